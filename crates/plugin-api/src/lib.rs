@@ -1,1 +1,44 @@
+//! What a plugin is, and what it may see and do.
+//!
+//! A plugin is a configuration type, a way to compile it once ([`Plugin::compile`]) and the phases it takes part in
+//! ([`Plugin::hooks`]). The planes know plugins only through [`Registry`] and [`Chain`]; a plugin knows its request only
+//! through [`RequestCx`].
+//!
+//! Invariants:
+//! - A chain is built when a snapshot is built. The request path parses no configuration and compiles no pattern.
+//! - A hook that need not wait costs one indirect call; one that waits costs one box ([`Flow::Wait`]); a phase that no
+//!   plugin of a chain has costs an empty slice.
+//! - A hook that panics ends its own request with 500 and is counted under the plugin's name; nothing else is disturbed.
+//! - `log` hooks run exactly once for a request, also when the client has left: that is why they are synchronous.
+//! - Both planes check plugin configuration through the same [`Registry`], so they accept exactly the same input.
+//!
+//! Deliberately absent: sockets, runtimes, storage, and every single plugin.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod chain;
+mod consumer;
+mod cx;
+mod def;
+mod flow;
+mod hooks;
+mod meta;
+mod registry;
+mod schema;
+mod shared;
+mod view;
+
+pub use chain::{Chain, HookPanicked};
+pub use consumer::{Consumer, CredentialMatch};
+pub use cx::{
+    Attempt, Body, ClientConn, Request, RequestCx, Response, ResponseSource, RouteInfo, Scheme, Timing, TlsInfo, Upstream,
+};
+pub use def::{Auth, BodyNeed, BodyNeeds, BuildCx, ConfigError, Metadata, Owner, Plugin, PluginDef, RunPolicy, Scope};
+pub use flow::{Flow, LocalFuture, Reply, ReplyBody};
+pub use hooks::{
+    HookSet, Hooks, OnAccess, OnBeforeProxy, OnBody, OnDelayedBody, OnHeaders, OnLog, OnRewrite, RequestHook,
+};
+pub use meta::Meta;
+pub use registry::{Built, Placement, Registry};
+pub use schema::schema_of;
+pub use shared::{NoSecrets, Secrets, Shared};
+pub use view::{NodeFacts, View};

@@ -1,0 +1,258 @@
+//! The plugins of one object, sorted and laid out by phase.
+
+use crate::cx::RequestCx;
+use crate::def::{BodyNeeds, RunPolicy};
+use crate::flow::{Flow, Reply};
+use crate::hooks::{OnAccess, OnBeforeProxy, OnBody, OnDelayedBody, OnHeaders, OnLog, OnRewrite, RequestHook};
+use crate::meta::Meta;
+use crate::registry::Built;
+use bytes::Bytes;
+use http::StatusCode;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// A hook of the response phases panicked. The panic has been counted; the answer must not go out as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HookPanicked;
+
+/// One plugin in one phase.
+struct Step<H: ?Sized> {
+    hook: Arc<H>,
+    plugin: &'static str,
+    run_policy: RunPolicy,
+    /// Present only if the plugin carries `_meta`.
+    meta: Option<Arc<Meta>>,
+}
+
+type Steps<H> = Box<[Step<H>]>;
+
+/// The plugins of a route (service and plugin_config merged in), of all global rules, or of a route with its consumer.
+///
+/// Each phase holds only the plugins that take part in it, highest priority first, ties by name.
+#[derive(Default)]
+pub struct Chain {
+    entries: Arc<[Built]>,
+    rewrite: Steps<dyn OnRewrite>,
+    access: Steps<dyn OnAccess>,
+    before_proxy: Steps<dyn OnBeforeProxy>,
+    headers: Steps<dyn OnHeaders>,
+    body: Steps<dyn OnBody>,
+    delayed_body: Steps<dyn OnDelayedBody>,
+    log: Steps<dyn OnLog>,
+    needs: BodyNeeds,
+}
+
+impl Chain {
+    /// Sorts the plugins and lays them out. A name must not occur twice.
+    pub fn new(mut entries: Vec<Built>) -> Self {
+        entries.sort_by(|a, b| b.priority().cmp(&a.priority()).then(a.name().cmp(b.name())));
+        Self::lay_out(entries.into(), |_| true)
+    }
+
+    /// Lays the plugins of `over` over these by name, as a consumer's do over a route's.
+    ///
+    /// In the phase `rewrite` of the result run only plugins that `self` does not have: the others have had their turn
+    /// before the consumer was known (`docs/spec/plugins/_phases.md` §5.4).
+    #[must_use]
+    pub fn overlay(&self, over: &[Built]) -> Self {
+        let kept = self.entries.iter().filter(|own| over.iter().all(|new| new.name() != own.name()));
+        let mut entries: Vec<Built> = kept.chain(over).cloned().collect();
+        entries.sort_by(|a, b| b.priority().cmp(&a.priority()).then(a.name().cmp(b.name())));
+        Self::lay_out(entries.into(), |name| !self.contains(name))
+    }
+
+    fn lay_out(entries: Arc<[Built]>, rewrites: impl Fn(&str) -> bool) -> Self {
+        let enabled = || entries.iter().filter(|built| !built.disabled());
+        fn steps<'a, H: ?Sized + 'a>(
+            enabled: impl Iterator<Item = &'a Built>,
+            hook: impl Fn(&Built) -> Option<&Arc<H>>,
+        ) -> Steps<H> {
+            enabled
+                .filter_map(|built| {
+                    let hook = hook(built)?.clone();
+                    let (plugin, run_policy) = (built.name(), built.def().run_policy);
+                    Some(Step { hook, plugin, run_policy, meta: built.meta().cloned() })
+                })
+                .collect()
+        }
+        let mut needs = BodyNeeds::default();
+        for built in enabled() {
+            needs.request = needs.request.max(built.needs().request);
+            needs.response = needs.response.max(built.needs().response);
+        }
+        Self {
+            rewrite: steps(enabled().filter(|built| rewrites(built.name())), |b| b.hooks().rewrite.as_ref()),
+            access: steps(enabled(), |b| b.hooks().access.as_ref()),
+            before_proxy: steps(enabled(), |b| b.hooks().before_proxy.as_ref()),
+            headers: steps(enabled(), |b| b.hooks().headers.as_ref()),
+            body: steps(enabled(), |b| b.hooks().body.as_ref()),
+            delayed_body: steps(enabled(), |b| b.hooks().delayed_body.as_ref()),
+            log: steps(enabled(), |b| b.hooks().log.as_ref()),
+            needs,
+            entries,
+        }
+    }
+
+    /// Whether a plugin of this name is here, enabled or not.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.iter().any(|built| built.name() == name)
+    }
+
+    /// The plugins, highest priority first, disabled ones included.
+    pub fn entries(&self) -> &[Built] {
+        &self.entries
+    }
+
+    /// What the plugins need of the bodies.
+    pub fn needs(&self) -> BodyNeeds {
+        self.needs
+    }
+
+    /// Whether a plugin sees the answer's body.
+    pub fn sees_body(&self) -> bool {
+        !(self.body.is_empty() && self.delayed_body.is_empty())
+    }
+
+    /// Whether a plugin takes part in `before_proxy`.
+    pub fn has_before_proxy(&self) -> bool {
+        !self.before_proxy.is_empty()
+    }
+
+    /// Runs the phase `rewrite`.
+    ///
+    /// # Errors
+    /// The answer of the plugin that ended the request.
+    pub async fn run_rewrite(&self, cx: &mut RequestCx) -> Result<(), Reply> {
+        run(&self.rewrite, cx).await
+    }
+
+    /// Runs the phase `access`.
+    ///
+    /// # Errors
+    /// As for [`Self::run_rewrite`].
+    pub async fn run_access(&self, cx: &mut RequestCx) -> Result<(), Reply> {
+        run(&self.access, cx).await
+    }
+
+    /// Runs the phase `before_proxy`.
+    ///
+    /// # Errors
+    /// As for [`Self::run_rewrite`].
+    pub async fn run_before_proxy(&self, cx: &mut RequestCx) -> Result<(), Reply> {
+        run(&self.before_proxy, cx).await
+    }
+
+    /// Runs the phase `header_filter`.
+    ///
+    /// # Errors
+    /// A hook panicked; the later ones have run.
+    pub fn run_headers(&self, cx: &mut RequestCx) -> Result<(), HookPanicked> {
+        run_all(&self.headers, cx, |hook, cx| hook.on_headers(cx))
+    }
+
+    /// Runs the phase `body_filter` on one chunk.
+    ///
+    /// # Errors
+    /// A hook panicked; the chunk is not to be sent.
+    pub fn run_body(&self, cx: &mut RequestCx, chunk: &mut Bytes, last: bool) -> Result<(), HookPanicked> {
+        run_all(&self.body, cx, |hook, cx| hook.on_body(cx, chunk, last))
+    }
+
+    /// Runs the phase `delayed_body_filter` on the same chunk.
+    ///
+    /// # Errors
+    /// A hook panicked; the chunk is not to be sent.
+    pub fn run_delayed_body(&self, cx: &mut RequestCx, chunk: &mut Bytes, last: bool) -> Result<(), HookPanicked> {
+        run_all(&self.delayed_body, cx, |hook, cx| hook.on_delayed_body(cx, chunk, last))
+    }
+
+    /// Runs the phase `log`. A panicking hook is counted and keeps no other from running.
+    pub fn run_log(&self, cx: &mut RequestCx) {
+        let _counted = run_all(&self.log, cx, |hook, cx| hook.on_log(cx));
+    }
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.entries.iter().map(Built::name)).finish()
+    }
+}
+
+impl<H: ?Sized> Step<H> {
+    /// Whether the hook is to run for this request. The filter's verdict is kept for the later phases.
+    fn applies(&self, cx: &mut RequestCx) -> bool {
+        if self.run_policy == RunPolicy::PreferRoute && cx.global_phase && cx.route_has(self.plugin) {
+            return false;
+        }
+        match &self.meta {
+            Some(meta) if meta.filter.is_some() => cx.filter_holds(meta),
+            _ => true,
+        }
+    }
+
+    fn ended_by(&self, mut reply: Reply) -> Reply {
+        reply.plugin = Some(self.plugin);
+        if let Some(meta) = &self.meta {
+            meta.replace_body(&mut reply);
+        }
+        reply
+    }
+
+    fn panicked(&self, cx: &RequestCx) -> Reply {
+        cx.view.hook_panicked(self.plugin);
+        Reply { plugin: Some(self.plugin), ..Reply::status(StatusCode::INTERNAL_SERVER_ERROR) }
+    }
+}
+
+async fn run<H: RequestHook + ?Sized>(steps: &[Step<H>], cx: &mut RequestCx) -> Result<(), Reply> {
+    for step in steps {
+        if !step.applies(cx) {
+            continue;
+        }
+        let outcome = match catch_unwind(AssertUnwindSafe(|| step.hook.call(cx))) {
+            Ok(Flow::Next) => continue,
+            Ok(Flow::Reply(reply)) => Ok(Err(reply)),
+            Ok(Flow::Wait(future)) => Caught(future).await,
+            Err(panic) => Err(panic),
+        };
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(reply)) => return Err(step.ended_by(reply)),
+            Err(_) => return Err(step.panicked(cx)),
+        }
+    }
+    Ok(())
+}
+
+fn run_all<H: ?Sized>(
+    steps: &[Step<H>],
+    cx: &mut RequestCx,
+    mut call: impl FnMut(&H, &mut RequestCx),
+) -> Result<(), HookPanicked> {
+    let mut result = Ok(());
+    for step in steps {
+        if step.applies(cx) && catch_unwind(AssertUnwindSafe(|| call(&step.hook, cx))).is_err() {
+            cx.view.hook_panicked(step.plugin);
+            result = Err(HookPanicked);
+        }
+    }
+    result
+}
+
+/// Turns a panic of the future into an error.
+struct Caught<F>(F);
+
+impl<F: Future + Unpin> Future for Caught<F> {
+    type Output = std::thread::Result<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut self.0).poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Everything about one request, from its first byte to its log line.
+//!
+//! What a plugin changes here is what happens: `request` is what will be sent upstream, `response` what will be sent to
+//! the client. Facts as received stay readable beside it.
+
+mod client;
+mod request;
+mod response;
+mod upstream;
+mod vars;
+
+pub use client::{ClientConn, Scheme, TlsInfo};
+pub use request::{Body, Request};
+pub use response::{Response, ResponseSource};
+pub use upstream::{Attempt, Upstream};
+
+use crate::chain::Chain;
+use crate::consumer::{Consumer, CredentialMatch};
+use crate::meta::Meta;
+use crate::view::View;
+use http::HeaderValue;
+use http::header::HeaderName;
+use milecastle_matching::Lookup;
+use std::any::Any;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Names and ids of the matched route, for variables, logs and metrics.
+#[derive(Debug, Default)]
+pub struct RouteInfo {
+    /// Id of the route.
+    pub id: Arc<str>,
+    /// Its name, if it has one.
+    pub name: Option<Arc<str>>,
+    /// Id of its service.
+    pub service_id: Option<Arc<str>>,
+    /// Name of its service.
+    pub service_name: Option<Arc<str>>,
+    /// Labels of the route.
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// When things happened.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// When the head of the request had been read.
+    pub started: Instant,
+    /// The same moment on the wall clock, for logs only.
+    pub started_at: SystemTime,
+    /// When the last byte of the answer was handed to the kernel; set before `log`.
+    pub ended: Option<Instant>,
+}
+
+impl Timing {
+    /// From the first byte to the end, or to now.
+    pub fn total(&self) -> Duration {
+        self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.started)
+    }
+}
+
+/// Everything about one request.
+pub struct RequestCx {
+    /// The request, as plugins may change it.
+    pub request: Request,
+    /// The connection that it came on.
+    pub client: Rc<ClientConn>,
+    /// The client's address after real-IP processing.
+    pub client_ip: IpAddr,
+    /// The client's port, of the connection.
+    pub client_port: u16,
+    /// The matched route; `None` before the match and for unmatched requests.
+    pub route: Option<Arc<RouteInfo>>,
+    /// The plugins in force for the matched route, its consumer's laid over them.
+    pub chain: Option<Arc<Chain>>,
+    /// The path pattern that matched, as written.
+    pub matched_uri: Option<Arc<str>>,
+    /// The host pattern that matched, as written.
+    pub matched_host: Option<Arc<str>>,
+    /// Captures of the path pattern.
+    pub uri_params: Vec<(Arc<str>, String)>,
+    /// The authenticated consumer.
+    pub consumer: Option<Arc<Consumer>>,
+    /// What will be, and what was, sent upstream.
+    pub upstream: Upstream,
+    /// The answer; meaningful from `header_filter` on.
+    pub response: Response,
+    /// When things happened.
+    pub timing: Timing,
+    /// The pinned snapshot and the node.
+    pub view: Rc<dyn View>,
+    /// Whether the global rules' chain is running.
+    pub global_phase: bool,
+    overrides: Vec<(&'static str, String)>,
+    slots: Vec<(usize, Box<dyn Any>)>,
+    filters: Vec<(usize, bool)>,
+}
+
+/// Header that names the consumer to the upstream.
+pub const CONSUMER_USERNAME: HeaderName = HeaderName::from_static("x-consumer-username");
+/// Header that names the credential to the upstream.
+pub const CREDENTIAL_IDENTIFIER: HeaderName = HeaderName::from_static("x-credential-identifier");
+/// Header that carries the consumer's label `custom_id`.
+pub const CONSUMER_CUSTOM_ID: HeaderName = HeaderName::from_static("x-consumer-custom-id");
+
+impl RequestCx {
+    /// The context of a request whose head has just been read.
+    pub fn new(request: Request, client: Rc<ClientConn>, view: Rc<dyn View>) -> Self {
+        let (client_ip, client_port) = (client.peer.ip().to_canonical(), client.peer.port());
+        Self {
+            request,
+            client,
+            client_ip,
+            client_port,
+            route: None,
+            chain: None,
+            matched_uri: None,
+            matched_host: None,
+            uri_params: Vec::new(),
+            consumer: None,
+            upstream: Upstream::default(),
+            response: Response::default(),
+            timing: Timing { started: Instant::now(), started_at: SystemTime::now(), ended: None },
+            view,
+            global_phase: false,
+            overrides: Vec::new(),
+            slots: Vec::new(),
+            filters: Vec::new(),
+        }
+    }
+
+    /// Records an authenticated consumer and sets the identity headers; what the client sent under those names never
+    /// survives (`docs/spec/plugins/_auth-common.md` §3).
+    pub fn attach_consumer(&mut self, found: CredentialMatch) {
+        let headers = &mut self.request.headers;
+        let mut put = |name: HeaderName, value: Option<&HeaderValue>| match value {
+            Some(value) => drop(headers.insert(name, value.clone())),
+            None => drop(headers.remove(name)),
+        };
+        put(CONSUMER_USERNAME, Some(&found.consumer.name_header));
+        put(CREDENTIAL_IDENTIFIER, found.credential_id.as_ref());
+        put(CONSUMER_CUSTOM_ID, found.consumer.custom_id.as_ref());
+        self.consumer = Some(found.consumer);
+    }
+
+    /// Records the anonymous consumer: it yields neither a credential nor a custom id.
+    pub fn attach_anonymous(&mut self, consumer: Arc<Consumer>) {
+        let headers = &mut self.request.headers;
+        headers.insert(CONSUMER_USERNAME, consumer.name_header.clone());
+        headers.remove(CREDENTIAL_IDENTIFIER);
+        headers.remove(CONSUMER_CUSTOM_ID);
+        self.consumer = Some(consumer);
+    }
+
+    /// The compiled metadata of a plugin, if there is any.
+    pub fn metadata<T: Any + Send + Sync>(&self, plugin: &'static str) -> Option<&T> {
+        self.view.metadata(plugin)?.downcast_ref()
+    }
+
+    /// Gives a variable a value for the rest of the request; it hides the one that the name has by itself.
+    pub fn set_var(&mut self, name: &'static str, value: String) {
+        match self.overrides.iter_mut().find(|(known, _)| *known == name) {
+            Some(slot) => slot.1 = value,
+            None => self.overrides.push((name, value)),
+        }
+    }
+
+    /// The value given to a variable by [`Self::set_var`].
+    pub fn overridden(&self, name: &str) -> Option<&str> {
+        self.overrides.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// State of one plugin instance for this request, made on first use. `owner` is the instance itself.
+    ///
+    /// # Panics
+    /// If one instance asks for two types.
+    pub fn slot<P, T: Default + 'static>(&mut self, owner: &P) -> &mut T {
+        let key = std::ptr::from_ref(owner) as usize;
+        let at = match self.slots.iter().position(|(known, _)| *known == key) {
+            Some(at) => at,
+            None => {
+                self.slots.push((key, Box::new(T::default())));
+                self.slots.len() - 1
+            }
+        };
+        self.slots[at].1.downcast_mut().expect("an instance keeps one type of state")
+    }
+
+    /// The state that [`Self::slot`] has made, if it has.
+    pub fn slot_if_made<P, T: 'static>(&self, owner: &P) -> Option<&T> {
+        let key = std::ptr::from_ref(owner) as usize;
+        self.slots.iter().find(|(known, _)| *known == key)?.1.downcast_ref()
+    }
+
+    /// Whether the filter of `_meta` holds. It is evaluated once for each plugin and object.
+    pub(crate) fn filter_holds(&mut self, meta: &Arc<Meta>) -> bool {
+        let key = Arc::as_ptr(meta) as usize;
+        if let Some((_, holds)) = self.filters.iter().find(|(known, _)| *known == key) {
+            return *holds;
+        }
+        let holds = meta.filter.as_ref().is_none_or(|filter| filter.eval(self as &dyn Lookup));
+        self.filters.push((key, holds));
+        holds
+    }
+
+    /// Whether the matched route carries an enabled plugin of this name.
+    pub(crate) fn route_has(&self, plugin: &str) -> bool {
+        let entries = self.chain.as_ref().map_or(&[][..], |chain| chain.entries());
+        entries.iter().any(|built| built.name() == plugin && !built.disabled())
+    }
+}

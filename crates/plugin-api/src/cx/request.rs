@@ -1,0 +1,146 @@
+//! The request, as received and as plugins change it.
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Uri, Version};
+use std::borrow::Cow;
+
+/// What is known of the request's body.
+#[derive(Debug, Default)]
+pub enum Body {
+    /// The request has none.
+    #[default]
+    None,
+    /// It follows, and nobody has read it.
+    Streaming {
+        /// Its length in bytes, if the client said it.
+        length: Option<u64>,
+    },
+    /// Its beginning has been read, because a plugin or a variable needs it.
+    Read {
+        /// What has been read: the whole body unless `partial`.
+        bytes: Bytes,
+        /// There is more than the cap allowed to keep.
+        partial: bool,
+    },
+}
+
+/// The request. `method`, `headers` and the target are what will be sent upstream; [`Request::received`] stays.
+pub struct Request {
+    /// Method.
+    pub method: Method,
+    /// Headers, hop-by-hop ones included.
+    pub headers: HeaderMap,
+    /// Protocol version on the client's side.
+    pub version: Version,
+    /// The body.
+    pub body: Body,
+    /// Bytes of request line and headers as received; an estimate under HTTP/2.
+    pub head_bytes: u64,
+    /// Bytes of the body read so far.
+    pub body_bytes: u64,
+    received: Uri,
+    /// Normalised path, where it differs from the received one.
+    normal_path: Option<Box<str>>,
+    /// Host without port, lower-case.
+    host: Box<str>,
+    rewritten: Option<Rewritten>,
+}
+
+struct Rewritten {
+    path: Box<str>,
+    target: Box<str>,
+}
+
+impl Request {
+    /// A request as received. `normal_path` is the path of `docs/spec/routing.md` §7, `None` if it is the received one;
+    /// `host` is the host without port in lower case.
+    pub fn new(
+        method: Method,
+        received: Uri,
+        version: Version,
+        headers: HeaderMap,
+        normal_path: Option<Box<str>>,
+        host: Box<str>,
+    ) -> Self {
+        Self {
+            method,
+            headers,
+            version,
+            body: Body::None,
+            head_bytes: 0,
+            body_bytes: 0,
+            received,
+            normal_path,
+            host,
+            rewritten: None,
+        }
+    }
+
+    /// The request target as received.
+    pub fn received(&self) -> &Uri {
+        &self.received
+    }
+
+    /// Host without port, lower-case; empty if the client named none.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The normalised path, before any rewriting.
+    pub fn normal_path(&self) -> &str {
+        self.normal_path.as_deref().unwrap_or_else(|| self.received.path())
+    }
+
+    /// The path as later plugins see it: decoded and normalised, rewritten if a plugin did so.
+    pub fn path(&self) -> &str {
+        self.rewritten.as_ref().map_or_else(|| self.normal_path(), |new| &new.path)
+    }
+
+    /// The query as received, without `?`; `None` if there is no `?`. Plugins that remove an argument change it.
+    pub fn query(&self) -> Option<&str> {
+        self.received.query()
+    }
+
+    /// Puts another query in place of the received one, for plugins that remove or add arguments.
+    ///
+    /// A query that is no valid one is left out.
+    pub fn set_query(&mut self, query: Option<&str>) {
+        let path = self.received.path();
+        let target = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+        let mut parts = std::mem::take(&mut self.received).into_parts();
+        let bare = parts.path_and_query.as_ref().map_or("/", PathAndQuery::path).to_owned();
+        parts.path_and_query = target.parse().or_else(|_| bare.parse()).ok();
+        self.received = Uri::from_parts(parts).unwrap_or_default();
+    }
+
+    /// Sends another target upstream. `path` is what later plugins see as `uri`, `target` what goes on the wire: path
+    /// and query, already encoded.
+    pub fn rewrite(&mut self, path: impl Into<Box<str>>, target: impl Into<Box<str>>) {
+        self.rewritten = Some(Rewritten { path: path.into(), target: target.into() });
+    }
+
+    /// The target for the upstream if a plugin has rewritten it.
+    pub fn rewritten_target(&self) -> Option<&str> {
+        self.rewritten.as_ref().map(|new| &*new.target)
+    }
+
+    /// The target as received: path and query.
+    pub fn received_target(&self) -> &str {
+        self.received.path_and_query().map_or("/", PathAndQuery::as_str)
+    }
+
+    /// Normalised path and query as received: the variable `request_uri`.
+    pub fn normal_target(&self) -> Cow<'_, str> {
+        match (&self.normal_path, self.query()) {
+            (None, _) => Cow::Borrowed(self.received_target()),
+            (Some(path), None) => Cow::Borrowed(path),
+            (Some(path), Some(query)) => Cow::Owned(format!("{path}?{query}")),
+        }
+    }
+
+    /// First value of a header as text; `None` if it is absent or no UTF-8.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
+    }
+}

@@ -1,0 +1,68 @@
+//! What will be, and what was, sent upstream.
+
+use http::HeaderValue;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One try at one node.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Address of the node.
+    pub addr: SocketAddr,
+    /// The node as `ip:port`.
+    pub node: Arc<str>,
+    /// Status of the answer, or 502 / 504 for a failed try.
+    pub status: u16,
+    /// Whether a head came from the node.
+    pub answered: bool,
+    /// Time to connect; zero on a kept connection.
+    pub connect: Duration,
+    /// Time until the head of the answer, if one came.
+    pub header: Option<Duration>,
+    /// Time until the end of the answer or of the try.
+    pub response: Duration,
+    /// Bytes of the answer's body.
+    pub response_bytes: u64,
+}
+
+/// What will be, and what was, sent upstream.
+#[derive(Debug, Default)]
+pub struct Upstream {
+    /// Host header set by a plugin; it wins over `pass_host: pass`.
+    pub host: Option<HeaderValue>,
+    /// Id of an upstream chosen by a plugin; it wins over the route's.
+    pub upstream_id: Option<Arc<str>>,
+    /// Host part of the picked node, before resolution.
+    pub unresolved_host: Option<Arc<str>>,
+    /// Scheme spoken with the upstream.
+    pub scheme: &'static str,
+    first: Option<Attempt>,
+    later: Vec<Attempt>,
+}
+
+impl Upstream {
+    /// Records a try. One try, the common case, allocates nothing here.
+    pub fn push(&mut self, attempt: Attempt) {
+        if self.first.is_none() {
+            self.first = Some(attempt);
+        } else {
+            self.later.push(attempt);
+        }
+    }
+
+    /// All tries in order.
+    pub fn attempts(&self) -> impl Iterator<Item = &Attempt> {
+        self.first.iter().chain(&self.later)
+    }
+
+    /// The last try.
+    pub fn last(&self) -> Option<&Attempt> {
+        self.later.last().or(self.first.as_ref())
+    }
+
+    /// The last try, to complete its figures.
+    pub fn last_mut(&mut self) -> Option<&mut Attempt> {
+        self.later.last_mut().or(self.first.as_mut())
+    }
+}

@@ -1,0 +1,373 @@
+//! The plugins that are enabled, and the one way from a configuration to a compiled plugin.
+
+use crate::def::{BodyNeeds, BuildCx, ConfigError, Owner, PluginDef, Scope};
+use crate::hooks::HookSet;
+use crate::meta::{self, Meta};
+use crate::shared::{Secrets, Shared};
+use foldhash::quality::FixedState;
+use milecastle_model::schema::Schema;
+use serde_json::{Map, Value, json};
+use std::any::Any;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Where a plugin's configuration stands; it decides which schema applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// On a route, service, plugin_config, consumer group or global rule.
+    Object,
+    /// On a consumer: authentication plugins carry a credential there.
+    Consumer,
+    /// On a credential: nothing but one authentication plugin.
+    Credential,
+}
+
+/// A plugin compiled for one object. Cloning shares it.
+#[derive(Clone)]
+pub struct Built {
+    def: &'static PluginDef,
+    instance: Arc<Instance>,
+    meta: Option<Arc<Meta>>,
+}
+
+/// One compiled configuration, shared by all objects that carry an equal one (see [`Scope`]).
+struct Instance {
+    config: Value,
+    hooks: HookSet,
+    needs: BodyNeeds,
+}
+
+impl Built {
+    /// Name of the plugin.
+    pub fn name(&self) -> &'static str {
+        self.def.name
+    }
+
+    /// Definition of the plugin.
+    pub fn def(&self) -> &'static PluginDef {
+        self.def
+    }
+
+    /// Rank on this object.
+    pub fn priority(&self) -> i32 {
+        self.meta.as_ref().and_then(|meta| meta.priority).unwrap_or(self.def.priority)
+    }
+
+    /// Whether `_meta.disable` switches it off for this object.
+    pub fn disabled(&self) -> bool {
+        self.meta.as_ref().is_some_and(|meta| meta.disable)
+    }
+
+    /// The options of `_meta`, if the object gives any.
+    pub fn meta(&self) -> Option<&Arc<Meta>> {
+        self.meta.as_ref()
+    }
+
+    /// The configuration without `_meta`, references resolved.
+    pub fn config(&self) -> &Value {
+        &self.instance.config
+    }
+
+    /// Whether both are one and the same instance.
+    pub fn same_instance(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.instance, &other.instance)
+    }
+
+    pub(crate) fn hooks(&self) -> &HookSet {
+        &self.instance.hooks
+    }
+
+    pub(crate) fn needs(&self) -> BodyNeeds {
+        self.instance.needs
+    }
+}
+
+impl std::fmt::Debug for Built {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Built").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+/// A plugin with its schemas compiled.
+struct Entry {
+    def: &'static PluginDef,
+    schema: Schema,
+    consumer_schema: Option<Schema>,
+    metadata_schema: Option<Schema>,
+}
+
+type CacheKey = (&'static str, u64, Option<Owner>);
+
+/// The enabled plugins and what compiling them needs. One for each process and group.
+pub struct Registry {
+    entries: HashMap<&'static str, Entry>,
+    by_priority: Vec<&'static PluginDef>,
+    attrs: Map<String, Value>,
+    shared: Arc<Shared>,
+    secrets: Arc<dyn Secrets>,
+    /// Living instances by configuration, so that equal ones are one and an unchanged one keeps its state.
+    instances: Mutex<HashMap<CacheKey, Weak<Instance>>>,
+}
+
+impl Registry {
+    /// A registry of the plugins of `defs` whose names `enabled` lists (all, if it is `None`).
+    ///
+    /// `attrs` is `plugin_attr` of the static configuration.
+    ///
+    /// # Panics
+    /// If a plugin's own schema is no schema; a test of the built-in plugins keeps that from happening.
+    pub fn new(
+        defs: &[&'static PluginDef],
+        enabled: Option<&[String]>,
+        attrs: Map<String, Value>,
+        shared: Arc<Shared>,
+        secrets: Arc<dyn Secrets>,
+    ) -> Self {
+        let compile = |source: Value| Schema::compile(&source).expect("schemas of built-in plugins compile");
+        let chosen = defs.iter().filter(|def| enabled.is_none_or(|names| names.iter().any(|name| name == def.name)));
+        let mut by_priority: Vec<&'static PluginDef> = chosen.copied().collect();
+        by_priority.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.name.cmp(b.name)));
+        let entries = by_priority
+            .iter()
+            .map(|def| {
+                let entry = Entry {
+                    def,
+                    schema: compile(with_meta((def.schema)())),
+                    consumer_schema: def.auth.map(|auth| compile(with_meta((auth.schema)()))),
+                    metadata_schema: def.metadata.map(|metadata| compile((metadata.schema)())),
+                };
+                (def.name, entry)
+            })
+            .collect();
+        Self { entries, by_priority, attrs, shared, secrets, instances: Mutex::default() }
+    }
+
+    /// The enabled plugins, highest priority first.
+    pub fn plugins(&self) -> &[&'static PluginDef] {
+        &self.by_priority
+    }
+
+    /// The definition of an enabled plugin.
+    pub fn get(&self, name: &str) -> Option<&'static PluginDef> {
+        self.entries.get(name).map(|entry| entry.def)
+    }
+
+    /// State of the node that outlives snapshots.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The resolver of references.
+    pub fn secrets(&self) -> &Arc<dyn Secrets> {
+        &self.secrets
+    }
+
+    /// The schema of a plugin's configuration, `_meta` included; `None` for an unknown plugin.
+    pub fn schema(&self, name: &str) -> Option<&Value> {
+        self.entries.get(name).map(|entry| entry.schema.source())
+    }
+
+    /// The schema of an authentication plugin's credentials.
+    pub fn consumer_schema(&self, name: &str) -> Option<&Value> {
+        self.entries.get(name)?.consumer_schema.as_ref().map(Schema::source)
+    }
+
+    /// The schema of a plugin's metadata.
+    pub fn metadata_schema(&self, name: &str) -> Option<&Value> {
+        self.entries.get(name)?.metadata_schema.as_ref().map(Schema::source)
+    }
+
+    /// Compiles the plugins of one object. Those that fail are left out and reported; paths start at the plugins' map.
+    ///
+    /// Credentials (authentication plugins on a consumer or credential) are checked and give no [`Built`].
+    ///
+    /// # Errors
+    /// All faults of all plugins, in the words of `docs/spec/admin-api.md` §11.1, beside what could be built.
+    pub fn build_all(
+        &self,
+        plugins: &Map<String, Value>,
+        placement: Placement,
+        owner: &Owner,
+        metadata: &dyn Fn(&str) -> Option<Value>,
+    ) -> (Vec<Built>, Vec<ConfigError>) {
+        let (mut built, mut faults) = (Vec::with_capacity(plugins.len()), Vec::new());
+        for (name, config) in plugins {
+            match self.build(name, config, placement, owner, metadata) {
+                Ok(one) => built.extend(one),
+                Err(found) => faults.extend(found.into_iter().map(|fault| ConfigError {
+                    path: format!("/{}{}", name.replace('~', "~0").replace('/', "~1"), fault.path),
+                    message: fault.message,
+                })),
+            }
+        }
+        (built, faults)
+    }
+
+    /// Compiles one plugin; `None` for a credential.
+    fn build(
+        &self,
+        name: &str,
+        config: &Value,
+        placement: Placement,
+        owner: &Owner,
+        metadata: &dyn Fn(&str) -> Option<Value>,
+    ) -> Result<Option<Built>, Vec<ConfigError>> {
+        let Some(entry) = self.entries.get(name) else {
+            let text = if placement == Placement::Credential {
+                format!("unknown plugin {name}")
+            } else {
+                format!("unknown plugin [{name}]")
+            };
+            return Err(vec![ConfigError::new(text)]);
+        };
+        let Value::Object(members) = config else {
+            return Err(vec![ConfigError::new(format!("invalid plugin conf {config} for plugin [{name}]"))]);
+        };
+        if placement == Placement::Credential && entry.def.auth.is_none() {
+            return Err(vec![ConfigError::new("only supports auth type plugins in consumer credential")]);
+        }
+        let disabled = members.get("_meta").and_then(Value::as_object).is_some_and(meta::disabled);
+        match self.compile(entry, members, placement, owner, metadata) {
+            Err(_) if disabled => Ok(None),
+            other => other,
+        }
+    }
+
+    fn compile(
+        &self,
+        entry: &Entry,
+        members: &Map<String, Value>,
+        placement: Placement,
+        owner: &Owner,
+        metadata: &dyn Fn(&str) -> Option<Value>,
+    ) -> Result<Option<Built>, Vec<ConfigError>> {
+        let def = entry.def;
+        let explain = |faults: Vec<ConfigError>| {
+            let explained = |fault: ConfigError| ConfigError {
+                message: format!("failed to check the configuration of plugin {} err: {}", def.name, fault.message),
+                ..fault
+            };
+            faults.into_iter().map(explained).collect::<Vec<_>>()
+        };
+        let credential = placement != Placement::Object && entry.consumer_schema.is_some();
+        let schema = entry.consumer_schema.as_ref().filter(|_| credential).unwrap_or(&entry.schema);
+        let faults = schema.validate(&Value::Object(members.clone()));
+        if !faults.is_empty() {
+            return Err(explain(faults.into_iter().map(ConfigError::from).collect()));
+        }
+        let meta = match members.get("_meta") {
+            Some(Value::Object(meta)) => {
+                Some(Arc::new(Meta::compile(def.name, meta).map_err(|fault| vec![fault])?))
+            }
+            _ => None,
+        };
+        if credential {
+            return Ok(None);
+        }
+        let mut config = Value::Object(members.iter().filter(|(k, _)| *k != "_meta").map(|(k, v)| (k.clone(), v.clone())).collect());
+        resolve(&mut config, &*self.secrets);
+        let instance = self.instance(entry, config, owner, metadata).map_err(explain)?;
+        Ok(Some(Built { def, instance, meta }))
+    }
+
+    fn instance(
+        &self,
+        entry: &Entry,
+        config: Value,
+        owner: &Owner,
+        metadata: &dyn Fn(&str) -> Option<Value>,
+    ) -> Result<Arc<Instance>, Vec<ConfigError>> {
+        let def = entry.def;
+        let checksum = checksum(&config);
+        let key = (def.name, checksum, (def.scope == Scope::Owner).then(|| owner.clone()));
+        let living = self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);
+        if let Some(instance) = living.filter(|instance| instance.config == config) {
+            return Ok(instance);
+        }
+        let metadata = metadata(def.name);
+        let cx = BuildCx {
+            owner,
+            checksum,
+            shared: &self.shared,
+            attr: self.attrs.get(def.name),
+            secrets: &*self.secrets,
+            metadata: metadata.as_ref(),
+        };
+        let (hooks, needs) = (def.build)(&config, &cx)?;
+        let instance = Arc::new(Instance { config, hooks, needs });
+        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        if instances.len() == instances.capacity() {
+            // Growing is the moment to forget the dead ones: amortised, a build pays for it once.
+            instances.retain(|_, instance| instance.strong_count() > 0);
+        }
+        instances.insert(key, Arc::downgrade(&instance));
+        Ok(instance)
+    }
+
+    /// Checks a plugin's metadata and compiles it.
+    ///
+    /// # Errors
+    /// All faults, in the words of the schema; `None` if the plugin is unknown.
+    pub fn build_metadata(
+        &self,
+        name: &str,
+        value: &Value,
+    ) -> Option<Result<Option<Arc<dyn Any + Send + Sync>>, Vec<ConfigError>>> {
+        let entry = self.entries.get(name)?;
+        let (Some(schema), Some(metadata)) = (&entry.metadata_schema, entry.def.metadata) else {
+            return Some(Ok(None));
+        };
+        let faults = schema.validate(value);
+        if !faults.is_empty() {
+            return Some(Err(faults.into_iter().map(ConfigError::from).collect()));
+        }
+        Some((metadata.compile)(value).map(Some).map_err(|fault| vec![fault]))
+    }
+}
+
+/// Adds `_meta` to a plugin's schema, and the mark by which clients know an injected schema (`admin-api.md` §12).
+fn with_meta(mut schema: Value) -> Value {
+    if let Value::Object(root) = &mut schema {
+        root.insert("$comment".into(), json!("this is a mark for our injected plugin schema"));
+        let properties = root.entry("properties").or_insert_with(|| json!({}));
+        if let Value::Object(properties) = properties {
+            properties.insert("_meta".into(), meta::schema());
+        }
+    }
+    schema
+}
+
+/// Puts values in place of references. One that cannot be resolved stays as literal text
+/// (`docs/spec/plugins/_auth-common.md` §6.3).
+fn resolve(value: &mut Value, secrets: &dyn Secrets) {
+    match value {
+        Value::String(text) if text.starts_with('$') => {
+            if let Some(resolved) = secrets.resolve(text) {
+                *text = resolved;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| resolve(item, secrets)),
+        Value::Object(members) => members.values_mut().for_each(|member| resolve(member, secrets)),
+        _ => {}
+    }
+}
+
+/// A checksum that does not depend on the order of members.
+fn checksum(value: &Value) -> u64 {
+    let hash = |parts: (u8, &dyn Fn() -> u64)| FixedState::default().hash_one((parts.0, parts.1()));
+    fn of<T: Hash>(value: T) -> u64 {
+        FixedState::default().hash_one(value)
+    }
+    match value {
+        Value::Null => hash((0, &|| 0)),
+        Value::Bool(flag) => hash((1, &|| u64::from(*flag))),
+        Value::Number(number) => hash((2, &|| of(number.to_string()))),
+        Value::String(text) => hash((3, &|| of(text))),
+        Value::Array(items) => hash((4, &|| of(items.iter().map(checksum).collect::<Vec<_>>()))),
+        Value::Object(members) => hash((5, &|| {
+            members.iter().fold(0, |sum: u64, (name, member)| sum.wrapping_add(of((name, checksum(member)))))
+        })),
+    }
+}
+
