@@ -1,1 +1,42 @@
+//! Configuration of every process: each file is a type, and the type is the only description of the file.
+//!
+//! From the types come the check of a file (unknown keys, wrong types, ranges: all faults at once, with line and column), its
+//! defaults, and the reference page `docs/configuration.md`. To add a key, add a field with a doc comment that tells what it
+//! is and its unit ([`Time`] and [`Size`] carry theirs), give it a default, and run `cargo xtask codegen`.
+//!
+//! Invariants:
+//! - What a file leaves out is the type's `Default`; no other crate knows a default.
+//! - A loaded configuration is complete and checked; whoever reads it need not check again.
+//! - Secrets ([`milecastle_telemetry::Secret`]) appear in no message, not even in those about their own key.
+//!
+//! Deliberately absent: reloading (what can change while running is a resource, not a setting), plugin configurations of
+//! resources, and any I/O but reading the files that the configuration names.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod check;
+mod common;
+mod dashboard;
+mod dp_manager;
+mod gateway;
+mod load;
+pub mod reference;
+mod tree;
+mod units;
+mod whole;
+
+#[cfg(test)]
+mod tests;
+
+pub use common::{Database, HostPort, IpPort, Log, LogFormat, Sealing, SecretError, Server};
+pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, History};
+pub use dp_manager::{Certificates, DpManager, DpManagerFile, Stream};
+pub use gateway::{
+    AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, HttpRouter, Limits,
+    MetricSettings, NginxConfig, NginxHttp, NodeListen, PluginAttr, Prometheus, RouterChoice, Shutdown, Ssl, SslListen,
+    State, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, UpstreamKeepalive, UpstreamPool,
+};
+pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, LoadError, load, parse};
+pub use tree::Place;
+pub use units::{Peers, Size, Switch, Time, UnitError};
+pub use whole::{ControlFile, UpFile};

@@ -1,0 +1,216 @@
+//! Parts that several files share.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use milecastle_telemetry::{Secret, log};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Time;
+
+/// The address a server listens on, under the names the control plane's files use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct HostPort {
+    /// Address of the interface; `0.0.0.0` is every IPv4 interface, `[::]` without the brackets every interface.
+    pub host: IpAddr,
+    /// TCP port; 0 lets the system choose one, which is printed at start.
+    pub port: u16,
+}
+
+/// The address a server listens on, under the names the gateway's file uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct IpPort {
+    /// Address of the interface; `0.0.0.0` is every IPv4 interface.
+    pub ip: IpAddr,
+    /// TCP port; 0 lets the system choose one, which is printed at start.
+    pub port: u16,
+}
+
+/// What a server of the control plane has under `server`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Server {
+    /// Where it listens.
+    pub listen: HostPort,
+    /// How long requests in flight may take to end after SIGTERM, before they are cut.
+    pub drain: Time,
+}
+
+/// The database of the control plane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Database {
+    /// Where the data is: `postgres://user:password@host:5432/name`, or `sqlite://path/to/file.db` for a single process.
+    #[serde(skip_serializing)]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
+    pub dsn: Option<Secret<String>>,
+    /// Connections this process opens at most.
+    #[schemars(range(min = 2, max = 1000))]
+    pub max_connections: u32,
+    /// How long a request waits for a free connection, or for a new one to open, before it is answered with an error.
+    pub connect_timeout: Time,
+    /// How long one statement may run before the database ends it.
+    pub statement_timeout: Time,
+}
+
+/// The key that seals private keys and credentials in the database.
+///
+/// All processes on one database need the same key. Where neither member is set, the systemd credential
+/// `milecastle-sealing-key` is used; `up` makes a key of its own beside its database on the first start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Sealing {
+    /// The key itself: 32 bytes in base64. Better given as the environment variable `MILECASTLE__SEALING__KEY` or in a file.
+    #[serde(skip_serializing)]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
+    pub key: Option<Secret<String>>,
+    /// A file that holds the key in base64; only its owner should be able to read it.
+    pub key_file: Option<PathBuf>,
+}
+
+/// What the process writes to standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Log {
+    /// `text` for people, `json` for collectors.
+    pub format: LogFormat,
+    /// Least severe level that is written (`error`, `warn`, `info`, `debug`, `trace`), or a filter by module such as
+    /// `warn,milecastle_proxy=debug`. The environment variable `MILECASTLE_LOG` overrides it.
+    pub level: String,
+}
+
+/// See [`Log::format`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text for each event.
+    #[default]
+    Text,
+    /// One JSON object for each event.
+    Json,
+}
+
+/// Why a secret that the configuration points at could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file is missing, unreadable or not text.
+    #[error("{what}: cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// The key of the configuration, or the name of the systemd credential.
+        what: String,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file holds nothing.
+    #[error("{what}: {path} is empty", path = path.display())]
+    Empty {
+        /// As above.
+        what: String,
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl HostPort {
+    pub(crate) const fn any(port: u16) -> Self {
+        Self { host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port }
+    }
+
+    /// As a socket address.
+    pub const fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.host, self.port)
+    }
+}
+
+impl IpPort {
+    pub(crate) const fn any(port: u16) -> Self {
+        Self { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port }
+    }
+
+    pub(crate) const fn loopback(port: u16) -> Self {
+        Self { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port }
+    }
+
+    /// As a socket address.
+    pub const fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+}
+
+impl Log {
+    /// Sets the process's log subscriber as these settings say.
+    pub fn init(&self) -> Result<(), log::LogError> {
+        let format = match self.format {
+            LogFormat::Text => log::Format::Text,
+            LogFormat::Json => log::Format::Json,
+        };
+        log::init(format, &self.level)
+    }
+}
+
+impl Sealing {
+    /// The key in base64 from the first place that has one: `key`, `key_file`, the systemd credential; `None` where none has.
+    pub fn read(&self) -> Result<Option<Secret<String>>, SecretError> {
+        secret(self.key.as_ref(), self.key_file.as_deref(), "sealing.key_file", "milecastle-sealing-key")
+    }
+}
+
+/// A secret from the first place that has one: the value, the file, the systemd credential named `credential`.
+/// White space around a file's text does not count.
+pub(crate) fn secret(
+    value: Option<&Secret<String>>,
+    file: Option<&Path>,
+    file_key: &str,
+    credential: &str,
+) -> Result<Option<Secret<String>>, SecretError> {
+    if let Some(value) = value {
+        return Ok(Some(value.clone()));
+    }
+    let (what, path) = match file {
+        Some(path) => (file_key.to_owned(), path.to_owned()),
+        None => match std::env::var_os("CREDENTIALS_DIRECTORY").map(|d| PathBuf::from(d).join(credential)) {
+            Some(path) if path.exists() => (format!("systemd credential {credential}"), path),
+            _ => return Ok(None),
+        },
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim().is_empty() => Err(SecretError::Empty { what, path }),
+        Ok(text) => Ok(Some(Secret::new(text.trim().to_owned()))),
+        Err(source) => Err(SecretError::Read { what, path, source }),
+    }
+}
+
+impl Default for HostPort {
+    fn default() -> Self {
+        Self::any(0)
+    }
+}
+
+impl Default for IpPort {
+    fn default() -> Self {
+        Self::loopback(0)
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { listen: HostPort::default(), drain: Time::secs(10) }
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self { dsn: None, max_connections: 16, connect_timeout: Time::secs(5), statement_timeout: Time::secs(30) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into() }
+    }
+}

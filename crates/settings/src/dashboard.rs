@@ -1,0 +1,161 @@
+//! The dashboard's file: console, `/api`, and the compatible Admin API (docs/spec/admin-api.md §1–3).
+
+use std::net::SocketAddr;
+
+use milecastle_telemetry::Secret;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::load::{Checks, File, under};
+use crate::{Database, HostPort, IpPort, Log, Peers, Sealing, Server, Size, Time};
+
+/// Configuration of a dashboard: the section `dashboard` of the files of `milecastle control` and `milecastle up`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Dashboard {
+    /// The server of console, `/api` and `/apisix/admin`.
+    pub server: Server,
+    /// The compatible Admin API; the reference has these keys under `deployment.admin`.
+    pub admin: Admin,
+    /// The history of changes, which rollback, deltas and audit read.
+    pub history: History,
+}
+
+/// The file of `milecastle dashboard`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DashboardFile {
+    /// What the process writes to standard error.
+    pub log: Log,
+    /// The database.
+    pub database: Database,
+    /// The key that seals secrets in the database.
+    pub sealing: Sealing,
+    /// All the rest.
+    #[serde(flatten)]
+    pub dashboard: Dashboard,
+}
+
+/// The compatible Admin API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Admin {
+    /// Serves the Admin API on `admin_listen` too, where tools of the field look for it. It is always on the dashboard's own
+    /// port, under `/apisix/admin`.
+    pub enable: bool,
+    /// That listener.
+    pub admin_listen: IpPort,
+    /// Peers that may use the Admin API on `admin_listen`; an empty list is everybody.
+    pub allow_admin: Vec<Peers>,
+    /// Peers that may use the Admin API on the dashboard's own port; an empty list is everybody.
+    pub allow_admin_on_dashboard: Vec<Peers>,
+    /// Keys that open the Admin API. Without one, a key is made at the first start and printed once.
+    pub admin_key: Vec<AdminKey>,
+    /// Whether a key is needed at all. Only ever turn it off where nobody else can reach the port.
+    pub admin_key_required: bool,
+    /// Answers cross-origin requests of browsers.
+    pub enable_admin_cors: bool,
+    /// Largest request body.
+    pub max_body: Size,
+    /// Longest time that `?wait=` lets a write wait for the nodes.
+    pub max_wait: Time,
+}
+
+/// A key of the Admin API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AdminKey {
+    /// Who holds it; shown in the audit log.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// The key, as sent in the header `X-API-KEY`.
+    #[serde(skip_serializing)]
+    #[schemars(with = "String", length(min = 1), extend("writeOnly" = true))]
+    pub key: Secret<String>,
+    /// What it may do.
+    pub role: AdminRole,
+}
+
+/// See [`AdminKey::role`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminRole {
+    /// Every method.
+    Admin,
+    /// GET alone.
+    Viewer,
+}
+
+/// The history of changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct History {
+    /// Changes kept for each gateway group; older ones can no longer be rolled back to.
+    #[schemars(range(min = 1000), extend("x-unit" = "changes"))]
+    pub changes: u64,
+}
+
+impl Dashboard {
+    /// Every address that it listens on, with the key that sets it.
+    pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
+        let mut all = vec![("server.listen.port", self.server.listen.socket())];
+        if self.admin.enable {
+            all.push(("admin.admin_listen.port", self.admin.admin_listen.socket()));
+        }
+        all
+    }
+
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        let keys = &self.admin.admin_key;
+        for (i, key) in keys.iter().enumerate() {
+            if keys.iter().take(i).any(|other| other.key == key.key) {
+                checks.fault(&format!("admin.admin_key[{i}].key"), "is given twice: each key needs a value of its own");
+            }
+        }
+    }
+}
+
+impl File for DashboardFile {
+    const ROLE: &'static str = "dashboard";
+
+    fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        under("", self.dashboard.listeners())
+    }
+
+    fn check(&self, checks: &mut Checks<'_>) {
+        self.dashboard.check(checks);
+        self.database.check(checks);
+    }
+}
+
+impl Default for Dashboard {
+    fn default() -> Self {
+        Self {
+            server: Server { listen: HostPort::any(17080), ..Server::default() },
+            admin: Admin::default(),
+            history: History::default(),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        let loopback = Peers::Network { address: std::net::Ipv4Addr::new(127, 0, 0, 0).into(), prefix: 24 };
+        Self {
+            enable: false,
+            admin_listen: IpPort::loopback(9180),
+            allow_admin: vec![loopback],
+            allow_admin_on_dashboard: Vec::new(),
+            admin_key: Vec::new(),
+            admin_key_required: true,
+            enable_admin_cors: true,
+            max_body: Size::kib(1536),
+            max_wait: Time::secs(30),
+        }
+    }
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { changes: 100_000 }
+    }
+}

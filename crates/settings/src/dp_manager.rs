@@ -1,0 +1,139 @@
+//! The DP manager's file: the gRPC server that gateway nodes join and pull their configuration from.
+
+use std::net::SocketAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::load::{Checks, File, under};
+use crate::{Database, HostPort, Log, Sealing, Server, Size, Time};
+
+/// Configuration of a DP manager: the section `dp_manager` of the files of `milecastle control` and `milecastle up`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DpManager {
+    /// The gRPC server.
+    pub server: Server,
+    /// Certificates that this replica issues and shows.
+    pub certificates: Certificates,
+    /// The configuration stream.
+    pub stream: Stream,
+}
+
+/// The file of `milecastle dp-manager`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DpManagerFile {
+    /// What the process writes to standard error.
+    pub log: Log,
+    /// The database.
+    pub database: Database,
+    /// The key that seals secrets in the database.
+    pub sealing: Sealing,
+    /// All the rest.
+    #[serde(flatten)]
+    pub dp_manager: DpManager,
+}
+
+/// Certificates that a DP manager issues and shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Certificates {
+    /// Names and addresses by which nodes reach this replica; its server certificate bears them. `localhost`, `127.0.0.1`,
+    /// `::1` and the host's name are always in it.
+    pub names: Vec<String>,
+    /// Life of a node's certificate; the node rotates it at two thirds.
+    pub node_life: Time,
+    /// Life of this replica's own server certificate; rotated at two thirds.
+    pub server_life: Time,
+}
+
+/// The configuration stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Stream {
+    /// How often a node hears the head revision while nothing changes; at most 2s.
+    pub beat: Time,
+    /// How often the database's head is read, in case a notice was lost.
+    pub poll: Time,
+    /// Part of a snapshot in one message; at most 1m.
+    pub chunk: Size,
+    /// New streams admitted each second; nodes beyond that are told when to come again.
+    #[schemars(range(min = 1), extend("x-unit" = "streams/s"))]
+    pub admit_rate: u32,
+    /// New streams admitted at once.
+    #[schemars(range(min = 1), extend("x-unit" = "streams"))]
+    pub admit_burst: u32,
+    /// Shortest time between two receipts written for one group.
+    pub receipt_interval: Time,
+    /// Silence after which a node's stream is closed.
+    pub silence: Time,
+}
+
+impl DpManager {
+    /// Every address that it listens on, with the key that sets it.
+    pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
+        vec![("server.listen.port", self.server.listen.socket())]
+    }
+
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        if self.stream.beat.is_zero() || self.stream.beat > Time::secs(2) {
+            checks.fault("stream.beat", "expected more than 0 and at most 2s: nodes count on it");
+        }
+        if self.stream.poll.is_zero() {
+            checks.fault("stream.poll", "expected more than 0");
+        }
+        if !(1024..=1 << 20).contains(&self.stream.chunk.get()) {
+            checks.fault("stream.chunk", "expected 1k to 1m");
+        }
+        for (key, life) in [("node_life", self.certificates.node_life), ("server_life", self.certificates.server_life)]
+        {
+            if life < Time::secs(60) {
+                checks.fault(&format!("certificates.{key}"), "expected at least 60s");
+            }
+        }
+    }
+}
+
+impl File for DpManagerFile {
+    const ROLE: &'static str = "dp-manager";
+
+    fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        under("", self.dp_manager.listeners())
+    }
+
+    fn check(&self, checks: &mut Checks<'_>) {
+        self.dp_manager.check(checks);
+        self.database.check(checks);
+    }
+}
+
+impl Default for DpManager {
+    fn default() -> Self {
+        Self {
+            server: Server { listen: HostPort::any(17900), ..Server::default() },
+            certificates: Certificates::default(),
+            stream: Stream::default(),
+        }
+    }
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self { names: Vec::new(), node_life: Time::secs(7 * 86_400), server_life: Time::secs(30 * 86_400) }
+    }
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            beat: Time::secs(1),
+            poll: Time::secs(1),
+            chunk: Size::kib(512),
+            admit_rate: 200,
+            admit_burst: 400,
+            receipt_interval: Time::millis(250),
+            silence: Time::secs(20),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The section `apisix` of the gateway's file (docs/spec/tls.md §1, routing.md, control-api.md).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::load::Checks;
+use crate::{IpPort, Peers, UnitError};
+
+/// Listeners, TLS, matching and what answers tell about the gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Apisix {
+    /// Plain HTTP listeners: a port, a list of ports, or a list of `{ip, port, enable_http2}`.
+    pub node_listen: NodeListen,
+    /// HTTP/2 on the listeners that do not say otherwise: by ALPN on TLS, by prior knowledge on plain ports.
+    pub enable_http2: bool,
+    /// TLS listeners.
+    pub ssl: Ssl,
+    /// Where `/status` and `/status/ready` are answered, apart from the workers.
+    pub status: IpPort,
+    /// Whether the control API is served.
+    pub enable_control: bool,
+    /// Where the control API is served. It has no authentication: keep it local.
+    pub control: IpPort,
+    /// Peers whose `X-Forwarded-*` headers are believed; unset believes every peer, as the reference does.
+    pub trusted_addresses: Option<TrustedAddresses>,
+    /// How routes are matched.
+    pub router: RouterChoice,
+    /// Removes one trailing `/` of the path before matching; the upstream still gets the original.
+    pub delete_uri_tail_slash: bool,
+    /// Drops what follows `;` in every path segment before matching, as servlet containers do.
+    pub normalize_uri_like_servlet: bool,
+    /// Keeps `%2F` encoded while matching, where nothing else of the path needs normalising.
+    pub match_uri_encoded_slash: bool,
+    /// Adds `X-APISIX-Upstream-Status` to every proxied answer, not only where the upstream's status is 5xx.
+    pub show_upstream_status_in_response_header: bool,
+    /// Sends the version in the `Server` header.
+    pub enable_server_tokens: bool,
+}
+
+/// See [`Apisix::trusted_addresses`].
+pub type TrustedAddresses = Vec<Peers>;
+
+/// Plain HTTP listeners, whatever form the file uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "NodeListenForm")]
+pub struct NodeListen(pub Vec<HttpListen>);
+
+/// One plain HTTP listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HttpListen {
+    /// Address of the interface.
+    #[serde(default = "any")]
+    pub ip: IpAddr,
+    /// TCP port; 0 lets the system choose one, which is printed at start.
+    pub port: u16,
+    /// HTTP/2 by prior knowledge on this listener; unset follows `apisix.enable_http2`.
+    #[serde(default)]
+    pub enable_http2: Option<bool>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum NodeListenForm {
+    Port(u16),
+    List(Vec<HttpListenForm>),
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum HttpListenForm {
+    Port(u16),
+    Full(HttpListen),
+}
+
+/// TLS listeners and what they offer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Ssl {
+    /// Whether the TLS listeners are opened.
+    pub enable: bool,
+    /// The listeners.
+    #[schemars(length(min = 1))]
+    pub listen: Vec<SslListen>,
+    /// Protocol versions, separated by spaces. `TLSv1` and `TLSv1.1` are accepted for compatibility and never offered.
+    #[schemars(extend("format" = "tls-versions"))]
+    pub ssl_protocols: TlsVersions,
+    /// OpenSSL names of the suites for TLS 1.2, separated by `:`, in order of preference. Suites that are not built in are
+    /// ignored with a warning at start.
+    pub ssl_ciphers: String,
+    /// Server name assumed where the client sends none.
+    pub fallback_sni: Option<String>,
+    /// Hands out session tickets for resumption.
+    pub ssl_session_tickets: bool,
+}
+
+/// One TLS listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SslListen {
+    /// Address of the interface.
+    #[serde(default = "any")]
+    pub ip: IpAddr,
+    /// TCP port; 0 lets the system choose one, which is printed at start.
+    pub port: u16,
+    /// HTTP/2 on this listener; unset follows `apisix.enable_http2`.
+    #[serde(default)]
+    pub enable_http2: Option<bool>,
+    /// HTTP/3 on the same UDP port. Not available in this version: `true` is refused.
+    #[serde(default)]
+    pub enable_http3: bool,
+}
+
+/// Protocol versions in the file's order, duplicates kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+pub struct TlsVersions(pub Vec<TlsVersion>);
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// `TLSv1`: never offered.
+    V1_0,
+    /// `TLSv1.1`: never offered.
+    V1_1,
+    /// `TLSv1.2`.
+    V1_2,
+    /// `TLSv1.3`.
+    V1_3,
+}
+
+/// See [`Apisix::router`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct RouterChoice {
+    /// Order of decision: host, then path, then priority (`radixtree_host_uri`); path, then priority, the host being just a
+    /// condition (`radixtree_uri`); or the latter with `:name` parameters in paths (`radixtree_uri_with_parameter`).
+    pub http: HttpRouter,
+}
+
+/// See [`RouterChoice::http`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpRouter {
+    /// Host, then path, then priority.
+    #[default]
+    RadixtreeHostUri,
+    /// Path, then priority.
+    RadixtreeUri,
+    /// Path with parameters, then priority.
+    RadixtreeUriWithParameter,
+}
+
+fn any() -> IpAddr {
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+}
+
+impl HttpListen {
+    /// As a socket address.
+    pub const fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+}
+
+impl SslListen {
+    /// As a socket address.
+    pub const fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+}
+
+impl Apisix {
+    pub(super) fn check(&self, checks: &mut Checks<'_>) {
+        if self.ssl.listen.iter().any(|l| l.enable_http3) {
+            checks.fault("ssl.listen", "HTTP/3 is not available in this version: remove `enable_http3: true`");
+        }
+        if self.ssl.enable && !self.ssl.ssl_protocols.0.iter().any(|v| matches!(v, TlsVersion::V1_2 | TlsVersion::V1_3))
+        {
+            checks
+                .fault("ssl.ssl_protocols", "expected `TLSv1.2`, `TLSv1.3` or both: older versions are never offered");
+        }
+    }
+}
+
+impl From<NodeListenForm> for NodeListen {
+    fn from(form: NodeListenForm) -> Self {
+        let plain = |port| HttpListen { ip: any(), port, enable_http2: None };
+        Self(match form {
+            NodeListenForm::Port(port) => vec![plain(port)],
+            NodeListenForm::List(list) => list
+                .into_iter()
+                .map(|item| match item {
+                    HttpListenForm::Port(port) => plain(port),
+                    HttpListenForm::Full(listen) => listen,
+                })
+                .collect(),
+        })
+    }
+}
+
+impl TryFrom<String> for TlsVersions {
+    type Error = UnitError;
+
+    fn try_from(text: String) -> Result<Self, UnitError> {
+        text.split_whitespace()
+            .map(|word| match word {
+                "TLSv1" => Ok(TlsVersion::V1_0),
+                "TLSv1.1" => Ok(TlsVersion::V1_1),
+                "TLSv1.2" => Ok(TlsVersion::V1_2),
+                "TLSv1.3" => Ok(TlsVersion::V1_3),
+                _ => Err(UnitError("`TLSv1.2`, `TLSv1.3` or both, separated by a space")),
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl From<TlsVersions> for String {
+    fn from(versions: TlsVersions) -> Self {
+        let words: Vec<_> = versions
+            .0
+            .iter()
+            .map(|v| match v {
+                TlsVersion::V1_0 => "TLSv1",
+                TlsVersion::V1_1 => "TLSv1.1",
+                TlsVersion::V1_2 => "TLSv1.2",
+                TlsVersion::V1_3 => "TLSv1.3",
+            })
+            .collect();
+        words.join(" ")
+    }
+}
+
+impl Default for Apisix {
+    fn default() -> Self {
+        Self {
+            node_listen: NodeListen(vec![HttpListen { ip: any(), port: 9080, enable_http2: None }]),
+            enable_http2: true,
+            ssl: Ssl::default(),
+            status: IpPort::any(7085),
+            enable_control: true,
+            control: IpPort::loopback(9090),
+            trusted_addresses: None,
+            router: RouterChoice::default(),
+            delete_uri_tail_slash: false,
+            normalize_uri_like_servlet: false,
+            match_uri_encoded_slash: false,
+            show_upstream_status_in_response_header: false,
+            enable_server_tokens: true,
+        }
+    }
+}
+
+impl Default for Ssl {
+    fn default() -> Self {
+        Self {
+            enable: true,
+            listen: vec![SslListen { ip: any(), port: 9443, enable_http2: None, enable_http3: false }],
+            ssl_protocols: TlsVersions(vec![TlsVersion::V1_2, TlsVersion::V1_3]),
+            ssl_ciphers: "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:\
+                          ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+                .into(),
+            fallback_sni: None,
+            ssl_session_tickets: false,
+        }
+    }
+}

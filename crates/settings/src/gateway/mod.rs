@@ -1,0 +1,152 @@
+//! The gateway's file.
+
+mod apisix;
+mod nginx;
+mod node;
+mod prometheus;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use apisix::{
+    Apisix, HttpListen, HttpRouter, NodeListen, RouterChoice, Ssl, SslListen, TlsVersion, TlsVersions, TrustedAddresses,
+};
+pub use nginx::{EscapeStyle, NginxConfig, NginxHttp, UpstreamKeepalive};
+pub use node::{AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeouts, UpstreamPool};
+pub use prometheus::{MetricSettings, Prometheus};
+
+use crate::Log;
+use crate::load::{Checks, File, under};
+
+/// Configuration of a gateway node: the file of `milecastle gateway`, and the section `gateway` of `milecastle up`.
+///
+/// The sections `apisix`, `nginx_config`, `plugin_attr` and `plugins` speak the names operators know from Apache APISIX.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Gateway {
+    /// Listeners, TLS, matching and what answers tell about the gateway.
+    pub apisix: Apisix,
+    /// The settings of the reference's HTTP server that have a meaning here.
+    pub nginx_config: NginxConfig,
+    /// Settings of plugins that belong to the node, not to a route.
+    pub plugin_attr: PluginAttr,
+    /// Names of the plugins this node runs; unset means every built-in plugin.
+    pub plugins: Option<Vec<String>>,
+    /// Worker threads, one runtime and one set of listening sockets each; 0 is one for each core.
+    #[schemars(range(max = 1024), extend("x-unit" = "threads"))]
+    pub workers: u16,
+    /// Threads of the runtime beside the workers: configuration stream, health checks, DNS, exporters, log shippers.
+    #[schemars(range(min = 1, max = 64), extend("x-unit" = "threads"))]
+    pub background_threads: u16,
+    /// Where the configuration comes from.
+    pub control_plane: ControlPlane,
+    /// Where the last good configuration is kept.
+    pub state: State,
+    /// Caps; each has a metric that counts how often it bit.
+    pub limits: Limits,
+    /// Time limits that no resource sets.
+    pub timeouts: Timeouts,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// Connections kept to upstreams, over all of them.
+    pub upstream_pool: UpstreamPool,
+    /// How names of upstream nodes are resolved.
+    pub dns: Dns,
+    /// What is sent upstream when the client's path is ambiguous (encoded slash, dot segments, backslash and the like).
+    pub ambiguous_path: AmbiguousPath,
+}
+
+/// See [`Gateway::plugin_attr`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PluginAttr {
+    /// Metrics of this node.
+    pub prometheus: Prometheus,
+    /// Settings of other plugins, by the plugin's name; each plugin's page lists its own.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, serde_json::Map<String, serde_json::Value>>,
+}
+
+/// The file of `milecastle gateway`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct GatewayFile {
+    /// What the process writes to standard error.
+    pub log: Log,
+    /// All the rest.
+    #[serde(flatten)]
+    pub gateway: Gateway,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            apisix: Apisix::default(),
+            nginx_config: NginxConfig::default(),
+            plugin_attr: PluginAttr::default(),
+            plugins: None,
+            workers: 0,
+            background_threads: 2,
+            control_plane: ControlPlane::default(),
+            state: State::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            shutdown: Shutdown::default(),
+            upstream_pool: UpstreamPool::default(),
+            dns: Dns::default(),
+            ambiguous_path: AmbiguousPath::default(),
+        }
+    }
+}
+
+impl Gateway {
+    /// Every address that this node listens on, with the key that sets it, in the order of the file's reference page.
+    pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
+        let mut all: Vec<_> = self.apisix.node_listen.0.iter().map(|l| ("apisix.node_listen", l.socket())).collect();
+        if self.apisix.ssl.enable {
+            all.extend(self.apisix.ssl.listen.iter().map(|l| ("apisix.ssl.listen", l.socket())));
+        }
+        all.push(("apisix.status.port", self.apisix.status.socket()));
+        if self.apisix.enable_control {
+            all.push(("apisix.control.port", self.apisix.control.socket()));
+        }
+        let prometheus = &self.plugin_attr.prometheus;
+        if prometheus.enable_export_server {
+            all.push(("plugin_attr.prometheus.export_addr.port", prometheus.export_addr.socket()));
+        }
+        all
+    }
+
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        self.apisix.check(&mut checks.at("apisix"));
+        self.plugin_attr.prometheus.check(&mut checks.at("plugin_attr.prometheus"));
+        self.control_plane.check(&mut checks.at("control_plane"));
+        if self.limits.header_bytes.get() < 1024 {
+            checks.fault("limits.header_bytes", "expected at least 1k: a smaller head holds no real request");
+        }
+        if self.dns.min_ttl > self.dns.max_ttl {
+            checks.fault("dns.min_ttl", "expected no more than `dns.max_ttl`");
+        }
+    }
+}
+
+impl File for GatewayFile {
+    const ROLE: &'static str = "gateway";
+
+    fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        under("", self.gateway.listeners())
+    }
+
+    fn check(&self, checks: &mut Checks<'_>) {
+        self.gateway.check(checks);
+        if self.gateway.control_plane.endpoints.is_empty() {
+            checks.fault(
+                "control_plane.endpoints",
+                "required: name at least one DP manager, e.g. `[\"https://control.example.org:17900\"]`",
+            );
+        }
+    }
+}

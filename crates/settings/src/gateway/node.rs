@@ -1,0 +1,233 @@
+//! Our own keys of the gateway's file: control plane, last good configuration, caps and time limits.
+
+use std::path::{Path, PathBuf};
+
+use milecastle_telemetry::Secret;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{SecretError, secret};
+use crate::load::Checks;
+use crate::{Size, Time};
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ControlPlane {
+    /// DP managers, `https://host:17900`; tried in random order, the next one when one fails.
+    pub endpoints: Vec<String>,
+    /// The token of the gateway group, with which this node joins. Better given as the environment variable
+    /// `MILECASTLE__CONTROL_PLANE__GROUP_TOKEN` or in a file; the systemd credential `milecastle-group-token` is read where
+    /// neither is set. Needed to join only, not while the node's certificate is valid.
+    #[serde(skip_serializing)]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
+    pub group_token: Option<Secret<String>>,
+    /// A file that holds the token.
+    pub group_token_file: Option<PathBuf>,
+    /// How long connecting may take.
+    pub connect_timeout: Time,
+    /// Shortest pause before connecting again; doubled at each failure, with jitter.
+    pub reconnect_min: Time,
+    /// Longest such pause.
+    pub reconnect_max: Time,
+    /// Silence on the stream after which it counts as dead; the control plane sends at least every 2 s.
+    pub silence: Time,
+    /// How often the node reports its state.
+    pub report_interval: Time,
+}
+
+/// Where the last good configuration is kept, from which the node starts when the control plane is away.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct State {
+    /// Directory of this node's own files: identity, checkpoints, log of changes. One process at a time. Unset is
+    /// `/var/lib/milecastle/gateway`, and in `milecastle up` the directory `gateway` in `data_dir`.
+    pub dir: Option<PathBuf>,
+    /// Checkpoints kept.
+    #[schemars(range(min = 1, max = 100), extend("x-unit" = "files"))]
+    pub generations: u32,
+    /// Size of the log of changes at which it is folded into a checkpoint.
+    pub fold_at: Size,
+}
+
+/// Caps; each has a metric that counts how often it bit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Limits {
+    /// Client connections on this node, beyond which new ones wait in the listening socket's queue; 0 is no limit.
+    #[schemars(extend("x-unit" = "connections"))]
+    pub connections: u32,
+    /// Head of a request, beyond which the answer is 431.
+    pub header_bytes: Size,
+    /// Header fields of a request, beyond which the answer is 431.
+    #[schemars(range(min = 10, max = 10_000), extend("x-unit" = "fields"))]
+    pub header_count: u32,
+    /// Head of an upstream's response, beyond which the answer is 502.
+    pub upstream_header_bytes: Size,
+    /// Header fields of an upstream's response, beyond which the answer is 502.
+    #[schemars(range(min = 10, max = 10_000), extend("x-unit" = "fields"))]
+    pub upstream_header_count: u32,
+    /// Request body that is kept so that the request can be sent again to another upstream node; a larger one is not retried.
+    pub retry_body: Size,
+    /// Concurrent streams on one HTTP/2 client connection.
+    #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
+    pub http2_streams: u32,
+    /// Streams of one HTTP/2 client connection that the client may have reset before they were answered; more closes the
+    /// connection.
+    #[schemars(range(min = 1), extend("x-unit" = "streams"))]
+    pub http2_pending_resets: u32,
+    /// Access log lines that wait to be written, over all workers; further ones are dropped and counted.
+    #[schemars(range(min = 1), extend("x-unit" = "lines"))]
+    pub pending_log_entries: u32,
+}
+
+/// Time limits that no resource sets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Timeouts {
+    /// How long a client may take for its TLS handshake.
+    pub tls_handshake: Time,
+    /// How long an HTTP/2 client may leave a ping unanswered before its connection is closed.
+    pub http2_ping: Time,
+}
+
+/// How the process ends after SIGTERM: `/status` answers 503, then after `grace` no new connection is taken, open ones are
+/// closed after their next answer, and after `drain` they are cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Shutdown {
+    /// How long a load balancer has to notice that `/status` says 503; traffic is served as before.
+    pub grace: Time,
+    /// How long requests in flight may take to end.
+    pub drain: Time,
+}
+
+/// Connections kept to upstreams, over all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct UpstreamPool {
+    /// Idle connections of the whole node; beyond it the one idle longest is closed.
+    #[schemars(range(min = 1), extend("x-unit" = "connections"))]
+    pub idle_connections: u32,
+}
+
+/// How names of upstream nodes are resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Dns {
+    /// How long a look-up may take.
+    pub timeout: Time,
+    /// An answer is kept at least so long, whatever its TTL.
+    pub min_ttl: Time,
+    /// An answer is kept at most so long.
+    pub max_ttl: Time,
+}
+
+/// See [`crate::Gateway::ambiguous_path`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AmbiguousPath {
+    /// The canonical form that was matched, encoded anew.
+    #[default]
+    Canonical,
+    /// Nothing: the answer is 400.
+    Reject,
+}
+
+impl State {
+    /// The directory, with the default filled in.
+    pub fn dir(&self) -> &Path {
+        self.dir.as_deref().unwrap_or(Path::new("/var/lib/milecastle/gateway"))
+    }
+}
+
+impl ControlPlane {
+    /// The group token from the first place that has one: `group_token`, `group_token_file`, the systemd credential; `None`
+    /// where none has.
+    pub fn read_token(&self) -> Result<Option<Secret<String>>, SecretError> {
+        secret(
+            self.group_token.as_ref(),
+            self.group_token_file.as_deref(),
+            "control_plane.group_token_file",
+            "milecastle-group-token",
+        )
+    }
+
+    pub(super) fn check(&self, checks: &mut Checks<'_>) {
+        if let Some(bad) = self.endpoints.iter().find(|e| !is_https(e)) {
+            checks.fault("endpoints", &format!("expected addresses such as `https://host:17900`, found `{bad}`"));
+        }
+        if self.reconnect_min.is_zero() || self.reconnect_min > self.reconnect_max {
+            checks.fault("reconnect_min", "expected more than 0 and no more than `reconnect_max`");
+        }
+    }
+}
+
+/// Whether `text` is `https://host[:port]` with nothing after it.
+fn is_https(text: &str) -> bool {
+    text.strip_prefix("https://").is_some_and(|rest| {
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        !rest.is_empty() && !rest.contains(|c: char| c == '/' || c == '@' || c.is_whitespace())
+    })
+}
+
+impl Default for ControlPlane {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            group_token: None,
+            group_token_file: None,
+            connect_timeout: Time::secs(5),
+            reconnect_min: Time::millis(200),
+            reconnect_max: Time::secs(15),
+            silence: Time::secs(8),
+            report_interval: Time::secs(5),
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { dir: None, generations: 3, fold_at: Size::kib(16 * 1024) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 0,
+            header_bytes: Size::kib(64),
+            header_count: 100,
+            upstream_header_bytes: Size::kib(64),
+            upstream_header_count: 200,
+            retry_body: Size::kib(64),
+            http2_streams: 128,
+            http2_pending_resets: 20,
+            pending_log_entries: 65_536,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { tls_handshake: Time::secs(10), http2_ping: Time::secs(20) }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { grace: Time::secs(5), drain: Time::secs(30) }
+    }
+}
+
+impl Default for UpstreamPool {
+    fn default() -> Self {
+        Self { idle_connections: 16_384 }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { timeout: Time::secs(5), min_ttl: Time::secs(1), max_ttl: Time::secs(3600) }
+    }
+}

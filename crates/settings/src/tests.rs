@@ -1,0 +1,255 @@
+//! Loading, as an operator sees it.
+
+use crate::*;
+
+const NO_VARIABLES: [(String, String); 0] = [];
+
+fn faults<F: File + std::fmt::Debug>(text: &str) -> Vec<String> {
+    match parse::<F>("f.yaml", text, NO_VARIABLES) {
+        Err(LoadError::Faults(f)) => f.to_string().lines().map(str::to_owned).collect(),
+        other => panic!("expected faults, got {other:?}"),
+    }
+}
+
+fn gateway(text: &str) -> Gateway {
+    let text = format!("control_plane: {{endpoints: ['https://c:17900']}}\n{text}");
+    parse::<GatewayFile>("f.yaml", &text, NO_VARIABLES).unwrap_or_else(|e| panic!("{e}")).gateway
+}
+
+fn with_environment<F: File>(text: &str, variables: &[(&str, &str)]) -> Result<F, String> {
+    parse("f.yaml", text, variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))).map_err(|e| e.to_string())
+}
+
+#[test]
+fn defaults_are_the_listener_table() {
+    let up: UpFile = parse("f.yaml", "", NO_VARIABLES).unwrap();
+    let listeners: Vec<_> = up.listeners().into_iter().map(|(k, a)| format!("{k} {a}")).collect();
+    assert_eq!(
+        listeners,
+        [
+            "dashboard.server.listen.port 0.0.0.0:17080",
+            "dashboard.admin.admin_listen.port 127.0.0.1:9180",
+            "dp_manager.server.listen.port 0.0.0.0:17900",
+            "gateway.apisix.node_listen 0.0.0.0:9080",
+            "gateway.apisix.ssl.listen 0.0.0.0:9443",
+            "gateway.apisix.status.port 0.0.0.0:7085",
+            "gateway.apisix.control.port 127.0.0.1:9090",
+            "gateway.plugin_attr.prometheus.export_addr.port 127.0.0.1:9091",
+        ]
+    );
+    assert_eq!(up.gateway.state.dir(), std::path::Path::new("milecastle-data/gateway"));
+    assert_eq!(up.database.dsn.unwrap().reveal(), "sqlite://milecastle-data/milecastle.db");
+}
+
+#[test]
+fn node_listen_takes_the_three_forms() {
+    let ports = |g: Gateway| g.apisix.node_listen.0.iter().map(|l| l.socket().to_string()).collect::<Vec<_>>();
+    assert_eq!(ports(gateway("apisix: {node_listen: 8000}")), ["0.0.0.0:8000"]);
+    assert_eq!(ports(gateway("apisix: {node_listen: [8000, 8001]}")), ["0.0.0.0:8000", "0.0.0.0:8001"]);
+    let mixed = gateway(
+        "apisix:\n  node_listen:\n    - 8000\n    - ip: 127.0.0.2\n      port: 8001\n      enable_http2: false\n",
+    );
+    assert_eq!(mixed.apisix.node_listen.0[1].enable_http2, Some(false));
+    assert_eq!(ports(mixed), ["0.0.0.0:8000", "127.0.0.2:8001"]);
+}
+
+#[test]
+fn what_a_section_leaves_out_keeps_its_default() {
+    let g =
+        gateway("apisix:\n  status:\n    ip: 127.0.0.1\nlimits:\nnginx_config: {http: {client_max_body_size: 10m}}");
+    assert_eq!(g.apisix.status.socket().to_string(), "127.0.0.1:7085");
+    assert_eq!(g.limits, Limits::default());
+    assert_eq!(g.nginx_config.http.client_max_body_size, Size::kib(10 * 1024));
+    assert_eq!(g.nginx_config.http.send_timeout, Time::secs(10));
+}
+
+#[test]
+fn the_reference_spellings_are_understood() {
+    let g = gateway(
+        "nginx_config: {http: {real_ip_recursive: 'on', real_ip_from: [10.0.0.0/8, 'unix:'], keepalive_timeout: 75}}\n\
+         apisix: {trusted_addresses: [127.0.0.1], router: {http: radixtree_uri}, ssl: {ssl_protocols: TLSv1.3}}\n\
+         plugin_attr: {prometheus: {metrics: {http_status: {extra_labels: [{a: $b}], expire: 600}}}, redirect: {https_port: 8443}}\n\
+         plugins: [key-auth]\n",
+    );
+    assert!(g.nginx_config.http.real_ip_recursive.0);
+    assert_eq!(g.nginx_config.http.keepalive_timeout, Time::secs(75));
+    assert_eq!(g.apisix.router.http, HttpRouter::RadixtreeUri);
+    assert_eq!(g.apisix.ssl.ssl_protocols.0, [TlsVersion::V1_3]);
+    assert_eq!(g.plugin_attr.prometheus.metrics["http_status"].expire, Time::secs(600));
+    assert_eq!(g.plugin_attr.others["redirect"]["https_port"], 8443);
+    assert_eq!(g.plugins.unwrap(), ["key-auth"]);
+}
+
+#[test]
+fn all_faults_come_at_once_with_their_places() {
+    let text = "\
+apisix:
+  node_lisen: 9080
+  status:
+    port: 70000
+  control: {port: soon}
+workers: many
+timeouts: {tls_handshake: later}
+apisx: 1
+plugins: {a: 1}
+log: {format: xml}
+";
+    assert_eq!(
+        faults::<GatewayFile>(text),
+        [
+            "f.yaml:2:3: apisix.node_lisen: unknown key; did you mean `node_listen`?",
+            "f.yaml:4:11: apisix.status.port: expected a whole number from 0 to 65535, found 70000",
+            "f.yaml:5:19: apisix.control.port: expected a whole number from 0 to 65535, found the text \"soon\"",
+            "f.yaml:6:10: workers: expected a whole number from 0 to 1024, found the text \"many\"",
+            "f.yaml:7:27: timeouts.tls_handshake: expected a length of time such as `500ms`, `30s`, `5m` or `1h30m` (a bare \
+             number is seconds), found the text \"later\"",
+            "f.yaml:8:1: apisx: unknown key; did you mean `apisix`?",
+            "f.yaml:9:10: plugins: expected a list, found a mapping",
+            "f.yaml:10:15: log.format: expected `text` or `json`, found the text \"xml\"",
+        ]
+    );
+}
+
+#[test]
+fn a_key_in_the_wrong_section_is_led_home() {
+    let advice = |text| faults::<GatewayFile>(text).remove(0);
+    assert!(advice("header_bytes: 1k").ends_with("unknown key; did you mean `limits.header_bytes`?"));
+    assert!(advice("deployment: {role: data_plane}").contains("`control_plane`"));
+    assert!(advice("state: {zzzzzz: 1}").ends_with("unknown key; known here: dir, generations, fold_at"));
+}
+
+#[test]
+fn faults_that_no_schema_sees() {
+    let listed =
+        faults::<GatewayFile>("apisix: {node_listen: [9080, 9443, 9080], status: {ip: 127.0.0.1, port: 9090}}");
+    assert_eq!(
+        listed,
+        [
+            "f.yaml:1:23: apisix.node_listen: 0.0.0.0:9080 is taken by `apisix.node_listen` (0.0.0.0:9080); each listener needs \
+             an address of its own",
+            "f.yaml:1:9: apisix.ssl.listen: 0.0.0.0:9443 is taken by `apisix.node_listen` (0.0.0.0:9443); each listener needs an \
+             address of its own",
+            "f.yaml:1:9: apisix.control.port: 127.0.0.1:9090 is taken by `apisix.status.port` (127.0.0.1:9090); each listener needs \
+             an address of its own",
+            "f.yaml:1:1: control_plane.endpoints: required: name at least one DP manager, e.g. \
+             `[\"https://control.example.org:17900\"]`",
+        ]
+    );
+    let listed = faults::<UpFile>("gateway: {dns: {min_ttl: 2h}, control_plane: {endpoints: ['http://c']}}\n");
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert!(listed[0].starts_with("f.yaml:1:58: gateway.control_plane.endpoints: "), "{listed:?}");
+    assert!(listed[1].starts_with("f.yaml:1:26: gateway.dns.min_ttl: "), "{listed:?}");
+}
+
+#[test]
+fn the_same_port_on_two_interfaces_is_no_clash() {
+    gateway("apisix: {node_listen: [{ip: 127.0.0.2, port: 80}, {ip: 127.0.0.3, port: 80}, {port: 0}, {port: 0}]}");
+}
+
+#[test]
+fn the_environment_overrides() {
+    let base = "database: {dsn: 'postgres://file'}";
+    let file: DashboardFile = with_environment(
+        base,
+        &[
+            ("MILECASTLE__DATABASE__DSN", "postgres://u:p@h/d"),
+            ("MILECASTLE__SERVER__LISTEN__PORT", "0"),
+            ("MILECASTLE__ADMIN__ALLOW_ADMIN", "[10.0.0.0/8]"),
+            ("MILECASTLE_LOG", "debug"),
+            ("HOME", "/root"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(file.database.dsn.unwrap().reveal(), "postgres://u:p@h/d");
+    assert_eq!(file.dashboard.server.listen.socket().to_string(), "0.0.0.0:0");
+    assert_eq!(file.dashboard.admin.allow_admin, ["10.0.0.0/8".parse::<Peers>().unwrap()]);
+
+    // Text stays text, whatever it looks like.
+    let file: DashboardFile = with_environment(base, &[("MILECASTLE__SEALING__KEY", "0123456")]).unwrap();
+    assert_eq!(file.sealing.read().unwrap().unwrap().reveal(), "0123456");
+
+    let wrong = [("MILECASTLE__SERVER__LISTEN__PROT", "1"), ("MILECASTLE__SERVER__DRAIN", "[")];
+    let message = with_environment::<DashboardFile>(base, &wrong).unwrap_err();
+    let lines: Vec<_> = message.lines().collect();
+    assert!(
+        lines[0].starts_with("environment variable MILECASTLE__SERVER__DRAIN: server.drain: not YAML"),
+        "{message}"
+    );
+    assert_eq!(
+        lines[1],
+        "environment variable MILECASTLE__SERVER__LISTEN__PROT: server.listen.prot: unknown key; did you mean `port`?"
+    );
+}
+
+#[test]
+fn no_message_shows_a_secret() {
+    let text = "\
+database: {dsn: [hunter2]}
+sealing: {key: 271828182}
+admin: {admin_key: [{name: a, key: 314159, role: admin}, {name: b, key: '', role: god}, {key: hunter2}]}
+";
+    let message = faults::<DashboardFile>(text).join("\n");
+    for secret in ["hunter2", "271828182", "314159"] {
+        assert!(!message.contains(secret), "{message}");
+    }
+    assert_eq!(message.lines().count(), 7, "{message}");
+    let text = "database: {dsn: 'mysql://u:hunter2@h'}\nadmin: {admin_key: [{name: a, key: hunter2, role: admin}, {name: b, key: hunter2, role: viewer}]}";
+    let message = faults::<DashboardFile>(text).join("\n");
+    assert!(!message.contains("hunter2") && message.lines().count() == 2, "{message}");
+    let debug =
+        format!("{:?}", with_environment::<DashboardFile>("", &[("MILECASTLE__DATABASE__DSN", "sqlite:hunter2")]));
+    assert!(debug.contains("[secret]") && !debug.contains("hunter2"), "{debug}");
+}
+
+#[test]
+fn what_is_not_our_yaml_is_refused() {
+    for (text, expected) in [
+        ("a: [", "not YAML"),
+        ("log: {level: info}\nlog: {level: info}", "f.yaml:2:1: log: the key is given twice in one mapping"),
+        ("a: &x 1\nb: *x", "anchors"),
+        ("log: !!str x", "tags"),
+        ("log: {}\n---\nlog: {}", "second YAML document"),
+        ("- 1", "expected a mapping, found a list"),
+        (&"[".repeat(200), "nested too deeply"),
+    ] {
+        let message = faults::<GatewayFile>(text).join("\n");
+        assert!(message.contains(expected), "{text:?} gave {message}");
+    }
+}
+
+#[test]
+fn every_key_of_every_file_has_a_description() {
+    fn walk(schema: &serde_json::Value, path: &str, bare: &mut Vec<String>) {
+        for branch in check::branches(schema) {
+            for (name, member) in branch["properties"].as_object().into_iter().flatten() {
+                let path = format!("{path}.{name}");
+                if member["description"].as_str().is_none_or(str::is_empty) {
+                    bare.push(path.clone());
+                }
+                walk(member, &path, bare);
+            }
+            if let Some(items) = branch.get("items") {
+                walk(items, path, bare);
+            }
+        }
+    }
+    let mut bare = Vec::new();
+    walk(check::Schema::of::<UpFile>().root(), "up", &mut bare);
+    assert_eq!(bare, [] as [&str; 0]);
+}
+
+#[test]
+fn the_reference_page_names_every_part() {
+    let page = reference::markdown();
+    for line in [
+        "| `limits.header_bytes` | bytes | `64k` | Head of a request, beyond which the answer is 431. |",
+        "| `admin.admin_key[].key` | string, secret | required | The key, as sent in the header `X-API-KEY`. |",
+        "| `apisix.node_listen[].ip` | IP address | `0.0.0.0` | Address of the interface. |",
+        "ascending; `+Inf` is added. |",
+        "`[1,2,5,10,20,",
+        "Here `dashboard.admin.enable` is `true` by default.",
+    ] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
+    assert!(!page.contains("null"));
+}

@@ -1,0 +1,121 @@
+//! Files of processes that hold several roles.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use milecastle_telemetry::Secret;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::load::{Checks, File, under};
+use crate::{Dashboard, Database, DpManager, Gateway, Log, Sealing};
+
+/// The file of `milecastle control`: dashboard and DP manager in one process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ControlFile {
+    /// What the process writes to standard error.
+    pub log: Log,
+    /// The database of both.
+    pub database: Database,
+    /// The key that seals secrets in the database.
+    pub sealing: Sealing,
+    /// Console, `/api` and the compatible Admin API.
+    pub dashboard: Dashboard,
+    /// The gRPC server of the gateway nodes.
+    pub dp_manager: DpManager,
+}
+
+/// The file of `milecastle up`: every role in one process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct UpFile {
+    /// What the process writes to standard error.
+    pub log: Log,
+    /// Directory of everything that outlives the process: database, sealing key, the gateway's last good configuration.
+    pub data_dir: PathBuf,
+    /// The database; without a `dsn`, SQLite in `data_dir`.
+    pub database: Database,
+    /// The key that seals secrets in the database; without one, `data_dir` gets a key of its own on the first start.
+    pub sealing: Sealing,
+    /// Console, `/api` and the compatible Admin API. Its `admin.enable` is on by default here.
+    pub dashboard: Dashboard,
+    /// The gRPC server of the gateway nodes.
+    pub dp_manager: DpManager,
+    /// The gateway. Without `control_plane.endpoints` it joins the DP manager of this process.
+    pub gateway: Gateway,
+}
+
+impl Database {
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        match &self.dsn {
+            None => checks.fault(
+                "database.dsn",
+                "required: say where the database is, e.g. `postgres://user:password@host:5432/milecastle` (better in the \
+                 environment variable MILECASTLE__DATABASE__DSN)",
+            ),
+            Some(dsn) if !["postgres://", "postgresql://", "sqlite:"].iter().any(|k| dsn.reveal().starts_with(k)) => {
+                checks.fault("database.dsn", "expected an address that begins with `postgres://` or `sqlite://`");
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+impl File for ControlFile {
+    const ROLE: &'static str = "control";
+
+    fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        [under("dashboard", self.dashboard.listeners()), under("dp_manager", self.dp_manager.listeners())].concat()
+    }
+
+    fn check(&self, checks: &mut Checks<'_>) {
+        self.dashboard.check(&mut checks.at("dashboard"));
+        self.dp_manager.check(&mut checks.at("dp_manager"));
+        self.database.check(checks);
+    }
+}
+
+impl File for UpFile {
+    const ROLE: &'static str = "up";
+
+    fn complete(&mut self) {
+        let data_dir = self.data_dir.clone();
+        self.gateway.state.dir.get_or_insert_with(|| data_dir.join("gateway"));
+        self.database
+            .dsn
+            .get_or_insert_with(|| Secret::new(format!("sqlite://{}", data_dir.join("milecastle.db").display())));
+    }
+
+    fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        [
+            under("dashboard", self.dashboard.listeners()),
+            under("dp_manager", self.dp_manager.listeners()),
+            under("gateway", self.gateway.listeners()),
+        ]
+        .concat()
+    }
+
+    fn check(&self, checks: &mut Checks<'_>) {
+        self.dashboard.check(&mut checks.at("dashboard"));
+        self.dp_manager.check(&mut checks.at("dp_manager"));
+        self.gateway.check(&mut checks.at("gateway"));
+        self.database.check(checks);
+    }
+}
+
+impl Default for UpFile {
+    fn default() -> Self {
+        let mut dashboard = Dashboard::default();
+        dashboard.admin.enable = true;
+        Self {
+            log: Log::default(),
+            data_dir: "milecastle-data".into(),
+            database: Database::default(),
+            sealing: Sealing::default(),
+            dashboard,
+            dp_manager: DpManager::default(),
+            gateway: Gateway::default(),
+        }
+    }
+}
