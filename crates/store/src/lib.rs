@@ -1,1 +1,54 @@
+//! What must survive: the configuration of every gateway group with its history, keys, tokens and nodes, in PostgreSQL or
+//! SQLite.
+//!
+//! [`open`] gives a [`Store`]. One implementation speaks to both databases; they differ only in how a connection is made,
+//! how a transaction begins and how a notice travels, all of it in `sql`, `connect` and `watch`. One conformance suite
+//! (`tests/`) runs on both.
+//!
+//! Invariants:
+//! - **A publish is one transaction** that holds the group's row from its first statement on. So revisions of a group start
+//!   at 1 and grow by exactly 1, and whatever [`Store::publish`] checks is still true when it commits: expected revision,
+//!   preconditions, references, uniqueness of lookup keys.
+//! - **A write that changes nothing makes no revision** (timestamps aside, see [`Outcome::Unchanged`]).
+//! - **Work for each commit grows with the change set**, never with the number of objects in the group.
+//! - **No plain byte of a sealed body, a private key or a token reaches the disk.** Bodies marked [`Put::sealed`] and all
+//!   [`Store::secret_get`] values are AES-256-GCM blobs under a data key, which the sealing key wraps; of tokens, admin keys
+//!   and lookup keys only hashes are stored.
+//! - **Notices are hints.** [`Store::watch`] reads heads from the database, at the latest one second after a change.
+//! - Racing first starts make schema, data key and secrets once, under one lock. A sealing key that does not fit refuses to
+//!   open.
+//!
+//! Deliberately absent: HTTP, JSON schemas, what a reference or a secret attribute is (callers say so in each [`Put`]), and
+//! any cache of objects.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod access;
+mod bootstrap;
+mod change;
+mod connect;
+mod error;
+mod group;
+mod history;
+mod node;
+mod publish;
+mod read;
+mod seal;
+mod secret;
+mod sql;
+mod store;
+mod watch;
+
+pub use access::{AdminKey, NewToken, Role, Token};
+pub use change::{
+    Body, ChangeSet, Delete, Expect, Op, Outcome, Published, Put, Reference, Slot, Source, Target, UniqueKey,
+};
+pub use error::{GroupError, Holder, OpenError, PublishError, StoreError};
+pub use group::{Group, GroupUpdate, NewGroup};
+pub use history::{ChangeSetInfo, Publication};
+pub use node::{NewNode, Node, NodeReport};
+pub use read::{Changes, Snapshot};
+pub use seal::{KeySource, SealingKey, SealingKeyError};
+pub use secret::SecretBytes;
+pub use store::{DEFAULT_GROUP, Store, open};
+pub use watch::{Head, Heads, Watch};

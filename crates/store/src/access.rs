@@ -1,0 +1,167 @@
+//! Who may come in: join tokens of gateway groups and keys of the Admin API. Both are long random strings made elsewhere;
+//! the store has their SHA-256 alone.
+
+use crate::error::StoreError;
+use crate::group;
+use crate::sql::{Row, args};
+use crate::store::{Store, now};
+
+const TOKEN: &str = "SELECT id, group_id, name, created_at, expires_at, revoked_at FROM token";
+
+/// A token with which nodes join a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Identity, not secret.
+    pub id: String,
+    /// The group that it opens.
+    pub group: String,
+    /// What people call it.
+    pub name: String,
+    /// Unix time in seconds.
+    pub created_at: u64,
+    /// Unix time in seconds from which on nobody joins with it; nodes that did stay. `None`: never.
+    pub expires_at: Option<u64>,
+    /// Unix time in seconds since when neither it nor any node that joined with it is welcome.
+    pub revoked_at: Option<u64>,
+}
+
+/// A token to record.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    /// Identity, not secret; must not be taken.
+    pub id: String,
+    /// The group that it opens.
+    pub group: String,
+    /// What people call it.
+    pub name: String,
+    /// SHA-256 of the token.
+    pub hash: [u8; 32],
+    /// As in [`Token::expires_at`].
+    pub expires_at: Option<u64>,
+}
+
+/// What a key of the Admin API allows (`docs/spec/admin-api.md` §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Reading.
+    Viewer,
+}
+
+impl Role {
+    /// Stable name for storage and interfaces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Admin => "admin",
+            Role::Viewer => "viewer",
+        }
+    }
+
+    /// Inverse of [`Role::name`].
+    pub fn from_name(name: &str) -> Option<Role> {
+        [Role::Admin, Role::Viewer].into_iter().find(|role| role.name() == name)
+    }
+}
+
+/// A key of the Admin API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminKey {
+    /// Identity.
+    pub name: String,
+    /// What it allows.
+    pub role: Role,
+    /// Unix time in seconds.
+    pub created_at: u64,
+}
+
+impl Store {
+    /// Records a join token.
+    pub async fn token_create(&self, token: &NewToken) -> Result<(), StoreError> {
+        let sql = "INSERT INTO token (id, group_id, name, hash, created_at, expires_at) \
+                   SELECT $1, g.id, $3, $4, $5, $6 FROM gateway_group g WHERE g.id = $2";
+        let NewToken { id, group, name, hash, expires_at } = token;
+        match self.0.db.run(sql, args![id, group, name, &hash[..], now(), *expires_at]).await? {
+            0 => Err(StoreError::UnknownGroup(group.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The token with this SHA-256, expired and revoked ones included.
+    pub async fn token_find(&self, hash: &[u8; 32]) -> Result<Option<Token>, StoreError> {
+        let row = self.0.db.row(format!("{TOKEN} WHERE hash = $1"), args![&hash[..]]).await?;
+        row.as_ref().map(token).transpose()
+    }
+
+    /// All tokens of a group, by id.
+    pub async fn token_list(&self, group: &str) -> Result<Vec<Token>, StoreError> {
+        let rows = self.0.db.rows(format!("{TOKEN} WHERE group_id = $1 ORDER BY id"), args![group]).await?;
+        rows.iter().map(token).collect()
+    }
+
+    /// Revokes a token for good, and with it every node that joined with it; the group's epoch grows. `false`: the group has
+    /// no such token that is not revoked yet.
+    pub async fn token_revoke(&self, group: &str, id: &str) -> Result<bool, StoreError> {
+        let mut tx = self.0.db.begin_write().await?;
+        let sql = "UPDATE token SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";
+        let revoked = tx.run(sql, args![group, id, now()]).await? > 0;
+        if revoked {
+            group::touch(&mut tx, group).await?;
+        }
+        tx.commit().await?;
+        self.0.watcher.hint();
+        Ok(revoked)
+    }
+
+    /// Records the SHA-256 of an admin key under `name`, in place of the key that had this name.
+    pub async fn admin_key_put(&self, name: &str, role: Role, hash: &[u8; 32]) -> Result<(), StoreError> {
+        let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) \
+                   DO UPDATE SET role = excluded.role, hash = excluded.hash, created_at = excluded.created_at";
+        self.0.db.run(sql, args![name, role.name(), &hash[..], now()]).await.map(drop)
+    }
+
+    /// As [`Store::admin_key_put`], but only while there is no admin key at all: `false` if there is one. Of several who
+    /// start at once, one is told `true`.
+    pub async fn admin_key_put_first(&self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {
+        let mut tx = self.0.db.begin_alone().await?;
+        let sql = "INSERT INTO admin_key (name, role, hash, created_at) SELECT $1, $2, $3, $4 \
+                   WHERE NOT EXISTS (SELECT 1 FROM admin_key)";
+        let first = tx.run(sql, args![name, role.name(), &hash[..], now()]).await? > 0;
+        tx.commit().await?;
+        Ok(first)
+    }
+
+    /// The admin key with this SHA-256.
+    pub async fn admin_key_find(&self, hash: &[u8; 32]) -> Result<Option<AdminKey>, StoreError> {
+        let sql = "SELECT name, role, created_at FROM admin_key WHERE hash = $1";
+        self.0.db.row(sql, args![&hash[..]]).await?.as_ref().map(admin_key).transpose()
+    }
+
+    /// All admin keys, by name.
+    pub async fn admin_key_list(&self) -> Result<Vec<AdminKey>, StoreError> {
+        let rows = self.0.db.rows("SELECT name, role, created_at FROM admin_key ORDER BY name", &[]).await?;
+        rows.iter().map(admin_key).collect()
+    }
+
+    /// Deletes an admin key; `false` if there is none of this name.
+    pub async fn admin_key_delete(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.0.db.run("DELETE FROM admin_key WHERE name = $1", args![name]).await? > 0)
+    }
+}
+
+fn token(row: &Row) -> Result<Token, StoreError> {
+    Ok(Token {
+        id: row.text(0)?,
+        group: row.text(1)?,
+        name: row.text(2)?,
+        created_at: row.int(3)?,
+        expires_at: row.int_opt(4)?,
+        revoked_at: row.int_opt(5)?,
+    })
+}
+
+fn admin_key(row: &Row) -> Result<AdminKey, StoreError> {
+    let role = row.text(1)?;
+    let role = Role::from_name(&role).ok_or_else(|| StoreError::corrupt("the role of an admin key"))?;
+    Ok(AdminKey { name: row.text(0)?, role, created_at: row.int(2)? })
+}

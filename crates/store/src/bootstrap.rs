@@ -1,0 +1,89 @@
+//! What happens when a store opens: schema, data key, default group; all in one transaction that no other opening overlaps,
+//! so that racing first starts make each of them once.
+
+use std::collections::BTreeMap;
+
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+
+use crate::error::{OpenError, StoreError};
+use crate::group::{self, NewGroup};
+use crate::seal::{KEY_LEN, KeySource, Sealer, SealingKey, random};
+use crate::sql::{Db, Tx, args};
+use crate::store::{DEFAULT_GROUP, now};
+use crate::{seal, secret};
+
+/// Number, name, and SQL for PostgreSQL and SQLite. Never change one that was released: add another.
+const MIGRATIONS: &[(i64, &str, &str, &str)] = &[(
+    1,
+    "spine",
+    include_str!("../../../migrations/postgres/0001_spine.sql"),
+    include_str!("../../../migrations/sqlite/0001_spine.sql"),
+)];
+
+/// Name of the secret that keys lookup digests. It outlives data keys: digests cannot be made anew without the values.
+const DIGEST_KEY: &str = "lookup-digest-key";
+
+/// Readies the database and gives what seals and opens its values.
+pub(crate) async fn bootstrap(db: &Db, source: &KeySource) -> Result<Sealer, OpenError> {
+    let mut tx = db.begin_alone().await?;
+    migrate(&mut tx).await?;
+    let stored = tx.rows("SELECT id, wrapped, master FROM data_key ORDER BY id", &[]).await?;
+    let first_start = stored.is_empty();
+    let mut keys = BTreeMap::new();
+    if first_start {
+        let key = random::<KEY_LEN>();
+        let master = source.read_or_make()?;
+        let (wrapped, fingerprint) = (master.wrap(1, &key), master.fingerprint());
+        let insert = "INSERT INTO data_key (id, wrapped, master, created_at) VALUES ($1, $2, $3, $4)";
+        tx.run(insert, args![1_u64, &wrapped[..], &fingerprint, now()]).await?;
+        keys.insert(1, key);
+    }
+    for row in stored {
+        let (id, wrapped, sealed_with) = (row.int(0)?, row.blob(1)?, row.text(2)?);
+        let id = u32::try_from(id).map_err(|_| StoreError::corrupt("the id of a data key"))?;
+        keys.insert(id, unwrap(source, id, wrapped, sealed_with)?);
+    }
+    let sealer = Sealer::new(&keys);
+    let digest_key = secret::get_or_create(&mut tx, &sealer, DIGEST_KEY, || seal::random::<KEY_LEN>().to_vec()).await?;
+    if first_start {
+        group::insert(&mut tx, &NewGroup::named(DEFAULT_GROUP)).await?;
+    }
+    tx.commit().await?;
+    Ok(sealer.with_digest_key(digest_key.expose()))
+}
+
+fn unwrap(source: &KeySource, id: u32, wrapped: Vec<u8>, sealed_with: String) -> Result<[u8; KEY_LEN], OpenError> {
+    let master = match (source.read()?, source) {
+        (Some(master), _) => master,
+        (None, KeySource::File(path)) => return Err(OpenError::MissingSealingKey { path: path.clone(), sealed_with }),
+        (None, KeySource::Key(_)) => unreachable!("a key that was given reads"),
+    };
+    master.unwrap(id, wrapped).ok_or_else(|| wrong_key(&master, sealed_with))
+}
+
+fn wrong_key(given: &SealingKey, sealed_with: String) -> OpenError {
+    OpenError::WrongSealingKey { sealed_with, given: given.fingerprint() }
+}
+
+async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
+    let postgres = matches!(tx, Tx::Pg(_));
+    let migrations = MIGRATIONS.iter().map(|&(version, name, pg, lite)| {
+        let sql = if postgres { pg } else { lite };
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    migrator.dangerous_set_table_name("schema_migration");
+    // Whoever is here has the bootstrap lock.
+    migrator.set_locking(false);
+    let done = match tx {
+        Tx::Pg(tx) => migrator.run_direct(None, &mut **tx, false).await,
+        Tx::Lite(tx) => migrator.run_direct(None, &mut **tx, false).await,
+    };
+    done.map_err(|error| match error {
+        MigrateError::VersionMissing(found) => {
+            OpenError::NewerSchema { found, known: MIGRATIONS.iter().map(|migration| migration.0).max().unwrap_or(0) }
+        }
+        other => OpenError::Migration { cause: Box::new(other) },
+    })
+}

@@ -1,0 +1,238 @@
+//! Everything that can go wrong, in the operator's words.
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+
+use milecastle_model::{Key, Object};
+
+use crate::change::Reference;
+use crate::seal::SealingKeyError;
+
+type Cause = Box<dyn StdError + Send + Sync>;
+
+/// Why a store did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The connection string is not one.
+    #[error(
+        "database.dsn is not usable: {why}; write postgres://USER:PASSWORD@HOST:5432/DATABASE or sqlite:/path/to/file.db"
+    )]
+    BadDsn {
+        /// What is wrong with it; never the string itself, which may hold a password.
+        why: String,
+    },
+    /// Nobody answers there.
+    #[error("no PostgreSQL answers at {at}: {cause}; is it running, and is the address right?")]
+    Unreachable {
+        /// Host and port, or the socket.
+        at: String,
+        /// The operating system's word.
+        cause: Cause,
+    },
+    /// User or password refused.
+    #[error(
+        "PostgreSQL at {at} refuses user `{user}`: {message}; check user and password in database.dsn and pg_hba.conf"
+    )]
+    Refused {
+        /// Host and port.
+        at: String,
+        /// The user tried.
+        user: String,
+        /// The server's word.
+        message: String,
+    },
+    /// The server has no such database.
+    #[error(
+        "PostgreSQL at {at} has no database `{database}`; create it: CREATE DATABASE \"{database}\" OWNER \"{user}\""
+    )]
+    NoDatabase {
+        /// Host and port.
+        at: String,
+        /// The database asked for.
+        database: String,
+        /// The user that should own it.
+        user: String,
+    },
+    /// The SQLite file cannot be opened or made.
+    #[error("SQLite file {} cannot be used: {why}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Written by a later version.
+    #[error(
+        "the database has schema version {found}, this program knows versions up to {known}; start a newer Milecastle"
+    )]
+    NewerSchema {
+        /// Version in the database.
+        found: i64,
+        /// Greatest version known here.
+        known: i64,
+    },
+    /// The schema could not be brought up to date.
+    #[error("the database schema could not be brought up to date: {cause}; nothing was changed")]
+    Migration {
+        /// What the database said.
+        cause: Cause,
+    },
+    /// The sealing key is unusable.
+    #[error(transparent)]
+    SealingKey(#[from] SealingKeyError),
+    /// The database was sealed with another key.
+    #[error(
+        "wrong sealing key: the database was sealed with key {sealed_with}, the one given is {given}; give this replica \
+         the key file of the others"
+    )]
+    WrongSealingKey {
+        /// Fingerprint of the key that the database needs.
+        sealed_with: String,
+        /// Fingerprint of the key given.
+        given: String,
+    },
+    /// The key file is missing, and the database has been sealed before.
+    #[error(
+        "sealing key file {} does not exist, but the database is sealed with key {sealed_with}; copy the file from \
+         another replica or from your backup", path.display()
+    )]
+    MissingSealingKey {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Fingerprint of the key needed.
+        sealed_with: String,
+    },
+    /// Anything else that the database said.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a store that had opened did not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database does not answer, or not in time. A write may or may not have happened if it was being committed.
+    #[error("the database is not available: {0}")]
+    Unavailable(#[source] Cause),
+    /// The database answered with an error.
+    #[error("the database refused a statement: {0}")]
+    Database(#[source] Cause),
+    /// There is no such gateway group.
+    #[error("there is no gateway group `{0}`")]
+    UnknownGroup(String),
+    /// Something read from the database is not what was written.
+    #[error("the database holds something unreadable: {0}")]
+    Corrupt(String),
+}
+
+/// Why a change set was not published. Nothing of it was written.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The group is at another revision than [`crate::ChangeSet::expected_revision`].
+    #[error("the group is at revision {current}, not {expected}")]
+    StaleRevision {
+        /// What the caller expected.
+        expected: u64,
+        /// What is.
+        current: u64,
+    },
+    /// An object is not in the state that an [`crate::Expect`] demands.
+    #[error("{key} is not in the expected state")]
+    PreconditionFailed {
+        /// Which object.
+        key: Key,
+        /// What is stored there.
+        current: Option<Object>,
+    },
+    /// An object would name one that does not exist. For the parent of a sub-resource `to` is `from.parent()` and
+    /// `plugin` is `None`.
+    #[error("{from} refers to {to}, which does not exist", to = reference.to)]
+    MissingReference {
+        /// The object written.
+        from: Key,
+        /// Its first reference that leads nowhere.
+        reference: Reference,
+    },
+    /// An object to delete is still in use.
+    #[error("{key} is still in use, by {}", by.first().map(|holder| holder.key.to_string()).unwrap_or_default())]
+    StillReferenced {
+        /// The object to delete.
+        key: Key,
+        /// Who holds it: for each kind and plugin the holder with the smallest id, ordered by kind name. Never empty.
+        by: Vec<Holder>,
+    },
+    /// A lookup key belongs to another owner.
+    #[error("{key}: the key of plugin {plugin} is in use by {holder}")]
+    DuplicateDigest {
+        /// The object written.
+        key: Key,
+        /// [`crate::UniqueKey::plugin`].
+        plugin: String,
+        /// The other one.
+        holder: Key,
+    },
+    /// The change set names a key twice.
+    #[error("the change set names {0} more than once")]
+    RepeatedKey(Key),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// One holder of a reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The object that refers.
+    pub key: Key,
+    /// [`Reference::plugin`].
+    pub plugin: Option<String>,
+}
+
+/// Why a gateway group was not created or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The id is taken.
+    #[error("gateway group `{0}` exists already")]
+    Exists(String),
+    /// It has objects or nodes, and the deletion was not forced.
+    #[error("gateway group `{id}` still has {objects} objects and {nodes} nodes")]
+    NotEmpty {
+        /// Which group.
+        id: String,
+        /// Objects in it.
+        objects: u64,
+        /// Nodes that joined it.
+        nodes: u64,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl StoreError {
+    /// Something stored that cannot be; `what` says what, without its content.
+    pub(crate) fn corrupt(what: impl Into<String>) -> StoreError {
+        StoreError::Corrupt(what.into())
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> StoreError {
+        use sqlx::Error as E;
+        match error {
+            E::Database(e) if e.code().is_some_and(|code| is_passing(&code)) => StoreError::Unavailable(Box::new(e)),
+            E::Database(_) | E::Encode(_) => StoreError::Database(Box::new(error)),
+            E::Decode(_) | E::ColumnDecode { .. } => StoreError::corrupt(error.to_string()),
+            other => StoreError::Unavailable(Box::new(other)),
+        }
+    }
+}
+
+/// Whether an error code of either database says that the same statement may well succeed later.
+fn is_passing(code: &str) -> bool {
+    match code.len() {
+        // SQLSTATE: shut down or cancelled by the operator, out of resources, lock not had in time.
+        5 => code.starts_with("57") || code.starts_with("53") || code == "55P03",
+        // SQLITE_BUSY and its extended forms, SQLITE_FULL.
+        _ => matches!(code, "5" | "261" | "517" | "773" | "13"),
+    }
+}

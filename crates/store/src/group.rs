@@ -1,0 +1,168 @@
+//! Gateway groups: the units that nodes join and that configuration is published to.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value as Json};
+
+use crate::error::{GroupError, StoreError};
+use crate::seal::{hex, random};
+use crate::sql::{Row, Tx, args};
+use crate::store::{Store, now};
+
+const COLUMNS: &str = "SELECT id, name, labels, settings, lineage, head, floor, epoch, created_at FROM gateway_group";
+
+/// A gateway group as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Identity.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// What decides what its nodes can build: enabled plugins, router mode and the like.
+    pub settings: Map<String, Json>,
+    /// As in [`crate::Head`].
+    pub lineage: String,
+    /// As in [`crate::Head`].
+    pub revision: u64,
+    /// The oldest revision from which [`Store::changes_since`] still tells the changes.
+    pub floor: u64,
+    /// As in [`crate::Head`].
+    pub epoch: u64,
+    /// Unix time in seconds.
+    pub created_at: u64,
+}
+
+/// A group to create.
+#[derive(Debug, Clone)]
+pub struct NewGroup {
+    /// Identity; must not be taken.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// As in [`Group::settings`].
+    pub settings: Map<String, Json>,
+}
+
+impl NewGroup {
+    /// A group of which id and name are the same, without labels or settings.
+    pub fn named(id: impl Into<String>) -> NewGroup {
+        let id = id.into();
+        NewGroup { name: id.clone(), id, labels: BTreeMap::new(), settings: Map::new() }
+    }
+}
+
+/// What to change about a group; `None` leaves it.
+#[derive(Debug, Clone, Default)]
+pub struct GroupUpdate {
+    /// What people call it.
+    pub name: Option<String>,
+    /// All labels anew.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// All settings anew.
+    pub settings: Option<Map<String, Json>>,
+}
+
+impl Store {
+    /// Creates a group, at revision 0 and with a lineage of its own.
+    pub async fn group_create(&self, group: &NewGroup) -> Result<Group, GroupError> {
+        let mut tx = self.0.db.begin_write().await?;
+        if insert(&mut tx, group).await? == 0 {
+            return Err(GroupError::Exists(group.id.clone()));
+        }
+        let created = get(&mut tx, &group.id).await?;
+        tx.notify(&group.id).await?;
+        tx.commit().await?;
+        self.0.watcher.hint();
+        Ok(created)
+    }
+
+    /// All groups, by id.
+    pub async fn group_list(&self) -> Result<Vec<Group>, StoreError> {
+        let rows = self.0.db.rows(format!("{COLUMNS} ORDER BY id"), &[]).await?;
+        rows.iter().map(group).collect()
+    }
+
+    /// One group.
+    pub async fn group_get(&self, id: &str) -> Result<Group, StoreError> {
+        get(&mut self.0.db.begin_read().await?, id).await
+    }
+
+    /// Changes name, labels or settings; the group's epoch grows.
+    pub async fn group_update(&self, id: &str, update: &GroupUpdate) -> Result<Group, StoreError> {
+        let mut tx = self.0.db.begin_write().await?;
+        let labels = update.labels.as_ref().map(to_json);
+        let settings = update.settings.as_ref().map(to_json);
+        let sql = "UPDATE gateway_group SET name = COALESCE($2, name), labels = COALESCE($3, labels), \
+                   settings = COALESCE($4, settings), epoch = epoch + 1 WHERE id = $1";
+        tx.run(sql, args![id, update.name.as_deref(), labels.as_deref(), settings.as_deref()]).await?;
+        let updated = get(&mut tx, id).await?;
+        tx.notify(id).await?;
+        tx.commit().await?;
+        self.0.watcher.hint();
+        Ok(updated)
+    }
+
+    /// Deletes a group with all that belongs to it. Unless `force`, only one without objects and nodes.
+    pub async fn group_delete(&self, id: &str, force: bool) -> Result<(), GroupError> {
+        let mut tx = self.0.db.begin_write().await?;
+        let lock = tx.lock_group_sql();
+        tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
+        if !force {
+            let count = "SELECT (SELECT COUNT(*) FROM resource WHERE group_id = $1), \
+                         (SELECT COUNT(*) FROM node WHERE group_id = $1)";
+            let row = tx.row(count, args![id]).await?.ok_or_else(|| StoreError::corrupt("a count without a row"))?;
+            let (objects, nodes) = (row.int(0)?, row.int(1)?);
+            if objects + nodes > 0 {
+                return Err(GroupError::NotEmpty { id: id.to_owned(), objects, nodes });
+            }
+        }
+        tx.run("DELETE FROM gateway_group WHERE id = $1", args![id]).await?;
+        tx.notify(id).await?;
+        tx.commit().await?;
+        self.0.watcher.hint();
+        Ok(())
+    }
+}
+
+/// Inserts a group; 0 if its id is taken.
+pub(crate) async fn insert(tx: &mut Tx, group: &NewGroup) -> Result<u64, StoreError> {
+    let (labels, settings, lineage) = (to_json(&group.labels), to_json(&group.settings), hex(&random::<16>()));
+    let insert = "INSERT INTO gateway_group (id, name, labels, settings, lineage, head, floor, epoch, created_at) \
+                  VALUES ($1, $2, $3, $4, $5, 0, 0, 0, $6) ON CONFLICT (id) DO NOTHING";
+    tx.run(insert, args![&group.id, &group.name, &labels, &settings, &lineage, now()]).await
+}
+
+/// Grows the epoch of a group: something about it besides its objects changed.
+pub(crate) async fn touch(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
+    tx.run("UPDATE gateway_group SET epoch = epoch + 1 WHERE id = $1", args![id]).await?;
+    tx.notify(id).await
+}
+
+async fn get(tx: &mut Tx, id: &str) -> Result<Group, StoreError> {
+    let row = tx.row(format!("{COLUMNS} WHERE id = $1"), args![id]).await?;
+    group(&row.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?)
+}
+
+fn group(row: &Row) -> Result<Group, StoreError> {
+    let labels = row.text(2)?;
+    let settings = row.text(3)?;
+    Ok(Group {
+        id: row.text(0)?,
+        name: row.text(1)?,
+        labels: serde_json::from_str(&labels).map_err(|_| StoreError::corrupt("the labels of a group"))?,
+        settings: serde_json::from_str(&settings).map_err(|_| StoreError::corrupt("the settings of a group"))?,
+        lineage: row.text(4)?,
+        revision: row.int(5)?,
+        floor: row.int(6)?,
+        epoch: row.int(7)?,
+        created_at: row.int(8)?,
+    })
+}
+
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("a map with string keys has a JSON form")
+}

@@ -1,0 +1,191 @@
+//! Gateway nodes: who joined, and what each last reported.
+
+use serde_json::Value as Json;
+
+use crate::error::StoreError;
+use crate::group;
+use crate::sql::{BATCH, Row, args, tuples};
+use crate::store::{Store, now};
+
+const COLUMNS: &str = "SELECT n.group_id, n.id, n.token_id, n.certificate, n.host, n.version, n.joined_at, n.revoked_at, \
+                       t.revoked_at, n.boot, n.reported_at, n.lineage, n.revision, n.digest, n.rejected \
+                       FROM node n JOIN token t ON t.id = n.token_id";
+
+/// A node that joins.
+#[derive(Debug, Clone)]
+pub struct NewNode {
+    /// Its group, which is the token's.
+    pub group: String,
+    /// Its identity within the group.
+    pub id: String,
+    /// [`crate::Token::id`] of the token that it showed.
+    pub token: String,
+    /// Serial number of the certificate that it gets, in hexadecimal.
+    pub certificate: String,
+    /// Name of its machine.
+    pub host: String,
+    /// Its Milecastle version.
+    pub version: String,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeReport {
+    /// Name of its machine.
+    pub host: String,
+    /// Its Milecastle version.
+    pub version: String,
+    /// Names the run of its process.
+    pub boot: String,
+    /// When it was heard, Unix time in seconds.
+    pub reported_at: u64,
+    /// Lineage of the configuration in force.
+    pub lineage: String,
+    /// Revision of the configuration in force.
+    pub revision: u64,
+    /// Digest of the configuration in force.
+    pub digest: Vec<u8>,
+    /// Objects that it could not build, and why; as the control plane writes them.
+    pub rejected: Json,
+}
+
+/// A node as known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its group.
+    pub group: String,
+    /// Its identity within the group.
+    pub id: String,
+    /// The token with which it joined.
+    pub token: String,
+    /// Serial number of its newest certificate, in hexadecimal.
+    pub certificate: String,
+    /// Name of its machine, as last told.
+    pub host: String,
+    /// Its Milecastle version, as last told.
+    pub version: String,
+    /// Unix time in seconds.
+    pub joined_at: u64,
+    /// Whether it may talk to the control plane: neither it nor its token is revoked.
+    pub welcome: bool,
+    /// What it last reported.
+    pub report: Option<NodeReport>,
+}
+
+impl Store {
+    /// Records a node that joined, once more if it had before. `false`, and nothing recorded: its token is unknown in that
+    /// group, revoked or expired, or the node itself was revoked.
+    pub async fn node_join(&self, node: &NewNode) -> Result<bool, StoreError> {
+        let sql = "INSERT INTO node (group_id, id, token_id, certificate, host, version, joined_at) \
+                   SELECT t.group_id, $2, t.id, $4, $5, $6, $7 FROM token t \
+                   WHERE t.group_id = $1 AND t.id = $3 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $7) \
+                   ON CONFLICT (group_id, id) DO UPDATE SET token_id = excluded.token_id, \
+                   certificate = excluded.certificate, host = excluded.host, version = excluded.version, \
+                   joined_at = excluded.joined_at WHERE node.revoked_at IS NULL";
+        let NewNode { group, id, token, certificate, host, version } = node;
+        Ok(self.0.db.run(sql, args![group, id, token, certificate, host, version, now()]).await? > 0)
+    }
+
+    /// Records a node's next certificate. `false`: it is unknown or not welcome.
+    pub async fn node_renew(&self, group: &str, id: &str, certificate: &str) -> Result<bool, StoreError> {
+        let sql = "UPDATE node SET certificate = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL \
+                   AND EXISTS (SELECT 1 FROM token t WHERE t.id = node.token_id AND t.revoked_at IS NULL)";
+        Ok(self.0.db.run(sql, args![group, id, certificate]).await? > 0)
+    }
+
+    /// Records what nodes (group, id) reported; those unknown by now are left out, and so are reports older than the one
+    /// known. Meant to be called with many at a time.
+    pub async fn node_report(&self, reports: &[(String, String, NodeReport)]) -> Result<(), StoreError> {
+        for reports in reports.chunks(BATCH) {
+            let sql = format!(
+                "WITH seen (group_id, id, host, version, boot, reported_at, lineage, revision, digest, rejected) \
+                 AS (VALUES {}) UPDATE node SET host = seen.host, version = seen.version, boot = seen.boot, \
+                 reported_at = seen.reported_at, lineage = seen.lineage, revision = seen.revision, \
+                 digest = seen.digest, rejected = seen.rejected FROM seen \
+                 WHERE node.group_id = seen.group_id AND node.id = seen.id \
+                 AND (node.reported_at IS NULL OR node.reported_at <= seen.reported_at)",
+                tuples(reports.len(), 10, 1)
+            );
+            let rejected: Vec<String> = reports.iter().map(|(_, _, report)| report.rejected.to_string()).collect();
+            let mut values = Vec::with_capacity(reports.len() * 10);
+            for ((group, id, report), rejected) in reports.iter().zip(&rejected) {
+                values.extend_from_slice(args![group, id, &report.host, &report.version, &report.boot]);
+                values.extend_from_slice(args![report.reported_at, &report.lineage, report.revision]);
+                values.extend_from_slice(args![&report.digest[..], rejected]);
+            }
+            self.0.db.run(sql, &values).await?;
+        }
+        Ok(())
+    }
+
+    /// All nodes of a group, by id.
+    pub async fn node_list(&self, group: &str) -> Result<Vec<Node>, StoreError> {
+        let rows = self.0.db.rows(format!("{COLUMNS} WHERE n.group_id = $1 ORDER BY n.id"), args![group]).await?;
+        rows.iter().map(node).collect()
+    }
+
+    /// One node.
+    pub async fn node_get(&self, group: &str, id: &str) -> Result<Option<Node>, StoreError> {
+        let row = self.0.db.row(format!("{COLUMNS} WHERE n.group_id = $1 AND n.id = $2"), args![group, id]).await?;
+        row.as_ref().map(node).transpose()
+    }
+
+    /// Revokes a node until it is deleted; the group's epoch grows. `false`: the group has no such node that is not revoked
+    /// yet.
+    pub async fn node_revoke(&self, group: &str, id: &str) -> Result<bool, StoreError> {
+        let sql = "UPDATE node SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";
+        self.node_change(group, sql, args![group, id, now()]).await
+    }
+
+    /// Forgets a node; the group's epoch grows. With a token that is good it may join again. `false`: there is none.
+    pub async fn node_delete(&self, group: &str, id: &str) -> Result<bool, StoreError> {
+        self.node_change(group, "DELETE FROM node WHERE group_id = $1 AND id = $2", args![group, id]).await
+    }
+
+    async fn node_change(
+        &self,
+        group: &str,
+        sql: &'static str,
+        args: &[crate::sql::Value<'_>],
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.0.db.begin_write().await?;
+        let changed = tx.run(sql, args).await? > 0;
+        if changed {
+            group::touch(&mut tx, group).await?;
+        }
+        tx.commit().await?;
+        self.0.watcher.hint();
+        Ok(changed)
+    }
+}
+
+fn node(row: &Row) -> Result<Node, StoreError> {
+    let (host, version) = (row.text(4)?, row.text(5)?);
+    let report = match (row.text_opt(9)?, row.int_opt(10)?, row.text_opt(11)?) {
+        (Some(boot), Some(reported_at), Some(lineage)) => {
+            let rejected = row.text(14)?;
+            Some(NodeReport {
+                host: host.clone(),
+                version: version.clone(),
+                boot,
+                reported_at,
+                lineage,
+                revision: row.int(12)?,
+                digest: row.blob(13)?,
+                rejected: serde_json::from_str(&rejected).map_err(|_| StoreError::corrupt("the report of a node"))?,
+            })
+        }
+        _ => None,
+    };
+    Ok(Node {
+        group: row.text(0)?,
+        id: row.text(1)?,
+        token: row.text(2)?,
+        certificate: row.text(3)?,
+        host,
+        version,
+        joined_at: row.int(6)?,
+        welcome: row.int_opt(7)?.is_none() && row.int_opt(8)?.is_none(),
+        report,
+    })
+}

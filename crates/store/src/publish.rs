@@ -1,0 +1,114 @@
+//! Publishing: one transaction from the group's row to the notice.
+//!
+//! The order: hold the group's row, read what is stored under the keys concerned, decide (`plan`, pure), write, then check
+//! what was written (`check`, references and lookup keys, on the state as it will be), log, advance the head. Any refusal
+//! rolls back. Each step is one statement for every [`BATCH`](crate::sql::BATCH) objects of the change set.
+
+mod check;
+mod plan;
+mod write;
+
+use milecastle_model::Key;
+
+use crate::change::{ChangeSet, Delete, Expect, Op, Published, Source};
+use crate::error::{PublishError, StoreError};
+use crate::read::key;
+use crate::seal::Sealer;
+use crate::sql::{Tx, args};
+use crate::store::{Store, now};
+
+impl Store {
+    /// Publishes a change set to a group: all of it as one revision, or nothing.
+    ///
+    /// Waits for other publishes to the same group to end. On [`StoreError::Unavailable`] the set may have been published
+    /// all the same, if the connection broke while it was being committed.
+    pub async fn publish(&self, group: &str, set: ChangeSet) -> Result<Published, PublishError> {
+        let mut tx = self.0.db.begin_write().await?;
+        let mut write = Writing::begin(&mut tx, &self.0.sealer, group).await?;
+        let published = Box::pin(write.apply(set)).await?;
+        tx.commit().await?;
+        if published.changed {
+            self.0.watcher.hint();
+        }
+        Ok(published)
+    }
+
+    /// Deletes all objects whose time to live ended at or before `now` (Unix seconds), whoever refers to them; one revision
+    /// for each group that has any. Gives those groups with their new revision.
+    pub async fn expire_due(&self, now: u64) -> Result<Vec<(String, u64)>, PublishError> {
+        let due = "SELECT DISTINCT group_id FROM resource WHERE expires_at <= $1 ORDER BY group_id";
+        let mut done = Vec::new();
+        for row in self.0.db.rows(due, args![now]).await? {
+            let group = row.text(0)?;
+            if let Some(revision) = self.expire_group(&group, now).await? {
+                done.push((group, revision));
+            }
+        }
+        Ok(done)
+    }
+
+    async fn expire_group(&self, group: &str, now: u64) -> Result<Option<u64>, PublishError> {
+        let mut tx = self.0.db.begin_write().await?;
+        let mut write = Writing::begin(&mut tx, &self.0.sealer, group).await?;
+        // Read while the group is held: a write that just made an object permanent is seen.
+        let due = "SELECT kind, id FROM resource WHERE group_id = $1 AND expires_at <= $2 ORDER BY kind, id";
+        let due = write.tx.rows(due, args![group, now]).await?;
+        let delete = |key| Op::Delete(Delete { key, expect: Expect::Any, force: true });
+        let ops = due.iter().map(|row| key(row, 0).map(delete)).collect::<Result<Vec<Op>, StoreError>>()?;
+        let mut set = ChangeSet::new("milecastle", Source::Expiry, ops);
+        set.message = "time to live ended".to_owned();
+        let published = Box::pin(write.apply(set)).await?;
+        tx.commit().await?;
+        self.0.watcher.hint();
+        Ok(published.changed.then_some(published.revision))
+    }
+}
+
+/// A transaction that holds a group's row.
+struct Writing<'a> {
+    tx: &'a mut Tx,
+    sealer: &'a Sealer,
+    group: &'a str,
+    head: u64,
+}
+
+impl<'a> Writing<'a> {
+    async fn begin(tx: &'a mut Tx, sealer: &'a Sealer, group: &'a str) -> Result<Writing<'a>, StoreError> {
+        let lock = tx.lock_group_sql();
+        let row = tx.row(lock, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
+        Ok(Writing { tx, sealer, group, head: row.int(1)? })
+    }
+
+    async fn apply(&mut self, set: ChangeSet) -> Result<Published, PublishError> {
+        let ChangeSet { author, message, source, expected_revision, require, ops } = set;
+        if let Some(expected) = expected_revision.filter(|&expected| expected != self.head) {
+            return Err(PublishError::StaleRevision { expected, current: self.head });
+        }
+        let revision = self.head + 1;
+        let ops = plan::resolve(ops, revision)?;
+        let keys: Vec<&Key> = ops.iter().map(|(key, _)| key).chain(require.iter().map(|(key, _)| key)).collect();
+        let mut stored = self.stored(&keys).await?;
+        plan::check_required(&require, &stored)?;
+        let plan = plan::decide(ops, &mut stored, revision)?;
+        let cascaded = self.below(&plan).await?;
+
+        self.write(&plan, &cascaded).await?;
+        self.check_references(&plan).await?;
+        self.check_lookup_keys(&plan).await?;
+
+        let puts = plan.writes.len() as u64;
+        let deletes = (plan.deletes.len() + cascaded.len()) as u64;
+        let changed = puts + deletes > 0;
+        if changed {
+            let insert = "INSERT INTO change_set (group_id, revision, author, message, source, at, puts, deletes) \
+                          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+            let source = source.name();
+            self.tx.run(insert, args![self.group, revision, &author, &message, source, now(), puts, deletes]).await?;
+            self.log(&plan, &cascaded).await?;
+            self.tx.run("UPDATE gateway_group SET head = $2 WHERE id = $1", args![self.group, revision]).await?;
+            self.tx.notify(self.group).await?;
+        }
+        let outcomes = plan.into_outcomes();
+        Ok(Published { revision: if changed { revision } else { self.head }, changed, outcomes, cascaded })
+    }
+}

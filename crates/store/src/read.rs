@@ -1,0 +1,141 @@
+//! Reading a group's configuration: where it stands, all of it, or what changed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use milecastle_model::{Change, Key, Kind, Object};
+
+use crate::error::StoreError;
+use crate::seal::{Context, Sealer};
+use crate::sql::{Row, Tx, args};
+use crate::store::Store;
+use crate::watch::Head;
+
+/// All objects of a group at one revision.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// As in [`Head`].
+    pub lineage: String,
+    /// The revision.
+    pub revision: u64,
+    /// By kind's name, then id, in byte order.
+    pub objects: Vec<Object>,
+}
+
+/// What happened to a group after a revision.
+#[derive(Debug, Clone)]
+pub enum Changes {
+    /// This, applied to the state at the revision asked for, gives the state at `to`.
+    Delta {
+        /// As in [`Head`]; the caller compares it with that of its own state.
+        lineage: String,
+        /// The newest revision.
+        to: u64,
+        /// For each key that changed, the last change only; in order of revision, then key.
+        changes: Vec<Change>,
+    },
+    /// No delta can be made: the history before `floor` is gone, or the revision asked for lies ahead of `head`. Take a
+    /// [`Snapshot`].
+    Gone {
+        /// As in [`Head`].
+        lineage: String,
+        /// The oldest revision that deltas can start from.
+        floor: u64,
+        /// The newest revision.
+        head: u64,
+    },
+}
+
+impl Store {
+    /// Where the group stands.
+    pub async fn head(&self, group: &str) -> Result<Head, StoreError> {
+        let sql = "SELECT lineage, head, epoch FROM gateway_group WHERE id = $1";
+        let row = self.0.db.row(sql, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
+        Ok(Head { lineage: row.text(0)?, revision: row.int(1)?, epoch: row.int(2)? })
+    }
+
+    /// The whole configuration of a group, as it stands at one revision.
+    pub async fn load(&self, group: &str) -> Result<Snapshot, StoreError> {
+        let mut tx = self.0.db.begin_read().await?;
+        let (lineage, revision, _) = head(&mut tx, group).await?;
+        let mut objects = Vec::new();
+        let sql =
+            "SELECT kind, id, body, sealed, created, modified FROM resource WHERE group_id = $1 ORDER BY kind, id";
+        tx.each(sql, args![group], |row| {
+            objects.push(object(&row, &self.0.sealer, group)?);
+            Ok(())
+        })
+        .await?;
+        Ok(Snapshot { lineage, revision, objects })
+    }
+
+    /// What changed in a group after `revision`. The work grows with the changes, not with the configuration.
+    pub async fn changes_since(&self, group: &str, revision: u64) -> Result<Changes, StoreError> {
+        let mut tx = self.0.db.begin_read().await?;
+        let (lineage, to, floor) = head(&mut tx, group).await?;
+        if revision < floor || revision > to {
+            return Ok(Changes::Gone { lineage, floor, head: to });
+        }
+        let mut changes = Vec::new();
+        let sql = "WITH last AS (SELECT kind, id, MAX(revision) AS revision FROM change \
+                                 WHERE group_id = $1 AND revision > $2 GROUP BY kind, id) \
+                   SELECT c.kind, c.id, c.body, c.sealed, c.created, c.revision FROM last \
+                   JOIN change c ON c.group_id = $1 AND c.revision = last.revision AND c.kind = last.kind AND c.id = last.id \
+                   ORDER BY c.revision, c.kind, c.id";
+        tx.each(sql, args![group, revision], |row| {
+            changes.push(change(&row, &self.0.sealer, group)?);
+            Ok(())
+        })
+        .await?;
+        Ok(Changes::Delta { lineage, to, changes })
+    }
+
+    /// Who in the group has lookup key `value` for `plugin` ([`crate::UniqueKey`]). A consumer and its credentials may
+    /// share one; then the first by kind and id.
+    pub async fn key_holder(&self, group: &str, plugin: &str, value: &[u8]) -> Result<Option<Key>, StoreError> {
+        let digest = self.0.sealer.digest(group, plugin, value);
+        let sql = "SELECT kind, id FROM key_digest WHERE group_id = $1 AND plugin = $2 AND digest = $3 \
+                   ORDER BY kind, id LIMIT 1";
+        let row = self.0.db.row(sql, args![group, plugin, &digest[..]]).await?;
+        row.map(|row| key(&row, 0)).transpose()
+    }
+}
+
+/// Lineage, newest revision and floor, as the transaction sees them.
+async fn head(tx: &mut Tx, group: &str) -> Result<(String, u64, u64), StoreError> {
+    let sql = "SELECT lineage, head, floor FROM gateway_group WHERE id = $1";
+    let row = tx.row(sql, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
+    Ok((row.text(0)?, row.int(1)?, row.int(2)?))
+}
+
+/// The key in columns `at` (kind) and `at + 1` (id).
+pub(crate) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
+    let name = row.text(at)?;
+    let kind =
+        Kind::from_name(&name).ok_or_else(|| StoreError::corrupt(format!("an object of unknown kind `{name}`")))?;
+    Ok(Key { kind, id: Arc::from(row.text(at + 1)?) })
+}
+
+/// The object in columns kind, id, body, sealed, created, modified.
+pub(crate) fn object(row: &Row, sealer: &Sealer, group: &str) -> Result<Object, StoreError> {
+    let key = key(row, 0)?;
+    let body = body(row.blob(2)?, row.flag(3)?, sealer, group, &key)?;
+    Ok(Object { key, body, created: row.int(4)?, modified: row.int(5)? })
+}
+
+/// The change in columns kind, id, body (none: deleted), sealed, created, revision.
+pub(crate) fn change(row: &Row, sealer: &Sealer, group: &str) -> Result<Change, StoreError> {
+    let (key, revision) = (key(row, 0)?, row.int(5)?);
+    let Some(stored) = row.blob_opt(2)? else { return Ok(Change::Delete { key, revision }) };
+    let body = body(stored, row.flag(3)?, sealer, group, &key)?;
+    Ok(Change::Put(Object { key, body, created: row.int(4)?, modified: revision }))
+}
+
+fn body(stored: Vec<u8>, sealed: bool, sealer: &Sealer, group: &str, key: &Key) -> Result<Bytes, StoreError> {
+    if sealed { sealer.open(&body_context(group, key), stored) } else { Ok(stored.into()) }
+}
+
+/// What a sealed body belongs to.
+pub(crate) fn body_context(group: &str, key: &Key) -> Context {
+    Context::of(&["body", group, key.kind.name(), &key.id])
+}

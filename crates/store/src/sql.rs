@@ -1,0 +1,376 @@
+//! The two databases behind one face: pools, transactions, rows and bound values.
+//!
+//! Statements are written once, with `$1` placeholders that both understand, for the SQL that both share. What differs in a
+//! statement is asked of [`Tx`] by meaning ([`Tx::lock_group_sql`]), and nothing outside this module names a driver except
+//! `connect` and `watch`.
+
+use std::fmt::Write as _;
+
+use futures_util::TryStreamExt;
+use sqlx::postgres::{PgArguments, PgPool, PgRow};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite, Transaction};
+
+use crate::error::StoreError;
+
+/// Rows in one statement at most: what keeps the number of placeholders below both databases' limits.
+pub(crate) const BATCH: usize = 200;
+
+/// The lock that racing first starts take: "mileCAST" in ASCII.
+const BOOTSTRAP_LOCK: i64 = 0x6d69_6c65_4341_5354;
+
+/// A database, by its connection pools.
+#[derive(Debug, Clone)]
+pub(crate) enum Db {
+    /// PostgreSQL.
+    Pg(PgPool),
+    /// SQLite: one connection writes, so that writers of a process queue in order instead of polling the file lock.
+    Lite {
+        /// A single connection.
+        write: SqlitePool,
+        /// Several, which never wait for the writer (write-ahead log).
+        read: SqlitePool,
+    },
+}
+
+/// A transaction. Dropped without [`Tx::commit`] it is rolled back.
+pub(crate) enum Tx {
+    Pg(Transaction<'static, Postgres>),
+    Lite(Transaction<'static, Sqlite>),
+}
+
+/// A statement.
+pub(crate) enum Sql {
+    /// Prepared once for each connection.
+    Fixed(&'static str),
+    /// Of varying length, prepared for one use. Must hold no value, only placeholders.
+    Batch(String),
+}
+
+impl From<&'static str> for Sql {
+    fn from(sql: &'static str) -> Sql {
+        Sql::Fixed(sql)
+    }
+}
+
+impl From<String> for Sql {
+    fn from(sql: String) -> Sql {
+        Sql::Batch(sql)
+    }
+}
+
+impl Sql {
+    fn into_parts(self) -> (AssertSqlSafe<std::borrow::Cow<'static, str>>, bool) {
+        match self {
+            Sql::Fixed(sql) => (AssertSqlSafe(sql.into()), true),
+            Sql::Batch(sql) => (AssertSqlSafe(sql.into()), false),
+        }
+    }
+}
+
+/// A bound value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Value<'a> {
+    Int(Option<i64>),
+    Text(Option<&'a str>),
+    Blob(Option<&'a [u8]>),
+    Flag(bool),
+}
+
+/// Revisions and times: beyond 2^63 - 1, which only a made-up number is, the greatest that there can be.
+impl From<u64> for Value<'_> {
+    fn from(value: u64) -> Self {
+        Value::Int(Some(i64::try_from(value).unwrap_or(i64::MAX)))
+    }
+}
+
+impl From<Option<u64>> for Value<'_> {
+    fn from(value: Option<u64>) -> Self {
+        Value::Int(value.map(|value| i64::try_from(value).unwrap_or(i64::MAX)))
+    }
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(value: &'a str) -> Self {
+        Value::Text(Some(value))
+    }
+}
+
+impl<'a> From<&'a String> for Value<'a> {
+    fn from(value: &'a String) -> Self {
+        Value::Text(Some(value))
+    }
+}
+
+impl<'a> From<Option<&'a str>> for Value<'a> {
+    fn from(value: Option<&'a str>) -> Self {
+        Value::Text(value)
+    }
+}
+
+impl<'a> From<&'a [u8]> for Value<'a> {
+    fn from(value: &'a [u8]) -> Self {
+        Value::Blob(Some(value))
+    }
+}
+
+impl<'a> From<Option<&'a [u8]>> for Value<'a> {
+    fn from(value: Option<&'a [u8]>) -> Self {
+        Value::Blob(value)
+    }
+}
+
+impl From<bool> for Value<'_> {
+    fn from(value: bool) -> Self {
+        Value::Flag(value)
+    }
+}
+
+/// The bound values of a statement, in the order of its placeholders.
+macro_rules! args {
+    ($($value:expr),* $(,)?) => { &[$($crate::sql::Value::from($value)),*] };
+}
+pub(crate) use args;
+
+/// One row of an answer; columns by position.
+pub(crate) enum Row {
+    Pg(PgRow),
+    Lite(SqliteRow),
+}
+
+macro_rules! column {
+    ($row:expr, $index:expr) => {
+        match $row {
+            Row::Pg(row) => row.try_get($index)?,
+            Row::Lite(row) => row.try_get($index)?,
+        }
+    };
+}
+
+impl Row {
+    /// A number that is not negative, as all of ours are.
+    pub(crate) fn int(&self, index: usize) -> Result<u64, StoreError> {
+        let value: i64 = column!(self, index);
+        u64::try_from(value).map_err(|_| StoreError::corrupt(format!("negative number in column {index}")))
+    }
+
+    pub(crate) fn int_opt(&self, index: usize) -> Result<Option<u64>, StoreError> {
+        let value: Option<i64> = column!(self, index);
+        value
+            .map(u64::try_from)
+            .transpose()
+            .map_err(|_| StoreError::corrupt(format!("negative number in column {index}")))
+    }
+
+    pub(crate) fn text(&self, index: usize) -> Result<String, StoreError> {
+        Ok(column!(self, index))
+    }
+
+    pub(crate) fn text_opt(&self, index: usize) -> Result<Option<String>, StoreError> {
+        Ok(column!(self, index))
+    }
+
+    pub(crate) fn blob(&self, index: usize) -> Result<Vec<u8>, StoreError> {
+        Ok(column!(self, index))
+    }
+
+    pub(crate) fn blob_opt(&self, index: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(column!(self, index))
+    }
+
+    pub(crate) fn flag(&self, index: usize) -> Result<bool, StoreError> {
+        Ok(match self {
+            Row::Pg(row) => row.try_get(index)?,
+            Row::Lite(row) => row.try_get::<i64, _>(index)? != 0,
+        })
+    }
+}
+
+macro_rules! bound {
+    ($name:ident, $database:ty, $arguments:ty) => {
+        fn $name(sql: Sql, args: &[Value<'_>]) -> Query<'static, $database, $arguments> {
+            let (sql, persistent) = sql.into_parts();
+            let query = sqlx::query::<$database>(sql).persistent(persistent);
+            args.iter().fold(query, |query, value| match *value {
+                Value::Int(value) => query.bind(value),
+                Value::Text(value) => query.bind(value),
+                Value::Blob(value) => query.bind(value),
+                Value::Flag(value) => query.bind(value),
+            })
+        }
+    };
+}
+bound!(pg, Postgres, PgArguments);
+bound!(lite, Sqlite, SqliteArguments);
+
+impl Db {
+    /// A transaction that writes. In SQLite it has the file's write lock from the start.
+    pub(crate) async fn begin_write(&self) -> Result<Tx, StoreError> {
+        Ok(match self {
+            Db::Pg(pool) => Tx::Pg(pool.begin().await?),
+            Db::Lite { write, .. } => Tx::Lite(write.begin_with("BEGIN IMMEDIATE").await?),
+        })
+    }
+
+    /// A transaction that reads one state throughout.
+    pub(crate) async fn begin_read(&self) -> Result<Tx, StoreError> {
+        Ok(match self {
+            Db::Pg(pool) => Tx::Pg(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?),
+            Db::Lite { read, .. } => Tx::Lite(read.begin().await?),
+        })
+    }
+
+    /// A transaction that no other one of this kind overlaps, in whatever process.
+    pub(crate) async fn begin_alone(&self) -> Result<Tx, StoreError> {
+        let mut tx = self.begin_write().await?;
+        if let Tx::Pg(_) = tx {
+            // Whoever comes second waits for as long as the first one's migration takes.
+            tx.run("SET LOCAL lock_timeout = 0", &[]).await?;
+            tx.rows("SELECT pg_advisory_xact_lock($1)", &[Value::Int(Some(BOOTSTRAP_LOCK))]).await?;
+        }
+        Ok(tx)
+    }
+
+    /// Runs one statement by itself and gives the number of rows that it touched.
+    pub(crate) async fn run(&self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<u64, StoreError> {
+        Ok(match self {
+            Db::Pg(pool) => pg(sql.into(), args).execute(pool).await?.rows_affected(),
+            Db::Lite { write, .. } => lite(sql.into(), args).execute(write).await?.rows_affected(),
+        })
+    }
+
+    /// Reads by one statement.
+    pub(crate) async fn rows(&self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        Ok(match self {
+            Db::Pg(pool) => pg(sql.into(), args).fetch_all(pool).await?.into_iter().map(Row::Pg).collect(),
+            Db::Lite { read, .. } => lite(sql.into(), args).fetch_all(read).await?.into_iter().map(Row::Lite).collect(),
+        })
+    }
+
+    /// Reads one row or none.
+    pub(crate) async fn row(&self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<Option<Row>, StoreError> {
+        Ok(self.rows(sql, args).await?.pop())
+    }
+
+    /// Closes every connection once its work is done.
+    pub(crate) async fn close(&self) {
+        match self {
+            Db::Pg(pool) => pool.close().await,
+            Db::Lite { write, read } => {
+                read.close().await;
+                write.close().await;
+            }
+        }
+    }
+}
+
+impl Tx {
+    /// The statement that reads `lineage, head, floor` of group `$1` and holds its row until the end of the transaction.
+    pub(crate) fn lock_group_sql(&self) -> &'static str {
+        match self {
+            // Not FOR UPDATE: that would also hold up whoever inserts a token or a node, whose foreign key names the row.
+            Tx::Pg(_) => "SELECT lineage, head, floor FROM gateway_group WHERE id = $1 FOR NO KEY UPDATE",
+            Tx::Lite(_) => "SELECT lineage, head, floor FROM gateway_group WHERE id = $1",
+        }
+    }
+
+    /// Runs a statement and gives the number of rows that it touched.
+    pub(crate) async fn run(&mut self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<u64, StoreError> {
+        Ok(match self {
+            Tx::Pg(tx) => pg(sql.into(), args).execute(&mut **tx).await?.rows_affected(),
+            Tx::Lite(tx) => lite(sql.into(), args).execute(&mut **tx).await?.rows_affected(),
+        })
+    }
+
+    /// Reads all rows.
+    pub(crate) async fn rows(&mut self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        let mut rows = Vec::new();
+        self.each(sql, args, |row| {
+            rows.push(row);
+            Ok(())
+        })
+        .await?;
+        Ok(rows)
+    }
+
+    /// Reads one row or none.
+    pub(crate) async fn row(&mut self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<Option<Row>, StoreError> {
+        Ok(self.rows(sql, args).await?.pop())
+    }
+
+    /// Reads row by row, so that a large answer is held only in the form that `take` gives it.
+    pub(crate) async fn each(
+        &mut self,
+        sql: impl Into<Sql>,
+        args: &[Value<'_>],
+        mut take: impl FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        match self {
+            Tx::Pg(tx) => {
+                let mut rows = pg(sql.into(), args).fetch(&mut **tx);
+                while let Some(row) = rows.try_next().await? {
+                    take(Row::Pg(row))?;
+                }
+            }
+            Tx::Lite(tx) => {
+                let mut rows = lite(sql.into(), args).fetch(&mut **tx);
+                while let Some(row) = rows.try_next().await? {
+                    take(Row::Lite(row))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells listeners of other processes that something about a group changed, once the transaction commits. In SQLite
+    /// they poll.
+    pub(crate) async fn notify(&mut self, group: &str) -> Result<(), StoreError> {
+        if let Tx::Pg(_) = self {
+            self.rows("SELECT pg_notify($1, $2)", args![crate::watch::CHANNEL, group]).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Tx::Pg(tx) => tx.commit().await?,
+            Tx::Lite(tx) => tx.commit().await?,
+        }
+        Ok(())
+    }
+}
+
+/// `rows` tuples of `width` placeholders, counted from `first`: `($2, $3), ($4, $5)`.
+pub(crate) fn tuples(rows: usize, width: usize, first: usize) -> String {
+    let mut sql = String::with_capacity(rows * width * 6);
+    for row in 0..rows {
+        for column in 0..width {
+            let before = match (row, column) {
+                (0, 0) => "(",
+                (_, 0) => "), (",
+                _ => ", ",
+            };
+            write!(sql, "{before}${}", first + row * width + column).expect("a String takes all that is written to it");
+        }
+    }
+    sql.push(')');
+    sql
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tuples_count_on() {
+        assert_eq!(tuples(1, 1, 1), "($1)");
+        assert_eq!(tuples(2, 3, 2), "($2, $3, $4), ($5, $6, $7)");
+    }
+
+    #[test]
+    fn a_number_beyond_the_column_is_the_greatest() {
+        assert!(matches!(Value::from(u64::MAX), Value::Int(Some(i64::MAX))));
+        assert!(matches!(Value::from(7_u64), Value::Int(Some(7))));
+    }
+}

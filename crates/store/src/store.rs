@@ -1,0 +1,55 @@
+//! The handle on an open store.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::{OpenError, StoreError};
+use crate::seal::{KeySource, Sealer};
+use crate::sql::Db;
+use crate::watch::Watcher;
+use crate::{bootstrap, connect};
+
+/// The gateway group that the first start makes and that requests without a group mean.
+pub const DEFAULT_GROUP: &str = "default";
+
+/// An open store. Cloning is cheap and shares everything; its background work ends with the last clone.
+///
+/// A future given up half-way undoes what it began, unless its transaction was already being committed.
+#[derive(Clone)]
+pub struct Store(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) db: Db,
+    pub(crate) sealer: Sealer,
+    pub(crate) watcher: Watcher,
+}
+
+/// Opens the database that `dsn` names: `postgres://USER:PASSWORD@HOST:PORT/DATABASE` or `sqlite:/path/to/file.db`.
+///
+/// An empty database is readied: schema, data key and group [`DEFAULT_GROUP`]; an older one is migrated. Any number of
+/// processes may do this at once. Must be called within a tokio runtime, which then runs the watching.
+pub async fn open(dsn: &str, sealing_key: &KeySource) -> Result<Store, OpenError> {
+    let db = connect::connect(dsn).await?;
+    let sealer = bootstrap::bootstrap(&db, sealing_key).await?;
+    let watcher = Watcher::start(&db).await?;
+    Ok(Store(Arc::new(Inner { db, sealer, watcher })))
+}
+
+impl Store {
+    /// Asks the database for a sign of life.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.0.db.rows("SELECT 1", &[]).await.map(drop)
+    }
+
+    /// Closes the connections after the work under way; whatever is asked later fails. Not needed for safety: it spares
+    /// the database the clean-up.
+    pub async fn close(&self) {
+        self.0.watcher.stop();
+        self.0.db.close().await;
+    }
+}
+
+/// Unix time in whole seconds, for what people read and for expiry; nothing is ordered by it.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}

@@ -1,0 +1,157 @@
+//! Hearing of changes, of whatever process.
+//!
+//! One task for each open store reads the heads of all groups: when a notice arrives (PostgreSQL `LISTEN`, or a write of
+//! this process), and every second in any case. Notices carry nothing that is used; only this task moves the heads, so they
+//! never go back unless the database did.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgListener, PgPool};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::error::StoreError;
+use crate::sql::Db;
+use crate::store::Store;
+
+/// The PostgreSQL channel; channels belong to a database.
+pub(crate) const CHANNEL: &str = "milecastle";
+/// What a lost notice costs at most.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Where a group stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Names the history that the revisions count. Another one than before: the database was restored or replaced.
+    pub lineage: String,
+    /// The newest revision; 0 before the first.
+    pub revision: u64,
+    /// Grows with every change to the group besides its objects: its settings, tokens and nodes revoked.
+    pub epoch: u64,
+}
+
+/// All groups by id.
+pub type Heads = BTreeMap<String, Head>;
+
+/// Hears of changes to any group, those of other processes included.
+#[derive(Debug, Clone)]
+pub struct Watch(watch::Receiver<Arc<Heads>>);
+
+impl Watch {
+    /// The heads as last read. The next [`Watch::changed`] waits for others.
+    pub fn heads(&mut self) -> Arc<Heads> {
+        self.0.borrow_and_update().clone()
+    }
+
+    /// Waits until some head differs from those last seen here, however many changes lie between. `None`: the store is
+    /// closed. Cancel safe.
+    pub async fn changed(&mut self) -> Option<Arc<Heads>> {
+        self.0.changed().await.ok()?;
+        Some(self.heads())
+    }
+}
+
+impl Store {
+    /// Begins to watch; the present heads count as seen.
+    pub fn watch(&self) -> Watch {
+        let mut watch = Watch(self.0.watcher.heads.clone());
+        watch.heads();
+        watch
+    }
+}
+
+/// The background work of a store.
+pub(crate) struct Watcher {
+    heads: watch::Receiver<Arc<Heads>>,
+    hint: Arc<Notify>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Watcher {
+    pub(crate) async fn start(db: &Db) -> Result<Watcher, StoreError> {
+        let hint = Arc::new(Notify::new());
+        let (sender, heads) = watch::channel(Arc::new(read(db).await?));
+        let mut tasks = vec![tokio::spawn(follow(db.clone(), hint.clone(), sender))];
+        if let Db::Pg(pool) = db {
+            tasks.push(tokio::spawn(listen(pool.clone(), hint.clone())));
+        }
+        Ok(Watcher { heads, hint, tasks })
+    }
+
+    /// Has the heads read now: this process wrote something.
+    pub(crate) fn hint(&self) {
+        self.hint.notify_one();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn follow(db: Db, hint: Arc<Notify>, sender: watch::Sender<Arc<Heads>>) {
+    let mut tick = interval(POLL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = hint.notified() => {}
+            _ = tick.tick() => {}
+        }
+        match read(&db).await {
+            Ok(heads) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("the database answers again");
+                }
+                sender.send_if_modified(|known| {
+                    let changed = **known != heads;
+                    if changed {
+                        *known = Arc::new(heads);
+                    }
+                    changed
+                });
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot read the heads of the gateway groups; trying again every second");
+                }
+            }
+        }
+    }
+}
+
+async fn read(db: &Db) -> Result<Heads, StoreError> {
+    let rows = db.rows("SELECT id, lineage, head, epoch FROM gateway_group", &[]).await?;
+    let head = |row: &crate::sql::Row| {
+        Ok((row.text(0)?, Head { lineage: row.text(1)?, revision: row.int(2)?, epoch: row.int(3)? }))
+    };
+    rows.iter().map(head).collect()
+}
+
+/// Turns notices of PostgreSQL into hints. While there is no connection, the poll serves.
+async fn listen(pool: PgPool, hint: Arc<Notify>) {
+    loop {
+        if let Err(error) = listen_once(&pool, &hint).await {
+            tracing::debug!(%error, "no notices from PostgreSQL for now");
+        }
+        sleep(POLL).await;
+    }
+}
+
+async fn listen_once(pool: &PgPool, hint: &Notify) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(CHANNEL).await?;
+    loop {
+        // Whatever was said before the listening began, or while the connection was lost, was not heard.
+        hint.notify_one();
+        listener.try_recv().await?;
+    }
+}
