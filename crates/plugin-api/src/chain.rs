@@ -145,11 +145,13 @@ impl Chain {
         run(&self.before_proxy, cx).await
     }
 
-    /// Runs the phase `header_filter`.
+    /// Runs the phase `header_filter`, after putting on the answer what the request phases asked for
+    /// ([`RequestCx::set_response_header`]). To be called also for a chain without hooks of this phase.
     ///
     /// # Errors
     /// A hook panicked; the later ones have run.
     pub fn run_headers(&self, cx: &mut RequestCx) -> Result<(), HookPanicked> {
+        cx.settle_response_headers();
         run_all(&self.headers, cx, |hook, cx| hook.on_headers(cx))
     }
 
@@ -212,7 +214,7 @@ async fn run<H: RequestHook + ?Sized>(steps: &[Step<H>], cx: &mut RequestCx) -> 
         if !step.applies(cx) {
             continue;
         }
-        let outcome = match catch_unwind(AssertUnwindSafe(|| step.hook.call(cx))) {
+        let outcome = match caught(&*step.hook, cx) {
             Ok(Flow::Next) => continue,
             Ok(Flow::Reply(reply)) => Ok(Err(reply)),
             Ok(Flow::Wait(future)) => Caught(future).await,
@@ -225,6 +227,14 @@ async fn run<H: RequestHook + ?Sized>(steps: &[Step<H>], cx: &mut RequestCx) -> 
         }
     }
     Ok(())
+}
+
+fn caught<'a, H: RequestHook + ?Sized>(hook: &'a H, cx: &'a mut RequestCx) -> std::thread::Result<Flow<'a>> {
+    catch_unwind(AssertUnwindSafe(move || {
+        // Moved in, so that the answer may borrow from it.
+        let cx = cx;
+        hook.call(cx)
+    }))
 }
 
 fn run_all<H: ?Sized>(

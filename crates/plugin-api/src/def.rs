@@ -55,6 +55,9 @@ pub struct BuildCx<'a> {
     pub secrets: &'a dyn Secrets,
     /// Names and values of the plugin's metadata at the time of the build; live values come from the request's view.
     pub metadata: Option<&'a Value>,
+    /// The configuration is being written, not loaded: the time to refuse what conflicts with other objects. A node
+    /// that loads what has been accepted must not refuse it for that.
+    pub writing: bool,
 }
 
 /// What a plugin needs of a body.

@@ -22,6 +22,7 @@ mod def;
 mod flow;
 mod hooks;
 mod meta;
+pub mod query;
 mod registry;
 mod schema;
 mod shared;
@@ -30,7 +31,8 @@ mod view;
 pub use chain::{Chain, HookPanicked};
 pub use consumer::{Consumer, CredentialMatch};
 pub use cx::{
-    Attempt, Body, ClientConn, Request, RequestCx, Response, ResponseSource, RouteInfo, Scheme, Timing, TlsInfo, Upstream,
+    Attempt, Body, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME, CREDENTIAL_IDENTIFIER, ClientConn, Request, RequestCx,
+    Response, ResponseSource, RouteInfo, Scheme, Timing, TlsInfo, Upstream, VarValue,
 };
 pub use def::{Auth, BodyNeed, BodyNeeds, BuildCx, ConfigError, Metadata, Owner, Plugin, PluginDef, RunPolicy, Scope};
 pub use flow::{Flow, LocalFuture, Reply, ReplyBody};
@@ -38,7 +40,7 @@ pub use hooks::{
     HookSet, Hooks, OnAccess, OnBeforeProxy, OnBody, OnDelayedBody, OnHeaders, OnLog, OnRewrite, RequestHook,
 };
 pub use meta::Meta;
-pub use registry::{Built, Placement, Registry};
+pub use registry::{Built, CompiledMetadata, Placement, Registry};
 pub use schema::schema_of;
 pub use shared::{NoSecrets, Secrets, Shared};
 pub use view::{NodeFacts, View};

@@ -27,7 +27,9 @@ impl Meta {
         if value.contains_key("pre_function") {
             return Err(ConfigError::at(
                 "/_meta/pre_function",
-                format!("failed to load _meta.pre_function in plugin {plugin}: Lua functions are not supported by this version"),
+                format!(
+                    "failed to load _meta.pre_function in plugin {plugin}: Lua functions are not supported by this version"
+                ),
             ));
         }
         let filter = value.get("filter").map(Expr::parse).transpose().map_err(|error| {

@@ -97,6 +97,17 @@ struct Entry {
     metadata_schema: Option<Schema>,
 }
 
+/// What is asked for all plugins of one object.
+struct Request<'a> {
+    placement: Placement,
+    owner: &'a Owner,
+    metadata: &'a dyn Fn(&str) -> Option<Value>,
+    writing: bool,
+}
+
+/// Compiled metadata, of a type that only its plugin knows.
+pub type CompiledMetadata = Arc<dyn Any + Send + Sync>;
+
 type CacheKey = (&'static str, u64, Option<Owner>);
 
 /// The enabled plugins and what compiling them needs. One for each process and group.
@@ -191,9 +202,25 @@ impl Registry {
         owner: &Owner,
         metadata: &dyn Fn(&str) -> Option<Value>,
     ) -> (Vec<Built>, Vec<ConfigError>) {
+        self.each(plugins, &Request { placement, owner, metadata, writing: false })
+    }
+
+    /// Checks the plugins of an object that is being written. It refuses all that [`Self::build_all`] refuses, and
+    /// what must not be written though a stored copy of it works ([`BuildCx::writing`]).
+    pub fn check_all(
+        &self,
+        plugins: &Map<String, Value>,
+        placement: Placement,
+        owner: &Owner,
+        metadata: &dyn Fn(&str) -> Option<Value>,
+    ) -> Vec<ConfigError> {
+        self.each(plugins, &Request { placement, owner, metadata, writing: true }).1
+    }
+
+    fn each(&self, plugins: &Map<String, Value>, request: &Request<'_>) -> (Vec<Built>, Vec<ConfigError>) {
         let (mut built, mut faults) = (Vec::with_capacity(plugins.len()), Vec::new());
         for (name, config) in plugins {
-            match self.build(name, config, placement, owner, metadata) {
+            match self.build(name, config, request) {
                 Ok(one) => built.extend(one),
                 Err(found) => faults.extend(found.into_iter().map(|fault| ConfigError {
                     path: format!("/{}{}", name.replace('~', "~0").replace('/', "~1"), fault.path),
@@ -205,16 +232,9 @@ impl Registry {
     }
 
     /// Compiles one plugin; `None` for a credential.
-    fn build(
-        &self,
-        name: &str,
-        config: &Value,
-        placement: Placement,
-        owner: &Owner,
-        metadata: &dyn Fn(&str) -> Option<Value>,
-    ) -> Result<Option<Built>, Vec<ConfigError>> {
+    fn build(&self, name: &str, config: &Value, request: &Request<'_>) -> Result<Option<Built>, Vec<ConfigError>> {
         let Some(entry) = self.entries.get(name) else {
-            let text = if placement == Placement::Credential {
+            let text = if request.placement == Placement::Credential {
                 format!("unknown plugin {name}")
             } else {
                 format!("unknown plugin [{name}]")
@@ -224,12 +244,21 @@ impl Registry {
         let Value::Object(members) = config else {
             return Err(vec![ConfigError::new(format!("invalid plugin conf {config} for plugin [{name}]"))]);
         };
-        if placement == Placement::Credential && entry.def.auth.is_none() {
+        if request.placement == Placement::Credential && entry.def.auth.is_none() {
             return Err(vec![ConfigError::new("only supports auth type plugins in consumer credential")]);
         }
         let disabled = members.get("_meta").and_then(Value::as_object).is_some_and(meta::disabled);
-        match self.compile(entry, members, placement, owner, metadata) {
-            Err(_) if disabled => Ok(None),
+        match self.compile(entry, members, request) {
+            // It still takes the place of a copy of lower precedence.
+            Err(_) if disabled => Ok(Some(Built {
+                def: entry.def,
+                instance: Arc::new(Instance {
+                    config: config.clone(),
+                    hooks: HookSet::default(),
+                    needs: BodyNeeds::default(),
+                }),
+                meta: Some(Arc::new(Meta { disable: true, ..Meta::default() })),
+            })),
             other => other,
         }
     }
@@ -238,9 +267,7 @@ impl Registry {
         &self,
         entry: &Entry,
         members: &Map<String, Value>,
-        placement: Placement,
-        owner: &Owner,
-        metadata: &dyn Fn(&str) -> Option<Value>,
+        request: &Request<'_>,
     ) -> Result<Option<Built>, Vec<ConfigError>> {
         let def = entry.def;
         let explain = |faults: Vec<ConfigError>| {
@@ -250,52 +277,49 @@ impl Registry {
             };
             faults.into_iter().map(explained).collect::<Vec<_>>()
         };
-        let credential = placement != Placement::Object && entry.consumer_schema.is_some();
+        let credential = request.placement != Placement::Object && entry.consumer_schema.is_some();
         let schema = entry.consumer_schema.as_ref().filter(|_| credential).unwrap_or(&entry.schema);
         let faults = schema.validate(&Value::Object(members.clone()));
         if !faults.is_empty() {
             return Err(explain(faults.into_iter().map(ConfigError::from).collect()));
         }
         let meta = match members.get("_meta") {
-            Some(Value::Object(meta)) => {
-                Some(Arc::new(Meta::compile(def.name, meta).map_err(|fault| vec![fault])?))
-            }
+            Some(Value::Object(meta)) => Some(Arc::new(Meta::compile(def.name, meta).map_err(|fault| vec![fault])?)),
             _ => None,
         };
         if credential {
             return Ok(None);
         }
-        let mut config = Value::Object(members.iter().filter(|(k, _)| *k != "_meta").map(|(k, v)| (k.clone(), v.clone())).collect());
+        let mut config =
+            Value::Object(members.iter().filter(|(k, _)| *k != "_meta").map(|(k, v)| (k.clone(), v.clone())).collect());
         resolve(&mut config, &*self.secrets);
-        let instance = self.instance(entry, config, owner, metadata).map_err(explain)?;
+        let instance = self.instance(entry, config, request).map_err(explain)?;
         Ok(Some(Built { def, instance, meta }))
     }
 
-    fn instance(
-        &self,
-        entry: &Entry,
-        config: Value,
-        owner: &Owner,
-        metadata: &dyn Fn(&str) -> Option<Value>,
-    ) -> Result<Arc<Instance>, Vec<ConfigError>> {
+    fn instance(&self, entry: &Entry, config: Value, request: &Request<'_>) -> Result<Arc<Instance>, Vec<ConfigError>> {
         let def = entry.def;
         let checksum = checksum(&config);
-        let key = (def.name, checksum, (def.scope == Scope::Owner).then(|| owner.clone()));
+        let key = (def.name, checksum, (def.scope == Scope::Owner).then(|| request.owner.clone()));
         let living = self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);
-        if let Some(instance) = living.filter(|instance| instance.config == config) {
+        if let Some(instance) = living.filter(|instance| !request.writing && instance.config == config) {
             return Ok(instance);
         }
-        let metadata = metadata(def.name);
+        let metadata = (request.metadata)(def.name);
         let cx = BuildCx {
-            owner,
+            owner: request.owner,
             checksum,
             shared: &self.shared,
             attr: self.attrs.get(def.name),
             secrets: &*self.secrets,
             metadata: metadata.as_ref(),
+            writing: request.writing,
         };
         let (hooks, needs) = (def.build)(&config, &cx)?;
         let instance = Arc::new(Instance { config, hooks, needs });
+        if request.writing {
+            return Ok(instance);
+        }
         let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
         if instances.len() == instances.capacity() {
             // Growing is the moment to forget the dead ones: amortised, a build pays for it once.
@@ -313,7 +337,7 @@ impl Registry {
         &self,
         name: &str,
         value: &Value,
-    ) -> Option<Result<Option<Arc<dyn Any + Send + Sync>>, Vec<ConfigError>>> {
+    ) -> Option<Result<Option<CompiledMetadata>, Vec<ConfigError>>> {
         let entry = self.entries.get(name)?;
         let (Some(schema), Some(metadata)) = (&entry.metadata_schema, entry.def.metadata) else {
             return Some(Ok(None));
@@ -370,4 +394,3 @@ fn checksum(value: &Value) -> u64 {
         })),
     }
 }
-

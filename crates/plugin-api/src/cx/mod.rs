@@ -92,9 +92,47 @@ pub struct RequestCx {
     pub view: Rc<dyn View>,
     /// Whether the global rules' chain is running.
     pub global_phase: bool,
-    overrides: Vec<(&'static str, String)>,
-    slots: Vec<(usize, Box<dyn Any>)>,
+    overrides: Vec<(&'static str, VarValue)>,
+    pending: Vec<PendingHeader>,
+    slots: Vec<(SlotKey, Box<dyn Any>)>,
     filters: Vec<(usize, bool)>,
+    parsed: vars::Parsed,
+}
+
+/// The address of an instance, and whether it acts for the global rules: one instance serves both if they are
+/// configured alike, and then has a state for each.
+type SlotKey = (usize, bool);
+
+/// A value given to a variable for the rest of the request.
+#[derive(Debug, Clone)]
+pub enum VarValue {
+    /// Text.
+    Text(String),
+    /// Text that stands in a header as well; cloning it copies nothing.
+    Header(HeaderValue),
+    /// A list.
+    List(Vec<serde_json::Value>),
+}
+
+impl From<String> for VarValue {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<HeaderValue> for VarValue {
+    fn from(value: HeaderValue) -> Self {
+        Self::Header(value)
+    }
+}
+
+/// A header that the answer will carry, known before there is an answer.
+#[derive(Debug)]
+struct PendingHeader {
+    name: HeaderName,
+    value: HeaderValue,
+    /// Leaves a value that the answer brings, unless it is empty.
+    gives_way: bool,
 }
 
 /// Header that names the consumer to the upstream.
@@ -125,8 +163,10 @@ impl RequestCx {
             view,
             global_phase: false,
             overrides: Vec::new(),
+            pending: Vec::new(),
             slots: Vec::new(),
             filters: Vec::new(),
+            parsed: vars::Parsed::default(),
         }
     }
 
@@ -159,7 +199,8 @@ impl RequestCx {
     }
 
     /// Gives a variable a value for the rest of the request; it hides the one that the name has by itself.
-    pub fn set_var(&mut self, name: &'static str, value: String) {
+    pub fn set_var(&mut self, name: &'static str, value: impl Into<VarValue>) {
+        let value = value.into();
         match self.overrides.iter_mut().find(|(known, _)| *known == name) {
             Some(slot) => slot.1 = value,
             None => self.overrides.push((name, value)),
@@ -167,16 +208,38 @@ impl RequestCx {
     }
 
     /// The value given to a variable by [`Self::set_var`].
-    pub fn overridden(&self, name: &str) -> Option<&str> {
-        self.overrides.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    pub fn overridden(&self, name: &str) -> Option<&VarValue> {
+        self.overrides.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
-    /// State of one plugin instance for this request, made on first use. `owner` is the instance itself.
+    /// Puts a header on the answer, whoever will make it, in place of one that the answer brings. To be used before
+    /// there is an answer; it takes effect at the beginning of `header_filter`, so filters see it and may change it.
+    pub fn set_response_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.pending.push(PendingHeader { name, value, gives_way: false });
+    }
+
+    /// As [`Self::set_response_header`], but a value that the answer brings stays, unless it is empty.
+    pub fn default_response_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.pending.push(PendingHeader { name, value, gives_way: true });
+    }
+
+    /// Moves the headers that the request phases asked for onto the answer.
+    pub(crate) fn settle_response_headers(&mut self) {
+        for PendingHeader { name, value, gives_way } in self.pending.drain(..) {
+            let headers = &mut self.response.headers;
+            if !(gives_way && headers.get(&name).is_some_and(|brought| !brought.is_empty())) {
+                headers.insert(name, value);
+            }
+        }
+    }
+
+    /// State of one plugin instance for this request, made on first use. `owner` is the instance itself; on a global rule
+    /// and on a route it has a state for each.
     ///
     /// # Panics
     /// If one instance asks for two types.
     pub fn slot<P, T: Default + 'static>(&mut self, owner: &P) -> &mut T {
-        let key = std::ptr::from_ref(owner) as usize;
+        let key = (std::ptr::from_ref(owner) as usize, self.global_phase);
         let at = match self.slots.iter().position(|(known, _)| *known == key) {
             Some(at) => at,
             None => {
@@ -189,7 +252,7 @@ impl RequestCx {
 
     /// The state that [`Self::slot`] has made, if it has.
     pub fn slot_if_made<P, T: 'static>(&self, owner: &P) -> Option<&T> {
-        let key = std::ptr::from_ref(owner) as usize;
+        let key = (std::ptr::from_ref(owner) as usize, self.global_phase);
         self.slots.iter().find(|(known, _)| *known == key)?.1.downcast_ref()
     }
 

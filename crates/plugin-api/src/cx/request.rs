@@ -1,5 +1,6 @@
 //! The request, as received and as plugins change it.
 
+use crate::query;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri, Version};
@@ -40,6 +41,7 @@ pub struct Request {
     /// Bytes of the body read so far.
     pub body_bytes: u64,
     received: Uri,
+    received_method: Method,
     /// Normalised path, where it differs from the received one.
     normal_path: Option<Box<str>>,
     /// Host without port, lower-case.
@@ -64,6 +66,7 @@ impl Request {
         host: Box<str>,
     ) -> Self {
         Self {
+            received_method: method.clone(),
             method,
             headers,
             version,
@@ -80,6 +83,11 @@ impl Request {
     /// The request target as received.
     pub fn received(&self) -> &Uri {
         &self.received
+    }
+
+    /// The method as received.
+    pub fn received_method(&self) -> &Method {
+        &self.received_method
     }
 
     /// Host without port, lower-case; empty if the client named none.
@@ -112,6 +120,21 @@ impl Request {
         let bare = parts.path_and_query.as_ref().map_or("/", PathAndQuery::path).to_owned();
         parts.path_and_query = target.parse().or_else(|_| bare.parse()).ok();
         self.received = Uri::from_parts(parts).unwrap_or_default();
+    }
+
+    /// Takes the arguments of this name out of the query, also out of a target that a plugin has already rewritten.
+    pub fn remove_query_arg(&mut self, name: &str) {
+        if let Some(query) = self.query().map(str::to_owned) {
+            self.set_query(query::without(&query, name).as_deref());
+        }
+        if let Some(rewritten) = &mut self.rewritten
+            && let Some((path, query)) = rewritten.target.split_once('?')
+        {
+            rewritten.target = match query::without(query, name) {
+                Some(query) => format!("{path}?{query}").into(),
+                None => path.into(),
+            };
+        }
     }
 
     /// Sends another target upstream. `path` is what later plugins see as `uri`, `target` what goes on the wire: path
