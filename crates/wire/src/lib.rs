@@ -21,7 +21,6 @@ mod pack;
 mod snapshot;
 
 /// The generated messages, clients and server traits of `proto/milecastle/config/v1/config.proto`, which documents them.
-#[allow(clippy::large_futures, clippy::doc_markdown, unreachable_pub)]
 pub mod pb {
     tonic::include_proto!("milecastle.config.v1");
 }

@@ -1,0 +1,238 @@
+//! gRPC connections over the TLS of this crate: what a server accepts from, and what a node connects with.
+//!
+//! tonic's own TLS takes PEM and neither a verifier nor a resolver, so connections are made here and handed to it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use crate::{CLUSTER_NAME, NodeCertificate};
+
+/// A handshake that takes longer is given up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Handshakes at a time; further connections wait in the listener's queue.
+const HANDSHAKES: usize = 256;
+
+/// The pause after the system refused to accept (no file descriptors left, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest wait for a connection, handshake included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection that was silent this long is asked for a sign of life …
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// … and given up when none comes.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who is at the other end of a connection. In the extensions of every request that came over one.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Where it comes from; that of a load balancer, if there is one.
+    pub address: SocketAddr,
+    /// What its certificate says, verified; `None` if it showed none.
+    pub certificate: Option<NodeCertificate>,
+}
+
+/// The node that sends a request.
+///
+/// # Errors
+/// `UNAUTHENTICATED` if it showed no certificate of a node.
+// A status is what the service answers with; tonic takes no other error.
+#[allow(clippy::result_large_err)]
+pub fn node_of<T>(request: &Request<T>) -> Result<&NodeCertificate, Status> {
+    request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_ref()).ok_or_else(|| {
+        Status::unauthenticated("this call needs the certificate of a node: join with a group token first")
+    })
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+pub struct ServerStream {
+    io: TlsStream<TcpStream>,
+    peer: Peer,
+}
+
+impl Connected for ServerStream {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for ServerStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ServerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Connections as their handshakes end, for tonic's `serve_with_incoming_shutdown`. Never ends and never fails; dropping it
+/// closes the listener.
+#[derive(Debug)]
+pub struct Incoming(mpsc::Receiver<ServerStream>);
+
+impl Stream for Incoming {
+    type Item = io::Result<ServerStream>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx).map(|stream| stream.map(Ok))
+    }
+}
+
+/// Accepts connections and shakes hands, many at a time, so that a slow client holds up nobody.
+///
+/// Runs on the tokio runtime that it is called on; `config` is that of [`server_config`](crate::server_config).
+pub fn incoming(listener: TcpListener, config: Arc<ServerConfig>) -> Incoming {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(accept(listener, TlsAcceptor::from(config), sender));
+    Incoming(receiver)
+}
+
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Sender<ServerStream>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let permit = handshakes.clone().acquire_owned().await.expect("this semaphore is never closed");
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = sender.closed() => return,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections of gateway nodes");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (acceptor, sender) = (acceptor.clone(), sender.clone());
+        tokio::spawn(async move {
+            match timeout(HANDSHAKE_TIMEOUT, handshake(acceptor, stream, address)).await {
+                // A closed channel: the server is shutting down, and the connection goes with it.
+                Ok(Ok(stream)) => drop(sender.send(stream).await),
+                // Probes of load balancers connect and go.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    tracing::debug!(%address, %error, "TLS handshake broken off");
+                }
+                Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake failed"),
+                Err(_) => tracing::info!(%address, "TLS handshake took too long"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) -> io::Result<ServerStream> {
+    stream.set_nodelay(true)?;
+    let io = acceptor.accept(stream).await?;
+    let shown = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    // One of this CA that names no node is as good as none: the services will say so.
+    let certificate = shown.and_then(|certificate| NodeCertificate::of(certificate).ok());
+    Ok(ServerStream { io, peer: Peer { address, certificate } })
+}
+
+/// Why there is no connection to a DP manager.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Not `host:port`.
+    #[error("{address:?} is not the address of a DP manager: host:port expected, such as dp-manager.example.com:17900")]
+    Address {
+        /// As given.
+        address: String,
+    },
+    /// Not reachable, or not to be trusted.
+    #[error("cannot connect to the DP manager at {address}: {reason}")]
+    Connect {
+        /// As given.
+        address: String,
+        /// The innermost reason.
+        reason: String,
+        /// All of it.
+        source: tonic::transport::Error,
+    },
+}
+
+/// Connects to a DP manager at `host:port`. Whatever the address, the server must prove to be [`CLUSTER_NAME`].
+///
+/// `config` is that of [`NodeKeys::client_config`](crate::NodeKeys::client_config) or
+/// [`join_client_config`](crate::join_client_config). In TLS 1.3 a server refuses a client's certificate only after the
+/// client thinks that it is connected: such a refusal shows in the first call.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel, ConnectError> {
+    let bad_address = || ConnectError::Address { address: address.to_owned() };
+    let uri: http::Uri = format!("http://{address}").parse().map_err(|_| bad_address())?;
+    if uri.port().is_none() || uri.authority().is_none_or(|authority| authority.as_str() != address) {
+        return Err(bad_address());
+    }
+    let origin = http::Uri::builder().scheme("https").authority(CLUSTER_NAME).path_and_query("/").build();
+    // With scheme "https" here, tonic would want to do TLS itself; what requests say is the origin's.
+    let endpoint = Endpoint::from(uri)
+        .origin(origin.expect("a constant name makes a URI"))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let connector = TlsConnector::from(config);
+    let target = address.to_owned();
+    let connect = tower::service_fn(move |_: http::Uri| {
+        let (connector, target) = (connector.clone(), target.clone());
+        async move {
+            let stream = TcpStream::connect(target).await?;
+            stream.set_nodelay(true)?;
+            let name = ServerName::try_from(CLUSTER_NAME).expect("the cluster's name is a DNS name");
+            connector.connect(name, stream).await.map(TokioIo::new)
+        }
+    });
+    endpoint.connect_with_connector(connect).await.map_err(|source| {
+        let mut innermost: &dyn std::error::Error = &source;
+        while let Some(inner) = innermost.source() {
+            innermost = inner;
+        }
+        ConnectError::Connect { address: address.to_owned(), reason: innermost.to_string(), source }
+    })
+}
