@@ -77,6 +77,10 @@ fn the_reference_spellings_are_understood() {
     assert_eq!(g.apisix.ssl.ssl_protocols.0, [TlsVersion::V1_3]);
     assert_eq!(g.plugin_attr.prometheus.metrics["http_status"].expire, Time::secs(600));
     assert_eq!(g.plugin_attr.others["redirect"]["https_port"], 8443);
+    let attr = g.plugin_attr.to_json();
+    assert_eq!(attr["prometheus"]["metrics"]["http_status"]["expire"], 600);
+    assert_eq!(attr["prometheus"]["refresh_interval"], 15);
+    assert_eq!(attr["redirect"], serde_json::json!({"https_port": 8443}));
     assert_eq!(g.plugins.unwrap(), ["key-auth"]);
 }
 

@@ -283,6 +283,14 @@ impl fmt::Display for Scalar {
     }
 }
 
+/// Writes a time as a number of seconds where it is a whole one: what plugins expect of their `plugin_attr`.
+pub(crate) fn as_seconds<S: Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
+    match time.0.subsec_nanos() {
+        0 => serializer.serialize_u64(time.0.as_secs()),
+        _ => time.serialize(serializer),
+    }
+}
+
 /// Checks `text` against a `format` of the schema. Formats that nobody here defines are not checked.
 pub(crate) fn check_format(format: &str, text: &str) -> Result<(), UnitError> {
     match format {

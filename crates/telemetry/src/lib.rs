@@ -6,12 +6,13 @@
 //! - Updating a metric through its handle takes no lock and never loses an increment; only the first use of a label set
 //!   and the rendering of the page take a lock.
 //!
-//! Deliberately absent: listeners (each plane serves `metrics::Registry::render` itself), clocks other than the monotonic
+//! Deliberately absent: listeners (each plane serves [`metrics::Registry::render`] itself), clocks other than the monotonic
 //! one, and any knowledge of what is counted.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod log;
+pub mod metrics;
 mod secret;
 
 pub use secret::Secret;

@@ -102,6 +102,17 @@ impl Default for Gateway {
     }
 }
 
+impl PluginAttr {
+    /// The section as plugins are handed it: by plugin name, with the defaults filled in.
+    pub fn to_json(&self) -> serde_json::Map<String, serde_json::Value> {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(map)) => map,
+            // A struct of plain values with text keys is an object.
+            other => unreachable!("plugin_attr became {other:?}"),
+        }
+    }
+}
+
 impl Gateway {
     /// Every address that this node listens on, with the key that sets it, in the order of the file's reference page.
     pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {

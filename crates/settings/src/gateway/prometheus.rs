@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Checks;
+use crate::units::as_seconds;
 use crate::{IpPort, Time};
 
 /// Metrics of the node: where they are served and how they are named.
@@ -21,6 +22,7 @@ pub struct Prometheus {
     /// That listener.
     pub export_addr: IpPort,
     /// How often the page is made anew; a scrape gets the last one made.
+    #[serde(serialize_with = "as_seconds")]
     pub refresh_interval: Time,
     /// Upper bounds of the buckets of `http_latency`, ascending; `+Inf` is added.
     #[schemars(length(min = 1, max = 64), extend("x-unit" = "ms"))]
@@ -36,6 +38,7 @@ pub struct MetricSettings {
     /// Labels after the built-in ones, in order: objects with one member, `{label: "$variable"}`.
     pub extra_labels: Vec<BTreeMap<String, String>>,
     /// A series without an update for so long is dropped; 0 keeps it for ever.
+    #[serde(serialize_with = "as_seconds")]
     pub expire: Time,
 }
 
