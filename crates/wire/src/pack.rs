@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{self, CParameter};
 
 use crate::pb;
 
@@ -18,6 +18,9 @@ pub const SLICE_BYTES: usize = 768 << 10;
 
 /// zstd's default: on JSON, higher levels gain little and cost the publishing replica much.
 const LEVEL: i32 = 3;
+
+/// How a frame with data begins (RFC 8878, section 3.1.1).
+const FRAME_MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 
 /// The longest length prefix: a varint of 64 bits.
 const PREFIX_BYTES: usize = 10;
@@ -93,6 +96,12 @@ pub enum PackError {
         got: u32,
         /// The number of chunks that the message spoke of.
         got_total: u32,
+    },
+    /// Something else than one zstd frame.
+    #[error("chunk {index} is not one zstd frame, or is cut off")]
+    NotOneFrame {
+        /// The chunk.
+        index: u32,
     },
     /// A frame that zstd does not take, or whose checksum is wrong, or that holds more than a slice.
     #[error("chunk {index} is damaged: {source}")]
@@ -305,6 +314,11 @@ impl<R: Record> Reader<R> {
         }
         self.total = Some(total);
 
+        // zstd itself would take no frame at all, or one that says "skip me", for an empty slice: and so nothing for an
+        // empty configuration.
+        if !frame.starts_with(&FRAME_MAGIC) || zstd_safe::find_frame_compressed_size(frame) != Ok(frame.len()) {
+            return Err(PackError::NotOneFrame { index });
+        }
         self.slice_buffer.clear();
         let bytes = self
             .decompressor

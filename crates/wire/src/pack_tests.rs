@@ -66,6 +66,18 @@ fn no_records_are_one_empty_chunk() {
 }
 
 #[test]
+fn no_frame_is_not_an_empty_one() {
+    let chunk = |frame: &[u8]| pb::Chunk { index: 0, total: 1, frame: Bytes::copy_from_slice(frame) };
+    let empty = forge(b"").frame;
+    assert_eq!(read([chunk(&empty)], SMALL).unwrap(), []);
+    let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+    let two = [&empty[..], &empty[..]].concat();
+    for frame in [&[][..], &skippable, &two] {
+        assert!(matches!(read([chunk(frame)], SMALL), Err(PackError::NotOneFrame { index: 0 })), "{frame:?}");
+    }
+}
+
+#[test]
 fn a_broken_off_reader_goes_on_with_another_replica() {
     let frames = write(&some_objects());
     assert!(frames.total() > 3);
