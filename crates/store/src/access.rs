@@ -1,5 +1,5 @@
 //! Who may come in: join tokens of gateway groups and keys of the Admin API. Both are long random strings made elsewhere;
-//! the store has their SHA-256 alone.
+//! the store has hashes of them alone: of a token its SHA-256, of an admin key a hash that the caller chooses.
 
 use crate::error::StoreError;
 use crate::group;
@@ -71,6 +71,8 @@ pub struct AdminKey {
     pub name: String,
     /// What it allows.
     pub role: Role,
+    /// The hash by which it is known.
+    pub hash: [u8; 32],
     /// Unix time in seconds.
     pub created_at: u64,
 }
@@ -113,7 +115,7 @@ impl Store {
         Ok(revoked)
     }
 
-    /// Records the SHA-256 of an admin key under `name`, in place of the key that had this name.
+    /// Records the hash of an admin key under `name`, in place of the key that had this name.
     pub async fn admin_key_put(&self, name: &str, role: Role, hash: &[u8; 32]) -> Result<(), StoreError> {
         let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) \
                    DO UPDATE SET role = excluded.role, hash = excluded.hash, created_at = excluded.created_at";
@@ -131,15 +133,9 @@ impl Store {
         Ok(first)
     }
 
-    /// The admin key with this SHA-256.
-    pub async fn admin_key_find(&self, hash: &[u8; 32]) -> Result<Option<AdminKey>, StoreError> {
-        let sql = "SELECT name, role, created_at FROM admin_key WHERE hash = $1";
-        self.0.db.row(sql, args![&hash[..]]).await?.as_ref().map(admin_key).transpose()
-    }
-
     /// All admin keys, by name.
     pub async fn admin_key_list(&self) -> Result<Vec<AdminKey>, StoreError> {
-        let rows = self.0.db.rows("SELECT name, role, created_at FROM admin_key ORDER BY name", &[]).await?;
+        let rows = self.0.db.rows("SELECT name, role, hash, created_at FROM admin_key ORDER BY name", &[]).await?;
         rows.iter().map(admin_key).collect()
     }
 
@@ -163,5 +159,6 @@ fn token(row: &Row) -> Result<Token, StoreError> {
 fn admin_key(row: &Row) -> Result<AdminKey, StoreError> {
     let role = row.text(1)?;
     let role = Role::from_name(&role).ok_or_else(|| StoreError::corrupt("the role of an admin key"))?;
-    Ok(AdminKey { name: row.text(0)?, role, created_at: row.int(2)? })
+    let hash = row.blob(2)?.try_into().map_err(|_| StoreError::corrupt("the hash of an admin key"))?;
+    Ok(AdminKey { name: row.text(0)?, role, hash, created_at: row.int(3)? })
 }
