@@ -26,6 +26,10 @@ pub mod query;
 mod registry;
 mod schema;
 mod shared;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use chain::{Chain, HookPanicked};
