@@ -143,7 +143,7 @@ mod tests {
         };
         check(json!("1"), Ok("1"));
         check(json!("a-b_c.D9"), Ok("a-b_c.D9"));
-        check(json!("x".repeat(64)), Ok(&long[1..]));
+        check(json!("x".repeat(64)), Ok(long.get(1..).unwrap()));
         check(json!(7), Ok("7"));
         check(json!(7.0), Ok("7"));
         check(json!(u64::MAX), Ok("18446744073709551615"));

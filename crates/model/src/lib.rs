@@ -16,19 +16,30 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod check;
+#[cfg(test)]
+mod examples;
 mod fault;
 mod id;
 mod kind;
 mod object;
+pub mod patch;
 mod pointer;
 mod references;
 pub mod schema;
+mod secrets;
+mod shapes;
+mod types;
 
+pub use check::{check, client_timestamps};
 pub use fault::{Fault, FaultClass};
 pub use id::{Id, IdError};
 pub use kind::Kind;
 pub use object::{Change, Key, Object};
 pub use references::{Reference, references};
+pub use secrets::{MASK, mask, secrets};
+pub use shapes::{named_schema, schema_of};
+pub use types::*;
 
 /// The `plugins` attribute: plugin name to that plugin's configuration, in the order written.
 pub type Plugins = serde_json::Map<String, serde_json::Value>;

@@ -18,6 +18,8 @@
 //! backtracking engine with a step limit; hitting the limit counts as no match.
 
 mod compile;
+mod keywords;
+mod node;
 mod number;
 mod pattern;
 mod text;
@@ -26,9 +28,10 @@ mod walk;
 use serde_json::Value;
 
 pub(crate) use number::whole;
+pub(crate) use walk::is_reference;
 
 use crate::Fault;
-use compile::{Node, NodeId};
+use node::{Node, NodeId};
 
 /// Most faults that one validation reports. Bounds the work that a hostile input can cause.
 pub const MAX_FAULTS: usize = 100;

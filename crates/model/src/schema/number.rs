@@ -41,7 +41,7 @@ pub(super) fn text(number: &Number) -> String {
     /// Largest magnitude below which a double holds every integer.
     const EXACT: i128 = 1 << 53;
     match whole(number) {
-        Some(whole) if number.is_f64() && whole.abs() <= EXACT => whole.to_string(),
+        Some(whole) if number.is_f64() && (-EXACT..=EXACT).contains(&whole) => whole.to_string(),
         _ => number.to_string(),
     }
 }

@@ -225,6 +225,7 @@ fn numbers() {
         json!(-1),
         &[("", "expected -1 to be at least 1"), ("", "expected -1 to be greater than 0")],
     );
+    check(json!({"minimum": 1}), json!(-2.5e87), &[("", "expected -2.5e+87 to be at least 1")]);
     check(json!({"minimum": 1}), json!("0"), &[]);
 }
 

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde_json::{Map, Number, Value};
 
 use super::MAX_FAULTS;
-use super::compile::{
+use super::node::{
     Additional, AnyOf, ArrayRules, Dependency, Format, Node, NodeId, NumberRules, ObjectRules, StringRules, Type,
 };
 use super::number::{canonical, compare, is_multiple, text, whole};

@@ -1,0 +1,76 @@
+//! Which attributes hold secrets (`docs/spec/admin-api.md` §7). Secrets inside plugin configurations are for the plugins
+//! to declare.
+
+use serde_json::Value;
+
+use crate::Kind;
+use crate::schema::is_reference;
+
+/// What [`mask`] puts in place of a secret.
+pub const MASK: &str = "******";
+
+/// JSON pointers of the secret values in `body`, in a fixed order. References to secrets kept elsewhere
+/// (`$secret://…`, `$env://…`) are not secret and are left out.
+pub fn secrets(kind: Kind, body: &Value) -> Vec<String> {
+    let places: &[&str] = match kind {
+        Kind::Ssl => &["/key"],
+        Kind::Upstream => &["/tls/client_key"],
+        Kind::Route | Kind::Service | Kind::StreamRoute => &["/upstream/tls/client_key"],
+        Kind::Secret => &["/token", "/secret_access_key", "/session_token", "/auth_config/private_key"],
+        _ => &[],
+    };
+    let mut pointers: Vec<String> = places.iter().map(|&place| place.to_owned()).collect();
+    if kind == Kind::Ssl {
+        let keys = body.get("keys").and_then(Value::as_array).map_or(0, Vec::len);
+        pointers.extend((0..keys).map(|n| format!("/keys/{n}")));
+    }
+    pointers.retain(|pointer| body.pointer(pointer).is_some_and(|value| value.is_string() && !is_reference(value)));
+    pointers
+}
+
+/// Replaces every secret value by [`MASK`].
+pub fn mask(kind: Kind, body: &mut Value) {
+    for pointer in secrets(kind, body) {
+        if let Some(value) = body.pointer_mut(&pointer) {
+            *value = MASK.into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(kind: Kind, body: Value, masked: Value) {
+        let mut copy = body.clone();
+        mask(kind, &mut copy);
+        assert_eq!(copy, masked);
+        let found = secrets(kind, &body);
+        assert!(found.iter().all(|pointer| copy.pointer(pointer) == Some(&MASK.into())), "{found:?}");
+    }
+
+    #[test]
+    fn secrets_of_every_kind() {
+        check(
+            Kind::Ssl,
+            json!({"cert": "c", "key": "k", "certs": ["c"], "keys": ["k", "$secret://vault/1/a/b"]}),
+            json!({"cert": "c", "key": MASK, "certs": ["c"], "keys": [MASK, "$secret://vault/1/a/b"]}),
+        );
+        check(Kind::Ssl, json!({"key": "$ENV://KEY"}), json!({"key": "$ENV://KEY"}));
+        let tls = |key: &str| json!({"tls": {"client_cert": "c", "client_key": key}});
+        check(Kind::Upstream, tls("k"), tls(MASK));
+        for kind in [Kind::Route, Kind::Service, Kind::StreamRoute] {
+            check(kind, json!({"upstream": tls("k")}), json!({"upstream": tls(MASK)}));
+        }
+        check(
+            Kind::Secret,
+            json!({"token": "t", "auth_config": {"private_key": "p", "project_id": "i"}}),
+            json!({"token": MASK, "auth_config": {"private_key": MASK, "project_id": "i"}}),
+        );
+        check(Kind::Consumer, json!({"key": "k"}), json!({"key": "k"}));
+        check(Kind::Ssl, json!({"key": 1, "keys": {}}), json!({"key": 1, "keys": {}}));
+        check(Kind::Ssl, json!(null), json!(null));
+    }
+}
