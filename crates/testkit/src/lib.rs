@@ -1,1 +1,28 @@
+//! What tests of more than one crate need: an upstream that tells what it received, a client that never retries, the real
+//! binary as a child process, certificates, ports, directories, and waiting for conditions.
+//!
+//! Invariants:
+//! - Nothing here hides a failure: the client does not retry, steps that take too long end with an error that says what was
+//!   awaited, and a process's output is shown when its test fails.
+//! - All that is started ends with the value that stands for it.
+//!
+//! A dependency of tests alone; it panics where a test could not go on.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod client;
+pub mod echo;
+mod ports;
+pub mod process;
+pub mod raw;
+pub mod tls;
+mod wait;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::{Answer, Call, Connection, Target};
+pub use echo::Echo;
+pub use ports::{TempDir, free_port};
+pub use process::Process;
+pub use wait::{SOON, eventually, wait_for, wait_for_blocking};

@@ -1,0 +1,84 @@
+//! Ports and directories that nobody else has.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Below the range from which the system takes ports for outgoing connections, so that a free port stays free until the
+/// process under test binds it.
+const FIRST: u32 = 12_000;
+const COUNT: u32 = 20_000;
+
+/// A port on which nothing listens now, different at each call in this process. Prefer port 0 where the server can tell which
+/// port it got.
+///
+/// # Panics
+/// If no port of 20,000 is free.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..COUNT {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Processes start far apart, and step in the same order.
+        let start = std::process::id().wrapping_mul(7919) % COUNT;
+        let port = u16::try_from(FIRST + (start + n) % COUNT).expect("below 32,000");
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from {FIRST} to {} is free", FIRST + COUNT - 1);
+}
+
+/// A new directory, removed when dropped; kept, and named on standard error, if the test failed.
+#[derive(Debug)]
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// Makes the directory under the system's temporary directory.
+    ///
+    /// # Panics
+    /// If that is not possible.
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        loop {
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("milecastle-test-{}-{n}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Self(path),
+                // Left behind by an earlier process with the same id.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => panic!("cannot make {}: {e}", path.display()),
+            }
+        }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file in it and returns the file's path.
+    ///
+    /// # Panics
+    /// If that is not possible.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+        path
+    }
+}
+
+impl Default for TempDir {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("kept {}", self.0.display());
+        } else if let Err(e) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("cannot remove {}: {e}", self.0.display());
+        }
+    }
+}

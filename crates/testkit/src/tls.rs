@@ -1,0 +1,98 @@
+//! Certificates for tests, and rustls configurations around them.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// A certificate authority that exists for one test.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its private key.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The certificate, PEM.
+    pub cert: String,
+    /// The private key, PEM (PKCS#8).
+    pub key: String,
+}
+
+impl Authority {
+    /// A new authority of this name.
+    ///
+    /// # Panics
+    /// If the crypto provider fails, as do the other functions here.
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names to get wrong");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::self_signed(params, key).expect("a signature"))
+    }
+
+    /// The authority's certificate, PEM.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for these host names or addresses; the first is its common name too.
+    pub fn issue(&self, names: &[&str]) -> Identity {
+        let mut params =
+            CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).expect("valid names");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        if let Some(first) = names.first() {
+            params.distinguished_name.push(DnType::CommonName, *first);
+        }
+        let key = KeyPair::generate().expect("a key");
+        let cert = params.signed_by(&key, &self.0).expect("a signature");
+        Identity { cert: cert.pem(), key: key.serialize_pem() }
+    }
+}
+
+impl Identity {
+    fn parts(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = CertificateDer::pem_slice_iter(self.cert.as_bytes()).collect::<Result<_, _>>().expect("PEM");
+        (chain, PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("PEM"))
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// A server that shows `identity` whatever name is asked for and offers these protocols by ALPN.
+pub fn server_config(identity: &Identity, alpn: &[&str]) -> Arc<ServerConfig> {
+    let (chain, key) = identity.parts();
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the default versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a certificate and its key");
+    config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
+
+/// A client that trusts the authority with certificate `ca`, shows `identity` if asked, and offers these protocols by ALPN.
+pub fn client_config(ca: &str, identity: Option<&Identity>, alpn: &[&str]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for cert in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        roots.add(cert.expect("PEM")).expect("a CA certificate");
+    }
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the default versions")
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        Some(identity) => {
+            let (chain, key) = identity.parts();
+            builder.with_client_auth_cert(chain, key).expect("a certificate and its key")
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
