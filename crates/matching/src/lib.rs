@@ -2,7 +2,7 @@
 //!
 //! Everything that decides what a request *is*: variables ([`var`]) and texts made of them ([`template`]), conditions
 //! ([`expr`]), regular expressions ([`pattern`]), sets of addresses ([`cidr`]), paths into JSON bodies
-//! ([`json_path`]).
+//! ([`json_path`]), the canonical form of a request's path ([`uri`]) and the route it belongs to ([`router`]).
 //!
 //! Invariants:
 //! - Configuration is parsed once, into types that cannot fail any more; a request parses nothing of it.
@@ -18,12 +18,16 @@ pub mod cidr;
 pub mod expr;
 pub mod json_path;
 pub mod pattern;
+pub mod router;
 pub mod template;
+pub mod uri;
 pub mod var;
 
 pub use cidr::{CidrError, CidrSet};
 pub use expr::{Expr, ExprError};
 pub use json_path::{JsonPath, JsonPathError};
 pub use pattern::{Captures, Flags, Pattern, PatternError, Replacement};
+pub use router::{Filter, Match, MatchInput, MethodSet, PathPattern, RouteEntry, Router, RouterMode};
 pub use template::{Rendered, Template};
+pub use uri::{Ambiguity, CanonicalPath, UriError, UriOptions, canonical_path};
 pub use var::{Family, Lookup, NoVars, Var, VarName};

@@ -1,0 +1,186 @@
+//! Routes: as they come in, compiled, and ranked among those with the same path.
+
+use std::cmp::Ordering;
+use std::slice;
+use std::sync::Arc;
+
+use super::RouterMode;
+use super::host::HostPattern;
+use super::method::MethodSet;
+use super::path::PathPattern;
+use crate::cidr::CidrSet;
+use crate::expr::Expr;
+use crate::var::Lookup;
+
+/// The predicate of a `filter_func`.
+pub type Filter = Arc<dyn Fn(&dyn Lookup) -> bool + Send + Sync>;
+
+/// A route as the router takes it.
+#[derive(Clone)]
+pub struct RouteEntry<T> {
+    /// Identity: inserting a second entry with an id replaces the first.
+    pub id: Arc<str>,
+    /// Rank among routes that are equal otherwise: load order, which an update must keep. Lower wins; then the id.
+    pub order: u64,
+    /// Higher wins among routes with the same exact path or the same prefix; 0 if the route has none.
+    pub priority: i64,
+    /// Path patterns.
+    pub uris: Vec<Arc<str>>,
+    /// Effective hosts: the route's own, else its service's; none for any host.
+    pub hosts: Vec<Arc<str>>,
+    /// Methods; the empty set for any.
+    pub methods: MethodSet,
+    /// Client addresses; `None` for any.
+    pub remote_addrs: Option<Arc<CidrSet>>,
+    /// The `vars` expression.
+    pub vars: Option<Arc<Expr>>,
+    /// The `filter_func`.
+    pub filter: Option<Filter>,
+    /// What a match gives.
+    pub value: T,
+}
+
+impl<T> RouteEntry<T> {
+    /// A route without conditions.
+    pub fn new(id: impl Into<Arc<str>>, order: u64, uris: Vec<Arc<str>>, value: T) -> RouteEntry<T> {
+        RouteEntry {
+            id: id.into(),
+            order,
+            priority: 0,
+            uris,
+            hosts: Vec::new(),
+            methods: MethodSet::ANY,
+            remote_addrs: None,
+            vars: None,
+            filter: None,
+            value,
+        }
+    }
+}
+
+/// A compiled route, shared by all places where it is entered.
+pub(super) struct Route<T> {
+    pub(super) id: Arc<str>,
+    pub(super) order: u64,
+    pub(super) priority: i64,
+    pub(super) patterns: Box<[Arc<PathPattern>]>,
+    pub(super) hosts: Box<[HostPattern]>,
+    pub(super) methods: MethodSet,
+    pub(super) remote_addrs: Option<Arc<CidrSet>>,
+    pub(super) vars: Option<Arc<Expr>>,
+    pub(super) filter: Option<Filter>,
+    /// No condition and no pattern can refuse a request that found the route.
+    pub(super) unconditional: bool,
+    pub(super) value: T,
+}
+
+impl<T> Route<T> {
+    pub(super) fn compile(entry: RouteEntry<T>, mode: RouterMode) -> Route<T> {
+        let mut patterns: Vec<Arc<PathPattern>> = Vec::with_capacity(entry.uris.len());
+        for uri in &entry.uris {
+            if patterns.iter().all(|known| known.as_str() != &**uri) {
+                patterns.push(Arc::new(PathPattern::parse(uri, mode == RouterMode::UriWithParameter)));
+            }
+        }
+        let mut hosts: Vec<HostPattern> = Vec::with_capacity(entry.hosts.len());
+        for host in &entry.hosts {
+            let host = HostPattern::new(host);
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        let unconditional = entry.methods == MethodSet::ANY
+            && entry.remote_addrs.is_none()
+            && (hosts.is_empty() || mode == RouterMode::HostUri)
+            && entry.vars.as_ref().is_none_or(|vars| vars.is_empty())
+            && entry.filter.is_none()
+            && !patterns.iter().any(|pattern| pattern.needs_check());
+        Route {
+            id: entry.id,
+            order: entry.order,
+            priority: entry.priority,
+            patterns: patterns.into(),
+            hosts: hosts.into(),
+            methods: entry.methods,
+            remote_addrs: entry.remote_addrs,
+            vars: entry.vars,
+            filter: entry.filter,
+            unconditional,
+            value: entry.value,
+        }
+    }
+}
+
+/// A route under one of its patterns.
+pub(super) struct Candidate<T> {
+    pub(super) route: Arc<Route<T>>,
+    pub(super) pattern: usize,
+}
+
+impl<T> Clone for Candidate<T> {
+    fn clone(&self) -> Self {
+        Candidate { route: Arc::clone(&self.route), pattern: self.pattern }
+    }
+}
+
+impl<T> Candidate<T> {
+    pub(super) fn pattern(&self) -> &Arc<PathPattern> {
+        &self.route.patterns[self.pattern]
+    }
+
+    /// Less is tried first (§4.3).
+    fn rank(&self, other: &Candidate<T>) -> Ordering {
+        let (a, b) = (&self.route, &other.route);
+        b.priority
+            .cmp(&a.priority)
+            .then_with(|| other.pattern().as_str().len().cmp(&self.pattern().as_str().len()))
+            .then_with(|| a.order.cmp(&b.order))
+            .then_with(|| a.id.cmp(&b.id))
+            .then_with(|| self.pattern.cmp(&other.pattern))
+    }
+}
+
+/// The candidates of one exact path or one prefix, by rank. Nearly always one, which is then held in place.
+pub(super) enum Bucket<T> {
+    One(Candidate<T>),
+    Many(Vec<Candidate<T>>),
+}
+
+impl<T> Clone for Bucket<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Bucket::One(candidate) => Bucket::One(candidate.clone()),
+            Bucket::Many(candidates) => Bucket::Many(candidates.clone()),
+        }
+    }
+}
+
+impl<T> Bucket<T> {
+    pub(super) fn candidates(&self) -> &[Candidate<T>] {
+        match self {
+            Bucket::One(candidate) => slice::from_ref(candidate),
+            Bucket::Many(candidates) => candidates,
+        }
+    }
+
+    pub(super) fn add(&mut self, candidate: Candidate<T>) {
+        if let Bucket::One(only) = self {
+            *self = Bucket::Many(vec![only.clone()]);
+        }
+        if let Bucket::Many(candidates) = self {
+            let at = candidates.partition_point(|other| other.rank(&candidate).is_lt());
+            candidates.insert(at, candidate);
+        }
+    }
+
+    /// Takes a route out; true if that leaves nothing.
+    pub(super) fn remove(&mut self, id: &str) -> bool {
+        match self {
+            Bucket::One(only) => &*only.route.id == id,
+            Bucket::Many(candidates) => {
+                candidates.retain(|candidate| &*candidate.route.id != id);
+                candidates.is_empty()
+            }
+        }
+    }
+}
