@@ -43,7 +43,7 @@ pub struct Server {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Database {
-    /// Where the data is: `postgres://user:password@host:5432/name`, or `sqlite://path/to/file.db` for a single process.
+    /// Where the data is: `postgres://user:password@host:5432/name`, or `sqlite:path/to/file.db` for a single process.
     #[serde(skip_serializing)]
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub dsn: Option<Secret<String>>,

@@ -38,7 +38,7 @@ fn defaults_are_the_listener_table() {
         ]
     );
     assert_eq!(up.gateway.state.dir(), std::path::Path::new("milecastle-data/gateway"));
-    assert_eq!(up.database.dsn.unwrap().reveal(), "sqlite://milecastle-data/milecastle.db");
+    assert_eq!(up.database.dsn.unwrap().reveal(), "sqlite:milecastle-data/milecastle.db");
 }
 
 #[test]

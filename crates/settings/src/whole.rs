@@ -55,7 +55,7 @@ impl Database {
                  environment variable MILECASTLE__DATABASE__DSN)",
             ),
             Some(dsn) if !["postgres://", "postgresql://", "sqlite:"].iter().any(|k| dsn.reveal().starts_with(k)) => {
-                checks.fault("database.dsn", "expected an address that begins with `postgres://` or `sqlite://`");
+                checks.fault("database.dsn", "expected an address that begins with `postgres://` or `sqlite:`");
             }
             Some(_) => {}
         }
@@ -84,7 +84,7 @@ impl File for UpFile {
         self.gateway.state.dir.get_or_insert_with(|| data_dir.join("gateway"));
         self.database
             .dsn
-            .get_or_insert_with(|| Secret::new(format!("sqlite://{}", data_dir.join("milecastle.db").display())));
+            .get_or_insert_with(|| Secret::new(format!("sqlite:{}", data_dir.join("milecastle.db").display())));
     }
 
     fn listeners(&self) -> Vec<(String, SocketAddr)> {
