@@ -1,1 +1,54 @@
-fn main() {}
+//! `cargo xtask`: everything around building. CI calls nothing else.
+//!
+//! It depends on `settings` alone of our crates, so that it builds quickly and runs when the rest does not compile.
+
+#![allow(clippy::print_stdout, reason = "a command line tool talks to its user")]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod bench;
+mod codegen;
+mod new_plugin;
+mod postgres;
+mod run;
+mod test;
+mod tidy;
+mod up;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  up [ARGS]            build the binary and run everything in one process; ARGS go to `milecastle up`
+  test [STEP] [--full] all that CI runs, in its order, or one step: tools, fmt, clippy, deny, tidy, build, tests
+                       --full adds the long runs; what follows `--` goes to `cargo test`
+  tidy                 rules that no compiler checks: layers, line limits, words, plugin lists, generated files
+  codegen [--check]    write the generated files, or say which are not current
+  new-plugin NAME      make the folder of a plugin, e.g. `new-plugin limit-count`
+  bench [ARGS]         build for shipping and compare with nginx and haproxy; ARGS go to tests/bench/compare.py
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+    let result = match args.first().map(String::as_str) {
+        Some("up") => up::up(&rest),
+        Some("test") => test::test(&rest),
+        Some("tidy") => tidy::tidy(),
+        Some("codegen") => codegen::codegen(&rest),
+        Some("new-plugin") => new_plugin::new_plugin(&rest),
+        Some("bench") => bench::bench(&rest),
+        Some("help" | "-h" | "--help") | None => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => Err(anyhow::anyhow!("no command `{other}`\n\n{USAGE}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `cargo xtask test`: all that CI runs, in its order.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::postgres::{self, Cluster};
+use crate::run::{cargo, run, target};
+use crate::tidy;
+
+/// cargo-deny is installed at this version, so that its checks do not change under us.
+const CARGO_DENY: &str = "0.20.2";
+
+type Step = (&'static str, &'static str, fn(&Options) -> Result<()>);
+
+const STEPS: &[Step] = &[
+    ("tools", "find or install what the checks need", tools),
+    ("fmt", "cargo fmt --check", |_| run(&mut cargo(&["fmt", "--all", "--check"]))),
+    ("clippy", "cargo clippy, warnings are errors", |_| {
+        run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    }),
+    ("deny", "licences, sources and banned crates", deny),
+    ("tidy", "cargo xtask tidy", |_| tidy::tidy()),
+    ("build", "everything the tests run", |_| run(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))),
+    ("tests", "cargo test with a PostgreSQL of its own", tests),
+];
+
+struct Options {
+    full: bool,
+    /// What goes to `cargo test`.
+    passed_on: Vec<String>,
+}
+
+/// Runs all steps, or the ones named.
+pub(crate) fn test(args: &[&str]) -> Result<()> {
+    let mut words = args.iter().copied();
+    let mut options = Options { full: false, passed_on: Vec::new() };
+    let mut chosen = Vec::new();
+    for word in words.by_ref() {
+        match word {
+            "--full" => options.full = true,
+            "--" => break,
+            step => match STEPS.iter().find(|(name, ..)| *name == step) {
+                Some(step) => chosen.push(step),
+                None => {
+                    let names: Vec<_> = STEPS.iter().map(|(name, ..)| *name).collect();
+                    bail!("no step `{step}`; there are {}", names.join(", "));
+                }
+            },
+        }
+    }
+    options.passed_on = words.map(str::to_owned).collect();
+    if chosen.is_empty() {
+        chosen = STEPS.iter().collect();
+    }
+    let mut times = Vec::new();
+    for (name, what, step) in chosen {
+        println!("--- {name}: {what}");
+        let start = Instant::now();
+        step(&options).with_context(|| {
+            format!("step {name} failed after {}; run it alone with `cargo xtask test {name}`", show(start.elapsed()))
+        })?;
+        println!("--- {name}: done in {}", show(start.elapsed()));
+        times.push(format!("{name} {}", show(start.elapsed())));
+    }
+    println!("--- all passed: {}", times.join(", "));
+    Ok(())
+}
+
+fn show(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+fn tools(_: &Options) -> Result<()> {
+    println!("PostgreSQL: {}", postgres::binaries()?.display());
+    println!("cargo-deny: {}", cargo_deny()?.display());
+    Ok(())
+}
+
+fn deny(_: &Options) -> Result<()> {
+    let mut command = std::process::Command::new(cargo_deny()?);
+    command.args(["--log-level", "error", "--all-features", "--locked", "check", "bans", "licenses", "sources"]);
+    run(command.current_dir(crate::run::root()))
+}
+
+/// Path of cargo-deny at our version; installed under the target directory where it is missing.
+fn cargo_deny() -> Result<std::path::PathBuf> {
+    let tools = target().join("tools");
+    let program = tools.join("bin/cargo-deny");
+    let version = std::process::Command::new(&program).arg("--version").output();
+    if version.is_ok_and(|v| String::from_utf8_lossy(&v.stdout).trim().ends_with(CARGO_DENY)) {
+        return Ok(program);
+    }
+    println!("installing cargo-deny {CARGO_DENY} into {}", tools.display());
+    let version = format!("cargo-deny@{CARGO_DENY}");
+    let mut install = cargo(&["install", "--locked", "--quiet", "--force", &version, "--root"]);
+    // A build directory of its own, removed afterwards: its objects are of no use to anybody.
+    let build = tools.join("build");
+    run(install.arg(&tools).arg("--target-dir").arg(&build))?;
+    std::fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))?;
+    Ok(program)
+}
+
+fn tests(options: &Options) -> Result<()> {
+    let cluster = Cluster::start()?;
+    let mut command = cargo(&["test", "--locked", "--workspace"]);
+    command.args(&options.passed_on);
+    command.env("MILECASTLE_TEST_POSTGRES", cluster.dsn());
+    command.env("MILECASTLE_BIN", target().join("debug/milecastle"));
+    if options.full {
+        command.env("MILECASTLE_TEST_FULL", "1");
+    }
+    // The cluster ends with this function, whatever the tests say.
+    run(&mut command)
+}
