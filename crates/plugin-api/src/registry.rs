@@ -234,19 +234,11 @@ impl Registry {
     /// Compiles one plugin; `None` for a credential.
     fn build(&self, name: &str, config: &Value, request: &Request<'_>) -> Result<Option<Built>, Vec<ConfigError>> {
         let Some(entry) = self.entries.get(name) else {
-            let text = if request.placement == Placement::Credential {
-                format!("unknown plugin {name}")
-            } else {
-                format!("unknown plugin [{name}]")
-            };
-            return Err(vec![ConfigError::new(text)]);
+            return Err(vec![ConfigError::new(format!("unknown plugin [{name}]"))]);
         };
         let Value::Object(members) = config else {
             return Err(vec![ConfigError::new(format!("invalid plugin conf {config} for plugin [{name}]"))]);
         };
-        if request.placement == Placement::Credential && entry.def.auth.is_none() {
-            return Err(vec![ConfigError::new("only supports auth type plugins in consumer credential")]);
-        }
         let disabled = members.get("_meta").and_then(Value::as_object).is_some_and(meta::disabled);
         match self.compile(entry, members, request) {
             // It still takes the place of a copy of lower precedence.

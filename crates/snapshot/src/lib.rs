@@ -1,1 +1,36 @@
+//! The one compiler: model objects and the plugin registry in, compiled configuration out.
+//!
+//! Both planes use it. The control plane asks [`Compiler::check`] before it accepts a write; a node builds a
+//! [`Snapshot`] with the same code, so what one accepts the other can run.
+//!
+//! Invariants:
+//! - Building does no I/O and reads no clock. Equal objects give an equal snapshot, whatever the order of the changes
+//!   that led there (an object in quarantine, which keeps its last good form, is the exception).
+//! - A snapshot never changes. The next one shares by `Arc` whatever a change does not touch; the cost of a change grows
+//!   with what it touches, not with the configuration.
+//! - An object that cannot be built is quarantined and reported, never half-built. It keeps its last good form; without
+//!   one, what depends on it answers 503. Nothing ever runs without a plugin that it should have.
+//! - References that dangle are legal and compile to the status that `docs/spec/routing.md` §8 gives.
+//!
+//! Deliberately absent: runtime state (pools, balancers, health, counters), which outlives snapshots and belongs to the
+//! data plane.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod certificates;
+mod compiled;
+mod compiler;
+mod credentials;
+mod people;
+mod plugins;
+mod route;
+mod snapshot;
+mod upstream;
+
+pub use certificates::{ClientAuth, CompiledSsl, TlsVersion};
+pub use compiled::{CompiledRoute, Outcome, Timeouts, UpstreamRef};
+pub use compiler::{Compiler, Rejected};
+pub use snapshot::Snapshot;
+pub use upstream::{Algorithm, CompiledNode, CompiledUpstream, HashOn, Keepalive, PassHost, UpstreamScheme};
+
+#[cfg(test)]
+mod tests;

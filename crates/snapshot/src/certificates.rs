@@ -1,0 +1,165 @@
+//! Certificates that clients are served, by server name (`docs/spec/tls.md` §2–§4).
+
+use crate::snapshot::Map;
+use milecastle_model::{Fault, Ssl};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use milecastle_matching::Pattern;
+use std::sync::Arc;
+
+/// A protocol version that an ssl object may list. What rustls cannot speak is accepted and never offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    V1_2,
+    /// TLS 1.3.
+    V1_3,
+}
+
+/// What is asked of a client's certificate (`docs/spec/tls.md` §6).
+#[derive(Debug)]
+pub struct ClientAuth {
+    /// Certificates of the authorities, as DER.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// Longest chain.
+    pub depth: u32,
+    /// Paths that need no certificate; if there are any, the handshake succeeds without one.
+    pub skip_uri: Vec<Pattern>,
+}
+
+/// An ssl object of type `server`, compiled.
+#[derive(Debug)]
+pub struct CompiledSsl {
+    /// Id of the object.
+    pub id: Arc<str>,
+    /// The main pair, then the others.
+    pub keys: Vec<Arc<CertifiedKey>>,
+    /// Mutual TLS.
+    pub client: Option<ClientAuth>,
+    /// Versions that replace the listener's; empty if the object lists none that can be spoken.
+    pub versions: Option<Vec<TlsVersion>>,
+    /// Names, lower-case without trailing dot.
+    pub(crate) names: Vec<Arc<str>>,
+}
+
+/// A certificate that one of our own connections presents to an upstream: an ssl object of type `client`, or a pair
+/// given inline.
+pub(crate) fn certified_key(cert: &str, key: &str) -> Result<Arc<CertifiedKey>, String> {
+    let chain = CertificateDer::pem_slice_iter(cert.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("failed to parse cert: {error}"))?;
+    if chain.is_empty() {
+        return Err("failed to parse cert: no certificate in the PEM text".into());
+    }
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| format!("failed to parse key: {error}"))?;
+    let key = any_supported_type(&key).map_err(|error| format!("failed to parse key: {error}"))?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
+
+/// Compiles an ssl object of type `server`.
+pub(crate) fn compile(id: &Arc<str>, ssl: &Ssl, resolve: &dyn Fn(&str) -> String) -> Result<CompiledSsl, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let pairs = std::iter::once((ssl.cert.as_deref(), ssl.key.as_ref()))
+        .chain(ssl.certs.iter().zip(&ssl.keys).map(|(cert, key)| (Some(cert.as_str()), Some(key))));
+    let mut keys = Vec::new();
+    for (index, (cert, key)) in pairs.enumerate() {
+        let (Some(cert), Some(key)) = (cert, key) else { continue };
+        match certified_key(&resolve(cert), &resolve(key.as_ref())) {
+            Ok(pair) => keys.push(pair),
+            Err(reason) if index == 0 => faults.push(Fault::rule("/cert", reason)),
+            Err(reason) => faults
+                .push(Fault::rule(format!("/certs/{}", index - 1), format!("failed to handle cert-key pair[{index}]: {reason}"))),
+        }
+    }
+    let client = ssl.client.as_ref().map(|client| {
+        let authorities = CertificateDer::pem_slice_iter(resolve(&client.ca).as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Fault::rule("/client/ca", format!("failed to validate client_cert: {error}")))?;
+        let skip_uri = client
+            .skip_mtls_uri_regex
+            .iter()
+            .map(|regex| Pattern::new(regex).map_err(|error| Fault::rule("/client/skip_mtls_uri_regex", error.to_string())))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(ClientAuth { authorities, depth: client.depth(), skip_uri })
+    });
+    let client = match client.transpose() {
+        Ok(client) => client,
+        Err(fault) => {
+            faults.push(fault);
+            None
+        }
+    };
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let versions = ssl.ssl_protocols.as_ref().map(|names| {
+        let version = |name: &String| match name.as_str() {
+            "TLSv1.2" => Some(TlsVersion::V1_2),
+            "TLSv1.3" => Some(TlsVersion::V1_3),
+            _ => None,
+        };
+        names.iter().filter_map(version).collect()
+    });
+    let names = ssl.names().map(|name| name.trim_end_matches('.').to_ascii_lowercase().into()).collect();
+    Ok(CompiledSsl { id: id.clone(), keys, client, versions, names })
+}
+
+/// Server names to certificates. Where two objects claim one name the smaller id wins.
+#[derive(Clone, Default)]
+pub(crate) struct Certificates {
+    by_name: Map<Vec<Arc<CompiledSsl>>>,
+}
+
+impl Certificates {
+    pub(crate) fn insert(&mut self, ssl: &Arc<CompiledSsl>) {
+        for name in &ssl.names {
+            let mut claims = self.by_name.get(&**name).cloned().unwrap_or_default();
+            claims.retain(|other| other.id != ssl.id);
+            claims.push(ssl.clone());
+            claims.sort_by(|a, b| a.id.cmp(&b.id));
+            self.by_name.insert(name.clone(), claims);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, ssl: &CompiledSsl) {
+        for name in &ssl.names {
+            let mut claims = self.by_name.get(&**name).cloned().unwrap_or_default();
+            claims.retain(|other| other.id != ssl.id);
+            if claims.is_empty() {
+                self.by_name.remove(&**name);
+            } else {
+                self.by_name.insert(name.clone(), claims);
+            }
+        }
+    }
+
+    /// Exact name, then the most specific wildcard, which stands for exactly one label, then `*`.
+    pub(crate) fn find(&self, name: &str) -> Option<&Arc<CompiledSsl>> {
+        let name = name.trim_end_matches('.');
+        let lower;
+        let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            lower = name.to_ascii_lowercase();
+            &lower
+        } else {
+            name
+        };
+        if let Some(found) = self.claim(name) {
+            return Some(found);
+        }
+        let mut rest = name;
+        while let Some((_, parent)) = rest.split_once('.') {
+            if let Some(found) = self.claim(&format!("*.{parent}")) {
+                // The most specific wildcard decides; it does not fall back to a wider one.
+                return (rest.len() == name.len()).then_some(found);
+            }
+            rest = parent;
+        }
+        self.claim("*")
+    }
+
+    fn claim(&self, name: &str) -> Option<&Arc<CompiledSsl>> {
+        self.by_name.get(name)?.first()
+    }
+}

@@ -1,0 +1,363 @@
+//! Checking one object, and deriving the next snapshot from the one before.
+
+use crate::certificates::{self, CompiledSsl};
+use crate::people;
+use crate::route::{self, plugins_of};
+use crate::snapshot::Snapshot;
+use crate::upstream::{self, CompiledUpstream};
+use milecastle_matching::RouterMode;
+use milecastle_model::{Change, Fault, GlobalRule, Key, Kind, Object, Plugins, Ssl, Upstream};
+use milecastle_plugin_api::{Built, Chain, ConfigError, Owner, Placement, Registry};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// An object that could not be built, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Which object.
+    pub key: Key,
+    /// The first fault, with its path.
+    pub reason: String,
+}
+
+/// Turns model objects into compiled configuration. One for each process and gateway group.
+pub struct Compiler {
+    registry: Arc<Registry>,
+    mode: RouterMode,
+    no_plugins: Arc<Chain>,
+}
+
+impl Compiler {
+    /// A compiler for the plugins of `registry`; `mode` decides how routes are matched.
+    pub fn new(registry: Arc<Registry>, mode: RouterMode) -> Self {
+        Self { registry, mode, no_plugins: Arc::default() }
+    }
+
+    /// The enabled plugins.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Everything that a write can be refused for without looking at another object, in the order in which the Admin
+    /// API checks: schema, rules of the kind, plugins. Empty if the object is acceptable.
+    ///
+    /// `id` is the identity in the store ([`Key`]).
+    pub fn check(&self, kind: Kind, id: &str, body: &Value) -> Vec<Fault> {
+        let mut faults = milecastle_model::check(kind, body);
+        let key = Key::new(kind, id);
+        let nothing = Snapshot::empty("", self.mode);
+        if faults.is_empty() {
+            // The typed forms exist only for bodies that fit their schema.
+            faults = match kind {
+                Kind::Route => route::check(self, &key, body),
+                Kind::Service => route::compile_service(self, &nothing, &key, body).err().unwrap_or_default(),
+                Kind::Consumer | Kind::Credential => people::compile(self, &nothing, &key, body).err().unwrap_or_default(),
+                Kind::Upstream => self.upstream(&key, body).err().unwrap_or_default(),
+                Kind::Ssl => self.ssl(&key, body).err().unwrap_or_default(),
+                Kind::PluginMetadata => self.metadata(&key, body).err().unwrap_or_default(),
+                Kind::GlobalRule | Kind::PluginConfig | Kind::ConsumerGroup => {
+                    self.build_plugins(&nothing, plugins_of(body), Placement::Object, &key).1
+                }
+                Kind::StreamRoute | Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => Vec::new(),
+            };
+        } else if kind != Kind::PluginMetadata {
+            // Faults of plugins are found beside those of the schema, so that one answer can name them all.
+            let placement = match kind {
+                Kind::Consumer => Placement::Consumer,
+                Kind::Credential => Placement::Credential,
+                _ => Placement::Object,
+            };
+            if kind != Kind::StreamRoute {
+                faults.extend(self.build_plugins(&nothing, plugins_of(body), placement, &key).1);
+            }
+        }
+        faults
+    }
+
+    /// The snapshot of a full set of objects.
+    pub fn build(&self, lineage: &str, revision: u64, objects: Vec<Object>) -> (Snapshot, Vec<Rejected>) {
+        self.build_over(&Snapshot::empty(lineage, self.mode), lineage, revision, objects)
+    }
+
+    /// The snapshot of a full set of objects, sharing with `previous` whatever is equal in both. Objects that cannot be
+    /// built keep the form that they have in `previous`.
+    pub fn build_over(
+        &self,
+        previous: &Snapshot,
+        lineage: &str,
+        revision: u64,
+        objects: Vec<Object>,
+    ) -> (Snapshot, Vec<Rejected>) {
+        let given: BTreeMap<&Key, &Object> = objects.iter().map(|object| (&object.key, object)).collect();
+        let gone = previous.objects.keys().filter(|key| !given.contains_key(key));
+        let mut changes: Vec<Change> = gone.map(|key| Change::Delete { key: key.clone(), revision }).collect();
+        let differs = |object: &&&Object| previous.objects.get(&object.key) != Some(object);
+        changes.extend(given.values().filter(differs).map(|object| Change::Put((*object).clone())));
+        let (mut next, rejected) = self.apply(previous, revision, &changes);
+        next.lineage = lineage.into();
+        (next, rejected)
+    }
+
+    /// The snapshot after `changes`.
+    pub fn apply(&self, base: &Snapshot, revision: u64, changes: &[Change]) -> (Snapshot, Vec<Rejected>) {
+        let mut next = base.clone();
+        next.revision = revision;
+        let mut touched = BTreeSet::new();
+        for change in changes {
+            match change {
+                Change::Put(object) => drop(next.objects.insert(object.key.clone(), object.clone())),
+                Change::Delete { key, .. } => drop(next.objects.remove(key)),
+            }
+            touched.insert(change.key().clone());
+        }
+        let mut pass = Pass { compiler: self, next, rejected: Vec::new() };
+        pass.run(touched);
+        (pass.next, pass.rejected)
+    }
+
+    pub(crate) fn no_plugins(&self) -> Arc<Chain> {
+        self.no_plugins.clone()
+    }
+
+    pub(crate) fn typed<T: DeserializeOwned>(&self, body: &Value) -> Result<T, Vec<Fault>> {
+        T::deserialize(body).map_err(|error| vec![Fault::configuration("", error.to_string())])
+    }
+
+    pub(crate) fn build_plugins(
+        &self,
+        base: &Snapshot,
+        plugins: &Plugins,
+        placement: Placement,
+        key: &Key,
+    ) -> (Vec<Built>, Vec<Fault>) {
+        if plugins.is_empty() {
+            return (Vec::new(), Vec::new());
+        }
+        let metadata = |name: &str| {
+            let object = base.objects.get(&Key::new(Kind::PluginMetadata, name))?;
+            serde_json::from_slice(&object.body).ok()
+        };
+        let (built, faults) = self.registry.build_all(plugins, placement, &Owner(key.path().into()), &metadata);
+        let below = |fault: ConfigError| Fault::rule(format!("/plugins{}", fault.path), fault.message);
+        (built, faults.into_iter().map(below).collect())
+    }
+
+    fn upstream(&self, key: &Key, body: &Value) -> Result<CompiledUpstream, Vec<Fault>> {
+        let upstream: Upstream = self.typed(body)?;
+        upstream::compile(key.path().into(), &upstream)
+    }
+
+    fn ssl(&self, key: &Key, body: &Value) -> Result<Option<CompiledSsl>, Vec<Fault>> {
+        let ssl: Ssl = self.typed(body)?;
+        let compiled = certificates::compile(&key.id, &ssl, &|text| {
+            self.registry.secrets().resolve(text).unwrap_or_else(|| text.to_owned())
+        })?;
+        Ok((ssl.is_server() && ssl.enabled()).then_some(compiled))
+    }
+
+    fn metadata(&self, key: &Key, body: &Value) -> Result<Option<Arc<dyn std::any::Any + Send + Sync>>, Vec<Fault>> {
+        let mut own = body.clone();
+        if let Value::Object(members) = &mut own {
+            members.remove("id");
+        }
+        match self.registry.build_metadata(&key.id, &own) {
+            None => Err(vec![Fault::rule("", "invalid plugin name")]),
+            Some(Ok(compiled)) => Ok(compiled),
+            Some(Err(faults)) => {
+                Err(faults.into_iter().map(|fault| Fault::configuration(fault.path, fault.message)).collect())
+            }
+        }
+    }
+}
+
+/// One derivation of a snapshot from the one before.
+struct Pass<'a> {
+    compiler: &'a Compiler,
+    next: Snapshot,
+    rejected: Vec<Rejected>,
+}
+
+impl Pass<'_> {
+    /// Compiles what was touched and what depends on it, each kind after those that it is built from.
+    fn run(&mut self, touched: BTreeSet<Key>) {
+        let of = |kind: Kind| touched.iter().filter(move |key| key.kind == kind).cloned().collect::<Vec<_>>();
+        let mut routes: BTreeSet<Key> = of(Kind::Route).into_iter().collect();
+        let mut consumers: BTreeSet<Arc<str>> = BTreeSet::new();
+        of(Kind::PluginMetadata).iter().for_each(|key| self.metadata(key));
+        of(Kind::Upstream).iter().for_each(|key| self.upstream(key));
+        for key in of(Kind::PluginConfig).into_iter().chain(of(Kind::Service)) {
+            self.mergeable(&key);
+            let named_by = self.next.dependents.get(&key);
+            routes.extend(named_by.into_iter().flatten().map(|id| Key::new(Kind::Route, id.clone())));
+        }
+        for key in of(Kind::ConsumerGroup) {
+            self.mergeable(&key);
+            consumers.extend(self.next.members_of(&key.id));
+        }
+        of(Kind::GlobalRule).iter().for_each(|key| self.global_rule(key));
+        for key in of(Kind::Consumer).into_iter().chain(of(Kind::Credential)) {
+            self.holder(&key);
+            consumers.insert(key.parent().map_or_else(|| key.id.clone(), |consumer| consumer.id));
+        }
+        consumers.iter().for_each(|name| self.next.refresh_consumer(name));
+        of(Kind::Ssl).iter().for_each(|key| self.ssl(key));
+        routes.iter().for_each(|key| self.route(key));
+        for key in touched.iter().filter(|key| !self.next.objects.contains_key(key)) {
+            self.next.quarantined.remove(key);
+        }
+    }
+
+    /// Builds the present form of an object, if there is one. `Some(None)`: it is gone; `None`: it is in quarantine now.
+    fn form<T>(&mut self, key: &Key, build: impl FnOnce(&Self, &Value) -> Result<T, Vec<Fault>>) -> Option<Option<T>> {
+        let Some(object) = self.next.objects.get(key) else { return Some(None) };
+        let parsed = serde_json::from_slice::<Value>(&object.body)
+            .map_err(|error| vec![Fault::configuration("", format!("not JSON: {error}"))]);
+        match parsed.and_then(|body| build(self, &body)) {
+            Ok(form) => {
+                self.next.quarantined.remove(key);
+                Some(Some(form))
+            }
+            Err(faults) => {
+                let reason = match faults.first() {
+                    Some(fault) if fault.path.is_empty() => fault.to_string(),
+                    Some(fault) => format!("{}: {fault}", fault.path),
+                    None => "unknown fault".into(),
+                };
+                tracing::warn!(object = %key, reason, "object in quarantine");
+                self.rejected.push(Rejected { key: key.clone(), reason });
+                self.next.quarantined.insert(key.clone());
+                None
+            }
+        }
+    }
+
+    fn metadata(&mut self, key: &Key) {
+        let form = self.form(key, |pass, body| pass.compiler.metadata(key, body));
+        match form.map(Option::flatten) {
+            Some(Some(compiled)) => drop(self.next.metadata.insert(key.id.clone(), compiled)),
+            Some(None) => drop(self.next.metadata.remove(&*key.id)),
+            None => {}
+        }
+    }
+
+    fn upstream(&mut self, key: &Key) {
+        match self.form(key, |pass, body| pass.compiler.upstream(key, body)) {
+            Some(Some(compiled)) => drop(self.next.upstreams.insert(key.id.clone(), Arc::new(compiled))),
+            Some(None) => drop(self.next.upstreams.remove(&*key.id)),
+            None if self.next.upstreams.contains_key(&*key.id) => {}
+            // Without nodes: requests that need it are answered with 503.
+            None => {
+                let unusable = upstream::compile(key.path().into(), &Upstream::default());
+                let unusable = unusable.expect("an upstream without nodes compiles");
+                self.next.upstreams.insert(key.id.clone(), Arc::new(unusable));
+            }
+        }
+    }
+
+    /// A service, plugin_config or consumer group.
+    fn mergeable(&mut self, key: &Key) {
+        fn put<T>(map: &mut crate::snapshot::Map<crate::snapshot::Slot<T>>, id: &Arc<str>, form: Option<Option<T>>) {
+            match form {
+                Some(Some(form)) => drop(map.insert(id.clone(), Some(Arc::new(form)))),
+                Some(None) => drop(map.remove(&**id)),
+                None if map.contains_key(&**id) => {}
+                None => drop(map.insert(id.clone(), None)),
+            }
+        }
+        if key.kind == Kind::Service {
+            let form = self.form(key, |pass, body| route::compile_service(pass.compiler, &pass.next, key, body));
+            return put(&mut self.next.services, &key.id, form);
+        }
+        let form = self.form(key, |pass, body| pass.plugins(key, body));
+        match key.kind {
+            Kind::PluginConfig => put(&mut self.next.plugin_configs, &key.id, form),
+            _ => put(&mut self.next.consumer_groups, &key.id, form),
+        }
+    }
+
+    fn plugins(&self, key: &Key, body: &Value) -> Result<Vec<Built>, Vec<Fault>> {
+        let (built, faults) = self.compiler.build_plugins(&self.next, plugins_of(body), Placement::Object, key);
+        if faults.is_empty() { Ok(built) } else { Err(faults) }
+    }
+
+    fn global_rule(&mut self, key: &Key) {
+        let form = self.form(key, |pass, body| {
+            pass.compiler.typed::<GlobalRule>(body)?;
+            pass.plugins(key, body)
+        });
+        match form {
+            Some(plugins) => self.next.global_rules.set(&key.id, plugins),
+            None => self.next.global_rules.quarantine(&key.id),
+        }
+    }
+
+    fn holder(&mut self, key: &Key) {
+        let form = self.form(key, |pass, body| people::compile(pass.compiler, &pass.next, key, body));
+        if let Some(holder) = form {
+            self.next.set_holder(key, holder);
+        }
+    }
+
+    fn ssl(&mut self, key: &Key) {
+        let Some(form) = self.form(key, |pass, body| pass.compiler.ssl(key, body)) else { return };
+        if let Some(old) = self.next.ssls.remove(&*key.id) {
+            self.next.certificates.remove(&old);
+        }
+        if let Some(ssl) = form.flatten().map(Arc::new) {
+            self.next.certificates.insert(&ssl);
+            self.next.ssls.insert(key.id.clone(), ssl);
+        }
+    }
+
+    fn route(&mut self, key: &Key) {
+        self.depend(key);
+        let form = self.form(key, |pass, body| route::compile(pass.compiler, &pass.next, key, body, false));
+        let form = match form {
+            Some(form) => form,
+            None if self.next.router.contains(&key.id) => return,
+            // Never had a good form: what its conditions match is refused rather than served without its plugins.
+            None => {
+                let body = self.next.objects.get(key).and_then(|object| serde_json::from_slice(&object.body).ok());
+                body.and_then(|body: Value| route::compile(self.compiler, &self.next, key, &body, true).ok())
+            }
+        };
+        self.next.body_routes.remove(&key.id);
+        self.next.router.remove(&key.id);
+        if let Some((entry, reads_body)) = form.and_then(|form| Some((form.entry?, form.reads_body))) {
+            self.next.router.insert(entry);
+            if reads_body {
+                self.next.body_routes.insert(key.id.clone());
+            }
+        }
+    }
+
+    /// Keeps the index from services and plugin_configs to the routes that name them.
+    fn depend(&mut self, key: &Key) {
+        let now: Vec<Key> = match self.next.objects.get(key) {
+            Some(object) => serde_json::from_slice::<Value>(&object.body)
+                .map(|body| route::merged_from(&body).collect())
+                .unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let before = self.next.merged_from.remove(&*key.id).unwrap_or_default();
+        for old in before.iter().filter(|old| !now.contains(old)) {
+            let mut routes = self.next.dependents.get(old).cloned().unwrap_or_default();
+            routes.remove(&key.id);
+            if routes.is_empty() {
+                self.next.dependents.remove(old);
+            } else {
+                self.next.dependents.insert(old.clone(), routes);
+            }
+        }
+        for new in now.iter().filter(|new| !before.contains(new)) {
+            let mut routes = self.next.dependents.get(new).cloned().unwrap_or_default();
+            routes.insert(key.id.clone());
+            self.next.dependents.insert(new.clone(), routes);
+        }
+        if !now.is_empty() {
+            self.next.merged_from.insert(key.id.clone(), now.into());
+        }
+    }
+}

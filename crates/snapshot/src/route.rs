@@ -1,0 +1,203 @@
+//! Routes, and the services and plugin_configs that are merged into them.
+
+use crate::compiled::{CompiledRoute, Outcome, UpstreamRef};
+use crate::compiler::Compiler;
+use crate::snapshot::Snapshot;
+use crate::upstream::{self, CompiledUpstream};
+use http::StatusCode;
+use milecastle_matching::{CidrSet, Expr, RouteEntry};
+use milecastle_model::{Fault, Key, Kind, Plugins, Route, Service};
+use milecastle_plugin_api::{Built, Chain, Placement, RouteInfo};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// A service, compiled: what its routes inherit.
+pub(crate) struct CompiledService {
+    pub service: Service,
+    pub plugins: Vec<Built>,
+    pub upstream: Option<Arc<CompiledUpstream>>,
+}
+
+/// A route, compiled, and what it depends on.
+pub(crate) struct Compiled {
+    /// `None` if the route's status takes it out.
+    pub entry: Option<RouteEntry<Arc<CompiledRoute>>>,
+    pub reads_body: bool,
+}
+
+/// The objects that a route is merged from, whether they exist or not.
+pub(crate) fn merged_from(body: &Value) -> impl Iterator<Item = Key> {
+    let named = |attribute: &str, kind: Kind| {
+        let id = match body.get(attribute)? {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => return None,
+        };
+        Some(Key::new(kind, id))
+    };
+    [named("service_id", Kind::Service), named("plugin_config_id", Kind::PluginConfig)].into_iter().flatten()
+}
+
+pub(crate) fn compile_service(
+    compiler: &Compiler,
+    base: &Snapshot,
+    key: &Key,
+    body: &Value,
+) -> Result<CompiledService, Vec<Fault>> {
+    let service: Service = compiler.typed(body)?;
+    let (plugins, mut faults) = compiler.build_plugins(base, plugins_of(body), Placement::Object, key);
+    let upstream = inline(key, service.upstream.as_ref()).unwrap_or_else(|found| {
+        faults.extend(found);
+        None
+    });
+    if faults.is_empty() { Ok(CompiledService { service, plugins, upstream }) } else { Err(faults) }
+}
+
+fn inline(key: &Key, upstream: Option<&milecastle_model::Upstream>) -> Result<Option<Arc<CompiledUpstream>>, Vec<Fault>> {
+    let Some(upstream) = upstream else { return Ok(None) };
+    upstream::compile(key.path().into(), upstream).map(|compiled| Some(Arc::new(compiled))).map_err(|faults| {
+        let below = |fault: Fault| Fault { path: format!("/upstream{}", fault.path), ..fault };
+        faults.into_iter().map(below).collect()
+    })
+}
+
+static NO_PLUGINS: std::sync::LazyLock<Plugins> = std::sync::LazyLock::new(Plugins::new);
+
+/// The plugins of an object's body.
+pub(crate) fn plugins_of(body: &Value) -> &Plugins {
+    body.get("plugins").and_then(Value::as_object).unwrap_or(&NO_PLUGINS)
+}
+
+/// All faults of a route that concern no other object.
+pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> {
+    let route: Route = match compiler.typed(body) {
+        Ok(route) => route,
+        Err(faults) => return faults,
+    };
+    let mut faults = conditions(&route).err().unwrap_or_default();
+    let nothing = Snapshot::empty("", Default::default());
+    faults.extend(compiler.build_plugins(&nothing, plugins_of(body), Placement::Object, key).1);
+    faults.extend(inline(key, route.upstream.as_ref()).err().unwrap_or_default());
+    faults
+}
+
+/// Compiles the conditions of a route; a route in quarantine keeps them.
+fn conditions(route: &Route) -> Result<(Option<Expr>, Option<CidrSet>), Vec<Fault>> {
+    let mut faults = Vec::new();
+    let vars = route.vars.as_ref().map(Expr::parse).transpose().unwrap_or_else(|error| {
+        faults.push(Fault::rule("/vars", format!("failed to validate the 'vars' expression: {error}")));
+        None
+    });
+    let addresses: Vec<&str> = route.remote_addrs().collect();
+    let addresses = (!addresses.is_empty()).then(|| CidrSet::parse(&addresses)).transpose().unwrap_or_else(|error| {
+        faults.push(Fault::configuration("/remote_addr", error.to_string()));
+        None
+    });
+    if faults.is_empty() { Ok((vars, addresses)) } else { Err(faults) }
+}
+
+/// Compiles a route against the services and plugin_configs of `base`.
+///
+/// With `quarantine` set the plugins and the upstream are left aside, and what matches is answered with 503.
+pub(crate) fn compile(
+    compiler: &Compiler,
+    base: &Snapshot,
+    key: &Key,
+    body: &Value,
+    quarantine: bool,
+) -> Result<Compiled, Vec<Fault>> {
+    let route: Route = compiler.typed(body)?;
+    let (vars, addresses) = conditions(&route)?;
+    let reads_body = vars.as_ref().is_some_and(Expr::reads_body);
+    let mut outcome = if quarantine { Outcome::Fail(StatusCode::SERVICE_UNAVAILABLE) } else { Outcome::Serve };
+    let mut faults = Vec::new();
+    let mut plugins = Vec::new();
+    if !quarantine {
+        (plugins, faults) = compiler.build_plugins(base, plugins_of(body), Placement::Object, key);
+    }
+    let mut inherit = |from: &[Built]| {
+        let missing: Vec<Built> = from.iter().filter(|new| plugins.iter().all(|own| own.name() != new.name())).cloned().collect();
+        plugins.extend(missing);
+    };
+    let mut service = None;
+    for merged in merged_from(body) {
+        let (slot, missing) = match merged.kind {
+            Kind::PluginConfig => {
+                let slot = base.plugin_configs.get(&*merged.id);
+                slot.iter().flat_map(|slot| slot.as_deref()).for_each(|own| inherit(own));
+                (slot.map(Option::is_some), StatusCode::SERVICE_UNAVAILABLE)
+            }
+            _ => {
+                let slot = base.services.get(&*merged.id);
+                service = slot.and_then(Clone::clone);
+                (slot.map(Option::is_some), StatusCode::NOT_FOUND)
+            }
+        };
+        if outcome == Outcome::Serve {
+            outcome = match slot {
+                Some(true) => Outcome::Serve,
+                Some(false) => Outcome::Fail(StatusCode::SERVICE_UNAVAILABLE),
+                None => Outcome::Fail(missing),
+            };
+        }
+    }
+    if let Some(service) = &service {
+        inherit(&service.plugins);
+    }
+    let own_upstream = if quarantine { Ok(None) } else { inline(key, route.upstream.as_ref()) };
+    let own_upstream = own_upstream.unwrap_or_else(|found| {
+        faults.extend(found);
+        None
+    });
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let parent = service.as_deref();
+    let upstream = match (&route.upstream_id, own_upstream, parent) {
+        (Some(id), _, _) => UpstreamRef::Id(id.to_string().into()),
+        (None, Some(own), _) => UpstreamRef::Inline(own),
+        (None, None, Some(parent)) => match (&parent.service.upstream_id, &parent.upstream) {
+            (Some(id), _) => UpstreamRef::Id(id.to_string().into()),
+            (None, Some(shared)) => UpstreamRef::Inline(shared.clone()),
+            (None, None) => UpstreamRef::None,
+        },
+        (None, None, None) => UpstreamRef::None,
+    };
+    let info = Arc::new(RouteInfo {
+        id: key.id.clone(),
+        name: route.name.as_deref().map(Into::into),
+        service_id: route.service_id.as_ref().map(|id| id.to_string().into()),
+        service_name: parent.and_then(|parent| parent.service.name.as_deref()).map(Into::into),
+        labels: labels(&route, parent),
+    });
+    let chain = if plugins.is_empty() { compiler.no_plugins() } else { Arc::new(Chain::new(plugins)) };
+    let websocket = route.enable_websocket.or(parent.and_then(|parent| parent.service.enable_websocket)).unwrap_or(false);
+    let own_hosts: Vec<&str> = route.hosts().collect();
+    let hosts = match parent {
+        Some(parent) if own_hosts.is_empty() => parent.service.hosts().collect(),
+        _ => own_hosts,
+    };
+    let compiled = CompiledRoute {
+        info,
+        outcome,
+        chain,
+        upstream,
+        timeout: route.timeout.as_ref().map(upstream::timeouts),
+        websocket,
+    };
+    let entry = route.enabled().then(|| {
+        RouteEntry::new(key.id.clone(), Arc::new(compiled))
+            .paths(route.uris())
+            .hosts(hosts)
+            .methods(route.methods())
+            .remote_addrs(addresses)
+            .priority(route.priority())
+            .vars(vars)
+    });
+    Ok(Compiled { entry, reads_body })
+}
+
+fn labels(route: &Route, parent: Option<&CompiledService>) -> Vec<(Arc<str>, Arc<str>)> {
+    let own = route.labels.as_ref().or_else(|| parent.and_then(|parent| parent.service.labels.as_ref()));
+    own.into_iter().flatten().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
+}

@@ -1,0 +1,182 @@
+//! One version of the configuration, ready to serve.
+
+use crate::certificates::{Certificates, CompiledSsl};
+use crate::compiled::CompiledRoute;
+use crate::credentials::Credentials;
+use crate::people::Holder;
+use crate::plugins::GlobalRules;
+use crate::route::CompiledService;
+use crate::upstream::CompiledUpstream;
+use foldhash::fast::RandomState;
+use imbl::shared_ptr::DefaultSharedPtr;
+use imbl::{GenericHashMap, OrdMap, OrdSet};
+use milecastle_matching::{Router, RouterMode};
+use milecastle_model::{Key, Kind, Object};
+use milecastle_plugin_api::{Built, Chain, Consumer, CredentialMatch};
+use std::any::Any;
+use std::sync::Arc;
+
+/// A persistent map by id.
+pub(crate) type Map<V> = GenericHashMap<Arc<str>, V, RandomState, DefaultSharedPtr>;
+
+/// What other objects are built from; `None` while it is in quarantine without ever having had a good form.
+pub(crate) type Slot<T> = Option<Arc<T>>;
+
+/// One version of the configuration. Cloning is cheap and shares everything.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(crate) lineage: Arc<str>,
+    pub(crate) revision: u64,
+    /// What was received, whether it could be built or not.
+    pub(crate) objects: OrdMap<Key, Object>,
+    /// Keys of objects whose present form could not be built.
+    pub(crate) quarantined: OrdSet<Key>,
+    pub(crate) router: Router<Arc<CompiledRoute>>,
+    /// Routes whose conditions read the request's body.
+    pub(crate) body_routes: OrdSet<Arc<str>>,
+    /// Routes by the service or plugin_config that they name, whether it exists or not.
+    pub(crate) dependents: GenericHashMap<Key, OrdSet<Arc<str>>, RandomState, DefaultSharedPtr>,
+    /// The other direction, for routes that name one.
+    pub(crate) merged_from: Map<Arc<[Key]>>,
+    pub(crate) services: Map<Slot<CompiledService>>,
+    pub(crate) plugin_configs: Map<Slot<Vec<Built>>>,
+    pub(crate) consumer_groups: Map<Slot<Vec<Built>>>,
+    pub(crate) upstreams: Map<Arc<CompiledUpstream>>,
+    pub(crate) global_rules: GlobalRules,
+    pub(crate) holders: OrdMap<Key, Arc<Holder>>,
+    pub(crate) consumers: Map<Arc<Consumer>>,
+    pub(crate) credentials: Credentials,
+    pub(crate) ssls: Map<Arc<CompiledSsl>>,
+    pub(crate) certificates: Certificates,
+    pub(crate) metadata: Map<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Snapshot {
+    /// A configuration without any object.
+    pub fn empty(lineage: &str, mode: RouterMode) -> Self {
+        Self {
+            lineage: lineage.into(),
+            revision: 0,
+            objects: OrdMap::new(),
+            quarantined: OrdSet::new(),
+            router: Router::new(mode),
+            body_routes: OrdSet::new(),
+            dependents: GenericHashMap::default(),
+            merged_from: Map::default(),
+            services: Map::default(),
+            plugin_configs: Map::default(),
+            consumer_groups: Map::default(),
+            upstreams: Map::default(),
+            global_rules: GlobalRules::default(),
+            holders: OrdMap::new(),
+            consumers: Map::default(),
+            credentials: Credentials::default(),
+            ssls: Map::default(),
+            certificates: Certificates::default(),
+            metadata: Map::default(),
+        }
+    }
+
+    /// Lineage of the store that the objects come from.
+    pub fn lineage(&self) -> &str {
+        &self.lineage
+    }
+
+    /// Revision of the store.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The routes that can match.
+    pub fn router(&self) -> &Router<Arc<CompiledRoute>> {
+        &self.router
+    }
+
+    /// Whether a route's conditions read the request's body, so that it must be read before the match.
+    pub fn wants_body(&self) -> bool {
+        !self.body_routes.is_empty()
+    }
+
+    /// The plugins of all global rules. A name that occurs in several of them is left out
+    /// (`docs/spec/plugins/_phases.md` §6.1).
+    pub fn global(&self) -> &Arc<Chain> {
+        self.global_rules.chain()
+    }
+
+    /// Whether every global rule runs. If not, one is in quarantine without ever having had a good form: requests are to
+    /// be answered with 503, for none may go without a plugin that it should have.
+    pub fn global_is_whole(&self) -> bool {
+        self.global_rules.is_whole()
+    }
+
+    /// An upstream object.
+    pub fn upstream(&self, id: &str) -> Option<&Arc<CompiledUpstream>> {
+        self.upstreams.get(id)
+    }
+
+    /// The certificate for a server name, by the rules of `docs/spec/tls.md` §3.
+    pub fn certificate(&self, sni: &str) -> Option<&Arc<CompiledSsl>> {
+        self.certificates.find(sni)
+    }
+
+    /// The credential of a plugin with this key.
+    pub fn credential(&self, plugin: &str, key: &str) -> Option<CredentialMatch> {
+        self.credentials.get(plugin, key)
+    }
+
+    /// Whether any consumer has a credential of this plugin.
+    pub fn has_credentials(&self, plugin: &str) -> bool {
+        self.credentials.any(plugin)
+    }
+
+    /// A consumer by username.
+    pub fn consumer(&self, name: &str) -> Option<&Arc<Consumer>> {
+        self.consumers.get(name)
+    }
+
+    /// The compiled metadata of a plugin.
+    pub fn metadata(&self, plugin: &str) -> Option<&Arc<dyn Any + Send + Sync>> {
+        self.metadata.get(plugin)
+    }
+
+    /// An object as it was received.
+    pub fn object(&self, key: &Key) -> Option<&Object> {
+        self.objects.get(key)
+    }
+
+    /// All objects of a kind as they were received, by id.
+    pub fn objects(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        let from = Key::new(kind, "");
+        self.objects.range(from..).take_while(move |(key, _)| key.kind == kind).map(|(_, object)| object)
+    }
+
+    /// All objects as they were received, by key.
+    pub fn all_objects(&self) -> impl Iterator<Item = &Object> {
+        self.objects.values()
+    }
+
+    /// Number of objects.
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there is no object at all. That is a configuration too: 404 for every request.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// Objects whose present form could not be built.
+    pub fn quarantined(&self) -> impl Iterator<Item = &Key> {
+        self.quarantined.iter()
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("lineage", &self.lineage)
+            .field("revision", &self.revision)
+            .field("objects", &self.objects.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,244 @@
+//! Upstreams: nodes, balancing and how to talk to them (`docs/spec/resources.md` §3).
+
+use crate::compiled::Timeouts;
+use http::HeaderValue;
+use milecastle_model::{Fault, Upstream};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a consistent hash is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HashOn {
+    /// A variable.
+    Vars(Arc<str>),
+    /// A request header.
+    Header(Arc<str>),
+    /// A cookie.
+    Cookie(Arc<str>),
+    /// The consumer's name.
+    Consumer,
+    /// A template of variables.
+    VarsCombinations(Arc<str>),
+}
+
+/// How a node is chosen (`docs/spec/upstream-balancing.md` §4).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// Weighted round robin.
+    RoundRobin,
+    /// Consistent hash.
+    ConsistentHash(HashOn),
+    /// Least connections in relation to the weight.
+    LeastConn,
+    /// Exponentially weighted moving average of the response time.
+    Ewma,
+    /// A name that this version does not know; requests fail when they need a node.
+    Unknown(Arc<str>),
+}
+
+/// What is spoken with the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UpstreamScheme {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/1.1 over TLS.
+    Https,
+    /// gRPC: HTTP/2 with prior knowledge.
+    Grpc,
+    /// gRPC over TLS.
+    Grpcs,
+    /// A scheme of the TCP and UDP proxy, or one that this version does not know.
+    Other,
+}
+
+impl UpstreamScheme {
+    fn of(name: &str) -> Self {
+        match name {
+            "http" => Self::Http,
+            "https" => Self::Https,
+            "grpc" => Self::Grpc,
+            "grpcs" => Self::Grpcs,
+            _ => Self::Other,
+        }
+    }
+
+    /// Its name in configuration and variables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Grpc => "grpc",
+            Self::Grpcs => "grpcs",
+            Self::Other => "",
+        }
+    }
+
+    /// Whether TLS is spoken.
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::Grpcs)
+    }
+
+    /// The port of a node that names none, and the one left out of a Host header.
+    pub fn default_port(self) -> u16 {
+        if self.is_tls() { 443 } else { 80 }
+    }
+}
+
+/// Which Host the upstream sees (`docs/spec/upstream-balancing.md` §8.1).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PassHost {
+    /// The client's.
+    Pass,
+    /// The node's.
+    Node,
+    /// This one.
+    Rewrite(HeaderValue),
+}
+
+/// Idle connections kept for each worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Keepalive {
+    /// How many; `None` for the listener's default pool.
+    pub size: u32,
+    /// How long one is kept idle.
+    pub idle_timeout: Duration,
+    /// Requests after which one is closed.
+    pub requests: u32,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CompiledNode {
+    /// Host as configured, brackets removed.
+    pub host: Arc<str>,
+    /// The address, if the host is one.
+    pub addr: Option<IpAddr>,
+    /// Port.
+    pub port: u16,
+    /// Share of the requests.
+    pub weight: u32,
+    /// Tier, higher first.
+    pub priority: i32,
+    /// Host header for `pass_host: node`.
+    pub host_header: HeaderValue,
+}
+
+/// An upstream, ready to balance over.
+#[derive(Debug)]
+pub struct CompiledUpstream {
+    /// Path of the object that carries it, such as `/upstreams/1` or, inline, `/routes/7`. State that outlives snapshots
+    /// is kept under it.
+    pub key: Arc<str>,
+    /// The nodes, in configuration order.
+    pub nodes: Arc<[CompiledNode]>,
+    /// How one is chosen.
+    pub algorithm: Algorithm,
+    /// What is spoken with them.
+    pub scheme: UpstreamScheme,
+    /// Which Host they see.
+    pub pass_host: PassHost,
+    /// Tries after the first; as many as there are further nodes if it is `None`.
+    pub retries: Option<u32>,
+    /// No retry starts later than this after the first try.
+    pub retry_timeout: Option<Duration>,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Its own idle pool, if it has one.
+    pub keepalive: Option<Keepalive>,
+    /// Whether it names its nodes through service discovery.
+    pub discovered: bool,
+    /// The certificate of the upstream is verified.
+    pub verify: bool,
+    /// Changes when nodes, algorithm or scheme do: balancer state is made anew then.
+    pub fingerprint: u64,
+}
+
+/// Compiles an upstream object or an inline one; `key` is the path of the object that carries it.
+///
+/// # Errors
+/// A host that cannot be a header value.
+pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpstream, Vec<Fault>> {
+    let scheme = UpstreamScheme::of(upstream.scheme());
+    let mut faults = Vec::new();
+    let mut nodes = Vec::with_capacity(upstream.nodes.len());
+    for (index, node) in upstream.nodes.iter().enumerate() {
+        let port = node.port.unwrap_or_else(|| scheme.default_port());
+        let host = node.host.trim_start_matches('[').trim_end_matches(']');
+        let addr: Option<IpAddr> = host.parse().ok();
+        let bracketed = match addr {
+            Some(IpAddr::V6(_)) => format!("[{host}]"),
+            _ => host.to_owned(),
+        };
+        let header = if port == scheme.default_port() { bracketed } else { format!("{bracketed}:{port}") };
+        match HeaderValue::from_str(&header) {
+            Ok(host_header) => nodes.push(CompiledNode {
+                host: host.into(),
+                addr,
+                port,
+                weight: node.weight,
+                priority: node.priority,
+                host_header,
+            }),
+            Err(_) => faults.push(Fault::rule(format!("/nodes/{index}/host"), format!("invalid host {:?}", node.host))),
+        }
+    }
+    let pass_host = match (upstream.pass_host(), &upstream.upstream_host) {
+        ("node", _) => PassHost::Node,
+        ("rewrite", Some(host)) => match HeaderValue::from_str(host) {
+            Ok(host) => PassHost::Rewrite(host),
+            Err(_) => {
+                faults.push(Fault::rule("/upstream_host", format!("invalid host {host:?}")));
+                PassHost::Pass
+            }
+        },
+        _ => PassHost::Pass,
+    };
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let algorithm = algorithm(upstream);
+    let mut hasher = foldhash::quality::FixedState::default().build_hasher();
+    (&nodes, &algorithm, scheme).hash(&mut hasher);
+    Ok(CompiledUpstream {
+        key,
+        nodes: nodes.into(),
+        algorithm,
+        scheme,
+        pass_host,
+        retries: upstream.retries,
+        retry_timeout: upstream.retry_timeout().filter(|limit| !limit.is_zero()),
+        timeouts: upstream.timeout.as_ref().map(timeouts).unwrap_or_default(),
+        keepalive: upstream.keepalive_pool.as_ref().map(|pool| Keepalive {
+            size: pool.size,
+            idle_timeout: pool.idle_timeout(),
+            requests: pool.requests,
+        }),
+        discovered: upstream.service_name.is_some(),
+        verify: upstream.tls.as_ref().is_some_and(|tls| tls.verify),
+        fingerprint: hasher.finish(),
+    })
+}
+
+/// The time limits of a `timeout` object.
+pub(crate) fn timeouts(timeout: &milecastle_model::Timeout) -> Timeouts {
+    Timeouts { connect: timeout.connect(), send: timeout.send(), read: timeout.read() }
+}
+
+fn algorithm(upstream: &Upstream) -> Algorithm {
+    let key = || upstream.key.as_deref().unwrap_or_default().into();
+    match upstream.algorithm() {
+        "roundrobin" => Algorithm::RoundRobin,
+        "least_conn" => Algorithm::LeastConn,
+        "ewma" => Algorithm::Ewma,
+        "chash" => Algorithm::ConsistentHash(match upstream.hash_on() {
+            "header" => HashOn::Header(key()),
+            "cookie" => HashOn::Cookie(key()),
+            "consumer" => HashOn::Consumer,
+            "vars_combinations" => HashOn::VarsCombinations(key()),
+            _ => HashOn::Vars(key()),
+        }),
+        other => Algorithm::Unknown(other.into()),
+    }
+}
