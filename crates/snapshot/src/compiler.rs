@@ -226,8 +226,8 @@ impl Pass<'_> {
                     None => "unknown fault".into(),
                 };
                 tracing::warn!(object = %key, reason, "object in quarantine");
+                self.next.quarantined.insert(key.clone(), reason.as_str().into());
                 self.rejected.push(Rejected { key: key.clone(), reason });
-                self.next.quarantined.insert(key.clone());
                 None
             }
         }

@@ -36,6 +36,10 @@ impl GlobalRules {
         }
     }
 
+    pub(crate) fn contains(&self, id: &str) -> bool {
+        self.rules.contains_key(id)
+    }
+
     pub(crate) fn is_whole(&self) -> bool {
         self.broken.is_empty()
     }

@@ -1,7 +1,7 @@
 //! One version of the configuration, ready to serve.
 
 use crate::certificates::{Certificates, CompiledSsl};
-use crate::compiled::CompiledRoute;
+use crate::compiled::{CompiledRoute, Outcome};
 use crate::credentials::Credentials;
 use crate::people::Holder;
 use crate::plugins::GlobalRules;
@@ -29,8 +29,8 @@ pub struct Snapshot {
     pub(crate) revision: u64,
     /// What was received, whether it could be built or not.
     pub(crate) objects: OrdMap<Key, Object>,
-    /// Keys of objects whose present form could not be built.
-    pub(crate) quarantined: OrdSet<Key>,
+    /// Objects whose present form could not be built, and why.
+    pub(crate) quarantined: OrdMap<Key, Arc<str>>,
     pub(crate) router: Router<Arc<CompiledRoute>>,
     /// Routes whose conditions read the request's body.
     pub(crate) body_routes: OrdSet<Arc<str>>,
@@ -58,7 +58,7 @@ impl Snapshot {
             lineage: lineage.into(),
             revision: 0,
             objects: OrdMap::new(),
-            quarantined: OrdSet::new(),
+            quarantined: OrdMap::new(),
             router: Router::new(mode),
             body_routes: OrdSet::new(),
             dependents: GenericHashMap::default(),
@@ -165,9 +165,25 @@ impl Snapshot {
         self.objects.is_empty()
     }
 
-    /// Objects whose present form could not be built.
-    pub fn quarantined(&self) -> impl Iterator<Item = &Key> {
-        self.quarantined.iter()
+    /// Objects whose present form could not be built, why, and whether an earlier form of them still serves.
+    pub fn quarantined(&self) -> impl Iterator<Item = (&Key, &str, bool)> {
+        self.quarantined.iter().map(|(key, reason)| (key, &**reason, self.has_form(key)))
+    }
+
+    fn has_form(&self, key: &Key) -> bool {
+        let id = &*key.id;
+        match key.kind {
+            Kind::Route => self.router.get(id).is_some_and(|route| route.outcome == Outcome::Serve),
+            Kind::Service => self.services.get(id).is_some_and(Option::is_some),
+            Kind::PluginConfig => self.plugin_configs.get(id).is_some_and(Option::is_some),
+            Kind::ConsumerGroup => self.consumer_groups.get(id).is_some_and(Option::is_some),
+            Kind::Upstream => self.upstreams.get(id).is_some_and(|upstream| !upstream.nodes.is_empty()),
+            Kind::GlobalRule => self.global_rules.contains(id),
+            Kind::Consumer | Kind::Credential => self.holders.contains_key(key),
+            Kind::Ssl => self.ssls.contains_key(id),
+            Kind::PluginMetadata => self.metadata.contains_key(id),
+            Kind::StreamRoute | Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => false,
+        }
     }
 }
 
