@@ -1,0 +1,98 @@
+//! `/status` and `/status/ready`: what the load balancer in front asks (`docs/spec/control-api.md` §2).
+//!
+//! Any method, any sub-path. Answered from atomics, apart from the workers: a probe each second costs nothing, and a
+//! busy worker does not fail it.
+
+use crate::side_http::{Answer, SideServer, json};
+use http::StatusCode;
+use serde_json::json;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether this node may receive traffic. Shared by workers, config stream and signal handling.
+#[derive(Debug)]
+pub struct Health {
+    draining: AtomicBool,
+    /// One flag for each worker: it has begun to serve a configuration.
+    loaded: Box<[AtomicBool]>,
+}
+
+impl Health {
+    /// A node that has no configuration yet.
+    pub fn new(workers: usize) -> Self {
+        Self { draining: AtomicBool::new(false), loaded: (0..workers).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// A worker serves a configuration from now on.
+    pub fn worker_loaded(&self, worker: usize) {
+        if let Some(flag) = self.loaded.get(worker) {
+            flag.store(true, Ordering::Release);
+        }
+    }
+
+    /// The node is about to stop: load balancers should send no more.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the node is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Why the node is not ready; `None` if every worker serves a configuration.
+    ///
+    /// It does not go back to not-ready when the control plane is away.
+    pub fn not_ready(&self) -> Option<String> {
+        let waiting = self.loaded.iter().position(|flag| !flag.load(Ordering::Acquire))?;
+        Some(format!("worker id: {waiting} has not received configuration"))
+    }
+
+    fn answer(&self, path: &str) -> Answer {
+        let not_ready = self.not_ready();
+        let why = if path.trim_end_matches('/') == "/status/ready" {
+            not_ready
+        } else if self.is_draining() {
+            Some("draining".to_owned())
+        } else {
+            not_ready
+        };
+        match why {
+            None => json(StatusCode::OK, &json!({ "status": "ok" })),
+            Some(why) => json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "error", "error": why })),
+        }
+    }
+}
+
+/// Serves the status listener.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn serve(addr: SocketAddr, health: Arc<Health>) -> io::Result<SideServer> {
+    SideServer::start(addr, move |request| {
+        let path = request.uri().path();
+        if path == "/status" || path.starts_with("/status/") { health.answer(path) } else { crate::side_http::not_found() }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_ready_when_every_worker_serves() {
+        let health = Health::new(2);
+        assert_eq!(health.answer("/status").status(), 503);
+        health.worker_loaded(1);
+        assert_eq!(health.not_ready().as_deref(), Some("worker id: 0 has not received configuration"));
+        health.worker_loaded(0);
+        assert_eq!(health.answer("/status").status(), 200);
+        assert_eq!(health.answer("/status/ready").status(), 200);
+        health.drain();
+        assert_eq!(health.answer("/status/anything").status(), 503);
+        assert_eq!(health.answer("/status/ready/").status(), 200);
+    }
+}
