@@ -1,1 +1,32 @@
-fn main() {}
+//! The binary: the one place that knows every crate. It reads the configuration, hands the plugin registry to both
+//! planes, starts and stops them.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod check;
+mod cli;
+mod demo;
+mod ports;
+mod up;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::io::Write;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Up(up) => up::run(&up),
+        Command::Check(check) => check::run(&check),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to do if even standard error is closed.
+            let _told = writeln!(std::io::stderr(), "milecastle: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

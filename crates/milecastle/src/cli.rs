@@ -1,0 +1,59 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// An API gateway cluster: stateless gateways, a replicated control plane, one binary.
+#[derive(Debug, Parser)]
+#[command(name = "milecastle", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Try it out:  milecastle up\nDocumentation: docs/ in the repository")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything in one process: control plane on embedded SQLite, one gateway, a demo upstream
+    Up(Up),
+    /// Check a configuration file and say everything that is wrong with it
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Directory of everything that outlives the process [default: ./milecastle-data]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Configuration file (YAML); without one, the defaults
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Do not start the demo upstream
+    #[arg(long)]
+    pub no_demo: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// What the file is for
+    #[arg(long, value_enum, default_value_t = Role::Up)]
+    pub role: Role,
+}
+
+/// The process that a file configures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Everything in one process.
+    Up,
+    /// Dashboard and DP manager.
+    Control,
+    /// Admin API.
+    Dashboard,
+    /// The gRPC server of the gateways.
+    DpManager,
+    /// A gateway node.
+    Gateway,
+}
