@@ -1,22 +1,13 @@
 //! Certificates that clients are served, by server name (`docs/spec/tls.md` §2–§4).
 
 use crate::snapshot::Map;
-use milecastle_model::{Fault, Ssl};
+use milecastle_model::{Fault, Ssl, TlsVersion};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use milecastle_matching::Pattern;
 use std::sync::Arc;
-
-/// A protocol version that an ssl object may list. What rustls cannot speak is accepted and never offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsVersion {
-    /// TLS 1.2.
-    V1_2,
-    /// TLS 1.3.
-    V1_3,
-}
 
 /// What is asked of a client's certificate (`docs/spec/tls.md` §6).
 #[derive(Debug)]
@@ -38,7 +29,7 @@ pub struct CompiledSsl {
     pub keys: Vec<Arc<CertifiedKey>>,
     /// Mutual TLS.
     pub client: Option<ClientAuth>,
-    /// Versions that replace the listener's; empty if the object lists none that can be spoken.
+    /// Versions that replace the listener's. TLS 1.1 may be among them; it is never offered.
     pub versions: Option<Vec<TlsVersion>>,
     /// Names, lower-case without trailing dot.
     pub(crate) names: Vec<Arc<str>>,
@@ -61,12 +52,9 @@ pub(crate) fn certified_key(cert: &str, key: &str) -> Result<Arc<CertifiedKey>, 
 /// Compiles an ssl object of type `server`.
 pub(crate) fn compile(id: &Arc<str>, ssl: &Ssl, resolve: &dyn Fn(&str) -> String) -> Result<CompiledSsl, Vec<Fault>> {
     let mut faults = Vec::new();
-    let pairs = std::iter::once((ssl.cert.as_deref(), ssl.key.as_ref()))
-        .chain(ssl.certs.iter().zip(&ssl.keys).map(|(cert, key)| (Some(cert.as_str()), Some(key))));
     let mut keys = Vec::new();
-    for (index, (cert, key)) in pairs.enumerate() {
-        let (Some(cert), Some(key)) = (cert, key) else { continue };
-        match certified_key(&resolve(cert), &resolve(key.as_ref())) {
+    for (index, (cert, key)) in ssl.pairs().enumerate() {
+        match certified_key(&resolve(cert), &resolve(key.reveal())) {
             Ok(pair) => keys.push(pair),
             Err(reason) if index == 0 => faults.push(Fault::rule("/cert", reason)),
             Err(reason) => faults
@@ -82,7 +70,7 @@ pub(crate) fn compile(id: &Arc<str>, ssl: &Ssl, resolve: &dyn Fn(&str) -> String
             .iter()
             .map(|regex| Pattern::new(regex).map_err(|error| Fault::rule("/client/skip_mtls_uri_regex", error.to_string())))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(ClientAuth { authorities, depth: client.depth(), skip_uri })
+        Ok(ClientAuth { authorities, depth: client.depth, skip_uri })
     });
     let client = match client.transpose() {
         Ok(client) => client,
@@ -94,16 +82,8 @@ pub(crate) fn compile(id: &Arc<str>, ssl: &Ssl, resolve: &dyn Fn(&str) -> String
     if !faults.is_empty() {
         return Err(faults);
     }
-    let versions = ssl.ssl_protocols.as_ref().map(|names| {
-        let version = |name: &String| match name.as_str() {
-            "TLSv1.2" => Some(TlsVersion::V1_2),
-            "TLSv1.3" => Some(TlsVersion::V1_3),
-            _ => None,
-        };
-        names.iter().filter_map(version).collect()
-    });
-    let names = ssl.names().map(|name| name.trim_end_matches('.').to_ascii_lowercase().into()).collect();
-    Ok(CompiledSsl { id: id.clone(), keys, client, versions, names })
+    let names = ssl.server_names().map(Into::into).collect();
+    Ok(CompiledSsl { id: id.clone(), keys, client, versions: ssl.ssl_protocols.clone(), names })
 }
 
 /// Server names to certificates. Where two objects claim one name the smaller id wins.

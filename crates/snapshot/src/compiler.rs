@@ -6,7 +6,7 @@ use crate::route::{self, plugins_of};
 use crate::snapshot::Snapshot;
 use crate::upstream::{self, CompiledUpstream};
 use milecastle_matching::RouterMode;
-use milecastle_model::{Change, Fault, GlobalRule, Key, Kind, Object, Plugins, Ssl, Upstream};
+use milecastle_model::{Change, Fault, GlobalRule, Key, Kind, Object, Plugins, Ssl, SslKind, Upstream};
 use milecastle_plugin_api::{Built, Chain, ConfigError, Owner, Placement, Registry};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -154,7 +154,7 @@ impl Compiler {
         let compiled = certificates::compile(&key.id, &ssl, &|text| {
             self.registry.secrets().resolve(text).unwrap_or_else(|| text.to_owned())
         })?;
-        Ok((ssl.is_server() && ssl.enabled()).then_some(compiled))
+        Ok((ssl.kind == SslKind::Server && ssl.enabled).then_some(compiled))
     }
 
     fn metadata(&self, key: &Key, body: &Value) -> Result<Option<Arc<dyn std::any::Any + Send + Sync>>, Vec<Fault>> {
@@ -247,12 +247,7 @@ impl Pass<'_> {
             Some(Some(compiled)) => drop(self.next.upstreams.insert(key.id.clone(), Arc::new(compiled))),
             Some(None) => drop(self.next.upstreams.remove(&*key.id)),
             None if self.next.upstreams.contains_key(&*key.id) => {}
-            // Without nodes: requests that need it are answered with 503.
-            None => {
-                let unusable = upstream::compile(key.path().into(), &Upstream::default());
-                let unusable = unusable.expect("an upstream without nodes compiles");
-                self.next.upstreams.insert(key.id.clone(), Arc::new(unusable));
-            }
+            None => drop(self.next.upstreams.insert(key.id.clone(), Arc::new(upstream::unusable(key.path().into())))),
         }
     }
 
@@ -316,7 +311,7 @@ impl Pass<'_> {
         let form = self.form(key, |pass, body| route::compile(pass.compiler, &pass.next, key, body, false));
         let form = match form {
             Some(form) => form,
-            None if self.next.router.contains(&key.id) => return,
+            None if self.next.routes.contains_key(&*key.id) => return,
             // Never had a good form: what its conditions match is refused rather than served without its plugins.
             None => {
                 let body = self.next.objects.get(key).and_then(|object| serde_json::from_slice(&object.body).ok());
@@ -325,12 +320,17 @@ impl Pass<'_> {
         };
         self.next.body_routes.remove(&key.id);
         self.next.router.remove(&key.id);
-        if let Some((entry, reads_body)) = form.and_then(|form| Some((form.entry?, form.reads_body))) {
+        let Some(form) = form else {
+            self.next.routes.remove(&*key.id);
+            return;
+        };
+        if let Some(entry) = form.entry {
             self.next.router.insert(entry);
-            if reads_body {
+            if form.reads_body {
                 self.next.body_routes.insert(key.id.clone());
             }
         }
+        self.next.routes.insert(key.id.clone(), form.route);
     }
 
     /// Keeps the index from services and plugin_configs to the routes that name them.

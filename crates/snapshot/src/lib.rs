@@ -26,7 +26,7 @@ mod route;
 mod snapshot;
 mod upstream;
 
-pub use certificates::{ClientAuth, CompiledSsl, TlsVersion};
+pub use certificates::{ClientAuth, CompiledSsl};
 pub use compiled::{CompiledRoute, Outcome, Timeouts, UpstreamRef};
 pub use compiler::{Compiler, Rejected};
 pub use snapshot::Snapshot;

@@ -5,8 +5,8 @@ use crate::compiler::Compiler;
 use crate::snapshot::Snapshot;
 use crate::upstream::{self, CompiledUpstream};
 use http::StatusCode;
-use milecastle_matching::{CidrSet, Expr, RouteEntry};
-use milecastle_model::{Fault, Key, Kind, Plugins, Route, Service};
+use milecastle_matching::{CidrSet, Expr, Family, RouteEntry, VarName};
+use milecastle_model::{Fault, Key, Kind, Plugins, Route, Service, UpstreamSource};
 use milecastle_plugin_api::{Built, Chain, Placement, RouteInfo};
 use serde_json::Value;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ pub(crate) struct CompiledService {
 
 /// A route, compiled, and what it depends on.
 pub(crate) struct Compiled {
+    pub route: Arc<CompiledRoute>,
     /// `None` if the route's status takes it out.
     pub entry: Option<RouteEntry<Arc<CompiledRoute>>>,
     pub reads_body: bool,
@@ -46,7 +47,7 @@ pub(crate) fn compile_service(
 ) -> Result<CompiledService, Vec<Fault>> {
     let service: Service = compiler.typed(body)?;
     let (plugins, mut faults) = compiler.build_plugins(base, plugins_of(body), Placement::Object, key);
-    let upstream = inline(key, service.upstream.as_ref()).unwrap_or_else(|found| {
+    let upstream = inline(key, service.upstream.as_deref()).unwrap_or_else(|found| {
         faults.extend(found);
         None
     });
@@ -77,7 +78,7 @@ pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> 
     let mut faults = conditions(&route).err().unwrap_or_default();
     let nothing = Snapshot::empty("", Default::default());
     faults.extend(compiler.build_plugins(&nothing, plugins_of(body), Placement::Object, key).1);
-    faults.extend(inline(key, route.upstream.as_ref()).err().unwrap_or_default());
+    faults.extend(inline(key, route.upstream.as_deref()).err().unwrap_or_default());
     faults
 }
 
@@ -88,7 +89,7 @@ fn conditions(route: &Route) -> Result<(Option<Expr>, Option<CidrSet>), Vec<Faul
         faults.push(Fault::rule("/vars", format!("failed to validate the 'vars' expression: {error}")));
         None
     });
-    let addresses: Vec<&str> = route.remote_addrs().collect();
+    let addresses: Vec<&str> = route.client_addresses().collect();
     let addresses = (!addresses.is_empty()).then(|| CidrSet::parse(&addresses)).transpose().unwrap_or_else(|error| {
         faults.push(Fault::configuration("/remote_addr", error.to_string()));
         None
@@ -108,7 +109,8 @@ pub(crate) fn compile(
 ) -> Result<Compiled, Vec<Fault>> {
     let route: Route = compiler.typed(body)?;
     let (vars, addresses) = conditions(&route)?;
-    let reads_body = vars.as_ref().is_some_and(Expr::reads_body);
+    let of_body = |name: &&VarName| matches!(name.family(), Family::PostArg | Family::PostArgPath | Family::Graphql);
+    let reads_body = vars.as_ref().is_some_and(|vars| vars.names().iter().any(of_body));
     let mut outcome = if quarantine { Outcome::Fail(StatusCode::SERVICE_UNAVAILABLE) } else { Outcome::Serve };
     let mut faults = Vec::new();
     let mut plugins = Vec::new();
@@ -144,60 +146,51 @@ pub(crate) fn compile(
     if let Some(service) = &service {
         inherit(&service.plugins);
     }
-    let own_upstream = if quarantine { Ok(None) } else { inline(key, route.upstream.as_ref()) };
-    let own_upstream = own_upstream.unwrap_or_else(|found| {
-        faults.extend(found);
-        None
-    });
+    let parent = service.as_deref();
+    let merged = milecastle_model::effective(&route, parent.map(|parent| &parent.service));
+    let upstream = match merged.upstream {
+        Some(UpstreamSource::Id(id)) => UpstreamRef::Id(id.to_string().into()),
+        Some(UpstreamSource::Inline(_)) if quarantine => UpstreamRef::None,
+        Some(UpstreamSource::Inline(_)) => match (&route.upstream, parent) {
+            (None, Some(parent)) => parent.upstream.clone().map_or(UpstreamRef::None, UpstreamRef::Inline),
+            _ => inline(key, route.upstream.as_deref()).map_or_else(
+                |found| {
+                    faults.extend(found);
+                    UpstreamRef::None
+                },
+                |own| own.map_or(UpstreamRef::None, UpstreamRef::Inline),
+            ),
+        },
+        None => UpstreamRef::None,
+    };
     if !faults.is_empty() {
         return Err(faults);
     }
-    let parent = service.as_deref();
-    let upstream = match (&route.upstream_id, own_upstream, parent) {
-        (Some(id), _, _) => UpstreamRef::Id(id.to_string().into()),
-        (None, Some(own), _) => UpstreamRef::Inline(own),
-        (None, None, Some(parent)) => match (&parent.service.upstream_id, &parent.upstream) {
-            (Some(id), _) => UpstreamRef::Id(id.to_string().into()),
-            (None, Some(shared)) => UpstreamRef::Inline(shared.clone()),
-            (None, None) => UpstreamRef::None,
-        },
-        (None, None, None) => UpstreamRef::None,
-    };
     let info = Arc::new(RouteInfo {
         id: key.id.clone(),
         name: route.name.as_deref().map(Into::into),
         service_id: route.service_id.as_ref().map(|id| id.to_string().into()),
         service_name: parent.and_then(|parent| parent.service.name.as_deref()).map(Into::into),
-        labels: labels(&route, parent),
+        labels: merged.labels.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect(),
     });
     let chain = if plugins.is_empty() { compiler.no_plugins() } else { Arc::new(Chain::new(plugins)) };
-    let websocket = route.enable_websocket.or(parent.and_then(|parent| parent.service.enable_websocket)).unwrap_or(false);
-    let own_hosts: Vec<&str> = route.hosts().collect();
-    let hosts = match parent {
-        Some(parent) if own_hosts.is_empty() => parent.service.hosts().collect(),
-        _ => own_hosts,
-    };
     let compiled = CompiledRoute {
         info,
         outcome,
         chain,
         upstream,
-        timeout: route.timeout.as_ref().map(upstream::timeouts),
-        websocket,
+        timeout: merged.timeout.as_ref().map(upstream::timeouts),
+        websocket: merged.enable_websocket,
     };
-    let entry = route.enabled().then(|| {
-        RouteEntry::new(key.id.clone(), Arc::new(compiled))
-            .paths(route.uris())
-            .hosts(hosts)
-            .methods(route.methods())
+    let compiled = Arc::new(compiled);
+    let entry = route.enabled.then(|| {
+        RouteEntry::new(key.id.clone(), compiled.clone())
+            .paths(route.paths())
+            .hosts(merged.hosts)
+            .methods(&route.methods)
             .remote_addrs(addresses)
-            .priority(route.priority())
+            .priority(route.priority)
             .vars(vars)
     });
-    Ok(Compiled { entry, reads_body })
-}
-
-fn labels(route: &Route, parent: Option<&CompiledService>) -> Vec<(Arc<str>, Arc<str>)> {
-    let own = route.labels.as_ref().or_else(|| parent.and_then(|parent| parent.service.labels.as_ref()));
-    own.into_iter().flatten().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
+    Ok(Compiled { route: compiled, entry, reads_body })
 }

@@ -32,6 +32,8 @@ pub struct Snapshot {
     /// Objects whose present form could not be built, and why.
     pub(crate) quarantined: OrdMap<Key, Arc<str>>,
     pub(crate) router: Router<Arc<CompiledRoute>>,
+    /// Every route that has a form, also those that are switched off.
+    pub(crate) routes: Map<Arc<CompiledRoute>>,
     /// Routes whose conditions read the request's body.
     pub(crate) body_routes: OrdSet<Arc<str>>,
     /// Routes by the service or plugin_config that they name, whether it exists or not.
@@ -60,6 +62,7 @@ impl Snapshot {
             objects: OrdMap::new(),
             quarantined: OrdMap::new(),
             router: Router::new(mode),
+            routes: Map::default(),
             body_routes: OrdSet::new(),
             dependents: GenericHashMap::default(),
             merged_from: Map::default(),
@@ -173,7 +176,7 @@ impl Snapshot {
     fn has_form(&self, key: &Key) -> bool {
         let id = &*key.id;
         match key.kind {
-            Kind::Route => self.router.get(id).is_some_and(|route| route.outcome == Outcome::Serve),
+            Kind::Route => self.routes.get(id).is_some_and(|route| route.outcome == Outcome::Serve),
             Kind::Service => self.services.get(id).is_some_and(Option::is_some),
             Kind::PluginConfig => self.plugin_configs.get(id).is_some_and(Option::is_some),
             Kind::ConsumerGroup => self.consumer_groups.get(id).is_some_and(Option::is_some),

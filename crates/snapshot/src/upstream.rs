@@ -2,7 +2,7 @@
 
 use crate::compiled::Timeouts;
 use http::HeaderValue;
-use milecastle_model::{Fault, Upstream};
+use milecastle_model::{Balancer, Fault, HashOn as Attribute, PassHost as Mode, Scheme, Timeout, Upstream};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,18 +49,18 @@ pub enum UpstreamScheme {
     Grpc,
     /// gRPC over TLS.
     Grpcs,
-    /// A scheme of the TCP and UDP proxy, or one that this version does not know.
+    /// A scheme of the TCP and UDP proxy or of Kafka.
     Other,
 }
 
 impl UpstreamScheme {
-    fn of(name: &str) -> Self {
-        match name {
-            "http" => Self::Http,
-            "https" => Self::Https,
-            "grpc" => Self::Grpc,
-            "grpcs" => Self::Grpcs,
-            _ => Self::Other,
+    fn of(scheme: Scheme) -> Self {
+        match scheme {
+            Scheme::Http => Self::Http,
+            Scheme::Https => Self::Https,
+            Scheme::Grpc => Self::Grpc,
+            Scheme::Grpcs => Self::Grpcs,
+            Scheme::Tcp | Scheme::Tls | Scheme::Udp | Scheme::Kafka => Self::Other,
         }
     }
 
@@ -100,12 +100,12 @@ pub enum PassHost {
 /// Idle connections kept for each worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Keepalive {
-    /// How many; `None` for the listener's default pool.
+    /// How many.
     pub size: u32,
     /// How long one is kept idle.
     pub idle_timeout: Duration,
     /// Requests after which one is closed.
-    pub requests: u32,
+    pub requests: u64,
 }
 
 /// One node.
@@ -145,7 +145,7 @@ pub struct CompiledUpstream {
     pub retry_timeout: Option<Duration>,
     /// Time limits.
     pub timeouts: Timeouts,
-    /// Its own idle pool, if it has one.
+    /// Its own idle pool; `None` for the node's default pool.
     pub keepalive: Option<Keepalive>,
     /// Whether it names its nodes through service discovery.
     pub discovered: bool,
@@ -160,22 +160,18 @@ pub struct CompiledUpstream {
 /// # Errors
 /// A host that cannot be a header value.
 pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpstream, Vec<Fault>> {
-    let scheme = UpstreamScheme::of(upstream.scheme());
+    let scheme = UpstreamScheme::of(upstream.scheme);
+    let configured = upstream.nodes.as_deref().unwrap_or_default();
     let mut faults = Vec::new();
-    let mut nodes = Vec::with_capacity(upstream.nodes.len());
-    for (index, node) in upstream.nodes.iter().enumerate() {
+    let mut nodes = Vec::with_capacity(configured.len());
+    for (index, node) in configured.iter().enumerate() {
         let port = node.port.unwrap_or_else(|| scheme.default_port());
-        let host = node.host.trim_start_matches('[').trim_end_matches(']');
-        let addr: Option<IpAddr> = host.parse().ok();
-        let bracketed = match addr {
-            Some(IpAddr::V6(_)) => format!("[{host}]"),
-            _ => host.to_owned(),
-        };
-        let header = if port == scheme.default_port() { bracketed } else { format!("{bracketed}:{port}") };
+        let host = node.bracketed_host();
+        let header = if port == scheme.default_port() { host } else { format!("{host}:{port}").into() };
         match HeaderValue::from_str(&header) {
             Ok(host_header) => nodes.push(CompiledNode {
-                host: host.into(),
-                addr,
+                host: node.host.as_str().into(),
+                addr: node.host.parse().ok(),
                 port,
                 weight: node.weight,
                 priority: node.priority,
@@ -184,16 +180,16 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
             Err(_) => faults.push(Fault::rule(format!("/nodes/{index}/host"), format!("invalid host {:?}", node.host))),
         }
     }
-    let pass_host = match (upstream.pass_host(), &upstream.upstream_host) {
-        ("node", _) => PassHost::Node,
-        ("rewrite", Some(host)) => match HeaderValue::from_str(host) {
+    let pass_host = match (upstream.pass_host, &upstream.upstream_host) {
+        (Mode::Node, _) => PassHost::Node,
+        (Mode::Rewrite, Some(host)) => match HeaderValue::from_str(host) {
             Ok(host) => PassHost::Rewrite(host),
             Err(_) => {
                 faults.push(Fault::rule("/upstream_host", format!("invalid host {host:?}")));
                 PassHost::Pass
             }
         },
-        _ => PassHost::Pass,
+        (Mode::Rewrite, None) | (Mode::Pass, _) => PassHost::Pass,
     };
     if !faults.is_empty() {
         return Err(faults);
@@ -208,11 +204,11 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
         scheme,
         pass_host,
         retries: upstream.retries,
-        retry_timeout: upstream.retry_timeout().filter(|limit| !limit.is_zero()),
+        retry_timeout: upstream.retry_timeout.filter(|limit| !limit.is_zero()),
         timeouts: upstream.timeout.as_ref().map(timeouts).unwrap_or_default(),
         keepalive: upstream.keepalive_pool.as_ref().map(|pool| Keepalive {
             size: pool.size,
-            idle_timeout: pool.idle_timeout(),
+            idle_timeout: pool.idle_timeout,
             requests: pool.requests,
         }),
         discovered: upstream.service_name.is_some(),
@@ -221,24 +217,42 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
     })
 }
 
+/// An upstream without nodes, for one in quarantine that never had a good form: requests are answered with 503.
+pub(crate) fn unusable(key: Arc<str>) -> CompiledUpstream {
+    CompiledUpstream {
+        key,
+        nodes: [].into(),
+        algorithm: Algorithm::RoundRobin,
+        scheme: UpstreamScheme::Http,
+        pass_host: PassHost::Pass,
+        retries: None,
+        retry_timeout: None,
+        timeouts: Timeouts::default(),
+        keepalive: None,
+        discovered: false,
+        verify: false,
+        fingerprint: 0,
+    }
+}
+
 /// The time limits of a `timeout` object.
-pub(crate) fn timeouts(timeout: &milecastle_model::Timeout) -> Timeouts {
-    Timeouts { connect: timeout.connect(), send: timeout.send(), read: timeout.read() }
+pub(crate) fn timeouts(timeout: &Timeout) -> Timeouts {
+    Timeouts { connect: timeout.connect, send: timeout.send, read: timeout.read }
 }
 
 fn algorithm(upstream: &Upstream) -> Algorithm {
     let key = || upstream.key.as_deref().unwrap_or_default().into();
-    match upstream.algorithm() {
-        "roundrobin" => Algorithm::RoundRobin,
-        "least_conn" => Algorithm::LeastConn,
-        "ewma" => Algorithm::Ewma,
-        "chash" => Algorithm::ConsistentHash(match upstream.hash_on() {
-            "header" => HashOn::Header(key()),
-            "cookie" => HashOn::Cookie(key()),
-            "consumer" => HashOn::Consumer,
-            "vars_combinations" => HashOn::VarsCombinations(key()),
-            _ => HashOn::Vars(key()),
+    match &upstream.balancer {
+        Balancer::RoundRobin => Algorithm::RoundRobin,
+        Balancer::LeastConn => Algorithm::LeastConn,
+        Balancer::Ewma => Algorithm::Ewma,
+        Balancer::Chash => Algorithm::ConsistentHash(match upstream.hash_on {
+            Attribute::Header => HashOn::Header(key()),
+            Attribute::Cookie => HashOn::Cookie(key()),
+            Attribute::Consumer => HashOn::Consumer,
+            Attribute::VarsCombinations => HashOn::VarsCombinations(key()),
+            Attribute::Vars => HashOn::Vars(key()),
         }),
-        other => Algorithm::Unknown(other.into()),
+        Balancer::Other(name) => Algorithm::Unknown(name.as_str().into()),
     }
 }

@@ -129,6 +129,13 @@ impl Expr {
         matches!(&self.0, Node::All(items) if items.is_empty())
     }
 
+    /// The variables that the expression reads.
+    pub fn names(&self) -> Vec<&VarName> {
+        let mut names = Vec::new();
+        self.0.names(&mut names);
+        names
+    }
+
     /// Whether the expression holds for a request.
     pub fn eval(&self, vars: &dyn Lookup) -> bool {
         self.0.eval(vars)
@@ -142,6 +149,14 @@ impl Node {
             Node::Any(items) => items.iter().any(|item| item.eval(vars)),
             Node::Not(item) => !item.eval(vars),
             Node::Test { var, test } => test.holds(vars.var(var).as_ref()),
+        }
+    }
+
+    fn names<'a>(&'a self, names: &mut Vec<&'a VarName>) {
+        match self {
+            Node::All(items) | Node::Any(items) => items.iter().for_each(|item| item.names(names)),
+            Node::Not(item) => item.names(names),
+            Node::Test { var, .. } => names.push(var),
         }
     }
 
