@@ -47,31 +47,22 @@ impl Compiler {
     pub fn check(&self, kind: Kind, id: &str, body: &Value) -> Vec<Fault> {
         let mut faults = milecastle_model::check(kind, body);
         let key = Key::new(kind, id);
-        let nothing = Snapshot::empty("", self.mode);
-        if faults.is_empty() {
+        let fits = faults.is_empty();
+        match kind {
             // The typed forms exist only for bodies that fit their schema.
-            faults = match kind {
-                Kind::Route => route::check(self, &key, body),
-                Kind::Service => route::compile_service(self, &nothing, &key, body).err().unwrap_or_default(),
-                Kind::Consumer | Kind::Credential => people::compile(self, &nothing, &key, body).err().unwrap_or_default(),
-                Kind::Upstream => self.upstream(&key, body).err().unwrap_or_default(),
-                Kind::Ssl => self.ssl(&key, body).err().unwrap_or_default(),
-                Kind::PluginMetadata => self.metadata(&key, body).err().unwrap_or_default(),
-                Kind::GlobalRule | Kind::PluginConfig | Kind::ConsumerGroup => {
-                    self.build_plugins(&nothing, plugins_of(body), Placement::Object, &key).1
-                }
-                Kind::StreamRoute | Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => Vec::new(),
-            };
-        } else if kind != Kind::PluginMetadata {
-            // Faults of plugins are found beside those of the schema, so that one answer can name them all.
-            let placement = match kind {
-                Kind::Consumer => Placement::Consumer,
-                Kind::Credential => Placement::Credential,
-                _ => Placement::Object,
-            };
-            if kind != Kind::StreamRoute {
-                faults.extend(self.build_plugins(&nothing, plugins_of(body), placement, &key).1);
+            Kind::Route if fits => faults.extend(route::check(self, &key, body)),
+            Kind::Service if fits => faults.extend(route::check_upstream(self, &key, body)),
+            Kind::Upstream if fits => faults.extend(self.upstream(&key, body).err().unwrap_or_default()),
+            Kind::Ssl if fits => faults.extend(self.ssl(&key, body).err().unwrap_or_default()),
+            Kind::PluginMetadata => faults.extend(self.metadata(&key, body).err().unwrap_or_default()),
+            _ => {}
+        }
+        match kind {
+            Kind::Consumer | Kind::Credential => faults.extend(people::check(self, &key, body)),
+            Kind::Route | Kind::Service | Kind::GlobalRule | Kind::PluginConfig | Kind::ConsumerGroup => {
+                faults.extend(self.check_plugins(plugins_of(body), Placement::Object, &key));
             }
+            _ => {}
         }
         faults
     }
@@ -140,8 +131,13 @@ impl Compiler {
             serde_json::from_slice(&object.body).ok()
         };
         let (built, faults) = self.registry.build_all(plugins, placement, &Owner(key.path().into()), &metadata);
-        let below = |fault: ConfigError| Fault::rule(format!("/plugins{}", fault.path), fault.message);
-        (built, faults.into_iter().map(below).collect())
+        (built, faults.into_iter().map(in_plugins).collect())
+    }
+
+    /// All faults of plugins that are being written: also those that a stored copy would not be refused for.
+    pub(crate) fn check_plugins(&self, plugins: &Plugins, placement: Placement, key: &Key) -> Vec<Fault> {
+        let faults = self.registry.check_all(plugins, placement, &Owner(key.path().into()), &|_| None);
+        faults.into_iter().map(in_plugins).collect()
     }
 
     fn upstream(&self, key: &Key, body: &Value) -> Result<CompiledUpstream, Vec<Fault>> {
@@ -170,6 +166,10 @@ impl Compiler {
             }
         }
     }
+}
+
+fn in_plugins(fault: ConfigError) -> Fault {
+    Fault::rule(format!("/plugins{}", fault.path), fault.message)
 }
 
 /// One derivation of a snapshot from the one before.

@@ -1,9 +1,10 @@
 //! Consumers, and the credentials that lead to them.
 
 use crate::compiler::Compiler;
+use crate::route::plugins_of;
 use crate::snapshot::Snapshot;
 use http::HeaderValue;
-use milecastle_model::{Fault, Key, Kind, Plugins};
+use milecastle_model::{Fault, Key, Kind};
 use milecastle_plugin_api::{Built, Consumer, Placement};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -18,22 +19,51 @@ pub(crate) struct Holder {
     labels: Map<String, Value>,
 }
 
+fn placement(key: &Key) -> Placement {
+    if key.kind == Kind::Credential { Placement::Credential } else { Placement::Consumer }
+}
+
+/// All faults of the plugins of a consumer or credential that is being written.
+pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> {
+    let unfit = unfit(compiler, key, body);
+    if !unfit.is_empty() {
+        return unfit;
+    }
+    invalid(compiler.check_plugins(plugins_of(body), placement(key), key))
+}
+
+/// A credential holds nothing but authentication plugins.
+fn unfit(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> {
+    if key.kind != Kind::Credential {
+        return Vec::new();
+    }
+    let fault = |plugin: &String| {
+        let reason = match compiler.registry().get(plugin) {
+            None => format!("unknown plugin {plugin}"),
+            Some(def) if def.auth.is_none() => "only supports auth type plugins in consumer credential".into(),
+            Some(_) => return None,
+        };
+        Some(Fault::rule(format!("/plugins/{plugin}"), reason))
+    };
+    plugins_of(body).keys().filter_map(fault).collect()
+}
+
+fn invalid(faults: Vec<Fault>) -> Vec<Fault> {
+    let explain = |fault: Fault| Fault { message: format!("invalid plugins configuration: {}", fault.message), ..fault };
+    faults.into_iter().map(explain).collect()
+}
+
 /// Compiles the plugins of a consumer or credential. A credential whose references cannot be resolved is left out: the
 /// literal text of a reference never authenticates anyone (`docs/spec/plugins/_auth-common.md` §6.4).
 pub(crate) fn compile(compiler: &Compiler, base: &Snapshot, key: &Key, body: &Value) -> Result<Holder, Vec<Fault>> {
-    let placement = if key.kind == Kind::Credential { Placement::Credential } else { Placement::Consumer };
-    let none = Plugins::new();
-    let plugins = body.get("plugins").and_then(Value::as_object).unwrap_or(&none);
-    if placement == Placement::Credential {
-        let faults: Vec<Fault> = plugins.keys().filter_map(|name| unfit(compiler, name)).collect();
-        if !faults.is_empty() {
-            return Err(faults);
-        }
+    let unfit = unfit(compiler, key, body);
+    if !unfit.is_empty() {
+        return Err(unfit);
     }
-    let (built, faults) = compiler.build_plugins(base, plugins, placement, key);
+    let plugins = plugins_of(body);
+    let (built, faults) = compiler.build_plugins(base, plugins, placement(key), key);
     if !faults.is_empty() {
-        let invalid = |fault: Fault| Fault { message: format!("invalid plugins configuration: {}", fault.message), ..fault };
-        return Err(faults.into_iter().map(invalid).collect());
+        return Err(invalid(faults));
     }
     let registry = compiler.registry();
     let mut credentials = Vec::new();
@@ -57,16 +87,6 @@ pub(crate) fn compile(compiler: &Compiler, base: &Snapshot, key: &Key, body: &Va
         group_id: body.get("group_id").and_then(id_text),
         labels: body.get("labels").and_then(Value::as_object).cloned().unwrap_or_default(),
     })
-}
-
-/// A credential holds nothing but authentication plugins.
-fn unfit(compiler: &Compiler, plugin: &str) -> Option<Fault> {
-    let reason = match compiler.registry().get(plugin) {
-        None => format!("unknown plugin {plugin}"),
-        Some(def) if def.auth.is_none() => "only supports auth type plugins in consumer credential".into(),
-        Some(_) => return None,
-    };
-    Some(Fault::rule(format!("/plugins/{plugin}"), reason))
 }
 
 fn id_text(id: &Value) -> Option<Arc<str>> {

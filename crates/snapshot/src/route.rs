@@ -5,7 +5,7 @@ use crate::compiler::Compiler;
 use crate::snapshot::Snapshot;
 use crate::upstream::{self, CompiledUpstream};
 use http::StatusCode;
-use milecastle_matching::{CidrSet, Expr, Family, RouteEntry, VarName};
+use milecastle_matching::{CidrSet, Expr, ExprError, Family, RouteEntry, VarName};
 use milecastle_model::{Fault, Key, Kind, Plugins, Route, Service, UpstreamSource};
 use milecastle_plugin_api::{Built, Chain, Placement, RouteInfo};
 use serde_json::Value;
@@ -69,24 +69,36 @@ pub(crate) fn plugins_of(body: &Value) -> &Plugins {
     body.get("plugins").and_then(Value::as_object).unwrap_or(&NO_PLUGINS)
 }
 
-/// All faults of a route that concern no other object.
+/// All faults of a route that concern neither its plugins nor another object. Its regular expressions are compiled here;
+/// a node leaves that to the first request.
 pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> {
     let route: Route = match compiler.typed(body) {
         Ok(route) => route,
         Err(faults) => return faults,
     };
-    let mut faults = conditions(&route).err().unwrap_or_default();
-    let nothing = Snapshot::empty("", Default::default());
-    faults.extend(compiler.build_plugins(&nothing, plugins_of(body), Placement::Object, key).1);
+    let mut faults = match conditions(&route) {
+        Ok((vars, _)) => vars.and_then(|vars| vars.check().err()).map(|error| bad_vars(&error)).into_iter().collect(),
+        Err(faults) => faults,
+    };
     faults.extend(inline(key, route.upstream.as_deref()).err().unwrap_or_default());
     faults
+}
+
+/// All faults of a service's upstream.
+pub(crate) fn check_upstream(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> {
+    let service = compiler.typed::<Service>(body);
+    service.and_then(|service| inline(key, service.upstream.as_deref())).err().unwrap_or_default()
+}
+
+fn bad_vars(error: &ExprError) -> Fault {
+    Fault::rule("/vars", format!("failed to validate the 'vars' expression: {error}"))
 }
 
 /// Compiles the conditions of a route; a route in quarantine keeps them.
 fn conditions(route: &Route) -> Result<(Option<Expr>, Option<CidrSet>), Vec<Fault>> {
     let mut faults = Vec::new();
     let vars = route.vars.as_ref().map(Expr::parse).transpose().unwrap_or_else(|error| {
-        faults.push(Fault::rule("/vars", format!("failed to validate the 'vars' expression: {error}")));
+        faults.push(bad_vars(&error));
         None
     });
     let addresses: Vec<&str> = route.client_addresses().collect();
