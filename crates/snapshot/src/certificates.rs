@@ -1,12 +1,12 @@
 //! Certificates that clients are served, by server name (`docs/spec/tls.md` §2–§4).
 
 use crate::snapshot::Map;
+use milecastle_matching::Pattern;
 use milecastle_model::{Fault, Ssl, TlsVersion};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use milecastle_matching::Pattern;
 use std::sync::Arc;
 
 /// What is asked of a client's certificate (`docs/spec/tls.md` §6).
@@ -54,11 +54,13 @@ pub(crate) fn compile(id: &Arc<str>, ssl: &Ssl, resolve: &dyn Fn(&str) -> String
     let mut faults = Vec::new();
     let mut keys = Vec::new();
     for (index, (cert, key)) in ssl.pairs().enumerate() {
-        match certified_key(&resolve(cert), &resolve(key.reveal())) {
+        match certified_key(&resolve(cert), &resolve(key.expose())) {
             Ok(pair) => keys.push(pair),
             Err(reason) if index == 0 => faults.push(Fault::rule("/cert", reason)),
-            Err(reason) => faults
-                .push(Fault::rule(format!("/certs/{}", index - 1), format!("failed to handle cert-key pair[{index}]: {reason}"))),
+            Err(reason) => faults.push(Fault::rule(
+                format!("/certs/{}", index - 1),
+                format!("failed to handle cert-key pair[{index}]: {reason}"),
+            )),
         }
     }
     let client = ssl.client.as_ref().map(|client| {
@@ -68,7 +70,9 @@ pub(crate) fn compile(id: &Arc<str>, ssl: &Ssl, resolve: &dyn Fn(&str) -> String
         let skip_uri = client
             .skip_mtls_uri_regex
             .iter()
-            .map(|regex| Pattern::new(regex).map_err(|error| Fault::rule("/client/skip_mtls_uri_regex", error.to_string())))
+            .map(|regex| {
+                Pattern::new(regex).map_err(|error| Fault::rule("/client/skip_mtls_uri_regex", error.to_string()))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(ClientAuth { authorities, depth: client.depth, skip_uri })
     });

@@ -59,4 +59,6 @@ pub struct CompiledRoute {
     pub timeout: Option<Timeouts>,
     /// Whether `Upgrade` is passed on.
     pub websocket: bool,
+    /// Stands in for a route in quarantine that never had a good form.
+    pub(crate) stand_in: bool,
 }

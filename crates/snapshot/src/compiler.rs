@@ -204,7 +204,7 @@ impl Pass<'_> {
         consumers.iter().for_each(|name| self.next.refresh_consumer(name));
         of(Kind::Ssl).iter().for_each(|key| self.ssl(key));
         routes.iter().for_each(|key| self.route(key));
-        for key in touched.iter().filter(|key| !self.next.objects.contains_key(key)) {
+        for key in touched.iter().filter(|key| !self.next.objects.contains_key(*key)) {
             self.next.quarantined.remove(key);
         }
     }
@@ -311,7 +311,7 @@ impl Pass<'_> {
         let form = self.form(key, |pass, body| route::compile(pass.compiler, &pass.next, key, body, false));
         let form = match form {
             Some(form) => form,
-            None if self.next.routes.contains_key(&*key.id) => return,
+            None if self.next.routes.get(&*key.id).is_some_and(|route| !route.stand_in) => return,
             // Never had a good form: what its conditions match is refused rather than served without its plugins.
             None => {
                 let body = self.next.objects.get(key).and_then(|object| serde_json::from_slice(&object.body).ok());

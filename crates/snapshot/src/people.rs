@@ -49,7 +49,8 @@ fn unfit(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> {
 }
 
 fn invalid(faults: Vec<Fault>) -> Vec<Fault> {
-    let explain = |fault: Fault| Fault { message: format!("invalid plugins configuration: {}", fault.message), ..fault };
+    let explain =
+        |fault: Fault| Fault { message: format!("invalid plugins configuration: {}", fault.message), ..fault };
     faults.into_iter().map(explain).collect()
 }
 
@@ -148,7 +149,11 @@ impl Snapshot {
             name_header,
             group_id: holder.group_id.clone(),
             group_found: group.is_none_or(|found| found.is_some()),
-            custom_id: holder.labels.get("custom_id").and_then(Value::as_str).and_then(|id| HeaderValue::from_str(id).ok()),
+            custom_id: holder
+                .labels
+                .get("custom_id")
+                .and_then(Value::as_str)
+                .and_then(|id| HeaderValue::from_str(id).ok()),
             labels: holder.labels.clone(),
             overlay,
         });
@@ -179,6 +184,9 @@ impl Snapshot {
     pub(crate) fn members_of(&self, group: &str) -> Vec<Arc<str>> {
         let first = Key::new(Kind::Consumer, "");
         let consumers = self.holders.range(first..).take_while(|(key, _)| key.kind == Kind::Consumer);
-        consumers.filter(|(_, holder)| holder.group_id.as_deref() == Some(group)).map(|(key, _)| key.id.clone()).collect()
+        consumers
+            .filter(|(_, holder)| holder.group_id.as_deref() == Some(group))
+            .map(|(key, _)| key.id.clone())
+            .collect()
     }
 }

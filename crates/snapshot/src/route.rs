@@ -5,7 +5,7 @@ use crate::compiler::Compiler;
 use crate::snapshot::Snapshot;
 use crate::upstream::{self, CompiledUpstream};
 use http::StatusCode;
-use milecastle_matching::{CidrSet, Expr, ExprError, Family, RouteEntry, VarName};
+use milecastle_matching::{CidrSet, Expr, ExprError, Family, MethodSet, RouteEntry, VarName};
 use milecastle_model::{Fault, Key, Kind, Plugins, Route, Service, UpstreamSource};
 use milecastle_plugin_api::{Built, Chain, Placement, RouteInfo};
 use serde_json::Value;
@@ -54,7 +54,10 @@ pub(crate) fn compile_service(
     if faults.is_empty() { Ok(CompiledService { service, plugins, upstream }) } else { Err(faults) }
 }
 
-fn inline(key: &Key, upstream: Option<&milecastle_model::Upstream>) -> Result<Option<Arc<CompiledUpstream>>, Vec<Fault>> {
+fn inline(
+    key: &Key,
+    upstream: Option<&milecastle_model::Upstream>,
+) -> Result<Option<Arc<CompiledUpstream>>, Vec<Fault>> {
     let Some(upstream) = upstream else { return Ok(None) };
     upstream::compile(key.path().into(), upstream).map(|compiled| Some(Arc::new(compiled))).map_err(|faults| {
         let below = |fault: Fault| Fault { path: format!("/upstream{}", fault.path), ..fault };
@@ -130,7 +133,8 @@ pub(crate) fn compile(
         (plugins, faults) = compiler.build_plugins(base, plugins_of(body), Placement::Object, key);
     }
     let mut inherit = |from: &[Built]| {
-        let missing: Vec<Built> = from.iter().filter(|new| plugins.iter().all(|own| own.name() != new.name())).cloned().collect();
+        let missing: Vec<Built> =
+            from.iter().filter(|new| plugins.iter().all(|own| own.name() != new.name())).cloned().collect();
         plugins.extend(missing);
     };
     let mut service = None;
@@ -193,16 +197,17 @@ pub(crate) fn compile(
         upstream,
         timeout: merged.timeout.as_ref().map(upstream::timeouts),
         websocket: merged.enable_websocket,
+        stand_in: quarantine,
     };
     let compiled = Arc::new(compiled);
-    let entry = route.enabled.then(|| {
-        RouteEntry::new(key.id.clone(), compiled.clone())
-            .paths(route.paths())
-            .hosts(merged.hosts)
-            .methods(&route.methods)
-            .remote_addrs(addresses)
-            .priority(route.priority)
-            .vars(vars)
+    let entry = route.enabled.then(|| RouteEntry {
+        priority: route.priority,
+        hosts: merged.hosts.iter().map(|host| (*host).into()).collect(),
+        methods: MethodSet::of(&route.methods),
+        remote_addrs: addresses.map(Arc::new),
+        vars: vars.map(Arc::new),
+        // Among equals the smaller id wins, whatever the order of the changes that led here.
+        ..RouteEntry::new(key.id.clone(), 0, route.paths().map(Into::into).collect(), compiled.clone())
     });
     Ok(Compiled { route: compiled, entry, reads_body })
 }

@@ -1,7 +1,7 @@
 //! One version of the configuration, ready to serve.
 
 use crate::certificates::{Certificates, CompiledSsl};
-use crate::compiled::{CompiledRoute, Outcome};
+use crate::compiled::CompiledRoute;
 use crate::credentials::Credentials;
 use crate::people::Holder;
 use crate::plugins::GlobalRules;
@@ -95,6 +95,11 @@ impl Snapshot {
         &self.router
     }
 
+    /// A route by id, also one that is switched off.
+    pub fn route(&self, id: &str) -> Option<&Arc<CompiledRoute>> {
+        self.routes.get(id)
+    }
+
     /// Whether a route's conditions read the request's body, so that it must be read before the match.
     pub fn wants_body(&self) -> bool {
         !self.body_routes.is_empty()
@@ -176,7 +181,7 @@ impl Snapshot {
     fn has_form(&self, key: &Key) -> bool {
         let id = &*key.id;
         match key.kind {
-            Kind::Route => self.routes.get(id).is_some_and(|route| route.outcome == Outcome::Serve),
+            Kind::Route => self.routes.get(id).is_some_and(|route| !route.stand_in),
             Kind::Service => self.services.get(id).is_some_and(Option::is_some),
             Kind::PluginConfig => self.plugin_configs.get(id).is_some_and(Option::is_some),
             Kind::ConsumerGroup => self.consumer_groups.get(id).is_some_and(Option::is_some),

@@ -1,9 +1,10 @@
 //! Upstreams: nodes, balancing and how to talk to them (`docs/spec/resources.md` §3).
 
 use crate::compiled::Timeouts;
+use foldhash::quality::FixedState;
 use http::HeaderValue;
 use milecastle_model::{Balancer, Fault, HashOn as Attribute, PassHost as Mode, Scheme, Timeout, Upstream};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,8 +196,7 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
         return Err(faults);
     }
     let algorithm = algorithm(upstream);
-    let mut hasher = foldhash::quality::FixedState::default().build_hasher();
-    (&nodes, &algorithm, scheme).hash(&mut hasher);
+    let fingerprint = FixedState::default().hash_one((&nodes, &algorithm, scheme));
     Ok(CompiledUpstream {
         key,
         nodes: nodes.into(),
@@ -213,7 +213,7 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
         }),
         discovered: upstream.service_name.is_some(),
         verify: upstream.tls.as_ref().is_some_and(|tls| tls.verify),
-        fingerprint: hasher.finish(),
+        fingerprint,
     })
 }
 

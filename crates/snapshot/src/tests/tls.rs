@@ -1,0 +1,63 @@
+//! Certificates by server name.
+
+use super::{Config, compiler, delete, put};
+use milecastle_model::{Change, Kind};
+use serde_json::{Value, json};
+
+fn pair() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["test".into()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+fn ssl(id: &str, snis: &[&str]) -> Change {
+    let (cert, key) = pair();
+    put(Kind::Ssl, id, json!({ "cert": cert, "key": key, "snis": snis }))
+}
+
+fn served(config: &Config, name: &str) -> Option<String> {
+    config.now.certificate(name).map(|ssl| ssl.id.to_string())
+}
+
+#[test]
+fn the_exact_name_then_the_longest_wildcard_of_one_label_then_all() {
+    let mut config = Config::new();
+    config.good(&[ssl("exact", &["a.test.com"]), ssl("wide", &["*.com"]), ssl("wild", &["*.Test.com."])]);
+    assert_eq!(served(&config, "a.test.com").as_deref(), Some("exact"));
+    assert_eq!(served(&config, "A.Test.com.").as_deref(), Some("exact"));
+    assert_eq!(served(&config, "b.test.com").as_deref(), Some("wild"));
+    assert_eq!(served(&config, "test.com").as_deref(), Some("wide"));
+    assert_eq!(served(&config, "a.b.test.com"), None, "the most specific wildcard decides");
+    assert_eq!(served(&config, "other.org"), None);
+    config.good(&[ssl("any", &["*"])]);
+    assert_eq!(served(&config, "other.org").as_deref(), Some("any"));
+    config.good(&[delete(Kind::Ssl, "exact")]);
+    assert_eq!(served(&config, "a.test.com").as_deref(), Some("wild"));
+}
+
+#[test]
+fn of_two_claims_to_a_name_the_smaller_id_wins() {
+    let mut config = Config::new();
+    config.good(&[ssl("2", &["a.test"]), ssl("1", &["a.test"])]);
+    assert_eq!(served(&config, "a.test").as_deref(), Some("1"));
+    config.good(&[delete(Kind::Ssl, "1")]);
+    assert_eq!(served(&config, "a.test").as_deref(), Some("2"));
+}
+
+#[test]
+fn objects_that_are_off_or_for_upstreams_serve_nobody() {
+    let (cert, key) = pair();
+    let mut config = Config::new();
+    config.good(&[put(Kind::Ssl, "1", json!({ "cert": cert, "key": key, "sni": "a.test", "status": 0 }))]);
+    config.good(&[put(Kind::Ssl, "2", json!({ "cert": cert, "key": key, "type": "client" }))]);
+    assert_eq!(served(&config, "a.test"), None);
+}
+
+#[test]
+fn a_key_that_is_none_is_refused_and_quarantined() {
+    let (cert, _) = pair();
+    let body: Value = json!({ "cert": cert, "key": format!("{:64}", "-----BEGIN NOTHING-----"), "sni": "a.test" });
+    let faults = compiler().check(Kind::Ssl, "1", &body);
+    assert!(faults[0].to_string().starts_with("failed to parse key: "), "{}", faults[0]);
+    let mut config = Config::new();
+    assert_eq!(config.step(&[put(Kind::Ssl, "1", body)]).len(), 1);
+}
