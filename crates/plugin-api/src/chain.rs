@@ -121,6 +121,11 @@ impl Chain {
         !self.before_proxy.is_empty()
     }
 
+    /// Whether a plugin takes part in `log`.
+    pub fn has_log(&self) -> bool {
+        !self.log.is_empty()
+    }
+
     /// Runs the phase `rewrite`.
     ///
     /// # Errors

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A path pattern of a route, parsed.
 ///
 /// Display gives the pattern as written, which is the variable `_path` of a matched request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
-    text: Box<str>,
+    text: Arc<str>,
     /// Length of the literal start; the whole text if the pattern is exact.
     prefix: usize,
     exact: bool,
@@ -55,6 +56,11 @@ impl PathPattern {
 
     /// The pattern as written.
     pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The pattern as written, to be kept.
+    pub fn text(&self) -> &Arc<str> {
         &self.text
     }
 
