@@ -167,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn sqlite_files_that_cannot_be() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = milecastle_testkit::TempDir::new();
         let error = refused(&format!("sqlite:{}/no/such.db", dir.path().display())).await;
         assert!(error.contains("its directory does not exist; create it"), "{error}");
         let path = dir.path().join("text.db");

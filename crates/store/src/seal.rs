@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn key_files() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = milecastle_testkit::TempDir::new();
         let source = KeySource::File(dir.path().join("sealing.key"));
         assert!(source.read().unwrap().is_none());
         let made = source.read_or_make().unwrap();

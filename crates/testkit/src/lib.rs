@@ -1,5 +1,5 @@
 //! What tests of more than one crate need: an upstream that tells what it received, a client that never retries, the real
-//! binary as a child process, certificates, ports, directories, and waiting for conditions.
+//! binary as a child process, throw-away PostgreSQL, certificates, ports, directories, and waiting for conditions.
 //!
 //! Invariants:
 //! - Nothing here hides a failure: the client does not retry, steps that take too long end with an error that says what was
@@ -13,6 +13,7 @@
 pub mod client;
 pub mod echo;
 mod ports;
+pub mod postgres;
 pub mod process;
 pub mod raw;
 pub mod tls;

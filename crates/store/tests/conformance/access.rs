@@ -1,0 +1,128 @@
+//! Tokens, nodes and admin keys.
+
+use milecastle_store::{DEFAULT_GROUP, NewNode, NewToken, NodeReport, Role, Store, StoreError};
+use serde_json::json;
+
+use crate::home::{Home, on_both};
+
+on_both!(tokens, nodes, revoked_nodes_stay_out, admin_keys);
+
+fn hash(n: u8) -> [u8; 32] {
+    [n; 32]
+}
+
+async fn token(store: &Store, id: &str, n: u8, expires_at: Option<u64>) {
+    let (group, name) = (DEFAULT_GROUP.to_owned(), format!("token {id}"));
+    store.token_create(&NewToken { id: id.to_owned(), group, name, hash: hash(n), expires_at }).await.unwrap();
+}
+
+fn node(id: &str, token: &str) -> NewNode {
+    NewNode {
+        group: DEFAULT_GROUP.to_owned(),
+        id: id.to_owned(),
+        token: token.to_owned(),
+        certificate: "0a".to_owned(),
+        host: "h1".to_owned(),
+        version: "0.1.0".to_owned(),
+    }
+}
+
+async fn epoch(store: &Store) -> u64 {
+    store.head(DEFAULT_GROUP).await.unwrap().epoch
+}
+
+async fn tokens(home: Home) {
+    let store = home.open().await;
+    token(&store, "t1", 1, None).await;
+    token(&store, "t2", 2, Some(100)).await;
+    let found = store.token_find(&hash(2)).await.unwrap().unwrap();
+    assert_eq!((&*found.id, &*found.group, &*found.name), ("t2", DEFAULT_GROUP, "token t2"));
+    assert_eq!((found.expires_at, found.revoked_at), (Some(100), None));
+    assert_eq!(store.token_find(&hash(9)).await.unwrap(), None);
+    let before = epoch(&store).await;
+    assert!(store.token_revoke(DEFAULT_GROUP, "t1").await.unwrap());
+    assert!(!store.token_revoke(DEFAULT_GROUP, "t1").await.unwrap());
+    assert!(!store.token_revoke("elsewhere", "t2").await.unwrap());
+    assert_eq!(epoch(&store).await, before + 1);
+    let revoked: Vec<_> =
+        store.token_list(DEFAULT_GROUP).await.unwrap().iter().map(|t| t.revoked_at.is_some()).collect();
+    assert_eq!(revoked, [true, false]);
+    let nowhere =
+        NewToken { id: "t3".into(), group: "nowhere".into(), name: String::new(), hash: hash(3), expires_at: None };
+    assert!(matches!(store.token_create(&nowhere).await.unwrap_err(), StoreError::UnknownGroup(_)));
+}
+
+async fn nodes(home: Home) {
+    let store = home.open().await;
+    token(&store, "good", 1, None).await;
+    token(&store, "expired", 2, Some(1)).await;
+    assert!(!store.node_join(&node("n1", "expired")).await.unwrap());
+    assert!(!store.node_join(&node("n1", "unknown")).await.unwrap());
+    for id in ["n2", "n1"] {
+        assert!(store.node_join(&node(id, "good")).await.unwrap());
+    }
+    assert!(store.node_renew(DEFAULT_GROUP, "n1", "0b").await.unwrap());
+    assert!(!store.node_renew(DEFAULT_GROUP, "n9", "0b").await.unwrap());
+    let report = |at, revision| NodeReport {
+        host: "h2".to_owned(),
+        version: "0.2.0".to_owned(),
+        boot: "b1".to_owned(),
+        reported_at: at,
+        lineage: "l".to_owned(),
+        revision,
+        digest: vec![1, 2, 3],
+        rejected: json!([{"key": "/routes/1", "why": "no such plugin"}]),
+    };
+    let of = |id: &str, report| (DEFAULT_GROUP.to_owned(), id.to_owned(), report);
+    store.node_report(&[of("n1", report(10, 5)), of("gone", report(10, 5))]).await.unwrap();
+    store.node_report(&[of("n1", report(9, 4))]).await.unwrap();
+    let known = store.node_list(DEFAULT_GROUP).await.unwrap();
+    assert_eq!(known.iter().map(|node| &*node.id).collect::<Vec<_>>(), ["n1", "n2"]);
+    assert_eq!((&*known[0].certificate, &*known[0].host, known[0].welcome), ("0b", "h2", true));
+    assert_eq!(known[0].report, Some(report(10, 5)));
+    assert_eq!((known[1].host.as_str(), &known[1].report), ("h1", &None));
+    store.node_report(&[]).await.unwrap();
+}
+
+async fn revoked_nodes_stay_out(home: Home) {
+    let store = home.open().await;
+    token(&store, "t1", 1, None).await;
+    token(&store, "t2", 2, None).await;
+    for (id, token) in [("n1", "t1"), ("n2", "t1"), ("n3", "t2")] {
+        assert!(store.node_join(&node(id, token)).await.unwrap());
+    }
+    let welcome = async || store.node_list(DEFAULT_GROUP).await.unwrap().iter().map(|n| n.welcome).collect::<Vec<_>>();
+    let before = epoch(&store).await;
+    assert!(store.node_revoke(DEFAULT_GROUP, "n1").await.unwrap());
+    assert!(!store.node_revoke(DEFAULT_GROUP, "n1").await.unwrap());
+    assert_eq!(welcome().await, [false, true, true]);
+    assert!(!store.node_join(&node("n1", "t2")).await.unwrap(), "a revoked node does not come back with another token");
+    assert!(!store.node_renew(DEFAULT_GROUP, "n1", "0b").await.unwrap());
+    store.token_revoke(DEFAULT_GROUP, "t1").await.unwrap();
+    assert_eq!(welcome().await, [false, false, true]);
+    assert!(!store.node_renew(DEFAULT_GROUP, "n2", "0b").await.unwrap());
+    assert!(store.node_join(&node("n2", "t2")).await.unwrap());
+    assert!(store.node_delete(DEFAULT_GROUP, "n1").await.unwrap());
+    assert!(!store.node_delete(DEFAULT_GROUP, "n1").await.unwrap());
+    assert!(store.node_join(&node("n1", "t2")).await.unwrap());
+    assert_eq!(welcome().await, [true, true, true]);
+    assert_eq!(epoch(&store).await, before + 3);
+}
+
+async fn admin_keys(home: Home) {
+    let (store, other) = (home.open().await, home.open().await);
+    let (hash1, hash2) = (hash(1), hash(2));
+    let (a, b) = tokio::join!(
+        store.admin_key_put_first("admin", Role::Admin, &hash1),
+        other.admin_key_put_first("admin", Role::Admin, &hash2)
+    );
+    assert_ne!(a.unwrap(), b.unwrap(), "one of two first starts makes the key");
+    store.admin_key_put("reader", Role::Viewer, &hash(3)).await.unwrap();
+    store.admin_key_put("admin", Role::Admin, &hash(4)).await.unwrap();
+    let keys = store.admin_key_list().await.unwrap();
+    let known: Vec<_> = keys.iter().map(|key| (&*key.name, key.role, key.hash)).collect();
+    assert_eq!(known, [("admin", Role::Admin, hash(4)), ("reader", Role::Viewer, hash(3))]);
+    assert!(store.admin_key_delete("reader").await.unwrap());
+    assert!(!store.admin_key_delete("reader").await.unwrap());
+    assert_eq!(store.admin_key_list().await.unwrap().len(), 1);
+}

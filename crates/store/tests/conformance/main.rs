@@ -1,0 +1,15 @@
+//! What a store promises, asked of both databases.
+
+#![allow(clippy::unwrap_used)]
+
+mod home;
+
+mod access;
+mod checks;
+mod groups;
+mod opening;
+mod processes;
+mod publishing;
+mod reading;
+mod sealing;
+mod watching;

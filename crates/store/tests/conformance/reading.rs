@@ -1,0 +1,119 @@
+//! Snapshots, deltas, history and floors.
+
+use std::collections::BTreeMap;
+
+use milecastle_model::Change;
+use milecastle_store::{Changes, DEFAULT_GROUP, Op, Put, Store};
+
+use crate::home::{Home, body, delete, on_both, publish, put, revision, route, set, upstream};
+
+on_both!(deltas_lead_from_any_revision_to_the_head, floors, history_pages, a_snapshot_is_of_one_revision);
+
+/// The default group as paths and bodies, from a snapshot.
+async fn whole(store: &Store) -> (u64, BTreeMap<String, (Vec<u8>, u64, u64)>) {
+    let snapshot = store.load(DEFAULT_GROUP).await.unwrap();
+    let objects = snapshot.objects.into_iter().map(|o| (o.key.path(), (o.body.to_vec(), o.created, o.modified)));
+    (snapshot.revision, objects.collect())
+}
+
+async fn deltas_lead_from_any_revision_to_the_head(home: Home) {
+    let store = home.open().await;
+    let sealed = |word| Op::Put(Put { sealed: true, ..Put::new(upstream("s"), body(word)) });
+    let mut states = vec![whole(&store).await];
+    for ops in [
+        vec![put(route("1"), "a"), put(route("2"), "a"), sealed("a")],
+        vec![put(route("1"), "b")],
+        vec![delete(route("1")), sealed("b")],
+        vec![put(route("1"), "c"), put(route("3"), "c")],
+        vec![delete(route("3")), delete(upstream("s"))],
+    ] {
+        revision(&store, ops).await;
+        states.push(whole(&store).await);
+    }
+    let (head, last) = states.last().unwrap().clone();
+    for (from, mut state) in states {
+        let Changes::Delta { lineage, to, changes } = store.changes_since(DEFAULT_GROUP, from).await.unwrap() else {
+            panic!("no delta from {from}")
+        };
+        assert_eq!((to, lineage), (head, store.head(DEFAULT_GROUP).await.unwrap().lineage));
+        let mut keys: Vec<String> = changes.iter().map(|change| change.key().path()).collect();
+        assert!(changes.is_sorted_by_key(Change::revision), "{changes:?}");
+        for change in changes {
+            match change {
+                Change::Put(o) => drop(state.insert(o.key.path(), (o.body.to_vec(), o.created, o.modified))),
+                Change::Delete { key, .. } => drop(state.remove(&key.path())),
+            }
+        }
+        assert_eq!(state, last, "from {from}");
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), [4, 3, 3, 3, 2, 0][usize::try_from(from).unwrap()], "each key once, from {from}");
+    }
+}
+
+async fn floors(home: Home) {
+    let store = home.open().await;
+    for word in ["a", "b", "c", "d"] {
+        revision(&store, vec![put(route("1"), word), put(route("2"), word)]).await;
+    }
+    let check = async |from, floor: Option<u64>| match store.changes_since(DEFAULT_GROUP, from).await.unwrap() {
+        Changes::Delta { to, .. } => assert_eq!((floor, to), (None, 4), "from {from}"),
+        Changes::Gone { floor: found, head, .. } => assert_eq!((Some(found), head), (floor, 4), "from {from}"),
+    };
+    check(0, None).await;
+    check(5, Some(0)).await;
+    check(u64::MAX, Some(0)).await;
+    store.history_trim(DEFAULT_GROUP, 2).await.unwrap();
+    store.history_trim(DEFAULT_GROUP, 1).await.unwrap();
+    store.history_trim(DEFAULT_GROUP, 5).await.unwrap();
+    check(1, Some(2)).await;
+    check(2, None).await;
+    check(4, None).await;
+    assert!(store.history_get(DEFAULT_GROUP, 2).await.unwrap().is_none());
+    assert!(store.history_get(DEFAULT_GROUP, 3).await.unwrap().is_some());
+    assert_eq!(store.load(DEFAULT_GROUP).await.unwrap().objects.len(), 2);
+}
+
+async fn history_pages(home: Home) {
+    let store = home.open().await;
+    for word in ["a", "b", "c", "d", "e"] {
+        let mut set = set(vec![put(route("1"), word), delete(route("2"))]);
+        set.message = format!("made it {word}");
+        store.publish(DEFAULT_GROUP, set).await.unwrap();
+    }
+    let page = async |before, limit| {
+        let page = store.history_list(DEFAULT_GROUP, before, limit).await.unwrap();
+        page.into_iter().map(|info| info.revision).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 2).await, [5, 4]);
+    assert_eq!(page(Some(4), 2).await, [3, 2]);
+    assert_eq!(page(Some(2), 9).await, [1]);
+    let made = store.history_get(DEFAULT_GROUP, 3).await.unwrap().unwrap();
+    assert_eq!((&*made.info.author, &*made.info.message, made.info.source.name()), ("ann", "made it c", "api"));
+    assert_eq!((made.info.puts, made.info.deletes), (1, 0));
+    assert!(matches!(&made.changes[..], [Change::Put(o)] if o.body == body("c") && (o.created, o.modified) == (1, 3)));
+    assert!(store.history_get(DEFAULT_GROUP, u64::MAX).await.unwrap().is_none());
+}
+
+async fn a_snapshot_is_of_one_revision(home: Home) {
+    let (writer, reader) = (home.open().await, home.open().await);
+    let writing = async {
+        for n in 1..=60 {
+            let word = n.to_string();
+            publish(&writer, (0..10).map(|id| put(route(&id.to_string()), &word)).collect()).await.unwrap();
+        }
+    };
+    let reading = async {
+        let mut seen = 0;
+        while seen < 60 {
+            let (revision, objects) = whole(&reader).await;
+            assert!(revision >= seen);
+            seen = revision;
+            assert!(
+                objects.values().all(|(stored, _, modified)| *stored == body(&revision.to_string()).into_bytes()
+                    && *modified == revision)
+            );
+        }
+    };
+    tokio::join!(writing, reading);
+}
