@@ -54,6 +54,8 @@ pub struct Issued {
     pub chain: Vec<CertificateDer<'static>>,
     /// When it ends.
     pub not_after: SystemTime,
+    /// Its serial number in lower-case hexadecimal: what lists of certificates name it by.
+    pub serial: String,
 }
 
 /// The certificate of a DP manager and its key.
@@ -175,8 +177,10 @@ impl Ca {
         let mut params = self.leaf_params(now, lifetime, ExtendedKeyUsagePurpose::ClientAuth)?;
         params.distinguished_name = common_name(identity.node_id());
         params.subject_alt_names = vec![SanType::URI(identity.uri().try_into()?)];
+        let serial = params.serial_number.iter().flat_map(SerialNumber::to_bytes).map(|byte| format!("{byte:02x}"));
+        let serial = serial.collect();
         let (certificate, _, not_after) = self.sign(&params, &request.public_key)?;
-        Ok(Issued { chain: vec![certificate], not_after })
+        Ok(Issued { chain: vec![certificate], not_after, serial })
     }
 
     /// Makes a key and a certificate for a DP manager. It carries [`CLUSTER_NAME`], which nodes ask for, and the

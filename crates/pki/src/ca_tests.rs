@@ -60,6 +60,7 @@ fn a_node_certificate_says_what_the_ca_decided() {
 
     let certificate = parse(&issued.chain[0]).unwrap();
     assert!(!certificate.is_ca());
+    assert_eq!(certificate.raw_serial_as_string().replace(':', ""), issued.serial);
     assert_eq!(certificate.subject().to_string(), "CN=n1");
     let usage = certificate.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && !usage.server_auth);

@@ -136,6 +136,11 @@ impl FromStr for GroupToken {
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
+    /// The 32 bytes, for a store that finds tokens by them.
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Whether the token is the one that was hashed. Takes the same time whatever the difference.
     pub fn verify(&self, token: &GroupToken) -> bool {
         constant_time::verify_slices_are_equal(&self.0, &token.hash().0).is_ok()
