@@ -73,7 +73,11 @@ impl Health {
 pub async fn serve(addr: SocketAddr, health: Arc<Health>) -> io::Result<SideServer> {
     SideServer::start(addr, move |request| {
         let path = request.uri().path();
-        if path == "/status" || path.starts_with("/status/") { health.answer(path) } else { crate::side_http::not_found() }
+        if path == "/status" || path.starts_with("/status/") {
+            health.answer(path)
+        } else {
+            crate::side_http::not_found()
+        }
     })
     .await
 }

@@ -76,12 +76,8 @@ impl Identity {
         let node_id = before.map(|keys| keys.certificate().identity.node_id().to_owned()).unwrap_or_default();
         let request = KeyRequest::generate()?;
         let channel = connect(endpoint, Arc::new(join_client_config(token.ca())?)).await?;
-        let asked = pb::JoinRequest {
-            token: token.expose(),
-            csr: request.csr().to_vec().into(),
-            node_id,
-            facts: Some(facts),
-        };
+        let asked =
+            pb::JoinRequest { token: token.expose(), csr: request.csr().to_vec().into(), node_id, facts: Some(facts) };
         let answer = join_client(channel).join(asked).await.map_err(Box::new)?.into_inner();
         tracing::info!(node_id = answer.node_id, group = answer.group, "joined");
         self.accept(request, &answer, &token.ca())

@@ -38,7 +38,7 @@ pub(super) async fn run(member: &mut Member, endpoint: &str) -> Result<Ended, Id
     let keys = member.identity.keys(address, facts).await?;
     let channel = connect(address, Arc::new(keys.client_config()?)).await?;
     let (outbox, messages) = mpsc::channel(OUTBOX);
-    let mut session = Session::new(member, outbox, channel.clone(), keys.clone());
+    let session = Session::new(member, outbox, channel.clone(), keys.clone());
     session.send(Message::Hello(session.hello())).await;
     let mut client = ConfigClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let inbox = match client.stream(ReceiverStream::new(messages)).await {
@@ -189,8 +189,7 @@ impl<'a> Session<'a> {
     }
 
     async fn snapshot(&mut self, message: pb::Snapshot) {
-        let head =
-            SnapshotHead { lineage: message.lineage, revision: message.revision, digest: message.digest };
+        let head = SnapshotHead { lineage: message.lineage, revision: message.revision, digest: message.digest };
         let Some(chunk) = message.chunk else {
             return self.malformed("snapshot without chunk", &head).await;
         };
@@ -217,15 +216,13 @@ impl<'a> Session<'a> {
         }
         let (compiler, previous) = (self.member.compiler.clone(), self.member.holdings.clone());
         let (lineage, revision) = (head.lineage.clone(), head.revision);
-        self.build(lineage, revision, move || Holdings::from_objects(&compiler, previous.as_ref(), &head, &objects)).await;
+        self.build(lineage, revision, move || Holdings::from_objects(&compiler, previous.as_ref(), &head, &objects))
+            .await;
     }
 
     async fn delta(&mut self, message: pb::Delta) {
-        let head = SnapshotHead {
-            lineage: message.lineage.clone(),
-            revision: message.to,
-            digest: message.digest.clone(),
-        };
+        let head =
+            SnapshotHead { lineage: message.lineage.clone(), revision: message.to, digest: message.digest.clone() };
         let delta = match self.delta.push(message) {
             Ok(Some(delta)) => delta,
             Ok(None) => return,
