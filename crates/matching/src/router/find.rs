@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::method::MethodSet;
 use super::path::PathPattern;
 use super::probe::{self, Probe};
 use super::route::{Candidate, Route};
@@ -72,7 +71,6 @@ impl<T: fmt::Debug> fmt::Debug for Match<'_, T> {
 /// A request on its way through the candidates.
 struct Request<'i> {
     input: &'i MatchInput<'i>,
-    method: MethodSet,
     path: Probe<'i>,
     vars: &'i dyn Lookup,
 }
@@ -81,7 +79,7 @@ impl<T> Router<T> {
     /// The route of a request, or `None`. `vars` answers the variables of conditions.
     pub fn find(&self, input: &MatchInput<'_>, vars: &dyn Lookup) -> Option<Match<'_, T>> {
         let path = Probe::new(input.path.as_bytes(), b'/', self.seed);
-        let request = Request { input, method: MethodSet::single(input.method), path, vars };
+        let request = Request { input, path, vars };
         if self.mode == RouterMode::HostUri && self.hosts.len() > 0 {
             let host = input.host.as_bytes();
             let exact = self.hosts.get(probe::hash(host, EXACT_HOST, self.seed), EXACT_HOST, host);
@@ -143,13 +141,13 @@ impl<T> Router<T> {
         group: &'r Group,
         request: &Request<'_>,
     ) -> Option<Option<&'r Arc<str>>> {
-        let route = &candidate.route;
-        if route.unconditional {
+        if candidate.unconditional {
             return Some(group.host.as_ref());
         }
+        let route = &candidate.route;
         let input = request.input;
         let mut host = group.host.as_ref();
-        let admitted = route.methods.admits(request.method)
+        let admitted = route.methods.admits(input.method)
             && route.remote_addrs.as_ref().is_none_or(|addrs| addrs.contains(input.addr))
             && (self.mode == RouterMode::HostUri || route.hosts.is_empty() || {
                 host = route.hosts.iter().find(|host| host.matches(input.host, input.raw_host)).map(|host| host.text());

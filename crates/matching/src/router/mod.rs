@@ -149,9 +149,7 @@ impl<T> Router<T> {
         let id = route.id.as_bytes();
         self.routes.insert_new(probe::hash(id, 0, self.seed), 0, id, Arc::clone(&route));
         self.each_group(&route, |router, host| {
-            for pattern in 0..route.patterns.len() {
-                router.enter(host, Candidate { route: Arc::clone(&route), pattern });
-            }
+            Candidate::all(&route, router.mode).for_each(|candidate| router.enter(host, candidate));
         });
     }
 

@@ -45,12 +45,13 @@ impl PathPattern {
             (Some(colon), Some(star)) => Some(colon.min(star)),
             (colon, star) => colon.or(star),
         };
+        let length = prefix.unwrap_or(text.len());
         let shaped = colon.is_some() || text.contains("/*");
         PathPattern {
             text: text.into(),
-            prefix: prefix.unwrap_or(text.len()),
+            prefix: length,
             exact: prefix.is_none(),
-            shape: shaped.then(|| Box::new(Shape::parse(text, params))),
+            shape: shaped.then(|| Box::new(Shape::parse(text, length, params))),
         }
     }
 
@@ -115,7 +116,8 @@ impl fmt::Display for PathPattern {
 }
 
 impl Shape {
-    fn parse(text: &str, params: bool) -> Shape {
+    /// `prefix`: the length of the literal start that is compared anyway.
+    fn parse(text: &str, prefix: usize, params: bool) -> Shape {
         let mut shape = Shape { chunks: Vec::new(), gaps: Vec::new(), decides: true };
         let mut chunk = Vec::new();
         let mut literal = String::new();
@@ -146,9 +148,12 @@ impl Shape {
         end_literal(&mut literal, &mut chunk);
         let open_end = chunk.is_empty();
         shape.chunks.push(chunk);
-        // One gap at the very end after a literal: the start decides alone.
-        let literal_start = matches!(shape.chunks.first().map(Vec::as_slice), Some([Piece::Literal(_)]));
-        shape.decides = !(shape.gaps.len() == 1 && open_end && literal_start);
+        // One gap at the very end after the literal start: that decides alone.
+        let start = match shape.chunks.first().map(Vec::as_slice) {
+            Some([Piece::Literal(start)]) => start.len(),
+            _ => 0,
+        };
+        shape.decides = !(shape.gaps.len() == 1 && open_end && start == prefix);
         shape
     }
 
@@ -311,6 +316,8 @@ mod tests {
         check("/a/*/:id", true, "/a/b/c/d", Some(&[(":ext", "b/c"), ("id", "d")]));
         check("/u/a:b", true, "/u/a:b", Some(&[]));
         check("/u/a:b", true, "/u/a:bc", None);
+        check("/a:b*", true, "/a:bc", Some(&[]));
+        check("/a:b*", true, "/ab", None);
         check("/foo*/:id", true, "/foox/7", Some(&[("id", "7")]));
         check("/u/:a.b/:a.b", true, "/u/1/2", Some(&[("a.b", "1"), ("a.b", "2")]));
     }

@@ -1,38 +1,61 @@
 //! Hashes of all starts of a text out of one pass, and sets of lengths worth probing.
 //!
 //! A path is looked up under each of its starts that could be a prefix of some pattern. [`Probe`] reads the path once,
-//! eight bytes at a step, and keeps the state of the hash at each step, so that the hash of any start costs two more
-//! multiplications. [`Lengths`] knows which starts exist at all; as most prefixes end in `/`, it keeps those apart and
+//! sixteen bytes at a step, and keeps the state of the hash at each step, so that the hash of any start costs one more
+//! multiplication. [`Lengths`] knows which starts exist at all; as most prefixes end in `/`, it keeps those apart and
 //! asks for them only where the path has a `/`.
 
-/// Lengths below this are kept in bit sets; steps and delimiters are recorded as far.
+use std::cell::Cell;
+
+/// Lengths below this are kept in bit sets; states and delimiters are recorded as far.
 const WINDOW: usize = 128;
-const STEPS: usize = WINDOW / 8;
+const BLOCK: usize = 16;
+const BLOCKS: usize = WINDOW / BLOCK;
 
 const K0: u64 = 0x9E37_79B9_7F4A_7C15;
 const K1: u64 = 0xA076_1D64_78BD_642F;
 const K2: u64 = 0xE703_7ED1_A0B4_28DB;
 
 /// Both halves of the product, folded: every bit of the factors reaches every bit of the result.
+#[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product as u64) ^ ((product >> 64) as u64)
 }
 
-/// The eight bytes of `bytes` at step `step`, zero past the end.
-fn word(bytes: &[u8], step: usize) -> u64 {
-    let at = step * 8;
-    if let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        return u64::from_le_bytes(*chunk);
-    }
-    let missing = (at + 8 - bytes.len()) * 8;
-    match bytes.last_chunk::<8>() {
-        Some(chunk) => u64::from_le_bytes(*chunk).checked_shr(missing as u32).unwrap_or(0),
-        None => bytes.iter().rev().fold(0, |word, &b| word << 8 | u64::from(b)),
+/// The state after a block.
+#[inline]
+fn step(state: u64, block: u128) -> u64 {
+    fold(state ^ block as u64, K0 ^ (block >> 64) as u64)
+}
+
+/// The hash of a text with `rest` after its last whole block.
+#[inline]
+fn finish(state: u64, rest: u128, len: usize, tag: u64) -> u64 {
+    fold(state ^ rest as u64 ^ tag.wrapping_mul(K2), K1 ^ (rest >> 64) as u64 ^ len as u64)
+}
+
+/// The block at byte `at`, zero past the end.
+#[inline]
+fn block(bytes: &[u8], at: usize) -> u128 {
+    match bytes.get(at..).unwrap_or_default() {
+        rest if let Some(whole) = rest.first_chunk::<BLOCK>() => u128::from_le_bytes(*whole),
+        rest if let Some(low) = rest.first_chunk::<8>() => {
+            // The last eight bytes, without those that are in `low` already.
+            let high = rest.last_chunk::<8>().map_or(0, |high| u64::from_le_bytes(*high));
+            let high = high.checked_shr(8 * (16 - rest.len()) as u32).unwrap_or(0);
+            u128::from(u64::from_le_bytes(*low)) | u128::from(high) << 64
+        }
+        rest if let (Some(low), Some(high)) = (rest.first_chunk::<4>(), rest.last_chunk::<4>()) => {
+            let (low, high) = (u32::from_le_bytes(*low), u32::from_le_bytes(*high));
+            u128::from(low) | u128::from(high) << (8 * (rest.len() - 4))
+        }
+        rest => rest.iter().rev().fold(0, |block, &b| block << 8 | u128::from(b)),
     }
 }
 
 /// One bit for each byte of `word` that equals `byte`, the lowest for the first.
+#[inline]
 fn equal_bytes(word: u64, byte: u8) -> u64 {
     const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
     let differing = word ^ (u64::from(byte) * 0x0101_0101_0101_0101);
@@ -44,50 +67,67 @@ fn equal_bytes(word: u64, byte: u8) -> u64 {
 /// A text to be looked up under several of its starts.
 pub(super) struct Probe<'t> {
     bytes: &'t [u8],
-    /// The state before each step.
-    states: [u64; STEPS + 1],
-    /// Bit `n`: the start of length `n` ends with the delimiter.
-    delimited: u128,
+    delimiter: u8,
+    /// The state before each block.
+    states: [u64; BLOCKS + 1],
+    /// Made when first asked for, see [`Probe::delimited`].
+    delimited: Cell<Option<u128>>,
 }
 
 impl<'t> Probe<'t> {
+    #[inline]
     pub(super) fn new(bytes: &'t [u8], delimiter: u8, seed: u64) -> Probe<'t> {
-        let mut probe = Probe { bytes, states: [0; STEPS + 1], delimited: 0 };
+        let mut states = [0; BLOCKS + 1];
         let mut state = seed;
-        probe.states[0] = seed;
-        for step in 0..STEPS.min(bytes.len().div_ceil(8)) {
-            let word = word(bytes, step);
-            state = fold(state ^ word, K0);
-            probe.states[step + 1] = state;
-            probe.delimited |= u128::from(equal_bytes(word, delimiter)) << (step * 8) << 1;
+        states[0] = seed;
+        for (chunk, next) in bytes.chunks_exact(BLOCK).zip(states.iter_mut().skip(1)) {
+            state = step(state, block(chunk, 0));
+            *next = state;
         }
-        probe
+        Probe { bytes, delimiter, states, delimited: Cell::new(None) }
     }
 
+    #[inline]
     pub(super) fn bytes(&self) -> &'t [u8] {
         self.bytes
     }
 
     /// The hash of the first `len` bytes under `tag`.
+    #[inline]
     pub(super) fn hash(&self, len: usize, tag: u64) -> u64 {
-        let step = len / 8;
-        let state = match self.states.get(step) {
+        let blocks = len / BLOCK;
+        let state = match self.states.get(blocks) {
             Some(state) => *state,
-            None => (STEPS..step).fold(self.states[STEPS], |state, step| fold(state ^ word(self.bytes, step), K0)),
+            None => (BLOCKS..blocks).fold(self.states[BLOCKS], |state, at| step(state, block(self.bytes, at * BLOCK))),
         };
-        let rest = match len % 8 {
-            0 => 0,
-            rest => word(self.bytes, step) & (u64::MAX >> (64 - rest * 8)),
-        };
-        fold(fold(state ^ rest, K1 ^ len as u64) ^ tag, K2)
+        let mask = (1_u128 << (len % BLOCK * 8)) - 1;
+        finish(state, block(self.bytes, blocks * BLOCK) & mask, len, tag)
+    }
+
+    /// Bit `n`: the start of length `n` ends with the delimiter.
+    #[inline]
+    fn delimited(&self) -> u128 {
+        if let Some(known) = self.delimited.get() {
+            return known;
+        }
+        let mut delimited = 0;
+        for at in 0..self.bytes.len().min(WINDOW).div_ceil(BLOCK) {
+            let block = block(self.bytes, at * BLOCK);
+            let low = equal_bytes(block as u64, self.delimiter);
+            let high = equal_bytes((block >> 64) as u64, self.delimiter);
+            delimited |= u128::from(low | high << 8) << (at * BLOCK) << 1;
+        }
+        self.delimited.set(Some(delimited));
+        delimited
     }
 }
 
 /// The hash of a whole text, equal to that of a [`Probe`] of the same length.
+#[inline]
 pub(super) fn hash(bytes: &[u8], tag: u64, seed: u64) -> u64 {
-    let state = (0..bytes.len() / 8).fold(seed, |state, step| fold(state ^ word(bytes, step), K0));
-    let rest = if bytes.len() % 8 == 0 { 0 } else { word(bytes, bytes.len() / 8) };
-    fold(fold(state ^ rest, K1 ^ bytes.len() as u64) ^ tag, K2)
+    let mut blocks = bytes.chunks_exact(BLOCK);
+    let state = blocks.by_ref().fold(seed, |state, chunk| step(state, block(chunk, 0)));
+    finish(state, block(blocks.remainder(), 0), bytes.len(), tag)
 }
 
 /// The lengths of the keys of a table, counted, those of keys that end with the delimiter apart from the others.
@@ -102,6 +142,7 @@ pub(super) struct Lengths {
 }
 
 impl Lengths {
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.counts.is_empty()
     }
@@ -144,15 +185,18 @@ impl Lengths {
     }
 
     /// Whether a key of this length may exist.
+    #[inline]
     pub(super) fn may_hold(&self, len: usize) -> bool {
         if len < WINDOW { (self.delimited | self.others) >> len & 1 == 1 } else { self.long.contains(&len) }
     }
 
     /// Lengths at which a start of the text may be a key, longest first.
+    #[inline]
     pub(super) fn candidates(&self, probe: &Probe<'_>) -> impl Iterator<Item = usize> {
         let len = probe.bytes.len();
         let within = u128::MAX >> (WINDOW - 1 - len.min(WINDOW - 1));
-        let mut short = (self.delimited & probe.delimited | self.others & !probe.delimited) & within;
+        let delimited = if self.delimited == 0 && self.others == 0 { 0 } else { probe.delimited() };
+        let mut short = (self.delimited & delimited | self.others & !delimited) & within;
         let long = self.long.iter().copied().filter(move |&long| long <= len);
         long.chain(std::iter::from_fn(move || {
             let top = short.checked_ilog2()?;

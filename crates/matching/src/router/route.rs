@@ -69,8 +69,6 @@ pub(super) struct Route<T> {
     pub(super) remote_addrs: Option<Arc<CidrSet>>,
     pub(super) vars: Option<Arc<Expr>>,
     pub(super) filter: Option<Filter>,
-    /// No condition and no pattern can refuse a request that found the route.
-    pub(super) unconditional: bool,
     pub(super) value: T,
 }
 
@@ -89,12 +87,6 @@ impl<T> Route<T> {
                 hosts.push(host);
             }
         }
-        let unconditional = entry.methods == MethodSet::ANY
-            && entry.remote_addrs.is_none()
-            && (hosts.is_empty() || mode == RouterMode::HostUri)
-            && entry.vars.as_ref().is_none_or(|vars| vars.is_empty())
-            && entry.filter.is_none()
-            && !patterns.iter().any(|pattern| pattern.needs_check());
         Route {
             id: entry.id,
             order: entry.order,
@@ -105,27 +97,48 @@ impl<T> Route<T> {
             remote_addrs: entry.remote_addrs,
             vars: entry.vars,
             filter: entry.filter,
-            unconditional,
             value: entry.value,
         }
+    }
+
+    /// Whether a condition can refuse a request.
+    fn has_conditions(&self, mode: RouterMode) -> bool {
+        self.methods != MethodSet::ANY
+            || self.remote_addrs.is_some()
+            || (mode != RouterMode::HostUri && !self.hosts.is_empty())
+            || self.vars.as_ref().is_some_and(|vars| !vars.is_empty())
+            || self.filter.is_some()
     }
 }
 
 /// A route under one of its patterns.
 pub(super) struct Candidate<T> {
     pub(super) route: Arc<Route<T>>,
-    pub(super) pattern: usize,
+    pattern: u32,
+    /// Neither a condition nor the pattern can refuse a request that came here. Told here, so that the route need not
+    /// be read.
+    pub(super) unconditional: bool,
 }
 
 impl<T> Clone for Candidate<T> {
     fn clone(&self) -> Self {
-        Candidate { route: Arc::clone(&self.route), pattern: self.pattern }
+        Candidate { route: Arc::clone(&self.route), ..*self }
     }
 }
 
 impl<T> Candidate<T> {
+    /// A candidate for each pattern.
+    pub(super) fn all(route: &Arc<Route<T>>, mode: RouterMode) -> impl Iterator<Item = Candidate<T>> {
+        let conditions = route.has_conditions(mode);
+        (0_u32..).zip(&route.patterns).map(move |(at, pattern)| Candidate {
+            route: Arc::clone(route),
+            pattern: at,
+            unconditional: !conditions && !pattern.needs_check(),
+        })
+    }
+
     pub(super) fn pattern(&self) -> &Arc<PathPattern> {
-        &self.route.patterns[self.pattern]
+        &self.route.patterns[self.pattern as usize]
     }
 
     /// Less is tried first (§4.3).

@@ -26,8 +26,39 @@ struct Slot<V> {
 #[derive(Clone)]
 struct Leaf<V> {
     tag: u64,
-    key: Box<[u8]>,
+    key: Key,
     value: V,
+}
+
+/// The longest key that is kept in its leaf.
+const INLINE: usize = 46;
+
+/// The bytes of a key, in place if they are few: a lookup then touches no memory apart from the leaf.
+#[derive(Clone)]
+enum Key {
+    Inline { len: u8, bytes: [u8; INLINE] },
+    Boxed(Box<[u8]>),
+}
+
+impl Key {
+    fn new(key: &[u8]) -> Key {
+        match u8::try_from(key.len()) {
+            Ok(len) if key.len() <= INLINE => {
+                let mut bytes = [0; INLINE];
+                bytes.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
+                Key::Inline { len, bytes }
+            }
+            _ => Key::Boxed(key.into()),
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Key::Inline { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Key::Boxed(bytes) => bytes,
+        }
+    }
 }
 
 impl<V> Clone for Table<V> {
@@ -61,6 +92,7 @@ impl<V> Default for Table<V> {
 }
 
 /// The three parts of a hash: branch of the root, branch below it, place in the flat table.
+#[inline]
 fn split(hash: u64) -> (usize, usize, usize) {
     let branch = |hash: u64| hash as usize % BRANCHES;
     (branch(hash), branch(hash >> BRANCH_BITS), (hash >> (2 * BRANCH_BITS)) as usize)
@@ -68,13 +100,14 @@ fn split(hash: u64) -> (usize, usize, usize) {
 
 /// The place of a key in a flat table, or the free place where it would go. There is always a free place, and the
 /// length is a power of two.
+#[inline]
 fn place<V>(slots: &[Slot<V>], hash: u64, tag: u64, key: &[u8]) -> Result<usize, usize> {
     let mask = slots.len() - 1;
     let mut at = split(hash).2 & mask;
     loop {
         match &slots[at].leaf {
             None => return Err(at),
-            Some(leaf) if slots[at].hash == hash && leaf.tag == tag && *leaf.key == *key => return Ok(at),
+            Some(leaf) if slots[at].hash == hash && leaf.tag == tag && leaf.key.bytes() == key => return Ok(at),
             Some(_) => at = (at + 1) & mask,
         }
     }
@@ -96,10 +129,12 @@ fn flat<V>(used: impl Iterator<Item = Slot<V>>, count: usize) -> Arc<[Slot<V>]> 
 }
 
 impl<V> Table<V> {
+    #[inline]
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
+    #[inline]
     pub(super) fn get(&self, hash: u64, tag: u64, key: &[u8]) -> Option<&V> {
         let (upper, lower, _) = split(hash);
         let slots = self.root.0[upper].as_ref()?.0[lower].as_ref()?;
@@ -126,11 +161,11 @@ impl<V: Clone> Table<V> {
         let slots = node.0[lower].get_or_insert_with(|| flat(std::iter::empty(), 1));
         let used = slots.iter().filter(|slot| slot.leaf.is_some()).count();
         if (used + 1) * 4 > slots.len() * 3 {
-            *slots = flat(slots.iter().filter(|slot| slot.leaf.is_some()).cloned(), 2 * used + 1);
+            *slots = flat(slots.iter().filter(|slot| slot.leaf.is_some()).cloned(), used + 1);
         }
         let slots = Arc::make_mut(slots);
         if let Err(at) = place(slots, hash, tag, key) {
-            slots[at] = Slot { hash, leaf: Some(Arc::new(Leaf { tag, key: key.into(), value })) };
+            slots[at] = Slot { hash, leaf: Some(Arc::new(Leaf { tag, key: Key::new(key), value })) };
             self.len += 1;
         }
     }
