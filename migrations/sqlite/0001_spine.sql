@@ -138,3 +138,16 @@ CREATE TABLE node (
     PRIMARY KEY (group_id, id)
 ) STRICT;
 CREATE INDEX node_token ON node (token_id);
+
+-- What the planner cannot know of empty tables, and must know before they fill: groups, kinds and plugins are few, what lies
+-- within them is much. Without it, it would search a whole group for a single object. (Rows, then rows for each value of the
+-- first column of the index, of the first two, and so on.)
+ANALYZE;
+INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES
+    ('resource', 'sqlite_autoindex_resource_1', '1000000 1000000 100000 1'),
+    ('reference', 'sqlite_autoindex_reference_1', '1000000 1000000 100000 2 2 1 1'),
+    ('reference', 'reference_target', '1000000 1000000 100000 10'),
+    ('key_digest', 'sqlite_autoindex_key_digest_1', '1000000 1000000 500000 1 1 1'),
+    ('key_digest', 'key_digest_holder', '1000000 1000000 500000 1'),
+    ('change', 'sqlite_autoindex_change_1', '1000000 1000000 1 1 1');
+ANALYZE sqlite_schema;

@@ -6,6 +6,7 @@
 
 mod check;
 mod plan;
+mod statements;
 mod write;
 
 use milecastle_model::Key;

@@ -11,6 +11,13 @@ use crate::sql::{Row, Tx, args};
 use crate::store::Store;
 use crate::watch::Head;
 
+/// Reads the last change of each key of group `$1` after revision `$2`. `CROSS JOIN`, because SQLite keeps its order.
+pub(crate) const DELTA: &str = "WITH last AS (SELECT kind, id, MAX(revision) AS revision FROM change \
+                   WHERE group_id = $1 AND revision > $2 GROUP BY kind, id) \
+     SELECT c.kind, c.id, c.body, c.sealed, c.created, c.revision FROM last CROSS JOIN change c \
+     WHERE c.group_id = $1 AND c.revision = last.revision AND c.kind = last.kind AND c.id = last.id \
+     ORDER BY c.revision, c.kind, c.id";
+
 /// All objects of a group at one revision.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -77,12 +84,7 @@ impl Store {
             return Ok(Changes::Gone { lineage, floor, head: to });
         }
         let mut changes = Vec::new();
-        let sql = "WITH last AS (SELECT kind, id, MAX(revision) AS revision FROM change \
-                                 WHERE group_id = $1 AND revision > $2 GROUP BY kind, id) \
-                   SELECT c.kind, c.id, c.body, c.sealed, c.created, c.revision FROM last \
-                   JOIN change c ON c.group_id = $1 AND c.revision = last.revision AND c.kind = last.kind AND c.id = last.id \
-                   ORDER BY c.revision, c.kind, c.id";
-        tx.each(sql, args![group, revision], |row| {
+        tx.each(DELTA, args![group, revision], |row| {
             changes.push(change(&row, &self.0.sealer, group)?);
             Ok(())
         })

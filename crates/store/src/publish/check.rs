@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use milecastle_model::Key;
 
-use super::Writing;
 use super::plan::Plan;
+use super::{Writing, statements};
 use crate::error::{Holder, PublishError, StoreError};
 use crate::read::key;
-use crate::sql::{BATCH, tuples};
+use crate::sql::BATCH;
 
 impl Writing<'_> {
     pub(super) async fn check_references(&mut self, plan: &Plan) -> Result<(), PublishError> {
@@ -25,11 +25,7 @@ impl Writing<'_> {
         let wanted: Vec<&Key> = wanted.iter().copied().collect();
         let mut found = HashSet::with_capacity(wanted.len());
         for keys in wanted.chunks(BATCH) {
-            let sql = format!(
-                "WITH want (kind, id) AS (VALUES {}) SELECT r.kind, r.id \
-                 FROM want JOIN resource r ON r.group_id = $1 AND r.kind = want.kind AND r.id = want.id",
-                tuples(keys.len(), 2, 2)
-            );
+            let sql = statements::existing(keys.len());
             for row in self.tx.rows(sql, &self.keyed(keys.iter().copied())).await? {
                 found.insert(key(&row, 0)?);
             }
@@ -40,13 +36,7 @@ impl Writing<'_> {
     /// Refuses if something still refers to one of `keys`, in a way that hinders its deletion.
     async fn check_unused(&mut self, keys: &[&Key]) -> Result<(), PublishError> {
         for keys in keys.chunks(BATCH) {
-            let sql = format!(
-                "WITH gone (kind, id) AS (VALUES {}) SELECT r.to_kind, r.to_id, r.from_kind, MIN(r.from_id), r.plugin \
-                 FROM gone JOIN reference r ON r.group_id = $1 AND r.to_kind = gone.kind AND r.to_id = gone.id \
-                 WHERE r.hinders = $2 \
-                 GROUP BY r.to_kind, r.to_id, r.from_kind, r.plugin ORDER BY r.to_kind, r.to_id, r.from_kind, r.plugin",
-                tuples(keys.len(), 2, 3)
-            );
+            let sql = statements::users(keys.len());
             let mut values = self.keyed(keys.iter().copied());
             values.insert(1, true.into());
             let mut by = Vec::new();
@@ -70,14 +60,7 @@ impl Writing<'_> {
     pub(super) async fn check_lookup_keys(&mut self, plan: &Plan) -> Result<(), PublishError> {
         let holders = plan.writes.iter().filter(|write| !write.keys.is_empty()).map(|write| &write.object.key);
         for keys in holders.collect::<Vec<_>>().chunks(BATCH) {
-            let sql = format!(
-                "WITH written (kind, id) AS (VALUES {}) SELECT mine.kind, mine.id, other.kind, other.id, mine.plugin FROM written \
-                 JOIN key_digest mine ON mine.group_id = $1 AND mine.kind = written.kind AND mine.id = written.id \
-                 JOIN key_digest other ON other.group_id = $1 AND other.plugin = mine.plugin \
-                   AND other.digest = mine.digest AND other.owner <> mine.owner \
-                 ORDER BY mine.kind, mine.id, other.kind, other.id LIMIT 1",
-                tuples(keys.len(), 2, 2)
-            );
+            let sql = statements::shared_keys(keys.len());
             if let Some(row) = self.tx.row(sql, &self.keyed(keys.iter().copied())).await? {
                 let (key, holder, plugin) = (key(&row, 0)?, key(&row, 2)?, row.text(4)?);
                 return Err(PublishError::DuplicateDigest { key, plugin, holder });

@@ -1,4 +1,4 @@
-//! The statements that read what is stored and write a plan.
+//! Reading what is stored, writing what a plan says.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -7,21 +7,17 @@ use milecastle_model::{Key, Kind};
 
 use super::Writing;
 use super::plan::{Existing, Plan, Stored, Write};
+use super::statements::{self, Table};
 use crate::error::StoreError;
 use crate::read::{body_context, key, object};
-use crate::sql::{BATCH, Value, args, tuples};
+use crate::sql::{BATCH, Value, args};
 
 impl Writing<'_> {
     /// What is stored under `keys`.
     pub(super) async fn stored(&mut self, keys: &[&Key]) -> Result<Existing, StoreError> {
         let mut stored = Existing::with_capacity(keys.len());
         for keys in keys.chunks(BATCH) {
-            let sql = format!(
-                "WITH want (kind, id) AS (VALUES {}) \
-                 SELECT r.kind, r.id, r.body, r.sealed, r.created, r.modified, r.expires_at \
-                 FROM want JOIN resource r ON r.group_id = $1 AND r.kind = want.kind AND r.id = want.id",
-                tuples(keys.len(), 2, 2)
-            );
+            let sql = statements::stored(keys.len());
             for row in self.tx.rows(sql, &self.keyed(keys.iter().copied())).await? {
                 let object = object(&row, self.sealer, self.group)?;
                 stored.insert(object.key.clone(), Stored { object, expires_at: row.int_opt(6)? });
@@ -49,12 +45,7 @@ impl Writing<'_> {
                 // All ids that begin with the parent's id and a slash: '0' follows '/' in byte order.
                 let ranges: Vec<[String; 2]> =
                     parents.iter().map(|key| [format!("{}/", key.id), format!("{}0", key.id)]).collect();
-                let sql = format!(
-                    "WITH parent (low, high) AS (VALUES {}) SELECT r.kind, r.id \
-                     FROM parent JOIN resource r ON r.group_id = $1 AND r.kind = $2 AND r.id > parent.low AND r.id < parent.high \
-                     ORDER BY r.id",
-                    tuples(ranges.len(), 2, 3)
-                );
+                let sql = statements::within(ranges.len());
                 let bounds = ranges.iter().flatten().map(Value::from);
                 let values: Vec<_> = args![self.group, child.name()].iter().copied().chain(bounds).collect();
                 for row in self.tx.rows(sql, &values).await? {
@@ -71,12 +62,12 @@ impl Writing<'_> {
     /// Brings objects, references and lookup keys to the state that the plan wants.
     pub(super) async fn write(&mut self, plan: &Plan, cascaded: &[Key]) -> Result<(), StoreError> {
         let doomed: Vec<&Key> = plan.deletes.iter().map(|deletion| &deletion.key).chain(cascaded).collect();
-        self.delete("resource", "kind", "id", &doomed).await?;
+        self.delete(Table::Resource, &doomed).await?;
         // The rows below go with their object when it is deleted, but not when it is replaced.
         let replaced: Vec<&Key> =
             plan.writes.iter().filter(|write| write.replaces).map(|write| &write.object.key).collect();
-        self.delete("reference", "from_kind", "from_id", &replaced).await?;
-        self.delete("key_digest", "kind", "id", &replaced).await?;
+        self.delete(Table::Reference, &replaced).await?;
+        self.delete(Table::KeyDigest, &replaced).await?;
         for (key, expires_at) in &plan.expiries {
             let sql = "UPDATE resource SET expires_at = $4 WHERE group_id = $1 AND kind = $2 AND id = $3";
             self.tx.run(sql, args![self.group, key.kind.name(), &*key.id, *expires_at]).await?;
@@ -88,12 +79,9 @@ impl Writing<'_> {
         self.hold_keys(&plan.writes).await
     }
 
-    async fn delete(&mut self, table: &str, kind: &str, id: &str, keys: &[&Key]) -> Result<(), StoreError> {
+    async fn delete(&mut self, table: Table, keys: &[&Key]) -> Result<(), StoreError> {
         for keys in keys.chunks(BATCH) {
-            let sql = format!(
-                "DELETE FROM {table} WHERE group_id = $1 AND ({kind}, {id}) IN (VALUES {})",
-                tuples(keys.len(), 2, 2)
-            );
+            let sql = statements::delete(table, keys.len());
             self.tx.run(sql, &self.keyed(keys.iter().copied())).await?;
         }
         Ok(())
@@ -101,12 +89,7 @@ impl Writing<'_> {
 
     async fn put(&mut self, writes: &[Write]) -> Result<(), StoreError> {
         let bodies: Vec<Cow<'_, [u8]>> = writes.iter().map(|write| self.stored_form(write)).collect();
-        let sql = format!(
-            "INSERT INTO resource (group_id, kind, id, body, sealed, created, modified, expires_at) VALUES {} \
-             ON CONFLICT (group_id, kind, id) DO UPDATE SET body = excluded.body, sealed = excluded.sealed, \
-             modified = excluded.modified, expires_at = excluded.expires_at",
-            tuples(writes.len(), 8, 1)
-        );
+        let sql = statements::put(writes.len());
         let mut values = Vec::with_capacity(writes.len() * 8);
         for (write, body) in writes.iter().zip(&bodies) {
             let object = &write.object;
@@ -131,11 +114,7 @@ impl Writing<'_> {
         // What an object refers to twice for one plugin is one row, and that one hinders if either does.
         references.sort_by_key(|(_, reference)| !reference.hinders);
         for references in references.chunks(BATCH) {
-            let sql = format!(
-                "INSERT INTO reference (group_id, from_kind, from_id, plugin, to_kind, to_id, hinders) VALUES {} \
-                 ON CONFLICT DO NOTHING",
-                tuples(references.len(), 7, 1)
-            );
+            let sql = statements::refer(references.len());
             let mut values = Vec::with_capacity(references.len() * 7);
             for (from, reference) in references {
                 let (plugin, to) = (reference.plugin.as_deref().unwrap_or_default(), &reference.to);
@@ -154,10 +133,7 @@ impl Writing<'_> {
             let digests: Vec<[u8; 32]> =
                 keys.iter().map(|(_, key)| self.sealer.digest(self.group, &key.plugin, &key.value)).collect();
             let owners: Vec<Key> = keys.iter().map(|(holder, _)| owner(holder)).collect();
-            let sql = format!(
-                "INSERT INTO key_digest (group_id, plugin, digest, kind, id, owner) VALUES {} ON CONFLICT DO NOTHING",
-                tuples(keys.len(), 6, 1)
-            );
+            let sql = statements::hold_keys(keys.len());
             let mut values = Vec::with_capacity(keys.len() * 6);
             for (((holder, key), digest), owner) in keys.iter().zip(&digests).zip(&owners) {
                 values.extend_from_slice(args![self.group, &key.plugin, &digest[..]]);
@@ -173,21 +149,12 @@ impl Writing<'_> {
         let revision = self.head + 1;
         let put: Vec<&Key> = plan.writes.iter().map(|write| &write.object.key).collect();
         for keys in put.chunks(BATCH) {
-            let sql = format!(
-                "WITH want (kind, id) AS (VALUES {}) \
-                 INSERT INTO change (group_id, revision, kind, id, body, sealed, created) \
-                 SELECT r.group_id, r.modified, r.kind, r.id, r.body, r.sealed, r.created \
-                 FROM want JOIN resource r ON r.group_id = $1 AND r.kind = want.kind AND r.id = want.id",
-                tuples(keys.len(), 2, 2)
-            );
+            let sql = statements::log_puts(keys.len());
             self.tx.run(sql, &self.keyed(keys.iter().copied())).await?;
         }
         let deleted: Vec<&Key> = plan.deletes.iter().map(|deletion| &deletion.key).chain(cascaded).collect();
         for keys in deleted.chunks(BATCH) {
-            let sql = format!(
-                "INSERT INTO change (group_id, revision, kind, id, body, sealed, created) VALUES {}",
-                tuples(keys.len(), 7, 1)
-            );
+            let sql = statements::log_deletes(keys.len());
             let mut values = Vec::with_capacity(keys.len() * 7);
             for key in keys {
                 values.extend_from_slice(args![self.group, revision, key.kind.name(), &*key.id, None::<&[u8]>]);

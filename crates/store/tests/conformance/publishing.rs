@@ -5,6 +5,7 @@ use milecastle_model::{Key, Kind};
 use milecastle_store::{
     Body, ChangeSet, DEFAULT_GROUP, Delete, Expect, Op, PublishError, Put, Slot, StoreError, Target,
 };
+use milecastle_testkit::{SOON, wait_for};
 
 use crate::home::{Home, body, delete, on_both, publish, put, revision, route, set, short, state, upstream};
 
@@ -188,4 +189,35 @@ async fn groups_are_apart(home: Home) {
     assert_eq!((elsewhere.revision, short(&elsewhere.outcomes[0])), (1, "C1/1".to_owned()));
     assert_eq!(state(&store).await, [r#"/routes/1={"desc":"b"}"#]);
     assert_ne!(store.head("test").await.unwrap().lineage, store.head(DEFAULT_GROUP).await.unwrap().lineage);
+}
+
+/// Rows of our tables that PostgreSQL has read, once its statistics know of `revision`.
+async fn rows_read(home: &Home, revision: u64) -> u64 {
+    let sql = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), \
+               coalesce(sum(n_tup_ins) FILTER (WHERE relname = 'change_set'), 0) FROM pg_stat_user_tables";
+    let told = async || {
+        let answer = home.database().unwrap().query(sql).unwrap();
+        let (read, logged) = answer.trim().split_once('|').unwrap();
+        (logged == revision.to_string()).then(|| read.parse().unwrap())
+    };
+    wait_for("the statistics", SOON, told).await
+}
+
+#[tokio::test]
+async fn work_does_not_grow_with_the_group() {
+    let home = Home::postgres("conformance::publishing");
+    let store = home.open().await;
+    let cost = async |word: &str| {
+        let head = store.head(DEFAULT_GROUP).await.unwrap().revision;
+        let before = rows_read(&home, head).await;
+        let made =
+            revision(&store, vec![put(upstream("u"), word), put(route("0"), word), put(route(word), word)]).await;
+        rows_read(&home, made).await - before
+    };
+    cost("first").await;
+    let small = cost("second").await;
+    let others: Vec<Op> = (0..20_000).map(|n| put(route(&format!("other-{n}")), "a")).collect();
+    revision(&store, others).await;
+    let large = cost("third").await;
+    assert!(large <= small + 50, "{small} rows were read to publish into a small group, {large} into a large one");
 }
