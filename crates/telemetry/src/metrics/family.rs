@@ -239,6 +239,9 @@ fn find<M>(
     hash: u64,
     values: &[&str],
 ) -> Option<Arc<Series<M>>> {
-    let same = |series: &&Arc<Series<M>>| series.values.iter().zip(values).all(|(a, b)| **a == **b);
+    // Most label sets have empty values, and `memcmp` of nothing is slow where it is built on masked loads: those at the
+    // dangling address of an empty text cost some 80 ns each.
+    let equal = |a: &str, b: &str| a.len() == b.len() && (a.is_empty() || a == b);
+    let same = |series: &&Arc<Series<M>>| series.values.iter().zip(values).all(|(a, b)| equal(a, b));
     shard.get(&hash)?.iter().find(same).cloned()
 }
