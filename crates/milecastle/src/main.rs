@@ -2,9 +2,12 @@
 //! planes, starts and stops them.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod banner;
 mod check;
 mod cli;
+mod control;
 mod demo;
+mod gateway;
 mod ports;
 mod up;
 

@@ -1,0 +1,66 @@
+//! What `milecastle up` says once it serves.
+
+use crate::control::ControlPlane;
+use crate::gateway::GatewayNode;
+use anyhow::Context;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// Prints addresses, the first Admin key if this start made it, and what to try.
+///
+/// # Errors
+/// Standard output is closed.
+pub(crate) fn print(
+    control: &ControlPlane,
+    gateway: &GatewayNode,
+    demo: Option<SocketAddr>,
+    data_dir: &Path,
+) -> anyhow::Result<()> {
+    let text = text(control, gateway, demo, data_dir).context("cannot format the banner")?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+fn text(
+    control: &ControlPlane,
+    gateway: &GatewayNode,
+    demo: Option<SocketAddr>,
+    data_dir: &Path,
+) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    writeln!(out, "\nMilecastle {} · revision {} · data in {}", env!("CARGO_PKG_VERSION"), gateway.revision(), data_dir.display())?;
+    writeln!(out)?;
+    let admin = control.dashboard.admin_address().unwrap_or(control.dashboard.address());
+    let mut line = |what: &str, address: SocketAddr| writeln!(out, "  {what:<12} {address}");
+    for address in gateway.gateway.http_addrs() {
+        line("HTTP", address)?;
+    }
+    for address in gateway.gateway.https_addrs() {
+        line("HTTPS", address)?;
+    }
+    line("Admin API", admin)?;
+    line("dashboard", control.dashboard.address())?;
+    line("DP manager", control.dp_manager.local_addr())?;
+    for (what, address) in gateway.side.addresses() {
+        line(what, address)?;
+    }
+    if let Some(demo) = demo {
+        line("demo", demo)?;
+    }
+    if let Some(key) = &control.new_admin_key {
+        writeln!(out, "\nAdmin key (shown this once; only its hash is kept):\n\n  {key}")?;
+    }
+    if let (Some(demo), Some(http)) = (demo, gateway.gateway.http_addrs().next()) {
+        let key = control.new_admin_key.as_deref().unwrap_or("YOUR-ADMIN-KEY");
+        let port = http.port();
+        writeln!(out, "\nTry:\n")?;
+        writeln!(out, "  curl -i http://127.0.0.1:{}/apisix/admin/routes/1 -X PUT -H 'X-API-KEY: {key}' \\", admin.port())?;
+        writeln!(out, "    -d '{{\"uri\":\"/hello\",\"upstream\":{{\"nodes\":{{\"{demo}\":1}}}}}}'")?;
+        writeln!(out, "  curl -i http://127.0.0.1:{port}/hello")?;
+        writeln!(out, "  curl -i http://127.0.0.1:{port}/nothing-here")?;
+    }
+    writeln!(out)?;
+    Ok(out)
+}

@@ -1,0 +1,138 @@
+//! `milecastle up`: everything in one process.
+
+use crate::cli::Up;
+use crate::control::{ControlPlane, ControlSettings};
+use crate::gateway::{self, GatewayNode};
+use crate::{banner, demo, ports};
+use anyhow::Context;
+use milecastle_control::mint_group_token;
+use milecastle_pki::GroupToken;
+use milecastle_settings::{ENVIRONMENT_PREFIX, File, UpFile};
+use milecastle_store::{DEFAULT_GROUP, Store};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Where the demo upstream listens if the port is free.
+const DEMO: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1980);
+/// Threads for all that is not traffic.
+const SIDE_THREADS: usize = 2;
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps the process from starting, with what to do about it.
+pub(crate) fn run(args: &Up) -> anyhow::Result<()> {
+    let settings = load(args)?;
+    settings.log.init()?;
+    ports::probe(&settings.listeners())?;
+    make_dir(&settings.data_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(SIDE_THREADS)
+        .thread_name("side")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(args, settings))
+}
+
+fn load(args: &Up) -> anyhow::Result<UpFile> {
+    let (name, text) = match &args.config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            (path.display().to_string(), text)
+        }
+        None => ("defaults".into(), String::new()),
+    };
+    let mut environment: Vec<(String, String)> =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    if let Some(dir) = &args.data {
+        environment.push((format!("{ENVIRONMENT_PREFIX}DATA_DIR"), dir.display().to_string()));
+    }
+    Ok(milecastle_settings::parse(&name, &text, environment)?)
+}
+
+async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let demo = match args.no_demo {
+        true => None,
+        false => Some(demo::start(DEMO).await.context("cannot start the demo upstream")?),
+    };
+    let control = ControlPlane::start(ControlSettings {
+        database: &settings.database,
+        sealing: &settings.sealing,
+        sealing_key_file: settings.data_dir.join("sealing-key"),
+        dashboard: &settings.dashboard,
+        dp_manager: &settings.dp_manager,
+        plugin_attr: gateway::plugin_attr(&settings.gateway)?,
+        plugins: settings.gateway.plugins.as_deref(),
+        router: gateway::router_mode(&settings.gateway),
+    })
+    .await?;
+    if settings.gateway.control_plane.endpoints.is_empty() {
+        let address = reachable(control.dp_manager.local_addr());
+        settings.gateway.control_plane.endpoints = vec![format!("https://{address}")];
+        let token = own_token(&control.store, &settings.data_dir).await?;
+        settings.gateway.control_plane.group_token_file = Some(token);
+    }
+    let gateway = tokio::select! {
+        started = GatewayNode::start(&settings.gateway) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    banner::print(&control, &gateway, demo, &settings.data_dir)?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    gateway.stop().await;
+    control.stop().await;
+    Ok(())
+}
+
+/// The address by which this host reaches a listener of its own.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
+}
+
+/// The file with the token by which this process's own gateway joins; minted on the first start, and again when the
+/// cluster's CA is another one, as after the database was replaced.
+async fn own_token(store: &Store, data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let path = data_dir.join("group-token");
+    let authority = milecastle_control::ca_fingerprint(store).await?;
+    let kept = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<GroupToken>().ok());
+    if kept.is_some_and(|token| token.ca() == authority) {
+        return Ok(path);
+    }
+    let token = mint_group_token(store, DEFAULT_GROUP, "the gateway of `milecastle up`").await?;
+    write_secret(&path, &token.expose()).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Writes a file for its owner only, in place of the one that is there.
+fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    if new.exists() {
+        std::fs::remove_file(&new)?;
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(new, path)
+}
+
+fn make_dir(dir: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make the data directory {} (--data)", dir.display()))
+}
