@@ -1,0 +1,47 @@
+//! Stopping, dying and starting again.
+
+use milecastle_testkit::{Call, Echo, Target, eventually};
+use milecastle_tests::Up;
+use serde_json::json;
+
+#[tokio::test]
+async fn configuration_outlives_the_process_however_it_ends() {
+    let echo = Echo::start();
+    let up = Up::start();
+    let upstream = json!({ "nodes": { echo.address().to_string(): 1 } });
+    up.put("/routes/1", json!({ "uri": "/a", "upstream": upstream })).await;
+    let up = Up::start_in(up.stop());
+    assert_eq!(up.get("/a").await.status, 200);
+    up.put("/routes/2", json!({ "uri": "/b", "upstream": upstream })).await;
+    let up = Up::start_in(up.kill());
+    assert_eq!(up.get("/a").await.status, 200);
+    assert_eq!(up.get("/b").await.status, 200);
+    assert_eq!(up.admin("GET", "/routes", None).await.json().unwrap()["total"], 2);
+}
+
+#[tokio::test]
+async fn a_graceful_stop_ends_what_is_in_flight() {
+    let (up, echo) = (Up::start(), Echo::start());
+    up.put("/routes/1", json!({ "uri": "/*", "upstream": { "nodes": { echo.address().to_string(): 1 } } })).await;
+    up.answers("/", 200).await;
+    assert_eq!(Call::get("/status").to(up.status).await.unwrap().status, 200);
+    assert_eq!(Call::get("/status/ready").to(up.status).await.unwrap().status, 200);
+    let mut slow = Target::plain(up.http).connect().await.unwrap();
+    let mut idle = Target::plain(up.http).connect().await.unwrap();
+    assert_eq!(Call::get("/").send(&mut idle).await.unwrap().status, 200);
+    echo.take();
+    let answer = tokio::spawn(async move { Call::get("/delay/1500").send(&mut slow).await });
+    eventually("the slow request has reached the upstream", async || !echo.received().is_empty()).await;
+    let stopping = tokio::task::spawn_blocking(move || drop(up.stop()));
+    assert_eq!(answer.await.unwrap().unwrap().status, 200);
+    stopping.await.unwrap();
+    assert!(!idle.is_open(), "idle connections are closed");
+}
+
+#[tokio::test]
+async fn the_log_of_an_ordinary_life_holds_no_warning() {
+    let (up, echo) = (Up::start(), Echo::start());
+    up.put("/routes/1", json!({ "uri": "/*", "upstream": { "nodes": { echo.address().to_string(): 1 } } })).await;
+    up.answers("/", 200).await;
+    assert_eq!(up.process.unannounced(), Vec::<String>::new());
+}

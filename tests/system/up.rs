@@ -1,0 +1,117 @@
+//! `milecastle up` as a test runs it.
+
+use milecastle_testkit::{Answer, Call, Process, TempDir};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The Admin key of every test.
+pub const ADMIN_KEY: &str = "test-admin-key";
+/// How long a start may take on a busy machine.
+const START: Duration = Duration::from_secs(60);
+/// How long a stop may take.
+const STOP: Duration = Duration::from_secs(30);
+
+/// Every listener on a port that the system chooses.
+const SETTINGS: &str = r"
+dashboard:
+  server: { listen: { host: 127.0.0.1, port: 0 } }
+  admin: { admin_listen: { ip: 127.0.0.1, port: 0 } }
+dp_manager:
+  server: { listen: { host: 127.0.0.1, port: 0 } }
+gateway:
+  workers: 2
+  apisix:
+    node_listen: [{ ip: 127.0.0.1, port: 0 }]
+    ssl: { listen: [{ ip: 127.0.0.1, port: 0 }] }
+    status: { ip: 127.0.0.1, port: 0 }
+    control: { ip: 127.0.0.1, port: 0 }
+  plugin_attr: { prometheus: { export_addr: { ip: 127.0.0.1, port: 0 }, refresh_interval: 1 } }
+  shutdown: { grace: 0s }
+";
+
+/// A running `milecastle up` and where it listens.
+pub struct Up {
+    /// The process.
+    pub process: Process,
+    /// Plain HTTP.
+    pub http: SocketAddr,
+    /// HTTPS.
+    pub https: SocketAddr,
+    /// Admin API on its own port.
+    pub admin: SocketAddr,
+    /// `/status`.
+    pub status: SocketAddr,
+    /// Control API.
+    pub control: SocketAddr,
+    /// Prometheus page.
+    pub prometheus: SocketAddr,
+    /// Data directory; gone with this.
+    pub data: TempDir,
+}
+
+impl Up {
+    /// Starts on an empty data directory.
+    pub fn start() -> Self {
+        Self::start_in(TempDir::new())
+    }
+
+    /// Starts on a data directory that may hold something.
+    pub fn start_in(data: TempDir) -> Self {
+        let config = data.write("up.yaml", SETTINGS);
+        let dir = data.path().join("data");
+        let args = ["up", "--no-demo", "--config", config.to_str().unwrap(), "--data", dir.to_str().unwrap()];
+        let environment = [("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")];
+        let mut process = Process::milecastle("milecastle up", &args, &environment);
+        let mut at = |what: &str| {
+            process.wait_for_line(what, START, |line| {
+                line.trim_start().strip_prefix(what)?.trim().parse::<SocketAddr>().ok()
+            })
+        };
+        let (http, https, admin) = (at("HTTP "), at("HTTPS "), at("Admin API "));
+        let (status, control, prometheus) = (at("status "), at("control API "), at("Prometheus "));
+        Self { process, http, https, admin, status, control, prometheus, data }
+    }
+
+    /// Ends it as an operator would.
+    pub fn stop(self) -> TempDir {
+        self.process.stop(STOP);
+        self.data
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(mut self) -> TempDir {
+        self.process.kill();
+        self.data
+    }
+
+    /// Calls the Admin API; `path` is what follows `/apisix/admin`.
+    pub async fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let target = format!("/apisix/admin{path}");
+        let mut call = Call::new(method.parse().unwrap(), &target).header("X-API-KEY", ADMIN_KEY);
+        if let Some(body) = body {
+            call = call.body(body.to_string());
+        }
+        call.to(self.admin).await.unwrap()
+    }
+
+    /// Writes an object and expects it to be taken.
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        let answer = self.admin("PUT", path, Some(&body)).await;
+        assert!(matches!(answer.status, 200 | 201), "PUT {path}: {} {}", answer.status, answer.text());
+        answer
+    }
+
+    /// A request through the gateway.
+    pub async fn get(&self, target: &str) -> Answer {
+        Call::get(target).to(self.http).await.unwrap()
+    }
+
+    /// Waits until the gateway answers a target with this status.
+    pub async fn answers(&self, target: &str, status: u16) {
+        milecastle_testkit::eventually(&format!("{target} is answered with {status}"), async || {
+            self.get(target).await.status == status
+        })
+        .await;
+    }
+}
