@@ -48,8 +48,3 @@ pub(crate) fn show(command: &Command) -> String {
     let words: Vec<_> = std::iter::once(program).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
     words.join(" ")
 }
-
-/// The first directory of `PATH` that has a file of this name.
-pub(crate) fn find_in_path(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(|file| file.is_file())
-}

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::postgres::{self, Cluster};
+use crate::postgres;
 use crate::run::{cargo, run, target};
 use crate::tidy;
 
@@ -22,7 +22,7 @@ const STEPS: &[Step] = &[
     ("deny", "licences, sources and banned crates", deny),
     ("tidy", "cargo xtask tidy", |_| tidy::tidy()),
     ("build", "everything the tests run", |_| run(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))),
-    ("tests", "cargo test with a PostgreSQL of its own", tests),
+    ("tests", "cargo test", tests),
 ];
 
 struct Options {
@@ -72,7 +72,7 @@ fn show(time: Duration) -> String {
 }
 
 fn tools(_: &Options) -> Result<()> {
-    println!("PostgreSQL: {}", postgres::binaries()?.display());
+    println!("PostgreSQL: {}", postgres::programs()?.display());
     println!("cargo-deny: {}", cargo_deny()?.display());
     Ok(())
 }
@@ -102,14 +102,11 @@ fn cargo_deny() -> Result<std::path::PathBuf> {
 }
 
 fn tests(options: &Options) -> Result<()> {
-    let cluster = Cluster::start()?;
     let mut command = cargo(&["test", "--locked", "--workspace"]);
     command.args(&options.passed_on);
-    command.env("MILECASTLE_TEST_POSTGRES", cluster.dsn());
     command.env("MILECASTLE_BIN", target().join("debug/milecastle"));
     if options.full {
         command.env("MILECASTLE_TEST_FULL", "1");
     }
-    // The cluster ends with this function, whatever the tests say.
     run(&mut command)
 }

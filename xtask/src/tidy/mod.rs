@@ -25,7 +25,7 @@ pub(crate) struct SourceFile {
 pub(crate) fn tidy() -> Result<()> {
     let files = sources()?;
     let mut faults = files::check(&files);
-    faults.extend(layers::check()?);
+    faults.extend(layers::check(&files)?);
     faults.extend(plugins::check(&files));
     faults.extend(codegen::stale());
     if faults.is_empty() {
