@@ -69,7 +69,12 @@ fn why_not(options: &PgConnectOptions, error: sqlx::Error) -> OpenError {
     };
     let user = options.get_username().to_owned();
     match &error {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) => OpenError::Unreachable { at, cause: Box::new(error) },
+        sqlx::Error::Tls(_) => OpenError::Tls { at, cause: Box::new(error) },
+        // What rustls says of a certificate comes as an I/O error.
+        sqlx::Error::Io(said) if said.kind() == io::ErrorKind::InvalidData => {
+            OpenError::Tls { at, cause: Box::new(error) }
+        }
+        sqlx::Error::Io(_) => OpenError::Unreachable { at, cause: Box::new(error) },
         sqlx::Error::Database(said) => match said.code().as_deref() {
             // invalid_authorization_specification, invalid_password
             Some("28000" | "28P01") => OpenError::Refused { at, user, message: said.message().to_owned() },

@@ -29,6 +29,14 @@ pub enum OpenError {
         /// The operating system's word.
         cause: Cause,
     },
+    /// No TLS connection came about.
+    #[error("no TLS with PostgreSQL at {at}: {cause}; check sslmode and sslrootcert in database.dsn")]
+    Tls {
+        /// Host and port.
+        at: String,
+        /// What went wrong.
+        cause: Cause,
+    },
     /// User or password refused.
     #[error(
         "PostgreSQL at {at} refuses user `{user}`: {message}; check user and password in database.dsn and pg_hba.conf"

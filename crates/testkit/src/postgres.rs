@@ -6,10 +6,10 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpStream};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 
 use crate::free_port;
+use crate::tls::Identity;
 
 /// Names the superuser's connection string of a cluster to use instead of starting one.
 pub const ENV: &str = "MILECASTLE_TEST_POSTGRES";
@@ -53,17 +54,39 @@ pub struct Cluster {
 impl Cluster {
     /// Makes a cluster and starts it.
     pub fn start() -> anyhow::Result<Cluster> {
+        let mut cluster = Cluster::make()?;
+        cluster.resume()?;
+        Ok(cluster)
+    }
+
+    /// Makes a cluster that shows `identity` and refuses connections without TLS, and starts it.
+    pub fn start_with_tls(identity: &Identity) -> anyhow::Result<Cluster> {
+        let mut cluster = Cluster::make()?;
+        let data = cluster.dir.join("data");
+        for (name, pem) in [("server.crt", &identity.cert), ("server.key", &identity.key)] {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(data.join(name))?;
+            file.write_all(pem.as_bytes())?;
+            if let Some((uid, gid)) = unprivileged()? {
+                chown(data.join(name), Some(uid), Some(gid))?;
+            }
+        }
+        fs::write(data.join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n")?;
+        OpenOptions::new().append(true).open(data.join("postgresql.conf"))?.write_all(b"ssl = on\n")?;
+        cluster.resume()?;
+        Ok(cluster)
+    }
+
+    fn make() -> anyhow::Result<Cluster> {
         let programs = programs()?;
         let dir = env::temp_dir().join(format!("milecastle-postgres-{}", unique()));
         fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
-        let mut cluster = Cluster { programs, dir, port: free_port(), running: None };
+        let cluster = Cluster { programs, dir, port: free_port(), running: None };
         if let Some((uid, gid)) = unprivileged()? {
             chown(&cluster.dir, Some(uid), Some(gid)).context("giving the cluster's directory to its user")?;
         }
         let mut initdb = cluster.command(cluster.programs.join("initdb"))?;
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"]);
         run(initdb.arg(cluster.dir.join("data")))?;
-        cluster.resume()?;
         Ok(cluster)
     }
 

@@ -1,6 +1,8 @@
 //! First starts, second starts, and starts that cannot be.
 
 use milecastle_store::{DEFAULT_GROUP, OpenError, open};
+use milecastle_testkit::postgres::Cluster;
+use milecastle_testkit::tls::Authority;
 
 use crate::home::{Home, on_both, put, revision, route};
 
@@ -48,4 +50,32 @@ async fn postgres_says_why_not() {
     assert!(matches!(&error, OpenError::Refused { user, .. } if *user == role), "{error}");
     assert!(!error.to_string().contains("hush") && error.to_string().contains("check user and password"), "{error}");
     database.query(&format!("DROP ROLE {role}")).unwrap();
+}
+
+#[tokio::test]
+async fn postgres_over_tls() {
+    let home = Home::sqlite("conformance::opening");
+    let (authority, other) = (Authority::new("right"), Authority::new("wrong"));
+    let cluster = Cluster::start_with_tls(&authority.issue(&["127.0.0.1"])).unwrap();
+    let trusting = |authority: &Authority| {
+        let root = home.path("root.pem");
+        std::fs::write(&root, authority.pem()).unwrap();
+        format!("{}?sslmode=verify-full&sslrootcert={}", cluster.dsn("postgres"), root.display())
+    };
+    let Err(refused) = open(&trusting(&other), &home.key).await else { panic!("a stranger's certificate was taken") };
+    assert!(matches!(refused, OpenError::Tls { .. }), "{refused}");
+    assert!(refused.to_string().contains("check sslmode and sslrootcert"));
+    let store = open(&trusting(&authority), &home.key).await.unwrap();
+    let mut watch = store.watch();
+    revision(&store, vec![put(route("1"), "a")]).await;
+    assert_eq!(watch.changed().await.unwrap()[DEFAULT_GROUP].revision, 1);
+}
+
+#[tokio::test]
+async fn tls_is_not_left_out_if_asked_for() {
+    let home = Home::sqlite("conformance::opening");
+    let cluster = Cluster::start().unwrap();
+    let dsn = format!("{}?sslmode=require", cluster.dsn("postgres"));
+    let Err(refused) = open(&dsn, &home.key).await else { panic!("opened without TLS") };
+    assert!(matches!(refused, OpenError::Tls { .. }), "{refused}");
 }
