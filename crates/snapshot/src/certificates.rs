@@ -50,11 +50,20 @@ pub(crate) fn certified_key(cert: &str, key: &str) -> Result<Arc<CertifiedKey>, 
 }
 
 /// Compiles an ssl object of type `server`.
-pub(crate) fn compile(id: &Arc<str>, ssl: &Ssl, resolve: &dyn Fn(&str) -> String) -> Result<CompiledSsl, Vec<Fault>> {
+///
+/// `resolve` gives the text itself, or what a reference stands for. A pair with a reference that leads nowhere is left out:
+/// that is no fault of the object, and the control plane cannot see the nodes' secrets. An authority that leads nowhere
+/// admits no client.
+pub(crate) fn compile(
+    id: &Arc<str>,
+    ssl: &Ssl,
+    resolve: &dyn Fn(&str) -> Option<String>,
+) -> Result<CompiledSsl, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut keys = Vec::new();
     for (index, (cert, key)) in ssl.pairs().enumerate() {
-        match certified_key(&resolve(cert), &resolve(key.expose())) {
+        let (Some(cert), Some(key)) = (resolve(cert), resolve(key.expose())) else { continue };
+        match certified_key(&cert, &key) {
             Ok(pair) => keys.push(pair),
             Err(reason) if index == 0 => faults.push(Fault::rule("/cert", reason)),
             Err(reason) => faults.push(Fault::rule(
@@ -64,7 +73,7 @@ pub(crate) fn compile(id: &Arc<str>, ssl: &Ssl, resolve: &dyn Fn(&str) -> String
         }
     }
     let client = ssl.client.as_ref().map(|client| {
-        let authorities = CertificateDer::pem_slice_iter(resolve(&client.ca).as_bytes())
+        let authorities = CertificateDer::pem_slice_iter(resolve(&client.ca).unwrap_or_default().as_bytes())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| Fault::rule("/client/ca", format!("failed to validate client_cert: {error}")))?;
         let skip_uri = client

@@ -147,8 +147,9 @@ impl Compiler {
 
     fn ssl(&self, key: &Key, body: &Value) -> Result<Option<CompiledSsl>, Vec<Fault>> {
         let ssl: Ssl = self.typed(body)?;
-        let compiled = certificates::compile(&key.id, &ssl, &|text| {
-            self.registry.secrets().resolve(text).unwrap_or_else(|| text.to_owned())
+        let compiled = certificates::compile(&key.id, &ssl, &|text| match text.starts_with('$') {
+            true => self.registry.secrets().resolve(text),
+            false => Some(text.to_owned()),
         })?;
         Ok((ssl.kind == SslKind::Server && ssl.enabled).then_some(compiled))
     }
