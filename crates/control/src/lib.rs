@@ -1,1 +1,32 @@
+//! The control plane: state of every gateway group in memory, and the dashboard's listeners with the compatible Admin API.
+//!
+//! - [`State`] follows the store; reads are answered from it and never ask the database.
+//! - [`Dashboard`] serves `/apisix/admin` (`docs/spec/admin-api.md`), health, metrics, and later console and `/api`.
+//! - [`bootstrap_admin_key`] sees to the first key.
+//!
+//! Invariants:
+//! - A write is accepted by the compiler that gateways build with, and by the store's transaction that it rests on; what a
+//!   replica has in memory is never the reason for accepting one.
+//! - A client reads its own writes from the replica that took them.
+//! - No answer, log line, metric or error shows a private key or a key of the Admin API.
+//!
+//! Deliberately absent: the data plane, any single plugin (the registry is handed in), SQL, TLS on the dashboard's listeners
+//! (put a proxy in front of them, or keep them on a private network).
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod admin;
+mod clock;
+mod dashboard;
+mod keys;
+mod listen;
+mod pages;
+pub mod state;
+
+pub use clock::Clock;
+pub use dashboard::{Dashboard, Parts, StartError};
+pub use keys::{bootstrap_admin_key, put_admin_key};
+pub use state::State;
+
+/// What the control plane calls itself in the header `Server`; tools read the version from it.
+pub const SERVER: &str = concat!("Milecastle/", env!("CARGO_PKG_VERSION"));

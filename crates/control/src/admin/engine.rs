@@ -1,0 +1,450 @@
+//! One engine for all kinds: reads from the image, writes through the store (`docs/spec/admin-api.md` §4–§11).
+//!
+//! A write is judged twice. What needs no other object (schema, rules, plugins) is judged here. What rests on other
+//! objects the store judges inside the transaction, so that it is still true when the write commits; its verdict is put
+//! into the specification's words here. Faults that only the image can show are refused only after the image has been
+//! brought to the database's head, so another replica's write a moment ago is seen.
+
+use crate::admin::judge::{Draft, Verdict};
+use crate::admin::kinds::{Identity, Rules};
+use crate::admin::list::Selection;
+use crate::admin::private_keys::{self, Occasion};
+use crate::admin::query::Query;
+use crate::admin::refusal;
+use crate::admin::reply::Reply;
+use crate::admin::target::Place;
+use crate::clock::Clock;
+use crate::state::Group;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use milecastle_model::{Fault, Id, Key, Kind, Object, schema_of};
+use milecastle_snapshot::Compiler;
+use milecastle_store::{Body, ChangeSet, Delete, Expect, Op, Outcome, PublishError, Put, Source, Store, Target};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// What stands before every key in answers.
+const PREFIX: &str = "/apisix";
+
+/// How often a write is judged anew because what it rests on changed meanwhile.
+const ATTEMPTS: usize = 16;
+
+/// The engine.
+pub(crate) struct Engine {
+    pub(crate) store: Store,
+    pub(crate) compiler: Arc<Compiler>,
+    pub(crate) clock: Clock,
+}
+
+/// One request for a resource.
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) place: Place,
+    pub(crate) query: Query,
+    pub(crate) body: Option<Value>,
+    /// Lifetime of what is written, in seconds.
+    pub(crate) ttl: Option<u64>,
+    /// Who asks.
+    pub(crate) author: String,
+    pub(crate) group: Arc<Group>,
+}
+
+/// An object as reads and lists show it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    key: String,
+    value: Cow<'a, RawValue>,
+    #[serde(rename = "createdIndex")]
+    created: u64,
+    #[serde(rename = "modifiedIndex")]
+    modified: u64,
+}
+
+/// An object as the answer to a write shows it.
+#[derive(Serialize)]
+struct Written<'a> {
+    key: String,
+    value: Cow<'a, RawValue>,
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    list: Vec<Shown<'a>>,
+    total: usize,
+}
+
+type Answer = Result<Reply, Box<Reply>>;
+
+impl Engine {
+    /// Answers a request.
+    pub(crate) async fn answer(&self, call: Call) -> Reply {
+        let rules = Rules::of(call.place.kind);
+        let word = call.place.kind.word();
+        let answer = if !rules.takes(&call.method) {
+            let text = format!("not supported `{}` method for {word}", call.method);
+            Ok(Reply::error(StatusCode::METHOD_NOT_ALLOWED, text))
+        } else {
+            match call.method {
+                Method::GET => get(&call),
+                Method::DELETE => self.delete(&call).await,
+                Method::PATCH => self.patch(call, rules).await,
+                Method::POST => self.post(call).await,
+                _ => self.put(call, rules).await,
+            }
+        };
+        let reply = answer.unwrap_or_else(|refused| *refused);
+        Reply { by_handler: true, ..reply }
+    }
+
+    async fn put(&self, mut call: Call, rules: Rules) -> Answer {
+        let mut body = self.members(&mut call)?;
+        let id = self.identity(&call, &rules, &mut body)?;
+        let key = call.place.key(&id);
+        let stored = call.group.image().get(&key).cloned();
+        let body = self.given(&call, body, stored.as_ref())?;
+        self.check(&key, &body, &call).await?;
+        let (clock, timestamps) = (self.clock.clone(), rules.timestamps);
+        let make = move |body: &Map<String, Value>| {
+            let (mut body, now) = (body.clone(), clock.now());
+            move |slot: &milecastle_store::Slot<'_>| {
+                if timestamps {
+                    let created = slot.stored.and_then(created_at).unwrap_or_else(|| now.into());
+                    body.insert("create_time".into(), created);
+                    body.insert("update_time".into(), now.into());
+                }
+                encode(&body)
+            }
+        };
+        let draft = Draft::new(key.clone(), body, self.compiler.registry());
+        let made = |draft: &Draft| (Target::Key(key.clone()), Body::make(make(draft.body())), Expect::Any);
+        self.publish(&call, draft, made).await
+    }
+
+    async fn post(&self, mut call: Call) -> Answer {
+        let body = self.members(&mut call)?;
+        if call.place.id.is_some() || body.contains_key("id") {
+            return Err(refuse(format!("wrong {} id, do not need it", call.place.kind.word())));
+        }
+        let kind = call.place.kind;
+        let body = self.given(&call, body, None)?;
+        let placeholder = call.place.key("");
+        self.check(&placeholder, &body, &call).await?;
+        let now = self.clock.now();
+        let draft = Draft::new(placeholder, body, self.compiler.registry());
+        let made = |draft: &Draft| {
+            let mut body = draft.body().clone();
+            let body = Body::make(move |slot| {
+                body.shift_insert(0, "id".into(), slot.key.own_id().into());
+                body.insert("create_time".into(), now.into());
+                body.insert("update_time".into(), now.into());
+                encode(&body)
+            });
+            (Target::NextRevision(kind), body, Expect::Absent)
+        };
+        self.publish(&call, draft, made).await
+    }
+
+    async fn patch(&self, mut call: Call, rules: Rules) -> Answer {
+        let kind = call.place.kind;
+        let Some(id) = call.place.id.take() else {
+            let verb = if kind == Kind::Secret { "no" } else { "missing" };
+            return Err(refuse(format!("{verb} {} id", kind.word())));
+        };
+        let Some(patch) = call.body.take() else { return Err(refuse("missing new configuration")) };
+        let inside = if rules.patch_inside { std::mem::take(&mut call.place.inside) } else { Vec::new() };
+        if inside.is_empty() && !(patch.is_object() || patch.as_array().is_some_and(Vec::is_empty)) {
+            return Err(refuse("invalid configuration"));
+        }
+        let key = call.place.key(&id);
+        // The patch applies to what the database holds now, so that only a truly concurrent write loses the race.
+        let image = call.group.current().await.map_err(|error| refusal::unavailable(&error))?;
+        let Some(stored) = image.get(&key) else { return Err(Box::new(Reply::key_not_found())) };
+        let own_time = inside == ["update_time"] || patch.get("update_time").is_some_and(|time| !time.is_null());
+        let merged = merge(stored, patch, &inside)?;
+        let mut body = object_of(kind, merged)?;
+        self.same_id(&call, &rules, &id, &body)?;
+        let now = self.clock.now();
+        if rules.timestamps {
+            body.entry("create_time").or_insert_with(|| now.into());
+            if !own_time {
+                body.insert("update_time".into(), now.into());
+            }
+        }
+        call.place.id = Some(id);
+        let body = restored(kind, Value::Object(body), Some(stored))?;
+        self.check(&key, &body, &call).await?;
+        let read = Expect::ModifiedAt(stored.modified);
+        let draft = Draft::new(key.clone(), body, self.compiler.registry());
+        let made = |draft: &Draft| (Target::Key(key.clone()), Body::Ready(encode(draft.body())), read);
+        self.publish(&call, draft, made).await
+    }
+
+    async fn delete(&self, call: &Call) -> Answer {
+        let Some(id) = &call.place.id else { return Err(refuse(format!("missing {} id", call.place.kind.word()))) };
+        let key = call.place.key(id);
+        let force = call.query.get("force") == Some("true");
+        let delete = Delete { force, ..Delete::new(key.clone()) };
+        let set = ChangeSet::new(&*call.author, Source::Api, vec![Op::Delete(delete)]);
+        let published = match self.store.publish(call.group.id(), set).await {
+            Ok(published) => published,
+            Err(error) => return Err(refusal::of_delete(&error)),
+        };
+        self.reach(call, published.revision).await;
+        if published.outcomes.contains(&Outcome::Absent) {
+            return Err(Box::new(Reply::key_not_found()));
+        }
+        Ok(Reply::json(StatusCode::OK, &json!({ "key": format!("{PREFIX}{key}"), "deleted": "1" })))
+    }
+
+    /// Writes what has been judged, judging it again as long as what it rests on changes meanwhile.
+    async fn publish(&self, call: &Call, draft: Draft, made: impl Fn(&Draft) -> (Target, Body, Expect)) -> Answer {
+        let mut image = match draft.rests_on_image() {
+            true => call.group.current().await.map_err(|error| refusal::unavailable(&error))?,
+            false => call.group.image(),
+        };
+        for _ in 0..ATTEMPTS {
+            let require = match draft.judge(&image) {
+                Verdict::Accepted { require } => require,
+                Verdict::Refused(faults) => {
+                    let newer = call.group.current().await.map_err(|error| refusal::unavailable(&error))?;
+                    if newer.revision() == image.revision() {
+                        return Err(Box::new(Reply::faults(faults)));
+                    }
+                    image = newer;
+                    continue;
+                }
+            };
+            let (target, body, expect) = made(&draft);
+            let put = Put {
+                target,
+                body,
+                expect,
+                sealed: draft.sealed(),
+                references: draft.references(),
+                keys: draft.keys(),
+                expires_at: call.ttl.map(|seconds| self.clock.now().saturating_add(seconds)),
+            };
+            let mut set = ChangeSet::new(&*call.author, Source::Api, vec![Op::Put(put)]);
+            set.require = require;
+            match self.store.publish(call.group.id(), set).await {
+                Ok(published) => {
+                    self.reach(call, published.revision).await;
+                    let outcome = published.outcomes.into_iter().next();
+                    return written(outcome, call.method == Method::POST);
+                }
+                // What the judgement rested on is not what it was; an object that the write itself concerns is lost.
+                Err(PublishError::PreconditionFailed { key, .. }) if key != *draft.key() => {
+                    image = call.group.current().await.map_err(|error| refusal::unavailable(&error))?;
+                }
+                Err(error) => {
+                    let image = call.group.current().await.unwrap_or(image);
+                    return Err(refusal::of_put(&error, &draft, &image, self.compiler.registry()));
+                }
+            }
+        }
+        Err(Box::new(refusal::race()))
+    }
+
+    /// Waits until reads show what was written. A failure here is not one of the write: the follower will catch up.
+    async fn reach(&self, call: &Call, revision: u64) {
+        if let Err(error) = call.group.reach(revision).await {
+            tracing::warn!(group = %call.group.id(), revision, %error, "written, but not yet read back");
+        }
+    }
+
+    /// The members of the body of a PUT or POST.
+    fn members(&self, call: &mut Call) -> Result<Map<String, Value>, Box<Reply>> {
+        let Some(body) = call.body.take() else { return Err(refuse("missing configurations")) };
+        object_of(call.place.kind, body)
+    }
+
+    /// What every body that a client gives as a whole goes through: no timestamps, and marks of stored keys resolved.
+    fn given(&self, call: &Call, body: Map<String, Value>, stored: Option<&Object>) -> Result<Value, Box<Reply>> {
+        let body = Value::Object(body);
+        let faults = milecastle_model::client_timestamps(&body);
+        if !faults.is_empty() {
+            return Err(Box::new(Reply::faults(faults)));
+        }
+        restored(call.place.kind, body, stored)
+    }
+
+    /// The id that a PUT names by path, body or both; puts it into the body where it belongs.
+    fn identity(&self, call: &Call, rules: &Rules, body: &mut Map<String, Value>) -> Result<String, Box<Reply>> {
+        let kind = call.place.kind;
+        if let Some(manager) =
+            call.place.manager.as_ref().filter(|name| !["vault", "aws", "gcp"].contains(&name.as_str()))
+        {
+            return Err(refuse(format!("invalid secret manager: {manager}")));
+        }
+        let path = call.place.id.clone();
+        let id = match rules.identity {
+            Identity::Username => {
+                let username = match body.get("username") {
+                    Some(Value::String(username)) => username.clone(),
+                    _ => return Err(self.faults_of(kind, "", &Value::Object(body.clone()))),
+                };
+                return match path {
+                    Some(path) if path != username => Err(refuse("wrong username")),
+                    _ => Ok(username),
+                };
+            }
+            Identity::Plugin => {
+                let name = path.or_else(|| body.get("id").and_then(id_text)).filter(|name| !name.is_empty());
+                let Some(name) = name else { return Err(refuse("missing plugin name")) };
+                if self.compiler.registry().get(&name).is_none() {
+                    return Err(refuse("invalid plugin name"));
+                }
+                name
+            }
+            Identity::Id => {
+                let Some(id) = path.or_else(|| body.get("id").and_then(id_text)) else {
+                    return match body.get("id") {
+                        Some(_) => Err(self.faults_of(kind, "", &Value::Object(body.clone()))),
+                        None => Err(refuse(format!("missing {} id", kind.word()))),
+                    };
+                };
+                self.same_id(call, rules, &id, body)?;
+                id
+            }
+        };
+        match body.get_mut("id") {
+            Some(own) => *own = id.clone().into(),
+            None => drop(body.shift_insert(0, "id".into(), id.clone().into())),
+        }
+        Ok(id)
+    }
+
+    /// A body's own id must be the one that the path says.
+    fn same_id(&self, call: &Call, rules: &Rules, id: &str, body: &Map<String, Value>) -> Result<(), Box<Reply>> {
+        match body.get("id") {
+            Some(own) if rules.identity == Identity::Id && id_text(own).as_deref() != Some(id) => {
+                Err(refuse(format!("wrong {} id", call.place.kind.word())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Judges what needs no other object. Dangling references come before the faults of plugins and expressions, as in
+    /// the table of §11.1.
+    async fn check(&self, key: &Key, body: &Value, call: &Call) -> Result<(), Box<Reply>> {
+        let mut faults = self.compiler.check(key.kind, &key.id, body);
+        if faults.is_empty() {
+            return Ok(());
+        }
+        if !faults.iter().any(is_early) {
+            let image = call.group.current().await.map_err(|error| refusal::unavailable(&error))?;
+            faults.splice(0..0, refusal::dangling(key, body, &image));
+        }
+        Err(Box::new(Reply::faults(faults)))
+    }
+
+    fn faults_of(&self, kind: Kind, id: &str, body: &Value) -> Box<Reply> {
+        Box::new(Reply::faults(self.compiler.check(kind, id, body)))
+    }
+}
+
+fn get(call: &Call) -> Answer {
+    let image = call.group.image();
+    let Some(id) = &call.place.id else { return list(call, &image) };
+    let Some(object) = image.get(&call.place.key(id)) else { return Err(Box::new(Reply::key_not_found())) };
+    Ok(Reply::json(StatusCode::OK, &show(object)?))
+}
+
+fn list(call: &Call, image: &crate::state::Image) -> Answer {
+    let kind = call.place.kind;
+    let selection = Selection::of(kind, &call.query)?;
+    let (total, chosen) = match &call.place.parent {
+        Some(parent) => selection.apply(image.below(kind, parent)),
+        None => selection.apply(image.of_kind(kind)),
+    };
+    if total == 0 && Rules::of(kind).empty_list_is_404 {
+        return Err(Box::new(Reply::key_not_found()));
+    }
+    let list = chosen.into_iter().map(show).collect::<Result<_, _>>()?;
+    Ok(Reply::json(StatusCode::OK, &List { list, total }))
+}
+
+fn show(object: &Object) -> Result<Shown<'_>, Box<Reply>> {
+    Ok(Shown {
+        key: format!("{PREFIX}{}", object.key),
+        value: value_of(object, Occasion::Read)?,
+        created: object.created,
+        modified: object.modified,
+    })
+}
+
+fn value_of(object: &Object, occasion: Occasion) -> Result<Cow<'_, RawValue>, Box<Reply>> {
+    private_keys::shown(object.key.kind, &object.body, occasion).map_err(|error| {
+        tracing::error!(object = %object.key, %error, "the stored body is not JSON");
+        let text = format!("what is stored under {PREFIX}{} is not readable", object.key);
+        Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, text))
+    })
+}
+
+fn written(outcome: Option<Outcome>, post: bool) -> Answer {
+    let (status, object) = match outcome {
+        Some(Outcome::Created(object)) => (StatusCode::CREATED, object),
+        Some(Outcome::Replaced(object) | Outcome::Unchanged(object)) if !post => (StatusCode::OK, object),
+        other => unreachable!("a put is answered with what became of it, not with {other:?}"),
+    };
+    let written = Written { key: format!("{PREFIX}{}", object.key), value: value_of(&object, Occasion::Write)? };
+    Ok(Reply::json(status, &written))
+}
+
+/// The object in a body. An empty array passes for one (§16 b); anything else is refused in the schema's words.
+fn object_of(kind: Kind, body: Value) -> Result<Map<String, Value>, Box<Reply>> {
+    match body {
+        Value::Object(members) => Ok(members),
+        Value::Array(items) if items.is_empty() => Ok(Map::new()),
+        other => Err(Box::new(Reply::faults(schema_of(kind).validate(&other)))),
+    }
+}
+
+fn restored(kind: Kind, mut body: Value, stored: Option<&Object>) -> Result<Value, Box<Reply>> {
+    private_keys::restore(kind, &mut body, stored).map_err(|faults| Box::new(Reply::faults(faults)))?;
+    Ok(body)
+}
+
+/// The stored object with the patch applied.
+fn merge(stored: &Object, patch: Value, inside: &[String]) -> Result<Value, Box<Reply>> {
+    let mut body: Value = serde_json::from_slice(&stored.body).map_err(|error| {
+        tracing::error!(object = %stored.key, %error, "the stored body is not JSON");
+        Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, "what is stored is not readable"))
+    })?;
+    if inside.is_empty() {
+        milecastle_model::patch::merge(&mut body, &patch);
+    } else {
+        milecastle_model::patch::set_path(&mut body, inside, patch).map_err(|error| refuse(error.to_string()))?;
+    }
+    Ok(body)
+}
+
+/// Whether a fault comes before the references in the table of §11.1.
+fn is_early(fault: &Fault) -> bool {
+    let late = ["/plugins", "/vars", "/filter_func", "/script"];
+    fault.class == milecastle_model::FaultClass::Configuration || !late.iter().any(|path| fault.path.starts_with(path))
+}
+
+/// The string form of an id as clients write it.
+pub(crate) fn id_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        number => Id::from_value(number).ok().map(|id| id.as_str().to_owned()),
+    }
+}
+
+fn created_at(stored: &Object) -> Option<Value> {
+    let mut body: Map<String, Value> = serde_json::from_slice(&stored.body).ok()?;
+    body.remove("create_time")
+}
+
+fn encode(body: &Map<String, Value>) -> Bytes {
+    serde_json::to_vec(body).expect("a JSON object can be written as text").into()
+}
+
+fn refuse(message: impl AsRef<str>) -> Box<Reply> {
+    Box::new(Reply::bad(message))
+}

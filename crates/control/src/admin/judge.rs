@@ -1,0 +1,172 @@
+//! An object about to be written: what the store needs to know of it, and what only a look at other objects can tell.
+
+use crate::state::Image;
+use milecastle_model::{Fault, Key, Kind, Object, Reference};
+use milecastle_plugin_api::Registry;
+use milecastle_store::{Expect, UniqueKey};
+use serde_json::{Map, Value};
+
+/// The scope of the lookup keys that keep a plugin from standing in two global rules.
+pub(crate) const GLOBAL_RULES: &str = "global rules";
+
+/// An object that passed every check that needs no other object.
+pub(crate) struct Draft {
+    key: Key,
+    body: Map<String, Value>,
+    references: Vec<Reference>,
+    keys: Vec<Lookup>,
+    sealed: bool,
+}
+
+/// A lookup key in an object: an attribute of an authentication plugin.
+struct Lookup {
+    plugin: String,
+    attribute: &'static str,
+    value: String,
+}
+
+/// What the image says of a draft.
+pub(crate) enum Verdict {
+    /// Nothing against it, as long as these objects stay as they are.
+    Accepted {
+        /// For [`milecastle_store::ChangeSet::require`].
+        require: Vec<(Key, Expect)>,
+    },
+    /// These faults, if the image is current.
+    Refused(Vec<Fault>),
+}
+
+impl Draft {
+    /// `body` is an object; for a new one with a generated id the key ends where the id will stand.
+    pub(crate) fn new(key: Key, body: Value, registry: &Registry) -> Self {
+        let references = milecastle_model::references(key.kind, &body);
+        let keys = lookups(key.kind, &body, registry);
+        let sealed = is_secret(key.kind, &body, registry);
+        let Value::Object(body) = body else { unreachable!("only objects pass the checks that come before") };
+        Self { key, body, references, keys, sealed }
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn body(&self) -> &Map<String, Value> {
+        &self.body
+    }
+
+    /// Whether the body is to be sealed in the database.
+    pub(crate) fn sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// What the body names, for the store.
+    pub(crate) fn references(&self) -> Vec<milecastle_store::Reference> {
+        let told = |reference: &Reference| milecastle_store::Reference {
+            to: Key::new(reference.kind, reference.id.as_str()),
+            plugin: reference.plugin.map(str::to_owned),
+            must_exist: reference.plugin.is_none(),
+            hinders: reference.hindrance_text(&self.key).is_some(),
+        };
+        self.references.iter().map(told).collect()
+    }
+
+    /// What must not stand anywhere else, for the store.
+    pub(crate) fn keys(&self) -> Vec<UniqueKey> {
+        if self.key.kind == Kind::GlobalRule {
+            let names = plugins(&self.body).map(|(name, _)| name.as_bytes().to_vec());
+            return names.map(|value| UniqueKey { plugin: GLOBAL_RULES.into(), value }).collect();
+        }
+        let told = |key: &Lookup| UniqueKey { plugin: key.plugin.clone(), value: key.value.as_bytes().to_vec() };
+        self.keys.iter().map(told).collect()
+    }
+
+    /// Whether [`Self::judge`] looks for something that is not there, which only a current image can tell.
+    pub(crate) fn rests_on_image(&self) -> bool {
+        self.key.kind == Kind::Credential && !self.keys.is_empty()
+    }
+
+    /// The faults that the image shows. Dangling references and keys of other owners are left to the store.
+    pub(crate) fn judge(&self, image: &Image) -> Verdict {
+        let (mut faults, mut require) = (Vec::new(), Vec::new());
+        for reference in self.references.iter().filter(|reference| reference.kind == Kind::Ssl) {
+            let key = Key::new(Kind::Ssl, reference.id.as_str());
+            let named = image.get(&key);
+            // Absent here: if it is there all the same, this is looked at again; if not, the store refuses.
+            require.push((key, named.map_or(Expect::Absent, |object| Expect::ModifiedAt(object.modified))));
+            faults.extend(named.and_then(parsed).and_then(|ssl| wrong_type(reference, &ssl)));
+        }
+        faults.extend(self.taken_by_siblings(image));
+        if faults.is_empty() { Verdict::Accepted { require } } else { Verdict::Refused(faults) }
+    }
+
+    /// A credential's key may not stand on its own consumer either, which the store allows to one owner.
+    fn taken_by_siblings(&self, image: &Image) -> Vec<Fault> {
+        let Some(consumer) = self.key.parent().filter(|_| self.key.kind == Kind::Credential) else { return Vec::new() };
+        let siblings = image.get(&consumer).into_iter().chain(image.below(Kind::Credential, &consumer.id));
+        let mut faults = Vec::new();
+        for sibling in siblings.filter(|sibling| sibling.key != self.key) {
+            let Some(body) = parsed(sibling) else { continue };
+            for own in &self.keys {
+                let theirs = body.pointer(&format!("/plugins/{}/{}", own.plugin, own.attribute));
+                if theirs.and_then(Value::as_str) == Some(&*own.value) {
+                    faults.push(duplicate(&own.plugin, own.attribute, &sibling.key));
+                }
+            }
+        }
+        faults
+    }
+}
+
+fn wrong_type(reference: &Reference, ssl: &Value) -> Option<Fault> {
+    let id = &reference.id;
+    (ssl.get("type").and_then(Value::as_str) != Some("client"))
+        .then(|| Fault::rule(&*reference.path, format!("failed to fetch ssl info by ssl id [{id}], wrong ssl type")))
+}
+
+/// The fault of a lookup key that `holder` has already.
+pub(crate) fn duplicate(plugin: &str, attribute: &str, holder: &Key) -> Fault {
+    let whose = match holder.parent() {
+        Some(consumer) => format!("credential: {} of consumer: {}", holder.own_id(), consumer.id),
+        None => format!("consumer: {}", holder.id),
+    };
+    let text = format!("duplicate {attribute} of plugin {plugin} found with {whose}");
+    Fault::rule(format!("/plugins/{plugin}/{attribute}"), text)
+}
+
+/// The plugins of a body.
+pub(crate) fn plugins(body: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
+    body.get("plugins").and_then(Value::as_object).into_iter().flatten()
+}
+
+fn lookups(kind: Kind, body: &Value, registry: &Registry) -> Vec<Lookup> {
+    let plugins = body.get("plugins").and_then(Value::as_object).into_iter().flatten();
+    let holders = plugins.filter(|_| matches!(kind, Kind::Consumer | Kind::Credential));
+    let lookup = |(plugin, config): (&String, &Value)| {
+        let auth = registry.get(plugin)?.auth.filter(|auth| auth.unique)?;
+        let value = config.get(auth.key)?.as_str().filter(|value| !is_reference(value))?;
+        Some(Lookup { plugin: plugin.clone(), attribute: auth.key, value: value.to_owned() })
+    };
+    holders.filter_map(lookup).collect()
+}
+
+/// Whether a text stands for a value kept elsewhere (`docs/spec/resources.md` §13).
+fn is_reference(text: &str) -> bool {
+    let lower = text.get(..10).unwrap_or(text).to_ascii_lowercase();
+    lower.starts_with("$secret://") || lower.starts_with("$env://")
+}
+
+/// Whether the body holds something secret: a private key, or an attribute that its plugin declares so.
+fn is_secret(kind: Kind, body: &Value, registry: &Registry) -> bool {
+    if matches!(kind, Kind::Ssl | Kind::Secret) || !milecastle_model::secrets(kind, body).is_empty() {
+        return true;
+    }
+    let guarded = |plugin: &str| registry.get(plugin).is_some_and(|def| !def.encrypted.is_empty());
+    if kind == Kind::PluginMetadata {
+        return body.get("id").and_then(Value::as_str).is_some_and(guarded);
+    }
+    body.get("plugins").and_then(Value::as_object).into_iter().flatten().any(|(name, _)| guarded(name))
+}
+
+fn parsed(object: &Object) -> Option<Value> {
+    serde_json::from_slice(&object.body).ok()
+}

@@ -1,0 +1,217 @@
+//! The compatible Admin API under `/apisix/admin`, checked in the order of `docs/spec/admin-api.md` §2.
+
+mod access;
+mod body;
+mod describe;
+mod engine;
+mod judge;
+mod kinds;
+mod list;
+mod private_keys;
+mod query;
+mod refusal;
+mod reply;
+mod target;
+mod validate;
+
+use crate::SERVER;
+use crate::clock::Clock;
+use crate::keys::{Holder, Keyring};
+use crate::state::State;
+use axum::body::Body;
+use engine::{Call, Engine};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use milecastle_model::Kind;
+use milecastle_settings::{Admin, Peers};
+use milecastle_snapshot::Compiler;
+use milecastle_store::{DEFAULT_GROUP, Role};
+use query::Query;
+use reply::Reply;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::sync::Arc;
+use target::{Target, Typed};
+
+pub(crate) use target::BASE;
+
+/// The Admin API of a process, on however many listeners.
+pub(crate) struct AdminApi {
+    state: Arc<State>,
+    engine: Engine,
+    keyring: Arc<Keyring>,
+    key_required: bool,
+    cors: bool,
+    max_body: usize,
+}
+
+/// A request that was let in, its body not yet read.
+struct Admitted<'a> {
+    method: &'a Method,
+    query: Query,
+    headers: &'a http::HeaderMap,
+    author: String,
+}
+
+impl AdminApi {
+    pub(crate) fn new(
+        state: Arc<State>,
+        compiler: Arc<Compiler>,
+        keyring: Arc<Keyring>,
+        clock: Clock,
+        settings: &Admin,
+    ) -> Self {
+        let engine = Engine { store: state.store().clone(), compiler, clock };
+        Self {
+            state,
+            engine,
+            keyring,
+            key_required: settings.admin_key_required,
+            cors: settings.enable_admin_cors,
+            max_body: settings.max_body.as_len(),
+        }
+    }
+
+    /// Answers a request that came from `peer` to a listener that admits `allowed`.
+    pub(crate) async fn answer(&self, allowed: &[Peers], peer: IpAddr, request: Request<Body>) -> Response<Body> {
+        if !access::admits(allowed, peer) {
+            return self.finish(Reply::page(StatusCode::FORBIDDEN), false);
+        }
+        if request.method() == Method::OPTIONS {
+            return if self.cors { self.preflight() } else { self.finish(Reply::page(StatusCode::NOT_FOUND), false) };
+        }
+        let (parts, body) = request.into_parts();
+        let reply = match Target::of(&parts.method, parts.uri.path()) {
+            None => Reply::page(StatusCode::NOT_FOUND),
+            Some(Target::Probe) => Reply::empty(StatusCode::OK),
+            Some(target) => {
+                let query = Query::parse(parts.uri.query().unwrap_or_default());
+                match self.holder(&parts.method, &query, &parts.headers) {
+                    Err(refused) => refused,
+                    Ok(holder) => {
+                        let admitted =
+                            Admitted { method: &parts.method, query, headers: &parts.headers, author: holder.name };
+                        self.served(target, admitted, body).await
+                    }
+                }
+            }
+        };
+        self.finish(reply, self.cors)
+    }
+
+    fn holder(&self, method: &Method, query: &Query, headers: &http::HeaderMap) -> Result<Holder, Reply> {
+        match access::authenticate(&self.keyring, method, query, headers) {
+            Err(_) if !self.key_required => Ok(Holder { name: "anonymous".into(), role: Role::Admin }),
+            other => other,
+        }
+    }
+
+    async fn served(&self, target: Target, request: Admitted<'_>, body: Body) -> Reply {
+        let registry = self.engine.compiler.registry();
+        match target {
+            Target::Probe => Reply::empty(StatusCode::OK),
+            Target::PluginNames => describe::plugin_names(registry, &request.query),
+            // The list of plugins is part of the program: reading it again finds what is there.
+            Target::PluginReload if request.method == Method::PUT => Reply::plain(StatusCode::OK, "done"),
+            Target::PluginReload => {
+                let method = request.method;
+                let text = format!("please use PUT method to reload the plugins, {method} method is not allowed.");
+                Reply::error(StatusCode::METHOD_NOT_ALLOWED, text)
+            }
+            Target::ValidateSchema(collection) => match body::read_json(body, self.max_body).await {
+                Ok(given) => describe::validate(&collection, &given.unwrap_or(Value::Null)),
+                Err(refused) => *refused,
+            },
+            Target::ValidateConfigs => {
+                let yaml = request.headers.get(header::CONTENT_TYPE).is_some_and(validate::is_yaml);
+                match body::read(body, self.max_body).await {
+                    Ok(text) => validate::configs(&self.engine.compiler, &text, yaml),
+                    Err(refused) => *refused,
+                }
+            }
+            Target::Typed(segments) => self.typed(&segments, request, body).await,
+        }
+    }
+
+    /// Steps 5 to 11.
+    async fn typed(&self, segments: &[String], request: Admitted<'_>, body: Body) -> Reply {
+        let Some(typed) = Typed::of(segments) else {
+            let word = segments.first().map(String::as_str).unwrap_or_default();
+            return Reply::error(StatusCode::NOT_FOUND, format!("Unsupported resource type: {word}"));
+        };
+        if matches!(&typed, Typed::Resource(place) if place.kind == Kind::StreamRoute) {
+            // No node of this version serves streams, so every group is one whose stream mode is off.
+            return Reply::bad("stream mode is disabled, can not add stream routes");
+        }
+        if !matches!(typed, Typed::Resource(_)) && request.method != Method::GET {
+            return Reply::error(StatusCode::NOT_FOUND, "not found");
+        }
+        let body = match body::read_json(body, self.max_body).await {
+            Ok(body) => body,
+            Err(refused) => return *refused,
+        };
+        let ttl = match request.query.get("ttl").map(seconds) {
+            None => None,
+            Some(Some(ttl)) => Some(ttl),
+            Some(None) => return Reply::bad("invalid argument ttl: should be a number"),
+        };
+        let registry = self.engine.compiler.registry();
+        let reply = match typed {
+            Typed::Plugins(name) => describe::plugins(registry, name.as_deref(), &request.query),
+            Typed::Schema(name) => describe::schema(name.as_deref().unwrap_or_default()),
+            Typed::Resource(place) => {
+                let header = request.headers.get("gateway_group_id").and_then(|value| value.to_str().ok());
+                let id = request.query.get("gateway_group_id").or(header).unwrap_or(DEFAULT_GROUP);
+                match self.state.group(id) {
+                    None => refusal::unknown_group(id),
+                    Some(group) => {
+                        let Admitted { method, query, author, .. } = request;
+                        self.engine
+                            .answer(Call { method: method.clone(), place, query, body, ttl, author, group })
+                            .await
+                    }
+                }
+            }
+        };
+        Reply { by_handler: true, ..reply }
+    }
+
+    fn preflight(&self) -> Response<Body> {
+        let mut response = self.finish(Reply::empty_text(), true);
+        let headers = response.headers_mut();
+        headers.remove(header::ACCESS_CONTROL_EXPOSE_HEADERS);
+        let methods = HeaderValue::from_static("POST, GET, PUT, OPTIONS, DELETE, PATCH");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+        response
+    }
+
+    /// The answer with the headers of §1.
+    fn finish(&self, reply: Reply, cors: bool) -> Response<Body> {
+        if reply.faults.len() > 1 {
+            tracing::debug!(faults = reply.faults.len(), "the answer shows the first fault only");
+        }
+        let mut response = Response::new(Body::from(reply.body));
+        *response.status_mut() = reply.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+        headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
+        if reply.by_handler {
+            headers.insert("x-api-version", HeaderValue::from_static("v3"));
+        }
+        if cors {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
+        }
+        response
+    }
+}
+
+/// A lifetime in whole seconds, rounded up; at least one.
+fn seconds(text: &str) -> Option<u64> {
+    let seconds: f64 = text.trim().parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and saturating is right")]
+    let whole = seconds.ceil() as u64;
+    Some(whole)
+}

@@ -1,0 +1,122 @@
+//! The store's verdicts in the specification's words (`docs/spec/admin-api.md` §5, §11).
+
+use crate::admin::judge::{Draft, GLOBAL_RULES, duplicate, plugins};
+use crate::admin::reply::Reply;
+use crate::state::Image;
+use http::StatusCode;
+use milecastle_model::{Fault, Id, Key, Kind, Reference};
+use milecastle_plugin_api::Registry;
+use milecastle_store::{Holder, PublishError, StoreError};
+use serde_json::{Map, Value};
+
+/// The database did not do what was asked of it.
+pub(crate) fn unavailable(error: &StoreError) -> Box<Reply> {
+    if let StoreError::UnknownGroup(id) = error {
+        return Box::new(unknown_group(id));
+    }
+    tracing::warn!(%error, "an Admin API request was answered with 503");
+    Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+}
+
+/// There is no gateway group of that id.
+pub(crate) fn unknown_group(id: &str) -> Reply {
+    Reply::error(StatusCode::NOT_FOUND, format!("gateway group [{id}] not found"))
+}
+
+/// Somebody else wrote in between.
+pub(crate) fn race() -> Reply {
+    Reply::error(StatusCode::SERVICE_UNAVAILABLE, "value changed before overwritten")
+}
+
+/// Why a put was refused. `image` shows what stands now, for what the store does not tell.
+pub(crate) fn of_put(error: &PublishError, draft: &Draft, image: &Image, registry: &Registry) -> Box<Reply> {
+    match error {
+        PublishError::MissingReference { from, reference } if from.parent().as_ref() == Some(&reference.to) => {
+            Box::new(Reply::error(StatusCode::NOT_FOUND, format!("{} not found", reference.to.kind.word())))
+        }
+        PublishError::MissingReference { reference, .. } => {
+            let body = Value::Object(draft.body().clone());
+            let named = milecastle_model::references(draft.key().kind, &body);
+            let missing = |one: &Reference| {
+                let to = Key::new(one.kind, one.id.as_str());
+                one.plugin.is_none() && (to == reference.to || image.get(&to).is_none())
+            };
+            Box::new(Reply::faults(named.iter().filter(|one| missing(one)).map(fault_of).collect()))
+        }
+        PublishError::DuplicateDigest { plugin, holder, .. } if plugin == GLOBAL_RULES => {
+            Box::new(Reply::faults(in_other_rule(draft, holder, image)))
+        }
+        PublishError::DuplicateDigest { plugin, holder, .. } => {
+            let attribute = registry.get(plugin).and_then(|def| def.auth).map_or("key", |auth| auth.key);
+            Box::new(Reply::faults(vec![duplicate(plugin, attribute, holder)]))
+        }
+        other => of_any(other),
+    }
+}
+
+/// Why a deletion was refused.
+pub(crate) fn of_delete(error: &PublishError) -> Box<Reply> {
+    match error {
+        PublishError::StillReferenced { key, by } => {
+            let mut by: Vec<&Holder> = by.iter().collect();
+            by.sort_by_key(|holder| (rank(holder.key.kind), holder.plugin.is_some()));
+            let hindrance = |holder: &&Holder| {
+                // Of the reference only who holds it matters to the text, and whether a plugin does.
+                let plugin = holder.plugin.as_ref().map(|_| "");
+                let id = key.id.parse::<Id>().ok()?;
+                let reference = Reference { path: String::new(), kind: key.kind, id, plugin };
+                Some(Fault::rule("", reference.hindrance_text(&holder.key)?))
+            };
+            Box::new(Reply::faults(by.iter().filter_map(hindrance).collect()))
+        }
+        other => of_any(other),
+    }
+}
+
+fn of_any(error: &PublishError) -> Box<Reply> {
+    match error {
+        PublishError::Store(error) => unavailable(error),
+        PublishError::PreconditionFailed { .. } | PublishError::StaleRevision { .. } => Box::new(race()),
+        other => {
+            tracing::error!(error = %other, "the store refused a change for a reason that should not arise");
+            Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, other.to_string()))
+        }
+    }
+}
+
+/// Attributes of the object that name what the image does not have.
+pub(crate) fn dangling<'a>(key: &Key, body: &'a Value, image: &Image) -> impl Iterator<Item = Fault> + use<'a> {
+    let named = milecastle_model::references(key.kind, body).into_iter().filter(|one| one.plugin.is_none());
+    let missing = named.filter(|one| image.get(&Key::new(one.kind, one.id.as_str())).is_none());
+    missing.map(|one| fault_of(&one)).collect::<Vec<_>>().into_iter()
+}
+
+fn fault_of(reference: &Reference) -> Fault {
+    Fault::rule(&*reference.path, reference.missing_text())
+}
+
+fn in_other_rule(draft: &Draft, holder: &Key, image: &Image) -> Vec<Fault> {
+    let body: Map<String, Value> =
+        image.get(holder).and_then(|object| serde_json::from_slice(&object.body).ok()).unwrap_or_default();
+    let theirs: Vec<&String> = plugins(&body).map(|(name, _)| name).collect();
+    let both = plugins(draft.body()).map(|(name, _)| name).filter(|name| theirs.contains(name));
+    let fault = |name: &String| {
+        let text = format!("plugin '{name}' already exists in global rule with id '{}'", holder.id);
+        Fault::rule(format!("/plugins/{name}"), text)
+    };
+    both.map(fault).collect()
+}
+
+/// The order in which §11.2 looks at the kinds.
+fn rank(kind: Kind) -> usize {
+    let order = [
+        Kind::Route,
+        Kind::Service,
+        Kind::StreamRoute,
+        Kind::PluginConfig,
+        Kind::Consumer,
+        Kind::ConsumerGroup,
+        Kind::GlobalRule,
+    ];
+    order.iter().position(|&one| one == kind).unwrap_or(order.len())
+}

@@ -1,0 +1,154 @@
+//! The dashboard: listeners and chores of one process.
+
+use crate::admin::AdminApi;
+use crate::clock::Clock;
+use crate::keys::Keyring;
+use crate::listen;
+use crate::pages::{self, Site};
+use crate::state::State;
+use axum::Router;
+use milecastle_settings as settings;
+use milecastle_settings::Peers;
+use milecastle_snapshot::Compiler;
+use milecastle_store::StoreError;
+use milecastle_telemetry::metrics::{MetricError, Options, Registry};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often lifetimes are looked after and the keys of the store are read.
+const CHORES: Duration = Duration::from_secs(1);
+
+/// What a dashboard is made of.
+pub struct Parts {
+    /// The configuration in memory.
+    pub state: Arc<State>,
+    /// Judges what is written: the compiler that the gateways build with.
+    pub compiler: Arc<Compiler>,
+    /// Where its metrics go, and what `/metrics` shows.
+    pub metrics: Arc<Registry>,
+    /// The time for timestamps and lifetimes.
+    pub clock: Clock,
+}
+
+/// Why a dashboard did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken, or not this machine's.
+    #[error("cannot listen on {address} ({key}): {source}; choose another port, or end the process that holds it")]
+    Listen {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A metric of the same name is another one.
+    #[error(transparent)]
+    Metric(#[from] MetricError),
+}
+
+/// A dashboard that serves. Dropped, it stops at once; see [`Dashboard::stop`].
+pub struct Dashboard {
+    address: SocketAddr,
+    admin_address: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    listeners: JoinSet<()>,
+    chores: JoinHandle<()>,
+}
+
+impl Dashboard {
+    /// Opens the listeners that `settings` name and serves. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// A listener that does not open, a store that does not answer.
+    pub async fn start(settings: &settings::Dashboard, parts: Parts) -> Result<Self, StartError> {
+        let Parts { state, compiler, metrics, clock } = parts;
+        let own = bind("server.listen", settings.server.listen.socket()).await?;
+        let compatible = match settings.admin.enable {
+            true => Some(bind("admin.admin_listen", settings.admin.admin_listen.socket()).await?),
+            false => None,
+        };
+        let keyring = Arc::new(Keyring::load(state.store().clone(), &settings.admin.admin_key).await?);
+        let help = "Requests to the Admin API that were answered.";
+        let answers = metrics.counter("admin_requests_total", help, &["method", "status"], Options::default())?;
+        let admin = AdminApi::new(state.clone(), compiler, keyring.clone(), clock.clone(), &settings.admin);
+        let admin = Arc::new(admin);
+        let site = |allowed: &[Peers]| Site {
+            admin: admin.clone(),
+            state: state.clone(),
+            metrics: metrics.clone(),
+            answers: answers.clone(),
+            allowed: allowed.into(),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let mut listeners = JoinSet::new();
+        let mut serve = |listener: TcpListener, key, address, router: Router| {
+            let address = listener.local_addr().map_err(|source| StartError::Listen { key, address, source })?;
+            listeners.spawn(listen::serve(listener, router, stopped.clone(), settings.server.drain.get()));
+            Ok::<_, StartError>(address)
+        };
+        let dashboard = pages::dashboard(site(&settings.admin.allow_admin_on_dashboard));
+        let address = serve(own, "server.listen", settings.server.listen.socket(), dashboard)?;
+        let admin_address = match compatible {
+            Some(listener) => {
+                let router = pages::compatible(site(&settings.admin.allow_admin));
+                Some(serve(listener, "admin.admin_listen", settings.admin.admin_listen.socket(), router)?)
+            }
+            None => None,
+        };
+        let chores = tokio::spawn(chores(state, keyring, clock));
+        tracing::info!(%address, admin = ?admin_address, "the dashboard serves");
+        Ok(Self { address, admin_address, stop, listeners, chores })
+    }
+
+    /// Where console, `/api` and Admin API are served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the Admin API is served too, if that listener is on.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Takes no more connections, lets requests under way end within the configured drain time, and stops.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while self.listeners.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Dashboard {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.chores.abort();
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+/// Ends lifetimes and reads the keys of the store. Every replica does: both are cheap, and doing them twice changes nothing.
+async fn chores(state: Arc<State>, keyring: Arc<Keyring>, clock: Clock) {
+    let mut tick = interval(CHORES);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Err(error) = state.store().expire_due(clock.now()).await {
+            tracing::debug!(%error, "lifetimes are looked after later");
+        }
+        if let Err(error) = keyring.refresh().await {
+            tracing::debug!(%error, "the admin keys known so far stay in force");
+        }
+    }
+}

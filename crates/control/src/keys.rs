@@ -1,0 +1,130 @@
+//! Keys of the Admin API (`docs/spec/admin-api.md` §3).
+//!
+//! A key is known by its HMAC under a secret of the installation, which the store keeps sealed: whoever reads the database
+//! can neither use a key nor test guesses. Requests are checked in memory; a wrong key asks the database nothing.
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::{hmac, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use milecastle_settings::{AdminKey, AdminRole};
+use milecastle_store::{Role, Store, StoreError};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Name of the secret in the store.
+const SECRET: &str = "admin-key-hmac";
+/// Name of the first key.
+const FIRST: &str = "admin";
+
+/// Sees to the first key of an installation: `given` (of `MILECASTLE_ADMIN_KEY`), or a random one, which is returned so that
+/// it can be shown, once. Does nothing if the store has a key already; of several processes that start at once, one makes it.
+///
+/// # Errors
+/// What the store says.
+pub async fn bootstrap_admin_key(store: &Store, given: Option<&str>) -> Result<Option<String>, StoreError> {
+    let secret = Secret::of(store).await?;
+    let made = match given {
+        Some(_) => None,
+        None => Some(random()),
+    };
+    let Some(key) = given.or(made.as_deref()) else { return Ok(None) };
+    if store.admin_key_put_first(FIRST, Role::Admin, &secret.tag(key)).await? {
+        return Ok(made);
+    }
+    if let Some(given) = given {
+        let tag = secret.tag(given);
+        if !store.admin_key_list().await?.iter().any(|key| key.hash == tag) {
+            tracing::warn!(
+                "MILECASTLE_ADMIN_KEY is none of the admin keys there are; it counts on the first start only"
+            );
+        }
+    }
+    Ok(None)
+}
+
+/// Records a key under a name, in place of the key that had this name. Replicas know it within a second.
+///
+/// # Errors
+/// What the store says.
+pub async fn put_admin_key(store: &Store, name: &str, role: Role, key: &str) -> Result<(), StoreError> {
+    let tag = Secret::of(store).await?.tag(key);
+    store.admin_key_put(name, role, &tag).await
+}
+
+/// The secret under which keys are hashed.
+#[derive(Clone)]
+struct Secret(hmac::Key);
+
+impl Secret {
+    async fn of(store: &Store) -> Result<Self, StoreError> {
+        let bytes = store.secret_get_or_create(SECRET, || random_bytes().to_vec()).await?;
+        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, bytes.expose())))
+    }
+
+    fn tag(&self, key: &str) -> [u8; 32] {
+        let tag = hmac::sign(&self.0, key.as_bytes());
+        tag.as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
+    }
+}
+
+/// What a key stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+}
+
+/// The keys that open the Admin API: those of the settings and those of the store.
+pub(crate) struct Keyring {
+    store: Store,
+    secret: Secret,
+    fixed: Vec<([u8; 32], Holder)>,
+    stored: RwLock<Arc<[([u8; 32], Holder)]>>,
+}
+
+impl Keyring {
+    pub(crate) async fn load(store: Store, settings: &[AdminKey]) -> Result<Self, StoreError> {
+        let secret = Secret::of(&store).await?;
+        let fixed = settings.iter().map(|key| {
+            let role = match key.role {
+                AdminRole::Admin => Role::Admin,
+                AdminRole::Viewer => Role::Viewer,
+            };
+            (secret.tag(key.key.reveal()), Holder { name: key.name.clone(), role })
+        });
+        let keyring = Self { fixed: fixed.collect(), store, secret, stored: RwLock::new([].into()) };
+        keyring.refresh().await?;
+        Ok(keyring)
+    }
+
+    /// Takes over the store's keys as they are now.
+    pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
+        let keys = self.store.admin_key_list().await?;
+        let keys = keys.into_iter().map(|key| (key.hash, Holder { name: key.name, role: key.role })).collect();
+        *self.stored.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// Whose key it is.
+    pub(crate) fn find(&self, key: &str) -> Option<Holder> {
+        let tag = self.secret.tag(key);
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut found = None;
+        for (known, holder) in self.fixed.iter().chain(stored.iter()) {
+            if verify_slices_are_equal(known, &tag).is_ok() {
+                found = Some(holder.clone());
+            }
+        }
+        found
+    }
+}
+
+fn random_bytes() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes).expect("the system's random source works");
+    bytes
+}
+
+fn random() -> String {
+    URL_SAFE_NO_PAD.encode(random_bytes())
+}

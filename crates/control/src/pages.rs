@@ -1,0 +1,97 @@
+//! What the dashboard's listeners answer besides the Admin API.
+
+use crate::SERVER;
+use crate::admin::{AdminApi, BASE};
+use crate::listen::Peer;
+use crate::state::State;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State as Shared};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{HeaderValue, StatusCode, header};
+use milecastle_settings::Peers;
+use milecastle_telemetry::metrics::{Counter, Family, Registry};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the database may take to give a sign of life before the process counts as not ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const ROOT: &str = concat!(
+    "Milecastle ",
+    env!("CARGO_PKG_VERSION"),
+    "\n\n/apisix/admin   Admin API, see docs/spec/admin-api.md (header X-API-KEY)\n",
+    "/api/version    version\n/healthz        process is alive\n/readyz         process can serve\n",
+    "/metrics        Prometheus page\n"
+);
+
+/// What the handlers of a listener share.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) admin: Arc<AdminApi>,
+    pub(crate) state: Arc<State>,
+    pub(crate) metrics: Arc<Registry>,
+    pub(crate) answers: Family<Counter>,
+    /// Peers that may use the Admin API here.
+    pub(crate) allowed: Arc<[Peers]>,
+}
+
+/// The dashboard's own listener.
+pub(crate) fn dashboard(site: Site) -> Router {
+    Router::new()
+        .route("/", get(|| async { ROOT }))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/api/version", get(version))
+        .fallback(admin)
+        .with_state(site)
+}
+
+/// The listener where tools of the field look for the Admin API, and nothing else.
+pub(crate) fn compatible(site: Site) -> Router {
+    Router::new().fallback(admin).with_state(site)
+}
+
+async fn ready(Shared(site): Shared<Site>) -> Response {
+    let problem = match tokio::time::timeout(PATIENCE, site.state.store().ping()).await {
+        Ok(Ok(())) => return "ready\n".into_response(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the database does not answer in time".to_owned(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response()
+}
+
+async fn metrics(Shared(site): Shared<Site>) -> Response {
+    let page = site.metrics.render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+}
+
+async fn version() -> Response {
+    let body = json!({ "value": env!("CARGO_PKG_VERSION") });
+    ([(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+}
+
+async fn admin(Shared(site): Shared<Site>, Extension(Peer(peer)): Extension<Peer>, request: Request) -> Response {
+    let path = request.uri().path();
+    let ours = path.strip_prefix(BASE).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let method = request.method().as_str().to_owned();
+    let mut response = if ours {
+        site.admin.answer(&site.allowed, peer, request).await
+    } else {
+        let mut response = Response::new(Body::from("there is nothing here; see /\n"));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        response
+    };
+    response.headers_mut().entry(header::SERVER).or_insert(HeaderValue::from_static(SERVER));
+    site.answers.with(&[known(&method), response.status().as_str()]).inc();
+    response
+}
+
+/// Methods as label values; what clients invent is not one.
+fn known(method: &str) -> &'static str {
+    let all = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    all.into_iter().find(|name| *name == method).unwrap_or("other")
+}

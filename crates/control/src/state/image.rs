@@ -1,0 +1,128 @@
+//! One group's objects at one revision.
+
+use imbl::OrdMap;
+use milecastle_model::{Change, Key, Kind, Object};
+use std::sync::Arc;
+
+/// All objects of a gateway group at one revision. Immutable; a copy shares everything with the original.
+#[derive(Clone, Debug)]
+pub struct Image {
+    lineage: Arc<str>,
+    revision: u64,
+    /// By kind in the order of [`Kind::ALL`], then by id.
+    objects: Vec<OrdMap<Arc<str>, Object>>,
+}
+
+impl Image {
+    /// The image of `objects`, which are all of the group at `revision`.
+    pub fn new(lineage: impl Into<Arc<str>>, revision: u64, objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut image =
+            Self { lineage: lineage.into(), revision, objects: Kind::ALL.iter().map(|_| OrdMap::new()).collect() };
+        for object in objects {
+            image.kind_mut(object.key.kind).insert(object.key.id.clone(), object);
+        }
+        image
+    }
+
+    /// The image after `changes`, which lead to `revision`.
+    #[must_use]
+    pub fn after(&self, revision: u64, changes: impl IntoIterator<Item = Change>) -> Self {
+        let mut image = self.clone();
+        image.revision = revision;
+        for change in changes {
+            match change {
+                Change::Put(object) => {
+                    image.kind_mut(object.key.kind).insert(object.key.id.clone(), object);
+                }
+                Change::Delete { key, .. } => {
+                    image.kind_mut(key.kind).remove(&key.id);
+                }
+            }
+        }
+        image
+    }
+
+    /// Random name of the history that the revision belongs to.
+    pub fn lineage(&self) -> &Arc<str> {
+        &self.lineage
+    }
+
+    /// The revision.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The object of that key.
+    pub fn get(&self, key: &Key) -> Option<&Object> {
+        self.kind(key.kind).get(&key.id)
+    }
+
+    /// All objects of a kind, by id in byte order.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        self.kind(kind).values()
+    }
+
+    /// The objects of a sub-resource that live below one parent, by id in byte order.
+    pub fn below(&self, kind: Kind, parent: &str) -> impl Iterator<Item = &Object> {
+        let prefix: Arc<str> = Key::child(kind, parent, "").id;
+        let start = prefix.clone();
+        self.kind(kind).range(start..).take_while(move |(id, _)| id.starts_with(&*prefix)).map(|(_, object)| object)
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.objects.iter().map(OrdMap::len).sum()
+    }
+
+    /// Whether there is no object.
+    pub fn is_empty(&self) -> bool {
+        self.objects.iter().all(OrdMap::is_empty)
+    }
+
+    fn kind(&self, kind: Kind) -> &OrdMap<Arc<str>, Object> {
+        self.objects.get(position(kind)).expect("there is a map for each kind")
+    }
+
+    fn kind_mut(&mut self, kind: Kind) -> &mut OrdMap<Arc<str>, Object> {
+        self.objects.get_mut(position(kind)).expect("there is a map for each kind")
+    }
+}
+
+fn position(kind: Kind) -> usize {
+    kind as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(key: Key, modified: u64) -> Object {
+        Object { key, body: "{}".into(), created: 1, modified }
+    }
+
+    fn ids<'a>(objects: impl Iterator<Item = &'a Object>) -> Vec<&'a str> {
+        objects.map(|object| &*object.key.id).collect()
+    }
+
+    #[test]
+    fn changes_make_a_new_image_and_leave_the_old_one() {
+        let route = |id: &str| Key::new(Kind::Route, id);
+        let first =
+            Image::new("l", 1, [object(route("b"), 1), object(route("a"), 1), object(Key::new(Kind::Ssl, "a"), 1)]);
+        assert_eq!(ids(first.of_kind(Kind::Route)), ["a", "b"]);
+        let second =
+            first.after(3, [Change::Put(object(route("a"), 2)), Change::Delete { key: route("b"), revision: 3 }]);
+        assert_eq!((first.revision(), first.len(), first.get(&route("a")).unwrap().modified), (1, 3, 1));
+        assert_eq!((second.revision(), second.len(), second.get(&route("a")).unwrap().modified), (3, 2, 2));
+        assert!(!second.is_empty() && second.after(4, []).lineage() == first.lineage());
+    }
+
+    #[test]
+    fn what_lives_below_a_parent() {
+        let keys = ["jack", "jack-2", "jac", "zoe"].map(|consumer| Key::credential(consumer, "c"));
+        let more = [Key::credential("jack", "a"), Key::new(Kind::Consumer, "jack")];
+        let image = Image::new("l", 1, keys.into_iter().chain(more).map(|key| object(key, 1)));
+        assert_eq!(ids(image.below(Kind::Credential, "jack")), ["jack/credentials/a", "jack/credentials/c"]);
+        assert_eq!(ids(image.below(Kind::Credential, "nobody")), [""; 0]);
+    }
+}

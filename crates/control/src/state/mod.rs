@@ -1,0 +1,178 @@
+//! The configuration of every gateway group in memory, so that reading it never asks the database.
+//!
+//! What must stay true:
+//! - An [`Image`] is all of one group at one revision; its revision never goes back while the lineage stays the same.
+//! - Whoever writes waits for [`Group::reach`], so a client reads its own writes from the replica that took them.
+//! - A replica that hears nothing is late by no more than the store's poll, never wrong: writes are judged by the store.
+
+mod image;
+
+pub use image::Image;
+
+use milecastle_store::{Changes, Store, StoreError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+/// All groups of a store, followed as long as this lives.
+pub struct State {
+    groups: Arc<Groups>,
+    follower: JoinHandle<()>,
+}
+
+/// One gateway group, followed.
+pub struct Group {
+    id: Arc<str>,
+    store: Store,
+    image: watch::Sender<Arc<Image>>,
+    /// Held while the image is brought up to date, so that each change is read once.
+    refreshing: Mutex<()>,
+}
+
+struct Groups {
+    store: Store,
+    by_id: RwLock<BTreeMap<Arc<str>, Arc<Group>>>,
+}
+
+impl State {
+    /// Loads every group and begins to follow. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// What the store says, if it cannot be read.
+    pub async fn start(store: Store) -> Result<Self, StoreError> {
+        let groups = Arc::new(Groups { store: store.clone(), by_id: RwLock::default() });
+        let mut watch = store.watch();
+        for id in watch.heads().keys() {
+            groups.follow(id).await?;
+        }
+        let follower = tokio::spawn({
+            let groups = groups.clone();
+            async move {
+                while let Some(heads) = watch.changed().await {
+                    groups.catch_up(&heads).await;
+                }
+            }
+        });
+        Ok(Self { groups, follower })
+    }
+
+    /// The store that is followed.
+    pub fn store(&self) -> &Store {
+        &self.groups.store
+    }
+
+    /// A group by its id.
+    pub fn group(&self, id: &str) -> Option<Arc<Group>> {
+        self.groups.get(id)
+    }
+
+    /// All groups, by id.
+    pub fn groups(&self) -> Vec<Arc<Group>> {
+        self.groups.by_id.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+impl Groups {
+    fn get(&self, id: &str) -> Option<Arc<Group>> {
+        self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    async fn follow(&self, id: &str) -> Result<(), StoreError> {
+        let group = Arc::new(Group::load(self.store.clone(), id).await?);
+        self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(group.id.clone(), group);
+        Ok(())
+    }
+
+    /// Brings every group to the heads heard of. What fails is tried again when the heads are next heard of.
+    async fn catch_up(&self, heads: &milecastle_store::Heads) {
+        self.by_id.write().unwrap_or_else(PoisonError::into_inner).retain(|id, _| heads.contains_key(&**id));
+        for (id, head) in heads {
+            let done = match self.get(id) {
+                Some(group) => group.meet(&head.lineage, head.revision).await,
+                None => self.follow(id).await,
+            };
+            if let Err(error) = done {
+                tracing::warn!(group = id, %error, "the configuration in memory is behind the database");
+            }
+        }
+    }
+}
+
+impl Group {
+    async fn load(store: Store, id: &str) -> Result<Self, StoreError> {
+        let snapshot = store.load(id).await?;
+        let image = Image::new(snapshot.lineage, snapshot.revision, snapshot.objects);
+        Ok(Self { id: id.into(), store, image: watch::Sender::new(Arc::new(image)), refreshing: Mutex::default() })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// The newest image.
+    pub fn image(&self) -> Arc<Image> {
+        self.image.borrow().clone()
+    }
+
+    /// Hears of every later image; several may come as one.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Image>> {
+        self.image.subscribe()
+    }
+
+    /// Brings the image to `revision` at least.
+    ///
+    /// # Errors
+    /// What the store says; the image then stays as it was.
+    pub async fn reach(&self, revision: u64) -> Result<(), StoreError> {
+        if self.image.borrow().revision() >= revision {
+            return Ok(());
+        }
+        let _alone = self.refreshing.lock().await;
+        if self.image.borrow().revision() >= revision {
+            return Ok(());
+        }
+        self.refresh().await
+    }
+
+    /// Brings the image to what the database holds at this moment, and gives it.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn current(&self) -> Result<Arc<Image>, StoreError> {
+        let head = self.store.head(&self.id).await?;
+        self.meet(&head.lineage, head.revision).await?;
+        Ok(self.image())
+    }
+
+    /// Brings the image to a head heard of.
+    async fn meet(&self, lineage: &str, revision: u64) -> Result<(), StoreError> {
+        let met = |image: &Image| &**image.lineage() == lineage && image.revision() >= revision;
+        if met(&self.image.borrow()) {
+            return Ok(());
+        }
+        let _alone = self.refreshing.lock().await;
+        if met(&self.image.borrow()) { Ok(()) } else { self.refresh().await }
+    }
+
+    /// With `refreshing` held.
+    async fn refresh(&self) -> Result<(), StoreError> {
+        let old = self.image();
+        let new = match self.store.changes_since(&self.id, old.revision()).await? {
+            Changes::Delta { lineage, to, changes } if *lineage == **old.lineage() => old.after(to, changes),
+            Changes::Delta { .. } | Changes::Gone { .. } => {
+                let snapshot = self.store.load(&self.id).await?;
+                Image::new(snapshot.lineage, snapshot.revision, snapshot.objects)
+            }
+        };
+        self.image.send_replace(Arc::new(new));
+        Ok(())
+    }
+}

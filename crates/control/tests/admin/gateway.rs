@@ -1,0 +1,196 @@
+//! A dashboard of a test's own, on either database, and a client that speaks in request lines.
+
+use crate::plugins;
+use http::Method;
+use milecastle_control::{Clock, Dashboard, Parts, StartError, State, put_admin_key};
+use milecastle_settings as settings;
+use milecastle_store::{DEFAULT_GROUP, KeySource, Role, Store, open};
+use milecastle_telemetry::metrics::Registry;
+use milecastle_testkit::postgres::Database;
+use milecastle_testkit::{Answer, Call};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What the tests' clock says first.
+pub(crate) const T: u64 = 1_700_000_000;
+/// The admin's key.
+pub(crate) const KEY: &str = "key-of-the-admin";
+/// The viewer's key.
+pub(crate) const VIEWER: &str = "key-of-the-viewer";
+
+/// Makes each of the functions a test on SQLite and one on PostgreSQL.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                Box::pin(super::$name($crate::gateway::Gateway::sqlite().await)).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                Box::pin(super::$name($crate::gateway::Gateway::postgres().await)).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// One or more dashboards on one database.
+pub(crate) struct Gateway {
+    pub(crate) store: Store,
+    pub(crate) dashboard: Dashboard,
+    pub(crate) state: Arc<State>,
+    clock: Arc<AtomicU64>,
+    home: Arc<Home>,
+}
+
+/// Where the database is. Removed at the end.
+pub(crate) struct Home {
+    dsn: String,
+    pub(crate) database: Option<Database>,
+    dir: tempfile::TempDir,
+}
+
+impl Gateway {
+    pub(crate) async fn sqlite() -> Self {
+        Self::with(sqlite_home(), |_| {}).await
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        let database = Database::create().unwrap();
+        let dsn = database.dsn().to_owned();
+        let home = Home { dsn, database: Some(database), dir: tempfile::tempdir().unwrap() };
+        Self::with(Arc::new(home), |_| {}).await
+    }
+
+    /// On SQLite, with settings that differ from the tests' own.
+    pub(crate) async fn configured(change: impl FnOnce(&mut settings::Dashboard)) -> Self {
+        Self::with(sqlite_home(), change).await
+    }
+
+    /// Another dashboard on the same database.
+    pub(crate) async fn replica(&self) -> Self {
+        Self::with(self.home.clone(), |_| {}).await
+    }
+
+    /// Starts a dashboard where this one listens.
+    pub(crate) async fn start_again_on_its_port(&self) -> Result<Dashboard, StartError> {
+        let mut settings = settings();
+        settings.server.listen.port = self.address().port();
+        Dashboard::start(&settings, parts(&self.state, &self.clock)).await
+    }
+
+    async fn with(home: Arc<Home>, change: impl FnOnce(&mut settings::Dashboard)) -> Self {
+        let mut settings = settings();
+        change(&mut settings);
+        let store = open(&home.dsn, &KeySource::File(home.dir.path().join("sealing.key"))).await.unwrap();
+        put_admin_key(&store, "admin", Role::Admin, KEY).await.unwrap();
+        put_admin_key(&store, "viewer", Role::Viewer, VIEWER).await.unwrap();
+        let clock = Arc::new(AtomicU64::new(T));
+        let state = Arc::new(State::start(store.clone()).await.unwrap());
+        let dashboard = Dashboard::start(&settings, parts(&state, &clock)).await.unwrap();
+        Self { store, dashboard, state, clock, home }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.dashboard.address()
+    }
+
+    /// The database, if it is PostgreSQL.
+    pub(crate) fn database(&self) -> Option<&Database> {
+        self.home.database.as_ref()
+    }
+
+    /// Lets time pass.
+    pub(crate) fn advance(&self, seconds: u64) {
+        self.clock.fetch_add(seconds, Ordering::Relaxed);
+    }
+
+    /// Where the default group stands.
+    pub(crate) async fn revision(&self) -> u64 {
+        self.store.head(DEFAULT_GROUP).await.unwrap().revision
+    }
+
+    /// The call that a line such as `PUT /routes/1 {"uri":"/a"}` means, with the admin's key.
+    pub(crate) fn call(&self, line: &str) -> Call {
+        bare(line).header("x-api-key", KEY)
+    }
+
+    pub(crate) async fn send(&self, line: &str) -> Answer {
+        self.call(line).to(self.address()).await.unwrap()
+    }
+
+    /// Sends a line and compares status and body.
+    #[track_caller]
+    pub(crate) fn check(&self, line: &str, status: u16, body: Value) -> impl Future<Output = Answer> {
+        let place = std::panic::Location::caller();
+        let call = self.call(line).to(self.address());
+        let line = line.to_owned();
+        async move {
+            let answer = call.await.unwrap();
+            let json = answer.json().unwrap_or(Value::Null);
+            assert_eq!((answer.status, &json), (status, &body), "{line}: {} ({place})", answer.text());
+            answer
+        }
+    }
+
+    /// Sends a line that must be refused with this `error_msg` and change nothing.
+    #[track_caller]
+    pub(crate) fn refused(&self, line: &str, status: u16, message: &str) -> impl Future<Output = ()> {
+        let before = self.revision();
+        let check = self.check(line, status, serde_json::json!({ "error_msg": message }));
+        async move {
+            let before = before.await;
+            check.await;
+            assert_eq!(self.revision().await, before, "a refused write makes no revision");
+        }
+    }
+
+    /// Sends a line that must succeed; gives `value` of the answer.
+    #[track_caller]
+    pub(crate) fn done(&self, line: &str) -> impl Future<Output = Value> {
+        let place = std::panic::Location::caller();
+        let call = self.call(line).to(self.address());
+        let line = line.to_owned();
+        async move {
+            let answer = call.await.unwrap();
+            assert!((200..300).contains(&answer.status), "{line}: {} {} ({place})", answer.status, answer.text());
+            answer.json().unwrap().get("value").cloned().unwrap_or_default()
+        }
+    }
+}
+
+/// Ports that the system chooses, on the loopback.
+fn settings() -> settings::Dashboard {
+    let mut settings = settings::Dashboard::default();
+    settings.server.listen = settings::HostPort { host: [127, 0, 0, 1].into(), port: 0 };
+    settings.admin.admin_listen.port = 0;
+    settings
+}
+
+fn parts(state: &Arc<State>, clock: &Arc<AtomicU64>) -> Parts {
+    let clock = clock.clone();
+    Parts {
+        state: state.clone(),
+        compiler: plugins::compiler(),
+        metrics: Arc::new(Registry::new("control_", 1)),
+        clock: Clock::new(move || clock.load(Ordering::Relaxed)),
+    }
+}
+
+/// The call that a line means, without a key.
+pub(crate) fn bare(line: &str) -> Call {
+    let mut parts = line.splitn(3, ' ');
+    let method: Method = parts.next().unwrap().parse().unwrap();
+    let path = format!("/apisix/admin{}", parts.next().unwrap());
+    Call::new(method, &path).body(parts.next().unwrap_or_default().to_owned())
+}
+
+fn sqlite_home() -> Arc<Home> {
+    let dir = tempfile::tempdir().unwrap();
+    Arc::new(Home { dsn: format!("sqlite:{}/store.db", dir.path().display()), database: None, dir })
+}

@@ -1,0 +1,25 @@
+//! The Admin API over real HTTP on the real store, rule by rule: the names of the tests are the numbers of
+//! `docs/spec/admin-api.md`. Every test runs on SQLite and on PostgreSQL.
+
+#![allow(clippy::unwrap_used)]
+
+mod gateway;
+mod plugins;
+
+mod bad_input;
+mod examples;
+mod replicas;
+mod s01_headers;
+mod s02_pipeline;
+mod s03_keys;
+mod s04_matrix;
+mod s05_envelopes;
+mod s06_identifiers;
+mod s07_stored;
+mod s08_lists;
+mod s09_patch;
+mod s10_ttl;
+mod s11_checks;
+mod s12_describe;
+mod s16_texts;
+mod serving;

@@ -1,0 +1,75 @@
+//! §9: PATCH.
+
+use crate::gateway::{Gateway, on_both};
+use serde_json::json;
+
+on_both!(
+    s9_2_members_are_merged,
+    s9_2_whatever_is_no_object_is_replaced,
+    s9_2_nulls_in_new_objects_are_judged,
+    s9_3_a_path_replaces_one_place,
+    s9_3_paths_that_lead_nowhere,
+    s9_4_bodies_that_are_none,
+    s9_6_the_merged_object_is_judged_completely,
+);
+
+async fn route(gw: &Gateway) {
+    gw.done(r#"PUT /routes/1 {"uri":"/a","labels":{"a":"1","b":"2"},"upstream":{"nodes":{"a:1":1}}}"#).await;
+}
+
+async fn s9_2_members_are_merged(gw: Gateway) {
+    route(&gw).await;
+    let patched = gw.done(r#"PATCH /routes/1 {"labels":{"b":"3","c":"4"},"name":"n"}"#).await;
+    assert_eq!((&patched["labels"], &patched["name"]), (&json!({"a": "1", "b": "3", "c": "4"}), &json!("n")));
+    let patched = gw.done(r#"PATCH /routes/1 {"labels":{"a":null},"name":null}"#).await;
+    assert_eq!((&patched["labels"], patched.get("name")), (&json!({"b": "3", "c": "4"}), None));
+}
+
+async fn s9_2_whatever_is_no_object_is_replaced(gw: Gateway) {
+    route(&gw).await;
+    let patched = gw.done(r#"PATCH /routes/1 {"upstream":{"nodes":[{"host":"b","port":2,"weight":3}]}}"#).await;
+    assert_eq!(patched["upstream"]["nodes"], json!([{"host": "b", "port": 2, "weight": 3}]));
+    let patched = gw.done(r#"PATCH /routes/1 {"upstream":{"nodes":{"c:1":1}},"labels":{}}"#).await;
+    assert_eq!((&patched["upstream"]["nodes"], &patched["labels"]), (&json!({"c:1": 1}), &json!({})));
+}
+
+async fn s9_2_nulls_in_new_objects_are_judged(gw: Gateway) {
+    gw.done(r#"PUT /routes/1 {"uri":"/a","plugins":{}}"#).await;
+    let wrong = concat!(
+        r#"invalid configuration: property "timeout" validation failed: property "connect" validation failed: "#,
+        "wrong type: expected number, got userdata"
+    );
+    gw.refused(r#"PATCH /routes/1 {"timeout":{"connect":null,"send":1,"read":1}}"#, 400, wrong).await;
+}
+
+async fn s9_3_a_path_replaces_one_place(gw: Gateway) {
+    route(&gw).await;
+    assert_eq!(gw.done(r#"PATCH /routes/1/labels {"z":"9"}"#).await["labels"], json!({"z": "9"}));
+    assert_eq!(gw.done(r#"PATCH /routes/1/methods ["GET"]"#).await["methods"], json!(["GET"]));
+    assert_eq!(gw.done(r#"PATCH /routes/1/upstream/nodes {"x:1":1}"#).await["upstream"]["nodes"], json!({"x:1": 1}));
+}
+
+async fn s9_3_paths_that_lead_nowhere(gw: Gateway) {
+    route(&gw).await;
+    gw.refused(r#"PATCH /routes/1/uri/x 1"#, 400, "invalid sub-path: /uri/x").await;
+    gw.done(r#"PATCH /routes/1/methods ["GET"]"#).await;
+    gw.refused(r#"PATCH /routes/1/methods/0 "PUT""#, 400, "invalid sub-path: /methods/0").await;
+}
+
+async fn s9_4_bodies_that_are_none(gw: Gateway) {
+    route(&gw).await;
+    gw.refused("PATCH /routes/1", 400, "missing new configuration").await;
+    for body in ["1", "\"a\"", "[1]", "true", "null"] {
+        gw.refused(&format!("PATCH /routes/1 {body}"), 400, "invalid configuration").await;
+    }
+}
+
+async fn s9_6_the_merged_object_is_judged_completely(gw: Gateway) {
+    route(&gw).await;
+    let missing = "failed to fetch service info by service id [7], response code: 404";
+    gw.refused(r#"PATCH /routes/1 {"service_id":7}"#, 400, missing).await;
+    gw.refused(r#"PATCH /routes/1 {"plugins":{"nope":{}}}"#, 400, "unknown plugin [nope]").await;
+    gw.refused(r#"PATCH /routes/1 {"id":"2"}"#, 400, "wrong route id").await;
+    let unknown = "invalid configuration: additional properties forbidden, found nope";
+    gw.refused(r#"PATCH /routes/1/nope 1"#, 400, unknown).await;
+}

@@ -1,0 +1,53 @@
+//! The listeners themselves: pages beside the Admin API, starting and stopping.
+
+use crate::gateway::{Gateway, KEY, bare, on_both};
+use milecastle_testkit::{Call, Target};
+
+on_both!(pages_of_the_dashboard, readiness_follows_the_database, the_compatible_listener_serves_the_admin_api_alone);
+
+async fn pages_of_the_dashboard(gw: Gateway) {
+    let get = async |path: &str| Call::get(path).to(gw.address()).await.unwrap();
+    let root = get("/").await;
+    assert!(root.status == 200 && root.text().contains("/apisix/admin"));
+    assert_eq!((get("/healthz").await.status, get("/readyz").await.status), (200, 200));
+    let version = get("/api/version").await.json().unwrap();
+    assert_eq!(format!("Milecastle/{}", version["value"].as_str().unwrap()), milecastle_control::SERVER);
+    gw.send("GET /nope").await;
+    let page = get("/metrics").await.text();
+    assert!(page.contains(r#"control_admin_requests_total{method="GET",status="404"} 1"#), "{page}");
+    assert_eq!(get("/nothing").await.status, 404);
+}
+
+async fn readiness_follows_the_database(gw: Gateway) {
+    gw.store.close().await;
+    let ready = Call::get("/readyz").to(gw.address()).await.unwrap();
+    assert!(ready.status == 503 && ready.text().contains("database"), "{}", ready.text());
+    assert_eq!(Call::get("/healthz").to(gw.address()).await.unwrap().status, 200);
+}
+
+async fn the_compatible_listener_serves_the_admin_api_alone(_: Gateway) {
+    let gw = Gateway::configured(|settings| settings.admin.enable = true).await;
+    let address = gw.dashboard.admin_address().unwrap();
+    assert_eq!(gw.call("GET /routes").to(address).await.unwrap().status, 200);
+    assert_eq!(bare("GET /routes").to(address).await.unwrap().status, 401);
+    assert_eq!(Call::get("/metrics").to(address).await.unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn stopping_ends_idle_connections_and_frees_the_port() {
+    let gw = Gateway::sqlite().await;
+    let address = gw.address();
+    let mut kept = Target::plain(address).connect().await.unwrap();
+    let answer = bare("GET /routes").header("x-api-key", KEY).send(&mut kept).await.unwrap();
+    assert_eq!(answer.status, 200);
+    gw.dashboard.stop().await;
+    assert!(bare("GET /routes").send(&mut kept).await.is_err());
+    assert!(Target::plain(address).connect().await.is_err());
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let gw = Gateway::sqlite().await;
+    let error = gw.start_again_on_its_port().await.err().unwrap().to_string();
+    assert!(error.contains(&gw.address().to_string()) && error.contains("server.listen"), "{error}");
+}
