@@ -39,7 +39,7 @@ pub struct Server {
     pub drain: Time,
 }
 
-/// The database of the control plane.
+/// The database of the control plane. All but `dsn` concerns PostgreSQL alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Database {
@@ -50,8 +50,10 @@ pub struct Database {
     /// Connections this process opens at most.
     #[schemars(range(min = 2, max = 1000))]
     pub max_connections: u32,
-    /// How long a request waits for a free connection, or for a new one to open, before it is answered with an error.
+    /// How long to look for the database at the start.
     pub connect_timeout: Time,
+    /// How long a request waits for a free connection before it is answered 503.
+    pub acquire_timeout: Time,
     /// How long one statement may run before the database ends it.
     pub statement_timeout: Time,
 }
@@ -205,7 +207,13 @@ impl Default for Server {
 
 impl Default for Database {
     fn default() -> Self {
-        Self { dsn: None, max_connections: 16, connect_timeout: Time::secs(5), statement_timeout: Time::secs(30) }
+        Self {
+            dsn: None,
+            max_connections: 10,
+            connect_timeout: Time::secs(10),
+            acquire_timeout: Time::secs(3),
+            statement_timeout: Time::secs(30),
+        }
     }
 }
 

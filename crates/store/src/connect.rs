@@ -14,19 +14,37 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use crate::error::{OpenError, StoreError};
 use crate::sql::Db;
 
-/// Connections of one process to PostgreSQL. Writers of a group queue at its row anyway; readers are few.
-const PG_CONNECTIONS: u32 = 10;
-/// How long to look for PostgreSQL when opening.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a statement waits for a connection. Short: callers answer 503 and clients try again.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How a process uses PostgreSQL. SQLite has one writer and local files, so nothing of this concerns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Connections at most. Writers of a group queue at its row anyway; readers are few. Default 10.
+    pub max_connections: u32,
+    /// How long to look for the server when opening. Default 10 s.
+    pub connect_timeout: Duration,
+    /// How long a statement waits for a connection. Short: callers answer 503 and clients try again. Default 3 s.
+    pub acquire_timeout: Duration,
+    /// How long a statement may run before the server ends it. Default 30 s.
+    pub statement_timeout: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            connect_timeout: Duration::from_secs(10),
+            acquire_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
 /// How long SQLite waits for another process's write to end.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Connects to the database that `dsn` names.
-pub(crate) async fn connect(dsn: &str) -> Result<Db, OpenError> {
+pub(crate) async fn connect(dsn: &str, tuning: &Tuning) -> Result<Db, OpenError> {
     match dsn.split_once(':') {
-        Some(("postgres" | "postgresql", _)) => postgres(dsn).await,
+        Some(("postgres" | "postgresql", _)) => postgres(dsn, tuning).await,
         Some(("sqlite", _)) => sqlite(dsn).await,
         Some((scheme, _)) if dsn.contains("://") => bad(format!("scheme `{scheme}` is not supported")),
         _ => bad("it has no scheme"),
@@ -37,28 +55,33 @@ fn bad<T>(why: impl Into<String>) -> Result<T, OpenError> {
     Err(OpenError::BadDsn { why: why.into() })
 }
 
-async fn postgres(dsn: &str) -> Result<Db, OpenError> {
+async fn postgres(dsn: &str, tuning: &Tuning) -> Result<Db, OpenError> {
     let options = match PgConnectOptions::from_str(dsn) {
         Ok(options) => options,
         Err(sqlx::Error::Configuration(why)) => return bad(why.to_string()),
         Err(_) => return bad("PostgreSQL does not understand it"),
     };
+    let statement_timeout = format!("{}ms", tuning.statement_timeout.as_millis());
     let application = options.get_application_name().unwrap_or("milecastle").to_owned();
     let options = options
         .application_name(&application)
         // A write that cannot have its group's row, and a process that stopped in the middle of one, must not hold up the
         // others for good.
-        .options([("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "30s")])
+        .options([
+            ("lock_timeout", "10s"),
+            ("idle_in_transaction_session_timeout", "30s"),
+            ("statement_timeout", &statement_timeout),
+        ])
         .disable_statement_logging();
     // The pool hides why it cannot connect behind a time-out, so the first connection is made by hand.
-    let first = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
+    let first = tokio::time::timeout(tuning.connect_timeout, PgConnection::connect_with(&options)).await;
     let connection = match first {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return Err(why_not(&options, error)),
         Err(_) => return Err(why_not(&options, io::Error::from(io::ErrorKind::TimedOut).into())),
     };
     connection.close().await.map_err(StoreError::from)?;
-    let pool = PgPoolOptions::new().max_connections(PG_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
+    let pool = PgPoolOptions::new().max_connections(tuning.max_connections).acquire_timeout(tuning.acquire_timeout);
     Ok(Db::Pg(pool.connect_lazy_with(options)))
 }
 
@@ -145,7 +168,7 @@ mod tests {
     use super::*;
 
     async fn refused(dsn: &str) -> String {
-        connect(dsn).await.unwrap_err().to_string()
+        connect(dsn, &Tuning::default()).await.unwrap_err().to_string()
     }
 
     #[tokio::test]

@@ -43,6 +43,7 @@ pub use access::{AdminKey, NewToken, Role, Token};
 pub use change::{
     Body, ChangeSet, Delete, Expect, Op, Outcome, Published, Put, Reference, Slot, Source, Target, UniqueKey,
 };
+pub use connect::Tuning;
 pub use error::{GroupError, Holder, OpenError, PublishError, StoreError};
 pub use group::{Group, GroupUpdate, NewGroup};
 pub use history::{ChangeSetInfo, Publication};
@@ -50,5 +51,5 @@ pub use node::{NewNode, Node, NodeReport};
 pub use read::{Changes, Snapshot};
 pub use seal::{KeySource, SealingKey, SealingKeyError};
 pub use secret::SecretBytes;
-pub use store::{DEFAULT_GROUP, Store, open};
+pub use store::{DEFAULT_GROUP, Store, open, open_with};
 pub use watch::{Head, Heads, Watch};

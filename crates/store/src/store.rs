@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::connect::Tuning;
 use crate::error::{OpenError, StoreError};
 use crate::seal::{KeySource, Sealer};
 use crate::sql::Db;
@@ -29,7 +30,12 @@ pub(crate) struct Inner {
 /// An empty database is readied: schema, data key and group [`DEFAULT_GROUP`]; an older one is migrated. Any number of
 /// processes may do this at once. Must be called within a tokio runtime, which then runs the watching.
 pub async fn open(dsn: &str, sealing_key: &KeySource) -> Result<Store, OpenError> {
-    let db = connect::connect(dsn).await?;
+    open_with(dsn, sealing_key, &Tuning::default()).await
+}
+
+/// As [`open`], using PostgreSQL as `tuning` says.
+pub async fn open_with(dsn: &str, sealing_key: &KeySource, tuning: &Tuning) -> Result<Store, OpenError> {
+    let db = connect::connect(dsn, tuning).await?;
     let sealer = bootstrap::bootstrap(&db, sealing_key).await?;
     let watcher = Watcher::start(&db).await?;
     Ok(Store(Arc::new(Inner { db, sealer, watcher })))

@@ -147,6 +147,13 @@ impl Registry {
     }
 }
 
+/// Without a prefix, for as many threads as the machine has cores.
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new("", std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+}
+
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_' || c == ':')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':')
