@@ -110,6 +110,13 @@ impl pb::Applied {
     }
 }
 
+impl pb::ControlMessage {
+    /// Its length as it travels, in bytes, without the five that gRPC puts before it.
+    pub fn wire_bytes(&self) -> usize {
+        prost::Message::encoded_len(self)
+    }
+}
+
 impl fmt::Debug for pb::JoinRequest {
     /// All but the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -197,6 +204,13 @@ mod tests {
         assert!(prost::Message::encoded_len(&applied) <= 1000);
         applied.set_rejected(vec![rejection; 3], 1000);
         assert_eq!((applied.rejected.len(), applied.rejected_total), (3, 3));
+    }
+
+    #[test]
+    fn a_message_knows_its_length() {
+        let goaway = pb::Goaway { retry_after_ms: 1, reason: "drain".to_owned() };
+        let message = pb::ControlMessage { message: Some(pb::control_message::Message::Goaway(goaway)) };
+        assert_eq!(message.wire_bytes(), prost::Message::encode_to_vec(&message).len());
     }
 
     #[test]
