@@ -1,7 +1,9 @@
-//! The control plane: state of every gateway group in memory, and the dashboard's listeners with the compatible Admin API.
+//! The control plane: state of every gateway group in memory, the dashboard's listeners with the compatible Admin API, and
+//! the DP manager that brings the configuration to the gateway nodes.
 //!
 //! - [`State`] follows the store; reads are answered from it and never ask the database.
 //! - [`Dashboard`] serves `/apisix/admin` (`docs/spec/admin-api.md`), health, metrics, and later console and `/api`.
+//! - [`dpm`] lets nodes join, streams to them, and knows what they run.
 //! - [`bootstrap_admin_key`] sees to the first key.
 //!
 //! Invariants:
@@ -18,6 +20,7 @@
 mod admin;
 mod clock;
 mod dashboard;
+pub mod dpm;
 mod keys;
 mod listen;
 mod pages;

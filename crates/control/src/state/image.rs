@@ -1,6 +1,7 @@
 //! One group's objects at one revision.
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use milecastle_model::{Change, Key, Kind, Object};
 use std::sync::Arc;
 
@@ -11,6 +12,15 @@ pub struct Image {
     revision: u64,
     /// By kind in the order of [`Kind::ALL`], then by id.
     objects: Vec<OrdMap<Arc<str>, Object>>,
+}
+
+/// One key under which two images hold different things; not both are `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference<'a> {
+    /// What the one has.
+    pub before: Option<&'a Object>,
+    /// What the other has.
+    pub after: Option<&'a Object>,
 }
 
 impl Image {
@@ -79,6 +89,20 @@ impl Image {
         self.objects.iter().all(OrdMap::is_empty)
     }
 
+    /// All objects.
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.objects.iter().flat_map(OrdMap::values)
+    }
+
+    /// Where another image differs from this one. The work grows with what differs if one was derived from the other.
+    pub fn differences<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = Difference<'a>> {
+        self.objects.iter().zip(&other.objects).flat_map(|(here, there)| here.diff(there)).map(|item| match item {
+            DiffItem::Add(_, new) => Difference { before: None, after: Some(new) },
+            DiffItem::Update { old, new } => Difference { before: Some(old.1), after: Some(new.1) },
+            DiffItem::Remove(_, old) => Difference { before: Some(old), after: None },
+        })
+    }
+
     fn kind(&self, kind: Kind) -> &OrdMap<Arc<str>, Object> {
         self.objects.get(position(kind)).expect("there is a map for each kind")
     }
@@ -115,6 +139,25 @@ mod tests {
         assert_eq!((first.revision(), first.len(), first.get(&route("a")).unwrap().modified), (1, 3, 1));
         assert_eq!((second.revision(), second.len(), second.get(&route("a")).unwrap().modified), (3, 2, 2));
         assert!(!second.is_empty() && second.after(4, []).lineage() == first.lineage());
+    }
+
+    #[test]
+    fn differences_of_two_images() {
+        let route = |id: &str| Key::new(Kind::Route, id);
+        let first = Image::new("l", 1, (0..200).map(|n| object(route(&format!("{n:03}")), 1)));
+        let put = |id: &str| Change::Put(object(route(id), 2));
+        let second = first.after(2, [put("100"), put("0995"), Change::Delete { key: route("150"), revision: 2 }]);
+        let seen = |from: &Image, to: &Image| -> Vec<(Option<u64>, Option<u64>, String)> {
+            let modified = |object: Option<&Object>| object.map(|object| object.modified);
+            let id = |difference: Difference<'_>| difference.after.or(difference.before).unwrap().key.id.to_string();
+            from.differences(to).map(|d| (modified(d.before), modified(d.after), id(d))).collect()
+        };
+        let expected = [(None, Some(2), "0995"), (Some(1), Some(2), "100"), (Some(1), None, "150")];
+        assert_eq!(seen(&first, &second), expected.map(|(before, after, id)| (before, after, id.to_owned())));
+        let expected = [(Some(2), None, "0995"), (Some(2), Some(1), "100"), (None, Some(1), "150")];
+        assert_eq!(seen(&second, &first), expected.map(|(before, after, id)| (before, after, id.to_owned())));
+        assert_eq!(first.differences(&first).count(), 0);
+        assert_eq!(first.objects().count(), 200);
     }
 
     #[test]

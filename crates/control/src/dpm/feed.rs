@@ -1,0 +1,279 @@
+//! One gateway group as all its streams see it: the head, what leads there, and the packed snapshot, each made once and
+//! shared.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use milecastle_store::{Changes, Store, StoreError};
+use milecastle_wire::{Digest, Frames, pack_snapshot};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::head::{Head, History, Step};
+use crate::state::{Group, Image, State};
+
+/// A packed snapshot that nobody asked for this long is let go.
+const PACKED_IDLE: Duration = Duration::from_secs(60);
+
+/// The setting of a group that lists lineages which an operator has declared over: nodes that stand in one of them take the
+/// group's own lineage over.
+const SUPERSEDES: &str = "supersedes";
+
+/// All feeds of a DP manager, each made when the first node asks for it.
+pub(super) struct Feeds {
+    state: Arc<State>,
+    /// Held while a feed is made, so that it is made once.
+    by_group: Mutex<HashMap<Arc<str>, Arc<Feed>>>,
+}
+
+/// One group.
+pub(super) struct Feed {
+    group: Arc<Group>,
+    store: Store,
+    head: watch::Sender<Arc<Head>>,
+    supersedes: RwLock<Arc<[String]>>,
+    /// Held while the database is asked, so that of many nodes that ask at once one does.
+    history: Mutex<Option<Arc<History>>>,
+    /// Held while it is packed, for the same reason.
+    packed: Mutex<Option<Packed>>,
+    follower: std::sync::OnceLock<JoinHandle<()>>,
+}
+
+/// A snapshot as it travels.
+#[derive(Clone)]
+pub(super) struct Packed {
+    pub(super) lineage: Arc<str>,
+    pub(super) revision: u64,
+    pub(super) digest: Digest,
+    pub(super) frames: Frames,
+    used: Instant,
+}
+
+impl Feeds {
+    pub(super) fn new(state: Arc<State>) -> Self {
+        Self { state, by_group: Mutex::default() }
+    }
+
+    /// The feed of a group; `None` if there is no such group (or not here yet).
+    pub(super) async fn get(&self, id: &str) -> Result<Option<Arc<Feed>>, StoreError> {
+        let Some(group) = self.state.group(id) else { return Ok(None) };
+        let mut feeds = self.by_group.lock().await;
+        // A group that was deleted and made anew is another one.
+        if let Some(feed) = feeds.get(id).filter(|feed| Arc::ptr_eq(&feed.group, &group)) {
+            return Ok(Some(feed.clone()));
+        }
+        let feed = Feed::start(group, self.state.store().clone()).await?;
+        feeds.insert(feed.group.id().clone(), feed.clone());
+        Ok(Some(feed))
+    }
+
+    /// Lets go of a group that is no more.
+    pub(super) async fn forget(&self, id: &str) {
+        self.by_group.lock().await.remove(id);
+    }
+
+    /// Has a group's settings read again, if any node asked for the group.
+    pub(super) async fn refresh_settings(&self, id: &str) -> Result<(), StoreError> {
+        let feed = self.by_group.lock().await.get(id).cloned();
+        match feed {
+            Some(feed) => feed.read_settings().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Feed {
+    async fn start(group: Arc<Group>, store: Store) -> Result<Arc<Self>, StoreError> {
+        let mut images = group.subscribe();
+        let image = images.borrow_and_update().clone();
+        let head = off_thread(move || Head::first(image)).await;
+        let feed = Arc::new(Self {
+            group,
+            store,
+            head: watch::Sender::new(Arc::new(head)),
+            supersedes: RwLock::default(),
+            history: Mutex::default(),
+            packed: Mutex::default(),
+            follower: std::sync::OnceLock::new(),
+        });
+        feed.read_settings().await?;
+        let following = Arc::downgrade(&feed);
+        feed.follower.get_or_init(|| {
+            tokio::spawn(async move {
+                loop {
+                    let changed = tokio::select! {
+                        changed = images.changed() => changed.is_ok(),
+                        () = sleep(PACKED_IDLE) => false,
+                    };
+                    let Some(feed) = following.upgrade() else { return };
+                    if changed {
+                        let image = images.borrow_and_update().clone();
+                        feed.advance(image).await;
+                    } else {
+                        *feed.history.lock().await = None;
+                    }
+                    feed.let_go().await;
+                }
+            })
+        });
+        Ok(feed)
+    }
+
+    async fn advance(&self, image: Arc<Image>) {
+        let old = self.head.borrow().clone();
+        let head = off_thread(move || old.after(image)).await;
+        self.head.send_replace(Arc::new(head));
+    }
+
+    /// Frees what nobody asked for in a while.
+    async fn let_go(&self) {
+        let mut packed = self.packed.lock().await;
+        if packed.as_ref().is_some_and(|packed| packed.used.elapsed() >= PACKED_IDLE) {
+            *packed = None;
+        }
+    }
+
+    async fn read_settings(&self) -> Result<(), StoreError> {
+        let group = self.store.group_get(self.group.id()).await?;
+        let listed = group.settings.get(SUPERSEDES).and_then(serde_json::Value::as_array);
+        let lineages = listed.into_iter().flatten().filter_map(|lineage| lineage.as_str().map(str::to_owned)).collect();
+        *self.supersedes.write().unwrap_or_else(PoisonError::into_inner) = lineages;
+        Ok(())
+    }
+
+    /// The group's id.
+    pub(super) fn group(&self) -> &Arc<str> {
+        self.group.id()
+    }
+
+    /// Lineages that were declared over.
+    pub(super) fn supersedes(&self) -> Arc<[String]> {
+        self.supersedes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The group as it is known now.
+    pub(super) fn head(&self) -> Arc<Head> {
+        self.head.borrow().clone()
+    }
+
+    /// Hears of each new head; several may come as one.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Head>> {
+        self.head.subscribe()
+    }
+
+    /// Brings the head to what the database holds at this moment: for a node that knows more than this replica does.
+    pub(super) async fn catch_up(&self) -> Result<(), StoreError> {
+        self.group.current().await?;
+        // The follower is on its way; that it is gone cannot be while this feed is held.
+        let there = |head: &Arc<Head>| Arc::ptr_eq(head.image(), &self.group.image());
+        self.head.subscribe().wait_for(there).await.map(drop).ok();
+        Ok(())
+    }
+
+    /// The delta from `from` to `head`; `None` if only a snapshot leads there.
+    pub(super) async fn step(&self, head: Arc<Head>, from: u64) -> Option<Step> {
+        match head.step_cell(from) {
+            Some(cell) => cell.get_or_init(|| self.make_step(head, from)).await.clone(),
+            None => self.make_step(head, from).await,
+        }
+    }
+
+    async fn make_step(&self, head: Arc<Head>, from: u64) -> Option<Step> {
+        let history = if from < head.oldest() { Some(self.history(&head, from).await?) } else { None };
+        off_thread(move || head.step(from, history.as_deref())).await
+    }
+
+    /// What changed between `from` and the oldest image that `head` remembers, from the database.
+    async fn history(&self, head: &Head, from: u64) -> Option<Arc<History>> {
+        let mut history = self.history.lock().await;
+        let fits = |known: &Arc<History>| {
+            *known.lineage == **head.lineage() && known.from <= from && known.to >= head.oldest()
+        };
+        if let Some(known) = history.as_ref().filter(|known| fits(known)) {
+            return Some(known.clone());
+        }
+        match self.store.changes_since(self.group.id(), from).await {
+            Ok(Changes::Delta { lineage, to, changes }) => {
+                let changed = changes.iter().map(|change| (change.key().clone(), change.revision())).collect();
+                let read = Arc::new(History { lineage, from, to, changed });
+                *history = Some(read.clone());
+                Some(read).filter(fits)
+            }
+            Ok(Changes::Gone { .. }) => None,
+            Err(error) => {
+                tracing::warn!(group = %self.group.id(), %error, "no history for a delta; a snapshot goes out instead");
+                None
+            }
+        }
+    }
+
+    /// A packed snapshot of `head`, or of a revision before it that is no older than `least` and from which a delta leads
+    /// on.
+    pub(super) async fn snapshot(&self, head: Arc<Head>, least: u64) -> Option<Packed> {
+        let mut slot = self.packed.lock().await;
+        if let Some(packed) = slot.as_mut() {
+            let leads_on = packed.revision >= head.oldest() && packed.revision <= head.revision();
+            if packed.lineage == *head.lineage() && packed.revision >= least && leads_on {
+                packed.used = Instant::now();
+                return Some(packed.clone());
+            }
+        }
+        let revision = head.revision();
+        *slot = pack(head, revision).await;
+        slot.clone()
+    }
+
+    /// The packed snapshot of exactly this revision, to go on with one that broke off; `None` if it cannot be had any more.
+    pub(super) async fn snapshot_at(&self, head: Arc<Head>, lineage: &str, revision: u64) -> Option<Packed> {
+        let mut slot = self.packed.lock().await;
+        if let Some(packed) = slot.as_mut().filter(|packed| *packed.lineage == *lineage && packed.revision == revision)
+        {
+            packed.used = Instant::now();
+            return Some(packed.clone());
+        }
+        if **head.lineage() != *lineage || head.at(revision).is_none() {
+            return None;
+        }
+        *slot = pack(head, revision).await;
+        slot.clone()
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        if let Some(follower) = self.follower.get() {
+            follower.abort();
+        }
+    }
+}
+
+async fn pack(head: Arc<Head>, revision: u64) -> Option<Packed> {
+    off_thread(move || {
+        let (image, digest) = head.at(revision)?;
+        match pack_snapshot(image.objects()) {
+            Ok(frames) => {
+                let lineage = image.lineage().clone();
+                Some(Packed { lineage, revision, digest, frames, used: Instant::now() })
+            }
+            Err(error) => {
+                tracing::error!(%error, revision, "a snapshot could not be packed");
+                None
+            }
+        }
+    })
+    .await
+}
+
+/// Runs what may take long with a large configuration beside the threads that serve.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going away, and with it whoever waits.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

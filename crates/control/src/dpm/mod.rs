@@ -1,0 +1,281 @@
+//! The DP manager: lets gateway nodes join, and brings each of them the configuration of its group
+//! (`proto/milecastle/config/v1`).
+//!
+//! How a change travels: [`State`] reads a new revision once and makes an image of it; each group's feed works out its
+//! digest; each stream works out, or shares, the delta from where its node stands to the newest image, whenever it has nothing
+//! else under way. So a node that falls behind gets one delta over all that it missed, and there is no queue anywhere.
+//!
+//! What must stay true:
+//! - The database's work for a commit does not grow with the number of streams.
+//! - A stream takes a bounded amount of memory, whatever its node does or leaves undone.
+//! - A node reads the group that its certificate names and no other. Revoking it, its token or its group ends its stream, and
+//!   so does the end of its certificate.
+//! - No node is ever set back, or moved to another lineage that does not supersede its own.
+//!
+//! Deliberately absent: what nodes do with a configuration, how operators are asked about lineages, other replicas (the
+//! database is all that they share).
+
+mod admission;
+mod authority;
+mod config;
+mod feed;
+mod head;
+mod join;
+mod line;
+mod metrics;
+mod nodes;
+mod session;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use milecastle_pki::transport::incoming;
+use milecastle_pki::{PkiError, server_config};
+use milecastle_settings as settings;
+use milecastle_store::{Heads, StoreError, Watch};
+use milecastle_telemetry::metrics::{MetricError, Registry};
+use milecastle_wire::MAX_MESSAGE_BYTES;
+use milecastle_wire::pb::config_server::ConfigServer;
+use milecastle_wire::pb::join_server::JoinServer;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tonic::transport::Server;
+
+use crate::state::State;
+use admission::Bucket;
+use config::{ConfigService, Shared};
+use feed::Feeds;
+use join::JoinService;
+use metrics::Metrics;
+use nodes::End;
+
+pub use authority::{AuthorityError, cluster_ca, mint_group_token};
+pub use nodes::{Figures, NodeState, Nodes, Receipt, RefusedStep, RejectedObject, Troubles};
+
+/// Calls of one connection at a time. A node has one stream, and renews its certificate now and then.
+const CALLS_OF_A_CONNECTION: u32 = 8;
+
+/// Largest head of a call, in bytes.
+const MAX_HEAD_BYTES: u32 = 16 << 10;
+
+/// What a call may send ahead before it is read, and all calls of a connection together, in bytes.
+const CALL_WINDOW: u32 = 128 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
+
+/// Silence on a connection after which its peer is asked for a sign of life, and how long that may take.
+const PING_AFTER: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a call may take to be answered; of a stream, to be opened.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The pause after the database could not be asked who is welcome.
+const SWEEP_RETRY: Duration = Duration::from_secs(1);
+
+/// What a DP manager is made of.
+pub struct DpParts {
+    /// The configuration in memory, and its store.
+    pub state: Arc<State>,
+    /// Where it tells what its nodes run.
+    pub nodes: Nodes,
+    /// Where its metrics go.
+    pub metrics: Arc<Registry>,
+}
+
+/// Why a DP manager did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DpStartError {
+    /// The address is taken, or not this machine's.
+    #[error(
+        "cannot listen on {address} (server.listen): {source}; choose another port, or end the process that holds it"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// There is no certificate authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// This replica's certificate cannot be made: check `certificates.names`.
+    #[error("the DP manager's own certificate: {0}")]
+    Certificate(#[from] PkiError),
+    /// A metric of the same name is another one.
+    #[error(transparent)]
+    Metric(#[from] MetricError),
+}
+
+/// A DP manager that serves. Dropped, it stops at once; see [`DpManager::shutdown`].
+pub struct DpManager {
+    address: SocketAddr,
+    nodes: Nodes,
+    draining: watch::Sender<bool>,
+    /// Held for as long as connections may last.
+    _halt: watch::Sender<()>,
+    server: JoinHandle<()>,
+    chores: Vec<JoinHandle<()>>,
+}
+
+impl DpManager {
+    /// Listens and serves. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`DpStartError`].
+    pub async fn start(settings: &settings::DpManager, parts: DpParts) -> Result<Self, DpStartError> {
+        let DpParts { state, nodes, metrics } = parts;
+        let store = state.store().clone();
+        let metrics = Arc::new(Metrics::register(&metrics)?);
+        let ca = Arc::new(cluster_ca(&store).await?);
+        let shown = authority::Shown::new(ca.clone(), &settings.certificates)?;
+        let tls = Arc::new(server_config(ca.certificate(), shown.identity())?);
+        let address = settings.server.listen.socket();
+        let listen = |source| DpStartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+
+        let (draining, drained) = watch::channel(false);
+        let (halt, halted) = watch::channel(());
+        let (rate, burst) = (settings.stream.admit_rate, settings.stream.admit_burst);
+        let bucket = || Bucket::new(rate, burst, Instant::now());
+        let watch = store.watch();
+        let join = JoinService {
+            store: store.clone(),
+            ca,
+            life: settings.certificates.node_life.get(),
+            admission: bucket(),
+            metrics: metrics.clone(),
+        };
+        let shared = Arc::new(Shared {
+            store,
+            settings: settings.stream.clone(),
+            feeds: Feeds::new(state),
+            nodes: nodes.clone(),
+            metrics,
+            admission: bucket(),
+            draining: drained.clone(),
+            open: AtomicUsize::new(0),
+        });
+        let join = JoinServer::new(join).max_decoding_message_size(join::MAX_REQUEST_BYTES);
+        let config = ConfigServer::new(ConfigService(shared.clone()))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let serving = Server::builder()
+            .timeout(CALL_TIMEOUT)
+            .max_concurrent_streams(CALLS_OF_A_CONNECTION)
+            .initial_stream_window_size(CALL_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_max_header_list_size(MAX_HEAD_BYTES)
+            .http2_keepalive_interval(Some(PING_AFTER))
+            .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .add_service(join)
+            .add_service(config)
+            .serve_with_incoming_shutdown(line::lines(incoming(listener, tls), halted), until(drained));
+        let server = tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the DP manager's server ended");
+            }
+        });
+        let chores = vec![
+            tokio::spawn(shown.rotate()),
+            tokio::spawn(sweep(shared, watch)),
+            tokio::spawn(nodes::write(nodes.clone(), settings.stream.receipt_interval.get())),
+        ];
+        tracing::info!(%address, "the DP manager serves");
+        Ok(Self { address, nodes, draining, _halt: halt, server, chores })
+    }
+
+    /// Where it listens; the port that the system chose, if it was asked to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the nodes run.
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// How many streams are open.
+    pub fn streams(&self) -> usize {
+        self.nodes.streams()
+    }
+
+    /// Tells every node to go elsewhere, takes no more connections, and ends when all are gone, or after `drain` whatever is
+    /// left.
+    pub async fn shutdown(mut self, drain: Duration) {
+        self.draining.send_replace(true);
+        if timeout(drain, &mut self.server).await.is_err() {
+            tracing::info!("connections of nodes are cut: they did not end in time");
+        }
+        nodes::flush(&self.nodes).await;
+    }
+}
+
+impl Drop for DpManager {
+    fn drop(&mut self) {
+        self.draining.send_replace(true);
+        self.server.abort();
+        self.chores.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn until(mut draining: watch::Receiver<bool>) {
+    // An error means that the manager is gone, which is the same.
+    draining.wait_for(|draining| *draining).await.map(drop).ok();
+}
+
+/// 64 random bits; `None` if the system has none.
+fn random() -> Option<u64> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(u64::from_le_bytes(bytes))
+}
+
+/// Ends the streams of whoever is no longer welcome, for ever: looks at a group's nodes when the group's epoch grew.
+async fn sweep(shared: Arc<Shared>, mut watch: Watch) {
+    let mut known: BTreeMap<String, u64> = epochs(&watch.heads());
+    loop {
+        let Some(heads) = watch.changed().await else { return };
+        let mut epochs = epochs(&heads);
+        for gone in known.keys().filter(|group| !epochs.contains_key(*group)) {
+            shared.nodes.end(gone, |_| Some(End::NoGroup));
+            shared.feeds.forget(gone).await;
+            shared.metrics.forget_group(gone);
+        }
+        for (group, epoch) in &epochs {
+            if known.get(group).is_some_and(|known| known != epoch) {
+                // Whatever else happens waits: nothing is as urgent.
+                while let Err(error) = look_at(&shared, group).await {
+                    tracing::warn!(group, %error, "cannot ask the database which nodes are welcome; trying again");
+                    sleep(SWEEP_RETRY).await;
+                }
+            }
+        }
+        known = std::mem::take(&mut epochs);
+    }
+}
+
+fn epochs(heads: &Heads) -> BTreeMap<String, u64> {
+    heads.iter().map(|(group, head)| (group.clone(), head.epoch)).collect()
+}
+
+async fn look_at(shared: &Shared, group: &str) -> Result<(), StoreError> {
+    match shared.feeds.refresh_settings(group).await {
+        // Deleted since: the next round sees to it.
+        Err(StoreError::UnknownGroup(_)) => return Ok(()),
+        other => other?,
+    }
+    if !shared.nodes.any(group) {
+        return Ok(());
+    }
+    let nodes = shared.store.node_list(group).await?;
+    let welcome: std::collections::BTreeSet<&str> =
+        nodes.iter().filter(|node| node.welcome).map(|node| node.id.as_str()).collect();
+    shared.nodes.end(group, |node| (!welcome.contains(node)).then_some(End::Unwelcome));
+    Ok(())
+}

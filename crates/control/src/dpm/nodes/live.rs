@@ -1,0 +1,344 @@
+//! The nodes that have a stream here.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use milecastle_store::NodeReport;
+use milecastle_wire::pb;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+
+use super::super::head::Position;
+use super::{Figures, NodeState, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles, unix_now};
+
+/// Longest text of a node that is kept, in bytes.
+const LONGEST: usize = 512;
+
+/// Rejected objects of a node that are kept.
+const REJECTED: usize = 100;
+
+/// Alarms of a node that are kept.
+const ALARMS: usize = 16;
+
+/// How often the store hears that a node is there although it has no news.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// Why a stream is ended from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::dpm) enum End {
+    /// The node or its token was revoked, or the node deleted.
+    Unwelcome,
+    /// The group was deleted.
+    NoGroup,
+    /// The node opened another stream.
+    Replaced,
+}
+
+/// All nodes with a stream here.
+#[derive(Default)]
+pub(super) struct Live {
+    groups: Mutex<HashMap<Arc<str>, HashMap<String, Entry>>>,
+    /// Reports of nodes that left, still to be written.
+    left: Mutex<Vec<(String, String, NodeReport)>>,
+    /// When nodes left, in Unix time, for as long as the store may take them for connected.
+    departed: Mutex<HashMap<(Arc<str>, String), u64>>,
+    streams: std::sync::atomic::AtomicU64,
+    version: watch::Sender<u64>,
+    /// Something is to be written.
+    pub(super) news: Notify,
+}
+
+struct Entry {
+    /// Which stream it is.
+    stream: u64,
+    end: Option<oneshot::Sender<End>>,
+    address: SocketAddr,
+    host: String,
+    version: String,
+    boot: String,
+    heard_at: u64,
+    position: Option<Position>,
+    troubles: Troubles,
+    figures: Option<Figures>,
+    /// Differs from what the store was told.
+    news: bool,
+    told: Option<Instant>,
+}
+
+/// A stream's place among the nodes. Dropped, the node has left.
+pub(in crate::dpm) struct Alive {
+    live: Arc<Live>,
+    group: Arc<str>,
+    node: String,
+    stream: u64,
+}
+
+impl super::Nodes {
+    /// A node opened a stream, and says where it stands. Another stream of the same node ends.
+    pub(in crate::dpm) fn enter(
+        &self,
+        group: &Arc<str>,
+        node: &str,
+        address: SocketAddr,
+        facts: pb::NodeFacts,
+        position: Option<Position>,
+    ) -> (Alive, oneshot::Receiver<End>) {
+        let (end, ended) = oneshot::channel();
+        let stream = self.live.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let entry = Entry {
+            stream,
+            end: Some(end),
+            address,
+            host: clip(facts.hostname),
+            version: clip(facts.version),
+            boot: clip(facts.boot_id),
+            heard_at: unix_now(),
+            position,
+            troubles: Troubles::default(),
+            figures: None,
+            news: true,
+            told: None,
+        };
+        let mut groups = self.live.lock();
+        let before = groups.entry(group.clone()).or_default().insert(node.to_owned(), entry);
+        drop(groups);
+        if let Some(end) = before.and_then(|before| before.end) {
+            tracing::info!(node, %group, "a node opened a second stream; the first one ends");
+            end.send(End::Replaced).ok();
+        }
+        self.live.changed();
+        (Alive { live: self.live.clone(), group: group.clone(), node: node.to_owned(), stream }, ended)
+    }
+
+    /// Ends the streams of a group's nodes for which `end` gives a reason.
+    pub(in crate::dpm) fn end(&self, group: &str, end: impl Fn(&str) -> Option<End>) {
+        let mut groups = self.live.lock();
+        for (id, entry) in groups.get_mut(group).into_iter().flatten() {
+            if let Some(reason) = end(id)
+                && let Some(sender) = entry.end.take()
+            {
+                sender.send(reason).ok();
+            }
+        }
+    }
+
+    /// Whether a node of the group has a stream here.
+    pub(in crate::dpm) fn any(&self, group: &str) -> bool {
+        self.live.lock().contains_key(group)
+    }
+
+    /// How many streams there are.
+    pub(in crate::dpm) fn streams(&self) -> usize {
+        self.live.lock().values().map(HashMap::len).sum()
+    }
+}
+
+impl Live {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, HashMap<String, Entry>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears of every change.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    fn changed(&self) {
+        self.version.send_modify(|version| *version += 1);
+        self.news.notify_one();
+    }
+
+    pub(super) fn has(&self, group: &str, node: &str) -> bool {
+        self.lock().get(group).is_some_and(|nodes| nodes.contains_key(node))
+    }
+
+    /// Whether what the store heard of a node at `heard_at` was from here, before it left.
+    pub(super) fn departed(&self, group: &str, node: &str, heard_at: u64) -> bool {
+        let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
+        departed.get(&(Arc::from(group), node.to_owned())).is_some_and(|at| *at >= heard_at)
+    }
+
+    /// Shows each node of a group: lineage and revision in force, and what is wrong.
+    pub(super) fn each(&self, group: &str, mut show: impl FnMut(Option<&str>, u64, &Troubles)) {
+        for entry in self.lock().get(group).into_iter().flat_map(HashMap::values) {
+            let position = entry.position.as_ref();
+            show(position.map(|p| &*p.lineage), position.map_or(0, |p| p.revision), &entry.troubles);
+        }
+    }
+
+    /// Writes over `state` what is known better here.
+    pub(super) fn describe(&self, group: &str, state: &mut NodeState) {
+        let groups = self.lock();
+        let Some(entry) = groups.get(group).and_then(|nodes| nodes.get(&state.id)) else { return };
+        state.host.clone_from(&entry.host);
+        state.version.clone_from(&entry.version);
+        state.boot.clone_from(&entry.boot);
+        state.address = Some(entry.address);
+        state.connected = true;
+        state.heard_at = Some(entry.heard_at);
+        state.lineage = entry.position.as_ref().map(|position| position.lineage.to_string());
+        state.revision = entry.position.as_ref().map_or(0, |position| position.revision);
+        state.digest = entry.position.as_ref().map_or_else(String::new, |position| position.digest.to_string());
+        state.troubles = entry.troubles.clone();
+        state.figures = entry.figures;
+    }
+
+    /// What the store should hear now, by group. Whoever takes it and fails gives it back by [`Live::keep`].
+    pub(super) fn take_news(&self) -> Vec<(String, String, NodeReport)> {
+        let mut reports = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        for (group, nodes) in &mut *self.lock() {
+            for (node, entry) in nodes {
+                let quiet = entry.told.is_some_and(|told| told.elapsed() < SIGN_OF_LIFE);
+                if entry.news || !quiet {
+                    entry.news = false;
+                    entry.told = Some(Instant::now());
+                    reports.push((group.to_string(), node.clone(), entry.report()));
+                }
+            }
+        }
+        reports
+    }
+
+    /// Keeps reports that could not be written, unless there are newer ones by now.
+    pub(super) fn keep(&self, reports: Vec<(String, String, NodeReport)>) {
+        let mut left = Vec::new();
+        let mut groups = self.lock();
+        for (group, node, report) in reports {
+            match groups.get_mut(&*group).and_then(|nodes| nodes.get_mut(&node)) {
+                Some(entry) => entry.news = true,
+                None => left.push((group, node, report)),
+            }
+        }
+        drop(groups);
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).append(&mut left);
+    }
+}
+
+impl Entry {
+    fn report(&self) -> NodeReport {
+        let position = self.position.as_ref();
+        NodeReport {
+            host: self.host.clone(),
+            version: self.version.clone(),
+            boot: self.boot.clone(),
+            reported_at: self.heard_at,
+            lineage: position.map_or_else(String::new, |position| position.lineage.to_string()),
+            revision: position.map_or(0, |position| position.revision),
+            digest: position.map_or_else(Vec::new, |position| position.digest.to_bytes().to_vec()),
+            rejected: serde_json::to_value(&self.troubles).unwrap_or_default(),
+        }
+    }
+}
+
+impl Alive {
+    /// The node says that it runs `applied`.
+    pub(in crate::dpm) fn applied(&self, position: Position, applied: pb::Applied) {
+        let total = applied.rejected_total.max(u32::try_from(applied.rejected.len()).unwrap_or(u32::MAX));
+        let rejected = applied.rejected.into_iter().take(REJECTED).map(|rejection| {
+            let key = rejection.key.unwrap_or_default();
+            RejectedObject {
+                kind: clip(key.kind),
+                id: clip(key.id),
+                reason: clip(rejection.reason),
+                serving_last_good: rejection.serving_last_good,
+            }
+        });
+        let rejected: Vec<_> = rejected.collect();
+        self.update(|entry| {
+            entry.position = Some(position);
+            entry.troubles.rejected = rejected;
+            entry.troubles.rejected_total = total;
+            entry.troubles.refused = None;
+            true
+        });
+    }
+
+    /// The node says that it did not take a step.
+    pub(in crate::dpm) fn refused(&self, fault: &str, detail: String, revision: u64) {
+        let refused = Some(RefusedStep { fault: fault.to_owned(), detail: clip(detail), revision });
+        self.update(|entry| {
+            let news = entry.troubles.refused != refused;
+            entry.troubles.refused = refused;
+            news
+        });
+    }
+
+    /// The node says how it does.
+    pub(in crate::dpm) fn report(&self, report: pb::Report) {
+        let figures = Figures {
+            uptime: Duration::from_millis(report.uptime_ms),
+            requests: report.requests,
+            responses_5xx: report.responses_5xx,
+            cpu: Duration::from_millis(report.cpu_ms),
+            connections: report.connections,
+            resident_bytes: report.resident_bytes,
+            certificate_not_after: report.certificate_not_after,
+        };
+        let alarms: Vec<String> = report.alarms.into_iter().take(ALARMS).map(clip).collect();
+        self.update(|entry| {
+            let news = entry.troubles.alarms != alarms;
+            entry.figures = Some(figures);
+            entry.troubles.alarms = alarms;
+            news
+        });
+    }
+
+    /// The node was heard.
+    fn update(&self, change: impl FnOnce(&mut Entry) -> bool) {
+        let mut groups = self.live.lock();
+        let entry = groups.get_mut(&*self.group).and_then(|nodes| nodes.get_mut(&self.node));
+        let Some(entry) = entry.filter(|entry| entry.stream == self.stream) else { return };
+        entry.heard_at = unix_now();
+        let news = change(entry);
+        entry.news |= news;
+        drop(groups);
+        if news {
+            self.live.changed();
+        }
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        let mut groups = self.live.lock();
+        let Some(nodes) = groups.get_mut(&*self.group) else { return };
+        if nodes.get(&self.node).is_none_or(|entry| entry.stream != self.stream) {
+            return;
+        }
+        let entry = nodes.remove(&self.node);
+        let now = unix_now();
+        let mut departed = self.live.departed.lock().unwrap_or_else(PoisonError::into_inner);
+        departed.retain(|_, at| now.saturating_sub(*at) <= REMOTE_LIFE.as_secs());
+        departed.insert((self.group.clone(), self.node.clone()), now);
+        drop(departed);
+        if nodes.is_empty() {
+            groups.remove(&*self.group);
+        }
+        drop(groups);
+        if let Some(entry) = entry.filter(|entry| entry.news) {
+            let report = (self.group.to_string(), self.node.clone(), entry.report());
+            self.live.left.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+        }
+        self.live.changed();
+    }
+}
+
+/// The text itself if it is short, else its beginning.
+pub(in crate::dpm) fn clip(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(LONGEST));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_end_at_a_character() {
+        assert_eq!(clip("short".to_owned()), "short");
+        let clipped = clip(format!("x{}", "é".repeat(LONGEST)));
+        assert_eq!(clipped.len(), LONGEST - 1);
+    }
+}

@@ -1,0 +1,149 @@
+//! What the node says, and what follows from it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use milecastle_wire::{Digest, pb};
+use pb::node_message::Message;
+use pb::refused::Fault;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::super::head::Position;
+use super::{HEAL_LONGEST, HEAL_PAUSE, Session};
+
+impl Session {
+    /// Takes a message.
+    // A status is what the stream ends with; tonic takes no other error.
+    #[allow(clippy::result_large_err)]
+    pub(super) fn receive(&mut self, message: pb::NodeMessage) -> Result<(), Status> {
+        match message.message {
+            Some(Message::Applied(applied)) => self.applied(applied),
+            Some(Message::Refused(refused)) => self.refused(refused),
+            Some(Message::Report(report)) => self.report(report),
+            Some(Message::Hello(_)) => return Err(Status::invalid_argument("Hello came a second time")),
+            // Of a later version of the protocol.
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn applied(&mut self, applied: pb::Applied) {
+        let sent = self.answered(&applied.lineage, applied.revision);
+        if sent == Some(Answered::Void) {
+            return;
+        }
+        let head = self.heads.borrow().clone();
+        let of_head = applied.lineage == **head.lineage();
+        let expected = match sent {
+            Some(Answered::Sent(position)) => Some(position.digest),
+            _ => head.at(applied.revision).map(|(_, digest)| digest).filter(|_| of_head),
+        };
+        let held = Digest::try_from(&*applied.digest).ok();
+        if held.is_none() || expected.is_some_and(|expected| held != Some(expected)) {
+            let have = pb::Have { lineage: applied.lineage, revision: applied.revision, digest: applied.digest };
+            return self.mismatch(have);
+        }
+        let Some(digest) = held else { return };
+        if expected.is_some() {
+            // It runs what it should.
+            (self.heals, self.alarm) = (0, None);
+        }
+        let lineage = if of_head { head.lineage().clone() } else { Arc::from(applied.lineage.as_str()) };
+        self.alive.applied(Position { lineage, revision: applied.revision, digest }, applied);
+    }
+
+    fn refused(&mut self, refused: pb::Refused) {
+        let fault = refused.fault();
+        let void = self.answered(&refused.lineage, refused.revision) == Some(Answered::Void);
+        self.shared.metrics.refusals.with(&[self.feed.group(), word(fault)]).inc();
+        let (group, node) = (self.feed.group(), self.certificate.identity.node_id());
+        let (revision, detail) = (refused.revision, &refused.detail);
+        match fault {
+            Fault::Lineage | Fault::Backwards => {
+                if self.alarm.replace(fault) != Some(fault) {
+                    let fault = word(fault);
+                    tracing::warn!(node, %group, fault, revision, detail, "a node keeps what it has: see to the database");
+                }
+                self.alive.refused(word(fault), refused.detail, revision);
+            }
+            Fault::Unspecified | Fault::Digest | Fault::Gap | Fault::Malformed => {
+                tracing::warn!(node, %group, fault = word(fault), revision, detail, "a node refused a step");
+                self.alive.refused(word(fault), refused.detail, revision);
+                if !void {
+                    self.heal(refused.have);
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, mut report: pb::Report) {
+        let head = self.heads.borrow().clone();
+        let have = report.have.take().filter(|have| {
+            // While something is on its way, what it has may be older or newer than this message.
+            let settled = self.unanswered.is_empty() && self.transfer.is_none() && self.at.is_some();
+            let known = head.at(have.revision).filter(|_| have.lineage == **head.lineage());
+            settled && known.is_some_and(|(_, digest)| *have.digest != digest.to_bytes())
+        });
+        self.alive.report(report);
+        if let Some(have) = have {
+            self.mismatch(have);
+        }
+    }
+
+    /// The node holds something else than what the revision that it names adds up to.
+    fn mismatch(&mut self, have: pb::Have) {
+        let (group, node, revision) = (self.feed.group(), self.certificate.identity.node_id(), have.revision);
+        self.shared.metrics.refusals.with(&[group, word(Fault::Digest)]).inc();
+        tracing::warn!(node, %group, revision, "a node holds something else than it should; it gets a snapshot");
+        self.alive.refused(word(Fault::Digest), "its digest is not that of the revision".to_owned(), revision);
+        self.heal(Some(have));
+    }
+
+    /// Sees to it that a snapshot comes next; at once if the node was well, later and later if it was not.
+    fn heal(&mut self, have: Option<pb::Have>) {
+        if self.at.is_none() && self.transfer.is_none() {
+            return;
+        }
+        let head = self.heads.borrow().clone();
+        let ahead_of = have.filter(|have| have.lineage == **head.lineage()).map_or(0, |have| have.revision);
+        self.least = ahead_of.min(head.revision());
+        (self.at, self.transfer, self.preparing, self.why) = (None, None, None, "healing");
+        self.void = self.unanswered.len();
+        if let Some(doubled) = self.heals.checked_sub(1) {
+            let pause = HEAL_PAUSE.saturating_mul(1 << doubled.min(16)).min(HEAL_LONGEST);
+            self.heal_at = Some(Instant::now() + pause.max(Duration::from_millis(1)));
+        }
+        self.heals = self.heals.saturating_add(1);
+    }
+
+    /// Takes the step that an answer is for, and those before it, off what is on its way.
+    fn answered(&mut self, lineage: &str, revision: u64) -> Option<Answered> {
+        let mut steps = self.unanswered.iter();
+        let found = steps.position(|step| *step.lineage == *lineage && step.revision == revision)?;
+        let step = self.unanswered.drain(..=found).next_back()?;
+        let void = found < self.void;
+        self.void = self.void.saturating_sub(found + 1);
+        Some(if void { Answered::Void } else { Answered::Sent(step) })
+    }
+}
+
+/// What an answer is for.
+#[derive(Debug, PartialEq, Eq)]
+enum Answered {
+    Sent(Position),
+    /// Something that a snapshot sent since then replaces.
+    Void,
+}
+
+/// The fault's name in metrics, logs and reports.
+fn word(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Unspecified => "unspecified",
+        Fault::Digest => "digest",
+        Fault::Gap => "gap",
+        Fault::Lineage => "lineage",
+        Fault::Backwards => "backwards",
+        Fault::Malformed => "malformed",
+    }
+}
