@@ -1,7 +1,7 @@
 //! The plugins of one object, sorted and laid out by phase.
 
 use crate::cx::RequestCx;
-use crate::def::{BodyNeeds, RunPolicy};
+use crate::def::{BodyNeed, BodyNeeds, RunPolicy};
 use crate::flow::{Flow, Reply};
 use crate::hooks::{OnAccess, OnBeforeProxy, OnBody, OnDelayedBody, OnHeaders, OnLog, OnRewrite, RequestHook};
 use crate::meta::Meta;
@@ -78,6 +78,7 @@ impl Chain {
                 })
                 .collect()
         }
+        let sees_body = |built: &&Built| built.needs().response != BodyNeed::None;
         let mut needs = BodyNeeds::default();
         for built in enabled() {
             needs.request = needs.request.max(built.needs().request);
@@ -88,8 +89,8 @@ impl Chain {
             access: steps(enabled(), |b| b.hooks().access.as_ref()),
             before_proxy: steps(enabled(), |b| b.hooks().before_proxy.as_ref()),
             headers: steps(enabled(), |b| b.hooks().headers.as_ref()),
-            body: steps(enabled(), |b| b.hooks().body.as_ref()),
-            delayed_body: steps(enabled(), |b| b.hooks().delayed_body.as_ref()),
+            body: steps(enabled().filter(sees_body), |b| b.hooks().body.as_ref()),
+            delayed_body: steps(enabled().filter(sees_body), |b| b.hooks().delayed_body.as_ref()),
             log: steps(enabled(), |b| b.hooks().log.as_ref()),
             needs,
             entries,

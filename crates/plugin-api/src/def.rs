@@ -148,6 +148,29 @@ pub enum Scope {
     Owner,
 }
 
+/// A configuration to learn from: it stands on the reference page, starts a form in the console, and is tested.
+#[derive(Debug, Clone, Copy)]
+pub struct Example {
+    /// What it shows, in a few words.
+    pub title: &'static str,
+    /// The configuration, as JSON text.
+    pub json: &'static str,
+    /// Whether it is a credential's configuration rather than an object's.
+    pub credential: bool,
+}
+
+impl Example {
+    /// A configuration for a route, service or another object.
+    pub const fn new(title: &'static str, json: &'static str) -> Self {
+        Self { title, json, credential: false }
+    }
+
+    /// A configuration for a consumer or credential.
+    pub const fn credential(title: &'static str, json: &'static str) -> Self {
+        Self { title, json, credential: true }
+    }
+}
+
 /// A plugin: a configuration type, a way to compile it once, and the phases it takes part in.
 pub trait Plugin: Sized + Send + Sync + 'static {
     /// The configuration, whose doc comments are its reference page and whose derived schema checks it.
@@ -166,6 +189,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     const RUN_POLICY: RunPolicy = RunPolicy::Both;
     /// Attributes that are secret: dotted paths in the configuration (of the credential for authentication plugins).
     const ENCRYPTED: &'static [&'static str] = &[];
+    /// Configurations to learn from.
+    const EXAMPLES: &'static [Example] = &[];
 
     /// The schema of the configuration; override it where the derived one cannot say enough.
     fn schema() -> Value {
@@ -203,6 +228,8 @@ pub struct PluginDef {
     pub run_policy: RunPolicy,
     /// See [`Plugin::ENCRYPTED`].
     pub encrypted: &'static [&'static str],
+    /// See [`Plugin::EXAMPLES`].
+    pub examples: &'static [Example],
     /// See [`Plugin::schema`].
     pub schema: fn() -> Value,
     pub(crate) build: BuildFn,
@@ -222,6 +249,7 @@ impl PluginDef {
             scope: P::SCOPE,
             run_policy: P::RUN_POLICY,
             encrypted: P::ENCRYPTED,
+            examples: P::EXAMPLES,
             schema: P::schema,
             build: build::<P>,
         }

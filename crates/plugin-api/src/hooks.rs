@@ -30,7 +30,8 @@ pub trait OnHeaders: Send + Sync {
     fn on_headers(&self, cx: &mut RequestCx);
 }
 
-/// For each chunk of the answer's body. The last call has `last` set; its chunk may be empty.
+/// For each chunk of the answer's body, if [`crate::Plugin::body_needs`] asks for it. The last call has `last` set; its
+/// chunk may be empty.
 pub trait OnBody: Send + Sync {
     /// Runs the hook; it may change, empty or extend the chunk.
     fn on_body(&self, cx: &mut RequestCx, chunk: &mut Bytes, last: bool);

@@ -23,6 +23,7 @@ mod flow;
 mod hooks;
 mod meta;
 pub mod query;
+mod reference;
 mod registry;
 mod schema;
 mod shared;
@@ -38,12 +39,15 @@ pub use cx::{
     Attempt, Body, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME, CREDENTIAL_IDENTIFIER, ClientConn, Request, RequestCx,
     Response, ResponseSource, RouteInfo, Scheme, Timing, TlsInfo, Upstream, VarValue,
 };
-pub use def::{Auth, BodyNeed, BodyNeeds, BuildCx, ConfigError, Metadata, Owner, Plugin, PluginDef, RunPolicy, Scope};
+pub use def::{
+    Auth, BodyNeed, BodyNeeds, BuildCx, ConfigError, Example, Metadata, Owner, Plugin, PluginDef, RunPolicy, Scope,
+};
 pub use flow::{Flow, LocalFuture, Reply, ReplyBody};
 pub use hooks::{
     HookSet, Hooks, OnAccess, OnBeforeProxy, OnBody, OnDelayedBody, OnHeaders, OnLog, OnRewrite, RequestHook,
 };
 pub use meta::Meta;
+pub use reference::reference_page;
 pub use registry::{Built, CompiledMetadata, Placement, Registry};
 pub use schema::schema_of;
 pub use shared::{NoSecrets, Secrets, Shared};

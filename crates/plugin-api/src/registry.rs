@@ -284,7 +284,7 @@ impl Registry {
         }
         let mut config =
             Value::Object(members.iter().filter(|(k, _)| *k != "_meta").map(|(k, v)| (k.clone(), v.clone())).collect());
-        resolve(&mut config, &*self.secrets);
+        settle(&mut config, &*self.secrets);
         let instance = self.instance(entry, config, request).map_err(explain)?;
         Ok(Some(Built { def, instance, meta }))
     }
@@ -313,6 +313,11 @@ impl Registry {
             return Ok(instance);
         }
         let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        let meanwhile = instances.get(&key).and_then(Weak::upgrade);
+        if let Some(other) = meanwhile.filter(|other| other.config == instance.config) {
+            // Another thread has built the same: there must be one state.
+            return Ok(other);
+        }
         if instances.len() == instances.capacity() {
             // Growing is the moment to forget the dead ones: amortised, a build pays for it once.
             instances.retain(|_, instance| instance.strong_count() > 0);
@@ -354,17 +359,23 @@ fn with_meta(mut schema: Value) -> Value {
     schema
 }
 
-/// Puts values in place of references. One that cannot be resolved stays as literal text
-/// (`docs/spec/plugins/_auth-common.md` §6.3).
-fn resolve(value: &mut Value, secrets: &dyn Secrets) {
+/// Puts values in place of references, and whole numbers in place of ones such as `2.0`, which schemas let pass for
+/// integers. A reference that cannot be resolved stays as literal text (`docs/spec/plugins/_auth-common.md` §6.3).
+fn settle(value: &mut Value, secrets: &dyn Secrets) {
     match value {
         Value::String(text) if text.starts_with('$') => {
             if let Some(resolved) = secrets.resolve(text) {
                 *text = resolved;
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| resolve(item, secrets)),
-        Value::Object(members) => members.values_mut().for_each(|member| resolve(member, secrets)),
+        Value::Number(number) if number.is_f64() => {
+            let whole = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9_007_199_254_740_992.0);
+            if let Some(whole) = whole {
+                *number = (whole as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| settle(item, secrets)),
+        Value::Object(members) => members.values_mut().for_each(|member| settle(member, secrets)),
         _ => {}
     }
 }

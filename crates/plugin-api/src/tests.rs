@@ -4,8 +4,8 @@
 
 use crate::testing::{Ask, Exchange, Gateway, Setup};
 use crate::{
-    BuildCx, ConfigError, Flow, Hooks, OnAccess, OnBeforeProxy, OnBody, OnHeaders, OnLog, OnRewrite, Owner, Placement,
-    Plugin, PluginDef, Reply, RequestCx, RunPolicy, Scope, VarValue,
+    BodyNeed, BodyNeeds, BuildCx, ConfigError, Flow, Hooks, OnAccess, OnBeforeProxy, OnBody, OnHeaders, OnLog,
+    OnRewrite, Owner, Placement, Plugin, PluginDef, Reply, RequestCx, RunPolicy, Scope, VarValue,
 };
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -48,6 +48,10 @@ impl<const N: usize> Plugin for Marks<N> {
 
     fn hooks(h: Hooks<Self>) -> Hooks<Self> {
         h.rewrite().access().before_proxy().headers().body().log()
+    }
+
+    fn body_needs(&self) -> BodyNeeds {
+        BodyNeeds { response: BodyNeed::Stream, ..BodyNeeds::default() }
     }
 }
 

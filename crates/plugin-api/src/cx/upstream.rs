@@ -56,6 +56,12 @@ impl Upstream {
         self.first.iter().chain(&self.later)
     }
 
+    /// Time spent with upstreams, all tries together; `None` if none was contacted.
+    pub fn total(&self) -> Option<Duration> {
+        self.first.as_ref()?;
+        Some(self.attempts().map(|attempt| attempt.response).sum())
+    }
+
     /// The last try.
     pub fn last(&self) -> Option<&Attempt> {
         self.later.last().or(self.first.as_ref())
