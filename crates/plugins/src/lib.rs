@@ -1,1 +1,52 @@
+//! The built-in plugins, a folder each.
+//!
+//! A folder holds `mod.rs` (the hooks), `config.rs` (the configuration, whose doc comments are its reference page),
+//! `tests.rs` and `examples/`. What several plugins need stands beside the folders: [`auth`], [`capture`], [`decode`],
+//! [`headers`], [`log_entry`]. `docs/adding-a-plugin.md` tells how to add one.
+//!
+//! Invariants:
+//! - The behaviour of a plugin is its file in `docs/spec/plugins/`, to the letter.
+//! - A hook neither parses configuration nor compiles a pattern; all of that happens in `compile`.
+//! - State of the node (counters, files, metrics) lives in [`milecastle_plugin_api::Shared`], so it outlives snapshots.
+//!
+//! Deliberately absent: the planes, sockets, and any way from one plugin into another.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod auth;
+mod capture;
+mod decode;
+mod headers;
+mod log_entry;
+
+use milecastle_plugin_api::PluginDef;
+
+/// Declares the plugins' modules and [`ALL`]. One line a plugin, sorted.
+macro_rules! plugins {
+    ($($module:ident),* $(,)?) => {
+        $(mod $module;)*
+
+        /// The built-in plugins, by name.
+        pub static ALL: &[&PluginDef] = &[$(&$module::DEF),*];
+    };
+}
+
+plugins! {
+    file_logger,
+    ip_restriction,
+    key_auth,
+    limit_count,
+    prometheus,
+    proxy_rewrite,
+    request_id,
+    response_rewrite,
+}
+
+pub use file_logger::reopen as reopen_log_files;
+
+/// Whether a text stands for a secret that could not be resolved here (`docs/spec/plugins/_auth-common.md` §6).
+fn is_reference(text: &str) -> bool {
+    text.starts_with("$secret://") || text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("$env://"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+//! `limit-count`: caps requests for each key in a time window (`docs/spec/plugins/limit-count.md`).
+//!
+//! Counters live in the node's memory ([`counters`]); the policies that keep them in Redis are refused.
+
+mod clock;
+mod config;
+mod counters;
+mod quota;
+mod rule;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use clock::NodeClock;
+use config::{Config, Metadata as Names, Policy};
+use counters::{Counters, MAX_KEYS, Now};
+use http::StatusCode;
+use milecastle_plugin_api::{
+    BuildCx, ConfigError, Example, Flow, Hooks, Metadata, OnAccess, Owner, Plugin, PluginDef, Reply, RequestCx, Scope,
+    schema_of,
+};
+use rule::{Effective, Failed, Rule};
+use serde_json::{Value, json};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub(crate) static DEF: PluginDef = PluginDef::of::<LimitCount>();
+
+struct LimitCount {
+    rules: Rules,
+    window_type: config::WindowType,
+    rejection: Reply,
+    allow_degradation: bool,
+    show_headers: bool,
+    counters: Arc<Counters>,
+    clock: Arc<NodeClock>,
+    /// Whose counters: this instance's own, or its group's.
+    instance: u64,
+}
+
+enum Rules {
+    /// Always in effect.
+    One(Box<Rule>),
+    /// Each in effect if its key has a value.
+    Several(Box<[Rule]>),
+}
+
+/// The configurations of groups, as first written, and the objects known to be of the group.
+#[derive(Default)]
+struct Groups(Mutex<HashMap<String, (Config, HashSet<Owner>)>>);
+
+impl Plugin for LimitCount {
+    type Config = Config;
+    const NAME: &'static str = "limit-count";
+    const PRIORITY: i32 = 1002;
+    const SCOPE: Scope = Scope::Owner;
+    const METADATA: Option<Metadata> = Some(Metadata::of::<Names>());
+    const ENCRYPTED: &'static [&'static str] = &["redis_password", "sentinel_password"];
+    const EXAMPLES: &'static [Example] = &[
+        Example::new("100 requests a minute for each client", include_str!("examples/client.json")),
+        Example::new("A quota for each consumer, sliding", include_str!("examples/consumer.json")),
+        Example::new("Two limits at once", include_str!("examples/rules.json")),
+    ];
+
+    fn schema() -> Value {
+        let mut schema = schema_of::<Config>();
+        schema["anyOf"] = json!([{ "required": ["count", "time_window"] }, { "required": ["rules"] }]);
+        schema
+    }
+
+    fn compile(config: Config, cx: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
+        let faults = faults(&config);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let max_keys = cx.attr.and_then(|attr| attr.get("max_keys")?.as_u64()?.try_into().ok()).unwrap_or(MAX_KEYS);
+        let counters = cx.shared.get_or_init(|| Counters::new(max_keys));
+        let instance = match &config.group {
+            Some(group) => {
+                if cx.writing {
+                    cx.shared.get_or_init(Groups::default).join(group, &config, cx.owner)?;
+                }
+                counters.group(group)
+            }
+            None => counters.instance(),
+        };
+        let status = StatusCode::from_u16(config.rejected_code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        Ok(Self {
+            rejection: match &config.rejected_msg {
+                Some(message) => Reply::error_msg(status, message),
+                None => Reply::status(status),
+            },
+            window_type: config.window_type,
+            allow_degradation: config.allow_degradation,
+            show_headers: config.show_limit_quota_header,
+            rules: match &config.rules {
+                Some(rules) => Rules::Several(Rule::several(rules)),
+                None => Rules::One(Rule::one(&config).ok_or_else(|| vec![ConfigError::new("no limit is given")])?.into()),
+            },
+            counters,
+            clock: cx.shared.get_or_init(NodeClock::default),
+            instance,
+        })
+    }
+
+    fn hooks(h: Hooks<Self>) -> Hooks<Self> {
+        h.access()
+    }
+}
+
+/// What the schema cannot see.
+fn faults(config: &Config) -> Vec<ConfigError> {
+    let mut faults = Vec::new();
+    if config.policy != Policy::Local {
+        let text = format!("policy {} is not available in this version, use local", config.policy.name());
+        faults.push(ConfigError::at("/policy", text));
+    }
+    let Some(rules) = &config.rules else { return faults };
+    if config.count.is_some() || config.time_window.is_some() {
+        faults.push(ConfigError::new("count/time_window and rules cannot be specified at the same time"));
+    }
+    if config.group.is_some() {
+        faults.push(ConfigError::at("/group", "group and rules cannot be specified at the same time"));
+    }
+    let mut keys = HashSet::new();
+    for (n, rule) in rules.iter().enumerate() {
+        if !keys.insert(&rule.key) {
+            faults.push(ConfigError::at(format!("/rules/{n}/key"), format!("duplicate key '{}' in rules", rule.key)));
+        }
+        let prefix = rule.header_prefix.as_deref().unwrap_or_default();
+        if quota::prefixed(&Names::default().limit_header, prefix).is_none() {
+            let text = format!("'{prefix}' cannot stand in a header name");
+            faults.push(ConfigError::at(format!("/rules/{n}/header_prefix"), text));
+        }
+    }
+    faults
+}
+
+impl Groups {
+    /// Adds an object to a group.
+    ///
+    /// # Errors
+    /// The group has other members, and they are configured otherwise.
+    fn join(&self, group: &str, config: &Config, owner: &Owner) -> Result<(), Vec<ConfigError>> {
+        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, members) = groups.entry(group.to_owned()).or_insert_with(|| (config.clone(), HashSet::new()));
+        if first != config && members.iter().any(|member| member != owner) {
+            return Err(vec![ConfigError::at("/group", "group conf mismatched")]);
+        }
+        first.clone_from(config);
+        members.insert(owner.clone());
+        Ok(())
+    }
+}
+
+impl OnAccess for LimitCount {
+    fn on_access<'a>(&'a self, cx: &'a mut RequestCx) -> Flow<'a> {
+        match self.judge(cx) {
+            Ok(true) => Flow::Next,
+            Ok(false) => Flow::Reply(self.rejection.clone()),
+            Err(Failed) if self.allow_degradation => Flow::Next,
+            Err(Failed) => Flow::Reply(Reply::status(StatusCode::INTERNAL_SERVER_ERROR)),
+        }
+    }
+}
+
+impl LimitCount {
+    /// Charges the rules in effect, up to the first that rejects.
+    fn judge(&self, cx: &mut RequestCx) -> Result<bool, Failed> {
+        match &self.rules {
+            Rules::One(rule) => {
+                let (info, outcome) = {
+                    let effective = rule.always(cx)?;
+                    self.charge(&effective)
+                };
+                Ok(self.tell(cx, rule, info, &outcome))
+            }
+            Rules::Several(rules) => {
+                // All are resolved before the first is charged: a failure leaves no trace.
+                let mut effective = Vec::with_capacity(rules.len());
+                for rule in rules {
+                    if let Some(found) = rule.if_resolved(cx)? {
+                        effective.push((rule, found));
+                    }
+                }
+                if effective.is_empty() {
+                    return Err(Failed);
+                }
+                for (rule, effective) in effective {
+                    let (info, outcome) = self.charge(&effective);
+                    if !self.tell(cx, rule, info, &outcome) {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    fn charge(&self, effective: &Effective<'_>) -> (String, Outcome) {
+        let now = Now {
+            monotonic: self.clock.0.monotonic(),
+            wall: match self.window_type {
+                config::WindowType::Fixed => std::time::Duration::ZERO,
+                config::WindowType::Sliding => self.clock.0.wall(),
+            },
+        };
+        let window = window::Window {
+            kind: self.window_type,
+            limit: effective.count,
+            seconds: effective.time_window,
+        };
+        let verdict = self.counters.charge(self.instance, &effective.key, window, now);
+        (quota::info(&effective.key, effective.count, verdict), Outcome { limit: effective.count, verdict })
+    }
+
+    /// Tells clients and other plugins; whether the request may pass.
+    fn tell(&self, cx: &mut RequestCx, rule: &Rule, info: String, outcome: &Outcome) -> bool {
+        cx.set_var("rate_limiting_info", info);
+        if self.show_headers {
+            let limit = rule.limit_header(outcome.limit);
+            match cx.metadata::<Names>(Self::NAME).map(|names| rule.names_by(names)) {
+                Some(names) => names.put(cx, limit, outcome.verdict),
+                None => rule.names.put(cx, limit, outcome.verdict),
+            }
+        }
+        outcome.verdict.allowed
+    }
+}
+
+struct Outcome {
+    limit: u64,
+    verdict: window::Verdict,
+}

@@ -1,0 +1,98 @@
+//! What clients and other plugins are told about a limit.
+
+use super::config::Metadata;
+use super::window::Verdict;
+use http::{HeaderName, HeaderValue};
+use milecastle_plugin_api::RequestCx;
+use std::fmt::Write;
+
+/// Names of the three headers.
+pub(super) struct Names {
+    limit: HeaderName,
+    remaining: HeaderName,
+    reset: HeaderName,
+}
+
+impl Names {
+    /// The names, with `prefix` before their text `RateLimit-` for one rule of several.
+    pub(super) fn new(metadata: &Metadata, prefix: Option<&str>) -> Self {
+        let name = |name: &HeaderName| match prefix.and_then(|prefix| prefixed(name, prefix)) {
+            Some(name) => name,
+            None => name.clone(),
+        };
+        Self {
+            limit: name(&metadata.limit_header),
+            remaining: name(&metadata.remaining_header),
+            reset: name(&metadata.reset_header),
+        }
+    }
+
+    /// Puts the headers on the answer to come.
+    pub(super) fn put(&self, cx: &mut RequestCx, limit: HeaderValue, verdict: Verdict) {
+        cx.set_response_header(self.limit.clone(), limit);
+        cx.set_response_header(self.remaining.clone(), HeaderValue::from(verdict.remaining));
+        cx.set_response_header(self.reset.clone(), seconds(verdict.reset));
+    }
+}
+
+/// `None` if the name has no such text, or would be no header's.
+pub(super) fn prefixed(name: &HeaderName, prefix: &str) -> Option<HeaderName> {
+    let (before, after) = name.as_str().split_once("ratelimit-")?;
+    format!("{before}{prefix}-ratelimit-{after}").parse().ok()
+}
+
+/// Hundredths of a second as seconds, without needless zeros.
+fn seconds(hundredths: u64) -> HeaderValue {
+    let (whole, rest) = (hundredths / 100, hundredths % 100);
+    if rest == 0 {
+        return HeaderValue::from(whole);
+    }
+    let mut text = String::with_capacity(12);
+    let written = if rest % 10 == 0 { write!(text, "{whole}.{}", rest / 10) } else { write!(text, "{whole}.{rest:02}") };
+    written.expect("writing to a string cannot fail");
+    HeaderValue::try_from(text).expect("digits and a point are a header's value")
+}
+
+/// The variable `rate_limiting_info`.
+pub(super) fn info(key: &str, limit: u64, verdict: Verdict) -> String {
+    let mut text = String::with_capacity(key.len() + 128);
+    text.push_str("{\"rate_limiting_key\":");
+    push_json(&mut text, key);
+    write!(
+        text,
+        ",\"rate_limiting_limit\":{limit},\"rate_limiting_remaining\":{},\"rate_limiting_reset\":{}}}",
+        verdict.remaining,
+        verdict.reset / 100
+    )
+    .expect("writing to a string cannot fail");
+    text
+}
+
+fn push_json(out: &mut String, text: &str) {
+    if text.bytes().any(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\')) {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    } else {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_have_two_decimals_at_most() {
+        for (hundredths, text) in [(6000, "60"), (5987, "59.87"), (5980, "59.8"), (5, "0.05"), (0, "0")] {
+            assert_eq!(seconds(hundredths), text);
+        }
+    }
+
+    #[test]
+    fn a_prefix_stands_before_the_words() {
+        let name = |name: &'static str| prefixed(&HeaderName::from_static(name), "minute");
+        assert_eq!(name("x-ratelimit-limit").unwrap(), "x-minute-ratelimit-limit");
+        assert_eq!(name("x-quota"), None);
+    }
+}

@@ -1,0 +1,71 @@
+//! Rules that hold for all built-in plugins.
+
+use crate::ALL;
+use milecastle_plugin_api::testing::Setup;
+use milecastle_plugin_api::{Placement, reference_page};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+#[test]
+fn the_list_is_sorted_and_has_every_folder() {
+    let names: Vec<&str> = ALL.iter().map(|def| def.name).collect();
+    assert!(names.is_sorted());
+    let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap().filter_map(|entry| {
+        let entry = entry.unwrap();
+        entry.file_type().unwrap().is_dir().then(|| entry.file_name().into_string().unwrap().replace('_', "-"))
+    });
+    assert_eq!(folders.collect::<BTreeSet<_>>(), names.iter().map(|name| (*name).to_owned()).collect());
+}
+
+#[test]
+fn priorities_are_the_specified_ones() {
+    let table = include_str!("../../../docs/spec/plugins/_phases.md");
+    for def in ALL {
+        assert!(table.contains(&format!("\n| {} | {} |", def.name, def.priority)), "{}", def.name);
+    }
+}
+
+#[test]
+fn examples_are_accepted() {
+    for def in ALL {
+        assert!(def.examples.len() >= 2, "{}", def.name);
+        for example in def.examples {
+            let config: Value = serde_json::from_str(example.json).unwrap();
+            let placement = if example.credential { Placement::Credential } else { Placement::Object };
+            let faults = Setup::new(ALL).faults_at("/x/1", placement, json!({ def.name: config }));
+            assert_eq!(faults, [], "{}: {}", def.name, example.title);
+        }
+    }
+}
+
+#[test]
+fn every_attribute_is_described() {
+    fn check(plugin: &str, schema: &Value) {
+        for (name, attribute) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(attribute["description"].is_string(), "{plugin}: {name}");
+            check(plugin, attribute);
+            check(plugin, &attribute["items"]);
+        }
+    }
+    for def in ALL {
+        check(def.name, &(def.schema)());
+        assert!((def.schema)()["description"].is_string(), "{}", def.name);
+        if let Some(auth) = def.auth {
+            check(def.name, &(auth.schema)());
+        }
+    }
+}
+
+#[test]
+fn reference_pages_name_every_attribute() {
+    for def in ALL {
+        let page = reference_page(def);
+        assert!(page.starts_with(&format!("# {}\n", def.name)));
+        for name in (def.schema)()["properties"].as_object().unwrap().keys() {
+            assert!(page.contains(&format!("`{name}`")), "{}: {name}", def.name);
+        }
+        for example in def.examples {
+            assert!(page.contains(example.title) && page.contains(example.json.trim()), "{}", def.name);
+        }
+    }
+}
