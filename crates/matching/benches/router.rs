@@ -14,6 +14,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use divan::Bencher;
 use milecastle_matching::{MatchInput, NoVars, RouteEntry, Router, RouterMode};
 
+// The allocator of the binary: where things lie decides what a cold lookup costs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     divan::main();
 }

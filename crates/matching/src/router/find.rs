@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::path::PathPattern;
 use super::probe::{self, Probe};
-use super::route::{Candidate, Route};
+use super::route::Candidate;
 use super::{EXACT_HOST, Group, HOST_SUFFIX, Router, RouterMode};
 use crate::var::Lookup;
 
@@ -30,25 +30,24 @@ pub struct MatchInput<'i> {
 
 /// The route that won.
 pub struct Match<'r, T> {
-    route: &'r Route<T>,
-    pattern: &'r Arc<PathPattern>,
+    candidate: &'r Candidate<T>,
     host: Option<&'r Arc<str>>,
 }
 
 impl<'r, T> Match<'r, T> {
     /// The route's value.
     pub fn value(&self) -> &'r T {
-        &self.route.value
+        &self.candidate.value
     }
 
     /// The route's id.
     pub fn id(&self) -> &'r Arc<str> {
-        &self.route.id
+        &self.candidate.route.id
     }
 
     /// The pattern that matched: the variable `_path`. [`PathPattern::captures`] gives the `uri_param_*` variables.
     pub fn pattern(&self) -> &'r Arc<PathPattern> {
-        self.pattern
+        self.candidate.pattern()
     }
 
     /// The host pattern that matched, in lower case: the variable `_host`; `None` if the route has no hosts.
@@ -60,10 +59,10 @@ impl<'r, T> Match<'r, T> {
 impl<T: fmt::Debug> fmt::Debug for Match<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Match")
-            .field("id", &self.route.id)
-            .field("pattern", &self.pattern.as_str())
+            .field("id", self.id())
+            .field("pattern", &self.pattern().as_str())
             .field("host", &self.host)
-            .field("value", &self.route.value)
+            .field("value", self.value())
             .finish()
     }
 }
@@ -100,7 +99,7 @@ impl<T> Router<T> {
         let len = host.len().min(MAX_HOST);
         reversed.iter_mut().zip(host.iter().rev()).for_each(|(to, from)| *to = *from);
         let probe = Probe::new(reversed.get(..len)?, b'.', self.seed);
-        self.suffixes.candidates(&probe).find_map(|len| {
+        self.suffixes.find(&probe, |len| {
             let key = probe.bytes().get(..len)?;
             let group = self.hosts.get(probe.hash(len, HOST_SUFFIX), HOST_SUFFIX, key)?;
             self.find_in(group, request)
@@ -115,7 +114,7 @@ impl<T> Router<T> {
         {
             return Some(found);
         }
-        group.prefixes.candidates(path).find_map(|len| self.first_of(group, false, len, request))
+        group.prefixes.find(path, |len| self.first_of(group, false, len, request))
     }
 
     /// The first candidate under one key whose conditions hold.
@@ -130,7 +129,7 @@ impl<T> Router<T> {
         let bucket = self.paths.get(request.path.hash(len, tag), tag, request.path.bytes().get(..len)?)?;
         bucket.candidates().iter().find_map(|candidate| {
             let host = self.admits(candidate, group, request)?;
-            Some(Match { route: &candidate.route, pattern: candidate.pattern(), host })
+            Some(Match { candidate, host })
         })
     }
 

@@ -81,7 +81,7 @@ pub struct Router<T> {
     mode: RouterMode,
     /// Makes hashes unpredictable to clients.
     seed: u64,
-    routes: Table<Arc<Route<T>>>,
+    routes: Table<Arc<Route>>,
     paths: Table<Bucket<T>>,
     /// Groups by host: exact hosts as they are, what follows a `*` reversed.
     hosts: Table<Group>,
@@ -141,15 +141,17 @@ impl<T> Router<T> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
+impl<T: Clone> Router<T> {
     /// Adds a route, or replaces the one with its id.
     pub fn insert(&mut self, entry: RouteEntry<T>) {
         self.remove(&entry.id);
-        let route = Arc::new(Route::compile(entry, self.mode));
+        let route = Arc::new(Route::compile(&entry, self.mode));
         let id = route.id.as_bytes();
         self.routes.insert_new(probe::hash(id, 0, self.seed), 0, id, Arc::clone(&route));
         self.each_group(&route, |router, host| {
-            Candidate::all(&route, router.mode).for_each(|candidate| router.enter(host, candidate));
+            Candidate::all(&entry.value, &route, router.mode).for_each(|candidate| router.enter(host, candidate));
         });
     }
 
@@ -166,7 +168,7 @@ impl<T> Router<T> {
     }
 
     /// Calls `change` for each host of a route that has a group, or once for the group without host.
-    fn each_group(&mut self, route: &Route<T>, mut change: impl FnMut(&mut Self, Option<&HostPattern>)) {
+    fn each_group(&mut self, route: &Route, mut change: impl FnMut(&mut Self, Option<&HostPattern>)) {
         if self.mode == RouterMode::HostUri && !route.hosts.is_empty() {
             route.hosts.iter().for_each(|host| change(self, Some(host)));
         } else {

@@ -190,19 +190,33 @@ impl Lengths {
         if len < WINDOW { (self.delimited | self.others) >> len & 1 == 1 } else { self.long.contains(&len) }
     }
 
-    /// Lengths at which a start of the text may be a key, longest first.
+    /// Calls `look_up` with the lengths at which a start of the text may be a key, longest first, until it finds
+    /// something.
     #[inline]
-    pub(super) fn candidates(&self, probe: &Probe<'_>) -> impl Iterator<Item = usize> {
+    pub(super) fn find<R>(&self, probe: &Probe<'_>, mut look_up: impl FnMut(usize) -> Option<R>) -> Option<R> {
         let len = probe.bytes.len();
+        for &long in self.long.iter().filter(|&&long| long <= len) {
+            if let Some(found) = look_up(long) {
+                return Some(found);
+            }
+        }
+        if self.delimited | self.others == 0 {
+            return None;
+        }
+        let delimited = probe.delimited();
         let within = u128::MAX >> (WINDOW - 1 - len.min(WINDOW - 1));
-        let delimited = if self.delimited == 0 && self.others == 0 { 0 } else { probe.delimited() };
-        let mut short = (self.delimited & delimited | self.others & !delimited) & within;
-        let long = self.long.iter().copied().filter(move |&long| long <= len);
-        long.chain(std::iter::from_fn(move || {
-            let top = short.checked_ilog2()?;
-            short ^= 1 << top;
-            Some(top as usize)
-        }))
+        let short = (self.delimited & delimited | self.others & !delimited) & within;
+        for (half, base) in [((short >> 64) as u64, 64), (short as u64, 0)] {
+            let mut half = half;
+            while half != 0 {
+                let top = 63 - half.leading_zeros() as usize;
+                half ^= 1 << top;
+                if let Some(found) = look_up(base + top) {
+                    return Some(found);
+                }
+            }
+        }
+        None
     }
 }
 
@@ -233,7 +247,13 @@ mod tests {
             gone.iter().for_each(|key| lengths.remove(key.as_bytes(), b'/'));
             prop_assert_eq!(lengths.is_empty(), kept.is_empty());
             let probe = Probe::new(text.as_bytes(), b'/', 7);
-            let found: Vec<usize> = lengths.candidates(&probe).collect();
+            let mut found: Vec<usize> = Vec::new();
+            let none = lengths.find(&probe, |len| {
+                found.push(len);
+                None::<()>
+            });
+            prop_assert!(none.is_none());
+            prop_assert_eq!(lengths.find(&probe, Some), found.first().copied());
             prop_assert!(found.is_sorted_by(|a, b| a > b), "{:?}", found);
             for len in 0..=text.len() {
                 let start = &text[..len];

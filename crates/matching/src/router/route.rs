@@ -36,7 +36,7 @@ pub struct RouteEntry<T> {
     pub vars: Option<Arc<Expr>>,
     /// The `filter_func`.
     pub filter: Option<Filter>,
-    /// What a match gives.
+    /// What a match gives. It is kept beside each pattern, so it should be small and cheap to clone, an `Arc` say.
     pub value: T,
 }
 
@@ -59,7 +59,7 @@ impl<T> RouteEntry<T> {
 }
 
 /// A compiled route, shared by all places where it is entered.
-pub(super) struct Route<T> {
+pub(super) struct Route {
     pub(super) id: Arc<str>,
     pub(super) order: u64,
     pub(super) priority: i64,
@@ -69,11 +69,10 @@ pub(super) struct Route<T> {
     pub(super) remote_addrs: Option<Arc<CidrSet>>,
     pub(super) vars: Option<Arc<Expr>>,
     pub(super) filter: Option<Filter>,
-    pub(super) value: T,
 }
 
-impl<T> Route<T> {
-    pub(super) fn compile(entry: RouteEntry<T>, mode: RouterMode) -> Route<T> {
+impl Route {
+    pub(super) fn compile<T>(entry: &RouteEntry<T>, mode: RouterMode) -> Route {
         let mut patterns: Vec<Arc<PathPattern>> = Vec::with_capacity(entry.uris.len());
         for uri in &entry.uris {
             if patterns.iter().all(|known| known.as_str() != &**uri) {
@@ -88,16 +87,15 @@ impl<T> Route<T> {
             }
         }
         Route {
-            id: entry.id,
+            id: Arc::clone(&entry.id),
             order: entry.order,
             priority: entry.priority,
             patterns: patterns.into(),
             hosts: hosts.into(),
             methods: entry.methods,
-            remote_addrs: entry.remote_addrs,
-            vars: entry.vars,
-            filter: entry.filter,
-            value: entry.value,
+            remote_addrs: entry.remote_addrs.clone(),
+            vars: entry.vars.clone(),
+            filter: entry.filter.clone(),
         }
     }
 
@@ -112,31 +110,30 @@ impl<T> Route<T> {
 }
 
 /// A route under one of its patterns.
+#[derive(Clone)]
 pub(super) struct Candidate<T> {
-    pub(super) route: Arc<Route<T>>,
+    pub(super) value: T,
+    pub(super) route: Arc<Route>,
     pattern: u32,
     /// Neither a condition nor the pattern can refuse a request that came here. Told here, so that the route need not
     /// be read.
     pub(super) unconditional: bool,
 }
 
-impl<T> Clone for Candidate<T> {
-    fn clone(&self) -> Self {
-        Candidate { route: Arc::clone(&self.route), ..*self }
-    }
-}
-
-impl<T> Candidate<T> {
+impl<T: Clone> Candidate<T> {
     /// A candidate for each pattern.
-    pub(super) fn all(route: &Arc<Route<T>>, mode: RouterMode) -> impl Iterator<Item = Candidate<T>> {
+    pub(super) fn all(value: &T, route: &Arc<Route>, mode: RouterMode) -> impl Iterator<Item = Candidate<T>> {
         let conditions = route.has_conditions(mode);
         (0_u32..).zip(&route.patterns).map(move |(at, pattern)| Candidate {
+            value: value.clone(),
             route: Arc::clone(route),
             pattern: at,
             unconditional: !conditions && !pattern.needs_check(),
         })
     }
+}
 
+impl<T> Candidate<T> {
     pub(super) fn pattern(&self) -> &Arc<PathPattern> {
         &self.route.patterns[self.pattern as usize]
     }
@@ -154,28 +151,23 @@ impl<T> Candidate<T> {
 }
 
 /// The candidates of one exact path or one prefix, by rank. Nearly always one, which is then held in place.
+#[derive(Clone)]
 pub(super) enum Bucket<T> {
     One(Candidate<T>),
     Many(Vec<Candidate<T>>),
 }
 
-impl<T> Clone for Bucket<T> {
-    fn clone(&self) -> Self {
-        match self {
-            Bucket::One(candidate) => Bucket::One(candidate.clone()),
-            Bucket::Many(candidates) => Bucket::Many(candidates.clone()),
-        }
-    }
-}
-
 impl<T> Bucket<T> {
+    #[inline]
     pub(super) fn candidates(&self) -> &[Candidate<T>] {
         match self {
             Bucket::One(candidate) => slice::from_ref(candidate),
             Bucket::Many(candidates) => candidates,
         }
     }
+}
 
+impl<T: Clone> Bucket<T> {
     pub(super) fn add(&mut self, candidate: Candidate<T>) {
         if let Bucket::One(only) = self {
             *self = Bucket::Many(vec![only.clone()]);
