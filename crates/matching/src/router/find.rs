@@ -70,15 +70,16 @@ impl<T: fmt::Debug> fmt::Debug for Match<'_, T> {
 /// A request on its way through the candidates.
 struct Request<'i> {
     input: &'i MatchInput<'i>,
-    path: Probe<'i>,
+    path: &'i Probe<'i>,
     vars: &'i dyn Lookup,
 }
 
 impl<T> Router<T> {
     /// The route of a request, or `None`. `vars` answers the variables of conditions.
     pub fn find(&self, input: &MatchInput<'_>, vars: &dyn Lookup) -> Option<Match<'_, T>> {
-        let path = Probe::new(input.path.as_bytes(), b'/', self.seed);
-        let request = Request { input, path, vars };
+        let mut path = Probe::new(input.path.as_bytes(), b'/', self.seed);
+        path.read();
+        let request = Request { input, path: &path, vars };
         if self.mode == RouterMode::HostUri && self.hosts.len() > 0 {
             let host = input.host.as_bytes();
             let exact = self.hosts.get(probe::hash(host, EXACT_HOST, self.seed), EXACT_HOST, host);
@@ -98,7 +99,8 @@ impl<T> Router<T> {
         let mut reversed = [0; MAX_HOST];
         let len = host.len().min(MAX_HOST);
         reversed.iter_mut().zip(host.iter().rev()).for_each(|(to, from)| *to = *from);
-        let probe = Probe::new(reversed.get(..len)?, b'.', self.seed);
+        let mut probe = Probe::new(reversed.get(..len)?, b'.', self.seed);
+        probe.read();
         self.suffixes.find(&probe, |len| {
             let key = probe.bytes().get(..len)?;
             let group = self.hosts.get(probe.hash(len, HOST_SUFFIX), HOST_SUFFIX, key)?;
@@ -107,12 +109,15 @@ impl<T> Router<T> {
     }
 
     fn find_in<'r>(&'r self, group: &'r Group, request: &Request<'_>) -> Option<Match<'r, T>> {
-        let path = &request.path;
+        let path = request.path;
         let len = path.bytes().len();
         if group.exact.may_hold(len)
             && let Some(found) = self.first_of(group, true, len, request)
         {
             return Some(found);
+        }
+        if group.prefixes.is_empty() {
+            return None;
         }
         group.prefixes.find(path, |len| self.first_of(group, false, len, request))
     }

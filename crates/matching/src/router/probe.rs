@@ -5,8 +5,6 @@
 //! multiplication. [`Lengths`] knows which starts exist at all; as most prefixes end in `/`, it keeps those apart and
 //! asks for them only where the path has a `/`.
 
-use std::cell::Cell;
-
 /// Lengths below this are kept in bit sets; states and delimiters are recorded as far.
 const WINDOW: usize = 128;
 const BLOCK: usize = 16;
@@ -70,21 +68,24 @@ pub(super) struct Probe<'t> {
     delimiter: u8,
     /// The state before each block.
     states: [u64; BLOCKS + 1],
-    /// Made when first asked for, see [`Probe::delimited`].
-    delimited: Cell<Option<u128>>,
 }
 
 impl<'t> Probe<'t> {
+    /// A probe that has yet to [`read`](Probe::read) its text.
     #[inline]
     pub(super) fn new(bytes: &'t [u8], delimiter: u8, seed: u64) -> Probe<'t> {
-        let mut states = [0; BLOCKS + 1];
-        let mut state = seed;
-        states[0] = seed;
-        for (chunk, next) in bytes.chunks_exact(BLOCK).zip(states.iter_mut().skip(1)) {
+        Probe { bytes, delimiter, states: [seed; BLOCKS + 1] }
+    }
+
+    /// Reads the text. Apart from [`Probe::new`], because the compiler may move what that returns, and moving states
+    /// just written costs more than computing them.
+    #[inline]
+    pub(super) fn read(&mut self) {
+        let mut state = self.states[0];
+        for (chunk, next) in self.bytes.chunks_exact(BLOCK).zip(self.states.iter_mut().skip(1)) {
             state = step(state, block(chunk, 0));
             *next = state;
         }
-        Probe { bytes, delimiter, states, delimited: Cell::new(None) }
     }
 
     #[inline]
@@ -104,23 +105,23 @@ impl<'t> Probe<'t> {
         finish(state, block(self.bytes, blocks * BLOCK) & mask, len, tag)
     }
 
-    /// Bit `n`: the start of length `n` ends with the delimiter.
+    /// The lengths at which a start ends with the delimiter.
     #[inline]
-    fn delimited(&self) -> u128 {
-        if let Some(known) = self.delimited.get() {
-            return known;
-        }
-        let mut delimited = 0;
+    fn delimited(&self) -> LengthSet {
+        let mut ends = [0_u64; 2];
         for at in 0..self.bytes.len().min(WINDOW).div_ceil(BLOCK) {
             let block = block(self.bytes, at * BLOCK);
             let low = equal_bytes(block as u64, self.delimiter);
             let high = equal_bytes((block >> 64) as u64, self.delimiter);
-            delimited |= u128::from(low | high << 8) << (at * BLOCK) << 1;
+            ends[at / 4] |= (low | high << 8) << (at % 4 * BLOCK);
         }
-        self.delimited.set(Some(delimited));
-        delimited
+        // From the place of the delimiter to the length up to and with it.
+        [ends[0] << 1, ends[1] << 1 | ends[0] >> 63]
     }
 }
+
+/// Lengths below [`WINDOW`]: bit `n % 64` of word `n / 64` is for length `n`.
+type LengthSet = [u64; 2];
 
 /// The hash of a whole text, equal to that of a [`Probe`] of the same length.
 #[inline]
@@ -133,8 +134,8 @@ pub(super) fn hash(bytes: &[u8], tag: u64, seed: u64) -> u64 {
 /// The lengths of the keys of a table, counted, those of keys that end with the delimiter apart from the others.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lengths {
-    delimited: u128,
-    others: u128,
+    delimited: LengthSet,
+    others: LengthSet,
     /// Lengths from [`WINDOW`] on, longest first.
     long: Vec<usize>,
     /// How many keys have a length and end with the delimiter or not.
@@ -171,12 +172,12 @@ impl Lengths {
     }
 
     fn index(&mut self) {
-        (self.delimited, self.others) = (0, 0);
+        (self.delimited, self.others) = ([0; 2], [0; 2]);
         self.long.clear();
         for &((len, delimited), _) in &self.counts {
             match (len, delimited) {
-                (0..WINDOW, true) => self.delimited |= 1 << len,
-                (0..WINDOW, false) => self.others |= 1 << len,
+                (0..WINDOW, true) => self.delimited[len / 64] |= 1 << (len % 64),
+                (0..WINDOW, false) => self.others[len / 64] |= 1 << (len % 64),
                 _ => self.long.push(len),
             }
         }
@@ -187,7 +188,10 @@ impl Lengths {
     /// Whether a key of this length may exist.
     #[inline]
     pub(super) fn may_hold(&self, len: usize) -> bool {
-        if len < WINDOW { (self.delimited | self.others) >> len & 1 == 1 } else { self.long.contains(&len) }
+        match self.delimited.get(len / 64).zip(self.others.get(len / 64)) {
+            Some((delimited, others)) => (delimited | others) >> (len % 64) & 1 == 1,
+            None => self.long.contains(&len),
+        }
     }
 
     /// Calls `look_up` with the lengths at which a start of the text may be a key, longest first, until it finds
@@ -200,17 +204,18 @@ impl Lengths {
                 return Some(found);
             }
         }
-        if self.delimited | self.others == 0 {
-            return None;
-        }
         let delimited = probe.delimited();
-        let within = u128::MAX >> (WINDOW - 1 - len.min(WINDOW - 1));
-        let short = (self.delimited & delimited | self.others & !delimited) & within;
-        for (half, base) in [((short >> 64) as u64, 64), (short as u64, 0)] {
-            let mut half = half;
-            while half != 0 {
-                let top = 63 - half.leading_zeros() as usize;
-                half ^= 1 << top;
+        for half in [1, 0] {
+            let base = half * 64;
+            if len < base {
+                continue;
+            }
+            let within = u64::MAX >> (63 - (len - base).min(63));
+            let kinds = self.delimited[half] & delimited[half] | self.others[half] & !delimited[half];
+            let mut lengths = kinds & within;
+            while lengths != 0 {
+                let top = 63 - lengths.leading_zeros() as usize;
+                lengths ^= 1 << top;
                 if let Some(found) = look_up(base + top) {
                     return Some(found);
                 }
@@ -229,7 +234,8 @@ mod tests {
     proptest! {
         #[test]
         fn starts_hash_like_whole_texts(bytes in vec(any::<u8>(), 0..300), tag in any::<u64>(), seed in any::<u64>()) {
-            let probe = Probe::new(&bytes, b'/', seed);
+            let mut probe = Probe::new(&bytes, b'/', seed);
+            probe.read();
             for len in 0..=bytes.len() {
                 prop_assert_eq!(probe.hash(len, tag), hash(&bytes[..len], tag, seed));
             }
@@ -246,7 +252,8 @@ mod tests {
             let (gone, kept) = keys.split_at(removed.min(keys.len()));
             gone.iter().for_each(|key| lengths.remove(key.as_bytes(), b'/'));
             prop_assert_eq!(lengths.is_empty(), kept.is_empty());
-            let probe = Probe::new(text.as_bytes(), b'/', 7);
+            let mut probe = Probe::new(text.as_bytes(), b'/', 7);
+            probe.read();
             let mut found: Vec<usize> = Vec::new();
             let none = lengths.find(&probe, |len| {
                 found.push(len);

@@ -2,7 +2,8 @@
 //!
 //! Two levels of 64 branches lead to small flat tables. A clone shares everything; a change copies the one small
 //! table it touches and the two nodes above it, or nothing where nobody else holds them, so that building from nothing
-//! is done in place. A lookup is two array steps and a short scan over hashes, without a hash computed here.
+//! is done in place. A lookup is two array steps and a short scan, without a hash computed here; entries lie in the
+//! flat table itself, so that of all memory it touches only one place is not shared by many lookups.
 
 use std::array;
 use std::sync::Arc;
@@ -18,22 +19,21 @@ pub(super) struct Table<V> {
 
 struct Node<C: ?Sized>([Option<Arc<C>>; BRANCHES]);
 
-struct Slot<V> {
-    hash: u64,
-    leaf: Option<Arc<Leaf<V>>>,
-}
+/// A place of a flat table, free or taken.
+type Slot<V> = Option<Entry<V>>;
 
 #[derive(Clone)]
-struct Leaf<V> {
+struct Entry<V> {
+    hash: u64,
     tag: u64,
     key: Key,
     value: V,
 }
 
-/// The longest key that is kept in its leaf.
+/// The longest key that is kept in its entry.
 const INLINE: usize = 46;
 
-/// The bytes of a key, in place if they are few: a lookup then touches no memory apart from the leaf.
+/// The bytes of a key, in place if they are few: a lookup then touches no memory apart from the entry.
 #[derive(Clone)]
 enum Key {
     Inline { len: u8, bytes: [u8; INLINE] },
@@ -79,12 +79,6 @@ impl<C: ?Sized> Default for Node<C> {
     }
 }
 
-impl<V> Clone for Slot<V> {
-    fn clone(&self) -> Self {
-        Slot { hash: self.hash, leaf: self.leaf.clone() }
-    }
-}
-
 impl<V> Default for Table<V> {
     fn default() -> Self {
         Table { root: Arc::new(Node::default()), len: 0 }
@@ -105,27 +99,35 @@ fn place<V>(slots: &[Slot<V>], hash: u64, tag: u64, key: &[u8]) -> Result<usize,
     let mask = slots.len() - 1;
     let mut at = split(hash).2 & mask;
     loop {
-        match &slots[at].leaf {
+        match &slots[at] {
             None => return Err(at),
-            Some(leaf) if slots[at].hash == hash && leaf.tag == tag && leaf.key.bytes() == key => return Ok(at),
+            Some(entry) if entry.hash == hash && entry.tag == tag && entry.key.bytes() == key => return Ok(at),
             Some(_) => at = (at + 1) & mask,
         }
     }
 }
 
-/// A flat table of the given slots, at most three quarters full.
-fn flat<V>(used: impl Iterator<Item = Slot<V>>, count: usize) -> Arc<[Slot<V>]> {
+/// A flat table of the given entries, at most three quarters full.
+fn flat<V>(entries: impl Iterator<Item = Entry<V>>, count: usize) -> Arc<[Slot<V>]> {
     let size = (count * 4 / 3 + 1).next_power_of_two();
     let mut slots: Vec<Slot<V>> = Vec::with_capacity(size);
-    slots.resize_with(size, || Slot { hash: 0, leaf: None });
-    for slot in used {
-        let mut at = split(slot.hash).2 & (size - 1);
-        while slots[at].leaf.is_some() {
+    slots.resize_with(size, || None);
+    for entry in entries {
+        let mut at = split(entry.hash).2 & (size - 1);
+        while slots[at].is_some() {
             at = (at + 1) & (size - 1);
         }
-        slots[at] = slot;
+        slots[at] = Some(entry);
     }
     slots.into()
+}
+
+/// The entries of a flat table, moved out if nobody else holds it.
+fn entries<V: Clone>(mut slots: Arc<[Slot<V>]>) -> Vec<Entry<V>> {
+    match Arc::get_mut(&mut slots) {
+        Some(slots) => slots.iter_mut().filter_map(Option::take).collect(),
+        None => slots.iter().flatten().cloned().collect(),
+    }
 }
 
 impl<V> Table<V> {
@@ -139,7 +141,7 @@ impl<V> Table<V> {
         let (upper, lower, _) = split(hash);
         let slots = self.root.0[upper].as_ref()?.0[lower].as_ref()?;
         let at = place(slots, hash, tag, key).ok()?;
-        slots[at].leaf.as_ref().map(|leaf| &leaf.value)
+        slots[at].as_ref().map(|entry| &entry.value)
     }
 }
 
@@ -151,7 +153,7 @@ impl<V: Clone> Table<V> {
         let node = Arc::make_mut(Arc::make_mut(&mut self.root).0[upper].as_mut()?);
         let slots = Arc::make_mut(node.0[lower].as_mut()?);
         let at = place(slots, hash, tag, key).ok()?;
-        slots[at].leaf.as_mut().map(|leaf| &mut Arc::make_mut(leaf).value)
+        slots[at].as_mut().map(|entry| &mut entry.value)
     }
 
     /// Sets the value of a key that is not there yet.
@@ -159,13 +161,14 @@ impl<V: Clone> Table<V> {
         let (upper, lower, _) = split(hash);
         let node = Arc::make_mut(Arc::make_mut(&mut self.root).0[upper].get_or_insert_default());
         let slots = node.0[lower].get_or_insert_with(|| flat(std::iter::empty(), 1));
-        let used = slots.iter().filter(|slot| slot.leaf.is_some()).count();
+        let used = slots.iter().flatten().count();
         if (used + 1) * 4 > slots.len() * 3 {
-            *slots = flat(slots.iter().filter(|slot| slot.leaf.is_some()).cloned(), used + 1);
+            let old = std::mem::replace(slots, Arc::new([]));
+            *slots = flat(entries(old).into_iter(), used + 1);
         }
         let slots = Arc::make_mut(slots);
         if let Err(at) = place(slots, hash, tag, key) {
-            slots[at] = Slot { hash, leaf: Some(Arc::new(Leaf { tag, key: Key::new(key), value })) };
+            slots[at] = Some(Entry { hash, tag, key: Key::new(key), value });
             self.len += 1;
         }
     }
@@ -178,12 +181,12 @@ impl<V: Clone> Table<V> {
         let (upper, lower, _) = split(hash);
         let root = Arc::make_mut(&mut self.root);
         let Some(node) = root.0[upper].as_mut().map(Arc::make_mut) else { return };
-        let Some(slots) = node.0[lower].as_ref() else { return };
-        let Ok(gone) = place(slots, hash, tag, key) else { return };
-        // Made anew: slots after the gap may have to move up.
-        let kept = slots.iter().enumerate().filter(|(at, slot)| *at != gone && slot.leaf.is_some());
-        let count = kept.clone().count();
-        node.0[lower] = (count > 0).then(|| flat(kept.map(|(_, slot)| slot.clone()), count));
+        let Some(slots) = node.0[lower].take() else { return };
+        // Made anew: entries after the gap may have to move up.
+        let mut kept = entries(slots);
+        kept.retain(|entry| entry.hash != hash || entry.tag != tag || entry.key.bytes() != key);
+        let count = kept.len();
+        node.0[lower] = (count > 0).then(|| flat(kept.into_iter(), count));
         if node.0.iter().all(Option::is_none) {
             root.0[upper] = None;
         }
