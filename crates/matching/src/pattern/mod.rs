@@ -1,6 +1,6 @@
 //! Regular expressions as operators write them, compiled once and shared.
 //!
-//! Operators know PCRE, so a pattern is first turned into the nearest form our engines speak ([`pcre`]). It then runs
+//! Operators know PCRE, so a pattern is first turned into the nearest form our engines speak (`pcre.rs`). It then runs
 //! in the `regex` crate, in time linear in the text, if that crate knows all of it; otherwise (look-around,
 //! back-references, possessive repetition) in `fancy-regex` with a limit on backtracking.
 //!
