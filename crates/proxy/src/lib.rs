@@ -1,7 +1,37 @@
-//! The data plane.
+//! The data plane: workers that take requests, match them, run their plugins and get answers from upstreams.
+//!
+//! [`Gateway`] opens the ports and runs the workers; [`Current`] is where a new snapshot is put in force. The way of a request
+//! is told in the module `request`, the client towards upstreams in `h1`, what a worker owns in `worker`.
+//!
+//! Invariants:
+//! - A request stays on the worker that accepted its connection. On its way it takes no lock that is held across an await,
+//!   and wakes no other thread.
+//! - A request is pinned to one snapshot. A publication is seen by every request that arrives after it.
+//! - A panic is one request's 500.
+//! - What a client sends is parsed once, strictly, and what upstreams answer likewise; neither makes a buffer grow without
+//!   bound.
+//!
+//! Deliberately absent: storage, the control plane, every single plugin, and any knowledge of where snapshots come from.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod balance;
+mod config;
+mod counters;
+mod current;
+mod deadline;
+mod gateway;
+mod h1;
 pub mod node;
 mod process;
+mod request;
+mod resolve;
 mod side_http;
 pub mod status;
+mod tls;
+mod worker;
+
+pub use config::{ConfigError, GatewayConfig};
+pub use counters::{Counters, Totals};
+pub use current::Current;
+pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, StartError};
+pub use worker::{ListenError, probe};

@@ -1,0 +1,222 @@
+//! What the data plane takes from the gateway's file, in the form the request path wants it.
+
+use crate::h1::{Keep, Limits, Patience};
+use http::{HeaderName, HeaderValue};
+use milecastle_matching::{CidrError, CidrSet};
+use milecastle_plugin_api::NodeFacts;
+use milecastle_settings::{AmbiguousPath, Gateway as Settings, Peers, TlsVersion};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A value of the file that the data plane cannot use.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A list of addresses.
+    #[error("{key}: {source}")]
+    Addresses {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        source: CidrError,
+    },
+    /// A header's name.
+    #[error("nginx_config.http.real_ip_header: `{0}` is no header name")]
+    Header(String),
+}
+
+/// One address to listen on.
+#[derive(Debug, Clone)]
+pub(crate) struct Listen {
+    pub(crate) addr: SocketAddr,
+    /// The key that sets it.
+    pub(crate) key: &'static str,
+    pub(crate) tls: bool,
+    pub(crate) http2: bool,
+}
+
+/// How the client's address is found behind proxies (`docs/spec/routing.md` §9).
+#[derive(Debug)]
+pub(crate) struct RealIp {
+    pub(crate) header: HeaderName,
+    pub(crate) from: CidrSet,
+    pub(crate) recursive: bool,
+}
+
+/// How clients may keep us waiting, and what they may send.
+#[derive(Debug)]
+pub(crate) struct ClientLimits {
+    pub(crate) header_bytes: usize,
+    pub(crate) header_count: usize,
+    /// `None`: any size.
+    pub(crate) body_bytes: Option<u64>,
+    pub(crate) header_timeout: Duration,
+    pub(crate) body_timeout: Duration,
+    pub(crate) send_timeout: Duration,
+    /// Zero: the connection is closed after each answer.
+    pub(crate) keepalive_timeout: Duration,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) ping_timeout: Duration,
+    pub(crate) streams: u32,
+    pub(crate) pending_resets: usize,
+}
+
+/// How paths are brought into their normal form.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PathRules {
+    pub(crate) delete_tail_slash: bool,
+    pub(crate) like_servlet: bool,
+    pub(crate) match_encoded_slash: bool,
+    /// An ambiguous target is answered with 400 instead of being sent in canonical form.
+    pub(crate) reject_ambiguous: bool,
+}
+
+/// What the listeners offer in TLS.
+#[derive(Debug)]
+pub(crate) struct TlsOffer {
+    pub(crate) versions: Vec<TlsVersion>,
+    /// OpenSSL names, in order of preference.
+    pub(crate) ciphers: String,
+    pub(crate) fallback_sni: Option<String>,
+    pub(crate) tickets: bool,
+}
+
+/// Settings of the data plane.
+#[derive(Debug)]
+pub struct GatewayConfig {
+    pub(crate) listens: Vec<Listen>,
+    pub(crate) workers: usize,
+    pub(crate) client: ClientLimits,
+    pub(crate) upstream: Limits,
+    /// Idle upstream connections of one worker.
+    pub(crate) idle_connections: usize,
+    /// Client connections of one worker; 0 is no limit.
+    pub(crate) connections: u32,
+    pub(crate) retry_body: usize,
+    /// Idle pools of upstreams that set none.
+    pub(crate) keepalive: Keep,
+    pub(crate) real_ip: RealIp,
+    /// `None`: not configured.
+    pub(crate) trusted: Option<CidrSet>,
+    pub(crate) path: PathRules,
+    pub(crate) tls: TlsOffer,
+    pub(crate) show_upstream_status: bool,
+    pub(crate) server_header: HeaderValue,
+    pub(crate) dns: DnsLimits,
+}
+
+/// How long names are kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DnsLimits {
+    pub(crate) timeout: Duration,
+    pub(crate) ttl: Duration,
+}
+
+/// The system resolver does not tell how long an answer holds; this is long enough to spare it and short enough to follow a
+/// change.
+const SYSTEM_TTL: Duration = Duration::from_secs(10);
+
+impl GatewayConfig {
+    /// Takes over the gateway's file.
+    ///
+    /// # Errors
+    /// A list of addresses or a header's name cannot be used.
+    pub fn new(settings: &Settings, facts: &NodeFacts) -> Result<Self, ConfigError> {
+        let apisix = &settings.apisix;
+        let http = &settings.nginx_config.http;
+        let limits = &settings.limits;
+        let workers = match settings.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            n => usize::from(n),
+        };
+        let plain = apisix.node_listen.0.iter().map(|listen| Listen {
+            addr: listen.socket(),
+            key: "apisix.node_listen",
+            tls: false,
+            http2: listen.enable_http2.unwrap_or(apisix.enable_http2),
+        });
+        let tls = apisix.ssl.listen.iter().filter(|_| apisix.ssl.enable).map(|listen| Listen {
+            addr: listen.socket(),
+            key: "apisix.ssl.listen",
+            tls: true,
+            http2: listen.enable_http2.unwrap_or(apisix.enable_http2),
+        });
+        let server = if apisix.enable_server_tokens {
+            HeaderValue::from_str(&format!("Milecastle/{}", facts.version)).ok()
+        } else {
+            None
+        };
+        Ok(Self {
+            listens: plain.chain(tls).collect(),
+            workers,
+            client: ClientLimits {
+                header_bytes: limits.header_bytes.as_len(),
+                header_count: limits.header_count as usize,
+                body_bytes: Some(http.client_max_body_size.get()).filter(|most| *most > 0),
+                header_timeout: http.client_header_timeout.get(),
+                body_timeout: http.client_body_timeout.get(),
+                send_timeout: http.send_timeout.get(),
+                keepalive_timeout: http.keepalive_timeout.get(),
+                handshake_timeout: settings.timeouts.tls_handshake.get(),
+                ping_timeout: settings.timeouts.http2_ping.get(),
+                streams: limits.http2_streams,
+                pending_resets: limits.http2_pending_resets as usize,
+            },
+            upstream: Limits {
+                head_bytes: limits.upstream_header_bytes.as_len(),
+                head_fields: limits.upstream_header_count as usize,
+            },
+            idle_connections: (settings.upstream_pool.idle_connections as usize).div_ceil(workers),
+            connections: limits.connections.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX)),
+            retry_body: limits.retry_body.as_len(),
+            keepalive: Keep {
+                size: http.upstream.keepalive as usize,
+                idle_timeout: http.upstream.keepalive_timeout.get(),
+                requests: http.upstream.keepalive_requests,
+            },
+            real_ip: RealIp {
+                header: http.real_ip_header.parse().map_err(|_| ConfigError::Header(http.real_ip_header.clone()))?,
+                from: addresses(&http.real_ip_from, "nginx_config.http.real_ip_from")?,
+                recursive: http.real_ip_recursive.0,
+            },
+            trusted: apisix
+                .trusted_addresses
+                .as_ref()
+                .map(|peers| addresses(peers, "apisix.trusted_addresses"))
+                .transpose()?,
+            path: PathRules {
+                delete_tail_slash: apisix.delete_uri_tail_slash,
+                like_servlet: apisix.normalize_uri_like_servlet,
+                match_encoded_slash: apisix.match_uri_encoded_slash,
+                reject_ambiguous: settings.ambiguous_path == AmbiguousPath::Reject,
+            },
+            tls: TlsOffer {
+                versions: apisix.ssl.ssl_protocols.0.clone(),
+                ciphers: apisix.ssl.ssl_ciphers.clone(),
+                fallback_sni: apisix.ssl.fallback_sni.clone(),
+                tickets: apisix.ssl.ssl_session_tickets,
+            },
+            show_upstream_status: apisix.show_upstream_status_in_response_header,
+            server_header: server.unwrap_or(HeaderValue::from_static("Milecastle")),
+            dns: DnsLimits {
+                timeout: settings.dns.timeout.get(),
+                ttl: SYSTEM_TTL.clamp(settings.dns.min_ttl.get(), settings.dns.max_ttl.get()),
+            },
+        })
+    }
+
+    /// Worker threads.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Limits for an exchange with an upstream.
+    pub(crate) fn patience(&self, timeouts: &milecastle_snapshot::Timeouts) -> Patience {
+        Patience { send: timeouts.send, read: timeouts.read, client: self.client.body_timeout }
+    }
+}
+
+fn addresses(peers: &[Peers], key: &'static str) -> Result<CidrSet, ConfigError> {
+    // No peer of a TCP listener comes over a Unix socket.
+    let networks = peers.iter().filter(|peers| !matches!(peers, Peers::Unix));
+    CidrSet::parse(networks.map(ToString::to_string)).map_err(|source| ConfigError::Addresses { key, source })
+}

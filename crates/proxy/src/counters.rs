@@ -1,0 +1,110 @@
+//! What a node counts about its connections and requests.
+//!
+//! Every worker writes its own counters, so counting costs no more than an addition; readers sum over the workers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The counters of one worker. Only that worker writes.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub(crate) struct WorkerCounters { $(pub(crate) $name: Counter,)* }
+
+        /// Sums over the workers since the start of the process.
+        #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+        pub struct Totals { $($(#[$doc])* pub $name: u64,)* }
+
+        impl Totals {
+            fn add(&mut self, worker: &WorkerCounters) { $(self.$name = self.$name.wrapping_add(worker.$name.get());)* }
+        }
+    };
+}
+
+counters! {
+    /// Client connections accepted.
+    accepted,
+    /// Client connections whose handshake or first bytes were worth serving.
+    handled,
+    /// Client connections that are open.
+    active,
+    /// Client connections that wait for a request.
+    waiting,
+    /// Client connections that send a request's head.
+    reading,
+    /// Requests whose head was read.
+    requests,
+    /// Requests in work.
+    in_flight,
+    /// TLS handshakes that failed.
+    tls_failures,
+    /// Client connections closed because a request's head came too slowly.
+    slow_heads,
+    /// Connections opened to upstreams.
+    upstream_connects,
+    /// Connections to upstreams that failed to open.
+    upstream_connect_failures,
+    /// Requests sent on a kept upstream connection.
+    pool_hits,
+    /// Kept upstream connections that turned out to be closed when they were used.
+    pool_stale,
+    /// Tries at a further node after a failure.
+    retries,
+    /// Requests whose handling panicked outside any plugin.
+    request_panics,
+}
+
+/// A number that one thread changes and any may read.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one. Not atomic as a whole: there is one writer.
+    pub(crate) fn up(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Takes one away.
+    pub(crate) fn down(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of a node.
+#[derive(Debug, Default)]
+pub struct Counters {
+    workers: Vec<Arc<WorkerCounters>>,
+    panics: RwLock<BTreeMap<&'static str, u64>>,
+}
+
+impl Counters {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self { workers: (0..workers).map(|_| Arc::default()).collect(), panics: RwLock::default() }
+    }
+
+    pub(crate) fn worker(&self, index: usize) -> Arc<WorkerCounters> {
+        self.workers[index].clone()
+    }
+
+    /// Sums over the workers.
+    pub fn totals(&self) -> Totals {
+        let mut sum = Totals::default();
+        self.workers.iter().for_each(|worker| sum.add(worker));
+        sum
+    }
+
+    /// Panics of hooks by the plugin's name.
+    pub fn panics(&self) -> BTreeMap<&'static str, u64> {
+        self.panics.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn hook_panicked(&self, plugin: &'static str) {
+        *self.panics.write().unwrap_or_else(PoisonError::into_inner).entry(plugin).or_default() += 1;
+    }
+}

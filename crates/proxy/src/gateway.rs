@@ -1,0 +1,150 @@
+//! Starting and ending the workers.
+
+use crate::config::{GatewayConfig, Listen};
+use crate::counters::Counters;
+use crate::current::Current;
+use crate::resolve::Resolver;
+use crate::tls::{ServerTls, UpstreamTls};
+use crate::worker::{self, Door, ListenError, Node, Stage};
+use milecastle_plugin_api::{NodeFacts, RequestCx};
+use rustls::RootCertStore;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Called at the end of every request, after the log hooks: the access log.
+pub trait OnRequestEnd: Send + Sync {
+    /// Runs on the worker: must not block.
+    fn on_request_end(&self, cx: &RequestCx);
+}
+
+/// What a gateway is made of.
+pub struct GatewayParts {
+    /// Settings.
+    pub config: GatewayConfig,
+    /// Facts of the node.
+    pub facts: NodeFacts,
+    /// The snapshot in force, and where later ones appear.
+    pub current: Arc<Current>,
+    /// The runtime beside the workers: names are resolved on it.
+    pub side: tokio::runtime::Handle,
+    /// The access log.
+    pub on_end: Option<Arc<dyn OnRequestEnd>>,
+    /// Authorities that upstreams' certificates are verified against; `None` takes any certificate.
+    pub upstream_roots: Option<RootCertStore>,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// TLS could not be set up.
+    #[error("TLS towards upstreams: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The system gave no thread.
+    #[error("starting a worker thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// One listening address, as it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalAddr {
+    /// The address, with the port that the system chose if it was asked to.
+    pub addr: SocketAddr,
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+}
+
+/// A running data plane.
+pub struct Gateway {
+    addrs: Vec<LocalAddr>,
+    counters: Arc<Counters>,
+    stage: watch::Sender<Stage>,
+    /// Closed when the last worker has ended.
+    ended: mpsc::Receiver<()>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Opens the ports and starts the workers. To be called once there is a configuration to serve.
+    ///
+    /// # Errors
+    /// A port is taken, or the system has no threads left.
+    pub fn start(parts: GatewayParts) -> Result<Self, StartError> {
+        let GatewayParts { config, facts, current, side, on_end, upstream_roots } = parts;
+        let workers = config.workers;
+        let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut addrs = Vec::with_capacity(config.listens.len());
+        for listen in &config.listens {
+            let (addr, sockets) = worker::listen(listen.addr, listen.key, workers)?;
+            addrs.push(LocalAddr { addr, tls: listen.tls });
+            for (worker, socket) in doors.iter_mut().zip(sockets) {
+                worker.push(Door { listen: Listen { addr, ..listen.clone() }, socket });
+            }
+        }
+        let counters = Arc::new(Counters::new(workers));
+        let node = Arc::new(Node {
+            resolver: Resolver::new(side, config.dns),
+            tls: ServerTls::new(&config.tls),
+            upstream_tls: UpstreamTls::new(upstream_roots)?,
+            counters: counters.clone(),
+            connections: 1.into(),
+            config,
+            facts,
+            current,
+            on_end,
+        });
+        let (stage, _) = watch::channel(Stage::Running);
+        let (end, ended) = mpsc::channel(1);
+        let mut threads = Vec::with_capacity(workers);
+        for (index, doors) in doors.into_iter().enumerate() {
+            let (node, stage, end) = (node.clone(), stage.subscribe(), end.clone());
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                if let Err(error) = worker::run(node, index, doors, stage) {
+                    tracing::error!(%error, worker = index, "a worker ended");
+                }
+                drop(end);
+            })?;
+            threads.push(thread);
+        }
+        Ok(Self { addrs, counters, stage, ended, threads })
+    }
+
+    /// The addresses that are listened on, in the order of the configuration.
+    pub fn local_addrs(&self) -> &[LocalAddr] {
+        &self.addrs
+    }
+
+    /// What the node counts.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Takes no new connections, ends open ones after their present requests, and cuts what is left after `deadline`.
+    ///
+    /// HTTP/1.1 clients read `Connection: close`, HTTP/2 clients GOAWAY. Says whether every connection ended by itself.
+    pub async fn drain(mut self, deadline: Duration) -> bool {
+        self.stage.send_replace(Stage::Draining);
+        let by_itself = tokio::time::timeout(deadline, self.ended.recv()).await.is_ok();
+        self.stage.send_replace(Stage::Stopped);
+        if !by_itself {
+            // Every worker ends at its next turn; the channel closes then.
+            self.ended.recv().await;
+        }
+        by_itself
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stage.send_replace(Stage::Stopped);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}

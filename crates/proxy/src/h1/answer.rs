@@ -1,0 +1,364 @@
+//! The head of an answer.
+
+use super::Limits;
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use std::mem::MaybeUninit;
+
+/// Fields that are parsed without touching the heap; a head with more costs one allocation.
+const FIELDS_ON_STACK: usize = 64;
+
+/// How long the body of an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// There is none, whatever the fields say.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// `chunked`.
+    Chunked,
+    /// All until the connection is closed.
+    UntilClose,
+}
+
+/// The head of a final answer, or of a 101.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    /// End-to-end fields; of a 101 also `Connection` and `Upgrade`.
+    pub(crate) headers: HeaderMap,
+    pub(crate) framing: Framing,
+    /// Whether the upstream keeps the connection open after this answer.
+    pub(crate) keep: bool,
+}
+
+/// What makes a head unusable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("no HTTP/1 answer ({0})")]
+    Syntax(httparse::Error),
+    #[error("its head is longer than limits.upstream_header_bytes allows")]
+    TooLong,
+    #[error("its head has more fields than limits.upstream_header_count allows")]
+    TooManyFields,
+    #[error("a status, field name or value is not valid")]
+    Field,
+    #[error("several Content-Length fields that differ, or one that is no number")]
+    Length,
+    #[error("both Content-Length and Transfer-Encoding")]
+    LengthAndCoding,
+    #[error("a transfer coding other than chunked, or one in HTTP/1.0")]
+    Coding,
+    #[error("an upgrade that was not asked for")]
+    Upgrade,
+}
+
+/// What of the request decides how its answer is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// The method was HEAD.
+    pub(crate) head: bool,
+    /// The request asked for another protocol.
+    pub(crate) upgrade: bool,
+}
+
+/// Where name and value of a field stand in the buffer.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+/// Takes the head of the next final answer off the front of `buf`, and passes over interim ones. `None`: more is needed.
+pub(super) fn take_head(
+    buf: &mut BytesMut,
+    spans: &mut Vec<Span>,
+    asked: Asked,
+    limits: Limits,
+) -> Result<Option<Head>, Malformed> {
+    loop {
+        let line = match status_line(buf, spans, limits.head_fields) {
+            Ok(Some(line)) if line.bytes <= limits.head_bytes => line,
+            Ok(None) if buf.len() < limits.head_bytes => return Ok(None),
+            Ok(_) => return Err(Malformed::TooLong),
+            Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooManyFields),
+            Err(error) => return Err(Malformed::Syntax(error)),
+        };
+        let status = StatusCode::from_u16(line.code).map_err(|_| Malformed::Field)?;
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            if !asked.upgrade {
+                return Err(Malformed::Upgrade);
+            }
+        } else if status.is_informational() {
+            buf.advance(line.bytes);
+            continue;
+        }
+        let text = buf.split_to(line.bytes).freeze();
+        return head(&text, spans, status, line.minor, asked).map(Some);
+    }
+}
+
+struct StatusLine {
+    code: u16,
+    minor: u8,
+    /// Length of the whole head.
+    bytes: usize,
+}
+
+/// Parses the head and notes where its fields stand.
+fn status_line(buf: &[u8], spans: &mut Vec<Span>, max_fields: usize) -> Result<Option<StatusLine>, httparse::Error> {
+    let mut on_stack = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
+    let few = max_fields.min(FIELDS_ON_STACK);
+    match parse(buf, spans, &mut on_stack[..few]) {
+        Err(httparse::Error::TooManyHeaders) if max_fields > FIELDS_ON_STACK => {
+            let mut on_heap = vec![MaybeUninit::uninit(); max_fields];
+            parse(buf, spans, &mut on_heap)
+        }
+        other => other,
+    }
+}
+
+fn parse<'b>(
+    buf: &'b [u8],
+    spans: &mut Vec<Span>,
+    fields: &mut [MaybeUninit<httparse::Header<'b>>],
+) -> Result<Option<StatusLine>, httparse::Error> {
+    let mut answer = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let httparse::Status::Complete(bytes) = config.parse_response_with_uninit_headers(&mut answer, buf, fields)? else {
+        return Ok(None);
+    };
+    let base = buf.as_ptr() as usize;
+    // A head is far shorter than 4 GiB: its cap is checked before anything is made of the spans.
+    let span = |part: &[u8]| ((part.as_ptr() as usize - base) as u32, part.len() as u32);
+    spans.clear();
+    spans.extend(
+        answer.headers.iter().map(|field| Span { name: span(field.name.as_bytes()), value: span(field.value) }),
+    );
+    let (code, minor) = (answer.code.unwrap_or_default(), answer.version.unwrap_or_default());
+    Ok(Some(StatusLine { code, minor, bytes }))
+}
+
+/// What the fields say about framing and the connection.
+#[derive(Default)]
+struct Facts {
+    length: Option<u64>,
+    chunked: bool,
+    coded: bool,
+    close: bool,
+    keep_alive: bool,
+    /// `Connection` names fields of its own.
+    names_fields: bool,
+}
+
+fn head(text: &Bytes, spans: &[Span], status: StatusCode, minor: u8, asked: Asked) -> Result<Head, Malformed> {
+    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    let mut headers = HeaderMap::with_capacity(spans.len() + 4);
+    let mut facts = Facts::default();
+    let mut named = Vec::new();
+    for span in spans {
+        let at = |(start, len): (u32, u32)| start as usize..start as usize + len as usize;
+        let (name, value) = (at(span.name), at(span.value));
+        let kept = match (&text[name.clone()], &text[value.clone()]) {
+            (name, value) if name.len() == 14 && name.eq_ignore_ascii_case(b"content-length") => {
+                let again = facts.length.is_some();
+                facts.add_length(value)?;
+                !again
+            }
+            (name, value) if name.len() == 17 && name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                facts.add_coding(value)?;
+                false
+            }
+            (name, value) if name.len() == 10 && name.eq_ignore_ascii_case(b"connection") => {
+                facts.add_connection(value);
+                if facts.names_fields {
+                    named.extend(value.split(|byte| *byte == b',').map(|word| word.trim_ascii().to_ascii_lowercase()));
+                }
+                switching
+            }
+            (name, _) if name.len() == 7 && name.eq_ignore_ascii_case(b"upgrade") => switching,
+            (name, _) => !is_hop_by_hop(name),
+        };
+        if kept {
+            let name = HeaderName::from_bytes(&text[name]).map_err(|_| Malformed::Field)?;
+            let value = HeaderValue::from_maybe_shared(text.slice(value)).map_err(|_| Malformed::Field)?;
+            headers.append(name, value);
+        }
+    }
+    for name in named.iter().filter(|_| !switching) {
+        if !matches!(name.as_slice(), b"content-length" | b"content-type") {
+            if let Ok(name) = HeaderName::from_bytes(name) {
+                headers.remove(name);
+            }
+        }
+    }
+    let framing = facts.framing(status, minor, asked)?;
+    if framing == Framing::None && status == StatusCode::NO_CONTENT {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let keep = !facts.close && (minor == 1 || facts.keep_alive) && framing != Framing::UntilClose && !switching;
+    Ok(Head { status, headers, framing, keep })
+}
+
+/// Fields that concern one connection only (RFC 9110 §7.6.1), but for those that [`head`] reads itself.
+fn is_hop_by_hop(name: &[u8]) -> bool {
+    match name.len() {
+        2 => name.eq_ignore_ascii_case(b"te"),
+        7 => name.eq_ignore_ascii_case(b"trailer"),
+        10 => name.eq_ignore_ascii_case(b"keep-alive"),
+        16 => name.eq_ignore_ascii_case(b"proxy-connection"),
+        _ => false,
+    }
+}
+
+impl Facts {
+    /// The same length may be said several times, as two fields or as a list (RFC 9110 §8.6).
+    fn add_length(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        for word in value.split(|byte| *byte == b',') {
+            let word = word.trim_ascii();
+            if word.is_empty() || word.len() > 19 || !word.iter().all(u8::is_ascii_digit) {
+                return Err(Malformed::Length);
+            }
+            let length = word.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+            if self.length.is_some_and(|known| known != length) {
+                return Err(Malformed::Length);
+            }
+            self.length = Some(length);
+        }
+        Ok(())
+    }
+
+    fn add_coding(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        if self.coded || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            return Err(Malformed::Coding);
+        }
+        (self.coded, self.chunked) = (true, true);
+        Ok(())
+    }
+
+    fn add_connection(&mut self, value: &[u8]) {
+        for word in value.split(|byte| *byte == b',') {
+            match word.trim_ascii() {
+                word if word.eq_ignore_ascii_case(b"close") => self.close = true,
+                word if word.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                b"" => {}
+                _ => self.names_fields = true,
+            }
+        }
+    }
+
+    fn framing(&self, status: StatusCode, minor: u8, asked: Asked) -> Result<Framing, Malformed> {
+        if self.coded && self.length.is_some() {
+            return Err(Malformed::LengthAndCoding);
+        }
+        if self.coded && minor == 0 {
+            return Err(Malformed::Coding);
+        }
+        let bodiless = asked.head
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
+        Ok(match self.length {
+            _ if bodiless => Framing::None,
+            _ if self.chunked => Framing::Chunked,
+            Some(length) => Framing::Length(length),
+            None => Framing::UntilClose,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { head_bytes: 4096, head_fields: 100 };
+
+    fn take(text: &str, asked: Asked) -> Result<Option<(Head, usize)>, Malformed> {
+        let mut buf = BytesMut::from(text);
+        Ok(take_head(&mut buf, &mut Vec::new(), asked, LIMITS)?.map(|head| (head, buf.len())))
+    }
+
+    fn get(text: &str) -> Result<Head, Malformed> {
+        Ok(take(text, Asked { head: false, upgrade: false })?.unwrap().0)
+    }
+
+    #[test]
+    fn framing_follows_rfc_9112() {
+        for (fields, framing, keep) in [
+            ("Content-Length: 5\r\n", Framing::Length(5), true),
+            ("Content-Length: 5\r\nContent-Length: 5\r\n", Framing::Length(5), true),
+            ("Content-Length: 5, 5\r\nConnection: close\r\n", Framing::Length(5), false),
+            ("Transfer-Encoding: Chunked\r\n", Framing::Chunked, true),
+            ("", Framing::UntilClose, false),
+        ] {
+            let head = get(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).unwrap();
+            assert_eq!((head.framing, head.keep), (framing, keep), "{fields}");
+        }
+        let old = |fields: &str| get(&format!("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n{fields}\r\n")).unwrap().keep;
+        assert!(!old("") && old("Connection: keep-alive\r\n"));
+        for status in ["204 No Content", "304 Not Modified"] {
+            let head = get(&format!("HTTP/1.1 {status}\r\nContent-Length: 9\r\n\r\n")).unwrap();
+            assert_eq!((head.framing, head.keep), (Framing::None, true));
+        }
+        let (head, _) = take("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", Asked { head: true, upgrade: false })
+            .unwrap()
+            .unwrap();
+        assert_eq!(head.framing, Framing::None);
+        assert_eq!(head.headers[header::CONTENT_LENGTH], "9");
+    }
+
+    #[test]
+    fn ambiguity_is_refused() {
+        for (fields, fault) in [
+            ("Content-Length: 5\r\nContent-Length: 6\r\n", Malformed::Length),
+            ("Content-Length: 5, 6\r\n", Malformed::Length),
+            ("Content-Length: +5\r\n", Malformed::Length),
+            ("Content-Length:\r\n", Malformed::Length),
+            ("Content-Length: 99999999999999999999\r\n", Malformed::Length),
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", Malformed::LengthAndCoding),
+            ("Transfer-Encoding: gzip, chunked\r\n", Malformed::Coding),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Malformed::Coding),
+            ("X: a\r\n folded\r\n", Malformed::Syntax(httparse::Error::HeaderName)),
+            ("X : a\r\n", Malformed::Syntax(httparse::Error::HeaderName)),
+        ] {
+            assert_eq!(get(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).unwrap_err(), fault, "{fields}");
+        }
+        assert_eq!(get("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap_err(), Malformed::Coding);
+        assert_eq!(get("HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n").unwrap_err(), Malformed::Upgrade);
+        assert_eq!(get("SSH-2.0-OpenSSH\r\n").unwrap_err(), Malformed::Syntax(httparse::Error::Version));
+    }
+
+    #[test]
+    fn interim_answers_are_passed_over() {
+        let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+        let (head, rest) = take(text, Asked { head: false, upgrade: false }).unwrap().unwrap();
+        assert_eq!((head.status.as_u16(), head.headers.len(), rest), (200, 1, 2));
+        assert!(
+            take("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", Asked { head: false, upgrade: false }).unwrap().is_none()
+        );
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here() {
+        let head = get(
+            "HTTP/1.1 200 OK\r\nConnection: X-Private, close\r\nX-Private: 1\r\nKeep-Alive: 5\r\nTE: x\r\nUpgrade: h2c\r\n\
+             Proxy-Connection: x\r\nContent-Length: 0\r\nX-Public: 2\r\n\r\n",
+        )
+        .unwrap();
+        let names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["content-length", "x-public"]);
+        assert!(!head.keep);
+        let asked = Asked { head: false, upgrade: true };
+        let (head, _) =
+            take("HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", asked).unwrap().unwrap();
+        assert_eq!((head.headers.len(), head.framing, head.keep), (2, Framing::None, false));
+    }
+
+    #[test]
+    fn caps_hold() {
+        let many = "X: 1\r\n".repeat(100);
+        assert_eq!(get(&format!("HTTP/1.1 200 OK\r\n{many}\r\n")).unwrap().headers.len(), 100);
+        assert_eq!(get(&format!("HTTP/1.1 200 OK\r\n{many}X: 1\r\n\r\n")).unwrap_err(), Malformed::TooManyFields);
+        let long = format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(5000));
+        assert_eq!(get(&long).unwrap_err(), Malformed::TooLong);
+        assert_eq!(get(&format!("{long}\r\n\r\n")).unwrap_err(), Malformed::TooLong);
+    }
+}

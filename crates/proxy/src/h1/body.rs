@@ -1,0 +1,239 @@
+//! The body of an answer, read from its connection.
+
+use super::chunked::{ChunkError, Decoder, Piece};
+use super::conn::Conn;
+use super::outgoing::{Outgoing, Pump, PumpError};
+use super::pool::{Keep, Slot};
+use super::{Framing, Head};
+use bytes::Bytes;
+use http::HeaderMap;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+/// What is left to read.
+enum Left {
+    Length(u64),
+    Chunked(Decoder),
+    UntilClose,
+}
+
+/// A piece of the body.
+pub(crate) enum Part {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// The pool's place for a connection.
+pub(crate) struct Home {
+    pub(crate) slot: Rc<Slot>,
+    pub(crate) keep: Keep,
+}
+
+/// The body of an answer that is still being read.
+pub(crate) struct AnswerBody {
+    /// Gone once the body has ended.
+    conn: Option<Box<Conn>>,
+    left: Left,
+    /// Parts that were read together with the head, last first.
+    ahead: Vec<Part>,
+    /// Where the connection goes afterwards, if it may be kept.
+    home: Option<Home>,
+    /// A request body that is still being sent.
+    pump: Option<Box<Pump>>,
+    read_timeout: Duration,
+    waiting: bool,
+}
+
+/// The body of an answer whose head has just been read.
+pub(crate) enum Started {
+    /// It is here whole, and the connection has been dealt with.
+    Whole(Bytes),
+    /// It is yet to be read.
+    Flowing(Box<AnswerBody>),
+}
+
+/// Starts on the body that follows `head`.
+pub(crate) fn start(
+    mut conn: Box<Conn>,
+    head: &Head,
+    outgoing: Outgoing,
+    home: Home,
+    read_timeout: Duration,
+    now: Instant,
+) -> Result<Started, ChunkError> {
+    let sent = conn.pending() == 0 && outgoing.is_sent();
+    let home = (head.keep && sent).then_some(home);
+    let mut ahead = Vec::new();
+    let left = match head.framing {
+        Framing::None => {
+            release(conn, home, now);
+            return Ok(Started::Whole(Bytes::new()));
+        }
+        Framing::Length(length) if length <= conn.read.len() as u64 => {
+            let length = usize::try_from(length).expect("no longer than a buffer");
+            let whole = conn.read.split_to(length).freeze();
+            release(conn, home, now);
+            return Ok(Started::Whole(whole));
+        }
+        Framing::Length(length) => Left::Length(length),
+        Framing::UntilClose => Left::UntilClose,
+        Framing::Chunked => {
+            let mut decoder = Decoder::new();
+            // A body in one chunk that has already arrived is handed over like one with a length.
+            while let piece @ (Piece::Data(_) | Piece::End(_)) = decoder.next(&mut conn.read)? {
+                match (piece, ahead.as_mut_slice()) {
+                    (Piece::End(None), []) => {
+                        release(conn, home, now);
+                        return Ok(Started::Whole(Bytes::new()));
+                    }
+                    (Piece::End(None), [Part::Data(only)]) => {
+                        let only = std::mem::take(only);
+                        release(conn, home, now);
+                        return Ok(Started::Whole(only));
+                    }
+                    (Piece::Data(data), _) => ahead.push(Part::Data(data)),
+                    (Piece::End(trailers), _) => {
+                        ahead.extend(trailers.map(Part::Trailers));
+                        break;
+                    }
+                    (Piece::More, _) => break,
+                }
+            }
+            ahead.reverse();
+            Left::Chunked(decoder)
+        }
+    };
+    let pump = match outgoing {
+        Outgoing::Streaming(pump) if !sent => Some(pump),
+        _ => None,
+    };
+    Ok(Started::Flowing(Box::new(AnswerBody {
+        conn: Some(conn),
+        left,
+        ahead,
+        home,
+        pump,
+        read_timeout,
+        waiting: false,
+    })))
+}
+
+/// Keeps the connection for the next request, or closes it.
+fn release(conn: Box<Conn>, home: Option<Home>, now: Instant) {
+    if let Some(Home { slot, keep }) = home {
+        slot.put(conn, keep, now);
+    }
+}
+
+impl AnswerBody {
+    /// Bytes that are still to come, where that is known.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        match &self.left {
+            Left::Length(left) => Some(*left),
+            Left::Chunked(_) | Left::UntilClose => None,
+        }
+    }
+
+    /// Whether the last byte has been handed out.
+    pub(crate) fn ended(&self) -> bool {
+        self.conn.is_none() && self.ahead.is_empty()
+    }
+
+    /// The next part of the body.
+    pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Part>>> {
+        if let Some(part) = self.ahead.pop() {
+            return Poll::Ready(Some(Ok(part)));
+        }
+        self.send_on(cx);
+        loop {
+            let Some(conn) = &mut self.conn else { return Poll::Ready(None) };
+            let mut most = usize::MAX;
+            match &mut self.left {
+                Left::Length(0) => {
+                    self.end();
+                    return Poll::Ready(None);
+                }
+                Left::Length(left) => {
+                    if !conn.read.is_empty() {
+                        let take = usize::try_from(*left).map_or(conn.read.len(), |left| left.min(conn.read.len()));
+                        let data = conn.read.split_to(take).freeze();
+                        *left -= take as u64;
+                        if *left == 0 {
+                            self.end();
+                        }
+                        return Poll::Ready(Some(Ok(Part::Data(data))));
+                    }
+                    most = usize::try_from(*left).unwrap_or(usize::MAX);
+                }
+                Left::Chunked(decoder) => match decoder.next(&mut conn.read) {
+                    Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Part::Data(data)))),
+                    Ok(Piece::End(trailers)) => {
+                        self.end();
+                        return Poll::Ready(trailers.map(|trailers| Ok(Part::Trailers(trailers))));
+                    }
+                    Ok(Piece::More) => {}
+                    Err(fault) => return Poll::Ready(Some(Err(self.fail(io::Error::other(fault))))),
+                },
+                Left::UntilClose if !conn.read.is_empty() => {
+                    let data = conn.read.split().freeze();
+                    return Poll::Ready(Some(Ok(Part::Data(data))));
+                }
+                Left::UntilClose => {}
+            }
+            match ready!(self.poll_fill(cx, most)) {
+                Ok(0) if matches!(self.left, Left::UntilClose) => {
+                    self.end();
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return Poll::Ready(Some(Err(self.fail(io::ErrorKind::UnexpectedEof.into())))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(self.fail(error)))),
+            }
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        let conn = self.conn.as_mut().expect("asked only while the body lasts");
+        if let Poll::Ready(got) = conn.poll_fill(cx, most) {
+            self.waiting = false;
+            return Poll::Ready(got);
+        }
+        if !self.waiting {
+            self.waiting = true;
+            conn.deadline.set(Instant::now() + self.read_timeout);
+        }
+        conn.deadline.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Goes on sending the request, if that has not ended. What fails there shows in the answer.
+    fn send_on(&mut self, cx: &mut Context<'_>) {
+        let Some(conn) = &mut self.conn else { return };
+        let sent = match &mut self.pump {
+            Some(pump) => pump.poll(conn, cx),
+            None if conn.pending() > 0 => conn.poll_flush(cx).map_err(PumpError::Upstream),
+            None => return,
+        };
+        if let Poll::Ready(done) = sent {
+            self.pump = None;
+            if done.is_err() {
+                conn.lay_out(Bytes::new(), b"");
+            }
+        }
+    }
+
+    /// The last byte has been read.
+    fn end(&mut self) {
+        if let Some(conn) = self.conn.take()
+            && let Some(home) = self.home.take()
+        {
+            home.slot.put(conn, home.keep, Instant::now());
+        }
+    }
+
+    fn fail(&mut self, error: io::Error) -> io::Error {
+        self.conn = None;
+        error
+    }
+}

@@ -1,0 +1,320 @@
+//! One connection to an upstream, and one exchange over it up to the answer's head.
+
+use super::answer::{Asked, Head, Span, take_head};
+use super::outgoing::{Outgoing, PumpError};
+use super::{Failure, Limits, Patience};
+use crate::deadline::Deadline;
+use bytes::{Buf, Bytes, BytesMut};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// Room for reading that a connection starts with: an ordinary head and a small body.
+const READ_MIN: usize = 8 * 1024;
+/// Room that reads grow to while a large body flows.
+const READ_MAX: usize = 256 * 1024;
+
+/// The transport.
+pub(crate) enum Io {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What the connection waits for, and so which limit is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    ToSend,
+    ForClient,
+    ForAnswer,
+}
+
+/// One connection to an upstream.
+pub(crate) struct Conn {
+    io: Io,
+    /// What was read and is not yet taken.
+    pub(super) read: BytesMut,
+    read_size: usize,
+    /// What is to be sent next, in this order: text, data, tail.
+    pub(super) text: Vec<u8>,
+    text_sent: usize,
+    pub(super) data: Bytes,
+    pub(super) tail: &'static [u8],
+    spans: Vec<Span>,
+    pub(super) deadline: Deadline,
+    /// Requests sent on it.
+    pub(super) requests: u32,
+    /// When it is too old to be taken from the pool.
+    pub(super) expires: Instant,
+}
+
+/// Opens a TCP connection.
+pub(crate) async fn connect_tcp(addr: SocketAddr, patience: Duration) -> Result<TcpStream, Failure> {
+    let connected = tokio::time::timeout(patience, TcpStream::connect(addr)).await;
+    let stream = connected.map_err(|_| Failure::ConnectTimeout)?.map_err(Failure::Connect)?;
+    stream.set_nodelay(true).map_err(Failure::Connect)?;
+    Ok(stream)
+}
+
+impl Conn {
+    pub(crate) fn new(io: Io, now: Instant, patience: Duration) -> Box<Self> {
+        Box::new(Self {
+            io,
+            read: BytesMut::new(),
+            read_size: READ_MIN,
+            text: Vec::with_capacity(1024),
+            text_sent: 0,
+            data: Bytes::new(),
+            tail: b"",
+            spans: Vec::new(),
+            deadline: Deadline::new(now + patience),
+            requests: 0,
+            expires: now,
+        })
+    }
+
+    /// Whether it has served a request before.
+    pub(crate) fn reused(&self) -> bool {
+        self.requests > 1
+    }
+
+    /// Whether anything of an answer has arrived.
+    pub(crate) fn heard_something(&self) -> bool {
+        !self.read.is_empty()
+    }
+
+    /// The buffer for the next request's head, empty.
+    pub(crate) fn begin(&mut self) -> &mut Vec<u8> {
+        self.text.clear();
+        self.text_sent = 0;
+        self.data = Bytes::new();
+        self.tail = b"";
+        self.requests = self.requests.saturating_add(1);
+        self.deadline.change_task();
+        &mut self.text
+    }
+
+    /// Sends the request whose head has been laid out after [`Self::begin`], and waits for the head of the answer.
+    ///
+    /// A body that is still being sent when the answer comes stays in `outgoing`.
+    pub(crate) async fn exchange(
+        &mut self,
+        outgoing: &mut Outgoing,
+        asked: Asked,
+        limits: Limits,
+        patience: Patience,
+        now: Instant,
+    ) -> Result<Head, Failure> {
+        if let Outgoing::Whole(body) = outgoing {
+            self.data = body.clone();
+        }
+        let mut send_failure = None;
+        let mut waiting = None;
+        let mut known_now = Some(now);
+        poll_fn(|cx| {
+            let mut state = Waiting::ForAnswer;
+            let mut moved = false;
+            if send_failure.is_none() {
+                let before = self.pending();
+                match self.poll_request(outgoing, cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(PumpError::Client(failure))) => return Poll::Ready(Err(failure)),
+                    // The answer may have been sent before the upstream closed: a refusal of a large body, say.
+                    Poll::Ready(Err(PumpError::Upstream(error))) => send_failure = Some(error),
+                    Poll::Pending if self.pending() > 0 => {
+                        state = Waiting::ToSend;
+                        moved = self.pending() != before;
+                    }
+                    Poll::Pending => {
+                        state = Waiting::ForClient;
+                        moved = true;
+                    }
+                }
+            }
+            loop {
+                if !self.read.is_empty() {
+                    match take_head(&mut self.read, &mut self.spans, asked, limits) {
+                        Ok(Some(mut head)) => {
+                            head.keep &= send_failure.is_none();
+                            return Poll::Ready(Ok(head));
+                        }
+                        Ok(None) => {}
+                        Err(fault) => return Poll::Ready(Err(Failure::Malformed(fault))),
+                    }
+                }
+                match (self.poll_fill(cx, usize::MAX), send_failure.take()) {
+                    (Poll::Ready(Ok(0) | Err(_)) | Poll::Pending, Some(error)) => {
+                        return Poll::Ready(Err(Failure::Send(error)));
+                    }
+                    (Poll::Ready(Ok(0)), None) => return Poll::Ready(Err(Failure::Closed)),
+                    (Poll::Ready(Err(error)), None) => return Poll::Ready(Err(Failure::Read(error))),
+                    (Poll::Ready(Ok(_)), failed) => {
+                        send_failure = failed;
+                        moved |= state == Waiting::ForAnswer;
+                    }
+                    (Poll::Pending, None) => break,
+                }
+            }
+            if moved || waiting != Some(state) {
+                waiting = Some(state);
+                let limit = match state {
+                    Waiting::ToSend => patience.send,
+                    Waiting::ForClient => patience.client,
+                    Waiting::ForAnswer => patience.read,
+                };
+                self.deadline.set(known_now.take().unwrap_or_else(Instant::now) + limit);
+            }
+            self.deadline.poll(cx).map(|()| {
+                Err(match state {
+                    Waiting::ToSend => Failure::SendTimeout,
+                    Waiting::ForClient => Failure::ClientBodyTimeout,
+                    Waiting::ForAnswer => Failure::ReadTimeout,
+                })
+            })
+        })
+        .await
+    }
+
+    /// Sends what is laid out, then what the client still sends. Ready once the request is out.
+    fn poll_request(&mut self, outgoing: &mut Outgoing, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>> {
+        if let Outgoing::Streaming(pump) = outgoing {
+            return pump.poll(self, cx);
+        }
+        self.poll_flush(cx).map_err(PumpError::Upstream)
+    }
+
+    /// Bytes laid out and not yet sent.
+    pub(super) fn pending(&self) -> usize {
+        self.text.len() - self.text_sent + self.data.len() + self.tail.len()
+    }
+
+    /// Lays out a piece of a body. Only when all before it has been sent.
+    pub(super) fn lay_out(&mut self, data: Bytes, tail: &'static [u8]) -> &mut Vec<u8> {
+        self.text.clear();
+        self.text_sent = 0;
+        self.data = data;
+        self.tail = tail;
+        &mut self.text
+    }
+
+    /// Sends what is laid out.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.pending() > 0 {
+            let text = &self.text[self.text_sent..];
+            let written = if self.data.is_empty() && self.tail.is_empty() {
+                Pin::new(&mut self.io).poll_write(cx, text)
+            } else {
+                let parts = [IoSlice::new(text), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+                Pin::new(&mut self.io).poll_write_vectored(cx, &parts)
+            };
+            let mut written = std::task::ready!(written)?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_text = written.min(self.text.len() - self.text_sent);
+            self.text_sent += of_text;
+            written -= of_text;
+            let of_data = written.min(self.data.len());
+            self.data.advance(of_data);
+            written -= of_data;
+            self.tail = self.tail.get(written..).unwrap_or_default();
+        }
+        match &mut self.io {
+            Io::Tcp(_) => Poll::Ready(Ok(())),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    /// Reads once, no more than `most` bytes. Reads grow while they fill their room, and shrink when they leave most of it.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        let room = self.read_size.min(most.max(READ_MIN));
+        self.read.reserve(room);
+        let got = std::task::ready!(pin!(self.io.read_buf(&mut self.read)).poll(cx))?;
+        if got >= self.read_size {
+            self.read_size = (self.read_size * 4).min(READ_MAX);
+        } else if got < self.read_size / 8 && self.read_size > READ_MIN {
+            self.read_size /= 2;
+        }
+        Poll::Ready(Ok(got))
+    }
+
+    /// Whether an idle connection is still open and silent. Costs a system call only if something has happened to it.
+    pub(super) fn is_silent(&mut self) -> bool {
+        match &mut self.io {
+            Io::Tcp(stream) => {
+                matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            // Session tickets may arrive at any time; they are no data.
+            Io::Tls(stream) => {
+                let mut byte = [0; 1];
+                let mut cx = Context::from_waker(Waker::noop());
+                Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
+        }
+    }
+
+    /// Gives back what a large answer has taken, before the connection rests in the pool.
+    pub(super) fn rest(&mut self) {
+        if self.read_size > 4 * READ_MIN {
+            self.read = BytesMut::new();
+        }
+        self.data = Bytes::new();
+    }
+
+    /// The transport and what was read beyond the answer's head, for a tunnel.
+    pub(crate) fn into_parts(self) -> (Io, Bytes) {
+        (self.io, self.read.freeze())
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Our own HTTP/1.1 client, towards upstreams.
+//!
+//! One task serves a request from end to end: no channel, no second task, no lock. The request's head and a small body leave
+//! in one write; the answer's head is parsed in place and its field values are slices of the read buffer; a small body is
+//! handed over together with the head, and the connection is back in its worker's pool before the client has the answer.
+//!
+//! Invariants:
+//! - An answer whose framing is ambiguous is refused, never guessed at: differing lengths, length with transfer coding,
+//!   any coding but `chunked` (RFC 9112 §6.3).
+//! - A connection returns to the pool only if its request was sent whole, its answer was read to the last byte, and nothing
+//!   stands behind that byte.
+//! - Nothing an upstream sends makes a buffer grow without bound.
+//!
+//! Deliberately absent: pipelining, HTTP/2, caching.
+
+mod answer;
+mod body;
+mod chunked;
+mod conn;
+mod outgoing;
+mod pool;
+
+pub(crate) use answer::{Asked, Framing, Head, Malformed};
+pub(crate) use body::{AnswerBody, Home, Part, Started, start};
+pub(crate) use conn::{Conn, Io, connect_tcp};
+pub(crate) use outgoing::{Outgoing, Pump};
+pub(crate) use pool::{Keep, Pool, PoolKey, Slot};
+
+use http::StatusCode;
+use std::io;
+use std::time::Duration;
+
+/// Caps on what is taken from an upstream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes of an answer's head.
+    pub(crate) head_bytes: usize,
+    /// Fields of an answer's head.
+    pub(crate) head_fields: usize,
+}
+
+/// How long the two sides may be silent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Between two writes to the upstream.
+    pub(crate) send: Duration,
+    /// Between two reads from it.
+    pub(crate) read: Duration,
+    /// Between two reads of the client's body.
+    pub(crate) client: Duration,
+}
+
+/// Why no answer's head came.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("connecting failed: {0}")]
+    Connect(io::Error),
+    #[error("connecting took too long")]
+    ConnectTimeout,
+    #[error("the TLS handshake failed: {0}")]
+    Tls(io::Error),
+    #[error("sending the request failed: {0}")]
+    Send(io::Error),
+    #[error("sending the request stalled for too long")]
+    SendTimeout,
+    #[error("the connection was closed before the answer's head was complete")]
+    Closed,
+    #[error("reading the answer failed: {0}")]
+    Read(io::Error),
+    #[error("waiting for the answer took too long")]
+    ReadTimeout,
+    #[error("the answer is malformed: {0}")]
+    Malformed(Malformed),
+    #[error("the client's body ended too early or was malformed")]
+    ClientBody,
+    #[error("the client's body is larger than allowed")]
+    ClientBodyTooLarge,
+    #[error("the client's body stalled for too long")]
+    ClientBodyTimeout,
+}
+
+impl Failure {
+    /// What the client is answered if no other node is tried (`docs/spec/upstream-balancing.md` §5).
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::ConnectTimeout | Self::SendTimeout | Self::ReadTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ClientBody => StatusCode::BAD_REQUEST,
+            Self::ClientBodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// Whether nothing of the request can have reached the upstream.
+    pub(crate) fn before_sending(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_))
+    }
+
+    /// Whether another node may be tried at all.
+    pub(crate) fn retryable(&self) -> bool {
+        !matches!(self, Self::Malformed(_)) && !self.by_client()
+    }
+
+    /// Whether the client, not the upstream, is at fault.
+    pub(crate) fn by_client(&self) -> bool {
+        matches!(self, Self::ClientBody | Self::ClientBodyTooLarge | Self::ClientBodyTimeout)
+    }
+
+    /// Whether this is how a kept connection fails that the upstream has closed meanwhile.
+    pub(crate) fn looks_stale(&self) -> bool {
+        matches!(self, Self::Send(_) | Self::Closed | Self::Read(_))
+    }
+}

@@ -1,0 +1,173 @@
+//! The request's body on its way to the upstream.
+
+use super::Failure;
+use super::conn::Conn;
+use bytes::Bytes;
+use http_body::Body as _;
+use hyper::body::Incoming;
+use std::io::{self, Write as _};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+/// The request's body.
+pub(crate) enum Outgoing {
+    /// There is none.
+    None,
+    /// It is known whole, and leaves with the head.
+    Whole(Bytes),
+    /// It is passed on while it comes.
+    Streaming(Box<Pump>),
+}
+
+impl Outgoing {
+    /// Whether nothing more is to be taken from the client.
+    pub(super) fn is_sent(&self) -> bool {
+        !matches!(self, Self::Streaming(pump) if !pump.ended)
+    }
+}
+
+/// Which side failed.
+#[derive(Debug)]
+pub(crate) enum PumpError {
+    Client(Failure),
+    Upstream(io::Error),
+}
+
+/// Passes a body on while it comes.
+pub(crate) struct Pump {
+    body: Incoming,
+    /// The length was not said beforehand, so the upstream gets `chunked`.
+    chunked: bool,
+    /// Pieces sent first: they were read before the upstream was chosen.
+    first: Option<Bytes>,
+    /// What was taken from the client, as long as it fits the cap for another try.
+    kept: Option<Kept>,
+    /// Bytes that the client may still send.
+    allowed: u64,
+    started: bool,
+    ended: bool,
+}
+
+/// Pieces kept for another try.
+struct Kept {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    most: usize,
+}
+
+impl Pump {
+    /// `first` has been read from the body already. `keep` is how many bytes may be kept for another try, `allowed` how many
+    /// the client may send in all.
+    pub(crate) fn new(body: Incoming, chunked: bool, first: Option<Bytes>, keep: usize, allowed: u64) -> Self {
+        let mut pump = Self { body, chunked, first: None, kept: None, allowed, started: false, ended: false };
+        pump.kept = Some(Kept { pieces: Vec::new(), bytes: 0, most: keep });
+        if let Some(first) = first.filter(|first| !first.is_empty()) {
+            pump.keep(&first);
+            pump.first = Some(first);
+        }
+        pump
+    }
+
+    /// Whether all that was taken from the client has been kept.
+    pub(crate) fn replayable(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Starts over on another connection. Only if it is [`Self::replayable`].
+    pub(crate) fn rewind(&mut self) {
+        let pieces = self.kept.as_mut().map(|kept| std::mem::take(&mut kept.pieces)).unwrap_or_default();
+        let whole = match pieces.len() {
+            0 => None,
+            1 => pieces.into_iter().next(),
+            _ => Some(pieces.concat().into()),
+        };
+        if let (Some(kept), Some(whole)) = (&mut self.kept, &whole) {
+            kept.pieces.push(whole.clone());
+        }
+        self.first = whole;
+        self.started = false;
+    }
+
+    fn keep(&mut self, piece: &Bytes) {
+        if let Some(kept) = &mut self.kept {
+            kept.bytes += piece.len();
+            if kept.bytes > kept.most {
+                self.kept = None;
+            } else {
+                kept.pieces.push(piece.clone());
+            }
+        }
+    }
+
+    /// Sends what there is. Ready once the whole body has been sent.
+    pub(super) fn poll(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>> {
+        if !self.started {
+            // The head is laid out and not sent: the first piece leaves together with it.
+            self.started = true;
+            match self.first.take() {
+                Some(first) => self.append(conn, first),
+                None if self.ended => self.append_end(conn),
+                None => match self.poll_piece(cx) {
+                    Poll::Ready(Ok(Some(piece))) => self.append(conn, piece),
+                    Poll::Ready(Ok(None)) => self.append_end(conn),
+                    Poll::Ready(Err(failure)) => return Poll::Ready(Err(PumpError::Client(failure))),
+                    Poll::Pending => {}
+                },
+            }
+        }
+        loop {
+            ready!(conn.poll_flush(cx)).map_err(PumpError::Upstream)?;
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(self.poll_piece(cx)) {
+                Ok(Some(piece)) => {
+                    conn.lay_out(Bytes::new(), b"");
+                    self.append(conn, piece);
+                }
+                Ok(None) => {
+                    conn.lay_out(Bytes::new(), b"");
+                    self.append_end(conn);
+                }
+                Err(failure) => return Poll::Ready(Err(PumpError::Client(failure))),
+            }
+        }
+    }
+
+    /// The next piece of the client's body; trailers are left out.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Failure>> {
+        loop {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => return Poll::Ready(Ok(None)),
+                Some(Err(_)) => return Poll::Ready(Err(Failure::ClientBody)),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
+                        self.allowed =
+                            self.allowed.checked_sub(data.len() as u64).ok_or(Failure::ClientBodyTooLarge)?;
+                        self.keep(&data);
+                        return Poll::Ready(Ok(Some(data)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lays a piece out behind what is there. The end goes with it where it is known.
+    fn append(&mut self, conn: &mut Conn, piece: Bytes) {
+        self.ended = self.body.is_end_stream();
+        if self.chunked {
+            write!(conn.text, "{:x}\r\n", piece.len()).expect("a vector takes every write");
+            conn.tail = if self.ended { b"\r\n0\r\n\r\n" } else { b"\r\n" };
+        }
+        conn.data = piece;
+    }
+
+    fn append_end(&mut self, conn: &mut Conn) {
+        self.ended = true;
+        if self.chunked {
+            conn.tail = b"0\r\n\r\n";
+        }
+    }
+}

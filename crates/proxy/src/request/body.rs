@@ -1,0 +1,145 @@
+//! The answer's body on its way to the client.
+
+use super::live::Live;
+use crate::h1::{AnswerBody, Part};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use milecastle_plugin_api::HookPanicked;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+/// Where the body comes from.
+pub(super) enum Source {
+    /// It is here; plugins have seen it.
+    Whole(Bytes),
+    /// From the upstream, untouched.
+    Flowing(Box<AnswerBody>),
+    /// From the upstream, each piece through the plugins.
+    Filtered {
+        body: Box<AnswerBody>,
+        /// The plugins have seen the end.
+        ended: bool,
+    },
+}
+
+/// The body of an answer. With it the request ends.
+pub(crate) struct OutBody {
+    source: Source,
+    live: Option<Box<Live>>,
+}
+
+impl OutBody {
+    /// A body of a response that belongs to no request any more.
+    pub(super) fn empty() -> Self {
+        Self { source: Source::Whole(Bytes::new()), live: None }
+    }
+
+    pub(super) fn new(source: Source, mut live: Box<Live>) -> Self {
+        // hyper need not ask for a body that is empty from the start.
+        live.complete |= matches!(&source, Source::Whole(bytes) if bytes.is_empty());
+        Self { source, live: Some(live) }
+    }
+
+    /// Counts a piece that is handed to the connection.
+    fn sent(&mut self, bytes: usize) {
+        if let Some(live) = &mut self.live {
+            live.cx.response.bytes_sent += bytes as u64;
+            live.cx.response.body_bytes_sent += bytes as u64;
+        }
+    }
+
+    fn complete(&mut self) {
+        if let Some(live) = &mut self.live {
+            live.complete = true;
+        }
+    }
+
+    /// The answer cannot be completed: the connection to the client is cut.
+    fn broken(&mut self, error: io::Error) -> io::Error {
+        if let Some(live) = &mut self.live {
+            live.broken = true;
+            let node = live.cx.upstream.last().map(|attempt| attempt.node.clone()).unwrap_or_default();
+            tracing::warn!(node = &*node, %error, "an upstream's answer broke off");
+        }
+        error
+    }
+}
+
+/// Runs the body filters on a piece, of global rules and then of the route, then the delayed ones.
+pub(super) fn filter(live: &mut Live, piece: &mut Bytes, last: bool) -> Result<(), HookPanicked> {
+    live.on_chains(|chain, cx| chain.run_body(cx, piece, last))?;
+    live.on_chains(|chain, cx| chain.run_delayed_body(cx, piece, last))
+}
+
+impl Body for OutBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let this = self.get_mut();
+        loop {
+            let (part, filtered) = match &mut this.source {
+                Source::Whole(bytes) => {
+                    let bytes = std::mem::take(bytes);
+                    this.complete();
+                    if bytes.is_empty() {
+                        return Poll::Ready(None);
+                    }
+                    this.sent(bytes.len());
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                Source::Filtered { ended: true, .. } => return Poll::Ready(None),
+                Source::Flowing(body) => (ready!(body.poll_part(cx)), false),
+                Source::Filtered { body, .. } => (ready!(body.poll_part(cx)), true),
+            };
+            let last = part.is_none();
+            let mut piece = match part {
+                Some(Ok(Part::Data(data))) => {
+                    if let Some(live) = &mut this.live {
+                        live.upstream_bytes += data.len() as u64;
+                    }
+                    data
+                }
+                Some(Ok(Part::Trailers(trailers))) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(this.broken(error)))),
+                None => Bytes::new(),
+            };
+            if filtered
+                && let Some(live) = &mut this.live
+                && filter(live, &mut piece, last).is_err()
+            {
+                return Poll::Ready(Some(Err(this.broken(io::Error::other("a plugin's body filter panicked")))));
+            }
+            if let (true, Source::Filtered { ended, .. }) = (last, &mut this.source) {
+                *ended = true;
+            }
+            if last || matches!(&this.source, Source::Flowing(body) if body.ended()) {
+                this.complete();
+            }
+            if !piece.is_empty() {
+                this.sent(piece.len());
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if last {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Whole(bytes) => bytes.is_empty(),
+            Source::Flowing(body) => body.ended(),
+            Source::Filtered { ended, .. } => *ended,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Flowing(body) => body.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Source::Filtered { .. } => SizeHint::new(),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The head of the request to the upstream (`docs/spec/upstream-balancing.md` §8).
+
+use super::intake::uri_options;
+use super::live::Live;
+use crate::h1::Outgoing;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use milecastle_matching::uri::canonical_target;
+use milecastle_plugin_api::Body;
+
+/// What the body's framing fields must say.
+pub(super) enum Length {
+    /// Nothing: there is no body, and nothing was said about its length.
+    Unsaid,
+    Bytes(u64),
+    Chunked,
+}
+
+/// Fields that are written from other sources than the received field, or never. A client's connection ends here, and so do
+/// the fields that concern it.
+fn is_own(name: &str) -> bool {
+    match name.len() {
+        2 => name == "te",
+        4 => name == "host",
+        6 => name == "expect",
+        7 => matches!(name, "upgrade" | "trailer"),
+        9 => name == "x-real-ip",
+        10 => matches!(name, "connection" | "keep-alive"),
+        14 => matches!(name, "content-length" | "http2-settings"),
+        15 => name == "x-forwarded-for",
+        16 => matches!(name, "proxy-connection" | "x-forwarded-host" | "x-forwarded-port"),
+        17 => matches!(name, "transfer-encoding" | "x-forwarded-proto"),
+        _ => false,
+    }
+}
+
+/// Lays the head out at the end of `out`.
+pub(super) fn write_head(out: &mut Vec<u8>, live: &Live, host: &HeaderValue, length: &Length, upgrade: bool) {
+    let cx = &live.cx;
+    let headers = &cx.request.headers;
+    put(out, &[cx.request.method.as_str().as_bytes(), b" "]);
+    write_target(out, live);
+    put(out, &[b" HTTP/1.1\r\nHost: ", host.as_bytes(), b"\r\n"]);
+
+    let named = named_by_connection(headers);
+    let mut given = Given::default();
+    for (name, value) in headers {
+        let name = name.as_str();
+        if is_own(name) {
+            given.note(name, value);
+        } else if named.is_none()
+            || !named.as_ref().is_some_and(|named| named.iter().any(|other| other.as_str() == name))
+        {
+            put(out, &[name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+    }
+    match length {
+        Length::Unsaid => {}
+        Length::Bytes(length) => {
+            out.extend_from_slice(b"Content-Length: ");
+            put_number(out, *length);
+            out.extend_from_slice(b"\r\n");
+        }
+        Length::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+    let client = cx.client_addr();
+    put(out, &[b"X-Real-IP: ", client.as_bytes(), b"\r\nX-Forwarded-For: "]);
+    if given.has_forwarded_for {
+        for value in headers.get_all("x-forwarded-for").iter().filter(|value| !value.is_empty()) {
+            put(out, &[value.as_bytes(), b", "]);
+        }
+    }
+    let proto = given.proto.unwrap_or(cx.client.scheme.as_str().as_bytes());
+    let received = given.host.map(HeaderValue::as_bytes);
+    let fallback = cx.request.host().as_bytes();
+    put(out, &[client.as_bytes(), b"\r\nX-Forwarded-Proto: ", proto, b"\r\nX-Forwarded-Host: "]);
+    put(out, &[given.forwarded_host.or(received).unwrap_or(fallback), b"\r\nX-Forwarded-Port: "]);
+    match given.port.or_else(|| port_of(received.unwrap_or_default())) {
+        Some(port) => out.extend_from_slice(port),
+        None => put_number(out, u64::from(cx.client.local.port())),
+    }
+    out.extend_from_slice(b"\r\n");
+    if upgrade {
+        for name in [header::UPGRADE, header::CONNECTION] {
+            for value in headers.get_all(&name) {
+                put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+            }
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What was found among the own fields.
+#[derive(Default)]
+struct Given<'a> {
+    host: Option<&'a HeaderValue>,
+    has_forwarded_for: bool,
+    proto: Option<&'a [u8]>,
+    forwarded_host: Option<&'a [u8]>,
+    port: Option<&'a [u8]>,
+}
+
+impl<'a> Given<'a> {
+    /// What stands in a forwarding field here was said by a believed peer, or set by a plugin.
+    fn note(&mut self, name: &str, value: &'a HeaderValue) {
+        let text = Some(value.as_bytes()).filter(|text| !text.is_empty());
+        match name {
+            "host" => self.host = Some(value),
+            "x-forwarded-for" => self.has_forwarded_for = true,
+            "x-forwarded-proto" => self.proto = text,
+            "x-forwarded-host" => self.forwarded_host = text,
+            "x-forwarded-port" => self.port = text,
+            _ => {}
+        }
+    }
+}
+
+/// The target as received if every upstream must read it as we do, else its canonical form.
+fn write_target(out: &mut Vec<u8>, live: &Live) {
+    let request = &live.cx.request;
+    if let Some(rewritten) = request.rewritten_target() {
+        return out.extend_from_slice(rewritten.as_bytes());
+    }
+    let received = request.received_target();
+    if live.ambiguous
+        && let Ok(canonical) = canonical_target(received, &uri_options(&live.client.worker.node.config))
+    {
+        return out.extend_from_slice(canonical.as_bytes());
+    }
+    out.extend_from_slice(received.as_bytes());
+}
+
+/// The fields that `Connection` names beside its own words; `None`, without allocating, if there are none.
+fn named_by_connection(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
+    let ordinary = |word: &[u8]| {
+        word.is_empty()
+            || word.eq_ignore_ascii_case(b"keep-alive")
+            || word.eq_ignore_ascii_case(b"close")
+            || word.eq_ignore_ascii_case(b"upgrade")
+    };
+    let words = || {
+        let values = headers.get_all(header::CONNECTION).into_iter();
+        values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+    };
+    if words().all(ordinary) {
+        return None;
+    }
+    // A client may not take away what identifies its request to the upstream.
+    let kept = |name: &HeaderName| {
+        matches!(name.as_str(), "authorization" | "cookie")
+            || name.as_str().starts_with("x-con")
+            || name.as_str().starts_with("x-cred")
+    };
+    Some(words().filter_map(|word| HeaderName::from_bytes(word).ok()).filter(|name| !kept(name)).collect())
+}
+
+fn port_of(host: &[u8]) -> Option<&[u8]> {
+    let start = host.iter().rposition(|byte| *byte == b':')? + 1;
+    let port = &host[start..];
+    (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
+}
+
+fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// How long the body says it is.
+pub(super) fn length(live: &Live, outgoing: &Outgoing) -> Length {
+    match (outgoing, &live.cx.request.body) {
+        (Outgoing::Whole(bytes), _) => Length::Bytes(bytes.len() as u64),
+        (Outgoing::Streaming(_), Body::Streaming { length: Some(length) }) => Length::Bytes(*length),
+        (Outgoing::Streaming(_), _) => Length::Chunked,
+        (Outgoing::None, _) => {
+            // Methods that usually carry a body say that there is none (RFC 9110 §8.6).
+            let said = live.cx.request.headers.contains_key(header::CONTENT_LENGTH);
+            let method = &live.cx.request.method;
+            let usual = method == Method::POST || method == Method::PUT || method == Method::PATCH;
+            if usual || (said && method != Method::GET) { Length::Bytes(0) } else { Length::Unsaid }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_in_full() {
+        for number in [0, 7, 10, 65_535, u64::MAX] {
+            let mut out = Vec::new();
+            put_number(&mut out, number);
+            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
+        }
+    }
+
+    #[test]
+    fn connection_takes_away_only_what_it_may() {
+        let named = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONNECTION, HeaderValue::from_static(value));
+            named_by_connection(&headers)
+                .map(|names| names.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(named("keep-alive, Upgrade"), None);
+        assert_eq!(named("close, X-Private"), Some(vec!["close".into(), "x-private".into()]));
+        assert_eq!(named("X-Consumer-Username, Authorization"), Some(vec![]));
+    }
+
+    #[test]
+    fn ports_of_hosts() {
+        assert_eq!(port_of(b"a:81"), Some(&b"81"[..]));
+        assert_eq!(port_of(b"a"), None);
+        assert_eq!(port_of(b"[::1]"), None);
+        assert_eq!(port_of(b"[::1]:8"), Some(&b"8"[..]));
+    }
+}

@@ -1,0 +1,345 @@
+//! A request's head: checked, brought into its one form, and made the context of the request.
+//!
+//! hyper has parsed the head and has refused what is malformed. Refused here is what it lets pass and what could be read in
+//! two ways: a missing or repeated Host, transfer codings other than `chunked`, HTTP/1.0 with a transfer coding (RFC 9112 §3.2,
+//! §6.1), and paths without a normal form.
+
+use super::live::Live;
+use crate::config::{GatewayConfig, RealIp};
+use crate::worker::{Client, Pinned};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use milecastle_matching::uri::{UriOptions, canonical_path};
+use milecastle_plugin_api::{Body, Reply, RequestCx, Scheme};
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::str::FromStr as _;
+
+/// Headers that say how the request reached an earlier proxy, and the variables that keep what the client sent.
+const FORWARDED: [(&str, &str); 4] = [
+    ("x-forwarded-proto", "original_x_forwarded_proto"),
+    ("x-forwarded-host", "original_x_forwarded_host"),
+    ("x-forwarded-port", "original_x_forwarded_port"),
+    ("forwarded", "original_forwarded"),
+];
+
+/// What one pass over the header fields finds.
+#[derive(Default)]
+struct Seen {
+    hosts: u32,
+    transfer_encoding: bool,
+    content_length: bool,
+    /// One of [`FORWARDED`].
+    forwarded: bool,
+    forwarded_for: bool,
+    upgrade: bool,
+    /// A header that only the gateway may set, in any spelling.
+    identity: bool,
+    bytes: u64,
+}
+
+impl Seen {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for (name, value) in headers {
+            let name = name.as_str();
+            seen.bytes += (name.len() + value.len() + 4) as u64;
+            match name.len() {
+                4 => seen.hosts += u32::from(name == "host"),
+                7 => seen.upgrade |= name == "upgrade",
+                9 => seen.forwarded |= name == "forwarded",
+                14 => seen.content_length |= name == "content-length",
+                15 => seen.forwarded_for |= name == "x-forwarded-for",
+                16 => seen.forwarded |= matches!(name, "x-forwarded-host" | "x-forwarded-port"),
+                17 => {
+                    seen.transfer_encoding |= name == "transfer-encoding";
+                    seen.forwarded |= name == "x-forwarded-proto";
+                }
+                19 | 20 | 23 => seen.identity |= is_identity(name),
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+/// Whether the name is that of a header by which the gateway names the consumer, `_` and `-` being equal.
+fn is_identity(name: &str) -> bool {
+    ["x-consumer-username", "x-consumer-custom-id", "x-credential-identifier"].iter().any(|known| {
+        known.len() == name.len() && known.bytes().zip(name.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'))
+    })
+}
+
+/// Makes the request's context. The error is the answer to a request that goes no further.
+pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Box<Live>, Result<(), Reply>) {
+    let worker = client.worker.clone();
+    let config = &worker.node.config;
+    worker.counters.requests.up();
+    worker.counters.in_flight.up();
+    client.activity.in_flight.set(client.activity.in_flight.get() + 1);
+    client.activity.reading.set(false);
+    let pinned = worker.pin();
+    let (mut parts, incoming) = request.into_parts();
+    let seen = Seen::of(&parts.headers);
+    let host = host(&mut parts, &seen);
+    let path = path(&parts, config);
+    let mut accepted = check_framing(&parts, &seen);
+    let host = host.unwrap_or_else(|| {
+        accepted = Err(Reply::status(StatusCode::BAD_REQUEST));
+        Box::default()
+    });
+    let path = path.unwrap_or_else(|| {
+        accepted = Err(Reply::status(StatusCode::BAD_REQUEST));
+        Path::default()
+    });
+    if path.ambiguous && config.path.reject_ambiguous {
+        accepted = Err(Reply::status(StatusCode::BAD_REQUEST));
+    }
+    let head_bytes = seen.bytes + (parts.method.as_str().len() + parts.uri.path().len() + 14) as u64;
+    let mut request =
+        milecastle_plugin_api::Request::new(parts.method, parts.uri, parts.version, parts.headers, path.normal, host);
+    request.head_bytes = head_bytes;
+    let mut body = None;
+    if !incoming.is_end_stream() {
+        request.body = Body::Streaming { length: incoming.size_hint().exact() };
+        body = Some(incoming);
+    }
+    let mut cx = RequestCx::new(request, client.facts.clone(), pinned.clone());
+    if client.believed.real_ip {
+        real_ip(&mut cx, &config.real_ip);
+    }
+    if seen.identity {
+        strip_identity(&mut cx.request.headers);
+    }
+    if seen.forwarded && !client.believed.forwarded {
+        set_aside_forwarded(&mut cx);
+    }
+    if seen.forwarded_for && !client.believed.forwarded && config.trusted.is_some() {
+        set_aside(&mut cx, "x-forwarded-for", "original_x_forwarded_for");
+    }
+    if accepted.is_ok() && client.facts.scheme == Scheme::Https && !mutual_tls_holds(&client, &pinned, &cx) {
+        accepted = Err(Reply::status(StatusCode::BAD_REQUEST));
+    }
+    if let (Some(most), Body::Streaming { length: Some(length) }) = (config.client.body_bytes, &cx.request.body)
+        && *length > most
+        && accepted.is_ok()
+    {
+        accepted = Err(Reply::status(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+    let attempt_began = cx.timing.started;
+    let live = Live {
+        plugins: accepted.is_ok(),
+        cx,
+        client,
+        pinned,
+        body,
+        match_path: path.matching,
+        ambiguous: path.ambiguous,
+        upgrade: seen.upgrade,
+        attempt_began,
+        upstream_bytes: 0,
+        complete: false,
+        broken: false,
+    };
+    (Box::new(live), accepted)
+}
+
+fn check_framing(parts: &Parts, seen: &Seen) -> Result<(), Reply> {
+    if !seen.transfer_encoding {
+        return Ok(());
+    }
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    if chunked && codings.next().is_none() && parts.version == Version::HTTP_11 && !seen.content_length {
+        Ok(())
+    } else {
+        Err(Reply::status(StatusCode::BAD_REQUEST))
+    }
+}
+
+/// The host without port in lower case, and the Host header as it stands for the request. `None`: 400.
+fn host(parts: &mut Parts, seen: &Seen) -> Option<Box<str>> {
+    if seen.hosts > 1 {
+        return None;
+    }
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    if let Some(authority) = authority {
+        // The target's authority stands for the Host header (RFC 9112 §3.2.2, RFC 9113 §8.3.1).
+        let authority = HeaderValue::from_str(authority).ok()?;
+        let agrees = parts.headers.get(header::HOST).is_none_or(|host| host == authority);
+        if parts.version == Version::HTTP_2 && !agrees {
+            return None;
+        }
+        parts.headers.insert(header::HOST, authority);
+    } else if seen.hosts == 0 {
+        return (parts.version == Version::HTTP_10).then(Box::default);
+    }
+    let text = parts.headers.get(header::HOST)?.to_str().ok()?;
+    let name = without_port(text)?;
+    let mut name: Box<str> = name.strip_suffix('.').unwrap_or(name).into();
+    name.make_ascii_lowercase();
+    Some(name)
+}
+
+/// The host of a Host header's value; `None` if it is none.
+pub(super) fn without_port(text: &str) -> Option<&str> {
+    let (name, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let end = rest.find(']')? + 2;
+            (text.get(..end)?, text.get(end..)?)
+        }
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let bad_port = !port.is_empty() && !port.get(1..)?.bytes().all(|byte| byte.is_ascii_digit());
+    let odd = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'/' | b'\\' | b'@' | b'?' | b'#' | b',' | b'"');
+    (!bad_port && !name.bytes().any(odd)).then_some(name)
+}
+
+/// The path in its forms.
+#[derive(Default)]
+struct Path {
+    normal: Option<Box<str>>,
+    matching: Option<Box<str>>,
+    ambiguous: bool,
+}
+
+pub(super) fn uri_options(config: &GatewayConfig) -> UriOptions {
+    UriOptions {
+        match_encoded_slash: config.path.match_encoded_slash,
+        delete_tail_slash: config.path.delete_tail_slash,
+        servlet: config.path.like_servlet,
+    }
+}
+
+/// `None`: 400.
+fn path(parts: &Parts, config: &GatewayConfig) -> Option<Path> {
+    let target = parts.uri.path_and_query()?.as_str();
+    let canonical = canonical_path(target, &uri_options(config)).ok()?;
+    let ambiguous = !canonical.ambiguity.is_none();
+    Some(match (canonical.path, canonical.decoded) {
+        (Cow::Borrowed(path), None) if path.len() == parts.uri.path().len() => Path { ambiguous, ..Path::default() },
+        (path, None) => Path { normal: Some(path.into()), matching: None, ambiguous },
+        (path, Some(decoded)) => Path { normal: Some(decoded.into()), matching: Some(path.into()), ambiguous },
+    })
+}
+
+/// Puts the address that a believed proxy names in place of the proxy's own (`docs/spec/routing.md` §9).
+fn real_ip(cx: &mut RequestCx, rules: &RealIp) {
+    let Some(value) = cx.request.headers.get(&rules.header) else { return };
+    let Ok(text) = value.to_str() else { return };
+    let mut addresses = text.rsplit(',').map(|word| address(word.trim()));
+    let mut found = None;
+    while let Some(Some((ip, port))) = addresses.next() {
+        found = Some((ip, port));
+        if !rules.recursive || !rules.from.contains(ip) {
+            break;
+        }
+    }
+    if let Some((ip, port)) = found {
+        cx.client_ip = ip;
+        cx.client_port = port;
+    }
+}
+
+/// An address, with or without port; the port is 0 if there is none.
+fn address(text: &str) -> Option<(IpAddr, u16)> {
+    match IpAddr::from_str(text.trim_matches(['[', ']'])) {
+        Ok(ip) => Some((ip.to_canonical(), 0)),
+        Err(_) => std::net::SocketAddr::from_str(text).ok().map(|addr| (addr.ip().to_canonical(), addr.port())),
+    }
+}
+
+fn strip_identity(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_identity(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Takes off what a peer that is not believed says about earlier proxies; variables keep it.
+fn set_aside_forwarded(cx: &mut RequestCx) {
+    for (name, variable) in FORWARDED {
+        set_aside(cx, name, variable);
+    }
+}
+
+fn set_aside(cx: &mut RequestCx, name: &'static str, variable: &'static str) {
+    if let Some(value) = cx.request.headers.remove(name) {
+        cx.set_var(variable, value);
+    }
+}
+
+/// Whether what the ssl objects ask of clients holds for this request (`docs/spec/tls.md` §6.3, §6.4).
+fn mutual_tls_holds(client: &Client, pinned: &Pinned, cx: &RequestCx) -> bool {
+    let host = cx.request.host();
+    let known = client.checked_host.borrow();
+    if known.as_ref().is_some_and(|(generation, known)| *generation == pinned.generation() && **known == *host) {
+        return true;
+    }
+    drop(known);
+    let Some(tls) = &client.facts.tls else { return true };
+    let sni = tls.sni.as_deref().unwrap_or_default();
+    let auth_of = |name: &str| pinned.snapshot.certificate(name).and_then(|ssl| ssl.client.as_ref());
+    let (of_host, of_sni) = (auth_of(host), auth_of(sni));
+    if of_host.is_some() && sni != host {
+        tracing::warn!(sni, host, "client certificate verified with SNI, but the host is another");
+        return false;
+    }
+    if let Some(auth) = of_sni
+        && !auth.skip_uri.is_empty()
+        && &*tls.client_verify != "SUCCESS"
+        && !auth.skip_uri.iter().any(|pattern| pattern.is_match(cx.request.path()))
+    {
+        tracing::warn!(sni, verified = &*tls.client_verify, "client certificate was not present or not valid");
+        return false;
+    }
+    if of_host.is_none() && of_sni.is_none() {
+        *client.checked_host.borrow_mut() = Some((pinned.generation(), host.into()));
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_lose_their_port() {
+        for (text, name) in [
+            ("example.com", Some("example.com")),
+            ("example.com:8080", Some("example.com")),
+            ("[::1]:80", Some("[::1]")),
+            ("[::1]", Some("[::1]")),
+            ("example.com:", Some("example.com")),
+            ("", Some("")),
+            ("a:b", None),
+            ("[::1", None),
+            ("[::1]x", None),
+            ("a/b", None),
+            ("user@host", None),
+            ("a b", None),
+        ] {
+            assert_eq!(without_port(text), name, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_with_and_without_port() {
+        let read = |text| address(text).map(|(ip, port)| (ip.to_string(), port));
+        assert_eq!(read("10.0.0.1"), Some(("10.0.0.1".into(), 0)));
+        assert_eq!(read("10.0.0.1:81"), Some(("10.0.0.1".into(), 81)));
+        assert_eq!(read("[2001:db8::1]:443"), Some(("2001:db8::1".into(), 443)));
+        assert_eq!(read("::ffff:10.0.0.1"), Some(("10.0.0.1".into(), 0)));
+        assert_eq!(read("unknown"), None);
+    }
+
+    #[test]
+    fn identity_headers_are_known_in_every_spelling() {
+        assert!(is_identity("x-consumer-username") && is_identity("x_consumer_username"));
+        assert!(is_identity("x-credential_identifier") && is_identity("x_consumer-custom-id"));
+        assert!(!is_identity("x-consumer-usernames") && !is_identity("x-forwarded-for"));
+    }
+}

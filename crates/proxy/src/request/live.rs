@@ -1,0 +1,94 @@
+//! A request under way, and its end.
+
+use crate::worker::{Client, Pinned};
+use http::StatusCode;
+use hyper::body::Incoming;
+use milecastle_plugin_api::{Chain, HookPanicked, RequestCx};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// A request under way. Dropping it ends it: the log hooks run then, exactly once, also if the client has left.
+pub(crate) struct Live {
+    pub(crate) cx: RequestCx,
+    pub(crate) client: Rc<Client>,
+    pub(crate) pinned: Rc<Pinned>,
+    /// The client's body, while it has not been read to its end.
+    pub(crate) body: Option<Incoming>,
+    /// What routing matches, where that is not the normal path: encoded slashes are kept.
+    pub(crate) match_path: Option<Box<str>>,
+    /// Upstreams might read the received target in another way than we do.
+    pub(crate) ambiguous: bool,
+    /// The client asks for another protocol.
+    pub(crate) upgrade: bool,
+    /// Plugins take part; they do not in a request that was refused for its head.
+    pub(crate) plugins: bool,
+    /// When the present attempt began.
+    pub(crate) attempt_began: Instant,
+    /// Bytes of the answer's body that have come from the upstream.
+    pub(crate) upstream_bytes: u64,
+    /// The last byte of the answer has been handed to the connection, or will be without our doing.
+    pub(crate) complete: bool,
+    /// The answer was cut short by the upstream, not by the client.
+    pub(crate) broken: bool,
+}
+
+impl Live {
+    /// Runs something on the chain of the global rules, then on that of the route.
+    pub(crate) fn on_chains(
+        &mut self,
+        mut run: impl FnMut(&Chain, &mut RequestCx) -> Result<(), HookPanicked>,
+    ) -> Result<(), HookPanicked> {
+        if !self.plugins {
+            return Ok(());
+        }
+        self.cx.global_phase = true;
+        let global = run(self.pinned.snapshot.global(), &mut self.cx);
+        self.cx.global_phase = false;
+        let Some(chain) = self.cx.chain.clone() else { return global };
+        let route = run(&chain, &mut self.cx);
+        global.and(route)
+    }
+
+    /// Whether a plugin sees the answer's body.
+    pub(crate) fn body_is_seen(&self) -> bool {
+        let route = self.cx.chain.as_ref().is_some_and(|chain| chain.sees_body());
+        self.plugins && (route || self.pinned.snapshot.global().sees_body())
+    }
+
+    /// Whether the answer's head is looked at after it has been sent.
+    pub(crate) fn head_is_logged(&self) -> bool {
+        let route = self.cx.chain.as_ref().is_some_and(|chain| chain.has_log());
+        self.plugins && (route || self.pinned.snapshot.global().has_log() || self.client.worker.node.on_end.is_some())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let ended = Instant::now();
+        self.cx.timing.ended = Some(ended);
+        // The request's own code panicked: its future is being unwound.
+        if std::thread::panicking() {
+            self.cx.response.status = StatusCode::INTERNAL_SERVER_ERROR;
+        } else if !self.complete && !self.broken {
+            self.cx.response.client_gone = true;
+        }
+        if let Some(attempt) = self.cx.upstream.last_mut().filter(|attempt| attempt.answered) {
+            attempt.response = ended.saturating_duration_since(self.attempt_began);
+            attempt.response_bytes = self.upstream_bytes;
+        }
+        let logged = self.on_chains(|chain, cx| {
+            chain.run_log(cx);
+            Ok(())
+        });
+        debug_assert_eq!(logged, Ok(()), "log hooks that panic are counted and give no error");
+        let worker = &self.client.worker;
+        if let Some(on_end) = &worker.node.on_end {
+            on_end.on_request_end(&self.cx);
+        }
+        worker.counters.in_flight.down();
+        let activity = &self.client.activity;
+        activity.in_flight.set(activity.in_flight.get().saturating_sub(1));
+        activity.reading.set(false);
+        activity.idle_since.set(ended);
+    }
+}

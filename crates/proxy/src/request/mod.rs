@@ -1,0 +1,48 @@
+//! A request from its head to its log line (`docs/spec/plugins/_phases.md` §1).
+//!
+//! [`intake`] checks the head and makes the context; [`pipeline`] matches and runs the plugins; [`proxy`] finds a node and
+//! gets an answer from it; [`respond`] filters the answer's head; [`body`] carries its body; [`live`] ends the request, once,
+//! however it ends.
+//!
+//! Invariants:
+//! - A request sees one snapshot from its first byte to its log line.
+//! - Whoever answers, the answer passes `header_filter`, the body filters and `log`.
+//! - What is sent upstream is laid out from the context alone; nothing that the client sent gets there by another way.
+
+mod body;
+mod forward;
+mod intake;
+mod live;
+mod pipeline;
+mod proxy;
+mod respond;
+
+pub(crate) use live::Live;
+
+use crate::worker::Client;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use std::rc::Rc;
+
+/// An answer to the client.
+pub(crate) type Response = http::Response<body::OutBody>;
+
+/// Handles one request.
+pub(crate) async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Response {
+    let (mut live, accepted) = intake::take(client, request);
+    let outcome = match accepted {
+        Ok(()) => pipeline::run(&mut live).await,
+        Err(refusal) => Err(refusal),
+    };
+    match outcome {
+        Ok(answer) => respond::with_answer(live, answer),
+        Err(reply) => respond::with_reply(live, reply),
+    }
+}
+
+/// What is answered after a panic.
+pub(crate) fn bare_error() -> Response {
+    let mut response = Response::new(body::OutBody::empty());
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
+}

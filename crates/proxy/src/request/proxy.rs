@@ -1,0 +1,323 @@
+//! Getting an answer from an upstream: node by node, try by try (`docs/spec/upstream-balancing.md` §1, §5, §6).
+
+use super::forward::{self, Length};
+use super::intake::without_port;
+use super::live::Live;
+use super::pipeline;
+use crate::balance::{Balancer, Endpoint, Tried};
+use crate::h1::{self, Asked, Conn, Failure, Framing, Head, Io, Outgoing, Patience, Pump};
+use crate::worker::Worker;
+use http::{HeaderValue, Method, StatusCode, header};
+use milecastle_plugin_api::{Attempt, Body, Reply};
+use milecastle_snapshot::{
+    Algorithm, CompiledNode, CompiledRoute, CompiledUpstream, PassHost, Timeouts, UpstreamRef, UpstreamScheme,
+};
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What the upstream has answered.
+pub(super) enum Answer {
+    /// A head, and the beginning of a body.
+    Proxied { head: Head, body: h1::Started },
+    /// 101: from here on bytes pass both ways.
+    Switched { head: Head, conn: Box<Conn>, idle: Duration },
+}
+
+/// What stays the same over all tries.
+struct Plan {
+    balancer: Rc<Balancer>,
+    timeouts: Timeouts,
+    patience: Patience,
+    upgrade: bool,
+    keep: h1::Keep,
+}
+
+/// Finds the upstream and tries its nodes. The error is an answer made here.
+pub(super) async fn run(live: &mut Live, route: &CompiledRoute) -> Result<Answer, Reply> {
+    let upstream = find(live, route)?;
+    let worker = live.client.worker.clone();
+    let config = &worker.node.config;
+    let timeouts = route.timeout.unwrap_or(upstream.timeouts);
+    let plan = Plan {
+        balancer: worker.balancers.of(&upstream, || usize::try_from(worker.random() >> 32).unwrap_or_default()),
+        timeouts,
+        patience: config.patience(&timeouts),
+        upgrade: live.upgrade && route.websocket,
+        keep: keep(&upstream, config.keepalive),
+    };
+    live.cx.upstream.scheme = upstream.scheme.as_str();
+    let mut outgoing = take_body(live).await?;
+    let attempts = upstream.retries.map_or(upstream.nodes.len(), |retries| retries as usize + 1);
+    let mut tried = Tried::default();
+    let mut made = 0;
+    let mut last_retry = None;
+    loop {
+        let Some(place) = plan.balancer.pick(&tried) else {
+            // Either every node was tried, or no name could be resolved.
+            let none_found = made == 0;
+            let status = if none_found { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_GATEWAY };
+            return Err(Reply::status(status));
+        };
+        tried.add(place);
+        let node = plan.balancer.node(place);
+        let Some(ip) = address(&worker, node).await else { continue };
+        made += 1;
+        live.cx.upstream.unresolved_host = Some(node.host.clone());
+        run_before_proxy(live).await?;
+        let began = Instant::now();
+        live.attempt_began = began;
+        if made == 1 {
+            last_retry = upstream.retry_timeout.map(|limit| began + limit);
+        }
+        let host = host(live, &upstream, node);
+        let addr = SocketAddr::new(ip, node.port);
+        let tls_name = upstream.scheme.is_tls().then(|| tls_name(&host));
+        let endpoint = plan.balancer.endpoint(place, addr, tls_name.as_deref(), &worker.pool);
+        let failure = match attempt(live, &plan, &endpoint, &host, tls_name.as_deref(), &mut outgoing, began).await {
+            Ok((conn, head, connect, now)) => {
+                return answer(live, plan, endpoint, conn, head, outgoing, connect, now);
+            }
+            Err(failure) => failure,
+        };
+        if failure.by_client() {
+            return Err(Reply::status(failure.status()));
+        }
+        note(live, &endpoint, &failure, began);
+        if !may_retry(live, &failure, &outgoing) || made >= attempts {
+            return Err(Reply::status(failure.status()));
+        }
+        if last_retry.is_some_and(|limit| Instant::now() > limit) {
+            return Err(Reply::status(StatusCode::BAD_GATEWAY));
+        }
+        worker.counters.retries.up();
+        if let Outgoing::Streaming(pump) = &mut outgoing {
+            pump.rewind();
+        }
+    }
+}
+
+/// The upstream in force: a plugin's choice before the route's.
+fn find(live: &Live, route: &CompiledRoute) -> Result<Arc<CompiledUpstream>, Reply> {
+    let snapshot = &live.pinned.snapshot;
+    let by_id = |id: &str| snapshot.upstream(id).cloned().ok_or(Reply::status(StatusCode::BAD_GATEWAY));
+    let upstream = match (&live.cx.upstream.upstream_id, &route.upstream) {
+        (Some(id), _) | (None, UpstreamRef::Id(id)) => by_id(id)?,
+        (None, UpstreamRef::Inline(upstream)) => upstream.clone(),
+        (None, UpstreamRef::None) => return Err(Reply::status(StatusCode::SERVICE_UNAVAILABLE)),
+    };
+    if upstream.nodes.is_empty() {
+        return Err(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
+    }
+    let spoken = matches!(upstream.scheme, UpstreamScheme::Http | UpstreamScheme::Https);
+    if !spoken || upstream.algorithm != Algorithm::RoundRobin {
+        return Err(Reply::status(StatusCode::BAD_GATEWAY));
+    }
+    Ok(upstream)
+}
+
+/// The upstream's own idle pool, or the node's default.
+fn keep(upstream: &CompiledUpstream, default: h1::Keep) -> h1::Keep {
+    upstream.keepalive.map_or(default, |own| h1::Keep {
+        size: own.size as usize,
+        idle_timeout: own.idle_timeout,
+        requests: u32::try_from(own.requests).unwrap_or(u32::MAX),
+    })
+}
+
+/// The request's body in the form in which it is sent. A small one is read whole first: it is sent with the head, and can be
+/// sent again.
+async fn take_body(live: &mut Live) -> Result<Outgoing, Reply> {
+    let config = &live.client.worker.node.config;
+    let allowed = config.client.body_bytes.unwrap_or(u64::MAX);
+    let keep = config.retry_body;
+    let (first, length) = match &live.cx.request.body {
+        Body::None => return Ok(Outgoing::None),
+        Body::Read { bytes, partial: false } => return Ok(Outgoing::Whole(bytes.clone())),
+        Body::Read { bytes, partial: true } => (Some(bytes.clone()), None),
+        Body::Streaming { length } => (None, *length),
+    };
+    let Some(mut body) = live.body.take() else { return Ok(Outgoing::None) };
+    if first.is_none() && length.is_some_and(|length| length <= keep as u64) {
+        let patience = config.client.body_timeout;
+        let (bytes, _) = Box::pin(pipeline::read(&mut body, usize::MAX, config.client.body_bytes, patience)).await?;
+        live.cx.request.body_bytes = bytes.len() as u64;
+        return Ok(Outgoing::Whole(bytes));
+    }
+    Ok(Outgoing::Streaming(Box::new(Pump::new(body, length.is_none(), first, keep, allowed))))
+}
+
+async fn run_before_proxy(live: &mut Live) -> Result<(), Reply> {
+    let pinned = live.pinned.clone();
+    let global = pinned.snapshot.global();
+    if global.has_before_proxy() {
+        live.cx.global_phase = true;
+        global.run_before_proxy(&mut live.cx).await?;
+        live.cx.global_phase = false;
+    }
+    match &live.cx.chain {
+        Some(chain) if chain.has_before_proxy() => {
+            let chain = chain.clone();
+            chain.run_before_proxy(&mut live.cx).await
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The node's address; `None` if its name cannot be resolved now.
+async fn address(worker: &Worker, node: &CompiledNode) -> Option<IpAddr> {
+    if let Some(literal) = node.addr {
+        return Some(literal);
+    }
+    let found = Box::pin(worker.node.resolver.resolve(&node.host, Instant::now())).await;
+    let at = usize::try_from(worker.random() >> 32).unwrap_or_default().checked_rem(found.len())?;
+    Some(found[at])
+}
+
+/// The Host header for a node (§8.1).
+fn host(live: &Live, upstream: &CompiledUpstream, node: &CompiledNode) -> HeaderValue {
+    match &upstream.pass_host {
+        PassHost::Node => node.host_header.clone(),
+        PassHost::Rewrite(host) => host.clone(),
+        PassHost::Pass => {
+            let chosen = live.cx.upstream.host.as_ref().or_else(|| live.cx.request.headers.get(header::HOST));
+            chosen.cloned().unwrap_or(HeaderValue::from_static(""))
+        }
+    }
+}
+
+/// The server name for TLS: the Host header without port.
+fn tls_name(host: &HeaderValue) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(host.as_bytes());
+    match without_port(&text) {
+        Some(name) => Cow::Owned(name.to_owned()),
+        None => text,
+    }
+}
+
+type Answered = (Box<Conn>, Head, Duration, Instant);
+
+/// One try at one node. A kept connection that turns out to be closed is replaced by a fresh one without this being a try of
+/// its own.
+async fn attempt(
+    live: &mut Live,
+    plan: &Plan,
+    endpoint: &Endpoint,
+    host: &HeaderValue,
+    tls_name: Option<&str>,
+    outgoing: &mut Outgoing,
+    began: Instant,
+) -> Result<Answered, Failure> {
+    let worker = live.client.worker.clone();
+    let asked = Asked { head: live.cx.request.method == Method::HEAD, upgrade: plan.upgrade };
+    let length: Length = forward::length(live, outgoing);
+    let mut kept = endpoint.slot.take(began);
+    loop {
+        let (mut conn, connect, now) = match kept.take() {
+            Some(conn) => {
+                worker.counters.pool_hits.up();
+                (conn, Duration::ZERO, began)
+            }
+            None => {
+                let opened = Box::pin(open(&worker, endpoint.addr, tls_name, plan.timeouts.connect)).await;
+                if opened.is_err() {
+                    worker.counters.upstream_connect_failures.up();
+                }
+                let now = Instant::now();
+                worker.counters.upstream_connects.up();
+                (Conn::new(opened?, now, plan.patience.read), now.saturating_duration_since(began), now)
+            }
+        };
+        forward::write_head(conn.begin(), live, host, &length, plan.upgrade);
+        let failure = match conn.exchange(outgoing, asked, worker.node.config.upstream, plan.patience, now).await {
+            Ok(head) => return Ok((conn, head, connect, Instant::now())),
+            Err(failure) => failure,
+        };
+        let stale = conn.reused() && !conn.heard_something() && failure.looks_stale();
+        if !stale || !is_repeatable(&live.cx.request.method) || !is_replayable(outgoing) {
+            return Err(failure);
+        }
+        worker.counters.pool_stale.up();
+        if let Outgoing::Streaming(pump) = outgoing {
+            pump.rewind();
+        }
+    }
+}
+
+async fn open(worker: &Worker, addr: SocketAddr, tls_name: Option<&str>, patience: Duration) -> Result<Io, Failure> {
+    let began = Instant::now();
+    let stream = h1::connect_tcp(addr, patience).await?;
+    let Some(name) = tls_name else { return Ok(Io::Tcp(stream)) };
+    let left = patience.saturating_sub(began.elapsed());
+    Ok(Io::Tls(worker.node.upstream_tls.connect(stream, name, left).await?))
+}
+
+/// Methods that are sent again although the first node may have acted on them (§5.3).
+fn is_repeatable(method: &Method) -> bool {
+    !(method == Method::POST || method == Method::PATCH || method.as_str() == "LOCK")
+}
+
+fn is_replayable(outgoing: &Outgoing) -> bool {
+    !matches!(outgoing, Outgoing::Streaming(pump) if !pump.replayable())
+}
+
+fn may_retry(live: &Live, failure: &Failure, outgoing: &Outgoing) -> bool {
+    failure.retryable()
+        && (failure.before_sending() || (is_repeatable(&live.cx.request.method) && is_replayable(outgoing)))
+}
+
+/// Records a failed try.
+fn note(live: &mut Live, endpoint: &Endpoint, failure: &Failure, began: Instant) {
+    let route = live.cx.route.as_ref().map_or("", |route| &route.id);
+    tracing::warn!(route, node = &*endpoint.text, error = %failure, "an upstream node gave no answer");
+    let took = began.elapsed();
+    live.cx.upstream.push(Attempt {
+        addr: endpoint.addr,
+        node: endpoint.text.clone(),
+        status: failure.status().as_u16(),
+        answered: false,
+        connect: if failure.before_sending() { took } else { Duration::ZERO },
+        header: None,
+        response: took,
+        response_bytes: 0,
+    });
+}
+
+/// Records the try that was answered, and starts on the answer's body.
+#[expect(clippy::too_many_arguments, reason = "all that one try has yielded")]
+fn answer(
+    live: &mut Live,
+    plan: Plan,
+    endpoint: Rc<Endpoint>,
+    conn: Box<Conn>,
+    head: Head,
+    outgoing: Outgoing,
+    connect: Duration,
+    now: Instant,
+) -> Result<Answer, Reply> {
+    let took = now.saturating_duration_since(live.attempt_began);
+    live.cx.upstream.push(Attempt {
+        addr: endpoint.addr,
+        node: endpoint.text.clone(),
+        status: head.status.as_u16(),
+        answered: true,
+        connect,
+        header: Some(took),
+        response: took,
+        response_bytes: 0,
+    });
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Answer::Switched { head, conn, idle: plan.timeouts.read.max(plan.timeouts.send) });
+    }
+    debug_assert!(head.framing == Framing::None || live.cx.request.method != Method::HEAD);
+    let home = h1::Home { slot: endpoint.slot.clone(), keep: plan.keep };
+    match h1::start(conn, &head, outgoing, home, plan.timeouts.read, now) {
+        Ok(body) => Ok(Answer::Proxied { head, body }),
+        Err(fault) => {
+            tracing::warn!(node = &*endpoint.text, error = %fault, "the body of an upstream's answer is malformed");
+            Err(Reply::status(StatusCode::BAD_GATEWAY))
+        }
+    }
+}

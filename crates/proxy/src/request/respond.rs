@@ -1,0 +1,133 @@
+//! The answer's head on its way to the client.
+
+use super::Response;
+use super::body::{OutBody, Source};
+use super::live::Live;
+use super::proxy::Answer;
+use crate::h1::Started;
+use crate::worker::Tunnel;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use milecastle_plugin_api::{HookPanicked, Reply, ResponseSource};
+
+const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
+
+/// Sends on what the upstream has answered.
+pub(super) fn with_answer(mut live: Box<Live>, answer: Answer) -> Response {
+    let response = &mut live.cx.response;
+    response.source = ResponseSource::Upstream;
+    match answer {
+        Answer::Proxied { head, body } => {
+            (response.status, response.headers) = (head.status, head.headers);
+            match body {
+                Started::Whole(bytes) => {
+                    live.upstream_bytes = bytes.len() as u64;
+                    finish(live, Source::Whole(bytes))
+                }
+                Started::Flowing(body) => finish(live, Source::Flowing(body)),
+            }
+        }
+        Answer::Switched { head, conn, idle } => {
+            (response.status, response.headers) = (head.status, head.headers);
+            if filter_head(&mut live).is_err() {
+                return refused(live);
+            }
+            let mut response = Response::new(OutBody::empty());
+            *response.status_mut() = live.cx.response.status;
+            *response.headers_mut() = live.cx.response.headers.clone();
+            let client = live.client.clone();
+            let (upstream, first) = conn.into_parts();
+            *client.tunnel.borrow_mut() = Some(Tunnel { upstream, first, idle, request: live });
+            response
+        }
+    }
+}
+
+/// Sends an answer made by the gateway.
+pub(super) fn with_reply(mut live: Box<Live>, reply: Reply) -> Response {
+    live.cx.global_phase = false;
+    let tried = live.cx.upstream.last().is_some();
+    let from_plugin = reply.plugin.is_some();
+    if let Some(plugin) = reply.plugin.filter(|_| reply.status.as_u16() >= 400) {
+        tracing::debug!(plugin, status = reply.status.as_u16(), "a plugin ended the request");
+    }
+    let (status, headers, body) = reply.into_parts();
+    let response = &mut live.cx.response;
+    response.source = if tried && !from_plugin { ResponseSource::Nginx } else { ResponseSource::Apisix };
+    response.status = status;
+    response.headers = headers;
+    finish(live, Source::Whole(body))
+}
+
+/// Runs the header filters and puts the response together.
+fn finish(mut live: Box<Live>, source: Source) -> Response {
+    if filter_head(&mut live).is_err() {
+        return refused(live);
+    }
+    let bodiless = live.cx.request.received_method() == Method::HEAD
+        || matches!(live.cx.response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let seen = live.body_is_seen();
+    let source = match source {
+        Source::Whole(mut bytes) if seen => {
+            if super::body::filter(&mut live, &mut bytes, true).is_err() {
+                return refused(live);
+            }
+            if !bodiless {
+                live.cx.response.headers.remove(header::CONTENT_LENGTH);
+            }
+            Source::Whole(bytes)
+        }
+        Source::Flowing(body) if seen => {
+            live.cx.response.headers.remove(header::CONTENT_LENGTH);
+            Source::Filtered { body, ended: false }
+        }
+        other => other,
+    };
+    live.complete = bodiless;
+    send(live, if bodiless { Source::Whole(Bytes::new()) } else { source })
+}
+
+/// The response as hyper takes it. From here on the request ends when its body does.
+fn send(mut live: Box<Live>, source: Source) -> Response {
+    let logged = live.head_is_logged();
+    let sent = &mut live.cx.response;
+    let status = sent.status;
+    let headers = if logged { sent.headers.clone() } else { std::mem::take(&mut sent.headers) };
+    sent.bytes_sent += head_bytes(&headers);
+    let mut response = Response::new(OutBody::new(source, live));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// `header_filter`: what the gateway sets, then global rules, then the route's plugins.
+fn filter_head(live: &mut Live) -> Result<(), HookPanicked> {
+    let worker = live.client.worker.clone();
+    let headers = &mut live.cx.response.headers;
+    headers.insert(header::SERVER, worker.server_header.clone());
+    if let Some(last) = live.cx.upstream.last()
+        && (last.status >= 500 || worker.node.config.show_upstream_status)
+    {
+        let list = live.cx.upstream.attempts().map(|attempt| attempt.status.to_string()).collect::<Vec<_>>().join(", ");
+        if let Ok(list) = HeaderValue::from_str(&list) {
+            live.cx.response.headers.insert(UPSTREAM_STATUS, list);
+        }
+    }
+    live.on_chains(|chain, cx| chain.run_headers(cx))
+}
+
+/// A filter has panicked: nothing of the answer goes out. The filters have had their turn.
+fn refused(mut live: Box<Live>) -> Response {
+    let (status, mut headers, body) = Reply::status(StatusCode::INTERNAL_SERVER_ERROR).into_parts();
+    headers.insert(header::SERVER, live.client.worker.server_header.clone());
+    live.cx.response.source = ResponseSource::Apisix;
+    live.cx.response.status = status;
+    live.cx.response.headers = headers;
+    send(live, Source::Whole(body))
+}
+
+/// About what the head takes on the wire.
+fn head_bytes(headers: &HeaderMap) -> u64 {
+    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    fields as u64 + 19
+}

@@ -1,0 +1,107 @@
+//! Names of upstream nodes to addresses (`docs/spec/upstream-balancing.md` §2).
+//!
+//! Look-ups run on the side runtime, never on a worker; workers read a shared table, and only the first request for a name
+//! waits. An answer that has become old is used once more while a new one is fetched.
+
+use crate::config::DnsLimits;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Answers are used this much longer than they hold while fresh ones cannot be had.
+const STALE_FOR: Duration = Duration::from_secs(300);
+/// How long a failed look-up is remembered.
+const FAILED_FOR: Duration = Duration::from_secs(1);
+
+/// What is known of a name.
+#[derive(Clone)]
+struct Entry {
+    addresses: Arc<[IpAddr]>,
+    until: Instant,
+}
+
+/// A look-up under way.
+type Lookup = watch::Receiver<bool>;
+
+/// Resolves names with the system's resolver, which reads `/etc/hosts` first.
+pub(crate) struct Resolver {
+    entries: RwLock<HashMap<Arc<str>, Entry>>,
+    lookups: RwLock<HashMap<Arc<str>, Lookup>>,
+    side: tokio::runtime::Handle,
+    limits: DnsLimits,
+}
+
+impl Resolver {
+    /// `side` is the runtime that look-ups run on.
+    pub(crate) fn new(side: tokio::runtime::Handle, limits: DnsLimits) -> Arc<Self> {
+        Arc::new(Self { entries: RwLock::default(), lookups: RwLock::default(), side, limits })
+    }
+
+    /// The addresses of a name; empty if it cannot be resolved.
+    pub(crate) async fn resolve(self: &Arc<Self>, name: &Arc<str>, now: Instant) -> Arc<[IpAddr]> {
+        match self.known(name) {
+            Some(entry) if entry.until > now => entry.addresses,
+            Some(entry) if !entry.addresses.is_empty() && entry.until + STALE_FOR > now => {
+                self.look_up(name);
+                entry.addresses
+            }
+            _ => {
+                let mut done = self.look_up(name);
+                // An error means that the look-up's task has ended, with or without an entry.
+                let _ended = done.wait_for(|done| *done).await.is_ok();
+                self.known(name).map(|entry| entry.addresses).unwrap_or_default()
+            }
+        }
+    }
+
+    fn known(&self, name: &str) -> Option<Entry> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Starts a look-up, unless one is under way.
+    fn look_up(self: &Arc<Self>, name: &Arc<str>) -> Lookup {
+        let mut lookups = self.lookups.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = lookups.get(name) {
+            return running.clone();
+        }
+        let (done, running) = watch::channel(false);
+        lookups.insert(name.clone(), running.clone());
+        let (resolver, name) = (self.clone(), name.clone());
+        self.side.spawn(async move {
+            let found = tokio::time::timeout(resolver.limits.timeout, tokio::net::lookup_host((&*name, 0))).await;
+            let addresses: Arc<[IpAddr]> = match found {
+                Ok(Ok(found)) => found.map(|addr| addr.ip()).collect(),
+                Ok(Err(error)) => {
+                    tracing::error!(%name, %error, "a node's name cannot be resolved");
+                    Arc::default()
+                }
+                Err(_) => {
+                    tracing::error!(%name, "resolving a node's name took too long");
+                    Arc::default()
+                }
+            };
+            resolver.store(&name, addresses);
+            resolver.lookups.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            done.send_replace(true);
+        });
+        running
+    }
+
+    fn store(&self, name: &Arc<str>, addresses: Arc<[IpAddr]>) {
+        let now = Instant::now();
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        // A failure does not push a usable old answer out.
+        if addresses.is_empty()
+            && let Some(old) =
+                entries.get_mut(name).filter(|old| !old.addresses.is_empty() && old.until + STALE_FOR > now)
+        {
+            old.until = old.until.max(now);
+            return;
+        }
+        entries.retain(|_, entry| entry.until + STALE_FOR > now);
+        let holds = if addresses.is_empty() { FAILED_FOR } else { self.limits.ttl };
+        entries.insert(name.clone(), Entry { addresses, until: now + holds });
+    }
+}

@@ -1,0 +1,209 @@
+//! TLS with clients: which certificate, which versions, whose client certificate (`docs/spec/tls.md`).
+//!
+//! The name is looked up in the snapshot in force at each handshake, so a change is live at once. A server configuration is
+//! made once for each ssl object and shared by all workers, so that sessions are resumed on any of them; rustls resumes a
+//! session only under the name it was made for.
+
+use super::client_auth::{ClientVerifier, Verified};
+use crate::config::{Listen, TlsOffer};
+use crate::worker::Worker;
+use milecastle_plugin_api::TlsInfo;
+use milecastle_snapshot::CompiledSsl;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+};
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// Sessions kept for each ssl object.
+const SESSIONS: usize = 4096;
+
+/// Server configurations of a node.
+pub(crate) struct ServerTls {
+    provider: Arc<CryptoProvider>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+    tickets: bool,
+    fallback_sni: Option<String>,
+    /// By the ssl object's address, and whether HTTP/2 is offered.
+    configs: RwLock<HashMap<(usize, bool), Made>>,
+}
+
+/// A configuration and what it was made of; that keeps the address which is its key taken.
+struct Made {
+    ssl: Arc<CompiledSsl>,
+    ready: Arc<Ready>,
+}
+
+/// A server configuration, and who judges clients' certificates.
+struct Ready {
+    config: Arc<ServerConfig>,
+    verifier: Option<Arc<ClientVerifier>>,
+}
+
+impl ServerTls {
+    pub(crate) fn new(offer: &TlsOffer) -> Self {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.cipher_suites = suites(&provider, &offer.ciphers);
+        let versions = offer.versions.iter().filter_map(|version| match version {
+            milecastle_settings::TlsVersion::V1_2 => Some(&rustls::version::TLS12),
+            milecastle_settings::TlsVersion::V1_3 => Some(&rustls::version::TLS13),
+            milecastle_settings::TlsVersion::V1_0 | milecastle_settings::TlsVersion::V1_1 => None,
+        });
+        Self {
+            versions: versions.collect(),
+            provider: Arc::new(provider),
+            tickets: offer.tickets,
+            fallback_sni: offer.fallback_sni.clone(),
+            configs: RwLock::default(),
+        }
+    }
+
+    /// The configuration for an ssl object.
+    fn ready(&self, ssl: &Arc<CompiledSsl>, http2: bool) -> Result<Arc<Ready>, rustls::Error> {
+        let key = (Arc::as_ptr(ssl) as usize, http2);
+        if let Some(made) = self.configs.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(made.ready.clone());
+        }
+        let ready = Arc::new(self.make(ssl, http2)?);
+        let mut configs = self.configs.write().unwrap_or_else(PoisonError::into_inner);
+        // What only this table still holds belongs to no snapshot in use. An object may stand here twice, with HTTP/2 and
+        // without.
+        configs.retain(|_, made| Arc::strong_count(&made.ssl) > 2);
+        Ok(configs.entry(key).or_insert(Made { ssl: ssl.clone(), ready }).ready.clone())
+    }
+
+    fn make(&self, ssl: &Arc<CompiledSsl>, http2: bool) -> Result<Ready, rustls::Error> {
+        let own: Option<Vec<_>> = ssl.versions.as_ref().map(|versions| {
+            versions
+                .iter()
+                .filter_map(|version| match version {
+                    milecastle_model::TlsVersion::V1_2 => Some(&rustls::version::TLS12),
+                    milecastle_model::TlsVersion::V1_3 => Some(&rustls::version::TLS13),
+                    milecastle_model::TlsVersion::V1_1 => None,
+                })
+                .collect()
+        });
+        let versions = own.as_ref().unwrap_or(&self.versions);
+        let builder = ServerConfig::builder_with_provider(self.provider.clone()).with_protocol_versions(versions)?;
+        let verifier = ssl.client.as_ref().map(|auth| ClientVerifier::new(auth, &self.provider)).transpose()?;
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Keys(ssl.keys.clone())));
+        config.ignore_client_order = true;
+        config.alpn_protocols = match http2 {
+            true => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            false => vec![b"http/1.1".to_vec()],
+        };
+        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        if self.tickets {
+            config.ticketer = aws_lc_rs::Ticketer::new()?;
+        } else {
+            config.send_tls13_tickets = 0;
+        }
+        Ok(Ready { config: Arc::new(config), verifier })
+    }
+}
+
+/// The suites that were asked for: of TLS 1.2 those named, in this order; all of TLS 1.3.
+fn suites(provider: &CryptoProvider, names: &str) -> Vec<SupportedCipherSuite> {
+    let named = names.split(':').filter_map(|name| {
+        let suite = match name {
+            "ECDHE-ECDSA-AES128-GCM-SHA256" => CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            "ECDHE-RSA-AES128-GCM-SHA256" => CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            "ECDHE-ECDSA-AES256-GCM-SHA384" => CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            "ECDHE-RSA-AES256-GCM-SHA384" => CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            "ECDHE-ECDSA-CHACHA20-POLY1305" => CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            "ECDHE-RSA-CHACHA20-POLY1305" => CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+            other => {
+                tracing::warn!(
+                    suite = other,
+                    "apisix.ssl.ssl_ciphers names a suite that is not built in; it is ignored"
+                );
+                return None;
+            }
+        };
+        provider.cipher_suites.iter().find(|known| known.suite() == suite).copied()
+    });
+    let modern = provider.cipher_suites.iter().filter(|suite| suite.tls13().is_some()).copied();
+    modern.chain(named).collect()
+}
+
+/// The certificates of one ssl object; the first whose key the client understands is presented.
+#[derive(Debug)]
+struct Keys(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Keys {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let usable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        self.0.iter().find(usable).cloned()
+    }
+}
+
+/// Shakes hands with a client.
+///
+/// # Errors
+/// The handshake failed; the client has been sent an alert where that is possible.
+pub(crate) async fn accept(
+    worker: &Worker,
+    listen: &Listen,
+    stream: TcpStream,
+) -> io::Result<(TlsStream<TcpStream>, TlsInfo)> {
+    let tls = &worker.node.tls;
+    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let named = start.client_hello().server_name().map(str::to_owned).or_else(|| tls.fallback_sni.clone());
+    let sni: Option<Arc<str>> = named.map(|name| name.trim_end_matches('.').to_ascii_lowercase().into());
+    let ssl = sni.as_ref().and_then(|sni| worker.pin().snapshot.certificate(sni).cloned());
+    let ready = match ssl {
+        Some(ssl) => Some(tls.ready(&ssl, listen.http2).map_err(io::Error::other)?),
+        None => None,
+    };
+    let Some(ready) = ready else {
+        // A configuration without any certificate makes rustls send the alert.
+        let nothing = ServerConfig::builder_with_provider(tls.provider.clone())
+            .with_protocol_versions(&tls.versions)
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Keys(Vec::new())));
+        let refused = start.into_stream(Arc::new(nothing)).await;
+        return Err(refused.err().unwrap_or_else(|| io::Error::other("no certificate for this name")));
+    };
+    let stream = start.into_stream(ready.config.clone()).await?;
+    let info = info(&stream, sni, ready.verifier.as_deref());
+    Ok((stream, info))
+}
+
+fn info(stream: &TlsStream<TcpStream>, sni: Option<Arc<str>>, verifier: Option<&ClientVerifier>) -> TlsInfo {
+    let (_, session) = stream.get_ref();
+    let chain = session.peer_certificates().unwrap_or_default();
+    let client_verify = match verifier.map(|verifier| verifier.judge(chain)) {
+        None | Some(Verified::Absent) => "NONE".into(),
+        Some(Verified::Yes) => "SUCCESS".into(),
+        Some(Verified::No(reason)) => format!("FAILED:{reason}").into(),
+    };
+    TlsInfo {
+        sni,
+        protocol: match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "",
+        },
+        cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default().into(),
+        alpn: match session.alpn_protocol() {
+            Some(b"h2") => Some("h2"),
+            Some(b"http/1.1") => Some("http/1.1"),
+            _ => None,
+        },
+        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+        client_verify,
+        client_certificate: chain.first().map(|leaf| leaf.as_ref().into()),
+    }
+}

@@ -1,0 +1,143 @@
+//! The client's side of a connection: its transport, and what its timers need to know.
+
+use bytes::Bytes;
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// The transport.
+pub(crate) enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What is going on between us and the client.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    /// Requests whose answer is not complete.
+    pub(crate) in_flight: Cell<u32>,
+    /// Bytes have come since the last request began.
+    pub(crate) reading: Cell<bool>,
+    /// The last write has found no room.
+    pub(crate) blocked: Cell<bool>,
+    /// When the last answer was complete, or the connection opened.
+    pub(crate) idle_since: Cell<Instant>,
+    /// Bytes of the last answer are written since the timer looked.
+    pub(crate) written: Cell<bool>,
+}
+
+/// The transport as the HTTP server sees it.
+pub(crate) struct ClientIo {
+    transport: Transport,
+    /// What was read before the server took over.
+    first: Bytes,
+    activity: Rc<Activity>,
+}
+
+impl Activity {
+    pub(crate) fn new(now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            in_flight: Cell::new(0),
+            reading: Cell::new(false),
+            blocked: Cell::new(false),
+            idle_since: Cell::new(now),
+            written: Cell::new(false),
+        })
+    }
+
+    fn wrote<T>(&self, written: &Poll<T>) {
+        self.blocked.set(written.is_pending());
+        if written.is_ready() {
+            self.written.set(true);
+        }
+    }
+}
+
+impl ClientIo {
+    pub(crate) fn new(transport: Transport, first: Bytes, activity: Rc<Activity>) -> Self {
+        Self { transport, first, activity }
+    }
+
+    /// Puts bytes back that were read and not used.
+    pub(crate) fn put_back(&mut self, bytes: Bytes) {
+        if self.first.is_empty() {
+            self.first = bytes;
+        } else if !bytes.is_empty() {
+            self.first = [&bytes[..], &self.first[..]].concat().into();
+        }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.first.is_empty() {
+            let take = this.first.len().min(buf.remaining());
+            buf.put_slice(&this.first.split_to(take));
+            this.activity.reading.set(true);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before {
+            this.activity.reading.set(true);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        this.activity.wrote(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        };
+        this.activity.wrote(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = match &mut this.transport {
+            Transport::Plain(_) => return Poll::Ready(Ok(())),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        this.activity.blocked.set(flushed.is_pending());
+        flushed
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

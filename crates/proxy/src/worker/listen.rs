@@ -1,0 +1,72 @@
+//! Listening sockets: one for each worker and address, shared by SO_REUSEPORT.
+
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+
+/// Connections that may wait to be accepted, on each socket.
+const BACKLOG: i32 = 4096;
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr} ({key}): {source}; is another process using it? Choose another address with {key}")]
+pub struct ListenError {
+    /// The address.
+    pub addr: SocketAddr,
+    /// The configuration key that sets it.
+    pub key: &'static str,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Reports an address that another socket holds.
+///
+/// SO_REUSEPORT would let a second process of this user share the port in silence, so the address is bound once without it,
+/// and given back, before the workers bind it. Port 0 is always free.
+///
+/// # Errors
+/// The system refuses the address.
+pub fn probe(addr: SocketAddr, key: &'static str) -> Result<(), ListenError> {
+    let tried = socket(addr).and_then(|socket| socket.bind(&addr.into()));
+    tried.map_err(|source| ListenError { addr, key, source })
+}
+
+/// Opens `count` sockets on one address, and says which port they have got.
+///
+/// # Errors
+/// The system refuses the address.
+pub(crate) fn listen(
+    mut addr: SocketAddr,
+    key: &'static str,
+    count: usize,
+) -> Result<(SocketAddr, Vec<std::net::TcpListener>), ListenError> {
+    probe(addr, key)?;
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let opened = open(addr).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (got, listener) = opened.map_err(|source| ListenError { addr, key, source })?;
+        addr = got;
+        sockets.push(listener);
+    }
+    Ok((addr, sockets))
+}
+
+fn open(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket(addr)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        // 0.0.0.0 and [::] are listened on separately.
+        socket.set_only_v6(true)?;
+    }
+    // Connections of an earlier process in TIME_WAIT do not hold the port.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}

@@ -1,0 +1,273 @@
+//! Workers: one thread for each core, with everything a request needs of its own.
+//!
+//! A worker has its own runtime, listening sockets, connections, upstream pools, balancer state and pin of the snapshot.
+//! Nothing of that is shared, so nothing of it is locked. What workers share they reach through [`Node`]: atomics, and tables
+//! that are locked for the time of a look-up and never across an await.
+
+mod client;
+mod defer;
+mod io;
+mod listen;
+mod overlay;
+mod serve;
+mod tunnel;
+
+pub(crate) use client::{Believed, Client, Registry};
+pub(crate) use listen::listen;
+pub use listen::{ListenError, probe};
+pub(crate) use tunnel::Tunnel;
+
+use crate::balance::Balancers;
+use crate::config::{GatewayConfig, Listen};
+use crate::counters::{Counters, WorkerCounters};
+use crate::current::Current;
+use crate::gateway::OnRequestEnd;
+use crate::h1::Pool;
+use crate::resolve::Resolver;
+use crate::tls::{ServerTls, UpstreamTls};
+use http::HeaderValue;
+use milecastle_plugin_api::{Consumer, CredentialMatch, NodeFacts, View};
+use milecastle_snapshot::Snapshot;
+use overlay::Overlays;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// How often a worker looks for idle upstream connections that have rested too long.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long accepting pauses when the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What all workers of a node share.
+pub(crate) struct Node {
+    pub(crate) config: GatewayConfig,
+    pub(crate) facts: NodeFacts,
+    pub(crate) current: Arc<Current>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) resolver: Arc<Resolver>,
+    pub(crate) tls: ServerTls,
+    pub(crate) upstream_tls: UpstreamTls,
+    pub(crate) on_end: Option<Arc<dyn OnRequestEnd>>,
+    pub(crate) connections: AtomicU64,
+}
+
+/// A snapshot and its node, as requests are pinned to them.
+pub(crate) struct Pinned {
+    pub(crate) snapshot: Arc<Snapshot>,
+    node: Arc<Node>,
+    generation: u64,
+}
+
+/// One worker's own state.
+pub(crate) struct Worker {
+    pub(crate) node: Arc<Node>,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) pool: Pool,
+    pub(crate) balancers: Balancers,
+    pub(crate) overlays: Overlays,
+    pub(crate) clients: Registry,
+    pub(crate) draining: Cell<bool>,
+    /// Own copy of the `Server` header: its count of uses is touched by no other worker.
+    pub(crate) server_header: HeaderValue,
+    pinned: RefCell<Rc<Pinned>>,
+    random: Cell<u64>,
+}
+
+/// How far the end of the node has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Running,
+    /// No new connections; open ones end after their present requests.
+    Draining,
+    /// Everything ends now.
+    Stopped,
+}
+
+/// A listening socket and what is spoken on it.
+pub(crate) struct Door {
+    pub(crate) listen: Listen,
+    pub(crate) socket: std::net::TcpListener,
+}
+
+/// Runs a worker until the stage says otherwise. Blocks the thread.
+pub(crate) fn run(
+    node: Arc<Node>,
+    index: usize,
+    doors: Vec<Door>,
+    stage: watch::Receiver<Stage>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(Worker::new(node, index).serve(doors, stage))
+}
+
+impl Worker {
+    fn new(node: Arc<Node>, index: usize) -> Rc<Self> {
+        let pinned =
+            Pinned { generation: node.current.generation(), snapshot: node.current.load(), node: node.clone() };
+        Rc::new(Self {
+            counters: node.counters.worker(index),
+            pool: Pool::new(node.config.idle_connections),
+            balancers: Balancers::default(),
+            overlays: Overlays::default(),
+            clients: Registry::default(),
+            server_header: own_copy(&node.config.server_header),
+            draining: Cell::new(false),
+            pinned: RefCell::new(Rc::new(pinned)),
+            random: Cell::new(seed(index)),
+            node,
+        })
+    }
+
+    async fn serve(self: Rc<Self>, doors: Vec<Door>, mut stage: watch::Receiver<Stage>) -> std::io::Result<()> {
+        let mut accepting = Vec::with_capacity(doors.len());
+        for door in doors {
+            let listener = TcpListener::from_std(door.socket)?;
+            accepting.push(tokio::task::spawn_local(self.clone().accept(listener, Rc::new(door.listen))));
+        }
+        let follow = tokio::task::spawn_local(self.clone().follow());
+        let sweep = tokio::task::spawn_local(self.clone().sweep());
+        // The sender lives as long as the gateway; if it is gone, the worker ends as well.
+        let _changed = stage.wait_for(|stage| *stage != Stage::Running).await.is_ok();
+        accepting.iter().for_each(tokio::task::JoinHandle::abort);
+        self.draining.set(true);
+        self.clients.wake_all();
+        tokio::select! {
+            () = self.clients.emptied() => {}
+            _stopped = stage.wait_for(|stage| *stage == Stage::Stopped) => {}
+        }
+        follow.abort();
+        sweep.abort();
+        Ok(())
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener, listen: Rc<Listen>) {
+        loop {
+            let most = self.node.config.connections;
+            if most > 0 && self.clients.len() >= most as usize {
+                // They wait in the socket's queue.
+                self.clients.shrunk().await;
+                continue;
+            }
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    self.counters.accepted.up();
+                    serve::spawn(&self, stream, peer, &listen);
+                }
+                Err(error) if is_of_the_peer(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, key = listen.key, "accepting a connection failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes over each snapshot as it is published, so that an idle worker keeps no old one.
+    async fn follow(self: Rc<Self>) {
+        let mut published = self.node.current.subscribe();
+        while published.changed().await.is_ok() {
+            published.borrow_and_update();
+            let _taken_over = self.pin();
+        }
+    }
+
+    async fn sweep(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(SWEEP_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.pool.sweep(Instant::now());
+        }
+    }
+
+    /// The snapshot in force, for one request.
+    pub(crate) fn pin(&self) -> Rc<Pinned> {
+        let generation = self.node.current.generation();
+        if self.pinned.borrow().generation != generation {
+            let new = Rc::new(Pinned { snapshot: self.node.current.load(), node: self.node.clone(), generation });
+            *self.pinned.borrow_mut() = new.clone();
+            self.balancers.retain(|key| lives(&new.snapshot, key));
+            self.overlays.forget_unused();
+        }
+        self.pinned.borrow().clone()
+    }
+
+    /// A random number; not for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        // xorshift64*
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number for a client connection that no other of this process has.
+    pub(crate) fn next_serial(&self) -> u64 {
+        self.node.connections.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Whether the object still exists under whose path an upstream's state is kept.
+fn lives(snapshot: &Snapshot, path: &str) -> bool {
+    use milecastle_model::{Key, Kind};
+    let Some((collection, id)) = path.trim_start_matches('/').split_once('/') else { return false };
+    Kind::from_collection(collection).is_some_and(|kind| snapshot.object(&Key::new(kind, id)).is_some())
+}
+
+/// Errors that concern one connection, which the peer has given up.
+fn is_of_the_peer(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+fn own_copy(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).expect("it was a header value before")
+}
+
+fn seed(index: usize) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(index) | 1
+}
+
+impl Pinned {
+    /// Number of the snapshot in the order of publication on this node.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+impl View for Pinned {
+    fn credential(&self, plugin: &'static str, key: &str) -> Option<CredentialMatch> {
+        self.snapshot.credential(plugin, key)
+    }
+
+    fn has_credentials(&self, plugin: &'static str) -> bool {
+        self.snapshot.has_credentials(plugin)
+    }
+
+    fn consumer(&self, name: &str) -> Option<Arc<Consumer>> {
+        self.snapshot.consumer(name).cloned()
+    }
+
+    fn metadata(&self, plugin: &'static str) -> Option<&Arc<dyn Any + Send + Sync>> {
+        self.snapshot.metadata(plugin)
+    }
+
+    fn node(&self) -> &NodeFacts {
+        &self.node.facts
+    }
+
+    fn hook_panicked(&self, plugin: &'static str) {
+        self.node.counters.hook_panicked(plugin);
+        tracing::error!(plugin, "a plugin's hook panicked; the request is answered with 500");
+    }
+}
