@@ -1,6 +1,7 @@
 //! What a caller submits to [`crate::Store::publish`] and what comes back.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use milecastle_model::{Key, Kind, Object};
@@ -134,8 +135,13 @@ pub enum Target {
     /// The one named.
     Key(Key),
     /// A new one of this kind whose id is the revision that this change set makes, as 20 decimal digits
-    /// (`docs/spec/admin-api.md` §6.3). At most one of a kind in a set.
-    NextRevision(Kind),
+    /// (`docs/spec/admin-api.md` §6.3). At most one of a kind and parent in a set.
+    NextRevision {
+        /// The kind.
+        kind: Kind,
+        /// Id of the object that it lives below; for kinds without [`Kind::parent`] it is ignored.
+        parent: Option<Arc<str>>,
+    },
 }
 
 /// The new form of an object.

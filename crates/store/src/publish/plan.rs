@@ -59,7 +59,9 @@ pub(super) fn resolve(ops: Vec<Op>, revision: u64) -> Result<Vec<(Key, Op)>, Pub
     let resolved = ops.into_iter().map(|op| {
         let key = match &op {
             Op::Put(Put { target: Target::Key(key), .. }) | Op::Delete(Delete { key, .. }) => key.clone(),
-            Op::Put(Put { target: Target::NextRevision(kind), .. }) => Key::new(*kind, format!("{revision:020}")),
+            Op::Put(Put { target: Target::NextRevision { kind, parent }, .. }) => {
+                Key::child(*kind, parent.as_deref().unwrap_or_default(), &format!("{revision:020}"))
+            }
         };
         if seen.insert(key.clone()) { Ok((key, op)) } else { Err(PublishError::RepeatedKey(key)) }
     });
@@ -223,7 +225,9 @@ mod tests {
 
     #[test]
     fn generated_ids_and_repeated_keys() {
-        let new = || Op::Put(Put { target: Target::NextRevision(Kind::Route), ..Put::new(key(), "{}") });
+        let new = || {
+            Op::Put(Put { target: Target::NextRevision { kind: Kind::Route, parent: None }, ..Put::new(key(), "{}") })
+        };
         let resolved = resolve(vec![new()], 123).unwrap();
         assert_eq!(resolved[0].0.path(), "/routes/00000000000000000123");
         let repeated = resolve(vec![new(), new()], 123).unwrap_err();

@@ -112,7 +112,7 @@ async fn generated_ids_are_the_revision(home: Home) {
     revision(&store, vec![put(route("1"), "a")]).await;
     let new = |kind| {
         let make = |slot: &Slot<'_>| Bytes::from(format!(r#"{{"id":"{}"}}"#, slot.key.id));
-        let target = Target::NextRevision(kind);
+        let target = Target::NextRevision { kind, parent: Some("ignored".into()) };
         Op::Put(Put { target, body: Body::make(make), expect: Expect::Absent, ..Put::new(route(""), "") })
     };
     revision(&store, vec![new(Kind::Route), new(Kind::Upstream)]).await;
