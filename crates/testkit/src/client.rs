@@ -108,7 +108,9 @@ impl Target {
 
     /// Opens a connection.
     pub async fn connect(&self) -> Result<Connection> {
-        timeout(CALL, self.open()).await.with_context(|| format!("connecting to {} took too long", self.address))?
+        timeout(CALL, Box::pin(self.open()))
+            .await
+            .with_context(|| format!("connecting to {} took too long", self.address))?
     }
 
     async fn open(&self) -> Result<Connection> {
@@ -218,7 +220,7 @@ impl Call {
     /// Sends it on an open connection.
     pub async fn send(self, connection: &mut Connection) -> Result<Answer> {
         let about = format!("{} {} to {}", self.method, self.target, connection.address);
-        timeout(self.within, self.exchange(connection))
+        timeout(self.within, Box::pin(self.exchange(connection)))
             .await
             .with_context(|| format!("{about} took too long"))?
             .with_context(|| about.clone())
