@@ -80,6 +80,10 @@ impl Dashboard {
         let keyring = Arc::new(Keyring::load(state.store().clone(), &settings.admin.admin_key).await?);
         let help = "Requests to the Admin API that were answered.";
         let answers = metrics.counter("admin_requests_total", help, &["method", "status"], Options::default())?;
+        let help = "Revision of a gateway group that this process shows.";
+        let revisions = metrics.gauge("group_revision", help, &["group"], Options::default())?;
+        let help = "Objects in a gateway group.";
+        let objects = metrics.gauge("group_objects", help, &["group"], Options::default())?;
         let admin = AdminApi::new(state.clone(), compiler, keyring.clone(), clock.clone(), &settings.admin);
         let admin = Arc::new(admin);
         let site = |allowed: &[Peers]| Site {
@@ -87,6 +91,8 @@ impl Dashboard {
             state: state.clone(),
             metrics: metrics.clone(),
             answers: answers.clone(),
+            revisions: revisions.clone(),
+            objects: objects.clone(),
             allowed: allowed.into(),
         };
         let (stop, stopped) = watch::channel(false);

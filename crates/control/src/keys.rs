@@ -74,12 +74,15 @@ pub(crate) struct Holder {
     pub(crate) role: Role,
 }
 
+/// A key by its tag, and whose it is.
+type Known = ([u8; 32], Holder);
+
 /// The keys that open the Admin API: those of the settings and those of the store.
 pub(crate) struct Keyring {
     store: Store,
     secret: Secret,
-    fixed: Vec<([u8; 32], Holder)>,
-    stored: RwLock<Arc<[([u8; 32], Holder)]>>,
+    fixed: Vec<Known>,
+    stored: RwLock<Arc<[Known]>>,
 }
 
 impl Keyring {

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
 use milecastle_settings::Peers;
-use milecastle_telemetry::metrics::{Counter, Family, Registry};
+use milecastle_telemetry::metrics::{Counter, Family, Gauge, Registry};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub(crate) struct Site {
     pub(crate) state: Arc<State>,
     pub(crate) metrics: Arc<Registry>,
     pub(crate) answers: Family<Counter>,
+    pub(crate) revisions: Family<Gauge>,
+    pub(crate) objects: Family<Gauge>,
     /// Peers that may use the Admin API here.
     pub(crate) allowed: Arc<[Peers]>,
 }
@@ -65,6 +67,17 @@ async fn ready(Shared(site): Shared<Site>) -> Response {
 }
 
 async fn metrics(Shared(site): Shared<Site>) -> Response {
+    let groups = site.state.groups();
+    for gauge in [&site.revisions, &site.objects] {
+        gauge.retain(|labels| groups.iter().any(|group| labels.first().is_some_and(|id| **id == **group.id())));
+    }
+    for group in &groups {
+        let image = group.image();
+        #[expect(clippy::cast_precision_loss, reason = "a page of floats: exact up to 2^53")]
+        let (revision, objects) = (image.revision() as f64, image.len() as f64);
+        site.revisions.with(&[group.id()]).set(revision);
+        site.objects.with(&[group.id()]).set(objects);
+    }
     let page = site.metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
 }

@@ -7,11 +7,11 @@
 
 use crate::admin::judge::{Draft, Verdict};
 use crate::admin::kinds::{Identity, Rules};
-use crate::admin::list::Selection;
-use crate::admin::private_keys::{self, Occasion};
+use crate::admin::private_keys;
 use crate::admin::query::Query;
 use crate::admin::refusal;
 use crate::admin::reply::Reply;
+use crate::admin::show::{Answer, PREFIX, get, written};
 use crate::admin::target::Place;
 use crate::clock::Clock;
 use crate::state::Group;
@@ -20,14 +20,8 @@ use http::{Method, StatusCode};
 use milecastle_model::{Fault, Id, Key, Kind, Object, schema_of};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Body, ChangeSet, Delete, Expect, Op, Outcome, PublishError, Put, Source, Store, Target};
-use serde::Serialize;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use std::borrow::Cow;
 use std::sync::Arc;
-
-/// What stands before every key in answers.
-const PREFIX: &str = "/apisix";
 
 /// How often a write is judged anew because what it rests on changed meanwhile.
 const ATTEMPTS: usize = 16;
@@ -51,32 +45,6 @@ pub(crate) struct Call {
     pub(crate) author: String,
     pub(crate) group: Arc<Group>,
 }
-
-/// An object as reads and lists show it.
-#[derive(Serialize)]
-struct Shown<'a> {
-    key: String,
-    value: Cow<'a, RawValue>,
-    #[serde(rename = "createdIndex")]
-    created: u64,
-    #[serde(rename = "modifiedIndex")]
-    modified: u64,
-}
-
-/// An object as the answer to a write shows it.
-#[derive(Serialize)]
-struct Written<'a> {
-    key: String,
-    value: Cow<'a, RawValue>,
-}
-
-#[derive(Serialize)]
-struct List<'a> {
-    list: Vec<Shown<'a>>,
-    total: usize,
-}
-
-type Answer = Result<Reply, Box<Reply>>;
 
 impl Engine {
     /// Answers a request.
@@ -128,7 +96,7 @@ impl Engine {
         if call.place.id.is_some() || body.contains_key("id") {
             return Err(refuse(format!("wrong {} id, do not need it", call.place.kind.word())));
         }
-        let kind = call.place.kind;
+        let (kind, parent) = (call.place.kind, call.place.parent.as_deref().map(Arc::from));
         let body = self.given(&call, body, None)?;
         let placeholder = call.place.key("");
         self.check(&placeholder, &body, &call).await?;
@@ -142,7 +110,7 @@ impl Engine {
                 body.insert("update_time".into(), now.into());
                 encode(&body)
             });
-            (Target::NextRevision(kind), body, Expect::Absent)
+            (Target::NextRevision { kind, parent: parent.clone() }, body, Expect::Absent)
         };
         self.publish(&call, draft, made).await
     }
@@ -232,13 +200,13 @@ impl Engine {
             match self.store.publish(call.group.id(), set).await {
                 Ok(published) => {
                     self.reach(call, published.revision).await;
-                    let outcome = published.outcomes.into_iter().next();
-                    return written(outcome, call.method == Method::POST);
+                    return written(published.outcomes.into_iter().next());
                 }
                 // What the judgement rested on is not what it was; an object that the write itself concerns is lost.
                 Err(PublishError::PreconditionFailed { key, .. }) if key != *draft.key() => {
                     image = call.group.current().await.map_err(|error| refusal::unavailable(&error))?;
                 }
+                Err(PublishError::Store(error)) => return Err(refusal::unavailable(&error)),
                 Err(error) => {
                     let image = call.group.current().await.unwrap_or(image);
                     return Err(refusal::of_put(&error, &draft, &image, self.compiler.registry()));
@@ -344,54 +312,6 @@ impl Engine {
     fn faults_of(&self, kind: Kind, id: &str, body: &Value) -> Box<Reply> {
         Box::new(Reply::faults(self.compiler.check(kind, id, body)))
     }
-}
-
-fn get(call: &Call) -> Answer {
-    let image = call.group.image();
-    let Some(id) = &call.place.id else { return list(call, &image) };
-    let Some(object) = image.get(&call.place.key(id)) else { return Err(Box::new(Reply::key_not_found())) };
-    Ok(Reply::json(StatusCode::OK, &show(object)?))
-}
-
-fn list(call: &Call, image: &crate::state::Image) -> Answer {
-    let kind = call.place.kind;
-    let selection = Selection::of(kind, &call.query)?;
-    let (total, chosen) = match &call.place.parent {
-        Some(parent) => selection.apply(image.below(kind, parent)),
-        None => selection.apply(image.of_kind(kind)),
-    };
-    if total == 0 && Rules::of(kind).empty_list_is_404 {
-        return Err(Box::new(Reply::key_not_found()));
-    }
-    let list = chosen.into_iter().map(show).collect::<Result<_, _>>()?;
-    Ok(Reply::json(StatusCode::OK, &List { list, total }))
-}
-
-fn show(object: &Object) -> Result<Shown<'_>, Box<Reply>> {
-    Ok(Shown {
-        key: format!("{PREFIX}{}", object.key),
-        value: value_of(object, Occasion::Read)?,
-        created: object.created,
-        modified: object.modified,
-    })
-}
-
-fn value_of(object: &Object, occasion: Occasion) -> Result<Cow<'_, RawValue>, Box<Reply>> {
-    private_keys::shown(object.key.kind, &object.body, occasion).map_err(|error| {
-        tracing::error!(object = %object.key, %error, "the stored body is not JSON");
-        let text = format!("what is stored under {PREFIX}{} is not readable", object.key);
-        Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, text))
-    })
-}
-
-fn written(outcome: Option<Outcome>, post: bool) -> Answer {
-    let (status, object) = match outcome {
-        Some(Outcome::Created(object)) => (StatusCode::CREATED, object),
-        Some(Outcome::Replaced(object) | Outcome::Unchanged(object)) if !post => (StatusCode::OK, object),
-        other => unreachable!("a put is answered with what became of it, not with {other:?}"),
-    };
-    let written = Written { key: format!("{PREFIX}{}", object.key), value: value_of(&object, Occasion::Write)? };
-    Ok(Reply::json(status, &written))
 }
 
 /// The object in a body. An empty array passes for one (§16 b); anything else is refused in the schema's words.

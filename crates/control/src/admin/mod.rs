@@ -11,6 +11,7 @@ mod private_keys;
 mod query;
 mod refusal;
 mod reply;
+mod show;
 mod target;
 mod validate;
 

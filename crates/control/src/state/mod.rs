@@ -9,11 +9,15 @@ mod image;
 
 pub use image::Image;
 
-use milecastle_store::{Changes, Store, StoreError};
+use milecastle_store::{Changes, Heads, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
+
+/// Pause before reading again what could not be read.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// All groups of a store, followed as long as this lives.
 pub struct State {
@@ -49,8 +53,11 @@ impl State {
         let follower = tokio::spawn({
             let groups = groups.clone();
             async move {
-                while let Some(heads) = watch.changed().await {
-                    groups.catch_up(&heads).await;
+                while let Some(mut heads) = watch.changed().await {
+                    while !groups.catch_up(&heads).await {
+                        tokio::time::sleep(RETRY).await;
+                        heads = watch.heads();
+                    }
                 }
             }
         });
@@ -90,8 +97,9 @@ impl Groups {
         Ok(())
     }
 
-    /// Brings every group to the heads heard of. What fails is tried again when the heads are next heard of.
-    async fn catch_up(&self, heads: &milecastle_store::Heads) {
+    /// Brings every group to the heads heard of, as far as that goes; whether all of them got there.
+    async fn catch_up(&self, heads: &Heads) -> bool {
+        let mut all = true;
         self.by_id.write().unwrap_or_else(PoisonError::into_inner).retain(|id, _| heads.contains_key(&**id));
         for (id, head) in heads {
             let done = match self.get(id) {
@@ -99,9 +107,11 @@ impl Groups {
                 None => self.follow(id).await,
             };
             if let Err(error) = done {
+                all = false;
                 tracing::warn!(group = id, %error, "the configuration in memory is behind the database");
             }
         }
+        all
     }
 }
 

@@ -6,7 +6,7 @@ use milecastle_control::{Clock, Dashboard, Parts, StartError, State, put_admin_k
 use milecastle_settings as settings;
 use milecastle_store::{DEFAULT_GROUP, KeySource, Role, Store, open};
 use milecastle_telemetry::metrics::Registry;
-use milecastle_testkit::postgres::Database;
+use milecastle_testkit::postgres::{Cluster, Database};
 use milecastle_testkit::{Answer, Call};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -64,6 +64,12 @@ impl Gateway {
         let database = Database::create().unwrap();
         let dsn = database.dsn().to_owned();
         let home = Home { dsn, database: Some(database), dir: tempfile::tempdir().unwrap() };
+        Self::with(Arc::new(home), |_| {}).await
+    }
+
+    /// On the server of a cluster.
+    pub(crate) async fn on_cluster(cluster: &Cluster) -> Self {
+        let home = Home { dsn: cluster.dsn("postgres"), database: None, dir: tempfile::tempdir().unwrap() };
         Self::with(Arc::new(home), |_| {}).await
     }
 

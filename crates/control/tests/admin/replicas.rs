@@ -2,6 +2,7 @@
 
 use crate::gateway::{Gateway, T};
 use milecastle_testkit::eventually;
+use milecastle_testkit::postgres::Cluster;
 use serde_json::{Value, json};
 
 /// Sends a line until the answer is not the one that a lost race gets; gives how often it was lost.
@@ -110,6 +111,29 @@ async fn a_change_of_certificate_type_meets_its_use_in_the_transaction() {
         two.done(line).await;
         two.done("DELETE /upstreams/1").await;
     }
+}
+
+#[tokio::test]
+async fn an_outage_of_the_database_refuses_writes_and_leaves_reads() {
+    let mut cluster = Cluster::start().unwrap();
+    let gw = Gateway::on_cluster(&cluster).await;
+    gw.done(r#"PUT /upstreams/1 {"nodes":{}}"#).await;
+    cluster.stop().unwrap();
+    for line in [r#"PUT /upstreams/2 {"nodes":{}}"#, r#"PATCH /upstreams/1 {"retries":1}"#, "DELETE /upstreams/1"] {
+        let answer = gw.send(line).await;
+        let text = answer.json().unwrap()["error_msg"].as_str().unwrap().to_owned();
+        assert!(answer.status == 503 && text.starts_with("the database is not available"), "{} {text}", answer.status);
+    }
+    assert_eq!(gw.send("GET /upstreams/1").await.status, 200);
+    assert_eq!(gw.send("GET /upstreams/2").await.status, 404);
+    cluster.resume().unwrap();
+    eventually("writes go through again", async || {
+        matches!(gw.send(r#"PUT /upstreams/2 {"nodes":{}}"#).await.status, 200 | 201)
+    })
+    .await;
+    let ids: Vec<_> = gw.store.load("default").await.unwrap().objects.into_iter().map(|o| o.key.to_string()).collect();
+    assert_eq!(ids, ["/upstreams/1", "/upstreams/2"]);
+    assert_eq!(gw.send("GET /upstreams/2").await.status, 200);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ async fn s2_1_a_peer_outside_the_list_gets_403(_: Gateway) {
     for line in ["GET /routes", "OPTIONS /routes", "HEAD ", "GET /nope"] {
         let answer = gw.call(line).to(outside).await.unwrap();
         assert_eq!((answer.status, answer.header("content-type").as_str()), (403, "text/html"), "{line}");
-        assert_eq!(gw.call(line).to(gw.address()).await.unwrap().status == 403, false, "{line}");
+        assert_ne!(gw.call(line).to(gw.address()).await.unwrap().status, 403, "{line}");
     }
 }
 

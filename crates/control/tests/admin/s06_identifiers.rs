@@ -8,6 +8,7 @@ on_both!(
     s6_2_put_takes_the_id_from_path_or_body,
     s6_3_post_with_id_is_refused,
     s6_3_generated_ids_are_revisions,
+    s6_3_generated_ids_below_a_parent,
     s6_4_consumers_are_named_by_username,
     s6_5_plugin_metadata_is_named_by_plugin,
     s6_6_secrets_have_composite_ids,
@@ -62,6 +63,16 @@ async fn s6_3_generated_ids_are_revisions(gw: Gateway) {
         ids.push(id);
     }
     assert_eq!(ids, [1, 2, 3].map(|revision| format!("{revision:020}")));
+}
+
+async fn s6_3_generated_ids_below_a_parent(gw: Gateway) {
+    gw.done("PUT /services/s {}").await;
+    let answer = gw.send(r#"POST /services/s/graphql_cost_decorations {"field_path":"a.b"}"#).await.json().unwrap();
+    let (id, path) = (format!("{:020}", 2), "/services/s/graphql_cost_decorations");
+    assert_eq!((&answer["value"]["id"], &answer["key"]), (&json!(id), &json!(format!("/apisix{path}/{id}"))));
+    assert_eq!(gw.send(&format!("GET {path}/{id}")).await.status, 200);
+    let orphan = r#"POST /services/t/graphql_cost_decorations {"field_path":"a.b"}"#;
+    gw.refused(orphan, 404, "service not found").await;
 }
 
 async fn s6_4_consumers_are_named_by_username(gw: Gateway) {

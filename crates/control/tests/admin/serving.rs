@@ -15,6 +15,8 @@ async fn pages_of_the_dashboard(gw: Gateway) {
     gw.send("GET /nope").await;
     let page = get("/metrics").await.text();
     assert!(page.contains(r#"control_admin_requests_total{method="GET",status="404"} 1"#), "{page}");
+    assert!(page.contains("control_group_revision{group=\"default\"} 0\n"), "{page}");
+    assert!(page.contains("control_group_objects{group=\"default\"} 0\n"), "{page}");
     assert_eq!(get("/nothing").await.status, 404);
 }
 

@@ -1,0 +1,93 @@
+//! Objects as answers show them (`docs/spec/admin-api.md` §5, §8).
+
+use crate::admin::engine::Call;
+use crate::admin::kinds::Rules;
+use crate::admin::list::Selection;
+use crate::admin::private_keys::{self, Occasion};
+use crate::admin::reply::Reply;
+use http::StatusCode;
+use milecastle_model::Object;
+use milecastle_store::Outcome;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// An answer, or the answer that refuses one.
+pub(crate) type Answer = Result<Reply, Box<Reply>>;
+
+/// What stands before every key in answers.
+pub(crate) const PREFIX: &str = "/apisix";
+
+/// An object as reads and lists show it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    key: String,
+    value: Cow<'a, RawValue>,
+    #[serde(rename = "createdIndex")]
+    created: u64,
+    #[serde(rename = "modifiedIndex")]
+    modified: u64,
+}
+
+/// An object as the answer to a write shows it.
+#[derive(Serialize)]
+struct Written<'a> {
+    key: String,
+    value: Cow<'a, RawValue>,
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    list: Vec<Shown<'a>>,
+    total: usize,
+}
+
+/// Answers a GET.
+pub(crate) fn get(call: &Call) -> Answer {
+    let image = call.group.image();
+    let Some(id) = &call.place.id else { return list(call, &image) };
+    let Some(object) = image.get(&call.place.key(id)) else { return Err(Box::new(Reply::key_not_found())) };
+    Ok(Reply::json(StatusCode::OK, &show(object)?))
+}
+
+fn list(call: &Call, image: &crate::state::Image) -> Answer {
+    let kind = call.place.kind;
+    let selection = Selection::of(kind, &call.query)?;
+    let (total, chosen) = match &call.place.parent {
+        Some(parent) => selection.apply(image.below(kind, parent)),
+        None => selection.apply(image.of_kind(kind)),
+    };
+    if total == 0 && Rules::of(kind).empty_list_is_404 {
+        return Err(Box::new(Reply::key_not_found()));
+    }
+    let list = chosen.into_iter().map(show).collect::<Result<_, _>>()?;
+    Ok(Reply::json(StatusCode::OK, &List { list, total }))
+}
+
+fn show(object: &Object) -> Result<Shown<'_>, Box<Reply>> {
+    Ok(Shown {
+        key: format!("{PREFIX}{}", object.key),
+        value: value_of(object, Occasion::Read)?,
+        created: object.created,
+        modified: object.modified,
+    })
+}
+
+fn value_of(object: &Object, occasion: Occasion) -> Result<Cow<'_, RawValue>, Box<Reply>> {
+    private_keys::shown(object.key.kind, &object.body, occasion).map_err(|error| {
+        tracing::error!(object = %object.key, %error, "the stored body is not JSON");
+        let text = format!("what is stored under {PREFIX}{} is not readable", object.key);
+        Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, text))
+    })
+}
+
+/// Answers a write.
+pub(crate) fn written(outcome: Option<Outcome>) -> Answer {
+    let (status, object) = match outcome {
+        Some(Outcome::Created(object)) => (StatusCode::CREATED, object),
+        Some(Outcome::Replaced(object) | Outcome::Unchanged(object)) => (StatusCode::OK, object),
+        other => unreachable!("a put is answered with what became of it, not with {other:?}"),
+    };
+    let written = Written { key: format!("{PREFIX}{}", object.key), value: value_of(&object, Occasion::Write)? };
+    Ok(Reply::json(status, &written))
+}
