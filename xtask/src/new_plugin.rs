@@ -6,30 +6,26 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::run::root;
 
-const MOD: &str = r#"//! SUMMARY
-//!
-//! Behaviour: `docs/spec/plugins/NAME.md`.
+const MOD: &str = r#"//! `NAME`: SUMMARY (`docs/spec/plugins/NAME.md`).
 
 mod config;
 #[cfg(test)]
 mod tests;
 
-use milecastle_plugin_api::{BuildCx, ConfigError, Flow, Hooks, OnAccess, Plugin, RequestCx};
-
 use config::Config;
+use milecastle_plugin_api::{BuildCx, ConfigError, Example, Flow, Hooks, OnAccess, Plugin, PluginDef, RequestCx};
 
-/// The plugin, compiled from one configuration.
-pub(crate) struct TYPE {
-    config: Config,
-}
+pub(crate) static DEF: PluginDef = PluginDef::of::<TYPE>();
+
+struct TYPE {}
 
 impl Plugin for TYPE {
     type Config = Config;
     const NAME: &'static str = "NAME";
-    const PRIORITY: i32 = PRIORITY_VALUE;
+    const PRIORITY: i32 = RANK;
+    const EXAMPLES: &'static [Example] = &[Example::new("Defaults", include_str!("examples/default.json"))];
 
     fn compile(config: Config, _: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
-        Ok(Self { config })
     }
 
     fn hooks(h: Hooks<Self>) -> Hooks<Self> {
@@ -43,32 +39,29 @@ impl OnAccess for TYPE {
 }
 "#;
 
-const CONFIG: &str = r#"//! The attributes of `NAME` (`docs/spec/plugins/NAME.md`).
+const CONFIG: &str = r#"//! Configuration of `NAME`.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Configuration of `NAME`. Its doc comments are the plugin's reference page.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+/// SUMMARY.
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct Config {}
 "#;
 
-const TESTS: &str = r#"//! `NAME` on a real chain.
+const TESTS: &str = r#"use super::DEF;
+use milecastle_plugin_api::testing::{Gateway, Setup};
+use serde_json::{Value, json};
 
-use milecastle_plugin_api::PluginDef;
-use milecastle_plugin_api::testing::Setup;
-use serde_json::json;
-
-static DEF: PluginDef = PluginDef::of::<super::TYPE>();
+fn gateway(config: Value) -> Gateway {
+    Setup::new(&[&DEF]).route(json!({ "NAME": config }))
+}
 
 #[test]
 fn a_request_passes() {
-    let gateway = Setup::new(&[&DEF]).route(json!({ "NAME": {} }));
-    assert_eq!(gateway.send("GET /").status, 200);
+    assert_eq!(gateway(json!({})).send("GET /").status, 200);
 }
 "#;
-
-const EXAMPLE: &str = "{}\n";
 
 /// Makes the folder, and adds the word to the list.
 pub(crate) fn new_plugin(args: &[&str]) -> Result<()> {
@@ -87,15 +80,22 @@ pub(crate) fn new_plugin(args: &[&str]) -> Result<()> {
     let text = std::fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
     let listed = add_word(&text, &word).with_context(|| format!("{} has no `plugins! {{ … }}`", list.display()))?;
 
-    let spec = std::fs::read_to_string(root().join(format!("docs/spec/plugins/{name}.md"))).unwrap_or_default();
+    let spec =
+        |file: &str| std::fs::read_to_string(root().join(format!("docs/spec/plugins/{file}.md"))).unwrap_or_default();
+    let own = spec(name);
+    let summary = own.lines().nth(1).unwrap_or("what it does, in one sentence").trim_end_matches('.');
+    let phases = spec("_phases");
+    let Some(rank) = rank(&phases, name) else {
+        bail!("docs/spec/plugins/_phases.md gives `{name}` no priority: add it to the table there first")
+    };
     let fill = |template: &str| {
         template
-            .replace("SUMMARY", spec.lines().nth(1).unwrap_or("What it does, in one sentence."))
-            .replace("PRIORITY_VALUE", &priority(&spec).unwrap_or(0).to_string())
-            .replace("NAME", name)
+            .replace("const NAME", "const \0")
+            .replace("SUMMARY", summary)
+            .replace("RANK", rank)
             .replace("TYPE", &type_name(name))
-            // The trait's constant, not the name.
-            .replace(&format!("const {name}:"), "const NAME:")
+            .replace("NAME", name)
+            .replace('\0', "NAME")
     };
     let write = |path: &str, content: &str| {
         let path = folder.join(path);
@@ -105,9 +105,9 @@ pub(crate) fn new_plugin(args: &[&str]) -> Result<()> {
     write("mod.rs", &fill(MOD))?;
     write("config.rs", &fill(CONFIG))?;
     write("tests.rs", &fill(TESTS))?;
-    write("examples/basic.json", EXAMPLE)?;
+    write("examples/default.json", "{}\n")?;
     std::fs::write(&list, listed).with_context(|| format!("cannot write {}", list.display()))?;
-    println!("made {}; `on_access` waits to be written", folder.display());
+    println!("made {}; `Config`, `compile` and `on_access` wait to be written", folder.display());
     Ok(())
 }
 
@@ -120,11 +120,10 @@ fn type_name(name: &str) -> String {
     name.split('-').map(capital).collect()
 }
 
-/// The rank that the plugin's specification gives: the number behind the first `priority `.
-fn priority(spec: &str) -> Option<i32> {
-    let rest = spec.split("priority ").nth(1)?;
-    let end = rest.find(|c: char| c != '-' && !c.is_ascii_digit()).unwrap_or(rest.len());
-    rest.get(..end)?.parse().ok()
+/// The plugin's priority, from the table of all plugins: rows `| name | priority | …`.
+fn rank<'a>(phases: &'a str, name: &str) -> Option<&'a str> {
+    let row = phases.lines().find_map(|line| line.strip_prefix(&format!("| {name} | ")))?;
+    row.split(' ').next().filter(|rank| rank.parse::<i32>().is_ok())
 }
 
 /// The list with the word in its place, one word a line.
@@ -145,8 +144,8 @@ mod tests {
     #[test]
     fn names_and_words() {
         assert_eq!(type_name("limit-count"), "LimitCount");
-        assert_eq!(priority("# x\n- y; priority -2001; z priority 5"), Some(-2001));
-        assert_eq!(priority("nothing"), None);
+        assert_eq!(rank("| name | priority |\n| a | 5 | y |\n| a-b | -2001 | n |", "a-b"), Some("-2001"));
+        assert_eq!(rank("| name | priority |", "name"), None);
         assert_eq!(
             add_word("//!\nplugins! {\n    a_b,\n    c,\n}\nmod x;\n", "b").unwrap(),
             "//!\nplugins! {\n    a_b,\n    b,\n    c,\n}\nmod x;\n"

@@ -6,7 +6,7 @@ use milecastle_matching::RouterMode;
 use milecastle_plugin_api::{NoSecrets, Registry, Shared};
 use milecastle_settings::{Database, Sealing};
 use milecastle_snapshot::Compiler;
-use milecastle_store::{KeySource, Store};
+use milecastle_store::{KeySource, Store, Tuning};
 use milecastle_telemetry::metrics;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl ControlPlane {
             Some(key) => KeySource::Key(key.reveal().parse()?),
             None => KeySource::File(settings.sealing_key_file),
         };
-        let store = milecastle_store::open(dsn.reveal(), &key).await?;
+        let store = milecastle_store::open_with(dsn.reveal(), &key, &tuning(settings.database)).await?;
         let given = std::env::var("MILECASTLE_ADMIN_KEY").ok().filter(|key| !key.is_empty());
         let new_admin_key = bootstrap_admin_key(&store, given.as_deref()).await?;
         let registry = Registry::new(
@@ -68,5 +68,14 @@ impl ControlPlane {
         self.dp_manager.stop().await;
         self.dashboard.stop().await;
         self.store.close().await;
+    }
+}
+
+fn tuning(database: &Database) -> Tuning {
+    Tuning {
+        max_connections: database.max_connections,
+        connect_timeout: database.connect_timeout.get(),
+        acquire_timeout: database.acquire_timeout.get(),
+        statement_timeout: database.statement_timeout.get(),
     }
 }
