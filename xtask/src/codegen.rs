@@ -4,9 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::root;
+use crate::run::{cargo, root, run};
 
-/// Every generated file, by its path from the root, with its content.
+/// The pages of the plugins. Only their crate can make them, so a test of it does: it checks them, or writes them if told so.
+const PLUGIN_PAGES: &[&str] =
+    &["test", "--quiet", "--locked", "--package", "milecastle-plugins", "--lib", "reference_pages_are_current"];
+
+/// The files made here, by their paths from the root, with their contents.
 fn files() -> Vec<(PathBuf, String)> {
     vec![("docs/configuration.md".into(), milecastle_settings::reference::markdown())]
 }
@@ -16,14 +20,14 @@ pub(crate) fn codegen(args: &[&str]) -> Result<()> {
     match args {
         [] => write(),
         ["--check"] => match stale().as_slice() {
-            [] => Ok(()),
+            [] => run(&mut cargo(PLUGIN_PAGES)),
             stale => bail!("{}", stale.join("\n")),
         },
         _ => bail!("codegen takes `--check` or nothing"),
     }
 }
 
-/// What is not current, one message a file.
+/// Which of the files made here are not current, one message each.
 pub(crate) fn stale() -> Vec<String> {
     let current = |(path, content): &(PathBuf, String)| {
         std::fs::read_to_string(root().join(path)).is_ok_and(|found| found == *content)
@@ -38,5 +42,5 @@ fn write() -> Result<()> {
         std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {}", path.display());
     }
-    Ok(())
+    run(cargo(PLUGIN_PAGES).env("MILECASTLE_UPDATE", "1"))
 }

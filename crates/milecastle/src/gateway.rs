@@ -31,7 +31,8 @@ impl GatewayNode {
         let facts = NodeFacts { hostname: hostname().into(), version: env!("CARGO_PKG_VERSION") };
         let config = GatewayConfig::new(settings, &facts)?;
         let health = Arc::new(Health::new(config.workers()));
-        let metrics = Arc::new(metrics::Registry::default());
+        let prefix = &settings.plugin_attr.prometheus.metric_prefix;
+        let metrics = Arc::new(metrics::Registry::new(prefix, config.workers()));
         let shared = Arc::new(Shared::default());
         shared.put(metrics.clone());
         let registry = Arc::new(Registry::new(

@@ -69,3 +69,26 @@ fn reference_pages_name_every_attribute() {
         }
     }
 }
+
+/// With `MILECASTLE_UPDATE` set, as `cargo xtask codegen` does, writes the pages instead.
+#[test]
+fn reference_pages_are_current() {
+    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/plugins"));
+    let update = std::env::var_os("MILECASTLE_UPDATE").is_some();
+    if update {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    let mut names = BTreeSet::new();
+    for def in ALL {
+        let (name, page) = (format!("{}.md", def.name), reference_page(def));
+        let path = folder.join(&name);
+        if update {
+            std::fs::write(&path, &page).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(found == page, "docs/plugins/{name} is not current; run `cargo xtask codegen`");
+        names.insert(name);
+    }
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(files.collect::<BTreeSet<_>>(), names, "docs/plugins has a page for each plugin and nothing else");
+}
