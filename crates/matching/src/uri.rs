@@ -185,7 +185,7 @@ pub fn canonical_target(target: &str, options: &UriOptions) -> Result<String, Ur
     Ok(out)
 }
 
-/// Percent-encodes a decoded path for use in a target: control characters, blanks, `%`, `?`, `#` and all bytes
+/// Percent-encodes a decoded path for use in a target: control characters, blanks, `%`, `?`, `#`, `\` and all bytes
 /// outside ASCII.
 pub fn encode_path(path: &str) -> Cow<'_, str> {
     if !path.bytes().any(must_encode) {
@@ -208,7 +208,7 @@ pub fn path_of(target: &str) -> &str {
 }
 
 fn must_encode(b: u8) -> bool {
-    b <= b' ' || b >= 0x7f || matches!(b, b'%' | b'?' | b'#')
+    b <= b' ' || b >= 0x7f || matches!(b, b'%' | b'?' | b'#' | b'\\')
 }
 
 fn encode_into(bytes: &[u8], out: &mut String) {

@@ -81,6 +81,7 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Box<Live>
     worker.counters.in_flight.up();
     client.activity.in_flight.set(client.activity.in_flight.get() + 1);
     client.activity.reading.set(false);
+    client.activity.served.set(true);
     let pinned = worker.pin();
     let (mut parts, incoming) = request.into_parts();
     let seen = Seen::of(&parts.headers);
@@ -193,9 +194,10 @@ pub(super) fn without_port(text: &str) -> Option<&str> {
         }
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
-    let bad_port = !port.is_empty() && !port.get(1..)?.bytes().all(|byte| byte.is_ascii_digit());
+    let good_port =
+        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
     let odd = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'/' | b'\\' | b'@' | b'?' | b'#' | b',' | b'"');
-    (!bad_port && !name.bytes().any(odd)).then_some(name)
+    (good_port && !name.bytes().any(odd)).then_some(name)
 }
 
 /// The path in its forms.

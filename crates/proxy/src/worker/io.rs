@@ -22,6 +22,8 @@ pub(crate) enum Transport {
 pub(crate) struct Activity {
     /// Requests whose answer is not complete.
     pub(crate) in_flight: Cell<u32>,
+    /// A request has been read.
+    pub(crate) served: Cell<bool>,
     /// Bytes have come since the last request began.
     pub(crate) reading: Cell<bool>,
     /// The last write has found no room.
@@ -44,6 +46,7 @@ impl Activity {
     pub(crate) fn new(now: Instant) -> Rc<Self> {
         Rc::new(Self {
             in_flight: Cell::new(0),
+            served: Cell::new(false),
             reading: Cell::new(false),
             blocked: Cell::new(false),
             idle_since: Cell::new(now),

@@ -316,36 +316,50 @@ impl Watch {
             (false, 1.., _) => Phase::Busy,
             (false, 0, true) => Phase::Head,
             // A new connection has said nothing yet.
-            (false, 0, false) if self.phase == Phase::Head => Phase::Head,
+            (false, 0, false) if !activity.served.get() => Phase::Head,
             (false, 0, false) => Phase::Idle,
         };
-        let progressed = phase == Phase::Blocked && activity.written.replace(false);
-        if phase != self.phase || progressed {
-            let since_idle = activity.idle_since.get();
-            self.count(phase);
-            self.phase = phase;
-            let limits = self.limits();
-            let at = match phase {
-                Phase::Idle => since_idle + limits.keepalive_timeout,
-                Phase::Busy => since_idle + NEVER,
-                Phase::Head => Instant::now() + limits.header_timeout,
-                Phase::Blocked => Instant::now() + limits.send_timeout,
-            };
-            self.deadline.set(at);
+        if phase != self.phase {
+            self.enter(phase);
+        } else if phase == Phase::Blocked && activity.written.replace(false) {
+            self.deadline.set(Instant::now() + self.limits().send_timeout);
         }
         loop {
             ready!(self.deadline.poll(cx));
+            let activity = &self.client.activity;
             return Poll::Ready(match self.phase {
                 Phase::Busy => {
                     self.deadline.set(Instant::now() + NEVER);
                     continue;
                 }
-                Phase::Idle => Ended::Idle,
-                Phase::Head if !self.client.activity.reading.get() => Ended::Idle,
+                Phase::Idle => {
+                    // Requests may have come and gone between two looks.
+                    let until = activity.idle_since.get() + self.limits().keepalive_timeout;
+                    if until > Instant::now() {
+                        self.deadline.set(until);
+                        continue;
+                    }
+                    Ended::Idle
+                }
+                Phase::Head if !activity.reading.get() => Ended::Idle,
                 Phase::Head => Ended::SlowHead,
                 Phase::Blocked => Ended::Stuck,
             });
         }
+    }
+
+    /// Starts the limit of another phase. None runs while a request is in work: the upstream's limits do then.
+    fn enter(&mut self, phase: Phase) {
+        self.count(phase);
+        self.phase = phase;
+        let limits = self.limits();
+        let at = match phase {
+            Phase::Busy => return,
+            Phase::Idle => self.client.activity.idle_since.get() + limits.keepalive_timeout,
+            Phase::Head => Instant::now() + limits.header_timeout,
+            Phase::Blocked => Instant::now() + limits.send_timeout,
+        };
+        self.deadline.set(at);
     }
 
     /// Gives an idle connection its time once more.

@@ -1,0 +1,186 @@
+//! Bodies of every kind, both ways.
+
+use crate::support::{Bed, Scripted, read_head, route_to};
+use milecastle_testkit::raw::Raw;
+use milecastle_testkit::{Call, Echo};
+use serde_json::json;
+use std::io::Write;
+
+#[test]
+fn request_bodies_arrive_whole() {
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({})));
+    for size in [0, 1, 1000, 64 * 1024, 64 * 1024 + 1, 3_000_000] {
+        let body = vec![b'z'; size];
+        assert_eq!(bed.call(Call::post("/large/1", body.clone())).status, 200);
+        let got = echo.take().pop().unwrap();
+        assert_eq!(got.header("content-length"), [size.to_string()]);
+        assert!(got.body == body, "{size} bytes");
+    }
+}
+
+#[test]
+fn chunked_request_bodies_arrive_whole() {
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({})));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("POST /large/2 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        for piece in ["5\r\nhello\r\n", "1", "\r\n,\r\n", "6\r\n world\r\n0\r\n", "X-Trailer: 1\r\n\r\n"] {
+            client.send(piece).await.unwrap();
+        }
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200"));
+        client.read_exact(2).await.unwrap();
+        // The connection is good for another request.
+        client.send("POST /large/2 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200"));
+    });
+    let got = echo.take();
+    assert_eq!(&got[0].body[..], b"hello, world");
+    assert_eq!(&got[1].body[..], b"");
+    assert_eq!(got[0].header("transfer-encoding"), ["chunked"]);
+}
+
+#[test]
+fn a_large_chunked_body_flows() {
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({})));
+    let piece = format!("{:x}\r\n{}\r\n", 50_000, "q".repeat(50_000));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("POST /large/2 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        for _ in 0..40 {
+            client.send(&piece).await.unwrap();
+        }
+        client.send("0\r\n\r\n").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200"));
+    });
+    assert_eq!(echo.take()[0].body.len(), 2_000_000);
+}
+
+#[test]
+fn a_client_may_wait_for_100() {
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({})));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 100"));
+        client.send("ok").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200"));
+    });
+    let got = echo.take().pop().unwrap();
+    assert_eq!(&got.body[..], b"ok");
+    assert_eq!(got.header("expect"), [""; 0]);
+}
+
+#[test]
+fn answer_bodies_arrive_whole() {
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({})));
+    for target in ["/large/0", "/large/1", "/large/9000", "/large/5000000"] {
+        for how in ["", "?chunked", "?eof", "?close"] {
+            let answer = bed.get(&format!("{target}{how}"));
+            assert_eq!(answer.status, 200);
+            let size: usize = target.trim_start_matches("/large/").parse().unwrap();
+            assert!(answer.body.len() == size && answer.body.iter().all(|byte| *byte == b'x'), "{target}{how}");
+        }
+    }
+}
+
+#[test]
+fn answers_without_a_body_leave_the_connection_usable() {
+    for (answer, method, status) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "HEAD", 200),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HEAD", 200),
+        ("HTTP/1.1 204 No Content\r\n\r\n", "GET", 204),
+        ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\n", "GET", 304),
+        ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "GET", 200),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "GET", 200),
+    ] {
+        let upstream = Scripted::answering(answer, true);
+        let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+        bed.run(async {
+            let mut client = Raw::connect(bed.http).await.unwrap();
+            for _ in 0..3 {
+                client.send(format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n")).await.unwrap();
+                let head = client.read_head().await.unwrap();
+                assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{answer:?}: {head}");
+                let length = head.to_ascii_lowercase().contains("content-length: 5");
+                assert_eq!(length, method == "HEAD" && answer.contains(": 5"), "{head}");
+            }
+        });
+        assert_eq!(upstream.connections.load(std::sync::atomic::Ordering::SeqCst), 1, "{answer:?}");
+        assert!(bed.lines(3).iter().all(|line| line.status == status && !line.client_gone));
+    }
+}
+
+#[test]
+fn trailers_reach_clients_that_take_them() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\nHost: evil\r\n\r\n";
+    let upstream = Scripted::answering(answer, true);
+    let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+    let answer = bed.run(async {
+        let mut connection = milecastle_testkit::Target::plain(bed.http).http2().connect().await.unwrap();
+        Call::get("/").send(&mut connection).await.unwrap()
+    });
+    assert_eq!(answer.text(), "abc");
+    assert_eq!(answer.trailers.get("x-sum").unwrap(), "7");
+    assert!(!answer.trailers.contains_key("host"));
+    let plain = bed.get("/");
+    assert_eq!(plain.text(), "abc");
+}
+
+#[test]
+fn an_early_answer_reaches_the_client_while_it_still_sends() {
+    let upstream = Scripted::new(|stream, _| {
+        read_head(stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly").unwrap();
+        // The rest of the request is read and thrown away.
+        std::io::copy(stream, &mut std::io::sink()).ok();
+    });
+    let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\nbegin").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200"));
+        assert_eq!(client.read_exact(5).await.unwrap(), b"early");
+    });
+}
+
+#[test]
+fn both_bodies_flow_at_once() {
+    let upstream = Scripted::new(|stream, _| {
+        read_head(stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        // Each piece is answered before the next is asked for.
+        let mut piece = [0; 8];
+        while std::io::Read::read_exact(stream, &mut piece).is_ok() && &piece[..1] != b"0" {
+            stream.write_all(b"3\r\npig\r\n").unwrap();
+        }
+        stream.write_all(b"0\r\n\r\n").unwrap();
+    });
+    let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200"));
+        for _ in 0..5 {
+            client.send("3\r\ncow\r\n").await.unwrap();
+            assert_eq!(client.read_exact(8).await.unwrap(), b"3\r\npig\r\n");
+        }
+    });
+}
+
+#[test]
+fn bodies_beyond_the_cap_are_refused() {
+    let echo = Echo::start();
+    let bed = Bed::with(route_to(&[echo.address()], json!({})), |file| {
+        file.nginx_config.http.client_max_body_size = milecastle_settings::Size::bytes(1000);
+    });
+    assert_eq!(bed.call(Call::post("/", vec![b'a'; 1000])).status, 200);
+    assert_eq!(bed.call(Call::post("/", vec![b'a'; 1001])).status, 413);
+    let chunked = "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let body = format!("3e9\r\n{}\r\n0\r\n\r\n", "a".repeat(1001));
+    assert!(bed.raw(format!("{chunked}{body}")).starts_with("HTTP/1.1 413"));
+}

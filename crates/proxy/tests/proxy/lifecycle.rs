@@ -1,0 +1,145 @@
+//! Connections: limits on time and size, tunnels, and the end of the node.
+
+use crate::support::{Bed, SOON, Scripted, read_head, route_to};
+use milecastle_settings::Time;
+use milecastle_testkit::Echo;
+use milecastle_testkit::raw::Raw;
+use serde_json::json;
+use std::io::{Read, Write};
+use std::time::Duration;
+
+#[test]
+fn a_head_that_comes_too_slowly_is_408() {
+    let bed = Bed::with(vec![], |file| file.nginx_config.http.client_header_timeout = Time::millis(150));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 404"));
+        client.read_until(b"\n").await.unwrap();
+        client.send("GET / HTTP/1.1\r\nHo").await.unwrap();
+        let end = String::from_utf8(client.read_to_end().await.unwrap()).unwrap();
+        assert!(end.starts_with("HTTP/1.1 408"), "{end}");
+        // One that says nothing at all is closed without a word.
+        let mut silent = Raw::connect(bed.http).await.unwrap();
+        assert!(silent.read_to_end().await.unwrap().is_empty());
+    });
+    assert_eq!(bed.totals().slow_heads, 1);
+    bed.wait_totals("no connection", |totals| totals.active == 0 && totals.reading == 0 && totals.waiting == 0);
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    let bed = Bed::with(vec![], |file| file.nginx_config.http.keepalive_timeout = Time::millis(150));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        let all = String::from_utf8(client.read_to_end().await.unwrap()).unwrap();
+        assert!(all.starts_with("HTTP/1.1 404") && all.ends_with("Not Found\"}\n"), "{all}");
+    });
+    let bed = Bed::with(vec![], |file| file.nginx_config.http.keepalive_timeout = Time::millis(0));
+    let all = bed.raw("GET / HTTP/1.1\r\nHost: h\r\n\r\n").to_ascii_lowercase();
+    assert!(all.contains("connection: close"), "{all}");
+}
+
+#[test]
+fn a_huge_head_is_431() {
+    let bed = Bed::new(vec![]);
+    let long = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "a".repeat(70_000));
+    assert!(bed.raw(long).starts_with("HTTP/1.1 431"));
+    let many: String = (0..120).map(|n| format!("X-{n}: 1\r\n")).collect();
+    assert!(bed.raw(format!("GET / HTTP/1.1\r\nHost: h\r\n{many}\r\n")).starts_with("HTTP/1.1 431"));
+}
+
+#[test]
+fn a_websocket_becomes_a_tunnel_where_the_route_allows_it() {
+    let upstream = Scripted::new(|stream, _| {
+        let head = read_head(stream).unwrap().to_ascii_lowercase();
+        if !head.contains("upgrade: websocket") || !head.contains("connection: upgrade") {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+            return;
+        }
+        stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst")
+            .unwrap();
+        let mut piece = [0; 4];
+        while stream.read_exact(&mut piece).is_ok() {
+            piece.reverse();
+            stream.write_all(&piece).unwrap();
+        }
+    });
+    let ask = "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearl";
+    let bed = Bed::new(route_to(&[upstream.addr], json!({ "enable_websocket": true })));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send(ask).await.unwrap();
+        let head = client.read_head().await.unwrap().to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101") && head.contains("upgrade: websocket"), "{head}");
+        assert_eq!(client.read_exact(9).await.unwrap(), b"firstlrae");
+        client.send("abcd").await.unwrap();
+        assert_eq!(client.read_exact(4).await.unwrap(), b"dcba");
+    });
+    let line = &bed.lines(1)[0];
+    assert_eq!((line.status, line.client_gone), (101, false));
+    let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+    assert!(bed.raw(ask.replace("\r\n\r\nearl", "\r\n\r\n").replace("HTTP/1.1", "HTTP/1.0")).contains("200 OK"));
+}
+
+#[test]
+fn draining_ends_idle_connections_and_waits_for_requests() {
+    let echo = Echo::start();
+    let mut bed = Bed::new(route_to(&[echo.address()], json!({})));
+    let address = bed.http;
+    let (mut idle, mut busy) = bed.run(async {
+        let mut idle = Raw::connect(address).await.unwrap();
+        idle.send("GET /large/1 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        idle.read_head().await.unwrap();
+        idle.read_exact(1).await.unwrap();
+        let mut busy = Raw::connect(address).await.unwrap();
+        busy.send("GET /large/2/delay/300 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        milecastle_testkit::eventually("the request to arrive", async || echo.received().len() == 2).await;
+        (idle, busy)
+    });
+    let drained = bed.start_drain(SOON);
+    bed.run(async {
+        assert!(idle.read_to_end().await.unwrap().is_empty());
+        let answer = String::from_utf8(busy.read_to_end().await.unwrap()).unwrap().to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+        assert!(answer.ends_with("xx"));
+        assert!(drained.await.unwrap());
+        assert!(Raw::connect(address).await.is_err());
+    });
+    assert!(bed.lines(2).iter().all(|line| line.status == 200 && !line.client_gone));
+}
+
+#[test]
+fn draining_cuts_what_does_not_end() {
+    let echo = Echo::start();
+    let mut bed = Bed::new(route_to(&[echo.address()], json!({})));
+    let mut stuck = bed.run(async {
+        let mut stuck = Raw::connect(bed.http).await.unwrap();
+        stuck.send("GET /hang HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        milecastle_testkit::eventually("the request to arrive", async || echo.received().len() == 1).await;
+        stuck
+    });
+    let drained = bed.start_drain(Duration::from_millis(100));
+    bed.run(async {
+        assert!(!drained.await.unwrap());
+        assert!(stuck.read_to_end().await.unwrap().is_empty());
+    });
+    assert_eq!(bed.lines(1)[0].status, 499);
+}
+
+#[test]
+fn an_idle_node_drains_at_once() {
+    assert!(Bed::new(vec![]).drain(SOON));
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_key() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = holder.local_addr().unwrap();
+    let error = milecastle_proxy::probe(addr, "apisix.node_listen").unwrap_err().to_string();
+    assert!(error.contains(&addr.to_string()) && error.contains("apisix.node_listen"), "{error}");
+    drop(holder);
+    milecastle_proxy::probe(addr, "apisix.node_listen").unwrap();
+}

@@ -1,0 +1,11 @@
+//! The data plane from outside: real sockets on both sides, snapshots from the real compiler.
+#![allow(clippy::unwrap_used, clippy::string_slice, reason = "tests")]
+
+mod bodies;
+mod clients;
+mod failures;
+mod lifecycle;
+mod plugins;
+mod requests;
+mod support;
+mod tls;

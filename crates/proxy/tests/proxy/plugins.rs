@@ -1,0 +1,86 @@
+//! Plugins on the request path.
+
+use crate::support::{Bed, object, route_to};
+use milecastle_model::Kind;
+use milecastle_testkit::{Call, Echo};
+use serde_json::{Value, json};
+
+fn bed(echo: &Echo, witness: Value) -> Bed {
+    Bed::new(route_to(&[echo.address()], json!({ "plugins": { "witness": witness } })))
+}
+
+#[test]
+fn a_plugin_may_end_the_request() {
+    let echo = Echo::start();
+    let answer = bed(&echo, json!({ "reply": 418, "header": "x-filtered: yes" })).get("/");
+    assert_eq!((answer.status, answer.text()), (418, "ended".into()));
+    assert_eq!(answer.header("x-filtered"), "yes");
+    assert_eq!(answer.header("content-length"), "5");
+    assert!(echo.take().is_empty());
+}
+
+#[test]
+fn a_panic_is_one_requests_500() {
+    let echo = Echo::start();
+    for phase in ["access", "headers", "log"] {
+        let bed = bed(&echo, json!({ "panic_in": phase }));
+        for round in 1..=2 {
+            let status = bed.get("/").status;
+            assert_eq!(status, if phase == "log" { 200 } else { 500 }, "{phase}");
+            bed.lines(round);
+            assert_eq!(bed.panics("witness"), round as u64);
+        }
+    }
+    let bed = bed(&echo, json!({ "panic_in": "body" }));
+    assert_eq!(bed.get("/large/5").status, 500);
+    assert_eq!(bed.lines(1)[0].status, 500);
+    assert!(bed.run(Call::get("/large/500000").to(bed.http)).is_err());
+    assert_eq!(bed.lines(2).len(), 2);
+}
+
+#[test]
+fn global_rules_run_for_every_request() {
+    let echo = Echo::start();
+    let mut objects = route_to(&[echo.address()], json!({ "uri": "/known" }));
+    let plugins = json!({ "plugins": { "witness": { "header": "x-global: yes" } } });
+    objects.push(object(Kind::GlobalRule, "g", plugins));
+    let bed = Bed::new(objects);
+    for (path, status) in [("/known", 200), ("/unknown", 404)] {
+        let answer = bed.get(path);
+        assert_eq!((answer.status, answer.header("x-global")), (status, "yes".into()));
+    }
+    let refusing = json!({ "plugins": { "witness": { "reply": 403 } } });
+    let bed = Bed::new(vec![object(Kind::GlobalRule, "g", refusing)]);
+    assert_eq!(bed.get("/unknown").status, 403);
+}
+
+#[test]
+fn a_plugin_reads_the_body_before_it_is_sent_on() {
+    let echo = Echo::start();
+    for (size, cap, seen) in [(0, 100, "none"), (50, 100, "50 false"), (100, 100, "100 false"), (3000, 10_000, "3000 false")] {
+        let bed = bed(&echo, json!({ "whole": cap }));
+        let body = vec![b'b'; size];
+        let answer = bed.call(Call::post("/", body.clone()));
+        assert_eq!(answer.header("x-seen"), seen);
+        assert!(echo.take().pop().unwrap().body == body);
+    }
+    // Beyond the cap the plugin sees the beginning, and the upstream gets everything.
+    let bed = bed(&echo, json!({ "whole": 1000 }));
+    let body = vec![b'b'; 1_000_000];
+    let answer = bed.call(Call::post("/large/1", body.clone()));
+    assert!(answer.header("x-seen").ends_with(" true"));
+    assert!(echo.take().pop().unwrap().body == body);
+}
+
+#[test]
+fn a_body_filter_sees_every_piece_and_the_end() {
+    let echo = Echo::start();
+    let bed = bed(&echo, json!({ "brackets": true }));
+    let small = bed.get("/large/3");
+    assert_eq!((small.text(), small.header("content-length")), ("[xxx].".into(), "6".into()));
+    let large = bed.get("/large/300000").text();
+    assert!(large.ends_with("[].") && large.starts_with("[xxx"));
+    assert_eq!(large.matches('x').count(), 300_000);
+    let head = bed.call(Call::new(http::Method::HEAD, "/large/3"));
+    assert_eq!((head.status, head.body.len()), (200, 0));
+}

@@ -1,0 +1,134 @@
+//! TLS with clients and upstreams.
+
+use crate::support::{Bed, Scripted, object, route_to};
+use milecastle_model::{Kind, Object};
+use milecastle_testkit::tls::{Authority, Identity};
+use milecastle_testkit::{Answer, Call, Echo, Target};
+use serde_json::{Value, json};
+use std::io::Write;
+
+fn ssl(id: &str, identity: &Identity, more: Value) -> Object {
+    let mut body = json!({ "cert": identity.cert, "key": identity.key });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    object(Kind::Ssl, id, body)
+}
+
+struct Site {
+    echo: Echo,
+    authority: Authority,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self { echo: Echo::start(), authority: Authority::new("authority") }
+    }
+
+    fn objects(&self, ssls: Vec<Object>) -> Vec<Object> {
+        let mut objects = route_to(&[self.echo.address()], json!({}));
+        objects.extend(ssls);
+        objects
+    }
+
+    fn target(&self, bed: &Bed, name: &str) -> Target {
+        Target::tls(bed.https, name, &self.authority.pem())
+    }
+}
+
+async fn get(target: &Target) -> anyhow::Result<Answer> {
+    let mut connection = target.connect().await?;
+    Call::get("/large/10").send(&mut connection).await
+}
+
+#[test]
+fn the_certificate_follows_the_name() {
+    let site = Site::new();
+    let exact = site.authority.issue(&["one.example"]);
+    let wild = site.authority.issue(&["*.wild.example"]);
+    let ssls = vec![
+        ssl("exact", &exact, json!({ "snis": ["one.example"] })),
+        ssl("wild", &wild, json!({ "snis": ["*.wild.example"] })),
+    ];
+    let mut bed = Bed::new(site.objects(ssls));
+    bed.run(async {
+        assert_eq!(get(&site.target(&bed, "one.example")).await.unwrap().status, 200);
+        assert_eq!(get(&site.target(&bed, "a.wild.example")).await.unwrap().status, 200);
+        for unknown in ["two.example", "a.b.wild.example", "wild.example"] {
+            assert!(site.target(&bed, unknown).connect().await.is_err(), "{unknown}");
+        }
+        let h2 = get(&site.target(&bed, "one.example").http2()).await.unwrap();
+        assert_eq!((h2.version, h2.body.len()), (http::Version::HTTP_2, 10));
+    });
+    assert!(bed.totals().tls_failures >= 3);
+    assert_eq!(site.echo.take()[0].header("x-forwarded-proto"), ["https"]);
+    // A change is live at the next handshake.
+    let two = site.authority.issue(&["two.example"]);
+    bed.publish(site.objects(vec![ssl("exact", &two, json!({ "snis": ["two.example"] }))]));
+    bed.run(async {
+        assert!(site.target(&bed, "one.example").connect().await.is_err());
+        assert_eq!(get(&site.target(&bed, "two.example")).await.unwrap().status, 200);
+    });
+}
+
+#[test]
+fn many_answers_over_one_http2_connection() {
+    let site = Site::new();
+    let identity = site.authority.issue(&["one.example"]);
+    let bed = Bed::new(site.objects(vec![ssl("s", &identity, json!({ "snis": ["one.example"] }))]));
+    bed.run(async {
+        let mut connection = site.target(&bed, "one.example").http2().connect().await.unwrap();
+        for size in [0, 1, 100, 70_000, 2_000_000] {
+            let answer = Call::get(&format!("/large/{size}")).send(&mut connection).await.unwrap();
+            assert_eq!(answer.body.len(), size);
+        }
+    });
+}
+
+#[test]
+fn clients_show_certificates_where_they_must() {
+    let site = Site::new();
+    let own = Authority::new("clients");
+    let identity = site.authority.issue(&["one.example", "two.example"]);
+    let ask = json!({ "snis": ["one.example", "two.example"], "client": { "ca": own.pem() } });
+    let bed = Bed::new(site.objects(vec![ssl("s", &identity, ask)]));
+    bed.run(async {
+        let with = |identity: &Identity| site.target(&bed, "one.example").with_identity(identity);
+        assert_eq!(get(&with(&own.issue(&["client"]))).await.unwrap().status, 200);
+        assert!(get(&site.target(&bed, "one.example")).await.is_err());
+        assert!(get(&with(&site.authority.issue(&["client"]))).await.is_err());
+        // The host must be the name that the certificate was asked for under.
+        let mut connection = with(&own.issue(&["client"])).connect().await.unwrap();
+        let other = Call::get("/").header("host", "two.example").send(&mut connection).await.unwrap();
+        assert_eq!(other.status, 400);
+    });
+    let skipping = json!({ "snis": ["one.example"], "client": { "ca": own.pem(), "skip_mtls_uri_regex": ["^/open"] } });
+    let bed = Bed::new(site.objects(vec![ssl("s", &identity, skipping)]));
+    bed.run(async {
+        let mut connection = site.target(&bed, "one.example").connect().await.unwrap();
+        let call = async |path: &str, connection: &mut _| {
+            Call::get(path).header("host", "one.example").send(connection).await.unwrap().status
+        };
+        assert_eq!(call("/open/x", &mut connection).await, 200);
+        assert_eq!(call("/closed", &mut connection).await, 400);
+        let mut connection =
+            site.target(&bed, "one.example").with_identity(&own.issue(&["client"])).connect().await.unwrap();
+        assert_eq!(call("/closed", &mut connection).await, 200);
+    });
+}
+
+#[test]
+fn upstreams_over_tls_see_the_name_of_the_host() {
+    let authority = Authority::new("unknown to the gateway");
+    let echo = Echo::tls("secure", &authority.issue(&["inner.example"]));
+    let scheme = json!({ "scheme": "https", "pass_host": "rewrite", "upstream_host": "inner.example:443" });
+    let bed = Bed::new(route_to(&[echo.address()], json!({ "upstream": scheme })));
+    for _ in 0..3 {
+        let answer = bed.get("/x");
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.json().unwrap()["sni"], "inner.example");
+    }
+    assert_eq!(echo.connections(), 1);
+    assert_eq!(bed.get("/large/1000000").body.len(), 1_000_000);
+    let plain = Scripted::new(|stream, _| drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")));
+    let bed = Bed::new(route_to(&[plain.addr], json!({ "upstream": { "scheme": "https" } })));
+    assert_eq!(bed.get("/").status, 502);
+}
