@@ -59,6 +59,17 @@ impl Template {
         Template { parts: parts.into() }
     }
 
+    /// Gives every variable that has no fall-back this one.
+    #[must_use]
+    pub fn with_fallback(mut self, text: &str) -> Template {
+        for part in &mut self.parts {
+            if let Part::Var { default, .. } = part {
+                default.get_or_insert_with(|| text.into());
+            }
+        }
+        self
+    }
+
     /// Whether no variable occurs, so that the text is always the same.
     pub fn is_literal(&self) -> bool {
         self.parts.iter().all(|part| matches!(part, Part::Literal(_)))
@@ -173,6 +184,12 @@ mod tests {
         }
         assert!(Template::parse(r"a \$b $ c").is_literal());
         assert!(!Template::parse("$b").is_literal());
+    }
+
+    #[test]
+    fn a_fallback_for_all_leaves_those_given() {
+        let template = Template::parse("$uri $arg_v ${arg_v ?? x} -").with_fallback("none");
+        assert_eq!(template.render(&vars).text, "/hello none x -");
     }
 
     #[test]
