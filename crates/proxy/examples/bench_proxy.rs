@@ -6,7 +6,7 @@
 use milecastle_matching::RouterMode;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{NoSecrets, NodeFacts, Registry, Shared};
-use milecastle_proxy::{Current, Gateway, GatewayConfig, GatewayParts};
+use milecastle_proxy::{Counters, Current, Gateway, GatewayConfig, GatewayParts};
 use milecastle_settings::{Gateway as Settings, HttpListen, NodeListen, SslListen};
 use milecastle_snapshot::Compiler;
 use serde_json::{Map, Value, json};
@@ -52,8 +52,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err(format!("{}: {}", rejected.key, rejected.reason).into());
     }
     let side = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let config = GatewayConfig::new(&settings, &facts)?;
     let gateway = Gateway::start(GatewayParts {
-        config: GatewayConfig::new(&settings, &facts)?,
+        counters: Arc::new(Counters::new(config.workers())),
+        config,
         facts,
         current: Arc::new(Current::new(Arc::new(snapshot))),
         side: side.handle().clone(),

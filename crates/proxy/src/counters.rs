@@ -2,6 +2,7 @@
 //!
 //! Every worker writes its own counters, so counting costs no more than an addition; readers sum over the workers.
 
+use crate::node::TrafficFigures;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -38,6 +39,8 @@ counters! {
     requests,
     /// Requests in work.
     in_flight,
+    /// Answers of the 5xx class.
+    responses_5xx,
     /// TLS handshakes that failed.
     tls_failures,
     /// Client connections closed because a request's head came too slowly.
@@ -84,7 +87,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn new(workers: usize) -> Self {
+    /// Counters of a node with so many workers ([`crate::GatewayConfig::workers`]). They are there before the workers, for
+    /// those who read them are.
+    pub fn new(workers: usize) -> Self {
         Self { workers: (0..workers).map(|_| Arc::default()).collect(), panics: RwLock::default() }
     }
 
@@ -97,6 +102,24 @@ impl Counters {
         let mut sum = Totals::default();
         self.workers.iter().for_each(|worker| sum.add(worker));
         sum
+    }
+
+    /// The figures of each worker.
+    pub fn by_worker(&self) -> impl Iterator<Item = Totals> {
+        self.workers.iter().map(|worker| {
+            let mut own = Totals::default();
+            own.add(worker);
+            own
+        })
+    }
+
+    /// Reads what the node reports to the control plane.
+    pub fn figures(self: &Arc<Self>) -> impl Fn() -> TrafficFigures + Send + Sync + use<> {
+        let counters = self.clone();
+        move || {
+            let Totals { requests, responses_5xx, active, .. } = counters.totals();
+            TrafficFigures { requests, responses_5xx, connections: active }
+        }
     }
 
     /// Panics of hooks by the plugin's name.

@@ -27,6 +27,8 @@ pub struct GatewayParts {
     pub facts: NodeFacts,
     /// The snapshot in force, and where later ones appear.
     pub current: Arc<Current>,
+    /// What the workers count, one for each of them.
+    pub counters: Arc<Counters>,
     /// The runtime beside the workers: names are resolved on it.
     pub side: tokio::runtime::Handle,
     /// The access log.
@@ -74,7 +76,7 @@ impl Gateway {
     /// # Errors
     /// A port is taken, or the system has no threads left.
     pub fn start(parts: GatewayParts) -> Result<Self, StartError> {
-        let GatewayParts { config, facts, current, side, on_end, upstream_roots } = parts;
+        let GatewayParts { config, facts, current, counters, side, on_end, upstream_roots } = parts;
         let workers = config.workers;
         let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
         let mut addrs = Vec::with_capacity(config.listens.len());
@@ -85,7 +87,6 @@ impl Gateway {
                 worker.push(Door { listen: Listen { addr, ..listen.clone() }, socket });
             }
         }
-        let counters = Arc::new(Counters::new(workers));
         let node = Arc::new(Node {
             resolver: Resolver::new(side, config.dns),
             tls: ServerTls::new(&config.tls),

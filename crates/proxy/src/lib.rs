@@ -14,6 +14,7 @@
 //! Deliberately absent: storage, the control plane, every single plugin, and any knowledge of where snapshots come from.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod access_log;
 mod balance;
 mod config;
 mod counters;
@@ -30,6 +31,7 @@ pub mod status;
 mod tls;
 mod worker;
 
+pub use access_log::{AccessLog, AccessLogError};
 pub use config::{ConfigError, GatewayConfig};
 pub use counters::{Counters, Totals};
 pub use current::Current;

@@ -86,6 +86,9 @@ impl Drop for Live {
             on_end.on_request_end(&self.cx);
         }
         worker.counters.in_flight.down();
+        if self.cx.response.status.is_server_error() {
+            worker.counters.responses_5xx.up();
+        }
         let activity = &self.client.activity;
         activity.in_flight.set(activity.in_flight.get().saturating_sub(1));
         activity.reading.set(false);

@@ -7,7 +7,7 @@ use milecastle_plugin_api::{
     BodyNeed, BodyNeeds, BuildCx, ConfigError, Flow, Hooks, NoSecrets, NodeFacts, OnAccess, OnBody, OnHeaders, OnLog,
     Plugin, PluginDef, Registry, Reply, RequestCx, Shared,
 };
-use milecastle_proxy::{Current, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, Totals};
+use milecastle_proxy::{Counters, Current, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, Totals};
 use milecastle_settings::{Gateway as Settings, HttpListen, NodeListen, SslListen};
 use milecastle_snapshot::Compiler;
 use milecastle_testkit::{Answer, Call, wait_for_blocking};
@@ -102,8 +102,10 @@ impl Bed {
         let current = Arc::new(Current::new(Arc::new(snapshot)));
         let side = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let lines = Arc::new(Lines::default());
+        let config = GatewayConfig::new(&settings, &facts).unwrap();
         let gateway = Gateway::start(GatewayParts {
-            config: GatewayConfig::new(&settings, &facts).unwrap(),
+            counters: Arc::new(Counters::new(config.workers())),
+            config,
             facts,
             current: current.clone(),
             side: side.handle().clone(),
