@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -33,10 +34,11 @@ pub struct SideServer {
 
 impl SideServer {
     /// Binds and serves on the runtime that this is called on.
-    pub(crate) async fn start(
-        addr: SocketAddr,
-        answer: impl Fn(&Request<hyper::body::Incoming>) -> Answer + Send + Sync + 'static,
-    ) -> io::Result<Self> {
+    pub(crate) async fn start<F, A>(addr: SocketAddr, answer: F) -> io::Result<Self>
+    where
+        F: Fn(&Request<Incoming>) -> A + Send + Sync + 'static,
+        A: Future<Output = Answer> + Send + 'static,
+    {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
         let task = tokio::spawn(serve(listener, Arc::new(answer)));
@@ -55,9 +57,10 @@ impl Drop for SideServer {
     }
 }
 
-async fn serve<F>(listener: TcpListener, answer: Arc<F>)
+async fn serve<F, A>(listener: TcpListener, answer: Arc<F>)
 where
-    F: Fn(&Request<hyper::body::Incoming>) -> Answer + Send + Sync + 'static,
+    F: Fn(&Request<Incoming>) -> A + Send + Sync + 'static,
+    A: Future<Output = Answer> + Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -75,7 +78,7 @@ where
         tokio::spawn(async move {
             let service = service_fn(|request| {
                 let answer = answer(&request);
-                async move { Ok::<_, Infallible>(answer) }
+                async move { Ok::<_, Infallible>(answer.await) }
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -101,7 +104,12 @@ pub(crate) fn json(status: StatusCode, value: &serde_json::Value) -> Answer {
 
 /// 404 with the default page.
 pub(crate) fn not_found() -> Answer {
-    let (status, headers, body) = milecastle_plugin_api::Reply::status(StatusCode::NOT_FOUND).into_parts();
+    stock(StatusCode::NOT_FOUND)
+}
+
+/// An answer with the default page of its status.
+pub(crate) fn stock(status: StatusCode) -> Answer {
+    let (status, headers, body) = milecastle_plugin_api::Reply::status(status).into_parts();
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;

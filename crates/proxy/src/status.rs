@@ -73,11 +73,8 @@ impl Health {
 pub async fn serve(addr: SocketAddr, health: Arc<Health>) -> io::Result<SideServer> {
     SideServer::start(addr, move |request| {
         let path = request.uri().path();
-        if path == "/status" || path.starts_with("/status/") {
-            health.answer(path)
-        } else {
-            crate::side_http::not_found()
-        }
+        let known = path == "/status" || path.starts_with("/status/");
+        std::future::ready(if known { health.answer(path) } else { crate::side_http::not_found() })
     })
     .await
 }
@@ -85,6 +82,8 @@ pub async fn serve(addr: SocketAddr, health: Arc<Health>) -> io::Result<SideServ
 #[cfg(test)]
 mod tests {
     use super::*;
+    use milecastle_testkit::Call;
+    use serde_json::Value;
 
     #[test]
     fn a_node_is_ready_when_every_worker_serves() {
@@ -98,5 +97,31 @@ mod tests {
         health.drain();
         assert_eq!(health.answer("/status/anything").status(), 503);
         assert_eq!(health.answer("/status/ready/").status(), 200);
+    }
+
+    #[tokio::test]
+    async fn probes_are_answered_over_http() {
+        let health = Arc::new(Health::new(1));
+        let server = serve("127.0.0.1:0".parse().unwrap(), health.clone()).await.unwrap();
+        let addr = server.local_addr();
+        let check = async |call: Call, status: u16, body: Value| {
+            let answer = call.to(addr).await.unwrap();
+            assert_eq!((answer.status, answer.json().unwrap()), (status, body));
+            assert_eq!(answer.header("content-type"), "application/json");
+        };
+        let ok = json!({ "status": "ok" });
+        let waits = json!({ "status": "error", "error": "worker id: 0 has not received configuration" });
+        check(Call::get("/status"), 503, waits.clone()).await;
+        check(Call::get("/status/ready"), 503, waits).await;
+        health.worker_loaded(0);
+        check(Call::get("/status"), 200, ok.clone()).await;
+        check(Call::get("/status/ready?x=1"), 200, ok.clone()).await;
+        check(Call::post("/status/any/thing", "body"), 200, ok.clone()).await;
+        health.drain();
+        check(Call::get("/status"), 503, json!({ "status": "error", "error": "draining" })).await;
+        check(Call::get("/status/ready"), 200, ok).await;
+        for target in ["/", "/statuses", "/other"] {
+            assert_eq!(Call::get(target).to(addr).await.unwrap().status, 404, "{target}");
+        }
     }
 }

@@ -1,0 +1,142 @@
+//! The control API: what this node has loaded, for operators on the machine (`docs/spec/control-api.md` §1).
+//!
+//! Read from the snapshot in force. There is no authentication, so nothing here changes the node and no secret is shown:
+//! private keys and the attributes that plugins declare secret are masked.
+
+mod defaults;
+mod dump;
+mod health;
+mod schemas;
+#[cfg(test)]
+mod tests;
+
+use crate::side_http::{self, Answer, SideServer, answer, json};
+use http::header::ACCEPT;
+use http::{Method, StatusCode};
+use milecastle_model::{Key, Kind, Object};
+use milecastle_plugin_api::Registry;
+use milecastle_snapshot::Snapshot;
+use serde_json::{Value, json};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What storage keys begin with, as tools of the field expect them.
+const STORAGE_PREFIX: &str = "/apisix";
+
+/// Answers of the control API.
+pub(crate) struct ControlApi {
+    snapshot: Box<dyn Fn() -> Arc<Snapshot> + Send + Sync>,
+    registry: Arc<Registry>,
+}
+
+/// What a request asks for; no request has a body that matters.
+struct Ask {
+    method: Method,
+    path: String,
+    html: bool,
+}
+
+impl ControlApi {
+    /// `snapshot` gives the one in force, `registry` the enabled plugins.
+    pub(crate) fn new(snapshot: impl Fn() -> Arc<Snapshot> + Send + Sync + 'static, registry: Arc<Registry>) -> Self {
+        Self { snapshot: Box::new(snapshot), registry }
+    }
+
+    fn answer(&self, ask: &Ask) -> Answer {
+        let Some(path) = ask.path.strip_prefix("/v1/") else { return side_http::not_found() };
+        let segments: Vec<&str> = path.split('/').collect();
+        match (ask.method.as_str(), segments.as_slice()) {
+            ("GET", ["schema"]) => json(StatusCode::OK, &schemas::all(&self.registry)),
+            ("GET", ["routes"]) => self.list(Kind::Route),
+            ("GET", ["route", id]) => self.one(Kind::Route, id),
+            ("GET", ["services"]) => self.list(Kind::Service),
+            ("GET", ["service", id]) => self.one(Kind::Service, id),
+            ("GET", ["upstreams"]) => self.list(Kind::Upstream),
+            ("GET", ["upstream", id]) => self.one(Kind::Upstream, id),
+            ("GET", ["plugin_metadatas"]) => self.metadata_list(),
+            ("GET", ["plugin_metadata", name]) => self.metadata(name),
+            ("GET", ["healthcheck"]) => health::list(&(self.snapshot)(), ask.html),
+            ("GET", ["healthcheck", collection]) => health::one(&(self.snapshot)(), collection, ""),
+            ("GET", ["healthcheck", collection, id]) => health::one(&(self.snapshot)(), collection, id),
+            // Memory is freed when its last user lets go: there is nothing to trigger.
+            ("POST", ["gc"]) => answer(StatusCode::OK, "text/plain", ""),
+            // The list of plugins is a setting of the gateway group and comes with the configuration.
+            ("PUT", ["plugins", "reload"]) => answer(StatusCode::OK, "text/plain", "done"),
+            _ => side_http::not_found(),
+        }
+    }
+
+    fn list(&self, kind: Kind) -> Answer {
+        let snapshot = (self.snapshot)();
+        let all: Vec<Value> = snapshot.objects(kind).map(|object| dump::object(object, &self.registry)).collect();
+        json(StatusCode::OK, &Value::Array(all))
+    }
+
+    fn one(&self, kind: Kind, id: &str) -> Answer {
+        match (self.snapshot)().object(&Key::new(kind, id)) {
+            Some(object) => json(StatusCode::OK, &dump::object(object, &self.registry)),
+            None => error(StatusCode::NOT_FOUND, format!("{}[{id}] not found", kind.word())),
+        }
+    }
+
+    fn metadata_list(&self) -> Answer {
+        let snapshot = (self.snapshot)();
+        let enabled =
+            snapshot.objects(Kind::PluginMetadata).filter(|object| self.registry.get(&object.key.id).is_some());
+        json(StatusCode::OK, &Value::Array(enabled.map(metadata_value).collect()))
+    }
+
+    fn metadata(&self, name: &str) -> Answer {
+        match (self.snapshot)().object(&Key::new(Kind::PluginMetadata, name)) {
+            Some(object) => json(StatusCode::OK, &metadata_value(object)),
+            None => error(StatusCode::NOT_FOUND, format!("plugin metadata[{name}] not found")),
+        }
+    }
+}
+
+/// Serves the control API.
+///
+/// # Errors
+/// The address cannot be bound.
+pub(crate) async fn serve(addr: SocketAddr, api: ControlApi) -> io::Result<SideServer> {
+    let api = Arc::new(api);
+    SideServer::start(addr, move |request| {
+        let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+        let ask = Ask {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            html: accept.contains("text/html"),
+        };
+        let api = api.clone();
+        async move {
+            // A dump of a large configuration takes a while, which the tasks of this runtime should not wait for.
+            let answered = tokio::task::spawn_blocking(move || api.answer(&ask)).await;
+            answered.unwrap_or_else(|_| side_http::stock(StatusCode::INTERNAL_SERVER_ERROR))
+        }
+    })
+    .await
+}
+
+/// A plugin's metadata as its object has it, with the plugin's name as `id`.
+fn metadata_value(object: &Object) -> Value {
+    let mut value = body_of(object);
+    if let Value::Object(members) = &mut value {
+        members.insert("id".to_owned(), object.key.own_id().into());
+    }
+    value
+}
+
+/// The object's body; `null` for one that is no JSON, which stands in quarantine.
+fn body_of(object: &Object) -> Value {
+    serde_json::from_slice(&object.body).unwrap_or_default()
+}
+
+/// The key under which the object is known to tools.
+fn storage_key(key: &Key) -> String {
+    format!("{STORAGE_PREFIX}{key}")
+}
+
+fn error(status: StatusCode, message: String) -> Answer {
+    json(status, &json!({ "error_msg": message }))
+}

@@ -1,0 +1,173 @@
+//! Metrics of the node itself (`docs/spec/plugins/prometheus.md`, the gauges "refresh", and our own).
+//!
+//! They mirror what is counted elsewhere, so they are brought up to date when a page is made and cost requests nothing.
+
+use crate::access_log::AccessLog;
+use crate::counters::{Counters, Totals};
+use crate::current::Current;
+use crate::node::NodeStatus;
+use crate::process;
+use milecastle_plugin_api::NodeFacts;
+use milecastle_telemetry::metrics::{Counter, Family, Gauge, Handle, MetricError, Options, Registry};
+use std::sync::{Arc, OnceLock};
+use std::time::UNIX_EPOCH;
+
+/// What the metrics are read from.
+pub(crate) struct Sources {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) current: Arc<OnceLock<Arc<Current>>>,
+    pub(crate) node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
+    pub(crate) facts: NodeFacts,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
+}
+
+/// Reads one figure.
+type Read = fn(&Totals) -> u64;
+/// A counter, and the figure that it follows.
+type Mirrored = (Handle<Counter>, Read);
+/// The gauge of a state, and the figure that it shows.
+type Labelled = (Handle<Gauge>, Read);
+
+/// The node's metrics.
+pub(crate) struct NodeMetrics {
+    sources: Sources,
+    connections: Vec<Labelled>,
+    requests: Handle<Gauge>,
+    totals: Vec<Mirrored>,
+    accepted: Family<Counter>,
+    panics: Family<Counter>,
+    metric_errors: Handle<Counter>,
+    log_lines_dropped: Handle<Counter>,
+    revision: Handle<Gauge>,
+    head: Handle<Gauge>,
+    published: Handle<Gauge>,
+    quarantined: Handle<Gauge>,
+    stream_connected: Handle<Gauge>,
+    alarms: Handle<Gauge>,
+    cpu: Handle<Gauge>,
+    memory: Handle<Gauge>,
+}
+
+impl NodeMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// A name is taken by a metric of another kind.
+    pub(crate) fn new(sources: Sources) -> Result<Self, MetricError> {
+        let registry = sources.registry.clone();
+        let gauge = |name, help| Ok(registry.gauge(name, help, &[], Options::default())?.get());
+        let counter = |name, help| Ok(registry.counter(name, help, &[], Options::default())?.get());
+        let labelled = |name, help, label| registry.counter(name, help, &[label], Options::default());
+        registry
+            .gauge("node_info", "Info of the gateway node", &["hostname", "version"], Options::default())?
+            .with(&[&sources.facts.hostname, sources.facts.version])
+            .set(1.0);
+        Ok(Self {
+            connections: connections(&registry)?,
+            requests: gauge("http_requests_total", "The total number of client requests since the start")?,
+            totals: totals(&registry)?,
+            accepted: labelled(
+                "worker_accepted_connections_total",
+                "Client connections accepted by each worker",
+                "worker",
+            )?,
+            panics: labelled("plugin_panics_total", "Hooks that panicked; each ended its request with 500", "plugin")?,
+            metric_errors: counter(
+                "nginx_metric_errors_total",
+                "Updates of metrics that could not be counted under their own labels",
+            )?,
+            log_lines_dropped: counter("access_log_dropped_lines_total", "Access log lines that were not written")?,
+            revision: gauge("config_revision", "Revision of the configuration in force")?,
+            head: gauge("config_head_revision", "Newest revision that the control plane has named")?,
+            published: gauge(
+                "config_published_timestamp_seconds",
+                "When the configuration in force took effect on this node; its age is time() minus this",
+            )?,
+            quarantined: gauge("config_quarantined_objects", "Objects whose present form this node cannot build")?,
+            stream_connected: gauge("config_stream_connected", "Whether the configuration stream is open: 1 or 0")?,
+            alarms: gauge("config_alarms", "Conditions of the configuration stream that need an operator")?,
+            cpu: gauge("process_cpu_seconds", "CPU time of the process since its start, user and system")?,
+            memory: gauge("process_resident_memory_bytes", "Resident memory of the process")?,
+            sources,
+        })
+    }
+
+    /// The page as of now.
+    pub(crate) fn render(&self) -> String {
+        self.update();
+        self.sources.registry.render()
+    }
+
+    fn update(&self) {
+        let Sources { registry, counters, current, node, access_log, .. } = &self.sources;
+        let totals = counters.totals();
+        self.connections.iter().for_each(|(gauge, read)| gauge.set(float(read(&totals))));
+        self.requests.set(float(totals.requests));
+        self.totals.iter().for_each(|(counter, read)| follow(counter, read(&totals)));
+        for (worker, totals) in counters.by_worker().enumerate() {
+            follow(&self.accepted.with(&[&worker.to_string()]), totals.accepted);
+        }
+        for (plugin, panics) in counters.panics() {
+            follow(&self.panics.with(&[plugin]), panics);
+        }
+        follow(&self.metric_errors, registry.overflowed());
+        follow(&self.log_lines_dropped, access_log.as_ref().map_or(0, |log| log.dropped()));
+        self.update_configuration(&node(), current.get());
+        let (cpu_ms, resident) = process::usage();
+        self.cpu.set(float(cpu_ms) / 1000.0);
+        self.memory.set(float(resident));
+    }
+
+    fn update_configuration(&self, status: &NodeStatus, current: Option<&Arc<Current>>) {
+        self.revision.set(float(current.map_or(0, |current| current.load().revision())));
+        let published = current.map(|current| current.published_at().duration_since(UNIX_EPOCH).unwrap_or_default());
+        self.published.set(published.unwrap_or_default().as_secs_f64());
+        self.head.set(float(status.head));
+        self.quarantined.set(float(status.quarantined as u64));
+        self.stream_connected.set(if status.connected_to.is_some() { 1.0 } else { 0.0 });
+        self.alarms.set(float(status.alarms.len() as u64));
+    }
+}
+
+fn connections(registry: &Registry) -> Result<Vec<Labelled>, MetricError> {
+    let help = "Number of HTTP connections";
+    let family = registry.gauge("nginx_http_current_connections", help, &["state"], Options::default())?;
+    let states: [(&str, Read); 6] = [
+        ("active", |totals| totals.active),
+        ("accepted", |totals| totals.accepted),
+        ("handled", |totals| totals.handled),
+        ("reading", |totals| totals.reading),
+        ("writing", |totals| totals.in_flight),
+        ("waiting", |totals| totals.waiting),
+    ];
+    Ok(states.into_iter().map(|(state, read)| (family.with(&[state]), read)).collect())
+}
+
+fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
+    let figures: [(&str, &str, Read); 9] = [
+        ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
+        ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
+        ("slow_request_heads_total", "Connections closed because a request's head came too slowly", |t| t.slow_heads),
+        ("upstream_connects_total", "Connections opened to upstreams", |t| t.upstream_connects),
+        ("upstream_connect_failures_total", "Connections to upstreams that did not open", |t| {
+            t.upstream_connect_failures
+        }),
+        ("upstream_pool_hits_total", "Requests sent on a kept upstream connection", |t| t.pool_hits),
+        ("upstream_pool_stale_total", "Kept upstream connections found closed when they were used", |t| t.pool_stale),
+        ("upstream_retries_total", "Tries at a further node after a failure", |t| t.retries),
+        ("request_panics_total", "Requests whose handling panicked outside any plugin", |t| t.request_panics),
+    ];
+    let register = |(name, help, read)| Ok((registry.counter(name, help, &[], Options::default())?.get(), read));
+    figures.into_iter().map(register).collect()
+}
+
+/// Brings a counter up to a figure that is counted elsewhere and only grows.
+fn follow(counter: &Counter, figure: u64) {
+    counter.add(figure.saturating_sub(counter.get()));
+}
+
+/// Exact up to 2^53, as every number on the page is.
+fn float(figure: u64) -> f64 {
+    figure as f64
+}

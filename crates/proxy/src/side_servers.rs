@@ -1,0 +1,241 @@
+//! The listeners beside the traffic, started together: status, control API, Prometheus page.
+
+use crate::access_log::AccessLog;
+use crate::control_api::{self, ControlApi};
+use crate::counters::Counters;
+use crate::current::Current;
+use crate::metrics_page::MetricsServer;
+use crate::node::NodeStatus;
+use crate::node_metrics::{NodeMetrics, Sources};
+use crate::side_http::SideServer;
+use crate::status::{self, Health};
+use milecastle_matching::RouterMode;
+use milecastle_plugin_api::{NodeFacts, Registry};
+use milecastle_settings::Gateway as Settings;
+use milecastle_snapshot::Snapshot;
+use milecastle_telemetry::metrics;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+/// What the side servers read.
+pub struct SideParts {
+    /// Where the snapshot in force is, once there is one. Before that, the control API shows an empty configuration.
+    pub current: Arc<OnceLock<Arc<Current>>>,
+    /// Whether the node may receive traffic.
+    pub health: Arc<Health>,
+    /// The enabled plugins.
+    pub registry: Arc<Registry>,
+    /// The metrics of this node. Its prefix is `plugin_attr.prometheus.metric_prefix`, and plugins find the same one in
+    /// the registry's [`milecastle_plugin_api::Shared`].
+    pub metrics: Arc<metrics::Registry>,
+    /// What the node counts.
+    pub counters: Arc<Counters>,
+    /// What the node knows of its configuration.
+    pub node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
+    /// Facts of the node.
+    pub facts: NodeFacts,
+    /// The access log, if one is written.
+    pub access_log: Option<Arc<AccessLog>>,
+}
+
+/// Why the side servers did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SideError {
+    /// An address cannot be bound.
+    #[error("{addr} cannot be opened: {source}; free it or change {key}")]
+    Listen {
+        /// The key that sets it.
+        key: &'static str,
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The registry has a metric that takes the name of one of the node's own.
+    #[error(transparent)]
+    Metric(#[from] metrics::MetricError),
+}
+
+/// The running side servers. They end when this is dropped.
+pub struct SideServers {
+    status: SideServer,
+    control: Option<SideServer>,
+    metrics: Option<MetricsServer>,
+}
+
+impl SideServers {
+    /// Opens the listeners that the settings ask for, on the runtime that this is called on.
+    ///
+    /// # Errors
+    /// An address is taken, or a metric's name.
+    pub async fn start(settings: &Settings, parts: SideParts) -> Result<Self, SideError> {
+        let SideParts { current, health, registry, metrics, counters, node, facts, access_log } = parts;
+        let apisix = &settings.apisix;
+        let addr = apisix.status.socket();
+        let status = status::serve(addr, health).await.map_err(fault("apisix.status.port", addr))?;
+        let control = if apisix.enable_control {
+            let addr = apisix.control.socket();
+            let api = ControlApi::new(in_force(current.clone()), registry);
+            Some(control_api::serve(addr, api).await.map_err(fault("apisix.control.port", addr))?)
+        } else {
+            None
+        };
+        let prometheus = &settings.plugin_attr.prometheus;
+        let metrics = if prometheus.enable_export_server {
+            let sources = Sources { registry: metrics, counters, current, node, facts, access_log };
+            let node_metrics = NodeMetrics::new(sources)?;
+            let server = MetricsServer::start(prometheus, move || node_metrics.render()).await;
+            let addr = prometheus.export_addr.socket();
+            Some(server.map_err(fault("plugin_attr.prometheus.export_addr.port", addr))?)
+        } else {
+            None
+        };
+        Ok(Self { status, control, metrics })
+    }
+
+    /// Where `/status` is answered.
+    pub fn status_addr(&self) -> SocketAddr {
+        self.status.local_addr()
+    }
+
+    /// Where the control API is, if it is served.
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.control.as_ref().map(SideServer::local_addr)
+    }
+
+    /// Where the Prometheus page is, if it is served.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|metrics| metrics.server().local_addr())
+    }
+}
+
+fn fault(key: &'static str, addr: SocketAddr) -> impl FnOnce(io::Error) -> SideError {
+    move |source| SideError::Listen { key, addr, source }
+}
+
+/// Reads the snapshot in force, and an empty one before the first.
+fn in_force(current: Arc<OnceLock<Arc<Current>>>) -> impl Fn() -> Arc<Snapshot> + Send + Sync + 'static {
+    let none = Arc::new(Snapshot::empty("", RouterMode::HostUri));
+    move || current.get().map_or_else(|| none.clone(), |current| current.load())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milecastle_model::{Key, Kind, Object};
+    use milecastle_plugin_api::{NoSecrets, Shared};
+    use milecastle_settings::IpPort;
+    use milecastle_snapshot::Compiler;
+    use milecastle_testkit::Call;
+    use serde_json::{Map, json};
+
+    fn settings() -> Settings {
+        let mut settings = Settings::default();
+        let loopback = IpPort { port: 0, ..settings.apisix.control.clone() };
+        settings.apisix.status = loopback.clone();
+        settings.apisix.control = loopback.clone();
+        settings.plugin_attr.prometheus.export_addr = loopback;
+        settings
+    }
+
+    struct Fixture {
+        parts: SideParts,
+        registry: Arc<Registry>,
+    }
+
+    fn fixture() -> Fixture {
+        let registry = Registry::new(&[], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+        let registry = Arc::new(registry);
+        let status =
+            || NodeStatus { head: 9, quarantined: 2, connected_to: Some("cp".to_owned()), ..NodeStatus::default() };
+        let parts = SideParts {
+            current: Arc::default(),
+            health: Arc::new(Health::new(2)),
+            registry: registry.clone(),
+            metrics: Arc::new(metrics::Registry::new("gw_", 2)),
+            counters: Arc::new(Counters::new(2)),
+            node: Arc::new(status),
+            facts: NodeFacts { hostname: "host-1".into(), version: "1.2.3" },
+            access_log: None,
+        };
+        Fixture { parts, registry }
+    }
+
+    fn current(registry: Arc<Registry>) -> Arc<Current> {
+        let body = json!({"id": "1", "uri": "/a"}).to_string().into();
+        let route = Object { key: Key::new(Kind::Route, "1"), body, created: 7, modified: 7 };
+        let (snapshot, _) = Compiler::new(registry, RouterMode::HostUri).build("line", 7, vec![route]);
+        Arc::new(Current::new(Arc::new(snapshot)))
+    }
+
+    #[tokio::test]
+    async fn before_the_first_configuration_there_is_nothing_to_show() {
+        let Fixture { parts, registry } = fixture();
+        let first = parts.current.clone();
+        let side = SideServers::start(&settings(), parts).await.unwrap();
+        let (status, control) = (side.status_addr(), side.control_addr().unwrap());
+        assert_eq!(Call::get("/status").to(status).await.unwrap().status, 503);
+        assert_eq!(Call::get("/v1/routes").to(control).await.unwrap().text(), "[]");
+        first.get_or_init(|| current(registry));
+        assert_eq!(Call::get("/v1/routes").to(control).await.unwrap().json().unwrap()[0]["createdIndex"], 7);
+    }
+
+    #[tokio::test]
+    async fn the_page_shows_the_node() {
+        let Fixture { parts, registry } = fixture();
+        let (first, counters) = (parts.current.clone(), parts.counters.clone());
+        first.get_or_init(|| current(registry));
+        let (one, two) = (counters.worker(0), counters.worker(1));
+        [&one.accepted, &one.accepted, &two.accepted, &two.waiting, &one.requests, &two.pool_hits, &one.responses_5xx]
+            .into_iter()
+            .for_each(crate::counters::Counter::up);
+        counters.hook_panicked("probe");
+        let side = SideServers::start(&settings(), parts).await.unwrap();
+        let answer = Call::get("/apisix/prometheus/metrics").to(side.metrics_addr().unwrap()).await.unwrap();
+        assert_eq!((answer.status, answer.header("content-type").as_str()), (200, "text/plain"));
+        let page = answer.text();
+        for line in [
+            "# TYPE gw_nginx_http_current_connections gauge",
+            "gw_nginx_http_current_connections{state=\"accepted\"} 3",
+            "gw_nginx_http_current_connections{state=\"active\"} 0",
+            "gw_nginx_http_current_connections{state=\"waiting\"} 1",
+            "# TYPE gw_http_requests_total gauge",
+            "gw_http_requests_total 1",
+            "gw_node_info{hostname=\"host-1\",version=\"1.2.3\"} 1",
+            "gw_nginx_metric_errors_total 0",
+            "gw_worker_accepted_connections_total{worker=\"0\"} 2",
+            "gw_worker_accepted_connections_total{worker=\"1\"} 1",
+            "gw_upstream_pool_hits_total 1",
+            "gw_responses_5xx_total 1",
+            "gw_plugin_panics_total{plugin=\"probe\"} 1",
+            "gw_access_log_dropped_lines_total 0",
+            "gw_config_revision 7",
+            "gw_config_head_revision 9",
+            "gw_config_quarantined_objects 2",
+            "gw_config_stream_connected 1",
+            "gw_config_alarms 0",
+        ] {
+            assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+        }
+        let value = |name: &str| -> f64 {
+            let line = page.lines().find_map(|line| line.strip_prefix(name)).expect("the metric is shown");
+            line.trim().parse().unwrap()
+        };
+        assert!(value("gw_process_resident_memory_bytes ") > 100_000.0);
+        assert!(value("gw_config_published_timestamp_seconds ") > 1.6e9);
+        assert!(page.lines().all(|line| line.starts_with("gw_") || line.starts_with("# ")), "{page}");
+    }
+
+    #[tokio::test]
+    async fn servers_can_be_switched_off_and_say_what_is_taken() {
+        let mut settings = settings();
+        settings.apisix.enable_control = false;
+        settings.plugin_attr.prometheus.enable_export_server = false;
+        let side = SideServers::start(&settings, fixture().parts).await.unwrap();
+        assert_eq!((side.control_addr(), side.metrics_addr()), (None, None));
+        settings.apisix.status.port = side.status_addr().port();
+        let error = SideServers::start(&settings, fixture().parts).await.err().expect("the port is taken").to_string();
+        assert!(error.contains("apisix.status.port"), "{error}");
+    }
+}
