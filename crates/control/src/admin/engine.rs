@@ -14,7 +14,7 @@ use crate::admin::reply::Reply;
 use crate::admin::show::{Answer, PREFIX, get, written};
 use crate::admin::target::Place;
 use crate::clock::Clock;
-use crate::state::Group;
+use crate::state::{Group, Image};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use milecastle_model::{Fault, Id, Key, Kind, Object, schema_of};
@@ -54,6 +54,8 @@ impl Engine {
         let answer = if !rules.takes(&call.method) {
             let text = format!("not supported `{}` method for {word}", call.method);
             Ok(Reply::error(StatusCode::METHOD_NOT_ALLOWED, text))
+        } else if !call.place.may_exist(call.method == Method::PATCH && rules.patch_inside) {
+            Ok(Reply::key_not_found())
         } else {
             match call.method {
                 Method::GET => get(&call),
@@ -71,23 +73,27 @@ impl Engine {
         let mut body = self.members(&mut call)?;
         let id = self.identity(&call, &rules, &mut body)?;
         let key = call.place.key(&id);
-        let stored = call.group.image().get(&key).cloned();
+        let body = Value::Object(body);
+        let stored = match private_keys::is_marked(key.kind, &body) {
+            true => current(&call).await?.get(&key).cloned(),
+            false => None,
+        };
         let body = self.given(&call, body, stored.as_ref())?;
         self.check(&key, &body, &call).await?;
-        let (clock, timestamps) = (self.clock.clone(), rules.timestamps);
-        let make = move |body: &Map<String, Value>| {
-            let (mut body, now) = (body.clone(), clock.now());
-            move |slot: &milecastle_store::Slot<'_>| {
-                if timestamps {
+        let now = self.clock.now();
+        let draft = Draft::new(key.clone(), body, self.compiler.registry());
+        let made = |draft: &Draft| {
+            let mut body = draft.body().clone();
+            let body = Body::make(move |slot| {
+                if rules.timestamps {
                     let created = slot.stored.and_then(created_at).unwrap_or_else(|| now.into());
                     body.insert("create_time".into(), created);
                     body.insert("update_time".into(), now.into());
                 }
                 encode(&body)
-            }
+            });
+            (Target::Key(key.clone()), body, Expect::Any)
         };
-        let draft = Draft::new(key.clone(), body, self.compiler.registry());
-        let made = |draft: &Draft| (Target::Key(key.clone()), Body::make(make(draft.body())), Expect::Any);
         self.publish(&call, draft, made).await
     }
 
@@ -97,7 +103,7 @@ impl Engine {
             return Err(refuse(format!("wrong {} id, do not need it", call.place.kind.word())));
         }
         let (kind, parent) = (call.place.kind, call.place.parent.as_deref().map(Arc::from));
-        let body = self.given(&call, body, None)?;
+        let body = self.given(&call, Value::Object(body), None)?;
         let placeholder = call.place.key("");
         self.check(&placeholder, &body, &call).await?;
         let now = self.clock.now();
@@ -122,18 +128,19 @@ impl Engine {
             return Err(refuse(format!("{verb} {} id", kind.word())));
         };
         let Some(patch) = call.body.take() else { return Err(refuse("missing new configuration")) };
-        let inside = if rules.patch_inside { std::mem::take(&mut call.place.inside) } else { Vec::new() };
+        let inside = std::mem::take(&mut call.place.inside);
         if inside.is_empty() && !(patch.is_object() || patch.as_array().is_some_and(Vec::is_empty)) {
             return Err(refuse("invalid configuration"));
         }
         let key = call.place.key(&id);
         // The patch applies to what the database holds now, so that only a truly concurrent write loses the race.
-        let image = call.group.current().await.map_err(|error| refusal::unavailable(&error))?;
+        let image = current(&call).await?;
         let Some(stored) = image.get(&key) else { return Err(Box::new(Reply::key_not_found())) };
         let own_time = inside == ["update_time"] || patch.get("update_time").is_some_and(|time| !time.is_null());
         let merged = merge(stored, patch, &inside)?;
         let mut body = object_of(kind, merged)?;
         self.same_id(&call, &rules, &id, &body)?;
+        put_id(&mut body, &id);
         let now = self.clock.now();
         if rules.timestamps {
             body.entry("create_time").or_insert_with(|| now.into());
@@ -170,14 +177,14 @@ impl Engine {
     /// Writes what has been judged, judging it again as long as what it rests on changes meanwhile.
     async fn publish(&self, call: &Call, draft: Draft, made: impl Fn(&Draft) -> (Target, Body, Expect)) -> Answer {
         let mut image = match draft.rests_on_image() {
-            true => call.group.current().await.map_err(|error| refusal::unavailable(&error))?,
+            true => current(call).await?,
             false => call.group.image(),
         };
         for _ in 0..ATTEMPTS {
             let require = match draft.judge(&image) {
                 Verdict::Accepted { require } => require,
                 Verdict::Refused(faults) => {
-                    let newer = call.group.current().await.map_err(|error| refusal::unavailable(&error))?;
+                    let newer = current(call).await?;
                     if newer.revision() == image.revision() {
                         return Err(Box::new(Reply::faults(faults)));
                     }
@@ -204,7 +211,7 @@ impl Engine {
                 }
                 // What the judgement rested on is not what it was; an object that the write itself concerns is lost.
                 Err(PublishError::PreconditionFailed { key, .. }) if key != *draft.key() => {
-                    image = call.group.current().await.map_err(|error| refusal::unavailable(&error))?;
+                    image = current(call).await?;
                 }
                 Err(PublishError::Store(error)) => return Err(refusal::unavailable(&error)),
                 Err(error) => {
@@ -230,8 +237,7 @@ impl Engine {
     }
 
     /// What every body that a client gives as a whole goes through: no timestamps, and marks of stored keys resolved.
-    fn given(&self, call: &Call, body: Map<String, Value>, stored: Option<&Object>) -> Result<Value, Box<Reply>> {
-        let body = Value::Object(body);
+    fn given(&self, call: &Call, body: Value, stored: Option<&Object>) -> Result<Value, Box<Reply>> {
         let faults = milecastle_model::client_timestamps(&body);
         if !faults.is_empty() {
             return Err(Box::new(Reply::faults(faults)));
@@ -278,10 +284,7 @@ impl Engine {
                 id
             }
         };
-        match body.get_mut("id") {
-            Some(own) => *own = id.clone().into(),
-            None => drop(body.shift_insert(0, "id".into(), id.clone().into())),
-        }
+        put_id(body, &id);
         Ok(id)
     }
 
@@ -303,7 +306,7 @@ impl Engine {
             return Ok(());
         }
         if !faults.iter().any(is_early) {
-            let image = call.group.current().await.map_err(|error| refusal::unavailable(&error))?;
+            let image = current(call).await?;
             faults.splice(0..0, refusal::dangling(key, body, &image));
         }
         Err(Box::new(Reply::faults(faults)))
@@ -312,6 +315,11 @@ impl Engine {
     fn faults_of(&self, kind: Kind, id: &str, body: &Value) -> Box<Reply> {
         Box::new(Reply::faults(self.compiler.check(kind, id, body)))
     }
+}
+
+/// The image as the database stands at this moment.
+async fn current(call: &Call) -> Result<Arc<Image>, Box<Reply>> {
+    call.group.current().await.map_err(|error| refusal::unavailable(&error))
 }
 
 /// The object in a body. An empty array passes for one (§16 b); anything else is refused in the schema's words.
@@ -326,6 +334,14 @@ fn object_of(kind: Kind, body: Value) -> Result<Map<String, Value>, Box<Reply>> 
 fn restored(kind: Kind, mut body: Value, stored: Option<&Object>) -> Result<Value, Box<Reply>> {
     private_keys::restore(kind, &mut body, stored).map_err(|faults| Box::new(Reply::faults(faults)))?;
     Ok(body)
+}
+
+/// Gives the body its id, in string form.
+fn put_id(body: &mut Map<String, Value>, id: &str) {
+    match body.get_mut("id") {
+        Some(own) => *own = id.into(),
+        None => drop(body.shift_insert(0, "id".into(), id.into())),
+    }
 }
 
 /// The stored object with the patch applied.

@@ -83,10 +83,9 @@ impl AdminApi {
         let (parts, body) = request.into_parts();
         let reply = match Target::of(&parts.method, parts.uri.path()) {
             None => Reply::page(StatusCode::NOT_FOUND),
-            Some(Target::Probe) => Reply::empty(StatusCode::OK),
             Some(target) => {
                 let query = Query::parse(parts.uri.query().unwrap_or_default());
-                match self.holder(&parts.method, &query, &parts.headers) {
+                match self.holder(&target, &query, &parts) {
                     Err(refused) => refused,
                     Ok(holder) => {
                         let admitted =
@@ -99,9 +98,10 @@ impl AdminApi {
         self.finish(reply, self.cors)
     }
 
-    fn holder(&self, method: &Method, query: &Query, headers: &http::HeaderMap) -> Result<Holder, Reply> {
-        match access::authenticate(&self.keyring, method, query, headers) {
-            Err(_) if !self.key_required => Ok(Holder { name: "anonymous".into(), role: Role::Admin }),
+    fn holder(&self, target: &Target, query: &Query, head: &http::request::Parts) -> Result<Holder, Reply> {
+        let required = self.key_required && *target != Target::Probe;
+        match access::authenticate(&self.keyring, &head.method, query, &head.headers) {
+            Err(_) if !required => Ok(Holder { name: "anonymous".into(), role: Role::Admin }),
             other => other,
         }
     }

@@ -45,14 +45,18 @@ pub(crate) fn shown<'a>(
     serde_json::value::to_raw_value(&value).map(Cow::Owned)
 }
 
+/// Whether the body carries a mark.
+pub(crate) fn is_marked(kind: Kind, body: &Value) -> bool {
+    let keys = milecastle_model::secrets(kind, body);
+    keys.iter().filter_map(|pointer| body.pointer(pointer)?.as_str()).any(|text| text.starts_with(MARK))
+}
+
 /// Puts the stored keys in place of marks.
 ///
 /// # Errors
 /// A fault for each mark of a key that is not stored.
 pub(crate) fn restore(kind: Kind, body: &mut Value, stored: Option<&Object>) -> Result<(), Vec<Fault>> {
-    let mut marked = false;
-    each_key(kind, body, &mut |_, text| marked |= text.starts_with(MARK));
-    if !marked {
+    if !is_marked(kind, body) {
         return Ok(());
     }
     let mut known = Vec::new();

@@ -72,6 +72,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Whether the path can name something: the parent is an id, a secret's id too, and what follows the id is wanted.
+    pub(crate) fn may_exist(&self, inside: bool) -> bool {
+        let is_id = |text: &str| !text.contains('/');
+        let secret = self.manager.as_ref().and_then(|manager| self.id.as_ref()?.get(manager.len() + 1..));
+        (inside || self.inside.is_empty()) && self.parent.iter().all(|parent| is_id(parent)) && secret.is_none_or(is_id)
+    }
+
     /// The store's key for `id` in this collection.
     pub(crate) fn key(&self, id: &str) -> Key {
         Key::child(self.kind, self.parent.as_deref().unwrap_or_default(), id)

@@ -9,6 +9,7 @@ on_both!(
     s2_3_exact_paths_fall_through_by_method,
     s2_4_the_key_comes_before_the_type,
     s2_5_types_and_sub_resources,
+    s2_5_paths_that_name_no_object,
     s2_6_stream_routes_need_stream_mode,
     s2_7_unknown_type,
     s2_8_methods_that_a_type_lacks,
@@ -59,6 +60,24 @@ async fn s2_5_types_and_sub_resources(gw: Gateway) {
     gw.done(r#"PUT /consumers {"username":"jack"}"#).await;
     let answer = gw.send(r#"PUT /consumers/jack/credentials/c1 {"plugins":{"key-auth":{"key":"a"}}}"#).await;
     assert_eq!(answer.json().unwrap()["key"], "/apisix/consumers/jack/credentials/c1");
+}
+
+async fn s2_5_paths_that_name_no_object(gw: Gateway) {
+    gw.done(r#"PUT /upstreams/1 {"nodes":{}}"#).await;
+    gw.done(r#"PUT /consumers {"username":"jack"}"#).await;
+    let before = gw.revision().await;
+    let secret = r#"{"uri":"http://a","prefix":"p","token":"t"}"#;
+    for line in [
+        "DELETE /upstreams/1/nodes",
+        r#"PUT /upstreams/1/nodes {"nodes":{"a:1":1}}"#,
+        "GET /upstreams/1/nodes",
+        r#"PUT /consumers/jack%2Fcredentials%2Fx/credentials/y {"plugins":{"key-auth":{"key":"k"}}}"#,
+        &format!("PUT /secrets/vault/a%2Fb {secret}"),
+        r#"PATCH /services/s/graphql_cost_decorations/d/name "x""#,
+    ] {
+        gw.check(line, 404, json!({"message": "Key not found"})).await;
+    }
+    assert_eq!(gw.revision().await, before);
 }
 
 async fn s2_6_stream_routes_need_stream_mode(gw: Gateway) {

@@ -46,6 +46,9 @@ async fn s6_2_put_takes_the_id_from_path_or_body(gw: Gateway) {
     gw.refused(r#"PUT /upstreams/1 {"nodes":{},"id":"2"}"#, 400, "wrong upstream id").await;
     gw.refused(r#"PUT /plugin_configs/1 {"plugins":{},"id":"2"}"#, 400, "wrong plugin config id").await;
     gw.refused(r#"PUT /global_rules {"plugins":{}}"#, 400, "missing global rule id").await;
+    // A PATCH cannot take the id away, nor change its form.
+    assert_eq!(gw.done(r#"PATCH /upstreams/1 {"id":null}"#).await["id"], "1");
+    assert_eq!(gw.done(r#"PATCH /upstreams/1 {"id":1}"#).await["id"], "1");
 }
 
 async fn s6_3_post_with_id_is_refused(gw: Gateway) {
