@@ -93,6 +93,10 @@ impl OnRequestEnd for AccessLog {
     fn on_request_end(&self, cx: &RequestCx) {
         self.lanes.push(|line| self.format.write(line, cx));
     }
+
+    fn reads_answer_head(&self) -> bool {
+        self.format.reads_answer_head()
+    }
 }
 
 impl Drop for AccessLog {

@@ -45,6 +45,17 @@ fn values_are_escaped_and_literals_are_not() {
     check("${http_x_b ?? none}", EscapeStyle::Default, "none\n");
 }
 
+#[test]
+fn only_some_formats_read_the_head_of_the_answer() {
+    let check =
+        |format: &str, reads| assert_eq!(Format::new(format, EscapeStyle::Json).reads_answer_head(), reads, "{format}");
+    check(&Settings::default().nginx_config.http.access_log_format, false);
+    check("$status $upstream_status", false);
+    check("$sent_http_content_type", true);
+    check("$upstream_http_etag", true);
+    check("${upstream_cookie_a}", true);
+}
+
 fn settings(dir: &TempDir, change: impl FnOnce(&mut Settings)) -> Settings {
     let mut settings = Settings::default();
     settings.state.dir = Some(dir.path().to_owned());

@@ -57,8 +57,11 @@ impl Live {
 
     /// Whether the answer's head is looked at after it has been sent.
     pub(crate) fn head_is_logged(&self) -> bool {
-        let route = self.cx.chain.as_ref().is_some_and(|chain| chain.has_log());
-        self.plugins && (route || self.pinned.snapshot.global().has_log() || self.client.worker.node.on_end.is_some())
+        let plugin = || {
+            let route = self.cx.chain.as_ref().is_some_and(|chain| chain.has_log());
+            self.plugins && (route || self.pinned.snapshot.global().has_log())
+        };
+        self.client.worker.node.on_end.as_ref().is_some_and(|on_end| on_end.reads_answer_head()) || plugin()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The data plane from outside: real sockets on both sides, snapshots from the real compiler.
 #![allow(clippy::unwrap_used, clippy::string_slice, reason = "tests")]
 
+mod access_log;
 mod bodies;
 mod clients;
 mod failures;

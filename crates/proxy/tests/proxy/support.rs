@@ -7,7 +7,7 @@ use milecastle_plugin_api::{
     BodyNeed, BodyNeeds, BuildCx, ConfigError, Flow, Hooks, NoSecrets, NodeFacts, OnAccess, OnBody, OnHeaders, OnLog,
     Plugin, PluginDef, Registry, Reply, RequestCx, Shared,
 };
-use milecastle_proxy::{Counters, Current, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, Totals};
+use milecastle_proxy::{AccessLog, Counters, Current, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, Totals};
 use milecastle_settings::{Gateway as Settings, HttpListen, NodeListen, SslListen};
 use milecastle_snapshot::Compiler;
 use milecastle_testkit::{Answer, Call, wait_for_blocking};
@@ -35,11 +35,14 @@ pub(crate) struct Line {
 }
 
 #[derive(Default)]
-struct Lines(Mutex<Vec<Line>>);
+struct Lines {
+    seen: Mutex<Vec<Line>>,
+    log: Option<AccessLog>,
+}
 
 impl OnRequestEnd for Lines {
     fn on_request_end(&self, cx: &RequestCx) {
-        self.0.lock().unwrap().push(Line {
+        self.seen.lock().unwrap().push(Line {
             target: cx.request.received_target().to_owned(),
             status: cx.response.logged_status(),
             client_gone: cx.response.client_gone,
@@ -47,6 +50,9 @@ impl OnRequestEnd for Lines {
             attempts: cx.upstream.attempts().map(|attempt| attempt.status).collect(),
             client: cx.client_ip.to_string(),
         });
+        if let Some(log) = &self.log {
+            log.on_request_end(cx);
+        }
     }
 }
 
@@ -92,6 +98,7 @@ impl Bed {
         let mut settings = Settings { workers: 1, ..Settings::default() };
         settings.apisix.node_listen = NodeListen(vec![HttpListen { ip: LOCAL, port: 0, enable_http2: None }]);
         settings.apisix.ssl.listen = vec![SslListen { ip: LOCAL, port: 0, enable_http2: None, enable_http3: false }];
+        settings.nginx_config.http.enable_access_log = false;
         change(&mut settings);
         let facts = NodeFacts { hostname: "test".into(), version: "1.2.3" };
         let defs = [&const { PluginDef::of::<Witness>() }];
@@ -101,7 +108,7 @@ impl Bed {
         assert!(rejected.is_empty(), "{:?}", rejected.iter().map(|r| (&r.key, &r.reason)).collect::<Vec<_>>());
         let current = Arc::new(Current::new(Arc::new(snapshot)));
         let side = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let lines = Arc::new(Lines::default());
+        let lines = Arc::new(Lines { log: AccessLog::open(&settings, 1).unwrap(), ..Lines::default() });
         let config = GatewayConfig::new(&settings, &facts).unwrap();
         let gateway = Gateway::start(GatewayParts {
             counters: Arc::new(Counters::new(config.workers())),
@@ -159,7 +166,7 @@ impl Bed {
     /// The log lines, once there are `count`.
     pub(crate) fn lines(&self, count: usize) -> Vec<Line> {
         let lines = wait_for_blocking("log lines", SOON, || {
-            let lines = self.lines.0.lock().unwrap();
+            let lines = self.lines.seen.lock().unwrap();
             (lines.len() >= count).then(|| lines.clone())
         });
         assert_eq!(lines.len(), count, "{lines:?}");
@@ -267,7 +274,8 @@ impl Plugin for Witness {
 
     fn body_needs(&self) -> BodyNeeds {
         let request = self.0.whole.map_or(BodyNeed::None, |max_bytes| BodyNeed::Whole { max_bytes });
-        BodyNeeds { request, response: if self.0.brackets { BodyNeed::Stream } else { BodyNeed::None } }
+        let in_body = self.0.brackets || self.0.panic_in.as_deref() == Some("body");
+        BodyNeeds { request, response: if in_body { BodyNeed::Stream } else { BodyNeed::None } }
     }
 }
 
