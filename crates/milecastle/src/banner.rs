@@ -30,43 +30,28 @@ fn text(
     data_dir: &Path,
 ) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
-    writeln!(
-        out,
-        "\nMilecastle {} · revision {} · data in {}",
-        env!("CARGO_PKG_VERSION"),
-        gateway.revision(),
-        data_dir.display()
-    )?;
+    writeln!(out, "\nMilecastle {} · revision {} · data in {}", env!("CARGO_PKG_VERSION"), gateway.revision(), data_dir.display())?;
     writeln!(out)?;
     let admin = control.dashboard.admin_address().unwrap_or(control.dashboard.address());
     let mut line = |what: &str, address: SocketAddr| writeln!(out, "  {what:<12} {address}");
-    for address in gateway.gateway.http_addrs() {
-        line("HTTP", address)?;
-    }
-    for address in gateway.gateway.https_addrs() {
-        line("HTTPS", address)?;
+    for (what, address) in gateway.addresses() {
+        line(what, address)?;
     }
     line("Admin API", admin)?;
     line("dashboard", control.dashboard.address())?;
     line("DP manager", control.dp_manager.local_addr())?;
-    for (what, address) in gateway.side.addresses() {
-        line(what, address)?;
-    }
     if let Some(demo) = demo {
         line("demo", demo)?;
     }
     if let Some(key) = &control.new_admin_key {
         writeln!(out, "\nAdmin key (shown this once; only its hash is kept):\n\n  {key}")?;
     }
-    if let (Some(demo), Some(http)) = (demo, gateway.gateway.http_addrs().next()) {
+    let http = gateway.addresses().into_iter().find_map(|(what, address)| (what == "HTTP").then_some(address));
+    if let (Some(demo), Some(http)) = (demo, http) {
         let key = control.new_admin_key.as_deref().unwrap_or("YOUR-ADMIN-KEY");
         let port = http.port();
         writeln!(out, "\nTry:\n")?;
-        writeln!(
-            out,
-            "  curl -i http://127.0.0.1:{}/apisix/admin/routes/1 -X PUT -H 'X-API-KEY: {key}' \\",
-            admin.port()
-        )?;
+        writeln!(out, "  curl -i http://127.0.0.1:{}/apisix/admin/routes/1 -X PUT -H 'X-API-KEY: {key}' \\", admin.port())?;
         writeln!(out, "    -d '{{\"uri\":\"/hello\",\"upstream\":{{\"nodes\":{{\"{demo}\":1}}}}}}'")?;
         writeln!(out, "  curl -i http://127.0.0.1:{port}/hello")?;
         writeln!(out, "  curl -i http://127.0.0.1:{port}/nothing-here")?;

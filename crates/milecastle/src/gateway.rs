@@ -3,19 +3,22 @@
 use anyhow::Context;
 use milecastle_matching::RouterMode;
 use milecastle_plugin_api::{NodeFacts, Registry, Shared};
-use milecastle_proxy::node::{Node, NodeConfig};
+use milecastle_proxy::node::{Node, NodeConfig, TrafficFigures};
 use milecastle_proxy::status::Health;
-use milecastle_proxy::{Current, EnvironmentSecrets, Gateway, GatewayConfig, SideParts, SideServers};
+use milecastle_proxy::{
+    AccessLog, Counters, Current, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, SideParts, SideServers,
+};
 use milecastle_settings::{Gateway as Settings, HttpRouter};
 use milecastle_snapshot::{Compiler, Snapshot};
 use milecastle_telemetry::metrics;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
 /// A running gateway node.
 pub(crate) struct GatewayNode {
-    pub gateway: Gateway,
-    pub side: SideServers,
+    gateway: Gateway,
+    side: SideServers,
     node: Node,
     health: Arc<Health>,
     settings: Settings,
@@ -31,14 +34,13 @@ impl GatewayNode {
         let facts = NodeFacts { hostname: hostname().into(), version: env!("CARGO_PKG_VERSION") };
         let config = GatewayConfig::new(settings, &facts)?;
         let health = Arc::new(Health::new(config.workers()));
-        let prefix = &settings.plugin_attr.prometheus.metric_prefix;
-        let metrics = Arc::new(metrics::Registry::new(prefix, config.workers()));
+        let metrics = Arc::new(metrics::Registry::new(&settings.plugin_attr.prometheus.metric_prefix, config.workers()));
         let shared = Arc::new(Shared::default());
         shared.put(metrics.clone());
         let registry = Arc::new(Registry::new(
             milecastle_plugins::ALL,
             settings.plugins.as_deref(),
-            plugin_attr(settings)?,
+            settings.plugin_attr.to_json(),
             shared,
             Arc::new(EnvironmentSecrets),
         ));
@@ -56,25 +58,58 @@ impl GatewayNode {
                 }
             }
         };
-        let counters = milecastle_proxy::Counters::new(&metrics)?;
-        let figures = counters.figures();
+        let counters = Arc::new(Counters::new(config.workers()));
+        let figures = {
+            let counters = counters.clone();
+            move || {
+                let totals = counters.totals();
+                TrafficFigures {
+                    requests: totals.requests,
+                    responses_5xx: totals.responses_5xx,
+                    connections: totals.active,
+                }
+            }
+        };
         let node = Node::start(node_config(settings, &facts), compiler, publish, figures);
+        let access_log = AccessLog::open(settings, config.workers())?.map(Arc::new);
         let side = SideServers::start(
             settings,
             SideParts {
                 current: first.clone(),
                 health: health.clone(),
                 registry,
-                metrics: metrics.clone(),
-                node: Box::new(node.status_reader()),
+                metrics,
+                counters: counters.clone(),
+                node: Arc::new(node.status_reader()),
                 facts: facts.clone(),
+                access_log: access_log.clone(),
             },
         )
         .await?;
         arrived.notified().await;
         let current = first.get().context("the first configuration has arrived")?.clone();
-        let gateway = Gateway::start(config, current, facts, counters, health.clone())?;
+        let workers = config.workers();
+        let gateway = Gateway::start(GatewayParts {
+            config,
+            facts,
+            current,
+            counters,
+            side: tokio::runtime::Handle::current(),
+            on_end: access_log.map(|log| log as Arc<dyn OnRequestEnd>),
+            upstream_roots: None,
+        })?;
+        // The workers begin with the configuration that has arrived: from here on load balancers may send.
+        (0..workers).for_each(|worker| health.worker_loaded(worker));
         Ok(Self { gateway, side, node, health, settings: settings.clone() })
+    }
+
+    /// Listening addresses with what they are.
+    pub(crate) fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let traffic = self.gateway.local_addrs().iter().map(|local| (if local.tls { "HTTPS" } else { "HTTP" }, local.addr));
+        let status = std::iter::once(("status", self.side.status_addr()));
+        let control = self.side.control_addr().map(|address| ("control API", address));
+        let metrics = self.side.metrics_addr().map(|address| ("Prometheus", address));
+        traffic.chain(status).chain(control).chain(metrics).collect()
     }
 
     /// Revision in force.
@@ -86,7 +121,9 @@ impl GatewayNode {
     pub(crate) async fn stop(self) {
         self.health.drain();
         tokio::time::sleep(self.settings.shutdown.grace.get()).await;
-        self.gateway.drain(self.settings.shutdown.drain.get()).await;
+        if !self.gateway.drain(self.settings.shutdown.drain.get()).await {
+            tracing::warn!("requests in flight were cut: they did not end within shutdown.drain");
+        }
     }
 }
 
@@ -96,14 +133,6 @@ pub(crate) fn router_mode(settings: &Settings) -> RouterMode {
         HttpRouter::RadixtreeHostUri => RouterMode::HostUri,
         HttpRouter::RadixtreeUri => RouterMode::Uri,
         HttpRouter::RadixtreeUriWithParameter => RouterMode::UriWithParameter,
-    }
-}
-
-/// Start-up settings of the plugins, by plugin.
-pub(crate) fn plugin_attr(settings: &Settings) -> anyhow::Result<serde_json::Map<String, serde_json::Value>> {
-    match serde_json::to_value(&settings.plugin_attr)? {
-        serde_json::Value::Object(attrs) => Ok(attrs),
-        _ => Ok(serde_json::Map::new()),
     }
 }
 
@@ -119,6 +148,5 @@ fn node_config(settings: &Settings, facts: &NodeFacts) -> NodeConfig {
 }
 
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }

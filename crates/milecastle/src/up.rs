@@ -5,7 +5,7 @@ use crate::control::{ControlPlane, ControlSettings};
 use crate::gateway::{self, GatewayNode};
 use crate::{banner, demo, ports};
 use anyhow::Context;
-use milecastle_control::mint_group_token;
+use milecastle_control::dpm::{cluster_ca, mint_group_token};
 use milecastle_pki::GroupToken;
 use milecastle_settings::{ENVIRONMENT_PREFIX, File, UpFile};
 use milecastle_store::{DEFAULT_GROUP, Store};
@@ -46,9 +46,8 @@ fn load(args: &Up) -> anyhow::Result<UpFile> {
         }
         None => ("defaults".into(), String::new()),
     };
-    let mut environment: Vec<(String, String)> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let mut environment: Vec<(String, String)> =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
     if let Some(dir) = &args.data {
         environment.push((format!("{ENVIRONMENT_PREFIX}DATA_DIR"), dir.display().to_string()));
     }
@@ -68,7 +67,7 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
         sealing_key_file: settings.data_dir.join("sealing-key"),
         dashboard: &settings.dashboard,
         dp_manager: &settings.dp_manager,
-        plugin_attr: gateway::plugin_attr(&settings.gateway)?,
+        plugin_attr: settings.gateway.plugin_attr.to_json(),
         plugins: settings.gateway.plugins.as_deref(),
         router: gateway::router_mode(&settings.gateway),
     })
@@ -108,12 +107,12 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
 /// cluster's CA is another one, as after the database was replaced.
 async fn own_token(store: &Store, data_dir: &Path) -> anyhow::Result<PathBuf> {
     let path = data_dir.join("group-token");
-    let authority = milecastle_control::ca_fingerprint(store).await?;
+    let authority = cluster_ca(store).await?.fingerprint();
     let kept = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<GroupToken>().ok());
     if kept.is_some_and(|token| token.ca() == authority) {
         return Ok(path);
     }
-    let token = mint_group_token(store, DEFAULT_GROUP, "the gateway of `milecastle up`").await?;
+    let token = mint_group_token(store, DEFAULT_GROUP, "the gateway of `milecastle up`", None).await?;
     write_secret(&path, &token.expose()).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
