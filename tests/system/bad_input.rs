@@ -18,15 +18,39 @@ async fn refused_writes_store_nothing_and_make_no_revision() {
     let before = next_revision(&up).await;
     let upstream = json!({ "nodes": { "127.0.0.1:1": 1 } });
     let refused = [
-        ("/routes/1", json!({ "uri": 123, "upstream": upstream }), "invalid configuration: property \"uri\" validation failed: wrong type: expected string, got number"),
-        ("/routes/1", json!({ "uri": "/a", "nope": 1, "upstream": upstream }), "invalid configuration: additional properties forbidden, found nope"),
+        (
+            "/routes/1",
+            json!({ "uri": 123, "upstream": upstream }),
+            "invalid configuration: property \"uri\" validation failed: wrong type: expected string, got number",
+        ),
+        (
+            "/routes/1",
+            json!({ "uri": "/a", "nope": 1, "upstream": upstream }),
+            "invalid configuration: additional properties forbidden, found nope",
+        ),
         ("/routes/1", json!({ "uri": "/a", "plugins": { "nope": {} } }), "unknown plugin [nope]"),
         ("/routes/1", json!({ "uri": "/a", "plugins": { "limit-count": { "count": 0, "time_window": 1 } } }), ""),
-        ("/routes/1", json!({ "uri": "/a", "plugins": { "limit-count": { "count": 1, "time_window": 1, "policy": "redis", "redis_host": "127.0.0.1" } } }), ""),
-        ("/routes/1", json!({ "uri": "/a", "upstream_id": "9" }), "failed to fetch upstream info by upstream id [9], response code: 404"),
-        ("/routes/1", json!({ "uri": "/a", "service_id": "9" }), "failed to fetch service info by service id [9], response code: 404"),
+        (
+            "/routes/1",
+            json!({ "uri": "/a", "plugins": { "limit-count": { "count": 1, "time_window": 1, "policy": "redis", "redis_host": "127.0.0.1" } } }),
+            "",
+        ),
+        (
+            "/routes/1",
+            json!({ "uri": "/a", "upstream_id": "9" }),
+            "failed to fetch upstream info by upstream id [9], response code: 404",
+        ),
+        (
+            "/routes/1",
+            json!({ "uri": "/a", "service_id": "9" }),
+            "failed to fetch service info by service id [9], response code: 404",
+        ),
         ("/routes/bad!id", json!({ "uri": "/a", "upstream": upstream }), ""),
-        ("/consumers/bob", json!({ "username": "bob", "plugins": { "key-auth": { "key": "taken" } } }), "duplicate key of plugin key-auth found with consumer: amy"),
+        (
+            "/consumers/bob",
+            json!({ "username": "bob", "plugins": { "key-auth": { "key": "taken" } } }),
+            "duplicate key of plugin key-auth found with consumer: amy",
+        ),
         ("/ssls/1", json!({ "sni": "a.test", "cert": "x".repeat(128), "key": "y".repeat(64) }), ""),
     ];
     for (path, body, message) in &refused {

@@ -95,7 +95,8 @@ async fn every_plugin_of_the_first_set_does_its_work_on_one_route() {
     let limited = call().await.unwrap();
     assert_eq!((limited.status, limited.header("x-answer")), (429, "429".into()));
     eventually("the log has a line for each request", async || {
-        std::fs::read_to_string(&log).is_ok_and(|text| text.lines().filter(|line| line.contains("/api/a?x=1")).count() == 3)
+        std::fs::read_to_string(&log)
+            .is_ok_and(|text| text.lines().filter(|line| line.contains("/api/a?x=1")).count() == 3)
     })
     .await;
     eventually("the metrics count by status", async || {

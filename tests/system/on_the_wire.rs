@@ -56,7 +56,8 @@ async fn a_head_that_is_too_large_is_431() {
 #[tokio::test]
 async fn chunked_with_a_length_is_chunked_and_ends_the_connection() {
     let (up, echo) = serving().await;
-    let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+    let request =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
     let answer = exchange(up.http, format!("{request}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")).await.unwrap();
     assert!(matches!(status(&answer), Some(200 | 400)), "{answer}");
     let targets: Vec<String> = echo.take().iter().map(|request| request.target()).collect();
@@ -71,7 +72,8 @@ async fn a_client_that_leaves_early_harms_nobody() {
         raw.send("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nbegin").await.unwrap();
     }
     assert_eq!(up.get("/after").await.status, 200);
-    milecastle_testkit::eventually("the upstream's connections are let go", async || echo.open_connections() <= 2).await;
+    milecastle_testkit::eventually("the upstream's connections are let go", async || echo.open_connections() <= 2)
+        .await;
 }
 
 #[tokio::test]

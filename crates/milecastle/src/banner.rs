@@ -30,7 +30,13 @@ fn text(
     data_dir: &Path,
 ) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
-    writeln!(out, "\nMilecastle {} · revision {} · data in {}", env!("CARGO_PKG_VERSION"), gateway.revision(), data_dir.display())?;
+    writeln!(
+        out,
+        "\nMilecastle {} · revision {} · data in {}",
+        env!("CARGO_PKG_VERSION"),
+        gateway.revision(),
+        data_dir.display()
+    )?;
     writeln!(out)?;
     let admin = control.dashboard.admin_address().unwrap_or(control.dashboard.address());
     let mut line = |what: &str, address: SocketAddr| writeln!(out, "  {what:<12} {address}");
@@ -51,7 +57,11 @@ fn text(
         let key = control.new_admin_key.as_deref().unwrap_or("YOUR-ADMIN-KEY");
         let port = http.port();
         writeln!(out, "\nTry:\n")?;
-        writeln!(out, "  curl -i http://127.0.0.1:{}/apisix/admin/routes/1 -X PUT -H 'X-API-KEY: {key}' \\", admin.port())?;
+        writeln!(
+            out,
+            "  curl -i http://127.0.0.1:{}/apisix/admin/routes/1 -X PUT -H 'X-API-KEY: {key}' \\",
+            admin.port()
+        )?;
         writeln!(out, "    -d '{{\"uri\":\"/hello\",\"upstream\":{{\"nodes\":{{\"{demo}\":1}}}}}}'")?;
         writeln!(out, "  curl -i http://127.0.0.1:{port}/hello")?;
         writeln!(out, "  curl -i http://127.0.0.1:{port}/nothing-here")?;

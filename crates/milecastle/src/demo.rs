@@ -35,7 +35,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyp
     while let Some(frame) = body.frame().await {
         length += frame?.data_ref().map_or(0, Bytes::len);
     }
-    let mut text = format!("Hello from the demo upstream. It received:\n\n{} {} {:?}\n", head.method, head.uri, head.version);
+    let mut text =
+        format!("Hello from the demo upstream. It received:\n\n{} {} {:?}\n", head.method, head.uri, head.version);
     for (name, value) in &head.headers {
         writeln!(text, "{name}: {}", String::from_utf8_lossy(value.as_bytes())).expect("writing to a string");
     }

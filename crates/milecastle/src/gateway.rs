@@ -6,7 +6,8 @@ use milecastle_plugin_api::{NodeFacts, Registry, Shared};
 use milecastle_proxy::node::{Node, NodeConfig, TrafficFigures};
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
-    AccessLog, Counters, Current, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, SideParts, SideServers,
+    AccessLog, Counters, Current, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, SideParts,
+    SideServers,
 };
 use milecastle_settings::{Gateway as Settings, HttpRouter};
 use milecastle_snapshot::{Compiler, Snapshot};
@@ -34,7 +35,8 @@ impl GatewayNode {
         let facts = NodeFacts { hostname: hostname().into(), version: env!("CARGO_PKG_VERSION") };
         let config = GatewayConfig::new(settings, &facts)?;
         let health = Arc::new(Health::new(config.workers()));
-        let metrics = Arc::new(metrics::Registry::new(&settings.plugin_attr.prometheus.metric_prefix, config.workers()));
+        let metrics =
+            Arc::new(metrics::Registry::new(&settings.plugin_attr.prometheus.metric_prefix, config.workers()));
         let shared = Arc::new(Shared::default());
         shared.put(metrics.clone());
         let registry = Arc::new(Registry::new(
@@ -105,7 +107,8 @@ impl GatewayNode {
 
     /// Listening addresses with what they are.
     pub(crate) fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        let traffic = self.gateway.local_addrs().iter().map(|local| (if local.tls { "HTTPS" } else { "HTTP" }, local.addr));
+        let traffic =
+            self.gateway.local_addrs().iter().map(|local| (if local.tls { "HTTPS" } else { "HTTP" }, local.addr));
         let status = std::iter::once(("status", self.side.status_addr()));
         let control = self.side.control_addr().map(|address| ("control API", address));
         let metrics = self.side.metrics_addr().map(|address| ("Prometheus", address));
@@ -148,5 +151,6 @@ fn node_config(settings: &Settings, facts: &NodeFacts) -> NodeConfig {
 }
 
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }

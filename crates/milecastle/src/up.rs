@@ -46,8 +46,9 @@ fn load(args: &Up) -> anyhow::Result<UpFile> {
         }
         None => ("defaults".into(), String::new()),
     };
-    let mut environment: Vec<(String, String)> =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    let mut environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
     if let Some(dir) = &args.data {
         environment.push((format!("{ENVIRONMENT_PREFIX}DATA_DIR"), dir.display().to_string()));
     }

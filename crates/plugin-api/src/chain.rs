@@ -211,7 +211,9 @@ impl<H: ?Sized> Step<H> {
 
     fn panicked(&self, cx: &RequestCx) -> Reply {
         cx.view.hook_panicked(self.plugin);
-        Reply { plugin: Some(self.plugin), ..Reply::status(StatusCode::INTERNAL_SERVER_ERROR) }
+        let mut reply = Reply::status(StatusCode::INTERNAL_SERVER_ERROR);
+        reply.plugin = Some(self.plugin);
+        reply
     }
 }
 

@@ -37,8 +37,8 @@ pub struct Reply {
     pub status: StatusCode,
     /// Its body.
     pub body: ReplyBody,
-    /// Headers on top of the ordinary ones.
-    pub headers: HeaderMap,
+    /// Headers on top of the ordinary ones; boxed, for most answers have none and every hook's verdict carries the room.
+    headers: Option<Box<HeaderMap>>,
     /// The plugin that answered, for logs and metrics; `None` for the gateway.
     pub plugin: Option<&'static str>,
 }
@@ -46,7 +46,7 @@ pub struct Reply {
 impl Reply {
     /// An answer with the stock page of its status.
     pub fn status(status: StatusCode) -> Self {
-        Self { status, body: ReplyBody::Stock, headers: HeaderMap::new(), plugin: None }
+        Self { status, body: ReplyBody::Stock, headers: None, plugin: None }
     }
 
     /// An answer whose body is a JSON value, compact, followed by one line feed.
@@ -72,14 +72,14 @@ impl Reply {
     /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.append(name, value);
+        self.headers.get_or_insert_default().append(name, value);
         self
     }
 
     /// The bytes to send and, where it is fixed by the body's form, their content type.
     ///
     /// A stock page is a small HTML page naming the status; its exact bytes are no part of compatibility.
-    pub fn into_parts(mut self) -> (StatusCode, HeaderMap, Bytes) {
+    pub fn into_parts(self) -> (StatusCode, HeaderMap, Bytes) {
         const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
         const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
         let (body, kind) = match self.body {
@@ -93,12 +93,13 @@ impl Reply {
                 (line.into(), Some(TEXT))
             }
         };
+        let mut headers = self.headers.map(|headers| *headers).unwrap_or_default();
         if let Some(kind) = kind
-            && !self.headers.contains_key(CONTENT_TYPE)
+            && !headers.contains_key(CONTENT_TYPE)
         {
-            self.headers.insert(CONTENT_TYPE, kind);
+            headers.insert(CONTENT_TYPE, kind);
         }
-        (self.status, self.headers, body)
+        (self.status, headers, body)
     }
 }
 

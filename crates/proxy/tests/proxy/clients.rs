@@ -63,13 +63,12 @@ fn pipelined_requests_are_answered_in_order() {
     let echo = Echo::start();
     let bed = Bed::new(route_to(&[echo.address()], json!({})));
     let requests: String = (1..=5)
-        .map(|n| format!("GET /large/{n} HTTP/1.1\r\nHost: h\r\n{}\r\n", if n == 5 { "Connection: close\r\n" } else { "" }))
+        .map(|n| {
+            format!("GET /large/{n} HTTP/1.1\r\nHost: h\r\n{}\r\n", if n == 5 { "Connection: close\r\n" } else { "" })
+        })
         .collect();
     let answers = bed.raw(requests);
-    let bodies: Vec<usize> = answers
-        .split("HTTP/1.1 200 OK")
-        .skip(1)
-        .map(|answer| answer.split("\r\n\r\n").nth(1).unwrap().len())
-        .collect();
+    let bodies: Vec<usize> =
+        answers.split("HTTP/1.1 200 OK").skip(1).map(|answer| answer.split("\r\n\r\n").nth(1).unwrap().len()).collect();
     assert_eq!(bodies, [1, 2, 3, 4, 5]);
 }

@@ -148,7 +148,10 @@ fn garbage_is_502_and_is_not_tried_elsewhere() {
 fn heads_of_upstreams_have_their_caps() {
     let head = |fields: usize, bytes: usize| {
         let many: String = (0..fields).map(|n| format!("X-{n}: 1\r\n")).collect();
-        Scripted::answering(format!("HTTP/1.1 200 OK\r\n{many}X: {}\r\nContent-Length: 0\r\n\r\n", "a".repeat(bytes)), true)
+        Scripted::answering(
+            format!("HTTP/1.1 200 OK\r\n{many}X: {}\r\nContent-Length: 0\r\n\r\n", "a".repeat(bytes)),
+            true,
+        )
     };
     for (fields, bytes, status) in [(90, 60_000, 200), (198, 10, 200), (199, 10, 502), (1, 70_000, 502)] {
         let upstream = head(fields, bytes);

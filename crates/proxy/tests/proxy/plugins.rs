@@ -57,7 +57,9 @@ fn global_rules_run_for_every_request() {
 #[test]
 fn a_plugin_reads_the_body_before_it_is_sent_on() {
     let echo = Echo::start();
-    for (size, cap, seen) in [(0, 100, "none"), (50, 100, "50 false"), (100, 100, "100 false"), (3000, 10_000, "3000 false")] {
+    for (size, cap, seen) in
+        [(0, 100, "none"), (50, 100, "50 false"), (100, 100, "100 false"), (3000, 10_000, "3000 false")]
+    {
         let bed = bed(&echo, json!({ "whole": cap }));
         let body = vec![b'b'; size];
         let answer = bed.call(Call::post("/", body.clone()));

@@ -178,7 +178,8 @@ fn a_head_that_can_be_read_in_two_ways_is_refused() {
 fn chunked_wins_over_a_length_and_the_length_is_dropped() {
     let echo = Echo::start();
     let bed = Bed::new(route_to(&[echo.address()], json!({})));
-    let both = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+    let both =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
     let answer = bed.raw(format!("{both}3\r\nabc\r\n0\r\n\r\n"));
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let got = echo.take().pop().unwrap();
