@@ -218,7 +218,7 @@ pub(super) fn run(gateway: &Gateway, ask: Ask) -> Exchange {
 }
 
 /// The context as the proxy has it after matching.
-fn context(gateway: &Gateway, ask: Ask) -> RequestCx {
+pub(super) fn context(gateway: &Gateway, ask: Ask) -> RequestCx {
     let host = ask.headers.get(header::HOST).map(|host| host.to_str().expect("text")).unwrap_or_default();
     let host = host.split(':').next().unwrap_or_default().to_ascii_lowercase();
     let uri: http::Uri = ask.target.parse().expect("a target");
@@ -358,7 +358,7 @@ fn parts(text: &str) -> (&str, HeaderMap, &str) {
 ///
 /// # Panics
 /// If it is still waiting after many polls: nothing here would ever wake it.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut cx = Context::from_waker(Waker::noop());
     for _ in 0..10_000 {

@@ -6,12 +6,12 @@
 mod exchange;
 mod view;
 
-pub use exchange::{Answer, Ask, Exchange, Sent};
+pub use exchange::{Answer, Ask, Exchange, Sent, block_on};
 pub use view::FakeView;
 
 use crate::{
-    Chain, ConfigError, Consumer, CredentialMatch, NoSecrets, Owner, Placement, PluginDef, Registry, RouteInfo,
-    Secrets, Shared,
+    Chain, ConfigError, Consumer, CredentialMatch, NoSecrets, Owner, Placement, PluginDef, Registry, RequestCx,
+    RouteInfo, Secrets, Shared,
 };
 use http::HeaderValue;
 use serde_json::{Map, Value};
@@ -127,7 +127,7 @@ impl Setup {
                     credential_id: id.map(|id| HeaderValue::from_str(id).expect("ids are ASCII")),
                     config: Arc::new(config.clone()),
                 };
-                self.view.credentials.insert((plugin.clone(), key.to_owned()), found);
+                self.view.credentials.entry(plugin.clone()).or_default().insert(key.to_owned(), found);
             }
         }
     }
@@ -240,6 +240,11 @@ impl Gateway {
     /// The route's chain.
     pub fn chain(&self) -> &Arc<Chain> {
         &self.chain
+    }
+
+    /// The context of a request as the proxy has it after matching, for tests that run phases by themselves.
+    pub fn context(&self, ask: impl Into<Ask>) -> RequestCx {
+        exchange::context(self, ask.into())
     }
 
     /// Sends a request through all phases.

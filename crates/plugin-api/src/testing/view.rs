@@ -8,7 +8,8 @@ use std::sync::Arc;
 /// A snapshot of a few consumers and some metadata, on a node called `test-node`.
 pub struct FakeView {
     pub(super) consumers: HashMap<String, Arc<Consumer>>,
-    pub(super) credentials: HashMap<(String, String), CredentialMatch>,
+    /// By plugin, then by key.
+    pub(super) credentials: HashMap<String, HashMap<String, CredentialMatch>>,
     pub(super) metadata: HashMap<String, CompiledMetadata>,
     node: NodeFacts,
     panics: RefCell<Vec<&'static str>>,
@@ -35,11 +36,11 @@ impl FakeView {
 
 impl View for FakeView {
     fn credential(&self, plugin: &'static str, key: &str) -> Option<CredentialMatch> {
-        self.credentials.get(&(plugin.to_owned(), key.to_owned())).cloned()
+        self.credentials.get(plugin)?.get(key).cloned()
     }
 
     fn has_credentials(&self, plugin: &'static str) -> bool {
-        self.credentials.keys().any(|(known, _)| known == plugin)
+        self.credentials.contains_key(plugin)
     }
 
     fn consumer(&self, name: &str) -> Option<Arc<Consumer>> {

@@ -30,7 +30,7 @@ impl Names {
     /// Puts the headers on the answer to come.
     pub(super) fn put(&self, cx: &mut RequestCx, limit: HeaderValue, verdict: Verdict) {
         cx.set_response_header(self.limit.clone(), limit);
-        cx.set_response_header(self.remaining.clone(), HeaderValue::from(verdict.remaining));
+        cx.set_response_header(self.remaining.clone(), number(verdict.remaining));
         cx.set_response_header(self.reset.clone(), seconds(verdict.reset));
     }
 }
@@ -45,12 +45,62 @@ pub(super) fn prefixed(name: &HeaderName, prefix: &str) -> Option<HeaderName> {
 fn seconds(hundredths: u64) -> HeaderValue {
     let (whole, rest) = (hundredths / 100, hundredths % 100);
     if rest == 0 {
-        return HeaderValue::from(whole);
+        return number(whole);
     }
-    let mut text = String::with_capacity(12);
+    let mut text = Stack::default();
     let written = if rest % 10 == 0 { write!(text, "{whole}.{}", rest / 10) } else { write!(text, "{whole}.{rest:02}") };
-    written.expect("writing to a string cannot fail");
-    HeaderValue::try_from(text).expect("digits and a point are a header's value")
+    text.header(written)
+}
+
+/// A number as a header's value. Up to four digits it allocates nothing.
+pub(super) fn number(n: u64) -> HeaderValue {
+    let at = usize::try_from(n).ok().and_then(|n| DIGITS.get(n));
+    if let Some(text) = at.and_then(|digits| std::str::from_utf8(digits).ok()) {
+        let text = text.trim_start_matches('0');
+        return HeaderValue::from_static(if text.is_empty() { "0" } else { text });
+    }
+    let mut text = Stack::default();
+    let written = write!(text, "{n}");
+    text.header(written)
+}
+
+/// The numbers below 10,000, each in four digits.
+static DIGITS: [[u8; 4]; 10_000] = {
+    let mut table = [[b'0'; 4]; 10_000];
+    let mut n = 0;
+    while n < 10_000 {
+        let digits = [n / 1000, n / 100 % 10, n / 10 % 10, n % 10];
+        let mut at = 0;
+        while at < 4 {
+            table[n][at] += digits[at] as u8;
+            at += 1;
+        }
+        n += 1;
+    }
+    table
+};
+
+/// Text on the stack, long enough for any number with two decimals.
+#[derive(Default)]
+struct Stack {
+    bytes: [u8; 24],
+    len: usize,
+}
+
+impl Stack {
+    fn header(&self, written: std::fmt::Result) -> HeaderValue {
+        written.expect("a number has at most 24 characters");
+        HeaderValue::from_bytes(&self.bytes[..self.len]).expect("digits and a point are a header's value")
+    }
+}
+
+impl Write for Stack {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.len + text.len();
+        self.bytes.get_mut(self.len..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
 }
 
 /// The variable `rate_limiting_info`.
@@ -87,6 +137,14 @@ mod tests {
         for (hundredths, text) in [(6000, "60"), (5987, "59.87"), (5980, "59.8"), (5, "0.05"), (0, "0")] {
             assert_eq!(seconds(hundredths), text);
         }
+    }
+
+    #[test]
+    fn numbers_of_all_lengths_are_headers() {
+        for n in [0, 7, 10, 100, 999, 1000, 9999, 10_000, u64::MAX] {
+            assert_eq!(number(n), n.to_string().as_str());
+        }
+        assert_eq!(seconds(u64::MAX), "184467440737095516.15");
     }
 
     #[test]

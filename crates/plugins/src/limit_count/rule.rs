@@ -1,7 +1,7 @@
 //! One limit, and what it is for a request.
 
 use super::config::{Amount, Config, KeyType, Metadata, RuleConfig};
-use super::quota::Names;
+use super::quota::{Names, number};
 use http::HeaderValue;
 use milecastle_matching::{Lookup, Template, Var, VarName};
 use milecastle_plugin_api::RequestCx;
@@ -66,7 +66,7 @@ impl Rule {
         let count = Quantity::new(count);
         Self {
             limit: match count {
-                Quantity::Fixed(count) => Some(HeaderValue::from(count)),
+                Quantity::Fixed(count) => Some(number(count)),
                 Quantity::Template(_) => None,
             },
             count,
@@ -84,7 +84,7 @@ impl Rule {
 
     /// The limit as a header.
     pub(super) fn limit_header(&self, limit: u64) -> HeaderValue {
-        self.limit.clone().unwrap_or_else(|| HeaderValue::from(limit))
+        self.limit.clone().unwrap_or_else(|| number(limit))
     }
 
     /// The limit for a request; a key without value is the client's address.
