@@ -29,6 +29,9 @@ pub struct Compiler {
     no_plugins: Arc<Chain>,
 }
 
+/// Gives the stored metadata of a plugin.
+pub type MetadataOf<'a> = dyn Fn(&str) -> Option<Value> + 'a;
+
 impl Compiler {
     /// A compiler for the plugins of `registry`; `mode` decides how routes are matched.
     pub fn new(registry: Arc<Registry>, mode: RouterMode) -> Self {
@@ -45,6 +48,12 @@ impl Compiler {
     ///
     /// `id` is the identity in the store ([`Key`]).
     pub fn check(&self, kind: Kind, id: &str, body: &Value) -> Vec<Fault> {
+        self.check_beside(kind, id, body, &|_| None)
+    }
+
+    /// As [`Self::check`], for plugins whose metadata may complete their configuration: `metadata` gives the stored
+    /// value of a plugin.
+    pub fn check_beside(&self, kind: Kind, id: &str, body: &Value, metadata: &MetadataOf<'_>) -> Vec<Fault> {
         let mut faults = milecastle_model::check(kind, body);
         let key = Key::new(kind, id);
         let fits = faults.is_empty();
@@ -58,9 +67,9 @@ impl Compiler {
             _ => {}
         }
         match kind {
-            Kind::Consumer | Kind::Credential => faults.extend(people::check(self, &key, body)),
+            Kind::Consumer | Kind::Credential => faults.extend(people::check(self, &key, body, metadata)),
             Kind::Route | Kind::Service | Kind::GlobalRule | Kind::PluginConfig | Kind::ConsumerGroup => {
-                faults.extend(self.check_plugins(plugins_of(body), Placement::Object, &key));
+                faults.extend(self.check_plugins(plugins_of(body), Placement::Object, &key, metadata));
             }
             _ => {}
         }
@@ -135,8 +144,14 @@ impl Compiler {
     }
 
     /// All faults of plugins that are being written: also those that a stored copy would not be refused for.
-    pub(crate) fn check_plugins(&self, plugins: &Plugins, placement: Placement, key: &Key) -> Vec<Fault> {
-        let faults = self.registry.check_all(plugins, placement, &Owner(key.path().into()), &|_| None);
+    pub(crate) fn check_plugins(
+        &self,
+        plugins: &Plugins,
+        placement: Placement,
+        key: &Key,
+        metadata: &MetadataOf<'_>,
+    ) -> Vec<Fault> {
+        let faults = self.registry.check_all(plugins, placement, &Owner(key.path().into()), metadata);
         faults.into_iter().map(in_plugins).collect()
     }
 

@@ -28,7 +28,7 @@ mod upstream;
 
 pub use certificates::{ClientAuth, CompiledSsl};
 pub use compiled::{CompiledRoute, Outcome, Timeouts, UpstreamRef};
-pub use compiler::{Compiler, Rejected};
+pub use compiler::{Compiler, MetadataOf, Rejected};
 pub use snapshot::Snapshot;
 pub use upstream::{Algorithm, CompiledNode, CompiledUpstream, HashOn, Keepalive, PassHost, UpstreamScheme};
 

@@ -1,6 +1,6 @@
 //! Consumers, and the credentials that lead to them.
 
-use crate::compiler::Compiler;
+use crate::compiler::{Compiler, MetadataOf};
 use crate::route::plugins_of;
 use crate::snapshot::Snapshot;
 use http::HeaderValue;
@@ -24,12 +24,12 @@ fn placement(key: &Key) -> Placement {
 }
 
 /// All faults of the plugins of a consumer or credential that is being written.
-pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> {
+pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value, metadata: &MetadataOf<'_>) -> Vec<Fault> {
     let unfit = unfit(compiler, key, body);
     if !unfit.is_empty() {
         return unfit;
     }
-    invalid(compiler.check_plugins(plugins_of(body), placement(key), key))
+    invalid(compiler.check_plugins(plugins_of(body), placement(key), key, metadata))
 }
 
 /// A credential holds nothing but authentication plugins.

@@ -301,7 +301,12 @@ impl Engine {
     /// Judges what needs no other object. Dangling references come before the faults of plugins and expressions, as in
     /// the table of §11.1.
     async fn check(&self, key: &Key, body: &Value, call: &Call) -> Result<(), Box<Reply>> {
-        let mut faults = self.compiler.check(key.kind, &key.id, body);
+        let image = call.group.image();
+        let metadata = |plugin: &str| {
+            let object = image.get(&Key::new(Kind::PluginMetadata, plugin))?;
+            serde_json::from_slice(&object.body).ok()
+        };
+        let mut faults = self.compiler.check_beside(key.kind, &key.id, body, &metadata);
         if faults.is_empty() {
             return Ok(());
         }
