@@ -264,7 +264,7 @@ mod tests {
         }
         let last = heads.last().unwrap();
         assert_eq!(last.oldest(), 0);
-        let expected = [(0, 3), (1, 4), (2, 4), (3, 4), (5, 2)];
+        let expected = [(0, 3), (1, 3), (2, 4), (3, 4), (5, 2)];
         for (head, (from, changes)) in heads.iter().zip(expected) {
             assert_eq!(check(&held(head), last, from, None), changes, "from {from}");
             assert_eq!(last.at(from).map(|(_, digest)| digest), Some(head.digest));

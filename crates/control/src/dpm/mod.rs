@@ -77,6 +77,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after the database could not be asked who is welcome.
 const SWEEP_RETRY: Duration = Duration::from_secs(1);
 
+/// How long the end of a DP manager waits for the database.
+const LAST_WRITE: Duration = Duration::from_secs(5);
+
 /// What a DP manager is made of.
 pub struct DpParts {
     /// The configuration in memory, and its store.
@@ -119,6 +122,9 @@ pub struct DpManager {
     /// Held for as long as connections may last.
     _halt: watch::Sender<()>,
     server: JoinHandle<()>,
+    /// Writes what nodes run; stops when told.
+    writer: JoinHandle<()>,
+    written: watch::Sender<bool>,
     chores: Vec<JoinHandle<()>>,
 }
 
@@ -181,13 +187,11 @@ impl DpManager {
                 tracing::error!(%error, "the DP manager's server ended");
             }
         });
-        let chores = vec![
-            tokio::spawn(shown.rotate()),
-            tokio::spawn(sweep(shared, watch)),
-            tokio::spawn(nodes::write(nodes.clone(), settings.stream.receipt_interval.get())),
-        ];
+        let (written, stop) = watch::channel(false);
+        let writer = tokio::spawn(nodes::write(nodes.clone(), settings.stream.receipt_interval.get(), stop));
+        let chores = vec![tokio::spawn(shown.rotate()), tokio::spawn(sweep(shared, watch))];
         tracing::info!(%address, "the DP manager serves");
-        Ok(Self { address, nodes, draining, _halt: halt, server, chores })
+        Ok(Self { address, nodes, draining, _halt: halt, server, writer, written, chores })
     }
 
     /// Where it listens; the port that the system chose, if it was asked to.
@@ -212,7 +216,10 @@ impl DpManager {
         if timeout(drain, &mut self.server).await.is_err() {
             tracing::info!("connections of nodes are cut: they did not end in time");
         }
-        nodes::flush(&self.nodes).await;
+        self.written.send_replace(true);
+        if timeout(LAST_WRITE, &mut self.writer).await.is_err() {
+            tracing::warn!("what nodes run last was not written: the database does not answer");
+        }
     }
 }
 
@@ -220,6 +227,7 @@ impl Drop for DpManager {
     fn drop(&mut self) {
         self.draining.send_replace(true);
         self.server.abort();
+        self.writer.abort();
         self.chores.iter().for_each(JoinHandle::abort);
     }
 }
@@ -279,3 +287,6 @@ async fn look_at(shared: &Shared, group: &str) -> Result<(), StoreError> {
     shared.nodes.end(group, |node| (!welcome.contains(node)).then_some(End::Unwelcome));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use live::Live;
 pub(super) use live::{Alive, End, clip};
-pub(super) use write::{flush, write};
+pub(super) use write::write;
 
 /// A node of another replica that was not heard of for this long does not count any more.
 const REMOTE_LIFE: Duration = Duration::from_secs(30);

@@ -32,7 +32,7 @@ use super::random;
 pub(super) use start::Start;
 
 /// Steps that may be on their way. More would queue up before a node that builds slowly, where none of them can be coalesced.
-const UNANSWERED: usize = 4;
+pub(super) const UNANSWERED: usize = 4;
 
 /// The pause before a node is healed a second time without having got well in between; doubled each time …
 const HEAL_PAUSE: Duration = Duration::from_secs(1);

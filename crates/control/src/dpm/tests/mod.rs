@@ -1,0 +1,15 @@
+//! The DP manager on the real store, with nodes that speak real gRPC over real TLS. Every test of a replica runs on SQLite
+//! and on PostgreSQL.
+
+mod certificates;
+mod drain;
+mod hostile;
+mod joining;
+mod moving;
+mod node;
+mod receipts;
+mod replica;
+mod stream;
+
+use node::{Got, Member};
+use replica::{Replica, delete, on_both, put};

@@ -1,0 +1,80 @@
+//! Several replicas on one database, and what they cost it.
+
+use milecastle_store::DEFAULT_GROUP;
+use milecastle_testkit::eventually;
+
+use super::replica::Home;
+use super::{Got, Member, Replica, on_both, put};
+
+on_both!(a_node_moves_from_replica_to_replica);
+
+async fn a_node_moves_from_replica_to_replica(one: Replica) {
+    let two = one.another().await;
+    one.publish(vec![put("a", "1")]).await;
+    let member = Member::new(&one, "n1").await;
+    let mut held = member.settled(&one).await.held;
+    for round in 0..6 {
+        let (here, there) = if round % 2 == 0 { (&two, &one) } else { (&one, &two) };
+        // Published by the other: this one may not have heard of it yet when the node comes.
+        let revision = there.publish(vec![put("a", &round.to_string()), put(&format!("r{round}"), "")]).await;
+        let from = held.revision;
+        let mut stream = member.open(here, held).await.unwrap();
+        assert_eq!(stream.reach(revision).await, [Got::Delta { from, to: revision, changes: 2 }]);
+        // While it is here, too.
+        let last = there.publish(vec![put("b", &round.to_string())]).await;
+        assert_eq!(stream.reach(last).await, [Got::Delta { from: revision, to: last, changes: 1 }]);
+        held = stream.held;
+    }
+    assert_eq!(held.objects.len(), 8);
+    // A node that knows more than the replica that it comes to is not told that it is ahead.
+    let revision = one.publish(vec![put("c", "")]).await;
+    let mut stream = member.open(&one, held).await.unwrap();
+    stream.reach(revision).await;
+    let mut stream = member.open(&two, stream.held).await.unwrap();
+    stream.only_beats(1).await;
+    assert_eq!(stream.beat.map(|beat| beat.head), Some(revision));
+    eventually("each knows what its nodes run", async || {
+        two.manager.nodes().list(DEFAULT_GROUP).await.unwrap()[0].revision == revision
+    })
+    .await;
+}
+
+/// Transactions of a whole life of a replica that publishes to so many streams.
+async fn transactions(streams: usize, publishes: usize) -> u64 {
+    let home = Home::postgres();
+    let replica = Replica::with(home.clone(), |settings| {
+        settings.stream.receipt_interval = milecastle_settings::Time::millis(250);
+    })
+    .await;
+    let token = replica.token().await;
+    let mut open = Vec::new();
+    for n in 0..streams {
+        let member = Member::join(&replica, &token, &format!("n{n:03}")).await.unwrap();
+        open.push(member.settled(&replica).await);
+    }
+    for n in 0..publishes {
+        let revision = replica.publish(vec![put("a", &n.to_string())]).await;
+        for stream in &mut open {
+            stream.reach(revision).await;
+        }
+    }
+    let Replica { store, manager, .. } = replica;
+    drop(manager);
+    // What was counted reaches the statistics when a connection ends.
+    store.close().await;
+    let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+    home.database.as_ref().unwrap().query(sql).unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_cost_of_a_commit_does_not_grow_with_the_streams() {
+    let (few, many, publishes) = (2, 32, 30);
+    let few_cost = transactions(few, publishes).await;
+    let many_cost = transactions(many, publishes).await;
+    // A node that joins and opens a stream costs a handful.
+    let arrivals = 8 * (many - few) as u64;
+    // One transaction for each stream and commit would be this many more; a third of that leaves room for the polls of a
+    // slow machine.
+    let would_be = ((many - few) * publishes) as u64;
+    assert!(many_cost < few_cost + arrivals + would_be / 3, "{few_cost} with {few} streams, {many_cost} with {many}");
+}

@@ -1,0 +1,111 @@
+//! What is known of the nodes.
+
+use std::time::Duration;
+
+use milecastle_store::DEFAULT_GROUP;
+use milecastle_testkit::eventually;
+use milecastle_wire::pb;
+use pb::node_message::Message;
+
+use super::node::Held;
+use super::{Member, Replica, on_both, put};
+use crate::dpm::Receipt;
+
+on_both!(a_write_waits_for_its_nodes, rejections_are_known, nodes_of_other_replicas_count);
+
+async fn a_write_waits_for_its_nodes(replica: Replica) {
+    let nodes = replica.manager.nodes().clone();
+    assert_eq!(nodes.wait_applied(DEFAULT_GROUP, 0, Replica::LONG).await, Receipt::default());
+    let token = replica.token().await;
+    let mut streams = Vec::new();
+    for n in 0..3 {
+        streams.push(Member::join(&replica, &token, &format!("n{n}")).await.unwrap().settled(&replica).await);
+    }
+    let revision = replica.publish(vec![put("a", "1")]).await;
+    let waiting = tokio::spawn({
+        let nodes = nodes.clone();
+        async move { nodes.wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await }
+    });
+    for stream in &mut streams {
+        stream.reach(revision).await;
+    }
+    assert_eq!(waiting.await.unwrap().to_string(), "applied 3/3");
+    // One that does not say so is waited for, and no longer than was asked.
+    streams[2].answers = false;
+    let revision = replica.publish(vec![put("a", "2")]).await;
+    for stream in &mut streams {
+        stream.reach(revision).await;
+    }
+    let receipt = nodes.wait_applied(DEFAULT_GROUP, revision, Duration::from_millis(300)).await;
+    assert_eq!(receipt, Receipt { applied: 2, total: 3, rejected: 0 });
+    // One that refuses is not waited for, and one that left does not count.
+    let refused = streams[2].refused_message(pb::refused::Fault::Malformed);
+    streams[2].say(Message::Refused(refused)).await;
+    let receipt = nodes.wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await;
+    assert_eq!(receipt.to_string(), "applied 2/3, rejected 1");
+    drop(streams.pop());
+    eventually("the node has left", async || {
+        nodes.applied(DEFAULT_GROUP, revision).await == Receipt { applied: 2, total: 2, rejected: 0 }
+    })
+    .await;
+}
+
+async fn rejections_are_known(replica: Replica) {
+    let member = Member::new(&replica, "n1").await;
+    let mut stream = member.settled(&replica).await;
+    stream.answers = false;
+    let revision = replica.publish(vec![put("a", "1")]).await;
+    stream.reach(revision).await;
+    let mut applied = stream.applied_message();
+    let rejection = |n: usize| pb::Rejection {
+        key: Some(pb::ObjectKey { kind: "route".to_owned(), id: format!("r{n}") }),
+        reason: "y".repeat(2000),
+        serving_last_good: n == 0,
+    };
+    applied.set_rejected((0..300).map(rejection).collect(), 1 << 20);
+    stream.say(Message::Applied(applied)).await;
+    let receipt = replica.manager.nodes().wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await;
+    assert_eq!(receipt, Receipt { applied: 1, total: 1, rejected: 1 });
+    stream
+        .say(Message::Report(pb::Report { requests: 7, alarms: vec!["disk".to_owned()], ..pb::Report::default() }))
+        .await;
+    eventually("the report is known", async || {
+        replica.manager.nodes().list(DEFAULT_GROUP).await.unwrap()[0].figures.is_some()
+    })
+    .await;
+    let node = replica.manager.nodes().list(DEFAULT_GROUP).await.unwrap().remove(0);
+    assert_eq!((node.troubles.rejected.len(), node.troubles.rejected_total), (100, 300));
+    assert!(node.troubles.rejected[0].serving_last_good && node.troubles.rejected[0].reason.len() < 1000);
+    assert_eq!((node.troubles.alarms.as_slice(), node.figures.unwrap().requests), (&["disk".to_owned()][..], 7));
+    assert_eq!((node.host.as_str(), node.boot.as_str(), node.revision), ("host-1", "boot-1", revision));
+    assert!(node.connected && node.welcome && node.address.is_some());
+    // And so it stands in the database, for others.
+    let stranger = crate::dpm::Nodes::new(replica.store.clone());
+    eventually("the report is written", async || {
+        let known = stranger.list(DEFAULT_GROUP).await.unwrap().remove(0);
+        known.troubles == node.troubles && known.digest == stream.held.digest().to_string()
+    })
+    .await;
+}
+
+async fn nodes_of_other_replicas_count(one: Replica) {
+    let two = one.another().await;
+    let token = one.token().await;
+    let mut here = Member::join(&one, &token, "n1").await.unwrap().settled(&one).await;
+    let mut there = Member::join(&one, &token, "n2").await.unwrap().settled(&two).await;
+    let nodes = one.manager.nodes().clone();
+    eventually("the other's node is known here", async || nodes.applied(DEFAULT_GROUP, 0).await.total == 2).await;
+    let revision = one.publish(vec![put("a", "1")]).await;
+    here.reach(revision).await;
+    there.reach(revision).await;
+    assert_eq!(nodes.wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await.to_string(), "applied 2/2");
+    // A dashboard without streams knows the same.
+    let dashboard = crate::dpm::Nodes::new(one.store.clone());
+    assert_eq!(dashboard.wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await.to_string(), "applied 2/2");
+    // A node that comes back with what it has counts at once.
+    let held: Held = here.held.clone();
+    drop(here);
+    let member = Member::join(&one, &token, "n1").await.unwrap();
+    let _back = member.open(&one, held).await.unwrap();
+    assert_eq!(nodes.wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await.to_string(), "applied 2/2");
+}

@@ -1,0 +1,141 @@
+//! A replica of a test's own, on either database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use milecastle_model::{Key, Kind};
+use milecastle_pki::GroupToken;
+use milecastle_settings as settings;
+use milecastle_store::{ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Put, Source, Store, open};
+use milecastle_telemetry::metrics::Registry;
+use milecastle_testkit::postgres::Database;
+
+use crate::State;
+use crate::dpm::{DpManager, DpParts, Nodes, mint_group_token};
+
+/// Makes each of the functions a test on SQLite and one on PostgreSQL.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                Box::pin(super::$name($crate::dpm::tests::Replica::sqlite().await)).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                Box::pin(super::$name($crate::dpm::tests::Replica::postgres().await)).await;
+            })+
+        }
+    };
+}
+pub(super) use on_both;
+
+/// A DP manager and what it stands on.
+pub(super) struct Replica {
+    pub(super) store: Store,
+    pub(super) manager: DpManager,
+    pub(super) metrics: Arc<Registry>,
+    pub(super) home: Arc<Home>,
+}
+
+/// Where the database is. Removed at the end.
+pub(super) struct Home {
+    dsn: String,
+    pub(super) database: Option<Database>,
+    dir: tempfile::TempDir,
+}
+
+impl Home {
+    pub(super) fn sqlite() -> Arc<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        Arc::new(Self { dsn: format!("sqlite:{}/store.db", dir.path().display()), database: None, dir })
+    }
+
+    pub(super) fn postgres() -> Arc<Self> {
+        let database = Database::create().unwrap();
+        let dsn = database.dsn().to_owned();
+        Arc::new(Self { dsn, database: Some(database), dir: tempfile::tempdir().unwrap() })
+    }
+
+    pub(super) async fn open(&self) -> Store {
+        open(&self.dsn, &KeySource::File(self.dir.path().join("sealing.key"))).await.unwrap()
+    }
+}
+
+impl Replica {
+    pub(super) async fn sqlite() -> Self {
+        Self::with(Home::sqlite(), |_| {}).await
+    }
+
+    pub(super) async fn postgres() -> Self {
+        Self::with(Home::postgres(), |_| {}).await
+    }
+
+    /// On SQLite, with settings that differ from the tests' own.
+    pub(super) async fn configured(change: impl FnOnce(&mut settings::DpManager)) -> Self {
+        Self::with(Home::sqlite(), change).await
+    }
+
+    /// Another replica on the same database.
+    pub(super) async fn another(&self) -> Self {
+        Self::with(self.home.clone(), |_| {}).await
+    }
+
+    pub(super) async fn with(home: Arc<Home>, change: impl FnOnce(&mut settings::DpManager)) -> Self {
+        let mut settings = settings::DpManager::default();
+        settings.server.listen = settings::HostPort { host: [127, 0, 0, 1].into(), port: 0 };
+        settings.stream.beat = settings::Time::millis(50);
+        settings.stream.receipt_interval = settings::Time::millis(20);
+        change(&mut settings);
+        let store = home.open().await;
+        let metrics = Arc::new(Registry::new("", 1));
+        let state = Arc::new(State::start(store.clone()).await.unwrap());
+        let parts = DpParts { state, nodes: Nodes::new(store.clone()), metrics: metrics.clone() };
+        let manager = DpManager::start(&settings, parts).await.unwrap();
+        Self { store, manager, metrics, home }
+    }
+
+    /// A token for the default group.
+    pub(super) async fn token(&self) -> GroupToken {
+        mint_group_token(&self.store, DEFAULT_GROUP, "test", None).await.unwrap()
+    }
+
+    /// Publishes to the default group; gives the revision.
+    pub(super) async fn publish(&self, ops: Vec<Op>) -> u64 {
+        let published = self.store.publish(DEFAULT_GROUP, ChangeSet::new("test", Source::Api, ops)).await.unwrap();
+        assert!(published.changed);
+        published.revision
+    }
+
+    /// Publishes objects of `bytes` bytes each, which hardly compress.
+    pub(super) async fn publish_bulk(&self, objects: usize, bytes: usize) -> u64 {
+        let noise = |id: usize| {
+            let mut noise = vec![0; bytes * 3 / 4];
+            aws_lc_rs::rand::fill(&mut noise).unwrap();
+            use base64::Engine as _;
+            put(&format!("bulk-{id:04}"), &base64::prelude::BASE64_STANDARD.encode(noise))
+        };
+        self.publish((0..objects).map(noise).collect()).await
+    }
+
+    /// The value of a line of the metrics page.
+    pub(super) fn metric(&self, line: &str) -> f64 {
+        let page = self.metrics.render();
+        let value = page.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Long enough for a wait that should not end by itself.
+    pub(super) const LONG: Duration = Duration::from_secs(20);
+}
+
+pub(super) fn put(id: &str, note: &str) -> Op {
+    let body = serde_json::json!({"id": id, "uri": format!("/{id}"), "desc": note}).to_string();
+    Op::Put(Put::new(Key::new(Kind::Route, id), body))
+}
+
+pub(super) fn delete(id: &str) -> Op {
+    Op::Delete(Delete::new(Key::new(Kind::Route, id)))
+}
