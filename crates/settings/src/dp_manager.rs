@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::{Database, HostPort, Log, Sealing, Server, Size, Time};
+use crate::{Database, HostPort, Log, Sealing, Server, Time};
 
 /// Configuration of a DP manager: the section `dp_manager` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,10 +54,6 @@ pub struct Certificates {
 pub struct Stream {
     /// How often a node hears the head revision while nothing changes; at most 2s.
     pub beat: Time,
-    /// How often the database's head is read, in case a notice was lost.
-    pub poll: Time,
-    /// Part of a snapshot in one message; at most 1m.
-    pub chunk: Size,
     /// New streams admitted each second; nodes beyond that are told when to come again.
     #[schemars(range(min = 1), extend("x-unit" = "streams/s"))]
     pub admit_rate: u32,
@@ -79,12 +75,6 @@ impl DpManager {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         if self.stream.beat.is_zero() || self.stream.beat > Time::secs(2) {
             checks.fault("stream.beat", "expected more than 0 and at most 2s: nodes count on it");
-        }
-        if self.stream.poll.is_zero() {
-            checks.fault("stream.poll", "expected more than 0");
-        }
-        if !(1024..=1 << 20).contains(&self.stream.chunk.get()) {
-            checks.fault("stream.chunk", "expected 1k to 1m");
         }
         for (key, life) in [("node_life", self.certificates.node_life), ("server_life", self.certificates.server_life)]
         {
@@ -128,8 +118,6 @@ impl Default for Stream {
     fn default() -> Self {
         Self {
             beat: Time::secs(1),
-            poll: Time::secs(1),
-            chunk: Size::kib(512),
             admit_rate: 200,
             admit_burst: 400,
             receipt_interval: Time::millis(250),
