@@ -20,7 +20,7 @@ use crate::meta::Meta;
 use crate::view::View;
 use http::HeaderValue;
 use http::header::HeaderName;
-use milecastle_matching::Lookup;
+use milecastle_matching::{Lookup, PathPattern};
 use std::any::Any;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -78,8 +78,8 @@ pub struct RequestCx {
     pub matched_uri: Option<Arc<str>>,
     /// The host pattern that matched, as written.
     pub matched_host: Option<Arc<str>>,
-    /// Captures of the path pattern.
-    pub uri_params: Vec<(Arc<str>, String)>,
+    /// What the path pattern captures, if it captures anything.
+    pub uri_params: Option<UriParams>,
     /// The authenticated consumer.
     pub consumer: Option<Arc<Consumer>>,
     /// What will be, and what was, sent upstream.
@@ -97,6 +97,15 @@ pub struct RequestCx {
     slots: Vec<(SlotKey, Box<dyn Any>)>,
     filters: Vec<(usize, bool)>,
     parsed: vars::Parsed,
+}
+
+/// The captures of the path pattern that matched. They are taken out of the path when a variable asks for one.
+#[derive(Debug, Clone)]
+pub struct UriParams {
+    /// The pattern.
+    pub pattern: Arc<PathPattern>,
+    /// The path that it matched, where that is not the normal path.
+    pub path: Option<Box<str>>,
 }
 
 /// The address of an instance, and whether it acts for the global rules: one instance serves both if they are
@@ -155,7 +164,7 @@ impl RequestCx {
             chain: None,
             matched_uri: None,
             matched_host: None,
-            uri_params: Vec::new(),
+            uri_params: None,
             consumer: None,
             upstream: Upstream::default(),
             response: Response::default(),

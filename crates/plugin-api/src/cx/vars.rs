@@ -43,7 +43,11 @@ impl Lookup for RequestCx {
             Family::Arg => query::first(self.request.query()?, key).map(Var::Str),
             Family::Cookie => self.cookie(key).map(Var::from),
             Family::UriParam => {
-                self.uri_params.iter().find(|(known, _)| **known == *key).map(|(_, value)| Var::from(value.as_str()))
+                let params = self.uri_params.as_ref()?;
+                let path = params.path.as_deref().unwrap_or_else(|| self.request.normal_path());
+                // Where a name occurs twice, the later one counts.
+                let captures = params.pattern.captures(path).into_iter().rev();
+                captures.filter(|(name, _)| *name == key).map(|(_, value)| Var::from(value)).next()
             }
             Family::PostArg => body::form_field(self, key),
             Family::PostArgPath => body::field(self, name),

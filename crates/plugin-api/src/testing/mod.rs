@@ -11,9 +11,10 @@ pub use view::FakeView;
 
 use crate::{
     Chain, ConfigError, Consumer, CredentialMatch, NoSecrets, Owner, Placement, PluginDef, Registry, RequestCx,
-    RouteInfo, Secrets, Shared,
+    RouteInfo, Secrets, Shared, UriParams,
 };
 use http::HeaderValue;
+use milecastle_matching::PathPattern;
 use serde_json::{Map, Value};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub struct Setup {
     info: RouteInfo,
     matched_uri: Option<Arc<str>>,
     matched_host: Option<Arc<str>>,
-    uri_params: Vec<(Arc<str>, String)>,
+    uri_params: Option<UriParams>,
 }
 
 impl Setup {
@@ -52,7 +53,7 @@ impl Setup {
             info: RouteInfo { id: "1".into(), ..RouteInfo::default() },
             matched_uri: None,
             matched_host: None,
-            uri_params: Vec::new(),
+            uri_params: None,
         }
     }
 
@@ -153,10 +154,11 @@ impl Setup {
         self
     }
 
-    /// A capture of the path pattern.
+    /// A pattern with parameters that every request matches, as if its path were `path`.
     #[must_use]
-    pub fn uri_param(mut self, name: &str, value: &str) -> Self {
-        self.uri_params.push((name.into(), value.to_owned()));
+    pub fn uri_params(mut self, pattern: &str, path: &str) -> Self {
+        let pattern = Arc::new(PathPattern::parse(pattern, true));
+        self.uri_params = Some(UriParams { pattern, path: Some(path.into()) });
         self
     }
 
@@ -228,7 +230,7 @@ pub struct Gateway {
     info: Option<Arc<RouteInfo>>,
     matched_uri: Option<Arc<str>>,
     matched_host: Option<Arc<str>>,
-    uri_params: Vec<(Arc<str>, String)>,
+    uri_params: Option<UriParams>,
 }
 
 impl Gateway {

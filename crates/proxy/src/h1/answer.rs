@@ -186,10 +186,10 @@ fn head(text: &Bytes, spans: &[Span], status: StatusCode, minor: u8, asked: Aske
         }
     }
     for name in named.iter().filter(|_| !switching) {
-        if !matches!(name.as_slice(), b"content-length" | b"content-type") {
-            if let Ok(name) = HeaderName::from_bytes(name) {
-                headers.remove(name);
-            }
+        if !matches!(name.as_slice(), b"content-length" | b"content-type")
+            && let Ok(name) = HeaderName::from_bytes(name)
+        {
+            headers.remove(name);
         }
     }
     let framing = facts.framing(status, minor, asked)?;

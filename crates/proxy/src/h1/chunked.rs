@@ -190,8 +190,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Feeds the parts one by one; the body, the trailers, and what is left over.
-    fn decode(parts: &[&[u8]]) -> Result<Option<(Vec<u8>, usize, Vec<u8>)>, ChunkError> {
+    /// The body, the number of trailers, and what is left over.
+    type Decoded = (Vec<u8>, usize, Vec<u8>);
+
+    /// Feeds the parts one by one; `None` if the body does not end.
+    fn decode(parts: &[&[u8]]) -> Result<Option<Decoded>, ChunkError> {
         let mut decoder = Decoder::new();
         let mut buf = BytesMut::new();
         let mut body = Vec::new();

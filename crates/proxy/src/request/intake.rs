@@ -5,6 +5,7 @@
 //! §6.1), and paths without a normal form.
 
 use super::live::Live;
+use super::{Refusal, refuse};
 use crate::config::{GatewayConfig, RealIp};
 use crate::worker::{Client, Pinned};
 use http::request::Parts;
@@ -12,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, hea
 use http_body::Body as _;
 use hyper::body::Incoming;
 use milecastle_matching::uri::{UriOptions, canonical_path};
-use milecastle_plugin_api::{Body, Reply, RequestCx, Scheme};
+use milecastle_plugin_api::{Body, RequestCx, Scheme};
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -74,7 +75,7 @@ fn is_identity(name: &str) -> bool {
 }
 
 /// Makes the request's context. The error is the answer to a request that goes no further.
-pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Box<Live>, Result<(), Reply>) {
+pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Box<Live>, Result<(), Refusal>) {
     let worker = client.worker.clone();
     let config = &worker.node.config;
     worker.counters.requests.up();
@@ -89,15 +90,15 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Box<Live>
     let path = path(&parts, config);
     let mut accepted = check_framing(&parts, &seen);
     let host = host.unwrap_or_else(|| {
-        accepted = Err(Reply::status(StatusCode::BAD_REQUEST));
+        accepted = Err(refuse(StatusCode::BAD_REQUEST));
         Box::default()
     });
     let path = path.unwrap_or_else(|| {
-        accepted = Err(Reply::status(StatusCode::BAD_REQUEST));
+        accepted = Err(refuse(StatusCode::BAD_REQUEST));
         Path::default()
     });
     if path.ambiguous && config.path.reject_ambiguous {
-        accepted = Err(Reply::status(StatusCode::BAD_REQUEST));
+        accepted = Err(refuse(StatusCode::BAD_REQUEST));
     }
     let head_bytes = seen.bytes + (parts.method.as_str().len() + parts.uri.path().len() + 14) as u64;
     let mut request =
@@ -122,13 +123,13 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Box<Live>
         set_aside(&mut cx, "x-forwarded-for", "original_x_forwarded_for");
     }
     if accepted.is_ok() && client.facts.scheme == Scheme::Https && !mutual_tls_holds(&client, &pinned, &cx) {
-        accepted = Err(Reply::status(StatusCode::BAD_REQUEST));
+        accepted = Err(refuse(StatusCode::BAD_REQUEST));
     }
     if let (Some(most), Body::Streaming { length: Some(length) }) = (config.client.body_bytes, &cx.request.body)
         && *length > most
         && accepted.is_ok()
     {
-        accepted = Err(Reply::status(StatusCode::PAYLOAD_TOO_LARGE));
+        accepted = Err(refuse(StatusCode::PAYLOAD_TOO_LARGE));
     }
     let attempt_began = cx.timing.started;
     let live = Live {
@@ -148,7 +149,7 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Box<Live>
     (Box::new(live), accepted)
 }
 
-fn check_framing(parts: &Parts, seen: &Seen) -> Result<(), Reply> {
+fn check_framing(parts: &Parts, seen: &Seen) -> Result<(), Refusal> {
     if !seen.transfer_encoding {
         return Ok(());
     }
@@ -157,7 +158,7 @@ fn check_framing(parts: &Parts, seen: &Seen) -> Result<(), Reply> {
     if chunked && codings.next().is_none() && parts.version == Version::HTTP_11 && !seen.content_length {
         Ok(())
     } else {
-        Err(Reply::status(StatusCode::BAD_REQUEST))
+        Err(refuse(StatusCode::BAD_REQUEST))
     }
 }
 

@@ -44,7 +44,9 @@ impl Live {
         self.cx.global_phase = true;
         let global = run(self.pinned.snapshot.global(), &mut self.cx);
         self.cx.global_phase = false;
-        let Some(chain) = self.cx.chain.clone() else { return global };
+        let Some(chain) = self.cx.chain.as_ref().filter(|chain| !chain.entries().is_empty()).cloned() else {
+            return global;
+        };
         let route = run(&chain, &mut self.cx);
         global.and(route)
     }

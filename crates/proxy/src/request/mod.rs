@@ -22,10 +22,18 @@ pub(crate) use live::Live;
 use crate::worker::Client;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
+use milecastle_plugin_api::Reply;
 use std::rc::Rc;
 
 /// An answer to the client.
 pub(crate) type Response = http::Response<body::OutBody>;
+
+/// An answer made here instead of one by the upstream. Boxed: it is large, and rare.
+type Refusal = Box<Reply>;
+
+fn refuse(status: StatusCode) -> Refusal {
+    Box::new(Reply::status(status))
+}
 
 /// Handles one request.
 pub(crate) async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Response {
@@ -36,7 +44,7 @@ pub(crate) async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Res
     };
     match outcome {
         Ok(answer) => respond::with_answer(live, answer),
-        Err(reply) => respond::with_reply(live, reply),
+        Err(reply) => respond::with_reply(live, *reply),
     }
 }
 

@@ -2,38 +2,39 @@
 
 use super::live::Live;
 use super::proxy::{self, Answer};
+use super::{Refusal, refuse};
+use crate::worker::Pinned;
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use milecastle_matching::router::MatchInput;
-use milecastle_plugin_api::{Body, BodyNeed, Reply};
+use milecastle_plugin_api::{Body, BodyNeed, Reply, UriParams};
 use milecastle_snapshot::{CompiledRoute, Outcome};
-use std::sync::Arc;
 
 /// Most bytes of a body that are read for the conditions of routes.
 const MATCHED_BODY: usize = 1024 * 1024;
 
 /// Takes the request from the match to the head of the upstream's answer. The error is an answer made here.
-pub(super) async fn run(live: &mut Live) -> Result<Answer, Reply> {
+pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
     let pinned = live.pinned.clone();
     let snapshot = &pinned.snapshot;
     if !snapshot.global_is_whole() {
-        return Err(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
     if snapshot.wants_body() && conditions_read(live) {
         Box::pin(read_body(live, MATCHED_BODY)).await?;
     }
     let global = snapshot.global();
-    let Some(route) = find(live) else {
+    let Some(route) = find(live, &pinned) else {
         live.cx.global_phase = true;
         global.run_rewrite(&mut live.cx).await?;
         global.run_access(&mut live.cx).await?;
         live.cx.global_phase = false;
-        return Err(Reply::error_msg(StatusCode::NOT_FOUND, "404 Route Not Found"));
+        return Err(Box::new(Reply::error_msg(StatusCode::NOT_FOUND, "404 Route Not Found")));
     };
     if let Outcome::Fail(status) = route.outcome {
-        return Err(Reply::status(status));
+        return Err(refuse(status));
     }
 
     live.cx.global_phase = true;
@@ -42,7 +43,7 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Reply> {
     let chain = &route.chain;
     chain.run_rewrite(&mut live.cx).await?;
     if live.cx.consumer.is_some() {
-        lay_consumer_over(live, &route).await?;
+        lay_consumer_over(live, route).await?;
     }
     let need = global.needs().request.max(live.cx.chain.as_ref().map_or(BodyNeed::None, |chain| chain.needs().request));
     if let BodyNeed::Whole { max_bytes } = need
@@ -56,11 +57,11 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Reply> {
     if let Some(chain) = live.cx.chain.clone() {
         chain.run_access(&mut live.cx).await?;
     }
-    proxy::run(live, &route).await
+    proxy::run(live, &pinned.snapshot, route).await
 }
 
 /// The matched route; its facts are noted in the context.
-fn find(live: &mut Live) -> Option<Arc<CompiledRoute>> {
+fn find<'p>(live: &mut Live, pinned: &'p Pinned) -> Option<&'p CompiledRoute> {
     let cx = &live.cx;
     let raw_host = cx.request.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let input = MatchInput {
@@ -70,33 +71,31 @@ fn find(live: &mut Live) -> Option<Arc<CompiledRoute>> {
         method: cx.request.method.as_str(),
         addr: cx.client_ip,
     };
-    let found = live.pinned.snapshot.router().find(&input, cx)?;
-    let route = found.value().clone();
-    let captures = found.pattern().captures(input.path).into_iter();
-    let uri_params = captures.map(|(name, value)| (name.into(), value.to_owned())).collect();
-    let matched_uri = found.pattern().text().clone();
-    let matched_host = found.host().cloned();
+    let found = pinned.snapshot.router().find(&input, cx)?;
+    let (route, pattern, host) = (found.value(), found.pattern(), found.host());
+    let uri_params =
+        pattern.has_captures().then(|| UriParams { pattern: pattern.clone(), path: live.match_path.take() });
     let cx = &mut live.cx;
     cx.uri_params = uri_params;
-    cx.matched_uri = Some(matched_uri);
-    cx.matched_host = matched_host;
+    cx.matched_uri = Some(pattern.text().clone());
+    cx.matched_host = host.cloned();
     cx.route = Some(route.info.clone());
     cx.chain = Some(route.chain.clone());
     Some(route)
 }
 
 /// Lays the consumer's plugins over the route's, and runs those that the consumer alone brings.
-async fn lay_consumer_over(live: &mut Live, route: &CompiledRoute) -> Result<(), Reply> {
+async fn lay_consumer_over(live: &mut Live, route: &CompiledRoute) -> Result<(), Refusal> {
     let Some(consumer) = live.cx.consumer.clone() else { return Ok(()) };
     if consumer.group_id.is_some() && !consumer.group_found {
-        return Err(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
     if consumer.overlay.is_empty() {
         return Ok(());
     }
     let merged = live.client.worker.overlays.get(&route.chain, &consumer);
     live.cx.chain = Some(merged.clone());
-    merged.run_rewrite(&mut live.cx).await
+    Ok(merged.run_rewrite(&mut live.cx).await?)
 }
 
 /// Whether conditions of routes can read this request's body.
@@ -109,7 +108,7 @@ fn conditions_read(live: &Live) -> bool {
 }
 
 /// Reads the body, or its first `max_bytes`.
-async fn read_body(live: &mut Live, max_bytes: usize) -> Result<(), Reply> {
+async fn read_body(live: &mut Live, max_bytes: usize) -> Result<(), Refusal> {
     let Some(incoming) = &mut live.body else { return Ok(()) };
     let config = &live.client.worker.node.config;
     let (bytes, ended) = read(incoming, max_bytes, config.client.body_bytes, config.client.body_timeout).await?;
@@ -127,14 +126,14 @@ pub(super) async fn read(
     keep: usize,
     allowed: Option<u64>,
     patience: std::time::Duration,
-) -> Result<(Bytes, bool), Reply> {
+) -> Result<(Bytes, bool), Refusal> {
     use http_body::Body as _;
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     while !body.is_end_stream() {
         let frame = tokio::time::timeout(patience, body.frame());
-        let Some(frame) = frame.await.map_err(|_| Reply::status(StatusCode::REQUEST_TIMEOUT))? else { break };
-        let frame = frame.map_err(|_| Reply::status(StatusCode::BAD_REQUEST))?;
+        let Some(frame) = frame.await.map_err(|_| refuse(StatusCode::REQUEST_TIMEOUT))? else { break };
+        let frame = frame.map_err(|_| refuse(StatusCode::BAD_REQUEST))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.is_empty() {
             first = data;
@@ -146,7 +145,7 @@ pub(super) async fn read(
         }
         let have = first.len().max(more.len());
         if allowed.is_some_and(|allowed| have as u64 > allowed) {
-            return Err(Reply::status(StatusCode::PAYLOAD_TOO_LARGE));
+            return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE));
         }
         if have >= keep && !body.is_end_stream() {
             return Ok((if more.is_empty() { first } else { more.freeze() }, false));

@@ -3,14 +3,14 @@
 use super::forward::{self, Length};
 use super::intake::without_port;
 use super::live::Live;
-use super::pipeline;
+use super::{Refusal, pipeline, refuse};
 use crate::balance::{Balancer, Endpoint, Tried};
 use crate::h1::{self, Asked, Conn, Failure, Framing, Head, Io, Outgoing, Patience, Pump};
 use crate::worker::Worker;
 use http::{HeaderValue, Method, StatusCode, header};
-use milecastle_plugin_api::{Attempt, Body, Reply};
+use milecastle_plugin_api::{Attempt, Body};
 use milecastle_snapshot::{
-    Algorithm, CompiledNode, CompiledRoute, CompiledUpstream, PassHost, Timeouts, UpstreamRef, UpstreamScheme,
+    Algorithm, CompiledNode, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef, UpstreamScheme,
 };
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -36,17 +36,17 @@ struct Plan {
 }
 
 /// Finds the upstream and tries its nodes. The error is an answer made here.
-pub(super) async fn run(live: &mut Live, route: &CompiledRoute) -> Result<Answer, Reply> {
-    let upstream = find(live, route)?;
+pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRoute) -> Result<Answer, Refusal> {
+    let upstream = find(live, snapshot, route)?;
     let worker = live.client.worker.clone();
     let config = &worker.node.config;
     let timeouts = route.timeout.unwrap_or(upstream.timeouts);
     let plan = Plan {
-        balancer: worker.balancers.of(&upstream, || usize::try_from(worker.random() >> 32).unwrap_or_default()),
+        balancer: worker.balancers.of(upstream, || usize::try_from(worker.random() >> 32).unwrap_or_default()),
         timeouts,
         patience: config.patience(&timeouts),
         upgrade: live.upgrade && route.websocket,
-        keep: keep(&upstream, config.keepalive),
+        keep: keep(upstream, config.keepalive),
     };
     live.cx.upstream.scheme = upstream.scheme.as_str();
     let mut outgoing = take_body(live).await?;
@@ -59,7 +59,7 @@ pub(super) async fn run(live: &mut Live, route: &CompiledRoute) -> Result<Answer
             // Either every node was tried, or no name could be resolved.
             let none_found = made == 0;
             let status = if none_found { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_GATEWAY };
-            return Err(Reply::status(status));
+            return Err(refuse(status));
         };
         tried.add(place);
         let node = plan.balancer.node(place);
@@ -72,7 +72,7 @@ pub(super) async fn run(live: &mut Live, route: &CompiledRoute) -> Result<Answer
         if made == 1 {
             last_retry = upstream.retry_timeout.map(|limit| began + limit);
         }
-        let host = host(live, &upstream, node);
+        let host = host(live, upstream, node);
         let addr = SocketAddr::new(ip, node.port);
         let tls_name = upstream.scheme.is_tls().then(|| tls_name(&host));
         let endpoint = plan.balancer.endpoint(place, addr, tls_name.as_deref(), &worker.pool);
@@ -83,14 +83,14 @@ pub(super) async fn run(live: &mut Live, route: &CompiledRoute) -> Result<Answer
             Err(failure) => failure,
         };
         if failure.by_client() {
-            return Err(Reply::status(failure.status()));
+            return Err(refuse(failure.status()));
         }
         note(live, &endpoint, &failure, began);
         if !may_retry(live, &failure, &outgoing) || made >= attempts {
-            return Err(Reply::status(failure.status()));
+            return Err(refuse(failure.status()));
         }
         if last_retry.is_some_and(|limit| Instant::now() > limit) {
-            return Err(Reply::status(StatusCode::BAD_GATEWAY));
+            return Err(refuse(StatusCode::BAD_GATEWAY));
         }
         worker.counters.retries.up();
         if let Outgoing::Streaming(pump) = &mut outgoing {
@@ -100,20 +100,23 @@ pub(super) async fn run(live: &mut Live, route: &CompiledRoute) -> Result<Answer
 }
 
 /// The upstream in force: a plugin's choice before the route's.
-fn find(live: &Live, route: &CompiledRoute) -> Result<Arc<CompiledUpstream>, Reply> {
-    let snapshot = &live.pinned.snapshot;
-    let by_id = |id: &str| snapshot.upstream(id).cloned().ok_or(Reply::status(StatusCode::BAD_GATEWAY));
+fn find<'s>(
+    live: &Live,
+    snapshot: &'s Snapshot,
+    route: &'s CompiledRoute,
+) -> Result<&'s Arc<CompiledUpstream>, Refusal> {
+    let by_id = |id: &str| snapshot.upstream(id).ok_or_else(|| refuse(StatusCode::BAD_GATEWAY));
     let upstream = match (&live.cx.upstream.upstream_id, &route.upstream) {
         (Some(id), _) | (None, UpstreamRef::Id(id)) => by_id(id)?,
-        (None, UpstreamRef::Inline(upstream)) => upstream.clone(),
-        (None, UpstreamRef::None) => return Err(Reply::status(StatusCode::SERVICE_UNAVAILABLE)),
+        (None, UpstreamRef::Inline(upstream)) => upstream,
+        (None, UpstreamRef::None) => return Err(refuse(StatusCode::SERVICE_UNAVAILABLE)),
     };
     if upstream.nodes.is_empty() {
-        return Err(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
     let spoken = matches!(upstream.scheme, UpstreamScheme::Http | UpstreamScheme::Https);
     if !spoken || upstream.algorithm != Algorithm::RoundRobin {
-        return Err(Reply::status(StatusCode::BAD_GATEWAY));
+        return Err(refuse(StatusCode::BAD_GATEWAY));
     }
     Ok(upstream)
 }
@@ -129,7 +132,7 @@ fn keep(upstream: &CompiledUpstream, default: h1::Keep) -> h1::Keep {
 
 /// The request's body in the form in which it is sent. A small one is read whole first: it is sent with the head, and can be
 /// sent again.
-async fn take_body(live: &mut Live) -> Result<Outgoing, Reply> {
+async fn take_body(live: &mut Live) -> Result<Outgoing, Refusal> {
     let config = &live.client.worker.node.config;
     let allowed = config.client.body_bytes.unwrap_or(u64::MAX);
     let keep = config.retry_body;
@@ -149,7 +152,7 @@ async fn take_body(live: &mut Live) -> Result<Outgoing, Reply> {
     Ok(Outgoing::Streaming(Box::new(Pump::new(body, length.is_none(), first, keep, allowed))))
 }
 
-async fn run_before_proxy(live: &mut Live) -> Result<(), Reply> {
+async fn run_before_proxy(live: &mut Live) -> Result<(), Refusal> {
     let pinned = live.pinned.clone();
     let global = pinned.snapshot.global();
     if global.has_before_proxy() {
@@ -160,7 +163,7 @@ async fn run_before_proxy(live: &mut Live) -> Result<(), Reply> {
     match &live.cx.chain {
         Some(chain) if chain.has_before_proxy() => {
             let chain = chain.clone();
-            chain.run_before_proxy(&mut live.cx).await
+            Ok(chain.run_before_proxy(&mut live.cx).await?)
         }
         _ => Ok(()),
     }
@@ -296,7 +299,7 @@ fn answer(
     outgoing: Outgoing,
     connect: Duration,
     now: Instant,
-) -> Result<Answer, Reply> {
+) -> Result<Answer, Refusal> {
     let took = now.saturating_duration_since(live.attempt_began);
     live.cx.upstream.push(Attempt {
         addr: endpoint.addr,
@@ -317,7 +320,7 @@ fn answer(
         Ok(body) => Ok(Answer::Proxied { head, body }),
         Err(fault) => {
             tracing::warn!(node = &*endpoint.text, error = %fault, "the body of an upstream's answer is malformed");
-            Err(Reply::status(StatusCode::BAD_GATEWAY))
+            Err(refuse(StatusCode::BAD_GATEWAY))
         }
     }
 }

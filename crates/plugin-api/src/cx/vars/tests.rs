@@ -41,7 +41,7 @@ fn setup() -> Setup {
             service_name: Some("users".into()),
             ..RouteInfo::default()
         })
-        .uri_param("id", "42")
+        .uri_params("/u/:id", "/u/42")
 }
 
 /// `-` stands for no value.
