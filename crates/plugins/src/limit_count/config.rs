@@ -8,7 +8,8 @@ use std::borrow::Cow;
 /// Caps the number of requests for each key in a time window.
 ///
 /// Counters belong to the object that carries the plugin: a service's covers its routes, a consumer's all it calls.
-/// They are shared by all workers of a node and start anew when this configuration changes.
+/// They are shared by all workers of a node and start anew when this configuration changes. A node holds at most
+/// 1,048,576 keys at once (`plugin_attr.limit-count.max_keys`); beyond that, those whose windows end first are dropped.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 pub(crate) struct Config {
     /// Requests allowed in a window: a number, or a template that gives one for each request.

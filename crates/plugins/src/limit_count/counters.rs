@@ -101,6 +101,8 @@ impl Counters {
     fn sweep(&self, shard: &mut Shard, now: Duration) {
         shard.table.retain(|entry| entry.state.ends() > now);
         if shard.table.len() >= self.max_keys_of_shard {
+            let held = shard.table.len() * SHARDS;
+            tracing::warn!(plugin = "limit-count", held, "too many keys: counters whose windows end first are dropped");
             let mut ends: Vec<Duration> = shard.table.iter().map(|entry| entry.state.ends()).collect();
             let middle = ends.len() / 2;
             let (_, median, _) = ends.select_nth_unstable(middle);
