@@ -92,3 +92,15 @@ fn reference_pages_are_current() {
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(files.collect::<BTreeSet<_>>(), names, "docs/plugins has a page for each plugin and nothing else");
 }
+
+#[test]
+fn schemas_show_the_defaults_of_choices() {
+    let default = |plugin: &str, attribute: &str| {
+        let def = ALL.iter().find(|def| def.name == plugin).unwrap();
+        (def.schema)()["properties"][attribute]["default"].clone()
+    };
+    assert_eq!(default("limit-count", "policy"), "local");
+    assert_eq!(default("limit-count", "key_type"), "var");
+    assert_eq!(default("limit-count", "window_type"), "fixed");
+    assert_eq!(default("request-id", "algorithm"), "uuid");
+}

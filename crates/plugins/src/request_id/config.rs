@@ -1,7 +1,7 @@
 //! Configuration of `request-id`.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Gives every request an id header: the client's own if it sent one, else a new one.
 ///
@@ -23,7 +23,7 @@ pub(crate) struct Config {
 }
 
 /// How an id is made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub(crate) enum Algorithm {

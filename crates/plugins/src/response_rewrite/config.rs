@@ -1,7 +1,7 @@
 //! Configuration of `response-rewrite`.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Changes status, headers and body of answers, the gateway's own included.
@@ -50,7 +50,7 @@ pub(crate) struct Filter {
 }
 
 /// How many occurrences are replaced.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub(crate) enum Scope {
