@@ -33,7 +33,7 @@ async fn what_is_no_request_is_refused_and_reaches_no_upstream() {
         ("bad escape", "GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n"),
     ];
     for (what, request) in refused {
-        let answer = exchange(up.http, request).await.unwrap();
+        let answer = exchange(up.http, request).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(answer.is_empty() || status(&answer) == Some(400), "{what}: {answer}");
     }
     let received = echo.take();
