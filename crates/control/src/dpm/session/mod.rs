@@ -90,8 +90,9 @@ pub(super) struct Session {
     beat_due: bool,
     /// Why the next snapshot is sent.
     why: &'static str,
-    /// How often the node was healed since it was last well, and when it may be again.
+    /// How often the node was healed since it was last well for a while, when last, and when it may be again.
     heals: u32,
+    healed: Instant,
     heal_at: Option<Instant>,
     heard: Instant,
     /// Since when the outbox has been full.
@@ -143,6 +144,7 @@ impl Session {
             beat_due: true,
             why: start.why,
             heals: 0,
+            healed: Instant::now(),
             heal_at: None,
             heard: Instant::now(),
             stuck: None,

@@ -1,7 +1,6 @@
 //! What the node says, and what follows from it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use milecastle_wire::{Digest, pb};
 use pb::node_message::Message;
@@ -46,8 +45,12 @@ impl Session {
         }
         let Some(digest) = held else { return };
         if expected.is_some() {
-            // It runs what it should.
-            (self.heals, self.alarm) = (0, None);
+            // It runs what it should. Whether it is well shows in time: one that breaks whenever it was healed must not get
+            // snapshots without pause.
+            self.alarm = None;
+            if self.healed.elapsed() >= HEAL_LONGEST {
+                self.heals = 0;
+            }
         }
         let lineage = if of_head { head.lineage().clone() } else { Arc::from(applied.lineage.as_str()) };
         self.alive.applied(Position { lineage, revision: applied.revision, digest }, applied);
@@ -68,9 +71,12 @@ impl Session {
                 self.alive.refused(word(fault), refused.detail, revision);
             }
             Fault::Unspecified | Fault::Digest | Fault::Gap | Fault::Malformed => {
-                tracing::warn!(node, %group, fault = word(fault), revision, detail, "a node refused a step");
+                let begins = !void && self.is_to_heal();
+                if begins {
+                    tracing::warn!(node, %group, fault = word(fault), revision, detail, "a node refused a step");
+                }
                 self.alive.refused(word(fault), refused.detail, revision);
-                if !void {
+                if begins {
                     self.heal(refused.have);
                 }
             }
@@ -95,16 +101,20 @@ impl Session {
     fn mismatch(&mut self, have: pb::Have) {
         let (group, node, revision) = (self.feed.group(), self.certificate.identity.node_id(), have.revision);
         self.shared.metrics.refusals.with(&[group, word(Fault::Digest)]).inc();
-        tracing::warn!(node, %group, revision, "a node holds something else than it should; it gets a snapshot");
         self.alive.refused(word(Fault::Digest), "its digest is not that of the revision".to_owned(), revision);
-        self.heal(Some(have));
+        if self.is_to_heal() {
+            tracing::warn!(node, %group, revision, "a node holds something else than it should; it gets a snapshot");
+            self.heal(Some(have));
+        }
+    }
+
+    /// Whether no snapshot is due already.
+    fn is_to_heal(&self) -> bool {
+        self.at.is_some() || self.transfer.is_some()
     }
 
     /// Sees to it that a snapshot comes next; at once if the node was well, later and later if it was not.
     fn heal(&mut self, have: Option<pb::Have>) {
-        if self.at.is_none() && self.transfer.is_none() {
-            return;
-        }
         let head = self.heads.borrow().clone();
         let ahead_of = have.filter(|have| have.lineage == **head.lineage()).map_or(0, |have| have.revision);
         self.least = ahead_of.min(head.revision());
@@ -112,8 +122,9 @@ impl Session {
         self.void = self.unanswered.len();
         if let Some(doubled) = self.heals.checked_sub(1) {
             let pause = HEAL_PAUSE.saturating_mul(1 << doubled.min(16)).min(HEAL_LONGEST);
-            self.heal_at = Some(Instant::now() + pause.max(Duration::from_millis(1)));
+            self.heal_at = Some(Instant::now() + pause);
         }
+        self.healed = Instant::now();
         self.heals = self.heals.saturating_add(1);
     }
 
