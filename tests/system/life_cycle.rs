@@ -45,3 +45,22 @@ async fn the_log_of_an_ordinary_life_holds_no_warning() {
     up.answers("/", 200).await;
     assert_eq!(up.process.unannounced(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn a_signal_opens_the_log_files_anew() {
+    let (mut up, echo) = (Up::start(), Echo::start());
+    let (log, moved) = (up.data.path().join("a.log"), up.data.path().join("a.log.1"));
+    let logger = json!({ "file-logger": { "path": log.to_str().unwrap() } });
+    let upstream = json!({ "nodes": { echo.address().to_string(): 1 } });
+    up.put("/routes/1", json!({ "uri": "/*", "upstream": upstream, "plugins": logger })).await;
+    up.answers("/before", 200).await;
+    eventually("the first line is written", async || log.exists()).await;
+    std::fs::rename(&log, &moved).unwrap();
+    const SIGUSR1: i32 = 10;
+    up.process.signal(SIGUSR1);
+    eventually("a new file appears", async || {
+        up.get("/after").await;
+        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("/after"))
+    })
+    .await;
+}

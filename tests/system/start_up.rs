@@ -53,3 +53,11 @@ fn help_names_the_commands() {
         assert!(said.contains(word), "{word}: {said}");
     }
 }
+
+#[test]
+fn the_sample_of_deploy_is_a_valid_file() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/up.yaml");
+    let (code, said) = outcome(&["check", "-c", file], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("0.0.0.0:443"), "{said}");
+}

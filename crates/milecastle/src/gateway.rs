@@ -3,7 +3,7 @@
 use anyhow::Context;
 use milecastle_matching::RouterMode;
 use milecastle_plugin_api::{NodeFacts, Registry, Shared};
-use milecastle_proxy::node::{Node, NodeConfig, TrafficFigures};
+use milecastle_proxy::node::{Node, NodeConfig};
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
     AccessLog, Counters, Current, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, SideParts,
@@ -22,6 +22,8 @@ pub(crate) struct GatewayNode {
     side: SideServers,
     node: Node,
     health: Arc<Health>,
+    access_log: Option<Arc<AccessLog>>,
+    shared: Arc<Shared>,
     settings: Settings,
 }
 
@@ -43,7 +45,7 @@ impl GatewayNode {
             milecastle_plugins::ALL,
             settings.plugins.as_deref(),
             settings.plugin_attr.to_json(),
-            shared,
+            shared.clone(),
             Arc::new(EnvironmentSecrets),
         ));
         let compiler = Arc::new(Compiler::new(registry.clone(), router_mode(settings)));
@@ -61,18 +63,7 @@ impl GatewayNode {
             }
         };
         let counters = Arc::new(Counters::new(config.workers()));
-        let figures = {
-            let counters = counters.clone();
-            move || {
-                let totals = counters.totals();
-                TrafficFigures {
-                    requests: totals.requests,
-                    responses_5xx: totals.responses_5xx,
-                    connections: totals.active,
-                }
-            }
-        };
-        let node = Node::start(node_config(settings, &facts), compiler, publish, figures);
+        let node = Node::start(node_config(settings, &facts), compiler, publish, counters.figures());
         let access_log = AccessLog::open(settings, config.workers())?.map(Arc::new);
         let side = SideServers::start(
             settings,
@@ -97,12 +88,12 @@ impl GatewayNode {
             current,
             counters,
             side: tokio::runtime::Handle::current(),
-            on_end: access_log.map(|log| log as Arc<dyn OnRequestEnd>),
+            on_end: access_log.clone().map(|log| log as Arc<dyn OnRequestEnd>),
             upstream_roots: None,
         })?;
         // The workers begin with the configuration that has arrived: from here on load balancers may send.
         (0..workers).for_each(|worker| health.worker_loaded(worker));
-        Ok(Self { gateway, side, node, health, settings: settings.clone() })
+        Ok(Self { gateway, side, node, health, access_log, shared, settings: settings.clone() })
     }
 
     /// Listening addresses with what they are.
@@ -113,6 +104,14 @@ impl GatewayNode {
         let control = self.side.control_addr().map(|address| ("control API", address));
         let metrics = self.side.metrics_addr().map(|address| ("Prometheus", address));
         traffic.chain(status).chain(control).chain(metrics).collect()
+    }
+
+    /// Opens every log file anew, after it was moved away.
+    pub(crate) fn reopen_logs(&self) {
+        milecastle_plugins::reopen_log_files(&self.shared);
+        if let Some(log) = &self.access_log {
+            log.reopen();
+        }
     }
 
     /// Revision in force.

@@ -20,7 +20,7 @@ const DEMO: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1980);
 /// Threads for all that is not traffic.
 const SIDE_THREADS: usize = 2;
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT; SIGUSR1 opens the log files anew.
 ///
 /// # Errors
 /// Whatever keeps the process from starting, with what to do about it.
@@ -58,6 +58,7 @@ fn load(args: &Up) -> anyhow::Result<UpFile> {
 async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut reopen = signal(SignalKind::user_defined1()).context("cannot listen for SIGUSR1")?;
     let demo = match args.no_demo {
         true => None,
         false => Some(demo::start(DEMO).await.context("cannot start the demo upstream")?),
@@ -85,9 +86,12 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
         _ = interrupt.recv() => return Ok(()),
     };
     banner::print(&control, &gateway, demo, &settings.data_dir)?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break tracing::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => break tracing::info!("SIGINT: stopping"),
+            _ = reopen.recv() => gateway.reopen_logs(),
+        }
     }
     gateway.stop().await;
     control.stop().await;

@@ -36,7 +36,8 @@ pub struct Apisix {
     pub match_uri_encoded_slash: bool,
     /// Adds `X-APISIX-Upstream-Status` to every proxied answer, not only where the upstream's status is 5xx.
     pub show_upstream_status_in_response_header: bool,
-    /// Sends the version in the `Server` header.
+    /// Sends `Server: Milecastle/<version>` instead of `Server: Milecastle`. Off by default: a gateway at the edge need not
+    /// tell strangers its version.
     pub enable_server_tokens: bool,
 }
 
@@ -247,7 +248,7 @@ impl Default for Apisix {
             normalize_uri_like_servlet: false,
             match_uri_encoded_slash: false,
             show_upstream_status_in_response_header: false,
-            enable_server_tokens: true,
+            enable_server_tokens: false,
         }
     }
 }
