@@ -172,12 +172,13 @@ async fn a_node_that_does_not_read_is_cut() {
     let stream = member.open(&replica, Held::default()).await.unwrap();
     // It talks, but it does not listen.
     let talking = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
         loop {
+            pace.tick().await;
             let report = pb::NodeMessage { message: Some(Message::Report(pb::Report::default())) };
             if stream.outbox.send(report).await.is_err() {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     // The connection itself ends, and not only what this side thinks of it.
