@@ -13,6 +13,8 @@ use tokio::time::Sleep;
 /// A moment to wait for, cheap to move later.
 pub(crate) struct Deadline {
     at: Instant,
+    /// When the runtime's timer fires, kept here so that moving the deadline need not look at the timer.
+    armed: Instant,
     sleep: Pin<Box<Sleep>>,
     /// The task that polls it has left its waker.
     registered: bool,
@@ -21,15 +23,20 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// A deadline at `at`. Must be made on a runtime.
     pub(crate) fn new(at: Instant) -> Self {
-        Self { at, sleep: Box::pin(tokio::time::sleep_until(at.into())), registered: false }
+        Self { at, armed: at, sleep: Box::pin(tokio::time::sleep_until(at.into())), registered: false }
     }
 
-    /// Moves it.
+    /// Moves it. To be followed by a [`Self::poll`].
     pub(crate) fn set(&mut self, at: Instant) {
         self.at = at;
-        if self.sleep.is_elapsed() || at < self.sleep.deadline().into_std() {
-            self.sleep.as_mut().reset(at.into());
+        if at < self.armed {
+            self.arm();
         }
+    }
+
+    fn arm(&mut self) {
+        self.armed = self.at;
+        self.sleep.as_mut().reset(self.at.into());
     }
 
     /// From now on another task polls it.
@@ -45,10 +52,10 @@ impl Deadline {
         self.registered = true;
         loop {
             ready!(self.sleep.as_mut().poll(cx));
-            if self.sleep.deadline().into_std() >= self.at {
+            if self.armed >= self.at {
                 return Poll::Ready(());
             }
-            self.sleep.as_mut().reset(self.at.into());
+            self.arm();
         }
     }
 }

@@ -70,9 +70,12 @@ pub(super) struct Span {
 }
 
 /// Takes the head of the next final answer off the front of `buf`, and passes over interim ones. `None`: more is needed.
+///
+/// `map` is empty; its room becomes that of the answer's fields.
 pub(super) fn take_head(
     buf: &mut BytesMut,
     spans: &mut Vec<Span>,
+    map: &mut HeaderMap,
     asked: Asked,
     limits: Limits,
 ) -> Result<Option<Head>, Malformed> {
@@ -94,7 +97,7 @@ pub(super) fn take_head(
             continue;
         }
         let text = buf.split_to(line.bytes).freeze();
-        return head(&text, spans, status, line.minor, asked).map(Some);
+        return head(&text, spans, std::mem::take(map), status, line.minor, asked).map(Some);
     }
 }
 
@@ -151,9 +154,16 @@ struct Facts {
     names_fields: bool,
 }
 
-fn head(text: &Bytes, spans: &[Span], status: StatusCode, minor: u8, asked: Asked) -> Result<Head, Malformed> {
+fn head(
+    text: &Bytes,
+    spans: &[Span],
+    mut headers: HeaderMap,
+    status: StatusCode,
+    minor: u8,
+    asked: Asked,
+) -> Result<Head, Malformed> {
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-    let mut headers = HeaderMap::with_capacity(spans.len() + 4);
+    headers.reserve(spans.len() + 4);
     let mut facts = Facts::default();
     let mut named = Vec::new();
     for span in spans {
@@ -273,7 +283,7 @@ mod tests {
 
     fn take(text: &str, asked: Asked) -> Result<Option<(Head, usize)>, Malformed> {
         let mut buf = BytesMut::from(text);
-        Ok(take_head(&mut buf, &mut Vec::new(), asked, LIMITS)?.map(|head| (head, buf.len())))
+        Ok(take_head(&mut buf, &mut Vec::new(), &mut HeaderMap::new(), asked, LIMITS)?.map(|head| (head, buf.len())))
     }
 
     fn get(text: &str) -> Result<Head, Malformed> {

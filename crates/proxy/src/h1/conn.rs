@@ -5,6 +5,7 @@ use super::outgoing::{Outgoing, PumpError};
 use super::{Failure, Limits, Patience};
 use crate::deadline::Deadline;
 use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -101,10 +102,12 @@ impl Conn {
 
     /// Sends the request whose head has been laid out after [`Self::begin`], and waits for the head of the answer.
     ///
-    /// A body that is still being sent when the answer comes stays in `outgoing`.
+    /// A body that is still being sent when the answer comes stays in `outgoing`. `map` is empty; its room becomes that of the
+    /// answer's fields.
     pub(crate) async fn exchange(
         &mut self,
         outgoing: &mut Outgoing,
+        map: &mut HeaderMap,
         asked: Asked,
         limits: Limits,
         patience: Patience,
@@ -138,7 +141,7 @@ impl Conn {
             }
             loop {
                 if !self.read.is_empty() {
-                    match take_head(&mut self.read, &mut self.spans, asked, limits) {
+                    match take_head(&mut self.read, &mut self.spans, map, asked, limits) {
                         Ok(Some(mut head)) => {
                             head.keep &= send_failure.is_none();
                             return Poll::Ready(Ok(head));

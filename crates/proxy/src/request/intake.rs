@@ -80,9 +80,7 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Box<Live>
     let config = &worker.node.config;
     worker.counters.requests.up();
     worker.counters.in_flight.up();
-    client.activity.in_flight.set(client.activity.in_flight.get() + 1);
-    client.activity.reading.set(false);
-    client.activity.served.set(true);
+    client.activity.begin();
     let pinned = worker.pin();
     let (mut parts, incoming) = request.into_parts();
     let seen = Seen::of(&parts.headers);

@@ -90,13 +90,11 @@ impl Drop for Live {
         if let Some(on_end) = &worker.node.on_end {
             on_end.on_request_end(&self.cx);
         }
+        worker.maps.put(std::mem::take(&mut self.cx.request.headers));
         worker.counters.in_flight.down();
         if self.cx.response.status.is_server_error() {
             worker.counters.responses_5xx.up();
         }
-        let activity = &self.client.activity;
-        activity.in_flight.set(activity.in_flight.get().saturating_sub(1));
-        activity.reading.set(false);
-        activity.idle_since.set(ended);
+        self.client.activity.end(ended);
     }
 }

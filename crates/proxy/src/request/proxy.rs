@@ -217,6 +217,7 @@ async fn attempt(
     let asked = Asked { head: live.cx.request.method == Method::HEAD, upgrade: plan.upgrade };
     let length: Length = forward::length(live, outgoing);
     let mut kept = endpoint.slot.take(began);
+    let mut map = worker.maps.take();
     loop {
         let (mut conn, connect, now) = match kept.take() {
             Some(conn) => {
@@ -234,10 +235,11 @@ async fn attempt(
             }
         };
         forward::write_head(conn.begin(), live, host, &length, plan.upgrade);
-        let failure = match conn.exchange(outgoing, asked, worker.node.config.upstream, plan.patience, now).await {
-            Ok(head) => return Ok((conn, head, connect, Instant::now())),
-            Err(failure) => failure,
-        };
+        let failure =
+            match conn.exchange(outgoing, &mut map, asked, worker.node.config.upstream, plan.patience, now).await {
+                Ok(head) => return Ok((conn, head, connect, Instant::now())),
+                Err(failure) => failure,
+            };
         let stale = conn.reused() && !conn.heard_something() && failure.looks_stale();
         if !stale || !is_repeatable(&live.cx.request.method) || !is_replayable(outgoing) {
             return Err(failure);

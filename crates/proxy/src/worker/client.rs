@@ -1,12 +1,13 @@
 //! One client connection, as its requests and its worker see it.
 
-use super::io::Activity;
+use super::activity::{Activity, Phase, Signal};
 use super::{Tunnel, Worker};
+use crate::config::ClientLimits;
 use milecastle_plugin_api::ClientConn;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::task::Waker;
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// One client connection.
@@ -33,7 +34,7 @@ pub(crate) struct Believed {
 /// The open client connections of a worker.
 #[derive(Default)]
 pub(crate) struct Registry {
-    wakers: RefCell<HashMap<u64, Option<Waker>, foldhash::fast::RandomState>>,
+    open: RefCell<HashMap<u64, Rc<Activity>, foldhash::fast::RandomState>>,
     gone: Notify,
 }
 
@@ -44,21 +45,32 @@ pub(crate) struct Registered {
 }
 
 impl Registry {
-    pub(crate) fn add(worker: &Rc<Worker>, serial: u64) -> Registered {
-        worker.clients.wakers.borrow_mut().insert(serial, None);
+    pub(crate) fn add(worker: &Rc<Worker>, serial: u64, activity: &Rc<Activity>) -> Registered {
+        worker.clients.open.borrow_mut().insert(serial, activity.clone());
         worker.counters.active.up();
         Registered { worker: worker.clone(), serial }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.wakers.borrow().len()
+        self.open.borrow().len()
     }
 
-    /// Has every connection look at the stage again.
-    pub(crate) fn wake_all(&self) {
-        let wakers: Vec<Waker> = self.wakers.borrow().values().flatten().cloned().collect();
-        wakers.into_iter().for_each(Waker::wake);
-        self.gone.notify_waiters();
+    /// Has every connection end after its present requests.
+    pub(crate) fn drain(&self) {
+        self.open.borrow().values().for_each(|activity| activity.send(Signal::Drain));
+    }
+
+    /// Looks at every connection; says how many are waiting for a request, and reading one.
+    pub(crate) fn look(&self, now: Instant, limits: &ClientLimits) -> (u64, u64) {
+        let mut found = (0, 0);
+        for activity in self.open.borrow().values() {
+            match activity.look(now, limits) {
+                Phase::Idle => found.0 += 1,
+                Phase::Head => found.1 += 1,
+                Phase::Busy | Phase::Blocked => {}
+            }
+        }
+        found
     }
 
     /// Waits until there is none.
@@ -74,16 +86,9 @@ impl Registry {
     }
 }
 
-impl Registered {
-    /// Leaves the waker of the connection's task.
-    pub(crate) fn set_waker(&self, waker: &Waker) {
-        self.worker.clients.wakers.borrow_mut().insert(self.serial, Some(waker.clone()));
-    }
-}
-
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.worker.clients.wakers.borrow_mut().remove(&self.serial);
+        self.worker.clients.open.borrow_mut().remove(&self.serial);
         self.worker.counters.active.down();
         self.worker.clients.gone.notify_waiters();
     }

@@ -1,12 +1,11 @@
 //! The client's side of a connection: its transport, and what its timers need to know.
 
+use super::activity::Activity;
 use bytes::Bytes;
-use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -17,23 +16,6 @@ pub(crate) enum Transport {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// What is going on between us and the client.
-#[derive(Debug)]
-pub(crate) struct Activity {
-    /// Requests whose answer is not complete.
-    pub(crate) in_flight: Cell<u32>,
-    /// A request has been read.
-    pub(crate) served: Cell<bool>,
-    /// Bytes have come since the last request began.
-    pub(crate) reading: Cell<bool>,
-    /// The last write has found no room.
-    pub(crate) blocked: Cell<bool>,
-    /// When the last answer was complete, or the connection opened.
-    pub(crate) idle_since: Cell<Instant>,
-    /// Bytes of the last answer are written since the timer looked.
-    pub(crate) written: Cell<bool>,
-}
-
 /// The transport as the HTTP server sees it.
 pub(crate) struct ClientIo {
     transport: Transport,
@@ -42,23 +24,10 @@ pub(crate) struct ClientIo {
     activity: Rc<Activity>,
 }
 
-impl Activity {
-    pub(crate) fn new(now: Instant) -> Rc<Self> {
-        Rc::new(Self {
-            in_flight: Cell::new(0),
-            served: Cell::new(false),
-            reading: Cell::new(false),
-            blocked: Cell::new(false),
-            idle_since: Cell::new(now),
-            written: Cell::new(false),
-        })
-    }
-
-    fn wrote<T>(&self, written: &Poll<T>) {
-        self.blocked.set(written.is_pending());
-        if written.is_ready() {
-            self.written.set(true);
-        }
+fn note<T>(activity: &Activity, written: &Poll<T>) {
+    activity.blocked.set(written.is_pending());
+    if written.is_ready() {
+        activity.written.set(true);
     }
 }
 
@@ -105,7 +74,7 @@ impl AsyncWrite for ClientIo {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
-        this.activity.wrote(&written);
+        note(&this.activity, &written);
         written
     }
 
@@ -119,7 +88,7 @@ impl AsyncWrite for ClientIo {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         };
-        this.activity.wrote(&written);
+        note(&this.activity, &written);
         written
     }
 

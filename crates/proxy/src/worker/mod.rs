@@ -4,10 +4,12 @@
 //! Nothing of that is shared, so nothing of it is locked. What workers share they reach through [`Node`]: atomics, and tables
 //! that are locked for the time of a look-up and never across an await.
 
+mod activity;
 mod client;
 mod defer;
 mod io;
 mod listen;
+mod maps;
 mod overlay;
 mod serve;
 mod tunnel;
@@ -26,6 +28,7 @@ use crate::h1::Pool;
 use crate::resolve::Resolver;
 use crate::tls::{ServerTls, UpstreamTls};
 use http::HeaderValue;
+use maps::Maps;
 use milecastle_plugin_api::{Consumer, CredentialMatch, NodeFacts, View};
 use milecastle_snapshot::Snapshot;
 use overlay::Overlays;
@@ -70,6 +73,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) balancers: Balancers,
     pub(crate) overlays: Overlays,
+    pub(crate) maps: Maps,
     pub(crate) clients: Registry,
     pub(crate) draining: Cell<bool>,
     /// Own copy of the `Server` header: its count of uses is touched by no other worker.
@@ -116,6 +120,7 @@ impl Worker {
             pool: Pool::new(node.config.idle_connections),
             balancers: Balancers::default(),
             overlays: Overlays::default(),
+            maps: Maps::default(),
             clients: Registry::default(),
             server_header: own_copy(&node.config.server_header),
             draining: Cell::new(false),
@@ -133,17 +138,19 @@ impl Worker {
         }
         let follow = tokio::task::spawn_local(self.clone().follow());
         let sweep = tokio::task::spawn_local(self.clone().sweep());
+        let look = tokio::task::spawn_local(self.clone().look());
         // The sender lives as long as the gateway; if it is gone, the worker ends as well.
         let _changed = stage.wait_for(|stage| *stage != Stage::Running).await.is_ok();
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
         self.draining.set(true);
-        self.clients.wake_all();
+        self.clients.drain();
         tokio::select! {
             () = self.clients.emptied() => {}
             _stopped = stage.wait_for(|stage| *stage == Stage::Stopped) => {}
         }
         follow.abort();
         sweep.abort();
+        look.abort();
         Ok(())
     }
 
@@ -184,6 +191,19 @@ impl Worker {
         loop {
             ticks.tick().await;
             self.pool.sweep(Instant::now());
+        }
+    }
+
+    /// Looks after the time limits of client connections.
+    async fn look(self: Rc<Self>) {
+        let limits = &self.node.config.client;
+        let mut ticks = tokio::time::interval(activity::tick(limits));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let (waiting, reading) = self.clients.look(Instant::now(), limits);
+            self.counters.waiting.set(waiting);
+            self.counters.reading.set(reading);
         }
     }
 

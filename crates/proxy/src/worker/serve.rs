@@ -1,11 +1,11 @@
 //! A client connection from its first byte to its last.
 
+use super::activity::{Activity, Phase, Signal};
 use super::client::{Client, Registered, Registry};
 use super::defer::defer;
-use super::io::{Activity, ClientIo, Transport};
+use super::io::{ClientIo, Transport};
 use super::{Believed, Worker, tunnel};
-use crate::config::{ClientLimits, Listen};
-use crate::deadline::Deadline;
+use crate::config::Listen;
 use crate::request;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
@@ -22,7 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -33,8 +33,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FIRST_READ: usize = 4096;
 /// Answer bytes of all streams of an HTTP/2 connection that may wait for the client.
 const SEND_BUFFER: usize = 1024 * 1024;
-/// A time that no request takes, for a timer that must not fire.
-const NEVER: Duration = Duration::from_secs(24 * 3600);
 /// Fields that hyper parses without touching the heap.
 const HYPER_FIELDS: usize = 100;
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
@@ -54,10 +52,11 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
 /// Serves a connection in a task of its own.
 pub(super) fn spawn(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, listen: &Rc<Listen>) {
     let serial = worker.next_serial();
-    let registered = Registry::add(worker, serial);
+    let activity = Activity::new(Instant::now());
+    let registered = Registry::add(worker, serial, &activity);
     let (worker, listen) = (worker.clone(), listen.clone());
     drop(tokio::task::spawn_local(async move {
-        if let Err(error) = connection(worker, stream, peer, listen, serial, registered).await {
+        if let Err(error) = connection(worker, stream, peer, listen, serial, activity, registered).await {
             tracing::debug!(%peer, %error, "a client connection ended");
         }
     }));
@@ -69,13 +68,12 @@ async fn connection(
     peer: SocketAddr,
     listen: Rc<Listen>,
     serial: u64,
+    activity: Rc<Activity>,
     registered: Registered,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let local = stream.local_addr()?;
-    let now = Instant::now();
     let limits = &worker.node.config.client;
-    let mut deadline = Deadline::new(now + limits.header_timeout);
     let (transport, first, http2, tls) = if listen.tls {
         // Boxed: a handshake's state is large, and needed for a moment only.
         let accepting =
@@ -89,13 +87,12 @@ async fn connection(
         (Transport::Tls(Box::new(stream)), Bytes::new(), http2, Some(info))
     } else if listen.http2 {
         let mut stream = stream;
-        let Some((first, http2)) = sniff(&mut stream, &mut deadline).await? else { return Ok(()) };
+        let Some((first, http2)) = sniff(&mut stream, &activity).await? else { return Ok(()) };
         (Transport::Plain(stream), first, http2, None)
     } else {
         (Transport::Plain(stream), Bytes::new(), false, None)
     };
     worker.counters.handled.up();
-    let activity = Activity::new(now);
     let facts = ClientConn {
         peer,
         local,
@@ -113,7 +110,7 @@ async fn connection(
         checked_host: None.into(),
     });
     let io = ClientIo::new(transport, first, activity);
-    let watch = Watch::new(&client, deadline, registered);
+    let watch = Watch::new(client.activity.clone(), registered);
     if http2 { serve_http2(client, io, watch).await } else { serve_http1(client, io, watch).await }
 }
 
@@ -126,12 +123,19 @@ fn believed(worker: &Worker, peer: IpAddr) -> Believed {
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2. `None`: it said nothing.
-async fn sniff(stream: &mut TcpStream, deadline: &mut Deadline) -> io::Result<Option<(Bytes, bool)>> {
+async fn sniff(stream: &mut TcpStream, activity: &Activity) -> io::Result<Option<(Bytes, bool)>> {
     let mut first = BytesMut::with_capacity(FIRST_READ);
+    let mut waker_left = false;
     loop {
-        let read = poll_fn(|cx| match pin!(stream.read_buf(&mut first)).poll(cx) {
-            Poll::Ready(read) => Poll::Ready(read),
-            Poll::Pending => deadline.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+        let read = poll_fn(|cx| {
+            if !std::mem::replace(&mut waker_left, true) {
+                activity.set_waker(cx);
+            }
+            match pin!(stream.read_buf(&mut first)).poll(cx) {
+                // Draining, or too late: a connection that has said nothing is closed without a word.
+                Poll::Pending if activity.signal() != Signal::None => Poll::Ready(Ok(0)),
+                other => other,
+            }
         });
         if read.await? == 0 {
             return Ok(None);
@@ -175,13 +179,13 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::
     };
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
     let ended = poll_fn(|cx| {
-        if watch.must_drain(cx) {
+        if watch.must_drain(&client, cx) {
             Pin::new(&mut connection).graceful_shutdown();
         }
         match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(Ended::Done),
             Poll::Ready(Err(error)) => Poll::Ready(Ended::Failed(error)),
-            Poll::Pending => watch.poll(cx),
+            Poll::Pending => watch.over().map_or(Poll::Pending, |phase| Poll::Ready(Ended::Over(phase))),
         }
     })
     .await;
@@ -193,7 +197,7 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::
             io.put_back(parts.read_buf);
             tunnel::run(tunnel, io).await
         }
-        (Ended::SlowHead, _) => {
+        (Ended::Over(Phase::Head), _) if client.activity.reading.get() => {
             client.worker.counters.slow_heads.up();
             let mut io = connection.into_parts().io.into_inner();
             tokio::time::timeout(Duration::from_secs(1), async {
@@ -203,7 +207,7 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::
             .await?
         }
         (Ended::Failed(error), _) => Err(io::Error::other(error)),
-        (Ended::Done | Ended::Idle | Ended::Stuck, _) => Ok(()),
+        (Ended::Done | Ended::Over(_), _) => Ok(()),
     }
 }
 
@@ -221,12 +225,15 @@ async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::
         builder.keep_alive_interval(limits.ping_timeout).keep_alive_timeout(limits.ping_timeout);
     }
     let (io, flusher) = defer(io);
-    let service = service_fn(move |request| handle(client.clone(), request));
+    let service = {
+        let client = client.clone();
+        service_fn(move |request| handle(client.clone(), request))
+    };
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut done = false;
     let mut closing = false;
     poll_fn(|cx| {
-        if watch.must_drain(cx) {
+        if watch.must_drain(&client, cx) {
             connection.as_mut().graceful_shutdown();
         }
         if !done {
@@ -240,15 +247,16 @@ async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::
         if done && flushed.is_ready() {
             return Poll::Ready(Ok(()));
         }
-        match ready!(watch.poll(cx)) {
+        match watch.over() {
             // The client is told, and has as long again to take leave.
-            Ended::Idle if !closing => {
+            Some(Phase::Idle) if !closing => {
                 closing = true;
                 connection.as_mut().graceful_shutdown();
-                watch.again(cx);
+                cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            _ => Poll::Ready(Ok(())),
+            Some(_) => Poll::Ready(Ok(())),
+            None => Poll::Pending,
         }
     })
     .await
@@ -258,134 +266,44 @@ async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::
 enum Ended {
     Done,
     Failed(hyper::Error),
-    /// A request's head came too slowly.
-    SlowHead,
-    /// No request came for too long.
-    Idle,
-    /// The client took no byte of an answer for too long.
-    Stuck,
+    /// The limit of this phase was reached.
+    Over(Phase),
 }
 
-/// What a connection is doing, and so which limit is running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Idle,
-    Head,
-    Busy,
-    Blocked,
-}
-
-/// The one timer of a client connection.
+/// A connection's side of the worker's watch over it.
 struct Watch {
-    client: Rc<Client>,
-    deadline: Deadline,
-    registered: Registered,
-    phase: Phase,
+    activity: Rc<Activity>,
+    /// Off the worker's list when the connection ends.
+    _registered: Registered,
     waker_left: bool,
     drained: bool,
 }
 
 impl Watch {
-    /// `deadline` runs for the first request's head already.
-    fn new(client: &Rc<Client>, deadline: Deadline, registered: Registered) -> Self {
-        client.worker.counters.reading.up();
-        let client = client.clone();
-        Self { client, deadline, registered, phase: Phase::Head, waker_left: false, drained: false }
-    }
-
-    fn limits(&self) -> &ClientLimits {
-        &self.client.worker.node.config.client
+    fn new(activity: Rc<Activity>, registered: Registered) -> Self {
+        // What was signalled while the connection was being set up concerned the setting up.
+        activity.clear_signal();
+        Self { activity, _registered: registered, waker_left: false, drained: false }
     }
 
     /// Whether the connection is to be told, now for the first time, that it must end after its present requests.
-    fn must_drain(&mut self, cx: &mut Context<'_>) -> bool {
+    fn must_drain(&mut self, client: &Client, cx: &Context<'_>) -> bool {
         if !self.waker_left {
             self.waker_left = true;
-            self.registered.set_waker(cx.waker());
+            self.activity.set_waker(cx);
+        } else if self.activity.signal() != Signal::Drain {
+            return false;
         }
-        let now = self.client.worker.draining.get() && !self.drained;
+        let now = client.worker.draining.get() && !self.drained;
         self.drained |= now;
         now
     }
 
-    /// Called after the connection has been polled and has nothing more to do.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let activity = &self.client.activity;
-        let phase = match (activity.blocked.get(), activity.in_flight.get(), activity.reading.get()) {
-            (true, ..) => Phase::Blocked,
-            (false, 1.., _) => Phase::Busy,
-            (false, 0, true) => Phase::Head,
-            // A new connection has said nothing yet.
-            (false, 0, false) if !activity.served.get() => Phase::Head,
-            (false, 0, false) => Phase::Idle,
-        };
-        if phase != self.phase {
-            self.enter(phase);
-        } else if phase == Phase::Blocked && activity.written.replace(false) {
-            self.deadline.set(Instant::now() + self.limits().send_timeout);
-        }
-        loop {
-            ready!(self.deadline.poll(cx));
-            let activity = &self.client.activity;
-            return Poll::Ready(match self.phase {
-                Phase::Busy => {
-                    self.deadline.set(Instant::now() + NEVER);
-                    continue;
-                }
-                Phase::Idle => {
-                    // Requests may have come and gone between two looks.
-                    let until = activity.idle_since.get() + self.limits().keepalive_timeout;
-                    if until > Instant::now() {
-                        self.deadline.set(until);
-                        continue;
-                    }
-                    Ended::Idle
-                }
-                Phase::Head if !activity.reading.get() => Ended::Idle,
-                Phase::Head => Ended::SlowHead,
-                Phase::Blocked => Ended::Stuck,
-            });
-        }
-    }
-
-    /// Starts the limit of another phase. None runs while a request is in work: the upstream's limits do then.
-    fn enter(&mut self, phase: Phase) {
-        self.count(phase);
-        self.phase = phase;
-        let limits = self.limits();
-        let at = match phase {
-            Phase::Busy => return,
-            Phase::Idle => self.client.activity.idle_since.get() + limits.keepalive_timeout,
-            Phase::Head => Instant::now() + limits.header_timeout,
-            Phase::Blocked => Instant::now() + limits.send_timeout,
-        };
-        self.deadline.set(at);
-    }
-
-    /// Gives an idle connection its time once more.
-    fn again(&mut self, cx: &mut Context<'_>) {
-        self.deadline.set(Instant::now() + self.limits().keepalive_timeout);
-        cx.waker().wake_by_ref();
-    }
-
-    /// Keeps the counters of connections by state.
-    fn count(&self, to: Phase) {
-        let counters = &self.client.worker.counters;
-        match self.phase {
-            Phase::Idle => counters.waiting.down(),
-            Phase::Head => counters.reading.down(),
-            Phase::Busy | Phase::Blocked => {}
-        }
-        match to {
-            Phase::Idle => counters.waiting.up(),
-            Phase::Head => counters.reading.up(),
-            Phase::Busy | Phase::Blocked => {}
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.count(Phase::Busy);
+    /// The phase whose time is up, after the connection has been polled and has nothing more to do.
+    fn over(&self) -> Option<Phase> {
+        let Signal::Over(phase) = self.activity.signal() else { return None };
+        self.activity.clear_signal();
+        // Something may have happened between the look and now.
+        (phase == self.activity.phase()).then_some(phase)
     }
 }

@@ -1,0 +1,151 @@
+//! What goes on between a client and us, and how long it may.
+//!
+//! The request path only sets flags. The worker looks at all its connections at every tick, notes since when each has been in
+//! its phase, and signals those whose time is up: no timer is kept, moved or asked for a request. The limits are therefore
+//! exact to a tick.
+
+use crate::config::ClientLimits;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+/// Longest and shortest time between two looks.
+const TICKS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+
+/// What a connection is doing, and so which limit is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No request is in work.
+    Idle,
+    /// A request's head is coming; also before the first byte of a connection.
+    Head,
+    /// A request is in work: the upstream's limits are running.
+    Busy,
+    /// The client takes no more bytes for the moment.
+    Blocked,
+}
+
+/// What the connection's task is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    None,
+    /// End after the present requests.
+    Drain,
+    /// End: the limit of this phase has been reached.
+    Over(Phase),
+}
+
+/// What is going on on one connection.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    /// Requests whose answer is not complete.
+    pub(crate) in_flight: Cell<u32>,
+    /// Requests whose head was read.
+    pub(crate) begun: Cell<u64>,
+    /// Bytes have come since the last request began or ended.
+    pub(crate) reading: Cell<bool>,
+    /// The last write has found no room.
+    pub(crate) blocked: Cell<bool>,
+    /// Bytes were written since the worker looked.
+    pub(crate) written: Cell<bool>,
+    /// When the last answer was complete.
+    pub(crate) idle_since: Cell<Instant>,
+    signal: Cell<Signal>,
+    waker: RefCell<Option<Waker>>,
+    /// As it was found last: the phase, since when, and how many requests had begun.
+    seen: Cell<(Phase, Instant, u64)>,
+}
+
+impl Activity {
+    pub(crate) fn new(now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            in_flight: Cell::new(0),
+            begun: Cell::new(0),
+            reading: Cell::new(false),
+            blocked: Cell::new(false),
+            written: Cell::new(false),
+            idle_since: Cell::new(now),
+            signal: Cell::new(Signal::None),
+            waker: RefCell::new(None),
+            seen: Cell::new((Phase::Head, now, 0)),
+        })
+    }
+
+    /// A request's head has been read.
+    pub(crate) fn begin(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.begun.set(self.begun.get() + 1);
+        self.reading.set(false);
+    }
+
+    /// A request is over.
+    pub(crate) fn end(&self, now: Instant) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.reading.set(false);
+        self.idle_since.set(now);
+    }
+
+    /// Leaves the waker of the connection's task.
+    pub(crate) fn set_waker(&self, cx: &Context<'_>) {
+        *self.waker.borrow_mut() = Some(cx.waker().clone());
+    }
+
+    pub(super) fn signal(&self) -> Signal {
+        self.signal.get()
+    }
+
+    /// The signal has been dealt with.
+    pub(super) fn clear_signal(&self) {
+        self.signal.set(Signal::None);
+    }
+
+    pub(super) fn send(&self, signal: Signal) {
+        self.signal.set(signal);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match (self.blocked.get(), self.in_flight.get(), self.reading.get()) {
+            (true, ..) => Phase::Blocked,
+            (false, 1.., _) => Phase::Busy,
+            (false, 0, true) => Phase::Head,
+            (false, 0, false) if self.begun.get() == 0 => Phase::Head,
+            (false, 0, false) => Phase::Idle,
+        }
+    }
+
+    /// The worker's look at every tick: signals the task if the time of its phase is up.
+    pub(super) fn look(&self, now: Instant, limits: &ClientLimits) -> Phase {
+        let (phase, begun) = (self.phase(), self.begun.get());
+        let (last, mut since, last_begun) = self.seen.get();
+        let progressed = phase == Phase::Blocked && self.written.replace(false);
+        if phase != last || begun != last_begun || progressed {
+            since = now;
+        }
+        if phase == Phase::Idle {
+            since = self.idle_since.get();
+        }
+        self.seen.set((phase, since, begun));
+        let limit = match phase {
+            Phase::Busy => return phase,
+            Phase::Idle => limits.keepalive_timeout,
+            Phase::Head => limits.header_timeout,
+            Phase::Blocked => limits.send_timeout,
+        };
+        if now.saturating_duration_since(since) >= limit {
+            self.seen.set((phase, now, begun));
+            self.send(Signal::Over(phase));
+        }
+        phase
+    }
+}
+
+/// How often connections are looked at, for limits to be kept within a quarter of the shortest.
+pub(super) fn tick(limits: &ClientLimits) -> Duration {
+    let all = [limits.keepalive_timeout, limits.header_timeout, limits.send_timeout];
+    let shortest = all.into_iter().filter(|limit| !limit.is_zero()).min().unwrap_or(TICKS.1);
+    (shortest / 4).clamp(TICKS.0, TICKS.1)
+}
