@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the binary as it is shipped, beside nginx and haproxy.
+//! `cargo xtask bench`: the binary as it is shipped, beside nginx and haproxy, and what it keeps in memory.
 
 use std::process::Command;
 
@@ -6,11 +6,27 @@ use anyhow::Result;
 
 use crate::run::{cargo, root, run, target};
 
-/// Builds the `dist` profile and runs `tests/bench/compare.py` with these arguments. The binary's path is in
-/// `MILECASTLE_BIN` of its environment, for use in the `cmd` of a `--proxy`.
+/// Builds the `dist` profile, then runs `tests/bench/memory.py` for `memory`, else `tests/bench/compare.py` with
+/// Milecastle as a proxy under test; either gets the other arguments. Both find the binary in `MILECASTLE_BIN`.
 pub(crate) fn bench(args: &[&str]) -> Result<()> {
-    run(&mut cargo(&["build", "--locked", "--profile", "dist", "--package", "milecastle"]))?;
-    let mut compare = Command::new("python3");
-    compare.arg("tests/bench/compare.py").args(args).current_dir(root());
-    run(compare.env("MILECASTLE_BIN", target().join("dist/milecastle")))
+    build(&["milecastle"])?;
+    let scripts = root().join("tests/bench");
+    let mut python = Command::new("python3");
+    python.current_dir(root()).env("MILECASTLE_BIN", target().join("dist/milecastle"));
+    if let ["memory", rest @ ..] = args {
+        build(&["milecastle-snapshot", "--example", "memory"])?;
+        python.env("MEMORY_BIN", target().join("dist/examples/memory"));
+        return run(python.arg(scripts.join("memory.py")).args(rest));
+    }
+    let driver = scripts.join("milecastle.py");
+    let driver = driver.display();
+    let proxy = format!(
+        "name=milecastle http=http://127.0.0.1:19301 https=https://127.0.0.1:19302 gateway=http://127.0.0.1:19303 \
+         cmd='python3 \"{driver}\" start' setup='python3 \"{driver}\" configure'"
+    );
+    run(python.arg(scripts.join("compare.py")).args(["--proxy", &proxy]).args(args))
+}
+
+fn build(package: &[&str]) -> Result<()> {
+    run(cargo(&["build", "--locked", "--profile", "dist", "--package"]).args(package))
 }

@@ -26,6 +26,7 @@ cargo xtask COMMAND
   codegen [--check]    write the generated files, or say which are not current
   new-plugin NAME      make the folder of a plugin, e.g. `new-plugin limit-count`
   bench [ARGS]         build for shipping and compare with nginx and haproxy; ARGS go to tests/bench/compare.py
+  bench memory [ARGS]  build for shipping and measure the memory that routes take; ARGS go to tests/bench/memory.py
 ";
 
 fn main() -> ExitCode {
