@@ -93,7 +93,8 @@ fn cargo_deny() -> Result<std::path::PathBuf> {
     }
     println!("installing cargo-deny {CARGO_DENY} into {}", tools.display());
     let version = format!("cargo-deny@{CARGO_DENY}");
-    let mut install = cargo(&["install", "--locked", "--quiet", "--force", &version, "--root"]);
+    // Not optimised: it reads a lock file, and is built more often than it runs for long.
+    let mut install = cargo(&["install", "--debug", "--locked", "--quiet", "--force", &version, "--root"]);
     // A build directory of its own, removed afterwards: its objects are of no use to anybody.
     let build = tools.join("build");
     run(install.arg(&tools).arg("--target-dir").arg(&build))?;
