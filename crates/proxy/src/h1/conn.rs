@@ -1,7 +1,8 @@
 //! One connection to an upstream, and one exchange over it up to the answer's head.
 
-use super::answer::{Asked, Head, Span, take_head};
+use super::answer::{Asked, Head, take_head};
 use super::outgoing::{Outgoing, PumpError};
+use super::scratch::Scratch;
 use super::{Failure, Limits, Patience};
 use crate::deadline::Deadline;
 use bytes::{Buf, Bytes, BytesMut};
@@ -10,6 +11,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -38,15 +40,15 @@ enum Waiting {
 /// One connection to an upstream.
 pub(crate) struct Conn {
     io: Io,
+    scratch: Rc<Scratch>,
     /// What was read and is not yet taken.
     pub(super) read: BytesMut,
     read_size: usize,
     /// What is to be sent next, in this order: text, data, tail.
-    pub(super) text: Vec<u8>,
+    text: Vec<u8>,
     text_sent: usize,
     pub(super) data: Bytes,
     pub(super) tail: &'static [u8],
-    spans: Vec<Span>,
     pub(super) deadline: Deadline,
     /// Requests sent on it.
     pub(super) requests: u32,
@@ -63,16 +65,16 @@ pub(crate) async fn connect_tcp(addr: SocketAddr, patience: Duration) -> Result<
 }
 
 impl Conn {
-    pub(crate) fn new(io: Io, now: Instant, patience: Duration) -> Box<Self> {
+    pub(crate) fn new(io: Io, scratch: Rc<Scratch>, now: Instant, patience: Duration) -> Box<Self> {
         Box::new(Self {
             io,
+            scratch,
             read: BytesMut::new(),
             read_size: READ_MIN,
-            text: Vec::with_capacity(1024),
+            text: Vec::new(),
             text_sent: 0,
             data: Bytes::new(),
             tail: b"",
-            spans: Vec::new(),
             deadline: Deadline::new(now + patience),
             requests: 0,
             expires: now,
@@ -91,13 +93,9 @@ impl Conn {
 
     /// The buffer for the next request's head, empty.
     pub(crate) fn begin(&mut self) -> &mut Vec<u8> {
-        self.text.clear();
-        self.text_sent = 0;
-        self.data = Bytes::new();
-        self.tail = b"";
         self.requests = self.requests.saturating_add(1);
         self.deadline.change_task();
-        &mut self.text
+        self.lay_out(Bytes::new(), b"")
     }
 
     /// Sends the request whose head has been laid out after [`Self::begin`], and waits for the head of the answer.
@@ -141,7 +139,8 @@ impl Conn {
             }
             loop {
                 if !self.read.is_empty() {
-                    match take_head(&mut self.read, &mut self.spans, map, asked, limits) {
+                    let spans = &mut *self.scratch.spans.borrow_mut();
+                    match take_head(&mut self.read, spans, map, asked, limits) {
                         Ok(Some(mut head)) => {
                             head.keep &= send_failure.is_none();
                             return Poll::Ready(Ok(head));
@@ -196,13 +195,22 @@ impl Conn {
         self.text.len() - self.text_sent + self.data.len() + self.tail.len()
     }
 
+    /// The buffer that text is laid out in.
+    pub(super) fn text(&mut self) -> &mut Vec<u8> {
+        if self.text.capacity() == 0 {
+            self.text = self.scratch.text.take();
+        }
+        &mut self.text
+    }
+
     /// Lays out a piece of a body. Only when all before it has been sent.
     pub(super) fn lay_out(&mut self, data: Bytes, tail: &'static [u8]) -> &mut Vec<u8> {
-        self.text.clear();
         self.text_sent = 0;
         self.data = data;
         self.tail = tail;
-        &mut self.text
+        let text = self.text();
+        text.clear();
+        text
     }
 
     /// Sends what is laid out.
@@ -227,6 +235,11 @@ impl Conn {
             written -= of_data;
             self.tail = self.tail.get(written..).unwrap_or_default();
         }
+        if self.text.capacity() > 0 {
+            self.text.clear();
+            self.text_sent = 0;
+            self.scratch.text.replace(std::mem::take(&mut self.text));
+        }
         match &mut self.io {
             Io::Tcp(_) => Poll::Ready(Ok(())),
             Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
@@ -236,8 +249,15 @@ impl Conn {
     /// Reads once, no more than `most` bytes. Reads grow while they fill their room, and shrink when they leave most of it.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         let room = self.read_size.min(most.max(READ_MIN));
+        if self.read.capacity() == 0 && room == READ_MIN {
+            self.read = self.scratch.read.take();
+        }
         self.read.reserve(room);
-        let got = std::task::ready!(pin!(self.io.read_buf(&mut self.read)).poll(cx))?;
+        let Poll::Ready(got) = pin!(self.io.read_buf(&mut self.read)).poll(cx) else {
+            self.give_back_read();
+            return Poll::Pending;
+        };
+        let got = got?;
         if got >= self.read_size {
             self.read_size = (self.read_size * 4).min(READ_MAX);
         } else if got < self.read_size / 8 && self.read_size > READ_MIN {
@@ -261,11 +281,19 @@ impl Conn {
         }
     }
 
-    /// Gives back what a large answer has taken, before the connection rests in the pool.
-    pub(super) fn rest(&mut self) {
-        if self.read_size > 4 * READ_MIN {
-            self.read = BytesMut::new();
+    /// Gives the read buffer back while nothing is in it. A large one is freed.
+    fn give_back_read(&mut self) {
+        if self.read.is_empty() && self.read.capacity() > 0 {
+            let buffer = std::mem::take(&mut self.read);
+            if buffer.capacity() <= 2 * READ_MIN {
+                self.scratch.read.replace(buffer);
+            }
         }
+    }
+
+    /// Gives back what it holds, before the connection rests in the pool.
+    pub(super) fn rest(&mut self) {
+        self.give_back_read();
         self.data = Bytes::new();
     }
 

@@ -158,7 +158,7 @@ impl Pump {
     fn append(&mut self, conn: &mut Conn, piece: Bytes) {
         self.ended = self.body.is_end_stream();
         if self.chunked {
-            write!(conn.text, "{:x}\r\n", piece.len()).expect("a vector takes every write");
+            write!(conn.text(), "{:x}\r\n", piece.len()).expect("a vector takes every write");
             conn.tail = if self.ended { b"\r\n0\r\n\r\n" } else { b"\r\n" };
         }
         conn.data = piece;

@@ -51,6 +51,9 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
     live.cx.upstream.scheme = upstream.scheme.as_str();
     let mut outgoing = take_body(live).await?;
     let attempts = upstream.retries.map_or(upstream.nodes.len(), |retries| retries as usize + 1);
+    let unhindered = snapshot.global().entries().is_empty()
+        && route.chain.entries().is_empty()
+        && matches!(outgoing, Outgoing::None);
     let mut tried = Tried::default();
     let mut made = 0;
     let mut last_retry = None;
@@ -67,7 +70,8 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         made += 1;
         live.cx.upstream.unresolved_host = Some(node.host.clone());
         run_before_proxy(live).await?;
-        let began = Instant::now();
+        // Where no plugin has had a say, nothing has happened since the request began.
+        let began = if made == 1 && unhindered { live.cx.timing.started } else { Instant::now() };
         live.attempt_began = began;
         if made == 1 {
             last_retry = upstream.retry_timeout.map(|limit| began + limit);
@@ -231,7 +235,11 @@ async fn attempt(
                 }
                 let now = Instant::now();
                 worker.counters.upstream_connects.up();
-                (Conn::new(opened?, now, plan.patience.read), now.saturating_duration_since(began), now)
+                (
+                    Conn::new(opened?, worker.scratch.clone(), now, plan.patience.read),
+                    now.saturating_duration_since(began),
+                    now,
+                )
             }
         };
         forward::write_head(conn.begin(), live, host, &length, plan.upgrade);

@@ -24,7 +24,7 @@ use crate::config::{GatewayConfig, Listen};
 use crate::counters::{Counters, WorkerCounters};
 use crate::current::Current;
 use crate::gateway::OnRequestEnd;
-use crate::h1::Pool;
+use crate::h1::{Pool, Scratch};
 use crate::resolve::Resolver;
 use crate::tls::{ServerTls, UpstreamTls};
 use http::HeaderValue;
@@ -74,6 +74,7 @@ pub(crate) struct Worker {
     pub(crate) balancers: Balancers,
     pub(crate) overlays: Overlays,
     pub(crate) maps: Maps,
+    pub(crate) scratch: Rc<Scratch>,
     pub(crate) clients: Registry,
     pub(crate) draining: Cell<bool>,
     /// Own copy of the `Server` header: its count of uses is touched by no other worker.
@@ -121,6 +122,7 @@ impl Worker {
             balancers: Balancers::default(),
             overlays: Overlays::default(),
             maps: Maps::default(),
+            scratch: Rc::default(),
             clients: Registry::default(),
             server_header: own_copy(&node.config.server_header),
             draining: Cell::new(false),

@@ -49,20 +49,37 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
     }
 }
 
-/// Serves a connection in a task of its own.
+/// Serves a connection in tasks of its own: one that finds out what is spoken, and one that speaks it, so that the latter is
+/// no larger than it must be.
 pub(super) fn spawn(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, listen: &Rc<Listen>) {
     let serial = worker.next_serial();
     let activity = Activity::new(Instant::now());
     let registered = Registry::add(worker, serial, &activity);
     let (worker, listen) = (worker.clone(), listen.clone());
     drop(tokio::task::spawn_local(async move {
-        if let Err(error) = connection(worker, stream, peer, listen, serial, activity, registered).await {
-            tracing::debug!(%peer, %error, "a client connection ended");
+        match open(worker, stream, peer, listen, serial, activity, registered).await {
+            Ok(Some(Opened { client, io, watch, http2: false })) => {
+                drop(tokio::task::spawn_local(serve_http1(client, io, watch)));
+            }
+            Ok(Some(Opened { client, io, watch, http2: true })) => {
+                drop(tokio::task::spawn_local(serve_http2(client, io, watch)));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%peer, %error, "a client connection could not be opened"),
         }
     }));
 }
 
-async fn connection(
+/// A connection that is ready for HTTP.
+struct Opened {
+    client: Rc<Client>,
+    io: ClientIo,
+    watch: Watch,
+    http2: bool,
+}
+
+/// `None`: the client said nothing.
+async fn open(
     worker: Rc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
@@ -70,7 +87,7 @@ async fn connection(
     serial: u64,
     activity: Rc<Activity>,
     registered: Registered,
-) -> io::Result<()> {
+) -> io::Result<Option<Opened>> {
     stream.set_nodelay(true)?;
     let local = stream.local_addr()?;
     let limits = &worker.node.config.client;
@@ -87,7 +104,7 @@ async fn connection(
         (Transport::Tls(Box::new(stream)), Bytes::new(), http2, Some(info))
     } else if listen.http2 {
         let mut stream = stream;
-        let Some((first, http2)) = sniff(&mut stream, &activity).await? else { return Ok(()) };
+        let Some((first, http2)) = sniff(&mut stream, &activity).await? else { return Ok(None) };
         (Transport::Plain(stream), first, http2, None)
     } else {
         (Transport::Plain(stream), Bytes::new(), false, None)
@@ -111,7 +128,7 @@ async fn connection(
     });
     let io = ClientIo::new(transport, first, activity);
     let watch = Watch::new(client.activity.clone(), registered);
-    if http2 { serve_http2(client, io, watch).await } else { serve_http1(client, io, watch).await }
+    Ok(Some(Opened { client, io, watch, http2 }))
 }
 
 fn believed(worker: &Worker, peer: IpAddr) -> Believed {
@@ -163,7 +180,7 @@ async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Result<reques
     }
 }
 
-async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::Result<()> {
+async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
     let limits = &client.worker.node.config.client;
     let mut builder = http1::Builder::new();
     builder
@@ -189,29 +206,38 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::
         }
     })
     .await;
-    let tunnel = client.tunnel.take();
-    match (ended, tunnel) {
+    let after = match (ended, client.tunnel.take()) {
         (Ended::Done, Some(tunnel)) => {
             let parts = connection.into_parts();
             let mut io = parts.io.into_inner();
             io.put_back(parts.read_buf);
-            tunnel::run(tunnel, io).await
+            Box::pin(tunnel::run(tunnel, io)).await
         }
         (Ended::Over(Phase::Head), _) if client.activity.reading.get() => {
             client.worker.counters.slow_heads.up();
-            let mut io = connection.into_parts().io.into_inner();
-            tokio::time::timeout(Duration::from_secs(1), async {
-                io.write_all(TOO_SLOW).await?;
-                io.shutdown().await
-            })
-            .await?
+            Box::pin(refuse_slow_head(connection.into_parts().io.into_inner())).await
         }
         (Ended::Failed(error), _) => Err(io::Error::other(error)),
         (Ended::Done | Ended::Over(_), _) => Ok(()),
+    };
+    note_end(&client, after);
+}
+
+async fn refuse_slow_head(mut io: ClientIo) -> io::Result<()> {
+    let refusal = async {
+        io.write_all(TOO_SLOW).await?;
+        io.shutdown().await
+    };
+    tokio::time::timeout(Duration::from_secs(1), refusal).await?
+}
+
+fn note_end(client: &Client, ended: io::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(peer = %client.facts.peer, %error, "a client connection ended");
     }
 }
 
-async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::Result<()> {
+async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
     let limits = &client.worker.node.config.client;
     let mut builder = http2::Builder::new(OnWorker);
     builder
@@ -232,7 +258,7 @@ async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut done = false;
     let mut closing = false;
-    poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         if watch.must_drain(&client, cx) {
             connection.as_mut().graceful_shutdown();
         }
@@ -259,7 +285,8 @@ async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) -> io::
             None => Poll::Pending,
         }
     })
-    .await
+    .await;
+    note_end(&client, ended);
 }
 
 /// How a connection ended.
