@@ -132,13 +132,17 @@ impl Process {
         }
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and until all that it wrote has been read.
     ///
     /// # Panics
     /// If it does not end within `within`.
     pub fn wait_for_end(&mut self, within: Duration) -> ExitStatus {
         let what = format!("the end of {}", self.name);
-        wait_for_blocking(&what, within, || self.child.try_wait().expect("a child can be waited for"))
+        let status = wait_for_blocking(&what, within, || self.child.try_wait().expect("a child can be waited for"));
+        // The threads that read its output let go of the log when there is no more.
+        let read = || (Arc::strong_count(&self.log) == 1).then_some(());
+        wait_for_blocking(&format!("the last words of {}", self.name), within, read);
+        status
     }
 
     /// Sends SIGTERM and waits for a clean end.
