@@ -283,7 +283,7 @@ impl Pass<'_> {
         }
         let form = self.form(key, |pass, body| pass.plugins(key, body));
         match key.kind {
-            Kind::PluginConfig => put(&mut self.next.plugin_configs, &key.id, form),
+            Kind::PluginConfig => put(&mut self.next.plugin_configs, &key.id, form.map(|form| form.map(Chain::new))),
             _ => put(&mut self.next.consumer_groups, &key.id, form),
         }
     }

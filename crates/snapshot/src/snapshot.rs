@@ -41,7 +41,7 @@ pub struct Snapshot {
     /// The other direction, for routes that name one.
     pub(crate) merged_from: Map<Arc<[Key]>>,
     pub(crate) services: Map<Slot<CompiledService>>,
-    pub(crate) plugin_configs: Map<Slot<Vec<Built>>>,
+    pub(crate) plugin_configs: Map<Slot<Chain>>,
     pub(crate) consumer_groups: Map<Slot<Vec<Built>>>,
     pub(crate) upstreams: Map<Arc<CompiledUpstream>>,
     pub(crate) global_rules: GlobalRules,

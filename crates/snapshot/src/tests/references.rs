@@ -5,6 +5,7 @@ use crate::{Outcome, UpstreamRef};
 use http::StatusCode;
 use milecastle_model::Kind;
 use serde_json::json;
+use std::sync::Arc;
 
 #[test]
 fn a_missing_service_is_404_until_it_comes() {
@@ -46,6 +47,21 @@ fn the_route_wins_over_the_plugin_config_and_that_over_the_service() {
     assert_eq!(config.plugins("/1"), ["mark:service"]);
     assert_eq!(config.plugins("/2"), ["mark:shared"]);
     assert_eq!(config.plugins("/3"), ["mark:own"]);
+}
+
+#[test]
+fn routes_without_plugins_of_their_own_share_what_they_inherit() {
+    let mut config = Config::new();
+    config.good(&[
+        put(Kind::Service, "s", json!({ "plugins": mark("service") })),
+        put(Kind::PluginConfig, "empty", json!({ "plugins": {} })),
+        put(Kind::Route, "1", json!({ "uri": "/1", "service_id": "s" })),
+        put(Kind::Route, "2", json!({ "uri": "/2", "service_id": "s", "plugin_config_id": "empty" })),
+        put(Kind::Route, "3", json!({ "uri": "/3", "service_id": "s", "plugins": mark("own") })),
+    ]);
+    let chain = |uri: &str| config.route(uri).unwrap().chain.clone();
+    assert!(Arc::ptr_eq(&chain("/1"), &chain("/2")));
+    assert!(!Arc::ptr_eq(&chain("/1"), &chain("/3")));
 }
 
 #[test]
