@@ -1,7 +1,8 @@
-//! The client's side of a connection: its transport, and what its timers need to know.
+//! The client's side of a connection.
 
 use super::activity::Activity;
 use bytes::Bytes;
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,58 +11,108 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+/// Bytes taken from a TLS connection at once while looking whether the client is still there.
+const AHEAD: usize = 1024;
+
 /// The transport.
 pub(crate) enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+struct Wire {
+    transport: Transport,
+    /// What was read before the HTTP server asked for it.
+    first: Bytes,
+}
+
 /// The transport as the HTTP server sees it.
 pub(crate) struct ClientIo {
-    transport: Transport,
-    /// What was read before the server took over.
-    first: Bytes,
+    wire: Rc<RefCell<Wire>>,
     activity: Rc<Activity>,
 }
 
-fn note<T>(activity: &Activity, written: &Poll<T>) {
-    activity.blocked.set(written.is_pending());
-    if written.is_ready() {
-        activity.written.set(true);
-    }
-}
+/// Tells whether the client is still there while its request is in work.
+pub(crate) struct Presence(Rc<RefCell<Wire>>);
 
 impl ClientIo {
     pub(crate) fn new(transport: Transport, first: Bytes, activity: Rc<Activity>) -> Self {
-        Self { transport, first, activity }
+        Self { wire: Rc::new(RefCell::new(Wire { transport, first })), activity }
+    }
+
+    pub(crate) fn presence(&self) -> Presence {
+        Presence(self.wire.clone())
     }
 
     /// Puts bytes back that were read and not used.
     pub(crate) fn put_back(&mut self, bytes: Bytes) {
-        if self.first.is_empty() {
-            self.first = bytes;
+        let first = &mut self.wire.borrow_mut().first;
+        if first.is_empty() {
+            *first = bytes;
         } else if !bytes.is_empty() {
-            self.first = [&bytes[..], &self.first[..]].concat().into();
+            *first = [&bytes[..], &first[..]].concat().into();
+        }
+    }
+
+    fn note<T>(&self, written: &Poll<T>) {
+        self.activity.blocked.set(written.is_pending());
+        if written.is_ready() {
+            self.activity.written.set(true);
+        }
+    }
+}
+
+impl Presence {
+    /// Ready once the client has closed; else the task is woken then. Takes nothing from the client that is not kept.
+    ///
+    /// hyper could look for itself, but would make room for a read at every request.
+    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let wire = &mut *self.0.borrow_mut();
+        if !wire.first.is_empty() {
+            return Poll::Pending;
+        }
+        match &mut wire.transport {
+            Transport::Plain(stream) => {
+                let mut byte = [0; 1];
+                match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+                    Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+                    Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+                }
+            }
+            Transport::Tls(stream) => {
+                let mut ahead = [0; AHEAD];
+                let mut buf = ReadBuf::new(&mut ahead);
+                match Pin::new(stream).poll_read(cx, &mut buf) {
+                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                        wire.first = Bytes::copy_from_slice(buf.filled());
+                        // The server may be waiting for just this.
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                    Poll::Ready(_) => Poll::Ready(()),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
         }
     }
 }
 
 impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if !this.first.is_empty() {
-            let take = this.first.len().min(buf.remaining());
-            buf.put_slice(&this.first.split_to(take));
-            this.activity.reading.set(true);
+        let wire = &mut *self.wire.borrow_mut();
+        if !wire.first.is_empty() {
+            let take = wire.first.len().min(buf.remaining());
+            buf.put_slice(&wire.first.split_to(take));
+            self.activity.reading.set(true);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let read = match &mut this.transport {
+        let read = match &mut wire.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
         if buf.filled().len() > before {
-            this.activity.reading.set(true);
+            self.activity.reading.set(true);
         }
         read
     }
@@ -69,12 +120,11 @@ impl AsyncRead for ClientIo {
 
 impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = match &mut this.transport {
+        let written = match &mut self.wire.borrow_mut().transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
-        note(&this.activity, &written);
+        self.note(&written);
         written
     }
 
@@ -83,12 +133,11 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = match &mut this.transport {
+        let written = match &mut self.wire.borrow_mut().transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         };
-        note(&this.activity, &written);
+        self.note(&written);
         written
     }
 
@@ -97,17 +146,16 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = match &mut this.transport {
+        let flushed = match &mut self.wire.borrow_mut().transport {
             Transport::Plain(_) => return Poll::Ready(Ok(())),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
-        this.activity.blocked.set(flushed.is_pending());
+        self.activity.blocked.set(flushed.is_pending());
         flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
+        match &mut self.wire.borrow_mut().transport {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }

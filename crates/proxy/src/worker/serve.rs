@@ -185,6 +185,8 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
     let mut builder = http1::Builder::new();
     builder
         .keep_alive(!limits.keepalive_timeout.is_zero())
+        // Whether the client is still there is looked at below.
+        .half_close(true)
         .header_read_timeout(None)
         .max_header_size(limits.header_bytes);
     if limits.header_count != HYPER_FIELDS {
@@ -194,6 +196,7 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
         let client = client.clone();
         service_fn(move |request| handle(client.clone(), request))
     };
+    let presence = io.presence();
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
     let ended = poll_fn(|cx| {
         if watch.must_drain(&client, cx) {
@@ -202,6 +205,9 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
         match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(Ended::Done),
             Poll::Ready(Err(error)) => Poll::Ready(Ended::Failed(error)),
+            Poll::Pending if client.activity.in_flight.get() > 0 && presence.poll_gone(cx).is_ready() => {
+                Poll::Ready(Ended::Gone)
+            }
             Poll::Pending => watch.over().map_or(Poll::Pending, |phase| Poll::Ready(Ended::Over(phase))),
         }
     })
@@ -218,7 +224,7 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
             Box::pin(refuse_slow_head(connection.into_parts().io.into_inner())).await
         }
         (Ended::Failed(error), _) => Err(io::Error::other(error)),
-        (Ended::Done | Ended::Over(_), _) => Ok(()),
+        (Ended::Done | Ended::Gone | Ended::Over(_), _) => Ok(()),
     };
     note_end(&client, after);
 }
@@ -293,6 +299,8 @@ async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
 enum Ended {
     Done,
     Failed(hyper::Error),
+    /// The client has closed while its request was in work.
+    Gone,
     /// The limit of this phase was reached.
     Over(Phase),
 }

@@ -82,7 +82,9 @@ fn a_plugin_reads_the_body_before_it_is_sent_on() {
 fn a_body_filter_sees_every_piece_and_the_end() {
     let echo = Echo::start();
     let bed = bed(&echo, json!({ "brackets": true }));
-    let small = bed.get("/large/3");
+    let once = Scripted::answering("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nxxx", true);
+    let plugins = json!({ "plugins": { "witness": { "brackets": true } } });
+    let small = Bed::new(route_to(&[once.addr], plugins)).get("/");
     assert_eq!((small.text(), small.header("content-length")), ("[xxx].".into(), "6".into()));
     let large = bed.get("/large/300000").text();
     assert!(large.ends_with("[].") && large.starts_with("[xxx"));
