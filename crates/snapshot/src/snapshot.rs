@@ -122,6 +122,11 @@ impl Snapshot {
         self.upstreams.get(id)
     }
 
+    /// The id of an upstream, whether it exists or not: all that name the one that does share its text.
+    pub(crate) fn upstream_id(&self, id: &str) -> Arc<str> {
+        self.upstreams.get_key_value(id).map_or_else(|| id.into(), |(shared, _)| shared.clone())
+    }
+
     /// The certificate for a server name, by the rules of `docs/spec/tls.md` §3.
     pub fn certificate(&self, sni: &str) -> Option<&Arc<CompiledSsl>> {
         self.certificates.find(sni)

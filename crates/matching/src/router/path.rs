@@ -13,9 +13,14 @@ pub struct PathPattern {
     /// Length of the literal start; the whole text if the pattern is exact.
     prefix: usize,
     exact: bool,
-    /// Present if the start alone does not decide, or if there is something to capture.
+    /// The start is followed by a bare `*` segment and nothing else, as most patterns are: what follows it is `:ext`.
+    tail: bool,
+    /// Present for other patterns, if the start alone does not decide or there is something to capture.
     shape: Option<Box<Shape>>,
 }
+
+/// Name of what a bare `*` segment captures.
+const EXT: &str = ":ext";
 
 /// A pattern taken apart at its `*`s: the chunks stand in the path in this order, the first at the start and the last
 /// at the end, and any text may stand between two of them.
@@ -46,11 +51,13 @@ impl PathPattern {
             (colon, star) => colon.or(star),
         };
         let length = prefix.unwrap_or(text.len());
-        let shaped = colon.is_some() || text.contains("/*");
+        let tail = text.get(length..) == Some("*") && text.ends_with("/*");
+        let shaped = !tail && (colon.is_some() || text.contains("/*"));
         PathPattern {
             text: text.into(),
             prefix: length,
             exact: prefix.is_none(),
+            tail,
             shape: shaped.then(|| Box::new(Shape::parse(text, length, params))),
         }
     }
@@ -67,7 +74,7 @@ impl PathPattern {
 
     /// Whether the pattern captures parts of the path.
     pub fn has_captures(&self) -> bool {
-        self.shape.is_some()
+        self.tail || self.shape.is_some()
     }
 
     /// The parts of a matching path that the pattern names, in the order of the pattern: `(name, value)`. The tail of
@@ -75,7 +82,11 @@ impl PathPattern {
     /// Empty if the path does not match.
     pub fn captures<'s, 'p>(&'s self, path: &'p str) -> Vec<(&'s str, &'p str)> {
         let mut found = Vec::new();
-        if let Some(shape) = &self.shape {
+        if self.tail {
+            found.extend(
+                self.text.get(..self.prefix).and_then(|start| path.strip_prefix(start)).map(|rest| (EXT, rest)),
+            );
+        } else if let Some(shape) = &self.shape {
             if shape.fits(path, |name, value| found.push((name, value))) {
                 // Collected from the end.
                 found.reverse();
@@ -137,7 +148,7 @@ impl Shape {
                     end_literal(&mut literal, &mut chunk);
                     shape.chunks.push(std::mem::take(&mut chunk));
                     // A `*` within a segment is a gap without a name; the text after it is literal.
-                    let name = if after.is_empty() { ":ext" } else { after };
+                    let name = if after.is_empty() { EXT } else { after };
                     shape.gaps.push(before.is_empty().then(|| name.into()));
                     if !before.is_empty() {
                         literal.push_str(after);
@@ -320,6 +331,16 @@ mod tests {
         check("/a:b*", true, "/ab", None);
         check("/foo*/:id", true, "/foox/7", Some(&[("id", "7")]));
         check("/u/:a.b/:a.b", true, "/u/1/2", Some(&[("a.b", "1"), ("a.b", "2")]));
+    }
+
+    #[test]
+    fn a_tail_takes_no_more_than_its_text() {
+        for (pattern, expected) in [("/a/*", true), ("/*", true), ("/a*", false), ("/*/*", false), ("/a/*x", false)] {
+            let parsed = PathPattern::parse(pattern, true);
+            assert_eq!((parsed.tail, parsed.tail && parsed.shape.is_some()), (expected, false), "{pattern}");
+        }
+        assert_eq!(PathPattern::parse("/:a/*", true).captures("/1/2"), [("a", "1"), (EXT, "2")]);
+        assert_eq!(PathPattern::parse("/a/*", true).captures("/b/2"), []);
     }
 
     #[test]
