@@ -185,7 +185,7 @@ fn default(vars: &EntryVars<'_>) -> Map<String, Value> {
     if let Some(consumer) = &cx.consumer {
         put("consumer", json!({ "username": &*consumer.name }));
     }
-    let started = cx.timing.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let started = cx.timing.started_at().duration_since(UNIX_EPOCH).unwrap_or_default();
     put("start_time", u64::try_from(started.as_millis()).unwrap_or(u64::MAX).into());
     put_latencies(&mut entry, cx);
     entry

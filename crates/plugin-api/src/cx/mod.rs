@@ -47,13 +47,16 @@ pub struct RouteInfo {
 pub struct Timing {
     /// When the head of the request had been read.
     pub started: Instant,
-    /// The same moment on the wall clock, for logs only.
-    pub started_at: SystemTime,
     /// When the last byte of the answer was handed to the kernel; set before `log`.
     pub ended: Option<Instant>,
 }
 
 impl Timing {
+    /// When the head of the request had been read, on the wall clock: for logs only.
+    pub fn started_at(&self) -> SystemTime {
+        SystemTime::now() - self.started.elapsed()
+    }
+
     /// From the first byte to the end, or to now.
     pub fn total(&self) -> Duration {
         self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.started)
@@ -168,7 +171,7 @@ impl RequestCx {
             consumer: None,
             upstream: Upstream::default(),
             response: Response::default(),
-            timing: Timing { started: Instant::now(), started_at: SystemTime::now(), ended: None },
+            timing: Timing { started: Instant::now(), ended: None },
             view,
             global_phase: false,
             overrides: Vec::new(),

@@ -202,7 +202,7 @@ impl RequestCx {
     /// 32 hexadecimal digits, the same each time and others for each request.
     fn request_id(&self) -> String {
         static SEEDS: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
-        let identity = (self.client.serial, self.timing.started, self.timing.started_at, self.client.peer);
+        let identity = (self.client.serial, self.timing.started, self.client.peer);
         format!("{:016x}{:016x}", SEEDS.0.hash_one(identity), SEEDS.1.hash_one(identity))
     }
 

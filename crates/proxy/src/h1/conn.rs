@@ -7,6 +7,7 @@ use super::{Failure, Limits, Patience};
 use crate::deadline::Deadline;
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -29,12 +30,26 @@ pub(crate) enum Io {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// A limit that is armed only when an answer does not come at once.
+const LONG: Duration = Duration::from_secs(5);
+
 /// What the connection waits for, and so which limit is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     ToSend,
     ForClient,
     ForAnswer,
+}
+
+/// What holds for one exchange.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    pub(crate) asked: Asked,
+    pub(crate) limits: Limits,
+    pub(crate) patience: Patience,
+    /// Setting it promises another poll within seconds, so that a long limit need not be armed for an answer that comes at
+    /// once.
+    pub(crate) later: Option<&'a Cell<bool>>,
 }
 
 /// One connection to an upstream.
@@ -106,11 +121,10 @@ impl Conn {
         &mut self,
         outgoing: &mut Outgoing,
         map: &mut HeaderMap,
-        asked: Asked,
-        limits: Limits,
-        patience: Patience,
+        terms: Terms<'_>,
         now: Instant,
     ) -> Result<Head, Failure> {
+        let Terms { asked, limits, patience, mut later } = terms;
         if let Outgoing::Whole(body) = outgoing {
             self.data = body.clone();
         }
@@ -170,6 +184,13 @@ impl Conn {
                     Waiting::ForAnswer => patience.read,
                 };
                 self.deadline.set(known_now.take().unwrap_or_else(Instant::now) + limit);
+            }
+            if let Some(later) = later.take()
+                && state == Waiting::ForAnswer
+                && patience.read >= LONG
+            {
+                later.set(true);
+                return Poll::Pending;
             }
             self.deadline.poll(cx).map(|()| {
                 Err(match state {

@@ -23,7 +23,7 @@ mod scratch;
 
 pub(crate) use answer::{Asked, Framing, Head, Malformed};
 pub(crate) use body::{AnswerBody, Home, Part, Started, start};
-pub(crate) use conn::{Conn, Io, connect_tcp};
+pub(crate) use conn::{Conn, Io, Terms, connect_tcp};
 pub(crate) use outgoing::{Outgoing, Pump};
 pub(crate) use pool::{Keep, Pool, PoolKey, Slot};
 pub(crate) use scratch::Scratch;

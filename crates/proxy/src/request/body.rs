@@ -1,6 +1,6 @@
 //! The answer's body on its way to the client.
 
-use super::live::Live;
+use super::live::{Held, Live};
 use crate::h1::{AnswerBody, Part};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -26,7 +26,7 @@ pub(super) enum Source {
 /// The body of an answer. With it the request ends.
 pub(crate) struct OutBody {
     source: Source,
-    live: Option<Box<Live>>,
+    live: Option<Held>,
 }
 
 impl OutBody {
@@ -35,7 +35,7 @@ impl OutBody {
         Self { source: Source::Whole(Bytes::new()), live: None }
     }
 
-    pub(super) fn new(source: Source, mut live: Box<Live>) -> Self {
+    pub(super) fn new(source: Source, mut live: Held) -> Self {
         // hyper need not ask for a body that is empty from the start.
         live.complete |= matches!(&source, Source::Whole(bytes) if bytes.is_empty());
         Self { source, live: Some(live) }

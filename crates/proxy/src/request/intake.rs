@@ -4,7 +4,7 @@
 //! two ways: a missing or repeated Host, transfer codings other than `chunked`, HTTP/1.0 with a transfer coding (RFC 9112 §3.2,
 //! §6.1), and paths without a normal form.
 
-use super::live::Live;
+use super::live::{Held, Live};
 use super::{Refusal, refuse};
 use crate::config::{GatewayConfig, RealIp};
 use crate::worker::{Client, Pinned};
@@ -75,7 +75,7 @@ fn is_identity(name: &str) -> bool {
 }
 
 /// Makes the request's context. The error is the answer to a request that goes no further.
-pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Box<Live>, Result<(), Refusal>) {
+pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Held, Result<(), Refusal>) {
     let worker = client.worker.clone();
     let config = &worker.node.config;
     worker.counters.requests.up();
@@ -144,7 +144,7 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Box<Live>
         complete: false,
         broken: false,
     };
-    (Box::new(live), accepted)
+    (Held::new(worker, live), accepted)
 }
 
 fn check_framing(parts: &Parts, seen: &Seen) -> Result<(), Refusal> {

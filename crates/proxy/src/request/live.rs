@@ -1,9 +1,11 @@
 //! A request under way, and its end.
 
-use crate::worker::{Client, Pinned};
+use crate::worker::{Client, Pinned, Worker};
 use http::StatusCode;
 use hyper::body::Incoming;
 use milecastle_plugin_api::{Chain, HookPanicked, RequestCx};
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -30,6 +32,55 @@ pub(crate) struct Live {
     pub(crate) complete: bool,
     /// The answer was cut short by the upstream, not by the client.
     pub(crate) broken: bool,
+}
+
+/// Room for requests, of one worker.
+#[derive(Default)]
+pub(crate) struct Rooms(
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")] RefCell<Vec<Box<Option<Live>>>>,
+);
+
+/// Rooms that a worker keeps.
+const MOST_ROOMS: usize = 256;
+
+/// A request under way, in room that the next one will use again. A request is large for the allocator, and short.
+pub(crate) struct Held {
+    /// Never empty before the drop.
+    room: Option<Box<Option<Live>>>,
+    worker: Rc<Worker>,
+}
+
+impl Held {
+    pub(super) fn new(worker: Rc<Worker>, live: Live) -> Self {
+        let mut room = worker.rooms.0.borrow_mut().pop().unwrap_or_default();
+        *room = Some(live);
+        Self { room: Some(room), worker }
+    }
+}
+
+impl Deref for Held {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        self.room.as_deref().and_then(Option::as_ref).expect("a request is in its room until it ends")
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Live {
+        self.room.as_deref_mut().and_then(Option::as_mut).expect("a request is in its room until it ends")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(mut room) = self.room.take() else { return };
+        *room = None;
+        let mut rooms = self.worker.rooms.0.borrow_mut();
+        if rooms.len() < MOST_ROOMS {
+            rooms.push(room);
+        }
+    }
 }
 
 impl Live {

@@ -17,7 +17,7 @@ mod pipeline;
 mod proxy;
 mod respond;
 
-pub(crate) use live::Live;
+pub(crate) use live::{Held, Rooms};
 
 use crate::worker::Client;
 use http::header::CONNECTION;

@@ -5,9 +5,9 @@ use super::intake::without_port;
 use super::live::Live;
 use super::{Refusal, pipeline, refuse};
 use crate::balance::{Balancer, Endpoint, Tried};
-use crate::h1::{self, Asked, Conn, Failure, Framing, Head, Io, Outgoing, Patience, Pump};
+use crate::h1::{self, Asked, Conn, Failure, Framing, Head, Io, Outgoing, Patience, Pump, Terms};
 use crate::worker::Worker;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use milecastle_plugin_api::{Attempt, Body};
 use milecastle_snapshot::{
     Algorithm, CompiledNode, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef, UpstreamScheme,
@@ -243,11 +243,13 @@ async fn attempt(
             }
         };
         forward::write_head(conn.begin(), live, host, &length, plan.upgrade);
-        let failure =
-            match conn.exchange(outgoing, &mut map, asked, worker.node.config.upstream, plan.patience, now).await {
-                Ok(head) => return Ok((conn, head, connect, Instant::now())),
-                Err(failure) => failure,
-            };
+        // Streams of HTTP/2 have tasks of their own, which the watch over the connection does not wake.
+        let later = (live.cx.request.version < Version::HTTP_2).then_some(&live.client.activity.later);
+        let terms = Terms { asked, limits: worker.node.config.upstream, patience: plan.patience, later };
+        let failure = match conn.exchange(outgoing, &mut map, terms, now).await {
+            Ok(head) => return Ok((conn, head, connect, Instant::now())),
+            Err(failure) => failure,
+        };
         let stale = conn.reused() && !conn.heard_something() && failure.looks_stale();
         if !stale || !is_repeatable(&live.cx.request.method) || !is_replayable(outgoing) {
             return Err(failure);

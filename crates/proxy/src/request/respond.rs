@@ -2,7 +2,7 @@
 
 use super::Response;
 use super::body::{OutBody, Source};
-use super::live::Live;
+use super::live::{Held, Live};
 use super::proxy::Answer;
 use crate::h1::Started;
 use crate::worker::Tunnel;
@@ -13,7 +13,7 @@ use milecastle_plugin_api::{HookPanicked, Reply, ResponseSource};
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 
 /// Sends on what the upstream has answered.
-pub(super) fn with_answer(mut live: Box<Live>, answer: Answer) -> Response {
+pub(super) fn with_answer(mut live: Held, answer: Answer) -> Response {
     let response = &mut live.cx.response;
     response.source = ResponseSource::Upstream;
     match answer {
@@ -44,7 +44,7 @@ pub(super) fn with_answer(mut live: Box<Live>, answer: Answer) -> Response {
 }
 
 /// Sends an answer made by the gateway.
-pub(super) fn with_reply(mut live: Box<Live>, reply: Reply) -> Response {
+pub(super) fn with_reply(mut live: Held, reply: Reply) -> Response {
     live.cx.global_phase = false;
     let tried = live.cx.upstream.last().is_some();
     let from_plugin = reply.plugin.is_some();
@@ -60,7 +60,7 @@ pub(super) fn with_reply(mut live: Box<Live>, reply: Reply) -> Response {
 }
 
 /// Runs the header filters and puts the response together.
-fn finish(mut live: Box<Live>, source: Source) -> Response {
+fn finish(mut live: Held, source: Source) -> Response {
     if filter_head(&mut live).is_err() {
         return refused(live);
     }
@@ -88,7 +88,7 @@ fn finish(mut live: Box<Live>, source: Source) -> Response {
 }
 
 /// The response as hyper takes it. From here on the request ends when its body does.
-fn send(mut live: Box<Live>, source: Source) -> Response {
+fn send(mut live: Held, source: Source) -> Response {
     let logged = live.head_is_logged();
     let sent = &mut live.cx.response;
     let status = sent.status;
@@ -117,7 +117,7 @@ fn filter_head(live: &mut Live) -> Result<(), HookPanicked> {
 }
 
 /// A filter has panicked: nothing of the answer goes out. The filters have had their turn.
-fn refused(mut live: Box<Live>) -> Response {
+fn refused(mut live: Held) -> Response {
     let (status, mut headers, body) = Reply::status(StatusCode::INTERNAL_SERVER_ERROR).into_parts();
     headers.insert(header::SERVER, live.client.worker.server_header.clone());
     live.cx.response.source = ResponseSource::Apisix;

@@ -51,6 +51,8 @@ pub(crate) struct Activity {
     pub(crate) written: Cell<bool>,
     /// When the last answer was complete.
     pub(crate) idle_since: Cell<Instant>,
+    /// The request in work wants its task woken if it lasts: it has left a limit unarmed.
+    pub(crate) later: Cell<bool>,
     signal: Cell<Signal>,
     waker: RefCell<Option<Waker>>,
     /// As it was found last: the phase, since when, and how many requests had begun.
@@ -66,6 +68,7 @@ impl Activity {
             blocked: Cell::new(false),
             written: Cell::new(false),
             idle_since: Cell::new(now),
+            later: Cell::new(false),
             signal: Cell::new(Signal::None),
             waker: RefCell::new(None),
             seen: Cell::new((Phase::Head, now, 0)),
@@ -102,6 +105,10 @@ impl Activity {
 
     pub(super) fn send(&self, signal: Signal) {
         self.signal.set(signal);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -122,6 +129,9 @@ impl Activity {
         let (phase, begun) = (self.phase(), self.begun.get());
         let (last, mut since, last_begun) = self.seen.get();
         let progressed = phase == Phase::Blocked && self.written.replace(false);
+        if phase == Phase::Busy && last == phase && begun == last_begun && self.later.take() {
+            self.wake();
+        }
         if phase != last || begun != last_begun || progressed {
             since = now;
         }

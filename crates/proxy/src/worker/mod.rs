@@ -25,6 +25,7 @@ use crate::counters::{Counters, WorkerCounters};
 use crate::current::Current;
 use crate::gateway::OnRequestEnd;
 use crate::h1::{Pool, Scratch};
+use crate::request::Rooms;
 use crate::resolve::Resolver;
 use crate::tls::{ServerTls, UpstreamTls};
 use http::HeaderValue;
@@ -74,6 +75,7 @@ pub(crate) struct Worker {
     pub(crate) balancers: Balancers,
     pub(crate) overlays: Overlays,
     pub(crate) maps: Maps,
+    pub(crate) rooms: Rooms,
     pub(crate) scratch: Rc<Scratch>,
     pub(crate) clients: Registry,
     pub(crate) draining: Cell<bool>,
@@ -122,6 +124,7 @@ impl Worker {
             balancers: Balancers::default(),
             overlays: Overlays::default(),
             maps: Maps::default(),
+            rooms: Rooms::default(),
             scratch: Rc::default(),
             clients: Registry::default(),
             server_header: own_copy(&node.config.server_header),

@@ -2,7 +2,7 @@
 
 use super::io::ClientIo;
 use crate::h1::Io;
-use crate::request::Live;
+use crate::request::Held;
 use bytes::Bytes;
 use std::io;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(crate) struct Tunnel {
     /// Longest silence of both sides together.
     pub(crate) idle: Duration,
     /// The request that opened the tunnel; it ends with it.
-    pub(crate) request: Box<Live>,
+    pub(crate) request: Held,
 }
 
 /// Passes bytes both ways until both sides have ended, one fails, or both are silent for too long.
