@@ -158,7 +158,7 @@ async fn streams_beyond_the_rate_are_told_when_to_come() {
 
 #[tokio::test]
 async fn a_node_that_says_nothing_is_let_go() {
-    let replica = Replica::configured(|settings| settings.stream.silence = Time::millis(300)).await;
+    let replica = Replica::configured(|settings| settings.stream.silence = Time::secs(2)).await;
     let mut stream = Member::new(&replica, "n1").await.settled(&replica).await;
     assert_eq!(stream.end().await.unwrap_err().code(), Code::DeadlineExceeded);
 }
