@@ -173,14 +173,15 @@ pub fn canonical_path<'t>(target: &'t str, options: &UriOptions) -> Result<Canon
 }
 
 /// A target that says the canonical path in only one way, with the query of the original: what to send instead of an
-/// ambiguous target. A trailing slash is kept whatever the options say, parameters of segments are not.
+/// ambiguous target. A trailing slash is kept whatever the options say. With [`UriOptions::servlet`] parameters of segments
+/// are dropped, and an encoded `;` stays so: decoded, it would begin parameters upstream.
 pub fn canonical_target(target: &str, options: &UriOptions) -> Result<String, UriError> {
     let raw = path_of(target);
     let path = resolve(raw, options.servlet)?.bytes;
     let rest = target.get(raw.len()..).unwrap_or_default();
     let query = rest.split_once('#').map_or(rest, |(query, _)| query);
     let mut out = String::with_capacity(path.len() + query.len());
-    encode_into(&path, &mut out);
+    encode_into(&path, |b| must_encode(b) || options.servlet && b == b';', &mut out);
     out.push_str(query);
     Ok(out)
 }
@@ -192,7 +193,7 @@ pub fn encode_path(path: &str) -> Cow<'_, str> {
         return Cow::Borrowed(path);
     }
     let mut out = String::with_capacity(path.len() + 16);
-    encode_into(path.as_bytes(), &mut out);
+    encode_into(path.as_bytes(), must_encode, &mut out);
     Cow::Owned(out)
 }
 
@@ -211,9 +212,9 @@ fn must_encode(b: u8) -> bool {
     b <= b' ' || b >= 0x7f || matches!(b, b'%' | b'?' | b'#' | b'\\')
 }
 
-fn encode_into(bytes: &[u8], out: &mut String) {
+fn encode_into(bytes: &[u8], encoded: impl Fn(u8) -> bool, out: &mut String) {
     for &b in bytes {
-        if must_encode(b) { push_encoded(b, out) } else { out.push(char::from(b)) }
+        if encoded(b) { push_encoded(b, out) } else { out.push(char::from(b)) }
     }
 }
 
@@ -492,6 +493,8 @@ mod tests {
         check("//a/./b%2Fc?x=%2F#f", "/a/b/c?x=%2F");
         check("/%c4%E3/你 %3f%25", "/%C4%E3/%E4%BD%A0%20%3F%25");
         check("/a/", "/a/");
+        check("/a;x//%3Bb", "/a;x/;b");
+        assert_eq!(canonical_target("/a;x//%3Bb/c%3B", &SERVLET).as_deref(), Ok("/a/%3Bb/c%3B"));
         assert_eq!(encode_path("/a b?c#d%\u{7f}é"), "/a%20b%3Fc%23d%25%7F%C3%A9");
         assert!(matches!(encode_path("/a/b-c"), Cow::Borrowed("/a/b-c")));
         assert_eq!((query_of("/a?b#c"), query_of("/a#c?b"), query_of("/a?")), (Some("b"), None, Some("")));
