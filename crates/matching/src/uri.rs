@@ -22,8 +22,8 @@ pub enum UriError {
     /// A `%` without two hexadecimal digits after it.
     #[error("the path has a malformed percent-encoding")]
     BadEncoding,
-    /// An encoded NUL.
-    #[error("the path has an encoded NUL")]
+    /// A NUL, encoded or not.
+    #[error("the path has a NUL")]
     Nul,
     /// More `..` than segments before them.
     #[error("the path leads out of the root")]
@@ -335,9 +335,13 @@ fn decode(source: &[u8], keep_slash: bool) -> Result<Vec<u8>, UriError> {
     let mut out = Vec::with_capacity(source.len());
     let mut bytes = source.iter();
     while let Some(&b) = bytes.next() {
-        if b != b'%' {
-            out.push(b);
-            continue;
+        match b {
+            0 => return Err(UriError::Nul),
+            b'%' => {}
+            _ => {
+                out.push(b);
+                continue;
+            }
         }
         let mut digit = || bytes.next().and_then(|&b| char::from(b).to_digit(16));
         let (Some(high), Some(low)) = (digit(), digit()) else { return Err(UriError::BadEncoding) };
@@ -444,6 +448,7 @@ mod tests {
         refused("/%2g", UriError::BadEncoding);
         refused("/%+2", UriError::BadEncoding);
         refused("/a%00", UriError::Nul);
+        refused("/a\0", UriError::Nul);
         refused("/..", UriError::OutOfRoot);
         refused("/a/../..", UriError::OutOfRoot);
         refused("/.%2e/a", UriError::OutOfRoot);
