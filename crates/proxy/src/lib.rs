@@ -44,3 +44,9 @@ pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, StartError};
 pub use secrets::EnvironmentSecrets;
 pub use side_servers::{SideError, SideParts, SideServers};
 pub use worker::{ListenError, probe};
+
+/// The parsers of what upstreams send, for the fuzz targets of `tests/fuzz` and for nothing else.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::h1::{Asked, ChunkError, Decoder, Framing, Head, Limits, Malformed, Piece, take_head};
+}

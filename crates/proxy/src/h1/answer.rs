@@ -11,7 +11,7 @@ const FIELDS_ON_STACK: usize = 64;
 
 /// How long the body of an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub enum Framing {
     /// There is none, whatever the fields say.
     None,
     /// So many bytes.
@@ -24,18 +24,18 @@ pub(crate) enum Framing {
 
 /// The head of a final answer, or of a 101.
 #[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) status: StatusCode,
+pub struct Head {
+    pub status: StatusCode,
     /// End-to-end fields; of a 101 also `Connection` and `Upgrade`.
-    pub(crate) headers: HeaderMap,
-    pub(crate) framing: Framing,
+    pub headers: HeaderMap,
+    pub framing: Framing,
     /// Whether the upstream keeps the connection open after this answer.
-    pub(crate) keep: bool,
+    pub keep: bool,
 }
 
 /// What makes a head unusable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Malformed {
+pub enum Malformed {
     #[error("no HTTP/1 answer ({0})")]
     Syntax(httparse::Error),
     #[error("its head is longer than limits.upstream_header_bytes allows")]
@@ -56,16 +56,16 @@ pub(crate) enum Malformed {
 
 /// What of the request decides how its answer is read.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked {
+pub struct Asked {
     /// The method was HEAD.
-    pub(crate) head: bool,
+    pub head: bool,
     /// The request asked for another protocol.
-    pub(crate) upgrade: bool,
+    pub upgrade: bool,
 }
 
 /// Where name and value of a field stand in the buffer.
 #[derive(Clone, Copy)]
-pub(super) struct Span {
+pub struct Span {
     name: (u32, u32),
     value: (u32, u32),
 }
@@ -73,7 +73,7 @@ pub(super) struct Span {
 /// Takes the head of the next final answer off the front of `buf`, and passes over interim ones. `None`: more is needed.
 ///
 /// `map` is empty; its room becomes that of the answer's fields.
-pub(super) fn take_head(
+pub fn take_head(
     buf: &mut BytesMut,
     spans: &mut Vec<Span>,
     map: &mut HeaderMap,
@@ -147,6 +147,8 @@ fn parse<'b>(
 #[derive(Default)]
 struct Facts {
     length: Option<u64>,
+    /// The length stands in a list.
+    listed: bool,
     chunked: bool,
     coded: bool,
     close: bool,
@@ -198,6 +200,10 @@ fn head(
             headers.append(name, value);
         }
     }
+    if let Some(length) = facts.length.filter(|_| facts.listed) {
+        // It goes on as one number (RFC 9110 §8.6).
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
     for name in named.iter().filter(|_| !switching) {
         if !matches!(name.as_slice(), b"content-length" | b"content-type")
             && let Ok(name) = HeaderName::from_bytes(name)
@@ -238,6 +244,7 @@ impl Facts {
             }
             self.length = Some(length);
         }
+        self.listed |= value.contains(&b',');
         Ok(())
     }
 
@@ -304,6 +311,10 @@ mod tests {
         ] {
             let head = get(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).unwrap();
             assert_eq!((head.framing, head.keep), (framing, keep), "{fields}");
+        }
+        for fields in ["Content-Length: 5, 05\r\n", "Content-Length: 5\r\nContent-Length: 5,5\r\n"] {
+            let head = get(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).unwrap();
+            assert_eq!(head.headers.get_all(header::CONTENT_LENGTH).iter().collect::<Vec<_>>(), ["5"], "{fields}");
         }
         let old = |fields: &str| get(&format!("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n{fields}\r\n")).unwrap().keep;
         assert!(!old("") && old("Connection: keep-alive\r\n"));

@@ -80,7 +80,7 @@ pub(crate) fn start(
         Framing::Length(length) => Left::Length(length),
         Framing::UntilClose => Left::UntilClose,
         Framing::Chunked => {
-            let mut decoder = Decoder::new();
+            let mut decoder = Decoder::default();
             // A body in one chunk that has already arrived is handed over like one with a length.
             while let piece @ (Piece::Data(_) | Piece::End(_)) = decoder.next(&mut conn.read)? {
                 match (piece, ahead.as_mut_slice()) {

@@ -15,7 +15,7 @@ const MAX_TRAILERS: usize = 64;
 
 /// What stands wrong in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ChunkError {
+pub enum ChunkError {
     #[error("a chunk's size is no hexadecimal number, or is too large")]
     Size,
     #[error("a chunk's size line or the trailer section is too long")]
@@ -28,7 +28,7 @@ pub(crate) enum ChunkError {
 
 /// What the decoder has found at the front of the buffer.
 #[derive(Debug)]
-pub(crate) enum Piece {
+pub enum Piece {
     /// Bytes of the body; a chunk may come in several pieces.
     Data(Bytes),
     /// The buffer must grow before anything more is known.
@@ -37,8 +37,9 @@ pub(crate) enum Piece {
     End(Option<HeaderMap>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum State {
+    #[default]
     Size,
     Data(u64),
     DataEnd,
@@ -47,18 +48,14 @@ enum State {
 }
 
 /// Takes a chunked body apart, without copying.
-#[derive(Debug)]
-pub(crate) struct Decoder {
+#[derive(Debug, Default)]
+pub struct Decoder {
     state: State,
 }
 
 impl Decoder {
-    pub(crate) fn new() -> Self {
-        Self { state: State::Size }
-    }
-
     /// Takes the next piece from the front of `buf`.
-    pub(crate) fn next(&mut self, buf: &mut BytesMut) -> Result<Piece, ChunkError> {
+    pub fn next(&mut self, buf: &mut BytesMut) -> Result<Piece, ChunkError> {
         loop {
             match self.state {
                 State::Size => match size_line(buf)? {
@@ -116,6 +113,10 @@ impl Decoder {
         if used > MAX_TRAILER_BYTES {
             return Err(ChunkError::TooLong);
         }
+        // httparse takes a bare LF for the end of a line.
+        if buf[..used].split(|byte| *byte == b'\n').rev().skip(1).any(|line| line.last() != Some(&b'\r')) {
+            return Err(ChunkError::Trailer);
+        }
         buf.advance(used);
         self.state = State::Done;
         Ok(Piece::End(Some(map)))
@@ -138,10 +139,8 @@ fn size_line(buf: &[u8]) -> Result<Option<(u64, usize)>, ChunkError> {
         (Some(_), 0) => return Err(ChunkError::Size),
         _ => {}
     }
-    // Extensions, and the blank space that some servers pad the size with, are passed over up to CR LF.
-    if !matches!(buf[at], b'\r' | b';' | b' ' | b'\t') {
-        return Err(ChunkError::Size);
-    }
+    // The blank space that some servers pad the size with, and extensions, are passed over up to CR LF.
+    let mut extended = false;
     for (offset, byte) in buf[at..].iter().enumerate() {
         match byte {
             b'\r' => {
@@ -152,8 +151,11 @@ fn size_line(buf: &[u8]) -> Result<Option<(u64, usize)>, ChunkError> {
                 };
             }
             b'\n' | 0 => return Err(ChunkError::Size),
-            _ if at + offset > MAX_SIZE_LINE => return Err(ChunkError::TooLong),
-            _ => {}
+            _ if at + offset >= MAX_SIZE_LINE => return Err(ChunkError::TooLong),
+            b';' => extended = true,
+            b' ' | b'\t' => {}
+            _ if extended => {}
+            _ => return Err(ChunkError::Size),
         }
     }
     Ok(None)
@@ -195,7 +197,7 @@ mod tests {
 
     /// Feeds the parts one by one; `None` if the body does not end.
     fn decode(parts: &[&[u8]]) -> Result<Option<Decoded>, ChunkError> {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         let mut buf = BytesMut::new();
         let mut body = Vec::new();
         let mut parts = parts.iter();
@@ -235,6 +237,7 @@ mod tests {
         let ok = |text: &[u8]| decode(&[text]).unwrap().unwrap();
         assert_eq!(ok(b"5\r\nhello\r\n0\r\n\r\n"), (b"hello".to_vec(), 0, vec![]));
         assert_eq!(ok(b"A;x=\"y\"\r\n0123456789\r\n000\r\n\r\nNEXT"), (b"0123456789".to_vec(), 0, b"NEXT".to_vec()));
+        assert_eq!(ok(b"2 \t;x\r\nab\r\n0  \r\n\r\n").0, b"ab");
         assert_eq!(ok(b"0\r\nX-Sum: 7\r\nContent-Length: 9\r\n\r\n").1, 1);
         for (text, error) in [
             (&b"\r\n"[..], ChunkError::Size),
@@ -242,10 +245,14 @@ mod tests {
             (b"5\nhello\n", ChunkError::Size),
             (b"5x\r\nhello\r\n", ChunkError::Size),
             (b"-1\r\n", ChunkError::Size),
+            (b"5 6\r\nhello\r\n", ChunkError::Size),
             (b"11111111111111111\r\n", ChunkError::Size),
             (b"5\r\nhelloX\n", ChunkError::End),
             (b"5\r\nhello\n0\r\n\r\n", ChunkError::End),
             (b"0\r\nbad name: x\r\n\r\n", ChunkError::Trailer),
+            (b"0\r\n\n", ChunkError::Trailer),
+            (b"0\r\nX-Sum: 7\n\r\n", ChunkError::Trailer),
+            (b"0\r\nX-Sum: 7\r\n\n", ChunkError::Trailer),
         ] {
             assert_eq!(decode(&[text]).unwrap_err(), error, "{:?}", String::from_utf8_lossy(text));
         }

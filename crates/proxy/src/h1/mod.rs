@@ -21,8 +21,9 @@ mod outgoing;
 mod pool;
 mod scratch;
 
-pub(crate) use answer::{Asked, Framing, Head, Malformed};
+pub use answer::{Asked, Framing, Head, Malformed, take_head};
 pub(crate) use body::{AnswerBody, Home, Part, Started, start};
+pub use chunked::{ChunkError, Decoder, Piece};
 pub(crate) use conn::{Conn, Io, Terms, connect_tcp};
 pub(crate) use outgoing::{Outgoing, Pump};
 pub(crate) use pool::{Keep, Pool, PoolKey, Slot};
@@ -34,11 +35,11 @@ use std::time::Duration;
 
 /// Caps on what is taken from an upstream.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Bytes of an answer's head.
-    pub(crate) head_bytes: usize,
+    pub head_bytes: usize,
     /// Fields of an answer's head.
-    pub(crate) head_fields: usize,
+    pub head_fields: usize,
 }
 
 /// How long the two sides may be silent.
