@@ -7,11 +7,13 @@
 
 mod bench;
 mod codegen;
+mod fuzz;
 mod new_plugin;
 mod postgres;
 mod run;
 mod test;
 mod tidy;
+mod tools;
 mod up;
 
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ cargo xtask COMMAND
   tidy                 rules that no compiler checks: layers, line limits, words, plugin lists, generated files
   codegen [--check]    write the generated files, or say which are not current
   new-plugin NAME      make the folder of a plugin, e.g. `new-plugin limit-count`
+  fuzz [TARGET] [--seconds N]
+                       run the fuzz targets of tests/fuzz, or the ones named, each so long; 600 without a number
   bench [ARGS]         build for shipping and compare with nginx and haproxy; ARGS go to tests/bench/compare.py
   bench memory [ARGS]  build for shipping and measure the memory that routes take; ARGS go to tests/bench/memory.py
 ";
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::tidy(),
         Some("codegen") => codegen::codegen(&rest),
         Some("new-plugin") => new_plugin::new_plugin(&rest),
+        Some("fuzz") => fuzz::fuzz(&rest),
         Some("bench") => bench::bench(&rest),
         Some("help" | "-h" | "--help") | None => {
             print!("{USAGE}");

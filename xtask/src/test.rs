@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::postgres;
 use crate::run::{cargo, run, target};
 use crate::tidy;
+use crate::tools;
 
-/// cargo-deny is installed at this version, so that its checks do not change under us.
 const CARGO_DENY: &str = "0.20.2";
 
 type Step = (&'static str, &'static str, fn(&Options) -> Result<()>);
@@ -73,33 +73,14 @@ fn show(time: Duration) -> String {
 
 fn tools(_: &Options) -> Result<()> {
     println!("PostgreSQL: {}", postgres::programs()?.display());
-    println!("cargo-deny: {}", cargo_deny()?.display());
+    println!("cargo-deny: {}", tools::installed("cargo-deny", CARGO_DENY)?.display());
     Ok(())
 }
 
 fn deny(_: &Options) -> Result<()> {
-    let mut command = std::process::Command::new(cargo_deny()?);
+    let mut command = std::process::Command::new(tools::installed("cargo-deny", CARGO_DENY)?);
     command.args(["--log-level", "error", "--all-features", "--locked", "check", "bans", "licenses", "sources"]);
     run(command.current_dir(crate::run::root()))
-}
-
-/// Path of cargo-deny at our version; installed under the target directory where it is missing.
-fn cargo_deny() -> Result<std::path::PathBuf> {
-    let tools = target().join("tools");
-    let program = tools.join("bin/cargo-deny");
-    let version = std::process::Command::new(&program).arg("--version").output();
-    if version.is_ok_and(|v| String::from_utf8_lossy(&v.stdout).trim().ends_with(CARGO_DENY)) {
-        return Ok(program);
-    }
-    println!("installing cargo-deny {CARGO_DENY} into {}", tools.display());
-    let version = format!("cargo-deny@{CARGO_DENY}");
-    // Not optimised: it reads a lock file, and is built more often than it runs for long.
-    let mut install = cargo(&["install", "--debug", "--locked", "--quiet", "--force", &version, "--root"]);
-    // A build directory of its own, removed afterwards: its objects are of no use to anybody.
-    let build = tools.join("build");
-    run(install.arg(&tools).arg("--target-dir").arg(&build))?;
-    std::fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))?;
-    Ok(program)
 }
 
 fn tests(options: &Options) -> Result<()> {

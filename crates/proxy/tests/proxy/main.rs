@@ -5,6 +5,7 @@ mod access_log;
 mod bodies;
 mod clients;
 mod failures;
+mod fuzz_seeds;
 mod lifecycle;
 mod plugins;
 mod requests;

@@ -1,0 +1,18 @@
+//! The seeds of the fuzz targets (docs/fuzzing.md), among them every input that has ever shown a fault.
+
+#[path = "../../../../tests/fuzz/checks/answer_head.rs"]
+mod answer_head;
+#[path = "../../../../tests/fuzz/checks/chunks.rs"]
+mod chunks;
+#[path = "../../../../tests/fuzz/checks/seeds.rs"]
+mod seeds;
+
+#[test]
+fn seeds_of_answer_head_hold() {
+    seeds::replay("answer_head", answer_head::try_input);
+}
+
+#[test]
+fn seeds_of_chunks_hold() {
+    seeds::replay("chunks", chunks::try_input);
+}
