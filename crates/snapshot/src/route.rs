@@ -180,7 +180,7 @@ pub(crate) fn compile(
     let parent = service.as_deref();
     let merged = milecastle_model::effective(&route, parent.map(|parent| &parent.service));
     let upstream = match merged.upstream {
-        Some(UpstreamSource::Id(id)) => UpstreamRef::Id(base.upstream_id(&id.to_string())),
+        Some(UpstreamSource::Id(id)) => UpstreamRef::Id(base.upstream_id(id.as_ref())),
         Some(UpstreamSource::Inline(_)) if quarantine => UpstreamRef::None,
         Some(UpstreamSource::Inline(_)) => match (&route.upstream, parent) {
             (None, Some(parent)) => parent.upstream.clone().map_or(UpstreamRef::None, UpstreamRef::Inline),
