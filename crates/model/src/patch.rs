@@ -4,7 +4,11 @@ use serde_json::{Map, Value};
 
 use crate::pointer;
 
-/// A sub-path that leads through something that is not an object.
+/// How deeply arrays and objects of a body may lie in each other. What is deeper could be written but not read back: the
+/// JSON parser stops there, on every node, so that nobody's stack depends on what a client sends.
+const MAX_DEPTH: usize = 127;
+
+/// A sub-path that leads through something that is not an object, or deeper than a body may be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid sub-path: {0}")]
 pub struct InvalidSubPath(pub String);
@@ -33,8 +37,8 @@ fn merge_members(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
 }
 
 /// Puts `value` in the place that the path's segments name, creating objects that are missing on the way. An empty array on
-/// the way counts as an empty object; any other value that is not an object, and an empty path, are refused and leave
-/// `target` as it was.
+/// the way counts as an empty object. Any other value that is not an object, an empty path, and one that would make the body
+/// deeper than it can be read are refused and leave `target` as it was.
 pub fn set_path(target: &mut Value, path: &[String], value: Value) -> Result<(), InvalidSubPath> {
     let invalid = || {
         let mut text = String::new();
@@ -42,6 +46,9 @@ pub fn set_path(target: &mut Value, path: &[String], value: Value) -> Result<(),
         InvalidSubPath(text)
     };
     let (last, way) = path.split_last().ok_or_else(invalid)?;
+    if path.len() + depth(&value) > MAX_DEPTH {
+        return Err(invalid());
+    }
     // Looked through before anything is created, so that a refusal changes nothing.
     let mut place = Some(&*target);
     for segment in path {
@@ -58,6 +65,15 @@ pub fn set_path(target: &mut Value, path: &[String], value: Value) -> Result<(),
     }
     place.insert(last.clone(), value);
     Ok(())
+}
+
+/// How many arrays and objects lie in each other at most.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// The members of an object; what is none becomes an empty one.
@@ -122,5 +138,20 @@ mod tests {
         check(json!({"a": {"b": null}}), "/a/b/c", json!(2), Err("invalid sub-path: /a/b/c"));
         check(json!({"n": "x"}), "/x/y/../n", json!(2), Ok(json!({"n": "x", "x": {"y": {"..": {"n": 2}}}})));
         check(json!({"a": 1}), "", json!(2), Err("invalid sub-path: "));
+    }
+
+    #[test]
+    fn what_is_set_can_be_read_back() {
+        let parses = |value: &Value| serde_json::from_str::<Value>(&value.to_string()).is_ok();
+        let nested = |depth: usize| (0..depth).fold(json!(1), |inside, _| json!([inside]));
+        for (segments, inside) in [(MAX_DEPTH, 0), (1, MAX_DEPTH - 1), (64, MAX_DEPTH - 64)] {
+            let mut body = json!({});
+            set_path(&mut body, &vec!["a".to_owned(); segments], nested(inside)).unwrap();
+            assert!(parses(&body), "{segments} {inside}");
+            let mut body = json!({});
+            set_path(&mut body, &vec!["a".to_owned(); segments + 1], nested(inside)).unwrap_err();
+            assert_eq!(body, json!({}), "{segments} {inside}");
+        }
+        set_path(&mut json!({}), &vec!["a".to_owned(); 30_000], json!(1)).unwrap_err();
     }
 }
