@@ -33,10 +33,10 @@ type Taken = Result<Option<(Head, Vec<u8>)>, Malformed>;
 
 fn take<'t>(pieces: impl IntoIterator<Item = &'t [u8]>, asked: Asked, limits: Limits) -> Taken {
     let mut buf = BytesMut::new();
-    let mut spans = Vec::new();
+    let (mut spans, mut interim) = (Vec::new(), 0);
     for piece in pieces {
         buf.extend_from_slice(piece);
-        if let Some(head) = take_head(&mut buf, &mut spans, &mut HeaderMap::new(), asked, limits)? {
+        if let Some(head) = take_head(&mut buf, &mut spans, &mut HeaderMap::new(), asked, limits, &mut interim)? {
             return Ok(Some((head, buf.to_vec())));
         }
     }

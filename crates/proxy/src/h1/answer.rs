@@ -40,6 +40,8 @@ pub enum Malformed {
     Syntax(httparse::Error),
     #[error("its head is longer than limits.upstream_header_bytes allows")]
     TooLong,
+    #[error("its interim answers together are longer than limits.upstream_header_bytes allows")]
+    Interim,
     #[error("its head has more fields than limits.upstream_header_count allows")]
     TooManyFields,
     #[error("a status, field name or value is not valid")]
@@ -72,6 +74,9 @@ pub struct Span {
 
 /// Takes the head of the next final answer off the front of `buf`, and passes over interim ones. `None`: more is needed.
 ///
+/// The bytes of interim answers are added to `interim`. All of one exchange together may be as long as one head: an upstream
+/// that sends them without end must not keep a request for ever.
+///
 /// `map` is empty; its room becomes that of the answer's fields.
 pub fn take_head(
     buf: &mut BytesMut,
@@ -79,6 +84,7 @@ pub fn take_head(
     map: &mut HeaderMap,
     asked: Asked,
     limits: Limits,
+    interim: &mut usize,
 ) -> Result<Option<Head>, Malformed> {
     loop {
         let line = match status_line(buf, spans, limits.head_fields) {
@@ -94,6 +100,10 @@ pub fn take_head(
                 return Err(Malformed::Upgrade);
             }
         } else if status.is_informational() {
+            *interim += line.bytes;
+            if *interim > limits.head_bytes {
+                return Err(Malformed::Interim);
+            }
             buf.advance(line.bytes);
             continue;
         }
@@ -293,7 +303,8 @@ mod tests {
 
     fn take(text: &str, asked: Asked) -> Result<Option<(Head, usize)>, Malformed> {
         let mut buf = BytesMut::from(text);
-        Ok(take_head(&mut buf, &mut Vec::new(), &mut HeaderMap::new(), asked, LIMITS)?.map(|head| (head, buf.len())))
+        Ok(take_head(&mut buf, &mut Vec::new(), &mut HeaderMap::new(), asked, LIMITS, &mut 0)?
+            .map(|head| (head, buf.len())))
     }
 
     fn get(text: &str) -> Result<Head, Malformed> {
@@ -358,6 +369,21 @@ mod tests {
         assert!(
             take("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", Asked { head: false, upgrade: false }).unwrap().is_none()
         );
+    }
+
+    #[test]
+    fn interim_answers_are_no_longer_than_one_head_together() {
+        let (mut interim, mut spans) = (0, Vec::new());
+        let mut more = |heads: usize| {
+            let mut buf = BytesMut::from("HTTP/1.1 100 Continue\r\n\r\n".repeat(heads).as_str());
+            let asked = Asked { head: false, upgrade: false };
+            take_head(&mut buf, &mut spans, &mut HeaderMap::new(), asked, LIMITS, &mut interim)
+                .map(|head| head.is_some())
+        };
+        let most = LIMITS.head_bytes / "HTTP/1.1 100 Continue\r\n\r\n".len();
+        assert_eq!(more(most - 1), Ok(false));
+        assert_eq!(more(1), Ok(false));
+        assert_eq!(more(1), Err(Malformed::Interim), "what was read before counts too");
     }
 
     #[test]

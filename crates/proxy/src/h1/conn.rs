@@ -130,6 +130,7 @@ impl Conn {
         }
         let mut send_failure = None;
         let mut waiting = None;
+        let mut interim = 0;
         let mut known_now = Some(now);
         poll_fn(|cx| {
             let mut state = Waiting::ForAnswer;
@@ -154,7 +155,7 @@ impl Conn {
             loop {
                 if !self.read.is_empty() {
                     let spans = &mut *self.scratch.spans.borrow_mut();
-                    match take_head(&mut self.read, spans, map, asked, limits) {
+                    match take_head(&mut self.read, spans, map, asked, limits, &mut interim) {
                         Ok(Some(mut head)) => {
                             head.keep &= send_failure.is_none();
                             return Poll::Ready(Ok(head));
