@@ -35,6 +35,7 @@ pub(super) use on_both;
 /// A DP manager and what it stands on.
 pub(super) struct Replica {
     pub(super) store: Store,
+    state: Arc<State>,
     pub(super) manager: DpManager,
     pub(super) metrics: Arc<Registry>,
     pub(super) home: Arc<Home>,
@@ -92,9 +93,9 @@ impl Replica {
         let store = home.open().await;
         let metrics = Arc::new(Registry::new("", 1));
         let state = Arc::new(State::start(store.clone()).await.unwrap());
-        let parts = DpParts { state, nodes: Nodes::new(store.clone()), metrics: metrics.clone() };
+        let parts = DpParts { state: state.clone(), nodes: Nodes::new(store.clone()), metrics: metrics.clone() };
         let manager = DpManager::start(&settings, parts).await.unwrap();
-        Self { store, manager, metrics, home }
+        Self { store, state, manager, metrics, home }
     }
 
     /// A token for the default group.
@@ -106,6 +107,8 @@ impl Replica {
     pub(super) async fn publish(&self, ops: Vec<Op>) -> u64 {
         let published = self.store.publish(DEFAULT_GROUP, ChangeSet::new("test", Source::Api, ops)).await.unwrap();
         assert!(published.changed);
+        // Whoever opens a stream from here on finds it.
+        self.state.group(DEFAULT_GROUP).unwrap().reach(published.revision).await.unwrap();
         published.revision
     }
 
