@@ -1,11 +1,12 @@
 //! `milecastle check`.
 
 use crate::cli::{Check, Role};
+use crate::config::known_thoroughly;
 use anyhow::Context;
 use milecastle_settings::{ControlFile, DashboardFile, DpManagerFile, File, GatewayFile, UpFile, load};
 use std::io::Write;
 
-/// Loads the file as the process would, without starting anything.
+/// Loads the file as the process would, with the files that it names, without starting anything.
 ///
 /// # Errors
 /// All faults of the file, each with its line, key and what was expected.
@@ -26,5 +27,5 @@ pub(crate) fn run(check: &Check) -> anyhow::Result<()> {
 }
 
 fn listeners<F: File>(check: &Check) -> anyhow::Result<Vec<(String, std::net::SocketAddr)>> {
-    Ok(load::<F>(Some(&check.config))?.listeners())
+    Ok(load::<F>(Some(&check.config), &known_thoroughly())?.listeners())
 }

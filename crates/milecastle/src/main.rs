@@ -5,7 +5,9 @@
 mod banner;
 mod check;
 mod cli;
+mod config;
 mod control;
+mod data_dir;
 mod demo;
 mod gateway;
 mod ports;

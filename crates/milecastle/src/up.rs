@@ -1,24 +1,24 @@
 //! `milecastle up`: everything in one process.
 
 use crate::cli::Up;
+use crate::config::known;
 use crate::control::{ControlPlane, ControlSettings};
+use crate::data_dir::DataDir;
 use crate::gateway::{self, GatewayNode};
 use crate::{banner, demo, ports};
 use anyhow::Context;
 use milecastle_control::dpm::{cluster_ca, mint_group_token};
 use milecastle_pki::GroupToken;
-use milecastle_settings::{ENVIRONMENT_PREFIX, File, UpFile};
+use milecastle_settings::{ENVIRONMENT_PREFIX, File, UpFile, load_with};
 use milecastle_store::{DEFAULT_GROUP, Store};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Where the demo upstream listens if the port is free.
 const DEMO: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1980);
-/// Threads for all that is not traffic.
-const SIDE_THREADS: usize = 2;
 
 /// Runs until SIGTERM or SIGINT; SIGUSR1 opens the log files anew.
 ///
@@ -27,10 +27,14 @@ const SIDE_THREADS: usize = 2;
 pub(crate) fn run(args: &Up) -> anyhow::Result<()> {
     let settings = load(args)?;
     settings.log.init()?;
+    // Who has the directory has most likely the ports too, and is the better thing to hear of. A new one is made only once
+    // nothing else is in the way.
+    let take = || DataDir::take(&settings.data_dir, "--data");
+    let taken = settings.data_dir.is_dir().then(take).transpose()?;
     ports::probe(&settings.listeners())?;
-    make_dir(&settings.data_dir)?;
+    let _taken = taken.map_or_else(take, Ok)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(SIDE_THREADS)
+        .worker_threads(settings.gateway.background_threads.into())
         .thread_name("side")
         .enable_all()
         .build()
@@ -39,20 +43,8 @@ pub(crate) fn run(args: &Up) -> anyhow::Result<()> {
 }
 
 fn load(args: &Up) -> anyhow::Result<UpFile> {
-    let (name, text) = match &args.config {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            (path.display().to_string(), text)
-        }
-        None => ("defaults".into(), String::new()),
-    };
-    let mut environment: Vec<(String, String)> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    if let Some(dir) = &args.data {
-        environment.push((format!("{ENVIRONMENT_PREFIX}DATA_DIR"), dir.display().to_string()));
-    }
-    Ok(milecastle_settings::parse(&name, &text, environment)?)
+    let dir = args.data.iter().map(|dir| (format!("{ENVIRONMENT_PREFIX}DATA_DIR"), dir.display().to_string()));
+    Ok(load_with(args.config.as_deref(), &known(), dir)?)
 }
 
 async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
@@ -132,12 +124,4 @@ fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(new, path)
-}
-
-fn make_dir(dir: &Path) -> anyhow::Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot make the data directory {} (--data)", dir.display()))
 }

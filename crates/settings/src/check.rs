@@ -246,10 +246,7 @@ fn advice(root: &Value, schema: &Value, key: &str) -> String {
         return format!("; {text}");
     }
     let known: Vec<&str> = schema["properties"].as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect();
-    let nearest = known.iter().map(|k| (distance(key, k), k)).min();
-    if let Some((far, nearest)) = nearest
-        && far <= 1 + key.len().max(nearest.len()) / 4
-    {
+    if let Some(nearest) = nearest(key, &known) {
         return format!("; did you mean `{nearest}`?");
     }
     let mut elsewhere = Vec::new();
@@ -272,6 +269,12 @@ fn places(schema: &Value, key: &str, path: &str, found: &mut Vec<String>) {
             places(member, key, &path, found);
         }
     }
+}
+
+/// The known word that `word` may have been meant to be.
+pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let (far, nearest) = known.iter().map(|known| (distance(word, known), *known)).min()?;
+    (far <= 1 + word.len().max(nearest.len()) / 4).then_some(nearest)
 }
 
 /// Edit distance in which swapping two neighbours is one step (optimal string alignment).

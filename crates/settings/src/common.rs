@@ -3,11 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use milecastle_telemetry::{Secret, log};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Time;
+use crate::check::nearest;
+use crate::load::Checks;
 
 /// The address a server listens on, under the names the control plane's files use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -153,12 +157,48 @@ impl Log {
         };
         log::init(format, &self.level)
     }
+
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        let Err(error) = log::check_filter(&self.level) else { return };
+        let advice = match &error {
+            log::FilterError::Level(word) => nearest(&word.to_ascii_lowercase(), &log::LEVELS),
+            log::FilterError::Syntax(_) => None,
+        };
+        let advice = advice.map(|level| format!("; did you mean `{level}`?")).unwrap_or_default();
+        checks.fault("log.level", &format!("{error}{advice}"));
+    }
 }
 
 impl Sealing {
     /// The key in base64 from the first place that has one: `key`, `key_file`, the systemd credential; `None` where none has.
     pub fn read(&self) -> Result<Option<Secret<String>>, SecretError> {
         secret(self.key.as_ref(), self.key_file.as_deref(), "sealing.key_file", "milecastle-sealing-key")
+    }
+
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        const EXPECTED: &str = "expected 32 bytes in base64; make them with: head -c 32 /dev/urandom | base64";
+        let is_key = |text: &str| STANDARD.decode(text.trim()).is_ok_and(|bytes| bytes.len() == 32);
+        match (&self.key, &self.key_file) {
+            (Some(key), _) if !is_key(key.reveal()) => checks.fault("sealing.key", EXPECTED),
+            (None, Some(_)) if checks.known().secret_files => match self.read() {
+                Err(error) => checks.fault("sealing.key_file", &error.reason()),
+                Ok(Some(key)) if !is_key(key.reveal()) => {
+                    checks.fault("sealing.key_file", &format!("what the file holds is no key: {EXPECTED}"));
+                }
+                Ok(_) => {}
+            },
+            _ => {}
+        }
+    }
+}
+
+impl SecretError {
+    /// What is wrong, without the key that it is about.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Read { path, source, .. } => format!("cannot read {}: {source}", path.display()),
+            Self::Empty { path, .. } => format!("{} is empty", path.display()),
+        }
     }
 }
 

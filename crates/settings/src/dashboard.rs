@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
+use crate::whole::common;
 use crate::{Database, HostPort, IpPort, Log, Peers, Sealing, Server, Size, Time};
 
 /// Configuration of a dashboard: the section `dashboard` of the files of `milecastle control` and `milecastle up`.
@@ -55,7 +56,7 @@ pub struct Admin {
     pub admin_key_required: bool,
     /// Answers cross-origin requests of browsers.
     pub enable_admin_cors: bool,
-    /// Largest request body.
+    /// Largest request body, at least 1k.
     pub max_body: Size,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,
@@ -111,6 +112,9 @@ impl Dashboard {
                 checks.fault(&format!("admin.admin_key[{i}].key"), "is given twice: each key needs a value of its own");
             }
         }
+        if self.admin.max_body < Size::kib(1) {
+            checks.fault("admin.max_body", "expected at least 1k: a smaller body holds no real object");
+        }
     }
 }
 
@@ -123,7 +127,7 @@ impl File for DashboardFile {
 
     fn check(&self, checks: &mut Checks<'_>) {
         self.dashboard.check(checks);
-        self.database.check(checks);
+        common(&self.log, &self.database, &self.sealing, checks);
     }
 }
 

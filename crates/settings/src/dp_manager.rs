@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
+use crate::whole::common;
 use crate::{Database, HostPort, Log, Sealing, Server, Time};
 
 /// Configuration of a DP manager: the section `dp_manager` of the files of `milecastle control` and `milecastle up`.
@@ -82,7 +83,23 @@ impl DpManager {
                 checks.fault(&format!("certificates.{key}"), "expected at least 60s");
             }
         }
+        for (i, name) in self.certificates.names.iter().enumerate() {
+            if !is_host(name) {
+                checks.fault(&format!("certificates.names[{i}]"), "expected a host name or an address, without a port");
+            }
+        }
+        if self.stream.silence <= self.stream.beat {
+            checks.fault("stream.silence", "expected more than `stream.beat`, and than `report_interval` of the nodes");
+        }
     }
+}
+
+/// Whether a certificate can bear `name`: letters, digits, hyphens and dots, or an address.
+fn is_host(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    name.parse::<std::net::IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(label))
 }
 
 impl File for DpManagerFile {
@@ -94,7 +111,7 @@ impl File for DpManagerFile {
 
     fn check(&self, checks: &mut Checks<'_>) {
         self.dp_manager.check(checks);
-        self.database.check(checks);
+        common(&self.log, &self.database, &self.sealing, checks);
     }
 }
 

@@ -36,7 +36,7 @@ pub use gateway::{
     MetricSettings, NginxConfig, NginxHttp, NodeListen, PluginAttr, Prometheus, RouterChoice, Shutdown, Ssl, SslListen,
     State, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, UpstreamKeepalive, UpstreamPool,
 };
-pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, LoadError, load, parse};
+pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, Known, LoadError, load, load_with, parse};
 pub use tree::Place;
 pub use units::{Peers, Size, Switch, Time, UnitError};
 pub use whole::{ControlFile, UpFile};

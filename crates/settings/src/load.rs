@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::Time;
 use crate::check::{self, Schema};
 use crate::tree::{self, Node, Place};
 
@@ -69,10 +70,23 @@ pub struct Faults {
     pub list: Vec<Fault>,
 }
 
+/// What a configuration is checked against that this crate cannot know.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Names of the plugins that there are.
+    pub plugins: &'a [&'a str],
+    /// Says what is wrong with the text of a group token, without repeating it.
+    pub group_token: fn(&str) -> Result<(), String>,
+    /// Whether files that hold secrets are read and checked too, as `milecastle check` does. A start leaves that to whoever
+    /// needs them: a node with a valid certificate needs no token.
+    pub secret_files: bool,
+}
+
 /// Collects faults of the checks that need the typed configuration.
 #[derive(Debug)]
 pub struct Checks<'a> {
     prefix: String,
+    known: &'a Known<'a>,
     found: &'a mut Vec<(String, String)>,
 }
 
@@ -88,9 +102,34 @@ impl Checks<'_> {
         self.found.push((join(&self.prefix, key), message.to_owned()));
     }
 
+    /// Reports each of these times that is zero.
+    pub(crate) fn above_zero(&mut self, times: &[(&str, Time)]) {
+        for (key, _) in times.iter().filter(|(_, time)| time.is_zero()) {
+            self.fault(key, "expected more than 0");
+        }
+    }
+
+    /// What the checks may count on.
+    pub(crate) const fn known(&self) -> &Known<'_> {
+        self.known
+    }
+
+    /// Reports a name at `key` that is no plugin's.
+    pub(crate) fn plugin(&mut self, key: &str, name: &str) {
+        let known = self.known.plugins;
+        if known.contains(&name) {
+            return;
+        }
+        let advice = match check::nearest(name, known) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => format!("there are {}", known.join(", ")),
+        };
+        self.fault(key, &format!("there is no plugin `{name}`; {advice}"));
+    }
+
     /// The same collection, standing in a section.
     pub(crate) fn at(&mut self, section: &str) -> Checks<'_> {
-        Checks { prefix: join(&self.prefix, section), found: self.found }
+        Checks { prefix: join(&self.prefix, section), known: self.known, found: self.found }
     }
 }
 
@@ -104,14 +143,25 @@ pub(crate) fn under(section: &str, listeners: Vec<(&'static str, SocketAddr)>) -
 }
 
 /// Loads the file at `path`, or the defaults where there is no path, with the overrides of the environment.
-pub fn load<F: File>(path: Option<&Path>) -> Result<F, LoadError> {
+pub fn load<F: File>(path: Option<&Path>, known: &Known<'_>) -> Result<F, LoadError> {
+    load_with(path, known, [])
+}
+
+/// As [`load`], with overrides that precede those of the environment: what the command line says, each under the name of
+/// its variable.
+pub fn load_with<F: File>(
+    path: Option<&Path>,
+    known: &Known<'_>,
+    overrides: impl IntoIterator<Item = (String, String)>,
+) -> Result<F, LoadError> {
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let environment = environment.chain(overrides);
     match path {
-        None => parse("defaults", "", environment),
+        None => parse("defaults", "", environment, known),
         Some(path) => {
             let text =
                 std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-            parse(&path.display().to_string(), &text, environment)
+            parse(&path.display().to_string(), &text, environment, known)
         }
     }
 }
@@ -122,6 +172,7 @@ pub fn parse<F: File>(
     file: &str,
     text: &str,
     environment: impl IntoIterator<Item = (String, String)>,
+    known: &Known<'_>,
 ) -> Result<F, LoadError> {
     let faults = |list| LoadError::Faults(Faults { file: file.to_owned(), list });
     let schema = Schema::of::<F>();
@@ -138,7 +189,7 @@ pub fn parse<F: File>(
     merge(&mut value, tree.to_json());
     let mut configuration: F = serde_json::from_value(value).map_err(|e| faults(vec![internal(&e)]))?;
     configuration.complete();
-    found = semantic_faults(&configuration, &tree);
+    found = semantic_faults(&configuration, &tree, known);
     if found.is_empty() { Ok(configuration) } else { Err(faults(found)) }
 }
 
@@ -152,7 +203,8 @@ fn overrides(tree: &mut Node, schema: &Schema, environment: impl IntoIterator<It
         .into_iter()
         .filter_map(|(name, value)| Some((name.strip_prefix(ENVIRONMENT_PREFIX)?.to_ascii_lowercase(), name, value)))
         .collect();
-    variables.sort();
+    // Stable: of several with one name the last one counts.
+    variables.sort_by(|(a, ..), (b, ..)| a.cmp(b));
     let mut faults = Vec::new();
     for (path, name, value) in variables {
         let path: Vec<String> = path.split("__").map(str::to_owned).collect();
@@ -185,7 +237,7 @@ fn merge(base: &mut Value, over: Value) {
     }
 }
 
-fn semantic_faults<F: File>(configuration: &F, tree: &Node) -> Vec<Fault> {
+fn semantic_faults<F: File>(configuration: &F, tree: &Node, known: &Known<'_>) -> Vec<Fault> {
     let mut found = Vec::new();
     let listeners = configuration.listeners();
     for (i, (key, address)) in listeners.iter().enumerate() {
@@ -195,7 +247,7 @@ fn semantic_faults<F: File>(configuration: &F, tree: &Node) -> Vec<Fault> {
             found.push((key.clone(), message));
         }
     }
-    configuration.check(&mut Checks { prefix: String::new(), found: &mut found });
+    configuration.check(&mut Checks { prefix: String::new(), known, found: &mut found });
     found.into_iter().map(|(key, message)| Fault::new(tree.place_of(&key).clone(), key, message)).collect()
 }
 

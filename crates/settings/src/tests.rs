@@ -3,9 +3,14 @@
 use crate::*;
 
 const NO_VARIABLES: [(String, String); 0] = [];
+const KNOWN: Known<'_> = Known { plugins: &["key-auth", "limit-count", "redirect"], group_token, secret_files: false };
+
+fn group_token(text: &str) -> Result<(), String> {
+    if text.starts_with("mc1.") { Ok(()) } else { Err("not a group token".into()) }
+}
 
 fn faults<F: File + std::fmt::Debug>(text: &str) -> Vec<String> {
-    match parse::<F>("f.yaml", text, NO_VARIABLES) {
+    match parse::<F>("f.yaml", text, NO_VARIABLES, &KNOWN) {
         Err(LoadError::Faults(f)) => f.to_string().lines().map(str::to_owned).collect(),
         other => panic!("expected faults, got {other:?}"),
     }
@@ -13,16 +18,17 @@ fn faults<F: File + std::fmt::Debug>(text: &str) -> Vec<String> {
 
 fn gateway(text: &str) -> Gateway {
     let text = format!("control_plane: {{endpoints: ['https://c:17900']}}\n{text}");
-    parse::<GatewayFile>("f.yaml", &text, NO_VARIABLES).unwrap_or_else(|e| panic!("{e}")).gateway
+    parse::<GatewayFile>("f.yaml", &text, NO_VARIABLES, &KNOWN).unwrap_or_else(|e| panic!("{e}")).gateway
 }
 
 fn with_environment<F: File>(text: &str, variables: &[(&str, &str)]) -> Result<F, String> {
-    parse("f.yaml", text, variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))).map_err(|e| e.to_string())
+    let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    parse("f.yaml", text, variables, &KNOWN).map_err(|e| e.to_string())
 }
 
 #[test]
 fn defaults_are_the_listener_table() {
-    let up: UpFile = parse("f.yaml", "", NO_VARIABLES).unwrap();
+    let up: UpFile = parse("f.yaml", "", NO_VARIABLES, &KNOWN).unwrap();
     let listeners: Vec<_> = up.listeners().into_iter().map(|(k, a)| format!("{k} {a}")).collect();
     assert_eq!(
         listeners,
@@ -141,8 +147,120 @@ fn faults_that_no_schema_sees() {
     );
     let listed = faults::<UpFile>("gateway: {dns: {min_ttl: 2h}, control_plane: {endpoints: ['http://c']}}\n");
     assert_eq!(listed.len(), 2, "{listed:?}");
-    assert!(listed[0].starts_with("f.yaml:1:58: gateway.control_plane.endpoints: "), "{listed:?}");
+    assert!(listed[0].starts_with("f.yaml:1:59: gateway.control_plane.endpoints[0]: "), "{listed:?}");
     assert!(listed[1].starts_with("f.yaml:1:26: gateway.dns.min_ttl: "), "{listed:?}");
+}
+
+#[test]
+fn words_that_mean_nothing_are_refused_with_the_nearest_that_does() {
+    for (text, fault) in [
+        (
+            "log: {level: wrn}",
+            "f.yaml:1:14: log.level: `wrn` is no level; there are off, error, warn, info, debug, trace; \
+          did you mean `warn`?",
+        ),
+        (
+            "log: {level: 'info,milecastle_proxy=dbug'}",
+            "f.yaml:1:14: log.level: `dbug` is no level; there are off, error, \
+          warn, info, debug, trace; did you mean `debug`?",
+        ),
+        (
+            "gateway: {plugins: [limit-count, key-aut]}",
+            "f.yaml:1:34: gateway.plugins[1]: there is no plugin `key-aut`; did \
+          you mean `key-auth`?",
+        ),
+        (
+            "gateway: {plugins: [serverless]}",
+            "f.yaml:1:21: gateway.plugins[0]: there is no plugin `serverless`; there are \
+          key-auth, limit-count, redirect",
+        ),
+        (
+            "gateway: {plugin_attr: {redirct: {https_port: 1}}}",
+            "f.yaml:1:34: gateway.plugin_attr.redirct: there is no plugin \
+          `redirct`; did you mean `redirect`?",
+        ),
+    ] {
+        assert_eq!(faults::<UpFile>(text), [fault]);
+    }
+}
+
+#[test]
+fn values_that_could_not_work_are_refused() {
+    for (text, key) in [
+        ("database: {connect_timeout: 0}", "database.connect_timeout"),
+        ("database: {acquire_timeout: 0s}", "database.acquire_timeout"),
+        ("database: {statement_timeout: 0ms}", "database.statement_timeout"),
+        ("dashboard: {admin: {max_body: 0}}", "dashboard.admin.max_body"),
+        ("dp_manager: {certificates: {names: ['a:1']}}", "dp_manager.certificates.names[0]"),
+        ("dp_manager: {stream: {silence: 5s}}", "dp_manager.stream.silence"),
+        ("gateway: {control_plane: {connect_timeout: 0}}", "gateway.control_plane.connect_timeout"),
+        ("gateway: {control_plane: {report_interval: 0}}", "gateway.control_plane.report_interval"),
+        ("gateway: {control_plane: {silence: 2s}}", "gateway.control_plane.silence"),
+        ("gateway: {control_plane: {group_token: secret}}", "gateway.control_plane.group_token"),
+        ("gateway: {control_plane: {endpoints: ['https://c']}}", "gateway.control_plane.endpoints[0]"),
+        ("gateway: {control_plane: {endpoints: ['https://c:0']}}", "gateway.control_plane.endpoints[0]"),
+        ("gateway: {control_plane: {endpoints: ['https://::1:1']}}", "gateway.control_plane.endpoints[0]"),
+        ("gateway: {timeouts: {tls_handshake: 0}}", "gateway.timeouts.tls_handshake"),
+        ("gateway: {timeouts: {http2_ping: 0}}", "gateway.timeouts.http2_ping"),
+        ("gateway: {dns: {timeout: 0}}", "gateway.dns.timeout"),
+        ("gateway: {limits: {upstream_header_bytes: 10}}", "gateway.limits.upstream_header_bytes"),
+        ("gateway: {apisix: {node_listen: [], ssl: {enable: false}}}", "gateway.apisix.node_listen"),
+        ("gateway: {apisix: {ssl: {fallback_sni: ''}}}", "gateway.apisix.ssl.fallback_sni"),
+        ("gateway: {nginx_config: {http: {send_timeout: 0}}}", "gateway.nginx_config.http.send_timeout"),
+        ("gateway: {nginx_config: {http: {client_body_timeout: 0}}}", "gateway.nginx_config.http.client_body_timeout"),
+        (
+            "gateway: {nginx_config: {http: {client_header_timeout: 0}}}",
+            "gateway.nginx_config.http.client_header_timeout",
+        ),
+        ("gateway: {nginx_config: {http: {real_ip_header: 'X Real'}}}", "gateway.nginx_config.http.real_ip_header"),
+        ("gateway: {nginx_config: {http: {access_log: ''}}}", "gateway.nginx_config.http.access_log"),
+        ("gateway: {nginx_config: {http: {access_log_format: ' '}}}", "gateway.nginx_config.http.access_log_format"),
+        (
+            "gateway: {nginx_config: {http: {upstream: {keepalive_timeout: 0}}}}",
+            "gateway.nginx_config.http.upstream.keepalive_timeout",
+        ),
+        (
+            "gateway: {plugin_attr: {prometheus: {metrics: {bandwidth: {extra_labels: [{a-b: $uri}]}}}}}",
+            "gateway.plugin_attr.prometheus.metrics.bandwidth.extra_labels[0]",
+        ),
+        (
+            "gateway: {plugin_attr: {prometheus: {metrics: {bandwidth: {extra_labels: [{a: uri}]}}}}}",
+            "gateway.plugin_attr.prometheus.metrics.bandwidth.extra_labels[0]",
+        ),
+    ] {
+        let listed = faults::<UpFile>(text);
+        assert_eq!(listed.len(), 1, "{text}: {listed:?}");
+        assert!(listed[0].starts_with("f.yaml:1:") && listed[0].contains(&format!(": {key}: ")), "{text}: {listed:?}");
+        assert!(!listed[0].contains("secret"), "{listed:?}");
+    }
+    for endpoint in ["https://c:17900", "https://10.0.0.1:1/", "https://[::1]:17900"] {
+        let text = format!("gateway: {{control_plane: {{endpoints: ['{endpoint}']}}}}");
+        with_environment::<UpFile>(&text, &[]).unwrap();
+    }
+}
+
+#[test]
+fn the_files_of_secrets_are_read_where_that_is_asked_for() {
+    let file = |name: &str| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name).display().to_string();
+    let text = |file: &str| {
+        format!("sealing: {{key_file: '{file}'}}\ngateway: {{control_plane: {{group_token_file: '{file}'}}}}\n")
+    };
+    let thorough = Known { secret_files: true, ..KNOWN };
+    let listed = |file: &str| match parse::<UpFile>("f.yaml", &text(file), NO_VARIABLES, &thorough) {
+        Err(LoadError::Faults(faults)) => faults.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let missing = listed(&file("no-such-file"));
+    let lines: Vec<&str> = missing.lines().collect();
+    assert!(lines[0].starts_with("f.yaml:2:45: gateway.control_plane.group_token_file: cannot read /"), "{missing}");
+    assert!(lines[1].starts_with("f.yaml:1:21: sealing.key_file: cannot read /"), "{missing}");
+    let neither = listed(&file("Cargo.toml"));
+    assert!(neither.contains("group_token_file: not a group token"), "{neither}");
+    assert!(
+        neither.contains("sealing.key_file: what the file holds is no key") && !neither.contains("[package]"),
+        "{neither}"
+    );
+    assert!(parse::<UpFile>("f.yaml", &text("/no/such"), NO_VARIABLES, &KNOWN).is_ok(), "a start leaves them alone");
 }
 
 #[test]
@@ -168,9 +286,12 @@ fn the_environment_overrides() {
     assert_eq!(file.dashboard.server.listen.socket().to_string(), "0.0.0.0:0");
     assert_eq!(file.dashboard.admin.allow_admin, ["10.0.0.0/8".parse::<Peers>().unwrap()]);
 
-    // Text stays text, whatever it looks like.
-    let file: DashboardFile = with_environment(base, &[("MILECASTLE__SEALING__KEY", "0123456")]).unwrap();
-    assert_eq!(file.sealing.read().unwrap().unwrap().reveal(), "0123456");
+    // Text stays text, whatever it looks like: these digits are base64 of 32 bytes.
+    let digits = format!("{}0=", "0".repeat(42));
+    let file: DashboardFile = with_environment(base, &[("MILECASTLE__SEALING__KEY", &digits)]).unwrap();
+    assert_eq!(*file.sealing.read().unwrap().unwrap().reveal(), digits);
+    let file: UpFile = with_environment("", &[("MILECASTLE__DATA_DIR", "/z"), ("MILECASTLE__DATA_DIR", "/a")]).unwrap();
+    assert_eq!(file.data_dir, std::path::Path::new("/a"), "the last one counts, which is the command line's");
 
     let wrong = [("MILECASTLE__SERVER__LISTEN__PROT", "1"), ("MILECASTLE__SERVER__DRAIN", "[")];
     let message = with_environment::<DashboardFile>(base, &wrong).unwrap_err();
@@ -200,6 +321,12 @@ admin: {admin_key: [{name: a, key: 314159, role: admin}, {name: b, key: '', role
     let text = "database: {dsn: 'mysql://u:hunter2@h'}\nadmin: {admin_key: [{name: a, key: hunter2, role: admin}, {name: b, key: hunter2, role: viewer}]}";
     let message = faults::<DashboardFile>(text).join("\n");
     assert!(!message.contains("hunter2") && message.lines().count() == 2, "{message}");
+    for bad in ["'c2h1c2g='", "hushhushhush", "''"] {
+        let listed = faults::<DashboardFile>(&format!("database: {{dsn: 'sqlite:a'}}\nsealing: {{key: {bad}}}"));
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert!(listed[0].starts_with("f.yaml:2:16: sealing.key: expected 32 bytes in base64"), "{listed:?}");
+        assert!(!listed[0].contains("hush") && !listed[0].contains("c2h1"), "{listed:?}");
+    }
     let debug =
         format!("{:?}", with_environment::<DashboardFile>("", &[("MILECASTLE__DATABASE__DSN", "sqlite:hunter2")]));
     assert!(debug.contains("[secret]") && !debug.contains("hunter2"), "{debug}");

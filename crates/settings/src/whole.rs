@@ -59,6 +59,11 @@ impl Database {
             }
             Some(_) => {}
         }
+        checks.at("database").above_zero(&[
+            ("connect_timeout", self.connect_timeout),
+            ("acquire_timeout", self.acquire_timeout),
+            ("statement_timeout", self.statement_timeout),
+        ]);
     }
 }
 
@@ -72,8 +77,15 @@ impl File for ControlFile {
     fn check(&self, checks: &mut Checks<'_>) {
         self.dashboard.check(&mut checks.at("dashboard"));
         self.dp_manager.check(&mut checks.at("dp_manager"));
-        self.database.check(checks);
+        common(&self.log, &self.database, &self.sealing, checks);
     }
+}
+
+/// The checks of what every file of the control plane has.
+pub(crate) fn common(log: &Log, database: &Database, sealing: &Sealing, checks: &mut Checks<'_>) {
+    log.check(checks);
+    database.check(checks);
+    sealing.check(checks);
 }
 
 impl File for UpFile {
@@ -100,7 +112,14 @@ impl File for UpFile {
         self.dashboard.check(&mut checks.at("dashboard"));
         self.dp_manager.check(&mut checks.at("dp_manager"));
         self.gateway.check(&mut checks.at("gateway"));
-        self.database.check(checks);
+        let (silence, report) = (self.dp_manager.stream.silence, self.gateway.control_plane.report_interval);
+        if self.gateway.control_plane.endpoints.is_empty() && silence <= report {
+            checks.fault(
+                "dp_manager.stream.silence",
+                "expected more than `gateway.control_plane.report_interval`: the gateway says nothing in between",
+            );
+        }
+        common(&self.log, &self.database, &self.sealing, checks);
     }
 }
 

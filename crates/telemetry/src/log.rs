@@ -4,11 +4,15 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// Environment variable that overrides the filter of the configuration file, in the syntax of
 /// [`EnvFilter`]: `info`, `warn,milecastle_proxy=debug`, …
 pub const FILTER_VARIABLE: &str = "MILECASTLE_LOG";
+
+/// The levels of a filter, from the quietest on.
+pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// How a log line is written. The same for each role.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +44,40 @@ pub enum LogError {
     Twice,
 }
 
+/// What is wrong with a filter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// A word where a level belongs. As the name of a module, which the syntax of [`EnvFilter`] would take it for, it would
+    /// silence all the others.
+    #[error("`{0}` is no level; there are {levels}", levels = LEVELS.join(", "))]
+    Level(String),
+    /// The filter does not parse.
+    #[error("{0}")]
+    Syntax(String),
+}
+
+/// Finds what is wrong with a filter: besides its syntax, levels that are none. A module stands with its level,
+/// `milecastle_proxy=debug`, or with its path, `milecastle_proxy::node`.
+///
+/// # Errors
+/// [`FilterError`].
+pub fn check_filter(filter: &str) -> Result<(), FilterError> {
+    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+    for directive in filter.split(',').map(str::trim) {
+        // A module by its path, or a span in brackets, may stand alone.
+        let level = match directive.rsplit_once('=') {
+            _ if directive.ends_with(']') => continue,
+            Some((_, level)) => level.trim(),
+            None if directive.contains("::") => continue,
+            None => directive,
+        };
+        if !is_level(level) {
+            return Err(FilterError::Level(level.to_owned()));
+        }
+    }
+    EnvFilter::try_new(filter).map(drop).map_err(|error| FilterError::Syntax(error.to_string()))
+}
+
 /// Sets the process's log subscriber: events go to standard error in `format`, filtered by `MILECASTLE_LOG` or, where that
 /// is unset, by `filter`. Time stamps are UTC with microseconds. Colours appear only on a terminal.
 pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
@@ -47,11 +85,9 @@ pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
         Ok(v) if !v.is_empty() => (v, FILTER_VARIABLE),
         _ => (filter.to_owned(), "log.level"),
     };
-    let filter = EnvFilter::try_new(&text).map_err(|e| LogError::Filter {
-        filter: text.clone(),
-        origin,
-        reason: e.to_string(),
-    })?;
+    let fault = |reason: String| LogError::Filter { filter: text.clone(), origin, reason };
+    check_filter(&text).map_err(|error| fault(error.to_string()))?;
+    let filter = EnvFilter::try_new(&text).map_err(|error| fault(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(BoxMakeWriter::new(io::stderr));
     let set = match format {
         Format::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
@@ -66,5 +102,34 @@ impl fmt::Display for Format {
             Self::Text => "text",
             Self::Json => "json",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_no_filter() {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "warn,milecastle_proxy=debug",
+            "milecastle_proxy::node",
+            "warn,[request{id=1}]=trace,[join]",
+        ] {
+            assert_eq!(check_filter(good), Ok(()), "{good}");
+        }
+        for (bad, word) in [
+            ("wrn", "wrn"),
+            ("", ""),
+            ("info,", ""),
+            ("milecastle_proxy=dbg,warn", "dbg"),
+            ("warn,milecastle_proxy", "milecastle_proxy"),
+        ] {
+            assert_eq!(check_filter(bad), Err(FilterError::Level(word.into())), "{bad}");
+        }
+        assert!(matches!(check_filter("warn,[a=debug"), Err(FilterError::Syntax(_))));
     }
 }

@@ -173,6 +173,12 @@ impl SslListen {
 
 impl Apisix {
     pub(super) fn check(&self, checks: &mut Checks<'_>) {
+        if self.node_listen.0.is_empty() && !self.ssl.enable {
+            checks.fault("node_listen", "expected at least one listener where `ssl.enable` is off");
+        }
+        if self.ssl.fallback_sni.as_ref().is_some_and(|name| name.trim().is_empty()) {
+            checks.fault("ssl.fallback_sni", "expected a server name; leave the key out for none");
+        }
         if self.ssl.listen.iter().any(|l| l.enable_http3) {
             checks.fault("ssl.listen", "HTTP/3 is not available in this version: remove `enable_http3: true`");
         }

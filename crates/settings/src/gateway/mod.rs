@@ -18,8 +18,8 @@ pub use nginx::{EscapeStyle, NginxConfig, NginxHttp, UpstreamKeepalive};
 pub use node::{AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeouts, UpstreamPool};
 pub use prometheus::{MetricSettings, Prometheus};
 
-use crate::Log;
 use crate::load::{Checks, File, under};
+use crate::{Log, Size};
 
 /// Configuration of a gateway node: the file of `milecastle gateway`, and the section `gateway` of `milecastle up`.
 ///
@@ -135,9 +135,25 @@ impl Gateway {
         self.apisix.check(&mut checks.at("apisix"));
         self.plugin_attr.prometheus.check(&mut checks.at("plugin_attr.prometheus"));
         self.control_plane.check(&mut checks.at("control_plane"));
-        if self.limits.header_bytes.get() < 1024 {
-            checks.fault("limits.header_bytes", "expected at least 1k: a smaller head holds no real request");
+        self.nginx_config.http.check(&mut checks.at("nginx_config.http"));
+        for (i, name) in self.plugins.iter().flatten().enumerate() {
+            checks.plugin(&format!("plugins[{i}]"), name);
         }
+        for name in self.plugin_attr.others.keys() {
+            checks.plugin(&format!("plugin_attr.{name}"), name);
+        }
+        let heads = [
+            ("limits.header_bytes", self.limits.header_bytes),
+            ("limits.upstream_header_bytes", self.limits.upstream_header_bytes),
+        ];
+        for (key, _) in heads.iter().filter(|(_, size)| *size < Size::kib(1)) {
+            checks.fault(key, "expected at least 1k: no real message has a smaller head");
+        }
+        checks.above_zero(&[
+            ("timeouts.tls_handshake", self.timeouts.tls_handshake),
+            ("timeouts.http2_ping", self.timeouts.http2_ping),
+            ("dns.timeout", self.dns.timeout),
+        ]);
         if self.dns.min_ttl > self.dns.max_ttl {
             checks.fault("dns.min_ttl", "expected no more than `dns.max_ttl`");
         }
@@ -153,6 +169,7 @@ impl File for GatewayFile {
 
     fn check(&self, checks: &mut Checks<'_>) {
         self.gateway.check(checks);
+        self.log.check(checks);
         if self.gateway.control_plane.endpoints.is_empty() {
             checks.fault(
                 "control_plane.endpoints",

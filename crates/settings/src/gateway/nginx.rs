@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::load::Checks;
 use crate::{Peers, Size, Switch, Time};
 
 /// The settings of the reference's HTTP server that have a meaning here.
@@ -73,6 +74,29 @@ pub struct UpstreamKeepalive {
     pub keepalive_requests: u32,
     /// How long a connection may stay idle.
     pub keepalive_timeout: Time,
+}
+
+impl NginxHttp {
+    pub(super) fn check(&self, checks: &mut Checks<'_>) {
+        checks.above_zero(&[
+            ("client_header_timeout", self.client_header_timeout),
+            ("client_body_timeout", self.client_body_timeout),
+            ("send_timeout", self.send_timeout),
+            ("upstream.keepalive_timeout", self.upstream.keepalive_timeout),
+        ]);
+        // RFC 9110, section 5.6.2.
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if self.real_ip_header.is_empty() || !self.real_ip_header.bytes().all(is_token) {
+            checks.fault("real_ip_header", "expected the name of a header, such as `X-Forwarded-For`");
+        }
+        let log = self.access_log.as_os_str();
+        if self.enable_access_log && log.is_empty() {
+            checks.fault("access_log", "expected a path, `-` for standard output, or `off`");
+        }
+        if self.enable_access_log && log != "off" && self.access_log_format.trim().is_empty() {
+            checks.fault("access_log_format", "expected text: for no log at all set `enable_access_log: false`");
+        }
+    }
 }
 
 impl Default for NginxHttp {

@@ -153,22 +153,49 @@ impl ControlPlane {
         )
     }
 
-    pub(super) fn check(&self, checks: &mut Checks<'_>) {
-        if let Some(bad) = self.endpoints.iter().find(|e| !is_https(e)) {
-            checks.fault("endpoints", &format!("expected addresses such as `https://host:17900`, found `{bad}`"));
+    /// A token that is written here must be one; the file that may hold it is read if the checks go so far.
+    fn check_token(&self, checks: &mut Checks<'_>) {
+        let (key, token) = match (&self.group_token, &self.group_token_file) {
+            (Some(token), _) => ("group_token", Ok(Some(token.clone()))),
+            (None, Some(_)) if checks.known().secret_files => ("group_token_file", self.read_token()),
+            _ => return,
+        };
+        let fault = match token {
+            Ok(Some(token)) => (checks.known().group_token)(token.reveal().trim()).err(),
+            Ok(None) => None,
+            Err(error) => Some(error.reason()),
+        };
+        if let Some(fault) = fault {
+            checks.fault(key, &fault);
         }
+    }
+
+    pub(super) fn check(&self, checks: &mut Checks<'_>) {
+        for (i, endpoint) in self.endpoints.iter().enumerate().filter(|(_, endpoint)| !is_endpoint(endpoint)) {
+            let message = format!("expected an address such as `https://host:17900`, found `{endpoint}`");
+            checks.fault(&format!("endpoints[{i}]"), &message);
+        }
+        checks.above_zero(&[("connect_timeout", self.connect_timeout), ("report_interval", self.report_interval)]);
+        if self.silence <= Time::secs(2) {
+            checks.fault("silence", "expected more than 2s, which is how long the control plane may say nothing");
+        }
+        self.check_token(checks);
         if self.reconnect_min.is_zero() || self.reconnect_min > self.reconnect_max {
             checks.fault("reconnect_min", "expected more than 0 and no more than `reconnect_max`");
         }
     }
 }
 
-/// Whether `text` is `https://host[:port]` with nothing after it.
-fn is_https(text: &str) -> bool {
-    text.strip_prefix("https://").is_some_and(|rest| {
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        !rest.is_empty() && !rest.contains(|c: char| c == '/' || c == '@' || c.is_whitespace())
-    })
+/// Whether `text` is `https://host:port` with nothing after it.
+fn is_endpoint(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("https://") else { return false };
+    let Some((host, port)) = rest.strip_suffix('/').unwrap_or(rest).rsplit_once(':') else { return false };
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(|c: char| ":/@?#[]".contains(c) || c.is_whitespace()),
+    };
+    host && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 impl Default for ControlPlane {

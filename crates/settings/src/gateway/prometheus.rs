@@ -59,14 +59,29 @@ impl Prometheus {
             checks.fault("refresh_interval", "expected more than 0");
         }
         for (name, metric) in &self.metrics {
-            if metric.extra_labels.iter().any(|label| label.len() != 1) {
+            for (i, label) in metric.extra_labels.iter().enumerate().filter(|(_, label)| !is_label(label)) {
+                let found = serde_json::to_string(label).unwrap_or_default();
                 checks.fault(
-                    &format!("metrics.{name}.extra_labels"),
-                    "expected objects with exactly one member, e.g. `{upstream_addr: \"$upstream_addr\"}`",
+                    &format!("metrics.{name}.extra_labels[{i}]"),
+                    &format!(
+                        "expected one label (letters, digits and `_`) with its variable, e.g. `{{upstream_addr: \
+                         \"$upstream_addr\"}}`, found {found}"
+                    ),
                 );
             }
         }
     }
+}
+
+/// Whether this is one label with the variable that it shows.
+fn is_label(label: &BTreeMap<String, String>) -> bool {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let mut members = label.iter();
+    let (Some((name, variable)), None) = (members.next(), members.next()) else { return false };
+    is_name(name) && variable.strip_prefix('$').is_some_and(|variable| !variable.is_empty())
 }
 
 impl Default for Prometheus {
