@@ -1,6 +1,7 @@
 //! What keeps the process from starting, and what it says.
 
 use milecastle_testkit::{Process, TempDir};
+use milecastle_tests::Up;
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -43,6 +44,44 @@ fn faults_of_a_file_are_named_with_line_and_key() {
     let good = dir.write("good.yaml", "gateway:\n  workers: 1\n");
     let (code, said) = outcome(&["check", "-c", good.to_str().unwrap()], &[]);
     assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn names_that_mean_nothing_are_refused_by_check_and_start() {
+    let dir = TempDir::new();
+    let file = dir.write(
+        "up.yaml",
+        "log: { level: wrn }\nsealing: { key: aHVzaA== }\ngateway:\n  plugins: [key-auth, limit-cuont]\n",
+    );
+    let data = dir.path().join("data");
+    let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
+    for args in [&["check", "-c", file][..], &["up", "-c", file, "--data", data]] {
+        let (code, said) = outcome(args, &[]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(":1:15: log.level: `wrn` is no level") && said.contains("`warn`"), "{said}");
+        assert!(said.contains(":2:17: sealing.key: expected 32 bytes in base64") && !said.contains("aHVzaA"), "{said}");
+        assert!(said.contains(":4:23: gateway.plugins[1]: ") && said.contains("did you mean `limit-count`?"), "{said}");
+    }
+    let (code, said) = outcome(&["up", "--data", data], &[("MILECASTLE_LOG", "wrn")]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("`wrn` (from MILECASTLE_LOG)"), "{said}");
+    let file = dir.write("secrets.yaml", "sealing: { key_file: /no/such/key }\n");
+    let (code, said) = outcome(&["check", "-c", file.to_str().unwrap()], &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(":1:22: sealing.key_file: cannot read /no/such/key"), "{said}");
+}
+
+#[test]
+fn a_data_directory_has_one_process() {
+    let mut first = Up::start();
+    let mut second = Up::process_in(&first.data);
+    assert_eq!(second.wait_for_end(END).code(), Some(1));
+    let said = second.log().join("\n");
+    let dir = first.data.path().join("data");
+    let expected = format!("the directory {} is in use by process {}:", dir.display(), first.process.id());
+    assert!(said.contains(&expected) && said.contains("--data"), "{said}");
+    assert!(first.process.is_running());
+    drop(Up::start_in(first.kill()).stop());
 }
 
 #[test]

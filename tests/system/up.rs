@@ -58,11 +58,7 @@ impl Up {
 
     /// Starts on a data directory that may hold something.
     pub fn start_in(data: TempDir) -> Self {
-        let config = data.write("up.yaml", SETTINGS);
-        let dir = data.path().join("data");
-        let args = ["up", "--no-demo", "--config", config.to_str().unwrap(), "--data", dir.to_str().unwrap()];
-        let environment = [("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")];
-        let mut process = Process::milecastle("milecastle up", &args, &environment);
+        let mut process = Self::process_in(&data);
         let mut at = |what: &str| {
             process.wait_for_line(what, START, |line| {
                 line.trim_start().strip_prefix(what)?.trim().parse::<SocketAddr>().ok()
@@ -71,6 +67,15 @@ impl Up {
         let (http, https, admin) = (at("HTTP "), at("HTTPS "), at("Admin API "));
         let (status, control, prometheus) = (at("status "), at("control API "), at("Prometheus "));
         Self { process, http, https, admin, status, control, prometheus, data }
+    }
+
+    /// Just the process, on a data directory that may be in use.
+    pub fn process_in(data: &TempDir) -> Process {
+        let config = data.write("up.yaml", SETTINGS);
+        let dir = data.path().join("data");
+        let args = ["up", "--no-demo", "--config", config.to_str().unwrap(), "--data", dir.to_str().unwrap()];
+        let environment = [("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")];
+        Process::milecastle("milecastle up", &args, &environment)
     }
 
     /// Ends it as an operator would.

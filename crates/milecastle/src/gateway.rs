@@ -1,5 +1,6 @@
 //! The data plane's part of a process: one gateway node.
 
+use crate::data_dir::DataDir;
 use anyhow::Context;
 use milecastle_matching::RouterMode;
 use milecastle_plugin_api::{NodeFacts, Registry, Shared};
@@ -25,6 +26,7 @@ pub(crate) struct GatewayNode {
     access_log: Option<Arc<AccessLog>>,
     shared: Arc<Shared>,
     settings: Settings,
+    _dir: DataDir,
 }
 
 impl GatewayNode {
@@ -34,6 +36,7 @@ impl GatewayNode {
     /// # Errors
     /// A setting that cannot be used, or a listener that cannot be opened.
     pub(crate) async fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let dir = DataDir::take(settings.state.dir(), "state.dir")?;
         let facts = NodeFacts { hostname: hostname().into(), version: env!("CARGO_PKG_VERSION") };
         let config = GatewayConfig::new(settings, &facts)?;
         let health = Arc::new(Health::new(config.workers()));
@@ -93,7 +96,7 @@ impl GatewayNode {
         })?;
         // The workers begin with the configuration that has arrived: from here on load balancers may send.
         (0..workers).for_each(|worker| health.worker_loaded(worker));
-        Ok(Self { gateway, side, node, health, access_log, shared, settings: settings.clone() })
+        Ok(Self { gateway, side, node, health, access_log, shared, settings: settings.clone(), _dir: dir })
     }
 
     /// Listening addresses with what they are.
