@@ -78,7 +78,7 @@ async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
     migrator.set_locking(false);
     let done = match tx {
         Tx::Pg(tx) => migrator.run_direct(None, &mut **tx, false).await,
-        Tx::Lite(tx) => migrator.run_direct(None, &mut **tx, false).await,
+        Tx::Lite(tx, _) => migrator.run_direct(None, &mut **tx, false).await,
     };
     done.map_err(|error| match error {
         MigrateError::VersionMissing(found) => {

@@ -5,13 +5,15 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 
 use crate::error::{OpenError, StoreError};
+use crate::file::OpenFiles;
 use crate::sql::Db;
 
 /// How a process uses PostgreSQL. SQLite has one writer and local files, so nothing of this concerns it.
@@ -121,7 +123,7 @@ async fn sqlite(dsn: &str) -> Result<Db, OpenError> {
         return bad("a database in memory keeps nothing");
     }
     let path = options.get_filename().to_owned();
-    create_private(&path).map_err(|error| {
+    let files = create_private(&path).and_then(|()| OpenFiles::of(&path)).map_err(|error| {
         let why = match error.kind() {
             io::ErrorKind::NotFound => "its directory does not exist; create it".to_owned(),
             io::ErrorKind::PermissionDenied => "permission denied; give this user the directory".to_owned(),
@@ -129,6 +131,7 @@ async fn sqlite(dsn: &str) -> Result<Db, OpenError> {
         };
         OpenError::File { path: path.clone(), why }
     })?;
+    let files = Arc::new(files);
     let options = options
         .journal_mode(SqliteJournalMode::Wal)
         // Not NORMAL, which may lose the last commits with the power: nodes may hold those revisions already, and their
@@ -137,11 +140,39 @@ async fn sqlite(dsn: &str) -> Result<Db, OpenError> {
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
         .disable_statement_logging();
-    let writer = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
-    let write = writer.acquire_timeout(BUSY_TIMEOUT).connect_lazy_with(options.clone());
-    let read = SqlitePoolOptions::new().max_connections(4).acquire_timeout(BUSY_TIMEOUT).connect_lazy_with(options);
+    let write = sqlite_pool(&files, 1, true).connect_lazy_with(options.clone());
+    let read = sqlite_pool(&files, 4, false).connect_lazy_with(options);
     first_sqlite_connection(&write, &path).await?;
-    Ok(Db::Lite { write, read })
+    Ok(Db::Lite { write, read, files })
+}
+
+/// Connections that stay open, so that what was opened can be read whatever becomes of the path.
+fn sqlite_pool(files: &Arc<OpenFiles>, connections: u32, writes: bool) -> SqlitePoolOptions {
+    let files = files.clone();
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(BUSY_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .after_connect(move |connection, _| {
+            let files = files.clone();
+            Box::pin(async move {
+                if writes {
+                    // Opens the write-ahead log, which a connection does no sooner than it reads.
+                    connection.execute("SELECT COUNT(*) FROM sqlite_schema").await?;
+                    files.writer_opened();
+                }
+                files.check().map_err(|replaced| sqlx::Error::Io(io::Error::other(replaced)))
+            })
+        })
+        // Where SQLite itself ended a transaction, as it does when the disk is full, the driver believes it open for good:
+        // rolling it back fails, and every later one on the connection with it. The ping waits for the rollback.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                connection.ping().await?;
+                Ok(!connection.is_in_transaction())
+            })
+        })
 }
 
 /// Switching a new file to its write-ahead log does not wait for another process that does the same: it must be tried again.
@@ -158,9 +189,13 @@ async fn first_sqlite_connection(pool: &sqlx::SqlitePool, path: &Path) -> Result
     }
 }
 
-/// Makes the file, readable by its owner alone, unless it exists; SQLite gives its side files the same mode.
+/// Makes the file, readable by its owner alone, unless it exists; SQLite gives its side files the same mode. One that exists
+/// is not opened: see [`crate::file`].
 fn create_private(path: &Path) -> io::Result<()> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map(drop)
+    match OpenOptions::new().append(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map(drop),
+    }
 }
 
 #[cfg(test)]

@@ -240,7 +240,8 @@ fn is_passing(code: &str) -> bool {
     match code.len() {
         // SQLSTATE: shut down or cancelled by the operator, out of resources, lock not had in time.
         5 => code.starts_with("57") || code.starts_with("53") || code == "55P03",
-        // SQLITE_BUSY and its extended forms, SQLITE_FULL.
-        _ => matches!(code, "5" | "261" | "517" | "773" | "13"),
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN; the low byte of an extended code is the
+        // primary one.
+        _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14)),
     }
 }

@@ -14,6 +14,9 @@
 //! - **No plain byte of a sealed body, a private key or a token reaches the disk.** Bodies marked [`Put::sealed`] and all
 //!   [`Store::secret_get`] values are AES-256-GCM blobs under a data key, which the sealing key wraps; of tokens, admin keys
 //!   and lookup keys only hashes are stored.
+//! - **What is acknowledged is in the database that is at the path.** A SQLite file that was deleted or replaced while it is
+//!   open takes no more writes ([`StoreError::Unavailable`] says so).
+//! - **A connection is used again only outside of any transaction**, however the last one on it ended.
 //! - **Notices are hints.** [`Store::watch`] reads heads from the database, at the latest one second after a change.
 //! - Racing first starts make schema, data key and secrets once, under one lock. A sealing key that does not fit refuses to
 //!   open.
@@ -28,6 +31,7 @@ mod bootstrap;
 mod change;
 mod connect;
 mod error;
+mod file;
 mod group;
 mod history;
 mod node;
@@ -37,6 +41,8 @@ mod seal;
 mod secret;
 mod sql;
 mod store;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use access::{AdminKey, NewToken, Role, Token};

@@ -5,6 +5,8 @@
 //! `connect` and `watch`.
 
 use std::fmt::Write as _;
+use std::future::Future;
+use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgArguments, PgPool, PgRow};
@@ -13,6 +15,7 @@ use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite, Transaction};
 
 use crate::error::StoreError;
+use crate::file::OpenFiles;
 
 /// Rows in one statement at most: what keeps the number of placeholders below both databases' limits.
 pub(crate) const BATCH: usize = 200;
@@ -31,13 +34,15 @@ pub(crate) enum Db {
         write: SqlitePool,
         /// Several, which never wait for the writer (write-ahead log).
         read: SqlitePool,
+        /// What the connections have open.
+        files: Arc<OpenFiles>,
     },
 }
 
 /// A transaction. Dropped without [`Tx::commit`] it is rolled back.
 pub(crate) enum Tx {
     Pg(Transaction<'static, Postgres>),
-    Lite(Transaction<'static, Sqlite>),
+    Lite(Transaction<'static, Sqlite>, Arc<OpenFiles>),
 }
 
 /// A statement.
@@ -207,18 +212,30 @@ bound!(lite, Sqlite, SqliteArguments);
 impl Db {
     /// A transaction that writes. In SQLite it has the file's write lock from the start.
     pub(crate) async fn begin_write(&self) -> Result<Tx, StoreError> {
-        Ok(match self {
-            Db::Pg(pool) => Tx::Pg(pool.begin().await?),
-            Db::Lite { write, .. } => Tx::Lite(write.begin_with("BEGIN IMMEDIATE").await?),
+        self.check_files()?;
+        Ok(match self.clone() {
+            Db::Pg(pool) => Tx::Pg(begun(async move { pool.begin().await }).await?),
+            Db::Lite { write, files, .. } => {
+                Tx::Lite(begun(async move { write.begin_with("BEGIN IMMEDIATE").await }).await?, files)
+            }
         })
     }
 
     /// A transaction that reads one state throughout.
     pub(crate) async fn begin_read(&self) -> Result<Tx, StoreError> {
-        Ok(match self {
-            Db::Pg(pool) => Tx::Pg(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?),
-            Db::Lite { read, .. } => Tx::Lite(read.begin().await?),
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        Ok(match self.clone() {
+            Db::Pg(pool) => Tx::Pg(begun(async move { pool.begin_with(BEGIN).await }).await?),
+            Db::Lite { read, files, .. } => Tx::Lite(begun(async move { read.begin().await }).await?, files),
         })
+    }
+
+    /// Fails if the files of a SQLite database are no longer those that are open.
+    pub(crate) fn check_files(&self) -> Result<(), StoreError> {
+        match self {
+            Db::Pg(_) => Ok(()),
+            Db::Lite { files, .. } => Ok(files.check()?),
+        }
     }
 
     /// A transaction that no other one of this kind overlaps, in whatever process.
@@ -234,10 +251,13 @@ impl Db {
 
     /// Runs one statement by itself and gives the number of rows that it touched.
     pub(crate) async fn run(&self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<u64, StoreError> {
-        Ok(match self {
+        self.check_files()?;
+        let touched = match self {
             Db::Pg(pool) => pg(sql.into(), args).execute(pool).await?.rows_affected(),
             Db::Lite { write, .. } => lite(sql.into(), args).execute(write).await?.rows_affected(),
-        })
+        };
+        self.check_files()?;
+        Ok(touched)
     }
 
     /// Reads by one statement.
@@ -257,7 +277,7 @@ impl Db {
     pub(crate) async fn close(&self) {
         match self {
             Db::Pg(pool) => pool.close().await,
-            Db::Lite { write, read } => {
+            Db::Lite { write, read, .. } => {
                 read.close().await;
                 write.close().await;
             }
@@ -271,7 +291,7 @@ impl Tx {
         match self {
             // Not FOR UPDATE: that would also hold up whoever inserts a token or a node, whose foreign key names the row.
             Tx::Pg(_) => "SELECT lineage, head, floor FROM gateway_group WHERE id = $1 FOR NO KEY UPDATE",
-            Tx::Lite(_) => "SELECT lineage, head, floor FROM gateway_group WHERE id = $1",
+            Tx::Lite(..) => "SELECT lineage, head, floor FROM gateway_group WHERE id = $1",
         }
     }
 
@@ -279,7 +299,7 @@ impl Tx {
     pub(crate) async fn run(&mut self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<u64, StoreError> {
         Ok(match self {
             Tx::Pg(tx) => pg(sql.into(), args).execute(&mut **tx).await?.rows_affected(),
-            Tx::Lite(tx) => lite(sql.into(), args).execute(&mut **tx).await?.rows_affected(),
+            Tx::Lite(tx, _) => lite(sql.into(), args).execute(&mut **tx).await?.rows_affected(),
         })
     }
 
@@ -313,7 +333,7 @@ impl Tx {
                     take(Row::Pg(row))?;
                 }
             }
-            Tx::Lite(tx) => {
+            Tx::Lite(tx, _) => {
                 let mut rows = lite(sql.into(), args).fetch(&mut **tx);
                 while let Some(row) = rows.try_next().await? {
                     take(Row::Lite(row))?;
@@ -335,9 +355,26 @@ impl Tx {
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
         match self {
             Tx::Pg(tx) => tx.commit().await?,
-            Tx::Lite(tx) => tx.commit().await?,
+            Tx::Lite(tx, files) => {
+                files.check()?;
+                tx.commit().await?;
+                // The disk took its time: what went to a file that was deleted meanwhile is not acknowledged either.
+                files.check()?;
+            }
         }
         Ok(())
+    }
+}
+
+/// Begins a transaction in a task of its own, so that it is not given up half-way, as a request is whose client leaves:
+/// PostgreSQL's connection would go back to the pool inside a transaction that nobody knows of, and take the next
+/// statements, acknowledged, down with it.
+async fn begun<D: sqlx::Database>(
+    begin: impl Future<Output = Result<Transaction<'static, D>, sqlx::Error>> + Send + 'static,
+) -> Result<Transaction<'static, D>, StoreError> {
+    match tokio::spawn(begin).await {
+        Ok(begun) => Ok(begun?),
+        Err(gone) => Err(StoreError::Unavailable(Box::new(gone))),
     }
 }
 

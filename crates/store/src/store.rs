@@ -44,6 +44,7 @@ pub async fn open_with(dsn: &str, sealing_key: &KeySource, tuning: &Tuning) -> R
 impl Store {
     /// Asks the database for a sign of life.
     pub async fn ping(&self) -> Result<(), StoreError> {
+        self.0.db.check_files()?;
         self.0.db.rows("SELECT 1", &[]).await.map(drop)
     }
 

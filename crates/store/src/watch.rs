@@ -129,6 +129,7 @@ async fn follow(db: Db, hint: Arc<Notify>, sender: watch::Sender<Arc<Heads>>) {
 }
 
 async fn read(db: &Db) -> Result<Heads, StoreError> {
+    db.check_files()?;
     let rows = db.rows("SELECT id, lineage, head, epoch FROM gateway_group", &[]).await?;
     let head = |row: &crate::sql::Row| {
         Ok((row.text(0)?, Head { lineage: row.text(1)?, revision: row.int(2)?, epoch: row.int(3)? }))

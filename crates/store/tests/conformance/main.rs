@@ -7,6 +7,7 @@ mod home;
 mod access;
 mod checks;
 mod groups;
+mod mishaps;
 mod opening;
 mod processes;
 mod publishing;
