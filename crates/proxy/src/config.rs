@@ -56,6 +56,12 @@ pub(crate) struct ClientLimits {
     pub(crate) keepalive_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) ping_timeout: Duration,
+    /// Who was answered before having sent everything may go on so long, be silent so long, and send so much.
+    pub(crate) lingering_time: Duration,
+    pub(crate) lingering_timeout: Duration,
+    pub(crate) lingering_bytes: u64,
+    /// While the node ends: how long a connection without a request in work may still send one.
+    pub(crate) last_call: Duration,
     pub(crate) streams: u32,
     pub(crate) pending_resets: usize,
 }
@@ -158,6 +164,10 @@ impl GatewayConfig {
                 keepalive_timeout: http.keepalive_timeout.get(),
                 handshake_timeout: settings.timeouts.tls_handshake.get(),
                 ping_timeout: settings.timeouts.http2_ping.get(),
+                lingering_time: settings.timeouts.lingering_time.get(),
+                lingering_timeout: settings.timeouts.lingering_timeout.get(),
+                lingering_bytes: limits.lingering_bytes.get(),
+                last_call: settings.shutdown.last_call.get(),
                 streams: limits.http2_streams,
                 pending_resets: limits.http2_pending_resets as usize,
             },

@@ -34,6 +34,7 @@ mod side_http;
 mod side_servers;
 pub mod status;
 mod tls;
+mod upload;
 mod worker;
 
 pub use access_log::{AccessLog, AccessLogError};

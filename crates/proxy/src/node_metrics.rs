@@ -145,10 +145,13 @@ fn connections(registry: &Registry) -> Result<Vec<Labelled>, MetricError> {
 }
 
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
-    let figures: [(&str, &str, Read); 9] = [
+    let figures: [(&str, &str, Read); 10] = [
         ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
         ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
         ("slow_request_heads_total", "Connections closed because a request's head came too slowly", |t| t.slow_heads),
+        ("lingering_cut_total", "Connections cut because the client went on sending behind its answer", |t| {
+            t.lingering_cut
+        }),
         ("upstream_connects_total", "Connections opened to upstreams", |t| t.upstream_connects),
         ("upstream_connect_failures_total", "Connections to upstreams that did not open", |t| {
             t.upstream_connect_failures

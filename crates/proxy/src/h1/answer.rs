@@ -52,7 +52,7 @@ pub enum Malformed {
     LengthAndCoding,
     #[error("a transfer coding other than chunked, or one in HTTP/1.0")]
     Coding,
-    #[error("an upgrade that was not asked for")]
+    #[error("an upgrade that was not asked for, or to another protocol than websocket")]
     Upgrade,
 }
 
@@ -61,7 +61,7 @@ pub enum Malformed {
 pub struct Asked {
     /// The method was HEAD.
     pub head: bool,
-    /// The request asked for another protocol.
+    /// The request asked for WebSocket.
     pub upgrade: bool,
 }
 
@@ -210,6 +210,9 @@ fn head(
             headers.append(name, value);
         }
     }
+    if switching && !is_websocket(&headers) {
+        return Err(Malformed::Upgrade);
+    }
     if let Some(length) = facts.length.filter(|_| facts.listed) {
         // It goes on as one number (RFC 9110 §8.6).
         headers.insert(header::CONTENT_LENGTH, length.into());
@@ -227,6 +230,13 @@ fn head(
     }
     let keep = !facts.close && (minor == 1 || facts.keep_alive) && framing != Framing::UntilClose && !switching;
     Ok(Head { status, headers, framing, keep })
+}
+
+/// Whether a 101 names the one protocol that is ever asked for.
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let mut named = headers.get_all(header::UPGRADE).iter();
+    let websocket = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    named.next().is_some_and(websocket) && named.next().is_none()
 }
 
 /// Fields that concern one connection only (RFC 9110 §7.6.1), but for those that [`head`] reads itself.

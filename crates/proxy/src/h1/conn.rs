@@ -5,6 +5,7 @@ use super::outgoing::{Outgoing, PumpError};
 use super::scratch::Scratch;
 use super::{Failure, Limits, Patience};
 use crate::deadline::Deadline;
+use crate::upload::UploadError;
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use std::cell::Cell;
@@ -139,7 +140,7 @@ impl Conn {
                 let before = self.pending();
                 match self.poll_request(outgoing, cx) {
                     Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(PumpError::Client(failure))) => return Poll::Ready(Err(failure)),
+                    Poll::Ready(Err(PumpError::Client(error))) => return Poll::Ready(Err(error.into())),
                     // The answer may have been sent before the upstream closed: a refusal of a large body, say.
                     Poll::Ready(Err(PumpError::Upstream(error))) => send_failure = Some(error),
                     Poll::Pending if self.pending() > 0 => {
@@ -165,16 +166,19 @@ impl Conn {
                     }
                 }
                 match (self.poll_fill(cx, usize::MAX), send_failure.take()) {
-                    (Poll::Ready(Ok(0) | Err(_)) | Poll::Pending, Some(error)) => {
-                        return Poll::Ready(Err(Failure::Send(error)));
-                    }
+                    (Poll::Ready(Ok(0) | Err(_)), Some(error)) => return Poll::Ready(Err(Failure::Send(error))),
                     (Poll::Ready(Ok(0)), None) => return Poll::Ready(Err(Failure::Closed)),
                     (Poll::Ready(Err(error)), None) => return Poll::Ready(Err(Failure::Read(error))),
                     (Poll::Ready(Ok(_)), failed) => {
                         send_failure = failed;
                         moved |= state == Waiting::ForAnswer;
                     }
-                    (Poll::Pending, None) => break,
+                    // After a failure to send, what the upstream has said before it closed, or that it has, is about to be
+                    // reported.
+                    (Poll::Pending, failed) => {
+                        send_failure = failed;
+                        break;
+                    }
                 }
             }
             if moved || waiting != Some(state) {
@@ -196,7 +200,12 @@ impl Conn {
             self.deadline.poll(cx).map(|()| {
                 Err(match state {
                     Waiting::ToSend => Failure::SendTimeout,
-                    Waiting::ForClient => Failure::ClientBodyTimeout,
+                    Waiting::ForClient => {
+                        if let Outgoing::Streaming(pump) = outgoing {
+                            pump.spoil();
+                        }
+                        UploadError::TooSlow.into()
+                    }
                     Waiting::ForAnswer => Failure::ReadTimeout,
                 })
             })

@@ -29,6 +29,7 @@ pub(crate) use outgoing::{Outgoing, Pump};
 pub(crate) use pool::{Keep, Pool, PoolKey, Slot};
 pub(crate) use scratch::Scratch;
 
+use crate::upload::UploadError;
 use http::StatusCode;
 use std::io;
 use std::time::Duration;
@@ -74,12 +75,9 @@ pub(crate) enum Failure {
     ReadTimeout,
     #[error("the answer is malformed: {0}")]
     Malformed(Malformed),
-    #[error("the client's body ended too early or was malformed")]
-    ClientBody,
-    #[error("the client's body is larger than allowed")]
-    ClientBodyTooLarge,
-    #[error("the client's body stalled for too long")]
-    ClientBodyTimeout,
+    /// The request's body did not come.
+    #[error(transparent)]
+    Client(#[from] UploadError),
 }
 
 impl Failure {
@@ -87,9 +85,7 @@ impl Failure {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::ConnectTimeout | Self::SendTimeout | Self::ReadTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::ClientBody => StatusCode::BAD_REQUEST,
-            Self::ClientBodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Client(error) => error.status(),
             _ => StatusCode::BAD_GATEWAY,
         }
     }
@@ -106,7 +102,7 @@ impl Failure {
 
     /// Whether the client, not the upstream, is at fault.
     pub(crate) fn by_client(&self) -> bool {
-        matches!(self, Self::ClientBody | Self::ClientBodyTooLarge | Self::ClientBodyTimeout)
+        matches!(self, Self::Client(_))
     }
 
     /// Whether this is how a kept connection fails that the upstream has closed meanwhile.

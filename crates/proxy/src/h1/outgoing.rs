@@ -1,12 +1,9 @@
 //! The request's body on its way to the upstream.
 
-use super::Failure;
 use super::conn::Conn;
+use crate::upload::{Upload, UploadError};
 use bytes::Bytes;
-use http_body::Body as _;
-use hyper::body::Incoming;
 use std::io::{self, Write as _};
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 /// The request's body.
@@ -29,21 +26,19 @@ impl Outgoing {
 /// Which side failed.
 #[derive(Debug)]
 pub(crate) enum PumpError {
-    Client(Failure),
+    Client(UploadError),
     Upstream(io::Error),
 }
 
 /// Passes a body on while it comes.
 pub(crate) struct Pump {
-    body: Incoming,
+    body: Upload,
     /// The length was not said beforehand, so the upstream gets `chunked`.
     chunked: bool,
     /// Pieces sent first: they were read before the upstream was chosen.
     first: Option<Bytes>,
     /// What was taken from the client, as long as it fits the cap for another try.
     kept: Option<Kept>,
-    /// Bytes that the client may still send.
-    allowed: u64,
     started: bool,
     ended: bool,
 }
@@ -56,10 +51,9 @@ struct Kept {
 }
 
 impl Pump {
-    /// `first` has been read from the body already. `keep` is how many bytes may be kept for another try, `allowed` how many
-    /// the client may send in all.
-    pub(crate) fn new(body: Incoming, chunked: bool, first: Option<Bytes>, keep: usize, allowed: u64) -> Self {
-        let mut pump = Self { body, chunked, first: None, kept: None, allowed, started: false, ended: false };
+    /// `first` has been read from the body already. `keep` is how many bytes may be kept for another try.
+    pub(crate) fn new(body: Upload, chunked: bool, first: Option<Bytes>, keep: usize) -> Self {
+        let mut pump = Self { body, chunked, first: None, kept: None, started: false, ended: false };
         pump.kept = Some(Kept { pieces: Vec::new(), bytes: 0, most: keep });
         if let Some(first) = first.filter(|first| !first.is_empty()) {
             pump.keep(&first);
@@ -71,6 +65,11 @@ impl Pump {
     /// Whether all that was taken from the client has been kept.
     pub(crate) fn replayable(&self) -> bool {
         self.kept.is_some()
+    }
+
+    /// The client has been waited for too long.
+    pub(super) fn spoil(&self) {
+        self.body.spoil();
     }
 
     /// Starts over on another connection. Only if it is [`Self::replayable`].
@@ -110,7 +109,7 @@ impl Pump {
                 None => match self.poll_piece(cx) {
                     Poll::Ready(Ok(Some(piece))) => self.append(conn, piece),
                     Poll::Ready(Ok(None)) => self.append_end(conn),
-                    Poll::Ready(Err(failure)) => return Poll::Ready(Err(PumpError::Client(failure))),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Client(error))),
                     Poll::Pending => {}
                 },
             }
@@ -129,34 +128,23 @@ impl Pump {
                     conn.lay_out(Bytes::new(), b"");
                     self.append_end(conn);
                 }
-                Err(failure) => return Poll::Ready(Err(PumpError::Client(failure))),
+                Err(error) => return Poll::Ready(Err(PumpError::Client(error))),
             }
         }
     }
 
-    /// The next piece of the client's body; trailers are left out.
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Failure>> {
-        loop {
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                None => return Poll::Ready(Ok(None)),
-                Some(Err(_)) => return Poll::Ready(Err(Failure::ClientBody)),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data()
-                        && !data.is_empty()
-                    {
-                        self.allowed =
-                            self.allowed.checked_sub(data.len() as u64).ok_or(Failure::ClientBodyTooLarge)?;
-                        self.keep(&data);
-                        return Poll::Ready(Ok(Some(data)));
-                    }
-                }
-            }
+    /// The next piece of the client's body.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
+        let piece = ready!(self.body.poll_piece(cx))?;
+        if let Some(data) = &piece {
+            self.keep(data);
         }
+        Poll::Ready(Ok(piece))
     }
 
     /// Lays a piece out behind what is there. The end goes with it where it is known.
     fn append(&mut self, conn: &mut Conn, piece: Bytes) {
-        self.ended = self.body.is_end_stream();
+        self.ended = self.body.is_ended();
         if self.chunked {
             write!(conn.text(), "{:x}\r\n", piece.len()).expect("a vector takes every write");
             conn.tail = if self.ended { b"\r\n0\r\n\r\n" } else { b"\r\n" };

@@ -3,6 +3,7 @@
 use super::live::{Held, Live};
 use crate::h1::{AnswerBody, Part};
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use milecastle_plugin_api::HookPanicked;
 use std::io;
@@ -59,6 +60,8 @@ impl OutBody {
     fn broken(&mut self, error: io::Error) -> io::Error {
         if let Some(live) = &mut self.live {
             live.broken = true;
+            // HTTP/1.0 knows no chunks: the end of a body of unknown length is that of the connection.
+            live.client.activity.cut.set(live.cx.request.version < Version::HTTP_11);
             let node = live.cx.upstream.last().map(|attempt| attempt.node.clone()).unwrap_or_default();
             tracing::warn!(node = &*node, %error, "an upstream's answer broke off");
         }

@@ -80,11 +80,7 @@ pub(super) fn write_head(out: &mut Vec<u8>, live: &Live, host: &HeaderValue, len
     }
     out.extend_from_slice(b"\r\n");
     if upgrade {
-        for name in [header::UPGRADE, header::CONNECTION] {
-            for value in headers.get_all(&name) {
-                put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
-            }
-        }
+        out.extend_from_slice(b"Upgrade: websocket\r\nConnection: Upgrade\r\n");
     }
     out.extend_from_slice(b"\r\n");
 }

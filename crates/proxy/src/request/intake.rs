@@ -2,14 +2,15 @@
 //!
 //! hyper has parsed the head and has refused what is malformed. Refused here is what it lets pass and what could be read in
 //! two ways: a missing or repeated Host, transfer codings other than `chunked`, HTTP/1.0 with a transfer coding (RFC 9112 §3.2,
-//! §6.1), and paths without a normal form.
+//! §6.1), and paths without a normal form. Refused as well are CONNECT, which would make a tunnel out of a gateway, and TRACE.
 
 use super::live::{Held, Live};
 use super::{Refusal, refuse};
 use crate::config::{GatewayConfig, RealIp};
+use crate::upload::{Progress, Upload};
 use crate::worker::{Client, Pinned};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use milecastle_matching::uri::{UriOptions, canonical_path};
@@ -37,6 +38,7 @@ struct Seen {
     forwarded: bool,
     forwarded_for: bool,
     upgrade: bool,
+    expect: bool,
     /// A header that only the gateway may set, in any spelling.
     identity: bool,
     bytes: u64,
@@ -50,6 +52,7 @@ impl Seen {
             seen.bytes += (name.len() + value.len() + 4) as u64;
             match name.len() {
                 4 => seen.hosts += u32::from(name == "host"),
+                6 => seen.expect |= name == "expect",
                 7 => seen.upgrade |= name == "upgrade",
                 9 => seen.forwarded |= name == "forwarded",
                 14 => seen.content_length |= name == "content-length",
@@ -86,7 +89,7 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Held, Res
     let seen = Seen::of(&parts.headers);
     let host = host(&mut parts, &seen);
     let path = path(&parts, config);
-    let mut accepted = check_framing(&parts, &seen);
+    let mut accepted = check_method(&parts.method).and_then(|()| check_framing(&parts, &seen));
     let host = host.unwrap_or_else(|| {
         accepted = Err(refuse(StatusCode::BAD_REQUEST));
         Box::default()
@@ -98,14 +101,18 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Held, Res
     if path.ambiguous && config.path.reject_ambiguous {
         accepted = Err(refuse(StatusCode::BAD_REQUEST));
     }
+    let upgrade = seen.upgrade && incoming.is_end_stream() && asks_for_websocket(&parts);
     let head_bytes = seen.bytes + (parts.method.as_str().len() + parts.uri.path().len() + 14) as u64;
+    let http1 = parts.version < Version::HTTP_2;
     let mut request =
         milecastle_plugin_api::Request::new(parts.method, parts.uri, parts.version, parts.headers, path.normal, host);
     request.head_bytes = head_bytes;
     let mut body = None;
-    if !incoming.is_end_stream() {
+    if incoming.is_end_stream() {
+        client.activity.upload.set(Progress::Ended);
+    } else {
         request.body = Body::Streaming { length: incoming.size_hint().exact() };
-        body = Some(incoming);
+        body = Some(Upload::new(incoming, &client, http1, seen.expect));
     }
     let mut cx = RequestCx::new(request, client.facts.clone(), pinned.clone());
     if client.believed.real_ip {
@@ -138,13 +145,36 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Held, Res
         body,
         match_path: path.matching,
         ambiguous: path.ambiguous,
-        upgrade: seen.upgrade,
+        upgrade,
         attempt_began,
         upstream_bytes: 0,
         complete: false,
         broken: false,
     };
     (Held::new(worker, live), accepted)
+}
+
+/// No route can ask for these: one opens a tunnel, and the other sends the client's secrets back.
+fn check_method(method: &Method) -> Result<(), Refusal> {
+    match *method {
+        Method::CONNECT => Err(refuse(StatusCode::BAD_REQUEST)),
+        Method::TRACE => Err(refuse(StatusCode::METHOD_NOT_ALLOWED)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the request asks for WebSocket (RFC 6455 §4.1), alone or among others. No other protocol is ever asked for on
+/// behalf of a client: `h2c` and `TLS` would carry requests past routes and plugins.
+fn asks_for_websocket(parts: &Parts) -> bool {
+    let lists = |name: HeaderName, word: &[u8]| {
+        let values = parts.headers.get_all(name).into_iter();
+        let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+        words.any(|listed| listed.eq_ignore_ascii_case(word))
+    };
+    parts.version == Version::HTTP_11
+        && parts.method == Method::GET
+        && lists(header::UPGRADE, b"websocket")
+        && lists(header::CONNECTION, b"upgrade")
 }
 
 fn check_framing(parts: &Parts, seen: &Seen) -> Result<(), Refusal> {

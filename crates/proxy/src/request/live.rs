@@ -1,8 +1,8 @@
 //! A request under way, and its end.
 
+use crate::upload::Upload;
 use crate::worker::{Client, Pinned, Worker};
 use http::StatusCode;
-use hyper::body::Incoming;
 use milecastle_plugin_api::{Chain, HookPanicked, RequestCx};
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -15,12 +15,12 @@ pub(crate) struct Live {
     pub(crate) client: Rc<Client>,
     pub(crate) pinned: Rc<Pinned>,
     /// The client's body, while it has not been read to its end.
-    pub(crate) body: Option<Incoming>,
+    pub(crate) body: Option<Upload>,
     /// What routing matches, where that is not the normal path: encoded slashes are kept.
     pub(crate) match_path: Option<Box<str>>,
     /// Upstreams might read the received target in another way than we do.
     pub(crate) ambiguous: bool,
-    /// The client asks for another protocol.
+    /// The client asks for WebSocket.
     pub(crate) upgrade: bool,
     /// Plugins take part; they do not in a request that was refused for its head.
     pub(crate) plugins: bool,

@@ -20,8 +20,7 @@ mod respond;
 pub(crate) use live::{Held, Rooms};
 
 use crate::worker::Client;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, StatusCode, Version};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use milecastle_plugin_api::Reply;
 use std::rc::Rc;
@@ -41,10 +40,6 @@ pub(crate) async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Res
     let (mut live, accepted) = intake::take(client, request);
     let outcome = match accepted {
         Ok(()) => pipeline::run(&mut live).await,
-        // What could not be understood may have been misunderstood: nothing more is read from this connection.
-        Err(refusal) if live.cx.request.version < Version::HTTP_2 => {
-            Err(Box::new(refusal.header(CONNECTION, HeaderValue::from_static("close"))))
-        }
         Err(refusal) => Err(refusal),
     };
     match outcome {

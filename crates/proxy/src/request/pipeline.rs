@@ -3,14 +3,15 @@
 use super::live::Live;
 use super::proxy::{self, Answer};
 use super::{Refusal, refuse};
+use crate::upload::{Upload, UploadError};
 use crate::worker::Pinned;
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use milecastle_matching::router::MatchInput;
 use milecastle_plugin_api::{Body, BodyNeed, Reply, UriParams};
 use milecastle_snapshot::{CompiledRoute, Outcome};
+use std::future::poll_fn;
+use std::time::Duration;
 
 /// Most bytes of a body that are read for the conditions of routes.
 const MATCHED_BODY: usize = 1024 * 1024;
@@ -109,9 +110,8 @@ fn conditions_read(live: &Live) -> bool {
 
 /// Reads the body, or its first `max_bytes`.
 async fn read_body(live: &mut Live, max_bytes: usize) -> Result<(), Refusal> {
-    let Some(incoming) = &mut live.body else { return Ok(()) };
-    let config = &live.client.worker.node.config;
-    let (bytes, ended) = read(incoming, max_bytes, config.client.body_bytes, config.client.body_timeout).await?;
+    let Some(upload) = &mut live.body else { return Ok(()) };
+    let (bytes, ended) = read(upload, max_bytes, live.client.worker.node.config.client.body_timeout).await?;
     if ended {
         live.body = None;
     }
@@ -121,20 +121,16 @@ async fn read_body(live: &mut Live, max_bytes: usize) -> Result<(), Refusal> {
 }
 
 /// Reads until the body ends or `keep` bytes have come; says which. The last piece may go beyond `keep`.
-pub(super) async fn read(
-    body: &mut Incoming,
-    keep: usize,
-    allowed: Option<u64>,
-    patience: std::time::Duration,
-) -> Result<(Bytes, bool), Refusal> {
-    use http_body::Body as _;
+pub(super) async fn read(upload: &mut Upload, keep: usize, patience: Duration) -> Result<(Bytes, bool), Refusal> {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
-    while !body.is_end_stream() {
-        let frame = tokio::time::timeout(patience, body.frame());
-        let Some(frame) = frame.await.map_err(|_| refuse(StatusCode::REQUEST_TIMEOUT))? else { break };
-        let frame = frame.map_err(|_| refuse(StatusCode::BAD_REQUEST))?;
-        let Ok(data) = frame.into_data() else { continue };
+    while !upload.is_ended() {
+        let piece = tokio::time::timeout(patience, poll_fn(|cx| upload.poll_piece(cx))).await;
+        let piece = piece.unwrap_or_else(|_| {
+            upload.spoil();
+            Err(UploadError::TooSlow)
+        });
+        let Some(data) = piece.map_err(|error| refuse(error.status()))? else { break };
         if first.is_empty() {
             first = data;
         } else {
@@ -143,11 +139,7 @@ pub(super) async fn read(
             }
             more.extend_from_slice(&data);
         }
-        let have = first.len().max(more.len());
-        if allowed.is_some_and(|allowed| have as u64 > allowed) {
-            return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE));
-        }
-        if have >= keep && !body.is_end_stream() {
+        if first.len().max(more.len()) >= keep && !upload.is_ended() {
             return Ok((if more.is_empty() { first } else { more.freeze() }, false));
         }
     }

@@ -138,7 +138,6 @@ fn keep(upstream: &CompiledUpstream, default: h1::Keep) -> h1::Keep {
 /// sent again.
 async fn take_body(live: &mut Live) -> Result<Outgoing, Refusal> {
     let config = &live.client.worker.node.config;
-    let allowed = config.client.body_bytes.unwrap_or(u64::MAX);
     let keep = config.retry_body;
     let (first, length) = match &live.cx.request.body {
         Body::None => return Ok(Outgoing::None),
@@ -149,11 +148,11 @@ async fn take_body(live: &mut Live) -> Result<Outgoing, Refusal> {
     let Some(mut body) = live.body.take() else { return Ok(Outgoing::None) };
     if first.is_none() && length.is_some_and(|length| length <= keep as u64) {
         let patience = config.client.body_timeout;
-        let (bytes, _) = Box::pin(pipeline::read(&mut body, usize::MAX, config.client.body_bytes, patience)).await?;
+        let (bytes, _) = Box::pin(pipeline::read(&mut body, usize::MAX, patience)).await?;
         live.cx.request.body_bytes = bytes.len() as u64;
         return Ok(Outgoing::Whole(bytes));
     }
-    Ok(Outgoing::Streaming(Box::new(Pump::new(body, length.is_none(), first, keep, allowed))))
+    Ok(Outgoing::Streaming(Box::new(Pump::new(body, length.is_none(), first, keep))))
 }
 
 async fn run_before_proxy(live: &mut Live) -> Result<(), Refusal> {

@@ -5,9 +5,10 @@ use super::body::{OutBody, Source};
 use super::live::{Held, Live};
 use super::proxy::Answer;
 use crate::h1::Started;
+use crate::upload::Progress;
 use crate::worker::Tunnel;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use milecastle_plugin_api::{HookPanicked, Reply, ResponseSource};
 
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
@@ -89,6 +90,10 @@ fn finish(mut live: Held, source: Source) -> Response {
 
 /// The response as hyper takes it. From here on the request ends when its body does.
 fn send(mut live: Held, source: Source) -> Response {
+    if live.cx.request.version < Version::HTTP_2 && ends_connection(&live) {
+        live.client.activity.closing.set(true);
+        live.cx.response.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let logged = live.head_is_logged();
     let sent = &mut live.cx.response;
     let status = sent.status;
@@ -98,6 +103,14 @@ fn send(mut live: Held, source: Source) -> Response {
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// Whether no further request is taken from an HTTP/1 connection after this answer.
+fn ends_connection(live: &Live) -> bool {
+    // What could not be understood may have been misunderstood.
+    let refused = !live.plugins;
+    let unread = matches!(live.client.activity.upload.get(), Progress::Long | Progress::Awaited | Progress::Spoilt);
+    refused || unread || live.client.worker.is_leaving()
 }
 
 /// `header_filter`: what the gateway sets, then global rules, then the route's plugins.

@@ -5,6 +5,7 @@
 //! exact to a tick.
 
 use crate::config::ClientLimits;
+use crate::upload::Progress;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -20,7 +21,8 @@ pub(crate) enum Phase {
     Idle,
     /// A request's head is coming; also before the first byte of a connection.
     Head,
-    /// A request is in work: the upstream's limits are running.
+    /// A request is in work: the upstream's limits are running. Or the rest of its body is being dropped, which has limits
+    /// of its own.
     Busy,
     /// The client takes no more bytes for the moment.
     Blocked,
@@ -49,8 +51,14 @@ pub(crate) struct Activity {
     pub(crate) blocked: Cell<bool>,
     /// Bytes were written since the worker looked.
     pub(crate) written: Cell<bool>,
-    /// When the last answer was complete.
+    /// When the last answer was complete, or the connection ready for its first request.
     pub(crate) idle_since: Cell<Instant>,
+    /// How far the body of the present request has come.
+    pub(crate) upload: Cell<Progress>,
+    /// The answer that is being sent announces the end of the connection.
+    pub(crate) closing: Cell<bool>,
+    /// The answer was cut short, and its end is the end of the connection: only a reset tells it from a whole one.
+    pub(crate) cut: Cell<bool>,
     /// The request in work wants its task woken if it lasts: it has left a limit unarmed.
     pub(crate) later: Cell<bool>,
     signal: Cell<Signal>,
@@ -68,6 +76,9 @@ impl Activity {
             blocked: Cell::new(false),
             written: Cell::new(false),
             idle_since: Cell::new(now),
+            upload: Cell::new(Progress::Ended),
+            closing: Cell::new(false),
+            cut: Cell::new(false),
             later: Cell::new(false),
             signal: Cell::new(Signal::None),
             waker: RefCell::new(None),
@@ -118,14 +129,16 @@ impl Activity {
         match (self.blocked.get(), self.in_flight.get(), self.reading.get()) {
             (true, ..) => Phase::Blocked,
             (false, 1.., _) => Phase::Busy,
+            (false, 0, _) if self.upload.get() == Progress::Coming => Phase::Busy,
             (false, 0, true) => Phase::Head,
             (false, 0, false) if self.begun.get() == 0 => Phase::Head,
             (false, 0, false) => Phase::Idle,
         }
     }
 
-    /// The worker's look at every tick: signals the task if the time of its phase is up.
-    pub(super) fn look(&self, now: Instant, limits: &ClientLimits) -> Phase {
+    /// The worker's look at every tick: signals the task if the time of its phase is up. `leaving` is since when the node has
+    /// been ending: connections that wait for a request then have a last call.
+    pub(super) fn look(&self, now: Instant, limits: &ClientLimits, leaving: Option<Instant>) -> Phase {
         let (phase, begun) = (self.phase(), self.begun.get());
         let (last, mut since, last_begun) = self.seen.get();
         let progressed = phase == Phase::Blocked && self.written.replace(false);
@@ -139,12 +152,17 @@ impl Activity {
             since = self.idle_since.get();
         }
         self.seen.set((phase, since, begun));
-        let limit = match phase {
+        let mut limit = match phase {
             Phase::Busy => return phase,
             Phase::Idle => limits.keepalive_timeout,
             Phase::Head => limits.header_timeout,
             Phase::Blocked => limits.send_timeout,
         };
+        let waits = phase == Phase::Idle || (phase == Phase::Head && !self.reading.get());
+        if let Some(leaving) = leaving.filter(|_| waits) {
+            since = self.idle_since.get().max(leaving);
+            limit = limit.min(limits.last_call);
+        }
         if now.saturating_duration_since(since) >= limit {
             self.seen.set((phase, now, begun));
             self.send(Signal::Over(phase));
@@ -153,9 +171,10 @@ impl Activity {
     }
 }
 
-/// How often connections are looked at, for limits to be kept within a quarter of the shortest.
-pub(super) fn tick(limits: &ClientLimits) -> Duration {
-    let all = [limits.keepalive_timeout, limits.header_timeout, limits.send_timeout];
-    let shortest = all.into_iter().filter(|limit| !limit.is_zero()).min().unwrap_or(TICKS.1);
+/// How often connections are looked at, for limits to be kept within a quarter of the shortest that is in force.
+pub(super) fn tick(limits: &ClientLimits, leaving: bool) -> Duration {
+    let always = [limits.keepalive_timeout, limits.header_timeout, limits.send_timeout];
+    let all = always.into_iter().chain(leaving.then_some(limits.last_call));
+    let shortest = all.filter(|limit| !limit.is_zero()).min().unwrap_or(TICKS.1);
     (shortest / 4).clamp(TICKS.0, TICKS.1)
 }

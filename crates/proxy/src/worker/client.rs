@@ -55,16 +55,17 @@ impl Registry {
         self.open.borrow().len()
     }
 
-    /// Has every connection end after its present requests.
+    /// Tells every connection that the node is ending.
     pub(crate) fn drain(&self) {
         self.open.borrow().values().for_each(|activity| activity.send(Signal::Drain));
     }
 
-    /// Looks at every connection; says how many are waiting for a request, and reading one.
-    pub(crate) fn look(&self, now: Instant, limits: &ClientLimits) -> (u64, u64) {
+    /// Looks at every connection; says how many are waiting for a request, and reading one. `leaving` is since when the node
+    /// has been ending.
+    pub(crate) fn look(&self, now: Instant, limits: &ClientLimits, leaving: Option<Instant>) -> (u64, u64) {
         let mut found = (0, 0);
         for activity in self.open.borrow().values() {
-            match activity.look(now, limits) {
+            match activity.look(now, limits, leaving) {
                 Phase::Idle => found.0 += 1,
                 Phase::Head => found.1 += 1,
                 Phase::Busy | Phase::Blocked => {}

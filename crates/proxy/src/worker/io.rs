@@ -2,15 +2,20 @@
 
 use super::activity::Activity;
 use bytes::Bytes;
+use socket2::SockRef;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+/// Bytes dropped at once.
+const DROPPED: usize = 16 * 1024;
 /// Bytes taken from a TLS connection at once while looking whether the client is still there.
 const AHEAD: usize = 1024;
 
@@ -62,7 +67,53 @@ impl ClientIo {
     }
 }
 
+impl Transport {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+/// Whether bytes lie unread in the socket. The system is asked: the runtime knows only what it was told before.
+pub(super) fn is_readable(stream: &TcpStream) -> bool {
+    SockRef::from(stream).peek(&mut [MaybeUninit::uninit(); 1]).is_ok_and(|bytes| bytes > 0)
+}
+
 impl Presence {
+    /// Whether something that the client has sent waits to be read.
+    pub(super) fn is_readable(&self) -> bool {
+        let wire = self.0.borrow();
+        !wire.first.is_empty() || is_readable(wire.transport.tcp())
+    }
+
+    /// Makes the coming end of the connection a reset: what was sent must not pass for a whole answer.
+    pub(super) fn reset(&self) -> io::Result<()> {
+        SockRef::from(self.0.borrow().transport.tcp()).set_linger(Some(Duration::ZERO))
+    }
+
+    /// Ends sending.
+    pub(super) fn poll_finish(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0.borrow_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    /// Takes bytes off the socket and drops them, without a look at what they mean; 0 is the end.
+    pub(super) fn poll_drop(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let wire = self.0.borrow();
+        let stream = wire.transport.tcp();
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_read(&mut [0; DROPPED]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
     /// Ready once the client has closed; else the task is woken then. Takes nothing from the client that is not kept.
     ///
     /// hyper could look for itself, but would make room for a read at every request.

@@ -8,6 +8,8 @@ mod activity;
 mod client;
 mod defer;
 mod io;
+mod leave;
+mod linger;
 mod listen;
 mod maps;
 mod overlay;
@@ -35,11 +37,12 @@ use milecastle_snapshot::Snapshot;
 use overlay::Overlays;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// How often a worker looks for idle upstream connections that have rested too long.
@@ -78,7 +81,8 @@ pub(crate) struct Worker {
     pub(crate) rooms: Rooms,
     pub(crate) scratch: Rc<Scratch>,
     pub(crate) clients: Registry,
-    pub(crate) draining: Cell<bool>,
+    /// Since when the node has been ending.
+    leaving: Cell<Option<Instant>>,
     /// Own copy of the `Server` header: its count of uses is touched by no other worker.
     pub(crate) server_header: HeaderValue,
     pinned: RefCell<Rc<Pinned>>,
@@ -89,7 +93,7 @@ pub(crate) struct Worker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     Running,
-    /// No new connections; open ones end after their present requests.
+    /// Connections end with their next answer, and new ones are not let in.
     Draining,
     /// Everything ends now.
     Stopped,
@@ -128,7 +132,7 @@ impl Worker {
             scratch: Rc::default(),
             clients: Registry::default(),
             server_header: own_copy(&node.config.server_header),
-            draining: Cell::new(false),
+            leaving: Cell::new(None),
             pinned: RefCell::new(Rc::new(pinned)),
             random: Cell::new(seed(index)),
             node,
@@ -136,30 +140,51 @@ impl Worker {
     }
 
     async fn serve(self: Rc<Self>, doors: Vec<Door>, mut stage: watch::Receiver<Stage>) -> std::io::Result<()> {
-        let mut accepting = Vec::with_capacity(doors.len());
+        let mut listeners = Vec::with_capacity(doors.len());
         for door in doors {
-            let listener = TcpListener::from_std(door.socket)?;
-            accepting.push(tokio::task::spawn_local(self.clone().accept(listener, Rc::new(door.listen))));
+            listeners.push((Rc::new(TcpListener::from_std(door.socket)?), Rc::new(door.listen)));
         }
+        let accept = |(listener, listen): &(Rc<TcpListener>, Rc<Listen>)| {
+            tokio::task::spawn_local(self.clone().accept(listener.clone(), listen.clone()))
+        };
+        let accepting: Vec<_> = listeners.iter().map(accept).collect();
         let follow = tokio::task::spawn_local(self.clone().follow());
         let sweep = tokio::task::spawn_local(self.clone().sweep());
         let look = tokio::task::spawn_local(self.clone().look());
         // The sender lives as long as the gateway; if it is gone, the worker ends as well.
         let _changed = stage.wait_for(|stage| *stage != Stage::Running).await.is_ok();
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
-        self.draining.set(true);
-        self.clients.drain();
+        look.abort();
         tokio::select! {
-            () = self.clients.emptied() => {}
+            () = self.leave(listeners) => {}
             _stopped = stage.wait_for(|stage| *stage == Stage::Stopped) => {}
         }
         follow.abort();
         sweep.abort();
-        look.abort();
         Ok(())
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener, listen: Rc<Listen>) {
+    /// Ends what there is, in order: ready once every connection has ended.
+    async fn leave(self: &Rc<Self>, listeners: Vec<(Rc<TcpListener>, Rc<Listen>)>) {
+        let now = Instant::now();
+        self.leaving.set(Some(now));
+        self.clients.drain();
+        let look = tokio::task::spawn_local(self.clone().look());
+        let until = now + self.node.config.client.last_call;
+        let last = listeners
+            .into_iter()
+            .map(|(listener, listen)| tokio::task::spawn_local(leave::leave(self.clone(), listener, listen, until)));
+        futures_util::future::join_all(last).await;
+        self.clients.emptied().await;
+        look.abort();
+    }
+
+    /// Whether the node is ending.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.get().is_some()
+    }
+
+    async fn accept(self: Rc<Self>, listener: Rc<TcpListener>, listen: Rc<Listen>) {
         loop {
             let most = self.node.config.connections;
             if most > 0 && self.clients.len() >= most as usize {
@@ -167,18 +192,24 @@ impl Worker {
                 self.clients.shrunk().await;
                 continue;
             }
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    self.counters.accepted.up();
-                    serve::spawn(&self, stream, peer, &listen);
-                }
-                Err(error) if is_of_the_peer(&error) => {}
-                Err(error) => {
-                    tracing::error!(%error, key = listen.key, "accepting a connection failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+            self.accept_one(&listener, &listen).await;
+        }
+    }
+
+    async fn accept_one(self: &Rc<Self>, listener: &TcpListener, listen: &Rc<Listen>) {
+        match listener.accept().await {
+            Ok((stream, peer)) => self.welcome(stream, peer, listen),
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, key = listen.key, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+
+    fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, listen: &Rc<Listen>) {
+        self.counters.accepted.up();
+        serve::spawn(self, stream, peer, listen);
     }
 
     /// Takes over each snapshot as it is published, so that an idle worker keeps no old one.
@@ -202,11 +233,11 @@ impl Worker {
     /// Looks after the time limits of client connections.
     async fn look(self: Rc<Self>) {
         let limits = &self.node.config.client;
-        let mut ticks = tokio::time::interval(activity::tick(limits));
+        let mut ticks = tokio::time::interval(activity::tick(limits, self.is_leaving()));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let (waiting, reading) = self.clients.look(Instant::now(), limits);
+            let (waiting, reading) = self.clients.look(Instant::now(), limits, self.leaving.get());
             self.counters.waiting.set(waiting);
             self.counters.reading.set(reading);
         }

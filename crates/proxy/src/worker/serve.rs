@@ -3,10 +3,12 @@
 use super::activity::{Activity, Phase, Signal};
 use super::client::{Client, Registered, Registry};
 use super::defer::defer;
-use super::io::{ClientIo, Transport};
+use super::io::{ClientIo, Transport, is_readable};
+use super::linger::linger;
 use super::{Believed, Worker, tunnel};
 use crate::config::Listen;
 use crate::request;
+use crate::upload::Progress;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use http::Request;
@@ -139,7 +141,7 @@ fn believed(worker: &Worker, peer: IpAddr) -> Believed {
     }
 }
 
-/// Reads until it is clear whether the client speaks HTTP/2. `None`: it said nothing.
+/// Reads until it is clear whether the client speaks HTTP/2. `None`: it said nothing, or not enough in time.
 async fn sniff(stream: &mut TcpStream, activity: &Activity) -> io::Result<Option<(Bytes, bool)>> {
     let mut first = BytesMut::with_capacity(FIRST_READ);
     let mut waker_left = false;
@@ -149,8 +151,10 @@ async fn sniff(stream: &mut TcpStream, activity: &Activity) -> io::Result<Option
                 activity.set_waker(cx);
             }
             match pin!(stream.read_buf(&mut first)).poll(cx) {
-                // Draining, or too late: a connection that has said nothing is closed without a word.
-                Poll::Pending if activity.signal() != Signal::None => Poll::Ready(Ok(0)),
+                // Too late: a connection that has said nothing is closed without a word.
+                Poll::Pending if matches!(activity.signal(), Signal::Over(_)) && !is_readable(stream) => {
+                    Poll::Ready(Ok(0))
+                }
                 other => other,
             }
         });
@@ -199,16 +203,21 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
     let presence = io.presence();
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
     let ended = poll_fn(|cx| {
-        if watch.must_drain(&client, cx) {
-            Pin::new(&mut connection).graceful_shutdown();
-        }
+        watch.leave_waker(cx);
         match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(Ended::Done),
             Poll::Ready(Err(error)) => Poll::Ready(Ended::Failed(error)),
             Poll::Pending if client.activity.in_flight.get() > 0 && presence.poll_gone(cx).is_ready() => {
                 Poll::Ready(Ended::Gone)
             }
-            Poll::Pending => watch.over().map_or(Poll::Pending, |phase| Poll::Ready(Ended::Over(phase))),
+            Poll::Pending => match watch.over() {
+                // A request that has arrived and was not yet seen is answered.
+                Some(Phase::Idle | Phase::Head) if !client.activity.reading.get() && presence.is_readable() => {
+                    Poll::Pending
+                }
+                Some(phase) => Poll::Ready(Ended::Over(phase)),
+                None => Poll::Pending,
+            },
         }
     })
     .await;
@@ -219,12 +228,31 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
             io.put_back(parts.read_buf);
             Box::pin(tunnel::run(tunnel, io)).await
         }
+        (Ended::Done, None) => match client.activity.upload.get() {
+            Progress::Ended if !client.activity.closing.get() => Ok(()),
+            Progress::GivenUp => Ok(()),
+            _ => Box::pin(linger(&client, &presence)).await,
+        },
         (Ended::Over(Phase::Head), _) if client.activity.reading.get() => {
             client.worker.counters.slow_heads.up();
-            Box::pin(refuse_slow_head(connection.into_parts().io.into_inner())).await
+            let refused = Box::pin(refuse_slow_head(connection.into_parts().io.into_inner())).await;
+            refused.and(Box::pin(linger(&client, &presence)).await)
         }
-        (Ended::Failed(error), _) => Err(io::Error::other(error)),
-        (Ended::Done | Ended::Gone | Ended::Over(_), _) => Ok(()),
+        (Ended::Failed(error), _) => {
+            let after = match (error.is_parse() || error.is_parse_too_large(), client.activity.cut.get()) {
+                // The server has answered by itself.
+                (true, _) => Box::pin(linger(&client, &presence)).await,
+                (false, true) => presence.reset(),
+                (false, false) => Ok(()),
+            };
+            after.and(Err(io::Error::other(error)))
+        }
+        // Over TLS the client is told that nothing was cut off; nobody waits until it can be told.
+        (Ended::Over(_), _) => match poll_fn(|cx| Poll::Ready(presence.poll_finish(cx))).await {
+            Poll::Ready(finished) => finished,
+            Poll::Pending => Ok(()),
+        },
+        (Ended::Gone, _) => Ok(()),
     };
     note_end(&client, after);
 }
@@ -232,7 +260,7 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
 async fn refuse_slow_head(mut io: ClientIo) -> io::Result<()> {
     let refusal = async {
         io.write_all(TOO_SLOW).await?;
-        io.shutdown().await
+        io.flush().await
     };
     tokio::time::timeout(Duration::from_secs(1), refusal).await?
 }
@@ -256,6 +284,7 @@ async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
     if !limits.ping_timeout.is_zero() {
         builder.keep_alive_interval(limits.ping_timeout).keep_alive_timeout(limits.ping_timeout);
     }
+    let presence = io.presence();
     let (io, flusher) = defer(io);
     let service = {
         let client = client.clone();
@@ -265,7 +294,9 @@ async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
     let mut done = false;
     let mut closing = false;
     let ended = poll_fn(|cx| {
-        if watch.must_drain(&client, cx) {
+        watch.leave_waker(cx);
+        if watch.must_drain(&client) {
+            closing = true;
             connection.as_mut().graceful_shutdown();
         }
         if !done {
@@ -292,7 +323,12 @@ async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
         }
     })
     .await;
-    note_end(&client, ended);
+    let after = match ended {
+        // What the client had under way when it was told to leave must not cost it the last answers.
+        Ok(()) if closing => Box::pin(linger(&client, &presence)).await,
+        other => other,
+    };
+    note_end(&client, after);
 }
 
 /// How a connection ended.
@@ -318,18 +354,20 @@ impl Watch {
     fn new(activity: Rc<Activity>, registered: Registered) -> Self {
         // What was signalled while the connection was being set up concerned the setting up.
         activity.clear_signal();
+        activity.idle_since.set(Instant::now());
         Self { activity, _registered: registered, waker_left: false, drained: false }
     }
 
-    /// Whether the connection is to be told, now for the first time, that it must end after its present requests.
-    fn must_drain(&mut self, client: &Client, cx: &Context<'_>) -> bool {
-        if !self.waker_left {
-            self.waker_left = true;
+    /// Leaves the task's waker, once.
+    fn leave_waker(&mut self, cx: &Context<'_>) {
+        if !std::mem::replace(&mut self.waker_left, true) {
             self.activity.set_waker(cx);
-        } else if self.activity.signal() != Signal::Drain {
-            return false;
         }
-        let now = client.worker.draining.get() && !self.drained;
+    }
+
+    /// Whether the client is to be told, now for the first time, that the node is ending. Over HTTP/1 the next answer says so.
+    fn must_drain(&mut self, client: &Client) -> bool {
+        let now = client.worker.is_leaving() && !self.drained;
         self.drained |= now;
         now
     }

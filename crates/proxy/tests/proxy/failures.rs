@@ -2,9 +2,9 @@
 
 use crate::support::{Bed, LOCAL, Line, Scripted, read_head, route_to};
 use milecastle_testkit::raw::Raw;
-use milecastle_testkit::{Call, Echo};
+use milecastle_testkit::{Call, Echo, Target};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
 
@@ -123,6 +123,36 @@ fn an_answer_that_breaks_off_breaks_off_for_the_client() {
         assert!(bed.run(Call::get("/").to(bed.http)).is_err(), "{head}");
         assert_eq!(bed.lines(1)[0].status, 200);
     }
+}
+
+#[test]
+fn what_breaks_off_passes_for_a_whole_answer_in_no_protocol() {
+    let cut = Scripted::new(|stream, _| {
+        while let Some(head) = read_head(stream) {
+            let whole: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            if head.starts_with("GET /whole") {
+                stream.write_all(whole).unwrap();
+            } else {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").unwrap();
+                return;
+            }
+        }
+    });
+    let bed = bed(&[cut.addr], json!({}));
+    // One stream is reset, the others of the connection are not touched.
+    bed.run(async {
+        let mut connection = Target::plain(bed.http).http2().connect().await.unwrap();
+        let error = Call::get("/cut").send(&mut connection).await.unwrap_err();
+        assert!(format!("{error:#}").contains("stream error received"), "{error:#}");
+        assert_eq!(Call::get("/whole").send(&mut connection).await.unwrap().text(), "ok");
+    });
+    // A body without a length ends with the connection, so only a reset can say that it is not whole.
+    let mut client = std::net::TcpStream::connect(bed.http).unwrap();
+    client.write_all(b"GET /cut HTTP/1.0\r\nHost: h\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let error = client.read_to_end(&mut answer).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(bed.call(Call::get("/whole")).text(), "ok");
 }
 
 #[test]

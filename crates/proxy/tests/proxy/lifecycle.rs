@@ -1,12 +1,10 @@
 //! Connections: limits on time and size, tunnels, and the end of the node.
 
-use crate::support::{Bed, SOON, Scripted, read_head, route_to};
+use crate::support::{Bed, Scripted, read_head, route_to};
 use milecastle_settings::Time;
-use milecastle_testkit::Echo;
 use milecastle_testkit::raw::Raw;
 use serde_json::json;
 use std::io::{Read, Write};
-use std::time::Duration;
 
 #[test]
 fn a_head_that_comes_too_slowly_is_408() {
@@ -82,56 +80,6 @@ fn a_websocket_becomes_a_tunnel_where_the_route_allows_it() {
     assert_eq!((line.status, line.client_gone), (101, false));
     let bed = Bed::new(route_to(&[upstream.addr], json!({})));
     assert!(bed.raw(ask.replace("\r\n\r\nearl", "\r\n\r\n").replace("HTTP/1.1", "HTTP/1.0")).contains("200 OK"));
-}
-
-#[test]
-fn draining_ends_idle_connections_and_waits_for_requests() {
-    let echo = Echo::start();
-    let mut bed = Bed::new(route_to(&[echo.address()], json!({})));
-    let address = bed.http;
-    let (mut idle, mut busy) = bed.run(async {
-        let mut idle = Raw::connect(address).await.unwrap();
-        idle.send("GET /large/1 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-        idle.read_head().await.unwrap();
-        idle.read_exact(1).await.unwrap();
-        let mut busy = Raw::connect(address).await.unwrap();
-        busy.send("GET /large/2/delay/300 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-        milecastle_testkit::eventually("the request to arrive", async || echo.received().len() == 2).await;
-        (idle, busy)
-    });
-    let drained = bed.start_drain(SOON);
-    bed.run(async {
-        assert!(idle.read_to_end().await.unwrap().is_empty());
-        let answer = String::from_utf8(busy.read_to_end().await.unwrap()).unwrap().to_ascii_lowercase();
-        assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
-        assert!(answer.ends_with("xx"));
-        assert!(drained.await.unwrap());
-        assert!(Raw::connect(address).await.is_err());
-    });
-    assert!(bed.lines(2).iter().all(|line| line.status == 200 && !line.client_gone));
-}
-
-#[test]
-fn draining_cuts_what_does_not_end() {
-    let echo = Echo::start();
-    let mut bed = Bed::new(route_to(&[echo.address()], json!({})));
-    let mut stuck = bed.run(async {
-        let mut stuck = Raw::connect(bed.http).await.unwrap();
-        stuck.send("GET /hang HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-        milecastle_testkit::eventually("the request to arrive", async || echo.received().len() == 1).await;
-        stuck
-    });
-    let drained = bed.start_drain(Duration::from_millis(100));
-    bed.run(async {
-        assert!(!drained.await.unwrap());
-        assert!(stuck.read_to_end().await.unwrap().is_empty());
-    });
-    assert_eq!(bed.lines(1)[0].status, 499);
-}
-
-#[test]
-fn an_idle_node_drains_at_once() {
-    assert!(Bed::new(vec![]).drain(SOON));
 }
 
 #[test]

@@ -4,10 +4,13 @@
 mod access_log;
 mod bodies;
 mod clients;
+mod ending;
 mod failures;
 mod fuzz_seeds;
 mod lifecycle;
+mod lingering;
 mod plugins;
 mod requests;
 mod support;
 mod tls;
+mod upgrades;

@@ -188,6 +188,25 @@ fn chunked_wins_over_a_length_and_the_length_is_dropped() {
 }
 
 #[test]
+fn a_length_beside_chunked_ends_the_connection() {
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({})));
+    let (length, chunked) = ("Content-Length: 6", "Transfer-Encoding: chunked");
+    for fields in [[length, chunked], [chunked, length], ["Content-Length: 0", chunked], [chunked, "Content-Length: x"]]
+    {
+        let head = format!("POST /first HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", fields.join("\r\n"));
+        let answer = bed.raw(format!("{head}3\r\nabc\r\n0\r\n\r\nGET /behind HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{fields:?}: {answer}");
+        assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{fields:?}: {answer}");
+        let received = echo.take();
+        assert_eq!(
+            received.iter().map(|got| (got.target(), &got.body[..])).collect::<Vec<_>>(),
+            [("/first".into(), &b"abc"[..])]
+        );
+    }
+}
+
+#[test]
 fn answers_without_an_upstream() {
     let echo = Echo::start();
     let node = json!({ echo.address().to_string(): 1 });

@@ -76,6 +76,9 @@ pub struct Limits {
     /// connection.
     #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub http2_pending_resets: u32,
+    /// What a client that was answered before it had sent everything may still send: so much is read and dropped, so that
+    /// the client gets to read its answer; then the connection is cut.
+    pub lingering_bytes: Size,
     /// Access log lines that wait to be written, over all workers; further ones are dropped and counted.
     #[schemars(range(min = 1), extend("x-unit" = "lines"))]
     pub pending_log_entries: u32,
@@ -89,16 +92,23 @@ pub struct Timeouts {
     pub tls_handshake: Time,
     /// How long an HTTP/2 client may leave a ping unanswered before its connection is closed.
     pub http2_ping: Time,
+    /// How long a client that was answered before it had sent everything may go on sending what is dropped.
+    pub lingering_time: Time,
+    /// How long such a client may be silent.
+    pub lingering_timeout: Time,
 }
 
-/// How the process ends after SIGTERM: `/status` answers 503, then after `grace` no new connection is taken, open ones are
-/// closed after their next answer, and after `drain` they are cut.
+/// How the process ends after SIGTERM: `/status` answers 503 while traffic is served as before for `grace`; then every answer
+/// ends its connection, and for `last_call` what clients had under way is still taken; after `drain` what is left is cut.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Shutdown {
     /// How long a load balancer has to notice that `/status` says 503; traffic is served as before.
     pub grace: Time,
-    /// How long requests in flight may take to end.
+    /// How long, after `grace`, handshakes under way may still complete, and how long a connection without a request in work
+    /// may still send one. Longer than a round trip to the farthest client, and than the pauses of busy kept connections.
+    pub last_call: Time,
+    /// How long, after `grace`, requests in flight may take to end.
     pub drain: Time,
 }
 
@@ -230,6 +240,7 @@ impl Default for Limits {
             retry_body: Size::kib(64),
             http2_streams: 128,
             http2_pending_resets: 20,
+            lingering_bytes: Size::kib(64 * 1024),
             pending_log_entries: 65_536,
         }
     }
@@ -237,13 +248,18 @@ impl Default for Limits {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { tls_handshake: Time::secs(10), http2_ping: Time::secs(20) }
+        Self {
+            tls_handshake: Time::secs(10),
+            http2_ping: Time::secs(20),
+            lingering_time: Time::secs(30),
+            lingering_timeout: Time::secs(5),
+        }
     }
 }
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { grace: Time::secs(5), drain: Time::secs(30) }
+        Self { grace: Time::secs(5), last_call: Time::secs(1), drain: Time::secs(30) }
     }
 }
 

@@ -1,0 +1,174 @@
+//! Requests that ask for more than an answer: upgrades, CONNECT, TRACE.
+
+use crate::support::{Bed, Scripted, read_head, route_to};
+use milecastle_testkit::Echo;
+use milecastle_testkit::raw::Raw;
+use serde_json::json;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+/// An upstream that switches to whatever it is asked for, and answers 200 otherwise; with the heads it has received.
+fn obliging(switched_to: &'static str) -> (Scripted, Arc<Mutex<Vec<String>>>) {
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let seen = heads.clone();
+    let upstream = Scripted::new(move |stream, _| {
+        while let Some(head) = read_head(stream) {
+            let asked = head.to_ascii_lowercase().contains("\r\nupgrade:");
+            seen.lock().unwrap().push(head);
+            if asked {
+                let head = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {switched_to}\r\n\r\n"
+                );
+                drop(stream.write_all(head.as_bytes()));
+                return;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        }
+    });
+    (upstream, heads)
+}
+
+#[test]
+fn no_protocol_but_websocket_is_ever_asked_for() {
+    let (upstream, heads) = obliging("websocket");
+    let bed = Bed::new(route_to(&[upstream.addr], json!({ "enable_websocket": true })));
+    let settings = "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
+    for request in [
+        format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n{settings}\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: H2C\r\n{settings}\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: h\r\n{settings}\r\n"),
+        "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: TLS/1.0\r\n\r\n".into(),
+        "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websockets\r\n\r\n".into(),
+        // Upgrade means nothing unless Connection names it (RFC 9110 §7.8).
+        "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\r\n".into(),
+        "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".into(),
+        "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\nx".into(),
+    ] {
+        bed.run(async {
+            let mut client = Raw::connect(bed.http).await.unwrap();
+            client.send(&request).await.unwrap();
+            assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200"), "{request}");
+            // It has been an ordinary request on an ordinary connection.
+            client.send("GET /next HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+            assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200"), "{request}");
+        });
+        for head in heads.lock().unwrap().drain(..) {
+            let head = head.to_ascii_lowercase();
+            for field in ["\r\nupgrade:", "\r\nconnection:", "\r\nhttp2-settings:"] {
+                assert!(!head.contains(field), "{request}\n{head}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_several_protocols_only_websocket_is_asked_for() {
+    let ask = "GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade, HTTP2-Settings\r\nUpgrade: h2c, WebSocket\r\n\
+               HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n";
+    let (upstream, heads) = obliging("WebSocket");
+    let bed = Bed::new(route_to(&[upstream.addr], json!({ "enable_websocket": true })));
+    assert!(bed.raw(ask).starts_with("HTTP/1.1 101"));
+    let head = heads.lock().unwrap().pop().unwrap().to_ascii_lowercase();
+    assert!(head.contains("\r\nupgrade: websocket\r\nconnection: upgrade\r\n"), "{head}");
+    assert!(!head.contains("h2c") && !head.contains("http2-settings"), "{head}");
+    // An upstream that switches to something else is not believed.
+    let (upstream, _) = obliging("h2c");
+    let bed = Bed::new(route_to(&[upstream.addr], json!({ "enable_websocket": true })));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send(ask).await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 502"));
+    });
+}
+
+#[test]
+fn connect_and_trace_are_refused() {
+    let (upstream, heads) = obliging("websocket");
+    let bed = Bed::new(route_to(&[upstream.addr], json!({ "enable_websocket": true })));
+    for (line, status) in [
+        ("CONNECT / HTTP/1.1", 400),
+        ("CONNECT /path HTTP/1.1", 400),
+        ("CONNECT h:80 HTTP/1.1", 400),
+        ("CONNECT h:80 HTTP/1.0", 400),
+        ("CONNECT http://h/ HTTP/1.1", 400),
+        ("CONNECT * HTTP/1.1", 400),
+        ("TRACE / HTTP/1.1", 405),
+        ("OPTIONS * HTTP/1.1", 400),
+    ] {
+        // The connection is closed, so what stands behind is never a request, nor passed on.
+        let answer = bed.raw(format!("{line}\r\nHost: h:80\r\n\r\nGET /behind HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let (head, _) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!(" {status} ")), "{line}: {answer}");
+        assert!(
+            line.ends_with("1.0") || head.to_ascii_lowercase().contains("\r\nconnection: close"),
+            "{line}: {answer}"
+        );
+        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{line}: {answer}");
+    }
+    assert!(heads.lock().unwrap().is_empty());
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream];
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A header field, neither indexed nor compressed (RFC 7541 §6.2.2).
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    [vec![0], text(name), text(value)].concat()
+}
+
+#[test]
+fn connect_over_http2_is_refused_also_in_its_extended_form() {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({ "enable_websocket": true })));
+    let plain = [field(":method", "CONNECT"), field(":authority", "h:80")].concat();
+    let extended = [
+        field(":method", "CONNECT"),
+        field(":protocol", "websocket"),
+        field(":scheme", "http"),
+        field(":path", "/"),
+        field(":authority", "h"),
+    ]
+    .concat();
+    let trace =
+        [field(":method", "TRACE"), field(":scheme", "http"), field(":path", "/"), field(":authority", "h")].concat();
+    for (what, block, status) in
+        [("plain", plain, Some("400")), ("extended", extended, None), ("trace", trace, Some("405"))]
+    {
+        bed.run(async {
+            let mut client = Raw::connect(bed.http).await.unwrap();
+            client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+            client.send(frame(SETTINGS, 0, 0, &[])).await.unwrap();
+            // END_HEADERS; the stream stays open for the tunnel's bytes.
+            client.send(frame(HEADERS, 4, 1, &block)).await.unwrap();
+            loop {
+                let head = client.read_exact(9).await.unwrap();
+                let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+                let payload = client.read_exact(length).await.unwrap();
+                if head[8] != 1 {
+                    continue;
+                }
+                match (head[3], status) {
+                    (HEADERS, Some(status)) => {
+                        // 400 has an entry of HPACK's own; 405 is written out, Huffman-coded or not.
+                        let as_is = payload.windows(3).any(|window| window == status.as_bytes());
+                        let entry = payload[0] == 0x8c && status == "400";
+                        let coded = payload.windows(2).any(|window| window == [0x68, 0x0d]) && status == "405";
+                        assert!(as_is || entry || coded, "{what}: {payload:x?}");
+                    }
+                    (RST_STREAM, None) => {}
+                    other => panic!("{what}: frame {other:?}"),
+                }
+                break;
+            }
+        });
+    }
+    assert!(echo.take().is_empty());
+}
