@@ -6,4 +6,5 @@ mod changes;
 mod first_steps;
 mod life_cycle;
 mod on_the_wire;
+mod recovery;
 mod start_up;

@@ -101,12 +101,14 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
 }
 
 /// The file with the token by which this process's own gateway joins; minted on the first start, and again when the
-/// cluster's CA is another one, as after the database was replaced.
+/// cluster's CA is another one or the store knows no such token, as after the database was replaced.
 async fn own_token(store: &Store, data_dir: &Path) -> anyhow::Result<PathBuf> {
     let path = data_dir.join("group-token");
     let authority = cluster_ca(store).await?.fingerprint();
     let kept = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<GroupToken>().ok());
-    if kept.is_some_and(|token| token.ca() == authority) {
+    if let Some(token) = kept.filter(|token| token.ca() == authority)
+        && store.token_find(&token.hash().to_bytes()).await?.is_some()
+    {
         return Ok(path);
     }
     let token = mint_group_token(store, DEFAULT_GROUP, "the gateway of `milecastle up`", None).await?;

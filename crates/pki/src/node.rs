@@ -18,6 +18,9 @@ use crate::{Fingerprint, IdentityError, NodeCertificate, PkiError};
 /// Key, certificate and CA stand in one file, so that a crash never leaves parts of two identities.
 const FILE: &str = "node.pem";
 
+/// Where a file goes that is of no use.
+const ASIDE: &str = "node.pem.bad";
+
 const KEY_TAG: &str = "PRIVATE KEY";
 const CERTIFICATE_TAG: &str = "CERTIFICATE";
 
@@ -66,6 +69,14 @@ pub enum NodeKeysError {
     /// Keys could not be made.
     #[error(transparent)]
     Pki(#[from] PkiError),
+}
+
+impl NodeKeysError {
+    /// Whether what a file holds is at fault, so that nothing but other keys can help; not the file system, nor who may read
+    /// the file.
+    pub fn is_of_content(&self) -> bool {
+        !matches!(self, Self::Io { .. } | Self::Open { .. })
+    }
 }
 
 /// A new key that waits for its certificate.
@@ -168,8 +179,11 @@ impl NodeKeys {
         if mode & 0o077 != 0 {
             return Err(NodeKeysError::Open { path, mode });
         }
-        let text = io::read_to_string(file).map_err(io_error)?;
         let malformed = || NodeKeysError::Malformed { path: path.clone() };
+        let text = io::read_to_string(file).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => malformed(),
+            _ => io_error(error),
+        })?;
         let mut blocks = pem::parse_many(text).map_err(|_| malformed())?.into_iter();
         let key = blocks.next().filter(|block| block.tag() == KEY_TAG).ok_or_else(malformed)?;
         let key = PrivatePkcs8KeyDer::from(key.into_contents());
@@ -183,6 +197,18 @@ impl NodeKeys {
         }
         let ca = chain.pop().ok_or_else(malformed)?;
         Self::of(key, chain, ca, |certificate| certificate.not_before).map(Some)
+    }
+
+    /// Renames the file of a directory to `node.pem.bad`, in place of one that was put aside before. Gives both paths.
+    ///
+    /// # Errors
+    /// [`NodeKeysError::Io`].
+    pub fn put_aside(directory: &Path) -> Result<(PathBuf, PathBuf), NodeKeysError> {
+        let (path, aside) = (directory.join(FILE), directory.join(ASIDE));
+        match fs::rename(&path, &aside) {
+            Ok(()) => Ok((path, aside)),
+            Err(source) => Err(NodeKeysError::Io { path, source }),
+        }
     }
 
     /// Writes the keys into a directory, made if need be (0700), in place of those that are there: all or nothing, and on
@@ -304,7 +330,7 @@ mod tests {
         keys(&Ca::generate(now()).unwrap(), "n1").save(home.path()).unwrap();
         fs::set_permissions(home.path().join(FILE), fs::Permissions::from_mode(0o640)).unwrap();
         let error = NodeKeys::load(home.path()).unwrap_err();
-        assert!(matches!(error, NodeKeysError::Open { mode: 0o640, .. }));
+        assert!(matches!(error, NodeKeysError::Open { mode: 0o640, .. }) && !error.is_of_content());
         assert!(error.to_string().contains("640"));
     }
 
@@ -318,7 +344,9 @@ mod tests {
         let whole = fs::read_to_string(&path).unwrap();
         let load_of = |text: &str| {
             fs::write(&path, text).unwrap();
-            NodeKeys::load(home.path()).unwrap_err()
+            let error = NodeKeys::load(home.path()).unwrap_err();
+            assert!(error.is_of_content(), "{error}");
+            error
         };
         assert!(matches!(load_of(""), NodeKeysError::Malformed { .. }));
         assert!(matches!(load_of("key: value"), NodeKeysError::Malformed { .. }));
@@ -332,6 +360,15 @@ mod tests {
         let foreign_ca = Ca::generate(now()).unwrap().certificate_pem();
         let (leaf, _) = certificates.split_at(certificates.rfind("-----BEGIN CERTIFICATE").unwrap());
         assert!(matches!(load_of(&format!("{key}{leaf}{foreign_ca}")), NodeKeysError::Certificate(_)));
+        // However much of it a crash or a full disk has left.
+        for length in 0..whole.trim_end().len() {
+            load_of(whole.get(..length).unwrap());
+        }
+        fs::write(&path, [0xff; 100]).unwrap();
+        assert!(NodeKeys::load(home.path()).unwrap_err().is_of_content());
+        let (from, aside) = NodeKeys::put_aside(home.path()).unwrap();
+        assert_eq!((from, fs::read(&aside).unwrap()), (path, vec![0xff; 100]));
+        assert!(NodeKeys::load(home.path()).unwrap().is_none());
     }
 
     #[test]

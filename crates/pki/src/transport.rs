@@ -183,6 +183,15 @@ pub enum ConnectError {
         /// As given.
         address: String,
     },
+    /// Its certificate is of another CA than this node's.
+    #[error(
+        "the DP manager at {address} is not of the cluster that this node's certificate is of (UnknownIssuer): check the \
+         address; if the cluster was set up anew, give this node a group token of it"
+    )]
+    OtherCluster {
+        /// As given.
+        address: String,
+    },
     /// Not reachable, or not to be trusted.
     #[error("cannot connect to the DP manager at {address}: {reason}")]
     Connect {
@@ -233,6 +242,19 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel
         while let Some(inner) = innermost.source() {
             innermost = inner;
         }
+        if is_unknown_issuer(innermost) {
+            return ConnectError::OtherCluster { address: address.to_owned() };
+        }
         ConnectError::Connect { address: address.to_owned(), reason: innermost.to_string(), source }
     })
+}
+
+/// Whether TLS failed because no trusted CA signed the certificate. Such an error comes inside of one of I/O.
+fn is_unknown_issuer(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::{CertificateError, Error};
+    let error = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    matches!(
+        error.and_then(|error| error.downcast_ref()),
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    )
 }

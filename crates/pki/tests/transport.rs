@@ -204,7 +204,8 @@ async fn certificates_that_do_not_hold_are_refused() {
     // From another cluster: this node does not even trust the server.
     let foreign = keys_of(&Ca::generate(SystemTime::now()).unwrap(), SystemTime::now());
     let error = connect(&cluster.address, Arc::new(foreign.client_config().unwrap())).await.unwrap_err();
-    assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+    assert!(matches!(error, ConnectError::OtherCluster { .. }), "{error}");
+    assert!(error.to_string().contains(&cluster.address), "{error}");
     // And if it did, the server would not trust it.
     assert_eq!(cluster.greet(disguised(&cluster, &foreign)).await, Err(Refusal::Tls));
     let ours = keys_of(&cluster.ca, SystemTime::now());

@@ -6,7 +6,8 @@ use milecastle_pki::{GroupToken, KeyRequest, NodeKeys, NodeKeysError, PkiError, 
 use milecastle_settings::{ControlPlane, SecretError};
 use milecastle_wire::{MAX_MESSAGE_BYTES, pb};
 use pb::join_client::JoinClient;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tonic::transport::Channel;
@@ -45,22 +46,57 @@ pub(super) struct Identity {
     dir: PathBuf,
     settings: ControlPlane,
     keys: Option<Arc<NodeKeys>>,
+    /// The operator was told that others can read the token's file.
+    told_of_token_file: bool,
 }
 
 impl Identity {
     pub(super) fn new(config: &NodeConfig) -> Self {
-        Self { dir: config.dir.clone(), settings: config.control_plane.clone(), keys: None }
+        Self { dir: config.dir.clone(), settings: config.control_plane.clone(), keys: None, told_of_token_file: false }
     }
 
-    /// Keys whose certificate is valid now; joins with the group token where there are none.
+    /// Keys whose certificate is valid now; joins with the group token where there are none, and where the token is of
+    /// another cluster: then the one that the certificate is of is no more, or no longer this node's.
     pub(super) async fn keys(&mut self, endpoint: &str, facts: pb::NodeFacts) -> Result<Arc<NodeKeys>, IdentityError> {
         if self.keys.is_none() {
-            self.keys = NodeKeys::load(&self.dir)?.map(Arc::new);
+            self.keys = self.load()?.map(Arc::new);
         }
-        match &self.keys {
-            Some(keys) if !keys.is_expired(SystemTime::now()) => Ok(keys.clone()),
-            _ => self.join(endpoint, facts).await,
+        let Some(keys) = self.keys.clone() else { return self.join(endpoint, facts).await };
+        // A valid certificate is enough: a token that cannot be read matters once it is needed.
+        let pinned = self.token().ok().map(|token| token.ca());
+        let certified = keys.ca_fingerprint();
+        if let Some(pinned) = pinned.filter(|pinned| *pinned != certified) {
+            tracing::warn!(%certified, %pinned, "the group token is of another cluster than this node's certificate: joining anew");
+        } else if !keys.is_expired(SystemTime::now()) {
+            return Ok(keys);
         }
+        self.join(endpoint, facts).await
+    }
+
+    /// The keys of the directory. What is none is put aside, for the token to get others.
+    fn load(&self) -> Result<Option<NodeKeys>, IdentityError> {
+        match NodeKeys::load(&self.dir) {
+            Err(error) if error.is_of_content() => {
+                let (file, aside) = NodeKeys::put_aside(&self.dir)?;
+                let (file, aside) = (file.display(), aside.display());
+                tracing::error!(%file, %error, %aside, "the file with this node's key and certificate is of no use; put aside, joining anew");
+                Ok(None)
+            }
+            loaded => Ok(loaded?),
+        }
+    }
+
+    fn token(&mut self) -> Result<GroupToken, IdentityError> {
+        let token = self.settings.read_token()?.ok_or(IdentityError::NoToken)?;
+        if self.settings.group_token.is_none()
+            && let Some(file) = &self.settings.group_token_file
+            && !self.told_of_token_file
+            && is_open_to_all(file)
+        {
+            self.told_of_token_file = true;
+            tracing::warn!("every user of this machine can read the group token in {0}: chmod 600 {0}", file.display());
+        }
+        Ok(token.reveal().trim().parse()?)
     }
 
     /// Forgets keys that the control plane no longer accepts, so that the node joins again.
@@ -70,8 +106,7 @@ impl Identity {
 
     /// Trades the group token for a certificate. A node that had one keeps its id.
     pub(super) async fn join(&mut self, endpoint: &str, facts: pb::NodeFacts) -> Result<Arc<NodeKeys>, IdentityError> {
-        let token = self.settings.read_token()?.ok_or(IdentityError::NoToken)?;
-        let token: GroupToken = token.reveal().trim().parse()?;
+        let token = self.token()?;
         let before = NodeKeys::load(&self.dir).ok().flatten();
         let node_id = before.map(|keys| keys.certificate().identity.node_id().to_owned()).unwrap_or_default();
         let request = KeyRequest::generate()?;
@@ -104,6 +139,10 @@ impl Identity {
         self.keys = Some(keys.clone());
         Ok(keys)
     }
+}
+
+fn is_open_to_all(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|meta| meta.permissions().mode() & 0o007 != 0)
 }
 
 fn join_client(channel: Channel) -> JoinClient<Channel> {

@@ -22,7 +22,7 @@ pub struct ControlPlane {
     #[serde(skip_serializing)]
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub group_token: Option<Secret<String>>,
-    /// A file that holds the token.
+    /// A file that holds the token; a warning says so if every user of the machine can read it.
     pub group_token_file: Option<PathBuf>,
     /// How long connecting may take.
     pub connect_timeout: Time,
@@ -41,7 +41,9 @@ pub struct ControlPlane {
 #[serde(default)]
 pub struct State {
     /// Directory of this node's own files: identity, checkpoints, log of changes. One process at a time. Unset is
-    /// `/var/lib/milecastle/gateway`, and in `milecastle up` the directory `gateway` in `data_dir`.
+    /// `/var/lib/milecastle/gateway`, and in `milecastle up` the directory `gateway` in `data_dir`. The file `node.pem` in it
+    /// holds the node's private key: as with ssh, one that others can read is not used until `chmod 600`; one that is damaged
+    /// is renamed `node.pem.bad`, and the node joins anew.
     pub dir: Option<PathBuf>,
     /// Checkpoints kept.
     #[schemars(range(min = 1, max = 100), extend("x-unit" = "files"))]

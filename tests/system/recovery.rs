@@ -1,0 +1,118 @@
+//! What a node makes of a data directory in which something is missing, spoilt or from elsewhere.
+
+use milecastle_testkit::{Call, Echo, TempDir, eventually, wait_for};
+use milecastle_tests::Up;
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+fn gateway(data: &TempDir) -> PathBuf {
+    data.path().join("data/gateway")
+}
+
+fn remove_database(data: &TempDir) {
+    for file in ["milecastle.db", "milecastle.db-wal", "milecastle.db-shm"] {
+        match fs::remove_file(data.path().join("data").join(file)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{file}: {error}"),
+            _ => {}
+        }
+    }
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// The line of the log that has all these words.
+fn line(up: &Up, words: &[&str]) -> Option<String> {
+    up.process.log().into_iter().find(|line| words.iter().all(|word| line.contains(word)))
+}
+
+#[tokio::test]
+async fn a_node_joins_the_cluster_that_took_the_place_of_its_own() {
+    let data = Up::start().stop();
+    let before = fs::read(gateway(&data).join("node.pem")).unwrap();
+    remove_database(&data);
+    let mut up = Up::start_in(data);
+    up.process.announce("the group token is of another cluster than this node's certificate: joining anew");
+    assert!(line(&up, &["WARN", "another cluster", "joining anew"]).is_some());
+    assert_eq!(Call::get("/status").to(up.status).await.unwrap().status, 200);
+    assert_eq!(up.get("/").await.status, 404);
+    let data = up.stop();
+    assert_ne!(fs::read(gateway(&data).join("node.pem")).unwrap(), before);
+    let up = Up::start_in(data);
+    assert_eq!(up.process.unannounced(), Vec::<String>::new(), "from then on it is a node like any other");
+}
+
+#[tokio::test]
+async fn spoilt_keys_are_put_aside_and_the_node_joins_anew() {
+    let mut data = Up::start().stop();
+    let (pem, other) = (gateway(&data).join("node.pem"), gateway(&data).join("node.pem.bad"));
+    let whole = fs::read_to_string(&pem).unwrap();
+    let foreign = Up::start().stop();
+    let foreign = fs::read_to_string(gateway(&foreign).join("node.pem")).unwrap();
+    let certificates = |text: &str| text.find("-----BEGIN CERTIFICATE").unwrap();
+    let (key, _) = foreign.split_at(certificates(&foreign));
+    let (_, chain) = whole.split_at(certificates(&whole));
+    let (half, _) = whole.split_at(whole.len() / 2);
+    for spoilt in ["", "not a key", half, &format!("{key}{chain}")] {
+        fs::write(&pem, spoilt).unwrap();
+        let mut up = Up::start_in(data);
+        up.process.announce("put aside, joining anew");
+        let path = pem.display().to_string();
+        assert!(line(&up, &["ERROR", "put aside, joining anew", &path, "node.pem.bad"]).is_some(), "{spoilt}");
+        assert_eq!(up.get("/").await.status, 404);
+        data = up.stop();
+        assert_eq!(fs::read_to_string(&other).unwrap(), spoilt);
+        assert_ne!(fs::read_to_string(&pem).unwrap(), spoilt);
+    }
+}
+
+#[tokio::test]
+async fn secrets_that_others_can_read_are_named_with_what_to_do() {
+    let data = Up::start().stop();
+    let (pem, token) = (gateway(&data).join("node.pem"), data.path().join("data/group-token"));
+    chmod(&token, 0o644);
+    let mut up = Up::start_in(data);
+    let advice = format!("chmod 600 {}", token.display());
+    assert!(line(&up, &["WARN", "group token", &advice]).is_some());
+    up.process.announce(&advice);
+    let data = up.stop();
+    chmod(&token, 0o600);
+    chmod(&pem, 0o644);
+    let mut process = Up::process_in(&data);
+    let refusal = format!("{}: holds a private key and is open to others (mode 644): chmod 600", pem.display());
+    wait_for("the refusal", Duration::from_secs(60), async || {
+        assert!(process.is_running());
+        process.log().iter().any(|line| line.contains(&refusal)).then_some(())
+    })
+    .await;
+    chmod(&pem, 0o600);
+    eventually("it goes on", async || process.log().iter().any(|line| line.trim_start().starts_with("HTTP "))).await;
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_once_the_database_file_is_gone() {
+    let (mut up, echo) = (Up::start(), Echo::start());
+    let route = |uri: &str| json!({ "uri": uri, "upstream": { "nodes": { echo.address().to_string(): 1 } } });
+    up.put("/routes/1", route("/a")).await;
+    up.answers("/a", 200).await;
+    let (file, aside) = (up.data.path().join("data/milecastle.db"), up.data.path().join("aside.db"));
+    for words in ["was deleted or replaced while it was open", "database"] {
+        up.process.announce(words);
+    }
+    fs::rename(&file, &aside).unwrap();
+    let refused = up.admin("PUT", "/routes/2", Some(&route("/b"))).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.text().contains("milecastle.db was deleted or replaced while it was open"), "{}", refused.text());
+    eventually("the log says so", async || {
+        line(&up, &["WARN", "was deleted or replaced", "put that very file back"]).is_some()
+    })
+    .await;
+    assert_eq!(up.get("/a").await.status, 200, "traffic does not need the database");
+    fs::rename(&aside, &file).unwrap();
+    up.put("/routes/2", route("/b")).await;
+    up.answers("/b", 200).await;
+}
