@@ -42,6 +42,7 @@ pub struct Chain {
     body: Steps<dyn OnBody>,
     delayed_body: Steps<dyn OnDelayedBody>,
     log: Steps<dyn OnLog>,
+    logs_head: bool,
     needs: BodyNeeds,
 }
 
@@ -79,6 +80,11 @@ impl Chain {
                 .collect()
         }
         let sees_body = |built: &&Built| built.needs().response != BodyNeed::None;
+        // A filter may read them too, and has its first turn in `log` if the plugin has no earlier one.
+        let logs_head = |built: &Built| {
+            let filtered = built.meta().is_some_and(|meta| meta.filter.is_some());
+            built.hooks().log.is_some() && (built.hooks().logs_head || filtered)
+        };
         let mut needs = BodyNeeds::default();
         for built in enabled() {
             needs.request = needs.request.max(built.needs().request);
@@ -92,6 +98,7 @@ impl Chain {
             body: steps(enabled().filter(sees_body), |b| b.hooks().body.as_ref()),
             delayed_body: steps(enabled().filter(sees_body), |b| b.hooks().delayed_body.as_ref()),
             log: steps(enabled(), |b| b.hooks().log.as_ref()),
+            logs_head: enabled().any(logs_head),
             needs,
             entries,
         }
@@ -122,9 +129,9 @@ impl Chain {
         !self.before_proxy.is_empty()
     }
 
-    /// Whether a plugin takes part in `log`.
-    pub fn has_log(&self) -> bool {
-        !self.log.is_empty()
+    /// Whether a plugin reads the fields of the answer's head in `log`.
+    pub fn logs_head(&self) -> bool {
+        self.logs_head
     }
 
     /// Runs the phase `rewrite`.

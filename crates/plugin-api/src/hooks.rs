@@ -83,6 +83,8 @@ pub struct HookSet {
     pub(crate) body: Option<Arc<dyn OnBody>>,
     pub(crate) delayed_body: Option<Arc<dyn OnDelayedBody>>,
     pub(crate) log: Option<Arc<dyn OnLog>>,
+    /// The hook of `log` reads the fields of the answer's head.
+    pub(crate) logs_head: bool,
 }
 
 /// Lists the phases of a plugin. A phase can be listed only if its trait is implemented.
@@ -162,10 +164,21 @@ impl<P: 'static> Hooks<P> {
 
     /// Takes part in `log`.
     #[must_use]
-    pub fn log(mut self) -> Self
+    pub fn log(self) -> Self
     where
         P: OnLog,
     {
+        self.log_reading_head(|_| true)
+    }
+
+    /// Takes part in `log`, and says of an instance whether it reads the fields of the answer there (`cx.response.headers`,
+    /// variables of them). If no plugin does, they are not kept once they have been sent, and `cx.response.headers` is empty.
+    #[must_use]
+    pub fn log_reading_head(mut self, reads_head: impl FnOnce(&P) -> bool) -> Self
+    where
+        P: OnLog,
+    {
+        self.on.logs_head = reads_head(&self.plugin);
         self.on.log = Some(self.plugin.clone());
         self
     }

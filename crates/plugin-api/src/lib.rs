@@ -36,7 +36,7 @@ mod view;
 pub use chain::{Chain, HookPanicked};
 pub use consumer::{Consumer, CredentialMatch};
 pub use cx::{
-    Attempt, Body, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME, CREDENTIAL_IDENTIFIER, ClientConn, Request, RequestCx,
+    Attempt, Body, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME, CREDENTIAL_IDENTIFIER, ClientConn, Lists, Request, RequestCx,
     Response, ResponseSource, RouteInfo, Scheme, Timing, TlsInfo, Upstream, UriParams, VarValue,
 };
 pub use def::{

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Duration;
 
 struct Counting;
@@ -112,12 +113,14 @@ static IDLE: [PluginDef; 8] = [
 
 /// Allocations between the first phase and the last.
 fn count(gateway: &Gateway, ask: &str) -> usize {
+    // The balancer has one text for a node.
+    let node: Arc<str> = "127.0.0.1:1980".into();
     let once = || {
         let mut cx = gateway.context(Ask::from(ask));
         let chain = gateway.chain().clone();
         let attempt = Attempt {
             addr: "127.0.0.1:1980".parse().unwrap(),
-            node: "127.0.0.1:1980".into(),
+            node: node.clone(),
             status: 200,
             answered: true,
             connect: Duration::ZERO,

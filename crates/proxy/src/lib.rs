@@ -49,5 +49,5 @@ pub use worker::{ListenError, probe};
 /// The parsers of what upstreams send, for the fuzz targets of `tests/fuzz` and for nothing else.
 #[doc(hidden)]
 pub mod fuzzing {
-    pub use crate::h1::{Asked, ChunkError, Decoder, Framing, Head, Limits, Malformed, Piece, take_head};
+    pub use crate::h1::{Asked, ChunkError, Decoder, Framing, Head, Limits, Malformed, Parsing, Piece, take_head};
 }

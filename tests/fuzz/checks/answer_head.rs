@@ -4,7 +4,7 @@
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, header};
-use milecastle_proxy::fuzzing::{Asked, Framing, Head, Limits, Malformed, take_head};
+use milecastle_proxy::fuzzing::{Asked, Framing, Head, Limits, Malformed, Parsing, take_head};
 
 /// Panics if the input shows a fault.
 pub(crate) fn try_input(data: &[u8]) {
@@ -33,10 +33,10 @@ type Taken = Result<Option<(Head, Vec<u8>)>, Malformed>;
 
 fn take<'t>(pieces: impl IntoIterator<Item = &'t [u8]>, asked: Asked, limits: Limits) -> Taken {
     let mut buf = BytesMut::new();
-    let (mut spans, mut interim) = (Vec::new(), 0);
+    let (mut parsing, mut interim) = (Parsing::default(), 0);
     for piece in pieces {
         buf.extend_from_slice(piece);
-        if let Some(head) = take_head(&mut buf, &mut spans, &mut HeaderMap::new(), asked, limits, &mut interim)? {
+        if let Some(head) = take_head(&mut buf, &mut parsing, &mut HeaderMap::new(), asked, limits, &mut interim)? {
             return Ok(Some((head, buf.to_vec())));
         }
     }

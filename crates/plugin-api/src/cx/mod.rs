@@ -95,11 +95,18 @@ pub struct RequestCx {
     pub view: Rc<dyn View>,
     /// Whether the global rules' chain is running.
     pub global_phase: bool,
+    lists: Lists,
+    parsed: vars::Parsed,
+}
+
+/// What plugins have left with a request. When the request is over the lists are emptied and serve another, so that
+/// leaving something allocates nothing for most requests.
+#[derive(Default)]
+pub struct Lists {
     overrides: Vec<(&'static str, VarValue)>,
     pending: Vec<PendingHeader>,
     slots: Vec<(SlotKey, Box<dyn Any>)>,
     filters: Vec<(usize, bool)>,
-    parsed: vars::Parsed,
 }
 
 /// The captures of the path pattern that matched. They are taken out of the path when a variable asks for one.
@@ -155,8 +162,8 @@ pub const CREDENTIAL_IDENTIFIER: HeaderName = HeaderName::from_static("x-credent
 pub const CONSUMER_CUSTOM_ID: HeaderName = HeaderName::from_static("x-consumer-custom-id");
 
 impl RequestCx {
-    /// The context of a request whose head has just been read.
-    pub fn new(request: Request, client: Rc<ClientConn>, view: Rc<dyn View>) -> Self {
+    /// The context of a request whose head has just been read. `lists` are those of a request that is over, or new ones.
+    pub fn new(request: Request, client: Rc<ClientConn>, view: Rc<dyn View>, lists: Lists) -> Self {
         let (client_ip, client_port) = (client.peer.ip().to_canonical(), client.peer.port());
         Self {
             request,
@@ -174,12 +181,20 @@ impl RequestCx {
             timing: Timing { started: Instant::now(), ended: None },
             view,
             global_phase: false,
-            overrides: Vec::new(),
-            pending: Vec::new(),
-            slots: Vec::new(),
-            filters: Vec::new(),
+            lists,
             parsed: vars::Parsed::default(),
         }
+    }
+
+    /// Gives back the lists of a request that is over, empty.
+    pub fn take_lists(&mut self) -> Lists {
+        let mut lists = std::mem::take(&mut self.lists);
+        let Lists { overrides, pending, slots, filters } = &mut lists;
+        overrides.clear();
+        pending.clear();
+        slots.clear();
+        filters.clear();
+        lists
     }
 
     /// Records an authenticated consumer and sets the identity headers; what the client sent under those names never
@@ -213,31 +228,31 @@ impl RequestCx {
     /// Gives a variable a value for the rest of the request; it hides the one that the name has by itself.
     pub fn set_var(&mut self, name: &'static str, value: impl Into<VarValue>) {
         let value = value.into();
-        match self.overrides.iter_mut().find(|(known, _)| *known == name) {
+        match self.lists.overrides.iter_mut().find(|(known, _)| *known == name) {
             Some(slot) => slot.1 = value,
-            None => self.overrides.push((name, value)),
+            None => self.lists.overrides.push((name, value)),
         }
     }
 
     /// The value given to a variable by [`Self::set_var`].
     pub fn overridden(&self, name: &str) -> Option<&VarValue> {
-        self.overrides.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+        self.lists.overrides.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
     /// Puts a header on the answer, whoever will make it, in place of one that the answer brings. To be used before
     /// there is an answer; it takes effect at the beginning of `header_filter`, so filters see it and may change it.
     pub fn set_response_header(&mut self, name: HeaderName, value: HeaderValue) {
-        self.pending.push(PendingHeader { name, value, gives_way: false });
+        self.lists.pending.push(PendingHeader { name, value, gives_way: false });
     }
 
     /// As [`Self::set_response_header`], but a value that the answer brings stays, unless it is empty.
     pub fn default_response_header(&mut self, name: HeaderName, value: HeaderValue) {
-        self.pending.push(PendingHeader { name, value, gives_way: true });
+        self.lists.pending.push(PendingHeader { name, value, gives_way: true });
     }
 
     /// Moves the headers that the request phases asked for onto the answer.
     pub(crate) fn settle_response_headers(&mut self) {
-        for PendingHeader { name, value, gives_way } in self.pending.drain(..) {
+        for PendingHeader { name, value, gives_way } in self.lists.pending.drain(..) {
             let headers = &mut self.response.headers;
             if !(gives_way && headers.get(&name).is_some_and(|brought| !brought.is_empty())) {
                 headers.insert(name, value);
@@ -252,30 +267,30 @@ impl RequestCx {
     /// If one instance asks for two types.
     pub fn slot<P, T: Default + 'static>(&mut self, owner: &P) -> &mut T {
         let key = (std::ptr::from_ref(owner) as usize, self.global_phase);
-        let at = match self.slots.iter().position(|(known, _)| *known == key) {
+        let at = match self.lists.slots.iter().position(|(known, _)| *known == key) {
             Some(at) => at,
             None => {
-                self.slots.push((key, Box::new(T::default())));
-                self.slots.len() - 1
+                self.lists.slots.push((key, Box::new(T::default())));
+                self.lists.slots.len() - 1
             }
         };
-        self.slots[at].1.downcast_mut().expect("an instance keeps one type of state")
+        self.lists.slots[at].1.downcast_mut().expect("an instance keeps one type of state")
     }
 
     /// The state that [`Self::slot`] has made, if it has.
     pub fn slot_if_made<P, T: 'static>(&self, owner: &P) -> Option<&T> {
         let key = (std::ptr::from_ref(owner) as usize, self.global_phase);
-        self.slots.iter().find(|(known, _)| *known == key)?.1.downcast_ref()
+        self.lists.slots.iter().find(|(known, _)| *known == key)?.1.downcast_ref()
     }
 
     /// Whether the filter of `_meta` holds. It is evaluated once for each plugin and object.
     pub(crate) fn filter_holds(&mut self, meta: &Arc<Meta>) -> bool {
         let key = Arc::as_ptr(meta) as usize;
-        if let Some((_, holds)) = self.filters.iter().find(|(known, _)| *known == key) {
+        if let Some((_, holds)) = self.lists.filters.iter().find(|(known, _)| *known == key) {
             return *holds;
         }
         let holds = meta.filter.as_ref().is_none_or(|filter| filter.eval(self as &dyn Lookup));
-        self.filters.push((key, holds));
+        self.lists.filters.push((key, holds));
         holds
     }
 

@@ -2,8 +2,8 @@
 
 use super::Gateway;
 use crate::{
-    Attempt, Body, BodyNeed, ClientConn, HookPanicked, Reply, Request, RequestCx, ResponseSource, Scheme, TlsInfo,
-    query,
+    Attempt, Body, BodyNeed, ClientConn, HookPanicked, Lists, Reply, Request, RequestCx, ResponseSource, Scheme,
+    TlsInfo, query,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -238,7 +238,7 @@ pub(super) fn context(gateway: &Gateway, ask: Ask) -> RequestCx {
         serial: 7,
         peer_text: ask.peer.ip().to_string().into(),
     };
-    let mut cx = RequestCx::new(request, Rc::new(client), gateway.view.clone());
+    let mut cx = RequestCx::new(request, Rc::new(client), gateway.view.clone(), Lists::default());
     cx.client_ip = ask.client_ip.unwrap_or(cx.client_ip);
     if gateway.info.is_some() {
         cx.route = gateway.info.clone();

@@ -4,7 +4,6 @@ use super::config::Metadata;
 use super::window::Verdict;
 use http::{HeaderName, HeaderValue};
 use milecastle_plugin_api::RequestCx;
-use std::fmt::Write;
 
 /// Names of the three headers.
 pub(super) struct Names {
@@ -47,9 +46,16 @@ fn seconds(hundredths: u64) -> HeaderValue {
     if rest == 0 {
         return number(whole);
     }
-    let mut text = Stack::default();
-    let written = if rest % 10 == 0 { write!(text, "{whole}.{}", rest / 10) } else { write!(text, "{whole}.{rest:02}") };
-    text.header(written)
+    let mut digits = itoa::Buffer::new();
+    let whole = digits.format(whole).as_bytes();
+    // At most 18 digits, a point and two decimals.
+    let mut text = [b'0'; 24];
+    text[..whole.len()].copy_from_slice(whole);
+    text[whole.len()] = b'.';
+    text[whole.len() + 1] += (rest / 10) as u8;
+    text[whole.len() + 2] += (rest % 10) as u8;
+    let decimals = if rest % 10 == 0 { 1 } else { 2 };
+    digits_of(&text[..whole.len() + 1 + decimals])
 }
 
 /// A number as a header's value. Up to four digits it allocates nothing.
@@ -59,9 +65,11 @@ pub(super) fn number(n: u64) -> HeaderValue {
         let text = text.trim_start_matches('0');
         return HeaderValue::from_static(if text.is_empty() { "0" } else { text });
     }
-    let mut text = Stack::default();
-    let written = write!(text, "{n}");
-    text.header(written)
+    digits_of(itoa::Buffer::new().format(n).as_bytes())
+}
+
+fn digits_of(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).expect("digits and a point are a header's value")
 }
 
 /// The numbers below 10,000, each in four digits.
@@ -80,41 +88,19 @@ static DIGITS: [[u8; 4]; 10_000] = {
     table
 };
 
-/// Text on the stack, long enough for any number with two decimals.
-#[derive(Default)]
-struct Stack {
-    bytes: [u8; 24],
-    len: usize,
-}
-
-impl Stack {
-    fn header(&self, written: std::fmt::Result) -> HeaderValue {
-        written.expect("a number has at most 24 characters");
-        HeaderValue::from_bytes(&self.bytes[..self.len]).expect("digits and a point are a header's value")
-    }
-}
-
-impl Write for Stack {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.len + text.len();
-        self.bytes.get_mut(self.len..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.len = end;
-        Ok(())
-    }
-}
-
 /// The variable `rate_limiting_info`.
 pub(super) fn info(key: &str, limit: u64, verdict: Verdict) -> String {
-    let mut text = String::with_capacity(key.len() + 128);
+    let mut digits = itoa::Buffer::new();
+    let mut text = String::with_capacity(key.len() + 160);
     text.push_str("{\"rate_limiting_key\":");
     push_json(&mut text, key);
-    write!(
-        text,
-        ",\"rate_limiting_limit\":{limit},\"rate_limiting_remaining\":{},\"rate_limiting_reset\":{}}}",
-        verdict.remaining,
-        verdict.reset / 100
-    )
-    .expect("writing to a string cannot fail");
+    text.push_str(",\"rate_limiting_limit\":");
+    text.push_str(digits.format(limit));
+    text.push_str(",\"rate_limiting_remaining\":");
+    text.push_str(digits.format(verdict.remaining));
+    text.push_str(",\"rate_limiting_reset\":");
+    text.push_str(digits.format(verdict.reset / 100));
+    text.push('}');
     text
 }
 

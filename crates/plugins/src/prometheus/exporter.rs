@@ -1,17 +1,21 @@
 //! The families of the metrics, and the way from a request to their series.
 //!
 //! Finding five series by eleven labels for each request would be most of this plugin's cost. So each worker keeps the
-//! handles that it has used, by all that decides the labels; a hit is one hash over about a hundred bytes.
+//! handles that it has used, by all that decides the labels. What comes from the snapshot and the balancer is told apart by
+//! its address, so that a hit hashes eight numbers and touches no label's text; whoever is remembered by address is held,
+//! so that nothing else comes to stand there.
 
 use super::config::{Disabled, MetricSettings, Settings};
-use super::labels::{Labels, extra};
+use super::labels::{Labels, extra, varying};
 use super::table::{BANDWIDTH, HTTP_LATENCY, HTTP_STATUS, METRICS};
 use foldhash::fast::RandomState;
-use milecastle_plugin_api::RequestCx;
+use hashbrown::HashTable;
+use milecastle_plugin_api::{RequestCx, RouteInfo};
 use milecastle_telemetry::metrics::{Counter, Family, Handle, Histogram, MetricError, Options, Registry};
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -23,7 +27,10 @@ const LATENCY_BUCKETS: [f64; 15] =
 const MAX_SERIES: usize = 100_000;
 
 /// Most sets of handles that a worker keeps; then it begins anew.
-const CACHED: usize = 2048;
+const CACHED: usize = 8192;
+
+/// The metrics that this gateway moves.
+const MOVED: [usize; 3] = [HTTP_STATUS, HTTP_LATENCY, BANDWIDTH];
 
 /// The families.
 pub(super) struct Exporter {
@@ -33,6 +40,8 @@ pub(super) struct Exporter {
     latency: Family<Histogram>,
     bandwidth: Family<Counter>,
     metrics: [MetricSettings; METRICS.len()],
+    /// Some series has labels beyond the specified ones.
+    extended: bool,
 }
 
 /// The series that one request moves.
@@ -48,9 +57,29 @@ struct Series {
 
 #[derive(Default)]
 struct Cache {
-    series: HashMap<Box<[u8]>, Series, RandomState>,
-    key: Vec<u8>,
+    known: HashTable<Known>,
+    hasher: RandomState,
+    /// Room for [`Known::varying`] of the request at hand.
+    varying: Vec<u8>,
 }
+
+/// Handles that were used, and by whom.
+struct Known {
+    place: Place,
+    /// Label values that are texts of the request itself. Empty for nearly all.
+    varying: Box<[u8]>,
+    series: Series,
+    _held: Held,
+}
+
+/// What stands at the addresses of a [`Place`].
+struct Held {
+    _route: Option<Arc<RouteInfo>>,
+    _texts: [Option<Arc<str>>; 4],
+}
+
+/// All that decides the labels, but for what varies: addresses and numbers.
+type Place = [u64; 8];
 
 thread_local! {
     static CACHE: RefCell<Cache> = RefCell::default();
@@ -77,47 +106,66 @@ impl Exporter {
                 options(HTTP_LATENCY),
             )?,
             bandwidth: counter(BANDWIDTH, "Bytes received from and sent to clients.")?,
+            extended: MOVED.iter().any(|place| !settings.metrics[*place].extra_labels.is_empty()),
             metrics: settings.metrics,
         })
     }
 
+    /// Whether labels may be taken from the answer's fields.
+    pub(super) fn reads_head(&self) -> bool {
+        self.extended
+    }
+
     /// Counts a request that is over.
     pub(super) fn count(&self, cx: &RequestCx, prefer_name: bool, disabled: Option<&Disabled>) {
-        let labels = Labels::of(cx, prefer_name);
         let disabled = disabled.map_or([0; METRICS.len()], |disabled| disabled.0);
         let upstream = cx.upstream.total();
-        CACHE.with_borrow_mut(|Cache { series, key }| {
-            self.write_key(key, cx, &labels, upstream.is_some(), &disabled);
-            if let Some(known) = series.get(key.as_slice()) {
-                return known.update(cx, upstream);
+        let place = self.place(cx, prefer_name, &disabled, upstream.is_some());
+        CACHE.with_borrow_mut(|Cache { known, hasher, varying }| {
+            self.write_varying(varying, cx);
+            let hash = |place: &Place, varying: &[u8]| match varying {
+                [] => hasher.hash_one(place),
+                _ => hasher.hash_one((place, varying)),
+            };
+            let hashed = hash(&place, varying);
+            if let Some(found) = known.find(hashed, |one| one.place == place && *one.varying == **varying) {
+                return found.series.update(cx, upstream);
             }
-            if series.len() >= CACHED {
-                series.clear();
+            if known.len() >= CACHED {
+                known.clear();
             }
-            let found = self.find(cx, &labels, upstream.is_some(), &disabled);
-            found.update(cx, upstream);
-            series.insert(key.as_slice().into(), found);
+            let series = self.find(cx, &Labels::of(cx, prefer_name), upstream.is_some(), &disabled);
+            series.update(cx, upstream);
+            let new = Known { place, varying: varying.as_slice().into(), series, _held: Held::of(cx) };
+            known.insert_unique(hashed, new, |one| hash(&one.place, &one.varying));
         });
     }
 
-    /// All that decides which series are moved.
-    fn write_key(&self, key: &mut Vec<u8>, cx: &RequestCx, labels: &Labels<'_>, contacted: bool, disabled: &[u16]) {
-        key.clear();
-        key.extend(self.serial.to_ne_bytes());
-        key.push(u8::from(contacted));
-        for place in [HTTP_STATUS, HTTP_LATENCY, BANDWIDTH] {
-            key.extend(disabled[place].to_ne_bytes());
+    fn place(&self, cx: &RequestCx, prefer_name: bool, disabled: &[u16], contacted: bool) -> Place {
+        let route = cx.route.as_ref().map_or(0, |route| Arc::as_ptr(route) as u64);
+        let text = |text: Option<&Arc<str>>| text.map_or(0, |text| Arc::as_ptr(text).cast::<u8>() as u64);
+        let [uri, host, consumer, node] = texts_of(cx).map(text);
+        let source = cx.response.source as u64;
+        let flags = u64::from(contacted) | u64::from(prefer_name) << 1 | source << 2;
+        let [status, latency, bandwidth] = MOVED.map(|place| u64::from(disabled[place]));
+        let facts = u64::from(cx.response.logged_status()) << 8 | flags;
+        [self.serial, route, uri, host, consumer, node, facts, status << 32 | latency << 16 | bandwidth]
+    }
+
+    /// Lays out the label values that are the request's own.
+    fn write_varying(&self, out: &mut Vec<u8>, cx: &RequestCx) {
+        out.clear();
+        let given = varying(cx);
+        if !self.extended && given.iter().all(Option::is_none) {
+            return;
         }
         let mut put = |text: &str| {
-            key.extend_from_slice(text.as_bytes());
+            out.extend_from_slice(text.as_bytes());
             // In no UTF-8 text, so values cannot run into each other.
-            key.push(0xff);
+            out.push(0xff);
         };
-        let Labels { route, matched_uri, matched_host, service, consumer, node, .. } = labels;
-        [labels.code(), route, matched_uri, matched_host, service, consumer, node].into_iter().for_each(&mut put);
-        let Labels { request_type, request_llm_model, llm_model, response_source, .. } = labels;
-        [*request_type, request_llm_model, llm_model, response_source].into_iter().for_each(&mut put);
-        for place in [HTTP_STATUS, HTTP_LATENCY, BANDWIDTH] {
+        given.into_iter().for_each(|text| put(text.unwrap_or_default()));
+        for place in MOVED {
             extra(cx, &self.metrics[place]).iter().for_each(|value| put(value));
         }
     }
@@ -151,6 +199,19 @@ impl Exporter {
 
 fn texts(values: &[String]) -> Vec<&str> {
     values.iter().map(String::as_str).collect()
+}
+
+/// The texts that labels are made of and that live beyond the request.
+fn texts_of(cx: &RequestCx) -> [Option<&Arc<str>>; 4] {
+    let consumer = cx.consumer.as_ref().map(|consumer| &consumer.name);
+    let node = cx.upstream.last().map(|attempt| &attempt.node);
+    [cx.matched_uri.as_ref(), cx.matched_host.as_ref(), consumer, node]
+}
+
+impl Held {
+    fn of(cx: &RequestCx) -> Self {
+        Self { _route: cx.route.clone(), _texts: texts_of(cx).map(Option::<&Arc<str>>::cloned) }
+    }
 }
 
 impl Series {

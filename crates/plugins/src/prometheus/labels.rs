@@ -26,6 +26,7 @@ pub(super) struct Labels<'a> {
 impl<'a> Labels<'a> {
     pub(super) fn of(cx: &'a RequestCx, prefer_name: bool) -> Self {
         let route = cx.route.as_deref();
+        let [request_type, request_llm_model, llm_model] = varying(cx);
         let named = |name: Option<&'a str>, id: &'a str| name.filter(|name| prefer_name && !name.is_empty()).unwrap_or(id);
         Self {
             code: digits(cx.response.logged_status()),
@@ -38,9 +39,9 @@ impl<'a> Labels<'a> {
             }),
             consumer: cx.consumer.as_ref().map_or("", |consumer| &consumer.name),
             node: cx.upstream.last().map_or("", |attempt| address(&attempt.node)),
-            request_type: given(cx, "request_type").unwrap_or("traditional_http"),
-            request_llm_model: given(cx, "request_llm_model").map_or("", cut),
-            llm_model: given(cx, "llm_model").map_or("", cut),
+            request_type: request_type.unwrap_or("traditional_http"),
+            request_llm_model: request_llm_model.unwrap_or_default(),
+            llm_model: llm_model.unwrap_or_default(),
             response_source: cx.response.source.as_str(),
         }
     }
@@ -49,6 +50,11 @@ impl<'a> Labels<'a> {
     pub(super) fn code(&self) -> &str {
         std::str::from_utf8(&self.code).unwrap_or_default()
     }
+}
+
+/// The values that plugins give a request: its type, and the models that it asked for and got.
+pub(super) fn varying(cx: &RequestCx) -> [Option<&str>; 3] {
+    [given(cx, "request_type"), given(cx, "request_llm_model").map(cut), given(cx, "llm_model").map(cut)]
 }
 
 /// The values of a metric's extra labels, in order.

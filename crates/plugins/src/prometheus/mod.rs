@@ -61,7 +61,7 @@ impl Plugin for Prometheus {
     }
 
     fn hooks(h: Hooks<Self>) -> Hooks<Self> {
-        h.log()
+        h.log_reading_head(|prometheus| prometheus.exporter.reads_head())
     }
 }
 

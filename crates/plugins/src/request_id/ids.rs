@@ -33,13 +33,12 @@ pub(super) fn uuidv7() -> [u8; 36] {
 }
 
 fn hyphenated(bytes: [u8; 16]) -> [u8; 36] {
+    /// Where each byte's two digits stand.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let mut text = [b'-'; 36];
-    let mut at = 0;
-    for (n, byte) in bytes.into_iter().enumerate() {
-        at += usize::from(matches!(n, 4 | 6 | 8 | 10));
+    for (byte, at) in bytes.into_iter().zip(PLACES) {
         text[at] = HEX[usize::from(byte >> 4)];
         text[at + 1] = HEX[usize::from(byte & 0xf)];
-        at += 2;
     }
     text
 }

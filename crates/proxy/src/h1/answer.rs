@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "field values that the parser has checked are not checked a second time")]
 
 use super::Limits;
+use super::names::{Names, Role};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::mem::MaybeUninit;
@@ -65,9 +66,17 @@ pub struct Asked {
     pub upgrade: bool,
 }
 
+/// What parsing heads needs again and again.
+#[derive(Debug, Default)]
+pub struct Parsing {
+    /// The fields of the head at hand.
+    spans: Vec<Span>,
+    names: Names,
+}
+
 /// Where name and value of a field stand in the buffer.
-#[derive(Clone, Copy)]
-pub struct Span {
+#[derive(Debug, Clone, Copy)]
+struct Span {
     name: (u32, u32),
     value: (u32, u32),
 }
@@ -80,14 +89,14 @@ pub struct Span {
 /// `map` is empty; its room becomes that of the answer's fields.
 pub fn take_head(
     buf: &mut BytesMut,
-    spans: &mut Vec<Span>,
+    parsing: &mut Parsing,
     map: &mut HeaderMap,
     asked: Asked,
     limits: Limits,
     interim: &mut usize,
 ) -> Result<Option<Head>, Malformed> {
     loop {
-        let line = match status_line(buf, spans, limits.head_fields) {
+        let line = match status_line(buf, &mut parsing.spans, limits.head_fields) {
             Ok(Some(line)) if line.bytes <= limits.head_bytes => line,
             Ok(None) if buf.len() < limits.head_bytes => return Ok(None),
             Ok(_) => return Err(Malformed::TooLong),
@@ -108,7 +117,7 @@ pub fn take_head(
             continue;
         }
         let text = buf.split_to(line.bytes).freeze();
-        return head(&text, spans, std::mem::take(map), status, line.minor, asked).map(Some);
+        return head(&text, parsing, std::mem::take(map), status, line.minor, asked).map(Some);
     }
 }
 
@@ -169,7 +178,7 @@ struct Facts {
 
 fn head(
     text: &Bytes,
-    spans: &[Span],
+    Parsing { spans, names }: &mut Parsing,
     mut headers: HeaderMap,
     status: StatusCode,
     minor: u8,
@@ -179,35 +188,37 @@ fn head(
     headers.reserve(spans.len() + 4);
     let mut facts = Facts::default();
     let mut named = Vec::new();
-    for span in spans {
+    for (place, span) in spans.iter().enumerate() {
         let at = |(start, len): (u32, u32)| start as usize..start as usize + len as usize;
-        let (name, value) = (at(span.name), at(span.value));
-        let kept = match (&text[name.clone()], &text[value.clone()]) {
-            (name, value) if name.len() == 14 && name.eq_ignore_ascii_case(b"content-length") => {
+        let (name, role) = names.parse(place, &text[at(span.name)])?;
+        let value = at(span.value);
+        let kept = match role {
+            Role::EndToEnd => true,
+            Role::HopByHop => false,
+            Role::Upgrade => switching,
+            Role::ContentLength => {
                 let again = facts.length.is_some();
-                facts.add_length(value)?;
+                facts.add_length(&text[value.clone()])?;
                 !again
             }
-            (name, value) if name.len() == 17 && name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                facts.add_coding(value)?;
+            Role::TransferEncoding => {
+                facts.add_coding(&text[value.clone()])?;
                 false
             }
-            (name, value) if name.len() == 10 && name.eq_ignore_ascii_case(b"connection") => {
+            Role::Connection => {
+                let value = &text[value.clone()];
                 facts.add_connection(value);
                 if facts.names_fields {
                     named.extend(value.split(|byte| *byte == b',').map(|word| word.trim_ascii().to_ascii_lowercase()));
                 }
                 switching
             }
-            (name, _) if name.len() == 7 && name.eq_ignore_ascii_case(b"upgrade") => switching,
-            (name, _) => !is_hop_by_hop(name),
         };
         if kept {
-            let name = HeaderName::from_bytes(&text[name]).map_err(|_| Malformed::Field)?;
             // SAFETY: httparse takes a value only if it consists of HTAB, visible ASCII, SP and 0x80 to 0xFF, which are the
             // bytes that a `HeaderValue` may hold; the buffer has not changed since.
             let value = unsafe { HeaderValue::from_maybe_shared_unchecked(text.slice(value)) };
-            headers.append(name, value);
+            headers.append(name.clone(), value);
         }
     }
     if switching && !is_websocket(&headers) {
@@ -237,17 +248,6 @@ fn is_websocket(headers: &HeaderMap) -> bool {
     let mut named = headers.get_all(header::UPGRADE).iter();
     let websocket = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
     named.next().is_some_and(websocket) && named.next().is_none()
-}
-
-/// Fields that concern one connection only (RFC 9110 §7.6.1), but for those that [`head`] reads itself.
-fn is_hop_by_hop(name: &[u8]) -> bool {
-    match name.len() {
-        2 => name.eq_ignore_ascii_case(b"te"),
-        7 => name.eq_ignore_ascii_case(b"trailer"),
-        10 => name.eq_ignore_ascii_case(b"keep-alive"),
-        16 => name.eq_ignore_ascii_case(b"proxy-connection"),
-        _ => false,
-    }
 }
 
 impl Facts {
@@ -313,7 +313,7 @@ mod tests {
 
     fn take(text: &str, asked: Asked) -> Result<Option<(Head, usize)>, Malformed> {
         let mut buf = BytesMut::from(text);
-        Ok(take_head(&mut buf, &mut Vec::new(), &mut HeaderMap::new(), asked, LIMITS, &mut 0)?
+        Ok(take_head(&mut buf, &mut Parsing::default(), &mut HeaderMap::new(), asked, LIMITS, &mut 0)?
             .map(|head| (head, buf.len())))
     }
 
@@ -383,11 +383,11 @@ mod tests {
 
     #[test]
     fn interim_answers_are_no_longer_than_one_head_together() {
-        let (mut interim, mut spans) = (0, Vec::new());
+        let (mut interim, mut parsing) = (0, Parsing::default());
         let mut more = |heads: usize| {
             let mut buf = BytesMut::from("HTTP/1.1 100 Continue\r\n\r\n".repeat(heads).as_str());
             let asked = Asked { head: false, upgrade: false };
-            take_head(&mut buf, &mut spans, &mut HeaderMap::new(), asked, LIMITS, &mut interim)
+            take_head(&mut buf, &mut parsing, &mut HeaderMap::new(), asked, LIMITS, &mut interim)
                 .map(|head| head.is_some())
         };
         let most = LIMITS.head_bytes / "HTTP/1.1 100 Continue\r\n\r\n".len();

@@ -155,8 +155,8 @@ impl Conn {
             }
             loop {
                 if !self.read.is_empty() {
-                    let spans = &mut *self.scratch.spans.borrow_mut();
-                    match take_head(&mut self.read, spans, map, asked, limits, &mut interim) {
+                    let parsing = &mut *self.scratch.parsing.borrow_mut();
+                    match take_head(&mut self.read, parsing, map, asked, limits, &mut interim) {
                         Ok(Some(mut head)) => {
                             head.keep &= send_failure.is_none();
                             return Poll::Ready(Ok(head));

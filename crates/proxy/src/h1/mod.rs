@@ -17,11 +17,12 @@ mod answer;
 mod body;
 mod chunked;
 mod conn;
+mod names;
 mod outgoing;
 mod pool;
 mod scratch;
 
-pub use answer::{Asked, Framing, Head, Malformed, take_head};
+pub use answer::{Asked, Framing, Head, Malformed, Parsing, take_head};
 pub(crate) use body::{AnswerBody, Home, Part, Started, start};
 pub use chunked::{ChunkError, Decoder, Piece};
 pub(crate) use conn::{Conn, Io, Terms, connect_tcp};

@@ -4,7 +4,7 @@
 //! buffers of their own, hundreds of connections would each drag cold memory through the caches for that; with these, the
 //! memory is always the same and always warm, and an idle connection holds no buffer at all.
 
-use super::answer::Span;
+use super::answer::Parsing;
 use bytes::BytesMut;
 use std::cell::RefCell;
 
@@ -15,6 +15,6 @@ pub(crate) struct Scratch {
     pub(super) read: RefCell<BytesMut>,
     /// What the next request's head is laid out in.
     pub(super) text: RefCell<Vec<u8>>,
-    /// Where the fields of the head that is being parsed stand.
-    pub(super) spans: RefCell<Vec<Span>>,
+    /// What parsing the head of an answer needs.
+    pub(super) parsing: RefCell<Parsing>,
 }

@@ -114,7 +114,7 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Held, Res
         request.body = Body::Streaming { length: incoming.size_hint().exact() };
         body = Some(Upload::new(incoming, &client, http1, seen.expect));
     }
-    let mut cx = RequestCx::new(request, client.facts.clone(), pinned.clone());
+    let mut cx = RequestCx::new(request, client.facts.clone(), pinned.clone(), worker.spare.take_lists());
     if client.believed.real_ip {
         real_ip(&mut cx, &config.real_ip);
     }

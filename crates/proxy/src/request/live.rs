@@ -111,8 +111,8 @@ impl Live {
     /// Whether the answer's head is looked at after it has been sent.
     pub(crate) fn head_is_logged(&self) -> bool {
         let plugin = || {
-            let route = self.cx.chain.as_ref().is_some_and(|chain| chain.has_log());
-            self.plugins && (route || self.pinned.snapshot.global().has_log())
+            let route = self.cx.chain.as_ref().is_some_and(|chain| chain.logs_head());
+            self.plugins && (route || self.pinned.snapshot.global().logs_head())
         };
         self.client.worker.node.on_end.as_ref().is_some_and(|on_end| on_end.reads_answer_head()) || plugin()
     }
@@ -141,7 +141,8 @@ impl Drop for Live {
         if let Some(on_end) = &worker.node.on_end {
             on_end.on_request_end(&self.cx);
         }
-        worker.maps.put(std::mem::take(&mut self.cx.request.headers));
+        worker.spare.put_map(std::mem::take(&mut self.cx.request.headers));
+        worker.spare.put_lists(self.cx.take_lists());
         worker.counters.in_flight.down();
         if self.cx.response.status.is_server_error() {
             worker.counters.responses_5xx.up();

@@ -220,7 +220,7 @@ async fn attempt(
     let asked = Asked { head: live.cx.request.method == Method::HEAD, upgrade: plan.upgrade };
     let length: Length = forward::length(live, outgoing);
     let mut kept = endpoint.slot.take(began);
-    let mut map = worker.maps.take();
+    let mut map = worker.spare.take_map();
     loop {
         let (mut conn, connect, now) = match kept.take() {
             Some(conn) => {

@@ -11,9 +11,9 @@ mod io;
 mod leave;
 mod linger;
 mod listen;
-mod maps;
 mod overlay;
 mod serve;
+mod spare;
 mod tunnel;
 
 pub(crate) use client::{Believed, Client, Registry};
@@ -31,10 +31,10 @@ use crate::request::Rooms;
 use crate::resolve::Resolver;
 use crate::tls::{ServerTls, UpstreamTls};
 use http::HeaderValue;
-use maps::Maps;
 use milecastle_plugin_api::{Consumer, CredentialMatch, NodeFacts, View};
 use milecastle_snapshot::Snapshot;
 use overlay::Overlays;
+use spare::Spare;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -77,7 +77,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) balancers: Balancers,
     pub(crate) overlays: Overlays,
-    pub(crate) maps: Maps,
+    pub(crate) spare: Spare,
     pub(crate) rooms: Rooms,
     pub(crate) scratch: Rc<Scratch>,
     pub(crate) clients: Registry,
@@ -127,7 +127,7 @@ impl Worker {
             pool: Pool::new(node.config.idle_connections),
             balancers: Balancers::default(),
             overlays: Overlays::default(),
-            maps: Maps::default(),
+            spare: Spare::default(),
             rooms: Rooms::default(),
             scratch: Rc::default(),
             clients: Registry::default(),
