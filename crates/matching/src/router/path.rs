@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// A path pattern of a route, parsed.
 ///
 /// Display gives the pattern as written, which is the variable `_path` of a matched request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
-    text: Arc<str>,
+    text: Box<str>,
     /// Length of the literal start; the whole text if the pattern is exact.
     prefix: usize,
     exact: bool,
@@ -65,16 +64,6 @@ impl PathPattern {
     /// The pattern as written.
     pub fn as_str(&self) -> &str {
         &self.text
-    }
-
-    /// The pattern as written, to be kept.
-    pub fn text(&self) -> &Arc<str> {
-        &self.text
-    }
-
-    /// Whether the pattern captures parts of the path.
-    pub fn has_captures(&self) -> bool {
-        self.tail || self.shape.is_some()
     }
 
     /// The parts of a matching path that the pattern names, in the order of the pattern: `(name, value)`. The tail of

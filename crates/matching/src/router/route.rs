@@ -114,7 +114,10 @@ impl Route {
 pub(super) struct Candidate<T> {
     pub(super) value: T,
     pub(super) route: Arc<Route>,
-    pattern: u32,
+    /// One of the route's, here so that a lookup need not go through the route to it.
+    pattern: Arc<PathPattern>,
+    /// Its place among them.
+    place: u32,
     /// Neither a condition nor the pattern can refuse a request that came here. Told here, so that the route need not
     /// be read.
     pub(super) unconditional: bool,
@@ -127,7 +130,8 @@ impl<T: Clone> Candidate<T> {
         (0_u32..).zip(&route.patterns).map(move |(at, pattern)| Candidate {
             value: value.clone(),
             route: Arc::clone(route),
-            pattern: at,
+            pattern: Arc::clone(pattern),
+            place: at,
             unconditional: !conditions && !pattern.needs_check(),
         })
     }
@@ -135,7 +139,7 @@ impl<T: Clone> Candidate<T> {
 
 impl<T> Candidate<T> {
     pub(super) fn pattern(&self) -> &Arc<PathPattern> {
-        &self.route.patterns[self.pattern as usize]
+        &self.pattern
     }
 
     /// Less is tried first (§4.3).
@@ -146,7 +150,7 @@ impl<T> Candidate<T> {
             .then_with(|| other.pattern().as_str().len().cmp(&self.pattern().as_str().len()))
             .then_with(|| a.order.cmp(&b.order))
             .then_with(|| a.id.cmp(&b.id))
-            .then_with(|| self.pattern.cmp(&other.pattern))
+            .then_with(|| self.place.cmp(&other.place))
     }
 }
 

@@ -77,12 +77,12 @@ pub struct RequestCx {
     pub route: Option<Arc<RouteInfo>>,
     /// The plugins in force for the matched route, its consumer's laid over them.
     pub chain: Option<Arc<Chain>>,
-    /// The path pattern that matched, as written.
-    pub matched_uri: Option<Arc<str>>,
+    /// The path pattern that matched.
+    pub matched_uri: Option<Arc<PathPattern>>,
+    /// The path that it matched, where that is not the normal path.
+    pub matched_path: Option<Box<str>>,
     /// The host pattern that matched, as written.
     pub matched_host: Option<Arc<str>>,
-    /// What the path pattern captures, if it captures anything.
-    pub uri_params: Option<UriParams>,
     /// The authenticated consumer.
     pub consumer: Option<Arc<Consumer>>,
     /// What will be, and what was, sent upstream.
@@ -107,15 +107,6 @@ pub struct Lists {
     pending: Vec<PendingHeader>,
     slots: Vec<(SlotKey, Box<dyn Any>)>,
     filters: Vec<(usize, bool)>,
-}
-
-/// The captures of the path pattern that matched. They are taken out of the path when a variable asks for one.
-#[derive(Debug, Clone)]
-pub struct UriParams {
-    /// The pattern.
-    pub pattern: Arc<PathPattern>,
-    /// The path that it matched, where that is not the normal path.
-    pub path: Option<Box<str>>,
 }
 
 /// The address of an instance, and whether it acts for the global rules: one instance serves both if they are
@@ -173,8 +164,8 @@ impl RequestCx {
             route: None,
             chain: None,
             matched_uri: None,
+            matched_path: None,
             matched_host: None,
-            uri_params: None,
             consumer: None,
             upstream: Upstream::default(),
             response: Response::default(),

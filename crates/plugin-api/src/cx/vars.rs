@@ -43,10 +43,9 @@ impl Lookup for RequestCx {
             Family::Arg => query::first(self.request.query()?, key).map(Var::Str),
             Family::Cookie => self.cookie(key).map(Var::from),
             Family::UriParam => {
-                let params = self.uri_params.as_ref()?;
-                let path = params.path.as_deref().unwrap_or_else(|| self.request.normal_path());
+                let path = self.matched_path.as_deref().unwrap_or_else(|| self.request.normal_path());
                 // Where a name occurs twice, the later one counts.
-                let captures = params.pattern.captures(path).into_iter().rev();
+                let captures = self.matched_uri.as_ref()?.captures(path).into_iter().rev();
                 captures.filter(|(name, _)| *name == key).map(|(_, value)| Var::from(value)).next()
             }
             Family::PostArg => body::form_field(self, key),

@@ -245,7 +245,7 @@ pub(super) fn context(gateway: &Gateway, ask: Ask) -> RequestCx {
         cx.chain = Some(gateway.chain.clone());
         cx.matched_uri = gateway.matched_uri.clone();
         cx.matched_host = gateway.matched_host.clone();
-        cx.uri_params = gateway.uri_params.clone();
+        cx.matched_path = gateway.matched_path.clone();
     }
     cx
 }

@@ -11,7 +11,7 @@ pub use view::FakeView;
 
 use crate::{
     Chain, ConfigError, Consumer, CredentialMatch, NoSecrets, Owner, Placement, PluginDef, Registry, RequestCx,
-    RouteInfo, Secrets, Shared, UriParams,
+    RouteInfo, Secrets, Shared,
 };
 use http::HeaderValue;
 use milecastle_matching::PathPattern;
@@ -26,9 +26,9 @@ pub struct Setup {
     metadata: Map<String, Value>,
     global: Map<String, Value>,
     info: RouteInfo,
-    matched_uri: Option<Arc<str>>,
+    matched_uri: Option<Arc<PathPattern>>,
     matched_host: Option<Arc<str>>,
-    uri_params: Option<UriParams>,
+    matched_path: Option<Box<str>>,
 }
 
 impl Setup {
@@ -53,7 +53,7 @@ impl Setup {
             info: RouteInfo { id: "1".into(), ..RouteInfo::default() },
             matched_uri: None,
             matched_host: None,
-            uri_params: None,
+            matched_path: None,
         }
     }
 
@@ -143,7 +143,7 @@ impl Setup {
     /// The path pattern that every request matches.
     #[must_use]
     pub fn matched_uri(mut self, pattern: &str) -> Self {
-        self.matched_uri = Some(pattern.into());
+        self.matched_uri = Some(Arc::new(PathPattern::parse(pattern, false)));
         self
     }
 
@@ -157,8 +157,8 @@ impl Setup {
     /// A pattern with parameters that every request matches, as if its path were `path`.
     #[must_use]
     pub fn uri_params(mut self, pattern: &str, path: &str) -> Self {
-        let pattern = Arc::new(PathPattern::parse(pattern, true));
-        self.uri_params = Some(UriParams { pattern, path: Some(path.into()) });
+        self.matched_uri = Some(Arc::new(PathPattern::parse(pattern, true)));
+        self.matched_path = Some(path.into());
         self
     }
 
@@ -209,7 +209,7 @@ impl Setup {
             info: Some(Arc::new(self.info)),
             matched_uri: self.matched_uri,
             matched_host: self.matched_host,
-            uri_params: self.uri_params,
+            matched_path: self.matched_path,
         }
     }
 
@@ -228,9 +228,9 @@ pub struct Gateway {
     global: Arc<Chain>,
     chain: Arc<Chain>,
     info: Option<Arc<RouteInfo>>,
-    matched_uri: Option<Arc<str>>,
+    matched_uri: Option<Arc<PathPattern>>,
     matched_host: Option<Arc<str>>,
-    uri_params: Option<UriParams>,
+    matched_path: Option<Box<str>>,
 }
 
 impl Gateway {

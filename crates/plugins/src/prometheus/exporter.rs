@@ -10,6 +10,7 @@ use super::labels::{Labels, extra, varying};
 use super::table::{BANDWIDTH, HTTP_LATENCY, HTTP_STATUS, METRICS};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+use milecastle_matching::PathPattern;
 use milecastle_plugin_api::{RequestCx, RouteInfo};
 use milecastle_telemetry::metrics::{Counter, Family, Handle, Histogram, MetricError, Options, Registry};
 use std::borrow::Cow;
@@ -75,7 +76,8 @@ struct Known {
 /// What stands at the addresses of a [`Place`].
 struct Held {
     _route: Option<Arc<RouteInfo>>,
-    _texts: [Option<Arc<str>>; 4],
+    _uri: Option<Arc<PathPattern>>,
+    _texts: [Option<Arc<str>>; 3],
 }
 
 /// All that decides the labels, but for what varies: addresses and numbers.
@@ -142,9 +144,9 @@ impl Exporter {
     }
 
     fn place(&self, cx: &RequestCx, prefer_name: bool, disabled: &[u16], contacted: bool) -> Place {
-        let route = cx.route.as_ref().map_or(0, |route| Arc::as_ptr(route) as u64);
-        let text = |text: Option<&Arc<str>>| text.map_or(0, |text| Arc::as_ptr(text).cast::<u8>() as u64);
-        let [uri, host, consumer, node] = texts_of(cx).map(text);
+        let route = address(cx.route.as_ref());
+        let uri = address(cx.matched_uri.as_ref());
+        let [host, consumer, node] = texts_of(cx).map(address);
         let source = cx.response.source as u64;
         let flags = u64::from(contacted) | u64::from(prefer_name) << 1 | source << 2;
         let [status, latency, bandwidth] = MOVED.map(|place| u64::from(disabled[place]));
@@ -201,16 +203,21 @@ fn texts(values: &[String]) -> Vec<&str> {
     values.iter().map(String::as_str).collect()
 }
 
+/// 0 for nothing, which no address is.
+fn address<T: ?Sized>(what: Option<&Arc<T>>) -> u64 {
+    what.map_or(0, |what| Arc::as_ptr(what).cast::<u8>() as u64)
+}
+
 /// The texts that labels are made of and that live beyond the request.
-fn texts_of(cx: &RequestCx) -> [Option<&Arc<str>>; 4] {
+fn texts_of(cx: &RequestCx) -> [Option<&Arc<str>>; 3] {
     let consumer = cx.consumer.as_ref().map(|consumer| &consumer.name);
     let node = cx.upstream.last().map(|attempt| &attempt.node);
-    [cx.matched_uri.as_ref(), cx.matched_host.as_ref(), consumer, node]
+    [cx.matched_host.as_ref(), consumer, node]
 }
 
 impl Held {
     fn of(cx: &RequestCx) -> Self {
-        Self { _route: cx.route.clone(), _texts: texts_of(cx).map(Option::<&Arc<str>>::cloned) }
+        Self { _route: cx.route.clone(), _uri: cx.matched_uri.clone(), _texts: texts_of(cx).map(Option::<&Arc<str>>::cloned) }
     }
 }
 

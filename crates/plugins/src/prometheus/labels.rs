@@ -31,7 +31,7 @@ impl<'a> Labels<'a> {
         Self {
             code: digits(cx.response.logged_status()),
             route: route.map_or("", |route| named(route.name.as_deref(), &route.id)),
-            matched_uri: cx.matched_uri.as_deref().unwrap_or_default(),
+            matched_uri: cx.matched_uri.as_ref().map_or("", |pattern| pattern.as_str()),
             matched_host: cx.matched_host.as_deref().unwrap_or_default(),
             service: route.map_or("", |route| {
                 let id = route.service_id.as_deref().unwrap_or_default();

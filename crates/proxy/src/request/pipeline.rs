@@ -8,7 +8,7 @@ use crate::worker::Pinned;
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header};
 use milecastle_matching::router::MatchInput;
-use milecastle_plugin_api::{Body, BodyNeed, Reply, UriParams};
+use milecastle_plugin_api::{Body, BodyNeed, Reply};
 use milecastle_snapshot::{CompiledRoute, Outcome};
 use std::future::poll_fn;
 use std::time::Duration;
@@ -74,11 +74,9 @@ fn find<'p>(live: &mut Live, pinned: &'p Pinned) -> Option<&'p CompiledRoute> {
     };
     let found = pinned.snapshot.router().find(&input, cx)?;
     let (route, pattern, host) = (found.value(), found.pattern(), found.host());
-    let uri_params =
-        pattern.has_captures().then(|| UriParams { pattern: pattern.clone(), path: live.match_path.take() });
     let cx = &mut live.cx;
-    cx.uri_params = uri_params;
-    cx.matched_uri = Some(pattern.text().clone());
+    cx.matched_uri = Some(pattern.clone());
+    cx.matched_path = live.match_path.take();
     cx.matched_host = host.cloned();
     cx.route = Some(route.info.clone());
     cx.chain = Some(route.chain.clone());
