@@ -4,8 +4,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells the time. Tests have their own.
 pub(super) trait Clock: Send + Sync {
-    /// Time that only grows, and evenly, from some moment on.
-    fn monotonic(&self) -> Duration;
+    /// The time of a request that began at `at`, on a clock that only grows, and evenly. The beginning is near enough to now,
+    /// and the clock need not be read again.
+    fn monotonic(&self, at: Instant) -> Duration;
     /// Time since 1970, on which sliding windows are aligned so that nodes agree.
     fn wall(&self) -> Duration;
 }
@@ -24,8 +25,8 @@ struct SystemClock {
 }
 
 impl Clock for SystemClock {
-    fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+    fn monotonic(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.start)
     }
 
     fn wall(&self) -> Duration {

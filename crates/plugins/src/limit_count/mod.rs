@@ -23,6 +23,7 @@ use rule::{Effective, Failed, Rule};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 pub(crate) static DEF: PluginDef = PluginDef::of::<LimitCount>();
 
@@ -171,7 +172,7 @@ impl LimitCount {
             Rules::One(rule) => {
                 let (info, outcome) = {
                     let effective = rule.always(cx)?;
-                    self.charge(&effective)
+                    self.charge(cx.timing.started, &effective)
                 };
                 Ok(self.tell(cx, rule, info, &outcome))
             }
@@ -187,7 +188,7 @@ impl LimitCount {
                     return Err(Failed);
                 }
                 for (rule, effective) in effective {
-                    let (info, outcome) = self.charge(&effective);
+                    let (info, outcome) = self.charge(cx.timing.started, &effective);
                     if !self.tell(cx, rule, info, &outcome) {
                         return Ok(false);
                     }
@@ -197,11 +198,11 @@ impl LimitCount {
         }
     }
 
-    fn charge(&self, effective: &Effective<'_>) -> (String, Outcome) {
+    fn charge(&self, began: Instant, effective: &Effective<'_>) -> (String, Outcome) {
         let now = Now {
-            monotonic: self.clock.0.monotonic(),
+            monotonic: self.clock.0.monotonic(began),
             wall: match self.window_type {
-                config::WindowType::Fixed => std::time::Duration::ZERO,
+                config::WindowType::Fixed => Duration::ZERO,
                 config::WindowType::Sliding => self.clock.0.wall(),
             },
         };

@@ -5,7 +5,7 @@ use milecastle_plugin_api::testing::{Ask, Exchange, Gateway, Setup};
 use milecastle_plugin_api::{NoSecrets, Registry, Shared};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A clock that stands still until it is moved.
 #[derive(Clone)]
@@ -18,12 +18,12 @@ impl StoppedClock {
 }
 
 impl Clock for StoppedClock {
-    fn monotonic(&self) -> Duration {
+    fn monotonic(&self, _: Instant) -> Duration {
         *self.0.lock().unwrap()
     }
 
     fn wall(&self) -> Duration {
-        Duration::from_secs(1_000_000) + self.monotonic()
+        Duration::from_secs(1_000_000) + self.monotonic(Instant::now())
     }
 }
 

@@ -51,8 +51,10 @@ pub struct Gauge {
 #[derive(Debug)]
 pub struct Histogram {
     bounds: Arc<[f64]>,
-    /// One row for each shard: a count for each bound, one for what is above all bounds, and the bits of the sum.
-    cells: Box<[AtomicU64]>,
+    /// One row for each shard: the bits of the sum, a count for each bound, and one for what is above all bounds. So an
+    /// observation in one of the first buckets touches one line.
+    lines: Box<[Line]>,
+    /// Lines of a row.
     row: usize,
 }
 
@@ -63,6 +65,11 @@ struct Cell(AtomicU64);
 
 /// Numbers of 8 bytes in a cache line.
 const LINE: usize = 8;
+
+/// Numbers that are moved together.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line([AtomicU64; LINE]);
 
 /// This thread's number, for the choice of a shard.
 fn thread_number() -> usize {
@@ -125,10 +132,11 @@ impl Histogram {
             return;
         }
         let bucket = self.bounds.partition_point(|bound| *bound < value);
-        let shards = self.cells.len() / self.row;
+        let shards = self.lines.len() / self.row;
         let start = (thread_number() & (shards - 1)) * self.row;
-        self.cells[start + bucket].fetch_add(1, Ordering::Relaxed);
-        add_float(&self.cells[start + self.bounds.len() + 1], value);
+        let cell = |at: usize| &self.lines[start + at / LINE].0[at % LINE];
+        cell(1 + bucket).fetch_add(1, Ordering::Relaxed);
+        add_float(cell(0), value);
     }
 
     /// The number of observations.
@@ -138,15 +146,19 @@ impl Histogram {
 
     /// The sum of the observations.
     pub fn sum(&self) -> f64 {
-        let at = self.bounds.len() + 1;
-        self.cells.chunks(self.row).map(|row| f64::from_bits(row[at].load(Ordering::Relaxed))).sum()
+        self.rows().filter_map(|mut row| row.next()).map(|bits| f64::from_bits(bits.load(Ordering::Relaxed))).sum()
+    }
+
+    /// The numbers of each shard.
+    fn rows(&self) -> impl Iterator<Item = impl Iterator<Item = &AtomicU64>> {
+        self.lines.chunks(self.row).map(|row| row.iter().flat_map(|line| &line.0))
     }
 
     /// Observations by bucket, not cumulated; the last is what is above all bounds.
     fn buckets(&self) -> Vec<u64> {
         let mut sums = vec![0_u64; self.bounds.len() + 1];
-        for row in self.cells.chunks(self.row) {
-            for (sum, cell) in sums.iter_mut().zip(row) {
+        for row in self.rows() {
+            for (sum, cell) in sums.iter_mut().zip(row.skip(1)) {
                 *sum = sum.wrapping_add(cell.load(Ordering::Relaxed));
             }
         }
@@ -205,9 +217,9 @@ impl Metric for Histogram {
     type Shape = Arc<[f64]>;
 
     fn new(bounds: &Arc<[f64]>, shards: usize) -> Self {
-        let row = (bounds.len() + 2).next_multiple_of(LINE);
+        let row = (bounds.len() + 2).div_ceil(LINE);
         // The bits of 0.0 are 0, so sums start right.
-        Self { bounds: bounds.clone(), cells: (0..row * shards).map(|_| AtomicU64::new(0)).collect(), row }
+        Self { bounds: bounds.clone(), lines: (0..row * shards).map(|_| Line::default()).collect(), row }
     }
 
     fn stamp(&self) -> u64 {
