@@ -1,6 +1,5 @@
 //! The data plane's part of a process: one gateway node.
 
-use crate::data_dir::DataDir;
 use anyhow::Context;
 use milecastle_matching::RouterMode;
 use milecastle_plugin_api::{NodeFacts, Registry, Shared};
@@ -26,7 +25,6 @@ pub(crate) struct GatewayNode {
     access_log: Option<Arc<AccessLog>>,
     shared: Arc<Shared>,
     settings: Settings,
-    _dir: DataDir,
 }
 
 impl GatewayNode {
@@ -36,7 +34,6 @@ impl GatewayNode {
     /// # Errors
     /// A setting that cannot be used, or a listener that cannot be opened.
     pub(crate) async fn start(settings: &Settings) -> anyhow::Result<Self> {
-        let dir = DataDir::take(settings.state.dir(), "state.dir")?;
         let facts = NodeFacts { hostname: hostname().into(), version: env!("CARGO_PKG_VERSION") };
         let config = GatewayConfig::new(settings, &facts)?;
         let health = Arc::new(Health::new(config.workers()));
@@ -66,7 +63,7 @@ impl GatewayNode {
             }
         };
         let counters = Arc::new(Counters::new(config.workers()));
-        let node = Node::start(node_config(settings, &facts), compiler, publish, counters.figures());
+        let node = Node::start(node_config(settings, &facts), compiler, publish, counters.figures())?;
         let access_log = AccessLog::open(settings, config.workers())?.map(Arc::new);
         let side = SideServers::start(
             settings,
@@ -96,7 +93,7 @@ impl GatewayNode {
         })?;
         // The workers begin with the configuration that has arrived: from here on load balancers may send.
         (0..workers).for_each(|worker| health.worker_loaded(worker));
-        Ok(Self { gateway, side, node, health, access_log, shared, settings: settings.clone(), _dir: dir })
+        Ok(Self { gateway, side, node, health, access_log, shared, settings: settings.clone() })
     }
 
     /// Listening addresses with what they are.
@@ -145,7 +142,7 @@ fn node_config(settings: &Settings, facts: &NodeFacts) -> NodeConfig {
     let boot = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     NodeConfig {
         control_plane: settings.control_plane.clone(),
-        dir: settings.state.dir().to_owned(),
+        state: settings.state.clone(),
         hostname: facts.hostname.to_string(),
         version: facts.version.to_owned(),
         boot_id: format!("{:x}-{:x}", boot.as_nanos(), std::process::id()),

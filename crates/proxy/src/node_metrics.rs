@@ -5,7 +5,7 @@
 use crate::access_log::AccessLog;
 use crate::counters::{Counters, Totals};
 use crate::current::Current;
-use crate::node::NodeStatus;
+use crate::node::{LastGoodFigures, NodeStatus};
 use crate::process;
 use milecastle_plugin_api::NodeFacts;
 use milecastle_telemetry::metrics::{Counter, Family, Gauge, Handle, MetricError, Options, Registry};
@@ -45,6 +45,7 @@ pub(crate) struct NodeMetrics {
     quarantined: Handle<Gauge>,
     stream_connected: Handle<Gauge>,
     alarms: Handle<Gauge>,
+    last_good: LastGoodMetrics,
     cpu: Handle<Gauge>,
     memory: Handle<Gauge>,
 }
@@ -86,7 +87,8 @@ impl NodeMetrics {
             )?,
             quarantined: gauge("config_quarantined_objects", "Objects whose present form this node cannot build")?,
             stream_connected: gauge("config_stream_connected", "Whether the configuration stream is open: 1 or 0")?,
-            alarms: gauge("config_alarms", "Conditions of the configuration stream that need an operator")?,
+            alarms: gauge("config_alarms", "Conditions of the node as a member of its cluster that need an operator")?,
+            last_good: LastGoodMetrics::new(&registry)?,
             cpu: gauge("process_cpu_seconds", "CPU time of the process since its start, user and system")?,
             memory: gauge("process_resident_memory_bytes", "Resident memory of the process")?,
             sources,
@@ -127,6 +129,51 @@ impl NodeMetrics {
         self.quarantined.set(float(status.quarantined as u64));
         self.stream_connected.set(if status.connected_to.is_some() { 1.0 } else { 0.0 });
         self.alarms.set(float(status.alarms.len() as u64));
+        self.last_good.update(&status.last_good);
+    }
+}
+
+/// What of the configuration is kept on disk.
+struct LastGoodMetrics {
+    revision: Handle<Gauge>,
+    written: Handle<Gauge>,
+    generations: Handle<Gauge>,
+    bytes: Handle<Gauge>,
+    failures: Handle<Counter>,
+    damaged: Handle<Counter>,
+}
+
+impl LastGoodMetrics {
+    fn new(registry: &Registry) -> Result<Self, MetricError> {
+        let gauge = |name, help| Ok(registry.gauge(name, help, &[], Options::default())?.get());
+        let counter = |name, help| Ok(registry.counter(name, help, &[], Options::default())?.get());
+        Ok(Self {
+            revision: gauge(
+                "last_good_revision",
+                "Revision that the node would start with; 0 if there is none on disk",
+            )?,
+            written: gauge(
+                "last_good_checkpoint_timestamp_seconds",
+                "When the newest checkpoint was written; its age is time() minus this",
+            )?,
+            generations: gauge("last_good_generations", "Checkpoints on disk")?,
+            bytes: gauge("last_good_bytes", "Size of the last good configuration's files, all generations together")?,
+            failures: counter(
+                "last_good_failures_total",
+                "Times that the configuration in force could not be written",
+            )?,
+            damaged: counter("last_good_damaged_files_total", "Files found damaged at the start, in whole or in part")?,
+        })
+    }
+
+    fn update(&self, figures: &LastGoodFigures) {
+        let written = figures.written_at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        self.revision.set(float(figures.revision.unwrap_or_default()));
+        self.written.set(written.as_secs_f64());
+        self.generations.set(float(figures.generations as u64));
+        self.bytes.set(float(figures.bytes));
+        follow(&self.failures, figures.failures);
+        follow(&self.damaged, figures.damaged);
     }
 }
 

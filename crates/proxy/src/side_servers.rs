@@ -123,6 +123,7 @@ fn in_force(current: Arc<OnceLock<Arc<Current>>>) -> impl Fn() -> Arc<Snapshot> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::{Alarm, LastGoodFigures};
     use milecastle_model::{Key, Kind, Object};
     use milecastle_plugin_api::{NoSecrets, Shared};
     use milecastle_settings::IpPort;
@@ -147,15 +148,23 @@ mod tests {
     fn fixture() -> Fixture {
         let registry = Registry::new(&[], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
         let registry = Arc::new(registry);
-        let status =
-            || NodeStatus { head: 9, quarantined: 2, connected_to: Some("cp".to_owned()), ..NodeStatus::default() };
+        let last_good =
+            LastGoodFigures { revision: Some(6), generations: 3, failures: 1, ..LastGoodFigures::default() };
+        let status = NodeStatus {
+            head: 9,
+            quarantined: 2,
+            connected_to: Some("cp".to_owned()),
+            alarms: [(Alarm::LastGood, "the disk is full".to_owned())].into(),
+            last_good,
+            ..NodeStatus::default()
+        };
         let parts = SideParts {
             current: Arc::default(),
             health: Arc::new(Health::new(2)),
             registry: registry.clone(),
             metrics: Arc::new(metrics::Registry::new("gw_", 2)),
             counters: Arc::new(Counters::new(2)),
-            node: Arc::new(status),
+            node: Arc::new(move || status.clone()),
             facts: NodeFacts { hostname: "host-1".into(), version: "1.2.3" },
             access_log: None,
         };
@@ -214,7 +223,10 @@ mod tests {
             "gw_config_head_revision 9",
             "gw_config_quarantined_objects 2",
             "gw_config_stream_connected 1",
-            "gw_config_alarms 0",
+            "gw_config_alarms 1",
+            "gw_last_good_revision 6",
+            "gw_last_good_generations 3",
+            "gw_last_good_failures_total 1",
         ] {
             assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
         }

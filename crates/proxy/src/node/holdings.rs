@@ -25,12 +25,18 @@ impl Refusal {
 /// Kind and id of an object as they travel.
 type ForeignKey = (String, String);
 
+/// Names a configuration: equal positions are equal configurations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub lineage: Arc<str>,
+    pub revision: u64,
+    pub digest: Digest,
+}
+
 /// The objects of one revision. Cloning shares them.
 #[derive(Clone)]
 pub(crate) struct Holdings {
-    lineage: Arc<str>,
-    revision: u64,
-    digest: Digest,
+    position: Position,
     snapshot: Arc<Snapshot>,
     /// Objects of kinds that this version does not know: held for the digest, reported as rejected.
     foreign: Arc<BTreeMap<ForeignKey, pb::Object>>,
@@ -46,38 +52,48 @@ impl Holdings {
         objects: &[pb::Object],
     ) -> Result<Self, Refusal> {
         let key = DigestKey::of_lineage(&head.lineage);
-        let mut digest = Digest::default();
-        let (mut known, mut foreign) = (Vec::with_capacity(objects.len()), BTreeMap::new());
+        let digest = objects.iter().map(|object| key.wire_object(object)).sum();
+        check_digest(digest, &head.digest)?;
+        let position = Position { lineage: head.lineage.as_str().into(), revision: head.revision, digest };
+        Self::build(compiler, previous, position, objects.iter())
+    }
+
+    /// A whole configuration of objects that are known to add up to the digest of `position`.
+    pub(crate) fn build<'a>(
+        compiler: &Compiler,
+        previous: Option<&Self>,
+        position: Position,
+        objects: impl Iterator<Item = &'a pb::Object>,
+    ) -> Result<Self, Refusal> {
+        let (mut known, mut foreign) = (Vec::with_capacity(objects.size_hint().0), BTreeMap::new());
         for object in objects {
-            digest += key.wire_object(object);
             match Object::try_from(object) {
                 Ok(object) => known.push(object),
                 Err(ConvertError::UnknownKind { kind, id }) => drop(foreign.insert((kind, id), object.clone())),
                 Err(error) => return Err(malformed(&error)),
             }
         }
-        check_digest(digest, &head.digest)?;
+        let (lineage, revision) = (&*position.lineage, position.revision);
         let (snapshot, _) = match previous {
-            Some(held) => compiler.build_over(&held.snapshot, &head.lineage, head.revision, known),
-            None => compiler.build(&head.lineage, head.revision, known),
+            Some(held) => compiler.build_over(&held.snapshot, lineage, revision, known),
+            None => compiler.build(lineage, revision, known),
         };
-        let (lineage, revision) = (head.lineage.as_str().into(), head.revision);
-        Ok(Self { lineage, revision, digest, snapshot: Arc::new(snapshot), foreign: Arc::new(foreign) })
+        Ok(Self { position, snapshot: Arc::new(snapshot), foreign: Arc::new(foreign) })
     }
 
     /// The configuration after a delta that has all of its changes.
     pub(crate) fn after(&self, compiler: &Compiler, delta: &pb::Delta) -> Result<Self, Refusal> {
         use pb::refused::Fault;
-        if delta.lineage != *self.lineage {
-            let detail = format!("delta of lineage {}, this node holds {}", delta.lineage, self.lineage);
+        let Position { lineage, revision, mut digest } = self.position.clone();
+        if delta.lineage != *lineage {
+            let detail = format!("delta of lineage {}, this node holds {lineage}", delta.lineage);
             return Err(Refusal::new(Fault::Lineage, detail));
         }
-        if delta.from != self.revision || delta.to <= delta.from {
-            let detail = format!("delta from {} to {}, this node stands at {}", delta.from, delta.to, self.revision);
+        if delta.from != revision || delta.to <= delta.from {
+            let detail = format!("delta from {} to {}, this node stands at {revision}", delta.from, delta.to);
             return Err(Refusal::new(Fault::Gap, detail));
         }
-        let key = DigestKey::of_lineage(&self.lineage);
-        let mut digest = self.digest;
+        let key = DigestKey::of_lineage(&lineage);
         let mut foreign = Arc::clone(&self.foreign);
         let mut changes = Vec::with_capacity(delta.changes.len());
         for wire in &delta.changes {
@@ -106,28 +122,26 @@ impl Holdings {
         }
         check_digest(digest, &delta.digest)?;
         let (snapshot, _) = compiler.apply(&self.snapshot, delta.to, &changes);
-        let lineage = self.lineage.clone();
-        Ok(Self { lineage, revision: delta.to, digest, snapshot: Arc::new(snapshot), foreign })
+        let position = Position { lineage, revision: delta.to, digest };
+        Ok(Self { position, snapshot: Arc::new(snapshot), foreign })
     }
 
     pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
 
-    pub(crate) fn lineage(&self) -> &str {
-        &self.lineage
-    }
-
-    pub(crate) fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    pub(crate) fn digest(&self) -> Digest {
-        self.digest
+    pub(crate) fn position(&self) -> &Position {
+        &self.position
     }
 
     pub(crate) fn have(&self) -> pb::Have {
-        pb::Have { lineage: self.lineage.to_string(), revision: self.revision, digest: self.digest.into() }
+        let Position { lineage, revision, digest } = self.position.clone();
+        pb::Have { lineage: lineage.to_string(), revision, digest: digest.into() }
+    }
+
+    /// Every object as it came, in no particular order, of unknown kinds too.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = pb::Object> {
+        self.snapshot.all_objects().map(Into::into).chain(self.foreign.values().cloned())
     }
 
     /// Everything that is in quarantine now.

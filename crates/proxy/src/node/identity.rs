@@ -52,7 +52,8 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn new(config: &NodeConfig) -> Self {
-        Self { dir: config.dir.clone(), settings: config.control_plane.clone(), keys: None, told_of_token_file: false }
+        let (dir, settings) = (config.state.dir().to_owned(), config.control_plane.clone());
+        Self { dir, settings, keys: None, told_of_token_file: false }
     }
 
     /// Keys whose certificate is valid now; joins with the group token where there are none, and where the token is of
@@ -104,6 +105,11 @@ impl Identity {
         self.keys = None;
     }
 
+    /// When the certificate ends or ended; `None` without one.
+    pub(super) fn not_after(&self) -> Option<SystemTime> {
+        self.keys.as_ref().map(|keys| keys.certificate().not_after)
+    }
+
     /// Trades the group token for a certificate. A node that had one keeps its id.
     pub(super) async fn join(&mut self, endpoint: &str, facts: pb::NodeFacts) -> Result<Arc<NodeKeys>, IdentityError> {
         let token = self.token()?;
@@ -134,7 +140,10 @@ impl Identity {
         trusted: &milecastle_pki::Fingerprint,
     ) -> Result<Arc<NodeKeys>, IdentityError> {
         let keys = request.accept(&answer.chain, &answer.ca, trusted, SystemTime::now())?;
-        keys.save(&self.dir)?;
+        if let Err(error) = keys.save(&self.dir) {
+            // It works without: what is lost is that the next start has it.
+            tracing::error!(%error, "this node's certificate cannot be kept on disk; after a restart it has to join again");
+        }
         let keys = Arc::new(keys);
         self.keys = Some(keys.clone());
         Ok(keys)

@@ -6,9 +6,12 @@
 //! - Another lineage, or a head that went backwards, never replaces what the node holds unless the control plane says
 //!   that an operator declared the old lineage over.
 //! - The group token is needed to join, not while the node's certificate is valid.
+//! - The last good configuration is in force before the control plane is asked for anything.
 
 mod holdings;
 mod identity;
+mod last_good;
+mod pace;
 mod session;
 
 #[cfg(test)]
@@ -16,27 +19,43 @@ mod tests;
 
 use holdings::Holdings;
 use identity::Identity;
-use milecastle_settings::ControlPlane;
+use last_good::{LastGood, Step};
+use milecastle_pki::{GroupToken, NodeKeys};
+use milecastle_settings::{ControlPlane, State};
 use milecastle_snapshot::{Compiler, Snapshot};
 use milecastle_wire::pb;
-use std::path::PathBuf;
+use pace::{Outcome, Pace};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::Instant;
 
 pub use identity::IdentityError;
+pub use last_good::{DirectoryInUse, LastGoodFigures};
 
 /// What a node needs to be a member.
+#[derive(Clone)]
 pub struct NodeConfig {
     /// Where the control plane is, and how patiently to talk to it.
     pub control_plane: ControlPlane,
-    /// Directory of the node's own files.
-    pub dir: PathBuf,
+    /// Where the node's own files are, and how the last good configuration is kept in them.
+    pub state: State,
     /// Host name, for operators.
     pub hostname: String,
     /// Version of the software.
     pub version: String,
     /// Differs after each start of the process.
     pub boot_id: String,
+}
+
+/// What an alarm is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Alarm {
+    /// The control plane's database was replaced or set back, and no operator has confirmed it.
+    Lineage,
+    /// The node's certificate is over, or it cannot get one: it hears of no updates.
+    Identity,
+    /// The last good configuration cannot be kept, or not safely.
+    LastGood,
 }
 
 /// What the node knows of its configuration; for status pages and metrics.
@@ -56,8 +75,10 @@ pub struct NodeStatus {
     pub head: u64,
     /// Objects in quarantine.
     pub quarantined: usize,
-    /// What an operator should know of.
-    pub alarms: Vec<String>,
+    /// What an operator should know of, and do.
+    pub alarms: BTreeMap<Alarm, String>,
+    /// What of the configuration is kept on disk.
+    pub last_good: LastGoodFigures,
 }
 
 /// Figures of the data plane for the node's report.
@@ -73,19 +94,24 @@ pub struct TrafficFigures {
 
 /// The running member. It ends when this is dropped.
 pub struct Node {
-    status: Arc<Mutex<NodeStatus>>,
+    status: StatusCell,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Node {
-    /// Starts on the runtime that this is called on. `publish` puts a snapshot in force; `figures` reads the traffic.
+    /// Starts on the runtime that this is called on: with the last good configuration if there is one, and then with the
+    /// control plane. `publish` puts a snapshot in force; `figures` reads the traffic.
+    ///
+    /// # Errors
+    /// Another process uses the state directory. One that cannot be used for other reasons is an alarm.
     pub fn start(
         config: NodeConfig,
         compiler: Arc<Compiler>,
         publish: impl Fn(Arc<Snapshot>) + Send + Sync + 'static,
         figures: impl Fn() -> TrafficFigures + Send + Sync + 'static,
-    ) -> Self {
-        let status = Arc::new(Mutex::new(NodeStatus::default()));
+    ) -> Result<Self, DirectoryInUse> {
+        let last_good = LastGood::open(config.state.clone())?;
+        let status = StatusCell { own: Arc::default(), last_good: last_good.figures() };
         let member = Member {
             identity: Identity::new(&config),
             config,
@@ -93,28 +119,49 @@ impl Node {
             publish: Box::new(publish),
             figures: Box::new(figures),
             status: status.clone(),
+            last_good,
             holdings: None,
+            partial: None,
             lineage_refused: None,
             started: tokio::time::Instant::now(),
         };
-        Self { status, task: tokio::spawn(member.run()) }
+        Ok(Self { status, task: tokio::spawn(member.run()) })
     }
 
     /// What the node knows of its configuration.
     pub fn status(&self) -> NodeStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.status.read()
     }
 
     /// The same, for those that ask often.
     pub fn status_reader(&self) -> impl Fn() -> NodeStatus + Send + Sync + use<> {
         let status = self.status.clone();
-        move || status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        move || status.read()
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// The status, part of which the last good configuration's keeper writes.
+#[derive(Clone)]
+struct StatusCell {
+    own: Arc<Mutex<NodeStatus>>,
+    last_good: Arc<Mutex<LastGoodFigures>>,
+}
+
+impl StatusCell {
+    fn read(&self) -> NodeStatus {
+        let mut status = self.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        status.last_good = self.last_good.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let trouble = status.last_good.fault.as_ref().or(status.last_good.warning.as_ref());
+        if let Some(trouble) = trouble.cloned() {
+            status.alarms.insert(Alarm::LastGood, trouble);
+        }
+        status
     }
 }
 
@@ -125,55 +172,83 @@ struct Member {
     compiler: Arc<Compiler>,
     publish: Box<dyn Fn(Arc<Snapshot>) + Send + Sync>,
     figures: Box<dyn Fn() -> TrafficFigures + Send + Sync>,
-    status: Arc<Mutex<NodeStatus>>,
+    status: StatusCell,
+    last_good: LastGood,
     holdings: Option<Holdings>,
+    /// A snapshot of which chunks are due; it goes on over the next stream.
+    partial: Option<session::Partial>,
     /// The lineage that was refused last, so that the alarm is raised once.
     lineage_refused: Option<String>,
     started: tokio::time::Instant,
 }
 
 impl Member {
-    /// Connects again and again, to one DP manager after the other.
+    /// Starts from what is on the disk; then connects again and again, to one DP manager after the other.
     async fn run(mut self) {
-        let mut failures = 0;
-        let mut turn = usize::from(random_byte());
+        self.start_from_last_good().await;
+        let mut pace = Pace::new(self.config.control_plane.clone(), random_byte());
         loop {
-            let endpoints = &self.config.control_plane.endpoints;
-            let Some(endpoint) = endpoints.get(turn % endpoints.len().max(1)).cloned() else {
+            let Some(endpoint) = pace.endpoint().map(str::to_owned) else {
                 tracing::error!("no control plane: set control_plane.endpoints");
                 return;
             };
-            let ended = session::run(&mut self, &endpoint).await;
+            let ended = session::run(&mut self, &endpoint, pace.patience(Instant::now())).await;
             self.tell(|status| status.connected_to = None);
-            let pause = match ended {
-                Ok(session::Ended::Reconnect) => Duration::ZERO,
-                Ok(session::Ended::Goaway { retry_after }) => retry_after,
-                Ok(session::Ended::Lost { reason, served }) => {
-                    tracing::warn!(%endpoint, reason, "configuration stream lost");
-                    failures = if served { 0 } else { failures + 1 };
-                    self.back_off(failures)
+            let outcome = match &ended {
+                session::Ended::Renewed => Outcome::Renewed,
+                session::Ended::NotOpened { retry_after: Some(pause), .. } => {
+                    Outcome::Asked { pause: *pause, left: false }
                 }
-                Err(error) => {
-                    failures += 1;
-                    let pause = self.back_off(failures);
-                    tracing::warn!(%endpoint, %error, retry_in_ms = pause.as_millis(), "no configuration stream");
-                    pause
-                }
+                session::Ended::NotOpened { .. } => Outcome::NotOpened,
+                session::Ended::Goaway { retry_after } => Outcome::Asked { pause: *retry_after, left: true },
+                session::Ended::Lost { served, .. } => Outcome::Lost { served: *served },
             };
-            turn += 1;
+            let pause = pace.after(outcome, Instant::now(), random_byte());
+            let retry_in_ms = pause.as_millis();
+            match ended {
+                session::Ended::NotOpened { reason, .. } => {
+                    tracing::warn!(%endpoint, reason, retry_in_ms, "no configuration stream");
+                }
+                session::Ended::Lost { reason, .. } => {
+                    tracing::warn!(%endpoint, reason, retry_in_ms, "configuration stream lost");
+                }
+                session::Ended::Renewed | session::Ended::Goaway { .. } => {}
+            }
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// The pause before the next try: doubled at each failure up to the longest, then between half and all of it.
-    fn back_off(&self, failures: u32) -> Duration {
-        let (shortest, longest) = (self.config.control_plane.reconnect_min, self.config.control_plane.reconnect_max);
-        let pause = shortest.get().saturating_mul(1 << failures.min(16)).min(longest.get());
-        pause.mul_f64(0.5 + f64::from(random_byte()) / 510.0)
+    async fn start_from_last_good(&mut self) {
+        let (load, config, compiler) = (self.last_good.loader(), self.config.clone(), self.compiler.clone());
+        let loaded = tokio::task::spawn_blocking(move || load.load(group_of(&config).as_deref(), &compiler)).await;
+        match loaded {
+            Ok(Some(holdings)) => self.take(holdings),
+            Ok(None) => tracing::info!("no last good configuration: traffic waits for the control plane"),
+            Err(error) => tracing::error!(%error, "the last good configuration could not be loaded"),
+        }
     }
 
     fn tell(&self, change: impl FnOnce(&mut NodeStatus)) {
-        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.status.own.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Raises an alarm, or changes what it says. Gives whether it is new.
+    fn raise(&self, alarm: Alarm, text: String) -> bool {
+        let mut new = false;
+        self.tell(|status| new = status.alarms.insert(alarm, text).is_none());
+        new
+    }
+
+    /// Takes an alarm back.
+    fn settle(&self, alarm: Alarm) {
+        self.tell(|status| drop(status.alarms.remove(&alarm)));
+    }
+
+    /// Has what is in force written to disk; see [`LastGood::keep`].
+    async fn keep(&mut self, step: Step, group: &str) {
+        if let Some(held) = &self.holdings {
+            self.last_good.keep(step, held, group).await;
+        }
     }
 
     /// Puts what was built in force and shows it.
@@ -181,10 +256,11 @@ impl Member {
         (self.publish)(holdings.snapshot().clone());
         let quarantined = holdings.rejected().len();
         self.tell(|status| {
-            status.lineage = Some(holdings.lineage().to_owned());
-            status.revision = holdings.revision();
-            status.digest = holdings.digest().to_string();
-            status.head = status.head.max(holdings.revision());
+            let position = holdings.position();
+            status.lineage = Some(position.lineage.to_string());
+            status.revision = position.revision;
+            status.digest = position.digest.to_string();
+            status.head = status.head.max(position.revision);
             status.quarantined = quarantined;
         });
         self.holdings = Some(holdings);
@@ -197,6 +273,17 @@ impl Member {
             boot_id: self.config.boot_id.clone(),
         }
     }
+}
+
+/// The gateway group that this node belongs to, as far as it knows without asking: that of its certificate, even if it is over,
+/// or of the token with which it will join.
+fn group_of(config: &NodeConfig) -> Option<String> {
+    // Whatever is wrong with either is told when it is used.
+    if let Ok(Some(keys)) = NodeKeys::load(config.state.dir()) {
+        return Some(keys.certificate().identity.group().to_owned());
+    }
+    let token = config.control_plane.read_token().ok()??;
+    token.reveal().trim().parse().ok().map(|token: GroupToken| token.group().to_owned())
 }
 
 /// For jitter; nothing depends on its quality.

@@ -1,12 +1,13 @@
 //! One configuration stream, from `Hello` to its end.
 
-use super::holdings::{Holdings, Refusal, SnapshotHead};
+use super::holdings::{Holdings, Position, Refusal, SnapshotHead};
 use super::identity::IdentityError;
-use super::{Member, TrafficFigures};
+use super::last_good::Step;
+use super::{Alarm, Member, TrafficFigures};
 use milecastle_model::Kind;
 use milecastle_pki::NodeKeys;
 use milecastle_pki::transport::connect;
-use milecastle_wire::{DeltaAssembler, Limits, MAX_MESSAGE_BYTES, PROTOCOL, Reader, pb};
+use milecastle_wire::{DeltaAssembler, Limits, MAX_MESSAGE_BYTES, PROTOCOL, Reader, encode_delta, pb};
 use pb::config_client::ConfigClient;
 use pb::control_message::Message as Control;
 use pb::node_message::Message;
@@ -14,51 +15,151 @@ use pb::refused::Fault;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 
 /// How a session ended.
 pub(super) enum Ended {
     /// The node wants a new one at once: its certificate is fresh.
-    Reconnect,
+    Renewed,
+    /// No stream came about.
+    NotOpened { reason: String, retry_after: Option<Duration> },
     /// The replica drains.
     Goaway { retry_after: Duration },
-    /// The stream broke. `served`: it had brought the node up to date.
-    Lost { reason: String, served: bool },
+    /// The stream broke, after it had kept the node up to date for so long.
+    Lost { reason: String, served: Duration },
+}
+
+/// A snapshot that has not come whole yet.
+pub(super) struct Partial {
+    head: SnapshotHead,
+    reader: Reader<pb::Object>,
+    objects: Vec<pb::Object>,
 }
 
 /// Messages of ours that may wait to be sent.
 const OUTBOX: usize = 64;
 
-/// Opens a stream to `endpoint` and follows it to its end.
-pub(super) async fn run(member: &mut Member, endpoint: &str) -> Result<Ended, IdentityError> {
+/// The shortest interval of reports that the control plane can ask for.
+const SHORTEST_REPORT: Duration = Duration::from_millis(100);
+
+/// The trailer by which the control plane says when to come again.
+const RETRY_AFTER: &str = "retry-after-ms";
+
+/// Opens a stream to `endpoint`, within `patience`, and follows it to its end.
+pub(super) async fn run(member: &mut Member, endpoint: &str, patience: Duration) -> Ended {
+    match open(member, endpoint, patience).await {
+        Ok((session, inbox)) => session.follow(inbox).await,
+        Err(ended) => ended,
+    }
+}
+
+async fn open<'a>(
+    member: &'a mut Member,
+    endpoint: &str,
+    patience: Duration,
+) -> Result<(Session<'a>, Streaming<pb::ControlMessage>), Ended> {
     let address = endpoint.trim_start_matches("https://").trim_end_matches('/');
     let facts = member.facts();
-    let keys = member.identity.keys(address, facts).await?;
-    let channel = connect(address, Arc::new(keys.client_config()?)).await?;
+    let join_timeout = member.config.control_plane.join_timeout.get();
+    let keys = timeout(join_timeout, member.identity.keys(address, facts)).await;
+    let keys = keys.map_err(|_| member.slow("joining", join_timeout))?.map_err(|error| member.no_identity(&error))?;
+    let config = keys.client_config().map_err(|error| member.no_identity(&error.into()))?;
+    let channel = timeout(patience, connect(address, Arc::new(config))).await;
+    let channel =
+        channel.map_err(|_| member.slow("connecting", patience))?.map_err(|error| member.no_identity(&error.into()))?;
     let (outbox, messages) = mpsc::channel(OUTBOX);
-    let session = Session::new(member, outbox, channel.clone(), keys.clone());
-    session.send(Message::Hello(session.hello())).await;
-    let mut client = ConfigClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let inbox = match client.stream(ReceiverStream::new(messages)).await {
+    let hello = member.hello(&keys);
+    // There is room for it: nobody has sent anything yet.
+    outbox.try_send(pb::NodeMessage { message: Some(Message::Hello(hello)) }).ok();
+    let mut client = ConfigClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let answer = timeout(patience, client.stream(ReceiverStream::new(messages))).await;
+    let inbox = match answer.map_err(|_| member.slow("opening the stream", patience))? {
         Ok(answer) => answer.into_inner(),
-        Err(status) => {
-            if status.code() == Code::Unauthenticated {
-                // Expired in the meantime, or of a CA that is no more: the token decides.
-                session.member.identity.forget();
-                let facts = session.member.facts();
-                session.member.identity.join(address, facts).await?;
-                return Ok(Ended::Reconnect);
-            }
-            return Err(IdentityError::Refused(Box::new(status)));
+        Err(status) if status.code() == Code::Unauthenticated => {
+            // Expired in the meantime, or of a CA that is no more: the token decides.
+            member.identity.forget();
+            let facts = member.facts();
+            let joined = timeout(join_timeout, member.identity.join(address, facts)).await;
+            return match joined.map_err(|_| member.slow("joining", join_timeout))? {
+                Ok(_) => Err(Ended::Renewed),
+                Err(error) => Err(member.no_identity(&error)),
+            };
         }
+        Err(status) => return Err(member.no_identity(&Box::new(status).into())),
     };
-    session.member.tell(|status| {
+    member.settle(Alarm::Identity);
+    member.tell(|status| {
         status.connected_to = Some(endpoint.to_owned());
         status.node_id = Some(keys.certificate().identity.node_id().to_owned());
     });
-    Ok(session.follow(inbox).await)
+    Ok((Session::new(member, outbox, channel, keys), inbox))
+}
+
+fn retry_after(status: &Status) -> Option<Duration> {
+    let asked = status.metadata().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(asked))
+}
+
+impl Member {
+    fn slow(&self, what: &str, patience: Duration) -> Ended {
+        let reason = format!("{what} took longer than {} ms", patience.as_millis());
+        if self.is_expired() {
+            self.alarm(&reason);
+        }
+        Ended::NotOpened { reason, retry_after: None }
+    }
+
+    /// The node cannot be a member now. That is an alarm if it will not pass by itself.
+    fn no_identity(&self, error: &IdentityError) -> Ended {
+        let (lasts, asked) = match error {
+            IdentityError::Connect(_) => (false, None),
+            IdentityError::Refused(status) => {
+                (matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied), retry_after(status))
+            }
+            _ => (true, None),
+        };
+        let reason = error.to_string();
+        if lasts || self.is_expired() {
+            self.alarm(&reason);
+        }
+        Ended::NotOpened { reason, retry_after: asked }
+    }
+
+    fn is_expired(&self) -> bool {
+        self.identity.not_after().is_some_and(|end| end <= SystemTime::now())
+    }
+
+    fn alarm(&self, reason: &str) {
+        let state = match self.is_expired() {
+            true => "its certificate is over",
+            false => "it has no certificate that is accepted",
+        };
+        let text = format!("this node gets no updates: {state} ({reason})");
+        if self.raise(Alarm::Identity, text.clone()) {
+            tracing::error!("{text}; traffic goes on as configured");
+        }
+    }
+
+    fn hello(&self, keys: &NodeKeys) -> pb::Hello {
+        let identity = &keys.certificate().identity;
+        let partial = self.partial.as_ref().filter(|partial| partial.reader.next_chunk() > 0);
+        pb::Hello {
+            node_id: identity.node_id().to_owned(),
+            group: identity.group().to_owned(),
+            facts: Some(self.facts()),
+            protocols: vec![PROTOCOL],
+            kinds: Kind::ALL.iter().map(|kind| kind.name().to_owned()).collect(),
+            have: self.holdings.as_ref().map(Holdings::have),
+            resume: partial.map(|partial| pb::Resume {
+                lineage: partial.head.lineage.clone(),
+                revision: partial.head.revision,
+                next_chunk: partial.reader.next_chunk(),
+            }),
+        }
+    }
 }
 
 struct Session<'a> {
@@ -67,10 +168,11 @@ struct Session<'a> {
     channel: Channel,
     keys: Arc<NodeKeys>,
     delta: DeltaAssembler,
-    snapshot: Option<(SnapshotHead, Reader<pb::Object>, Vec<pb::Object>)>,
     /// Lineages that the control plane declared over.
     supersedes: Vec<String>,
-    served: bool,
+    report_every: Duration,
+    /// When the first beat came.
+    served_since: Option<Instant>,
 }
 
 impl<'a> Session<'a> {
@@ -81,20 +183,8 @@ impl<'a> Session<'a> {
         keys: Arc<NodeKeys>,
     ) -> Self {
         let delta = DeltaAssembler::new(Limits::default());
-        Self { member, outbox, channel, keys, delta, snapshot: None, supersedes: Vec::new(), served: false }
-    }
-
-    fn hello(&self) -> pb::Hello {
-        let identity = &self.keys.certificate().identity;
-        pb::Hello {
-            node_id: identity.node_id().to_owned(),
-            group: identity.group().to_owned(),
-            facts: Some(self.member.facts()),
-            protocols: vec![PROTOCOL],
-            kinds: Kind::ALL.iter().map(|kind| kind.name().to_owned()).collect(),
-            have: self.member.holdings.as_ref().map(Holdings::have),
-            resume: None,
-        }
+        let report_every = member.config.control_plane.report_interval.get();
+        Self { member, outbox, channel, keys, delta, supersedes: Vec::new(), report_every, served_since: None }
     }
 
     async fn send(&self, message: Message) {
@@ -104,42 +194,59 @@ impl<'a> Session<'a> {
 
     async fn follow(mut self, mut inbox: Streaming<pb::ControlMessage>) -> Ended {
         let silence = self.member.config.control_plane.silence.get();
-        let mut report = tokio::time::interval(self.member.config.control_plane.report_interval.get());
-        report.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut reported = Instant::now();
+        self.send(Message::Report(self.report())).await;
         loop {
-            tokio::select! {
-                received = tokio::time::timeout(silence, inbox.message()) => {
-                    let message = match received {
-                        Ok(Ok(Some(message))) => message.message,
-                        Ok(Ok(None)) => return self.lost("the DP manager closed it"),
-                        Ok(Err(status)) => return self.lost(status.message()),
-                        Err(_) => return self.lost("nothing was heard for too long"),
-                    };
-                    if let Some(ended) = self.receive(message).await {
-                        return ended;
-                    }
-                }
-                _ = report.tick() => {
-                    if self.keys.needs_renewal(SystemTime::now()) {
-                        match self.member.identity.renew(self.channel.clone()).await {
-                            Ok(_) => return Ended::Reconnect,
-                            Err(error) => tracing::warn!(%error, "certificate not renewed yet"),
+            let heard_by = Instant::now() + silence;
+            let message = loop {
+                tokio::select! {
+                    message = inbox.message() => break message,
+                    () = sleep_until(heard_by) => return self.lost("nothing was heard for too long"),
+                    () = sleep_until(reported + self.report_every) => {
+                        if self.keys.needs_renewal(SystemTime::now()) && self.renew().await {
+                            return Ended::Renewed;
                         }
+                        self.send(Message::Report(self.report())).await;
+                        reported = Instant::now();
                     }
-                    self.send(Message::Report(self.report())).await;
                 }
+            };
+            let message = match message {
+                Ok(Some(message)) => message.message,
+                Ok(None) => return self.lost("the DP manager closed it"),
+                Err(status) => return self.lost(status.message()),
+            };
+            if let Some(ended) = self.receive(message).await {
+                return ended;
             }
         }
     }
 
+    /// Gets a fresh certificate. That it failed is an alarm: the present one will end.
+    async fn renew(&mut self) -> bool {
+        let patience = self.member.config.control_plane.join_timeout.get();
+        let reason = match timeout(patience, self.member.identity.renew(self.channel.clone())).await {
+            Ok(Ok(_)) => return true,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", patience.as_secs()),
+        };
+        let left = self.keys.certificate().not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
+        let text = format!("this node's certificate ends in {left} s and was not renewed yet: {reason}");
+        if self.member.raise(Alarm::Identity, text) {
+            tracing::warn!(reason, ends_in_s = left, "the node's certificate was not renewed yet; trying again");
+        }
+        false
+    }
+
     fn lost(&self, reason: &str) -> Ended {
-        Ended::Lost { reason: reason.to_owned(), served: self.served }
+        let served = self.served_since.map_or(Duration::ZERO, |since| since.elapsed());
+        Ended::Lost { reason: reason.to_owned(), served }
     }
 
     async fn receive(&mut self, message: Option<Control>) -> Option<Ended> {
         match message? {
             Control::Beat(beat) => {
-                self.served = true;
+                self.served_since.get_or_insert_with(Instant::now);
                 self.beat(beat).await;
             }
             Control::Snapshot(snapshot) => self.snapshot(snapshot).await,
@@ -154,6 +261,10 @@ impl<'a> Session<'a> {
 
     async fn beat(&mut self, beat: pb::Beat) {
         self.supersedes = beat.supersedes;
+        self.report_every = match Duration::from_millis(beat.report_every_ms.into()) {
+            Duration::ZERO => self.member.config.control_plane.report_interval.get(),
+            asked => asked.max(SHORTEST_REPORT),
+        };
         self.member.tell(|status| status.head = beat.head);
         let refusal = self.refusal_of(&beat.lineage, beat.head);
         if let Err(refusal) = refusal {
@@ -162,7 +273,7 @@ impl<'a> Session<'a> {
                 self.refuse(refusal, &beat.lineage, beat.head).await;
             }
         } else if self.member.lineage_refused.take().is_some() {
-            self.member.tell(|status| status.alarms.clear());
+            self.member.settle(Alarm::Lineage);
         }
     }
 
@@ -170,19 +281,22 @@ impl<'a> Session<'a> {
     fn refusal_of(&self, lineage: &str, revision: u64) -> Result<(), Refusal> {
         let Some(held) = &self.member.holdings else { return Ok(()) };
         let refuse = |fault, detail: String| Err(Refusal { fault, detail });
-        if lineage != held.lineage() {
-            if self.supersedes.iter().any(|over| over == held.lineage()) {
+        let Position { lineage: own, revision: reached, .. } = held.position();
+        if lineage != &**own {
+            if self.supersedes.iter().any(|over| **over == **own) {
                 return Ok(());
             }
             let detail = format!(
-                "the control plane's lineage is {lineage}, this node holds {}: its database was replaced or restored; \
-                 this node keeps what it has until an operator confirms",
-                held.lineage()
+                "the control plane's lineage is {lineage}, this node holds {own}: its database was replaced or restored; this \
+                 node keeps what it has until an operator declares lineage {own} over"
             );
             return refuse(Fault::Lineage, detail);
         }
-        if revision < held.revision() {
-            let detail = format!("the control plane stands at {revision}, this node at {}", held.revision());
+        if revision < *reached {
+            let detail = format!(
+                "the control plane stands at {revision}, this node at {reached} of the same lineage {own}: its database was \
+                 set back; this node keeps what it has until an operator declares the lineage over"
+            );
             return refuse(Fault::Backwards, detail);
         }
         Ok(())
@@ -193,36 +307,37 @@ impl<'a> Session<'a> {
         let Some(chunk) = message.chunk else {
             return self.malformed("snapshot without chunk", &head).await;
         };
-        if self.snapshot.as_ref().is_none_or(|(open, ..)| *open != head) {
-            match Reader::new(Limits::default()) {
-                Ok(reader) => self.snapshot = Some((head.clone(), reader, Vec::new())),
+        // One that begins again does so from its first chunk, whatever was left of it.
+        let goes_on = |open: &Partial| open.head == head && (chunk.index > 0 || open.reader.next_chunk() == 0);
+        let mut open = match self.member.partial.take().filter(goes_on) {
+            Some(open) => open,
+            None => match Reader::new(Limits::default()) {
+                Ok(reader) => Partial { head: head.clone(), reader, objects: Vec::new() },
                 Err(error) => return self.malformed(&error.to_string(), &head).await,
-            }
+            },
+        };
+        match open.reader.push(&chunk) {
+            Ok(mut more) => open.objects.append(&mut more),
+            Err(error) => return self.malformed(&error.to_string(), &head).await,
         }
-        let Some((_, reader, objects)) = &mut self.snapshot else { return };
-        match reader.push(&chunk) {
-            Ok(mut more) => objects.append(&mut more),
-            Err(error) => {
-                self.snapshot = None;
-                return self.malformed(&error.to_string(), &head).await;
-            }
-        }
-        if !reader.is_complete() {
+        if !open.reader.is_complete() {
+            self.member.partial = Some(open);
             return;
         }
-        let objects = self.snapshot.take().map(|(_, _, objects)| objects).unwrap_or_default();
+        let objects = open.objects;
         if let Err(refusal) = self.refusal_of(&head.lineage, head.revision) {
             return self.refuse(refusal, &head.lineage, head.revision).await;
         }
         let (compiler, previous) = (self.member.compiler.clone(), self.member.holdings.clone());
         let (lineage, revision) = (head.lineage.clone(), head.revision);
-        self.build(lineage, revision, move || Holdings::from_objects(&compiler, previous.as_ref(), &head, &objects))
-            .await;
+        let build = move || Ok((Holdings::from_objects(&compiler, previous.as_ref(), &head, &objects)?, Step::Whole));
+        self.build(lineage, revision, build).await;
     }
 
     async fn delta(&mut self, message: pb::Delta) {
         let head =
             SnapshotHead { lineage: message.lineage.clone(), revision: message.to, digest: message.digest.clone() };
+        self.member.partial = None;
         let delta = match self.delta.push(message) {
             Ok(Some(delta)) => delta,
             Ok(None) => return,
@@ -233,26 +348,31 @@ impl<'a> Session<'a> {
             return self.refuse(refusal, &head.lineage, head.revision).await;
         };
         let compiler = self.member.compiler.clone();
-        self.build(head.lineage, head.revision, move || held.after(&compiler, &delta)).await;
+        let build = move || {
+            let next = held.after(&compiler, &delta)?;
+            Ok((next, Step::Delta { from: held.position().clone(), bytes: encode_delta(&delta) }))
+        };
+        self.build(head.lineage, head.revision, build).await;
     }
 
-    /// Builds off the runtime's threads, puts the result in force and says so.
+    /// Builds off the runtime's threads, puts the result in force, has it written to disk and says so.
     async fn build(
         &mut self,
         lineage: String,
         revision: u64,
-        build: impl FnOnce() -> Result<Holdings, Refusal> + Send + 'static,
+        build: impl FnOnce() -> Result<(Holdings, Step), Refusal> + Send + 'static,
     ) {
         let began = std::time::Instant::now();
         let built = tokio::task::spawn_blocking(build).await.unwrap_or_else(|error| {
             Err(Refusal { fault: Fault::Malformed, detail: format!("building failed: {error}") })
         });
         match built {
-            Ok(holdings) => {
+            Ok((holdings, step)) => {
                 let rejected = holdings.rejected();
                 let have = holdings.have();
                 self.member.take(holdings);
                 let build_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
+                self.member.keep(step, self.keys.certificate().identity.group()).await;
                 tracing::info!(revision, build_ms, quarantined = rejected.len(), "configuration in force");
                 let mut applied = pb::Applied {
                     lineage: have.lineage,
@@ -277,7 +397,7 @@ impl<'a> Session<'a> {
         tracing::error!(lineage, revision, reason = refusal.detail, "configuration refused; what is in force stays");
         if matches!(refusal.fault, Fault::Lineage | Fault::Backwards) {
             let alarm = refusal.detail.clone();
-            self.member.tell(|status| status.alarms = vec![alarm]);
+            self.member.raise(Alarm::Lineage, alarm);
         }
         self.send(Message::Refused(pb::Refused {
             fault: refusal.fault.into(),
@@ -293,7 +413,7 @@ impl<'a> Session<'a> {
         let TrafficFigures { requests, responses_5xx, connections } = (self.member.figures)();
         let (cpu_ms, resident_bytes) = crate::process::usage();
         let not_after = self.keys.certificate().not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let status = self.member.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let status = self.member.status.read();
         pb::Report {
             have: self.member.holdings.as_ref().map(Holdings::have),
             uptime_ms: u64::try_from(self.member.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -304,7 +424,7 @@ impl<'a> Session<'a> {
             resident_bytes,
             quarantined: u32::try_from(status.quarantined).unwrap_or(u32::MAX),
             certificate_not_after: i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX),
-            alarms: status.alarms,
+            alarms: status.alarms.into_values().collect(),
         }
     }
 }

@@ -135,6 +135,7 @@ impl Gateway {
         self.apisix.check(&mut checks.at("apisix"));
         self.plugin_attr.prometheus.check(&mut checks.at("plugin_attr.prometheus"));
         self.control_plane.check(&mut checks.at("control_plane"));
+        self.state.check(&mut checks.at("state"));
         self.nginx_config.http.check(&mut checks.at("nginx_config.http"));
         for (i, name) in self.plugins.iter().flatten().enumerate() {
             checks.plugin(&format!("plugins[{i}]"), name);

@@ -24,15 +24,24 @@ pub struct ControlPlane {
     pub group_token: Option<Secret<String>>,
     /// A file that holds the token; a warning says so if every user of the machine can read it.
     pub group_token_file: Option<PathBuf>,
-    /// How long connecting may take.
+    /// How long connecting may take, and then opening the stream.
     pub connect_timeout: Time,
-    /// Shortest pause before connecting again; doubled at each failure, with jitter.
+    /// How long joining with the group token may take, connecting included.
+    pub join_timeout: Time,
+    /// Shortest pause after every DP manager of the list has failed; doubled at each round, with jitter. Within a round the
+    /// next one is tried at once.
     pub reconnect_min: Time,
     /// Longest such pause.
     pub reconnect_max: Time,
+    /// How long after the loss of a stream the node is quick to come back: `quick_limit` caps what it waits for.
+    pub quick_for: Time,
+    /// Cap of `connect_timeout` and of the pauses within `quick_for`.
+    pub quick_limit: Time,
+    /// Longest pause that the control plane may ask a node to make; a longer one is cut to this.
+    pub longest_wait: Time,
     /// Silence on the stream after which it counts as dead; the control plane sends at least every 2 s.
     pub silence: Time,
-    /// How often the node reports its state.
+    /// How often the node reports its state, unless the control plane asks for another interval.
     pub report_interval: Time,
 }
 
@@ -50,6 +59,17 @@ pub struct State {
     pub generations: u32,
     /// Size of the log of changes at which it is folded into a checkpoint.
     pub fold_at: Size,
+    /// File with the key that seals checkpoints and log: 32 bytes in base64. Made, for its owner only, where it is missing.
+    /// Unset is the systemd credential `milecastle-state-key`, or without one the file `state-key` in `dir`; keep it elsewhere
+    /// if backups of `dir` leave the host.
+    pub key_file: Option<PathBuf>,
+    /// How long a change that is in force waits for its record to be written; then it is reported as applied all the same,
+    /// with an alarm.
+    pub write_timeout: Time,
+    /// How long records may wait to be forced to the disk; several share one call.
+    pub sync_delay: Time,
+    /// Pause before writing is tried again after it failed.
+    pub retry_interval: Time,
 }
 
 /// Caps; each has a metric that counts how often it bit.
@@ -151,6 +171,30 @@ impl State {
     pub fn dir(&self) -> &Path {
         self.dir.as_deref().unwrap_or(Path::new("/var/lib/milecastle/gateway"))
     }
+
+    /// The key in base64 from the first place that has one: `key_file`, the systemd credential, the file in `dir`; `None` where
+    /// none has, and one is to be made at [`Self::key_path`].
+    pub fn read_key(&self) -> Result<Option<Secret<String>>, SecretError> {
+        let own_file = self.key_path();
+        if self.key_file.is_none()
+            && let Some(key) = secret(None, None, "state.key_file", "milecastle-state-key")?
+        {
+            return Ok(Some(key));
+        }
+        match secret(None, Some(&own_file), "state.key_file", "milecastle-state-key") {
+            Err(SecretError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            read => read,
+        }
+    }
+
+    /// The file of the key, where no systemd credential holds it.
+    pub fn key_path(&self) -> PathBuf {
+        self.key_file.clone().unwrap_or_else(|| self.dir().join("state-key"))
+    }
+
+    pub(super) fn check(&self, checks: &mut Checks<'_>) {
+        checks.above_zero(&[("write_timeout", self.write_timeout), ("retry_interval", self.retry_interval)]);
+    }
 }
 
 impl ControlPlane {
@@ -187,7 +231,12 @@ impl ControlPlane {
             let message = format!("expected an address such as `https://host:17900`, found `{endpoint}`");
             checks.fault(&format!("endpoints[{i}]"), &message);
         }
-        checks.above_zero(&[("connect_timeout", self.connect_timeout), ("report_interval", self.report_interval)]);
+        checks.above_zero(&[
+            ("connect_timeout", self.connect_timeout),
+            ("join_timeout", self.join_timeout),
+            ("quick_limit", self.quick_limit),
+            ("report_interval", self.report_interval),
+        ]);
         if self.silence <= Time::secs(2) {
             checks.fault("silence", "expected more than 2s, which is how long the control plane may say nothing");
         }
@@ -217,8 +266,12 @@ impl Default for ControlPlane {
             group_token: None,
             group_token_file: None,
             connect_timeout: Time::secs(5),
+            join_timeout: Time::secs(15),
             reconnect_min: Time::millis(200),
             reconnect_max: Time::secs(15),
+            quick_for: Time::secs(60),
+            quick_limit: Time::millis(500),
+            longest_wait: Time::secs(300),
             silence: Time::secs(8),
             report_interval: Time::secs(5),
         }
@@ -227,7 +280,15 @@ impl Default for ControlPlane {
 
 impl Default for State {
     fn default() -> Self {
-        Self { dir: None, generations: 3, fold_at: Size::kib(16 * 1024) }
+        Self {
+            dir: None,
+            generations: 3,
+            fold_at: Size::kib(16 * 1024),
+            key_file: None,
+            write_timeout: Time::secs(1),
+            sync_delay: Time::millis(200),
+            retry_interval: Time::secs(5),
+        }
     }
 }
 

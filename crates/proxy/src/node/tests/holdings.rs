@@ -1,51 +1,13 @@
 //! What a node takes and what it refuses.
 
-use super::holdings::{Holdings, Refusal, SnapshotHead};
-use milecastle_matching::RouterMode;
-use milecastle_plugin_api::{NoSecrets, Registry, Shared};
-use milecastle_snapshot::Compiler;
-use milecastle_wire::{Digest, DigestKey, pb};
+use super::super::holdings::{Holdings, Refusal, SnapshotHead};
+use super::{LINEAGE, compiler, delete, delta, digest, object, put, route};
+use milecastle_wire::pb;
 use pb::refused::Fault;
-use serde_json::{Map, json};
-use std::sync::Arc;
-
-const LINEAGE: &str = "line";
-
-fn compiler() -> Compiler {
-    let registry = Registry::new(&[], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-    Compiler::new(Arc::new(registry), RouterMode::HostUri)
-}
-
-fn object(kind: &str, id: &str, body: &str) -> pb::Object {
-    let key = Some(pb::ObjectKey { kind: kind.into(), id: id.into() });
-    pb::Object { key, body: body.as_bytes().to_vec().into(), created: 1, modified: 1 }
-}
-
-fn route(id: &str, uri: &str) -> pb::Object {
-    object("route", id, &json!({ "uri": uri }).to_string())
-}
-
-fn digest(objects: &[pb::Object]) -> Digest {
-    let key = DigestKey::of_lineage(LINEAGE);
-    objects.iter().map(|object| key.wire_object(object)).sum()
-}
 
 fn held(revision: u64, objects: &[pb::Object]) -> Holdings {
     let head = SnapshotHead { lineage: LINEAGE.into(), revision, digest: digest(objects).into() };
     Holdings::from_objects(&compiler(), None, &head, objects).unwrap()
-}
-
-fn put(object: &pb::Object) -> pb::Change {
-    pb::Change { change: Some(pb::change::Change::Put(object.clone())) }
-}
-
-fn delete(kind: &str, id: &str) -> pb::Change {
-    let key = Some(pb::ObjectKey { kind: kind.into(), id: id.into() });
-    pb::Change { change: Some(pb::change::Change::Delete(pb::Delete { key, revision: 2 })) }
-}
-
-fn delta(from: u64, to: u64, changes: Vec<pb::Change>, after: &[pb::Object]) -> pb::Delta {
-    pb::Delta { lineage: LINEAGE.into(), from, to, digest: digest(after).into(), changes, chunk: None }
 }
 
 fn refused(result: Result<Holdings, Refusal>) -> Fault {
@@ -58,7 +20,7 @@ fn a_delta_leads_to_the_digest_that_it_names() {
     let after = [route("1", "/c"), route("3", "/d")];
     let changes = vec![put(&after[0]), delete("route", "2"), put(&after[1])];
     let next = held(1, &before).after(&compiler(), &delta(1, 4, changes, &after)).unwrap();
-    assert_eq!((next.revision(), next.digest()), (4, digest(&after)));
+    assert_eq!((next.position().revision, next.position().digest), (4, digest(&after)));
     assert_eq!(next.snapshot().len(), 2);
 }
 
@@ -105,7 +67,7 @@ fn objects_of_unknown_kinds_count_in_the_digest_and_are_reported() {
 fn what_cannot_be_built_is_held_and_reported_and_the_rest_serves() {
     let objects = [route("1", "/a"), object("route", "2", "{\"uri\":7}")];
     let all = held(1, &objects);
-    assert_eq!(all.digest(), digest(&objects));
+    assert_eq!(all.position().digest, digest(&objects));
     let rejected = all.rejected();
     assert_eq!(rejected.len(), 1);
     assert_eq!(rejected[0].key.as_ref().unwrap().id, "2");

@@ -1,0 +1,88 @@
+//! The node's certificate: got, renewed, lost and got again. Traffic never hears of it.
+
+use super::super::{Alarm, IdentityError};
+use super::LINEAGE;
+use super::manager::Cluster;
+use milecastle_settings::Time;
+use milecastle_wire::pb;
+use pb::control_message::Message as Control;
+use std::time::Duration;
+use tonic::Status;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn beat() -> Control {
+    Control::Beat(pb::Beat { lineage: LINEAGE.to_owned(), ..pb::Beat::default() })
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_in_time() {
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager_with(Duration::from_secs(3)).await;
+    let node = cluster.node(&[&manager.address], |settings| settings.report_interval = Time::millis(50));
+    let stream = manager.stream().await;
+    stream.send(beat()).await;
+    manager.sign_for(HOUR);
+    // The new one opens a stream of its own.
+    let _stream = manager.stream().await;
+    assert_eq!(manager.signed(), (1, 1));
+    assert!(node.node.status().alarms.is_empty());
+}
+
+#[tokio::test]
+async fn a_renewal_that_fails_is_an_alarm_until_one_succeeds() {
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager_with(Duration::from_secs(6)).await;
+    manager.refuse_renewals(Some(Status::unavailable("no database")));
+    let node = cluster.node(&[&manager.address], |settings| settings.report_interval = Time::millis(50));
+    let mut stream = manager.stream().await;
+    stream.send(beat()).await;
+    let alarm = loop {
+        if let Some(alarm) = stream.report().await.alarms.pop() {
+            break alarm;
+        }
+    };
+    assert!(alarm.contains("no database") && alarm.contains("not renewed"), "{alarm}");
+    manager.sign_for(HOUR);
+    manager.refuse_renewals(None);
+    let _stream = manager.stream().await;
+    node.until("no alarm", |status| status.alarms.is_empty()).await;
+    assert_eq!(manager.signed().0, 1);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_stops_updates_and_nothing_else() {
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager_with(Duration::from_secs(2)).await;
+    let node = cluster.node(&[&manager.address], |_| ());
+    let stream = manager.stream().await;
+    stream.send(beat()).await;
+    manager.refuse_joins(Some(Status::unauthenticated("the group token was revoked")));
+    // As the control plane does when the certificate is over.
+    node.until("the certificate is over", |_| {
+        let not_after = milecastle_pki::NodeKeys::load(node.home.path()).unwrap().unwrap().certificate().not_after;
+        not_after <= std::time::SystemTime::now()
+    })
+    .await;
+    stream.fail(Status::unauthenticated("the node's certificate has expired: join again")).await;
+    node.until("the alarm", |status| {
+        status.alarms.get(&Alarm::Identity).is_some_and(|text| text.contains("certificate is over"))
+    })
+    .await;
+    // A token that is accepted again brings it back.
+    manager.sign_for(HOUR);
+    manager.refuse_joins(None);
+    manager.stream().await;
+    node.until("no alarm", |status| status.alarms.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_node_without_token_and_certificate_says_so() {
+    let cluster = Cluster::new();
+    let manager = cluster.manager().await;
+    let node = cluster.node(&[&manager.address], |settings| settings.group_token = None);
+    let expected = IdentityError::NoToken.to_string();
+    node.until("the alarm", |status| status.alarms.get(&Alarm::Identity).is_some_and(|text| text.contains(&expected)))
+        .await;
+    assert_eq!(manager.signed(), (0, 0));
+}

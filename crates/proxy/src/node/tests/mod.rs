@@ -1,0 +1,47 @@
+//! A node against what control planes and disks do to it.
+
+mod holdings;
+mod manager;
+mod membership;
+mod stream;
+
+use milecastle_matching::RouterMode;
+use milecastle_plugin_api::{NoSecrets, Registry, Shared};
+use milecastle_snapshot::Compiler;
+use milecastle_wire::{Digest, DigestKey, pb};
+use serde_json::{Map, json};
+use std::sync::Arc;
+
+const LINEAGE: &str = "line";
+
+pub(in crate::node) fn compiler() -> Compiler {
+    let registry = Registry::new(&[], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+    Compiler::new(Arc::new(registry), RouterMode::HostUri)
+}
+
+fn object(kind: &str, id: &str, body: &str) -> pb::Object {
+    let key = Some(pb::ObjectKey { kind: kind.into(), id: id.into() });
+    pb::Object { key, body: body.as_bytes().to_vec().into(), created: 1, modified: 1 }
+}
+
+pub(in crate::node) fn route(id: &str, uri: &str) -> pb::Object {
+    object("route", id, &json!({ "uri": uri }).to_string())
+}
+
+fn digest(objects: &[pb::Object]) -> Digest {
+    let key = DigestKey::of_lineage(LINEAGE);
+    objects.iter().map(|object| key.wire_object(object)).sum()
+}
+
+pub(in crate::node) fn put(object: &pb::Object) -> pb::Change {
+    pb::Change { change: Some(pb::change::Change::Put(object.clone())) }
+}
+
+pub(in crate::node) fn delete(kind: &str, id: &str) -> pb::Change {
+    let key = Some(pb::ObjectKey { kind: kind.into(), id: id.into() });
+    pb::Change { change: Some(pb::change::Change::Delete(pb::Delete { key, revision: 2 })) }
+}
+
+fn delta(from: u64, to: u64, changes: Vec<pb::Change>, after: &[pb::Object]) -> pb::Delta {
+    pb::Delta { lineage: LINEAGE.into(), from, to, digest: digest(after).into(), changes, chunk: None }
+}
