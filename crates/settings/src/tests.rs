@@ -125,7 +125,9 @@ fn a_key_in_the_wrong_section_is_led_home() {
     let advice = |text| faults::<GatewayFile>(text).remove(0);
     assert!(advice("header_bytes: 1k").ends_with("unknown key; did you mean `limits.header_bytes`?"));
     assert!(advice("deployment: {role: data_plane}").contains("`control_plane`"));
-    assert!(advice("state: {zzzzzz: 1}").ends_with("unknown key; known here: dir, generations, fold_at"));
+    assert!(advice("state: {zzzzzz: 1}").ends_with(
+        "unknown key; known here: dir, generations, fold_at, key_file, write_timeout, sync_delay, retry_interval"
+    ));
 }
 
 #[test]

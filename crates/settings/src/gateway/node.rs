@@ -285,7 +285,7 @@ impl Default for State {
             generations: 3,
             fold_at: Size::kib(16 * 1024),
             key_file: None,
-            write_timeout: Time::secs(1),
+            write_timeout: Time::secs(2),
             sync_delay: Time::millis(200),
             retry_interval: Time::secs(5),
         }
