@@ -37,7 +37,7 @@ async fn a_node_joins_the_cluster_that_took_the_place_of_its_own() {
     remove_database(&data);
     let mut up = Up::start_in(data);
     up.process.announce("the group token is of another cluster than this node's certificate: joining anew");
-    assert!(line(&up, &["WARN", "another cluster", "joining anew"]).is_some());
+    eventually("it joins anew", async || line(&up, &["WARN", "another cluster", "joining anew"]).is_some()).await;
     assert_eq!(Call::get("/status").to(up.status).await.unwrap().status, 200);
     assert_eq!(up.get("/").await.status, 404);
     let data = up.stop();
@@ -90,7 +90,8 @@ async fn secrets_that_others_can_read_are_named_with_what_to_do() {
     })
     .await;
     chmod(&pem, 0o600);
-    eventually("it goes on", async || process.log().iter().any(|line| line.trim_start().starts_with("HTTP "))).await;
+    let open = |line: &String| line.contains("configuration stream open");
+    eventually("it goes on", async || process.log().iter().any(open)).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! - Traffic never waits for anything here. What is in force stays in force until a whole new snapshot is built.
 //! - `Applied` is sent only after the snapshot named is in force.
 //! - Another lineage, or a head that went backwards, never replaces what the node holds unless the control plane says
-//!   that an operator declared the old lineage over.
+//!   that an operator declared the old lineage over, or an operator gave the node a token of another cluster or group.
 //! - The group token is needed to join, not while the node's certificate is valid.
 //! - The last good configuration is in force before the control plane is asked for anything.
 
@@ -19,7 +19,7 @@ mod tests;
 
 use holdings::Holdings;
 use identity::Identity;
-use last_good::{LastGood, Step};
+use last_good::{LastGood, Origin, Step};
 use milecastle_pki::{GroupToken, NodeKeys};
 use milecastle_settings::{ControlPlane, State};
 use milecastle_snapshot::{Compiler, Snapshot};
@@ -121,6 +121,7 @@ impl Node {
             status: status.clone(),
             last_good,
             holdings: None,
+            origin: None,
             partial: None,
             lineage_refused: None,
             started: tokio::time::Instant::now(),
@@ -175,6 +176,8 @@ struct Member {
     status: StatusCell,
     last_good: LastGood,
     holdings: Option<Holdings>,
+    /// Whose configuration that is.
+    origin: Option<Origin>,
     /// A snapshot of which chunks are due; it goes on over the next stream.
     partial: Option<session::Partial>,
     /// The lineage that was refused last, so that the alarm is raised once.
@@ -220,9 +223,9 @@ impl Member {
 
     async fn start_from_last_good(&mut self) {
         let (load, config, compiler) = (self.last_good.loader(), self.config.clone(), self.compiler.clone());
-        let loaded = tokio::task::spawn_blocking(move || load.load(group_of(&config).as_deref(), &compiler)).await;
+        let loaded = tokio::task::spawn_blocking(move || load.load(origin_of(&config).as_ref(), &compiler)).await;
         match loaded {
-            Ok(Some(holdings)) => self.take(holdings),
+            Ok(Some((holdings, origin))) => self.take(holdings, origin),
             Ok(None) => tracing::info!("no last good configuration: traffic waits for the control plane"),
             Err(error) => tracing::error!(%error, "the last good configuration could not be loaded"),
         }
@@ -245,14 +248,14 @@ impl Member {
     }
 
     /// Has what is in force written to disk; see [`LastGood::keep`].
-    async fn keep(&mut self, step: Step, group: &str) {
-        if let Some(held) = &self.holdings {
-            self.last_good.keep(step, held, group).await;
+    async fn keep(&mut self, step: Step) {
+        if let (Some(held), Some(origin)) = (&self.holdings, &self.origin) {
+            self.last_good.keep(step, held, origin).await;
         }
     }
 
     /// Puts what was built in force and shows it.
-    fn take(&mut self, holdings: Holdings) {
+    fn take(&mut self, holdings: Holdings, origin: Origin) {
         (self.publish)(holdings.snapshot().clone());
         let quarantined = holdings.rejected().len();
         self.tell(|status| {
@@ -263,7 +266,7 @@ impl Member {
             status.head = status.head.max(position.revision);
             status.quarantined = quarantined;
         });
-        self.holdings = Some(holdings);
+        (self.holdings, self.origin) = (Some(holdings), Some(origin));
     }
 
     fn facts(&self) -> pb::NodeFacts {
@@ -275,15 +278,23 @@ impl Member {
     }
 }
 
-/// The gateway group that this node belongs to, as far as it knows without asking: that of its certificate, even if it is over,
-/// or of the token with which it will join.
-fn group_of(config: &NodeConfig) -> Option<String> {
+/// Where this node belongs, as far as it knows without asking: as its certificate says, even if it is over, or the token with
+/// which it will join.
+fn origin_of(config: &NodeConfig) -> Option<Origin> {
     // Whatever is wrong with either is told when it is used.
     if let Ok(Some(keys)) = NodeKeys::load(config.state.dir()) {
-        return Some(keys.certificate().identity.group().to_owned());
+        return Some(Origin::of(&keys));
     }
     let token = config.control_plane.read_token().ok()??;
-    token.reveal().trim().parse().ok().map(|token: GroupToken| token.group().to_owned())
+    let token: GroupToken = token.reveal().trim().parse().ok()?;
+    Some(Origin { cluster: token.ca().to_string(), group: token.group().to_owned() })
+}
+
+impl Origin {
+    fn of(keys: &NodeKeys) -> Self {
+        let group = keys.certificate().identity.group().to_owned();
+        Self { cluster: keys.ca_fingerprint().to_string(), group }
+    }
 }
 
 /// For jitter; nothing depends on its quality.

@@ -2,7 +2,7 @@
 
 use super::holdings::{Holdings, Position, Refusal, SnapshotHead};
 use super::identity::IdentityError;
-use super::last_good::Step;
+use super::last_good::{Origin, Step};
 use super::{Alarm, Member, TrafficFigures};
 use milecastle_model::Kind;
 use milecastle_pki::NodeKeys;
@@ -143,6 +143,11 @@ impl Member {
         }
     }
 
+    /// What the node holds, as far as it concerns the control plane there: one of another cluster or group cannot build on it.
+    fn have(&self, origin: &Origin) -> Option<pb::Have> {
+        self.holdings.as_ref().filter(|_| self.origin.as_ref() == Some(origin)).map(Holdings::have)
+    }
+
     fn hello(&self, keys: &NodeKeys) -> pb::Hello {
         let identity = &keys.certificate().identity;
         let partial = self.partial.as_ref().filter(|partial| partial.reader.next_chunk() > 0);
@@ -152,7 +157,7 @@ impl Member {
             facts: Some(self.facts()),
             protocols: vec![PROTOCOL],
             kinds: Kind::ALL.iter().map(|kind| kind.name().to_owned()).collect(),
-            have: self.holdings.as_ref().map(Holdings::have),
+            have: self.have(&Origin::of(keys)),
             resume: partial.map(|partial| pb::Resume {
                 lineage: partial.head.lineage.clone(),
                 revision: partial.head.revision,
@@ -167,6 +172,8 @@ struct Session<'a> {
     outbox: mpsc::Sender<pb::NodeMessage>,
     channel: Channel,
     keys: Arc<NodeKeys>,
+    /// Whose configuration the stream brings.
+    origin: Origin,
     delta: DeltaAssembler,
     /// Lineages that the control plane declared over.
     supersedes: Vec<String>,
@@ -184,7 +191,8 @@ impl<'a> Session<'a> {
     ) -> Self {
         let delta = DeltaAssembler::new(Limits::default());
         let report_every = member.config.control_plane.report_interval.get();
-        Self { member, outbox, channel, keys, delta, supersedes: Vec::new(), report_every, served_since: None }
+        let origin = Origin::of(&keys);
+        Self { member, outbox, channel, keys, origin, delta, supersedes: Vec::new(), report_every, served_since: None }
     }
 
     async fn send(&self, message: Message) {
@@ -283,6 +291,10 @@ impl<'a> Session<'a> {
         let refuse = |fault, detail: String| Err(Refusal { fault, detail });
         let Position { lineage: own, revision: reached, .. } = held.position();
         if lineage != &**own {
+            if self.member.origin.as_ref() != Some(&self.origin) {
+                // Whoever gave the node a token of another cluster or group wants it there.
+                return Ok(());
+            }
             if self.supersedes.iter().any(|over| **over == **own) {
                 return Ok(());
             }
@@ -370,9 +382,9 @@ impl<'a> Session<'a> {
             Ok((holdings, step)) => {
                 let rejected = holdings.rejected();
                 let have = holdings.have();
-                self.member.take(holdings);
+                self.member.take(holdings, self.origin.clone());
                 let build_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
-                self.member.keep(step, self.keys.certificate().identity.group()).await;
+                self.member.keep(step).await;
                 tracing::info!(revision, build_ms, quarantined = rejected.len(), "configuration in force");
                 let mut applied = pb::Applied {
                     lineage: have.lineage,
@@ -404,7 +416,7 @@ impl<'a> Session<'a> {
             detail: refusal.detail,
             lineage: lineage.to_owned(),
             revision,
-            have: self.member.holdings.as_ref().map(Holdings::have),
+            have: self.member.have(&self.origin),
         }))
         .await;
     }
@@ -415,7 +427,7 @@ impl<'a> Session<'a> {
         let not_after = self.keys.certificate().not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
         let status = self.member.status.read();
         pb::Report {
-            have: self.member.holdings.as_ref().map(Holdings::have),
+            have: self.member.have(&self.origin),
             uptime_ms: u64::try_from(self.member.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             requests,
             responses_5xx,

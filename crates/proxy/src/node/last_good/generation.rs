@@ -11,32 +11,49 @@ use milecastle_wire::{Digest, DigestKey, Limits, decode_delta, decode_objects, e
 use pb::change::Change;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::path::Path;
 
-/// The first record of each file: of which group, and at which position.
+/// Whose configuration it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::node) struct Origin {
+    /// The fingerprint of the cluster's CA.
+    pub(in crate::node) cluster: String,
+    /// The gateway group.
+    pub(in crate::node) group: String,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the gateway group {} of the cluster whose CA is {}", self.group, self.cluster)
+    }
+}
+
+/// The first record of each file: whose configuration, and at which position.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
-    group: String,
+    origin: Origin,
     lineage: String,
     revision: u64,
     digest: String,
 }
 
 impl Head {
-    fn encode(group: &str, at: &Position) -> Vec<u8> {
+    fn encode(origin: &Origin, at: &Position) -> Vec<u8> {
         let (lineage, digest) = (at.lineage.to_string(), at.digest.to_string());
-        let head = Self { group: group.to_owned(), lineage, revision: at.revision, digest };
+        let head = Self { origin: origin.clone(), lineage, revision: at.revision, digest };
         serde_json::to_vec(&head).expect("texts and a number have a JSON form")
     }
 
-    fn read(reader: &mut Reader<impl io::Read>) -> Result<(String, Position), ReadError> {
+    fn read(reader: &mut Reader<impl io::Read>) -> Result<(Origin, Position), ReadError> {
         let record = reader.next()?.ok_or(ReadError::Torn)?;
         let head: Self = serde_json::from_slice(&record).map_err(|error| content(format!("its head: {error}")))?;
         let digest = head.digest.parse::<Digest>().map_err(content)?;
-        Ok((head.group, Position { lineage: head.lineage.into(), revision: head.revision, digest }))
+        Ok((head.origin, Position { lineage: head.lineage.into(), revision: head.revision, digest }))
     }
 }
 
@@ -49,11 +66,11 @@ pub(super) fn write_checkpoint(
     file: impl Write,
     key: &StateKey,
     number: u64,
-    group: &str,
+    origin: &Origin,
     held: &Holdings,
 ) -> io::Result<u64> {
     let objects = encode_objects(held.objects()).map_err(io::Error::other)?;
-    let writer = Writer::begin(file, key, Kind::Checkpoint, number, Head::encode(group, held.position()))?;
+    let writer = Writer::begin(file, key, Kind::Checkpoint, number, Head::encode(origin, held.position()))?;
     Ok(writer.push(objects)?.bytes())
 }
 
@@ -62,10 +79,10 @@ pub(super) fn begin_changes<W: Write>(
     file: W,
     key: &StateKey,
     number: u64,
-    group: &str,
+    origin: &Origin,
     at: &Position,
 ) -> io::Result<Writer<W>> {
-    Writer::begin(file, key, Kind::Changes, number, Head::encode(group, at))
+    Writer::begin(file, key, Kind::Changes, number, Head::encode(origin, at))
 }
 
 /// Kind and id of an object.
@@ -73,7 +90,7 @@ type ObjectKey = (String, String);
 
 /// A configuration as it was read: what a checkpoint holds, and what changed since.
 struct Read {
-    group: String,
+    origin: Origin,
     position: Position,
     hash: DigestKey,
     /// In ascending order of their keys.
@@ -86,7 +103,7 @@ impl Read {
     /// The checkpoint in a file; its objects add up to its digest.
     fn checkpoint(path: &Path, number: u64, key: &StateKey) -> Result<Self, ReadError> {
         let mut reader = open(path, key, Kind::Checkpoint, number)?;
-        let (group, position) = Head::read(&mut reader)?;
+        let (origin, position) = Head::read(&mut reader)?;
         let objects = reader.next()?.ok_or(ReadError::Torn)?;
         if reader.next()?.is_some() {
             return Err(content("it goes on after its end"));
@@ -97,7 +114,7 @@ impl Read {
         if digest != position.digest {
             return Err(content(format!("its objects add up to {digest}, its head says {}", position.digest)));
         }
-        Ok(Self { group, position, hash, base, changed: BTreeMap::new() })
+        Ok(Self { origin, position, hash, base, changed: BTreeMap::new() })
     }
 
     /// Takes the changes in a file as far as they lead on from here. Gives how many bytes of them there were, and what ended
@@ -106,8 +123,8 @@ impl Read {
         let mut taken = 0;
         let mut read = || {
             let mut reader = open(path, key, Kind::Changes, number)?;
-            let (group, from) = Head::read(&mut reader)?;
-            if group != self.group || from != self.position {
+            let (origin, from) = Head::read(&mut reader)?;
+            if origin != self.origin || from != self.position {
                 // Of a way that was not gone on with: from a position that this checkpoint is past, or never came to.
                 return Ok(());
             }
@@ -180,8 +197,7 @@ fn open(path: &Path, key: &StateKey, kind: Kind, number: u64) -> Result<Reader<B
 
 /// The newest good configuration of a directory.
 pub(super) struct Found {
-    /// The gateway group that it is of.
-    pub(super) group: String,
+    pub(super) origin: Origin,
     pub(super) holdings: Holdings,
     /// Number of the checkpoint that it begins with.
     pub(super) generation: u64,
@@ -191,20 +207,20 @@ pub(super) struct Found {
     pub(super) changes_files: usize,
 }
 
-/// Looks for the newest checkpoint that is whole, of `group` if that is known, and takes all changes that follow it. `spoilt`
+/// Looks for the newest checkpoint that is whole, of `origin` if that is known, and takes all changes that follow it. `spoilt`
 /// hears of each file that is of no use, in whole or from some record on.
 pub(super) fn find(
     listing: &Listing,
     key: &StateKey,
-    group: Option<&str>,
+    origin: Option<&Origin>,
     compiler: &Compiler,
     mut spoilt: impl FnMut(&Path, &ReadError),
 ) -> Option<Found> {
     let mut told = BTreeSet::new();
     for (&generation, path) in listing.checkpoints.iter().rev() {
-        let whole = Read::checkpoint(path, generation, key).and_then(|read| match group {
-            Some(group) if read.group != group => {
-                Err(content(format!("it is of the gateway group {}, this node is of {group}", read.group)))
+        let whole = Read::checkpoint(path, generation, key).and_then(|read| match origin {
+            Some(origin) if read.origin != *origin => {
+                Err(content(format!("it is of {}, this node of {origin}", read.origin)))
             }
             _ => Ok(read),
         });
@@ -226,7 +242,7 @@ pub(super) fn find(
         }
         match read.build(compiler) {
             Ok(holdings) => {
-                return Some(Found { group: read.group, holdings, generation, changes_bytes, changes_files });
+                return Some(Found { origin: read.origin, holdings, generation, changes_bytes, changes_files });
             }
             Err(refusal) => spoilt(path, &content(refusal.detail)),
         }

@@ -3,6 +3,7 @@
 
 use super::directory::{Lock, LockError};
 use super::file::{Kind, StateKey};
+use super::generation::Origin;
 use super::{Lane, LastGoodFigures, Shared, directory, generation, key};
 use crate::node::holdings::Holdings;
 use std::fs::File;
@@ -43,7 +44,7 @@ struct InForce {
     /// Grows with each configuration: one that is told late does not replace a later one.
     turn: u64,
     held: Holdings,
-    group: String,
+    origin: Origin,
 }
 
 enum Chore {
@@ -79,11 +80,11 @@ impl Drop for Keeper {
 impl Handle {
     /// Names what is in force, and whether it is to begin a new generation. What is returned hears of that when it is written;
     /// if it never is, it ends without a word.
-    pub(super) fn in_force(&self, turn: u64, held: Holdings, group: &str, fold: bool) -> oneshot::Receiver<()> {
+    pub(super) fn in_force(&self, turn: u64, held: Holdings, origin: &Origin, fold: bool) -> oneshot::Receiver<()> {
         let (written, hears) = oneshot::channel();
         let mut todo = self.0.todo();
         if todo.in_force.as_ref().is_none_or(|known| known.turn <= turn) {
-            todo.in_force = Some(InForce { turn, held, group: group.to_owned() });
+            todo.in_force = Some(InForce { turn, held, origin: origin.clone() });
         }
         if fold {
             todo.fold = true;
@@ -189,20 +190,20 @@ impl Work {
             todo.fold = false;
             (todo.in_force.clone(), std::mem::take(&mut todo.waiting))
         };
-        let Some(InForce { held, group, .. }) = in_force else { return Ok(()) };
+        let Some(InForce { held, origin, .. }) = in_force else { return Ok(()) };
         // The directory may be another one than at the start, or could not be listed then.
         lane.next = lane.next.max(beyond);
         let number = lane.take_number()?;
         let at = Some(held.position().clone());
-        lane.anchored &= lane.reached == at && lane.group == group;
+        lane.anchored &= lane.reached == at && lane.origin.as_ref() == Some(&origin);
         (lane.reached, lane.log) = (at, None);
         (lane.bytes, lane.files) = (0, 0);
-        lane.group.clone_from(&group);
+        lane.origin = Some(origin.clone());
         lane.key = Some(key.clone());
         drop(lane);
 
         let path = directory::path(dir, Kind::Checkpoint, number);
-        let placed = directory::place(&path, |file| generation::write_checkpoint(file, &key, number, &group, &held));
+        let placed = directory::place(&path, |file| generation::write_checkpoint(file, &key, number, &origin, &held));
         let mut lane = self.lane.blocking_lock();
         let file = match placed {
             Ok(file) => file,

@@ -1,7 +1,7 @@
 //! The start: what was in force when this node ended.
 
 use super::file::StateKey;
-use super::generation::Found;
+use super::generation::{Found, Origin};
 use super::keeper::Handle;
 use super::{Lane, MANY_FILES, Shared, directory, generation, key};
 use crate::node::holdings::Holdings;
@@ -17,15 +17,15 @@ pub(in crate::node) struct Loader {
 }
 
 impl Loader {
-    /// The newest good configuration, of `group` if that is known. Blocks.
-    pub(in crate::node) fn load(self, group: Option<&str>, compiler: &Compiler) -> Option<Holdings> {
+    /// The newest good configuration, of `origin` if that is known. Blocks.
+    pub(in crate::node) fn load(self, origin: Option<&Origin>, compiler: &Compiler) -> Option<(Holdings, Origin)> {
         let Self { shared, lane, keeper } = self;
         let settings = &shared.settings;
         let listing = directory::list(settings.dir()).inspect_err(|error| shared.failed(&error)).unwrap_or_default();
         let key = StateKey::read(settings).inspect_err(|error| shared.failed(error)).ok().flatten();
         let mut damaged = 0;
         let found = match &key {
-            Some(key) => generation::find(&listing, key, group, compiler, |path, error| {
+            Some(key) => generation::find(&listing, key, origin, compiler, |path, error| {
                 damaged += 1;
                 let path = path.display();
                 tracing::warn!(%path, %error, "this file of the last good configuration is not used, or only in part");
@@ -55,7 +55,7 @@ impl Loader {
             access.key = key;
             access.lock.is_some()
         };
-        let Found { group, holdings, generation, changes_bytes, changes_files } = found?;
+        let Found { origin, holdings, generation, changes_bytes, changes_files } = found?;
         let position = holdings.position().clone();
         tracing::info!(revision = position.revision, generation, "starting with the last good configuration");
         {
@@ -67,11 +67,11 @@ impl Loader {
         // Without the lock nothing may be appended. The keeper tries to have it for the next generation.
         lane.reached = locked.then_some(position);
         (lane.anchored, lane.bytes, lane.files) = (locked, changes_bytes, changes_files);
-        lane.group.clone_from(&group);
+        lane.origin = Some(origin.clone());
         drop(lane);
         let many = changes_files >= MANY_FILES || changes_bytes >= settings.fold_at.get();
         // Nobody waits for the generation, if one is due.
-        drop(keeper.in_force(0, holdings.clone(), &group, many || damaged > 0 || !locked));
-        Some(holdings)
+        drop(keeper.in_force(0, holdings.clone(), &origin, many || damaged > 0 || !locked));
+        Some((holdings, origin))
     }
 }

@@ -44,6 +44,8 @@ use tokio::time::timeout;
 use keeper::Keeper;
 use load::Loader;
 
+pub(super) use generation::Origin;
+
 /// Files of changes after one checkpoint, beyond which it is time for the next: each start may add one.
 const MANY_FILES: usize = 16;
 
@@ -129,7 +131,8 @@ struct Lane {
     /// Changes since the newest checkpoint.
     bytes: u64,
     files: usize,
-    group: String,
+    /// Whose changes they are.
+    origin: Option<Origin>,
     key: Option<StateKey>,
 }
 
@@ -167,14 +170,14 @@ impl LastGood {
 
     /// Keeps what is in force. Returns when it is written, but not before it is forced to the disk; or when it failed, or took
     /// longer than `state.write_timeout`: then the figures tell the fault.
-    pub(super) async fn keep(&mut self, step: Step, held: &Holdings, group: &str) {
+    pub(super) async fn keep(&mut self, step: Step, held: &Holdings, origin: &Origin) {
         let patience = self.shared.settings.write_timeout.get();
         let keeper = self.keeper.handle();
         self.turn += 1;
         let turn = self.turn;
         let Step::Delta { from, bytes } = step else {
             // An end without a word is a failure that the keeper told.
-            if timeout(patience, keeper.in_force(turn, held.clone(), group, true)).await.is_err() {
+            if timeout(patience, keeper.in_force(turn, held.clone(), origin, true)).await.is_err() {
                 self.shared.failed(&too_slow());
             }
             return;
@@ -187,13 +190,13 @@ impl LastGood {
         self.stuck = lane.is_none();
         let Some(mut lane) = lane else {
             self.shared.failed(&too_slow());
-            drop(keeper.in_force(turn, held.clone(), group, true));
+            drop(keeper.in_force(turn, held.clone(), origin, true));
             return;
         };
-        let (shared, held, group) = (self.shared.clone(), held.clone(), group.to_owned());
+        let (shared, held, origin) = (self.shared.clone(), held.clone(), origin.clone());
         let append = tokio::task::spawn_blocking(move || {
-            let fold = lane.append(&shared, &group, from, held.position().clone(), bytes);
-            drop(keeper.in_force(turn, held, &group, fold));
+            let fold = lane.append(&shared, &origin, from, held.position().clone(), bytes);
+            drop(keeper.in_force(turn, held, &origin, fold));
             if let Some(log) = &lane.log {
                 keeper.dirty(log.sink().clone());
             }
@@ -211,12 +214,12 @@ fn too_slow() -> io::Error {
 
 impl Lane {
     /// Appends a delta if it leads on from what is on the disk. Says whether a new generation is due.
-    fn append(&mut self, shared: &Shared, group: &str, from: Position, to: Position, bytes: Vec<u8>) -> bool {
-        if self.reached.as_ref() != Some(&from) || self.group != group {
+    fn append(&mut self, shared: &Shared, origin: &Origin, from: Position, to: Position, bytes: Vec<u8>) -> bool {
+        if self.reached.as_ref() != Some(&from) || self.origin.as_ref() != Some(origin) {
             self.reached = None;
             return true;
         }
-        match self.write(shared, &from, bytes) {
+        match self.write(shared, origin, &from, bytes) {
             Ok(written) => {
                 self.bytes += written;
                 if self.anchored {
@@ -234,7 +237,7 @@ impl Lane {
         }
     }
 
-    fn write(&mut self, shared: &Shared, from: &Position, bytes: Vec<u8>) -> io::Result<u64> {
+    fn write(&mut self, shared: &Shared, origin: &Origin, from: &Position, bytes: Vec<u8>) -> io::Result<u64> {
         let log = match self.log.take() {
             Some(log) => log,
             None => {
@@ -242,7 +245,7 @@ impl Lane {
                 let number = self.take_number()?;
                 let file = directory::create(&directory::path(shared.settings.dir(), Kind::Changes, number))?;
                 self.files += 1;
-                generation::begin_changes(Arc::new(file), &key, number, &self.group, from)?
+                generation::begin_changes(Arc::new(file), &key, number, origin, from)?
             }
         };
         let before = log.bytes();

@@ -1,8 +1,8 @@
 //! The node's certificate: got, renewed, lost and got again. Traffic never hears of it.
 
 use super::super::{Alarm, IdentityError};
-use super::LINEAGE;
 use super::manager::Cluster;
+use super::{LINEAGE, route};
 use milecastle_settings::Time;
 use milecastle_wire::pb;
 use pb::control_message::Message as Control;
@@ -74,6 +74,28 @@ async fn an_expired_certificate_stops_updates_and_nothing_else() {
     manager.refuse_joins(None);
     manager.stream().await;
     node.until("no alarm", |status| status.alarms.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_token_of_another_cluster_takes_the_node_there() {
+    let (old, new) = (Cluster::new(), Cluster::new());
+    let mut manager = old.manager().await;
+    let node = old.node(&[&manager.address], |_| ());
+    let mut stream = manager.stream().await;
+    stream.bring(LINEAGE, 9, &[route("1", "/a")]).await;
+    let home = node.kill();
+    drop(stream);
+    let mut manager = new.manager().await;
+    let node = new.node_in(home, &[&manager.address], |_| ()).await;
+    let mut stream = manager.stream().await;
+    // It serves what it has until it has something else, and nobody has to confirm anything.
+    assert_eq!((node.revisions(), stream.hello.have.clone()), (vec![9], None));
+    stream.bring("new", 2, &[route("2", "/b")]).await;
+    assert_eq!(node.revisions(), [9, 2]);
+    assert!(node.node.status().alarms.is_empty());
+    let home = node.kill();
+    let node = new.node_in(home, &["127.0.0.1:1"], |_| ()).await;
+    node.until("the new one", |status| status.revision == 2).await;
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ fn snapshots(lineage: &str, revision: u64, objects: &[pb::Object]) -> Vec<Contro
 
 impl Opened {
     /// Says hello, and brings the node a whole configuration.
-    async fn bring(&mut self, lineage: &str, revision: u64, objects: &[pb::Object]) {
+    pub(super) async fn bring(&mut self, lineage: &str, revision: u64, objects: &[pb::Object]) {
         self.send(Control::Beat(beat(lineage, revision))).await;
         for message in snapshots(lineage, revision, objects) {
             self.send(message).await;

@@ -3,7 +3,7 @@
 use super::super::directory;
 use super::super::file::{Kind, StateKey};
 use super::super::generation::{self, find};
-use super::{GROUP, Node, State4, eager, home, state_of};
+use super::{Node, State4, eager, home, origin, state_of};
 use crate::node::tests::compiler;
 use milecastle_settings::State;
 use milecastle_testkit::TempDir;
@@ -55,7 +55,7 @@ impl Past {
         node.until("three generations", |figures| figures.generations == 3).await;
         drop(node);
         let key = StateKey::read(&settings).unwrap().unwrap();
-        let foreign = [Self::foreign("test", &key).await, Self::foreign(GROUP, &StateKey([9; 32])).await];
+        let foreign = [Self::foreign("test", &key).await, Self::foreign("prod", &StateKey([9; 32])).await];
         Self { files: files(settings.dir()), settings, states, foreign, _home }
     }
 
@@ -68,9 +68,9 @@ impl Past {
         for number in 1..=3 {
             let place = |kind| home.path().join(directory::path(Path::new(""), kind, number));
             let file = directory::create(&place(Kind::Checkpoint)).unwrap();
-            generation::write_checkpoint(&file, key, number, group, &held).unwrap();
+            generation::write_checkpoint(&file, key, number, &origin(group), &held).unwrap();
             let file = directory::create(&place(Kind::Changes)).unwrap();
-            generation::begin_changes(&file, key, number, group, held.position()).unwrap();
+            generation::begin_changes(&file, key, number, &origin(group), held.position()).unwrap();
         }
         fs::remove_dir_all(settings.dir()).unwrap();
         files(home.path())
@@ -83,8 +83,8 @@ impl Past {
         let settings = State { dir: Some(home.path().to_owned()), ..self.settings.clone() };
         let key = StateKey::read(&settings).ok().flatten()?;
         let listing = directory::list(home.path()).unwrap();
-        let found = find(&listing, &key, Some(GROUP), &compiler(), |_, _| ())?;
-        assert_eq!(found.group, GROUP);
+        let found = find(&listing, &key, Some(&origin("prod")), &compiler(), |_, _| ())?;
+        assert_eq!(found.origin, origin("prod"));
         Some(state_of(&found.holdings))
     }
 }

@@ -1,7 +1,7 @@
 //! What was kept is found again.
 
 use super::super::DirectoryInUse;
-use super::{GROUP, LastGood, Node, eager, found, home, state_of};
+use super::{LastGood, Node, Origin, eager, found, home, origin, state_of};
 use milecastle_settings::State;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -86,15 +86,17 @@ async fn another_lineage_replaces_the_one_before() {
 }
 
 #[tokio::test]
-async fn the_files_are_for_one_group() {
+async fn the_files_are_for_one_group_of_one_cluster() {
     let (_home, settings) = home();
     let mut node = Node::start(&settings).await;
     node.whole("line", 1, &[("1", "/a")]).await;
     let last = node.end();
-    assert!(Node::start_in(&settings, Some("test")).await.held.is_none());
+    for other in [origin("test"), Origin { cluster: "another".to_owned(), ..origin("prod") }] {
+        assert!(Node::start_in(&settings, Some(other)).await.held.is_none());
+    }
     // A node that has lost its certificate and has no token knows of none.
     assert_eq!(Node::start_in(&settings, None).await.held.as_ref().map(state_of), Some(last.clone()));
-    assert_eq!(Node::start_in(&settings, Some(GROUP)).await.end(), last);
+    assert_eq!(Node::start_in(&settings, Some(origin("prod"))).await.end(), last);
 }
 
 #[tokio::test]

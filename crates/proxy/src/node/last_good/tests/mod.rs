@@ -4,7 +4,7 @@ mod damage;
 mod disk;
 mod life;
 
-use super::{LastGood, LastGoodFigures, Step};
+use super::{LastGood, LastGoodFigures, Origin, Step};
 use crate::node::holdings::{Holdings, SnapshotHead};
 use crate::node::tests::{compiler, delete, put, route};
 use milecastle_settings::{Size, State, Time};
@@ -13,7 +13,9 @@ use milecastle_wire::{Digest, DigestKey, encode_delta, pb};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-const GROUP: &str = "prod";
+fn origin(group: &str) -> Origin {
+    Origin { cluster: "ca".to_owned(), group: group.to_owned() }
+}
 
 /// Settings that do not let a test wait.
 fn settings(dir: PathBuf) -> State {
@@ -36,10 +38,10 @@ struct Node {
 impl Node {
     /// Starts on a directory, once another of this test has let go of it.
     async fn start(settings: &State) -> Self {
-        Self::start_in(settings, Some(GROUP)).await
+        Self::start_in(settings, Some(origin("prod"))).await
     }
 
-    async fn start_in(settings: &State, group: Option<&str>) -> Self {
+    async fn start_in(settings: &State, of: Option<Origin>) -> Self {
         let mut open = None;
         eventually("the directory is free", async || {
             open = LastGood::open(settings.clone()).ok();
@@ -47,9 +49,9 @@ impl Node {
         })
         .await;
         let kept = open.unwrap();
-        let (loader, group) = (kept.loader(), group.map(str::to_owned));
-        let load = move || loader.load(group.as_deref(), &compiler());
-        let held = tokio::task::spawn_blocking(load).await.unwrap();
+        let loader = kept.loader();
+        let load = move || loader.load(of.as_ref(), &compiler());
+        let held = tokio::task::spawn_blocking(load).await.unwrap().map(|(held, _)| held);
         let objects = held.iter().flat_map(Holdings::objects).map(|object| (id(&object), object)).collect();
         Self { kept, held, objects }
     }
@@ -61,7 +63,7 @@ impl Node {
         let digest = digest(lineage, &objects).into();
         let head = SnapshotHead { lineage: lineage.to_owned(), revision, digest };
         let held = Holdings::from_objects(&compiler(), self.held.as_ref(), &head, &objects).unwrap();
-        self.kept.keep(Step::Whole, &held, GROUP).await;
+        self.kept.keep(Step::Whole, &held, &origin("prod")).await;
         self.held = Some(held);
     }
 
@@ -85,7 +87,7 @@ impl Node {
         let (from_revision, to) = (from.revision, from.revision + 1);
         let delta = pb::Delta { lineage, from: from_revision, to, digest, changes: vec![change], chunk: None };
         let next = held.after(&compiler(), &delta).unwrap();
-        self.kept.keep(Step::Delta { from, bytes: encode_delta(&delta) }, &next, GROUP).await;
+        self.kept.keep(Step::Delta { from, bytes: encode_delta(&delta) }, &next, &origin("prod")).await;
         self.held = Some(next);
     }
 
