@@ -3,8 +3,12 @@
 
 mod bad_input;
 mod changes;
+mod ending;
 mod first_steps;
+mod http2;
 mod life_cycle;
 mod on_the_wire;
 mod recovery;
 mod start_up;
+mod tunnels;
+mod unreachable;

@@ -74,7 +74,7 @@ fn names_that_mean_nothing_are_refused_by_check_and_start() {
 #[test]
 fn a_data_directory_has_one_process() {
     let mut first = Up::start();
-    let mut second = Up::process_in(&first.data);
+    let mut second = Up::process_in(&first.data, &[]);
     assert_eq!(second.wait_for_end(END).code(), Some(1));
     let said = second.log().join("\n");
     let dir = first.data.path().join("data");

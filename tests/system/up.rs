@@ -27,7 +27,7 @@ gateway:
     status: { ip: 127.0.0.1, port: 0 }
     control: { ip: 127.0.0.1, port: 0 }
   plugin_attr: { prometheus: { export_addr: { ip: 127.0.0.1, port: 0 }, refresh_interval: 1 } }
-  shutdown: { grace: 0s }
+  shutdown: { grace: 0s, last_call: 100ms }
 ";
 
 /// A running `milecastle up` and where it listens.
@@ -58,7 +58,17 @@ impl Up {
 
     /// Starts on a data directory that may hold something.
     pub fn start_in(data: TempDir) -> Self {
-        let mut process = Self::process_in(&data);
+        let process = Self::process_in(&data, &[]);
+        Self::of(process, data)
+    }
+
+    /// Starts on an empty data directory with other settings, `MILECASTLE__A__B=v` for `a.b: v`.
+    pub fn start_with(settings: &[(&str, &str)]) -> Self {
+        let data = TempDir::new();
+        Self::of(Self::process_in(&data, settings), data)
+    }
+
+    fn of(mut process: Process, data: TempDir) -> Self {
         let mut at = |what: &str| {
             process.wait_for_line(what, START, |line| {
                 line.trim_start().strip_prefix(what)?.trim().parse::<SocketAddr>().ok()
@@ -70,11 +80,11 @@ impl Up {
     }
 
     /// Just the process, on a data directory that may be in use.
-    pub fn process_in(data: &TempDir) -> Process {
+    pub fn process_in(data: &TempDir, settings: &[(&str, &str)]) -> Process {
         let config = data.write("up.yaml", SETTINGS);
         let dir = data.path().join("data");
         let args = ["up", "--no-demo", "--config", config.to_str().unwrap(), "--data", dir.to_str().unwrap()];
-        let environment = [("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")];
+        let environment = [&[("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")], settings].concat();
         Process::milecastle("milecastle up", &args, &environment)
     }
 

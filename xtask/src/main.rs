@@ -9,6 +9,7 @@ mod bench;
 mod codegen;
 mod fuzz;
 mod new_plugin;
+mod packages;
 mod postgres;
 mod run;
 mod test;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::packages;
 use crate::postgres;
 use crate::run::{cargo, run, target};
 use crate::tidy;
@@ -73,6 +74,7 @@ fn show(time: Duration) -> String {
 
 fn tools(_: &Options) -> Result<()> {
     println!("PostgreSQL: {}", postgres::programs()?.display());
+    println!("h2load: {}", packages::program("h2load", "nghttp2-client")?.display());
     println!("cargo-deny: {}", tools::installed("cargo-deny", CARGO_DENY)?.display());
     Ok(())
 }

@@ -259,6 +259,16 @@ impl Call {
     }
 }
 
+/// Whether a call failed because the server had said before that the connection ends: nothing of it was sent, or the server's
+/// GOAWAY names an earlier stream as the last that counts (RFC 9113 §6.8).
+pub fn came_too_late(error: &anyhow::Error) -> bool {
+    let unsent = |cause: &hyper::Error| cause.is_canceled() || cause.is_closed();
+    let told = |cause: &h2::Error| cause.is_go_away() && cause.is_remote();
+    error.chain().any(|cause| {
+        cause.downcast_ref::<hyper::Error>().is_some_and(unsent) || cause.downcast_ref::<h2::Error>().is_some_and(told)
+    })
+}
+
 impl Answer {
     async fn read(response: Response<hyper::body::Incoming>) -> Result<Self> {
         let (head, body) = response.into_parts();

@@ -22,7 +22,7 @@ mod wait;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Answer, Call, Connection, Target};
+pub use client::{Answer, Call, Connection, Target, came_too_late};
 pub use echo::Echo;
 pub use ports::{TempDir, free_port};
 pub use process::Process;
