@@ -82,7 +82,7 @@ async fn secrets_that_others_can_read_are_named_with_what_to_do() {
     let data = up.stop();
     chmod(&token, 0o600);
     chmod(&pem, 0o644);
-    let mut process = Up::process_in(&data);
+    let mut process = Up::process_in(&data, &[]);
     let refusal = format!("{}: holds a private key and is open to others (mode 644): chmod 600", pem.display());
     wait_for("the refusal", Duration::from_secs(60), async || {
         assert!(process.is_running());
