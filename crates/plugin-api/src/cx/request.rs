@@ -57,6 +57,7 @@ struct Rewritten {
 impl Request {
     /// A request as received. `normal_path` is the path of `docs/spec/routing.md` §7, `None` if it is the received one;
     /// `host` is the host without port in lower case.
+    #[inline]
     pub fn new(
         method: Method,
         received: Uri,

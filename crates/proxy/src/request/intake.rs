@@ -5,7 +5,7 @@
 //! §6.1), and paths without a normal form. Refused as well are CONNECT, which would make a tunnel out of a gateway, and TRACE.
 
 use super::live::{Held, Live};
-use super::{Refusal, refuse};
+use super::{Refusal, Taken, refuse};
 use crate::config::{GatewayConfig, RealIp};
 use crate::upload::{Progress, Upload};
 use crate::worker::{Client, Pinned};
@@ -78,7 +78,7 @@ fn is_identity(name: &str) -> bool {
 }
 
 /// Makes the request's context. The error is the answer to a request that goes no further.
-pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> (Held, Result<(), Refusal>) {
+pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> Taken {
     let worker = client.worker.clone();
     let config = &worker.node.config;
     worker.counters.requests.up();

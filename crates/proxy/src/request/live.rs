@@ -51,6 +51,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    #[inline]
     pub(super) fn new(worker: Rc<Worker>, live: Live) -> Self {
         let mut room = worker.rooms.0.borrow_mut().pop().unwrap_or_default();
         *room = Some(live);

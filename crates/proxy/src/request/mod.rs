@@ -35,9 +35,17 @@ fn refuse(status: StatusCode) -> Refusal {
     Box::new(Reply::status(status))
 }
 
+/// A request whose head has been taken in, and whether it goes further.
+pub(crate) type Taken = (Held, Result<(), Refusal>);
+
+/// Takes a request in. Apart from [`serve`], so that what hyper has read goes to its place at once and not first into a
+/// future.
+pub(crate) fn take(client: Rc<Client>, request: Request<Incoming>) -> Taken {
+    intake::take(client, request)
+}
+
 /// Handles one request.
-pub(crate) async fn serve(client: Rc<Client>, request: Request<Incoming>) -> Response {
-    let (mut live, accepted) = intake::take(client, request);
+pub(crate) async fn serve((mut live, accepted): Taken) -> Response {
     let outcome = match accepted {
         Ok(()) => pipeline::run(&mut live).await,
         Err(refusal) => Err(refusal),

@@ -21,7 +21,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -172,15 +172,22 @@ async fn sniff(stream: &mut TcpStream, activity: &Activity) -> io::Result<Option
 }
 
 /// Handles one request. A panic of the gateway's own code ends this request with 500 and nothing else.
-async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Result<request::Response, Infallible> {
+fn handle(
+    client: &Rc<Client>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<request::Response, Infallible>> + use<> {
     let worker = client.worker.clone();
-    match AssertUnwindSafe(request::serve(client, request)).catch_unwind().await {
-        Ok(response) => Ok(response),
-        Err(_) => {
+    let taken = catch_unwind(AssertUnwindSafe(|| request::take(client.clone(), request)));
+    async move {
+        let served = match taken {
+            Ok(taken) => AssertUnwindSafe(request::serve(taken)).catch_unwind().await,
+            Err(panic) => Err(panic),
+        };
+        Ok(served.unwrap_or_else(|_| {
             worker.counters.request_panics.up();
             tracing::error!("handling a request panicked; it is answered with 500");
-            Ok(request::bare_error())
-        }
+            request::bare_error()
+        }))
     }
 }
 
@@ -198,7 +205,7 @@ async fn serve_http1(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
     }
     let service = {
         let client = client.clone();
-        service_fn(move |request| handle(client.clone(), request))
+        service_fn(move |request| handle(&client, request))
     };
     let presence = io.presence();
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
@@ -288,7 +295,7 @@ async fn serve_http2(client: Rc<Client>, io: ClientIo, mut watch: Watch) {
     let (io, flusher) = defer(io);
     let service = {
         let client = client.clone();
-        service_fn(move |request| handle(client.clone(), request))
+        service_fn(move |request| handle(&client, request))
     };
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut done = false;
