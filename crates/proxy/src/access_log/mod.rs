@@ -25,19 +25,13 @@ use milecastle_plugin_api::RequestCx;
 use milecastle_settings::Gateway as Settings;
 use sink::Sink;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// The access log cannot be opened.
+/// The access log has no thread to write it.
 #[derive(Debug, thiserror::Error)]
-#[error("the access log {path} cannot be opened: {source}; correct nginx_config.http.access_log or its directory")]
-pub struct AccessLogError {
-    /// The file.
-    pub path: PathBuf,
-    /// What the system says.
-    pub source: io::Error,
-}
+#[error("the access log's thread cannot be started: {0}")]
+pub struct AccessLogError(#[from] io::Error);
 
 /// The access log of a node.
 pub struct AccessLog {
@@ -48,24 +42,23 @@ pub struct AccessLog {
 
 impl AccessLog {
     /// Opens the log that the settings ask for; `None` if they ask for none: `enable_access_log: false`, or `off` as
-    /// the file. A relative path starts at the node's own directory; the file's directory is created. `workers` is how
-    /// many threads will log.
+    /// the file. A relative path starts at the node's own directory; the file's directory is created. A file that cannot
+    /// be opened is an error in the process's log, and tried again with each write. `workers` is how many threads will log.
     ///
     /// # Errors
-    /// The file cannot be opened, or no thread be started.
+    /// No thread can be started.
     pub fn open(settings: &Settings, workers: usize) -> Result<Option<Self>, AccessLogError> {
         let http = &settings.nginx_config.http;
         if !http.enable_access_log || http.access_log.as_os_str() == "off" {
             return Ok(None);
         }
         let path = settings.state.dir().join(&http.access_log);
-        let fault = |source| AccessLogError { path: path.clone(), source };
         let sink = match http.access_log.to_str() {
             Some("-" | "/dev/stdout") => Sink::Stdout,
-            _ => Sink::open(&path).map_err(fault)?,
+            _ => Sink::open(&path),
         };
         let format = Format::new(&http.access_log_format, http.access_log_format_escape);
-        Self::start(format, sink, workers, settings.limits.pending_log_entries as usize).map(Some).map_err(fault)
+        Ok(Some(Self::start(format, sink, workers, settings.limits.pending_log_entries as usize)?))
     }
 
     fn start(format: Format, sink: Sink, workers: usize, pending: usize) -> io::Result<Self> {

@@ -12,24 +12,26 @@ const MODE: u32 = 0o640;
 pub(super) enum Sink {
     /// The process's standard output.
     Stdout,
-    /// A file, appended to.
-    File { path: PathBuf, file: File },
+    /// A file, appended to; `None` until it can be opened.
+    File { path: PathBuf, file: Option<File> },
 }
 
 impl Sink {
-    /// A file and the directories it lies in, created if they are missing.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        Ok(Self::File { path: path.to_owned(), file: append(path)? })
+    /// A file and the directories it lies in, created if they are missing. What cannot be opened now is tried again with each
+    /// write: traffic does not wait for a disk.
+    pub(super) fn open(path: &Path) -> Self {
+        let file = make(path).inspect_err(|error| {
+            let path = path.display();
+            tracing::error!(%error, %path, "the access log (nginx_config.http.access_log) cannot be opened; lines are lost until it can");
+        });
+        Self::File { path: path.to_owned(), file: file.ok() }
     }
 
     /// Opens the file that now has the name. If that fails, the one that is open stays in use.
     pub(super) fn reopen(&mut self) {
         let Self::File { path, file } = self else { return };
         match append(path) {
-            Ok(new) => *file = new,
+            Ok(new) => *file = Some(new),
             Err(error) => {
                 tracing::error!(%error, path = %path.display(), "the access log cannot be opened anew; the old file goes on");
             }
@@ -43,9 +45,22 @@ impl Sink {
                 out.write_all(lines.as_bytes())?;
                 out.flush()
             }
-            Self::File { file, .. } => file.write_all(lines.as_bytes()),
+            Self::File { path, file } => {
+                let open = match file {
+                    Some(open) => open,
+                    None => file.insert(make(path)?),
+                };
+                open.write_all(lines.as_bytes())
+            }
         }
     }
+}
+
+fn make(path: &Path) -> io::Result<File> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    append(path)
 }
 
 fn append(path: &Path) -> io::Result<File> {

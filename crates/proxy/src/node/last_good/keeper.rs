@@ -138,9 +138,12 @@ impl Work {
                         self.shared.failed(&error);
                         self.chores.todo().fold = true;
                     }
+                    self.look_at_key();
                 }
                 Chore::Fold => {
-                    if let Err(error) = self.fold() {
+                    let folded = self.fold();
+                    self.look_at_key();
+                    if let Err(error) = folded {
                         self.shared.failed(&error);
                         not_before = Instant::now() + self.shared.settings.retry_interval.get();
                         let mut todo = self.chores.todo();
@@ -230,13 +233,18 @@ impl Work {
         directory::sync(dir)?;
         let listing = directory::prune(dir, settings.generations as usize)?;
         let mut figures = self.shared.figures();
-        let LastGoodFigures { generations, bytes, fault, warning, .. } = &mut *figures;
+        let LastGoodFigures { generations, bytes, fault, .. } = &mut *figures;
         (*generations, *bytes) = (listing.checkpoints.len(), listing.bytes);
-        *warning = key::open_to_others(settings);
         if fault.take().is_some() {
             tracing::info!(generation = number, "the configuration in force is kept on disk again");
         }
         Ok(())
+    }
+
+    /// Whether others can read the key, for the alarm to come and go.
+    fn look_at_key(&self) {
+        let warning = key::open_to_others(&self.shared.settings);
+        self.shared.figures().warning = warning;
     }
 
     /// The directory and the key, had again if need be.

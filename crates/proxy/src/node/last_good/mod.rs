@@ -178,7 +178,7 @@ impl LastGood {
         let Step::Delta { from, bytes } = step else {
             // An end without a word is a failure that the keeper told.
             if timeout(patience, keeper.in_force(turn, held.clone(), origin, true)).await.is_err() {
-                self.shared.failed(&too_slow());
+                self.too_slow(turn, held, origin);
             }
             return;
         };
@@ -189,27 +189,29 @@ impl LastGood {
         };
         self.stuck = lane.is_none();
         let Some(mut lane) = lane else {
-            self.shared.failed(&too_slow());
-            drop(keeper.in_force(turn, held.clone(), origin, true));
-            return;
+            return self.too_slow(turn, held, origin);
         };
-        let (shared, held, origin) = (self.shared.clone(), held.clone(), origin.clone());
-        let append = tokio::task::spawn_blocking(move || {
-            let fold = lane.append(&shared, &origin, from, held.position().clone(), bytes);
-            drop(keeper.in_force(turn, held, &origin, fold));
-            if let Some(log) = &lane.log {
-                keeper.dirty(log.sink().clone());
-            }
-        });
+        let append = {
+            let (shared, held, origin) = (self.shared.clone(), held.clone(), origin.clone());
+            tokio::task::spawn_blocking(move || {
+                let fold = lane.append(&shared, &origin, from, held.position().clone(), bytes);
+                drop(keeper.in_force(turn, held, &origin, fold));
+                if let Some(log) = &lane.log {
+                    keeper.dirty(log.sink().clone());
+                }
+            })
+        };
         if timeout(patience, append).await.is_err() {
             self.stuck = true;
-            self.shared.failed(&too_slow());
+            self.too_slow(turn, held, origin);
         }
     }
-}
 
-fn too_slow() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the disk did not take it within state.write_timeout")
+    /// Goes on without the disk. The next generation, whenever it comes, takes the alarm back.
+    fn too_slow(&self, turn: u64, held: &Holdings, origin: &Origin) {
+        self.shared.failed(&"the disk did not take it within state.write_timeout");
+        drop(self.keeper.handle().in_force(turn, held.clone(), origin, true));
+    }
 }
 
 impl Lane {

@@ -135,7 +135,10 @@ async fn a_key_open_to_others_is_an_alarm_and_works() {
     node.whole("line", 1, &[("1", "/a")]).await;
     let last = node.end();
     fs::set_permissions(settings.key_path(), fs::Permissions::from_mode(0o644)).unwrap();
-    let node = Node::start(&settings).await;
+    let mut node = Node::start(&settings).await;
+    assert_eq!(node.held.as_ref().map(state_of), Some(last));
     assert!(node.figures().warning.unwrap().contains("chmod 600"));
-    assert_eq!(node.end(), last);
+    fs::set_permissions(settings.key_path(), fs::Permissions::from_mode(0o600)).unwrap();
+    node.change("2", Some("/b")).await;
+    node.until("no alarm", |figures| figures.warning.is_none()).await;
 }
