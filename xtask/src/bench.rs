@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the binary as it is shipped, beside nginx and haproxy, what it keeps in memory, and what changes of
-//! its configuration cost its clients.
+//! `cargo xtask bench`: the binary as it is shipped, beside nginx and haproxy, what it keeps in memory, how it starts, and what
+//! changes of its configuration cost its clients.
 
 use std::process::Command;
 
@@ -7,9 +7,9 @@ use anyhow::Result;
 
 use crate::run::{cargo, root, run, target};
 
-/// Builds the `dist` profile, then runs `tests/bench/memory.py` for `memory`, `tests/bench/changes.py` for `changes`, else
-/// `tests/bench/compare.py` with Milecastle as a proxy under test; each gets the other arguments, and finds the binary in
-/// `MILECASTLE_BIN`.
+/// Builds the `dist` profile, then runs `tests/bench/memory.py` for `memory`, `tests/bench/changes.py` for `changes`,
+/// `tests/bench/cold_start.py` for `cold-start`, else `tests/bench/compare.py` with Milecastle as a proxy under test; each gets
+/// the other arguments, and finds the binary in `MILECASTLE_BIN`.
 pub(crate) fn bench(args: &[&str]) -> Result<()> {
     build(&["milecastle"])?;
     let scripts = root().join("tests/bench");
@@ -22,6 +22,9 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
     }
     if let ["changes", rest @ ..] = args {
         return run(python.arg(scripts.join("changes.py")).args(rest));
+    }
+    if let ["cold-start", rest @ ..] = args {
+        return run(python.arg(scripts.join("cold_start.py")).args(rest));
     }
     let driver = scripts.join("milecastle.py");
     let driver = driver.display();

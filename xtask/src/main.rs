@@ -32,6 +32,9 @@ cargo xtask COMMAND
                        run the fuzz targets of tests/fuzz, or the ones named, each so long; 600 without a number
   bench [ARGS]         build for shipping and compare with nginx and haproxy; ARGS go to tests/bench/compare.py
   bench memory [ARGS]  build for shipping and measure the memory that routes take; ARGS go to tests/bench/memory.py
+  bench changes [ARGS] build for shipping and change the configuration under load; ARGS go to tests/bench/changes.py
+  bench cold-start [ARGS]
+                       build for shipping and measure starts from the last good configuration
 ";
 
 fn main() -> ExitCode {
