@@ -54,6 +54,8 @@ pub enum Alarm {
     Lineage,
     /// The node's certificate is over, or it cannot get one: it hears of no updates.
     Identity,
+    /// The node's certificate still holds, but could not be renewed in time.
+    Renewal,
     /// The last good configuration cannot be kept, or not safely.
     LastGood,
 }
@@ -189,6 +191,8 @@ impl Member {
     /// Starts from what is on the disk; then connects again and again, to one DP manager after the other.
     async fn run(mut self) {
         self.start_from_last_good().await;
+        // What was said last of each DP manager that gave no stream.
+        let mut told = BTreeMap::new();
         let mut pace = Pace::new(self.config.control_plane.clone(), random_byte());
         loop {
             let Some(endpoint) = pace.endpoint().map(str::to_owned) else {
@@ -209,13 +213,17 @@ impl Member {
             let pause = pace.after(outcome, Instant::now(), random_byte());
             let retry_in_ms = pause.as_millis();
             match ended {
-                session::Ended::NotOpened { reason, .. } => {
-                    tracing::warn!(%endpoint, reason, retry_in_ms, "no configuration stream");
+                // Once for each reason: a control plane may be away for long.
+                session::Ended::NotOpened { reason, .. } if told.get(&endpoint) != Some(&reason) => {
+                    tracing::warn!(%endpoint, reason, retry_in_ms, "no configuration stream; trying again and again");
+                    told.insert(endpoint, reason);
                 }
                 session::Ended::Lost { reason, .. } => {
                     tracing::warn!(%endpoint, reason, retry_in_ms, "configuration stream lost");
+                    told.clear();
                 }
-                session::Ended::Renewed | session::Ended::Goaway { .. } => {}
+                session::Ended::Renewed | session::Ended::Goaway { .. } => told.clear(),
+                session::Ended::NotOpened { .. } => {}
             }
             tokio::time::sleep(pause).await;
         }

@@ -91,6 +91,7 @@ async fn open<'a>(
         Err(status) => return Err(member.no_identity(&Box::new(status).into())),
     };
     member.settle(Alarm::Identity);
+    member.settle(Alarm::Renewal);
     member.tell(|status| {
         status.connected_to = Some(endpoint.to_owned());
         status.node_id = Some(keys.certificate().identity.node_id().to_owned());
@@ -240,7 +241,7 @@ impl<'a> Session<'a> {
         };
         let left = self.keys.certificate().not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
         let text = format!("this node's certificate ends in {left} s and was not renewed yet: {reason}");
-        if self.member.raise(Alarm::Identity, text) {
+        if self.member.raise(Alarm::Renewal, text) {
             tracing::warn!(reason, ends_in_s = left, "the node's certificate was not renewed yet; trying again");
         }
         false

@@ -142,7 +142,7 @@ impl Work {
                 }
                 Chore::Fold => {
                     let folded = self.fold();
-                    self.look_at_key();
+                    self.shared.figures().warning = key::open_to_others(&self.shared.settings);
                     if let Err(error) = folded {
                         self.shared.failed(&error);
                         not_before = Instant::now() + self.shared.settings.retry_interval.get();
@@ -241,10 +241,13 @@ impl Work {
         Ok(())
     }
 
-    /// Whether others can read the key, for the alarm to come and go.
+    /// Whether others can read the key, for the alarm to come and go; and whether it is there at all.
     fn look_at_key(&self) {
-        let warning = key::open_to_others(&self.shared.settings);
-        self.shared.figures().warning = warning;
+        let settings = &self.shared.settings;
+        self.shared.figures().warning = key::open_to_others(settings);
+        if !matches!(StateKey::read(settings), Ok(Some(_))) {
+            self.chores.todo().fold = true;
+        }
     }
 
     /// The directory and the key, had again if need be.
@@ -256,15 +259,10 @@ impl Work {
                 LockError::Taken => io::Error::other("another process took the directory over"),
                 LockError::Io(error) => error,
             })?;
-            // Its files, if it has any, are not those that were listed.
             access.lock = Some(lock);
-            access.key = None;
         }
-        match &access.key {
-            Some(key) => Ok(key.clone()),
-            None => {
-                Ok(access.key.insert(StateKey::read_or_make(&self.shared.settings).map_err(io::Error::other)?).clone())
-            }
-        }
+        // Read each time: one that was removed is put back before it is missed at a start.
+        let key = StateKey::read_or_make(&self.shared.settings, access.key.clone()).map_err(io::Error::other)?;
+        Ok(access.key.insert(key).clone())
     }
 }

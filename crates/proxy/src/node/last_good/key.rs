@@ -48,25 +48,34 @@ impl StateKey {
         }
     }
 
-    /// The key of these settings, made if there is none: a file for its owner only, which appears whole.
-    pub(super) fn read_or_make(settings: &State) -> Result<Self, KeyError> {
+    /// The key of these settings. If there is none, `known` is put there, or a new one: a file for its owner only, which appears
+    /// whole and is on the disk when this returns.
+    pub(super) fn read_or_make(settings: &State, known: Option<Self>) -> Result<Self, KeyError> {
         if let Some(key) = Self::read(settings)? {
             return Ok(key);
         }
         let path = settings.key_path();
         let make = || {
-            let mut key = [0; 32];
-            rand::fill(&mut key).map_err(|_| io::Error::other("the system gives no random bytes"))?;
+            let key = match known {
+                Some(key) => key,
+                None => Self::generate()?,
+            };
             let dir = path.parent().ok_or(io::ErrorKind::InvalidFilename)?;
             directory::place(&path, |mut file| {
-                writeln!(file, "{}", BASE64_STANDARD.encode(key))?;
+                writeln!(file, "{}", BASE64_STANDARD.encode(key.0))?;
                 file.sync_all()
             })?;
             // Without its name nothing that it seals could be read again.
             directory::sync(dir)?;
-            Ok(Self(key))
+            Ok(key)
         };
         make().map_err(|source| KeyError::Make { path: path.clone(), source })
+    }
+
+    fn generate() -> io::Result<Self> {
+        let mut key = [0; 32];
+        rand::fill(&mut key).map_err(|_| io::Error::other("the system gives no random bytes"))?;
+        Ok(Self(key))
     }
 }
 
@@ -92,8 +101,8 @@ mod tests {
         let home = TempDir::new();
         let settings = settings(&home);
         assert!(StateKey::read(&settings).unwrap().is_none());
-        let made = StateKey::read_or_make(&settings).unwrap();
-        assert_eq!(StateKey::read_or_make(&settings).unwrap().0, made.0);
+        let made = StateKey::read_or_make(&settings, None).unwrap();
+        assert_eq!(StateKey::read_or_make(&settings, None).unwrap().0, made.0);
         assert_eq!(open_to_others(&settings), None);
         fs::set_permissions(settings.key_path(), fs::Permissions::from_mode(0o640)).unwrap();
         assert!(open_to_others(&settings).unwrap().contains("640"));
@@ -105,9 +114,9 @@ mod tests {
         let home = TempDir::new();
         let settings = settings(&home);
         home.write("state-key", "c2hvcnQ=\n");
-        assert!(matches!(StateKey::read_or_make(&settings), Err(KeyError::Form { .. })));
+        assert!(matches!(StateKey::read_or_make(&settings, None), Err(KeyError::Form { .. })));
         home.write("state-key", "");
-        assert!(matches!(StateKey::read_or_make(&settings), Err(KeyError::Read(_))));
+        assert!(matches!(StateKey::read_or_make(&settings, None), Err(KeyError::Read(_))));
         assert_eq!(fs::read_to_string(settings.key_path()).unwrap(), "");
     }
 
@@ -115,7 +124,7 @@ mod tests {
     fn a_key_may_be_kept_elsewhere() {
         let (home, away) = (TempDir::new(), TempDir::new());
         let settings = State { key_file: Some(away.path().join("key")), ..settings(&home) };
-        StateKey::read_or_make(&settings).unwrap();
+        StateKey::read_or_make(&settings, None).unwrap();
         assert!(away.path().join("key").exists() && !home.path().join("state-key").exists());
     }
 }

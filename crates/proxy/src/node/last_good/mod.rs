@@ -240,17 +240,16 @@ impl Lane {
     }
 
     fn write(&mut self, shared: &Shared, origin: &Origin, from: &Position, bytes: Vec<u8>) -> io::Result<u64> {
-        let log = match self.log.take() {
-            Some(log) => log,
+        let (before, log) = match self.log.take() {
+            Some(log) => (log.bytes(), log),
             None => {
                 let key = self.key.clone().ok_or_else(|| io::Error::other("there is no state key yet"))?;
                 let number = self.take_number()?;
                 let file = directory::create(&directory::path(shared.settings.dir(), Kind::Changes, number))?;
                 self.files += 1;
-                generation::begin_changes(Arc::new(file), &key, number, origin, from)?
+                (0, generation::begin_changes(Arc::new(file), &key, number, origin, from)?)
             }
         };
-        let before = log.bytes();
         let log = log.push(bytes)?;
         let written = log.bytes() - before;
         self.log = Some(log);

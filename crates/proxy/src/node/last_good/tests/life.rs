@@ -3,6 +3,7 @@
 use super::super::DirectoryInUse;
 use super::{LastGood, Node, Origin, eager, found, home, origin, state_of};
 use milecastle_settings::State;
+use milecastle_testkit::eventually;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -115,6 +116,19 @@ async fn nothing_opens_without_the_key() {
     node.whole("line", 5, &[("2", "/b")]).await;
     assert_eq!(node.end().1, 5);
     fs::rename(&away, &key).unwrap();
+    assert_eq!(found(&settings).await, Some(last));
+}
+
+#[tokio::test]
+async fn a_key_that_is_removed_is_put_back() {
+    let (_home, settings) = home();
+    let mut node = Node::start(&settings).await;
+    node.whole("line", 1, &[("1", "/a")]).await;
+    let key = fs::read(settings.key_path()).unwrap();
+    fs::remove_file(settings.key_path()).unwrap();
+    node.change("2", Some("/b")).await;
+    eventually("the key is back", async || fs::read(settings.key_path()).is_ok_and(|found| found == key)).await;
+    let last = node.end();
     assert_eq!(found(&settings).await, Some(last));
 }
 
