@@ -30,11 +30,11 @@ pub(crate) struct BodyConfig {
     include_resp_body_expr: Option<Vec<Vec<Value>>>,
     /// Bytes at which a logged request body is cut.
     #[serde(default = "default_max")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_073_741_824))]
     max_req_body_bytes: usize,
     /// Bytes at which a logged answer is cut. The client gets all of it.
     #[serde(default = "default_max")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_073_741_824))]
     max_resp_body_bytes: usize,
 }
 

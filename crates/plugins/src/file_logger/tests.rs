@@ -315,6 +315,9 @@ fn faults_are_found_on_write() {
     check(json!({ "path": "x", "match": ["a"] }), "wrong type: expected array, got string");
     check(json!({ "path": "x", "match": vec![json!([["a", "b"]]); 21] }), "expect array to have at most 20 items");
     check(json!({ "path": "x", "max_req_body_bytes": 0 }), "expected 0 to be at least 1");
+    for attribute in ["max_req_body_bytes", "max_resp_body_bytes"] {
+        check(json!({ "path": "x", attribute: 1e30 }), "expected 1e+30 to be at most 1073741824");
+    }
     check(json!({ "path": "x", "include_req_body_expr": [] }), "expect array to have at least 1 items");
     check(json!({ "path": "x", "include_req_body_expr": ["a"] }), "wrong type: expected array, got string");
     check(json!({ "path": "x", "log_format": "$a" }), "wrong type: expected");

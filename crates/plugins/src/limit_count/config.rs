@@ -61,12 +61,27 @@ pub(crate) struct RuleConfig {
     pub(super) header_prefix: Option<String>,
 }
 
-/// A positive whole number, or a template that gives one.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+/// Most of anything: the largest whole number up to which every whole number has a form of its own in JSON's arithmetic.
+pub(super) const MOST: u64 = (1 << 53) - 1;
+
+/// A positive whole number up to [`MOST`], or a template that gives one.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Amount {
     Number(u64),
     Template(String),
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(from)? {
+            serde_json::Value::String(text) => Ok(Self::Template(text)),
+            // The schema has the specification's words for everything else.
+            other => match other.as_u64().filter(|number| (1..=MOST).contains(number)) {
+                Some(number) => Ok(Self::Number(number)),
+                None => Err(D::Error::custom(format!("expected a whole number from 1 to {MOST}, or a template, got {other}"))),
+            },
+        }
+    }
 }
 
 impl JsonSchema for Amount {
@@ -79,7 +94,7 @@ impl JsonSchema for Amount {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "oneOf": [{ "type": "integer", "exclusiveMinimum": 0 }, { "type": "string" }] })
+        json_schema!({ "oneOf": [{ "type": "integer", "exclusiveMinimum": 0, "maximum": MOST }, { "type": "string" }] })
     }
 }
 

@@ -1,6 +1,6 @@
 //! One limit, and what it is for a request.
 
-use super::config::{Amount, Config, KeyType, Metadata, RuleConfig};
+use super::config::{Amount, Config, KeyType, MOST, Metadata, RuleConfig};
 use super::quota::{Names, number};
 use http::HeaderValue;
 use milecastle_matching::{Lookup, Template, Var, VarName};
@@ -131,12 +131,11 @@ impl Quantity {
 
     /// The number for a request: positive, whole, below 2^53.
     fn of(&self, cx: &RequestCx) -> Result<u64, Failed> {
-        const MOST: f64 = 9_007_199_254_740_991.0;
         match self {
             Self::Fixed(number) => Ok(*number),
             Self::Template(template) => {
                 let number = Var::from(template.render(cx).text).number().ok_or(Failed)?;
-                if (1.0..=MOST).contains(&number) && number.fract() == 0.0 { Ok(number as u64) } else { Err(Failed) }
+                if (1.0..=MOST as f64).contains(&number) && number.fract() == 0.0 { Ok(number as u64) } else { Err(Failed) }
             }
         }
     }

@@ -334,8 +334,13 @@ fn faults_are_found_on_write() {
     check(json!({}), "object matches none of the required");
     check(json!({ "count": 1 }), "object matches none of the required");
     check(json!({ "count": 0, "time_window": 60 }), "property \"count\" validation failed: value should match only one schema, but matches none");
-    check(json!({ "count": 1.5, "time_window": 60 }), "property \"count\" validation failed");
-    check(json!({ "count": 1, "time_window": -1 }), "property \"time_window\" validation failed");
+    for odd in [json!(0), json!(-1), json!(1.5), json!(1e30), json!(u64::MAX), json!(true), json!(null), json!([1])] {
+        let none = "validation failed: value should match only one schema, but matches none";
+        check(json!({ "count": odd, "time_window": 60 }), &format!("property \"count\" {none}"));
+        check(json!({ "count": 1, "time_window": odd }), &format!("property \"time_window\" {none}"));
+        let rule = json!({ "key": "$a", "count": odd, "time_window": 1 });
+        check(json!({ "rules": [rule] }), &format!("property \"count\" {none}"));
+    }
     check(with(json!({ "rules": [rule("$a")] })), "count/time_window and rules cannot be specified at the same time");
     check(json!({ "rules": [rule("$a")], "group": "g" }), "group and rules cannot be specified at the same time");
     check(json!({ "rules": [rule("$a"), rule("$a")] }), "duplicate key '$a' in rules");

@@ -41,7 +41,7 @@ pub(crate) enum Algorithm {
 pub(crate) struct RangeId {
     /// Number of characters.
     #[serde(default = "length")]
-    #[schemars(range(min = 6))]
+    #[schemars(range(min = 6, max = 4096))]
     pub(super) length: usize,
     /// The characters to draw from.
     #[serde(default = "char_set")]

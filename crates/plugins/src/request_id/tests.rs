@@ -144,6 +144,8 @@ fn faults_are_found_on_write() {
         assert!(faults.iter().any(|found| found.message.contains(fault)), "{config}: {faults:?}");
     };
     check(json!({ "range_id": { "length": 5 } }), "expected 5 to be at least 6");
+    check(json!({ "range_id": { "length": 4097 } }), "expected 4097 to be at most 4096");
+    check(json!({ "range_id": { "length": 1e30 } }), "expected 1e+30 to be at most 4096");
     check(json!({ "range_id": { "char_set": "abc" } }), "string too short, expected at least 6, got 3");
     check(json!({ "algorithm": "snowflake" }), "matches none of the enum values");
     check(json!({ "header_name": "no header" }), "invalid header name: no header");

@@ -27,7 +27,7 @@ pub(crate) struct Config {
     pub(super) filters: Option<Vec<Filter>>,
     /// With `filters`: bytes of the body that are kept; what is beyond is cut off.
     #[serde(default = "max_resp_body_size")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_073_741_824))]
     pub(super) max_resp_body_size: usize,
 }
 

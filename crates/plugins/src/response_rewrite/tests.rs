@@ -185,6 +185,7 @@ fn faults_are_found_on_write() {
     check(json!({ "filters": [{ "regex": "x", "replace": "", "options": "z" }] }), "regex \"x\" validation failed: unknown flag \"z\"");
     check(json!({ "filters": [{ "regex": "x", "replace": "", "scope": "all" }] }), "matches none of the enum values");
     check(json!({ "max_resp_body_size": 0 }), "expected 0 to be at least 1");
+    check(json!({ "max_resp_body_size": 1e30 }), "expected 1e+30 to be at most 1073741824");
     for bad in [json!({ "add": ["X: http://h/"] }), json!({ "add": ["X"] }), json!({ "set": {} }), json!({ "remove": ["a:b"] })] {
         let faults = Setup::new(&[&DEF]).faults(json!({ "response-rewrite": headers(bad.clone()) }));
         assert!(!faults.is_empty(), "{bad}");
