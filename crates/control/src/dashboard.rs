@@ -1,7 +1,10 @@
 //! The dashboard: listeners and chores of one process.
 
 use crate::admin::AdminApi;
+use crate::api::Api;
 use crate::clock::Clock;
+use crate::dpm::Nodes;
+use crate::health::Readiness;
 use crate::keys::Keyring;
 use crate::listen;
 use crate::pages::{self, Site};
@@ -13,7 +16,7 @@ use milecastle_snapshot::Compiler;
 use milecastle_store::StoreError;
 use milecastle_telemetry::metrics::{MetricError, Options, Registry};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,6 +30,8 @@ const CHORES: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// The configuration in memory.
     pub state: Arc<State>,
+    /// What the nodes run: answers `?wait=` and `/api`.
+    pub nodes: Nodes,
     /// Judges what is written: the compiler that the gateways build with.
     pub compiler: Arc<Compiler>,
     /// Where its metrics go, and what `/metrics` shows.
@@ -56,6 +61,19 @@ pub enum StartError {
     Metric(#[from] MetricError),
 }
 
+/// A dashboard whose listeners are open, and which has nothing to serve yet but `/healthz` and `/readyz`: to everything else
+/// it answers 503. So a port that is taken shows at once, and probes are answered while the process waits for its database.
+pub struct Opening {
+    settings: settings::Dashboard,
+    readiness: Readiness,
+    address: SocketAddr,
+    admin_address: Option<SocketAddr>,
+    main: Arc<OnceLock<Router>>,
+    compatible: Arc<OnceLock<Router>>,
+    stop: watch::Sender<bool>,
+    listeners: JoinSet<()>,
+}
+
 /// A dashboard that serves. Dropped, it stops at once; see [`Dashboard::stop`].
 pub struct Dashboard {
     address: SocketAddr,
@@ -65,18 +83,44 @@ pub struct Dashboard {
     chores: JoinHandle<()>,
 }
 
-impl Dashboard {
-    /// Opens the listeners that `settings` name and serves. Must be called within a tokio runtime.
+impl Opening {
+    /// Opens the listeners that `settings` name. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// A listener that does not open, a store that does not answer.
-    pub async fn start(settings: &settings::Dashboard, parts: Parts) -> Result<Self, StartError> {
-        let Parts { state, compiler, metrics, clock } = parts;
+    /// A listener that does not open.
+    pub async fn listen(settings: &settings::Dashboard, readiness: &Readiness) -> Result<Self, StartError> {
         let own = bind("server.listen", settings.server.listen.socket()).await?;
-        let compatible = match settings.admin.enable {
+        let admin = match settings.admin.enable {
             true => Some(bind("admin.admin_listen", settings.admin.admin_listen.socket()).await?),
             false => None,
         };
+        let (main, compatible) = (Arc::default(), Arc::default());
+        let (stop, stopped) = watch::channel(false);
+        let mut listeners = JoinSet::new();
+        let mut serve = |(listener, address): (TcpListener, SocketAddr), cell: &Arc<OnceLock<Router>>| {
+            let router = pages::until(cell.clone(), readiness);
+            listeners.spawn(listen::serve(listener, router, stopped.clone(), settings.server.drain.get()));
+            address
+        };
+        let address = serve(own, &main);
+        let admin_address = admin.map(|admin| serve(admin, &compatible));
+        tracing::info!(%address, admin = ?admin_address, "the dashboard listens");
+        let (settings, readiness) = (settings.clone(), readiness.clone());
+        Ok(Self { settings, readiness, address, admin_address, main, compatible, stop, listeners })
+    }
+
+    /// Where console, `/api` and Admin API will be served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves all that a dashboard serves.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn serve(self, parts: Parts) -> Result<Dashboard, StartError> {
+        let Self { settings, readiness, address, admin_address, main, compatible, stop, listeners } = self;
+        let Parts { state, nodes, compiler, metrics, clock } = parts;
         let keyring = Arc::new(Keyring::load(state.store().clone(), &settings.admin.admin_key).await?);
         let help = "Requests to the Admin API that were answered.";
         let answers = metrics.counter("admin_requests_total", help, &["method", "status"], Options::default())?;
@@ -84,7 +128,18 @@ impl Dashboard {
         let revisions = metrics.gauge("group_revision", help, &["group"], Options::default())?;
         let help = "Objects in a gateway group.";
         let objects = metrics.gauge("group_objects", help, &["group"], Options::default())?;
-        let admin = AdminApi::new(state.clone(), compiler, keyring.clone(), clock.clone(), &settings.admin);
+        let admin = &settings.admin;
+        let api = Arc::new(Api {
+            state: state.clone(),
+            nodes: nodes.clone(),
+            keyring: keyring.clone(),
+            clock: clock.clone(),
+            key_required: admin.admin_key_required,
+            max_body: admin.max_body.as_len(),
+            max_wait: admin.max_wait.get(),
+            allowed: admin.allow_admin_on_dashboard.as_slice().into(),
+        });
+        let admin = AdminApi::new(state.clone(), nodes, compiler, keyring.clone(), clock.clone(), admin);
         let admin = Arc::new(admin);
         let site = |allowed: &[Peers]| Site {
             admin: admin.clone(),
@@ -95,25 +150,25 @@ impl Dashboard {
             objects: objects.clone(),
             allowed: allowed.into(),
         };
-        let (stop, stopped) = watch::channel(false);
-        let mut listeners = JoinSet::new();
-        let mut serve = |listener: TcpListener, key, address, router: Router| {
-            let address = listener.local_addr().map_err(|source| StartError::Listen { key, address, source })?;
-            listeners.spawn(listen::serve(listener, router, stopped.clone(), settings.server.drain.get()));
-            Ok::<_, StartError>(address)
-        };
-        let dashboard = pages::dashboard(site(&settings.admin.allow_admin_on_dashboard));
-        let address = serve(own, "server.listen", settings.server.listen.socket(), dashboard)?;
-        let admin_address = match compatible {
-            Some(listener) => {
-                let router = pages::compatible(site(&settings.admin.allow_admin));
-                Some(serve(listener, "admin.admin_listen", settings.admin.admin_listen.socket(), router)?)
-            }
-            None => None,
-        };
+        main.get_or_init(|| pages::dashboard(site(&settings.admin.allow_admin_on_dashboard), api, &readiness));
+        compatible.get_or_init(|| pages::compatible(site(&settings.admin.allow_admin)));
         let chores = tokio::spawn(chores(state, keyring, clock));
         tracing::info!(%address, admin = ?admin_address, "the dashboard serves");
-        Ok(Self { address, admin_address, stop, listeners, chores })
+        Ok(Dashboard { address, admin_address, stop, listeners, chores })
+    }
+}
+
+impl Dashboard {
+    /// Opens the listeners that `settings` name and serves at once. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// A listener that does not open, a store that does not answer.
+    pub async fn start(settings: &settings::Dashboard, parts: Parts) -> Result<Self, StartError> {
+        let readiness = Readiness::starting();
+        let store = parts.state.store().clone();
+        let dashboard = Opening::listen(settings, &readiness).await?.serve(parts).await?;
+        readiness.serves(store);
+        Ok(dashboard)
     }
 
     /// Where console, `/api` and Admin API are served.
@@ -140,8 +195,12 @@ impl Drop for Dashboard {
     }
 }
 
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+/// Binds an address and tells which one it became.
+async fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let fault = |source| StartError::Listen { key, address, source };
+    let listener = TcpListener::bind(address).await.map_err(fault)?;
+    let bound = listener.local_addr().map_err(fault)?;
+    Ok((listener, bound))
 }
 
 /// Ends lifetimes and reads the keys of the store. Every replica does: both are cheap, and doing them twice changes nothing.

@@ -2,7 +2,8 @@
 //! the DP manager that brings the configuration to the gateway nodes.
 //!
 //! - [`State`] follows the store; reads are answered from it and never ask the database.
-//! - [`Dashboard`] serves `/apisix/admin` (`docs/spec/admin-api.md`), health, metrics, and later console and `/api`.
+//! - [`Dashboard`] serves `/apisix/admin` (`docs/spec/admin-api.md`), `/api`, health, metrics, and later the
+//!   console.
 //! - [`dpm`] lets nodes join, streams to them, and knows what they run.
 //! - [`bootstrap_admin_key`] sees to the first key.
 //!
@@ -18,17 +19,22 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod admin;
+mod api;
 mod clock;
 mod dashboard;
 pub mod dpm;
+mod health;
 mod keys;
 mod listen;
+mod members;
 mod pages;
 pub mod state;
 
 pub use clock::Clock;
-pub use dashboard::{Dashboard, Parts, StartError};
+pub use dashboard::{Dashboard, Opening, Parts, StartError};
+pub use health::{Probes, Readiness};
 pub use keys::{bootstrap_admin_key, put_admin_key};
+pub use members::{Membership, Role};
 pub use state::State;
 
 /// What the control plane calls itself in the header `Server`; tools read the version from it.

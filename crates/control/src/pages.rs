@@ -2,6 +2,8 @@
 
 use crate::SERVER;
 use crate::admin::{AdminApi, BASE};
+use crate::api::{self, Api};
+use crate::health::{self, Readiness};
 use crate::listen::Peer;
 use crate::state::State;
 use axum::Router;
@@ -13,16 +15,14 @@ use http::{HeaderValue, StatusCode, header};
 use milecastle_settings::Peers;
 use milecastle_telemetry::metrics::{Counter, Family, Gauge, Registry};
 use serde_json::json;
-use std::sync::Arc;
-use std::time::Duration;
-
-/// How long the database may take to give a sign of life before the process counts as not ready.
-const PATIENCE: Duration = Duration::from_secs(2);
+use std::sync::{Arc, OnceLock};
+use tower::Service;
 
 const ROOT: &str = concat!(
     "Milecastle ",
     env!("CARGO_PKG_VERSION"),
     "\n\n/apisix/admin   Admin API, see docs/spec/admin-api.md (header X-API-KEY)\n",
+    "/api            groups, tokens, nodes, revisions, members, see docs/api.md (header X-API-KEY)\n",
     "/api/version    version\n/healthz        process is alive\n/readyz         process can serve\n",
     "/metrics        Prometheus page\n"
 );
@@ -40,30 +40,33 @@ pub(crate) struct Site {
     pub(crate) allowed: Arc<[Peers]>,
 }
 
+/// Answers with the router in `then` once there is one; until then it answers probes, and 503 to all else.
+pub(crate) fn until(then: Arc<OnceLock<Router>>, readiness: &Readiness) -> Router {
+    let starting = health::routes(readiness).fallback(|| async {
+        let body = json!({ "error_msg": "the control plane is starting: /readyz says what it waits for" });
+        let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "1")];
+        (StatusCode::SERVICE_UNAVAILABLE, headers, format!("{body}\n"))
+    });
+    Router::new().fallback(move |request: Request| {
+        let mut router: Router = then.get().unwrap_or(&starting).clone();
+        async move { router.call(request).await }
+    })
+}
+
 /// The dashboard's own listener.
-pub(crate) fn dashboard(site: Site) -> Router {
-    Router::new()
+pub(crate) fn dashboard(site: Site, api: Arc<Api>, readiness: &Readiness) -> Router {
+    health::routes(readiness)
         .route("/", get(|| async { ROOT }))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/version", get(version))
         .fallback(admin)
         .with_state(site)
+        .nest(api::BASE, api::router(api))
 }
 
 /// The listener where tools of the field look for the Admin API, and nothing else.
 pub(crate) fn compatible(site: Site) -> Router {
     Router::new().fallback(admin).with_state(site)
-}
-
-async fn ready(Shared(site): Shared<Site>) -> Response {
-    let problem = match tokio::time::timeout(PATIENCE, site.state.store().ping()).await {
-        Ok(Ok(())) => return "ready\n".into_response(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "the database does not answer in time".to_owned(),
-    };
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response()
 }
 
 async fn metrics(Shared(site): Shared<Site>) -> Response {
@@ -78,8 +81,7 @@ async fn metrics(Shared(site): Shared<Site>) -> Response {
         site.revisions.with(&[group.id()]).set(revision);
         site.objects.with(&[group.id()]).set(objects);
     }
-    let page = site.metrics.render();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+    health::metrics_page(&site.metrics)
 }
 
 async fn version() -> Response {

@@ -38,22 +38,23 @@ fn text(
         data_dir.display()
     )?;
     writeln!(out)?;
-    let admin = control.dashboard.admin_address().unwrap_or(control.dashboard.address());
+    let dashboard = control.dashboard_address();
+    let admin = control.admin_address().or(dashboard);
     let mut line = |what: &str, address: SocketAddr| writeln!(out, "  {what:<12} {address}");
     for (what, address) in gateway.addresses() {
         line(what, address)?;
     }
-    line("Admin API", admin)?;
-    line("dashboard", control.dashboard.address())?;
-    line("DP manager", control.dp_manager.local_addr())?;
-    if let Some(demo) = demo {
-        line("demo", demo)?;
+    let control_plane = [("Admin API", admin), ("dashboard", dashboard), ("DP manager", control.dp_manager_address())];
+    for (what, address) in control_plane.into_iter().chain([("demo", demo)]) {
+        if let Some(address) = address {
+            line(what, address)?;
+        }
     }
     if let Some(key) = &control.new_admin_key {
         writeln!(out, "\nAdmin key (shown this once; only its hash is kept):\n\n  {key}")?;
     }
     let http = gateway.addresses().into_iter().find_map(|(what, address)| (what == "HTTP").then_some(address));
-    if let (Some(demo), Some(http)) = (demo, http) {
+    if let (Some(demo), Some(http), Some(admin)) = (demo, http, admin) {
         let key = control.new_admin_key.as_deref().unwrap_or("YOUR-ADMIN-KEY");
         let port = http.port();
         writeln!(out, "\nTry:\n")?;

@@ -16,6 +16,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run everything in one process: control plane on embedded SQLite, one gateway, a demo upstream
     Up(Up),
+    /// Run a replica of the control plane: dashboard and DP manager in one process
+    Control(Serve),
+    /// Run a dashboard: the Admin API, on a database that others share
+    Dashboard(Serve),
+    /// Run a DP manager: gateway nodes join it and pull their configuration from it
+    DpManager(Serve),
+    /// Run a gateway node
+    Gateway(Serve),
     /// Check a configuration file and say everything that is wrong with it
     Check(Check),
 }
@@ -31,6 +39,14 @@ pub(crate) struct Up {
     /// Do not start the demo upstream
     #[arg(long)]
     pub no_demo: bool,
+}
+
+/// Of the roles of a cluster.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Configuration file (YAML); without one, the defaults. MILECASTLE__A__B=v in the environment overrides its key a.b
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

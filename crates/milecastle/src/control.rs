@@ -2,23 +2,27 @@
 
 use anyhow::Context;
 use milecastle_control::dpm::{DpManager, DpParts, Nodes};
-use milecastle_control::{Clock, Dashboard, Parts, State, bootstrap_admin_key};
+use milecastle_control::{
+    Clock, Dashboard, Membership, Opening, Parts, Probes, Readiness, Role, State, bootstrap_admin_key,
+};
 use milecastle_matching::RouterMode;
 use milecastle_plugin_api::{NoSecrets, Registry, Shared};
-use milecastle_settings::{Database, Sealing};
+use milecastle_settings::{Database, Members, Sealing};
 use milecastle_snapshot::Compiler;
-use milecastle_store::{KeySource, SealingKey, Store, Tuning};
+use milecastle_store::{KeySource, OpenError, SealingKey, Store, StoreError, Tuning};
 use milecastle_telemetry::metrics;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// A running control plane: store, dashboard, DP manager.
+/// A running control plane: store, and dashboard, DP manager or both.
 pub(crate) struct ControlPlane {
     pub store: Store,
-    pub dashboard: Dashboard,
-    pub dp_manager: DpManager,
-    drain: Duration,
+    dashboard: Option<Dashboard>,
+    dp_manager: Option<(DpManager, milecastle_settings::Time)>,
+    probes: Option<Probes>,
+    membership: Membership,
+    readiness: Readiness,
     /// The first Admin key, if this start made one. To be shown once.
     pub new_admin_key: Option<String>,
 }
@@ -27,53 +31,171 @@ pub(crate) struct ControlPlane {
 pub(crate) struct ControlSettings<'a> {
     pub database: &'a Database,
     pub sealing: &'a Sealing,
-    /// Where a sealing key is made if the settings give none.
-    pub sealing_key_file: PathBuf,
-    pub dashboard: &'a milecastle_settings::Dashboard,
-    pub dp_manager: &'a milecastle_settings::DpManager,
+    pub members: &'a Members,
+    /// Where a sealing key is made if the settings give none; `None`: they must.
+    pub sealing_key_file: Option<PathBuf>,
+    pub dashboard: Option<&'a milecastle_settings::Dashboard>,
+    pub dp_manager: Option<&'a milecastle_settings::DpManager>,
     pub plugin_attr: serde_json::Map<String, serde_json::Value>,
     pub plugins: Option<&'a [String]>,
     pub router: RouterMode,
 }
 
 impl ControlPlane {
-    /// Opens the store and serves Admin API and configuration stream.
+    /// Opens the listeners, waits for the database as long as it takes, and serves.
     ///
     /// # Errors
-    /// The database, a listener, or the sealing key: each says what to do.
+    /// A listener, the sealing key, or a database that is not to be had by waiting: each says what to do.
     pub(crate) async fn start(settings: ControlSettings<'_>) -> anyhow::Result<Self> {
-        let dsn = settings.database.dsn.as_ref().context("database.dsn is not set")?;
-        let key = match settings.sealing.read()? {
-            Some(key) => KeySource::Key(SealingKey::from_text(key.reveal())?),
-            None => KeySource::File(settings.sealing_key_file),
-        };
-        let store = milecastle_store::open_with(dsn.reveal(), &key, &tuning(settings.database)).await?;
-        let given = std::env::var("MILECASTLE_ADMIN_KEY").ok().filter(|key| !key.is_empty());
-        let new_admin_key = bootstrap_admin_key(&store, given.as_deref()).await?;
-        let registry = Registry::new(
-            milecastle_plugins::ALL,
-            settings.plugins,
-            settings.plugin_attr,
-            Arc::new(Shared::default()),
-            Arc::new(NoSecrets),
-        );
-        let compiler = Arc::new(Compiler::new(Arc::new(registry), settings.router));
+        let key = sealing_key(&settings)?;
+        let readiness = Readiness::starting();
         let metrics = Arc::new(metrics::Registry::default());
-        let state = Arc::new(State::start(store.clone()).await?);
-        let parts = Parts { state: state.clone(), compiler, metrics: metrics.clone(), clock: Clock::system() };
-        let dashboard = Dashboard::start(settings.dashboard, parts).await?;
-        let nodes = Nodes::new(store.clone());
-        let dp_manager = DpManager::start(settings.dp_manager, DpParts { state, nodes, metrics }).await?;
-        let drain = settings.dp_manager.server.drain.get();
-        Ok(Self { store, dashboard, dp_manager, drain, new_admin_key })
+        let opening = match settings.dashboard {
+            Some(dashboard) => Some(Opening::listen(dashboard, &readiness).await?),
+            None => None,
+        };
+        let probes = match settings.dp_manager.map(|settings| &settings.probes).filter(|probes| probes.enable) {
+            Some(probes) => {
+                let address = probes.listen.socket();
+                let started = Probes::start(address, &readiness, metrics.clone()).await;
+                Some(started.with_context(|| format!("cannot listen on {address} (probes.listen)"))?)
+            }
+            None => None,
+        };
+        let role = role(&settings, opening.as_ref().map(Opening::address));
+        let (state, membership) = connect(&settings, &key, &role, &readiness).await?;
+        let store = state.store().clone();
+        let nodes = Nodes::new(store.clone(), membership.id(), settings.members);
+        let dashboard = match opening {
+            Some(opening) => {
+                let registry = Registry::new(
+                    milecastle_plugins::ALL,
+                    settings.plugins,
+                    settings.plugin_attr,
+                    Arc::new(Shared::default()),
+                    Arc::new(NoSecrets),
+                );
+                let compiler = Arc::new(Compiler::new(Arc::new(registry), settings.router));
+                let (state, nodes, metrics) = (state.clone(), nodes.clone(), metrics.clone());
+                let parts = Parts { state, nodes, compiler, metrics, clock: Clock::system() };
+                Some(opening.serve(parts).await?)
+            }
+            None => None,
+        };
+        let dp_manager = match settings.dp_manager {
+            Some(settings) => {
+                let parts = DpParts { state, nodes, metrics };
+                Some((DpManager::start(settings, parts).await?, settings.server.drain))
+            }
+            None => None,
+        };
+        let new_admin_key = match settings.dashboard {
+            Some(dashboard) => first_key(&store, dashboard).await?,
+            None => None,
+        };
+        readiness.serves(store.clone());
+        Ok(Self { store, dashboard, dp_manager, probes, membership, readiness, new_admin_key })
+    }
+
+    /// Where the dashboard serves.
+    pub(crate) fn dashboard_address(&self) -> Option<SocketAddr> {
+        self.dashboard.as_ref().map(Dashboard::address)
+    }
+
+    /// Where the Admin API is served on a port of its own.
+    pub(crate) fn admin_address(&self) -> Option<SocketAddr> {
+        self.dashboard.as_ref().and_then(Dashboard::admin_address)
+    }
+
+    /// Where nodes join.
+    pub(crate) fn dp_manager_address(&self) -> Option<SocketAddr> {
+        self.dp_manager.as_ref().map(|(dp_manager, _)| dp_manager.local_addr())
     }
 
     /// Sends the nodes elsewhere, lets requests in flight end, and closes the store.
     pub(crate) async fn stop(self) {
-        self.dp_manager.shutdown(self.drain).await;
-        self.dashboard.stop().await;
+        self.readiness.drains();
+        if let Some((dp_manager, drain)) = self.dp_manager {
+            dp_manager.shutdown(drain.get()).await;
+        }
+        if let Some(dashboard) = self.dashboard {
+            dashboard.stop().await;
+        }
+        if let Some(probes) = self.probes {
+            probes.stop().await;
+        }
+        self.membership.leave().await;
         self.store.close().await;
     }
+}
+
+fn sealing_key(settings: &ControlSettings<'_>) -> anyhow::Result<KeySource> {
+    match (settings.sealing.read()?, &settings.sealing_key_file) {
+        (Some(key), _) => Ok(KeySource::Key(SealingKey::from_text(key.reveal())?)),
+        (None, Some(path)) => Ok(KeySource::File(path.clone())),
+        (None, None) => anyhow::bail!(
+            "sealing.key_file is not set: all processes on one database need the same key; make it once with \
+             `head -c 32 /dev/urandom | base64 > sealing-key`, copy it to every replica of the control plane, and keep a backup"
+        ),
+    }
+}
+
+/// What lists of members say of this process.
+fn role(settings: &ControlSettings<'_>, dashboard: Option<SocketAddr>) -> Role {
+    let dp_manager = settings.dp_manager.map(|settings| settings.server.listen.socket());
+    let roles = [("dashboard", dashboard), ("dp-manager", dp_manager)];
+    let taken: Vec<_> = roles.into_iter().filter_map(|(role, address)| Some((role, address?))).collect();
+    Role {
+        roles: taken.iter().map(|(role, _)| (*role).to_owned()).collect(),
+        address: taken.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>().join(", "),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Opens the store, reads the configuration and becomes a member, trying again for as long as the database may yet come.
+async fn connect(
+    settings: &ControlSettings<'_>,
+    key: &KeySource,
+    role: &Role,
+    readiness: &Readiness,
+) -> anyhow::Result<(Arc<State>, Membership)> {
+    let database = settings.database;
+    let mut pause = database.retry_min.get();
+    loop {
+        let error = match try_connect(settings, key, role).await? {
+            Ok(connected) => return Ok(connected),
+            Err(error) if error.may_pass() => error,
+            Err(error) => return Err(error.into()),
+        };
+        tracing::warn!(%error, retry_in_ms = pause.as_millis(), "waiting for the database");
+        readiness.waits(format!("waiting for the database: {error}"));
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(database.retry_max.get());
+    }
+}
+
+async fn try_connect(
+    settings: &ControlSettings<'_>,
+    key: &KeySource,
+    role: &Role,
+) -> anyhow::Result<Result<(Arc<State>, Membership), OpenError>> {
+    let dsn = settings.database.dsn.as_ref().context("database.dsn is not set")?;
+    let connected = async {
+        let store = milecastle_store::open_with(dsn.reveal(), key, &tuning(settings.database)).await?;
+        let state = State::start(store.clone()).await?;
+        let membership = Membership::join(store, role.clone(), settings.members).await?;
+        Ok((Arc::new(state), membership))
+    };
+    Ok(connected.await)
+}
+
+/// Sees to the first Admin key, unless the settings have one.
+async fn first_key(store: &Store, settings: &milecastle_settings::Dashboard) -> Result<Option<String>, StoreError> {
+    let given = std::env::var("MILECASTLE_ADMIN_KEY").ok().filter(|key| !key.is_empty());
+    if given.is_none() && !settings.admin.admin_key.is_empty() {
+        return Ok(None);
+    }
+    bootstrap_admin_key(store, given.as_deref()).await
 }
 
 fn tuning(database: &Database) -> Tuning {

@@ -79,6 +79,7 @@ impl GatewayNode {
             },
         )
         .await?;
+        tracing::info!(address = %side.status_addr(), "the status page is served; traffic waits for a configuration");
         arrived.notified().await;
         let current = first.get().context("the first configuration has arrived")?.clone();
         let workers = config.workers();

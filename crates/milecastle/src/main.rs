@@ -11,6 +11,8 @@ mod data_dir;
 mod demo;
 mod gateway;
 mod ports;
+mod process;
+mod roles;
 mod up;
 
 use clap::Parser;
@@ -24,6 +26,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Up(up) => up::run(&up),
+        Command::Control(serve) => roles::control(&serve),
+        Command::Dashboard(serve) => roles::dashboard(&serve),
+        Command::DpManager(serve) => roles::dp_manager(&serve),
+        Command::Gateway(serve) => roles::gateway(&serve),
         Command::Check(check) => check::run(&check),
     };
     match result {

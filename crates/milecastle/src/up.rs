@@ -58,16 +58,17 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
     let control = ControlPlane::start(ControlSettings {
         database: &settings.database,
         sealing: &settings.sealing,
-        sealing_key_file: settings.data_dir.join("sealing-key"),
-        dashboard: &settings.dashboard,
-        dp_manager: &settings.dp_manager,
+        members: &settings.members,
+        sealing_key_file: Some(settings.data_dir.join("sealing-key")),
+        dashboard: Some(&settings.dashboard),
+        dp_manager: Some(&settings.dp_manager),
         plugin_attr: settings.gateway.plugin_attr.to_json(),
         plugins: settings.gateway.plugins.as_deref(),
         router: gateway::router_mode(&settings.gateway),
     })
     .await?;
     if settings.gateway.control_plane.endpoints.is_empty() {
-        let address = reachable(control.dp_manager.local_addr());
+        let address = reachable(control.dp_manager_address().context("the DP manager of this process serves")?);
         settings.gateway.control_plane.endpoints = vec![format!("https://{address}")];
         let token = own_token(&control.store, &settings.data_dir).await?;
         settings.gateway.control_plane.group_token_file = Some(token);

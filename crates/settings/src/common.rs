@@ -43,6 +43,16 @@ pub struct Server {
     pub drain: Time,
 }
 
+/// The plain HTTP listener of a process that has no other one for `/healthz`, `/readyz` and `/metrics`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Probes {
+    /// Whether to listen. On in the file of `milecastle dp-manager`; `control` and `up` answer on the dashboard's port.
+    pub enable: bool,
+    /// Where to listen.
+    pub listen: HostPort,
+}
+
 /// The database of the control plane. All but `dsn` concerns PostgreSQL alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -54,8 +64,13 @@ pub struct Database {
     /// Connections this process opens at most.
     #[schemars(range(min = 2, max = 1000))]
     pub max_connections: u32,
-    /// How long to look for the database at the start.
+    /// How long one attempt to reach the database at the start may take.
     pub connect_timeout: Time,
+    /// Pause after the first attempt at the start that failed; doubled after each further one. The process waits as long as
+    /// it takes, and `/readyz` says for what.
+    pub retry_min: Time,
+    /// Longest such pause.
+    pub retry_max: Time,
     /// How long a request waits for a free connection before it is answered 503.
     pub acquire_timeout: Time,
     /// How long one statement may run before the database ends it.
@@ -245,12 +260,20 @@ impl Default for Server {
     }
 }
 
+impl Default for Probes {
+    fn default() -> Self {
+        Self { enable: false, listen: HostPort::any(17901) }
+    }
+}
+
 impl Default for Database {
     fn default() -> Self {
         Self {
             dsn: None,
             max_connections: 10,
             connect_timeout: Time::secs(10),
+            retry_min: Time::millis(500),
+            retry_max: Time::secs(15),
             acquire_timeout: Time::secs(3),
             statement_timeout: Time::secs(30),
         }

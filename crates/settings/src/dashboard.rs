@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
 use crate::whole::common;
-use crate::{Database, HostPort, IpPort, Log, Peers, Sealing, Server, Size, Time};
+use crate::{Database, HostPort, IpPort, Log, Members, Peers, Sealing, Server, Size, Time};
 
 /// Configuration of a dashboard: the section `dashboard` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +32,8 @@ pub struct DashboardFile {
     pub database: Database,
     /// The key that seals secrets in the database.
     pub sealing: Sealing,
+    /// The replicas of the control plane as members of it.
+    pub members: Members,
     /// All the rest.
     #[serde(flatten)]
     pub dashboard: Dashboard,
@@ -48,7 +50,7 @@ pub struct Admin {
     pub admin_listen: IpPort,
     /// Peers that may use the Admin API on `admin_listen`; an empty list is everybody.
     pub allow_admin: Vec<Peers>,
-    /// Peers that may use the Admin API on the dashboard's own port; an empty list is everybody.
+    /// Peers that may use the Admin API and `/api` on the dashboard's own port; an empty list is everybody.
     pub allow_admin_on_dashboard: Vec<Peers>,
     /// Keys that open the Admin API. Without one, a key is made at the first start and printed once.
     pub admin_key: Vec<AdminKey>,
@@ -128,6 +130,7 @@ impl File for DashboardFile {
     fn check(&self, checks: &mut Checks<'_>) {
         self.dashboard.check(checks);
         common(&self.log, &self.database, &self.sealing, checks);
+        self.members.check(checks);
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
 use crate::whole::common;
-use crate::{Database, HostPort, Log, Sealing, Server, Time};
+use crate::{Database, HostPort, Log, Members, Probes, Sealing, Server, Time};
 
 /// Configuration of a DP manager: the section `dp_manager` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +15,8 @@ use crate::{Database, HostPort, Log, Sealing, Server, Time};
 pub struct DpManager {
     /// The gRPC server.
     pub server: Server,
+    /// Where load balancers and Prometheus ask.
+    pub probes: Probes,
     /// Certificates that this replica issues and shows.
     pub certificates: Certificates,
     /// The configuration stream.
@@ -22,7 +24,7 @@ pub struct DpManager {
 }
 
 /// The file of `milecastle dp-manager`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DpManagerFile {
     /// What the process writes to standard error.
@@ -31,6 +33,8 @@ pub struct DpManagerFile {
     pub database: Database,
     /// The key that seals secrets in the database.
     pub sealing: Sealing,
+    /// The replicas of the control plane as members of it.
+    pub members: Members,
     /// All the rest.
     #[serde(flatten)]
     pub dp_manager: DpManager,
@@ -61,8 +65,10 @@ pub struct Stream {
     /// New streams admitted at once.
     #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub admit_burst: u32,
-    /// Shortest time between two receipts written for one group.
+    /// Shortest time between two receipts written for one group: rows that tell where its nodes stand, for `?wait=`.
     pub receipt_interval: Time,
+    /// Shortest time between two writes of what each node says, for lists of nodes on other replicas.
+    pub report_interval: Time,
     /// Silence after which a node's stream is closed.
     pub silence: Time,
 }
@@ -70,7 +76,11 @@ pub struct Stream {
 impl DpManager {
     /// Every address that it listens on, with the key that sets it.
     pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
-        vec![("server.listen.port", self.server.listen.socket())]
+        let mut all = vec![("server.listen.port", self.server.listen.socket())];
+        if self.probes.enable {
+            all.push(("probes.listen.port", self.probes.listen.socket()));
+        }
+        all
     }
 
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
@@ -112,6 +122,21 @@ impl File for DpManagerFile {
     fn check(&self, checks: &mut Checks<'_>) {
         self.dp_manager.check(checks);
         common(&self.log, &self.database, &self.sealing, checks);
+        self.members.check(checks);
+    }
+}
+
+impl Default for DpManagerFile {
+    fn default() -> Self {
+        let mut dp_manager = DpManager::default();
+        dp_manager.probes.enable = true;
+        Self {
+            log: Log::default(),
+            database: Database::default(),
+            sealing: Sealing::default(),
+            members: Members::default(),
+            dp_manager,
+        }
     }
 }
 
@@ -119,6 +144,7 @@ impl Default for DpManager {
     fn default() -> Self {
         Self {
             server: Server { listen: HostPort::any(17900), ..Server::default() },
+            probes: Probes::default(),
             certificates: Certificates::default(),
             stream: Stream::default(),
         }
@@ -138,6 +164,7 @@ impl Default for Stream {
             admit_rate: 200,
             admit_burst: 400,
             receipt_interval: Time::millis(250),
+            report_interval: Time::secs(2),
             silence: Time::secs(20),
         }
     }

@@ -20,6 +20,7 @@ mod dashboard;
 mod dp_manager;
 mod gateway;
 mod load;
+mod members;
 pub mod reference;
 mod tree;
 mod units;
@@ -28,7 +29,7 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
-pub use common::{Database, HostPort, IpPort, Log, LogFormat, Sealing, SecretError, Server};
+pub use common::{Database, HostPort, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
 pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, History};
 pub use dp_manager::{Certificates, DpManager, DpManagerFile, Stream};
 pub use gateway::{
@@ -37,6 +38,7 @@ pub use gateway::{
     State, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, UpstreamKeepalive, UpstreamPool,
 };
 pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, Known, LoadError, load, load_with, parse};
+pub use members::Members;
 pub use tree::Place;
 pub use units::{Peers, Size, Switch, Time, UnitError};
 pub use whole::{ControlFile, UpFile};

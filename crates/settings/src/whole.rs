@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::{Dashboard, Database, DpManager, Gateway, Log, Sealing};
+use crate::{Dashboard, Database, DpManager, Gateway, Log, Members, Sealing, Time};
 
 /// The file of `milecastle control`: dashboard and DP manager in one process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +20,8 @@ pub struct ControlFile {
     pub database: Database,
     /// The key that seals secrets in the database.
     pub sealing: Sealing,
+    /// The replicas of the control plane as members of it.
+    pub members: Members,
     /// Console, `/api` and the compatible Admin API.
     pub dashboard: Dashboard,
     /// The gRPC server of the gateway nodes.
@@ -38,6 +40,8 @@ pub struct UpFile {
     pub database: Database,
     /// The key that seals secrets in the database; without one, `data_dir` gets a key of its own on the first start.
     pub sealing: Sealing,
+    /// The replicas of the control plane as members of it.
+    pub members: Members,
     /// Console, `/api` and the compatible Admin API. Its `admin.enable` is on by default here.
     pub dashboard: Dashboard,
     /// The gRPC server of the gateway nodes.
@@ -64,6 +68,9 @@ impl Database {
             ("acquire_timeout", self.acquire_timeout),
             ("statement_timeout", self.statement_timeout),
         ]);
+        if self.retry_min.is_zero() || self.retry_min > self.retry_max {
+            checks.fault("database.retry_min", "expected more than 0 and no more than `database.retry_max`");
+        }
     }
 }
 
@@ -78,6 +85,7 @@ impl File for ControlFile {
         self.dashboard.check(&mut checks.at("dashboard"));
         self.dp_manager.check(&mut checks.at("dp_manager"));
         common(&self.log, &self.database, &self.sealing, checks);
+        self.members.check(checks);
     }
 }
 
@@ -120,6 +128,7 @@ impl File for UpFile {
             );
         }
         common(&self.log, &self.database, &self.sealing, checks);
+        self.members.check(checks);
     }
 }
 
@@ -132,6 +141,8 @@ impl Default for UpFile {
             data_dir: "milecastle-data".into(),
             database: Database::default(),
             sealing: Sealing::default(),
+            // Alone in its process, as a rule: no need to write often.
+            members: Members { heartbeat: Time::secs(10), lost_after: Time::secs(30), ..Members::default() },
             dashboard,
             dp_manager: DpManager::default(),
             gateway: Gateway::default(),

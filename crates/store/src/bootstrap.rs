@@ -14,12 +14,20 @@ use crate::store::{DEFAULT_GROUP, now};
 use crate::{seal, secret};
 
 /// Number, name, and SQL for PostgreSQL and SQLite. Never change one that was released: add another.
-const MIGRATIONS: &[(i64, &str, &str, &str)] = &[(
-    1,
-    "spine",
-    include_str!("../../../migrations/postgres/0001_spine.sql"),
-    include_str!("../../../migrations/sqlite/0001_spine.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
+    (
+        1,
+        "spine",
+        include_str!("../../../migrations/postgres/0001_spine.sql"),
+        include_str!("../../../migrations/sqlite/0001_spine.sql"),
+    ),
+    (
+        2,
+        "members",
+        include_str!("../../../migrations/postgres/0002_members.sql"),
+        include_str!("../../../migrations/sqlite/0002_members.sql"),
+    ),
+];
 
 /// Name of the secret that keys lookup digests. It outlives data keys: digests cannot be made anew without the values.
 const DIGEST_KEY: &str = "lookup-digest-key";

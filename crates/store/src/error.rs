@@ -115,6 +115,20 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+impl OpenError {
+    /// Whether the same attempt may succeed later without any change to this program's configuration: the server is away, or
+    /// its operator has yet to let us in.
+    pub fn may_pass(&self) -> bool {
+        use OpenError as E;
+        match self {
+            E::Unreachable { .. } | E::Tls { .. } | E::Refused { .. } | E::NoDatabase { .. } => true,
+            E::Store(error) => matches!(error, StoreError::Unavailable(_)),
+            E::BadDsn { .. } | E::File { .. } | E::NewerSchema { .. } | E::Migration { .. } => false,
+            E::SealingKey(_) | E::WrongSealingKey { .. } | E::MissingSealingKey { .. } => false,
+        }
+    }
+}
+
 /// Why a store that had opened did not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

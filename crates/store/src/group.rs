@@ -34,6 +34,17 @@ pub struct Group {
     pub created_at: u64,
 }
 
+/// The setting of a group that lists lineages which an operator has declared over.
+const SUPERSEDES: &str = "supersedes";
+
+impl Group {
+    /// Lineages that an operator has declared over: nodes that stand in one of them take the group's own lineage over.
+    pub fn supersedes(&self) -> Vec<String> {
+        let listed = self.settings.get(SUPERSEDES).and_then(Json::as_array);
+        listed.into_iter().flatten().filter_map(|lineage| lineage.as_str().map(str::to_owned)).collect()
+    }
+}
+
 /// A group to create.
 #[derive(Debug, Clone)]
 pub struct NewGroup {
@@ -99,6 +110,31 @@ impl Store {
         let sql = "UPDATE gateway_group SET name = COALESCE($2, name), labels = COALESCE($3, labels), \
                    settings = COALESCE($4, settings), epoch = epoch + 1 WHERE id = $1";
         tx.run(sql, args![id, update.name.as_deref(), labels.as_deref(), settings.as_deref()]).await?;
+        let updated = get(&mut tx, id).await?;
+        tx.notify(id).await?;
+        tx.commit().await?;
+        self.0.watcher.hint();
+        Ok(updated)
+    }
+
+    /// Declares lineages over: nodes that stand in one of them take the group's own one over, whatever its revision
+    /// ([`Group::supersedes`]). With `anew` the group's present lineage is among them and gets a successor: its revisions
+    /// were counted further elsewhere than here, so the next ones must not be taken for those. The group's epoch grows.
+    pub async fn group_supersede(&self, id: &str, over: &[String], anew: bool) -> Result<Group, StoreError> {
+        let mut tx = self.0.db.begin_write().await?;
+        let lock = tx.lock_group_sql();
+        tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
+        let mut group = get(&mut tx, id).await?;
+        let mut listed = group.supersedes();
+        listed.extend(over.iter().filter(|lineage| **lineage != group.lineage).cloned());
+        if anew {
+            listed.push(std::mem::replace(&mut group.lineage, hex(&random::<16>())));
+        }
+        listed.sort();
+        listed.dedup();
+        group.settings.insert(SUPERSEDES.to_owned(), listed.into());
+        let sql = "UPDATE gateway_group SET lineage = $2, settings = $3, epoch = epoch + 1 WHERE id = $1";
+        tx.run(sql, args![id, &group.lineage, &to_json(&group.settings)]).await?;
         let updated = get(&mut tx, id).await?;
         tx.notify(id).await?;
         tx.commit().await?;

@@ -1,5 +1,5 @@
-//! What must survive: the configuration of every gateway group with its history, keys, tokens and nodes, in PostgreSQL or
-//! SQLite.
+//! What must survive: the configuration of every gateway group with its history, keys, tokens and nodes, and which replicas
+//! of the control plane there are; in PostgreSQL or SQLite.
 //!
 //! [`open`] gives a [`Store`]. One implementation speaks to both databases; they differ only in how a connection is made,
 //! how a transaction begins and how a notice travels, all of it in `sql`, `connect` and `watch`. One conformance suite
@@ -34,6 +34,7 @@ mod error;
 mod file;
 mod group;
 mod history;
+mod member;
 mod node;
 mod publish;
 mod read;
@@ -53,6 +54,7 @@ pub use connect::Tuning;
 pub use error::{GroupError, Holder, OpenError, PublishError, StoreError};
 pub use group::{Group, GroupUpdate, NewGroup};
 pub use history::{ChangeSetInfo, Publication};
+pub use member::{Forgotten, Lease, Member, NewMember};
 pub use node::{NewNode, Node, NodeReport};
 pub use read::{Changes, Snapshot};
 pub use seal::{KeySource, SealingKey, SealingKeyError};

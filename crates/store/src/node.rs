@@ -8,8 +8,11 @@ use crate::sql::{BATCH, Row, args, tuples};
 use crate::store::{Store, now};
 
 const COLUMNS: &str = "SELECT n.group_id, n.id, n.token_id, n.certificate, n.host, n.version, n.joined_at, n.revoked_at, \
-                       t.revoked_at, n.boot, n.reported_at, n.lineage, n.revision, n.digest, n.rejected \
+                       t.revoked_at, n.boot, n.reported_at, n.lineage, n.revision, n.digest, n.rejected, n.connected, n.member \
                        FROM node n JOIN token t ON t.id = n.token_id";
+
+/// Values of one node in [`Store::node_report`].
+const COLUMNS_OF_REPORT: usize = 12;
 
 /// A node that joins.
 #[derive(Debug, Clone)]
@@ -47,6 +50,10 @@ pub struct NodeReport {
     pub digest: Vec<u8>,
     /// Objects that it could not build, and why; as the control plane writes them.
     pub rejected: Json,
+    /// Whether it had a stream to the member that reports.
+    pub connected: bool,
+    /// [`crate::NewMember::id`] of that member.
+    pub member: String,
 }
 
 /// A node as known.
@@ -94,24 +101,27 @@ impl Store {
     }
 
     /// Records what nodes (group, id) reported; those unknown by now are left out, and so are reports older than the one
-    /// known. Meant to be called with many at a time.
+    /// known, and what a member says of the end of a stream when the node has one to another by now. Meant to be called with
+    /// many at a time.
     pub async fn node_report(&self, reports: &[(String, String, NodeReport)]) -> Result<(), StoreError> {
         for reports in reports.chunks(BATCH) {
             let sql = format!(
-                "WITH seen (group_id, id, host, version, boot, reported_at, lineage, revision, digest, rejected) \
-                 AS (VALUES {}) UPDATE node SET host = seen.host, version = seen.version, boot = seen.boot, \
+                "WITH seen (group_id, id, host, version, boot, reported_at, lineage, revision, digest, rejected, \
+                 connected, member) AS (VALUES {}) UPDATE node SET host = seen.host, version = seen.version, boot = seen.boot, \
                  reported_at = seen.reported_at, lineage = seen.lineage, revision = seen.revision, \
-                 digest = seen.digest, rejected = seen.rejected FROM seen \
+                 digest = seen.digest, rejected = seen.rejected, connected = seen.connected, member = seen.member \
+                 FROM seen \
                  WHERE node.group_id = seen.group_id AND node.id = seen.id \
-                 AND (node.reported_at IS NULL OR node.reported_at <= seen.reported_at)",
-                tuples(reports.len(), 10, 1)
+                 AND (node.reported_at IS NULL OR node.reported_at <= seen.reported_at) \
+                 AND (seen.connected OR node.member IS NULL OR node.member = seen.member)",
+                tuples(reports.len(), COLUMNS_OF_REPORT, 1)
             );
             let rejected: Vec<String> = reports.iter().map(|(_, _, report)| report.rejected.to_string()).collect();
-            let mut values = Vec::with_capacity(reports.len() * 10);
+            let mut values = Vec::with_capacity(reports.len() * COLUMNS_OF_REPORT);
             for ((group, id, report), rejected) in reports.iter().zip(&rejected) {
                 values.extend_from_slice(args![group, id, &report.host, &report.version, &report.boot]);
                 values.extend_from_slice(args![report.reported_at, &report.lineage, report.revision]);
-                values.extend_from_slice(args![&report.digest[..], rejected]);
+                values.extend_from_slice(args![&report.digest[..], rejected, report.connected, &report.member]);
             }
             self.0.db.run(sql, &values).await?;
         }
@@ -173,6 +183,8 @@ fn node(row: &Row) -> Result<Node, StoreError> {
                 revision: row.int(12)?,
                 digest: row.blob(13)?,
                 rejected: serde_json::from_str(&rejected).map_err(|_| StoreError::corrupt("the report of a node"))?,
+                connected: row.flag(15)?,
+                member: row.text_opt(16)?.unwrap_or_default(),
             })
         }
         _ => None,

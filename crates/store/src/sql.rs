@@ -160,6 +160,12 @@ impl Row {
         u64::try_from(value).map_err(|_| StoreError::corrupt(format!("negative number in column {index}")))
     }
 
+    /// A number; 0 in place of a negative one.
+    pub(crate) fn int_or_zero(&self, index: usize) -> Result<u64, StoreError> {
+        let value: i64 = column!(self, index);
+        Ok(u64::try_from(value).unwrap_or(0))
+    }
+
     pub(crate) fn int_opt(&self, index: usize) -> Result<Option<u64>, StoreError> {
         let value: Option<i64> = column!(self, index);
         value
@@ -247,6 +253,14 @@ impl Db {
             tx.rows("SELECT pg_advisory_xact_lock($1)", &[Value::Int(Some(BOOTSTRAP_LOCK))]).await?;
         }
         Ok(tx)
+    }
+
+    /// The expression for the database's own time, in milliseconds since 1970.
+    pub(crate) fn clock_sql(&self) -> &'static str {
+        match self {
+            Db::Pg(_) => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+            Db::Lite { .. } => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+        }
     }
 
     /// Runs one statement by itself and gives the number of rows that it touched.

@@ -37,7 +37,7 @@ pub(crate) fn authenticate(
     method: &Method,
     query: &Query,
     headers: &HeaderMap,
-) -> Result<Holder, Reply> {
+) -> Result<Holder, Box<Reply>> {
     let Some(key) = key_of(query, headers) else { return Err(refused("missing apikey")) };
     let Some(holder) = keyring.find(&key) else { return Err(refused("wrong apikey")) };
     if holder.role == Role::Viewer && method != Method::GET {
@@ -46,13 +46,13 @@ pub(crate) fn authenticate(
     Ok(holder)
 }
 
-fn refused(description: &str) -> Reply {
+fn refused(description: &str) -> Box<Reply> {
     let body = json!({ "error_msg": "failed to check token", "description": description });
-    Reply::json(StatusCode::UNAUTHORIZED, &body)
+    Box::new(Reply::json(StatusCode::UNAUTHORIZED, &body))
 }
 
 /// The first key that is not empty, of: query, header, cookie.
-fn key_of(query: &Query, headers: &HeaderMap) -> Option<String> {
+pub(crate) fn key_of(query: &Query, headers: &HeaderMap) -> Option<String> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let places = [
         query.get("api_key").map(str::to_owned),

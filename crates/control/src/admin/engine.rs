@@ -171,7 +171,8 @@ impl Engine {
         if published.outcomes.contains(&Outcome::Absent) {
             return Err(Box::new(Reply::key_not_found()));
         }
-        Ok(Reply::json(StatusCode::OK, &json!({ "key": format!("{PREFIX}{key}"), "deleted": "1" })))
+        let reply = Reply::json(StatusCode::OK, &json!({ "key": format!("{PREFIX}{key}"), "deleted": "1" }));
+        Ok(Reply { revision: Some(published.revision), ..reply })
     }
 
     /// Writes what has been judged, judging it again as long as what it rests on changes meanwhile.
@@ -207,7 +208,8 @@ impl Engine {
             match self.store.publish(call.group.id(), set).await {
                 Ok(published) => {
                     self.reach(call, published.revision).await;
-                    return written(published.outcomes.into_iter().next());
+                    let reply = written(published.outcomes.into_iter().next())?;
+                    return Ok(Reply { revision: Some(published.revision), ..reply });
                 }
                 // What the judgement rested on is not what it was; an object that the write itself concerns is lost.
                 Err(PublishError::PreconditionFailed { key, .. }) if key != *draft.key() => {

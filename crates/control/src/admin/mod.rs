@@ -1,14 +1,14 @@
 //! The compatible Admin API under `/apisix/admin`, checked in the order of `docs/spec/admin-api.md` §2.
 
-mod access;
-mod body;
+pub(crate) mod access;
+pub(crate) mod body;
 mod describe;
 mod engine;
 mod judge;
 mod kinds;
 mod list;
 mod private_keys;
-mod query;
+pub(crate) mod query;
 mod refusal;
 mod reply;
 mod show;
@@ -17,13 +17,14 @@ mod validate;
 
 use crate::SERVER;
 use crate::clock::Clock;
+use crate::dpm::Nodes;
 use crate::keys::{Holder, Keyring};
 use crate::state::State;
 use axum::body::Body;
 use engine::{Call, Engine};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use milecastle_model::Kind;
-use milecastle_settings::{Admin, Peers};
+use milecastle_settings::{Admin, Peers, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{DEFAULT_GROUP, Role};
 use query::Query;
@@ -31,6 +32,7 @@ use reply::Reply;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use target::{Target, Typed};
 
 pub(crate) use target::BASE;
@@ -38,11 +40,13 @@ pub(crate) use target::BASE;
 /// The Admin API of a process, on however many listeners.
 pub(crate) struct AdminApi {
     state: Arc<State>,
+    nodes: Nodes,
     engine: Engine,
     keyring: Arc<Keyring>,
     key_required: bool,
     cors: bool,
     max_body: usize,
+    max_wait: Duration,
 }
 
 /// A request that was let in, its body not yet read.
@@ -56,6 +60,7 @@ struct Admitted<'a> {
 impl AdminApi {
     pub(crate) fn new(
         state: Arc<State>,
+        nodes: Nodes,
         compiler: Arc<Compiler>,
         keyring: Arc<Keyring>,
         clock: Clock,
@@ -64,11 +69,13 @@ impl AdminApi {
         let engine = Engine { store: state.store().clone(), compiler, clock };
         Self {
             state,
+            nodes,
             engine,
             keyring,
             key_required: settings.admin_key_required,
             cors: settings.enable_admin_cors,
             max_body: settings.max_body.as_len(),
+            max_wait: settings.max_wait.get(),
         }
     }
 
@@ -86,7 +93,7 @@ impl AdminApi {
             Some(target) => {
                 let query = Query::parse(parts.uri.query().unwrap_or_default());
                 match self.holder(&target, &query, &parts) {
-                    Err(refused) => refused,
+                    Err(refused) => *refused,
                     Ok(holder) => {
                         let admitted =
                             Admitted { method: &parts.method, query, headers: &parts.headers, author: holder.name };
@@ -98,7 +105,7 @@ impl AdminApi {
         self.finish(reply, self.cors)
     }
 
-    fn holder(&self, target: &Target, query: &Query, head: &http::request::Parts) -> Result<Holder, Reply> {
+    fn holder(&self, target: &Target, query: &Query, head: &http::request::Parts) -> Result<Holder, Box<Reply>> {
         let required = self.key_required && *target != Target::Probe;
         match access::authenticate(&self.keyring, &head.method, query, &head.headers) {
             Err(_) if !required => Ok(Holder { name: "anonymous".into(), role: Role::Admin }),
@@ -160,20 +167,32 @@ impl AdminApi {
             Typed::Plugins(name) => describe::plugins(registry, name.as_deref(), &request.query),
             Typed::Schema(name) => describe::schema(name.as_deref().unwrap_or_default()),
             Typed::Resource(place) => {
-                let header = request.headers.get("gateway_group_id").and_then(|value| value.to_str().ok());
-                let id = request.query.get("gateway_group_id").or(header).unwrap_or(DEFAULT_GROUP);
-                match self.state.group(id) {
-                    None => refusal::unknown_group(id),
-                    Some(group) => {
+                let wait = match request.query.get("wait").map(|text| text.parse::<Time>()) {
+                    None => None,
+                    Some(Ok(wait)) => Some(wait.get().min(self.max_wait)),
+                    Some(Err(error)) => return Reply::bad(format!("invalid argument wait: {error}")),
+                };
+                let id = group_of(&request);
+                match self.state.find(id).await {
+                    Err(error) => *refusal::unavailable(&error),
+                    Ok(group) => {
                         let Admitted { method, query, author, .. } = request;
-                        self.engine
-                            .answer(Call { method: method.clone(), place, query, body, ttl, author, group })
-                            .await
+                        let (method, id) = (method.clone(), group.id().clone());
+                        let reply = self.engine.answer(Call { method, place, query, body, ttl, author, group }).await;
+                        self.with_receipt(reply, &id, wait).await
                     }
                 }
             }
         };
         Reply { by_handler: true, ..reply }
+    }
+
+    /// The answer to a write, after waiting for the nodes if the client asked for it. However long they take, the write is
+    /// done.
+    async fn with_receipt(&self, reply: Reply, group: &str, wait: Option<Duration>) -> Reply {
+        let (Some(wait), Some(revision)) = (wait, reply.revision) else { return reply };
+        let receipt = self.nodes.wait_applied(group, revision, wait).await;
+        Reply { receipt: Some(receipt), ..reply }
     }
 
     fn preflight(&self) -> Response<Body> {
@@ -199,6 +218,10 @@ impl AdminApi {
         if reply.by_handler {
             headers.insert("x-api-version", HeaderValue::from_static("v3"));
         }
+        if let Some(receipt) = &reply.receipt {
+            let value = HeaderValue::try_from(receipt.to_string()).expect("words and numbers");
+            headers.insert("milecastle-receipt", value);
+        }
         if cors {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
@@ -207,6 +230,13 @@ impl AdminApi {
         }
         response
     }
+}
+
+/// The gateway group that a request names: by argument, by header, or none, which is the default one.
+fn group_of<'a>(request: &'a Admitted<'_>) -> &'a str {
+    let headers = ["gateway_group_id", "x-gateway-group-id"].iter().filter_map(|name| request.headers.get(*name));
+    let header = headers.filter_map(|value| value.to_str().ok()).next();
+    request.query.get("gateway_group_id").or(header).unwrap_or(DEFAULT_GROUP)
 }
 
 /// A lifetime in whole seconds, rounded up; at least one.

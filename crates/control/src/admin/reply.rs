@@ -1,5 +1,6 @@
 //! Answers of the Admin API, before the headers that every answer carries.
 
+use crate::dpm::Receipt;
 use bytes::Bytes;
 use http::StatusCode;
 use milecastle_model::Fault;
@@ -19,11 +20,16 @@ pub(crate) struct Reply {
     pub(crate) by_handler: bool,
     /// Every fault found, where faults are what the answer is about. The body shows the first.
     pub(crate) faults: Vec<Fault>,
+    /// Of a write that was done: the revision at which it stands.
+    pub(crate) revision: Option<u64>,
+    /// How far that revision has come, if the client asked to wait for it.
+    pub(crate) receipt: Option<Receipt>,
 }
 
 impl Reply {
     fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status, body: body.into(), content_type, by_handler: false, faults: Vec::new() }
+        let body = body.into();
+        Self { status, body, content_type, by_handler: false, faults: Vec::new(), revision: None, receipt: None }
     }
 
     /// A JSON body, ended by a newline.

@@ -17,10 +17,6 @@ use crate::state::{Group, Image, State};
 /// A packed snapshot that nobody asked for this long is let go.
 const PACKED_IDLE: Duration = Duration::from_secs(60);
 
-/// The setting of a group that lists lineages which an operator has declared over: nodes that stand in one of them take the
-/// group's own lineage over.
-const SUPERSEDES: &str = "supersedes";
-
 /// All feeds of a DP manager, each made when the first node asks for it.
 pub(super) struct Feeds {
     state: Arc<State>,
@@ -136,9 +132,7 @@ impl Feed {
     }
 
     async fn read_settings(&self) -> Result<(), StoreError> {
-        let group = self.store.group_get(self.group.id()).await?;
-        let listed = group.settings.get(SUPERSEDES).and_then(serde_json::Value::as_array);
-        let lineages = listed.into_iter().flatten().filter_map(|lineage| lineage.as_str().map(str::to_owned)).collect();
+        let lineages = self.store.group_get(self.group.id()).await?.supersedes().into();
         *self.supersedes.write().unwrap_or_else(PoisonError::into_inner) = lineages;
         Ok(())
     }

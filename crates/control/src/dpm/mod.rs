@@ -55,7 +55,7 @@ use metrics::Metrics;
 use nodes::End;
 
 pub use authority::{AuthorityError, cluster_ca, mint_group_token};
-pub use nodes::{Figures, NodeState, Nodes, Receipt, RefusedStep, RejectedObject, Troubles};
+pub use nodes::{Condition, Figures, NodeState, Nodes, Receipt, RefusedStep, RejectedObject, Troubles};
 
 /// Calls of one connection at a time. A node has one stream, and renews its certificate now and then.
 const CALLS_OF_A_CONNECTION: u32 = 8;
@@ -188,7 +188,9 @@ impl DpManager {
             }
         });
         let (written, stop) = watch::channel(false);
-        let writer = tokio::spawn(nodes::write(nodes.clone(), settings.stream.receipt_interval.get(), stop));
+        let stream = &settings.stream;
+        let pace = nodes::Pace { receipt: stream.receipt_interval.get(), node: stream.report_interval.get() };
+        let writer = tokio::spawn(nodes::write(nodes.clone(), pace, stop));
         let chores = vec![tokio::spawn(shown.rotate()), tokio::spawn(sweep(shared, watch))];
         tracing::info!(%address, "the DP manager serves");
         Ok(Self { address, nodes, draining, _halt: halt, server, writer, written, chores })

@@ -74,6 +74,17 @@ impl State {
         self.groups.get(id)
     }
 
+    /// A group by its id; one that another replica made a moment ago, of which nothing was heard yet, included.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownGroup`]; what else the store says, if it had to be asked.
+    pub async fn find(&self, id: &str) -> Result<Arc<Group>, StoreError> {
+        match self.group(id) {
+            Some(group) => Ok(group),
+            None => self.groups.follow(id).await,
+        }
+    }
+
     /// All groups, by id.
     pub fn groups(&self) -> Vec<Arc<Group>> {
         self.groups.by_id.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
@@ -91,10 +102,11 @@ impl Groups {
         self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    async fn follow(&self, id: &str) -> Result<(), StoreError> {
+    /// Loads a group, unless somebody else did meanwhile.
+    async fn follow(&self, id: &str) -> Result<Arc<Group>, StoreError> {
         let group = Arc::new(Group::load(self.store.clone(), id).await?);
-        self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(group.id.clone(), group);
-        Ok(())
+        let mut groups = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(groups.entry(group.id.clone()).or_insert(group).clone())
     }
 
     /// Brings every group to the heads heard of, as far as that goes; whether all of them got there.
@@ -104,7 +116,7 @@ impl Groups {
         for (id, head) in heads {
             let done = match self.get(id) {
                 Some(group) => group.meet(&head.lineage, head.revision).await,
-                None => self.follow(id).await,
+                None => self.follow(id).await.map(drop),
             };
             if let Err(error) = done {
                 all = false;

@@ -2,6 +2,7 @@
 
 use crate::plugins;
 use http::Method;
+use milecastle_control::dpm::Nodes;
 use milecastle_control::{Clock, Dashboard, Parts, StartError, State, put_admin_key};
 use milecastle_settings as settings;
 use milecastle_store::{DEFAULT_GROUP, KeySource, Role, Store, open};
@@ -182,6 +183,7 @@ fn parts(state: &Arc<State>, clock: &Arc<AtomicU64>) -> Parts {
     let clock = clock.clone();
     Parts {
         state: state.clone(),
+        nodes: Nodes::new(state.store().clone(), "the dashboard of a test", &settings::Members::default()),
         compiler: plugins::compiler(),
         metrics: Arc::new(Registry::new("control_", 1)),
         clock: Clock::new(move || clock.load(Ordering::Relaxed)),

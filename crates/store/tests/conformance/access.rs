@@ -72,6 +72,8 @@ async fn nodes(home: Home) {
         revision,
         digest: vec![1, 2, 3],
         rejected: json!([{"key": "/routes/1", "why": "no such plugin"}]),
+        connected: true,
+        member: "m1".to_owned(),
     };
     let of = |id: &str, report| (DEFAULT_GROUP.to_owned(), id.to_owned(), report);
     store.node_report(&[of("n1", report(10, 5)), of("gone", report(10, 5))]).await.unwrap();
@@ -81,6 +83,13 @@ async fn nodes(home: Home) {
     assert_eq!((&*known[0].certificate, &*known[0].host, known[0].welcome), ("0b", "h2", true));
     assert_eq!(known[0].report, Some(report(10, 5)));
     assert_eq!((known[1].host.as_str(), &known[1].report), ("h1", &None));
+    // A member that lost a node to another one by now does not say that it is gone.
+    let left = |member: &str, at| NodeReport { connected: false, member: member.to_owned(), ..report(at, 5) };
+    for (member, connected) in [("m2", true), ("m1", false)] {
+        store.node_report(&[of("n1", left(member, 11))]).await.unwrap();
+        let known = store.node_get(DEFAULT_GROUP, "n1").await.unwrap().unwrap().report.unwrap();
+        assert_eq!((known.connected, &*known.member), (connected, "m1"));
+    }
     store.node_report(&[]).await.unwrap();
 }
 

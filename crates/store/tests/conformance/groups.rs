@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::home::{Home, delete, on_both, put, route, set};
 
-on_both!(groups_come_change_and_go);
+on_both!(groups_come_change_and_go, lineages_are_superseded);
 
 async fn groups_come_change_and_go(home: Home) {
     let store = home.open().await;
@@ -44,4 +44,24 @@ async fn groups_come_change_and_go(home: Home) {
     store.publish("test", set(vec![put(route("1"), "a")])).await.unwrap();
     store.group_delete("test", true).await.unwrap();
     assert_eq!(store.group_list().await.unwrap().len(), 1);
+}
+
+async fn lineages_are_superseded(home: Home) {
+    let store = home.open().await;
+    store.publish(DEFAULT_GROUP, set(vec![put(route("1"), "a")])).await.unwrap();
+    let before = store.group_get(DEFAULT_GROUP).await.unwrap();
+    assert_eq!(before.supersedes(), [""; 0]);
+    // A foreign lineage is declared over; the own one goes on.
+    let foreign = ["x".to_owned(), before.lineage.clone()];
+    let after = store.group_supersede(DEFAULT_GROUP, &foreign, false).await.unwrap();
+    assert_eq!((after.supersedes(), &after.lineage, after.revision), (vec!["x".to_owned()], &before.lineage, 1));
+    assert!(after.epoch > before.epoch);
+    // The own one is declared over: a new one begins where it stands.
+    let anew = store.group_supersede(DEFAULT_GROUP, &[], true).await.unwrap();
+    let mut over = vec![before.lineage.clone(), "x".to_owned()];
+    over.sort();
+    assert_eq!((anew.supersedes(), anew.revision), (over, 1));
+    assert_ne!(anew.lineage, before.lineage);
+    assert_eq!(store.publish(DEFAULT_GROUP, set(vec![put(route("1"), "b")])).await.unwrap().revision, 2);
+    assert!(matches!(store.group_supersede("none", &[], true).await.unwrap_err(), StoreError::UnknownGroup(_)));
 }

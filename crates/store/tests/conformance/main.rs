@@ -8,6 +8,7 @@ mod access;
 mod checks;
 mod groups;
 mod mishaps;
+mod members;
 mod opening;
 mod processes;
 mod publishing;

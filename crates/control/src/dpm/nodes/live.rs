@@ -1,6 +1,6 @@
 //! The nodes that have a stream here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::super::head::Position;
+use super::receipt::{Stand, Standing};
 use super::{Figures, NodeState, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles, unix_now};
 
 /// Longest text of a node that is kept, in bytes.
@@ -44,6 +45,8 @@ pub(super) struct Live {
     left: Mutex<Vec<(String, String, NodeReport)>>,
     /// When nodes left, in Unix time, for as long as the store may take them for connected.
     departed: Mutex<HashMap<(Arc<str>, String), u64>>,
+    /// Groups of which the store is to hear anew where their nodes stand.
+    moved: Mutex<BTreeSet<Arc<str>>>,
     streams: std::sync::atomic::AtomicU64,
     version: watch::Sender<u64>,
     /// Something is to be written.
@@ -108,7 +111,7 @@ impl super::Nodes {
             tracing::info!(node, %group, "a node opened a second stream; the first one ends");
             end.send(End::Replaced).ok();
         }
-        self.live.changed();
+        self.live.changed(group);
         (Alive { live: self.live.clone(), group: group.clone(), node: node.to_owned(), stream }, ended)
     }
 
@@ -145,13 +148,10 @@ impl Live {
         self.version.subscribe()
     }
 
-    fn changed(&self) {
+    fn changed(&self, group: &Arc<str>) {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).insert(group.clone());
         self.version.send_modify(|version| *version += 1);
         self.news.notify_one();
-    }
-
-    pub(super) fn has(&self, group: &str, node: &str) -> bool {
-        self.lock().get(group).is_some_and(|nodes| nodes.contains_key(node))
     }
 
     /// Whether what the store heard of a node at `heard_at` was from here, before it left.
@@ -160,16 +160,30 @@ impl Live {
         departed.get(&(Arc::from(group), node.to_owned())).is_some_and(|at| *at >= heard_at)
     }
 
-    /// Shows each node of a group: lineage and revision in force, and what is wrong.
-    pub(super) fn each(&self, group: &str, mut show: impl FnMut(Option<&str>, u64, &Troubles)) {
+    /// Where the nodes of a group stand.
+    pub(super) fn standing(&self, group: &str) -> Standing {
+        let mut standing = Standing::new();
         for entry in self.lock().get(group).into_iter().flat_map(HashMap::values) {
             let position = entry.position.as_ref();
-            show(position.map(|p| &*p.lineage), position.map_or(0, |p| p.revision), &entry.troubles);
+            let (lineage, revision) = (position.map(|p| &*p.lineage), position.map_or(0, |p| p.revision));
+            *standing.entry(Stand::new(lineage, revision, &entry.troubles)).or_default() += 1;
         }
+        standing
+    }
+
+    /// The groups of which the store is to hear where their nodes stand. Whoever takes them and fails gives them back by
+    /// [`Live::moved_again`].
+    pub(super) fn take_moved(&self) -> BTreeSet<Arc<str>> {
+        std::mem::take(&mut *self.moved.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The store did not hear of these groups.
+    pub(super) fn moved_again(&self, groups: BTreeSet<Arc<str>>) {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).extend(groups);
     }
 
     /// Writes over `state` what is known better here.
-    pub(super) fn describe(&self, group: &str, state: &mut NodeState) {
+    pub(super) fn describe(&self, group: &str, member: &Arc<str>, state: &mut NodeState) {
         let groups = self.lock();
         let Some(entry) = groups.get(group).and_then(|nodes| nodes.get(&state.id)) else { return };
         state.host.clone_from(&entry.host);
@@ -177,6 +191,7 @@ impl Live {
         state.boot.clone_from(&entry.boot);
         state.address = Some(entry.address);
         state.connected = true;
+        state.member = member.to_string();
         state.heard_at = Some(entry.heard_at);
         state.lineage = entry.position.as_ref().map(|position| position.lineage.to_string());
         state.revision = entry.position.as_ref().map_or(0, |position| position.revision);
@@ -186,15 +201,16 @@ impl Live {
     }
 
     /// What the store should hear now, by group. Whoever takes it and fails gives it back by [`Live::keep`].
-    pub(super) fn take_news(&self) -> Vec<(String, String, NodeReport)> {
+    pub(super) fn take_news(&self, member: &str) -> Vec<(String, String, NodeReport)> {
         let mut reports = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        reports.iter_mut().for_each(|(_, _, report)| report.member = member.to_owned());
         for (group, nodes) in &mut *self.lock() {
             for (node, entry) in nodes {
                 let quiet = entry.told.is_some_and(|told| told.elapsed() < SIGN_OF_LIFE);
                 if entry.news || !quiet {
                     entry.news = false;
                     entry.told = Some(Instant::now());
-                    reports.push((group.to_string(), node.clone(), entry.report()));
+                    reports.push((group.to_string(), node.clone(), entry.report(true, member)));
                 }
             }
         }
@@ -217,7 +233,7 @@ impl Live {
 }
 
 impl Entry {
-    fn report(&self) -> NodeReport {
+    fn report(&self, connected: bool, member: &str) -> NodeReport {
         let position = self.position.as_ref();
         NodeReport {
             host: self.host.clone(),
@@ -228,6 +244,8 @@ impl Entry {
             revision: position.map_or(0, |position| position.revision),
             digest: position.map_or_else(Vec::new, |position| position.digest.to_bytes().to_vec()),
             rejected: serde_json::to_value(&self.troubles).unwrap_or_default(),
+            connected,
+            member: member.to_owned(),
         }
     }
 }
@@ -295,7 +313,7 @@ impl Alive {
         entry.news |= news;
         drop(groups);
         if news {
-            self.live.changed();
+            self.live.changed(&self.group);
         }
     }
 }
@@ -317,11 +335,12 @@ impl Drop for Alive {
             groups.remove(&*self.group);
         }
         drop(groups);
-        if let Some(entry) = entry.filter(|entry| entry.news) {
-            let report = (self.group.to_string(), self.node.clone(), entry.report());
+        if let Some(entry) = entry {
+            let report = NodeReport { reported_at: now, ..entry.report(false, "") };
+            let report = (self.group.to_string(), self.node.clone(), report);
             self.live.left.lock().unwrap_or_else(PoisonError::into_inner).push(report);
         }
-        self.live.changed();
+        self.live.changed(&self.group);
     }
 }
 

@@ -4,35 +4,72 @@
 //! What must stay true:
 //! - A node counts as having applied a revision only by its own word, for the lineage that the group has now.
 //! - What is kept of a node's words is bounded.
-//! - The store hears of a group's nodes at most once in each receipt interval, in one statement for many of them.
+//! - The store hears where a group's nodes stand at most once in each receipt interval, in one row however many they are; of
+//!   each node by itself more rarely, in one statement for many of them.
 
 mod live;
+mod receipt;
 mod write;
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use milecastle_store::{Node, Store, StoreError};
-use tokio::time::{Instant, timeout_at};
+use milecastle_settings::Members;
+use milecastle_store::{Head, Node, Store, StoreError};
 
 use live::Live;
 pub(super) use live::{Alive, End, clip};
-pub(super) use write::write;
+use receipt::Elsewhere;
+pub use receipt::Receipt;
+pub(super) use write::{Pace, write};
 
 /// A node of another replica that was not heard of for this long does not count any more.
 const REMOTE_LIFE: Duration = Duration::from_secs(30);
-
-/// How often the store is asked for nodes of other replicas while somebody waits for them.
-const REMOTE_LOOK: Duration = Duration::from_millis(250);
 
 /// The nodes of all groups. Cheap to clone, and the same for all clones.
 #[derive(Clone)]
 pub struct Nodes {
     store: Store,
     live: Arc<Live>,
+    elsewhere: Arc<Elsewhere>,
+    /// The member of the control plane that this process is.
+    member: Arc<str>,
+    /// Silence after which a member is lost, and its nodes are not counted.
+    lost_after: Duration,
+    /// Silence after which a node is no longer called lost but offline.
+    offline_after: Duration,
+}
+
+/// How a node does, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// It runs the group's newest revision, all of it.
+    Healthy,
+    /// It is connected, and behind the newest revision.
+    Late,
+    /// It is connected, and does not take all that it is sent.
+    Rejected,
+    /// Its stream ended or it fell silent, a short while ago.
+    Lost,
+    /// It has not been heard of for long, or never since it joined.
+    Offline,
+    /// It may not talk to the control plane any more.
+    Revoked,
+}
+
+impl Condition {
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Late => "late",
+            Self::Rejected => "rejected",
+            Self::Lost => "lost",
+            Self::Offline => "offline",
+            Self::Revoked => "revoked",
+        }
+    }
 }
 
 /// An object that a node could not build.
@@ -114,6 +151,10 @@ pub struct NodeState {
     pub address: Option<SocketAddr>,
     /// Whether it has a stream to some replica, as far as is known.
     pub connected: bool,
+    /// The member of the control plane that heard of it last.
+    pub member: String,
+    /// How it does.
+    pub condition: Condition,
     /// Unix time in seconds when it was last heard.
     pub heard_at: Option<u64>,
     /// Lineage of the configuration in force; `None` if none is.
@@ -128,32 +169,24 @@ pub struct NodeState {
     pub figures: Option<Figures>,
 }
 
-/// How far a revision has come. `Display` is the value of the header `Milecastle-Receipt`: `applied 3/3`, and
-/// `applied 2/3, rejected 1` where a node did not take all of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Receipt {
-    /// Nodes that have the revision, or a later one, in force.
-    pub applied: usize,
-    /// Nodes that are connected.
-    pub total: usize,
-    /// Nodes that refused the step, or have it in force with objects in quarantine.
-    pub rejected: usize,
-}
-
-impl fmt::Display for Receipt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "applied {}/{}", self.applied, self.total)?;
-        if self.rejected > 0 {
-            write!(f, ", rejected {}", self.rejected)?;
-        }
-        Ok(())
-    }
-}
-
 impl Nodes {
-    /// The nodes that the store knows; those with streams to this process as soon as a DP manager shares this.
-    pub fn new(store: Store) -> Self {
-        Self { store, live: Arc::default() }
+    /// The nodes that the store knows; those with streams to this process as soon as a DP manager shares this. `member` is
+    /// the id under which this process is a member of the control plane.
+    pub fn new(store: Store, member: &str, settings: &Members) -> Self {
+        let (lost_after, offline_after) = (settings.lost_after.get(), settings.nodes_offline_after.get());
+        Self {
+            store,
+            live: Arc::default(),
+            elsewhere: Arc::default(),
+            member: member.into(),
+            lost_after,
+            offline_after,
+        }
+    }
+
+    /// Silence after which a member of the control plane is lost.
+    pub fn lost_after(&self) -> Duration {
+        self.lost_after
     }
 
     /// All nodes that joined a group, by id.
@@ -161,54 +194,41 @@ impl Nodes {
     /// # Errors
     /// What the store says.
     pub async fn list(&self, group: &str) -> Result<Vec<NodeState>, StoreError> {
+        let head = self.store.head(group).await?;
         let joined = self.store.node_list(group).await?;
-        Ok(joined
-            .into_iter()
-            .map(|node| {
-                let mut state = self.stored(node);
-                self.live.describe(group, &mut state);
-                state
-            })
-            .collect())
+        Ok(joined.into_iter().map(|node| self.known(node, &head)).collect())
     }
 
-    /// Waits until every connected node of the group has `revision` in force or has refused it, at most for `wait`; says how
-    /// far it came. Waiting longer than it takes is no fault of a write, so the store's failures only leave out the nodes of
-    /// other replicas.
-    pub async fn wait_applied(&self, group: &str, revision: u64, wait: Duration) -> Receipt {
-        let deadline = Instant::now() + wait;
-        let mut changed = self.live.changes();
-        let mut elsewhere = self.elsewhere(group).await;
-        loop {
-            changed.borrow_and_update();
-            let receipt = self.receipt(group, revision, &elsewhere);
-            if receipt.is_settled() || Instant::now() >= deadline {
-                return receipt.receipt;
-            }
-            // News of nodes at other replicas come through the store; without any there is no reason to ask it again.
-            let look = if elsewhere.is_empty() { deadline } else { deadline.min(Instant::now() + REMOTE_LOOK) };
-            if timeout_at(look, changed.changed()).await.is_err() && !elsewhere.is_empty() {
-                elsewhere = self.elsewhere(group).await;
-            }
+    /// One node; `None` if the group has none of this id.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn get(&self, group: &str, id: &str) -> Result<Option<NodeState>, StoreError> {
+        let head = self.store.head(group).await?;
+        Ok(self.store.node_get(group, id).await?.map(|node| self.known(node, &head)))
+    }
+
+    /// A node as far as it is known, from here and from the store.
+    fn known(&self, node: Node, head: &Head) -> NodeState {
+        let group = node.group.clone();
+        let mut state = self.stored(node);
+        self.live.describe(&group, &self.member, &mut state);
+        state.condition = self.condition(&state, head);
+        state
+    }
+
+    fn condition(&self, state: &NodeState, head: &Head) -> Condition {
+        let quiet = state.heard_at.map(|at| Duration::from_secs(unix_now().saturating_sub(at)));
+        let at_head = state.lineage.as_deref() == Some(&head.lineage) && state.revision >= head.revision;
+        let refuses = state.troubles.rejected_total > 0 || state.troubles.refused.is_some();
+        match (state.connected, at_head) {
+            _ if !state.welcome => Condition::Revoked,
+            (true, _) if refuses => Condition::Rejected,
+            (true, true) => Condition::Healthy,
+            (true, false) => Condition::Late,
+            (false, _) if quiet.is_some_and(|quiet| quiet < self.offline_after) => Condition::Lost,
+            (false, _) => Condition::Offline,
         }
-    }
-
-    /// How far a revision is at this moment.
-    pub async fn applied(&self, group: &str, revision: u64) -> Receipt {
-        self.receipt(group, revision, &self.elsewhere(group).await).receipt
-    }
-
-    /// Nodes that are connected to other replicas, as the store has it.
-    async fn elsewhere(&self, group: &str) -> BTreeMap<String, NodeState> {
-        let nodes = match self.store.node_list(group).await {
-            Ok(nodes) => nodes,
-            Err(error) => {
-                tracing::debug!(group, %error, "nodes of other replicas are left out of a receipt");
-                Vec::new()
-            }
-        };
-        let nodes = nodes.into_iter().filter(|node| node.welcome).map(|node| self.stored(node));
-        nodes.filter(|node| node.connected).map(|node| (node.id.clone(), node)).collect()
     }
 
     /// A node as the store has it: connected to another replica if it was heard of lately.
@@ -222,9 +242,11 @@ impl Nodes {
         }
         let recent = unix_now().saturating_sub(REMOTE_LIFE.as_secs());
         let heard_at = report.as_ref().map(|report| report.reported_at);
+        let has_stream = report.as_ref().is_some_and(|report| report.connected);
+        let member = report.as_ref().map(|report| report.member.clone()).unwrap_or_default();
         let (boot, lineage, revision) =
             report.map(|report| (report.boot, Some(report.lineage), report.revision)).unwrap_or_default();
-        let connected = heard_at.is_some_and(|at| at >= recent && !self.live.departed(&node.group, &node.id, at));
+        let recent = heard_at.is_some_and(|at| at >= recent && !self.live.departed(&node.group, &node.id, at));
         NodeState {
             id: node.id,
             host: node.host,
@@ -233,7 +255,9 @@ impl Nodes {
             joined_at: node.joined_at,
             welcome: node.welcome,
             address: None,
-            connected,
+            connected: has_stream && recent,
+            member,
+            condition: Condition::Offline,
             heard_at,
             lineage: lineage.filter(|lineage| !lineage.is_empty()),
             revision,
@@ -242,80 +266,9 @@ impl Nodes {
             figures: None,
         }
     }
-
-    fn receipt(&self, group: &str, revision: u64, elsewhere: &BTreeMap<String, NodeState>) -> Count {
-        let heads = self.store.watch().heads();
-        let lineage = heads.get(group).map(|head| head.lineage.as_str());
-        let mut count = Count::default();
-        self.live.each(group, |held, at, troubles| count.add((held, at), troubles, (lineage, revision)));
-        for (id, node) in elsewhere {
-            if !self.live.has(group, id) {
-                count.add((node.lineage.as_deref(), node.revision), &node.troubles, (lineage, revision));
-            }
-        }
-        count
-    }
-}
-
-/// A receipt in the making.
-#[derive(Default)]
-struct Count {
-    receipt: Receipt,
-    /// Nodes of which nothing is to be expected any more.
-    settled: usize,
-}
-
-impl Count {
-    fn add(&mut self, held: (Option<&str>, u64), troubles: &Troubles, wanted: (Option<&str>, u64)) {
-        let applied = held.0.is_some() && held.0 == wanted.0 && held.1 >= wanted.1;
-        let refused = troubles.refused.as_ref().is_some_and(|refused| refused.revision >= wanted.1);
-        self.receipt.total += 1;
-        self.receipt.applied += usize::from(applied);
-        self.receipt.rejected += usize::from((applied && troubles.rejected_total > 0) || (!applied && refused));
-        self.settled += usize::from(applied || refused);
-    }
-
-    fn is_settled(&self) -> bool {
-        self.settled == self.receipt.total
-    }
 }
 
 /// For what people read.
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_receipt_counts_what_nodes_say() {
-        let refused = |revision| Troubles {
-            refused: Some(RefusedStep { fault: "digest".to_owned(), detail: String::new(), revision }),
-            ..Troubles::default()
-        };
-        let quarantined = Troubles { rejected_total: 2, ..Troubles::default() };
-        let check = |held, troubles: &Troubles, expected: (usize, usize, bool)| {
-            let mut count = Count::default();
-            count.add(held, troubles, (Some("l"), 5));
-            let Receipt { applied, total, rejected } = count.receipt;
-            assert_eq!(((applied, rejected, count.is_settled()), total), (expected, 1));
-        };
-        check((Some("l"), 5), &Troubles::default(), (1, 0, true));
-        check((Some("l"), 6), &quarantined, (1, 1, true));
-        check((Some("l"), 4), &quarantined, (0, 0, false));
-        check((Some("l"), 4), &refused(5), (0, 1, true));
-        check((Some("l"), 4), &refused(4), (0, 0, false));
-        check((Some("other"), 9), &Troubles::default(), (0, 0, false));
-        check((None, 0), &Troubles::default(), (0, 0, false));
-        assert!(Count::default().is_settled());
-    }
-
-    #[test]
-    fn a_receipt_as_a_header() {
-        let receipt = Receipt { applied: 2, total: 3, rejected: 0 };
-        assert_eq!(receipt.to_string(), "applied 2/3");
-        assert_eq!(Receipt { rejected: 1, ..receipt }.to_string(), "applied 2/3, rejected 1");
-    }
 }

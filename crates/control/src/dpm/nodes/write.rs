@@ -2,47 +2,78 @@
 
 use std::time::Duration;
 
+use milecastle_store::StoreError;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::Nodes;
+use super::{Nodes, receipt};
 
-/// How often to look for nodes that have had no news for a while.
+/// How often to look for nodes that have had no news for a while, and the pause after the database failed.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Writes reports, those of many nodes in one statement and no more often than every `interval`, until `stop` becomes true or
-/// is dropped; then once more what is left. Reports that came in between are replaced by later ones of the same node.
-pub(in crate::dpm) async fn write(nodes: Nodes, interval: Duration, mut stop: watch::Receiver<bool>) {
+/// How often to write what each node says: `receipt` for where the nodes of a group stand, `node` for each of them.
+#[derive(Clone, Copy)]
+pub(in crate::dpm) struct Pace {
+    pub(in crate::dpm) receipt: Duration,
+    pub(in crate::dpm) node: Duration,
+}
+
+/// Writes at that pace until `stop` becomes true or is dropped; then once more what is left. What came in between is replaced
+/// by what came later.
+pub(in crate::dpm) async fn write(nodes: Nodes, pace: Pace, mut stop: watch::Receiver<bool>) {
     let mut failing = false;
+    let mut written: Option<Instant> = None;
     loop {
         let stopped = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => true,
             () = nodes.live.news.notified() => false,
             // Without news there may still be nodes of which the store has not heard for a while.
-            () = sleep(LOOK) => false,
+            () = sleep(LOOK.min(pace.node)) => false,
         };
-        let failed = flush(&nodes).await;
-        if failed && !failing {
-            tracing::warn!("what nodes run cannot be written to the database now; trying again");
+        let mut done = receipts(&nodes).await;
+        if stopped || written.is_none_or(|written| written.elapsed() >= pace.node) {
+            written = Some(Instant::now());
+            done = done.and(reports(&nodes).await);
+        }
+        let failed = done.is_err();
+        if let Err(error) = done.as_ref().map_err(|error| error.to_string())
+            && !failing
+        {
+            tracing::warn!(error, "what nodes run cannot be written to the database now; trying again");
         }
         failing = failed;
         if stopped {
             return;
         }
-        let pause = if failed { interval.max(LOOK) } else { interval };
+        let pause = if failed { pace.receipt.max(LOOK) } else { pace.receipt };
         // However it ends: the next round looks.
         timeout(pause, stop.wait_for(|stop| *stop)).await.map(drop).ok();
     }
 }
 
-/// Writes what there is; whether that failed.
-async fn flush(nodes: &Nodes) -> bool {
-    let reports = nodes.live.take_news();
-    if reports.is_empty() {
-        return false;
+/// Writes where the nodes of each group stand that moved.
+async fn receipts(nodes: &Nodes) -> Result<(), StoreError> {
+    let mut groups = nodes.live.take_moved();
+    while let Some(group) = groups.pop_first() {
+        let standing = receipt::to_json(&nodes.live.standing(&group));
+        if let Err(error) = nodes.store.receipt_put(&group, &nodes.member, &standing).await {
+            groups.insert(group);
+            nodes.live.moved_again(groups);
+            return Err(error);
+        }
     }
-    let Err(error) = nodes.store.node_report(&reports).await else { return false };
-    tracing::debug!(%error, "reports of nodes not written");
-    nodes.live.keep(reports);
-    true
+    Ok(())
+}
+
+/// Writes what each node says of which there is something to write.
+async fn reports(nodes: &Nodes) -> Result<(), StoreError> {
+    let reports = nodes.live.take_news(&nodes.member);
+    if reports.is_empty() {
+        return Ok(());
+    }
+    let done = nodes.store.node_report(&reports).await;
+    if done.is_err() {
+        nodes.live.keep(reports);
+    }
+    done
 }

@@ -9,13 +9,19 @@ use pb::node_message::Message;
 
 use super::node::Held;
 use super::{Member, Replica, on_both, put};
-use crate::dpm::Receipt;
+use crate::dpm::{Condition, Nodes, Receipt};
 
 on_both!(a_write_waits_for_its_nodes, rejections_are_known, nodes_of_other_replicas_count);
 
+/// A replica without streams.
+fn stranger(replica: &Replica) -> Nodes {
+    Nodes::new(replica.store.clone(), "stranger", &milecastle_settings::Members::default())
+}
+
 async fn a_write_waits_for_its_nodes(replica: Replica) {
     let nodes = replica.manager.nodes().clone();
-    assert_eq!(nodes.wait_applied(DEFAULT_GROUP, 0, Replica::LONG).await, Receipt::default());
+    let nobody = Receipt { settled: true, ..Receipt::default() };
+    assert_eq!(nodes.wait_applied(DEFAULT_GROUP, 0, Replica::LONG).await, nobody);
     let token = replica.token().await;
     let mut streams = Vec::new();
     for n in 0..3 {
@@ -37,7 +43,7 @@ async fn a_write_waits_for_its_nodes(replica: Replica) {
         stream.reach(revision).await;
     }
     let receipt = nodes.wait_applied(DEFAULT_GROUP, revision, Duration::from_millis(300)).await;
-    assert_eq!(receipt, Receipt { applied: 2, total: 3, rejected: 0 });
+    assert_eq!(receipt, Receipt { applied: 2, total: 3, ..Receipt::default() });
     // One that refuses is not waited for, and one that left does not count.
     let refused = streams[2].refused_message(pb::refused::Fault::Malformed);
     streams[2].say(Message::Refused(refused)).await;
@@ -45,7 +51,7 @@ async fn a_write_waits_for_its_nodes(replica: Replica) {
     assert_eq!(receipt.to_string(), "applied 2/3, rejected 1");
     drop(streams.pop());
     eventually("the node has left", async || {
-        nodes.applied(DEFAULT_GROUP, revision).await == Receipt { applied: 2, total: 2, rejected: 0 }
+        nodes.applied(DEFAULT_GROUP, revision).await == Receipt { applied: 2, total: 2, rejected: 0, settled: true }
     })
     .await;
 }
@@ -65,7 +71,7 @@ async fn rejections_are_known(replica: Replica) {
     applied.set_rejected((0..300).map(rejection).collect(), 1 << 20);
     stream.say(Message::Applied(applied)).await;
     let receipt = replica.manager.nodes().wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await;
-    assert_eq!(receipt, Receipt { applied: 1, total: 1, rejected: 1 });
+    assert_eq!(receipt, Receipt { applied: 1, total: 1, rejected: 1, settled: true });
     stream
         .say(Message::Report(pb::Report { requests: 7, alarms: vec!["disk".to_owned()], ..pb::Report::default() }))
         .await;
@@ -80,7 +86,7 @@ async fn rejections_are_known(replica: Replica) {
     assert_eq!((node.host.as_str(), node.boot.as_str(), node.revision), ("host-1", "boot-1", revision));
     assert!(node.connected && node.welcome && node.address.is_some());
     // And so it stands in the database, for others.
-    let stranger = crate::dpm::Nodes::new(replica.store.clone());
+    let stranger = stranger(&replica);
     eventually("the report is written", async || {
         let known = stranger.list(DEFAULT_GROUP).await.unwrap().remove(0);
         known.troubles == node.troubles && known.digest == stream.held.digest().to_string()
@@ -100,11 +106,23 @@ async fn nodes_of_other_replicas_count(one: Replica) {
     there.reach(revision).await;
     assert_eq!(nodes.wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await.to_string(), "applied 2/2");
     // A dashboard without streams knows the same.
-    let dashboard = crate::dpm::Nodes::new(one.store.clone());
+    let dashboard = stranger(&one);
     assert_eq!(dashboard.wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await.to_string(), "applied 2/2");
+    eventually("it knows the nodes too", async || {
+        let nodes = dashboard.list(DEFAULT_GROUP).await.unwrap();
+        nodes.iter().map(|node| node.condition).eq([Condition::Healthy; 2])
+            && nodes[0].member == **one.membership.id()
+            && nodes[1].member == **two.membership.id()
+    })
+    .await;
     // A node that comes back with what it has counts at once.
     let held: Held = here.held.clone();
     drop(here);
+    eventually("that it left is known there", async || {
+        dashboard.get(DEFAULT_GROUP, "n1").await.unwrap().unwrap().condition == Condition::Lost
+            && dashboard.applied(DEFAULT_GROUP, revision).await.total == 1
+    })
+    .await;
     let member = Member::join(&one, &token, "n1").await.unwrap();
     let _back = member.open(&one, held).await.unwrap();
     assert_eq!(nodes.wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await.to_string(), "applied 2/2");

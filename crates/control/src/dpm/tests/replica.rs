@@ -10,8 +10,8 @@ use milecastle_store::{ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Put, Sou
 use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::postgres::Database;
 
-use crate::State;
 use crate::dpm::{DpManager, DpParts, Nodes, mint_group_token};
+use crate::{Membership, Role, State};
 
 /// Makes each of the functions a test on SQLite and one on PostgreSQL.
 macro_rules! on_both {
@@ -37,6 +37,7 @@ pub(super) struct Replica {
     pub(super) store: Store,
     state: Arc<State>,
     pub(super) manager: DpManager,
+    pub(super) membership: Membership,
     pub(super) metrics: Arc<Registry>,
     pub(super) home: Arc<Home>,
 }
@@ -89,13 +90,18 @@ impl Replica {
         settings.server.listen = settings::HostPort { host: [127, 0, 0, 1].into(), port: 0 };
         settings.stream.beat = settings::Time::millis(50);
         settings.stream.receipt_interval = settings::Time::millis(20);
+        settings.stream.report_interval = settings::Time::millis(20);
         change(&mut settings);
         let store = home.open().await;
         let metrics = Arc::new(Registry::new("", 1));
         let state = Arc::new(State::start(store.clone()).await.unwrap());
-        let parts = DpParts { state: state.clone(), nodes: Nodes::new(store.clone()), metrics: metrics.clone() };
+        let members = settings::Members::default();
+        let role = Role { roles: vec!["dp-manager".to_owned()], address: String::new(), version: "1".to_owned() };
+        let membership = Membership::join(store.clone(), role, &members).await.unwrap();
+        let nodes = Nodes::new(store.clone(), membership.id(), &members);
+        let parts = DpParts { state: state.clone(), nodes, metrics: metrics.clone() };
         let manager = DpManager::start(&settings, parts).await.unwrap();
-        Self { store, state, manager, metrics, home }
+        Self { store, state, manager, membership, metrics, home }
     }
 
     /// A token for the default group.

@@ -1,0 +1,106 @@
+//! Refusals and failures of `/api`.
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use milecastle_store::{GroupError, StoreError};
+use serde_json::{Map, Value, json};
+
+use super::json;
+
+/// What a handler gives.
+pub(super) type Outcome = Result<Response, Failure>;
+
+/// Why a request was not done: `{"code":…,"message":…,"request_id":…}` and what else belongs to the code.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: StatusCode,
+    /// For programs; stays the same whatever the message says.
+    code: &'static str,
+    /// For people: what is wrong and what to do.
+    message: String,
+    /// More members of the answer.
+    more: Map<String, Value>,
+}
+
+impl Failure {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), more: Map::new() }
+    }
+
+    /// 400.
+    pub(super) fn bad(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// 404.
+    pub(super) fn missing(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    /// 409.
+    pub(super) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, message)
+    }
+
+    /// Names the member of the body that is at fault.
+    pub(super) fn at(self, path: &str) -> Self {
+        self.with("path", path)
+    }
+
+    /// Adds a member to the answer.
+    pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::UnknownGroup(_) => Self::missing("no_such_group", error.to_string()),
+            StoreError::Unavailable(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", error.to_string())
+            }
+            StoreError::Database(_) | StoreError::Corrupt(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
+            }
+        }
+    }
+}
+
+impl From<GroupError> for Failure {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::Exists(_) => Self::conflict("group_exists", error.to_string()),
+            GroupError::NotEmpty { objects, nodes, .. } => {
+                let message = format!("{error}: move them first, or delete all of it with `?force=true`");
+                Self::conflict("group_not_empty", message).with("objects", objects).with("nodes", nodes)
+            }
+            GroupError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Self { status, code, message, more } = self;
+        let request_id = request_id();
+        if status.is_server_error() {
+            tracing::warn!(request_id, code, message, "a request to /api failed");
+        }
+        let mut body = json!({ "code": code, "message": message, "request_id": request_id });
+        if let Value::Object(members) = &mut body {
+            members.extend(more);
+        }
+        json(status, &body)
+    }
+}
+
+/// 64 random bits in hexadecimal; without randomness an id that says so.
+fn request_id() -> String {
+    let mut bytes = [0; 8];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => format!("{:016x}", u64::from_be_bytes(bytes)),
+        Err(_) => "none".to_owned(),
+    }
+}

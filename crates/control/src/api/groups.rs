@@ -1,0 +1,99 @@
+//! Gateway groups.
+
+use axum::body::Body;
+use axum::extract::{Extension, Path, State as Shared};
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, Uri};
+use milecastle_pki::NodeIdentity;
+use milecastle_store::{DEFAULT_GROUP, Group, GroupUpdate, NewGroup};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use super::{Failure, Outcome, Site, Who, json, query_of};
+
+/// A group as answers show it.
+#[derive(Serialize)]
+struct Shown {
+    id: String,
+    name: String,
+    labels: BTreeMap<String, String>,
+    settings: Map<String, Value>,
+    revision: u64,
+    lineage: String,
+    created_at: u64,
+}
+
+/// What is given to make a group, or to change one.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Given {
+    id: Option<String>,
+    name: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl From<Group> for Shown {
+    fn from(group: Group) -> Self {
+        let Group { id, name, labels, settings, lineage, revision, created_at, .. } = group;
+        Self { id, name, labels, settings, revision, lineage, created_at }
+    }
+}
+
+/// `GET /api/gateway_groups`: all, or those of the name that `name` says.
+pub(super) async fn list(Shared(api): Site, uri: Uri) -> Outcome {
+    let query = query_of(&uri);
+    let named = |group: &Group| query.get("name").filter(|name| !name.is_empty()).is_none_or(|name| group.name == name);
+    let groups = api.store().group_list().await?;
+    let shown: Vec<Shown> = groups.into_iter().filter(named).map(Shown::from).collect();
+    Ok(super::list(&shown))
+}
+
+/// `POST /api/gateway_groups`.
+pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {
+    let given: Given = api.body(body).await?;
+    let Some(id) = given.id else { return Err(Failure::bad("invalid_body", "a group needs an id").at("/id")) };
+    // What can stand in the certificates of its nodes.
+    NodeIdentity::new(id.as_str(), "any").map_err(|error| Failure::bad("invalid_id", error.to_string()).at("/id"))?;
+    let name = given.name.unwrap_or_else(|| id.clone());
+    let new = NewGroup { name, labels: given.labels.unwrap_or_default(), ..NewGroup::named(id) };
+    let group = api.store().group_create(&new).await?;
+    // Whoever made it may use it here at once.
+    api.state.find(&group.id).await?;
+    tracing::info!(group = group.id, by = who.name, "gateway group created");
+    Ok(json(StatusCode::CREATED, &Shown::from(group)))
+}
+
+/// `GET /api/gateway_groups/{group}`.
+pub(super) async fn show(Shared(api): Site, Path(id): Path<String>) -> Outcome {
+    Ok(json(StatusCode::OK, &Shown::from(api.store().group_get(&id).await?)))
+}
+
+/// `PATCH /api/gateway_groups/{group}`: name and labels.
+pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(id): Path<String>, body: Body) -> Outcome {
+    let given: Given = api.body(body).await?;
+    if given.id.is_some_and(|given| given != id) {
+        return Err(Failure::bad("invalid_body", "the id of a group does not change").at("/id"));
+    }
+    let update = GroupUpdate { name: given.name, labels: given.labels, settings: None };
+    let group = api.store().group_update(&id, &update).await?;
+    tracing::info!(group = id, by = who.name, "gateway group changed");
+    Ok(json(StatusCode::OK, &Shown::from(group)))
+}
+
+/// `DELETE /api/gateway_groups/{group}`: one without objects and nodes, or with `force=true` any but the default one.
+pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(id): Path<String>, uri: Uri) -> Outcome {
+    if id == DEFAULT_GROUP {
+        let message = "the default group stays: requests that name no group mean it";
+        return Err(Failure::conflict("default_group", message));
+    }
+    let force = query_of(&uri).get("force") == Some("true");
+    api.store().group_delete(&id, force).await?;
+    tracing::info!(group = id, force, by = who.name, "gateway group deleted");
+    Ok(done())
+}
+
+/// 204.
+pub(super) fn done() -> Response {
+    StatusCode::NO_CONTENT.into_response()
+}

@@ -1,0 +1,164 @@
+//! Our own REST API under `/api`: gateway groups, their tokens, nodes and revisions, and the members of the control plane
+//! (`docs/api.md`). Configuration itself is written and read by the compatible Admin API.
+//!
+//! What must stay true:
+//! - Whoever may not use the Admin API on this listener may not use this one; a viewer's key reads and nothing else.
+//! - Every refusal has one shape ([`Failure`]); a failure of ours has an id under which the log says more.
+//! - No answer shows a secret, but the one that minted it.
+
+mod failure;
+mod groups;
+mod lineage;
+mod members;
+mod nodes;
+mod revisions;
+mod tokens;
+
+use crate::admin::access;
+use crate::admin::body;
+use crate::admin::query::Query;
+use crate::dpm::Nodes;
+use crate::keys::{Holder, Keyring};
+use crate::listen::Peer;
+use crate::state::State;
+use crate::{Clock, SERVER};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State as Shared};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use failure::{Failure, Outcome};
+use http::{HeaderValue, Method, StatusCode, header};
+use milecastle_settings::{Peers, Time};
+use milecastle_store::{Role, Store};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where it lives.
+pub(crate) const BASE: &str = "/api";
+
+/// What the handlers share.
+pub(crate) struct Api {
+    pub(crate) state: Arc<State>,
+    pub(crate) nodes: Nodes,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) clock: Clock,
+    pub(crate) key_required: bool,
+    pub(crate) max_body: usize,
+    pub(crate) max_wait: Duration,
+    /// Peers that may use it.
+    pub(crate) allowed: Arc<[Peers]>,
+}
+
+type Site = Shared<Arc<Api>>;
+type Who = Extension<Arc<Holder>>;
+
+/// All of it, to be nested under [`BASE`].
+pub(crate) fn router(api: Arc<Api>) -> Router {
+    let routes = Router::new()
+        .route("/gateway_groups", get(groups::list).post(groups::create))
+        .route("/gateway_groups/{group}", get(groups::show).patch(groups::update).delete(groups::delete))
+        .route("/gateway_groups/{group}/lineage", get(lineage::show))
+        .route("/gateway_groups/{group}/lineage/confirm", post(lineage::confirm))
+        .route("/gateway_groups/{group}/tokens", get(tokens::list).post(tokens::create))
+        .route("/gateway_groups/{group}/tokens/{token}", delete(tokens::revoke))
+        .route("/gateway_groups/{group}/nodes", get(nodes::of_group))
+        .route("/gateway_groups/{group}/nodes/{node}", get(nodes::show).delete(nodes::delete))
+        .route("/gateway_groups/{group}/nodes/{node}/revoke", post(nodes::revoke))
+        .route("/gateway_groups/{group}/revisions", get(revisions::list))
+        .route("/gateway_groups/{group}/revisions/{revision}", get(revisions::show))
+        .route("/gateway_groups/{group}/revisions/{revision}/receipt", get(revisions::receipt))
+        .route("/nodes", get(nodes::all))
+        .route("/members", get(members::list))
+        .method_not_allowed_fallback(|| async {
+            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take that method")
+        })
+        .fallback(|| async { Failure::missing("no_such_path", "there is nothing here; docs/api.md lists all paths") });
+    routes.layer(middleware::from_fn_with_state(api.clone(), admit)).with_state(api)
+}
+
+/// Lets a request in, or refuses it.
+async fn admit(
+    Shared(api): Site,
+    Extension(Peer(peer)): Extension<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let mut response = match holder(&api, peer, &request) {
+        Ok(holder) => {
+            request.extensions_mut().insert(Arc::new(holder));
+            next.run(request).await
+        }
+        Err(failure) => failure.into_response(),
+    };
+    response.headers_mut().insert(header::SERVER, HeaderValue::from_static(SERVER));
+    response
+}
+
+fn holder(api: &Api, peer: std::net::IpAddr, request: &Request) -> Result<Holder, Failure> {
+    if !access::admits(&api.allowed, peer) {
+        let message = "this address may not use the API here: see admin.allow_admin_on_dashboard";
+        return Err(Failure::new(StatusCode::FORBIDDEN, "address_not_allowed", message));
+    }
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let Some(key) = access::key_of(&query, request.headers()) else {
+        if !api.key_required {
+            return Ok(Holder { name: "anonymous".into(), role: Role::Admin });
+        }
+        let message = "an Admin key is needed, in the header X-API-KEY";
+        return Err(Failure::new(StatusCode::UNAUTHORIZED, "no_key", message));
+    };
+    match api.keyring.find(&key) {
+        Some(holder) if holder.role == Role::Viewer && request.method() != Method::GET => {
+            let message = format!("the key `{}` may read only", holder.name);
+            Err(Failure::new(StatusCode::FORBIDDEN, "read_only_key", message))
+        }
+        Some(holder) => Ok(holder),
+        None => Err(Failure::new(StatusCode::UNAUTHORIZED, "wrong_key", "this is none of the Admin keys")),
+    }
+}
+
+impl Api {
+    fn store(&self) -> &Store {
+        self.state.store()
+    }
+
+    /// The body of a request; what it leaves out has its default, and what it should not have is refused.
+    async fn body<T: DeserializeOwned + Default>(&self, body: Body) -> Result<T, Failure> {
+        let text = body::read(body, self.max_body).await;
+        let text = text.map_err(|reply| Failure::bad("invalid_body", String::from_utf8_lossy(&reply.body).trim()))?;
+        if text.is_empty() {
+            return Ok(T::default());
+        }
+        serde_json::from_slice(&text).map_err(|error| Failure::bad("invalid_body", error.to_string()))
+    }
+
+    /// How long the argument `wait` asks to wait; no longer than the settings allow, and not at all without it.
+    fn wait(&self, query: &Query) -> Result<Duration, Failure> {
+        match query.get("wait").map(str::parse::<Time>) {
+            None => Ok(Duration::ZERO),
+            Some(Ok(wait)) => Ok(wait.get().min(self.max_wait)),
+            Some(Err(error)) => Err(Failure::bad("invalid_argument", format!("wait: {error}"))),
+        }
+    }
+}
+
+/// The query of a request.
+fn query_of(uri: &http::Uri) -> Query {
+    Query::parse(uri.query().unwrap_or_default())
+}
+
+/// A JSON body, ended by a newline.
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let mut text = serde_json::to_vec(body).expect("values made here have string keys and no failing serializers");
+    text.push(b'\n');
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// A list with its length, as all lists here are.
+fn list<T: Serialize>(items: &[T]) -> Response {
+    json(StatusCode::OK, &serde_json::json!({ "list": items, "total": items.len() }))
+}

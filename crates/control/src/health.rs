@@ -1,0 +1,138 @@
+//! Whether a process of the control plane lives and can serve: what load balancers and operators ask of it.
+
+use crate::listen;
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{StatusCode, header};
+use milecastle_store::Store;
+use milecastle_telemetry::metrics::Registry;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How long the database may take to give a sign of life before the process counts as not ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long an answer that is under way may still take when a [`Probes`] listener stops.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// What `/readyz` says of a process: shared by all that it serves.
+#[derive(Clone)]
+pub struct Readiness(Arc<RwLock<Phase>>);
+
+#[derive(Clone)]
+enum Phase {
+    /// Something that it needs is not there yet.
+    Waiting(String),
+    /// It serves, as long as this store answers.
+    Serving(Store),
+    /// It is about to stop.
+    Draining,
+}
+
+impl Readiness {
+    /// Of a process that has just started.
+    pub fn starting() -> Self {
+        Self(Arc::new(RwLock::new(Phase::Waiting("starting".to_owned()))))
+    }
+
+    /// The process waits for something: `why` says for what, and what to do about it.
+    pub fn waits(&self, why: impl Into<String>) {
+        self.set(Phase::Waiting(why.into()));
+    }
+
+    /// The process serves; from now on it is ready whenever the store answers.
+    pub fn serves(&self, store: Store) {
+        self.set(Phase::Serving(store));
+    }
+
+    /// The process is about to stop.
+    pub fn drains(&self) {
+        self.set(Phase::Draining);
+    }
+
+    fn set(&self, phase: Phase) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// Why the process cannot serve now; `None` if it can.
+    pub async fn problem(&self) -> Option<String> {
+        let phase = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let store = match phase {
+            Phase::Waiting(why) => return Some(why),
+            Phase::Draining => return Some("this process is about to stop".to_owned()),
+            Phase::Serving(store) => store,
+        };
+        match tokio::time::timeout(PATIENCE, store.ping()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the database does not answer in time".to_owned()),
+        }
+    }
+}
+
+/// `/healthz` and `/readyz`, for a router of any state.
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>(readiness: &Readiness) -> Router<S> {
+    let readiness = readiness.clone();
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route(
+        "/readyz",
+        get(move || async move {
+            match readiness.problem().await {
+                None => "ready\n".into_response(),
+                Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
+            }
+        }),
+    )
+}
+
+/// The page for Prometheus.
+pub(crate) fn metrics_page(metrics: &Registry) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()).into_response()
+}
+
+/// A plain HTTP listener with `/healthz`, `/readyz` and `/metrics`, for processes that have no dashboard. Dropped, it stops
+/// at once.
+pub struct Probes {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    server: JoinHandle<()>,
+}
+
+impl Probes {
+    /// Listens and answers. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn start(listen: SocketAddr, readiness: &Readiness, metrics: Arc<Registry>) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let router = routes(readiness).route("/metrics", get(move || async move { metrics_page(&metrics) }));
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(listen::serve(listener, router, stopped, LAST_ANSWERS));
+        tracing::info!(%address, "probes are answered");
+        Ok(Self { address, stop, server })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections and stops.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        if let Err(error) = (&mut self.server).await {
+            tracing::error!(%error, "the listener of the probes ended badly");
+        }
+    }
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}

@@ -1,0 +1,74 @@
+//! What every long-lived process has in common: log, runtime, signals.
+
+use crate::ports;
+use anyhow::Context;
+use milecastle_settings::Log;
+use std::net::SocketAddr;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Runs `work` on a runtime of `threads`, after the log is set up and the listeners are known to be free.
+///
+/// # Errors
+/// Whatever keeps the process from starting, with what to do about it.
+pub(crate) fn run(
+    log: &Log,
+    listeners: &[(String, SocketAddr)],
+    threads: usize,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    log.init()?;
+    ports::probe(listeners)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("side")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(work)
+}
+
+/// The signals that a process listens for.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// To stop in an orderly way.
+    Stop,
+    /// To open the log files anew, after they were moved away.
+    Reopen,
+}
+
+impl Signals {
+    /// Begins to listen. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The system does not let us.
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        let listen = |kind, name| signal(kind).with_context(|| format!("cannot listen for {name}"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+            reopen: listen(SignalKind::user_defined1(), "SIGUSR1")?,
+        })
+    }
+
+    /// Waits for the next one. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = self.interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            _ = self.reopen.recv() => return Asked::Reopen,
+        }
+        Asked::Stop
+    }
+
+    /// Waits until the process is asked to stop. Cancel safe.
+    pub(crate) async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
+    }
+}

@@ -1,0 +1,197 @@
+//! The replicas of the control plane: who is alive, which of them leads, and what their nodes run.
+//!
+//! Time is the database's own, in milliseconds, so that replicas whose clocks differ agree on who is silent.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use crate::error::StoreError;
+use crate::sql::{Db, Row, Tx, args};
+use crate::store::{Store, now};
+
+/// A process of the control plane, as it says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewMember {
+    /// Identity: another one after each start.
+    pub id: String,
+    /// What it does: `dashboard`, `dp-manager`.
+    pub roles: Vec<String>,
+    /// Name of its machine, or what its operator calls it.
+    pub host: String,
+    /// Its Milecastle version.
+    pub version: String,
+    /// Where it listens, for people.
+    pub address: String,
+}
+
+/// A process of the control plane, as known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// What it says of itself.
+    pub told: NewMember,
+    /// Unix time in seconds.
+    pub started_at: u64,
+    /// How long ago its heart beat last.
+    pub silence: Duration,
+}
+
+/// What one member at a time holds, for a term of office.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// What it is for.
+    pub name: String,
+    /// [`NewMember::id`] of the holder.
+    pub holder: String,
+    /// Counts the terms of office.
+    pub epoch: u64,
+    /// How long it still lasts; zero if it has ended.
+    pub left: Duration,
+}
+
+/// What a leader let go of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Members that were silent for too long.
+    pub members: u64,
+    /// Nodes that were.
+    pub nodes: u64,
+}
+
+impl Store {
+    /// Says that a member is alive, and all of what it says of itself.
+    pub async fn member_beat(&self, member: &NewMember) -> Result<(), StoreError> {
+        let sql = format!(
+            "INSERT INTO member (id, roles, host, version, address, started_at, beat_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, {clock}) ON CONFLICT (id) DO UPDATE SET roles = excluded.roles, \
+             host = excluded.host, version = excluded.version, address = excluded.address, beat_at = excluded.beat_at",
+            clock = self.0.db.clock_sql()
+        );
+        let NewMember { id, roles, host, version, address } = member;
+        let roles = roles.join(",");
+        self.0.db.run(sql, args![id, &roles, host, version, address, now()]).await.map(drop)
+    }
+
+    /// Takes a member that stops off the list, and ends its leases.
+    pub async fn member_leave(&self, id: &str) -> Result<(), StoreError> {
+        let mut tx = self.0.db.begin_write().await?;
+        tx.run("UPDATE lease SET ends_at = 0 WHERE holder = $1", args![id]).await?;
+        tx.run("DELETE FROM member WHERE id = $1", args![id]).await?;
+        tx.commit().await
+    }
+
+    /// All members, those that fell silent included, by machine and id.
+    pub async fn member_list(&self) -> Result<Vec<Member>, StoreError> {
+        let sql = format!(
+            "SELECT id, roles, host, version, address, started_at, {} - beat_at FROM member ORDER BY host, id",
+            self.0.db.clock_sql()
+        );
+        self.0.db.rows(sql, &[]).await?.iter().map(member).collect()
+    }
+
+    /// Takes the lease `name` for `term` if nobody has it, or prolongs it if `holder` has it. `None`: somebody else has it.
+    ///
+    /// Each time that it was not held before, a new term of office begins, and the epoch grows.
+    pub async fn lease_take(&self, name: &str, holder: &str, term: Duration) -> Result<Option<u64>, StoreError> {
+        let clock = self.0.db.clock_sql();
+        let sql = format!(
+            "INSERT INTO lease (name, holder, epoch, ends_at) VALUES ($1, $2, 1, {clock} + $3) \
+             ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ends_at = excluded.ends_at, epoch = lease.epoch \
+             + CASE WHEN lease.holder = excluded.holder AND lease.ends_at > {clock} THEN 0 ELSE 1 END \
+             WHERE lease.holder = excluded.holder OR lease.ends_at <= {clock}"
+        );
+        let mut tx = self.0.db.begin_write().await?;
+        let taken = tx.run(sql, args![name, holder, millis(term)]).await? > 0;
+        let epoch = match taken {
+            true => tx.row("SELECT epoch FROM lease WHERE name = $1", args![name]).await?,
+            false => None,
+        };
+        tx.commit().await?;
+        epoch.map(|row| row.int(0)).transpose()
+    }
+
+    /// A lease as it stands; `None` if nobody ever took it.
+    pub async fn lease_get(&self, name: &str) -> Result<Option<Lease>, StoreError> {
+        let sql = format!(
+            "SELECT holder, epoch, CASE WHEN ends_at > {clock} THEN ends_at - {clock} ELSE 0 END FROM lease WHERE name = $1",
+            clock = self.0.db.clock_sql()
+        );
+        let Some(row) = self.0.db.row(sql, args![name]).await? else { return Ok(None) };
+        let left = Duration::from_millis(row.int(2)?);
+        Ok(Some(Lease { name: name.to_owned(), holder: row.text(0)?, epoch: row.int(1)?, left }))
+    }
+
+    /// Forgets members that were silent for longer than `members`, and nodes that were neither heard of nor joined since
+    /// `nodes` (Unix time in seconds). `None`, and nothing forgotten: the term of office `epoch` of lease `name` is over.
+    pub async fn forget_lost(
+        &self,
+        (name, epoch): (&str, u64),
+        members: Duration,
+        nodes: u64,
+    ) -> Result<Option<Forgotten>, StoreError> {
+        let mut tx = self.0.db.begin_write().await?;
+        if !in_office(&mut tx, &self.0.db, name, epoch).await? {
+            return Ok(None);
+        }
+        let sql = format!("DELETE FROM member WHERE beat_at < {} - $1", self.0.db.clock_sql());
+        let members = tx.run(sql, args![millis(members)]).await?;
+        let lost = "SELECT DISTINCT group_id FROM node WHERE COALESCE(reported_at, joined_at) < $1 AND joined_at < $1";
+        let groups = tx.rows(lost, args![nodes]).await?;
+        let mut forgotten = Forgotten { members, nodes: 0 };
+        for group in groups {
+            let group = group.text(0)?;
+            let sql =
+                "DELETE FROM node WHERE group_id = $1 AND COALESCE(reported_at, joined_at) < $2 AND joined_at < $2";
+            forgotten.nodes += tx.run(sql, args![&group, nodes]).await?;
+            crate::group::touch(&mut tx, &group).await?;
+        }
+        tx.commit().await?;
+        self.0.watcher.hint();
+        Ok(Some(forgotten))
+    }
+
+    /// Records what the nodes of a group run that are connected to a member, in place of what it said before. Without effect
+    /// if group or member are not known.
+    pub async fn receipt_put(&self, group: &str, member: &str, standing: &Json) -> Result<(), StoreError> {
+        let sql = "INSERT INTO receipt (group_id, member, standing) SELECT g.id, m.id, $3 FROM gateway_group g, member m \
+                   WHERE g.id = $1 AND m.id = $2 ON CONFLICT (group_id, member) DO UPDATE SET standing = excluded.standing";
+        self.0.db.run(sql, args![group, member, &standing.to_string()]).await.map(drop)
+    }
+
+    /// What the members that were silent for less than `silence` said last of a group's nodes, by member.
+    pub async fn receipt_list(&self, group: &str, silence: Duration) -> Result<Vec<(String, Json)>, StoreError> {
+        let sql = format!(
+            "SELECT r.member, r.standing FROM receipt r JOIN member m ON m.id = r.member \
+             WHERE r.group_id = $1 AND m.beat_at > {} - $2 ORDER BY r.member",
+            self.0.db.clock_sql()
+        );
+        let rows = self.0.db.rows(sql, args![group, millis(silence)]).await?;
+        let parsed = |row: &Row| {
+            let standing = serde_json::from_str(&row.text(1)?).map_err(|_| StoreError::corrupt("a receipt"))?;
+            Ok((row.text(0)?, standing))
+        };
+        rows.iter().map(parsed).collect()
+    }
+}
+
+/// Whether the term `epoch` of a lease lasts; if so, nobody begins another one before the transaction ends.
+async fn in_office(tx: &mut Tx, db: &Db, name: &str, epoch: u64) -> Result<bool, StoreError> {
+    let lock = match tx {
+        Tx::Pg(_) => " FOR SHARE",
+        Tx::Lite(_) => "",
+    };
+    let sql = format!("SELECT 1 FROM lease WHERE name = $1 AND epoch = $2 AND ends_at > {}{lock}", db.clock_sql());
+    Ok(tx.row(sql, args![name, epoch]).await?.is_some())
+}
+
+fn member(row: &Row) -> Result<Member, StoreError> {
+    let roles = row.text(1)?.split(',').filter(|role| !role.is_empty()).map(str::to_owned).collect();
+    let told = NewMember { id: row.text(0)?, roles, host: row.text(2)?, version: row.text(3)?, address: row.text(4)? };
+    // A clock that was set back since the last beat makes it look like one of the future.
+    let silence = Duration::from_millis(row.int_or_zero(6)?);
+    Ok(Member { told, started_at: row.int(5)?, silence })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,131 @@
+//! The replicas of the control plane.
+
+use std::time::Duration;
+
+use milecastle_store::{DEFAULT_GROUP, Forgotten, NewMember, NewNode, NewToken, Store};
+use milecastle_testkit::eventually;
+use serde_json::json;
+
+use crate::home::{Home, on_both};
+
+on_both!(members_come_and_go, one_leads_at_a_time, a_leader_out_of_office_does_nothing, receipts_are_of_the_living);
+
+const LONG: Duration = Duration::from_secs(600);
+const SHORT: Duration = Duration::from_millis(50);
+
+fn member(id: &str) -> NewMember {
+    let roles = vec!["dashboard".to_owned(), "dp-manager".to_owned()];
+    NewMember { id: id.to_owned(), roles, host: format!("h-{id}"), version: "1".to_owned(), address: String::new() }
+}
+
+async fn ids(store: &Store) -> Vec<String> {
+    store.member_list().await.unwrap().into_iter().map(|member| member.told.id).collect()
+}
+
+async fn members_come_and_go(home: Home) {
+    let store = home.open().await;
+    store.member_beat(&member("a")).await.unwrap();
+    store.member_beat(&member("b")).await.unwrap();
+    let known = store.member_list().await.unwrap();
+    assert_eq!(known[0].told, member("a"));
+    assert!(known[0].started_at > 1_000_000_000 && known[0].silence < LONG);
+    eventually("silence grows", async || store.member_list().await.unwrap()[0].silence >= SHORT).await;
+    let before = store.member_list().await.unwrap()[1].silence;
+    let renamed = NewMember { host: "z".to_owned(), ..member("b") };
+    store.member_beat(&renamed).await.unwrap();
+    let known = store.member_list().await.unwrap();
+    assert_eq!(known[1].told, renamed);
+    assert!(known[1].silence < before);
+    store.member_leave("a").await.unwrap();
+    assert_eq!(ids(&store).await, ["b"]);
+}
+
+async fn one_leads_at_a_time(home: Home) {
+    let (one, two) = (home.open().await, home.open().await);
+    assert_eq!(one.lease_get("l").await.unwrap(), None);
+    assert_eq!(one.lease_take("l", "a", LONG).await.unwrap(), Some(1));
+    assert_eq!(two.lease_take("l", "b", LONG).await.unwrap(), None);
+    assert_eq!(one.lease_take("l", "a", SHORT).await.unwrap(), Some(1), "prolonged, the term is the same");
+    eventually("the term ends by itself", async || two.lease_take("l", "b", LONG).await.unwrap() == Some(2)).await;
+    assert_eq!(one.lease_take("l", "a", LONG).await.unwrap(), None);
+    let lease = one.lease_get("l").await.unwrap().unwrap();
+    assert_eq!((&*lease.holder, lease.epoch), ("b", 2));
+    assert!(lease.left > SHORT && lease.left <= LONG);
+    // Whoever leaves lets go of it at once, and who comes back later begins a term of its own.
+    two.member_leave("b").await.unwrap();
+    assert_eq!(one.lease_get("l").await.unwrap().unwrap().left, Duration::ZERO);
+    assert_eq!(two.lease_take("l", "b", LONG).await.unwrap(), Some(3));
+    assert_eq!(one.lease_take("other", "a", LONG).await.unwrap(), Some(1));
+    // Of many who ask at once one gets it.
+    let asked = (0..8).map(|n| (if n % 2 == 0 { &one } else { &two }, format!("m{n}")));
+    let tasks = asked.map(|(store, id)| {
+        let store = store.clone();
+        tokio::spawn(async move { store.lease_take("rush", &id, LONG).await.unwrap() })
+    });
+    let mut won = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        won.extend(task.await.unwrap());
+    }
+    assert_eq!(won, [1]);
+}
+
+async fn a_leader_out_of_office_does_nothing(home: Home) {
+    let store = home.open().await;
+    let token = NewToken {
+        id: "t".to_owned(),
+        group: DEFAULT_GROUP.to_owned(),
+        name: String::new(),
+        hash: [1; 32],
+        expires_at: None,
+    };
+    store.token_create(&token).await.unwrap();
+    let node = NewNode {
+        group: DEFAULT_GROUP.to_owned(),
+        id: "n".to_owned(),
+        token: "t".to_owned(),
+        certificate: "0a".to_owned(),
+        host: "h".to_owned(),
+        version: "1".to_owned(),
+    };
+    assert!(store.node_join(&node).await.unwrap());
+    store.member_beat(&member("a")).await.unwrap();
+    let future = u64::MAX >> 1;
+    assert_eq!(store.forget_lost(("l", 1), LONG, future).await.unwrap(), None);
+    let first = store.lease_take("l", "a", SHORT).await.unwrap().unwrap();
+    eventually("another one leads", async || store.lease_take("l", "b", LONG).await.unwrap().is_some()).await;
+    assert_eq!(store.forget_lost(("l", first), Duration::ZERO, future).await.unwrap(), None);
+    assert_eq!(ids(&store).await, ["a"]);
+    let epoch = store.head(DEFAULT_GROUP).await.unwrap().epoch;
+    assert_eq!(store.forget_lost(("l", first + 1), LONG, 1).await.unwrap(), Some(Forgotten::default()));
+    assert_eq!(store.head(DEFAULT_GROUP).await.unwrap().epoch, epoch);
+    eventually("the silent are forgotten", async || {
+        store.forget_lost(("l", first + 1), Duration::ZERO, 1).await.unwrap().unwrap().members == 1
+    })
+    .await;
+    let forgotten = store.forget_lost(("l", first + 1), LONG, future).await.unwrap();
+    assert_eq!(forgotten, Some(Forgotten { members: 0, nodes: 1 }));
+    assert_eq!(store.node_list(DEFAULT_GROUP).await.unwrap(), []);
+    assert!(store.head(DEFAULT_GROUP).await.unwrap().epoch > epoch, "replicas hear of it");
+}
+
+async fn receipts_are_of_the_living(home: Home) {
+    let store = home.open().await;
+    store.receipt_put(DEFAULT_GROUP, "a", &json!([1])).await.unwrap();
+    assert_eq!(store.receipt_list(DEFAULT_GROUP, LONG).await.unwrap(), []);
+    for id in ["a", "b"] {
+        store.member_beat(&member(id)).await.unwrap();
+        store.receipt_put(DEFAULT_GROUP, id, &json!([id])).await.unwrap();
+    }
+    store.receipt_put(DEFAULT_GROUP, "a", &json!(["again"])).await.unwrap();
+    store.receipt_put("none", "a", &json!([])).await.unwrap();
+    let all = [("a".to_owned(), json!(["again"])), ("b".to_owned(), json!(["b"]))];
+    assert_eq!(store.receipt_list(DEFAULT_GROUP, LONG).await.unwrap(), all);
+    eventually("the silent do not count", async || {
+        store.member_beat(&member("b")).await.unwrap();
+        let living = store.receipt_list(DEFAULT_GROUP, SHORT).await.unwrap();
+        living.len() == 1 && living[0] == all[1]
+    })
+    .await;
+    store.member_leave("b").await.unwrap();
+    assert_eq!(store.receipt_list(DEFAULT_GROUP, LONG).await.unwrap().len(), 1);
+}
