@@ -88,15 +88,23 @@ fn a_data_directory_has_one_process() {
 fn help_names_the_commands() {
     let (code, said) = outcome(&["--help"], &[]);
     assert_eq!(code, Some(0));
-    for word in ["up", "check", "--help", "--version"] {
+    for word in ["up", "control", "dp-manager", "gateway", "config", "token", "check", "--help", "--version"] {
         assert!(said.contains(word), "{word}: {said}");
     }
 }
 
 #[test]
-fn the_sample_of_deploy_is_a_valid_file() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/up.yaml");
-    let (code, said) = outcome(&["check", "-c", file], &[]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("0.0.0.0:443"), "{said}");
+fn the_samples_of_deploy_are_valid_files() {
+    for (role, listener) in [
+        ("up", "0.0.0.0:443"),
+        ("control", "0.0.0.0:17900"),
+        ("dashboard", "0.0.0.0:17080"),
+        ("dp-manager", "0.0.0.0:17901"),
+        ("gateway", "0.0.0.0:7085"),
+    ] {
+        let file = format!("{}/../deploy/{role}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let (code, said) = outcome(&["check", "--role", role, "-c", &file], &[]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(listener), "{said}");
+    }
 }

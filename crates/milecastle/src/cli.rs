@@ -1,12 +1,16 @@
 //! The command line.
 
+use crate::client;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// An API gateway cluster: stateless gateways, a replicated control plane, one binary.
 #[derive(Debug, Parser)]
 #[command(name = "milecastle", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Try it out:  milecastle up\nDocumentation: docs/ in the repository")]
+#[command(
+    after_help = "Try it out:  milecastle up\nA cluster, step by step: docs/cluster.md\nExit codes: 0 done, 1 failed, \
+                        2 wrong command line, 3 no such thing, 4 conflict, 5 waited in vain, 6 rejected by nodes"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -24,6 +28,16 @@ pub(crate) enum Command {
     DpManager(Serve),
     /// Run a gateway node
     Gateway(Serve),
+    /// Show the configuration, its history, and how far it has come
+    Config(client::Config),
+    /// Show, revoke or delete gateway nodes
+    Nodes(client::Nodes),
+    /// List, make or delete gateway groups
+    Group(client::Group),
+    /// Mint, list or revoke the tokens with which nodes join
+    Token(client::Token),
+    /// Show the replicas of the control plane, and which one leads
+    Members(client::Members),
     /// Check a configuration file and say everything that is wrong with it
     Check(Check),
 }

@@ -66,6 +66,11 @@ impl ControlPlane {
         let (state, membership) = connect(&settings, &key, &role, &readiness).await?;
         let store = state.store().clone();
         let nodes = Nodes::new(store.clone(), membership.id(), settings.members);
+        // Before anything is served, so that it opens the Admin API from the first request on.
+        let new_admin_key = match settings.dashboard {
+            Some(dashboard) => first_key(&store, dashboard).await?,
+            None => None,
+        };
         let dashboard = match opening {
             Some(opening) => {
                 let registry = Registry::new(
@@ -87,10 +92,6 @@ impl ControlPlane {
                 let parts = DpParts { state, nodes, metrics };
                 Some((DpManager::start(settings, parts).await?, settings.server.drain))
             }
-            None => None,
-        };
-        let new_admin_key = match settings.dashboard {
-            Some(dashboard) => first_key(&store, dashboard).await?,
             None => None,
         };
         readiness.serves(store.clone());

@@ -5,6 +5,7 @@
 mod banner;
 mod check;
 mod cli;
+mod client;
 mod config;
 mod control;
 mod data_dir;
@@ -24,20 +25,26 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match Cli::parse().command {
-        Command::Up(up) => up::run(&up),
-        Command::Control(serve) => roles::control(&serve),
-        Command::Dashboard(serve) => roles::dashboard(&serve),
-        Command::DpManager(serve) => roles::dp_manager(&serve),
-        Command::Gateway(serve) => roles::gateway(&serve),
-        Command::Check(check) => check::run(&check),
+        Command::Up(up) => done(up::run(&up)),
+        Command::Control(serve) => done(roles::control(&serve)),
+        Command::Dashboard(serve) => done(roles::dashboard(&serve)),
+        Command::DpManager(serve) => done(roles::dp_manager(&serve)),
+        Command::Gateway(serve) => done(roles::gateway(&serve)),
+        Command::Check(check) => done(check::run(&check)),
+        Command::Config(command) => client::run(client::Command::Config(command)),
+        Command::Nodes(command) => client::run(client::Command::Nodes(command)),
+        Command::Group(command) => client::run(client::Command::Group(command)),
+        Command::Token(command) => client::run(client::Command::Token(command)),
+        Command::Members(command) => client::run(client::Command::Members(command)),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Nothing is left to do if even standard error is closed.
             let _told = writeln!(std::io::stderr(), "milecastle: {error:#}");
-            ExitCode::FAILURE
+            client::exit_code(&error)
         }
     }
 }

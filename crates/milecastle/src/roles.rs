@@ -5,7 +5,6 @@
 use crate::cli::Serve;
 use crate::config::known;
 use crate::control::{ControlPlane, ControlSettings};
-use crate::data_dir::DataDir;
 use crate::gateway::{self, GatewayNode};
 use crate::process::{self, Asked, Signals};
 use anyhow::Context;
@@ -54,7 +53,6 @@ pub(crate) fn dp_manager(args: &Serve) -> anyhow::Result<()> {
 /// As [`control`].
 pub(crate) fn gateway(args: &Serve) -> anyhow::Result<()> {
     let file: GatewayFile = load(args.config.as_deref(), &known())?;
-    let _taken = DataDir::take(file.gateway.state.dir(), "state.dir")?;
     let threads = usize::from(file.gateway.background_threads);
     process::run(&file.log, &file.listeners(), threads, serve_gateway(&file.gateway))
 }

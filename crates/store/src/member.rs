@@ -153,8 +153,16 @@ impl Store {
     /// Records what the nodes of a group run that are connected to a member, in place of what it said before. Without effect
     /// if group or member are not known.
     pub async fn receipt_put(&self, group: &str, member: &str, standing: &Json) -> Result<(), StoreError> {
-        let sql = "INSERT INTO receipt (group_id, member, standing) SELECT g.id, m.id, $3 FROM gateway_group g, member m \
-                   WHERE g.id = $1 AND m.id = $2 ON CONFLICT (group_id, member) DO UPDATE SET standing = excluded.standing";
+        let hold = match self.0.db {
+            // One of them may be deleted at this moment, which is no fault.
+            Db::Pg(_) => " FOR KEY SHARE",
+            Db::Lite { .. } => "",
+        };
+        let sql = format!(
+            "INSERT INTO receipt (group_id, member, standing) SELECT g.id, m.id, $3 FROM gateway_group g, member m \
+             WHERE g.id = $1 AND m.id = $2{hold} \
+             ON CONFLICT (group_id, member) DO UPDATE SET standing = excluded.standing"
+        );
         self.0.db.run(sql, args![group, member, &standing.to_string()]).await.map(drop)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,8 +48,10 @@ pub(super) struct Live {
     departed: Mutex<HashMap<(Arc<str>, String), u64>>,
     /// Groups of which the store is to hear anew where their nodes stand.
     moved: Mutex<BTreeSet<Arc<str>>>,
-    streams: std::sync::atomic::AtomicU64,
+    streams: AtomicU64,
     version: watch::Sender<u64>,
+    /// A node came or left: the store should hear of it soon.
+    pub(super) urgent: AtomicBool,
     /// Something is to be written.
     pub(super) news: Notify,
 }
@@ -89,7 +92,7 @@ impl super::Nodes {
         position: Option<Position>,
     ) -> (Alive, oneshot::Receiver<End>) {
         let (end, ended) = oneshot::channel();
-        let stream = self.live.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let stream = self.live.streams.fetch_add(1, Ordering::Relaxed);
         let entry = Entry {
             stream,
             end: Some(end),
@@ -111,6 +114,7 @@ impl super::Nodes {
             tracing::info!(node, %group, "a node opened a second stream; the first one ends");
             end.send(End::Replaced).ok();
         }
+        self.live.urgent.store(true, Ordering::Release);
         self.live.changed(group);
         (Alive { live: self.live.clone(), group: group.clone(), node: node.to_owned(), stream }, ended)
     }
@@ -340,6 +344,7 @@ impl Drop for Alive {
             let report = (self.group.to_string(), self.node.clone(), report);
             self.live.left.lock().unwrap_or_else(PoisonError::into_inner).push(report);
         }
+        self.live.urgent.store(true, Ordering::Release);
         self.live.changed(&self.group);
     }
 }

@@ -1,5 +1,6 @@
 //! Writes what nodes say into the store.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use milecastle_store::StoreError;
@@ -11,7 +12,8 @@ use super::{Nodes, receipt};
 /// How often to look for nodes that have had no news for a while, and the pause after the database failed.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How often to write what each node says: `receipt` for where the nodes of a group stand, `node` for each of them.
+/// How often to write what each node says: `receipt` for where the nodes of a group stand and for nodes that came or left,
+/// `node` for each of them.
 #[derive(Clone, Copy)]
 pub(in crate::dpm) struct Pace {
     pub(in crate::dpm) receipt: Duration,
@@ -31,7 +33,8 @@ pub(in crate::dpm) async fn write(nodes: Nodes, pace: Pace, mut stop: watch::Rec
             () = sleep(LOOK.min(pace.node)) => false,
         };
         let mut done = receipts(&nodes).await;
-        if stopped || written.is_none_or(|written| written.elapsed() >= pace.node) {
+        let urgent = nodes.live.urgent.swap(false, Ordering::Acquire);
+        if stopped || urgent || written.is_none_or(|written| written.elapsed() >= pace.node) {
             written = Some(Instant::now());
             done = done.and(reports(&nodes).await);
         }

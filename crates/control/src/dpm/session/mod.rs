@@ -235,7 +235,8 @@ impl Session {
         let Some(at) = &self.at else { return self.prepare_snapshot(head) };
         if at.lineage != *head.lineage() {
             if self.feed.supersedes().iter().any(|over| **over == *at.lineage) {
-                (self.least, self.why) = (0, "lineage");
+                // The node takes it only once it has heard that its lineage is over.
+                (self.least, self.why, self.beat_due) = (0, "lineage", true);
                 self.prepare_snapshot(head);
             }
         } else if at.revision < head.revision() {

@@ -58,7 +58,8 @@ impl Session {
 
     fn refused(&mut self, refused: pb::Refused) {
         let fault = refused.fault();
-        let void = self.answered(&refused.lineage, refused.revision) == Some(Answered::Void);
+        let answered = self.answered(&refused.lineage, refused.revision);
+        let void = answered == Some(Answered::Void);
         self.shared.metrics.refusals.with(&[self.feed.group(), word(fault)]).inc();
         let (group, node) = (self.feed.group(), self.certificate.identity.node_id());
         let (revision, detail) = (refused.revision, &refused.detail);
@@ -69,6 +70,13 @@ impl Session {
                     tracing::warn!(node, %group, fault, revision, detail, "a node keeps what it has: see to the database");
                 }
                 self.alive.refused(word(fault), refused.detail, revision);
+                if let (Some(Answered::Sent(_)), Some(have)) = (answered, refused.have)
+                    && let Ok(digest) = Digest::try_from(&*have.digest)
+                {
+                    // It stands where it stood; what it did not take now it may take later.
+                    self.at = Some(Position { lineage: have.lineage.into(), revision: have.revision, digest });
+                    self.heal_at = Some(Instant::now() + HEAL_LONGEST);
+                }
             }
             Fault::Unspecified | Fault::Digest | Fault::Gap | Fault::Malformed => {
                 let begins = !void && self.is_to_heal();

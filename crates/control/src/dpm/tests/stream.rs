@@ -180,6 +180,14 @@ async fn another_lineage_is_an_alarm(replica: Replica) {
     replica.store.group_update(DEFAULT_GROUP, &GroupUpdate { settings, ..GroupUpdate::default() }).await.unwrap();
     assert_eq!(stream.step().await, Got::Snapshot(revision));
     assert_eq!(stream.beat.as_ref().unwrap().supersedes, ["before-the-restore"]);
+    // The present lineage gets a successor: whoever is ahead in it hears that it is over before it gets the snapshot.
+    let ahead = Held { lineage: Some(lineage.clone()), revision: 99, ..Held::default() };
+    let mut stream = member.open(&replica, ahead).await.unwrap();
+    stream.only_beats(2).await;
+    let successor = replica.store.group_supersede(DEFAULT_GROUP, &[], true).await.unwrap();
+    assert_eq!(stream.step().await, Got::Snapshot(revision));
+    let beat = stream.beat.as_ref().unwrap();
+    assert_eq!((&beat.lineage, beat.supersedes.contains(&lineage)), (&successor.lineage, true));
 }
 
 async fn a_broken_snapshot_goes_on(replica: Replica) {

@@ -1,0 +1,210 @@
+//! The command lines of the operator's commands.
+
+use clap::{Args, Subcommand, ValueEnum};
+use milecastle_settings::Time;
+use std::path::PathBuf;
+
+/// How to reach a dashboard, and how to show what it says. The same for every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct Server {
+    /// Dashboards, with commas between them; tried in this order until one answers
+    #[arg(long, env = "MILECASTLE_SERVER", value_name = "URL", value_delimiter = ',', global = true)]
+    #[arg(default_value = "http://127.0.0.1:17080")]
+    pub server: Vec<String>,
+    /// Admin key; others see it in the list of processes, so rather use the environment or a file
+    #[arg(long, env = "MILECASTLE_ADMIN_KEY", value_name = "KEY", hide_env_values = true, global = true)]
+    pub admin_key: Option<String>,
+    /// File that holds the Admin key
+    #[arg(long, env = "MILECASTLE_ADMIN_KEY_FILE", value_name = "FILE", global = true)]
+    pub admin_key_file: Option<PathBuf>,
+    /// Certificates to trust for https, instead of the system's (PEM)
+    #[arg(long, env = "MILECASTLE_CA_CERT", value_name = "FILE", global = true)]
+    pub ca_cert: Option<PathBuf>,
+    /// Certificate to show to the server (PEM)
+    #[arg(long, value_name = "FILE", requires = "client_key", global = true)]
+    pub client_cert: Option<PathBuf>,
+    /// Key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "client_cert", global = true)]
+    pub client_key: Option<PathBuf>,
+    /// How long to wait for an answer
+    #[arg(long, value_name = "TIME", default_value = "30s", global = true)]
+    pub timeout: Time,
+    /// How to show the answer
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Output::Table, global = true)]
+    pub output: Output,
+}
+
+/// How answers are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns, for people
+    Table,
+    /// JSON, for programs
+    Json,
+}
+
+/// `milecastle config`.
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+    /// Gateway group
+    #[arg(short, long, default_value = "default", global = true)]
+    pub group: String,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show objects: of all kinds, of one kind (routes, upstreams, ...), or a single one
+    Get {
+        /// The kind, as in paths of the Admin API
+        kind: Option<String>,
+        /// Its id
+        id: Option<String>,
+    },
+    /// Show what was published, newest first
+    History {
+        /// How many revisions
+        #[arg(short = 'n', long, default_value_t = 20)]
+        limit: u16,
+        /// Show which objects this revision changed, instead of the list
+        #[arg(long, value_name = "N")]
+        revision: Option<u64>,
+    },
+    /// Wait until every connected node has a revision in force
+    ///
+    /// Ends with 0 when all have it, with 6 when all have answered and some did not take all of it, and with 5 when the time
+    /// is over before.
+    Wait {
+        /// The revision; without it, the newest one
+        #[arg(long, value_name = "N")]
+        revision: Option<u64>,
+        /// How long to wait at most
+        #[arg(long, value_name = "TIME", default_value = "30s")]
+        within: Time,
+    },
+}
+
+/// `milecastle nodes`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Nodes {
+    #[command(subcommand)]
+    pub command: Option<NodesCommand>,
+    /// Gateway group; without it, all groups
+    #[arg(short, long)]
+    pub group: Option<String>,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodesCommand {
+    /// Cut a node off at once and keep it out until it is deleted
+    Revoke(OneNode),
+    /// Cut a node off at once and forget it; with a group token that is good it may join again
+    Delete(OneNode),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneNode {
+    /// The node's id
+    pub node: String,
+    /// Its gateway group
+    #[arg(short, long, default_value = "default")]
+    pub group: String,
+}
+
+/// `milecastle group`.
+#[derive(Debug, Args)]
+pub(crate) struct Group {
+    #[command(subcommand)]
+    pub command: GroupCommand,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// List the gateway groups
+    List,
+    /// Make a gateway group
+    Create {
+        /// 1 to 64 of A-Z a-z 0-9 . _ -
+        id: String,
+        /// What people call it [default: the id]
+        #[arg(long)]
+        name: Option<String>,
+        /// KEY=VALUE; may be given several times
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+    },
+    /// Delete a gateway group; one that has objects or nodes only with --force
+    Delete {
+        id: String,
+        /// Delete it with all of its objects, tokens and nodes
+        #[arg(long)]
+        force: bool,
+    },
+    /// After the database was restored: show what nodes hold that it does not know, and have them take over its state
+    Lineage {
+        id: String,
+        /// Have the nodes take over what the database holds
+        #[arg(long)]
+        confirm: bool,
+    },
+}
+
+/// `milecastle token`.
+#[derive(Debug, Args)]
+pub(crate) struct Token {
+    #[command(subcommand)]
+    pub command: TokenCommand,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Mint a token with which nodes join a group; it is shown this once
+    Create {
+        /// The gateway group
+        #[arg(default_value = "default")]
+        group: String,
+        /// What people call it
+        #[arg(long, default_value = "")]
+        name: String,
+        /// How long nodes may join with it; nodes that did stay [default: for ever]
+        #[arg(long, value_name = "TIME")]
+        expires_in: Option<Time>,
+    },
+    /// List the tokens of a group, never the secret in them
+    List {
+        /// The gateway group
+        #[arg(default_value = "default")]
+        group: String,
+    },
+    /// Revoke a token, and cut off every node that joined with it
+    Revoke {
+        /// The token's id, as lists show it
+        token: String,
+        /// Its gateway group
+        #[arg(short, long, default_value = "default")]
+        group: String,
+    },
+}
+
+/// `milecastle members`.
+#[derive(Debug, Args)]
+pub(crate) struct Members {
+    #[command(flatten)]
+    pub server: Server,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

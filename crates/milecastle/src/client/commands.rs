@@ -1,0 +1,191 @@
+//! Groups, tokens, nodes, members.
+
+use super::cli::{Group, GroupCommand, Members, Nodes, NodesCommand, Token, TokenCommand};
+use super::view::{Table, ago, items, show, text};
+use super::{Ended, client};
+use hyper::Method;
+use serde_json::{Value, json};
+
+pub(super) async fn group(command: Group) -> anyhow::Result<Ended> {
+    let (client, output) = (client(&command.server)?, command.server.output);
+    match command.command {
+        GroupCommand::List => {
+            let answer = client.get("/api/gateway_groups").await?;
+            show(output, &answer, |answer| {
+                let mut table = Table::new(&["id", "name", "revision", "labels", "made"]);
+                for group in items(answer) {
+                    let labels = group.get("labels").and_then(Value::as_object).into_iter().flatten();
+                    let labels: Vec<_> =
+                        labels.map(|(key, v)| format!("{key}={}", v.as_str().unwrap_or_default())).collect();
+                    let cells = [text(group, "id"), text(group, "name"), text(group, "revision")];
+                    table.row(cells.into_iter().chain([labels.join(","), ago(group, "created_at")]));
+                }
+                table.text()
+            })?;
+        }
+        GroupCommand::Create { id, name, labels } => {
+            let labels: serde_json::Map<String, Value> = labels.into_iter().map(|(k, v)| (k, v.into())).collect();
+            let mut body = json!({ "id": id, "labels": labels });
+            if let (Some(name), Value::Object(members)) = (name, &mut body) {
+                members.insert("name".to_owned(), name.into());
+            }
+            let answer = client.call(Method::POST, "/api/gateway_groups", Some(body)).await?;
+            show(output, &answer, |_| format!("group {id} made; next: milecastle token create {id}"))?;
+        }
+        GroupCommand::Delete { id, force } => {
+            let path = format!("/api/gateway_groups/{}?force={force}", encode(&id));
+            let answer = client.call(Method::DELETE, &path, None).await?;
+            show(output, &answer, |_| format!("group {id} deleted"))?;
+        }
+        GroupCommand::Lineage { id, confirm } => {
+            let path = format!("/api/gateway_groups/{}/lineage", encode(&id));
+            let answer = match confirm {
+                false => client.get(&path).await?,
+                true => client.call(Method::POST, &format!("{path}/confirm"), None).await?,
+            };
+            show(output, &answer, |answer| lineage(answer, confirm))?;
+        }
+    }
+    Ok(Ended::Done)
+}
+
+fn lineage(answer: &Value, confirmed: bool) -> String {
+    let stands =
+        format!("the database holds revision {} of lineage {}", text(answer, "revision"), text(answer, "lineage"));
+    let unknown = answer.get("unknown").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if confirmed {
+        return format!("{stands}; the nodes take it over");
+    }
+    if unknown.is_empty() {
+        return format!("{stands}; no node holds anything that it does not know");
+    }
+    let mut table = Table::new(&["lineage", "revision", "nodes"]);
+    for one in unknown {
+        let nodes = one.get("nodes").and_then(Value::as_array).into_iter().flatten();
+        let nodes: Vec<_> = nodes.filter_map(Value::as_str).collect();
+        table.row([text(one, "lineage"), text(one, "revision"), nodes.join(",")]);
+    }
+    format!(
+        "{stands}; nodes hold what it does not know:\n\n{}\n\n--confirm has them take over the database's state",
+        table.text()
+    )
+}
+
+pub(super) async fn token(command: Token) -> anyhow::Result<Ended> {
+    let (client, output) = (client(&command.server)?, command.server.output);
+    match command.command {
+        TokenCommand::Create { group, name, expires_in } => {
+            let path = format!("/api/gateway_groups/{}/tokens", encode(&group));
+            let mut body = json!({ "name": name });
+            if let (Some(life), Value::Object(members)) = (expires_in, &mut body) {
+                members.insert("expires_in".to_owned(), serde_json::to_value(life)?);
+            }
+            let answer = client.call(Method::POST, &path, Some(body)).await?;
+            // Alone on its line, so that it can go into a file.
+            show(output, &answer, |answer| text(answer, "token"))?;
+        }
+        TokenCommand::List { group } => {
+            let answer = client.get(&format!("/api/gateway_groups/{}/tokens", encode(&group))).await?;
+            show(output, &answer, |answer| {
+                let mut table = Table::new(&["id", "name", "made", "expires", "revoked"]);
+                for token in items(answer) {
+                    let times = ["created_at", "expires_at", "revoked_at"].map(|member| ago(token, member));
+                    table.row([text(token, "id"), text(token, "name")].into_iter().chain(times));
+                }
+                table.text()
+            })?;
+        }
+        TokenCommand::Revoke { token, group } => {
+            let path = format!("/api/gateway_groups/{}/tokens/{}", encode(&group), encode(&token));
+            let answer = client.call(Method::DELETE, &path, None).await?;
+            show(output, &answer, |_| format!("token {token} revoked, and every node that joined with it"))?;
+        }
+    }
+    Ok(Ended::Done)
+}
+
+pub(super) async fn nodes(command: Nodes) -> anyhow::Result<Ended> {
+    let (client, output) = (client(&command.server)?, command.server.output);
+    let path = |node: &str, group: &str| format!("/api/gateway_groups/{}/nodes/{}", encode(group), encode(node));
+    match command.command {
+        None => {
+            let path = match &command.group {
+                Some(group) => format!("/api/gateway_groups/{}/nodes", encode(group)),
+                None => "/api/nodes".to_owned(),
+            };
+            let answer = client.get(&path).await?;
+            show(output, &answer, |answer| {
+                let mut table =
+                    Table::new(&["group", "node", "state", "revision", "host", "version", "heard", "trouble"]);
+                for node in items(answer) {
+                    let revision = format!("{}/{}", text(node, "revision"), text(node, "head"));
+                    let cells = ["group", "id", "state"].map(|member| text(node, member));
+                    let more =
+                        [revision, text(node, "host"), text(node, "version"), ago(node, "heard_at"), trouble(node)];
+                    table.row(cells.into_iter().chain(more));
+                }
+                table.text()
+            })?;
+        }
+        Some(NodesCommand::Revoke(one)) => {
+            let answer = client.call(Method::POST, &format!("{}/revoke", path(&one.node, &one.group)), None).await?;
+            show(output, &answer, |_| format!("node {} revoked", one.node))?;
+        }
+        Some(NodesCommand::Delete(one)) => {
+            let answer = client.call(Method::DELETE, &path(&one.node, &one.group), None).await?;
+            show(output, &answer, |_| format!("node {} deleted", one.node))?;
+        }
+    }
+    Ok(Ended::Done)
+}
+
+/// What is wrong with a node, in few words.
+fn trouble(node: &Value) -> String {
+    let mut said = Vec::new();
+    let rejected = node.get("rejected").and_then(Value::as_array).into_iter().flatten();
+    said.extend(rejected.map(|one| format!("{} {}: {}", text(one, "kind"), text(one, "id"), text(one, "reason"))));
+    said.extend(node.get("refused").filter(|refused| !refused.is_null()).map(|refused| text(refused, "detail")));
+    let alarms = node.get("alarms").and_then(Value::as_array).into_iter().flatten();
+    said.extend(alarms.filter_map(Value::as_str).map(str::to_owned));
+    said.dedup();
+    said.join("; ")
+}
+
+pub(super) async fn members(command: Members) -> anyhow::Result<Ended> {
+    let answer = client(&command.server)?.get("/api/members").await?;
+    show(command.server.output, &answer, |answer| {
+        let mut table = Table::new(&["member", "name", "roles", "state", "leads", "address", "version", "started"]);
+        for member in items(answer) {
+            let roles = member.get("roles").and_then(Value::as_array).into_iter().flatten();
+            let roles: Vec<_> = roles.filter_map(Value::as_str).collect();
+            let leads = member.get("leads").and_then(Value::as_bool).unwrap_or_default();
+            let leads = if leads { "yes" } else { "" };
+            let more = [text(member, "address"), text(member, "version"), ago(member, "started_at")];
+            let cells =
+                [text(member, "id"), text(member, "name"), roles.join(","), text(member, "state"), leads.to_owned()];
+            table.row(cells.into_iter().chain(more));
+        }
+        table.text()
+    })?;
+    Ok(Ended::Done)
+}
+
+/// A segment of a path, or an argument of a query.
+pub(super) fn encode(text: &str) -> String {
+    let encoded = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(encoded).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_encoded() {
+        assert_eq!(encode("a-b_c.1~"), "a-b_c.1~");
+        assert_eq!(encode("a/b ?é"), "a%2Fb%20%3F%C3%A9");
+    }
+}

@@ -1,0 +1,137 @@
+//! The configuration, its history, and how far it has come.
+
+use super::cli::{Config, ConfigCommand};
+use super::commands::encode;
+use super::http::Client;
+use super::view::{Table, ago, items, show, text};
+use super::{Ended, client};
+use milecastle_settings::Time;
+use serde_json::{Map, Value, json};
+use std::time::{Duration, Instant};
+
+/// Collections that `config get` without a kind shows.
+const COLLECTIONS: &[&str] = &[
+    "routes",
+    "services",
+    "upstreams",
+    "consumers",
+    "consumer_groups",
+    "ssls",
+    "global_rules",
+    "plugin_configs",
+    "plugin_metadata",
+    "protos",
+    "secrets",
+];
+
+/// How long one request of a wait may take; the server may allow less.
+const ROUND: Duration = Duration::from_secs(10);
+
+pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
+    let Config { command, group, server } = command;
+    let (client, output) = (client(&server)?, server.output);
+    match command {
+        ConfigCommand::Get { kind: None, .. } => {
+            let mut all = Map::new();
+            for collection in COLLECTIONS {
+                let answer = client.get(&admin(&group, collection, None)).await?;
+                all.insert((*collection).to_owned(), answer.get("list").cloned().unwrap_or_default());
+            }
+            show(output, &Value::Object(all), |all| {
+                let mut table = table();
+                for collection in COLLECTIONS {
+                    let list = all.get(*collection).and_then(Value::as_array).into_iter().flatten();
+                    list.for_each(|object| row(&mut table, collection, object));
+                }
+                table.text()
+            })?;
+        }
+        ConfigCommand::Get { kind: Some(kind), id } => {
+            let answer = client.get(&admin(&group, &kind, id.as_deref())).await?;
+            show(output, &answer, |answer| {
+                if id.is_some() {
+                    return serde_json::to_string_pretty(answer.get("value").unwrap_or(answer)).unwrap_or_default();
+                }
+                let mut table = table();
+                items(answer).for_each(|object| row(&mut table, &kind, object));
+                table.text()
+            })?;
+        }
+        ConfigCommand::History { limit, revision: None } => {
+            let path = format!("/api/gateway_groups/{}/revisions?limit={limit}", encode(&group));
+            let answer = client.get(&path).await?;
+            show(output, &answer, |answer| {
+                let mut table = Table::new(&["revision", "when", "who", "source", "puts", "deletes", "message"]);
+                for one in items(answer) {
+                    let cells = ["author", "source", "puts", "deletes", "message"].map(|member| text(one, member));
+                    table.row([text(one, "revision"), ago(one, "at")].into_iter().chain(cells));
+                }
+                table.text()
+            })?;
+        }
+        ConfigCommand::History { revision: Some(revision), .. } => {
+            let path = format!("/api/gateway_groups/{}/revisions/{revision}", encode(&group));
+            let answer = client.get(&path).await?;
+            show(output, &answer, |answer| {
+                let mut table = Table::new(&["op", "kind", "id"]);
+                for change in answer.get("changes").and_then(Value::as_array).into_iter().flatten() {
+                    table.row(["op", "kind", "id"].map(|member| text(change, member)));
+                }
+                table.text()
+            })?;
+        }
+        ConfigCommand::Wait { revision, within } => {
+            let (ended, receipt) = wait(&client, &group, revision, within).await?;
+            show(output, &receipt, |receipt| {
+                format!("revision {}: {}", text(receipt, "revision"), text(receipt, "receipt"))
+            })?;
+            return Ok(ended);
+        }
+    }
+    Ok(Ended::Done)
+}
+
+/// Asks again and again, since a server allows no more than so long a wait, until all nodes have answered or the time is over.
+async fn wait(client: &Client, group: &str, revision: Option<u64>, within: Time) -> anyhow::Result<(Ended, Value)> {
+    let end = Instant::now() + within.get();
+    let mut revision = revision.map_or_else(|| "head".to_owned(), |revision| revision.to_string());
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let round = left.min(ROUND).as_millis();
+        let path = format!("/api/gateway_groups/{}/revisions/{revision}/receipt?wait={round}ms", encode(group));
+        let receipt = client.get(&path).await?;
+        let count = |member: &str| receipt.get(member).and_then(Value::as_u64).unwrap_or_default();
+        if receipt.get("settled").and_then(Value::as_bool).unwrap_or_default() {
+            let ended = if count("rejected") > 0 { Ended::Rejected } else { Ended::Done };
+            return Ok((ended, receipt));
+        }
+        if left.is_zero() {
+            return Ok((Ended::Late, receipt));
+        }
+        // What was the head at first is what is waited for.
+        revision = text(&receipt, "revision");
+    }
+}
+
+fn admin(group: &str, collection: &str, id: Option<&str>) -> String {
+    let place = match id {
+        Some(id) => format!("{}/{}", encode(collection), encode(id)),
+        None => encode(collection),
+    };
+    format!("/apisix/admin/{place}?gateway_group_id={}", encode(group))
+}
+
+fn table() -> Table {
+    Table::new(&["kind", "id", "name", "what", "revision"])
+}
+
+fn row(table: &mut Table, collection: &str, object: &Value) {
+    let empty = json!({});
+    let value = object.get("value").unwrap_or(&empty);
+    let id = ["id", "username"].iter().map(|member| text(value, member)).find(|id| !id.is_empty()).unwrap_or_default();
+    let what = ["uri", "uris", "sni", "snis", "nodes", "plugins"].iter().map(|member| text(value, member));
+    let what: String = what.into_iter().find(|what| !what.is_empty()).unwrap_or_default();
+    let what =
+        if what.chars().count() > 60 { format!("{}…", what.chars().take(59).collect::<String>()) } else { what };
+    table.row([collection.to_owned(), id, text(value, "name"), what, text(object, "modifiedIndex")]);
+}

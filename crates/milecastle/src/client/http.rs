@@ -1,0 +1,144 @@
+//! Requests to a dashboard.
+
+use super::Refused;
+use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Largest answer that is read.
+const LARGEST: usize = 256 << 20;
+
+/// How long connecting to one server may take before the next one is tried.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Speaks to the first of several dashboards that can be reached.
+pub(super) struct Client {
+    servers: Vec<Uri>,
+    key: Option<HeaderValue>,
+    tls: TlsConnector,
+    timeout: Duration,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Client {
+    pub(super) fn new(
+        servers: &[String],
+        key: Option<String>,
+        tls: TlsConnector,
+        timeout: Duration,
+    ) -> anyhow::Result<Self> {
+        let server = |text: &String| {
+            let uri: Uri = text.parse().ok().filter(|uri: &Uri| {
+                matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && uri.path().len() <= 1
+            })?;
+            Some(uri)
+        };
+        let parsed =
+            |text| server(text).with_context(|| format!("--server: expected http://HOST:PORT, found `{text}`"));
+        let servers = servers.iter().map(parsed).collect::<anyhow::Result<Vec<_>>>()?;
+        let key = key.map(|key| {
+            let mut value = HeaderValue::try_from(key).context("the Admin key holds what no header can")?;
+            value.set_sensitive(true);
+            Ok::<_, anyhow::Error>(value)
+        });
+        Ok(Self { servers, key: key.transpose()?, tls, timeout })
+    }
+
+    /// GET.
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// Sends a request; gives the body of an answer of success, `null` if it has none.
+    ///
+    /// # Errors
+    /// [`Refused`] with what the server says; no server that can be reached.
+    pub(super) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let exchange = async {
+            let (server, stream) = self.connect().await?;
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            // How the connection ends is told by the request on it.
+            tokio::spawn(async move { drop(connection.await) });
+            let answer = sender.send_request(self.request(&server, method, path, body)?).await?;
+            read(answer).await.with_context(|| format!("{server} broke off its answer"))
+        };
+        let (status, text) = tokio::time::timeout(self.timeout, Box::pin(exchange))
+            .await
+            .with_context(|| format!("no answer within {} s (--timeout)", self.timeout.as_secs()))??;
+        let body: Value = serde_json::from_slice(&text).unwrap_or_default();
+        if (200..300).contains(&status) {
+            return Ok(body);
+        }
+        bail!(Refused { status, message: reason(status, &body, &text) })
+    }
+
+    fn request(
+        &self,
+        server: &Uri,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> anyhow::Result<Request<Full<Bytes>>> {
+        let host = server.authority().context("a server has an address")?.as_str();
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(key) = &self.key {
+            request = request.header("x-api-key", key);
+        }
+        Ok(request.body(Full::from(body))?)
+    }
+
+    /// The first server that can be reached.
+    async fn connect(&self) -> anyhow::Result<(Uri, Box<dyn Stream>)> {
+        let mut failures = Vec::new();
+        for server in &self.servers {
+            match tokio::time::timeout(CONNECT, self.open(server)).await {
+                Ok(Ok(stream)) => return Ok((server.clone(), stream)),
+                Ok(Err(error)) => failures.push(format!("{server}: {error:#}")),
+                Err(_) => failures.push(format!("{server}: no answer within {} s", CONNECT.as_secs())),
+            }
+        }
+        bail!("no dashboard can be reached (--server, MILECASTLE_SERVER):\n  {}", failures.join("\n  "))
+    }
+
+    async fn open(&self, server: &Uri) -> anyhow::Result<Box<dyn Stream>> {
+        let secure = server.scheme_str() == Some("https");
+        let host = server.host().context("a server has an address")?.trim_matches(['[', ']']).to_owned();
+        let port = server.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let stream = TcpStream::connect((host.as_str(), port)).await?;
+        stream.set_nodelay(true)?;
+        if !secure {
+            return Ok(Box::new(stream));
+        }
+        Ok(Box::new(self.tls.connect(ServerName::try_from(host)?, stream).await?))
+    }
+}
+
+async fn read(answer: Response<hyper::body::Incoming>) -> anyhow::Result<(u16, Bytes)> {
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, LARGEST).collect().await.map_err(anyhow::Error::from_boxed)?;
+    Ok((head.status.as_u16(), body.to_bytes()))
+}
+
+/// What an answer that is no success says.
+fn reason(status: u16, body: &Value, text: &Bytes) -> String {
+    let said = ["message", "error_msg"].iter().find_map(|member| body.get(*member)?.as_str());
+    let more = body.get("description").and_then(Value::as_str).map(|more| format!(": {more}")).unwrap_or_default();
+    match (said, status) {
+        (Some(said), 401) => format!("{said}{more} (MILECASTLE_ADMIN_KEY, --admin-key-file)"),
+        (Some(said), _) => format!("{said}{more}"),
+        (None, _) => format!("the server answered {status}: {}", String::from_utf8_lossy(text).trim()),
+    }
+}

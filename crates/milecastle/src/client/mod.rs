@@ -1,0 +1,92 @@
+//! The operator's commands: thin clients of the dashboard's REST API.
+//!
+//! Exit codes: 0 done; 1 it could not be done; 2 the command line is wrong; 3 there is no such thing; 4 it conflicts with what
+//! is there; 5 a wait ended before all nodes had the revision; 6 a node did not take all of it.
+
+mod cli;
+mod commands;
+mod config;
+mod http;
+mod tls;
+mod view;
+
+pub(crate) use cli::{Config, Group, Members, Nodes, Token};
+
+use anyhow::Context;
+use cli::Server;
+use std::process::ExitCode;
+
+/// A command of an operator.
+pub(crate) enum Command {
+    Config(Config),
+    Nodes(Nodes),
+    Group(Group),
+    Token(Token),
+    Members(Members),
+}
+
+/// How a command ended, if not with an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Done,
+    /// A wait ended before all nodes had the revision.
+    Late,
+    /// A node did not take all of the revision.
+    Rejected,
+}
+
+/// What the server answered with instead of doing what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Refused {
+    /// The HTTP status.
+    status: u16,
+    message: String,
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// Why it could not be done.
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let done = runtime.block_on(async {
+        match command {
+            Command::Config(command) => config::run(command).await,
+            Command::Nodes(command) => commands::nodes(command).await,
+            Command::Group(command) => commands::group(command).await,
+            Command::Token(command) => commands::token(command).await,
+            Command::Members(command) => commands::members(command).await,
+        }
+    });
+    match done {
+        Ok(Ended::Done) => Ok(ExitCode::SUCCESS),
+        Ok(Ended::Late) => Ok(ExitCode::from(5)),
+        Ok(Ended::Rejected) => Ok(ExitCode::from(6)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The exit code of an error.
+pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<Refused>().map(|refused| refused.status) {
+        Some(404) => ExitCode::from(3),
+        Some(409) => ExitCode::from(4),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// The client that the options of a command describe.
+fn client(server: &Server) -> anyhow::Result<http::Client> {
+    let key = match (&server.admin_key, &server.admin_key_file) {
+        (Some(key), _) => Some(key.clone()),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read the Admin key in {}", path.display()))?;
+            Some(text.trim().to_owned())
+        }
+        (None, None) => None,
+    };
+    http::Client::new(&server.server, key, tls::connector(server)?, server.timeout.get())
+}

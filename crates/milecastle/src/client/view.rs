@@ -1,0 +1,107 @@
+//! Answers on standard output: columns for people, JSON for programs.
+
+use super::cli::Output;
+use anyhow::Context;
+use serde_json::Value;
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A table in the making.
+pub(super) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// With these words above its columns.
+    pub(super) fn new(heads: &[&str]) -> Self {
+        Self { rows: vec![heads.iter().map(|head| head.to_uppercase()).collect()] }
+    }
+
+    /// Adds a row.
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let cell = |cell: String| if cell.is_empty() { "-".to_owned() } else { cell };
+        self.rows.push(cells.into_iter().map(cell).collect());
+    }
+
+    /// The columns side by side.
+    pub(super) fn text(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        self.rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Writes an answer: itself as JSON, or the text that `text` makes of it.
+pub(super) fn show(output: Output, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(answer).context("an answer is JSON")?,
+        Output::Table => text(answer),
+    };
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+/// The items of an answer that is a list.
+pub(super) fn items(answer: &Value) -> impl Iterator<Item = &Value> {
+    answer.get("list").and_then(Value::as_array).into_iter().flatten()
+}
+
+/// A member as text; empty if there is none.
+pub(super) fn text(item: &Value, member: &str) -> String {
+    match item.get(member) {
+        Some(Value::String(text)) => text.clone(),
+        None | Some(Value::Null) => String::new(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// How long ago a moment was, in Unix seconds; empty if there is none.
+pub(super) fn ago(item: &Value, member: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match item.get(member).and_then(Value::as_u64) {
+        Some(at) if at > now => format!("in {}", span(at - now)),
+        Some(at) => format!("{} ago", span(now - at)),
+        None => String::new(),
+    }
+}
+
+/// A length of time with one unit, rounded down.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_they_must() {
+        let mut table = Table::new(&["id", "name"]);
+        table.row(["1".to_owned(), "é".to_owned()]);
+        table.row(["long".to_owned(), String::new()]);
+        assert_eq!(table.text(), "ID    NAME\n1     é\nlong  -");
+    }
+
+    #[test]
+    fn spans_of_time() {
+        let check = |seconds, expected: &str| assert_eq!(span(seconds), expected);
+        check(0, "0s");
+        check(119, "119s");
+        check(150, "2m");
+        check(7200, "2h");
+        check(86_400 * 3, "3d");
+    }
+}

@@ -1,0 +1,242 @@
+//! A cluster of real processes on one PostgreSQL, each role started by itself.
+
+use milecastle_testkit::postgres::{self, Database};
+use milecastle_testkit::{Answer, Call, Process, TempDir, free_port};
+use serde_json::Value;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::ADMIN_KEY;
+
+/// How long a start may take on a busy machine.
+const START: Duration = Duration::from_secs(60);
+/// How long a stop may take.
+const STOP: Duration = Duration::from_secs(30);
+
+/// Where a cluster keeps its state: a database, and the directory of all files of its processes.
+pub struct Cluster {
+    dsn: String,
+    /// The database; `None` if the test made it by itself.
+    pub database: Option<Database>,
+    /// Files of the processes.
+    pub dir: TempDir,
+}
+
+/// A process of the control plane.
+pub struct Replica {
+    /// The process.
+    pub process: Process,
+    /// The dashboard, or where probes are answered.
+    pub http: SocketAddr,
+    /// Where nodes join; port 0 for a dashboard.
+    pub dp_manager: SocketAddr,
+}
+
+/// A gateway node.
+pub struct Gateway {
+    /// The process.
+    pub process: Process,
+    /// `/status`.
+    pub status: SocketAddr,
+    /// Plain HTTP.
+    pub http: SocketAddr,
+}
+
+/// What one of the operator's commands said.
+pub struct Said {
+    /// Exit code.
+    pub code: i32,
+    /// All of its output.
+    pub text: String,
+}
+
+impl Said {
+    /// The output as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+}
+
+impl Cluster {
+    /// On an empty database.
+    pub fn new() -> Self {
+        let database = Database::create().unwrap();
+        Self { dsn: database.dsn().to_owned(), database: Some(database), dir: TempDir::new() }.sealed()
+    }
+
+    /// On a PostgreSQL that the test stops and starts.
+    pub fn on(server: &postgres::Cluster) -> Self {
+        Self { dsn: server.dsn("postgres"), database: None, dir: TempDir::new() }.sealed()
+    }
+
+    fn sealed(self) -> Self {
+        self.dir.write("sealing-key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
+        self
+    }
+
+    /// Starts `milecastle control`.
+    pub fn control(&self, name: &str) -> Replica {
+        self.control_at(name, free())
+    }
+
+    /// As [`Self::control`], with its DP manager on this address.
+    pub fn control_at(&self, name: &str, dp_manager: SocketAddr) -> Replica {
+        let settings = format!(
+            "{}\ndashboard: {{ server: {{ listen: {{ host: 127.0.0.1, port: 0 }} }} }}\n\
+             dp_manager: {{ server: {{ listen: {{ host: 127.0.0.1, port: {} }} }} }}\n",
+            self.common(name),
+            dp_manager.port()
+        );
+        self.replica("control", name, &settings, "the dashboard listens", dp_manager)
+    }
+
+    /// Starts `milecastle dashboard`.
+    pub fn dashboard(&self, name: &str) -> Replica {
+        let settings = format!("{}\nserver: {{ listen: {{ host: 127.0.0.1, port: 0 }} }}\n", self.common(name));
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        self.replica("dashboard", name, &settings, "the dashboard listens", nowhere)
+    }
+
+    /// Starts `milecastle dp-manager`, to listen on this address.
+    pub fn dp_manager(&self, name: &str, address: SocketAddr) -> Replica {
+        let settings = format!(
+            "{}\nserver: {{ listen: {{ host: 127.0.0.1, port: {} }} }}\n\
+             probes: {{ listen: {{ host: 127.0.0.1, port: 0 }} }}\n",
+            self.common(name),
+            address.port()
+        );
+        self.replica("dp-manager", name, &settings, "probes are answered", address)
+    }
+
+    fn common(&self, name: &str) -> String {
+        format!(
+            "sealing: {{ key_file: {} }}\nmembers: {{ name: {name}, heartbeat: 200ms, lost_after: 1s }}\n\
+             database: {{ dsn: '{}', retry_min: 50ms, retry_max: 500ms }}",
+            self.dir.path().join("sealing-key").display(),
+            self.dsn
+        )
+    }
+
+    fn replica(&self, role: &str, name: &str, settings: &str, says: &str, dp_manager: SocketAddr) -> Replica {
+        let config = self.dir.write(&format!("{name}.yaml"), settings);
+        let environment = [("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")];
+        let args = [role, "-c", config.to_str().unwrap()];
+        let mut process = Process::milecastle(&format!("{role} {name}"), &args, &environment);
+        let http = process.wait_for_line(says, START, |line| address(line, says));
+        Replica { process, http, dp_manager }
+    }
+
+    /// Starts `milecastle gateway`, which joins one of the DP managers with the token in the file `token`.
+    pub fn gateway(&self, name: &str, dp_managers: &[SocketAddr]) -> Gateway {
+        let endpoints: Vec<String> = dp_managers.iter().map(|address| format!("'https://{address}'")).collect();
+        let http = free();
+        let settings = format!(
+            "workers: 1\n\
+             control_plane: {{ endpoints: [{}], group_token_file: {}, reconnect_max: 500ms, report_interval: 1s }}\n\
+             state: {{ dir: {} }}\nshutdown: {{ grace: 0s }}\n\
+             apisix:\n  node_listen: [{{ ip: 127.0.0.1, port: {} }}]\n  ssl: {{ enable: false }}\n\
+             \x20 status: {{ ip: 127.0.0.1, port: 0 }}\n  enable_control: false\n\
+             plugin_attr: {{ prometheus: {{ enable_export_server: false }} }}\n",
+            endpoints.join(", "),
+            self.dir.path().join("token").display(),
+            self.dir.path().join(name).display(),
+            http.port()
+        );
+        let config = self.dir.write(&format!("{name}.yaml"), settings);
+        let args = ["gateway", "-c", config.to_str().unwrap()];
+        let mut process = Process::milecastle(&format!("gateway {name}"), &args, &[("MILECASTLE_LOG", "info")]);
+        let says = "the status page is served";
+        let status = process.wait_for_line(says, START, |line| address(line, says));
+        Gateway { process, status, http }
+    }
+
+    /// Runs one of the operator's commands against a dashboard.
+    pub fn operator(&self, dashboard: &Replica, args: &[&str]) -> Said {
+        let server = format!("http://{}", dashboard.http);
+        let environment = [("MILECASTLE_SERVER", server.as_str()), ("MILECASTLE_ADMIN_KEY", ADMIN_KEY)];
+        let mut process = Process::milecastle("an operator's command", args, &environment);
+        let code = process.wait_for_end(START).code().unwrap();
+        Said { code, text: process.log().join("\n") }
+    }
+
+    /// Mints a token for the group `default`, puts it where gateways look for it, and gives its id.
+    pub fn token(&self, dashboard: &Replica) -> String {
+        let said = self.operator(dashboard, &["token", "create"]);
+        assert_eq!(said.code, 0, "{}", said.text);
+        self.dir.write("token", &said.text);
+        said.text.split('.').nth(2).unwrap().to_owned()
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Replica {
+    /// GET, with the Admin key.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, None).await
+    }
+
+    /// Any call, with the Admin key.
+    pub async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let call = Call::new(method.parse().unwrap(), path).header("X-API-KEY", ADMIN_KEY);
+        let call = call.body(body.map(Value::to_string).unwrap_or_default());
+        call.to(self.http).await.unwrap()
+    }
+
+    /// Writes an object through the Admin API and expects it to be taken; `path` is what follows `/apisix/admin`.
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        let answer = self.call("PUT", &format!("/apisix/admin{path}"), Some(body)).await;
+        assert!(matches!(answer.status, 200 | 201), "PUT {path}: {} {}", answer.status, answer.text());
+        answer
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&self) {
+        milecastle_testkit::eventually("it is ready", async || self.get("/readyz").await.status == 200).await;
+    }
+
+    /// Ends it as an operator would.
+    pub fn stop(self) {
+        self.process.stop(STOP);
+    }
+}
+
+impl Gateway {
+    /// Waits until it serves.
+    pub async fn ready(&self) {
+        milecastle_testkit::eventually("the node serves", async || self.status().await == 200).await;
+    }
+
+    /// The status of `/status`.
+    pub async fn status(&self) -> u16 {
+        Call::get("/status").to(self.status).await.unwrap().status
+    }
+
+    /// Waits until a request is answered with this status.
+    pub async fn answers(&self, target: &str, status: u16) {
+        milecastle_testkit::eventually(&format!("{target} is answered with {status}"), async || {
+            Call::get(target).to(self.http).await.is_ok_and(|answer| answer.status == status)
+        })
+        .await;
+    }
+
+    /// Ends it as an operator would.
+    pub fn stop(self) {
+        self.process.stop(STOP);
+    }
+}
+
+/// An address of the loopback that nobody has.
+pub fn free() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
+}
+
+/// The address in a line of the log that says this.
+fn address(line: &str, says: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(says)?;
+    rest.split_once("address=")?.1.split_whitespace().next()?.parse().ok()
+}

@@ -1,0 +1,232 @@
+//! The roles of a cluster, a process each, on a real PostgreSQL.
+
+use milecastle_testkit::postgres::Cluster as Postgres;
+use milecastle_testkit::{Call, Echo, Target, eventually};
+use milecastle_tests::{ADMIN_KEY, Cluster, Gateway, Replica, free};
+use serde_json::{Value, json};
+
+fn upstream(echo: &Echo) -> Value {
+    json!({ "nodes": { echo.address().to_string(): 1 } })
+}
+
+/// The member of a list whose `name` is this.
+fn named(list: &Value, member: &str, name: &str) -> Value {
+    let found = list["list"].as_array().unwrap().iter().find(|item| item[member] == name);
+    found.cloned().unwrap_or_default()
+}
+
+async fn states(replica: &Replica) -> Vec<String> {
+    let nodes = replica.get("/api/nodes").await.json().unwrap();
+    nodes["list"].as_array().unwrap().iter().map(|node| node["state"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn streams(replica: &Replica) -> String {
+    let page = replica.get("/metrics").await.text();
+    page.lines().find_map(|line| line.strip_prefix("dp_streams{group=\"default\"} ")).unwrap_or("0").to_owned()
+}
+
+#[tokio::test]
+async fn roles_start_in_any_order_and_wait_for_what_they_need() {
+    let mut postgres = Postgres::start().unwrap();
+    postgres.stop().unwrap();
+    let (cluster, echo, address) = (Cluster::on(&postgres), Echo::start(), free());
+    // The node first: no DP manager, no token. Then those that need the database, which is away.
+    let mut gateway = cluster.gateway("g1", &[address]);
+    assert_eq!(gateway.status().await, 503);
+    gateway.process.announce("no configuration stream");
+    let mut dp_manager = cluster.dp_manager("m1", address);
+    let mut dashboard = cluster.dashboard("d1");
+    for replica in [&mut dp_manager, &mut dashboard] {
+        replica.process.announce("waiting for the database");
+        assert_eq!(replica.get("/healthz").await.status, 200);
+        eventually("it says what it waits for", async || {
+            let ready = replica.get("/readyz").await;
+            ready.status == 503 && ready.text().contains("waiting for the database: no PostgreSQL answers at")
+        })
+        .await;
+        assert!(replica.process.log().iter().any(|line| line.contains("is it running, and is the address right?")));
+    }
+    assert_eq!(dashboard.get("/apisix/admin/routes").await.status, 503);
+    postgres.resume().unwrap();
+    dashboard.ready().await;
+    dp_manager.ready().await;
+    // Still without a token, the node says what to do.
+    let hint = |line: &str| line.contains("group_token_file").then_some(());
+    gateway.process.wait_for_line("what the node lacks", milecastle_testkit::SOON, hint);
+    assert_eq!(gateway.status().await, 503);
+    cluster.token(&dashboard);
+    gateway.ready().await;
+    let answer = dashboard.put("/routes/1?wait=20s", &json!({ "uri": "/*", "upstream": upstream(&echo) })).await;
+    assert_eq!((answer.status, answer.header("milecastle-receipt")), (201, "applied 1/1".to_owned()));
+    gateway.answers("/hello", 200).await;
+    // A replica that is told to stop ends what is in flight, and sends its nodes elsewhere.
+    let mut slow = Target::plain(gateway.http).connect().await.unwrap();
+    let slow = tokio::spawn(async move { Call::get("/delay/1000").send(&mut slow).await });
+    eventually("the slow request is under way", async || echo.received().len() == 2).await;
+    tokio::task::spawn_blocking(move || (dashboard.stop(), dp_manager.stop())).await.unwrap();
+    assert_eq!(slow.await.unwrap().unwrap().status, 200);
+    gateway.answers("/hello", 200).await;
+    assert!(gateway.process.log().iter().any(|line| line.contains("the DP manager drains")));
+    tokio::task::spawn_blocking(move || gateway.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_first_starts_at_once_make_everything_once() {
+    let cluster = Cluster::new();
+    let (one, two) = std::thread::scope(|scope| {
+        let two = scope.spawn(|| cluster.control("two"));
+        (cluster.control("one"), two.join().unwrap())
+    });
+    one.ready().await;
+    two.ready().await;
+    let count = |sql: &str| cluster.database.as_ref().unwrap().query(sql).unwrap().trim().to_owned();
+    for table in ["data_key", "admin_key", "gateway_group", "secret WHERE name = 'cluster-ca'"] {
+        assert_eq!(count(&format!("SELECT count(*) FROM {table}")), "1", "{table}");
+    }
+    assert_eq!(count("SELECT count(*) FROM schema_migration"), count("SELECT max(version) FROM schema_migration"));
+    for replica in [&one, &two] {
+        assert_eq!(replica.get("/apisix/admin/routes").await.status, 200);
+    }
+    // A token of the one is good at the other.
+    cluster.token(&one);
+    let gateway = cluster.gateway("g1", &[two.dp_manager]);
+    gateway.ready().await;
+    let members = one.get("/api/members").await.json().unwrap();
+    assert_eq!(members["total"], 2);
+    assert_eq!(members["list"].as_array().unwrap().iter().filter(|member| member["leads"] == true).count(), 1);
+    tokio::task::spawn_blocking(move || (gateway.stop(), one.stop(), two.stop())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revoked_node_or_token_loses_its_stream_on_every_replica() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.control("one"), cluster.control("two"));
+    one.ready().await;
+    two.ready().await;
+    let token = cluster.token(&one);
+    let start = |name: &str, at: &Replica| -> Gateway {
+        let mut gateway = cluster.gateway(name, &[at.dp_manager]);
+        for expected in ["configuration stream lost", "no configuration stream"] {
+            gateway.process.announce(expected);
+        }
+        gateway
+    };
+    let (here, there) = (start("g1", &one), start("g2", &two));
+    here.ready().await;
+    there.ready().await;
+    eventually("each replica knows both nodes", async || {
+        states(&one).await == ["healthy", "healthy"] && states(&two).await == ["healthy", "healthy"]
+    })
+    .await;
+    // Each is connected to its own replica; one revokes, and the other one cuts.
+    let nodes = two.get("/api/nodes").await.json().unwrap();
+    let member = named(&two.get("/api/members").await.json().unwrap(), "name", "two")["id"].clone();
+    let other = nodes["list"].as_array().unwrap().iter().find(|node| node["member"] == member).unwrap().clone();
+    let id = other["id"].as_str().unwrap();
+    let said = cluster.operator(&one, &["nodes", "revoke", id]);
+    assert_eq!((said.code, said.text), (0, format!("node {id} revoked")));
+    eventually("the other replica cut its stream", async || streams(&two).await == "0").await;
+    assert_eq!(streams(&one).await, "1");
+    eventually("it is called revoked", async || {
+        named(&one.get("/api/nodes").await.json().unwrap(), "id", id)["state"] == "revoked"
+    })
+    .await;
+    assert_eq!(cluster.operator(&one, &["nodes", "revoke", id]).code, 3);
+    // The token's other node, from the other replica.
+    let said = cluster.operator(&two, &["token", "revoke", &token]);
+    assert_eq!(said.code, 0, "{}", said.text);
+    eventually("the stream is cut", async || streams(&one).await == "0").await;
+    // Traffic goes on as before.
+    here.answers("/", 404).await;
+    there.answers("/", 404).await;
+    let listed = cluster.operator(&one, &["token", "list", "-o", "json"]).json();
+    assert!(named(&listed, "id", &token)["revoked_at"].is_u64(), "{listed}");
+    tokio::task::spawn_blocking(move || (here.stop(), there.stop(), one.stop(), two.stop())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_replica_is_noticed_and_another_one_leads() {
+    let cluster = Cluster::new();
+    let mut one = cluster.control("one");
+    one.ready().await;
+    let leader = async |replica: &Replica| {
+        let members = replica.get("/api/members").await.json().unwrap();
+        let id = members["leader"]["member"].clone();
+        (named(&members, "id", id.as_str().unwrap_or_default())["name"].clone(), members["leader"]["epoch"].clone())
+    };
+    eventually("the first one leads", async || leader(&one).await == (json!("one"), json!(1))).await;
+    let two = cluster.dashboard("two");
+    two.ready().await;
+    one.process.kill();
+    eventually("the other one leads", async || leader(&two).await == (json!("two"), json!(2))).await;
+    let members = two.get("/api/members").await.json().unwrap();
+    assert_eq!((&named(&members, "name", "one")["state"], &members["total"]), (&json!("lost"), &json!(2)));
+    // One that stops in an orderly way is off the list, and its office free, at once.
+    let three = cluster.dashboard("three");
+    three.ready().await;
+    tokio::task::spawn_blocking(move || two.stop()).await.unwrap();
+    let members = three.get("/api/members").await.json().unwrap();
+    assert_eq!(named(&members, "name", "two"), Value::Null);
+    eventually("the next one leads", async || leader(&three).await == (json!("three"), json!(3))).await;
+    tokio::task::spawn_blocking(move || three.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn nodes_keep_what_they_have_until_an_operator_confirms_a_restored_database() {
+    let (cluster, echo) = (Cluster::new(), Echo::start());
+    let control = cluster.control("one");
+    control.ready().await;
+    cluster.token(&control);
+    let mut gateway = cluster.gateway("g1", &[control.dp_manager]);
+    gateway.process.announce("configuration refused");
+    gateway.process.announce("configuration stream lost");
+    gateway.process.announce("no configuration stream");
+    gateway.ready().await;
+    let route = |uri: &str| json!({ "uri": uri, "upstream": upstream(&echo) });
+    control.put("/routes/old?wait=20s", &route("/old")).await;
+    let new = control.put("/routes/new?wait=20s", &route("/new")).await;
+    assert_eq!(new.header("milecastle-receipt"), "applied 1/1");
+    let nothing = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
+    assert_eq!(nothing.code, 4, "{}", nothing.text);
+    let address = control.dp_manager;
+    tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
+    // What a backup from before the second write leaves.
+    let restore = "DELETE FROM resource WHERE modified > 1; DELETE FROM change_set WHERE revision > 1; \
+                   UPDATE gateway_group SET head = 1";
+    cluster.database.as_ref().unwrap().query(restore).unwrap();
+    let mut control = cluster.control_at("two", address);
+    control.process.announce("a node keeps what it has");
+    control.process.announce("the nodes take over what the database holds");
+    control.ready().await;
+    eventually("the node raises an alarm", async || {
+        let nodes = control.get("/api/nodes").await.json().unwrap();
+        let node = &nodes["list"][0];
+        node["state"] == "rejected" && node["refused"]["fault"] == "backwards" && node["revision"] == 2
+    })
+    .await;
+    gateway.answers("/new", 200).await;
+    let lineage = cluster.operator(&control, &["group", "lineage", "default", "-o", "json"]).json();
+    assert_eq!((&lineage["revision"], &lineage["unknown"][0]["revision"]), (&json!(1), &json!(2)));
+    let confirmed = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
+    assert_eq!(confirmed.code, 0, "{}", confirmed.text);
+    gateway.answers("/new", 404).await;
+    gateway.answers("/old", 200).await;
+    eventually("the node is healthy again", async || states(&control).await == ["healthy"]).await;
+    // From here on all is as before.
+    let next = control.put("/routes/next?wait=20s", &route("/next")).await;
+    assert_eq!(next.header("milecastle-receipt"), "applied 1/1");
+    tokio::task::spawn_blocking(move || (gateway.stop(), control.stop())).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unknown_key_reads_nothing() {
+    let cluster = Cluster::new();
+    let control = cluster.control("one");
+    control.ready().await;
+    let none = Call::get("/api/nodes").to(control.http).await.unwrap();
+    assert_eq!((none.status, &none.json().unwrap()["code"]), (401, &json!("no_key")));
+    let wrong = Call::get("/api/nodes").header("X-API-KEY", "wrong").to(control.http).await.unwrap();
+    assert_eq!((wrong.status, &wrong.json().unwrap()["code"]), (401, &json!("wrong_key")));
+    assert!(!control.process.log().iter().any(|line| line.contains(ADMIN_KEY)));
+    tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
+}
