@@ -4,6 +4,7 @@ use milecastle_testkit::postgres::{self, Database};
 use milecastle_testkit::{Answer, Call, Process, TempDir, free_port};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::ADMIN_KEY;
@@ -70,7 +71,8 @@ impl Cluster {
     }
 
     fn sealed(self) -> Self {
-        self.dir.write("sealing-key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
+        let key = self.dir.write("sealing-key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
+        std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
         self
     }
 
@@ -163,8 +165,15 @@ impl Cluster {
     pub fn token(&self, dashboard: &Replica) -> String {
         let said = self.operator(dashboard, &["token", "create"]);
         assert_eq!(said.code, 0, "{}", said.text);
-        self.dir.write("token", &said.text);
+        self.hand_out(&said.text);
         said.text.split('.').nth(2).unwrap().to_owned()
+    }
+
+    /// Puts a token where gateways look for it, for its owner only.
+    pub fn hand_out(&self, token: &str) {
+        let path = self.dir.write("token", "");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(path, token).unwrap();
     }
 }
 

@@ -68,13 +68,14 @@ async fn a_group_with_nodes_is_not_deleted_by_mistake() {
     let (cluster, control) = cluster().await;
     let run = |args: &[&str]| cluster.operator(&control, args);
     assert_eq!(run(&["group", "create", "edge"]).code, 0);
-    cluster.dir.write("token", run(&["token", "create", "edge"]).text);
+    cluster.hand_out(&run(&["token", "create", "edge"]).text);
     let mut gateway = cluster.gateway("g1", &[control.dp_manager]);
     gateway.ready().await;
     let refused = run(&["group", "delete", "edge"]);
     assert!(refused.code == 4 && refused.text.contains("1 nodes"), "{}", refused.text);
     gateway.process.announce("configuration stream lost");
     gateway.process.announce("no configuration stream");
+    gateway.process.announce("this node gets no updates");
     assert_eq!(run(&["group", "delete", "edge", "--force"]).code, 0);
     let lost = |line: &str| line.contains("the gateway group was deleted").then_some(());
     gateway.process.wait_for_line("that the group is gone", milecastle_testkit::SOON, lost);

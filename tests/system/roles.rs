@@ -34,6 +34,7 @@ async fn roles_start_in_any_order_and_wait_for_what_they_need() {
     let mut gateway = cluster.gateway("g1", &[address]);
     assert_eq!(gateway.status().await, 503);
     gateway.process.announce("no configuration stream");
+    gateway.process.announce("this node gets no updates");
     let mut dp_manager = cluster.dp_manager("m1", address);
     let mut dashboard = cluster.dashboard("d1");
     for replica in [&mut dp_manager, &mut dashboard] {
@@ -106,7 +107,7 @@ async fn a_revoked_node_or_token_loses_its_stream_on_every_replica() {
     let token = cluster.token(&one);
     let start = |name: &str, at: &Replica| -> Gateway {
         let mut gateway = cluster.gateway(name, &[at.dp_manager]);
-        for expected in ["configuration stream lost", "no configuration stream"] {
+        for expected in ["configuration stream lost", "no configuration stream", "this node gets no updates"] {
             gateway.process.announce(expected);
         }
         gateway

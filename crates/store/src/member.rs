@@ -186,7 +186,7 @@ impl Store {
 async fn in_office(tx: &mut Tx, db: &Db, name: &str, epoch: u64) -> Result<bool, StoreError> {
     let lock = match tx {
         Tx::Pg(_) => " FOR SHARE",
-        Tx::Lite(_) => "",
+        Tx::Lite(..) => "",
     };
     let sql = format!("SELECT 1 FROM lease WHERE name = $1 AND epoch = $2 AND ends_at > {}{lock}", db.clock_sql());
     Ok(tx.row(sql, args![name, epoch]).await?.is_some())
