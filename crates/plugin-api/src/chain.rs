@@ -1,7 +1,7 @@
 //! The plugins of one object, sorted and laid out by phase.
 
-use crate::cx::RequestCx;
-use crate::def::{BodyNeed, BodyNeeds, RunPolicy};
+use crate::cx::{Request, RequestCx};
+use crate::def::{BodyNeed, BodyNeeds, CredentialPlaces, RunPolicy};
 use crate::flow::{Flow, Reply};
 use crate::hooks::{OnAccess, OnBeforeProxy, OnBody, OnDelayedBody, OnHeaders, OnLog, OnRewrite, RequestHook};
 use crate::meta::Meta;
@@ -44,6 +44,7 @@ pub struct Chain {
     log: Steps<dyn OnLog>,
     logs_head: bool,
     needs: BodyNeeds,
+    credentials: Box<[Arc<CredentialPlaces>]>,
 }
 
 impl Chain {
@@ -79,7 +80,7 @@ impl Chain {
                 })
                 .collect()
         }
-        let sees_body = |built: &&Built| built.needs().response != BodyNeed::None;
+        let sees_body = |built: &&Built| built.declared().needs.response != BodyNeed::None;
         // A filter may read them too, and has its first turn in `log` if the plugin has no earlier one.
         let logs_head = |built: &Built| {
             let filtered = built.meta().is_some_and(|meta| meta.filter.is_some());
@@ -87,8 +88,8 @@ impl Chain {
         };
         let mut needs = BodyNeeds::default();
         for built in enabled() {
-            needs.request = needs.request.max(built.needs().request);
-            needs.response = needs.response.max(built.needs().response);
+            needs.request = needs.request.max(built.declared().needs.request);
+            needs.response = needs.response.max(built.declared().needs.response);
         }
         Self {
             rewrite: steps(enabled().filter(|built| rewrites(built.name())), |b| b.hooks().rewrite.as_ref()),
@@ -100,6 +101,7 @@ impl Chain {
             log: steps(enabled(), |b| b.hooks().log.as_ref()),
             logs_head: enabled().any(logs_head),
             needs,
+            credentials: enabled().filter_map(|built| built.declared().credentials.clone()).collect(),
             entries,
         }
     }
@@ -184,7 +186,16 @@ impl Chain {
         run_all(&self.delayed_body, cx, |hook, cx| hook.on_delayed_body(cx, chunk, last))
     }
 
-    /// Runs the phase `log`. A panicking hook is counted and keeps no other from running.
+    /// Masks the clients' secrets where plugins take them from. To be called for all chains of a request before any of them
+    /// runs its phase `log`, once nothing more is sent upstream.
+    pub fn mask_credentials(&self, request: &mut Request) {
+        for places in &self.credentials {
+            places.headers.iter().for_each(|name| request.mask_header(name));
+            places.query_args.iter().for_each(|name| request.mask_query_arg(name));
+        }
+    }
+
+    /// Runs the phase `log`, after [`Self::mask_credentials`]. A panicking hook is counted and keeps no other from running.
     pub fn run_log(&self, cx: &mut RequestCx) {
         let _counted = run_all(&self.log, cx, |hook, cx| hook.on_log(cx));
     }

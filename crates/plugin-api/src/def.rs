@@ -3,6 +3,7 @@
 use crate::hooks::{HookSet, Hooks};
 use crate::schema::schema_of;
 use crate::shared::{Secrets, Shared};
+use http::HeaderName;
 use milecastle_model::Fault;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -95,6 +96,24 @@ pub struct BodyNeeds {
     pub request: BodyNeed,
     /// Of the answer's body.
     pub response: BodyNeed,
+}
+
+/// Where a plugin takes a secret of the client from. Whatever is logged of a request shows `***` there, whether or not the
+/// plugin has run or found the secret to be a good one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CredentialPlaces {
+    /// Headers of the request.
+    pub headers: Vec<HeaderName>,
+    /// Arguments of the query, by decoded name.
+    pub query_args: Vec<Box<str>>,
+}
+
+/// What a built instance says about itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Declared {
+    pub(crate) needs: BodyNeeds,
+    /// `None` if there are none.
+    pub(crate) credentials: Option<Arc<CredentialPlaces>>,
 }
 
 /// An authentication plugin's part in consumers and credentials.
@@ -210,6 +229,11 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     fn body_needs(&self) -> BodyNeeds {
         BodyNeeds::default()
     }
+
+    /// Where this instance takes a secret of the client from.
+    fn credential_places(&self) -> CredentialPlaces {
+        CredentialPlaces::default()
+    }
 }
 
 /// A plugin with its types erased: a row usable in a `static` table.
@@ -236,7 +260,7 @@ pub struct PluginDef {
 }
 
 /// Deserialises and compiles; what comes out is free of the plugin's types.
-pub(crate) type BuildFn = fn(&Value, &BuildCx<'_>) -> Result<(HookSet, BodyNeeds), Vec<ConfigError>>;
+pub(crate) type BuildFn = fn(&Value, &BuildCx<'_>) -> Result<(HookSet, Declared), Vec<ConfigError>>;
 
 impl PluginDef {
     /// The row of a plugin.
@@ -262,10 +286,11 @@ impl std::fmt::Debug for PluginDef {
     }
 }
 
-fn build<P: Plugin>(config: &Value, cx: &BuildCx<'_>) -> Result<(HookSet, BodyNeeds), Vec<ConfigError>> {
+fn build<P: Plugin>(config: &Value, cx: &BuildCx<'_>) -> Result<(HookSet, Declared), Vec<ConfigError>> {
     let typed = serde_json::from_value::<P::Config>(config.clone())
         .map_err(|error| vec![ConfigError::new(error.to_string())])?;
     let plugin = P::compile(typed, cx)?;
-    let needs = plugin.body_needs();
-    Ok((P::hooks(Hooks::new(Arc::new(plugin))).finish(), needs))
+    let places = Some(plugin.credential_places()).filter(|places| *places != CredentialPlaces::default());
+    let declared = Declared { needs: plugin.body_needs(), credentials: places.map(Arc::new) };
+    Ok((P::hooks(Hooks::new(Arc::new(plugin))).finish(), declared))
 }

@@ -40,7 +40,8 @@ pub use cx::{
     Response, ResponseSource, RouteInfo, Scheme, Timing, TlsInfo, Upstream, VarValue,
 };
 pub use def::{
-    Auth, BodyNeed, BodyNeeds, BuildCx, ConfigError, Example, Metadata, Owner, Plugin, PluginDef, RunPolicy, Scope,
+    Auth, BodyNeed, BodyNeeds, BuildCx, ConfigError, CredentialPlaces, Example, Metadata, Owner, Plugin, PluginDef,
+    RunPolicy, Scope,
 };
 pub use flow::{Flow, LocalFuture, Reply, ReplyBody};
 pub use hooks::{

@@ -34,6 +34,31 @@ pub fn without(query: &str, name: &str) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join("&"))
 }
 
+/// What stands in place of a secret.
+pub(crate) const MASK: &str = "***";
+
+/// The query with [`MASK`] in place of the values of this name; the others stay as they were written. `None` if the name
+/// has no value there.
+pub(crate) fn masked(query: &str, name: &str) -> Option<String> {
+    // No spelling of a name is shorter than the name.
+    let secret = |raw: &'_ str| -> Option<usize> {
+        let (raw_name, value) = raw.split_once('=')?;
+        (raw_name.len() >= name.len() && !value.is_empty() && decode(raw_name) == name).then_some(raw_name.len())
+    };
+    query.split('&').find_map(secret)?;
+    let mut masked = String::with_capacity(query.len());
+    for raw in query.split('&').filter(|raw| !raw.is_empty()) {
+        if !masked.is_empty() {
+            masked.push('&');
+        }
+        match secret(raw).and_then(|end| raw.get(..end)) {
+            Some(raw_name) => masked.extend([raw_name, "=", MASK]),
+            None => masked.push_str(raw),
+        }
+    }
+    Some(masked)
+}
+
 /// Percent-decodes a name or value of a query; what is no UTF-8 afterwards becomes U+FFFD.
 pub fn decode(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
@@ -77,6 +102,15 @@ mod tests {
         assert_eq!(found("a=%zz%4", "a").as_deref(), Some("%zz%4"));
         assert_eq!(found("a=%ff", "a").as_deref(), Some("\u{fffd}"));
         assert_eq!(found("ab=1", "a"), None);
+    }
+
+    #[test]
+    fn a_secret_is_masked_in_every_spelling() {
+        let check = |query, expected| assert_eq!(masked(query, "apikey").as_deref(), expected, "{query}");
+        check("apikey=k&a=%41&%61pikey=k%20&apikey&apikey=", Some("apikey=***&a=%41&%61pikey=***&apikey&apikey="));
+        check("a=1&apikey=k=l", Some("a=1&apikey=***"));
+        check("a=1&apikeys=k&apikey", None);
+        check("", None);
     }
 
     #[test]

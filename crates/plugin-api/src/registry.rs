@@ -1,6 +1,6 @@
 //! The plugins that are enabled, and the one way from a configuration to a compiled plugin.
 
-use crate::def::{BodyNeeds, BuildCx, ConfigError, Owner, PluginDef, Scope};
+use crate::def::{BuildCx, ConfigError, Declared, Owner, PluginDef, Scope};
 use crate::hooks::HookSet;
 use crate::meta::{self, Meta};
 use crate::shared::{Secrets, Shared};
@@ -35,7 +35,7 @@ pub struct Built {
 struct Instance {
     config: Value,
     hooks: HookSet,
-    needs: BodyNeeds,
+    declared: Declared,
 }
 
 impl Built {
@@ -78,8 +78,8 @@ impl Built {
         &self.instance.hooks
     }
 
-    pub(crate) fn needs(&self) -> BodyNeeds {
-        self.instance.needs
+    pub(crate) fn declared(&self) -> &Declared {
+        &self.instance.declared
     }
 }
 
@@ -247,7 +247,7 @@ impl Registry {
                 instance: Arc::new(Instance {
                     config: config.clone(),
                     hooks: HookSet::default(),
-                    needs: BodyNeeds::default(),
+                    declared: Declared::default(),
                 }),
                 meta: Some(Arc::new(Meta { disable: true, ..Meta::default() })),
             })),
@@ -307,8 +307,8 @@ impl Registry {
             metadata: metadata.as_ref(),
             writing: request.writing,
         };
-        let (hooks, needs) = (def.build)(&config, &cx)?;
-        let instance = Arc::new(Instance { config, hooks, needs });
+        let (hooks, declared) = (def.build)(&config, &cx)?;
+        let instance = Arc::new(Instance { config, hooks, declared });
         if request.writing {
             return Ok(instance);
         }

@@ -145,6 +145,7 @@ fn gateway(bencher: Bencher<'_, '_>, which: &str) {
                 chain.run_rewrite(&mut cx).await.is_err() || chain.run_access(&mut cx).await.is_err()
             });
             let panicked = chain.run_headers(&mut cx).is_err();
+            chain.mask_credentials(&mut cx.request);
             chain.run_log(&mut cx);
             assert!(!ended && !panicked);
             cx

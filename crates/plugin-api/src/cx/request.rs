@@ -2,8 +2,9 @@
 
 use crate::query;
 use bytes::Bytes;
+use http::header::Entry;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use std::borrow::Cow;
 
 /// What is known of the request's body.
@@ -135,6 +136,26 @@ impl Request {
                 Some(query) => format!("{path}?{query}").into(),
                 None => path.into(),
             };
+        }
+    }
+
+    /// Masks the values of the arguments of this name in the query, also in that of a target that a plugin has rewritten.
+    pub(crate) fn mask_query_arg(&mut self, name: &str) {
+        if let Some(masked) = self.query().and_then(|query| query::masked(query, name)) {
+            self.set_query(Some(&masked));
+        }
+        if let Some(rewritten) = &mut self.rewritten
+            && let Some((path, query)) = rewritten.target.split_once('?')
+            && let Some(masked) = query::masked(query, name)
+        {
+            rewritten.target = format!("{path}?{masked}").into();
+        }
+    }
+
+    /// Masks a header, if it is there.
+    pub(crate) fn mask_header(&mut self, name: &HeaderName) {
+        if let Entry::Occupied(mut values) = self.headers.entry(name) {
+            values.insert(HeaderValue::from_static(query::MASK));
         }
     }
 

@@ -209,6 +209,10 @@ pub(super) fn run(gateway: &Gateway, ask: Ask) -> Exchange {
     cx.response.body_bytes_sent = body.len() as u64;
     cx.response.bytes_sent = 100 + body.len() as u64;
     cx.timing.ended = Some(Instant::now());
+    gateway.global.mask_credentials(&mut cx.request);
+    if let Some(chain) = &cx.chain {
+        chain.mask_credentials(&mut cx.request);
+    }
     in_global(&mut cx, |cx| gateway.global.run_log(cx));
     if let Some(chain) = cx.chain.clone() {
         chain.run_log(&mut cx);

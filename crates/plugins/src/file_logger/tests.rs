@@ -121,6 +121,26 @@ fn what_a_request_lacks_is_left_out() {
 }
 
 #[test]
+fn an_entry_shows_no_key() {
+    let dir = Dir::new();
+    let loggers = json!({ "file-logger": dir.config(json!({ "log_format_extra": { "key": "$arg_apikey" } })) });
+    // The global logger runs before the route's plugins, whose secrets it does not show either.
+    let gateway = Setup::new(&[&DEF, &crate::key_auth::DEF])
+        .consumer(json!({ "username": "amy", "plugins": { "key-auth": { "key": "sesame" } } }))
+        .global(loggers.clone())
+        .route(json!({ "key-auth": {}, "file-logger": loggers["file-logger"] }));
+    assert_eq!(gateway.send("GET /?apikey=sesame&a=1\nHost: h").status, 200);
+    assert_eq!(gateway.send("GET /\nHost: h\napikey: sesame").status, 200);
+    let entries = dir.entries();
+    assert_eq!(entries.len(), 4);
+    assert!(entries.iter().all(|entry| !entry.to_string().contains("sesame")), "{entries:?}");
+    let (query, header) = (&entries[1]["request"], &entries[3]["request"]);
+    assert_eq!((&query["uri"], &entries[1]["key"]), (&json!("/?apikey=***&a=1"), &json!("***")));
+    assert_eq!(query["querystring"], json!({ "apikey": "***", "a": "1" }));
+    assert_eq!(header["headers"]["apikey"], json!("***"));
+}
+
+#[test]
 fn a_custom_entry_resolves_variables() {
     let dir = Dir::new();
     let format = json!({ "log_format": {

@@ -8,7 +8,7 @@ use crate::auth::Challenge;
 use config::{Config, Credential};
 use http::{HeaderName, HeaderValue};
 use milecastle_plugin_api::{
-    Auth, BuildCx, ConfigError, CredentialMatch, Example, Flow, Hooks, OnRewrite, Plugin, PluginDef, RequestCx, query,
+    Auth, BuildCx, ConfigError, CredentialMatch, CredentialPlaces, Example, Flow, Hooks, OnRewrite, Plugin, PluginDef, RequestCx, query,
     schema_of,
 };
 
@@ -56,6 +56,10 @@ impl Plugin for KeyAuth {
 
     fn hooks(h: Hooks<Self>) -> Hooks<Self> {
         h.rewrite()
+    }
+
+    fn credential_places(&self) -> CredentialPlaces {
+        CredentialPlaces { headers: self.header.iter().cloned().collect(), query_args: vec![self.query.clone()] }
     }
 }
 

@@ -1,4 +1,5 @@
 use super::DEF;
+use milecastle_matching::Template;
 use milecastle_plugin_api::Placement;
 use milecastle_plugin_api::testing::{Exchange, Gateway, Setup};
 use serde_json::{Value, json};
@@ -82,6 +83,37 @@ fn credentials_are_hidden_where_they_were_found() {
     assert_eq!((done.sent().header("apikey"), done.sent().target.as_str()), (None, "/?apikey=kept&a=1"));
     let shown = setup().route(json!({ "key-auth": {} })).send("GET /?a=1\napikey: good");
     assert_eq!(shown.sent().header("apikey"), Some("good"));
+}
+
+/// What a log line with all variables that show something of the request's head would say.
+fn logged(done: &Exchange) -> String {
+    let all = "$request $request_uri $real_request_uri $args $arg_k $arg_apikey $http_x_key $http_apikey $upstream_uri";
+    Template::parse(all).render(&done.cx).text
+}
+
+#[test]
+fn no_log_shows_a_key_right_or_wrong() {
+    let gateway = setup().route(json!({ "key-auth": { "header": "X-Key", "query": "k" } }));
+    for (ask, shown) in [
+        ("GET /?a=1&k=good&b=2", "GET /?a=1&k=***&b=2 HTTP/1.1 /?a=1&k=***&b=2 "),
+        ("GET /?k=wrong", "GET /?k=*** HTTP/1.1 "),
+        ("GET /?%6B=good\nX-Key: good\nX-Key: wrong", "GET /?%6B=*** HTTP/1.1 "),
+        ("GET /?k=wrong&k=good", "GET /?k=***&k=*** HTTP/1.1 "),
+        ("GET /\nX-Key: wrong", "GET / HTTP/1.1 "),
+    ] {
+        let done = gateway.send(ask);
+        let line = logged(&done);
+        assert!(line.starts_with(shown) && !line.contains("good") && !line.contains("wrong"), "{ask}: {line}");
+    }
+    let done = gateway.send("GET /?a=1&k=good");
+    assert_eq!(done.sent().target, "/?a=1&k=good", "the upstream gets what the client sent");
+    assert!(logged(&gateway.send("GET /?apikey=1\nX-Key: good\napikey: 2")).contains("/?apikey=1"), "others are no secrets");
+    let rewritten = Setup::new(&[&DEF, &crate::proxy_rewrite::DEF])
+        .consumer(json!({ "username": "amy", "plugins": { "key-auth": { "key": "good" } } }))
+        .route(json!({ "proxy-rewrite": { "uri": "/v2$uri" }, "key-auth": {} }))
+        .send("GET /x?apikey=good");
+    assert_eq!(rewritten.sent().target, "/v2/x?apikey=good");
+    assert!(logged(&rewritten).ends_with(" /v2/x?apikey=***"), "{}", logged(&rewritten));
 }
 
 #[test]

@@ -133,6 +133,10 @@ impl Drop for Live {
             attempt.response = ended.saturating_duration_since(self.attempt_began);
             attempt.response_bytes = self.upstream_bytes;
         }
+        if self.plugins {
+            let chains = [Some(&**self.pinned.snapshot.global()), self.cx.chain.as_deref()];
+            chains.into_iter().flatten().for_each(|chain| chain.mask_credentials(&mut self.cx.request));
+        }
         let logged = self.on_chains(|chain, cx| {
             chain.run_log(cx);
             Ok(())
