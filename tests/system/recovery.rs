@@ -37,12 +37,12 @@ async fn a_node_joins_the_cluster_that_took_the_place_of_its_own() {
     remove_database(&data);
     let mut up = Up::start_in(data);
     up.process.announce("the group token is of another cluster than this node's certificate: joining anew");
-    eventually("it joins anew", async || line(&up, &["WARN", "another cluster", "joining anew"]).is_some()).await;
+    let told = || line(&up, &["WARN", "another cluster", "joining anew"]).is_some();
+    let joined = || fs::read(gateway(&up.data).join("node.pem")).is_ok_and(|now| now != before);
+    eventually("it joins anew", async || told() && joined()).await;
     assert_eq!(Call::get("/status").to(up.status).await.unwrap().status, 200);
     assert_eq!(up.get("/").await.status, 404);
-    let data = up.stop();
-    assert_ne!(fs::read(gateway(&data).join("node.pem")).unwrap(), before);
-    let up = Up::start_in(data);
+    let up = Up::start_in(up.stop());
     assert_eq!(up.process.unannounced(), Vec::<String>::new(), "from then on it is a node like any other");
 }
 
@@ -62,11 +62,11 @@ async fn spoilt_keys_are_put_aside_and_the_node_joins_anew() {
         let mut up = Up::start_in(data);
         up.process.announce("put aside, joining anew");
         let path = pem.display().to_string();
-        assert!(line(&up, &["ERROR", "put aside, joining anew", &path, "node.pem.bad"]).is_some(), "{spoilt}");
+        let told = || line(&up, &["ERROR", "put aside, joining anew", &path, "node.pem.bad"]).is_some();
+        eventually("it joins anew", async || told() && fs::read_to_string(&pem).is_ok_and(|now| now != spoilt)).await;
+        assert_eq!(fs::read_to_string(&other).unwrap(), spoilt);
         assert_eq!(up.get("/").await.status, 404);
         data = up.stop();
-        assert_eq!(fs::read_to_string(&other).unwrap(), spoilt);
-        assert_ne!(fs::read_to_string(&pem).unwrap(), spoilt);
     }
 }
 
@@ -77,7 +77,7 @@ async fn secrets_that_others_can_read_are_named_with_what_to_do() {
     chmod(&token, 0o644);
     let mut up = Up::start_in(data);
     let advice = format!("chmod 600 {}", token.display());
-    assert!(line(&up, &["WARN", "group token", &advice]).is_some());
+    eventually("the warning", async || line(&up, &["WARN", "group token", &advice]).is_some()).await;
     up.process.announce(&advice);
     let data = up.stop();
     chmod(&token, 0o600);
