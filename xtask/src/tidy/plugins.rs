@@ -6,15 +6,15 @@ use super::SourceFile;
 
 const FOLDER: &str = "crates/plugins/src";
 
-/// Traits of the phases, and what lists each in `hooks`.
-const HOOKS: &[(&str, &str)] = &[
-    ("OnRewrite", ".rewrite()"),
-    ("OnAccess", ".access()"),
-    ("OnBeforeProxy", ".before_proxy()"),
-    ("OnHeaders", ".headers()"),
-    ("OnBody", ".body()"),
-    ("OnDelayedBody", ".delayed_body()"),
-    ("OnLog", ".log()"),
+/// Traits of the phases, and the calls of which one lists each in `hooks`.
+const HOOKS: &[(&str, &[&str])] = &[
+    ("OnRewrite", &[".rewrite()"]),
+    ("OnAccess", &[".access()"]),
+    ("OnBeforeProxy", &[".before_proxy()"]),
+    ("OnHeaders", &[".headers()"]),
+    ("OnBody", &[".body()"]),
+    ("OnDelayedBody", &[".delayed_body()"]),
+    ("OnLog", &[".log()", ".log_reading_head("]),
 ];
 
 /// What each plugin's folder has.
@@ -74,10 +74,11 @@ fn hooks(files: &[SourceFile], plugin: &str) -> Vec<String> {
     let text: String = files.iter().filter(own).map(|f| f.text.as_str()).collect::<Vec<_>>().join("\n");
     let listed = text.split("fn hooks(").nth(1).and_then(|rest| rest.split("\n    }").next()).unwrap_or_default();
     let listed: String = listed.split_whitespace().collect();
-    let missing =
-        HOOKS.iter().filter(|(hook, call)| text.contains(&format!("impl {hook} for")) && !listed.contains(call));
+    let missing = HOOKS.iter().filter(|(hook, calls)| {
+        text.contains(&format!("impl {hook} for")) && !calls.iter().any(|call| listed.contains(call))
+    });
     missing
-        .map(|(hook, call)| format!("{FOLDER}/{plugin}: implements {hook}, but `hooks` does not list `{call}`"))
+        .map(|(hook, calls)| format!("{FOLDER}/{plugin}: implements {hook}, but `hooks` does not list `{}`", calls[0]))
         .collect()
 }
 
@@ -109,6 +110,10 @@ mod tests {
                 "crates/plugins/src/lib.rs: `c` is listed, but has no folder",
             ]
         );
+        let mut other = with("//!\nplugins! { a }\n");
+        let reading = PLUGIN.replace(".log()", ".log_reading_head(|_| false)");
+        other[1].1 = &reading;
+        assert_eq!(faults(&other), [] as [&str; 0]);
         let forgotten = PLUGIN.replace(".log()", "");
         let mut files = with("//!\nplugins! { a }\n");
         files[1].1 = &forgotten;
