@@ -101,12 +101,13 @@ impl Upload {
 
     /// The next piece, never empty; `None` at the end. Trailers are left out.
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
         if let Some(client) = &self.client
             && client.activity.upload.get() == Progress::Awaited
         {
-            client.activity.upload.set(Progress::Coming);
+            // Being read, it is sent.
+            client.activity.upload.set(self.unread(client.worker.node.config.client.lingering_bytes));
         }
+        let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
         loop {
             let piece = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 None => Ok(None),

@@ -82,7 +82,7 @@ fn check(text: &[u8], head: &Head, asked: Asked, limits: Limits) {
     assert!(seen.fields.len() <= limits.head_fields);
     assert_eq!(head.status.as_u16(), seen.status);
     let switching = seen.status == 101;
-    assert!(!switching || asked.upgrade);
+    assert!(!switching || asked.upgrade && words("upgrade").eq([b"websocket"]), "nothing but websocket is switched to");
 
     let lengths: Vec<u64> =
         words("content-length").map(|word| String::from_utf8_lossy(&word).parse().expect("a number")).collect();

@@ -178,3 +178,70 @@ pub(super) fn tick(limits: &ClientLimits, leaving: bool) -> Duration {
     let shortest = all.filter(|limit| !limit.is_zero()).min().unwrap_or(TICKS.1);
     (shortest / 4).clamp(TICKS.0, TICKS.1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> ClientLimits {
+        let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
+        ClientLimits {
+            header_bytes: 1,
+            header_count: 1,
+            body_bytes: None,
+            header_timeout: minute,
+            body_timeout: minute,
+            send_timeout: minute,
+            keepalive_timeout: minute,
+            handshake_timeout: minute,
+            ping_timeout: minute,
+            lingering_time: minute,
+            lingering_timeout: minute,
+            lingering_bytes: 1,
+            last_call: second,
+            streams: 1,
+            pending_resets: 1,
+        }
+    }
+
+    /// Whether a connection is told that its time is up, so many seconds after it was made; the node has been ending since
+    /// second 10.
+    fn is_over(seconds: f32, prepare: impl Fn(&Activity)) -> bool {
+        let start = Instant::now();
+        let activity = Activity::new(start);
+        prepare(&activity);
+        let leaving = start + Duration::from_secs(10);
+        activity.look(start + Duration::from_secs_f32(seconds), &limits(), Some(leaving));
+        activity.signal() != Signal::None
+    }
+
+    #[test]
+    fn the_last_call_begins_when_the_node_is_ending() {
+        let new = |_: &Activity| {};
+        let idle = |activity: &Activity| {
+            activity.begin();
+            activity.end(activity.idle_since.get());
+        };
+        assert!(!is_over(10.9, new) && is_over(11.1, new));
+        assert!(!is_over(10.9, idle) && is_over(11.1, idle));
+        // Whoever was answered since then has as long again.
+        let answered = |activity: &Activity| {
+            activity.begin();
+            activity.end(activity.idle_since.get() + Duration::from_secs(15));
+        };
+        assert!(!is_over(15.9, answered) && is_over(16.1, answered));
+        // What is being sent, answered or dropped has the limits of always.
+        assert!(!is_over(30.0, |activity| activity.reading.set(true)));
+        assert!(!is_over(30.0, Activity::begin));
+        assert!(!is_over(30.0, |activity| {
+            idle(activity);
+            activity.upload.set(Progress::Coming);
+        }));
+    }
+
+    #[test]
+    fn looks_are_as_frequent_as_the_limits_in_force_need() {
+        assert_eq!(tick(&limits(), false), TICKS.1);
+        assert_eq!(tick(&limits(), true), Duration::from_millis(250));
+    }
+}

@@ -230,6 +230,22 @@ fn a_connection_that_dies_under_a_request_is_replaced_without_counting() {
 }
 
 #[test]
+fn a_post_that_dies_with_a_kept_connection_is_502() {
+    // Answers the first request of a connection, and closes when the second has come: it may have acted on it.
+    let once = Scripted::new(|stream, _| {
+        read_head(stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+        read_head(stream);
+    });
+    let bed = bed(&[once.addr], json!({}));
+    assert_eq!(bed.get("/").status, 200);
+    let answer = bed.call(Call::post("/", ""));
+    assert_eq!((answer.status, answer.header("x-apisix-upstream-status")), (502, "502".into()));
+    assert!(answer.text().contains("<center><h1>502 Bad Gateway</h1></center>"), "{}", answer.text());
+    assert_eq!(once.connections.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn a_connection_that_says_too_much_is_not_kept() {
     let chatty = Scripted::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n", true);
     let bed = bed(&[chatty.addr], json!({}));

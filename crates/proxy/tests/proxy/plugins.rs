@@ -2,7 +2,7 @@
 
 use crate::support::{Bed, Scripted, object, route_to};
 use milecastle_model::Kind;
-use milecastle_testkit::{Call, Echo};
+use milecastle_testkit::{Call, Echo, Target};
 use serde_json::{Value, json};
 
 fn bed(echo: &Echo, witness: Value) -> Bed {
@@ -40,6 +40,29 @@ fn a_panic_is_one_requests_500() {
     let bed = self::bed(&echo, json!({ "panic_in": "body" }));
     assert!(bed.run(Call::get("/large/500000").to(bed.http)).is_err());
     assert_eq!(bed.lines(1)[0].status, 200);
+}
+
+#[test]
+fn after_a_panic_the_connection_and_the_worker_serve_on() {
+    let echo = Echo::start();
+    let mut objects = route_to(&[echo.address()], json!({}));
+    let panics = json!({ "uri": "/panic", "upstream_id": "u", "plugins": { "witness": { "panic_in": "access" } } });
+    objects.push(object(Kind::Route, "panic", panics));
+    // One worker serves all of it.
+    let bed = Bed::new(objects);
+    bed.run(async {
+        let mut slow = Target::plain(bed.http).connect().await.unwrap();
+        let slow = tokio::spawn(async move { Call::get("/delay/300").send(&mut slow).await });
+        milecastle_testkit::eventually("a request to be in work", async || bed.totals().in_flight == 1).await;
+        let mut kept = Target::plain(bed.http).connect().await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(Call::get("/panic").send(&mut kept).await.unwrap().status, 500);
+            assert_eq!(Call::post("/fine", "body").send(&mut kept).await.unwrap().status, 200);
+        }
+        assert_eq!(Call::get("/fine").to(bed.http).await.unwrap().status, 200);
+        assert_eq!(slow.await.unwrap().unwrap().status, 200);
+    });
+    assert_eq!((bed.totals().accepted, bed.panics("witness"), bed.totals().request_panics), (3, 3, 0));
 }
 
 #[test]

@@ -155,6 +155,10 @@ impl Gateway {
             ("timeouts.http2_ping", self.timeouts.http2_ping),
             ("dns.timeout", self.dns.timeout),
         ]);
+        if self.shutdown.last_call > self.shutdown.drain {
+            checks
+                .fault("shutdown.last_call", "expected no more than `shutdown.drain`, which begins at the same moment");
+        }
         if self.dns.min_ttl > self.dns.max_ttl {
             checks.fault("dns.min_ttl", "expected no more than `dns.max_ttl`");
         }
