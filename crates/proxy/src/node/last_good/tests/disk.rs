@@ -23,12 +23,15 @@ async fn a_directory_that_cannot_be_made_is_no_reason_to_stop() {
 
 #[tokio::test]
 async fn a_directory_that_is_removed_is_made_again() {
-    let (_home, settings) = home();
+    let (home, settings) = home();
     let mut node = Node::start(&settings).await;
     node.whole("line", 1, &[("1", "/a")]).await;
     node.change("2", Some("/b")).await;
     node.until("the first are kept", |figures| figures.revision == Some(2) && figures.generations == 1).await;
-    fs::remove_dir_all(settings.dir()).unwrap();
+    // Moved away first: what is put back while files are being removed would be in the way.
+    let away = home.path().join("away");
+    fs::rename(settings.dir(), &away).unwrap();
+    fs::remove_dir_all(&away).unwrap();
     // A record into a file that is gone, which nobody would ever find.
     node.change("3", Some("/c")).await;
     node.until("a generation in the new directory", |figures| figures.generation > 1 && figures.fault.is_none()).await;
