@@ -110,7 +110,8 @@ fn ends_connection(live: &Live) -> bool {
     // What could not be understood may have been misunderstood.
     let refused = !live.plugins;
     let unread = matches!(live.client.activity.upload.get(), Progress::Long | Progress::Awaited | Progress::Spoilt);
-    refused || unread || live.client.worker.is_leaving()
+    let worker = &live.client.worker;
+    refused || unread || worker.is_leaving() || worker.node.config.client.keepalive_timeout.is_zero()
 }
 
 /// `header_filter`: what the gateway sets, then global rules, then the route's plugins.

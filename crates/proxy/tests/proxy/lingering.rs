@@ -146,6 +146,14 @@ fn a_slow_head_is_answered_so_that_the_client_reads_it() {
 }
 
 #[test]
+fn where_connections_are_not_kept_the_answer_is_read_as_well() {
+    let bed = Bed::with(vec![], |settings| settings.nginx_config.http.keepalive_timeout = Time::millis(0));
+    let answer = send_then_read(bed.http, &[b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", &vec![b'x'; MUCH]]);
+    assert!(answer.starts_with("HTTP/1.1 404") && closes(&answer), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1);
+}
+
+#[test]
 fn lingering_has_its_limits() {
     // In bytes, behind an answer that ends the connection, and behind one that does not.
     let (_echo, bed) = refusing(|settings| {
