@@ -68,7 +68,7 @@ def run_changes(opt, run):
     up = None
     try:
         compare.wait_port(compare.ORIGIN, origin)
-        up = Up(directory, milecastle.ADMIN)
+        up = Up(directory, milecastle.HTTP)
         milecastle.configure(directory)
         admin = Admin(directory)
         admin.put("/upstreams/changing", {"nodes": {"127.0.0.1:19000": 1}})

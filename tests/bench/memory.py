@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import milecastle
-from milecastle import ADMIN, HTTP, Admin, get, until
+from milecastle import HTTP, Admin, get, until
 
 HERE = Path(__file__).resolve().parent
 SETTLED = 8  # readings in a row, a quarter of a second apart, within half a percent
@@ -86,7 +86,7 @@ def delete_all(admin, count):
 def whole(count, directory):
     """RSS in KiB at each stage of a `milecastle up`."""
     seen = {}
-    up = Up(directory, ADMIN)
+    up = Up(directory, HTTP)
     try:
         admin = Admin(directory)
         admin.put("/upstreams/origin", {"nodes": {"127.0.0.1:1": 1}})
