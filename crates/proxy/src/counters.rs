@@ -45,6 +45,8 @@ counters! {
     tls_failures,
     /// Client connections closed because a request's head came too slowly.
     slow_heads,
+    /// Client connections ended because a request's head was malformed or too large.
+    bad_heads,
     /// Client connections cut because the client went on sending behind its answer for too long or too much.
     lingering_cut,
     /// Connections opened to upstreams.

@@ -34,6 +34,7 @@ mod side_http;
 mod side_servers;
 pub mod status;
 mod tls;
+mod transport;
 mod upload;
 mod worker;
 
@@ -46,8 +47,11 @@ pub use secrets::EnvironmentSecrets;
 pub use side_servers::{SideError, SideParts, SideServers};
 pub use worker::{ListenError, probe};
 
-/// The parsers of what upstreams send, for the fuzz targets of `tests/fuzz` and for nothing else.
+/// The parsers of what peers send, for the fuzz targets of `tests/fuzz` and for nothing else.
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::h1::server::{
+        BadHead, Length, Parsing as RequestParsing, RequestHead, take_head as take_request_head,
+    };
     pub use crate::h1::{Asked, ChunkError, Decoder, Framing, Head, Limits, Malformed, Parsing, Piece, take_head};
 }

@@ -192,9 +192,10 @@ fn connections(registry: &Registry) -> Result<Vec<Labelled>, MetricError> {
 }
 
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
-    let figures: [(&str, &str, Read); 10] = [
+    let figures: [(&str, &str, Read); 11] = [
         ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
         ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
+        ("bad_request_heads_total", "Requests refused because their head is malformed or too large", |t| t.bad_heads),
         ("slow_request_heads_total", "Connections closed because a request's head came too slowly", |t| t.slow_heads),
         ("lingering_cut_total", "Connections cut because the client went on sending behind its answer", |t| {
             t.lingering_cut

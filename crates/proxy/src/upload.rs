@@ -5,12 +5,12 @@
 //! or the answer says `Connection: close`, and what is left is read and dropped until the client has had time to read the
 //! answer (`worker::linger`). A connection that is closed on unread bytes is reset, and takes the answer along.
 
-use crate::worker::Client;
+use crate::worker::{Client, Wire};
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -55,43 +55,59 @@ impl UploadError {
     }
 }
 
-/// The body of a request.
+/// The body of a request, for the one who reads it.
 pub(crate) struct Upload {
-    /// Empty only in the drop.
-    body: Option<Incoming>,
+    source: Source,
     /// Bytes that may still come.
     allowed: u64,
-    /// Over HTTP/1: whose connection it has to leave in order.
-    client: Option<Rc<Client>>,
+}
+
+enum Source {
+    /// The rest of it stays with the connection, which it must leave in order.
+    Http1(Rc<Wire>, Rc<Client>),
+    /// A stream ends by itself.
+    Http2(Incoming),
 }
 
 impl Upload {
-    /// A body that is not empty.
-    pub(crate) fn new(body: Incoming, client: &Rc<Client>, http1: bool, awaited: bool) -> Self {
+    /// A body that is not empty and comes next on the connection. `awaited`: the client sends it only when told to go on.
+    pub(crate) fn http1(wire: Rc<Wire>, client: Rc<Client>, awaited: bool) -> Self {
         let limits = &client.worker.node.config.client;
-        let upload = Self {
-            allowed: limits.body_bytes.unwrap_or(u64::MAX),
-            client: http1.then(|| client.clone()),
-            body: Some(body),
-        };
-        upload.set(if awaited { Progress::Awaited } else { upload.unread(limits.lingering_bytes) });
-        upload
+        if awaited {
+            wire.inbound().is_awaited();
+        }
+        wire.body_has_reader.set(true);
+        let progress = if awaited { Progress::Awaited } else { unread(&wire, limits.lingering_bytes) };
+        client.activity.upload.set(progress);
+        Self { allowed: limits.body_bytes.unwrap_or(u64::MAX), source: Source::Http1(wire, client) }
     }
 
-    fn unread(&self, most: u64) -> Progress {
-        let length = self.body.as_ref().and_then(|body| body.size_hint().exact());
-        if length.is_some_and(|length| length > most) { Progress::Long } else { Progress::Coming }
+    /// A body that is not empty and comes in a stream.
+    pub(crate) fn http2(body: Incoming, client: &Client) -> Self {
+        let allowed = client.worker.node.config.client.body_bytes.unwrap_or(u64::MAX);
+        Self { source: Source::Http2(body), allowed }
+    }
+
+    /// Bytes that it has left, where the client has said so.
+    pub(crate) fn length(&self) -> Option<u64> {
+        match &self.source {
+            Source::Http1(wire, _) => wire.inbound().body_left(),
+            Source::Http2(body) => body.size_hint().exact(),
+        }
     }
 
     fn set(&self, progress: Progress) {
-        if let Some(client) = &self.client {
+        if let Source::Http1(_, client) = &self.source {
             client.activity.upload.set(progress);
         }
     }
 
     /// Whether it has been read to its end.
     pub(crate) fn is_ended(&self) -> bool {
-        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+        match &self.source {
+            Source::Http1(wire, _) => wire.inbound().body_ended(),
+            Source::Http2(body) => body.is_end_stream(),
+        }
     }
 
     /// It is not going to be read any further.
@@ -101,60 +117,64 @@ impl Upload {
 
     /// The next piece, never empty; `None` at the end. Trailers are left out.
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
-        if let Some(client) = &self.client
-            && client.activity.upload.get() == Progress::Awaited
-        {
-            // Being read, it is sent.
-            client.activity.upload.set(self.unread(client.worker.node.config.client.lingering_bytes));
-        }
-        let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
-        loop {
-            let piece = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                None => Ok(None),
-                Some(Err(_)) => Err(UploadError::Malformed),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => match self.allowed.checked_sub(data.len() as u64) {
-                        Some(allowed) => {
-                            self.allowed = allowed;
-                            Ok(Some(data))
-                        }
-                        None => Err(UploadError::TooLarge),
-                    },
-                    _ => continue,
-                },
-            };
-            if piece.is_err() {
-                self.set(Progress::Spoilt);
-            } else if self.is_ended() || piece == Ok(None) {
-                self.set(Progress::Ended);
+        let piece = match &mut self.source {
+            Source::Http1(wire, client) => {
+                if client.activity.upload.get() == Progress::Awaited {
+                    // Being read, it is sent.
+                    client.activity.upload.set(unread(wire, client.worker.node.config.client.lingering_bytes));
+                }
+                ready!(wire.poll_body(cx)).transpose().map_err(|_| UploadError::Malformed)
             }
-            return Poll::Ready(piece);
+            Source::Http2(body) => ready!(poll_stream(body, cx)),
+        };
+        let piece = piece.and_then(|piece| {
+            let length = piece.as_ref().map_or(0, Bytes::len) as u64;
+            self.allowed = self.allowed.checked_sub(length).ok_or(UploadError::TooLarge)?;
+            Ok(piece)
+        });
+        if piece.is_err() {
+            self.set(Progress::Spoilt);
+        } else if self.is_ended() || piece == Ok(None) {
+            self.set(Progress::Ended);
         }
+        Poll::Ready(piece)
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let (Some(client), Some(body)) = (self.client.take(), self.body.take()) else { return };
-        let going_on = client.activity.upload.get() == Progress::Coming
-            && !client.activity.closing.get()
-            && !client.worker.is_leaving();
-        if going_on {
-            drop(tokio::task::spawn_local(discard(client, body)));
+        if let Source::Http1(wire, _) = &self.source {
+            wire.body_has_reader.set(false);
         }
     }
 }
 
-/// Reads what is left of a body, so that the connection can go on.
-async fn discard(client: Rc<Client>, mut body: Incoming) {
+fn unread(wire: &Wire, most: u64) -> Progress {
+    if wire.inbound().body_left().is_some_and(|length| length > most) { Progress::Long } else { Progress::Coming }
+}
+
+fn poll_stream(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
+    loop {
+        return Poll::Ready(match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            None => Ok(None),
+            Some(Err(_)) => Err(UploadError::Malformed),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if !data.is_empty() => Ok(Some(data)),
+                _ => continue,
+            },
+        });
+    }
+}
+
+/// Reads and drops what nobody wants of a body, so that the connection can go on. Says how far it came.
+pub(crate) async fn discard(client: Rc<Client>, wire: Rc<Wire>) -> Progress {
     let limits = &client.worker.node.config.client;
-    let request = client.activity.begun.get();
     let rest = async {
         let mut left = limits.lingering_bytes;
         loop {
-            match tokio::time::timeout(limits.lingering_timeout, body.frame()).await {
+            match tokio::time::timeout(limits.lingering_timeout, poll_fn(|cx| wire.poll_body(cx))).await {
                 Ok(None) => return Progress::Ended,
-                Ok(Some(Ok(frame))) => match left.checked_sub(frame.data_ref().map_or(0, Bytes::len) as u64) {
+                Ok(Some(Ok(data))) => match left.checked_sub(data.len() as u64) {
                     Some(less) => left = less,
                     None => return Progress::GivenUp,
                 },
@@ -167,8 +187,6 @@ async fn discard(client: Rc<Client>, mut body: Incoming) {
     if reached == Progress::GivenUp {
         client.worker.counters.lingering_cut.up();
     }
-    // Where the body has ended the next request may already be in work.
-    if client.activity.begun.get() == request {
-        client.activity.upload.set(reached);
-    }
+    client.activity.upload.set(reached);
+    reached
 }

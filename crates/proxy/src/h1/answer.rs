@@ -71,7 +71,7 @@ pub struct Asked {
 pub struct Parsing {
     /// The fields of the head at hand.
     spans: Vec<Span>,
-    names: Names,
+    names: Names<Role>,
 }
 
 /// Where name and value of a field stand in the buffer.

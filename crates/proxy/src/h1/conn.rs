@@ -1,35 +1,26 @@
 //! One connection to an upstream, and one exchange over it up to the answer's head.
 
 use super::answer::{Asked, Head, take_head};
+use super::outbox::Outbox;
 use super::outgoing::{Outgoing, PumpError};
+use super::read_size::{READ_MIN, ReadSize};
 use super::scratch::Scratch;
 use super::{Failure, Limits, Patience};
 use crate::deadline::Deadline;
+use crate::transport::{ToUpstream, Transport};
 use crate::upload::UploadError;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
-
-/// Room for reading that a connection starts with: an ordinary head and a small body.
-const READ_MIN: usize = 8 * 1024;
-/// Room that reads grow to while a large body flows.
-const READ_MAX: usize = 256 * 1024;
-
-/// The transport.
-pub(crate) enum Io {
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
 
 /// A limit that is armed only when an answer does not come at once.
 const LONG: Duration = Duration::from_secs(5);
@@ -55,16 +46,12 @@ pub(crate) struct Terms<'a> {
 
 /// One connection to an upstream.
 pub(crate) struct Conn {
-    io: Io,
+    io: ToUpstream,
     scratch: Rc<Scratch>,
     /// What was read and is not yet taken.
     pub(super) read: BytesMut,
-    read_size: usize,
-    /// What is to be sent next, in this order: text, data, tail.
-    text: Vec<u8>,
-    text_sent: usize,
-    pub(super) data: Bytes,
-    pub(super) tail: &'static [u8],
+    read_size: ReadSize,
+    pub(super) out: Outbox,
     pub(super) deadline: Deadline,
     /// Requests sent on it.
     pub(super) requests: u32,
@@ -81,16 +68,13 @@ pub(crate) async fn connect_tcp(addr: SocketAddr, patience: Duration) -> Result<
 }
 
 impl Conn {
-    pub(crate) fn new(io: Io, scratch: Rc<Scratch>, now: Instant, patience: Duration) -> Box<Self> {
+    pub(crate) fn new(io: ToUpstream, scratch: Rc<Scratch>, now: Instant, patience: Duration) -> Box<Self> {
         Box::new(Self {
             io,
             scratch,
             read: BytesMut::new(),
-            read_size: READ_MIN,
-            text: Vec::new(),
-            text_sent: 0,
-            data: Bytes::new(),
-            tail: b"",
+            read_size: ReadSize::default(),
+            out: Outbox::default(),
             deadline: Deadline::new(now + patience),
             requests: 0,
             expires: now,
@@ -127,7 +111,7 @@ impl Conn {
     ) -> Result<Head, Failure> {
         let Terms { asked, limits, patience, mut later } = terms;
         if let Outgoing::Whole(body) = outgoing {
-            self.data = body.clone();
+            self.out.data = body.clone();
         }
         let mut send_failure = None;
         let mut waiting = None;
@@ -223,63 +207,27 @@ impl Conn {
 
     /// Bytes laid out and not yet sent.
     pub(super) fn pending(&self) -> usize {
-        self.text.len() - self.text_sent + self.data.len() + self.tail.len()
+        self.out.pending()
     }
 
     /// The buffer that text is laid out in.
     pub(super) fn text(&mut self) -> &mut Vec<u8> {
-        if self.text.capacity() == 0 {
-            self.text = self.scratch.text.take();
-        }
-        &mut self.text
+        self.out.text(&self.scratch.text)
     }
 
     /// Lays out a piece of a body. Only when all before it has been sent.
     pub(super) fn lay_out(&mut self, data: Bytes, tail: &'static [u8]) -> &mut Vec<u8> {
-        self.text_sent = 0;
-        self.data = data;
-        self.tail = tail;
-        let text = self.text();
-        text.clear();
-        text
+        self.out.lay_out(data, tail, &self.scratch.text)
     }
 
     /// Sends what is laid out.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.pending() > 0 {
-            let text = &self.text[self.text_sent..];
-            let written = if self.data.is_empty() && self.tail.is_empty() {
-                Pin::new(&mut self.io).poll_write(cx, text)
-            } else {
-                let parts = [IoSlice::new(text), IoSlice::new(&self.data), IoSlice::new(self.tail)];
-                Pin::new(&mut self.io).poll_write_vectored(cx, &parts)
-            };
-            let mut written = std::task::ready!(written)?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            let of_text = written.min(self.text.len() - self.text_sent);
-            self.text_sent += of_text;
-            written -= of_text;
-            let of_data = written.min(self.data.len());
-            self.data.advance(of_data);
-            written -= of_data;
-            self.tail = self.tail.get(written..).unwrap_or_default();
-        }
-        if self.text.capacity() > 0 {
-            self.text.clear();
-            self.text_sent = 0;
-            self.scratch.text.replace(std::mem::take(&mut self.text));
-        }
-        match &mut self.io {
-            Io::Tcp(_) => Poll::Ready(Ok(())),
-            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        self.out.poll_send(&mut self.io, cx, &self.scratch.text)
     }
 
-    /// Reads once, no more than `most` bytes. Reads grow while they fill their room, and shrink when they leave most of it.
+    /// Reads once, no more than `most` bytes.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
-        let room = self.read_size.min(most.max(READ_MIN));
+        let room = self.read_size.room(most);
         if self.read.capacity() == 0 && room == READ_MIN {
             self.read = self.scratch.read.take();
         }
@@ -289,22 +237,18 @@ impl Conn {
             return Poll::Pending;
         };
         let got = got?;
-        if got >= self.read_size {
-            self.read_size = (self.read_size * 4).min(READ_MAX);
-        } else if got < self.read_size / 8 && self.read_size > READ_MIN {
-            self.read_size /= 2;
-        }
+        self.read_size.note(got);
         Poll::Ready(Ok(got))
     }
 
     /// Whether an idle connection is still open and silent. Costs a system call only if something has happened to it.
     pub(super) fn is_silent(&mut self) -> bool {
         match &mut self.io {
-            Io::Tcp(stream) => {
+            Transport::Tcp(stream) => {
                 matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
             // Session tickets may arrive at any time; they are no data.
-            Io::Tls(stream) => {
+            Transport::Tls(stream) => {
                 let mut byte = [0; 1];
                 let mut cx = Context::from_waker(Waker::noop());
                 Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
@@ -325,58 +269,11 @@ impl Conn {
     /// Gives back what it holds, before the connection rests in the pool.
     pub(super) fn rest(&mut self) {
         self.give_back_read();
-        self.data = Bytes::new();
+        self.out.data = Bytes::new();
     }
 
     /// The transport and what was read beyond the answer's head, for a tunnel.
-    pub(crate) fn into_parts(self) -> (Io, Bytes) {
+    pub(crate) fn into_parts(self) -> (ToUpstream, Bytes) {
         (self.io, self.read.freeze())
-    }
-}
-
-impl AsyncRead for Io {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Our own HTTP/1.1 client, towards upstreams.
+//! Our own HTTP/1.1: the client, towards upstreams, and in [`server`] what the other side needs.
 //!
 //! One task serves a request from end to end: no channel, no second task, no lock. The request's head and a small body leave
 //! in one write; the answer's head is parsed in place and its field values are slices of the read buffer; a small body is
@@ -18,29 +18,35 @@ mod body;
 mod chunked;
 mod conn;
 mod names;
+mod outbox;
 mod outgoing;
 mod pool;
+mod read_size;
 mod scratch;
+pub(crate) mod server;
+mod text;
 
 pub use answer::{Asked, Framing, Head, Malformed, Parsing, take_head};
 pub(crate) use body::{AnswerBody, Home, Part, Started, start};
 pub use chunked::{ChunkError, Decoder, Piece};
-pub(crate) use conn::{Conn, Io, Terms, connect_tcp};
+pub(crate) use conn::{Conn, Terms, connect_tcp};
+pub(crate) use outbox::Outbox;
 pub(crate) use outgoing::{Outgoing, Pump};
 pub(crate) use pool::{Keep, Pool, PoolKey, Slot};
 pub(crate) use scratch::Scratch;
+pub(crate) use text::{put, put_number};
 
 use crate::upload::UploadError;
 use http::StatusCode;
 use std::io;
 use std::time::Duration;
 
-/// Caps on what is taken from an upstream.
+/// Caps on what is taken from a peer.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of an answer's head.
+    /// Bytes of a head.
     pub head_bytes: usize,
-    /// Fields of an answer's head.
+    /// Fields of a head.
     pub head_fields: usize,
 }
 

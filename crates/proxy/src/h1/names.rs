@@ -1,7 +1,7 @@
-//! The names of the fields of answers, remembered from one answer to the next.
+//! The names of fields, remembered from one head to the next.
 //!
-//! An upstream's answers carry the same fields in the same order and spelling nearly always. So a name is compared with
-//! what stood at its place in the answer before, and parsed only if it differs.
+//! An upstream's answers carry the same fields in the same order and spelling nearly always, and so do the requests of many a
+//! client. So a name is compared with what stood at its place in the head before, and parsed only if it differs.
 
 use super::Malformed;
 use http::HeaderName;
@@ -24,8 +24,8 @@ pub(super) enum Role {
     HopByHop,
 }
 
-impl Role {
-    fn of(name: &HeaderName) -> Self {
+impl From<&HeaderName> for Role {
+    fn from(name: &HeaderName) -> Self {
         match name.as_str() {
             "content-length" => Self::ContentLength,
             "transfer-encoding" => Self::TransferEncoding,
@@ -37,34 +37,43 @@ impl Role {
     }
 }
 
-/// Names by their place in the last answers.
-#[derive(Debug, Default)]
-pub(super) struct Names(Vec<Name>);
+/// Names by their place in the last heads, each with its role, which is worked out once.
+#[derive(Debug)]
+pub(super) struct Names<R>(Vec<Name<R>>);
 
 #[derive(Debug)]
-struct Name {
-    /// As the upstream has written it; empty if it is not remembered.
+struct Name<R> {
+    /// As the peer has written it; empty if it is not remembered.
     written: Vec<u8>,
     parsed: HeaderName,
-    role: Role,
+    role: R,
 }
 
-impl Names {
+impl<R> Default for Names<R> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<R: Copy + for<'n> From<&'n HeaderName>> Names<R> {
     /// The name that is written at a place of the head.
-    pub(super) fn parse(&mut self, place: usize, written: &[u8]) -> Result<(&HeaderName, Role), Malformed> {
+    pub(super) fn parse(&mut self, place: usize, written: &[u8]) -> Result<(&HeaderName, R), Malformed> {
         let known = self.0.get(place).is_some_and(|name| name.written == written);
         let place = place.min(PLACES);
         if !known {
             let parsed = HeaderName::from_bytes(written).map_err(|_| Malformed::Field)?;
-            let role = Role::of(&parsed);
-            let keep = place < PLACES && written.len() <= LONGEST;
-            let written = if keep { written.to_vec() } else { Vec::new() };
-            let name = Name { written, parsed, role };
+            let role = R::from(&parsed);
             // Places are filled in order, for each head asks for all of its own.
-            if place < self.0.len() {
-                self.0[place] = name;
+            if place == self.0.len() {
+                self.0.push(Name { written: Vec::new(), parsed, role });
             } else {
-                self.0.push(name);
+                let name = &mut self.0[place];
+                (name.parsed, name.role) = (parsed, role);
+            }
+            let remembered = &mut self.0[place].written;
+            remembered.clear();
+            if place < PLACES && written.len() <= LONGEST {
+                remembered.extend_from_slice(written);
             }
         }
         let name = &self.0[place.min(self.0.len() - 1)];
@@ -76,7 +85,7 @@ impl Names {
 mod tests {
     use super::*;
 
-    fn all(names: &mut Names, written: &[&str]) -> Vec<(String, Role)> {
+    fn all(names: &mut Names<Role>, written: &[&str]) -> Vec<(String, Role)> {
         let parse = |(place, written): (usize, &&str)| {
             let (name, role) = names.parse(place, written.as_bytes()).unwrap();
             (name.as_str().to_owned(), role)
@@ -110,7 +119,7 @@ mod tests {
         let roles: Vec<Role> = roles.into_iter().map(|(_, role)| role).collect();
         use Role::*;
         assert_eq!(roles, [ContentLength, TransferEncoding, Connection, Upgrade, HopByHop, EndToEnd]);
-        assert_eq!(Names::default().parse(0, b"a b").unwrap_err(), Malformed::Field);
+        assert_eq!(Names::<Role>::default().parse(0, b"a b").unwrap_err(), Malformed::Field);
     }
 
     #[test]

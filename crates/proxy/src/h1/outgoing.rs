@@ -147,15 +147,15 @@ impl Pump {
         self.ended = self.body.is_ended();
         if self.chunked {
             write!(conn.text(), "{:x}\r\n", piece.len()).expect("a vector takes every write");
-            conn.tail = if self.ended { b"\r\n0\r\n\r\n" } else { b"\r\n" };
+            conn.out.tail = if self.ended { b"\r\n0\r\n\r\n" } else { b"\r\n" };
         }
-        conn.data = piece;
+        conn.out.data = piece;
     }
 
     fn append_end(&mut self, conn: &mut Conn) {
         self.ended = true;
         if self.chunked {
-            conn.tail = b"0\r\n\r\n";
+            conn.out.tail = b"0\r\n\r\n";
         }
     }
 }

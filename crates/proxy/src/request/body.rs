@@ -42,6 +42,13 @@ impl OutBody {
         Self { source, live: Some(live) }
     }
 
+    /// Whether the client has said that it reads trailers (RFC 9110 §6.5.1).
+    pub(crate) fn takes_trailers(&self) -> bool {
+        let fields = self.live.as_ref().map(|live| live.cx.request.headers.get_all(http::header::TE));
+        let mut words = fields.into_iter().flatten().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    }
+
     /// Counts a piece that is handed to the connection.
     fn sent(&mut self, bytes: usize) {
         if let Some(live) = &mut self.live {

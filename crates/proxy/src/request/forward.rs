@@ -2,7 +2,7 @@
 
 use super::intake::uri_options;
 use super::live::Live;
-use crate::h1::Outgoing;
+use crate::h1::{Outgoing, put, put_number};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use milecastle_matching::uri::canonical_target;
 use milecastle_plugin_api::Body;
@@ -155,26 +155,6 @@ fn port_of(host: &[u8]) -> Option<&[u8]> {
     (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
 }
 
-fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    for part in parts {
-        out.extend_from_slice(part);
-    }
-}
-
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
 /// How long the body says it is.
 pub(super) fn length(live: &Live, outgoing: &Outgoing) -> Length {
     match (outgoing, &live.cx.request.body) {
@@ -194,15 +174,6 @@ pub(super) fn length(live: &Live, outgoing: &Outgoing) -> Length {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_written_in_full() {
-        for number in [0, 7, 10, 65_535, u64::MAX] {
-            let mut out = Vec::new();
-            put_number(&mut out, number);
-            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
-        }
-    }
 
     #[test]
     fn connection_takes_away_only_what_it_may() {

@@ -1,18 +1,16 @@
 //! A request's head: checked, brought into its one form, and made the context of the request.
 //!
-//! hyper has parsed the head and has refused what is malformed. Refused here is what it lets pass and what could be read in
-//! two ways: a missing or repeated Host, transfer codings other than `chunked`, HTTP/1.0 with a transfer coding (RFC 9112 §3.2,
-//! §6.1), and paths without a normal form. Refused as well are CONNECT, which would make a tunnel out of a gateway, and TRACE.
+//! What is malformed by the rules of the protocol does not come here. Refused here is what could be read in two ways: a missing
+//! or repeated Host (RFC 9112 §3.2), a body whose length is said in two ways, and paths without a normal form. Refused as well
+//! are CONNECT, which would make a tunnel out of a gateway, and TRACE.
 
+use super::head::{Head, is_identity};
 use super::live::{Held, Live};
 use super::{Refusal, Taken, refuse};
 use crate::config::{GatewayConfig, RealIp};
 use crate::upload::{Progress, Upload};
 use crate::worker::{Client, Pinned};
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
-use http_body::Body as _;
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use milecastle_matching::uri::{UriOptions, canonical_path};
 use milecastle_plugin_api::{Body, RequestCx, Scheme};
 use std::borrow::Cow;
@@ -28,68 +26,21 @@ const FORWARDED: [(&str, &str); 4] = [
     ("forwarded", "original_forwarded"),
 ];
 
-/// What one pass over the header fields finds.
-#[derive(Default)]
-struct Seen {
-    hosts: u32,
-    transfer_encoding: bool,
-    content_length: bool,
-    /// One of [`FORWARDED`].
-    forwarded: bool,
-    forwarded_for: bool,
-    upgrade: bool,
-    expect: bool,
-    /// A header that only the gateway may set, in any spelling.
-    identity: bool,
-    bytes: u64,
-}
-
-impl Seen {
-    fn of(headers: &HeaderMap) -> Self {
-        let mut seen = Self::default();
-        for (name, value) in headers {
-            let name = name.as_str();
-            seen.bytes += (name.len() + value.len() + 4) as u64;
-            match name.len() {
-                4 => seen.hosts += u32::from(name == "host"),
-                6 => seen.expect |= name == "expect",
-                7 => seen.upgrade |= name == "upgrade",
-                9 => seen.forwarded |= name == "forwarded",
-                14 => seen.content_length |= name == "content-length",
-                15 => seen.forwarded_for |= name == "x-forwarded-for",
-                16 => seen.forwarded |= matches!(name, "x-forwarded-host" | "x-forwarded-port"),
-                17 => {
-                    seen.transfer_encoding |= name == "transfer-encoding";
-                    seen.forwarded |= name == "x-forwarded-proto";
-                }
-                19 | 20 | 23 => seen.identity |= is_identity(name),
-                _ => {}
-            }
-        }
-        seen
-    }
-}
-
-/// Whether the name is that of a header by which the gateway names the consumer, `_` and `-` being equal.
-fn is_identity(name: &str) -> bool {
-    ["x-consumer-username", "x-consumer-custom-id", "x-credential-identifier"].iter().any(|known| {
-        known.len() == name.len() && known.bytes().zip(name.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'))
-    })
-}
-
 /// Makes the request's context. The error is the answer to a request that goes no further.
-pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> Taken {
+pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> Taken {
     let worker = client.worker.clone();
     let config = &worker.node.config;
     worker.counters.requests.up();
     worker.counters.in_flight.up();
     client.activity.begin();
     let pinned = worker.pin();
-    let (mut parts, incoming) = request.into_parts();
-    let seen = Seen::of(&parts.headers);
-    let host = host(&mut parts, &seen);
-    let path = path(&parts, config);
-    let mut accepted = check_method(&parts.method).and_then(|()| check_framing(&parts, &seen));
+    let seen = head.seen;
+    let host = host(&mut head);
+    let path = path(&head, config);
+    let mut accepted = check_method(&head.method);
+    if head.ambiguous_length {
+        accepted = Err(refuse(StatusCode::BAD_REQUEST));
+    }
     let host = host.unwrap_or_else(|| {
         accepted = Err(refuse(StatusCode::BAD_REQUEST));
         Box::default()
@@ -101,18 +52,14 @@ pub(super) fn take(client: Rc<Client>, request: Request<Incoming>) -> Taken {
     if path.ambiguous && config.path.reject_ambiguous {
         accepted = Err(refuse(StatusCode::BAD_REQUEST));
     }
-    let upgrade = seen.upgrade && incoming.is_end_stream() && asks_for_websocket(&parts);
-    let head_bytes = seen.bytes + (parts.method.as_str().len() + parts.uri.path().len() + 14) as u64;
-    let http1 = parts.version < Version::HTTP_2;
+    let upgrade = seen.upgrade && body.is_none() && asks_for_websocket(&head);
+    let head_bytes = seen.bytes + (head.method.as_str().len() + head.uri.path().len() + 14) as u64;
     let mut request =
-        milecastle_plugin_api::Request::new(parts.method, parts.uri, parts.version, parts.headers, path.normal, host);
+        milecastle_plugin_api::Request::new(head.method, head.uri, head.version, head.headers, path.normal, host);
     request.head_bytes = head_bytes;
-    let mut body = None;
-    if incoming.is_end_stream() {
-        client.activity.upload.set(Progress::Ended);
-    } else {
-        request.body = Body::Streaming { length: incoming.size_hint().exact() };
-        body = Some(Upload::new(incoming, &client, http1, seen.expect));
+    match &body {
+        Some(body) => request.body = Body::Streaming { length: body.length() },
+        None => client.activity.upload.set(Progress::Ended),
     }
     let mut cx = RequestCx::new(request, client.facts.clone(), pinned.clone(), worker.spare.take_lists());
     if client.believed.real_ip {
@@ -165,49 +112,37 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
 
 /// Whether the request asks for WebSocket (RFC 6455 §4.1), alone or among others. No other protocol is ever asked for on
 /// behalf of a client: `h2c` and `TLS` would carry requests past routes and plugins.
-fn asks_for_websocket(parts: &Parts) -> bool {
+fn asks_for_websocket(head: &Head) -> bool {
     let lists = |name: HeaderName, word: &[u8]| {
-        let values = parts.headers.get_all(name).into_iter();
+        let values = head.headers.get_all(name).into_iter();
         let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
         words.any(|listed| listed.eq_ignore_ascii_case(word))
     };
-    parts.version == Version::HTTP_11
-        && parts.method == Method::GET
+    head.version == Version::HTTP_11
+        && head.method == Method::GET
         && lists(header::UPGRADE, b"websocket")
         && lists(header::CONNECTION, b"upgrade")
 }
 
-fn check_framing(parts: &Parts, seen: &Seen) -> Result<(), Refusal> {
-    if !seen.transfer_encoding {
-        return Ok(());
-    }
-    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let chunked = codings.next().is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
-    if chunked && codings.next().is_none() && parts.version == Version::HTTP_11 && !seen.content_length {
-        Ok(())
-    } else {
-        Err(refuse(StatusCode::BAD_REQUEST))
-    }
-}
-
 /// The host without port in lower case, and the Host header as it stands for the request. `None`: 400.
-fn host(parts: &mut Parts, seen: &Seen) -> Option<Box<str>> {
-    if seen.hosts > 1 {
+fn host(head: &mut Head) -> Option<Box<str>> {
+    let hosts = head.seen.hosts;
+    if hosts > 1 {
         return None;
     }
-    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
     if let Some(authority) = authority {
         // The target's authority stands for the Host header (RFC 9112 §3.2.2, RFC 9113 §8.3.1).
         let authority = HeaderValue::from_str(authority).ok()?;
-        let agrees = parts.headers.get(header::HOST).is_none_or(|host| host == authority);
-        if parts.version == Version::HTTP_2 && !agrees {
+        let agrees = head.headers.get(header::HOST).is_none_or(|host| host == authority);
+        if head.version == Version::HTTP_2 && !agrees {
             return None;
         }
-        parts.headers.insert(header::HOST, authority);
-    } else if seen.hosts == 0 {
-        return (parts.version == Version::HTTP_10).then(Box::default);
+        head.headers.insert(header::HOST, authority);
+    } else if hosts == 0 {
+        return (head.version == Version::HTTP_10).then(Box::default);
     }
-    let text = parts.headers.get(header::HOST)?.to_str().ok()?;
+    let text = head.headers.get(header::HOST)?.to_str().ok()?;
     let name = without_port(text)?;
     let mut name: Box<str> = name.strip_suffix('.').unwrap_or(name).into();
     name.make_ascii_lowercase();
@@ -246,12 +181,12 @@ pub(super) fn uri_options(config: &GatewayConfig) -> UriOptions {
 }
 
 /// `None`: 400.
-fn path(parts: &Parts, config: &GatewayConfig) -> Option<Path> {
-    let target = parts.uri.path_and_query()?.as_str();
+fn path(head: &Head, config: &GatewayConfig) -> Option<Path> {
+    let target = head.uri.path_and_query()?.as_str();
     let canonical = canonical_path(target, &uri_options(config)).ok()?;
     let ambiguous = !canonical.ambiguity.is_none();
     Some(match (canonical.path, canonical.decoded) {
-        (Cow::Borrowed(path), None) if path.len() == parts.uri.path().len() => Path { ambiguous, ..Path::default() },
+        (Cow::Borrowed(path), None) if path.len() == head.uri.path().len() => Path { ambiguous, ..Path::default() },
         (path, None) => Path { normal: Some(path.into()), matching: None, ambiguous },
         (path, Some(decoded)) => Path { normal: Some(decoded.into()), matching: Some(path.into()), ambiguous },
     })
@@ -365,12 +300,5 @@ mod tests {
         assert_eq!(read("[2001:db8::1]:443"), Some(("2001:db8::1".into(), 443)));
         assert_eq!(read("::ffff:10.0.0.1"), Some(("10.0.0.1".into(), 0)));
         assert_eq!(read("unknown"), None);
-    }
-
-    #[test]
-    fn identity_headers_are_known_in_every_spelling() {
-        assert!(is_identity("x-consumer-username") && is_identity("x_consumer_username"));
-        assert!(is_identity("x-credential_identifier") && is_identity("x_consumer-custom-id"));
-        assert!(!is_identity("x-consumer-usernames") && !is_identity("x-forwarded-for"));
     }
 }

@@ -1,8 +1,8 @@
 //! A request from its head to its log line (`docs/spec/plugins/_phases.md` §1).
 //!
-//! [`intake`] checks the head and makes the context; [`pipeline`] matches and runs the plugins; [`proxy`] finds a node and
-//! gets an answer from it; [`respond`] filters the answer's head; [`body`] carries its body; [`live`] ends the request, once,
-//! however it ends.
+//! [`head`] is what the protocols hand over; [`intake`] checks it and makes the context; [`pipeline`] matches and runs the
+//! plugins; [`proxy`] finds a node and gets an answer from it; [`respond`] filters the answer's head; [`body`] carries its
+//! body; [`live`] ends the request, once, however it ends.
 //!
 //! Invariants:
 //! - A request sees one snapshot from its first byte to its log line.
@@ -11,22 +11,25 @@
 
 mod body;
 mod forward;
+mod head;
 mod intake;
 mod live;
 mod pipeline;
 mod proxy;
 mod respond;
 
+pub(crate) use body::OutBody;
+pub(crate) use head::{Head, Role, Seen};
 pub(crate) use live::{Held, Rooms};
 
+use crate::upload::Upload;
 use crate::worker::Client;
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
+use http::StatusCode;
 use milecastle_plugin_api::Reply;
 use std::rc::Rc;
 
 /// An answer to the client.
-pub(crate) type Response = http::Response<body::OutBody>;
+pub(crate) type Response = http::Response<OutBody>;
 
 /// An answer made here instead of one by the upstream. Boxed: it is large, and rare.
 type Refusal = Box<Reply>;
@@ -38,10 +41,9 @@ fn refuse(status: StatusCode) -> Refusal {
 /// A request whose head has been taken in, and whether it goes further.
 pub(crate) type Taken = (Held, Result<(), Refusal>);
 
-/// Takes a request in. Apart from [`serve`], so that what hyper has read goes to its place at once and not first into a
-/// future.
-pub(crate) fn take(client: Rc<Client>, request: Request<Incoming>) -> Taken {
-    intake::take(client, request)
+/// Takes a request in. Apart from [`serve`], so that a head goes to its place at once and not first into a future.
+pub(crate) fn take(client: Rc<Client>, head: Head, body: Option<Upload>) -> Taken {
+    intake::take(client, head, body)
 }
 
 /// Handles one request.
@@ -58,7 +60,7 @@ pub(crate) async fn serve((mut live, accepted): Taken) -> Response {
 
 /// What is answered after a panic.
 pub(crate) fn bare_error() -> Response {
-    let mut response = Response::new(body::OutBody::empty());
+    let mut response = Response::new(OutBody::empty());
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response
 }

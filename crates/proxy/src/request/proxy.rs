@@ -5,7 +5,8 @@ use super::intake::without_port;
 use super::live::Live;
 use super::{Refusal, pipeline, refuse};
 use crate::balance::{Balancer, Endpoint, Tried};
-use crate::h1::{self, Asked, Conn, Failure, Framing, Head, Io, Outgoing, Patience, Pump, Terms};
+use crate::h1::{self, Asked, Conn, Failure, Framing, Head, Outgoing, Patience, Pump, Terms};
+use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use milecastle_plugin_api::{Attempt, Body};
@@ -260,12 +261,17 @@ async fn attempt(
     }
 }
 
-async fn open(worker: &Worker, addr: SocketAddr, tls_name: Option<&str>, patience: Duration) -> Result<Io, Failure> {
+async fn open(
+    worker: &Worker,
+    addr: SocketAddr,
+    tls_name: Option<&str>,
+    patience: Duration,
+) -> Result<ToUpstream, Failure> {
     let began = Instant::now();
     let stream = h1::connect_tcp(addr, patience).await?;
-    let Some(name) = tls_name else { return Ok(Io::Tcp(stream)) };
+    let Some(name) = tls_name else { return Ok(Transport::Tcp(stream)) };
     let left = patience.saturating_sub(began.elapsed());
-    Ok(Io::Tls(worker.node.upstream_tls.connect(stream, name, left).await?))
+    Ok(Transport::Tls(worker.node.upstream_tls.connect(stream, name, left).await?))
 }
 
 /// Methods that are sent again although the first node may have acted on them (§5.3).

@@ -5,12 +5,12 @@
 //! sending is ended at once, and what still comes is read and dropped for a while.
 
 use super::client::Client;
-use super::io::Presence;
+use super::wire::Wire;
 use std::future::poll_fn;
 use std::io;
 
 /// Drops what the client still sends until it closes, within `limits.lingering_bytes` and `timeouts.lingering_*`.
-pub(super) async fn linger(client: &Client, wire: &Presence) -> io::Result<()> {
+pub(super) async fn linger(client: &Client, wire: &Wire) -> io::Result<()> {
     let limits = &client.worker.node.config.client;
     poll_fn(|cx| wire.poll_finish(cx)).await?;
     let mut left = limits.lingering_bytes;

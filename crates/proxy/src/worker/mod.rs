@@ -7,7 +7,8 @@
 mod activity;
 mod client;
 mod defer;
-mod io;
+mod http1;
+mod http2;
 mod leave;
 mod linger;
 mod listen;
@@ -15,11 +16,14 @@ mod overlay;
 mod serve;
 mod spare;
 mod tunnel;
+mod watching;
+mod wire;
 
 pub(crate) use client::{Believed, Client, Registry};
 pub(crate) use listen::listen;
 pub use listen::{ListenError, probe};
 pub(crate) use tunnel::Tunnel;
+pub(crate) use wire::Wire;
 
 use crate::balance::Balancers;
 use crate::config::{GatewayConfig, Listen};

@@ -1,8 +1,8 @@
 //! A connection after 101: bytes pass both ways, whatever they mean.
 
-use super::io::ClientIo;
-use crate::h1::Io;
+use super::wire::ClientIo;
 use crate::request::Held;
+use crate::transport::ToUpstream;
 use bytes::Bytes;
 use std::io;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const READ: usize = 16 * 1024;
 
 /// The upstream's side of a tunnel.
 pub(crate) struct Tunnel {
-    pub(crate) upstream: Io,
+    pub(crate) upstream: ToUpstream,
     /// What the upstream sent right behind its 101.
     pub(crate) first: Bytes,
     /// Longest silence of both sides together.

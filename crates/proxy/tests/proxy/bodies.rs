@@ -111,7 +111,7 @@ fn answers_without_a_body_leave_the_connection_usable() {
                 let head = client.read_head().await.unwrap();
                 assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{answer:?}: {head}");
                 let length = head.to_ascii_lowercase().contains("content-length: 5");
-                assert_eq!(length, method == "HEAD" && answer.contains(": 5"), "{head}");
+                assert_eq!(length, answer.contains(": 5"), "{head}");
             }
         });
         assert_eq!(upstream.connections.load(std::sync::atomic::Ordering::SeqCst), 1, "{answer:?}");
@@ -133,6 +133,11 @@ fn trailers_reach_clients_that_take_them() {
     assert!(!answer.trailers.contains_key("host"));
     let plain = bed.get("/");
     assert_eq!(plain.text(), "abc");
+    let over_http1 = |fields: &str| bed.raw(format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}Connection: close\r\n\r\n"));
+    let told = over_http1("TE: trailers\r\n");
+    assert!(told.ends_with("\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 7\r\n\r\n"), "{told}");
+    let silent = over_http1("");
+    assert!(silent.ends_with("\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), "{silent}");
 }
 
 #[test]

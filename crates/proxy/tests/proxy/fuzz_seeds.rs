@@ -4,6 +4,8 @@
 mod answer_head;
 #[path = "../../../../tests/fuzz/checks/chunks.rs"]
 mod chunks;
+#[path = "../../../../tests/fuzz/checks/request_head.rs"]
+mod request_head;
 #[path = "../../../../tests/fuzz/checks/seeds.rs"]
 mod seeds;
 
@@ -15,4 +17,9 @@ fn seeds_of_answer_head_hold() {
 #[test]
 fn seeds_of_chunks_hold() {
     seeds::replay("chunks", chunks::try_input);
+}
+
+#[test]
+fn seeds_of_request_head_hold() {
+    seeds::replay("request_head", request_head::try_input);
 }
