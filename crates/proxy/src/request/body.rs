@@ -37,7 +37,7 @@ impl OutBody {
     }
 
     pub(super) fn new(source: Source, mut live: Held) -> Self {
-        // hyper need not ask for a body that is empty from the start.
+        // Nobody need ask for a body that is empty from the start.
         live.complete |= matches!(&source, Source::Whole(bytes) if bytes.is_empty());
         Self { source, live: Some(live) }
     }

@@ -88,7 +88,7 @@ fn finish(mut live: Held, source: Source) -> Response {
     send(live, if bodiless { Source::Whole(Bytes::new()) } else { source })
 }
 
-/// The response as hyper takes it. From here on the request ends when its body does.
+/// The response as the protocols take it. From here on the request ends when its body does.
 fn send(mut live: Held, source: Source) -> Response {
     if live.cx.request.version < Version::HTTP_2 && ends_connection(&live) {
         live.client.activity.closing.set(true);

@@ -28,8 +28,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Room for a connection's first bytes.
 const FIRST_READ: usize = 4096;
 
-/// Serves a connection in tasks of its own: one that finds out what is spoken, and one that speaks it, so that the latter is
-/// no larger than it must be.
+/// Serves a connection in a task of its own. What speaks the protocol is boxed: the task keeps room for the larger of its parts
+/// as long as it lives.
 pub(super) fn spawn(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, listen: &Rc<Listen>) {
     let serial = worker.next_serial();
     let activity = Activity::new(Instant::now());
@@ -37,12 +37,8 @@ pub(super) fn spawn(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, li
     let (worker, listen) = (worker.clone(), listen.clone());
     drop(tokio::task::spawn_local(async move {
         match open(worker, stream, peer, listen, serial, activity, registered).await {
-            Ok(Some(Opened { client, wire, watch, http2: false })) => {
-                drop(tokio::task::spawn_local(http1::serve(client, wire, watch)));
-            }
-            Ok(Some(Opened { client, wire, watch, http2: true })) => {
-                drop(tokio::task::spawn_local(http2::serve(client, wire, watch)));
-            }
+            Ok(Some(Opened { client, wire, watch, http2: false })) => Box::pin(http1::serve(client, wire, watch)).await,
+            Ok(Some(Opened { client, wire, watch, http2: true })) => Box::pin(http2::serve(client, wire, watch)).await,
             Ok(None) => {}
             Err(error) => tracing::debug!(%peer, %error, "a client connection could not be opened"),
         }
@@ -67,8 +63,8 @@ async fn open(
     activity: Rc<Activity>,
     registered: Registered,
 ) -> io::Result<Option<Opened>> {
-    stream.set_nodelay(true)?;
-    let local = stream.local_addr()?;
+    // The system is asked only where the listening socket takes connections to several addresses.
+    let local = if listen.addr.ip().is_unspecified() { stream.local_addr()? } else { listen.addr };
     let limits = &worker.node.config.client;
     let (transport, first, http2, tls) = if listen.tls {
         // Boxed: a handshake's state is large, and needed for a moment only.
