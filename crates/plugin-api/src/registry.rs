@@ -5,6 +5,7 @@ use crate::hooks::HookSet;
 use crate::meta::{self, Meta};
 use crate::shared::{Secrets, Shared};
 use foldhash::quality::FixedState;
+use milecastle_model::nearest;
 use milecastle_model::schema::Schema;
 use serde_json::{Map, Value, json};
 use std::any::Any;
@@ -164,6 +165,13 @@ impl Registry {
         self.entries.get(name).map(|entry| entry.def)
     }
 
+    /// What stands after the message that there is no plugin of this name: the enabled one that may have been meant, or
+    /// nothing.
+    pub fn suggestion(&self, name: &str) -> String {
+        let nearest = nearest(name, self.by_priority.iter().map(|def| def.name));
+        nearest.map(|nearest| format!("; did you mean [{nearest}]?")).unwrap_or_default()
+    }
+
     /// State of the node that outlives snapshots.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
@@ -234,7 +242,7 @@ impl Registry {
     /// Compiles one plugin; `None` for a credential.
     fn build(&self, name: &str, config: &Value, request: &Request<'_>) -> Result<Option<Built>, Vec<ConfigError>> {
         let Some(entry) = self.entries.get(name) else {
-            return Err(vec![ConfigError::new(format!("unknown plugin [{name}]"))]);
+            return Err(vec![ConfigError::new(format!("unknown plugin [{name}]{}", self.suggestion(name)))]);
         };
         let Value::Object(members) = config else {
             return Err(vec![ConfigError::new(format!("invalid plugin conf {config} for plugin [{name}]"))]);

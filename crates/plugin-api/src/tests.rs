@@ -378,6 +378,7 @@ fn faults_are_worded_as_the_admin_api_answers() {
         assert_eq!((fault.path.as_str(), fault.message.as_str()), (path, message));
     };
     check(json!({ "nope": {} }), "/nope", "unknown plugin [nope]");
+    check(json!({ "aplha": {} }), "/aplha", "unknown plugin [aplha]; did you mean [alpha]?");
     check(json!({ "alpha": 1 }), "/alpha", "invalid plugin conf 1 for plugin [alpha]");
     check(
         json!({ "alpha": {} }),

@@ -2,6 +2,7 @@
 //!
 //! Understands what `schemars` makes of this crate's types and no more; the schemas are generated without references.
 
+use milecastle_model::nearest;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
@@ -246,7 +247,7 @@ fn advice(root: &Value, schema: &Value, key: &str) -> String {
         return format!("; {text}");
     }
     let known: Vec<&str> = schema["properties"].as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect();
-    if let Some(nearest) = nearest(key, &known) {
+    if let Some(nearest) = nearest(key, known.iter().copied()) {
         return format!("; did you mean `{nearest}`?");
     }
     let mut elsewhere = Vec::new();
@@ -267,52 +268,6 @@ fn places(schema: &Value, key: &str, path: &str, found: &mut Vec<String>) {
                 found.push(path.clone());
             }
             places(member, key, &path, found);
-        }
-    }
-}
-
-/// The known word that `word` may have been meant to be.
-pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let (far, nearest) = known.iter().map(|known| (distance(word, known), *known)).min()?;
-    (far <= 1 + word.len().max(nearest.len()) / 4).then_some(nearest)
-}
-
-/// Edit distance in which swapping two neighbours is one step (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replace = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replace.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(before[j - 2] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::distance;
-
-    #[test]
-    fn distances() {
-        for (a, b, expected) in [
-            ("", "", 0),
-            ("listen", "listen", 0),
-            ("lisen", "listen", 1),
-            ("lsiten", "listen", 1),
-            ("abc", "", 3),
-            ("ab", "cd", 2),
-        ] {
-            assert_eq!(distance(a, b), expected, "{a} {b}");
-            assert_eq!(distance(b, a), expected, "{b} {a}");
         }
     }
 }

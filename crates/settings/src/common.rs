@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use milecastle_model::nearest;
 use milecastle_telemetry::{Secret, log};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Time;
-use crate::check::nearest;
 use crate::load::Checks;
 
 /// The address a server listens on, under the names the control plane's files use.
@@ -176,7 +176,7 @@ impl Log {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         let Err(error) = log::check_filter(&self.level) else { return };
         let advice = match &error {
-            log::FilterError::Level(word) => nearest(&word.to_ascii_lowercase(), &log::LEVELS),
+            log::FilterError::Level(word) => nearest(&word.to_ascii_lowercase(), log::LEVELS),
             log::FilterError::Syntax(_) => None,
         };
         let advice = advice.map(|level| format!("; did you mean `{level}`?")).unwrap_or_default();

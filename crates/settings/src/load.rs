@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use milecastle_model::nearest;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -120,7 +121,7 @@ impl Checks<'_> {
         if known.contains(&name) {
             return;
         }
-        let advice = match check::nearest(name, known) {
+        let advice = match nearest(name, known.iter().copied()) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => format!("there are {}", known.join(", ")),
         };

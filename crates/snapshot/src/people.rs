@@ -39,7 +39,7 @@ fn unfit(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> {
     }
     let fault = |plugin: &String| {
         let reason = match compiler.registry().get(plugin) {
-            None => format!("unknown plugin {plugin}"),
+            None => format!("unknown plugin {plugin}{}", compiler.registry().suggestion(plugin)),
             Some(def) if def.auth.is_none() => "only supports auth type plugins in consumer credential".into(),
             Some(_) => return None,
         };

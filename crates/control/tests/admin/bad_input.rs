@@ -16,6 +16,11 @@ async fn nothing_bad_is_stored(gw: Gateway) {
         ),
         (r#"PUT /routes/1 {"uri":"/a","plugins":{"nope":{}}}"#, 400, "unknown plugin [nope]"),
         (
+            r#"PUT /routes/1 {"uri":"/a","plugins":{"limit_count":{}}}"#,
+            400,
+            "unknown plugin [limit_count]; did you mean [limit-count]?",
+        ),
+        (
             r#"PUT /routes/1 {"uri":"/a","plugins":{"limit-count":{"count":-1}}}"#,
             400,
             &format!(r#"{count}property "count" validation failed: expected -1 to be at least 1"#),

@@ -201,7 +201,11 @@ fn secret_managers() {
     faults(
         Kind::Secret,
         json!({"id": "gcp/1"}),
-        &[("", "invalid configuration: value should match only one schema, but matches none")],
+        &[(
+            "",
+            "invalid configuration: value should match only one schema, but matches none: \
+             property \"auth_config\" is required; or property \"auth_file\" is required",
+        )],
     );
     faults(Kind::Secret, json!({"prefix": 1}), &[]);
 }

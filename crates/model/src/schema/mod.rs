@@ -22,6 +22,7 @@ mod keywords;
 mod node;
 mod number;
 mod pattern;
+mod reason;
 mod text;
 mod walk;
 

@@ -252,15 +252,35 @@ fn combinations() {
     check(
         json!({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
         json!([1]),
-        &[("", "object matches none of the required")],
+        &[(
+            "",
+            "object matches none of the required: wrong type: expected string, got table; or \
+             wrong type: expected integer, got table",
+        )],
     );
     let one_of = json!({"oneOf": [{"required": ["a"]}, {"required": ["b"]}, {"required": ["c"]}]});
     check(one_of.clone(), json!({"b": 1}), &[]);
-    check(one_of.clone(), json!({}), &[("", "value should match only one schema, but matches none")]);
+    check(
+        one_of.clone(),
+        json!({}),
+        &[(
+            "",
+            "value should match only one schema, but matches none: property \"a\" is required; or \
+             property \"b\" is required; or property \"c\" is required",
+        )],
+    );
     check(
         one_of,
         json!({"b": 1, "c": 1}),
-        &[("", "value should match only one schema, but matches both schemas 2 and 3")],
+        &[(
+            "",
+            "value should match only one schema, but matches both schemas 2 and 3: [\"b\"] and [\"c\"] exclude each other",
+        )],
+    );
+    check(
+        json!({"oneOf": [{"type": "string"}, {"minLength": 1}]}),
+        json!("a"),
+        &[("", "value should match only one schema, but matches both schemas 1 and 2")],
     );
     check(json!({"not": {"required": ["a"]}}), json!({"a": 1}), &[("", "value wasn't supposed to match schema")]);
     let conditional = json!({
@@ -268,10 +288,51 @@ fn combinations() {
         "then": {"required": ["sni"]},
         "else": {"required": ["key"]},
     });
-    check(conditional.clone(), json!({}), &[("", "then clause did not match")]);
-    check(conditional.clone(), json!({"type": "client"}), &[("", "else clause did not match")]);
+    check(conditional.clone(), json!({}), &[("", "then clause did not match: property \"sni\" is required")]);
+    check(
+        conditional.clone(),
+        json!({"type": "client"}),
+        &[("", "else clause did not match: property \"key\" is required")],
+    );
     check(conditional, json!({"type": "client", "key": 1}), &[]);
     check(json!({"if": true, "else": false}), json!(1), &[]);
+}
+
+#[test]
+fn reasons_leave_out_branches_of_another_type() {
+    let amount = json!({"oneOf": [{"$ref": "#/$defs/whole"}, {"type": "string", "pattern": "^[$]"}],
+        "$defs": {"whole": {"type": "integer", "exclusiveMinimum": 0}}});
+    let none = |reason: &str| format!("value should match only one schema, but matches none: {reason}");
+    check(amount.clone(), json!(-3), &[("", &none("expected -3 to be greater than 0"))]);
+    check(amount.clone(), json!("x"), &[("", &none("failed to match pattern \"^[$]\" with \"x\""))]);
+    let types = "wrong type: expected integer, got boolean; or wrong type: expected string, got boolean";
+    check(amount, json!(true), &[("", &none(types))]);
+    let nested =
+        json!({"oneOf": [{"type": "object", "properties": {"a": {"oneOf": [{"maximum": 1}]}}}, {"type": "array"}]});
+    let inner = "property \"a\" validation failed: value should match only one schema, but matches none: \
+                 expected 2 to be at most 1";
+    check(nested, json!({"a": 2}), &[("", &none(inner))]);
+    let alike = json!({"anyOf": [{"maximum": 1}, {"maximum": 1}]});
+    check(alike, json!(2), &[("", "object matches none of the required: expected 2 to be at most 1")]);
+}
+
+#[test]
+fn reasons_name_members_that_may_be_misspelt() {
+    let lists = |additional: bool| {
+        json!({"properties": {"whitelist": {}, "blacklist": {}}, "additionalProperties": additional,
+            "oneOf": [{"required": ["whitelist"]}, {"required": ["blacklist"]}]})
+    };
+    let none = "value should match only one schema, but matches none: property \"whitelist\" is required; or \
+                property \"blacklist\" is required";
+    let with = |advice: &str| format!("{none} ({advice})");
+    check(lists(true), json!({}), &[("", none)]);
+    check(lists(true), json!({"allow": []}), &[("", none)]);
+    let one = "\"whitelst\": did you mean \"whitelist\"?";
+    check(lists(true), json!({"whitelst": []}), &[("", &with(one))]);
+    let several = format!("{one} \"blackist\": did you mean \"blacklist\"?");
+    check(lists(true), json!({"whitelst": [], "blackist": [], "allow": []}), &[("", &with(&several))]);
+    let forbidden = "additional properties forbidden, found whitelst";
+    check(lists(false), json!({"whitelst": 1}), &[("/whitelst", forbidden), ("", &with(one))]);
 }
 
 #[test]
@@ -316,7 +377,11 @@ fn generated_schemas() {
                 "property \"child\" validation failed: property \"next\" validation failed: \
                  property \"n\" validation failed: wrong type: expected integer, got string",
             ),
-            ("/mode", "property \"mode\" validation failed: value should match only one schema, but matches none"),
+            (
+                "/mode",
+                "property \"mode\" validation failed: value should match only one schema, but matches none: \
+                 failed to check const value; or matches none of the enum values",
+            ),
         ],
     );
 }

@@ -17,12 +17,7 @@ use crate::{Fault, pointer};
 
 /// All faults, up to [`MAX_FAULTS`].
 pub(super) fn faults(nodes: &[Node], root: NodeId, value: &Value) -> Vec<Fault> {
-    let mut found = Findings::All(Vec::new());
-    Walk { nodes }.judge(root, value, &At::ROOT, &mut found);
-    match found {
-        Findings::All(faults) => faults,
-        Findings::First(_) => Vec::new(),
-    }
+    Walk { nodes }.gather(root, value, MAX_FAULTS)
 }
 
 /// Whether there is no fault.
@@ -32,8 +27,8 @@ pub(super) fn passes(nodes: &[Node], root: NodeId, value: &Value) -> bool {
 
 /// Where faults go.
 enum Findings {
-    /// Gathered with their texts.
-    All(Vec<Fault>),
+    /// Gathered with their texts, until there are so many.
+    Gathered(Vec<Fault>, usize),
     /// Only whether there was one; no text is made.
     First(bool),
 }
@@ -41,7 +36,7 @@ enum Findings {
 impl Findings {
     fn add(&mut self, at: &At<'_>, message: impl FnOnce() -> String) {
         match self {
-            Findings::All(faults) => {
+            Findings::Gathered(faults, _) => {
                 faults.push(Fault::configuration(at.pointer(), at.prefix() + &message()));
             }
             Findings::First(failed) => *failed = true,
@@ -51,7 +46,7 @@ impl Findings {
     /// A fault of a member of the place, spoken of from the place.
     fn add_member(&mut self, at: &At<'_>, name: &str, message: impl FnOnce() -> String) {
         match self {
-            Findings::All(faults) => {
+            Findings::Gathered(faults, _) => {
                 faults.push(Fault::configuration(pointer::join(&at.pointer(), name), at.prefix() + &message()));
             }
             Findings::First(failed) => *failed = true,
@@ -61,15 +56,15 @@ impl Findings {
     /// Nothing found from here on would be used.
     fn full(&self) -> bool {
         match self {
-            Findings::All(faults) => faults.len() >= MAX_FAULTS,
+            Findings::Gathered(faults, most) => faults.len() >= *most,
             Findings::First(failed) => *failed,
         }
     }
 }
 
 #[derive(Clone, Copy)]
-struct Walk<'n> {
-    nodes: &'n [Node],
+pub(super) struct Walk<'n> {
+    pub(super) nodes: &'n [Node],
 }
 
 impl Walk<'_> {
@@ -77,6 +72,16 @@ impl Walk<'_> {
         let mut found = Findings::First(false);
         self.judge(id, value, &At::ROOT, &mut found);
         !found.full()
+    }
+
+    /// The faults of `value`, looked for until there are `most`.
+    pub(super) fn gather(self, id: NodeId, value: &Value, most: usize) -> Vec<Fault> {
+        let mut found = Findings::Gathered(Vec::new(), most);
+        self.judge(id, value, &At::ROOT, &mut found);
+        match found {
+            Findings::Gathered(faults, _) => faults,
+            Findings::First(_) => Vec::new(),
+        }
     }
 
     fn judge(self, id: NodeId, value: &Value, at: &At<'_>, found: &mut Findings) {
@@ -123,21 +128,23 @@ impl Walk<'_> {
         match &node.any_of {
             Some(AnyOf::Optional(branch)) if !value.is_null() => self.judge(*branch, value, at, found),
             Some(AnyOf::Branches(branches, hint)) if !branches.iter().any(|branch| self.passes(*branch, value)) => {
-                found.add(at, || format!("object matches none of the required{hint}"));
+                let reasons = || if hint.is_empty() { self.none_fits(node, branches, value) } else { hint.clone() };
+                found.add(at, || format!("object matches none of the required{}", reasons()));
             }
             _ => {}
         }
         if let Some(branches) = &node.one_of {
-            let mut passing = (1..).zip(branches).filter(|(_, branch)| self.passes(**branch, value)).map(|(n, _)| n);
-            let text = match (passing.next(), passing.next()) {
-                (None, _) => Some("value should match only one schema, but matches none".to_owned()),
-                (Some(one), Some(other)) => {
-                    Some(format!("value should match only one schema, but matches both schemas {one} and {other}"))
-                }
-                (Some(_), None) => None,
-            };
-            if let Some(text) = text {
-                found.add(at, || text);
+            let mut passing = (1..).zip(branches).filter(|(_, branch)| self.passes(**branch, value));
+            match (passing.next(), passing.next()) {
+                (None, _) => found.add(at, || {
+                    let reasons = self.none_fits(node, branches, value);
+                    format!("value should match only one schema, but matches none{reasons}")
+                }),
+                (Some((one, first)), Some((other, second))) => found.add(at, || {
+                    let reason = self.both_fit(*first, *second);
+                    format!("value should match only one schema, but matches both schemas {one} and {other}{reason}")
+                }),
+                (Some(_), None) => {}
             }
         }
         if node.not.is_some_and(|not| self.passes(not, value)) {
@@ -148,8 +155,8 @@ impl Walk<'_> {
                 true => (conditional.then, "then"),
                 false => (conditional.otherwise, "else"),
             };
-            if clause.is_some_and(|clause| !self.passes(clause, value)) {
-                found.add(at, || format!("{name} clause did not match"));
+            if let Some(clause) = clause.filter(|clause| !self.passes(*clause, value)) {
+                found.add(at, || format!("{name} clause did not match{}", self.none_fits(node, &[clause], value)));
             }
         }
     }
@@ -247,7 +254,7 @@ pub(crate) fn is_reference(value: &Value) -> bool {
     })
 }
 
-fn is_type(kind: Type, value: &Value) -> bool {
+pub(super) fn is_type(kind: Type, value: &Value) -> bool {
     match (kind, value) {
         (Type::Null, Value::Null)
         | (Type::Boolean, Value::Bool(_))

@@ -95,9 +95,15 @@ fn unknown_attributes_are_refused() {
 
 #[test]
 fn common_attributes() {
-    let none = "object matches none of the required";
-    for id in [json!(""), json!("a b"), json!("x".repeat(65)), json!(0), json!(1.5), json!(null)] {
-        bad(Kind::Route, &route(), "id", id, none);
+    for (id, reason) in [
+        (json!(""), "string too short, expected at least 1, got 0"),
+        (json!("a b"), "failed to match pattern \"^[a-zA-Z0-9-_.]+$\" with \"a b\""),
+        (json!("x".repeat(65)), "string too long, expected at most 64, got 65"),
+        (json!(0), "expected 0 to be at least 1"),
+        (json!(1.5), "wrong type: expected string, got number; or wrong type: expected integer, got number"),
+        (json!(null), "wrong type: expected string, got userdata; or wrong type: expected integer, got userdata"),
+    ] {
+        bad(Kind::Route, &route(), "id", id, &format!("object matches none of the required: {reason}"));
     }
     for id in [json!("x".repeat(64)), json!("a-b_c.D"), json!(1), json!(2.0)] {
         good(Kind::Route, with(&route(), json!({"id": id})));
@@ -147,7 +153,10 @@ fn route_attributes() {
     bad(Kind::Route, &base, "hosts", json!([]), "expect array to have at least 1 items");
     bad(Kind::Route, &base, "hosts", json!({}), "expect array to have at least 1 items");
     for address in ["256.0.0.1", "10.0.0.0/33", "::/129", "a.test", ""] {
-        bad(Kind::Route, &base, "remote_addr", json!(address), "object matches none of the required");
+        let forms = ["ipv4", "ipv4-cidr", "ipv6", "ipv6-cidr"];
+        let reasons = forms.map(|form| format!("expect valid {form} format but got: {address}")).join("; or ");
+        let inner = format!("object matches none of the required: {reasons}");
+        bad(Kind::Route, &base, "remote_addr", json!(address), &inner);
     }
     bad(Kind::Route, &base, "priority", json!(1.5), "wrong type: expected integer, got number");
     bad(Kind::Route, &base, "vars", json!("x"), "wrong type: expected array, got string");
@@ -179,12 +188,20 @@ fn route_presence() {
     check(
         Kind::Route,
         json!({"upstream_id": 1}),
-        Some(("", "allOf 1 failed: value should match only one schema, but matches none")),
+        Some((
+            "",
+            "allOf 1 failed: value should match only one schema, but matches none: property \"uri\" is required; or \
+             property \"uris\" is required",
+        )),
     );
     check(
         Kind::Route,
         json!({"uri": "/a", "uris": ["/b"], "upstream_id": 1}),
-        Some(("", "allOf 1 failed: value should match only one schema, but matches both schemas 1 and 2")),
+        Some((
+            "",
+            "allOf 1 failed: value should match only one schema, but matches both schemas 1 and 2: \
+             [\"uri\"] and [\"uris\"] exclude each other",
+        )),
     );
     let none = "object matches none of the required: [\"plugins\",\"uri\"] or [\"upstream\",\"uri\"] or \
                 [\"upstream_id\",\"uri\"] or [\"service_id\",\"uri\"] or [\"script\",\"uri\"] or [\"plugins\",\"uris\"] or \
@@ -210,32 +227,47 @@ fn route_presence() {
 #[test]
 fn upstream_attributes() {
     let base = upstream();
-    let none = "value should match only one schema, but matches none";
-    check(Kind::Upstream, json!({}), Some(("", none)));
-    check(Kind::Upstream, json!({"service_name": "s"}), Some(("", none)));
+    let none = |other: &str| {
+        let words = "value should match only one schema, but matches none";
+        format!("{words}: property \"nodes\" is required; or property \"{other}\" is required")
+    };
+    check(Kind::Upstream, json!({}), Some(("", &none("service_name"))));
+    check(Kind::Upstream, json!({"service_name": "s"}), Some(("", &none("discovery_type"))));
     check(
         Kind::Upstream,
         with(&base, json!({"service_name": "s", "discovery_type": "dns"})),
-        Some(("", "value should match only one schema, but matches both schemas 1 and 2")),
+        Some((
+            "",
+            "value should match only one schema, but matches both schemas 1 and 2: \
+             [\"nodes\"] and [\"service_name\",\"discovery_type\"] exclude each other",
+        )),
     );
-    let inline = format!("property \"upstream\" validation failed: {none}");
+    let inline = format!("property \"upstream\" validation failed: {}", none("service_name"));
     check(Kind::Route, json!({"uri": "/a", "upstream": []}), Some(("/upstream", &inline)));
     for nodes in [json!({}), json!([]), json!({"::1": 0}), json!([{"host": "a:80", "weight": 1.0}])] {
         good(Kind::Upstream, json!({"nodes": nodes}));
     }
-    for nodes in [
-        json!({"a": -1}),
-        json!({"a": 1.5}),
-        json!([{"host": "a"}]),
-        json!([{"weight": 1}]),
-        json!([{"host": "a", "weight": 1, "port": 0}]),
-        json!([{"host": "a", "weight": 1, "port": 65536}]),
-        json!([{"host": "a", "weight": -1}]),
-        json!([{"host": "a", "weight": 1, "priority": "x"}]),
-        json!([{"host": "a b", "weight": 1}]),
-        json!("a"),
+    let of = |name: &str, reason: &str| format!("property \"{name}\" validation failed: {reason}");
+    let weight = |reason: &str| format!("failed to validate a (matching \".*\"): {reason}");
+    let item = |reason: &str| format!("failed to validate item 1: {reason}");
+    let host = "failed to match pattern \"^\\\\*$|^\\\\*?[0-9a-zA-Z-._\\\\[\\\\]:]+$\" with \"a b\"";
+    let types = "wrong type: expected object, got string; or wrong type: expected array, got string";
+    for (nodes, reason) in [
+        (json!({"a": -1}), weight("expected -1 to be at least 0")),
+        (json!({"a": 1.5}), weight("wrong type: expected integer, got number")),
+        (json!([{"host": "a"}]), item("property \"weight\" is required")),
+        (json!([{"weight": 1}]), item("property \"host\" is required")),
+        (json!([{"host": "a", "weight": 1, "port": 0}]), item(&of("port", "expected 0 to be at least 1"))),
+        (json!([{"host": "a", "weight": 1, "port": 65536}]), item(&of("port", "expected 65536 to be at most 65535"))),
+        (json!([{"host": "a", "weight": -1}]), item(&of("weight", "expected -1 to be at least 0"))),
+        (
+            json!([{"host": "a", "weight": 1, "priority": "x"}]),
+            item(&of("priority", "wrong type: expected integer, got string")),
+        ),
+        (json!([{"host": "a b", "weight": 1}]), item(&of("host", host))),
+        (json!("a"), types.to_owned()),
     ] {
-        bad(Kind::Upstream, &base, "nodes", nodes, "object matches none of the required");
+        bad(Kind::Upstream, &base, "nodes", nodes, &format!("object matches none of the required: {reason}"));
     }
     good(Kind::Upstream, with(&base, json!({"type": "none"})));
     for name in ["hash_on", "pass_host", "scheme"] {
@@ -342,13 +374,24 @@ fn plugin_holders() {
 
 #[test]
 fn certificates() {
-    let then = Some(("", "then clause did not match"));
+    let then = |body: Value, reason: &str| {
+        let text = format!("then clause did not match: value should match only one schema, but matches {reason}");
+        check(Kind::Ssl, body, Some(("", &text)));
+    };
     let (cert, key) = &*PAIR;
-    check(Kind::Ssl, json!({}), then);
-    check(Kind::Ssl, json!({"cert": cert, "key": key}), then);
-    check(Kind::Ssl, json!({"type": "server", "cert": cert, "sni": "a"}), then);
-    check(Kind::Ssl, with(&ssl(), json!({"snis": ["b"]})), then);
-    check(Kind::Ssl, json!({"type": "client", "cert": cert}), Some(("", "else clause did not match")));
+    let none = "none: property \"sni\" is required; or property \"snis\" is required";
+    then(json!({}), none);
+    then(json!({"cert": cert, "key": key}), none);
+    then(
+        json!({"type": "server", "cert": cert, "sni": "a"}),
+        "none: property \"key\" is required; or property \"snis\" is required",
+    );
+    then(
+        with(&ssl(), json!({"snis": ["b"]})),
+        "both schemas 1 and 2: [\"sni\",\"key\",\"cert\"] and [\"snis\",\"key\",\"cert\"] exclude each other",
+    );
+    let otherwise = Some(("", "else clause did not match: property \"key\" is required"));
+    check(Kind::Ssl, json!({"type": "client", "cert": cert}), otherwise);
     good(Kind::Ssl, json!({"type": "client", "cert": cert, "key": key, "snis": ["a"]}));
     bad(Kind::Ssl, &ssl(), "cert", json!("x"), "string too short, expected at least 128, got 1");
     bad(Kind::Ssl, &ssl(), "key", json!("k".repeat(65_537)), "string too long, expected at most 65536, got 65537");

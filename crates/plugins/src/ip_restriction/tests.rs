@@ -60,11 +60,16 @@ fn faults_are_found_on_write() {
         });
         assert!(found, "{config}: {faults:?}");
     };
-    check(json!({}), "", "value should match only one schema, but matches none");
+    let none = "value should match only one schema, but matches none: \
+                property \"whitelist\" is required; or property \"blacklist\" is required";
+    check(json!({}), "", none);
+    let unknown = format!("{none} (\"whitelists\": did you mean \"whitelist\"?)");
+    check(json!({ "whitelists": ["::1"] }), "", &unknown);
     check(
         json!({ "whitelist": ["::1"], "blacklist": ["::1"] }),
         "",
-        "value should match only one schema, but matches both schemas 1 and 2",
+        "value should match only one schema, but matches both schemas 1 and 2: \
+         [\"whitelist\"] and [\"blacklist\"] exclude each other",
     );
     for entry in ["10.0.0.0/33", "300.1.1.1", "abc", "::1/129"] {
         check(json!({ "whitelist": ["::1", entry] }), "/whitelist/1", &format!("invalid ip address: {entry}"));
