@@ -7,12 +7,14 @@ use std::borrow::Cow;
 
 /// Caps the number of requests for each key in a time window.
 ///
-/// Counters belong to the object that carries the plugin: a service's covers its routes, a consumer's all it calls.
+/// Counters belong to the object that carries the plugin: a service's covers its routes, a consumer's all it calls. A quota
+/// of its own for one consumer stands on that consumer, where it takes the place of its routes'.
 /// They are shared by all workers of a node and start anew when this configuration changes. A node holds at most
 /// 1,048,576 keys at once (`plugin_attr.limit-count.max_keys`); beyond that, those whose windows end first are dropped.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 pub(crate) struct Config {
-    /// Requests allowed in a window: a number, or a template that gives one for each request.
+    /// Requests allowed in a window: a number, or a template that gives one for each request. A template must not read what
+    /// clients choose, such as a header that nobody checks: they would set their own quota.
     pub(super) count: Option<Amount>,
     /// Length of the window in seconds: a number, or a template.
     pub(super) time_window: Option<Amount>,

@@ -59,7 +59,7 @@ impl Plugin for LimitCount {
     const ENCRYPTED: &'static [&'static str] = &["redis_password", "sentinel_password"];
     const EXAMPLES: &'static [Example] = &[
         Example::new("100 requests a minute for each client", include_str!("examples/client.json")),
-        Example::new("A quota for each consumer, sliding", include_str!("examples/consumer.json")),
+        Example::new("A quota for each consumer, sliding, beside an authentication plugin", include_str!("examples/consumer.json")),
         Example::new("Two limits at once", include_str!("examples/rules.json")),
     ];
 
