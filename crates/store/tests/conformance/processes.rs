@@ -158,7 +158,8 @@ async fn a_killed_writer_leaves_a_consistent_store(home: Home) {
             let store = store.clone();
             writers.spawn(async move {
                 for n in 0_u64.. {
-                    let word = format!("{writer}-{n}");
+                    // Of this process alone: an equal body, left by the one killed before, would make no revision.
+                    let word = format!("{}-{writer}-{n}", std::process::id());
                     let revision =
                         revision(&store, (0..5).map(|id| put(route(&id.to_string()), &word)).collect()).await;
                     say(&revision.to_string());
