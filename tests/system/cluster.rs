@@ -1,10 +1,12 @@
 //! A cluster of real processes on one PostgreSQL, each role started by itself.
 
 use milecastle_testkit::postgres::{self, Database};
+use milecastle_testkit::process::binary;
 use milecastle_testkit::{Answer, Call, Process, TempDir, free_port};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::ADMIN_KEY;
@@ -47,11 +49,23 @@ pub struct Gateway {
 pub struct Said {
     /// Exit code.
     pub code: i32,
-    /// All of its output.
+    /// All of its output: the answer, then what it says beside that.
     pub text: String,
 }
 
 impl Said {
+    /// What the command says to its end.
+    pub fn by(command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        Self { code: output.status.code().unwrap(), text: text.trim_end().to_owned() }
+    }
+
+    /// The first line of the answer.
+    pub fn line(&self) -> &str {
+        self.text.lines().next().unwrap()
+    }
+
     /// The output as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
@@ -110,6 +124,11 @@ impl Cluster {
         self.replica("dp-manager", name, &settings, "probes are answered", address)
     }
 
+    /// The configuration file of a process.
+    pub fn file(&self, name: &str) -> String {
+        self.dir.path().join(format!("{name}.yaml")).display().to_string()
+    }
+
     fn common(&self, name: &str) -> String {
         format!(
             "sealing: {{ key_file: {} }}\nmembers: {{ name: {name}, heartbeat: 200ms, lost_after: 1s }}\n\
@@ -156,17 +175,15 @@ impl Cluster {
     pub fn operator(&self, dashboard: &Replica, args: &[&str]) -> Said {
         let server = format!("http://{}", dashboard.http);
         let environment = [("MILECASTLE_SERVER", server.as_str()), ("MILECASTLE_ADMIN_KEY", ADMIN_KEY)];
-        let mut process = Process::milecastle("an operator's command", args, &environment);
-        let code = process.wait_for_end(START).code().unwrap();
-        Said { code, text: process.log().join("\n") }
+        Said::by(Command::new(binary()).args(args).envs(environment))
     }
 
     /// Mints a token for the group `default`, puts it where gateways look for it, and gives its id.
     pub fn token(&self, dashboard: &Replica) -> String {
         let said = self.operator(dashboard, &["token", "create"]);
         assert_eq!(said.code, 0, "{}", said.text);
-        self.hand_out(&said.text);
-        said.text.split('.').nth(2).unwrap().to_owned()
+        self.hand_out(said.line());
+        said.line().split('.').nth(2).unwrap().to_owned()
     }
 
     /// Puts a token where gateways look for it, for its owner only.

@@ -35,13 +35,20 @@ async fn groups_and_tokens_come_and_go() {
     assert!(all.contains("routes") && all.contains("/a"), "{all}");
     let history = run(&["config", "history", "-g", "prod", "-o", "json"]).json();
     assert_eq!((&history["list"][0]["revision"], &history["list"][0]["author"]), (&json!(1), &json!("admin")));
+    let table = run(&["config", "history", "-g", "prod"]).text;
+    assert!(table.lines().last().unwrap().contains("admin  api     create route 1"), "{table}");
     let changes = run(&["config", "history", "-g", "prod", "--revision", "1"]).text;
     assert_eq!(changes.lines().last().unwrap().split_whitespace().collect::<Vec<_>>(), ["create", "route", "1"]);
     assert_eq!(run(&["config", "history", "-g", "prod", "--revision", "9"]).code, 3);
 
     let token = run(&["token", "create", "prod", "--name", "rack 1", "--expires-in", "1d"]);
     assert!(token.text.starts_with("mc1.prod."), "{}", token.text);
-    let id = token.text.split('.').nth(2).unwrap();
+    let id = token.line().split('.').nth(2).unwrap();
+    assert!(
+        token.text.lines().nth(1).unwrap().contains(&format!("milecastle token revoke {id} -g prod")),
+        "{}",
+        token.text
+    );
     let listed = run(&["token", "list", "prod"]);
     assert!(
         listed.text.contains(id) && listed.text.contains("rack 1") && !listed.text.contains("mc1."),
@@ -51,7 +58,7 @@ async fn groups_and_tokens_come_and_go() {
     assert_eq!(run(&["token", "list", "none"]).code, 3);
     assert_eq!(run(&["token", "revoke", id, "-g", "prod"]).code, 0);
     assert_eq!(run(&["token", "revoke", id, "-g", "prod"]).code, 3);
-    let secret = token.text.split('.').nth(3).unwrap();
+    let secret = token.line().split('.').nth(3).unwrap();
     assert!(!control.process.log().iter().any(|line| line.contains(secret)));
 
     let refused = run(&["group", "delete", "prod"]);
@@ -68,7 +75,7 @@ async fn a_group_with_nodes_is_not_deleted_by_mistake() {
     let (cluster, control) = cluster().await;
     let run = |args: &[&str]| cluster.operator(&control, args);
     assert_eq!(run(&["group", "create", "edge"]).code, 0);
-    cluster.hand_out(&run(&["token", "create", "edge"]).text);
+    cluster.hand_out(run(&["token", "create", "edge"]).line());
     let mut gateway = cluster.gateway("g1", &[control.dp_manager]);
     gateway.ready().await;
     let refused = run(&["group", "delete", "edge"]);

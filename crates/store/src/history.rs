@@ -1,10 +1,13 @@
 //! What was published, when and by whom; and how long that is kept.
 
-use milecastle_model::Change;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use milecastle_model::{Change, Key};
 
 use crate::change::Source;
 use crate::error::StoreError;
-use crate::read::change;
+use crate::read::{change, key};
 use crate::sql::{Row, args};
 use crate::store::Store;
 
@@ -38,6 +41,48 @@ pub struct Publication {
     pub changes: Vec<Change>,
 }
 
+/// What a change set did to one object, without its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// The object.
+    pub key: Key,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What becomes of an object in a change set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was not there before.
+    Created,
+    /// Its body is another one.
+    Updated,
+    /// It is gone.
+    Deleted,
+}
+
+impl Touched {
+    /// Of a change with its body.
+    pub fn by(change: &Change) -> Self {
+        let created = match change {
+            Change::Put(object) => Some(object.created),
+            Change::Delete { .. } => None,
+        };
+        Self { key: change.key().clone(), fate: Fate::of(created, change.revision()) }
+    }
+}
+
+impl Fate {
+    /// `created`: the revision in which the object was made; `None` for a deletion.
+    fn of(created: Option<u64>, revision: u64) -> Self {
+        match created {
+            None => Self::Deleted,
+            Some(created) if created == revision => Self::Created,
+            Some(_) => Self::Updated,
+        }
+    }
+}
+
 impl Store {
     /// The newest `limit` change sets of a group below revision `before` (all, if `None`), newest first.
     pub async fn history_list(
@@ -49,6 +94,29 @@ impl Store {
         let sql = format!("{COLUMNS} AND revision < $2 ORDER BY revision DESC LIMIT $3");
         let rows = self.0.db.rows(sql, args![group, before.unwrap_or(u64::MAX), limit]).await?;
         rows.iter().map(info).collect()
+    }
+
+    /// For each of these revisions of a group the first `most` objects that it touched, by kind's name, then id. Revisions that
+    /// are not kept are left out.
+    pub async fn history_touched(
+        &self,
+        group: &str,
+        revisions: RangeInclusive<u64>,
+        most: u64,
+    ) -> Result<BTreeMap<u64, Vec<Touched>>, StoreError> {
+        let sql = "SELECT revision, kind, id, CASE WHEN body IS NULL THEN NULL ELSE created END FROM \
+                   (SELECT revision, kind, id, body, created, \
+                    ROW_NUMBER() OVER (PARTITION BY revision ORDER BY kind, id) AS place \
+                    FROM change WHERE group_id = $1 AND revision BETWEEN $2 AND $3) AS placed \
+                   WHERE place <= $4 ORDER BY revision, kind, id";
+        let rows = self.0.db.rows(sql, args![group, *revisions.start(), *revisions.end(), most]).await?;
+        let mut touched: BTreeMap<u64, Vec<Touched>> = BTreeMap::new();
+        for row in &rows {
+            let revision = row.int(0)?;
+            let one = Touched { key: key(row, 1)?, fate: Fate::of(row.int_opt(3)?, revision) };
+            touched.entry(revision).or_default().push(one);
+        }
+        Ok(touched)
     }
 
     /// One change set; `None` if that revision is not kept, or not yet made.

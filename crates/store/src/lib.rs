@@ -53,7 +53,7 @@ pub use change::{
 pub use connect::Tuning;
 pub use error::{GroupError, Holder, OpenError, PublishError, StoreError};
 pub use group::{Group, GroupUpdate, NewGroup};
-pub use history::{ChangeSetInfo, Publication};
+pub use history::{ChangeSetInfo, Fate, Publication, Touched};
 pub use member::{Forgotten, Lease, Member, NewMember};
 pub use node::{NewNode, Node, NodeReport};
 pub use read::{Changes, Snapshot};

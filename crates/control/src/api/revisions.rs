@@ -2,9 +2,9 @@
 
 use axum::extract::{Path, State as Shared};
 use http::{StatusCode, Uri};
-use milecastle_model::Change;
-use milecastle_store::ChangeSetInfo;
+use milecastle_store::{ChangeSetInfo, Fate, Touched};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 use super::{Api, Failure, Outcome, Site, json, query_of};
 
@@ -15,7 +15,10 @@ const MOST: u64 = 500;
 /// The word that names the newest revision in a path.
 const HEAD: &str = "head";
 
-fn shown(info: &ChangeSetInfo) -> Value {
+/// Objects that a list names for each revision; the others are in `puts` and `deletes` only.
+const NAMED: u64 = 5;
+
+fn shown<'a>(info: &ChangeSetInfo, changes: impl IntoIterator<Item = &'a Touched>) -> Value {
     json!({
         "revision": info.revision,
         "author": info.author,
@@ -24,10 +27,21 @@ fn shown(info: &ChangeSetInfo) -> Value {
         "at": info.at,
         "puts": info.puts,
         "deletes": info.deletes,
+        "changes": changes.into_iter().map(change).collect::<Vec<_>>(),
     })
 }
 
-/// `GET /api/gateway_groups/{group}/revisions`: newest first; `limit` of them, below `before`.
+fn change(touched: &Touched) -> Value {
+    let op = match touched.fate {
+        Fate::Created => "create",
+        Fate::Updated => "update",
+        Fate::Deleted => "delete",
+    };
+    json!({ "op": op, "kind": touched.key.kind.name(), "id": &*touched.key.id })
+}
+
+/// `GET /api/gateway_groups/{group}/revisions`: newest first; `limit` of them, below `before`, each with the first objects that
+/// it changed.
 pub(super) async fn list(Shared(api): Site, Path(group): Path<String>, uri: Uri) -> Outcome {
     let query = query_of(&uri);
     let number = |name: &str| match query.get(name).map(str::parse::<u64>) {
@@ -40,7 +54,15 @@ pub(super) async fn list(Shared(api): Site, Path(group): Path<String>, uri: Uri)
         return Err(Failure::bad("invalid_argument", format!("limit: expected 1 to {MOST}")));
     }
     let head = api.store().head(&group).await?;
-    let list: Vec<Value> = api.store().history_list(&group, before, limit).await?.iter().map(shown).collect();
+    let page = api.store().history_list(&group, before, limit).await?;
+    let touched = match (page.last(), page.first()) {
+        (Some(oldest), Some(newest)) => {
+            api.store().history_touched(&group, oldest.revision..=newest.revision, NAMED).await?
+        }
+        _ => BTreeMap::new(),
+    };
+    let list: Vec<Value> =
+        page.iter().map(|info| shown(info, touched.get(&info.revision).into_iter().flatten())).collect();
     let body = json!({ "list": list, "head": head.revision, "lineage": head.lineage });
     Ok(json(StatusCode::OK, &body))
 }
@@ -53,19 +75,8 @@ pub(super) async fn show(Shared(api): Site, Path((group, revision)): Path<(Strin
         let message = format!("group `{group}` has no revision {revision}, or does not keep it any more");
         return Err(Failure::missing("no_such_revision", message));
     };
-    let changes = published.changes.iter().map(|change| {
-        let op = match change {
-            Change::Put(object) if object.created == object.modified => "create",
-            Change::Put(_) => "update",
-            Change::Delete { .. } => "delete",
-        };
-        json!({ "op": op, "kind": change.key().kind.name(), "id": &*change.key().id })
-    });
-    let mut body = shown(&published.info);
-    if let Value::Object(members) = &mut body {
-        members.insert("changes".to_owned(), changes.collect());
-    }
-    Ok(json(StatusCode::OK, &body))
+    let changes: Vec<Touched> = published.changes.iter().map(Touched::by).collect();
+    Ok(json(StatusCode::OK, &shown(&published.info, &changes)))
 }
 
 /// `GET /api/gateway_groups/{group}/revisions/{revision}/receipt`: how far it has come, after waiting for `wait` at most.

@@ -1,7 +1,7 @@
 //! Groups, tokens, nodes, members.
 
-use super::cli::{Group, GroupCommand, Members, Nodes, NodesCommand, Token, TokenCommand};
-use super::view::{Table, ago, items, show, text};
+use super::cli::{Group, GroupCommand, Members, Nodes, NodesCommand, Output, Token, TokenCommand};
+use super::view::{Table, ago, items, show, tell, text};
 use super::{Ended, client};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -81,7 +81,13 @@ pub(super) async fn token(command: Token) -> anyhow::Result<Ended> {
                 members.insert("expires_in".to_owned(), serde_json::to_value(life)?);
             }
             let answer = client.call(Method::POST, &path, Some(body)).await?;
-            // Alone on its line, so that it can go into a file.
+            if output == Output::Table {
+                let id = text(&answer, "id");
+                tell(&format!(
+                    "token {id} of group {group}, shown this once; to revoke it: milecastle token revoke {id} -g {group}"
+                ))?;
+            }
+            // Alone on standard output, so that it can go into a file.
             show(output, &answer, |answer| text(answer, "token"))?;
         }
         TokenCommand::List { group } => {

@@ -24,6 +24,9 @@ const COLLECTIONS: &[&str] = &[
     "secrets",
 ];
 
+/// Objects that a line of the history names.
+const NAMED: usize = 3;
+
 /// How long one request of a wait may take; the server may allow less.
 const ROUND: Duration = Duration::from_secs(10);
 
@@ -61,9 +64,9 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
             let path = format!("/api/gateway_groups/{}/revisions?limit={limit}", encode(&group));
             let answer = client.get(&path).await?;
             show(output, &answer, |answer| {
-                let mut table = Table::new(&["revision", "when", "who", "source", "puts", "deletes", "message"]);
+                let mut table = Table::new(&["revision", "when", "who", "source", "what", "message"]);
                 for one in items(answer) {
-                    let cells = ["author", "source", "puts", "deletes", "message"].map(|member| text(one, member));
+                    let cells = [text(one, "author"), text(one, "source"), changes(one), text(one, "message")];
                     table.row([text(one, "revision"), ago(one, "at")].into_iter().chain(cells));
                 }
                 table.text()
@@ -89,6 +92,20 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
         }
     }
     Ok(Ended::Done)
+}
+
+/// What a revision changed: the first objects by name, the others by number.
+fn changes(revision: &Value) -> String {
+    let named = revision.get("changes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let named = named.iter().take(NAMED);
+    let mut said: Vec<String> =
+        named.map(|one| ["op", "kind", "id"].map(|member| text(one, member)).join(" ")).collect();
+    let all: u64 = ["puts", "deletes"].iter().filter_map(|member| revision.get(*member)?.as_u64()).sum();
+    match all.saturating_sub(said.len() as u64) {
+        0 => {}
+        more => said.push(format!("and {more} more")),
+    }
+    said.join(", ")
 }
 
 /// Asks again and again, since a server allows no more than so long a wait, until all nodes have answered or the time is over.
@@ -134,4 +151,22 @@ fn row(table: &mut Table, collection: &str, object: &Value) {
     let what =
         if what.chars().count() > 60 { format!("{}…", what.chars().take(59).collect::<String>()) } else { what };
     table.row([collection.to_owned(), id, text(value, "name"), what, text(object, "modifiedIndex")]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_history_names_the_first_objects() {
+        let change = |id: &str| json!({ "op": "create", "kind": "route", "id": id });
+        let check = |ids: &[&str], puts: u64, deletes: u64, expected: &str| {
+            let named: Vec<Value> = ids.iter().map(|id| change(id)).collect();
+            assert_eq!(changes(&json!({ "puts": puts, "deletes": deletes, "changes": named })), expected);
+        };
+        check(&[], 0, 0, "");
+        check(&["1"], 1, 0, "create route 1");
+        check(&["1", "2", "3"], 2, 1, "create route 1, create route 2, create route 3");
+        check(&["1", "2", "3", "4"], 7, 2, "create route 1, create route 2, create route 3, and 6 more");
+    }
 }

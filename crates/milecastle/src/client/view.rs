@@ -7,24 +7,24 @@ use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A table in the making.
-pub(super) struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// With these words above its columns.
-    pub(super) fn new(heads: &[&str]) -> Self {
+    pub(crate) fn new(heads: &[&str]) -> Self {
         Self { rows: vec![heads.iter().map(|head| head.to_uppercase()).collect()] }
     }
 
     /// Adds a row.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let cell = |cell: String| if cell.is_empty() { "-".to_owned() } else { cell };
         self.rows.push(cells.into_iter().map(cell).collect());
     }
 
     /// The columns side by side.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
@@ -41,12 +41,21 @@ impl Table {
 
 /// Writes an answer: itself as JSON, or the text that `text` makes of it.
 pub(super) fn show(output: Output, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
-    let text = match output {
+    say(&match output {
         Output::Json => serde_json::to_string_pretty(answer).context("an answer is JSON")?,
         Output::Table => text(answer),
-    };
+    })
+}
+
+/// Writes to standard output.
+pub(crate) fn say(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+/// Says something to people beside the answer, on standard error.
+pub(crate) fn tell(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stderr(), "{text}").context("cannot write to standard error")
 }
 
 /// The items of an answer that is a list.
@@ -63,14 +72,15 @@ pub(super) fn text(item: &Value, member: &str) -> String {
     }
 }
 
-/// How long ago a moment was, in Unix seconds; empty if there is none.
+/// How long ago a member's moment was, in Unix seconds; empty if there is none.
 pub(super) fn ago(item: &Value, member: &str) -> String {
+    item.get(member).and_then(Value::as_u64).map(relative).unwrap_or_default()
+}
+
+/// How long ago a moment was, or how long it is until then, in Unix seconds.
+pub(crate) fn relative(at: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    match item.get(member).and_then(Value::as_u64) {
-        Some(at) if at > now => format!("in {}", span(at - now)),
-        Some(at) => format!("{} ago", span(now - at)),
-        None => String::new(),
-    }
+    if at > now { format!("in {}", span(at - now)) } else { format!("{} ago", span(now - at)) }
 }
 
 /// A length of time with one unit, rounded down.

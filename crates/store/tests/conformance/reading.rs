@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 
 use milecastle_model::Change;
-use milecastle_store::{Changes, DEFAULT_GROUP, Op, Put, Store};
+use milecastle_store::{Changes, DEFAULT_GROUP, Fate, Op, Put, Store, Touched};
 
 use crate::home::{Home, body, delete, on_both, publish, put, revision, route, set, upstream};
 
-on_both!(deltas_lead_from_any_revision_to_the_head, floors, history_pages, a_snapshot_is_of_one_revision);
+on_both!(
+    deltas_lead_from_any_revision_to_the_head,
+    floors,
+    history_pages,
+    history_tells_what_was_touched,
+    a_snapshot_is_of_one_revision
+);
 
 /// The default group as paths and bodies, from a snapshot.
 async fn whole(store: &Store) -> (u64, BTreeMap<String, (Vec<u8>, u64, u64)>) {
@@ -93,6 +99,22 @@ async fn history_pages(home: Home) {
     assert_eq!((made.info.puts, made.info.deletes), (1, 0));
     assert!(matches!(&made.changes[..], [Change::Put(o)] if o.body == body("c") && (o.created, o.modified) == (1, 3)));
     assert!(store.history_get(DEFAULT_GROUP, u64::MAX).await.unwrap().is_none());
+}
+
+async fn history_tells_what_was_touched(home: Home) {
+    let store = home.open().await;
+    let all = |ids: &[&str], word: &str| ids.iter().map(|id| put(route(id), word)).collect::<Vec<_>>();
+    revision(&store, all(&["1", "2", "3", "4"], "a")).await;
+    revision(&store, vec![delete(route("1")), put(route("2"), "b"), put(upstream("u"), "b")]).await;
+    revision(&store, all(&["2"], "c")).await;
+    let of = |key, fate| Touched { key, fate };
+    let second = vec![of(route("1"), Fate::Deleted), of(route("2"), Fate::Updated), of(upstream("u"), Fate::Created)];
+    let touched = store.history_touched(DEFAULT_GROUP, 1..=2, 3).await.unwrap();
+    let first = ["1", "2", "3"].map(|id| of(route(id), Fate::Created)).to_vec();
+    assert_eq!(touched, BTreeMap::from([(1, first), (2, second.clone())]));
+    let whole = store.history_get(DEFAULT_GROUP, 2).await.unwrap().unwrap();
+    assert_eq!(whole.changes.iter().map(Touched::by).collect::<Vec<_>>(), second);
+    assert_eq!(store.history_touched(DEFAULT_GROUP, 4..=u64::MAX, 3).await.unwrap(), BTreeMap::new());
 }
 
 async fn a_snapshot_is_of_one_revision(home: Home) {
