@@ -6,6 +6,7 @@ mod changes;
 mod ending;
 mod first_steps;
 mod http2;
+mod keys;
 mod last_good;
 mod life_cycle;
 mod on_the_wire;

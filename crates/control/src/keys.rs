@@ -51,6 +51,26 @@ pub async fn put_admin_key(store: &Store, name: &str, role: Role, key: &str) -> 
     store.admin_key_put(name, role, &tag).await
 }
 
+/// Makes a random key under a name and gives it, to be shown once; `None` if there is a key of this name and it is not to be
+/// replaced. Replicas know it within a second.
+///
+/// # Errors
+/// What the store says.
+pub async fn mint_admin_key(
+    store: &Store,
+    name: &str,
+    role: Role,
+    replace: bool,
+) -> Result<Option<String>, StoreError> {
+    let key = random();
+    if replace {
+        put_admin_key(store, name, role, &key).await?;
+        return Ok(Some(key));
+    }
+    let tag = Secret::of(store).await?.tag(&key);
+    Ok(store.admin_key_create(name, role, &tag).await?.then_some(key))
+}
+
 /// The secret under which keys are hashed.
 #[derive(Clone)]
 struct Secret(hmac::Key);

@@ -33,7 +33,7 @@ pub mod state;
 pub use clock::Clock;
 pub use dashboard::{Dashboard, Opening, Parts, StartError};
 pub use health::{Probes, Readiness};
-pub use keys::{bootstrap_admin_key, put_admin_key};
+pub use keys::{bootstrap_admin_key, mint_admin_key, put_admin_key};
 pub use members::{Membership, Role};
 pub use state::State;
 

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Token(client::Token),
     /// Show the replicas of the control plane, and which one leads
     Members(client::Members),
+    /// Make, list or delete keys of the Admin API in the database itself: the way back in when they are lost
+    Key(Key),
     /// Check a configuration file and say everything that is wrong with it
     Check(Check),
 }
@@ -61,6 +63,53 @@ pub(crate) struct Serve {
     /// Configuration file (YAML); without one, the defaults. MILECASTLE__A__B=v in the environment overrides its key a.b
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// `milecastle key`.
+#[derive(Debug, Args)]
+pub(crate) struct Key {
+    #[command(subcommand)]
+    pub command: KeyCommand,
+    /// Data directory of `milecastle up`, which may be running [default: ./milecastle-data]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub data: Option<PathBuf>,
+    /// Configuration file that names database and sealing key; MILECASTLE__DATABASE__DSN overrides its database.dsn
+    #[arg(short, long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// What the file is for; `--data` goes with `up` alone
+    #[arg(long, value_enum, default_value_t = Role::Up, global = true)]
+    pub role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key; it is shown this once
+    Create {
+        /// What the key is called, 1 to 64 of A-Z a-z 0-9 . _ -; that of the first start is called `admin`
+        name: String,
+        /// What it allows
+        #[arg(long, value_enum, default_value_t = Allows::Admin)]
+        allows: Allows,
+        /// Put it in place of the key of this name, which opens nothing from then on
+        #[arg(long)]
+        replace: bool,
+    },
+    /// List the keys, never the keys themselves
+    List,
+    /// Delete a key; it opens nothing from then on
+    Delete {
+        /// What the key is called
+        name: String,
+    },
+}
+
+/// What a key of the Admin API allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Allows {
+    /// Everything.
+    Admin,
+    /// Reading.
+    Viewer,
 }
 
 #[derive(Debug, Args)]

@@ -47,7 +47,7 @@ impl ControlPlane {
     /// # Errors
     /// A listener, the sealing key, or a database that is not to be had by waiting: each says what to do.
     pub(crate) async fn start(settings: ControlSettings<'_>) -> anyhow::Result<Self> {
-        let key = sealing_key(&settings)?;
+        let key = sealing_key(settings.sealing, settings.sealing_key_file.clone())?;
         let readiness = Readiness::starting();
         let metrics = Arc::new(metrics::Registry::default());
         let opening = match settings.dashboard {
@@ -130,10 +130,11 @@ impl ControlPlane {
     }
 }
 
-fn sealing_key(settings: &ControlSettings<'_>) -> anyhow::Result<KeySource> {
-    match (settings.sealing.read()?, &settings.sealing_key_file) {
+/// The sealing key of the settings; without one, that in `file`.
+pub(crate) fn sealing_key(settings: &Sealing, file: Option<PathBuf>) -> anyhow::Result<KeySource> {
+    match (settings.read()?, file) {
         (Some(key), _) => Ok(KeySource::Key(SealingKey::from_text(key.reveal())?)),
-        (None, Some(path)) => Ok(KeySource::File(path.clone())),
+        (None, Some(path)) => Ok(KeySource::File(path)),
         (None, None) => anyhow::bail!(
             "sealing.key_file is not set: all processes on one database need the same key; make it once with \
              `head -c 32 /dev/urandom | base64 > sealing-key`, copy it to every replica of the control plane, and keep a backup"
@@ -199,7 +200,7 @@ async fn first_key(store: &Store, settings: &milecastle_settings::Dashboard) -> 
     bootstrap_admin_key(store, given.as_deref()).await
 }
 
-fn tuning(database: &Database) -> Tuning {
+pub(crate) fn tuning(database: &Database) -> Tuning {
     Tuning {
         max_connections: database.max_connections,
         connect_timeout: database.connect_timeout.get(),

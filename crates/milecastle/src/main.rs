@@ -11,6 +11,7 @@ mod control;
 mod data_dir;
 mod demo;
 mod gateway;
+mod key;
 mod ports;
 mod process;
 mod roles;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Dashboard(serve) => done(roles::dashboard(&serve)),
         Command::DpManager(serve) => done(roles::dp_manager(&serve)),
         Command::Gateway(serve) => done(roles::gateway(&serve)),
+        Command::Key(command) => done(key::run(&command)),
         Command::Check(check) => done(check::run(&check)),
         Command::Config(command) => client::run(client::Command::Config(command)),
         Command::Nodes(command) => client::run(client::Command::Nodes(command)),

@@ -122,6 +122,12 @@ impl Store {
         self.0.db.run(sql, args![name, role.name(), &hash[..], now()]).await.map(drop)
     }
 
+    /// As [`Store::admin_key_put`], but only while there is no key of this name: `false` if there is one.
+    pub async fn admin_key_create(&self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {
+        let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
+        Ok(self.0.db.run(sql, args![name, role.name(), &hash[..], now()]).await? > 0)
+    }
+
     /// As [`Store::admin_key_put`], but only while there is no admin key at all: `false` if there is one. Of several who
     /// start at once, one is told `true`.
     pub async fn admin_key_put_first(&self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {

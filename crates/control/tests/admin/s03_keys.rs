@@ -1,7 +1,7 @@
 //! §3: keys and roles.
 
 use crate::gateway::{Gateway, KEY, VIEWER, bare, on_both};
-use milecastle_control::{bootstrap_admin_key, put_admin_key};
+use milecastle_control::{bootstrap_admin_key, mint_admin_key, put_admin_key};
 use milecastle_settings::{AdminKey, AdminRole};
 use milecastle_store::Role;
 use milecastle_testkit::{Call, eventually};
@@ -15,6 +15,7 @@ on_both!(
     s3_no_key_required,
     s3_head_needs_no_key,
     s3_the_first_key_is_made_once,
+    s3_a_lost_key_is_made_anew,
     s3_keys_come_and_go_while_it_runs,
 );
 
@@ -99,6 +100,19 @@ async fn s3_the_first_key_is_made_once(gw: Gateway) {
     let get = |key: &str| bare("GET /routes").header("x-api-key", key);
     eventually("the made key opens", async || status(&gw, get(&made)).await == 200).await;
     assert_eq!((status(&gw, get("late")).await, status(&gw, get(KEY)).await), (401, 401));
+}
+
+async fn s3_a_lost_key_is_made_anew(gw: Gateway) {
+    let get = |key: &str| bare("GET /routes").header("x-api-key", key);
+    assert_eq!(mint_admin_key(&gw.store, "admin", Role::Viewer, false).await.unwrap(), None);
+    assert_eq!(status(&gw, get(KEY)).await, 200);
+    let made = mint_admin_key(&gw.store, "admin", Role::Admin, true).await.unwrap().unwrap();
+    eventually("the made key opens", async || status(&gw, get(&made)).await == 200).await;
+    assert_eq!(status(&gw, get(KEY)).await, 401);
+    let further = mint_admin_key(&gw.store, "further", Role::Viewer, false).await.unwrap().unwrap();
+    assert_ne!(further, made);
+    eventually("the further key opens", async || status(&gw, get(&further)).await == 200).await;
+    assert_eq!(status(&gw, bare("DELETE /routes/1").header("x-api-key", &further)).await, 401);
 }
 
 async fn s3_keys_come_and_go_while_it_runs(gw: Gateway) {

@@ -11,6 +11,7 @@ mod tls;
 mod view;
 
 pub(crate) use cli::{Config, Group, Members, Nodes, Token};
+pub(crate) use view::{Table, relative, say, tell};
 
 use anyhow::Context;
 use cli::Server;
@@ -35,13 +36,25 @@ pub(crate) enum Ended {
     Rejected,
 }
 
-/// What the server answered with instead of doing what was asked.
+/// What was answered instead of doing what was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Refused {
     /// The HTTP status.
     status: u16,
     message: String,
+}
+
+impl Refused {
+    /// There is no such thing.
+    pub(crate) fn missing(message: String) -> Self {
+        Self { status: 404, message }
+    }
+
+    /// It conflicts with what is there.
+    pub(crate) fn conflict(message: String) -> Self {
+        Self { status: 409, message }
+    }
 }
 
 /// Runs a command to its end.

@@ -131,6 +131,13 @@ async fn admin_keys(home: Home) {
     let keys = store.admin_key_list().await.unwrap();
     let known: Vec<_> = keys.iter().map(|key| (&*key.name, key.role, key.hash)).collect();
     assert_eq!(known, [("admin", Role::Admin, hash(4)), ("reader", Role::Viewer, hash(3))]);
+    assert!(!store.admin_key_create("admin", Role::Viewer, &hash(5)).await.unwrap());
+    assert!(store.admin_key_create("second", Role::Admin, &hash(5)).await.unwrap());
+    let keys = store.admin_key_list().await.unwrap();
+    let known: Vec<_> = keys.iter().map(|key| (&*key.name, key.role, key.hash)).collect();
+    let admins = [("admin", Role::Admin, hash(4)), ("reader", Role::Viewer, hash(3)), ("second", Role::Admin, hash(5))];
+    assert_eq!(known, admins);
+    assert!(store.admin_key_delete("second").await.unwrap());
     assert!(store.admin_key_delete("reader").await.unwrap());
     assert!(!store.admin_key_delete("reader").await.unwrap());
     assert_eq!(store.admin_key_list().await.unwrap().len(), 1);
