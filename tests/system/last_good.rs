@@ -92,6 +92,9 @@ async fn a_killed_gateway_serves_without_any_control_plane() {
             assert_eq!(answer.status, 200, "route {n}");
         }
         assert_eq!(Call::get("/12").to(gateway.http).await.unwrap().status, 404);
+        let log = gateway.process.log();
+        assert!(log.iter().any(|line| line.contains("starting with the last good configuration")), "{log:?}");
+        assert!(!log.iter().any(|line| line.contains("traffic waits")), "{log:?}");
     }
     // When it is back, the node is a node like any other.
     bed.control_starts().await;

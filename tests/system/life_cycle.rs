@@ -1,8 +1,10 @@
 //! Stopping, dying and starting again.
 
-use milecastle_testkit::{Call, Echo, Target, eventually};
+use milecastle_testkit::{Call, Echo, SOON, Target, eventually};
 use milecastle_tests::Up;
 use serde_json::json;
+
+const SIGTERM: i32 = 15;
 
 #[tokio::test]
 async fn configuration_outlives_the_process_however_it_ends() {
@@ -37,6 +39,32 @@ async fn a_graceful_stop_ends_what_is_in_flight() {
     assert_eq!(answer.await.unwrap().unwrap().status, 200);
     stopping.await.unwrap();
     assert!(!idle.is_open(), "idle connections are closed");
+}
+
+#[tokio::test]
+async fn a_stop_says_what_it_waits_for_and_a_second_signal_ends_it() {
+    let (mut up, echo) = (
+        Up::start_with(&[
+            ("MILECASTLE__GATEWAY__SHUTDOWN__GRACE", "600ms"),
+            ("MILECASTLE__GATEWAY__SHUTDOWN__DRAIN", "1h"),
+        ]),
+        Echo::start(),
+    );
+    up.put("/routes/1", json!({ "uri": "/*", "upstream": { "nodes": { echo.address().to_string(): 1 } } })).await;
+    up.answers("/", 200).await;
+    echo.take();
+    let mut endless = Target::plain(up.http).connect().await.unwrap();
+    let answer = tokio::spawn(async move { Call::get("/delay/600000").send(&mut endless).await });
+    eventually("the request has reached the upstream", async || !echo.received().is_empty()).await;
+    up.process.signal(SIGTERM);
+    let says = |words: &'static str| move |line: &str| line.contains(words).then(|| line.to_owned());
+    let grace = up.process.wait_for_line("its grace", SOON, says("for 600ms (shutdown.grace)"));
+    assert!(grace.contains("connections=") && grace.contains("requests="), "{grace}");
+    up.process.wait_for_line("its drain", SOON, says("for 1h at most (shutdown.drain)"));
+    up.process.signal(SIGTERM);
+    assert!(up.process.wait_for_end(SOON).success());
+    up.process.wait_for_line("why", SOON, says("asked to stop again: ending at once"));
+    assert!(answer.await.unwrap().is_err(), "the request was cut");
 }
 
 #[tokio::test]

@@ -72,6 +72,20 @@ fn names_that_mean_nothing_are_refused_by_check_and_start() {
 }
 
 #[test]
+fn a_demo_upstream_on_another_port_says_so() {
+    // Whoever holds the port, this test or another process: it is taken.
+    let _holder = TcpListener::bind("127.0.0.1:1980");
+    let data = TempDir::new();
+    let mut process = Up::process_with_demo(&data);
+    let said = process.wait_for_line("where the demo is", END, |line| {
+        line.strip_prefix("127.0.0.1:1980 is in use by another process, so the demo upstream is at ").map(str::to_owned)
+    });
+    let address = said.trim_end_matches(':');
+    process
+        .wait_for_line("the command to try", END, |line| line.contains(&format!("{{\"{address}\":1}}")).then_some(()));
+}
+
+#[test]
 fn a_data_directory_has_one_process() {
     let mut first = Up::start();
     let mut second = Up::process_in(&first.data, &[]);
@@ -88,7 +102,7 @@ fn a_data_directory_has_one_process() {
 fn help_names_the_commands() {
     let (code, said) = outcome(&["--help"], &[]);
     assert_eq!(code, Some(0));
-    for word in ["up", "control", "dp-manager", "gateway", "config", "token", "check", "--help", "--version"] {
+    for word in ["up", "control", "dp-manager", "gateway", "config", "token", "key", "check", "--help", "--version"] {
         assert!(said.contains(word), "{word}: {said}");
     }
 }

@@ -81,9 +81,19 @@ impl Up {
 
     /// Just the process, on a data directory that may be in use.
     pub fn process_in(data: &TempDir, settings: &[(&str, &str)]) -> Process {
+        Self::process(data, &["--no-demo"], settings)
+    }
+
+    /// Just the process, with the demo upstream.
+    pub fn process_with_demo(data: &TempDir) -> Process {
+        Self::process(data, &[], &[])
+    }
+
+    fn process(data: &TempDir, options: &[&str], settings: &[(&str, &str)]) -> Process {
         let config = data.write("up.yaml", SETTINGS);
         let dir = data.path().join("data");
-        let args = ["up", "--no-demo", "--config", config.to_str().unwrap(), "--data", dir.to_str().unwrap()];
+        let args = ["up", "--config", config.to_str().unwrap(), "--data", dir.to_str().unwrap()];
+        let args = [&args, options].concat();
         let environment = [&[("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")], settings].concat();
         Process::milecastle("milecastle up", &args, &environment)
     }

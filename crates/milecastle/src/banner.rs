@@ -1,6 +1,7 @@
 //! What `milecastle up` says once it serves.
 
 use crate::control::ControlPlane;
+use crate::demo;
 use crate::gateway::GatewayNode;
 use anyhow::Context;
 use std::fmt::Write as _;
@@ -50,6 +51,12 @@ fn text(
             line(what, address)?;
         }
     }
+    let elsewhere = demo.filter(|demo| *demo != demo::ADDRESS);
+    if let Some(demo) = elsewhere {
+        let usual = demo::ADDRESS;
+        writeln!(out, "\n{usual} is in use by another process, so the demo upstream is at {demo}:")?;
+        writeln!(out, "where a guide says {usual}, take {demo}.")?;
+    }
     if let Some(key) = &control.new_admin_key {
         writeln!(out, "\nAdmin key (shown this once; only its hash is kept):\n\n  {key}")?;
     }
@@ -57,7 +64,10 @@ fn text(
     if let (Some(demo), Some(http), Some(admin)) = (demo, http, admin) {
         let key = control.new_admin_key.as_deref().unwrap_or("YOUR-ADMIN-KEY");
         let port = http.port();
-        writeln!(out, "\nTry:\n")?;
+        match elsewhere {
+            Some(demo) => writeln!(out, "\nTry (the demo upstream is at {demo} this time):\n")?,
+            None => writeln!(out, "\nTry:\n")?,
+        }
         writeln!(
             out,
             "  curl -i http://127.0.0.1:{}/apisix/admin/routes/1 -X PUT -H 'X-API-KEY: {key}' \\",
@@ -67,6 +77,7 @@ fn text(
         writeln!(out, "  curl -i http://127.0.0.1:{port}/hello")?;
         writeln!(out, "  curl -i http://127.0.0.1:{port}/nothing-here")?;
     }
+    writeln!(out, "\nCtrl-C stops it once requests in flight have ended; a second one stops it at once.")?;
     writeln!(out)?;
     Ok(out)
 }

@@ -9,14 +9,17 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use std::fmt::Write;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::net::TcpListener;
 
-/// Starts the demo upstream on `address`, or on a free port of the same host if that one is taken.
-pub(crate) async fn start(address: SocketAddr) -> io::Result<SocketAddr> {
-    let listener = match TcpListener::bind(address).await {
+/// Where the demo upstream listens if the port is free.
+pub(crate) const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1980);
+
+/// Starts the demo upstream on [`ADDRESS`], or on another port of the same host if that one is taken; gives its address.
+pub(crate) async fn start() -> io::Result<SocketAddr> {
+    let listener = match TcpListener::bind(ADDRESS).await {
         Ok(listener) => listener,
-        Err(_) => TcpListener::bind(SocketAddr::new(address.ip(), 0)).await?,
+        Err(_) => TcpListener::bind(SocketAddr::new(ADDRESS.ip(), 0)).await?,
     };
     let bound = listener.local_addr()?;
     tokio::spawn(async move {

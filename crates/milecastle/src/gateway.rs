@@ -7,9 +7,9 @@ use milecastle_proxy::node::{Node, NodeConfig};
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
     AccessLog, Counters, Current, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, SideParts,
-    SideServers,
+    SideServers, Totals,
 };
-use milecastle_settings::{Gateway as Settings, HttpRouter};
+use milecastle_settings::{Gateway as Settings, HttpRouter, Shutdown};
 use milecastle_snapshot::{Compiler, Snapshot};
 use milecastle_telemetry::metrics;
 use std::net::SocketAddr;
@@ -79,7 +79,7 @@ impl GatewayNode {
             },
         )
         .await?;
-        tracing::info!(address = %side.status_addr(), "the status page is served; traffic waits for a configuration");
+        tracing::info!(address = %side.status_addr(), "the status page is served");
         arrived.notified().await;
         let current = first.get().context("the first configuration has arrived")?.clone();
         let workers = config.workers();
@@ -120,11 +120,28 @@ impl GatewayNode {
         self.node.status().revision
     }
 
-    /// `/status` says 503, load balancers look elsewhere, requests in flight end, and what is left is cut.
+    /// `/status` says 503, load balancers look elsewhere, requests in flight end, and what is left is cut. What it waits for
+    /// is in the log.
     pub(crate) async fn stop(self) {
         self.health.drain();
-        tokio::time::sleep(self.settings.shutdown.grace.get()).await;
-        if !self.gateway.drain(self.settings.shutdown.drain.get()).await {
+        let Shutdown { grace, drain, .. } = self.settings.shutdown;
+        let open = || self.gateway.counters().totals();
+        if !grace.is_zero() {
+            let Totals { active: connections, in_flight: requests, .. } = open();
+            tracing::info!(
+                connections,
+                requests,
+                "/status says 503; traffic is served as before for {grace} (shutdown.grace), until load balancers have noticed"
+            );
+            tokio::time::sleep(grace.get()).await;
+        }
+        let Totals { active: connections, in_flight: requests, .. } = open();
+        tracing::info!(
+            connections,
+            requests,
+            "connections end after their present requests; waiting for these for {drain} at most (shutdown.drain)"
+        );
+        if !self.gateway.drain(drain.get()).await {
             tracing::warn!("requests in flight were cut: they did not end within shutdown.drain");
         }
     }

@@ -67,6 +67,14 @@ impl Signals {
         Asked::Stop
     }
 
+    /// Lets the process end in an orderly way, or at once when it is asked to stop a second time.
+    pub(crate) async fn see_out(&mut self, ending: impl Future<Output = ()>) {
+        tokio::select! {
+            () = ending => tracing::info!("stopped"),
+            () = self.stop() => tracing::warn!("asked to stop again: ending at once, what was in work is cut"),
+        }
+    }
+
     /// Waits until the process is asked to stop. Cancel safe.
     pub(crate) async fn stop(&mut self) {
         while self.next().await != Asked::Stop {}

@@ -16,7 +16,7 @@ use std::io::Write;
 /// Threads of a control plane, whose work is waiting for others.
 const CONTROL_THREADS: usize = 2;
 
-/// Runs dashboard and DP manager until SIGTERM or SIGINT.
+/// Runs dashboard and DP manager until SIGTERM or SIGINT; a second one ends at once.
 ///
 /// # Errors
 /// Whatever keeps the process from starting, with what to do about it.
@@ -27,7 +27,7 @@ pub(crate) fn control(args: &Serve) -> anyhow::Result<()> {
     process::run(&file.log, &file.listeners(), CONTROL_THREADS, work)
 }
 
-/// Runs a dashboard until SIGTERM or SIGINT.
+/// Runs a dashboard until SIGTERM or SIGINT; a second one ends at once.
 ///
 /// # Errors
 /// As [`control`].
@@ -37,7 +37,7 @@ pub(crate) fn dashboard(args: &Serve) -> anyhow::Result<()> {
     process::run(&file.log, &file.listeners(), CONTROL_THREADS, work)
 }
 
-/// Runs a DP manager until SIGTERM or SIGINT.
+/// Runs a DP manager until SIGTERM or SIGINT; a second one ends at once.
 ///
 /// # Errors
 /// As [`control`].
@@ -47,7 +47,7 @@ pub(crate) fn dp_manager(args: &Serve) -> anyhow::Result<()> {
     process::run(&file.log, &file.listeners(), CONTROL_THREADS, work)
 }
 
-/// Runs a gateway node until SIGTERM or SIGINT; SIGUSR1 opens the log files anew.
+/// Runs a gateway node until SIGTERM or SIGINT, of which a second one ends at once; SIGUSR1 opens the log files anew.
 ///
 /// # Errors
 /// As [`control`].
@@ -91,7 +91,7 @@ async fn serve(settings: ControlSettings<'_>) -> anyhow::Result<()> {
     }
     tracing::info!("ready");
     signals.stop().await;
-    control.stop().await;
+    signals.see_out(control.stop()).await;
     Ok(())
 }
 
@@ -108,6 +108,6 @@ async fn serve_gateway(settings: &milecastle_settings::Gateway) -> anyhow::Resul
     while signals.next().await == Asked::Reopen {
         node.reopen_logs();
     }
-    node.stop().await;
+    signals.see_out(node.stop()).await;
     Ok(())
 }

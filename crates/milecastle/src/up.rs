@@ -5,6 +5,7 @@ use crate::config::known;
 use crate::control::{ControlPlane, ControlSettings};
 use crate::data_dir::DataDir;
 use crate::gateway::{self, GatewayNode};
+use crate::process::{Asked, Signals};
 use crate::{banner, demo, ports};
 use anyhow::Context;
 use milecastle_control::dpm::{cluster_ca, mint_group_token};
@@ -15,17 +16,13 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use tokio::signal::unix::{SignalKind, signal};
 
-/// Where the demo upstream listens if the port is free.
-const DEMO: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1980);
-
-/// Runs until SIGTERM or SIGINT; SIGUSR1 opens the log files anew.
+/// Runs until SIGTERM or SIGINT, of which a second one ends at once; SIGUSR1 opens the log files anew.
 ///
 /// # Errors
 /// Whatever keeps the process from starting, with what to do about it.
 pub(crate) fn run(args: &Up) -> anyhow::Result<()> {
-    let settings = load(args)?;
+    let settings = load(args.config.as_deref(), args.data.as_deref())?;
     settings.log.init()?;
     // Who has the directory has most likely the ports too, and is the better thing to hear of. A new one is made only once
     // nothing else is in the way.
@@ -42,24 +39,31 @@ pub(crate) fn run(args: &Up) -> anyhow::Result<()> {
     runtime.block_on(serve(args, settings))
 }
 
-fn load(args: &Up) -> anyhow::Result<UpFile> {
-    let dir = args.data.iter().map(|dir| (format!("{ENVIRONMENT_PREFIX}DATA_DIR"), dir.display().to_string()));
-    Ok(load_with(args.config.as_deref(), &known(), dir)?)
+/// The settings in the file `config`, with the data directory that the command line names, if it does.
+///
+/// # Errors
+/// All faults of the file, each with its line, key and what was expected.
+pub(crate) fn load(config: Option<&Path>, data: Option<&Path>) -> anyhow::Result<UpFile> {
+    let dir = data.iter().map(|dir| (format!("{ENVIRONMENT_PREFIX}DATA_DIR"), dir.display().to_string()));
+    Ok(load_with(config, &known(), dir)?)
+}
+
+/// Where the sealing key is made and kept, unless the settings name another one.
+pub(crate) fn sealing_key_file(settings: &UpFile) -> PathBuf {
+    settings.data_dir.join("sealing-key")
 }
 
 async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut reopen = signal(SignalKind::user_defined1()).context("cannot listen for SIGUSR1")?;
+    let mut signals = Signals::listen()?;
     let demo = match args.no_demo {
         true => None,
-        false => Some(demo::start(DEMO).await.context("cannot start the demo upstream")?),
+        false => Some(demo::start().await.context("cannot start the demo upstream")?),
     };
     let control = ControlPlane::start(ControlSettings {
         database: &settings.database,
         sealing: &settings.sealing,
         members: &settings.members,
-        sealing_key_file: Some(settings.data_dir.join("sealing-key")),
+        sealing_key_file: Some(sealing_key_file(&settings)),
         dashboard: Some(&settings.dashboard),
         dp_manager: Some(&settings.dp_manager),
         plugin_attr: settings.gateway.plugin_attr.to_json(),
@@ -75,19 +79,17 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
     }
     let gateway = tokio::select! {
         started = GatewayNode::start(&settings.gateway) => started?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        () = signals.stop() => return Ok(()),
     };
     banner::print(&control, &gateway, demo, &settings.data_dir)?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => break tracing::info!("SIGINT: stopping"),
-            _ = reopen.recv() => gateway.reopen_logs(),
-        }
+    while signals.next().await == Asked::Reopen {
+        gateway.reopen_logs();
     }
-    gateway.stop().await;
-    control.stop().await;
+    let ending = async {
+        gateway.stop().await;
+        control.stop().await;
+    };
+    signals.see_out(ending).await;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::{Dashboard, Database, DpManager, Gateway, Log, Members, Sealing, Time};
+use crate::{Dashboard, Database, DpManager, Gateway, Log, Members, Sealing, Shutdown, Time};
 
 /// The file of `milecastle control`: dashboard and DP manager in one process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,7 +46,8 @@ pub struct UpFile {
     pub dashboard: Dashboard,
     /// The gRPC server of the gateway nodes.
     pub dp_manager: DpManager,
-    /// The gateway. Without `control_plane.endpoints` it joins the DP manager of this process.
+    /// The gateway. Without `control_plane.endpoints` it joins the DP manager of this process. Its `shutdown.grace` is 0s by
+    /// default here: set it if a load balancer asks for `/status`.
     pub gateway: Gateway,
 }
 
@@ -136,6 +137,8 @@ impl Default for UpFile {
     fn default() -> Self {
         let mut dashboard = Dashboard::default();
         dashboard.admin.enable = true;
+        // As a rule nobody probes a try-out, and whoever stops it waits for its end.
+        let shutdown = Shutdown { grace: Time::secs(0), ..Shutdown::default() };
         Self {
             log: Log::default(),
             data_dir: "milecastle-data".into(),
@@ -145,7 +148,7 @@ impl Default for UpFile {
             members: Members { heartbeat: Time::secs(10), lost_after: Time::secs(30), ..Members::default() },
             dashboard,
             dp_manager: DpManager::default(),
-            gateway: Gateway::default(),
+            gateway: Gateway { shutdown, ..Gateway::default() },
         }
     }
 }
