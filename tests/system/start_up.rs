@@ -78,7 +78,7 @@ fn a_demo_upstream_on_another_port_says_so() {
     let data = TempDir::new();
     let mut process = Up::process_with_demo(&data);
     let said = process.wait_for_line("where the demo is", END, |line| {
-        line.strip_prefix("127.0.0.1:1980 is in use by another process, so the demo upstream is at ").map(str::to_owned)
+        line.strip_prefix("127.0.0.1:1980 is not free, so the demo upstream is at ").map(str::to_owned)
     });
     let address = said.trim_end_matches(':');
     process

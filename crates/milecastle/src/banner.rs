@@ -54,7 +54,7 @@ fn text(
     let elsewhere = demo.filter(|demo| *demo != demo::ADDRESS);
     if let Some(demo) = elsewhere {
         let usual = demo::ADDRESS;
-        writeln!(out, "\n{usual} is in use by another process, so the demo upstream is at {demo}:")?;
+        writeln!(out, "\n{usual} is not free, so the demo upstream is at {demo}:")?;
         writeln!(out, "where a guide says {usual}, take {demo}.")?;
     }
     if let Some(key) = &control.new_admin_key {

@@ -113,10 +113,17 @@ impl ControlPlane {
         self.dp_manager.as_ref().map(|(dp_manager, _)| dp_manager.local_addr())
     }
 
-    /// Sends the nodes elsewhere, lets requests in flight end, and closes the store.
+    /// Sends the nodes elsewhere, lets requests in flight end, and closes the store. What it waits for is in the log.
     pub(crate) async fn stop(self) {
         self.readiness.drains();
         if let Some((dp_manager, drain)) = self.dp_manager {
+            let streams = dp_manager.streams();
+            if streams > 0 {
+                tracing::info!(
+                    streams,
+                    "nodes are sent to other replicas; waiting for their streams for {drain} at most (server.drain of the DP manager)"
+                );
+            }
             dp_manager.shutdown(drain.get()).await;
         }
         if let Some(dashboard) = self.dashboard {
