@@ -3,12 +3,9 @@
 
 use super::Limits;
 use super::names::{Names, Role};
+use super::spans::{self, Field};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use std::mem::MaybeUninit;
-
-/// Fields that are parsed without touching the heap; a head with more costs one allocation.
-const FIELDS_ON_STACK: usize = 64;
 
 /// How long the body of an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,15 +67,8 @@ pub struct Asked {
 #[derive(Debug, Default)]
 pub struct Parsing {
     /// The fields of the head at hand.
-    spans: Vec<Span>,
+    fields: Vec<Field>,
     names: Names<Role>,
-}
-
-/// Where name and value of a field stand in the buffer.
-#[derive(Debug, Clone, Copy)]
-struct Span {
-    name: (u32, u32),
-    value: (u32, u32),
 }
 
 /// Takes the head of the next final answer off the front of `buf`, and passes over interim ones. `None`: more is needed.
@@ -96,7 +86,7 @@ pub fn take_head(
     interim: &mut usize,
 ) -> Result<Option<Head>, Malformed> {
     loop {
-        let line = match status_line(buf, &mut parsing.spans, limits.head_fields) {
+        let line = match status_line(buf, &mut parsing.fields, limits.head_fields) {
             Ok(Some(line)) if line.bytes <= limits.head_bytes => line,
             Ok(None) if buf.len() < limits.head_bytes => return Ok(None),
             Ok(_) => return Err(Malformed::TooLong),
@@ -129,37 +119,18 @@ struct StatusLine {
 }
 
 /// Parses the head and notes where its fields stand.
-fn status_line(buf: &[u8], spans: &mut Vec<Span>, max_fields: usize) -> Result<Option<StatusLine>, httparse::Error> {
-    let mut on_stack = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
-    let few = max_fields.min(FIELDS_ON_STACK);
-    match parse(buf, spans, &mut on_stack[..few]) {
-        Err(httparse::Error::TooManyHeaders) if max_fields > FIELDS_ON_STACK => {
-            let mut on_heap = vec![MaybeUninit::uninit(); max_fields];
-            parse(buf, spans, &mut on_heap)
-        }
-        other => other,
-    }
-}
-
-fn parse<'b>(
-    buf: &'b [u8],
-    spans: &mut Vec<Span>,
-    fields: &mut [MaybeUninit<httparse::Header<'b>>],
-) -> Result<Option<StatusLine>, httparse::Error> {
-    let mut answer = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    let httparse::Status::Complete(bytes) = config.parse_response_with_uninit_headers(&mut answer, buf, fields)? else {
-        return Ok(None);
-    };
-    let base = buf.as_ptr() as usize;
-    // A head is far shorter than 4 GiB: its cap is checked before anything is made of the spans.
-    let span = |part: &[u8]| ((part.as_ptr() as usize - base) as u32, part.len() as u32);
-    spans.clear();
-    spans.extend(
-        answer.headers.iter().map(|field| Span { name: span(field.name.as_bytes()), value: span(field.value) }),
-    );
-    let (code, minor) = (answer.code.unwrap_or_default(), answer.version.unwrap_or_default());
-    Ok(Some(StatusLine { code, minor, bytes }))
+fn status_line(buf: &[u8], fields: &mut Vec<Field>, most: usize) -> Result<Option<StatusLine>, httparse::Error> {
+    spans::parse(most, |room| {
+        let mut answer = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        let httparse::Status::Complete(bytes) = config.parse_response_with_uninit_headers(&mut answer, buf, room)?
+        else {
+            return Ok(None);
+        };
+        spans::note(fields, answer.headers, buf);
+        let (code, minor) = (answer.code.unwrap_or_default(), answer.version.unwrap_or_default());
+        Ok(Some(StatusLine { code, minor, bytes }))
+    })
 }
 
 /// What the fields say about framing and the connection.
@@ -178,20 +149,19 @@ struct Facts {
 
 fn head(
     text: &Bytes,
-    Parsing { spans, names }: &mut Parsing,
+    Parsing { fields, names }: &mut Parsing,
     mut headers: HeaderMap,
     status: StatusCode,
     minor: u8,
     asked: Asked,
 ) -> Result<Head, Malformed> {
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-    headers.reserve(spans.len() + 4);
+    headers.reserve(fields.len() + 4);
     let mut facts = Facts::default();
     let mut named = Vec::new();
-    for (place, span) in spans.iter().enumerate() {
-        let at = |(start, len): (u32, u32)| start as usize..start as usize + len as usize;
-        let (name, role) = names.parse(place, &text[at(span.name)])?;
-        let value = at(span.value);
+    for (place, field) in fields.iter().enumerate() {
+        let (name, role) = names.parse(place, &text[field.name.range()])?;
+        let value = field.value.range();
         let kept = match role {
             Role::EndToEnd => true,
             Role::HopByHop => false,

@@ -24,6 +24,7 @@ mod pool;
 mod read_size;
 mod scratch;
 pub(crate) mod server;
+mod spans;
 mod text;
 
 pub use answer::{Asked, Framing, Head, Malformed, Parsing, take_head};

@@ -3,13 +3,11 @@
 
 use crate::h1::Limits;
 use crate::h1::names::Names;
+use crate::h1::spans::{self, Field, Span};
 use crate::request::{Head, Role, Seen};
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
-use std::mem::MaybeUninit;
 
-/// Fields that are parsed without touching the heap; a head with more costs one allocation.
-const FIELDS_ON_STACK: usize = 64;
 /// Longest target that [`Uri`] takes, in bytes.
 const LONGEST_TARGET: usize = u16::MAX as usize - 1;
 
@@ -68,28 +66,8 @@ pub struct RequestHead {
 #[derive(Debug, Default)]
 pub struct Parsing {
     /// The fields of the head at hand.
-    spans: Vec<Field>,
+    fields: Vec<Field>,
     names: Names<Role>,
-}
-
-/// Where something stands in the buffer.
-#[derive(Debug, Clone, Copy)]
-struct Span {
-    start: u32,
-    len: u32,
-}
-
-impl Span {
-    fn range(self) -> std::ops::Range<usize> {
-        self.start as usize..self.start as usize + self.len as usize
-    }
-}
-
-/// Where name and value of a field stand.
-#[derive(Debug, Clone, Copy)]
-struct Field {
-    name: Span,
-    value: Span,
 }
 
 /// Takes a head off the front of `buf`. `None`: more is needed.
@@ -101,7 +79,7 @@ pub fn take_head(
     map: &mut HeaderMap,
     limits: Limits,
 ) -> Result<Option<RequestHead>, BadHead> {
-    let line = match request_line(buf, &mut parsing.spans, limits.head_fields) {
+    let line = match request_line(buf, &mut parsing.fields, limits.head_fields) {
         Ok(Some(line)) if line.bytes <= limits.head_bytes => line,
         Ok(None) if buf.len() < limits.head_bytes => return Ok(None),
         Ok(_) if !buf.iter().take(limits.head_bytes).any(|byte| *byte == b'\n') => return Err(BadHead::TargetTooLong),
@@ -109,8 +87,8 @@ pub fn take_head(
         Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooManyFields),
         Err(error) => return Err(BadHead::Syntax(error)),
     };
-    check_line_ends(&buf[..line.bytes], &line, &parsing.spans)?;
-    if line.target.len as usize > LONGEST_TARGET {
+    check_line_ends(&buf[..line.bytes], &line, &parsing.fields)?;
+    if line.target.range().len() > LONGEST_TARGET {
         return Err(BadHead::TargetTooLong);
     }
     let text = buf.split_to(line.bytes).freeze();
@@ -118,12 +96,12 @@ pub fn take_head(
     let uri = Uri::from_maybe_shared(text.slice(line.target.range())).map_err(|_| BadHead::Target)?;
     let version = if line.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
 
-    let Parsing { spans, names } = parsing;
+    let Parsing { fields, names } = parsing;
     let mut headers = std::mem::take(map);
-    headers.reserve(spans.len());
+    headers.reserve(fields.len());
     let mut seen = Seen::default();
     let mut said = Said::default();
-    for (place, field) in spans.iter().enumerate() {
+    for (place, field) in fields.iter().enumerate() {
         let (name, role) = names.parse(place, &text[field.name.range()]).map_err(|_| BadHead::Field)?;
         let value = &text[field.value.range()];
         seen.note(role, name.as_str().len(), value.len());
@@ -153,41 +131,22 @@ struct RequestLine {
 }
 
 /// Parses the head and notes where its parts stand.
-fn request_line(buf: &[u8], spans: &mut Vec<Field>, max_fields: usize) -> Result<Option<RequestLine>, httparse::Error> {
-    let mut on_stack = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
-    let few = max_fields.min(FIELDS_ON_STACK);
-    match parse(buf, spans, &mut on_stack[..few]) {
-        Err(httparse::Error::TooManyHeaders) if max_fields > FIELDS_ON_STACK => {
-            let mut on_heap = vec![MaybeUninit::uninit(); max_fields];
-            parse(buf, spans, &mut on_heap)
-        }
-        other => other,
-    }
-}
-
-fn parse<'b>(
-    buf: &'b [u8],
-    spans: &mut Vec<Field>,
-    fields: &mut [MaybeUninit<httparse::Header<'b>>],
-) -> Result<Option<RequestLine>, httparse::Error> {
-    let mut request = httparse::Request::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    let httparse::Status::Complete(bytes) = config.parse_request_with_uninit_headers(&mut request, buf, fields)? else {
-        return Ok(None);
-    };
-    let base = buf.as_ptr() as usize;
-    // A head is far shorter than 4 GiB: its cap is checked before anything is made of the spans.
-    let span = |part: &[u8]| Span { start: (part.as_ptr() as usize - base) as u32, len: part.len() as u32 };
-    spans.clear();
-    spans.extend(
-        request.headers.iter().map(|field| Field { name: span(field.name.as_bytes()), value: span(field.value) }),
-    );
-    Ok(Some(RequestLine {
-        method: span(request.method.unwrap_or_default().as_bytes()),
-        target: span(request.path.unwrap_or_default().as_bytes()),
-        minor: request.version.unwrap_or_default(),
-        bytes,
-    }))
+fn request_line(buf: &[u8], fields: &mut Vec<Field>, most: usize) -> Result<Option<RequestLine>, httparse::Error> {
+    spans::parse(most, |room| {
+        let mut request = httparse::Request::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        let httparse::Status::Complete(bytes) = config.parse_request_with_uninit_headers(&mut request, buf, room)?
+        else {
+            return Ok(None);
+        };
+        spans::note(fields, request.headers, buf);
+        Ok(Some(RequestLine {
+            method: Span::of(request.method.unwrap_or_default().as_bytes(), buf),
+            target: Span::of(request.path.unwrap_or_default().as_bytes(), buf),
+            minor: request.version.unwrap_or_default(),
+            bytes,
+        }))
+    })
 }
 
 /// httparse takes a bare LF for the end of a line. Whoever stands before us may take it for a part of a value, and so read
@@ -198,7 +157,7 @@ fn check_line_ends(text: &[u8], line: &RequestLine, fields: &[Field]) -> Result<
         text.get(at + blanks) == Some(&b'\r')
     };
     let version_end = line.target.range().end + " HTTP/1.1".len();
-    let empty_lines = &text[..line.method.start as usize];
+    let empty_lines = &text[..line.method.range().start];
     let well = text.ends_with(b"\r\n\r\n")
         && empty_lines.chunks(2).all(|line| line == b"\r\n")
         && ends_well(version_end)
