@@ -108,7 +108,16 @@ impl Cluster {
 
     /// Starts `milecastle dashboard`.
     pub fn dashboard(&self, name: &str) -> Replica {
-        let settings = format!("{}\nserver: {{ listen: {{ host: 127.0.0.1, port: 0 }} }}\n", self.common(name));
+        self.dashboard_at(name, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "0s")
+    }
+
+    /// As [`Self::dashboard`], on this address, and serving on for `grace` after it was told to stop.
+    pub fn dashboard_at(&self, name: &str, address: SocketAddr, grace: &str) -> Replica {
+        let settings = format!(
+            "{}\nserver: {{ listen: {{ host: 127.0.0.1, port: {} }} }}\n",
+            self.ending(name, grace),
+            address.port()
+        );
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         self.replica("dashboard", name, &settings, "the dashboard listens", nowhere)
     }
@@ -130,9 +139,13 @@ impl Cluster {
     }
 
     fn common(&self, name: &str) -> String {
+        self.ending(name, "0s")
+    }
+
+    fn ending(&self, name: &str, grace: &str) -> String {
         format!(
             "sealing: {{ key_file: {} }}\nmembers: {{ name: {name}, heartbeat: 200ms, lost_after: 1s }}\n\
-             database: {{ dsn: '{}', retry_min: 50ms, retry_max: 500ms }}",
+             shutdown: {{ grace: {grace} }}\ndatabase: {{ dsn: '{}', retry_min: 50ms, retry_max: 500ms }}",
             self.dir.path().join("sealing-key").display(),
             self.dsn
         )

@@ -13,6 +13,7 @@ mod on_the_wire;
 mod operator;
 mod recovery;
 mod roles;
+mod rolling;
 mod start_up;
 mod tunnels;
 mod unreachable;

@@ -1,4 +1,4 @@
-//! The dashboard: listeners and chores of one process.
+//! The dashboard: its listeners, and what is served on them.
 
 use crate::admin::AdminApi;
 use crate::api::Api;
@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::dpm::Nodes;
 use crate::health::Readiness;
 use crate::keys::Keyring;
-use crate::listen;
+use crate::listen::{self, Served};
 use crate::pages::{self, Site};
 use crate::state::State;
 use axum::Router;
@@ -23,8 +23,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often lifetimes are looked after and the keys of the store are read.
-const CHORES: Duration = Duration::from_secs(1);
+/// How often the keys of the store are read.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// What a dashboard is made of.
 pub struct Parts {
@@ -36,7 +36,7 @@ pub struct Parts {
     pub compiler: Arc<Compiler>,
     /// Where its metrics go, and what `/metrics` shows.
     pub metrics: Arc<Registry>,
-    /// The time for timestamps and lifetimes.
+    /// The time for timestamps, and for when lifetimes end.
     pub clock: Clock,
 }
 
@@ -80,7 +80,7 @@ pub struct Dashboard {
     admin_address: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
-    chores: JoinHandle<()>,
+    refresher: JoinHandle<()>,
 }
 
 impl Opening {
@@ -98,8 +98,8 @@ impl Opening {
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();
         let mut serve = |(listener, address): (TcpListener, SocketAddr), cell: &Arc<OnceLock<Router>>| {
-            let router = pages::until(cell.clone(), readiness);
-            listeners.spawn(listen::serve(listener, router, stopped.clone(), settings.server.drain.get()));
+            let served = Served { router: pages::until(cell.clone(), readiness), readiness: readiness.clone() };
+            listeners.spawn(listen::serve(listener, served, stopped.clone(), settings.server.drain.get()));
             address
         };
         let address = serve(own, &main);
@@ -152,9 +152,9 @@ impl Opening {
         };
         main.get_or_init(|| pages::dashboard(site(&settings.admin.allow_admin_on_dashboard), api, &readiness));
         compatible.get_or_init(|| pages::compatible(site(&settings.admin.allow_admin)));
-        let chores = tokio::spawn(chores(state, keyring, clock));
+        let refresher = tokio::spawn(refresh(keyring));
         tracing::info!(%address, admin = ?admin_address, "the dashboard serves");
-        Ok(Dashboard { address, admin_address, stop, listeners, chores })
+        Ok(Dashboard { address, admin_address, stop, listeners, refresher })
     }
 }
 
@@ -191,7 +191,7 @@ impl Dashboard {
 impl Drop for Dashboard {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        self.chores.abort();
+        self.refresher.abort();
     }
 }
 
@@ -203,15 +203,12 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, So
     Ok((listener, bound))
 }
 
-/// Ends lifetimes and reads the keys of the store. Every replica does: both are cheap, and doing them twice changes nothing.
-async fn chores(state: Arc<State>, keyring: Arc<Keyring>, clock: Clock) {
-    let mut tick = interval(CHORES);
+/// Reads the keys of the store again and again.
+async fn refresh(keyring: Arc<Keyring>) {
+    let mut tick = interval(REFRESH);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Err(error) = state.store().expire_due(clock.now()).await {
-            tracing::debug!(%error, "lifetimes are looked after later");
-        }
         if let Err(error) = keyring.refresh().await {
             tracing::debug!(%error, "the admin keys known so far stay in force");
         }

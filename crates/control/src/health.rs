@@ -1,6 +1,6 @@
 //! Whether a process of the control plane lives and can serve: what load balancers and operators ask of it.
 
-use crate::listen;
+use crate::listen::{self, Served};
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -59,10 +59,18 @@ impl Readiness {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
+    /// Whether clients should go to another process, although this one still serves.
+    pub(crate) fn sends_away(&self) -> bool {
+        matches!(self.phase(), Phase::Draining)
+    }
+
+    fn phase(&self) -> Phase {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Why the process cannot serve now; `None` if it can.
     pub async fn problem(&self) -> Option<String> {
-        let phase = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let store = match phase {
+        let store = match self.phase() {
             Phase::Waiting(why) => return Some(why),
             Phase::Draining => return Some("this process is about to stop".to_owned()),
             Phase::Serving(store) => store,
@@ -112,7 +120,8 @@ impl Probes {
         let address = listener.local_addr()?;
         let router = routes(readiness).route("/metrics", get(move || async move { metrics_page(&metrics) }));
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(listen::serve(listener, router, stopped, LAST_ANSWERS));
+        let served = Served { router, readiness: readiness.clone() };
+        let server = tokio::spawn(listen::serve(listener, served, stopped, LAST_ANSWERS));
         tracing::info!(%address, "probes are answered");
         Ok(Self { address, stop, server })
     }

@@ -20,6 +20,7 @@
 
 mod admin;
 mod api;
+mod chores;
 mod clock;
 mod dashboard;
 pub mod dpm;
@@ -34,7 +35,7 @@ pub use clock::Clock;
 pub use dashboard::{Dashboard, Opening, Parts, StartError};
 pub use health::{Probes, Readiness};
 pub use keys::{bootstrap_admin_key, mint_admin_key, put_admin_key};
-pub use members::{Membership, Role};
+pub use members::{MemberSettings, Membership, Role};
 pub use state::State;
 
 /// What the control plane calls itself in the header `Server`; tools read the version from it.

@@ -1,18 +1,25 @@
 //! One listener: accepting, serving, draining.
+//!
+//! What must stay true: a request that came on a connection of which nobody had said that it ends is answered, and a listener
+//! is closed only when nothing is left in its queue.
 
+use crate::health::Readiness;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::Service;
 
 /// Connections served at once; more wait to be accepted.
@@ -26,10 +33,27 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
-/// Serves `router` until `stop` turns true, then lets requests under way end for up to `drain`.
-pub(crate) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>, drain: Duration) {
+/// What is served, and whether clients should rather go elsewhere.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) router: Router,
+    /// While it says so, each answer is the last one on its connection.
+    pub(crate) readiness: Readiness,
+}
+
+/// Serves until `stop` turns true, then lets requests under way end for up to `drain`.
+pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch::Receiver<bool>, drain: Duration) {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let start = |stream, peer, permit: Option<OwnedSemaphorePermit>| {
+        let connection = graceful.watch(connection(stream, peer, served.clone()));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%peer, %error, "a connection ended early");
+            }
+            drop(permit);
+        });
+    };
     loop {
         let accept = async {
             let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -39,32 +63,47 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, mut stop: watch
             accepted = accept => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, peer)) => start(stream, peer, Some(permit)),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(BACK_OFF).await;
-                continue;
             }
-        };
-        let connection = graceful.watch(connection(stream, peer, router.clone()));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "a connection ended early");
-            }
-            drop(permit);
-        });
+        }
     }
-    drop(listener);
+    for (stream, peer) in queued(listener) {
+        start(stream, peer, None);
+    }
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still under way when the drain time ended");
     }
 }
 
+/// Closes a listener, and gives the connections that wait in its queue: they would be reset, with what their clients sent.
+fn queued(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let mut queued = Vec::new();
+    let emptied = listener.into_std().and_then(|listener| {
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    stream.set_nonblocking(true)?;
+                    queued.push((TcpStream::from_std(stream)?, peer));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    });
+    if let Err(error) = emptied {
+        tracing::warn!(%error, "a connection could not be accepted before its listener was closed");
+    }
+    queued
+}
+
 fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
+    served: Served,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "small packets may be delayed");
@@ -72,8 +111,14 @@ fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer.ip()));
-        let mut router = router.clone();
-        async move { router.call(request).await }
+        let Served { mut router, readiness } = served.clone();
+        async move {
+            let mut answer = router.call(request).await?;
+            if readiness.sends_away() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,24 +1,23 @@
-//! This process as a member of the control plane, and the chores of whoever leads it.
+//! This process as a member of the control plane, which may come to lead it.
 //!
 //! What must stay true:
-//! - At most one member leads at any moment of the database's clock; whatever the leader does is refused once its term of
-//!   office is over, however late it notices.
-//! - Nothing but the chores here depends on who leads: any replica serves any request.
+//! - At most one member leads at any moment of the database's clock.
+//! - Nothing but [`chores`](crate::chores) depends on who leads: any replica serves any request.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use milecastle_settings::Members;
+use milecastle_settings::{History, Members};
 use milecastle_store::{NewMember, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::chores;
+use crate::clock::Clock;
 
 /// The lease of whoever leads.
 pub(crate) const LEADER: &str = "leader";
-
-/// How often the leader looks for what is to be forgotten.
-const CHORES: Duration = Duration::from_secs(30);
 
 /// How long the end of a process waits for the database.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -29,6 +28,18 @@ pub struct Membership {
     store: Store,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    chores: JoinHandle<()>,
+}
+
+/// What a member goes by; the same for all of them, since any may come to lead.
+#[derive(Clone)]
+pub struct MemberSettings {
+    /// How often it beats, and how long members and nodes may be silent.
+    pub members: Members,
+    /// How much history is kept.
+    pub history: History,
+    /// The time for lifetimes of objects.
+    pub clock: Clock,
 }
 
 /// What a process is called among its like.
@@ -47,15 +58,17 @@ impl Membership {
     ///
     /// # Errors
     /// What the store says.
-    pub async fn join(store: Store, role: Role, settings: &Members) -> Result<Self, StoreError> {
+    pub async fn join(store: Store, role: Role, settings: MemberSettings) -> Result<Self, StoreError> {
         let Role { roles, address, version } = role;
-        let host = settings.name.clone().unwrap_or_else(host_name);
+        let host = settings.members.name.clone().unwrap_or_else(host_name);
         let member = NewMember { id: new_id(), roles, host, version, address };
         store.member_beat(&member).await?;
         let id: Arc<str> = member.id.as_str().into();
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(live(store.clone(), member, settings.clone(), stopped));
-        Ok(Self { id, store, stop, task })
+        let (lead, epoch) = watch::channel(None);
+        let task = tokio::spawn(live(store.clone(), member, settings.members.clone(), lead, stopped));
+        let chores = tokio::spawn(chores::run(store.clone(), settings, epoch));
+        Ok(Self { id, store, stop, task, chores })
     }
 
     /// Its id among the members.
@@ -81,16 +94,21 @@ impl Membership {
 impl Drop for Membership {
     fn drop(&mut self) {
         self.task.abort();
+        self.chores.abort();
     }
 }
 
-/// Beats, leads if nobody else does, and does a leader's chores.
-async fn live(store: Store, member: NewMember, settings: Members, mut stop: watch::Receiver<bool>) {
+/// Beats, and leads if nobody else does: then `lead` holds the epoch of its term of office.
+async fn live(
+    store: Store,
+    member: NewMember,
+    settings: Members,
+    lead: watch::Sender<Option<u64>>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut beat = interval(settings.heartbeat.get());
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
-    let mut epoch: Option<u64> = None;
-    let mut chores: Option<Instant> = None;
     loop {
         tokio::select! {
             _ = beat.tick() => {}
@@ -101,41 +119,22 @@ async fn live(store: Store, member: NewMember, settings: Members, mut stop: watc
             store.lease_take(LEADER, &member.id, settings.lost_after.get()).await
         };
         match beaten.await {
-            Ok(now) => {
+            Ok(epoch) => {
                 failing = false;
-                if now.is_some() && now != epoch {
-                    tracing::info!(epoch = now, "this replica leads");
-                } else if now.is_none() && epoch.is_some() {
+                let before = lead.send_replace(epoch);
+                if epoch.is_some() && epoch != before {
+                    tracing::info!(epoch, "this replica leads");
+                } else if epoch.is_none() && before.is_some() {
                     tracing::info!("another replica leads");
                 }
-                epoch = now;
             }
             Err(error) => {
                 // The term of office goes on if it is prolonged in time, and the store knows whether it was.
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(%error, "no heartbeat in the database; other replicas will take this one for lost");
                 }
-                continue;
             }
         }
-        if let Some(epoch) = epoch.filter(|_| chores.is_none_or(|done| done.elapsed() >= CHORES)) {
-            chores = Some(Instant::now());
-            forget(&store, epoch, &settings).await;
-        }
-    }
-}
-
-/// Forgets who has been silent for too long.
-async fn forget(store: &Store, epoch: u64, settings: &Members) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let nodes = now.saturating_sub(settings.forget_nodes_after.get()).as_secs();
-    match store.forget_lost((LEADER, epoch), settings.forget_after.get(), nodes).await {
-        Ok(Some(forgotten)) if forgotten.members + forgotten.nodes > 0 => {
-            tracing::info!(members = forgotten.members, nodes = forgotten.nodes, "forgotten after a long silence");
-        }
-        Ok(Some(_)) => {}
-        Ok(None) => tracing::info!(epoch, "the term of office was over; its chores were left to the next leader"),
-        Err(error) => tracing::debug!(%error, "chores are done later"),
     }
 }
 

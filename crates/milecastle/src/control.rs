@@ -3,11 +3,11 @@
 use anyhow::Context;
 use milecastle_control::dpm::{DpManager, DpParts, Nodes};
 use milecastle_control::{
-    Clock, Dashboard, Membership, Opening, Parts, Probes, Readiness, Role, State, bootstrap_admin_key,
+    Clock, Dashboard, MemberSettings, Membership, Opening, Parts, Probes, Readiness, Role, State, bootstrap_admin_key,
 };
 use milecastle_matching::RouterMode;
 use milecastle_plugin_api::{NoSecrets, Registry, Shared};
-use milecastle_settings::{Database, Members, Sealing};
+use milecastle_settings::{Database, Replica, Sealing, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{KeySource, OpenError, SealingKey, Store, StoreError, Tuning};
 use milecastle_telemetry::metrics;
@@ -19,19 +19,19 @@ use std::sync::Arc;
 pub(crate) struct ControlPlane {
     pub store: Store,
     dashboard: Option<Dashboard>,
-    dp_manager: Option<(DpManager, milecastle_settings::Time)>,
+    dp_manager: Option<(DpManager, Time)>,
     probes: Option<Probes>,
     membership: Membership,
     readiness: Readiness,
+    /// How long it serves on after it was told to stop.
+    grace: Time,
     /// The first Admin key, if this start made one. To be shown once.
     pub new_admin_key: Option<String>,
 }
 
 /// What a control plane is made from.
 pub(crate) struct ControlSettings<'a> {
-    pub database: &'a Database,
-    pub sealing: &'a Sealing,
-    pub members: &'a Members,
+    pub replica: &'a Replica,
     /// Where a sealing key is made if the settings give none; `None`: they must.
     pub sealing_key_file: Option<PathBuf>,
     pub dashboard: Option<&'a milecastle_settings::Dashboard>,
@@ -47,7 +47,7 @@ impl ControlPlane {
     /// # Errors
     /// A listener, the sealing key, or a database that is not to be had by waiting: each says what to do.
     pub(crate) async fn start(settings: ControlSettings<'_>) -> anyhow::Result<Self> {
-        let key = sealing_key(settings.sealing, settings.sealing_key_file.clone())?;
+        let key = sealing_key(&settings.replica.sealing, settings.sealing_key_file.clone())?;
         let readiness = Readiness::starting();
         let metrics = Arc::new(metrics::Registry::default());
         let opening = match settings.dashboard {
@@ -65,7 +65,7 @@ impl ControlPlane {
         let role = role(&settings, opening.as_ref().map(Opening::address));
         let (state, membership) = connect(&settings, &key, &role, &readiness).await?;
         let store = state.store().clone();
-        let nodes = Nodes::new(store.clone(), membership.id(), settings.members);
+        let nodes = Nodes::new(store.clone(), membership.id(), &settings.replica.members);
         // Before anything is served, so that it opens the Admin API from the first request on.
         let new_admin_key = match settings.dashboard {
             Some(dashboard) => first_key(&store, dashboard).await?,
@@ -95,7 +95,8 @@ impl ControlPlane {
             None => None,
         };
         readiness.serves(store.clone());
-        Ok(Self { store, dashboard, dp_manager, probes, membership, readiness, new_admin_key })
+        let grace = settings.replica.shutdown.grace;
+        Ok(Self { store, dashboard, dp_manager, probes, membership, readiness, grace, new_admin_key })
     }
 
     /// Where the dashboard serves.
@@ -113,22 +114,34 @@ impl ControlPlane {
         self.dp_manager.as_ref().map(|(dp_manager, _)| dp_manager.local_addr())
     }
 
-    /// Sends the nodes elsewhere, lets requests in flight end, and closes the store. What it waits for is in the log.
+    /// Says on `/readyz` that the process stops, and serves on for as long as a load balancer needs to see it; then sends the
+    /// nodes elsewhere, lets requests in flight end, and closes the store. What it waits for is in the log.
     pub(crate) async fn stop(self) {
         self.readiness.drains();
-        if let Some((dp_manager, drain)) = self.dp_manager {
-            let streams = dp_manager.streams();
-            if streams > 0 {
-                tracing::info!(
-                    streams,
-                    "nodes are sent to other replicas; waiting for their streams for {drain} at most (server.drain of the DP manager)"
-                );
+        if !self.grace.is_zero() {
+            tracing::info!("/readyz says 503; serving on for {} (shutdown.grace)", self.grace);
+        }
+        tokio::time::sleep(self.grace.get()).await;
+        }
+        let nodes = async {
+            if let Some((dp_manager, drain)) = self.dp_manager {
+                let streams = dp_manager.streams();
+                if streams > 0 {
+                    tracing::info!(
+                        streams,
+                        "nodes are sent to other replicas; waiting for their streams for {drain} at most (server.drain of the \
+                         DP manager)"
+                    );
+                }
+                dp_manager.shutdown(drain.get()).await;
             }
-            dp_manager.shutdown(drain.get()).await;
-        }
-        if let Some(dashboard) = self.dashboard {
-            dashboard.stop().await;
-        }
+        };
+        let requests = async {
+            if let Some(dashboard) = self.dashboard {
+                dashboard.stop().await;
+            }
+        };
+        tokio::join!(nodes, requests);
         if let Some(probes) = self.probes {
             probes.stop().await;
         }
@@ -168,7 +181,7 @@ async fn connect(
     role: &Role,
     readiness: &Readiness,
 ) -> anyhow::Result<(Arc<State>, Membership)> {
-    let database = settings.database;
+    let database = &settings.replica.database;
     let mut pause = database.retry_min.get();
     loop {
         let error = match try_connect(settings, key, role).await? {
@@ -188,11 +201,17 @@ async fn try_connect(
     key: &KeySource,
     role: &Role,
 ) -> anyhow::Result<Result<(Arc<State>, Membership), OpenError>> {
-    let dsn = settings.database.dsn.as_ref().context("database.dsn is not set")?;
+    let database = &settings.replica.database;
+    let dsn = database.dsn.as_ref().context("database.dsn is not set")?;
     let connected = async {
-        let store = milecastle_store::open_with(dsn.reveal(), key, &tuning(settings.database)).await?;
+        let store = milecastle_store::open_with(dsn.reveal(), key, &tuning(database)).await?;
         let state = State::start(store.clone()).await?;
-        let membership = Membership::join(store, role.clone(), settings.members).await?;
+        let member = MemberSettings {
+            members: settings.replica.members.clone(),
+            history: settings.replica.history.clone(),
+            clock: Clock::system(),
+        };
+        let membership = Membership::join(store, role.clone(), member).await?;
         Ok((Arc::new(state), membership))
     };
     Ok(connected.await)

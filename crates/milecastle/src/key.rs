@@ -50,28 +50,28 @@ fn place(args: &Key) -> anyhow::Result<Place> {
             let sealing_key_file = up::sealing_key_file(&file);
             // Opening makes what is not there; a database in which no process looks helps nobody.
             ensure!(
-                file.sealing.read()?.is_some() || sealing_key_file.exists(),
+                file.replica.sealing.read()?.is_some() || sealing_key_file.exists(),
                 "there is no {}: name the data directory of `milecastle up` (--data), or the file of a control plane \
                  (--role control --config FILE)",
                 sealing_key_file.display()
             );
             return Ok(Place {
-                database: file.database,
-                sealing: file.sealing,
+                database: file.replica.database,
+                sealing: file.replica.sealing,
                 sealing_key_file: Some(sealing_key_file),
             });
         }
         Role::Control => {
             let file: ControlFile = load(config, &known())?;
-            (file.database, file.sealing)
+            (file.replica.database, file.replica.sealing)
         }
         Role::Dashboard => {
             let file: DashboardFile = load(config, &known())?;
-            (file.database, file.sealing)
+            (file.replica.database, file.replica.sealing)
         }
         Role::DpManager => {
             let file: DpManagerFile = load(config, &known())?;
-            (file.database, file.sealing)
+            (file.replica.database, file.replica.sealing)
         }
         Role::Gateway => anyhow::bail!("a gateway has no keys of the Admin API: use the file of a control plane"),
     };

@@ -9,7 +9,7 @@ use crate::gateway::{self, GatewayNode};
 use crate::process::{self, Asked, Signals};
 use anyhow::Context;
 use milecastle_settings::{
-    ControlFile, DashboardFile, Database, DpManagerFile, File, Gateway, GatewayFile, Members, PluginAttr, Sealing, load,
+    ControlFile, DashboardFile, DpManagerFile, File, Gateway, GatewayFile, PluginAttr, Replica, load,
 };
 use std::io::Write;
 
@@ -23,7 +23,7 @@ const CONTROL_THREADS: usize = 2;
 pub(crate) fn control(args: &Serve) -> anyhow::Result<()> {
     let file: ControlFile = load(args.config.as_deref(), &known())?;
     let parts = (Some(&file.dashboard), Some(&file.dp_manager));
-    let work = serve(settings((&file.database, &file.sealing, &file.members), parts));
+    let work = serve(settings(&file.replica, parts));
     process::run(&file.log, &file.listeners(), CONTROL_THREADS, work)
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn control(args: &Serve) -> anyhow::Result<()> {
 /// As [`control`].
 pub(crate) fn dashboard(args: &Serve) -> anyhow::Result<()> {
     let file: DashboardFile = load(args.config.as_deref(), &known())?;
-    let work = serve(settings((&file.database, &file.sealing, &file.members), (Some(&file.dashboard), None)));
+    let work = serve(settings(&file.replica, (Some(&file.dashboard), None)));
     process::run(&file.log, &file.listeners(), CONTROL_THREADS, work)
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn dashboard(args: &Serve) -> anyhow::Result<()> {
 /// As [`control`].
 pub(crate) fn dp_manager(args: &Serve) -> anyhow::Result<()> {
     let file: DpManagerFile = load(args.config.as_deref(), &known())?;
-    let work = serve(settings((&file.database, &file.sealing, &file.members), (None, Some(&file.dp_manager))));
+    let work = serve(settings(&file.replica, (None, Some(&file.dp_manager))));
     process::run(&file.log, &file.listeners(), CONTROL_THREADS, work)
 }
 
@@ -60,14 +60,9 @@ pub(crate) fn gateway(args: &Serve) -> anyhow::Result<()> {
 type RoleSettings<'a> = (Option<&'a milecastle_settings::Dashboard>, Option<&'a milecastle_settings::DpManager>);
 
 /// What is buildable is the same for every node of a group, so the control plane judges with the defaults of all nodes.
-fn settings<'a>(
-    (database, sealing, members): (&'a Database, &'a Sealing, &'a Members),
-    (dashboard, dp_manager): RoleSettings<'a>,
-) -> ControlSettings<'a> {
+fn settings<'a>(replica: &'a Replica, (dashboard, dp_manager): RoleSettings<'a>) -> ControlSettings<'a> {
     ControlSettings {
-        database,
-        sealing,
-        members,
+        replica,
         sealing_key_file: None,
         dashboard,
         dp_manager,

@@ -60,9 +60,7 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
         false => Some(demo::start().await.context("cannot start the demo upstream")?),
     };
     let control = ControlPlane::start(ControlSettings {
-        database: &settings.database,
-        sealing: &settings.sealing,
-        members: &settings.members,
+        replica: &settings.replica,
         sealing_key_file: Some(sealing_key_file(&settings)),
         dashboard: Some(&settings.dashboard),
         dp_manager: Some(&settings.dp_manager),

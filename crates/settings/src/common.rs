@@ -39,7 +39,7 @@ pub struct IpPort {
 pub struct Server {
     /// Where it listens.
     pub listen: HostPort,
-    /// How long requests in flight may take to end after SIGTERM, before they are cut.
+    /// How long requests in flight may take to end once nothing new is taken, before they are cut.
     pub drain: Time,
 }
 
@@ -181,6 +181,30 @@ impl Log {
         };
         let advice = advice.map(|level| format!("; did you mean `{level}`?")).unwrap_or_default();
         checks.fault("log.level", &format!("{error}{advice}"));
+    }
+}
+
+impl Database {
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        match &self.dsn {
+            None => checks.fault(
+                "database.dsn",
+                "required: say where the database is, e.g. `postgres://user:password@host:5432/milecastle` (better in the \
+                 environment variable MILECASTLE__DATABASE__DSN)",
+            ),
+            Some(dsn) if !["postgres://", "postgresql://", "sqlite:"].iter().any(|k| dsn.reveal().starts_with(k)) => {
+                checks.fault("database.dsn", "expected an address that begins with `postgres://` or `sqlite:`");
+            }
+            Some(_) => {}
+        }
+        checks.at("database").above_zero(&[
+            ("connect_timeout", self.connect_timeout),
+            ("acquire_timeout", self.acquire_timeout),
+            ("statement_timeout", self.statement_timeout),
+        ]);
+        if self.retry_min.is_zero() || self.retry_min > self.retry_max {
+            checks.fault("database.retry_min", "expected more than 0 and no more than `database.retry_max`");
+        }
     }
 }
 

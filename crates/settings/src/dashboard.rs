@@ -7,8 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::whole::common;
-use crate::{Database, HostPort, IpPort, Log, Members, Peers, Sealing, Server, Size, Time};
+use crate::{HostPort, IpPort, Log, Peers, Replica, Server, Size, Time};
 
 /// Configuration of a dashboard: the section `dashboard` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,8 +17,6 @@ pub struct Dashboard {
     pub server: Server,
     /// The compatible Admin API; the reference has these keys under `deployment.admin`.
     pub admin: Admin,
-    /// The history of changes, which rollback, deltas and audit read.
-    pub history: History,
 }
 
 /// The file of `milecastle dashboard`.
@@ -28,12 +25,9 @@ pub struct Dashboard {
 pub struct DashboardFile {
     /// What the process writes to standard error.
     pub log: Log,
-    /// The database.
-    pub database: Database,
-    /// The key that seals secrets in the database.
-    pub sealing: Sealing,
-    /// The replicas of the control plane as members of it.
-    pub members: Members,
+    /// What every process of the control plane has.
+    #[serde(flatten)]
+    pub replica: Replica,
     /// All the rest.
     #[serde(flatten)]
     pub dashboard: Dashboard,
@@ -88,15 +82,6 @@ pub enum AdminRole {
     Viewer,
 }
 
-/// The history of changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct History {
-    /// Changes kept for each gateway group; older ones can no longer be rolled back to.
-    #[schemars(range(min = 1000), extend("x-unit" = "changes"))]
-    pub changes: u64,
-}
-
 impl Dashboard {
     /// Every address that it listens on, with the key that sets it.
     pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
@@ -129,18 +114,14 @@ impl File for DashboardFile {
 
     fn check(&self, checks: &mut Checks<'_>) {
         self.dashboard.check(checks);
-        common(&self.log, &self.database, &self.sealing, checks);
-        self.members.check(checks);
+        self.log.check(checks);
+        self.replica.check(checks);
     }
 }
 
 impl Default for Dashboard {
     fn default() -> Self {
-        Self {
-            server: Server { listen: HostPort::any(17080), ..Server::default() },
-            admin: Admin::default(),
-            history: History::default(),
-        }
+        Self { server: Server { listen: HostPort::any(17080), ..Server::default() }, admin: Admin::default() }
     }
 }
 
@@ -158,11 +139,5 @@ impl Default for Admin {
             max_body: Size::kib(1536),
             max_wait: Time::secs(30),
         }
-    }
-}
-
-impl Default for History {
-    fn default() -> Self {
-        Self { changes: 100_000 }
     }
 }

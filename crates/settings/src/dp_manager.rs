@@ -6,8 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::whole::common;
-use crate::{Database, HostPort, Log, Members, Probes, Sealing, Server, Time};
+use crate::{HostPort, Log, Probes, Replica, Server, Time};
 
 /// Configuration of a DP manager: the section `dp_manager` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -29,12 +28,9 @@ pub struct DpManager {
 pub struct DpManagerFile {
     /// What the process writes to standard error.
     pub log: Log,
-    /// The database.
-    pub database: Database,
-    /// The key that seals secrets in the database.
-    pub sealing: Sealing,
-    /// The replicas of the control plane as members of it.
-    pub members: Members,
+    /// What every process of the control plane has.
+    #[serde(flatten)]
+    pub replica: Replica,
     /// All the rest.
     #[serde(flatten)]
     pub dp_manager: DpManager,
@@ -121,8 +117,8 @@ impl File for DpManagerFile {
 
     fn check(&self, checks: &mut Checks<'_>) {
         self.dp_manager.check(checks);
-        common(&self.log, &self.database, &self.sealing, checks);
-        self.members.check(checks);
+        self.log.check(checks);
+        self.replica.check(checks);
     }
 }
 
@@ -130,13 +126,7 @@ impl Default for DpManagerFile {
     fn default() -> Self {
         let mut dp_manager = DpManager::default();
         dp_manager.probes.enable = true;
-        Self {
-            log: Log::default(),
-            database: Database::default(),
-            sealing: Sealing::default(),
-            members: Members::default(),
-            dp_manager,
-        }
+        Self { log: Log::default(), replica: Replica::default(), dp_manager }
     }
 }
 

@@ -19,9 +19,11 @@ mod common;
 mod dashboard;
 mod dp_manager;
 mod gateway;
+mod history;
 mod load;
 mod members;
 pub mod reference;
+mod replica;
 mod tree;
 mod units;
 mod whole;
@@ -30,15 +32,17 @@ mod whole;
 mod tests;
 
 pub use common::{Database, HostPort, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
-pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, History};
+pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile};
 pub use dp_manager::{Certificates, DpManager, DpManagerFile, Stream};
 pub use gateway::{
     AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, HttpRouter, Limits,
     MetricSettings, NginxConfig, NginxHttp, NodeListen, PluginAttr, Prometheus, RouterChoice, Shutdown, Ssl, SslListen,
     State, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, UpstreamKeepalive, UpstreamPool,
 };
+pub use history::History;
 pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, Known, LoadError, load, load_with, parse};
 pub use members::Members;
+pub use replica::{ControlShutdown, Replica};
 pub use tree::Place;
 pub use units::{Peers, Size, Switch, Time, UnitError};
 pub use whole::{ControlFile, UpFile};

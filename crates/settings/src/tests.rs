@@ -44,7 +44,7 @@ fn defaults_are_the_listener_table() {
         ]
     );
     assert_eq!(up.gateway.state.dir(), std::path::Path::new("milecastle-data/gateway"));
-    assert_eq!(up.database.dsn.unwrap().reveal(), "sqlite:milecastle-data/milecastle.db");
+    assert_eq!(up.replica.database.dsn.unwrap().reveal(), "sqlite:milecastle-data/milecastle.db");
 }
 
 #[test]
@@ -284,14 +284,14 @@ fn the_environment_overrides() {
         ],
     )
     .unwrap();
-    assert_eq!(file.database.dsn.unwrap().reveal(), "postgres://u:p@h/d");
+    assert_eq!(file.replica.database.dsn.unwrap().reveal(), "postgres://u:p@h/d");
     assert_eq!(file.dashboard.server.listen.socket().to_string(), "0.0.0.0:0");
     assert_eq!(file.dashboard.admin.allow_admin, ["10.0.0.0/8".parse::<Peers>().unwrap()]);
 
     // Text stays text, whatever it looks like: these digits are base64 of 32 bytes.
     let digits = format!("{}0=", "0".repeat(42));
     let file: DashboardFile = with_environment(base, &[("MILECASTLE__SEALING__KEY", &digits)]).unwrap();
-    assert_eq!(*file.sealing.read().unwrap().unwrap().reveal(), digits);
+    assert_eq!(*file.replica.sealing.read().unwrap().unwrap().reveal(), digits);
     let file: UpFile = with_environment("", &[("MILECASTLE__DATA_DIR", "/z"), ("MILECASTLE__DATA_DIR", "/a")]).unwrap();
     assert_eq!(file.data_dir, std::path::Path::new("/a"), "the last one counts, which is the command line's");
 

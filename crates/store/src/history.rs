@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use milecastle_model::{Change, Key};
 
 use crate::change::Source;
 use crate::error::StoreError;
+use crate::lease::Term;
 use crate::read::{change, key};
 use crate::sql::{Row, args};
 use crate::store::Store;
+
+/// Change sets forgotten in one transaction at most, for which publishes to the group wait.
+const TRIM_BATCH: u64 = 200;
 
 const COLUMNS: &str = "SELECT revision, author, message, source, at, puts, deletes FROM change_set WHERE group_id = $1";
 
@@ -30,6 +35,17 @@ pub struct ChangeSetInfo {
     pub puts: u64,
     /// Objects deleted.
     pub deletes: u64,
+}
+
+/// How much of its history each group keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Change sets at most.
+    pub most: u64,
+    /// Change sets older than this are forgotten, even where there are fewer.
+    pub max_age: Duration,
+    /// The newest change sets that stay, however old they are.
+    pub least: u64,
 }
 
 /// A published change set with all that it did.
@@ -131,15 +147,41 @@ impl Store {
         Ok(Some(Publication { info: info(&row)?, changes }))
     }
 
-    /// Forgets the history up to and including revision `floor`: deltas start there from now on. A floor that lies lower
-    /// than the present one or beyond the head changes nothing.
-    pub async fn history_trim(&self, group: &str, floor: u64) -> Result<(), StoreError> {
+    /// Forgets, oldest first, what `retention` does not keep of each group's history at `now` (Unix seconds). Deltas then
+    /// start at the oldest revision that is left. Gives how many change sets were forgotten, as long as the term of office
+    /// lasted; in short transactions, so that publishes do not wait for long.
+    pub async fn history_retain(&self, term: Term<'_>, retention: &Retention, now: u64) -> Result<u64, StoreError> {
+        let mut forgotten = 0;
+        for group in self.group_list().await? {
+            let newest_to_go = group.revision.saturating_sub(retention.least);
+            let too_many = group.revision.saturating_sub(retention.most).min(newest_to_go);
+            let too_old = now.saturating_sub(retention.max_age.as_secs());
+            let sql = "SELECT revision FROM (SELECT revision, at FROM change_set WHERE group_id = $1 AND revision <= $2 \
+                       ORDER BY revision LIMIT $3) oldest WHERE revision <= $4 OR at < $5 ORDER BY revision DESC LIMIT 1";
+            let args = args![&group.id, newest_to_go, TRIM_BATCH, too_many, too_old];
+            while let Some(row) = self.0.db.row(sql, args).await? {
+                match self.history_trim(term, &group.id, row.int(0)?).await? {
+                    Some(trimmed) => forgotten += trimmed,
+                    None => return Ok(forgotten),
+                }
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// Forgets the history up to and including revision `floor`. `None`, and nothing forgotten: the term of office is over.
+    async fn history_trim(&self, term: Term<'_>, group: &str, floor: u64) -> Result<Option<u64>, StoreError> {
         let mut tx = self.0.db.begin_write().await?;
         let raise = "UPDATE gateway_group SET floor = $2 WHERE id = $1 AND floor < $2 AND $2 <= head";
-        if tx.run(raise, args![group, floor]).await? > 0 {
-            tx.run("DELETE FROM change_set WHERE group_id = $1 AND revision <= $2", args![group, floor]).await?;
+        tx.run(raise, args![group, floor]).await?;
+        // Asked only now: the lease must not be held while the group is waited for.
+        if !term.lasts(&mut tx, &self.0.db).await? {
+            return Ok(None);
         }
-        tx.commit().await
+        let delete = "DELETE FROM change_set WHERE group_id = $1 AND revision <= $2";
+        let trimmed = tx.run(delete, args![group, floor]).await?;
+        tx.commit().await?;
+        Ok(Some(trimmed))
     }
 }
 

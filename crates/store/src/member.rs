@@ -1,4 +1,4 @@
-//! The replicas of the control plane: who is alive, which of them leads, and what their nodes run.
+//! The replicas of the control plane: who is alive, and what their nodes run.
 //!
 //! Time is the database's own, in milliseconds, so that replicas whose clocks differ agree on who is silent.
 
@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::error::StoreError;
-use crate::sql::{Db, Row, Tx, args};
+use crate::lease::Term;
+use crate::sql::{Db, Row, args};
 use crate::store::{Store, now};
 
 /// A process of the control plane, as it says of itself.
@@ -34,19 +35,6 @@ pub struct Member {
     pub started_at: u64,
     /// How long ago its heart beat last.
     pub silence: Duration,
-}
-
-/// What one member at a time holds, for a term of office.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// What it is for.
-    pub name: String,
-    /// [`NewMember::id`] of the holder.
-    pub holder: String,
-    /// Counts the terms of office.
-    pub epoch: u64,
-    /// How long it still lasts; zero if it has ended.
-    pub left: Duration,
 }
 
 /// What a leader let go of.
@@ -89,48 +77,16 @@ impl Store {
         self.0.db.rows(sql, &[]).await?.iter().map(member).collect()
     }
 
-    /// Takes the lease `name` for `term` if nobody has it, or prolongs it if `holder` has it. `None`: somebody else has it.
-    ///
-    /// Each time that it was not held before, a new term of office begins, and the epoch grows.
-    pub async fn lease_take(&self, name: &str, holder: &str, term: Duration) -> Result<Option<u64>, StoreError> {
-        let clock = self.0.db.clock_sql();
-        let sql = format!(
-            "INSERT INTO lease (name, holder, epoch, ends_at) VALUES ($1, $2, 1, {clock} + $3) \
-             ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ends_at = excluded.ends_at, epoch = lease.epoch \
-             + CASE WHEN lease.holder = excluded.holder AND lease.ends_at > {clock} THEN 0 ELSE 1 END \
-             WHERE lease.holder = excluded.holder OR lease.ends_at <= {clock}"
-        );
-        let mut tx = self.0.db.begin_write().await?;
-        let taken = tx.run(sql, args![name, holder, millis(term)]).await? > 0;
-        let epoch = match taken {
-            true => tx.row("SELECT epoch FROM lease WHERE name = $1", args![name]).await?,
-            false => None,
-        };
-        tx.commit().await?;
-        epoch.map(|row| row.int(0)).transpose()
-    }
-
-    /// A lease as it stands; `None` if nobody ever took it.
-    pub async fn lease_get(&self, name: &str) -> Result<Option<Lease>, StoreError> {
-        let sql = format!(
-            "SELECT holder, epoch, CASE WHEN ends_at > {clock} THEN ends_at - {clock} ELSE 0 END FROM lease WHERE name = $1",
-            clock = self.0.db.clock_sql()
-        );
-        let Some(row) = self.0.db.row(sql, args![name]).await? else { return Ok(None) };
-        let left = Duration::from_millis(row.int(2)?);
-        Ok(Some(Lease { name: name.to_owned(), holder: row.text(0)?, epoch: row.int(1)?, left }))
-    }
-
     /// Forgets members that were silent for longer than `members`, and nodes that were neither heard of nor joined since
-    /// `nodes` (Unix time in seconds). `None`, and nothing forgotten: the term of office `epoch` of lease `name` is over.
+    /// `nodes` (Unix time in seconds). `None`, and nothing forgotten: the term of office is over.
     pub async fn forget_lost(
         &self,
-        (name, epoch): (&str, u64),
+        term: Term<'_>,
         members: Duration,
         nodes: u64,
     ) -> Result<Option<Forgotten>, StoreError> {
         let mut tx = self.0.db.begin_write().await?;
-        if !in_office(&mut tx, &self.0.db, name, epoch).await? {
+        if !term.lasts(&mut tx, &self.0.db).await? {
             return Ok(None);
         }
         let sql = format!("DELETE FROM member WHERE beat_at < {} - $1", self.0.db.clock_sql());
@@ -182,16 +138,6 @@ impl Store {
     }
 }
 
-/// Whether the term `epoch` of a lease lasts; if so, nobody begins another one before the transaction ends.
-async fn in_office(tx: &mut Tx, db: &Db, name: &str, epoch: u64) -> Result<bool, StoreError> {
-    let lock = match tx {
-        Tx::Pg(_) => " FOR SHARE",
-        Tx::Lite(..) => "",
-    };
-    let sql = format!("SELECT 1 FROM lease WHERE name = $1 AND epoch = $2 AND ends_at > {}{lock}", db.clock_sql());
-    Ok(tx.row(sql, args![name, epoch]).await?.is_some())
-}
-
 fn member(row: &Row) -> Result<Member, StoreError> {
     let roles = row.text(1)?.split(',').filter(|role| !role.is_empty()).map(str::to_owned).collect();
     let told = NewMember { id: row.text(0)?, roles, host: row.text(2)?, version: row.text(3)?, address: row.text(4)? };
@@ -200,6 +146,6 @@ fn member(row: &Row) -> Result<Member, StoreError> {
     Ok(Member { told, started_at: row.int(5)?, silence })
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,6 +13,7 @@ use milecastle_model::Key;
 
 use crate::change::{ChangeSet, Delete, Expect, Op, Published, Source};
 use crate::error::{PublishError, StoreError};
+use crate::lease::Term;
 use crate::read::key;
 use crate::seal::Sealer;
 use crate::sql::{Tx, args};
@@ -35,22 +36,27 @@ impl Store {
     }
 
     /// Deletes all objects whose time to live ended at or before `now` (Unix seconds), whoever refers to them; one revision
-    /// for each group that has any. Gives those groups with their new revision.
-    pub async fn expire_due(&self, now: u64) -> Result<Vec<(String, u64)>, PublishError> {
+    /// for each group that has any. Gives those groups with their new revision; none of them once the term of office is
+    /// over.
+    pub async fn expire_due(&self, term: Term<'_>, now: u64) -> Result<Vec<(String, u64)>, PublishError> {
         let due = "SELECT DISTINCT group_id FROM resource WHERE expires_at <= $1 ORDER BY group_id";
         let mut done = Vec::new();
         for row in self.0.db.rows(due, args![now]).await? {
             let group = row.text(0)?;
-            if let Some(revision) = self.expire_group(&group, now).await? {
+            if let Some(revision) = self.expire_group(term, &group, now).await? {
                 done.push((group, revision));
             }
         }
         Ok(done)
     }
 
-    async fn expire_group(&self, group: &str, now: u64) -> Result<Option<u64>, PublishError> {
+    async fn expire_group(&self, term: Term<'_>, group: &str, now: u64) -> Result<Option<u64>, PublishError> {
         let mut tx = self.0.db.begin_write().await?;
         let mut write = Writing::begin(&mut tx, &self.0.sealer, group).await?;
+        // Asked only now: the lease must not be held while the group is waited for.
+        if !term.lasts(write.tx, &self.0.db).await? {
+            return Ok(None);
+        }
         // Read while the group is held: a write that just made an object permanent is seen.
         let due = "SELECT kind, id FROM resource WHERE group_id = $1 AND expires_at <= $2 ORDER BY kind, id";
         let due = write.tx.rows(due, args![group, now]).await?;

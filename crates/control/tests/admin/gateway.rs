@@ -3,7 +3,7 @@
 use crate::plugins;
 use http::Method;
 use milecastle_control::dpm::Nodes;
-use milecastle_control::{Clock, Dashboard, Parts, StartError, State, put_admin_key};
+use milecastle_control::{Clock, Dashboard, MemberSettings, Membership, Parts, StartError, State, put_admin_key};
 use milecastle_settings as settings;
 use milecastle_store::{DEFAULT_GROUP, KeySource, Role, Store, open};
 use milecastle_telemetry::metrics::Registry;
@@ -47,6 +47,7 @@ pub(crate) struct Gateway {
     pub(crate) state: Arc<State>,
     clock: Arc<AtomicU64>,
     home: Arc<Home>,
+    _membership: Membership,
 }
 
 /// Where the database is. Removed at the end.
@@ -99,8 +100,19 @@ impl Gateway {
         put_admin_key(&store, "viewer", Role::Viewer, VIEWER).await.unwrap();
         let clock = Arc::new(AtomicU64::new(T));
         let state = Arc::new(State::start(store.clone()).await.unwrap());
+        let role = milecastle_control::Role {
+            roles: vec!["dashboard".to_owned()],
+            address: String::new(),
+            version: "1".to_owned(),
+        };
+        let member = MemberSettings {
+            members: settings::Members { heartbeat: settings::Time::millis(200), ..settings::Members::default() },
+            history: settings::History::default(),
+            clock: told(&clock),
+        };
+        let membership = Membership::join(store.clone(), role, member).await.unwrap();
         let dashboard = Dashboard::start(&settings, parts(&state, &clock)).await.unwrap();
-        Self { store, dashboard, state, clock, home }
+        Self { store, dashboard, state, clock, home, _membership: membership }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -180,14 +192,19 @@ fn settings() -> settings::Dashboard {
 }
 
 fn parts(state: &Arc<State>, clock: &Arc<AtomicU64>) -> Parts {
-    let clock = clock.clone();
     Parts {
         state: state.clone(),
         nodes: Nodes::new(state.store().clone(), "the dashboard of a test", &settings::Members::default()),
         compiler: plugins::compiler(),
         metrics: Arc::new(Registry::new("control_", 1)),
-        clock: Clock::new(move || clock.load(Ordering::Relaxed)),
+        clock: told(clock),
     }
+}
+
+/// The clock that a test sets.
+fn told(clock: &Arc<AtomicU64>) -> Clock {
+    let clock = clock.clone();
+    Clock::new(move || clock.load(Ordering::Relaxed))
 }
 
 /// The call that a line means, without a key.

@@ -2,6 +2,8 @@
 
 use crate::gateway::{Gateway, KEY, bare, on_both};
 use milecastle_testkit::{Call, Target};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
 on_both!(pages_of_the_dashboard, readiness_follows_the_database, the_compatible_listener_serves_the_admin_api_alone);
 
@@ -45,6 +47,26 @@ async fn stopping_ends_idle_connections_and_frees_the_port() {
     gw.dashboard.stop().await;
     assert!(bare("GET /routes").send(&mut kept).await.is_err());
     assert!(Target::plain(address).connect().await.is_err());
+}
+
+#[tokio::test]
+async fn who_waits_at_the_door_when_it_closes_is_served() {
+    let gw = Gateway::sqlite().await;
+    let address = gw.address();
+    // The system lets them in, and nothing in this process has a turn before the end begins.
+    let mut waiting: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    gw.dashboard.stop().await;
+    for stream in &mut waiting {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("ok\n"), "{answer}");
+    }
 }
 
 #[tokio::test]

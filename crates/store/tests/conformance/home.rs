@@ -1,11 +1,12 @@
 //! A database of a test's own, on either side, and the words that tests share.
 
 use std::process::Stdio;
+use std::time::Duration;
 use std::{env, fs};
 
 use milecastle_model::{Key, Kind};
 use milecastle_store::{
-    ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Outcome, PublishError, Published, Put, Source, Store, open,
+    ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Outcome, PublishError, Published, Put, Source, Store, Term, open,
 };
 use milecastle_testkit::TempDir;
 use milecastle_testkit::postgres::Database;
@@ -164,4 +165,10 @@ pub(crate) fn short(outcome: &Outcome) -> String {
 pub(crate) async fn state(store: &Store) -> Vec<String> {
     let objects = store.load(DEFAULT_GROUP).await.unwrap().objects;
     objects.iter().map(|object| format!("{}={}", object.key, String::from_utf8_lossy(&object.body))).collect()
+}
+
+/// A term of office that outlasts the test.
+pub(crate) async fn office(store: &Store) -> Term<'static> {
+    let epoch = store.lease_take("leader", "test", Duration::from_secs(600)).await.unwrap().unwrap();
+    Term { lease: "leader", epoch }
 }

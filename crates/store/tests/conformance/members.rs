@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use milecastle_store::{DEFAULT_GROUP, Forgotten, NewMember, NewNode, NewToken, Store};
+use milecastle_store::{DEFAULT_GROUP, Forgotten, NewMember, NewNode, NewToken, Op, Put, Retention, Store, Term};
 use milecastle_testkit::eventually;
 use serde_json::json;
 
-use crate::home::{Home, on_both};
+use crate::home::{Home, body, on_both, route, set};
 
 on_both!(members_come_and_go, one_leads_at_a_time, a_leader_out_of_office_does_nothing, receipts_are_of_the_living);
 
@@ -16,6 +16,10 @@ const SHORT: Duration = Duration::from_millis(50);
 fn member(id: &str) -> NewMember {
     let roles = vec!["dashboard".to_owned(), "dp-manager".to_owned()];
     NewMember { id: id.to_owned(), roles, host: format!("h-{id}"), version: "1".to_owned(), address: String::new() }
+}
+
+fn term(epoch: u64) -> Term<'static> {
+    Term { lease: "l", epoch }
 }
 
 async fn ids(store: &Store) -> Vec<String> {
@@ -55,6 +59,11 @@ async fn one_leads_at_a_time(home: Home) {
     two.member_leave("b").await.unwrap();
     assert_eq!(one.lease_get("l").await.unwrap().unwrap().left, Duration::ZERO);
     assert_eq!(two.lease_take("l", "b", LONG).await.unwrap(), Some(3));
+    // So does who only lets go of it; of what another one has nobody does.
+    one.lease_release("l", "a").await.unwrap();
+    assert_eq!(one.lease_take("l", "a", LONG).await.unwrap(), None);
+    two.lease_release("l", "b").await.unwrap();
+    assert_eq!(one.lease_take("l", "a", LONG).await.unwrap(), Some(4));
     assert_eq!(one.lease_take("other", "a", LONG).await.unwrap(), Some(1));
     // Of many who ask at once one gets it.
     let asked = (0..8).map(|n| (if n % 2 == 0 { &one } else { &two }, format!("m{n}")));
@@ -89,20 +98,29 @@ async fn a_leader_out_of_office_does_nothing(home: Home) {
     };
     assert!(store.node_join(&node).await.unwrap());
     store.member_beat(&member("a")).await.unwrap();
+    let passing = Put { expires_at: Some(1), ..Put::new(route("passing"), body("a")) };
+    store.publish(DEFAULT_GROUP, set(vec![Op::Put(passing)])).await.unwrap();
+    let nothing = Retention { most: 0, max_age: Duration::ZERO, least: 0 };
     let future = u64::MAX >> 1;
-    assert_eq!(store.forget_lost(("l", 1), LONG, future).await.unwrap(), None);
+    assert_eq!(store.forget_lost(term(1), LONG, future).await.unwrap(), None);
     let first = store.lease_take("l", "a", SHORT).await.unwrap().unwrap();
     eventually("another one leads", async || store.lease_take("l", "b", LONG).await.unwrap().is_some()).await;
-    assert_eq!(store.forget_lost(("l", first), Duration::ZERO, future).await.unwrap(), None);
+    assert_eq!(store.forget_lost(term(first), Duration::ZERO, future).await.unwrap(), None);
+    assert_eq!(store.expire_due(term(first), future).await.unwrap(), []);
+    assert_eq!(store.history_retain(term(first), &nothing, future).await.unwrap(), 0);
     assert_eq!(ids(&store).await, ["a"]);
+    assert_eq!(store.load(DEFAULT_GROUP).await.unwrap().objects.len(), 1);
+    assert_eq!(store.group_get(DEFAULT_GROUP).await.unwrap().floor, 0);
+    assert_eq!(store.expire_due(term(first + 1), future).await.unwrap(), [(DEFAULT_GROUP.to_owned(), 2)]);
+    assert_eq!(store.history_retain(term(first + 1), &nothing, future).await.unwrap(), 2);
     let epoch = store.head(DEFAULT_GROUP).await.unwrap().epoch;
-    assert_eq!(store.forget_lost(("l", first + 1), LONG, 1).await.unwrap(), Some(Forgotten::default()));
+    assert_eq!(store.forget_lost(term(first + 1), LONG, 1).await.unwrap(), Some(Forgotten::default()));
     assert_eq!(store.head(DEFAULT_GROUP).await.unwrap().epoch, epoch);
     eventually("the silent are forgotten", async || {
-        store.forget_lost(("l", first + 1), Duration::ZERO, 1).await.unwrap().unwrap().members == 1
+        store.forget_lost(term(first + 1), Duration::ZERO, 1).await.unwrap().unwrap().members == 1
     })
     .await;
-    let forgotten = store.forget_lost(("l", first + 1), LONG, future).await.unwrap();
+    let forgotten = store.forget_lost(term(first + 1), LONG, future).await.unwrap();
     assert_eq!(forgotten, Some(Forgotten { members: 0, nodes: 1 }));
     assert_eq!(store.node_list(DEFAULT_GROUP).await.unwrap(), []);
     assert!(store.head(DEFAULT_GROUP).await.unwrap().epoch > epoch, "replicas hear of it");

@@ -1,15 +1,17 @@
 //! Snapshots, deltas, history and floors.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use milecastle_model::Change;
-use milecastle_store::{Changes, DEFAULT_GROUP, Fate, Op, Put, Store, Touched};
+use milecastle_store::{Changes, DEFAULT_GROUP, Fate, NewGroup, Op, Put, Retention, Store, Touched};
 
-use crate::home::{Home, body, delete, on_both, publish, put, revision, route, set, upstream};
+use crate::home::{Home, body, delete, office, on_both, publish, put, revision, route, set, upstream};
 
 on_both!(
     deltas_lead_from_any_revision_to_the_head,
     floors,
+    history_ends,
     history_pages,
     history_tells_what_was_touched,
     a_snapshot_is_of_one_revision
@@ -69,15 +71,44 @@ async fn floors(home: Home) {
     check(0, None).await;
     check(5, Some(0)).await;
     check(u64::MAX, Some(0)).await;
-    store.history_trim(DEFAULT_GROUP, 2).await.unwrap();
-    store.history_trim(DEFAULT_GROUP, 1).await.unwrap();
-    store.history_trim(DEFAULT_GROUP, 5).await.unwrap();
+    let term = office(&store).await;
+    let keep = Retention { most: 2, max_age: Duration::MAX, least: 1 };
+    assert_eq!(store.history_retain(term, &keep, 0).await.unwrap(), 2);
+    assert_eq!(store.history_retain(term, &keep, 0).await.unwrap(), 0);
     check(1, Some(2)).await;
     check(2, None).await;
     check(4, None).await;
     assert!(store.history_get(DEFAULT_GROUP, 2).await.unwrap().is_none());
     assert!(store.history_get(DEFAULT_GROUP, 3).await.unwrap().is_some());
     assert_eq!(store.load(DEFAULT_GROUP).await.unwrap().objects.len(), 2);
+}
+
+async fn history_ends(home: Home) {
+    let store = home.open().await;
+    store.group_create(&NewGroup::named("quiet")).await.unwrap();
+    store.publish("quiet", set(vec![put(route("1"), "a")])).await.unwrap();
+    // More than go in one transaction.
+    for n in 0..450 {
+        revision(&store, vec![put(route("1"), &n.to_string())]).await;
+    }
+    let (term, age) = (office(&store).await, Duration::from_secs(1000));
+    let made = store.history_list(DEFAULT_GROUP, None, 1).await.unwrap()[0].at;
+    let check = async |keep: Retention, now: u64, forgotten: u64, floor: u64| {
+        assert_eq!(store.history_retain(term, &keep, now).await.unwrap(), forgotten, "{keep:?} at {now}");
+        assert_eq!(store.group_get(DEFAULT_GROUP).await.unwrap().floor, floor, "{keep:?} at {now}");
+        assert_eq!(store.history_list(DEFAULT_GROUP, None, 1000).await.unwrap().len() as u64, 450 - floor);
+    };
+    check(Retention { most: 450, max_age: age, least: 1 }, made, 0, 0).await;
+    check(Retention { most: 440, max_age: age, least: 1 }, made, 10, 10).await;
+    // The oldest are all old by now; what is to stay stays.
+    check(Retention { most: 440, max_age: age, least: 20 }, made + 2000, 420, 430).await;
+    check(Retention { most: 5, max_age: age, least: 20 }, made, 0, 430).await;
+    assert_eq!(store.group_get("quiet").await.unwrap().floor, 0);
+    // Whatever is forgotten, of the other group too, the configuration stays, and so do the numbers.
+    check(Retention { most: 0, max_age: Duration::ZERO, least: 0 }, made, 21, 450).await;
+    assert_eq!(store.group_get("quiet").await.unwrap().floor, 1);
+    assert_eq!(store.load(DEFAULT_GROUP).await.unwrap().objects[0].body, body("449"));
+    assert_eq!(revision(&store, vec![put(route("1"), "next")]).await, 451);
 }
 
 async fn history_pages(home: Home) {

@@ -6,12 +6,14 @@ use std::time::Duration;
 use milecastle_model::{Key, Kind};
 use milecastle_pki::GroupToken;
 use milecastle_settings as settings;
-use milecastle_store::{ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Put, Source, Store, open};
+use milecastle_store::{ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Put, Retention, Source, Store, Term, open};
 use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::postgres::Database;
+use milecastle_testkit::{SOON, wait_for};
 
 use crate::dpm::{DpManager, DpParts, Nodes, mint_group_token};
-use crate::{Membership, Role, State};
+use crate::members::LEADER;
+use crate::{Clock, MemberSettings, Membership, Role, State};
 
 /// Makes each of the functions a test on SQLite and one on PostgreSQL.
 macro_rules! on_both {
@@ -97,7 +99,9 @@ impl Replica {
         let state = Arc::new(State::start(store.clone()).await.unwrap());
         let members = settings::Members::default();
         let role = Role { roles: vec!["dp-manager".to_owned()], address: String::new(), version: "1".to_owned() };
-        let membership = Membership::join(store.clone(), role, &members).await.unwrap();
+        let own =
+            MemberSettings { members: members.clone(), history: settings::History::default(), clock: Clock::system() };
+        let membership = Membership::join(store.clone(), role, own).await.unwrap();
         let nodes = Nodes::new(store.clone(), membership.id(), &members);
         let parts = DpParts { state: state.clone(), nodes, metrics: metrics.clone() };
         let manager = DpManager::start(&settings, parts).await.unwrap();
@@ -116,6 +120,15 @@ impl Replica {
         // Whoever opens a stream from here on finds it.
         self.state.group(DEFAULT_GROUP).unwrap().reach(published.revision).await.unwrap();
         published.revision
+    }
+
+    /// Has the database forget the whole history.
+    pub(super) async fn forget_history(&self) {
+        let leader = async || self.store.lease_get(LEADER).await.unwrap().filter(|lease| !lease.left.is_zero());
+        let lease = wait_for("a leader", SOON, leader).await;
+        let term = Term { lease: LEADER, epoch: lease.epoch };
+        let nothing = Retention { most: 0, max_age: Duration::MAX, least: 0 };
+        assert!(self.store.history_retain(term, &nothing, 0).await.unwrap() > 0);
     }
 
     /// Publishes objects of `bytes` bytes each, which hardly compress.

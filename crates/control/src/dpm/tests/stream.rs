@@ -95,7 +95,7 @@ async fn a_node_comes_back_and_gets_what_it_lacks(replica: Replica) {
     assert_eq!(stream.reach(last).await, [Got::Delta { from: held.revision, to: last, changes: 3 }]);
 
     // What the database has forgotten comes as a snapshot.
-    replica.store.history_trim(DEFAULT_GROUP, last).await.unwrap();
+    replica.forget_history().await;
     let fresh = replica.another().await;
     let mut stream = member.open(&fresh, held).await.unwrap();
     assert_eq!(stream.reach(last).await, [Got::Snapshot(last)]);

@@ -1,0 +1,80 @@
+//! What only one replica must do, done by whoever leads: lifetimes of objects that end, history that is not kept any longer,
+//! nodes and members of which nothing was heard for long.
+//!
+//! What must stay true: whatever is done here names the leader's term of office, and the database refuses it once that term is
+//! over, however late the leader notices.
+
+use std::time::Duration;
+
+use milecastle_settings::{History, Members};
+use milecastle_store::{Retention, Store, Term};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::members::{LEADER, MemberSettings};
+
+/// How often lifetimes are looked after.
+const LIFETIMES: Duration = Duration::from_secs(1);
+
+/// How often the leader looks for what is to be forgotten.
+const MEMORIES: Duration = Duration::from_secs(30);
+
+/// Does the chores for as long as `epoch` names a term of office of this process, for ever.
+pub(crate) async fn run(store: Store, settings: MemberSettings, mut epoch: watch::Receiver<Option<u64>>) {
+    let mut tick = interval(LIFETIMES);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut remembered: Option<Instant> = None;
+    loop {
+        tick.tick().await;
+        let Ok(leads) = epoch.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
+        let Some(epoch) = leads else { continue };
+        let chores = Chores { store: &store, settings: &settings, term: Term { lease: LEADER, epoch } };
+        chores.end_lifetimes().await;
+        if remembered.is_none_or(|at| at.elapsed() >= MEMORIES) {
+            remembered = Some(Instant::now());
+            chores.forget_the_lost().await;
+            chores.trim_history().await;
+        }
+    }
+}
+
+/// A leader at work.
+struct Chores<'a> {
+    store: &'a Store,
+    settings: &'a MemberSettings,
+    term: Term<'a>,
+}
+
+impl Chores<'_> {
+    async fn end_lifetimes(&self) {
+        if let Err(error) = self.store.expire_due(self.term, self.settings.clock.now()).await {
+            tracing::debug!(%error, "lifetimes are looked after later");
+        }
+    }
+
+    async fn forget_the_lost(&self) {
+        let Members { forget_after, forget_nodes_after, .. } = &self.settings.members;
+        let nodes = self.settings.clock.now().saturating_sub(forget_nodes_after.get().as_secs());
+        match self.store.forget_lost(self.term, forget_after.get(), nodes).await {
+            Ok(Some(forgotten)) if forgotten.members + forgotten.nodes > 0 => {
+                tracing::info!(members = forgotten.members, nodes = forgotten.nodes, "forgotten after a long silence");
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let epoch = self.term.epoch;
+                tracing::info!(epoch, "the term of office was over; its chores were left to the next leader");
+            }
+            Err(error) => tracing::debug!(%error, "who was silent for long is forgotten later"),
+        }
+    }
+
+    async fn trim_history(&self) {
+        let History { changes, max_age, min_changes } = self.settings.history;
+        let retention = Retention { most: changes, max_age: max_age.get(), least: min_changes };
+        match self.store.history_retain(self.term, &retention, self.settings.clock.now()).await {
+            Ok(0) => {}
+            Ok(changes) => tracing::info!(changes, "history that is not kept any longer was forgotten"),
+            Err(error) => tracing::debug!(%error, "history is trimmed later"),
+        }
+    }
+}

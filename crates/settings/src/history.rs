@@ -1,0 +1,41 @@
+//! How much of its history the control plane keeps. Whichever replica leads trims it, so all of them should have the same
+//! settings here.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Time;
+use crate::load::Checks;
+
+/// The history of changes: what was published, for people to read, and for nodes that were away to catch up by. A node that
+/// missed more than is kept gets the whole configuration instead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct History {
+    /// Changes kept for each gateway group at most; the oldest are forgotten first.
+    #[schemars(range(min = 1), extend("x-unit" = "changes"))]
+    pub changes: u64,
+    /// Changes older than this are forgotten, even where there are fewer.
+    pub max_age: Time,
+    /// The newest changes of each gateway group that stay, however old they are.
+    #[schemars(range(min = 1), extend("x-unit" = "changes"))]
+    pub min_changes: u64,
+}
+
+impl History {
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        let mut checks = checks.at("history");
+        if self.max_age.is_zero() {
+            checks.fault("max_age", "expected more than 0");
+        }
+        if self.min_changes > self.changes {
+            checks.fault("min_changes", "expected at most `history.changes`");
+        }
+    }
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { changes: 100_000, max_age: Time::secs(90 * 86_400), min_changes: 1000 }
+    }
+}

@@ -1,0 +1,48 @@
+//! What every process of the control plane has, whatever its roles.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::load::Checks;
+use crate::{Database, History, Members, Sealing, Time};
+
+/// A process of the control plane: its database, its like, its end. Stands at the top of its file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Replica {
+    /// The database.
+    pub database: Database,
+    /// The key that seals secrets in the database.
+    pub sealing: Sealing,
+    /// The replicas of the control plane as members of it.
+    pub members: Members,
+    /// The history of changes.
+    pub history: History,
+    /// How the process ends.
+    pub shutdown: ControlShutdown,
+}
+
+/// How a process of the control plane ends after SIGTERM: for `grace` it says so and serves as before; then it takes nothing
+/// new, sends its nodes to other replicas, and lets what is in flight end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ControlShutdown {
+    /// How long a load balancer has to notice that `/readyz` says 503: longer than it takes for as many probes as it wants to
+    /// see fail.
+    pub grace: Time,
+}
+
+impl Replica {
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        self.database.check(checks);
+        self.sealing.check(checks);
+        self.members.check(checks);
+        self.history.check(checks);
+    }
+}
+
+impl Default for ControlShutdown {
+    fn default() -> Self {
+        Self { grace: Time::secs(5) }
+    }
+}
