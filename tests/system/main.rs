@@ -9,6 +9,7 @@ mod http2;
 mod keys;
 mod last_good;
 mod life_cycle;
+mod maintenance;
 mod on_the_wire;
 mod operator;
 mod recovery;

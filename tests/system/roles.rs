@@ -67,7 +67,7 @@ async fn roles_start_in_any_order_and_wait_for_what_they_need() {
     tokio::task::spawn_blocking(move || (dashboard.stop(), dp_manager.stop())).await.unwrap();
     assert_eq!(slow.await.unwrap().unwrap().status, 200);
     gateway.answers("/hello", 200).await;
-    assert!(gateway.process.log().iter().any(|line| line.contains("the DP manager drains")));
+    assert!(gateway.process.log().iter().any(|line| line.contains("the DP manager sends this node away")));
     tokio::task::spawn_blocking(move || gateway.stop()).await.unwrap();
 }
 

@@ -76,7 +76,7 @@ fn haproxy(cluster: &Cluster, address: SocketAddr, dashboards: &[SocketAddr]) ->
 async fn is_used(dashboard: &Replica) {
     eventually("the load balancer uses it", async || {
         let page = dashboard.get("/metrics").await.text();
-        page.contains("control_admin_requests_total{method=\"PUT\",status=\"200\"}")
+        page.contains("admin_requests_total{method=\"PUT\",status=\"200\"}")
     })
     .await;
 }

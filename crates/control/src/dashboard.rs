@@ -13,7 +13,7 @@ use axum::Router;
 use milecastle_settings as settings;
 use milecastle_settings::Peers;
 use milecastle_snapshot::Compiler;
-use milecastle_store::StoreError;
+use milecastle_store::{Maintenance, StoreError};
 use milecastle_telemetry::metrics::{MetricError, Options, Registry};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -159,15 +159,19 @@ impl Opening {
 }
 
 impl Dashboard {
-    /// Opens the listeners that `settings` name and serves at once. Must be called within a tokio runtime.
+    /// Opens the listeners that `settings` name and serves at once, in maintenance while `maintenance` says so. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// A listener that does not open, a store that does not answer.
-    pub async fn start(settings: &settings::Dashboard, parts: Parts) -> Result<Self, StartError> {
+    pub async fn start(
+        settings: &settings::Dashboard,
+        parts: Parts,
+        maintenance: watch::Receiver<Option<Maintenance>>,
+    ) -> Result<Self, StartError> {
         let readiness = Readiness::starting();
         let store = parts.state.store().clone();
         let dashboard = Opening::listen(settings, &readiness).await?.serve(parts).await?;
-        readiness.serves(store);
+        readiness.serves(store, maintenance);
         Ok(dashboard)
     }
 

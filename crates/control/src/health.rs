@@ -5,7 +5,7 @@ use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{StatusCode, header};
-use milecastle_store::Store;
+use milecastle_store::{Maintenance, Store};
 use milecastle_telemetry::metrics::Registry;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -28,8 +28,8 @@ pub struct Readiness(Arc<RwLock<Phase>>);
 enum Phase {
     /// Something that it needs is not there yet.
     Waiting(String),
-    /// It serves, as long as this store answers.
-    Serving(Store),
+    /// It serves, as long as the store answers and it is not in maintenance.
+    Serving(Store, watch::Receiver<Option<Maintenance>>),
     /// It is about to stop.
     Draining,
 }
@@ -45,9 +45,9 @@ impl Readiness {
         self.set(Phase::Waiting(why.into()));
     }
 
-    /// The process serves; from now on it is ready whenever the store answers.
-    pub fn serves(&self, store: Store) {
-        self.set(Phase::Serving(store));
+    /// The process serves; from now on it is ready whenever the store answers and it is not in maintenance.
+    pub fn serves(&self, store: Store, maintenance: watch::Receiver<Option<Maintenance>>) {
+        self.set(Phase::Serving(store, maintenance));
     }
 
     /// The process is about to stop.
@@ -61,7 +61,11 @@ impl Readiness {
 
     /// Whether clients should go to another process, although this one still serves.
     pub(crate) fn sends_away(&self) -> bool {
-        matches!(self.phase(), Phase::Draining)
+        match self.phase() {
+            Phase::Waiting(_) => false,
+            Phase::Serving(_, maintenance) => maintenance.borrow().is_some(),
+            Phase::Draining => true,
+        }
     }
 
     fn phase(&self) -> Phase {
@@ -73,7 +77,13 @@ impl Readiness {
         let store = match self.phase() {
             Phase::Waiting(why) => return Some(why),
             Phase::Draining => return Some("this process is about to stop".to_owned()),
-            Phase::Serving(store) => store,
+            Phase::Serving(_, maintenance) if maintenance.borrow().is_some() => {
+                let reason = maintenance.borrow().as_ref().map(|maintenance| maintenance.reason.clone());
+                let reason =
+                    reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "no reason was given".to_owned());
+                return Some(format!("in maintenance: {reason}; `milecastle members maintenance NAME off` ends it"));
+            }
+            Phase::Serving(store, _) => store,
         };
         match tokio::time::timeout(PATIENCE, store.ping()).await {
             Ok(Ok(())) => None,

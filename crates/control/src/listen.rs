@@ -29,6 +29,10 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(75);
 /// Pause after a failed accept, which mostly means that descriptors have run out.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
+/// How long, once a listener is closed, its connections may still bring what is on its way: hyper closes one of which it has
+/// read nothing, whatever waits in its socket.
+const LAST_CALL: Duration = Duration::from_millis(250);
+
 /// The address of the peer of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
@@ -45,8 +49,9 @@ pub(crate) struct Served {
 pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch::Receiver<bool>, drain: Duration) {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let stopping = stop.clone();
     let start = |stream, peer, permit: Option<OwnedSemaphorePermit>| {
-        let connection = graceful.watch(connection(stream, peer, served.clone()));
+        let connection = graceful.watch(connection(stream, peer, served.clone(), stopping.clone()));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%peer, %error, "a connection ended early");
@@ -74,6 +79,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch
     for (stream, peer) in queued(listener) {
         start(stream, peer, None);
     }
+    tokio::time::sleep(LAST_CALL).await;
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still under way when the drain time ended");
     }
@@ -104,6 +110,7 @@ fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     served: Served,
+    stopping: watch::Receiver<bool>,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "small packets may be delayed");
@@ -111,10 +118,10 @@ fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer.ip()));
-        let Served { mut router, readiness } = served.clone();
+        let (Served { mut router, readiness }, stopping) = (served.clone(), stopping.clone());
         async move {
             let mut answer = router.call(request).await?;
-            if readiness.sends_away() {
+            if readiness.sends_away() || *stopping.borrow() {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)

@@ -3,12 +3,13 @@
 //! What must stay true:
 //! - At most one member leads at any moment of the database's clock.
 //! - Nothing but [`chores`](crate::chores) depends on who leads: any replica serves any request.
+//! - A member in maintenance does not lead. It is so by its name, hence also after its next start, until an operator ends it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use milecastle_settings::{History, Members};
-use milecastle_store::{NewMember, Store, StoreError};
+use milecastle_store::{Maintenance, NewMember, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -27,6 +28,7 @@ pub struct Membership {
     id: Arc<str>,
     store: Store,
     stop: watch::Sender<bool>,
+    maintenance: watch::Receiver<Option<Maintenance>>,
     task: JoinHandle<()>,
     chores: JoinHandle<()>,
 }
@@ -63,17 +65,24 @@ impl Membership {
         let host = settings.members.name.clone().unwrap_or_else(host_name);
         let member = NewMember { id: new_id(), roles, host, version, address };
         store.member_beat(&member).await?;
+        let (maintained, maintenance) = watch::channel(store.member_maintenance(&member.host).await?);
         let id: Arc<str> = member.id.as_str().into();
         let (stop, stopped) = watch::channel(false);
         let (lead, epoch) = watch::channel(None);
-        let task = tokio::spawn(live(store.clone(), member, settings.members.clone(), lead, stopped));
+        let heart = Heart { store: store.clone(), member, settings: settings.members.clone(), lead, maintained };
+        let task = tokio::spawn(heart.beat(stopped));
         let chores = tokio::spawn(chores::run(store.clone(), settings, epoch));
-        Ok(Self { id, store, stop, task, chores })
+        Ok(Self { id, store, stop, maintenance, task, chores })
     }
 
     /// Its id among the members.
     pub fn id(&self) -> &Arc<str> {
         &self.id
+    }
+
+    /// Whether this process is in maintenance: hears of it within a heartbeat.
+    pub fn maintenance(&self) -> watch::Receiver<Option<Maintenance>> {
+        self.maintenance.clone()
     }
 
     /// Leaves: others need not wait until its silence shows that it is gone.
@@ -98,43 +107,68 @@ impl Drop for Membership {
     }
 }
 
-/// Beats, and leads if nobody else does: then `lead` holds the epoch of its term of office.
-async fn live(
+/// What keeps a member alive.
+struct Heart {
     store: Store,
     member: NewMember,
     settings: Members,
+    /// The epoch of its term of office, while it leads.
     lead: watch::Sender<Option<u64>>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut beat = interval(settings.heartbeat.get());
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failing = false;
-    loop {
-        tokio::select! {
-            _ = beat.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        let beaten = async {
-            store.member_beat(&member).await?;
-            store.lease_take(LEADER, &member.id, settings.lost_after.get()).await
-        };
-        match beaten.await {
-            Ok(epoch) => {
-                failing = false;
-                let before = lead.send_replace(epoch);
-                if epoch.is_some() && epoch != before {
-                    tracing::info!(epoch, "this replica leads");
-                } else if epoch.is_none() && before.is_some() {
-                    tracing::info!("another replica leads");
-                }
+    maintained: watch::Sender<Option<Maintenance>>,
+}
+
+impl Heart {
+    /// Beats until it is stopped.
+    async fn beat(self, mut stop: watch::Receiver<bool>) {
+        let mut beat = interval(self.settings.heartbeat.get());
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                _ = beat.tick() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
             }
-            Err(error) => {
+            match self.beat_once().await {
+                Ok(()) => failing = false,
                 // The term of office goes on if it is prolonged in time, and the store knows whether it was.
-                if !std::mem::replace(&mut failing, true) {
+                Err(error) if !std::mem::replace(&mut failing, true) => {
                     tracing::warn!(%error, "no heartbeat in the database; other replicas will take this one for lost");
                 }
+                Err(_) => {}
             }
         }
+    }
+
+    /// Says that it lives, hears whether it is in maintenance, and leads if it is not and nobody else does.
+    async fn beat_once(&self) -> Result<(), StoreError> {
+        let Self { store, member, settings, lead, maintained } = self;
+        store.member_beat(member).await?;
+        let maintenance = store.member_maintenance(&member.host).await?;
+        let epoch = if maintenance.is_none() {
+            store.lease_take(LEADER, &member.id, settings.lost_after.get()).await?
+        } else {
+            if lead.borrow().is_some() {
+                store.lease_release(LEADER, &member.id).await?;
+            }
+            None
+        };
+        maintained.send_if_modified(|known| {
+            let news = *known != maintenance;
+            match &maintenance {
+                Some(now) if news => tracing::warn!(reason = now.reason, by = now.by, "this replica is in maintenance"),
+                None if news => tracing::info!("this replica is in service again"),
+                _ => {}
+            }
+            *known = maintenance;
+            news
+        });
+        let before = lead.send_replace(epoch);
+        if epoch.is_some() && epoch != before {
+            tracing::info!(epoch, "this replica leads");
+        } else if epoch.is_none() && before.is_some() {
+            tracing::info!("this replica leads no longer");
+        }
+        Ok(())
     }
 }
 

@@ -30,13 +30,13 @@ pub(crate) enum Command {
     Gateway(Serve),
     /// Show the configuration, its history, and how far it has come
     Config(client::Config),
-    /// Show, revoke or delete gateway nodes
+    /// Show, revoke or delete gateway nodes, or take them out of service
     Nodes(client::Nodes),
-    /// List, make or delete gateway groups
+    /// List, make or delete gateway groups, or take them out of service
     Group(client::Group),
     /// Mint, list or revoke the tokens with which nodes join
     Token(client::Token),
-    /// Show the replicas of the control plane, and which one leads
+    /// Show the replicas of the control plane, and which one leads, or take one out of service
     Members(client::Members),
     /// Make, list or delete keys of the Admin API in the database itself: the way back in when they are lost
     Key(Key),

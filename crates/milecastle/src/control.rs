@@ -89,12 +89,12 @@ impl ControlPlane {
         };
         let dp_manager = match settings.dp_manager {
             Some(settings) => {
-                let parts = DpParts { state, nodes, metrics };
+                let parts = DpParts { state, nodes, maintenance: membership.maintenance(), metrics };
                 Some((DpManager::start(settings, parts).await?, settings.server.drain))
             }
             None => None,
         };
-        readiness.serves(store.clone());
+        readiness.serves(store.clone(), membership.maintenance());
         let grace = settings.replica.shutdown.grace;
         Ok(Self { store, dashboard, dp_manager, probes, membership, readiness, grace, new_admin_key })
     }
@@ -122,7 +122,6 @@ impl ControlPlane {
             tracing::info!("/readyz says 503; serving on for {} (shutdown.grace)", self.grace);
         }
         tokio::time::sleep(self.grace.get()).await;
-        }
         let nodes = async {
             if let Some((dp_manager, drain)) = self.dp_manager {
                 let streams = dp_manager.streams();

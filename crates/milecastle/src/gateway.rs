@@ -63,7 +63,11 @@ impl GatewayNode {
             }
         };
         let counters = Arc::new(Counters::new(config.workers()));
-        let node = Node::start(node_config(settings, &facts), compiler, publish, counters.figures())?;
+        let maintain = {
+            let health = health.clone();
+            move |reason| health.maintain(reason)
+        };
+        let node = Node::start(node_config(settings, &facts), compiler, publish, counters.figures(), maintain)?;
         let access_log = AccessLog::open(settings, config.workers())?.map(Arc::new);
         let side = SideServers::start(
             settings,

@@ -1,6 +1,6 @@
 //! `/status` and `/status/ready`: what the load balancer in front asks (`docs/spec/control-api.md` §2).
 //!
-//! Any method, any sub-path. Answered from atomics, apart from the workers: a probe each second costs nothing, and a
+//! Any method, any sub-path. Answered from what is in memory, apart from the workers: a probe each second costs nothing, and a
 //! busy worker does not fail it.
 
 use crate::side_http::{Answer, SideServer, json};
@@ -8,13 +8,15 @@ use http::StatusCode;
 use serde_json::json;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Whether this node may receive traffic. Shared by workers, config stream and signal handling.
 #[derive(Debug)]
 pub struct Health {
     draining: AtomicBool,
+    /// Why an operator has taken it out of service.
+    maintenance: RwLock<Option<String>>,
     /// One flag for each worker: it has begun to serve a configuration.
     loaded: Box<[AtomicBool]>,
 }
@@ -22,7 +24,11 @@ pub struct Health {
 impl Health {
     /// A node that has no configuration yet.
     pub fn new(workers: usize) -> Self {
-        Self { draining: AtomicBool::new(false), loaded: (0..workers).map(|_| AtomicBool::new(false)).collect() }
+        Self {
+            draining: AtomicBool::new(false),
+            maintenance: RwLock::default(),
+            loaded: (0..workers).map(|_| AtomicBool::new(false)).collect(),
+        }
     }
 
     /// A worker serves a configuration from now on.
@@ -42,6 +48,17 @@ impl Health {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// An operator takes the node out of service, for this reason, or with `None` back into it.
+    pub fn maintain(&self, reason: Option<String>) {
+        *self.maintenance.write().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// Why an operator has taken the node out of service, if one has.
+    fn maintenance(&self) -> Option<String> {
+        let reason = self.maintenance.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some(if reason.is_empty() { "maintenance".to_owned() } else { format!("maintenance: {reason}") })
+    }
+
     /// Why the node is not ready; `None` if every worker serves a configuration.
     ///
     /// It does not go back to not-ready when the control plane is away.
@@ -57,7 +74,7 @@ impl Health {
         } else if self.is_draining() {
             Some("draining".to_owned())
         } else {
-            not_ready
+            self.maintenance().or(not_ready)
         };
         match why {
             None => json(StatusCode::OK, &json!({ "status": "ok" })),
@@ -94,6 +111,12 @@ mod tests {
         health.worker_loaded(0);
         assert_eq!(health.answer("/status").status(), 200);
         assert_eq!(health.answer("/status/ready").status(), 200);
+        health.maintain(Some(String::new()));
+        assert_eq!(health.maintenance().as_deref(), Some("maintenance"));
+        assert_eq!(health.answer("/status").status(), 503);
+        assert_eq!(health.answer("/status/ready").status(), 200);
+        health.maintain(None);
+        assert_eq!(health.answer("/status").status(), 200);
         health.drain();
         assert_eq!(health.answer("/status/anything").status(), 503);
         assert_eq!(health.answer("/status/ready/").status(), 200);
@@ -117,6 +140,9 @@ mod tests {
         check(Call::get("/status"), 200, ok.clone()).await;
         check(Call::get("/status/ready?x=1"), 200, ok.clone()).await;
         check(Call::post("/status/any/thing", "body"), 200, ok.clone()).await;
+        health.maintain(Some("a new disk".to_owned()));
+        let maintained = json!({ "status": "error", "error": "maintenance: a new disk" });
+        check(Call::get("/status"), 503, maintained).await;
         health.drain();
         check(Call::get("/status"), 503, json!({ "status": "error", "error": "draining" })).await;
         check(Call::get("/status/ready"), 200, ok).await;

@@ -151,6 +151,14 @@ fn faults_that_no_schema_sees() {
     assert_eq!(listed.len(), 2, "{listed:?}");
     assert!(listed[0].starts_with("f.yaml:1:59: gateway.control_plane.endpoints[0]: "), "{listed:?}");
     assert!(listed[1].starts_with("f.yaml:1:26: gateway.dns.min_ttl: "), "{listed:?}");
+    let listed = faults::<UpFile>("history: {changes: 10, max_age: 0}\n");
+    assert_eq!(
+        listed,
+        [
+            "f.yaml:1:33: history.max_age: expected more than 0",
+            "f.yaml:1:1: history.min_changes: expected at most `history.changes`",
+        ]
+    );
 }
 
 #[test]

@@ -27,6 +27,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0002_members.sql"),
         include_str!("../../../migrations/sqlite/0002_members.sql"),
     ),
+    (
+        3,
+        "maintenance",
+        include_str!("../../../migrations/postgres/0003_maintenance.sql"),
+        include_str!("../../../migrations/sqlite/0003_maintenance.sql"),
+    ),
 ];
 
 /// Name of the secret that keys lookup digests. It outlives data keys: digests cannot be made anew without the values.

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value as Json};
 
 use crate::error::{GroupError, StoreError};
+use crate::maintenance::{self, Maintenance};
 use crate::seal::{hex, random};
 use crate::sql::{Row, Tx, args};
 use crate::store::{Store, now};
 
-const COLUMNS: &str = "SELECT id, name, labels, settings, lineage, head, floor, epoch, created_at FROM gateway_group";
+const COLUMNS: &str = "SELECT id, name, labels, settings, lineage, head, floor, epoch, created_at, maintenance FROM \
+                       gateway_group";
 
 /// A gateway group as it stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +24,8 @@ pub struct Group {
     pub labels: BTreeMap<String, String>,
     /// What decides what its nodes can build: enabled plugins, router mode and the like.
     pub settings: Map<String, Json>,
+    /// Whether all of its nodes are in maintenance.
+    pub maintenance: Option<Maintenance>,
     /// As in [`crate::Head`].
     pub lineage: String,
     /// As in [`crate::Head`].
@@ -191,6 +195,7 @@ fn group(row: &Row) -> Result<Group, StoreError> {
         name: row.text(1)?,
         labels: serde_json::from_str(&labels).map_err(|_| StoreError::corrupt("the labels of a group"))?,
         settings: serde_json::from_str(&settings).map_err(|_| StoreError::corrupt("the settings of a group"))?,
+        maintenance: maintenance::read(row.text_opt(9))?,
         lineage: row.text(4)?,
         revision: row.int(5)?,
         floor: row.int(6)?,

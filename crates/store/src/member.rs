@@ -91,13 +91,15 @@ impl Store {
         }
         let sql = format!("DELETE FROM member WHERE beat_at < {} - $1", self.0.db.clock_sql());
         let members = tx.run(sql, args![millis(members)]).await?;
-        let lost = "SELECT DISTINCT group_id FROM node WHERE COALESCE(reported_at, joined_at) < $1 AND joined_at < $1";
+        // One in maintenance is silent because somebody means it to be.
+        let lost = "SELECT DISTINCT group_id FROM node WHERE COALESCE(reported_at, joined_at) < $1 AND joined_at < $1 \
+                    AND maintenance IS NULL";
         let groups = tx.rows(lost, args![nodes]).await?;
         let mut forgotten = Forgotten { members, nodes: 0 };
         for group in groups {
             let group = group.text(0)?;
-            let sql =
-                "DELETE FROM node WHERE group_id = $1 AND COALESCE(reported_at, joined_at) < $2 AND joined_at < $2";
+            let sql = "DELETE FROM node WHERE group_id = $1 AND COALESCE(reported_at, joined_at) < $2 AND joined_at < $2 \
+                       AND maintenance IS NULL";
             forgotten.nodes += tx.run(sql, args![&group, nodes]).await?;
             crate::group::touch(&mut tx, &group).await?;
         }

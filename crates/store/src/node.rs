@@ -4,12 +4,14 @@ use serde_json::Value as Json;
 
 use crate::error::StoreError;
 use crate::group;
+use crate::maintenance::{self, Maintenance};
 use crate::sql::{BATCH, Row, args, tuples};
 use crate::store::{Store, now};
 
 const COLUMNS: &str = "SELECT n.group_id, n.id, n.token_id, n.certificate, n.host, n.version, n.joined_at, n.revoked_at, \
-                       t.revoked_at, n.boot, n.reported_at, n.lineage, n.revision, n.digest, n.rejected, n.connected, n.member \
-                       FROM node n JOIN token t ON t.id = n.token_id";
+                       t.revoked_at, n.boot, n.reported_at, n.lineage, n.revision, n.digest, n.rejected, n.connected, n.member, \
+                       n.maintenance, g.maintenance FROM node n JOIN token t ON t.id = n.token_id \
+                       JOIN gateway_group g ON g.id = n.group_id";
 
 /// Values of one node in [`Store::node_report`].
 const COLUMNS_OF_REPORT: usize = 12;
@@ -75,6 +77,10 @@ pub struct Node {
     pub joined_at: u64,
     /// Whether it may talk to the control plane: neither it nor its token is revoked.
     pub welcome: bool,
+    /// Its own maintenance.
+    pub maintenance: Option<Maintenance>,
+    /// That of its group.
+    pub group_maintenance: Option<Maintenance>,
     /// What it last reported.
     pub report: Option<NodeReport>,
 }
@@ -152,7 +158,7 @@ impl Store {
         self.node_change(group, "DELETE FROM node WHERE group_id = $1 AND id = $2", args![group, id]).await
     }
 
-    async fn node_change(
+    pub(crate) async fn node_change(
         &self,
         group: &str,
         sql: &'static str,
@@ -198,6 +204,8 @@ fn node(row: &Row) -> Result<Node, StoreError> {
         version,
         joined_at: row.int(6)?,
         welcome: row.int_opt(7)?.is_none() && row.int_opt(8)?.is_none(),
+        maintenance: maintenance::read(row.text_opt(17))?,
+        group_maintenance: maintenance::read(row.text_opt(18))?,
         report,
     })
 }

@@ -5,7 +5,7 @@ use axum::extract::{Extension, Path, State as Shared};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, Uri};
 use milecastle_pki::NodeIdentity;
-use milecastle_store::{DEFAULT_GROUP, Group, GroupUpdate, NewGroup};
+use milecastle_store::{DEFAULT_GROUP, Group, GroupUpdate, Maintenance, NewGroup};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -19,6 +19,7 @@ struct Shown {
     name: String,
     labels: BTreeMap<String, String>,
     settings: Map<String, Value>,
+    maintenance: Option<Maintenance>,
     revision: u64,
     lineage: String,
     created_at: u64,
@@ -35,8 +36,8 @@ pub(super) struct Given {
 
 impl From<Group> for Shown {
     fn from(group: Group) -> Self {
-        let Group { id, name, labels, settings, lineage, revision, created_at, .. } = group;
-        Self { id, name, labels, settings, revision, lineage, created_at }
+        let Group { id, name, labels, settings, maintenance, lineage, revision, created_at, .. } = group;
+        Self { id, name, labels, settings, maintenance, revision, lineage, created_at }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The replicas of the control plane.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State as Shared;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -7,14 +9,17 @@ use serde_json::{Value, json};
 use super::{Outcome, Site, json};
 use crate::members::LEADER;
 
-/// `GET /api/members`: those that fell silent included, until they are forgotten.
+/// `GET /api/members`: those that fell silent included, until they are forgotten; and names in maintenance of which no
+/// process runs.
 pub(super) async fn list(Shared(api): Site) -> Outcome {
     let leader = api.store().lease_get(LEADER).await?.filter(|lease| !lease.left.is_zero());
     let members = api.store().member_list().await?;
-    let shown = members.iter().map(|member| {
+    let mut maintained: BTreeMap<_, _> = api.store().member_maintenance_list().await?.into_iter().collect();
+    let mut shown: Vec<Value> = Vec::new();
+    for member in &members {
         let leads = leader.as_ref().is_some_and(|lease| lease.holder == member.told.id);
         let state = if member.silence > api.nodes.lost_after() { "lost" } else { "alive" };
-        json!({
+        shown.push(json!({
             "id": member.told.id,
             "name": member.told.host,
             "roles": member.told.roles,
@@ -24,9 +29,14 @@ pub(super) async fn list(Shared(api): Site) -> Outcome {
             "silence_ms": u64::try_from(member.silence.as_millis()).unwrap_or(u64::MAX),
             "state": state,
             "leads": leads,
-        })
-    });
-    let shown: Vec<Value> = shown.collect();
+            "maintenance": maintained.get(&member.told.host),
+        }));
+    }
+    // Of those that do not run it must be seen too, or nobody would know why they take no work when they start.
+    maintained.retain(|name, _| members.iter().all(|member| member.told.host != *name));
+    shown.extend(maintained.iter().map(|(name, maintenance)| {
+        json!({ "name": name, "roles": [], "state": "stopped", "leads": false, "maintenance": maintenance })
+    }));
     let leader = leader.map(|lease| json!({ "member": lease.holder, "epoch": lease.epoch }));
     Ok(json(StatusCode::OK, &json!({ "list": shown, "total": shown.len(), "leader": leader })))
 }

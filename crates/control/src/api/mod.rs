@@ -9,6 +9,7 @@
 mod failure;
 mod groups;
 mod lineage;
+mod maintenance;
 mod members;
 mod nodes;
 mod revisions;
@@ -27,7 +28,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State as Shared};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use failure::{Failure, Outcome};
 use http::{HeaderValue, Method, StatusCode, header};
 use milecastle_settings::{Peers, Time};
@@ -63,16 +64,22 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/gateway_groups/{group}", get(groups::show).patch(groups::update).delete(groups::delete))
         .route("/gateway_groups/{group}/lineage", get(lineage::show))
         .route("/gateway_groups/{group}/lineage/confirm", post(lineage::confirm))
+        .route("/gateway_groups/{group}/maintenance", put(maintenance::begin_group).delete(maintenance::end_group))
         .route("/gateway_groups/{group}/tokens", get(tokens::list).post(tokens::create))
         .route("/gateway_groups/{group}/tokens/{token}", delete(tokens::revoke))
         .route("/gateway_groups/{group}/nodes", get(nodes::of_group))
         .route("/gateway_groups/{group}/nodes/{node}", get(nodes::show).delete(nodes::delete))
         .route("/gateway_groups/{group}/nodes/{node}/revoke", post(nodes::revoke))
+        .route(
+            "/gateway_groups/{group}/nodes/{node}/maintenance",
+            put(maintenance::begin_node).delete(maintenance::end_node),
+        )
         .route("/gateway_groups/{group}/revisions", get(revisions::list))
         .route("/gateway_groups/{group}/revisions/{revision}", get(revisions::show))
         .route("/gateway_groups/{group}/revisions/{revision}/receipt", get(revisions::receipt))
         .route("/nodes", get(nodes::all))
         .route("/members", get(members::list))
+        .route("/members/{name}/maintenance", put(maintenance::begin_member).delete(maintenance::end_member))
         .method_not_allowed_fallback(|| async {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take that method")
         })

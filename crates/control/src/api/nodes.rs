@@ -41,6 +41,8 @@ fn shown(group: &str, head: u64, node: &NodeState) -> Value {
         "rejected_total": node.troubles.rejected_total,
         "refused": node.troubles.refused,
         "alarms": node.troubles.alarms,
+        "maintenance": node.maintenance,
+        "group_maintenance": node.group_maintenance,
         "figures": figures,
     })
 }
@@ -99,6 +101,6 @@ pub(super) async fn revoke(
     Ok(done())
 }
 
-fn missing(group: &str, node: &str) -> Failure {
+pub(super) fn missing(group: &str, node: &str) -> Failure {
     Failure::missing("no_such_node", format!("group `{group}` has no node `{node}`, or it is revoked already"))
 }

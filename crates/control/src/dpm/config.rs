@@ -11,12 +11,13 @@ use milecastle_store::Store;
 use milecastle_wire::{PROTOCOL, pb};
 use pb::config_server::Config;
 use pb::node_message::Message;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::admission::Bucket;
+use super::away::Away;
 use super::feed::Feeds;
 use super::join::unavailable;
 use super::line::Link;
@@ -42,8 +43,8 @@ pub(super) struct Shared {
     pub(super) nodes: Nodes,
     pub(super) metrics: Arc<Metrics>,
     pub(super) admission: Bucket,
-    /// Becomes true when this replica drains.
-    pub(super) draining: watch::Receiver<bool>,
+    /// Whether nodes should go elsewhere.
+    pub(super) away: Away,
     /// Streams that are open or opening.
     pub(super) open: AtomicUsize,
 }
@@ -100,9 +101,7 @@ impl ConfigService {
         mut inbox: Streaming<pb::NodeMessage>,
     ) -> Result<ReceiverStream<Result<pb::ControlMessage, Status>>, Status> {
         let shared = &self.0;
-        if *shared.draining.borrow() {
-            return Err(Status::unavailable("this replica drains: connect to another one"));
-        }
+        shared.away.turn_away()?;
         shared.admission.admit("streams")?;
         let hello = match timeout(HELLO, inbox.message()).await {
             Ok(Ok(Some(pb::NodeMessage { message: Some(Message::Hello(hello)) }))) => hello,
@@ -126,12 +125,13 @@ impl ConfigService {
         let feed = feed.ok_or_else(|| Status::unavailable("this replica does not know the group (yet)"))?;
         let start = Start::of(&feed, &hello).await.map_err(unavailable)?;
         let facts = hello.facts.unwrap_or_default();
-        // Entered before it is asked whether the node is welcome: a revocation after that finds the stream.
+        // Entered before it is asked whether the node is welcome, or in maintenance: what is said after that finds the stream.
         let (alive, ended) = shared.nodes.enter(feed.group(), node, link.peer.address, facts, start.held());
         let known = shared.store.node_get(group, node).await.map_err(unavailable)?;
-        if !known.is_some_and(|known| known.welcome) {
+        let Some(known) = known.filter(|known| known.welcome) else {
             return Err(Status::permission_denied("this node was revoked or deleted, or its group token was revoked"));
-        }
+        };
+        alive.begin(&known);
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let session = Session::new(shared.clone(), Open::new(shared), feed, start, alive, link, certificate, outbox);
         tokio::spawn(session.run(inbox, ended));

@@ -11,6 +11,7 @@ use pb::join_server::Join;
 use tonic::{Code, Request, Response, Status};
 
 use super::admission::Bucket;
+use super::away::Away;
 use super::line::Link;
 use super::metrics::Metrics;
 use super::nodes::clip;
@@ -25,6 +26,8 @@ pub(super) struct JoinService {
     pub(super) ca: Arc<Ca>,
     /// Life of a node's certificate.
     pub(super) life: Duration,
+    /// Whether nodes should go elsewhere.
+    pub(super) away: Away,
     /// Calls admitted: each asks the database, and everybody who knows the address may make one.
     pub(super) admission: Bucket,
     pub(super) metrics: Arc<Metrics>,
@@ -64,6 +67,7 @@ fn identify<T>(request: &mut Request<T>) -> Result<NodeIdentity, Status> {
 
 impl JoinService {
     async fn joined(&self, request: pb::JoinRequest) -> Result<pb::Certificate, Status> {
+        self.away.turn_away()?;
         self.admission.admit("joins")?;
         let token: GroupToken = request.token.parse().map_err(|error| Status::unauthenticated(format!("{error}")))?;
         if token.ca() != self.ca.fingerprint() {

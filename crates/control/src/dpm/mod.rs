@@ -17,6 +17,7 @@
 
 mod admission;
 mod authority;
+mod away;
 mod config;
 mod feed;
 mod head;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 use milecastle_pki::transport::incoming;
 use milecastle_pki::{PkiError, server_config};
 use milecastle_settings as settings;
-use milecastle_store::{Heads, StoreError, Watch};
+use milecastle_store::{Heads, Maintenance, StoreError, Watch};
 use milecastle_telemetry::metrics::{MetricError, Registry};
 use milecastle_wire::MAX_MESSAGE_BYTES;
 use milecastle_wire::pb::config_server::ConfigServer;
@@ -48,6 +49,7 @@ use tonic::transport::Server;
 
 use crate::state::State;
 use admission::Bucket;
+use away::Away;
 use config::{ConfigService, Shared};
 use feed::Feeds;
 use join::JoinService;
@@ -86,6 +88,8 @@ pub struct DpParts {
     pub state: Arc<State>,
     /// Where it tells what its nodes run.
     pub nodes: Nodes,
+    /// Whether this process is in maintenance: then its nodes go elsewhere, and none is taken.
+    pub maintenance: watch::Receiver<Option<Maintenance>>,
     /// Where its metrics go.
     pub metrics: Arc<Registry>,
 }
@@ -134,7 +138,7 @@ impl DpManager {
     /// # Errors
     /// [`DpStartError`].
     pub async fn start(settings: &settings::DpManager, parts: DpParts) -> Result<Self, DpStartError> {
-        let DpParts { state, nodes, metrics } = parts;
+        let DpParts { state, nodes, maintenance, metrics } = parts;
         let store = state.store().clone();
         let metrics = Arc::new(Metrics::register(&metrics)?);
         let ca = Arc::new(cluster_ca(&store).await?);
@@ -150,10 +154,12 @@ impl DpManager {
         let (rate, burst) = (settings.stream.admit_rate, settings.stream.admit_burst);
         let bucket = || Bucket::new(rate, burst, Instant::now());
         let watch = store.watch();
+        let away = Away { draining: drained.clone(), maintenance };
         let join = JoinService {
             store: store.clone(),
             ca,
             life: settings.certificates.node_life.get(),
+            away: away.clone(),
             admission: bucket(),
             metrics: metrics.clone(),
         };
@@ -164,7 +170,7 @@ impl DpManager {
             nodes: nodes.clone(),
             metrics,
             admission: bucket(),
-            draining: drained.clone(),
+            away,
             open: AtomicUsize::new(0),
         });
         let join = JoinServer::new(join).max_decoding_message_size(join::MAX_REQUEST_BYTES);
@@ -246,7 +252,8 @@ fn random() -> Option<u64> {
     Some(u64::from_le_bytes(bytes))
 }
 
-/// Ends the streams of whoever is no longer welcome, for ever: looks at a group's nodes when the group's epoch grew.
+/// Ends the streams of whoever is no longer welcome, and tells nodes of their maintenance, for ever: looks at a group's nodes
+/// when the group's epoch grew.
 async fn sweep(shared: Arc<Shared>, mut watch: Watch) {
     let mut known: BTreeMap<String, u64> = epochs(&watch.heads());
     loop {
@@ -287,6 +294,7 @@ async fn look_at(shared: &Shared, group: &str) -> Result<(), StoreError> {
     let welcome: std::collections::BTreeSet<&str> =
         nodes.iter().filter(|node| node.welcome).map(|node| node.id.as_str()).collect();
     shared.nodes.end(group, |node| (!welcome.contains(node)).then_some(End::Unwelcome));
+    nodes.iter().for_each(|node| shared.nodes.maintain(node));
     Ok(())
 }
 

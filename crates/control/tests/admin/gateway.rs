@@ -47,7 +47,7 @@ pub(crate) struct Gateway {
     pub(crate) state: Arc<State>,
     clock: Arc<AtomicU64>,
     home: Arc<Home>,
-    _membership: Membership,
+    membership: Membership,
 }
 
 /// Where the database is. Removed at the end.
@@ -89,7 +89,7 @@ impl Gateway {
     pub(crate) async fn start_again_on_its_port(&self) -> Result<Dashboard, StartError> {
         let mut settings = settings();
         settings.server.listen.port = self.address().port();
-        Dashboard::start(&settings, parts(&self.state, &self.clock)).await
+        Dashboard::start(&settings, parts(&self.state, &self.clock), self.membership.maintenance()).await
     }
 
     async fn with(home: Arc<Home>, change: impl FnOnce(&mut settings::Dashboard)) -> Self {
@@ -111,8 +111,9 @@ impl Gateway {
             clock: told(&clock),
         };
         let membership = Membership::join(store.clone(), role, member).await.unwrap();
-        let dashboard = Dashboard::start(&settings, parts(&state, &clock)).await.unwrap();
-        Self { store, dashboard, state, clock, home, _membership: membership }
+        let maintenance = membership.maintenance();
+        let dashboard = Dashboard::start(&settings, parts(&state, &clock), maintenance).await.unwrap();
+        Self { store, dashboard, state, clock, home, membership }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

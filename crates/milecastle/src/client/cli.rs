@@ -107,6 +107,32 @@ pub(crate) enum NodesCommand {
     Revoke(OneNode),
     /// Cut a node off at once and forget it; with a group token that is good it may join again
     Delete(OneNode),
+    /// Take a node out of service, or back into it: its /status says 503, and what still comes is served
+    Maintenance {
+        #[command(flatten)]
+        one: OneNode,
+        #[command(flatten)]
+        order: Order,
+    },
+}
+
+/// Maintenance lasts until it is switched off, whatever starts anew meanwhile.
+#[derive(Debug, Args)]
+pub(crate) struct Order {
+    /// Whether it begins or ends
+    #[arg(value_enum)]
+    pub switch: Switch,
+    /// Why, for people: lists and probes show it
+    #[arg(long, default_value = "")]
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    /// It begins
+    On,
+    /// It ends
+    Off,
 }
 
 #[derive(Debug, Args)]
@@ -148,6 +174,12 @@ pub(crate) enum GroupCommand {
         /// Delete it with all of its objects, tokens and nodes
         #[arg(long)]
         force: bool,
+    },
+    /// Take all nodes of a gateway group out of service, or back into it; nodes to come included
+    Maintenance {
+        id: String,
+        #[command(flatten)]
+        order: Order,
     },
     /// After the database was restored: show what nodes hold that it does not know, and have them take over its state
     Lineage {
@@ -199,9 +231,23 @@ pub(crate) enum TokenCommand {
 
 /// `milecastle members`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Members {
+    #[command(subcommand)]
+    pub command: Option<MembersCommand>,
     #[command(flatten)]
     pub server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MembersCommand {
+    /// Take a replica out of service, or back into it: its /readyz says 503, its nodes go elsewhere, and it does not lead
+    Maintenance {
+        /// The replica's name, as lists show it
+        name: String,
+        #[command(flatten)]
+        order: Order,
+    },
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

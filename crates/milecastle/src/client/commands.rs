@@ -1,6 +1,9 @@
 //! Groups, tokens, nodes, members.
 
-use super::cli::{Group, GroupCommand, Members, Nodes, NodesCommand, Output, Token, TokenCommand};
+use super::cli::{
+    Group, GroupCommand, Members, MembersCommand, Nodes, NodesCommand, Order, Output, Switch, Token, TokenCommand,
+};
+use super::http::Client;
 use super::view::{Table, ago, items, show, tell, text};
 use super::{Ended, client};
 use hyper::Method;
@@ -12,13 +15,14 @@ pub(super) async fn group(command: Group) -> anyhow::Result<Ended> {
         GroupCommand::List => {
             let answer = client.get("/api/gateway_groups").await?;
             show(output, &answer, |answer| {
-                let mut table = Table::new(&["id", "name", "revision", "labels", "made"]);
+                let mut table = Table::new(&["id", "name", "revision", "labels", "made", "maintenance"]);
                 for group in items(answer) {
                     let labels = group.get("labels").and_then(Value::as_object).into_iter().flatten();
                     let labels: Vec<_> =
                         labels.map(|(key, v)| format!("{key}={}", v.as_str().unwrap_or_default())).collect();
                     let cells = [text(group, "id"), text(group, "name"), text(group, "revision")];
-                    table.row(cells.into_iter().chain([labels.join(","), ago(group, "created_at")]));
+                    let more = [labels.join(","), ago(group, "created_at"), maintenance(group, &["maintenance"])];
+                    table.row(cells.into_iter().chain(more));
                 }
                 table.text()
             })?;
@@ -36,6 +40,10 @@ pub(super) async fn group(command: Group) -> anyhow::Result<Ended> {
             let path = format!("/api/gateway_groups/{}?force={force}", encode(&id));
             let answer = client.call(Method::DELETE, &path, None).await?;
             show(output, &answer, |_| format!("group {id} deleted"))?;
+        }
+        GroupCommand::Maintenance { id, order } => {
+            let path = format!("/api/gateway_groups/{}/maintenance", encode(&id));
+            maintain(&client, output, &path, &order, &format!("group {id}")).await?;
         }
         GroupCommand::Lineage { id, confirm } => {
             let path = format!("/api/gateway_groups/{}/lineage", encode(&id));
@@ -121,13 +129,28 @@ pub(super) async fn nodes(command: Nodes) -> anyhow::Result<Ended> {
             };
             let answer = client.get(&path).await?;
             show(output, &answer, |answer| {
-                let mut table =
-                    Table::new(&["group", "node", "state", "revision", "host", "version", "heard", "trouble"]);
+                let mut table = Table::new(&[
+                    "group",
+                    "node",
+                    "state",
+                    "revision",
+                    "host",
+                    "version",
+                    "heard",
+                    "maintenance",
+                    "trouble",
+                ]);
                 for node in items(answer) {
                     let revision = format!("{}/{}", text(node, "revision"), text(node, "head"));
                     let cells = ["group", "id", "state"].map(|member| text(node, member));
-                    let more =
-                        [revision, text(node, "host"), text(node, "version"), ago(node, "heard_at"), trouble(node)];
+                    let more = [
+                        revision,
+                        text(node, "host"),
+                        text(node, "version"),
+                        ago(node, "heard_at"),
+                        maintenance(node, &["maintenance", "group_maintenance"]),
+                        trouble(node),
+                    ];
                     table.row(cells.into_iter().chain(more));
                 }
                 table.text()
@@ -136,6 +159,10 @@ pub(super) async fn nodes(command: Nodes) -> anyhow::Result<Ended> {
         Some(NodesCommand::Revoke(one)) => {
             let answer = client.call(Method::POST, &format!("{}/revoke", path(&one.node, &one.group)), None).await?;
             show(output, &answer, |_| format!("node {} revoked", one.node))?;
+        }
+        Some(NodesCommand::Maintenance { one, order }) => {
+            let path = format!("{}/maintenance", path(&one.node, &one.group));
+            maintain(&client, output, &path, &order, &format!("node {}", one.node)).await?;
         }
         Some(NodesCommand::Delete(one)) => {
             let answer = client.call(Method::DELETE, &path(&one.node, &one.group), None).await?;
@@ -157,16 +184,46 @@ fn trouble(node: &Value) -> String {
     said.join("; ")
 }
 
+/// Has maintenance begin or end where `path` says.
+async fn maintain(client: &Client, output: Output, path: &str, order: &Order, what: &str) -> anyhow::Result<()> {
+    let (answer, state) = match order.switch {
+        Switch::On => {
+            let body = json!({ "reason": order.reason });
+            (client.call(Method::PUT, path, Some(body)).await?, "in maintenance until it is switched off")
+        }
+        Switch::Off => (client.call(Method::DELETE, path, None).await?, "no longer in maintenance"),
+    };
+    show(output, &answer, |_| format!("{what} is {state}"))
+}
+
+/// The first of these members by which an item is in maintenance, in few words; empty if none is.
+fn maintenance(item: &Value, members: &[&str]) -> String {
+    let found = members.iter().find_map(|member| item.get(*member).filter(|found| found.is_object()));
+    found.map(|found| [ago(found, "since"), text(found, "reason")].join(" ").trim_end().to_owned()).unwrap_or_default()
+}
+
 pub(super) async fn members(command: Members) -> anyhow::Result<Ended> {
-    let answer = client(&command.server)?.get("/api/members").await?;
+    let client = client(&command.server)?;
+    if let Some(MembersCommand::Maintenance { name, order }) = command.command {
+        let path = format!("/api/members/{}/maintenance", encode(&name));
+        maintain(&client, command.server.output, &path, &order, &format!("member {name}")).await?;
+        return Ok(Ended::Done);
+    }
+    let answer = client.get("/api/members").await?;
     show(command.server.output, &answer, |answer| {
-        let mut table = Table::new(&["member", "name", "roles", "state", "leads", "address", "version", "started"]);
+        let mut table =
+            Table::new(&["member", "name", "roles", "state", "leads", "address", "version", "started", "maintenance"]);
         for member in items(answer) {
             let roles = member.get("roles").and_then(Value::as_array).into_iter().flatten();
             let roles: Vec<_> = roles.filter_map(Value::as_str).collect();
             let leads = member.get("leads").and_then(Value::as_bool).unwrap_or_default();
             let leads = if leads { "yes" } else { "" };
-            let more = [text(member, "address"), text(member, "version"), ago(member, "started_at")];
+            let more = [
+                text(member, "address"),
+                text(member, "version"),
+                ago(member, "started_at"),
+                maintenance(member, &["maintenance"]),
+            ];
             let cells =
                 [text(member, "id"), text(member, "name"), roles.join(","), text(member, "state"), leads.to_owned()];
             table.row(cells.into_iter().chain(more));

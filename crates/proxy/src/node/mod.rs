@@ -11,6 +11,7 @@
 mod holdings;
 mod identity;
 mod last_good;
+mod maintenance;
 mod pace;
 mod session;
 
@@ -20,6 +21,7 @@ mod tests;
 use holdings::Holdings;
 use identity::Identity;
 use last_good::{LastGood, Origin, Step};
+use maintenance::Maintenance;
 use milecastle_pki::{GroupToken, NodeKeys};
 use milecastle_settings::{ControlPlane, State};
 use milecastle_snapshot::{Compiler, Snapshot};
@@ -58,6 +60,8 @@ pub enum Alarm {
     Renewal,
     /// The last good configuration cannot be kept, or not safely.
     LastGood,
+    /// Whether the node is in maintenance cannot be kept on the disk.
+    Maintenance,
 }
 
 /// What the node knows of its configuration; for status pages and metrics.
@@ -102,7 +106,8 @@ pub struct Node {
 
 impl Node {
     /// Starts on the runtime that this is called on: with the last good configuration if there is one, and then with the
-    /// control plane. `publish` puts a snapshot in force; `figures` reads the traffic.
+    /// control plane. `publish` puts a snapshot in force; `figures` reads the traffic; `maintain` takes the node out of service
+    /// for a reason, or with `None` back into it.
     ///
     /// # Errors
     /// Another process uses the state directory. One that cannot be used for other reasons is an alarm.
@@ -111,8 +116,11 @@ impl Node {
         compiler: Arc<Compiler>,
         publish: impl Fn(Arc<Snapshot>) + Send + Sync + 'static,
         figures: impl Fn() -> TrafficFigures + Send + Sync + 'static,
+        maintain: impl Fn(Option<String>) + Send + Sync + 'static,
     ) -> Result<Self, DirectoryInUse> {
         let last_good = LastGood::open(config.state.clone())?;
+        // Before any configuration is in force, so that no probe finds the node in service in between.
+        let maintenance = Maintenance::resume(config.state.dir(), Box::new(maintain));
         let status = StatusCell { own: Arc::default(), last_good: last_good.figures() };
         let member = Member {
             identity: Identity::new(&config),
@@ -122,6 +130,7 @@ impl Node {
             figures: Box::new(figures),
             status: status.clone(),
             last_good,
+            maintenance,
             holdings: None,
             origin: None,
             partial: None,
@@ -168,6 +177,20 @@ impl StatusCell {
     }
 }
 
+impl StatusCell {
+    /// Raises an alarm, or takes it back.
+    fn note(&self, alarm: Alarm, trouble: Option<String>) {
+        let mut status = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        match trouble {
+            Some(text) => {
+                tracing::error!("{text}");
+                status.alarms.insert(alarm, text);
+            }
+            None => drop(status.alarms.remove(&alarm)),
+        }
+    }
+}
+
 /// All that the member's task works on.
 struct Member {
     config: NodeConfig,
@@ -177,6 +200,7 @@ struct Member {
     figures: Box<dyn Fn() -> TrafficFigures + Send + Sync>,
     status: StatusCell,
     last_good: LastGood,
+    maintenance: Maintenance,
     holdings: Option<Holdings>,
     /// Whose configuration that is.
     origin: Option<Origin>,
@@ -275,6 +299,19 @@ impl Member {
             status.quarantined = quarantined;
         });
         (self.holdings, self.origin) = (Some(holdings), Some(origin));
+    }
+
+    /// Takes the node out of service, or back into it, as the control plane says.
+    fn maintain(&self, order: pb::Maintenance) {
+        let (status, directory) = (self.status.clone(), self.config.state.dir().to_owned());
+        let written = move |kept: std::io::Result<()>| {
+            let trouble = kept.err().map(|error| {
+                let directory = directory.display();
+                format!("whether this node is in maintenance cannot be kept in {directory}, and ends with the process: {error}")
+            });
+            status.note(Alarm::Maintenance, trouble);
+        };
+        drop(self.maintenance.set(order.on.then_some(order.reason), written));
     }
 
     fn facts(&self) -> pb::NodeFacts {

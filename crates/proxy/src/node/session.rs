@@ -26,7 +26,7 @@ pub(super) enum Ended {
     Renewed,
     /// No stream came about.
     NotOpened { reason: String, retry_after: Option<Duration> },
-    /// The replica drains.
+    /// The replica drains or is in maintenance.
     Goaway { retry_after: Duration },
     /// The stream broke, after it had kept the node up to date for so long.
     Lost { reason: String, served: Duration },
@@ -260,8 +260,9 @@ impl<'a> Session<'a> {
             }
             Control::Snapshot(snapshot) => self.snapshot(snapshot).await,
             Control::Delta(delta) => self.delta(delta).await,
+            Control::Maintenance(order) => self.member.maintain(order),
             Control::Goaway(goaway) => {
-                tracing::info!(reason = goaway.reason, "the DP manager drains");
+                tracing::info!(reason = goaway.reason, "the DP manager sends this node away");
                 return Some(Ended::Goaway { retry_after: Duration::from_millis(goaway.retry_after_ms.into()) });
             }
         }

@@ -2,13 +2,21 @@
 
 use std::time::Duration;
 
-use milecastle_store::{DEFAULT_GROUP, Forgotten, NewMember, NewNode, NewToken, Op, Put, Retention, Store, Term};
+use milecastle_store::{
+    DEFAULT_GROUP, Forgotten, Maintenance, NewMember, NewNode, NewToken, Op, Put, Retention, Store, StoreError, Term,
+};
 use milecastle_testkit::eventually;
 use serde_json::json;
 
-use crate::home::{Home, body, on_both, route, set};
+use crate::home::{Home, body, office, on_both, route, set};
 
-on_both!(members_come_and_go, one_leads_at_a_time, a_leader_out_of_office_does_nothing, receipts_are_of_the_living);
+on_both!(
+    members_come_and_go,
+    one_leads_at_a_time,
+    a_leader_out_of_office_does_nothing,
+    receipts_are_of_the_living,
+    maintenance_lasts_until_it_is_ended,
+);
 
 const LONG: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(50);
@@ -16,6 +24,29 @@ const SHORT: Duration = Duration::from_millis(50);
 fn member(id: &str) -> NewMember {
     let roles = vec!["dashboard".to_owned(), "dp-manager".to_owned()];
     NewMember { id: id.to_owned(), roles, host: format!("h-{id}"), version: "1".to_owned(), address: String::new() }
+}
+
+/// A node joins the default group, with the group's only token.
+async fn join(store: &Store, id: &str) {
+    let token = NewToken {
+        id: "t".to_owned(),
+        group: DEFAULT_GROUP.to_owned(),
+        name: String::new(),
+        hash: [1; 32],
+        expires_at: None,
+    };
+    if store.token_list(DEFAULT_GROUP).await.unwrap().is_empty() {
+        store.token_create(&token).await.unwrap();
+    }
+    let node = NewNode {
+        group: DEFAULT_GROUP.to_owned(),
+        id: id.to_owned(),
+        token: "t".to_owned(),
+        certificate: "0a".to_owned(),
+        host: "h".to_owned(),
+        version: "1".to_owned(),
+    };
+    assert!(store.node_join(&node).await.unwrap());
 }
 
 fn term(epoch: u64) -> Term<'static> {
@@ -78,25 +109,49 @@ async fn one_leads_at_a_time(home: Home) {
     assert_eq!(won, [1]);
 }
 
+async fn maintenance_lasts_until_it_is_ended(home: Home) {
+    let store = home.open().await;
+    let because = |reason: &str| Maintenance { reason: reason.to_owned(), by: "ann".to_owned(), since: 7 };
+    // Members are in it by name, before, while and after a process of that name runs.
+    assert_eq!(store.member_maintenance("h-a").await.unwrap(), None);
+    store.member_maintain("h-a", Some(&because("first"))).await.unwrap();
+    store.member_maintain("h-a", Some(&because("second"))).await.unwrap();
+    store.member_beat(&member("a")).await.unwrap();
+    store.member_leave("a").await.unwrap();
+    let store = home.open().await;
+    assert_eq!(store.member_maintenance("h-a").await.unwrap(), Some(because("second")));
+    assert_eq!(store.member_maintenance_list().await.unwrap(), [("h-a".to_owned(), because("second"))]);
+    store.member_maintain("h-a", None).await.unwrap();
+    store.member_maintain("h-a", None).await.unwrap();
+    assert_eq!(store.member_maintenance_list().await.unwrap(), []);
+
+    // Nodes and groups are, and replicas hear of it.
+    join(&store, "n").await;
+    let epoch = async || store.head(DEFAULT_GROUP).await.unwrap().epoch;
+    let before = epoch().await;
+    assert!(store.node_maintain(DEFAULT_GROUP, "n", Some(&because("disk"))).await.unwrap());
+    assert!(!store.node_maintain(DEFAULT_GROUP, "none", Some(&because("disk"))).await.unwrap());
+    store.group_maintain(DEFAULT_GROUP, Some(&because("rack"))).await.unwrap();
+    assert_eq!(epoch().await, before + 2);
+    assert!(matches!(store.group_maintain("none", None).await.unwrap_err(), StoreError::UnknownGroup(_)));
+    // It joins again, and falls silent for long: its maintenance lasts.
+    join(&store, "n").await;
+    let term = office(&store).await;
+    store.forget_lost(term, LONG, u64::MAX >> 1).await.unwrap().unwrap();
+    let node = store.node_get(DEFAULT_GROUP, "n").await.unwrap().unwrap();
+    assert_eq!((node.maintenance, node.group_maintenance), (Some(because("disk")), Some(because("rack"))));
+    assert_eq!(store.group_get(DEFAULT_GROUP).await.unwrap().maintenance, Some(because("rack")));
+    assert!(store.node_maintain(DEFAULT_GROUP, "n", None).await.unwrap());
+    store.group_maintain(DEFAULT_GROUP, None).await.unwrap();
+    let node = store.node_get(DEFAULT_GROUP, "n").await.unwrap().unwrap();
+    assert_eq!((node.maintenance, node.group_maintenance), (None, None));
+    let forgotten = store.forget_lost(term, LONG, u64::MAX >> 1).await.unwrap();
+    assert_eq!(forgotten, Some(Forgotten { members: 0, nodes: 1 }));
+}
+
 async fn a_leader_out_of_office_does_nothing(home: Home) {
     let store = home.open().await;
-    let token = NewToken {
-        id: "t".to_owned(),
-        group: DEFAULT_GROUP.to_owned(),
-        name: String::new(),
-        hash: [1; 32],
-        expires_at: None,
-    };
-    store.token_create(&token).await.unwrap();
-    let node = NewNode {
-        group: DEFAULT_GROUP.to_owned(),
-        id: "n".to_owned(),
-        token: "t".to_owned(),
-        certificate: "0a".to_owned(),
-        host: "h".to_owned(),
-        version: "1".to_owned(),
-    };
-    assert!(store.node_join(&node).await.unwrap());
+    join(&store, "n").await;
     store.member_beat(&member("a")).await.unwrap();
     let passing = Put { expires_at: Some(1), ..Put::new(route("passing"), body("a")) };
     store.publish(DEFAULT_GROUP, set(vec![Op::Put(passing)])).await.unwrap();

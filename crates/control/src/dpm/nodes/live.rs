@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use milecastle_store::NodeReport;
+use milecastle_store::{Node, NodeReport};
 use milecastle_wire::pb;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -60,6 +60,8 @@ struct Entry {
     /// Which stream it is.
     stream: u64,
     end: Option<oneshot::Sender<End>>,
+    /// What its stream is to tell it; `None` until the store has said.
+    maintenance: watch::Sender<Option<pb::Maintenance>>,
     address: SocketAddr,
     host: String,
     version: String,
@@ -79,6 +81,7 @@ pub(in crate::dpm) struct Alive {
     group: Arc<str>,
     node: String,
     stream: u64,
+    maintenance: watch::Receiver<Option<pb::Maintenance>>,
 }
 
 impl super::Nodes {
@@ -92,10 +95,12 @@ impl super::Nodes {
         position: Option<Position>,
     ) -> (Alive, oneshot::Receiver<End>) {
         let (end, ended) = oneshot::channel();
+        let (orders, maintenance) = watch::channel(None);
         let stream = self.live.streams.fetch_add(1, Ordering::Relaxed);
         let entry = Entry {
             stream,
             end: Some(end),
+            maintenance: orders,
             address,
             host: clip(facts.hostname),
             version: clip(facts.version),
@@ -116,7 +121,20 @@ impl super::Nodes {
         }
         self.live.urgent.store(true, Ordering::Release);
         self.live.changed(group);
-        (Alive { live: self.live.clone(), group: group.clone(), node: node.to_owned(), stream }, ended)
+        (Alive { live: self.live.clone(), group: group.clone(), node: node.to_owned(), stream, maintenance }, ended)
+    }
+
+    /// Has a node's stream tell it whether it is in maintenance, if it has one here and does not know.
+    pub(in crate::dpm) fn maintain(&self, node: &Node) {
+        let groups = self.live.lock();
+        if let Some(entry) = groups.get(&*node.group).and_then(|nodes| nodes.get(&node.id)) {
+            let order = Some(order(node));
+            entry.maintenance.send_if_modified(|told| {
+                let news = *told != order;
+                *told = order;
+                news
+            });
+        }
     }
 
     /// Ends the streams of a group's nodes for which `end` gives a reason.
@@ -255,6 +273,23 @@ impl Entry {
 }
 
 impl Alive {
+    /// The store says of the node what it said before its stream began, unless it has said something since.
+    pub(in crate::dpm) fn begin(&self, node: &Node) {
+        self.update(|entry| {
+            entry.maintenance.send_if_modified(|told| {
+                let unknown = told.is_none();
+                told.get_or_insert_with(|| order(node));
+                unknown
+            });
+            false
+        });
+    }
+
+    /// What the node is to be told of its maintenance: hears of every change.
+    pub(in crate::dpm) fn maintenance(&self) -> watch::Receiver<Option<pb::Maintenance>> {
+        self.maintenance.clone()
+    }
+
     /// The node says that it runs `applied`.
     pub(in crate::dpm) fn applied(&self, position: Position, applied: pb::Applied) {
         let total = applied.rejected_total.max(u32::try_from(applied.rejected.len()).unwrap_or(u32::MAX));
@@ -347,6 +382,13 @@ impl Drop for Alive {
         self.live.urgent.store(true, Ordering::Release);
         self.live.changed(&self.group);
     }
+}
+
+/// What a node's stream tells it of its own maintenance, or that of its group.
+fn order(node: &Node) -> pb::Maintenance {
+    let maintenance = node.maintenance.as_ref().or(node.group_maintenance.as_ref());
+    let reason = maintenance.map(|maintenance| maintenance.reason.clone()).unwrap_or_default();
+    pb::Maintenance { on: maintenance.is_some(), reason }
 }
 
 /// The text itself if it is short, else its beginning.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use milecastle_settings::Members;
-use milecastle_store::{Head, Node, Store, StoreError};
+use milecastle_store::{Head, Maintenance, Node, Store, StoreError};
 
 use live::Live;
 pub(super) use live::{Alive, End, clip};
@@ -147,6 +147,10 @@ pub struct NodeState {
     pub joined_at: u64,
     /// Whether it may talk to the control plane: neither it nor its token is revoked.
     pub welcome: bool,
+    /// Its own maintenance.
+    pub maintenance: Option<Maintenance>,
+    /// That of its group.
+    pub group_maintenance: Option<Maintenance>,
     /// Where its stream to this replica comes from; `None` if it has none here.
     pub address: Option<SocketAddr>,
     /// Whether it has a stream to some replica, as far as is known.
@@ -254,6 +258,8 @@ impl Nodes {
             boot,
             joined_at: node.joined_at,
             welcome: node.welcome,
+            maintenance: node.maintenance,
+            group_maintenance: node.group_maintenance,
             address: None,
             connected: has_stream && recent,
             member,

@@ -46,7 +46,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// How long the last words may take before the connection is cut.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Nodes of a draining replica come back elsewhere within this time at least.
+/// Nodes that a replica sends away come back elsewhere within this time at least.
 const SHORTEST_SPREAD: Duration = Duration::from_secs(1);
 
 type Outbox = mpsc::Sender<Result<pb::ControlMessage, Status>>;
@@ -88,6 +88,9 @@ pub(super) struct Session {
     preparing: Option<Preparing>,
     transfer: Option<Transfer>,
     beat_due: bool,
+    /// What the node is to be told of its maintenance, and whether that is due.
+    maintenance: watch::Receiver<Option<pb::Maintenance>>,
+    maintenance_due: bool,
     /// Why the next snapshot is sent.
     why: &'static str,
     /// How often the node was healed since it was last well for a while, when last, and when it may be again.
@@ -105,8 +108,8 @@ pub(super) struct Session {
 enum Ended {
     /// The node closed it, or its connection broke.
     Left,
-    /// This replica drains.
-    Drained,
+    /// This replica drains or is in maintenance.
+    Away,
     /// We end it, saying so.
     Told(Status),
     /// The node does not take what we say.
@@ -125,7 +128,7 @@ impl Session {
         certificate: NodeCertificate,
         outbox: Outbox,
     ) -> Self {
-        let heads = feed.subscribe();
+        let (heads, maintenance) = (feed.subscribe(), alive.maintenance());
         Self {
             shared,
             _open: open,
@@ -142,6 +145,8 @@ impl Session {
             preparing: None,
             transfer: start.resume.map(|(packed, next)| Transfer::Snapshot { packed, next, why: "resume" }),
             beat_due: true,
+            maintenance,
+            maintenance_due: true,
             why: start.why,
             heals: 0,
             healed: Instant::now(),
@@ -162,7 +167,7 @@ impl Session {
         streams.dec();
         let why = match &ended {
             Ended::Left => "the node left",
-            Ended::Drained => "this replica drains",
+            Ended::Away => "this replica sends its nodes elsewhere",
             Ended::Told(status) => status.message(),
             Ended::Deaf => "the node does not take what it is sent",
         };
@@ -171,7 +176,7 @@ impl Session {
     }
 
     async fn serve(&mut self, mut inbox: Streaming<pb::NodeMessage>, mut ended: oneshot::Receiver<End>) -> Ended {
-        let mut draining = self.shared.draining.clone();
+        let (mut away, mut maintenance) = (self.shared.away.clone(), self.maintenance.clone());
         let (mut heads, outbox) = (self.heads.clone(), self.outbox.clone());
         let mut beat = interval(self.shared.settings.beat.get());
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -182,17 +187,16 @@ impl Session {
             tokio::select! {
                 biased;
                 end = &mut ended => return Ended::Told(last_words(end.unwrap_or(End::Replaced))),
-                drained = draining.wait_for(|draining| *draining) => {
-                    drop(drained);
-                    return Ended::Drained;
-                }
+                () = away.begins() => return Ended::Away,
+                // The end of what tells it is the end of the stream, which says so itself.
+                Ok(()) = maintenance.changed() => self.maintenance_due = true,
                 _ = beat.tick() => {
                     if let Some(ended) = self.look_at_the_clock() {
                         return ended;
                     }
                     self.beat_due = true;
                 }
-                permit = outbox.reserve(), if self.beat_due || self.transfer.is_some() => {
+                permit = outbox.reserve(), if self.beat_due || self.maintenance_due || self.transfer.is_some() => {
                     let Ok(permit) = permit else { return Ended::Left };
                     self.stuck = None;
                     if let Some(message) = self.next_message() {
@@ -275,10 +279,16 @@ impl Session {
         }
     }
 
-    /// What is to be sent next: a beat if one is due, else the next message of the transfer.
+    /// What is to be sent next: a beat if one is due, else what is new of the node's maintenance, else the next message of the
+    /// transfer.
     fn next_message(&mut self) -> Option<pb::ControlMessage> {
         if std::mem::take(&mut self.beat_due) {
             return Some(control(Control::Beat(self.beat())));
+        }
+        if std::mem::take(&mut self.maintenance_due)
+            && let Some(order) = self.maintenance.borrow().clone()
+        {
+            return Some(control(Control::Maintenance(order)));
         }
         let group = self.feed.group();
         let (message, done) = match self.transfer.as_mut()? {
@@ -334,6 +344,7 @@ impl Session {
             Some(Control::Snapshot(_)) => "snapshot",
             Some(Control::Delta(_)) => "delta",
             Some(Control::Beat(_)) => "beat",
+            Some(Control::Maintenance(_)) => "maintenance",
             Some(Control::Goaway(_)) | None => "goaway",
         };
         let (metrics, group) = (&self.shared.metrics, self.feed.group());
@@ -365,14 +376,14 @@ impl Session {
         let last = match ended {
             Ended::Left => return,
             Ended::Deaf => return link.cut(),
-            Ended::Drained => Ok(control(Control::Goaway(goaway(&shared)))),
+            Ended::Away => Ok(control(Control::Goaway(goaway(&shared)))),
             Ended::Told(status) => Err(status),
         };
         let told = last.is_err();
         if timeout(LAST_WORDS, outbox.send(last)).await.is_err() {
             return link.cut();
         }
-        // An error ends the stream once it is sent. The end of a drained one is the end of the outbox; whoever does not
+        // An error ends the stream once it is sent. The end of one sent away is the end of the outbox; whoever does not
         // take that is cut when the server stops.
         if told && timeout(LAST_WORDS, outbox.closed()).await.is_err() {
             link.cut();
@@ -407,5 +418,6 @@ fn goaway(shared: &Shared) -> pb::Goaway {
     let spread = u64::try_from(needed.max(SHORTEST_SPREAD).as_millis()).unwrap_or(u64::MAX).max(1);
     // Without randomness they come all at once, and admission spreads them.
     let wait = random().unwrap_or_default() % spread;
-    pb::Goaway { retry_after_ms: u32::try_from(wait).unwrap_or(u32::MAX), reason: "this replica drains".to_owned() }
+    let reason = shared.away.reason().unwrap_or_default().to_owned();
+    pb::Goaway { retry_after_ms: u32::try_from(wait).unwrap_or(u32::MAX), reason }
 }

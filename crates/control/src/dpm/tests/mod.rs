@@ -5,6 +5,7 @@ mod certificates;
 mod drain;
 mod hostile;
 mod joining;
+mod maintenance;
 mod moving;
 mod node;
 mod receipts;

@@ -79,7 +79,7 @@ impl Member {
         outbox.send(pb::NodeMessage { message: Some(Message::Hello(hello)) }).await.unwrap();
         let inbox = client.stream(ReceiverStream::new(messages)).await?.into_inner();
         let assembler = DeltaAssembler::new(Limits::default());
-        Ok(Stream { outbox, inbox, held, assembler, reader: None, beat: None, answers: true })
+        Ok(Stream { outbox, inbox, held, assembler, reader: None, beat: None, maintenance: None, answers: true })
     }
 
     /// A stream of a node that has nothing, once it has the whole configuration.
@@ -140,6 +140,8 @@ pub(super) enum Got {
         changes: usize,
     },
     Goaway,
+    /// The reason, if the node is in maintenance.
+    Maintenance(Option<String>),
 }
 
 /// A configuration stream.
@@ -150,6 +152,8 @@ pub(super) struct Stream {
     assembler: DeltaAssembler,
     pub(super) reader: Option<(SnapshotReader, Held)>,
     pub(super) beat: Option<pb::Beat>,
+    /// What was said last of the node's maintenance.
+    pub(super) maintenance: Option<pb::Maintenance>,
     /// Whether it says what it applied.
     pub(super) answers: bool,
 }
@@ -165,6 +169,14 @@ impl Stream {
                 Got::Beat
             }
             Control::Goaway(_) => Got::Goaway,
+            Control::Maintenance(order) => {
+                let told = self.maintenance.replace(order.clone());
+                if told.is_none() && !order.on {
+                    // What every stream of a node in service begins with is worth no word.
+                    return Box::pin(self.next()).await;
+                }
+                Got::Maintenance(order.on.then_some(order.reason))
+            }
             Control::Snapshot(snapshot) => self.snapshot(snapshot).await,
             Control::Delta(delta) => match self.assembler.push(delta).unwrap() {
                 None => Got::Chunk(0),

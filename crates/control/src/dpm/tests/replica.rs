@@ -97,13 +97,19 @@ impl Replica {
         let store = home.open().await;
         let metrics = Arc::new(Registry::new("", 1));
         let state = Arc::new(State::start(store.clone()).await.unwrap());
-        let members = settings::Members::default();
+        // One that is started later has another name.
+        let members = settings::Members {
+            name: Some(format!("replica-{}", Arc::strong_count(&home))),
+            heartbeat: settings::Time::millis(100),
+            ..settings::Members::default()
+        };
         let role = Role { roles: vec!["dp-manager".to_owned()], address: String::new(), version: "1".to_owned() };
         let own =
             MemberSettings { members: members.clone(), history: settings::History::default(), clock: Clock::system() };
         let membership = Membership::join(store.clone(), role, own).await.unwrap();
         let nodes = Nodes::new(store.clone(), membership.id(), &members);
-        let parts = DpParts { state: state.clone(), nodes, metrics: metrics.clone() };
+        let maintenance = membership.maintenance();
+        let parts = DpParts { state: state.clone(), nodes, maintenance, metrics: metrics.clone() };
         let manager = DpManager::start(&settings, parts).await.unwrap();
         Self { store, state, manager, membership, metrics, home }
     }

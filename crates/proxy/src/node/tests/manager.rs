@@ -76,8 +76,13 @@ impl Cluster {
             let published = published.clone();
             move |snapshot| published.lock().unwrap().push(snapshot)
         };
-        let node = Node::start(config, Arc::new(compiler()), publish, TrafficFigures::default).ok()?;
-        Some(Started { node, published })
+        let maintenance = Arc::<Mutex<Option<String>>>::default();
+        let maintain = {
+            let maintenance = maintenance.clone();
+            move |reason| *maintenance.lock().unwrap() = reason
+        };
+        let node = Node::start(config, Arc::new(compiler()), publish, TrafficFigures::default, maintain).ok()?;
+        Some(Started { node, published, maintenance })
     }
 
     /// A manager that signs certificates of an hour.
@@ -104,11 +109,13 @@ impl Cluster {
 struct Started {
     node: Node,
     published: Arc<Mutex<Vec<Arc<Snapshot>>>>,
+    maintenance: Arc<Mutex<Option<String>>>,
 }
 
 impl Started {
     fn lives_in(self, home: TempDir) -> Running {
-        Running { node: self.node, published: self.published, home }
+        let Self { node, published, maintenance } = self;
+        Running { node, published, maintenance, home }
     }
 }
 
@@ -116,6 +123,7 @@ impl Started {
 pub(super) struct Running {
     pub(super) node: Node,
     published: Arc<Mutex<Vec<Arc<Snapshot>>>>,
+    maintenance: Arc<Mutex<Option<String>>>,
     pub(super) home: TempDir,
 }
 
@@ -123,6 +131,11 @@ impl Running {
     /// Revisions that were put in force, in their order.
     pub(super) fn revisions(&self) -> Vec<u64> {
         self.published.lock().unwrap().iter().map(|snapshot| snapshot.revision()).collect()
+    }
+
+    /// Why it is out of service, if it is.
+    pub(super) fn maintenance(&self) -> Option<String> {
+        self.maintenance.lock().unwrap().clone()
     }
 
     pub(super) async fn until(&self, what: &str, condition: impl Fn(&NodeStatus) -> bool) {

@@ -4,6 +4,7 @@ use super::super::{Alarm, IdentityError};
 use super::manager::Cluster;
 use super::{LINEAGE, route};
 use milecastle_settings::Time;
+use milecastle_testkit::eventually;
 use milecastle_wire::pb;
 use pb::control_message::Message as Control;
 use std::time::Duration;
@@ -27,6 +28,31 @@ async fn a_certificate_is_renewed_in_time() {
     let _stream = manager.stream().await;
     assert_eq!(manager.signed(), (1, 1));
     assert!(node.node.status().alarms.is_empty());
+}
+
+#[tokio::test]
+async fn maintenance_lasts_until_the_control_plane_ends_it() {
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager().await;
+    let node = cluster.node(&[&manager.address], |_| {});
+    let stream = manager.stream().await;
+    stream.send(beat()).await;
+    let order = |on, reason: &str| Control::Maintenance(pb::Maintenance { on, reason: reason.to_owned() });
+    stream.send(order(true, "a new disk")).await;
+    let out_of_service = || node.maintenance();
+    eventually("it is out of service", async || out_of_service().as_deref() == Some("a new disk")).await;
+    // Started again, it is so before anybody tells it; a stream that says nothing of it changes nothing.
+    let home = node.kill();
+    let node = cluster.node_in(home, &[&manager.address], |_| {}).await;
+    assert_eq!(node.maintenance().as_deref(), Some("a new disk"));
+    let stream = manager.stream().await;
+    stream.send(beat()).await;
+    node.until("the stream is followed", |status| status.connected_to.is_some()).await;
+    assert_eq!(node.maintenance().as_deref(), Some("a new disk"));
+    stream.send(order(false, "")).await;
+    eventually("it is in service", async || node.maintenance().is_none()).await;
+    let node = cluster.node_in(node.kill(), &[&manager.address], |_| {}).await;
+    assert_eq!(node.maintenance(), None);
 }
 
 #[tokio::test]

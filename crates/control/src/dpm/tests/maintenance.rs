@@ -1,0 +1,61 @@
+//! Nodes hear of their maintenance, and a replica in maintenance has none.
+
+use milecastle_store::{DEFAULT_GROUP, Maintenance};
+use milecastle_testkit::eventually;
+use tonic::Code;
+
+use super::node::Held;
+use super::{Got, Member, Replica, on_both, put};
+
+on_both!(nodes_hear_of_their_maintenance, a_replica_in_maintenance_sends_its_nodes_away);
+
+fn because(reason: &str) -> Maintenance {
+    Maintenance { reason: reason.to_owned(), by: "ann".to_owned(), since: 1 }
+}
+
+fn told(reason: &str) -> Got {
+    Got::Maintenance(Some(reason.to_owned()))
+}
+
+async fn nodes_hear_of_their_maintenance(replica: Replica) {
+    let member = Member::new(&replica, "n1").await;
+    let mut stream = member.settled(&replica).await;
+    let mut other = Member::new(&replica, "n2").await.settled(&replica).await;
+    let store = &replica.store;
+    assert!(store.node_maintain(DEFAULT_GROUP, "n1", Some(&because("a new disk"))).await.unwrap());
+    assert_eq!(stream.step().await, told("a new disk"));
+    // That of the group comes on top, and is heard of where it changes something.
+    store.group_maintain(DEFAULT_GROUP, Some(&because("a new rack"))).await.unwrap();
+    assert_eq!(other.step().await, told("a new rack"));
+    store.node_maintain(DEFAULT_GROUP, "n1", None).await.unwrap();
+    assert_eq!(stream.step().await, told("a new rack"));
+    // A new stream begins with it, and so does one of a node that joins.
+    for id in ["n1", "n3"] {
+        let mut stream = Member::new(&replica, id).await.open(&replica, Held::default()).await.unwrap();
+        assert_eq!(stream.next().await.unwrap(), Some(Got::Beat));
+        assert_eq!(stream.next().await.unwrap(), Some(told("a new rack")));
+    }
+    store.group_maintain(DEFAULT_GROUP, None).await.unwrap();
+    assert_eq!(other.step().await, Got::Maintenance(None));
+    // No revision knows of it.
+    let revision = replica.publish(vec![put("a", "1")]).await;
+    assert_eq!((revision, other.reach(revision).await), (1, vec![Got::Delta { from: 0, to: 1, changes: 1 }]));
+}
+
+async fn a_replica_in_maintenance_sends_its_nodes_away(replica: Replica) {
+    let other = replica.another().await;
+    let member = Member::new(&replica, "n1").await;
+    let mut stream = member.settled(&replica).await;
+    replica.store.member_maintain("replica-1", Some(&because("a new kernel"))).await.unwrap();
+    while stream.next().await.unwrap().expect("a goodbye comes first") != Got::Goaway {}
+    assert_eq!(stream.next().await.unwrap(), None);
+    let refused = member.open(&replica, Held::default()).await.err().unwrap();
+    assert!(refused.code() == Code::Unavailable && refused.message().contains("maintenance"), "{refused}");
+    let token = replica.token().await;
+    let refused = Member::join(&replica, &token, "n2").await.err().unwrap();
+    assert!(refused.code() == Code::Unavailable && refused.message().contains("maintenance"), "{refused}");
+    // The other one takes them.
+    member.settled(&other).await;
+    replica.store.member_maintain("replica-1", None).await.unwrap();
+    eventually("it takes nodes again", async || member.open(&replica, Held::default()).await.is_ok()).await;
+}
