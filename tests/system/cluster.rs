@@ -124,10 +124,15 @@ impl Cluster {
 
     /// Starts `milecastle dp-manager`, to listen on this address.
     pub fn dp_manager(&self, name: &str, address: SocketAddr) -> Replica {
+        self.dp_manager_at(name, address, "0s")
+    }
+
+    /// As [`Self::dp_manager`], serving on for `grace` after it was told to stop.
+    pub fn dp_manager_at(&self, name: &str, address: SocketAddr, grace: &str) -> Replica {
         let settings = format!(
             "{}\nserver: {{ listen: {{ host: 127.0.0.1, port: {} }} }}\n\
              probes: {{ listen: {{ host: 127.0.0.1, port: 0 }} }}\n",
-            self.common(name),
+            self.ending(name, grace),
             address.port()
         );
         self.replica("dp-manager", name, &settings, "probes are answered", address)

@@ -1,6 +1,7 @@
-//! A rolling restart of the control plane behind HAProxy, which asks `/readyz`. Clients never retry, and lose nothing.
+//! Replicas of the control plane that are told to stop: they say so first, and serve on for their grace. Behind HAProxy, which
+//! asks `/readyz`, clients that never retry lose nothing.
 
-use milecastle_testkit::{Call, Process, Target, eventually};
+use milecastle_testkit::{Call, Echo, Process, Target, eventually};
 use milecastle_tests::{ADMIN_KEY, Cluster, Replica, free};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -14,7 +15,8 @@ const SIGTERM: i32 = 15;
 const CLIENTS: usize = 4;
 /// Longer than HAProxy takes to see that a dashboard stops, also on a busy machine.
 const GRACE: &str = "3s";
-const END: Duration = Duration::from_secs(60);
+/// Less than the longest grace.
+const END: Duration = Duration::from_secs(30);
 
 /// What all clients share.
 struct Load {
@@ -131,4 +133,30 @@ async fn dashboards_restart_one_after_the_other_and_lose_no_request() {
     let answered = load.answered.load(Ordering::Relaxed);
     println!("two dashboards restarted under {answered} requests, {} lost", lost.len());
     assert!(lost.is_empty() && answered > 100, "{answered} answered, lost: {lost:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dp_manager_that_stops_keeps_its_nodes_to_the_end_of_its_grace() {
+    let (cluster, echo, address) = (Cluster::new(), Echo::start(), free());
+    let dashboard = cluster.dashboard("d1");
+    dashboard.ready().await;
+    cluster.token(&dashboard);
+    let mut stopping = cluster.dp_manager_at("m1", address, "60s");
+    let gateway = cluster.gateway("g1", &[address]);
+    let route =
+        |id: u32| json!({ "uri": format!("/{id}"), "upstream": { "nodes": { echo.address().to_string(): 1 } } });
+    dashboard.put("/routes/1", &route(1)).await;
+    gateway.answers("/1", 200).await;
+    stopping.process.signal(SIGTERM);
+    eventually("it says that it stops", async || stopping.get("/readyz").await.status == 503).await;
+    let answer = dashboard.put("/routes/2?wait=20s", &route(2)).await;
+    assert_eq!(answer.header("milecastle-receipt"), "applied 1/1");
+    gateway.answers("/2", 200).await;
+    // Told once more, it does not wait for the end of its grace, and still says goodbye to its nodes.
+    stopping.process.signal(SIGTERM);
+    let stopped = tokio::task::spawn_blocking(move || stopping.process.wait_for_end(END)).await.unwrap();
+    assert!(stopped.success(), "{stopped}");
+    let log = gateway.process.log();
+    assert!(log.iter().any(|line| line.contains("the DP manager sends this node away")), "{log:#?}");
+    gateway.answers("/2", 200).await;
 }

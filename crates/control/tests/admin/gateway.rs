@@ -85,6 +85,13 @@ impl Gateway {
         Self::with(self.home.clone(), |_| {}).await
     }
 
+    /// The same dashboard, once its process has left and another one may lead, which keeps this much history.
+    pub(crate) async fn next_leader(mut self, history: settings::History) -> Self {
+        let next = member(&self.store, &self.clock, history).await;
+        std::mem::replace(&mut self.membership, next).leave().await;
+        self
+    }
+
     /// Starts a dashboard where this one listens.
     pub(crate) async fn start_again_on_its_port(&self) -> Result<Dashboard, StartError> {
         let mut settings = settings();
@@ -100,17 +107,7 @@ impl Gateway {
         put_admin_key(&store, "viewer", Role::Viewer, VIEWER).await.unwrap();
         let clock = Arc::new(AtomicU64::new(T));
         let state = Arc::new(State::start(store.clone()).await.unwrap());
-        let role = milecastle_control::Role {
-            roles: vec!["dashboard".to_owned()],
-            address: String::new(),
-            version: "1".to_owned(),
-        };
-        let member = MemberSettings {
-            members: settings::Members { heartbeat: settings::Time::millis(200), ..settings::Members::default() },
-            history: settings::History::default(),
-            clock: told(&clock),
-        };
-        let membership = Membership::join(store.clone(), role, member).await.unwrap();
+        let membership = member(&store, &clock, settings::History::default()).await;
         let maintenance = membership.maintenance();
         let dashboard = Dashboard::start(&settings, parts(&state, &clock), maintenance).await.unwrap();
         Self { store, dashboard, state, clock, home, membership }
@@ -182,6 +179,14 @@ impl Gateway {
             answer.json().unwrap().get("value").cloned().unwrap_or_default()
         }
     }
+}
+
+/// A process of the control plane on this store.
+async fn member(store: &Store, clock: &Arc<AtomicU64>, history: settings::History) -> Membership {
+    let (roles, address, version) = (vec!["dashboard".to_owned()], String::new(), "1".to_owned());
+    let members = settings::Members { heartbeat: settings::Time::millis(200), ..settings::Members::default() };
+    let settings = MemberSettings { members, history, clock: told(clock) };
+    Membership::join(store.clone(), milecastle_control::Role { roles, address, version }, settings).await.unwrap()
 }
 
 /// Ports that the system chooses, on the loopback.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod gateway;
+mod leading;
 mod plugins;
 
 mod bad_input;

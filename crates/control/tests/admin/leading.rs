@@ -1,0 +1,31 @@
+//! What only the leader does, by whoever leads.
+
+use crate::gateway::{Gateway, on_both};
+use milecastle_settings::History;
+use milecastle_store::DEFAULT_GROUP;
+use milecastle_testkit::eventually;
+
+on_both!(a_leader_trims_the_history, lifetimes_end_under_the_next_leader);
+
+async fn floor(gw: &Gateway) -> u64 {
+    gw.store.group_get(DEFAULT_GROUP).await.unwrap().floor
+}
+
+async fn a_leader_trims_the_history(gw: Gateway) {
+    for n in 0..10 {
+        gw.done(&format!(r#"PUT /upstreams/1 {{"nodes":{{}},"retries":{n}}}"#)).await;
+    }
+    assert_eq!((gw.revision().await, floor(&gw).await), (10, 0));
+    let gw = gw.next_leader(History { changes: 3, min_changes: 1, ..History::default() }).await;
+    eventually("what is too much is forgotten", async || floor(&gw).await == 7).await;
+    let left = gw.store.history_list(DEFAULT_GROUP, None, 100).await.unwrap();
+    assert_eq!(left.iter().map(|info| info.revision).collect::<Vec<_>>(), [10, 9, 8]);
+    assert_eq!(gw.send("GET /upstreams/1").await.json().unwrap()["value"]["retries"], 9);
+}
+
+async fn lifetimes_end_under_the_next_leader(gw: Gateway) {
+    gw.done(r#"PUT /upstreams/1?ttl=60 {"nodes":{}}"#).await;
+    let gw = gw.next_leader(History::default()).await;
+    gw.advance(61);
+    eventually("the lifetime ended", async || gw.send("GET /upstreams/1").await.status == 404).await;
+}
