@@ -16,7 +16,8 @@ pub struct Replica {
     pub sealing: Sealing,
     /// The replicas of the control plane as members of it.
     pub members: Members,
-    /// The history of changes.
+    /// The history of changes, for people to read and for nodes that were away to catch up by; one that missed more than is
+    /// kept gets the whole configuration. The same on all replicas, since whichever leads trims it.
     pub history: History,
     /// How the process ends.
     pub shutdown: ControlShutdown,

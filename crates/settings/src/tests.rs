@@ -156,7 +156,7 @@ fn faults_that_no_schema_sees() {
         listed,
         [
             "f.yaml:1:33: history.max_age: expected more than 0",
-            "f.yaml:1:1: history.min_changes: expected at most `history.changes`",
+            "f.yaml:1:10: history.min_changes: expected at most `history.changes`",
         ]
     );
 }
