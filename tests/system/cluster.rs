@@ -84,6 +84,11 @@ impl Cluster {
         Self { dsn: server.dsn("postgres"), database: None, dir: TempDir::new() }.sealed()
     }
 
+    /// The connection string of its database.
+    pub fn dsn(&self) -> &str {
+        &self.dsn
+    }
+
     fn sealed(self) -> Self {
         let key = self.dir.write("sealing-key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
         std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -143,7 +148,8 @@ impl Cluster {
         self.dir.path().join(format!("{name}.yaml")).display().to_string()
     }
 
-    fn common(&self, name: &str) -> String {
+    /// The settings that all roles of the control plane have in common.
+    pub fn common(&self, name: &str) -> String {
         self.ending(name, "0s")
     }
 

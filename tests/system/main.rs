@@ -4,6 +4,7 @@
 mod bad_input;
 mod changes;
 mod ending;
+mod faults;
 mod first_steps;
 mod http2;
 mod keys;

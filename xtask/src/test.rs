@@ -75,6 +75,8 @@ fn show(time: Duration) -> String {
 fn tools(_: &Options) -> Result<()> {
     println!("PostgreSQL: {}", postgres::programs()?.display());
     println!("h2load: {}", packages::program("h2load", "nghttp2-client")?.display());
+    println!("HAProxy: {}", packages::program("haproxy", "haproxy")?.display());
+    println!("nginx: {}", packages::program("nginx", "nginx")?.display());
     println!("cargo-deny: {}", tools::installed("cargo-deny", CARGO_DENY)?.display());
     Ok(())
 }

@@ -95,7 +95,12 @@ impl Cluster {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Stops the server at once, as a crash would; the data stays.
+    /// Runs SQL in one of its databases and gives the answer, unaligned, a row a line.
+    pub fn query(&self, database: &str, sql: &str) -> anyhow::Result<String> {
+        query(&self.programs, &self.dsn(database), sql)
+    }
+
+    /// Stops the server at once, as a crash would, and as `pg_ctl stop -m immediate` does; the data stays.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.running.take() {
             child.stdin.take().context("the supervisor has a standard input")?.write_all(b"keep\n")?;
@@ -291,7 +296,7 @@ mod tests {
     #[test]
     fn a_cluster_stops_resumes_and_leaves_nothing() {
         let mut cluster = Cluster::start().unwrap();
-        let ask = |cluster: &Cluster, sql| query(&cluster.programs, &cluster.dsn("postgres"), sql);
+        let ask = |cluster: &Cluster, sql| cluster.query("postgres", sql);
         ask(&cluster, "CREATE TABLE kept (x INT)").unwrap();
         cluster.stop().unwrap();
         assert!(ask(&cluster, "SELECT 1").is_err());

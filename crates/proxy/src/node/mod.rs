@@ -218,6 +218,9 @@ impl Member {
         // What was said last of each DP manager that gave no stream.
         let mut told = BTreeMap::new();
         let mut pace = Pace::new(self.config.control_plane.clone(), random_byte());
+        if self.holdings.is_some() {
+            pace.goes_on(Instant::now());
+        }
         loop {
             let Some(endpoint) = pace.endpoint().map(str::to_owned) else {
                 tracing::error!("no control plane: set control_plane.endpoints");

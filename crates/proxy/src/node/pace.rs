@@ -1,7 +1,8 @@
 //! Which DP manager to try next, how long to wait for it, and how long to pause before.
 //!
 //! - Whatever fails, the next one of the list is tried at once; a pause comes when all of them have failed, longer at each round.
-//! - A node that was connected lately is quick: it waits for nobody longer than `quick_limit`. What it misses are updates.
+//! - A node that was connected lately, or has just started with its last good configuration, is quick: it waits for nobody
+//!   longer than `quick_limit`. What it misses are updates.
 //! - What the control plane asks for is done, within `longest_wait`.
 
 use milecastle_settings::ControlPlane;
@@ -26,6 +27,7 @@ pub(super) struct Pace {
     turn: usize,
     /// Tries in a row that came to nothing.
     failures: u32,
+    /// Since when what is in force has not been kept up to date; `None` if nothing is.
     lost_at: Option<Instant>,
     /// The last try brought a certificate, and no stream since.
     renewed: bool,
@@ -35,6 +37,11 @@ impl Pace {
     /// A node that was not connected yet. It begins anywhere in the list, so that a cluster's nodes spread.
     pub(super) fn new(settings: ControlPlane, begin: u8) -> Self {
         Self { settings, turn: begin.into(), failures: 0, lost_at: None, renewed: false }
+    }
+
+    /// The node serves what it had before it was restarted.
+    pub(super) fn goes_on(&mut self, now: Instant) {
+        self.lost_at = Some(now);
     }
 
     /// The DP manager to try now; `None` if there is none at all.
@@ -141,6 +148,17 @@ mod tests {
         assert_eq!(ms(pace.patience(later)), 5000);
         assert_eq!(ms(pace.after(Outcome::NotOpened, later, 255)), 15_000);
         assert_eq!(ms(pace.after(LONG, later, 255)), 200);
+    }
+
+    #[test]
+    fn a_node_that_was_restarted_is_quick() {
+        let (mut pace, started) = (pace(&["a"]), Instant::now());
+        pace.goes_on(started);
+        assert_eq!(ms(pace.patience(started)), 500);
+        let pauses: Vec<u128> = (0..5).map(|_| ms(pace.after(Outcome::NotOpened, started, 255))).collect();
+        assert_eq!(pauses, [200, 400, 500, 500, 500]);
+        let later = started + Duration::from_secs(60);
+        assert_eq!(ms(pace.patience(later)), 5000);
     }
 
     #[test]

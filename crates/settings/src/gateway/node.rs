@@ -33,7 +33,8 @@ pub struct ControlPlane {
     pub reconnect_min: Time,
     /// Longest such pause.
     pub reconnect_max: Time,
-    /// How long after the loss of a stream the node is quick to come back: `quick_limit` caps what it waits for.
+    /// How long after the loss of a stream, or a start with its last good configuration, the node is quick to come back:
+    /// `quick_limit` caps what it waits for.
     pub quick_for: Time,
     /// Cap of `connect_timeout` and of the pauses within `quick_for`.
     pub quick_limit: Time,

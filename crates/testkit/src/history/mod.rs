@@ -83,11 +83,18 @@ pub struct Sighting {
     pub sight: Sight,
 }
 
+/// What one process of a node says that it put in force.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    /// Which node.
+    pub node: String,
+    /// Revisions in their order.
+    pub revisions: Vec<u64>,
+}
+
 /// What was seen of a node.
 #[derive(Clone, Debug)]
 pub enum Sight {
-    /// The node itself said that it has this revision in force.
-    InForce(u64),
     /// The control plane said that the node has acknowledged this revision with this digest; by now it may be further. What is
     /// acknowledged is on the node's disk, and so holds for its later processes too.
     Acknowledged(u64, String),
@@ -105,6 +112,8 @@ pub struct History {
     pub commits: Vec<Commit>,
     /// All sightings, in any order.
     pub sightings: Vec<Sighting>,
+    /// One of each process of each node.
+    pub journals: Vec<Journal>,
 }
 
 /// Something that must not happen.
@@ -120,13 +129,13 @@ pub enum Violation {
     HalfCommitted(Vec<Change>),
     /// It was done after another write had been done, and has the lower revision.
     Reordered { revision: u64, after: u64 },
-    /// The node acknowledged, or says that it runs, what was never committed.
+    /// The node acknowledged, or put in force, what was never committed.
     Uncommitted { node: String, revision: u64 },
     /// The node has something else in force than what was committed under this revision: of a step it took a part, or more.
     OtherContent { node: String, revision: u64 },
     /// The node served a form of an object that was never committed.
     ServedUncommitted { node: String, change: Change },
-    /// The node was seen at revision `reached` or later, and then at `then` at the latest.
+    /// The node was at revision `reached` or later, and then at `then` at the latest.
     WentBack { node: String, reached: u64, then: u64 },
     /// The last that the node acknowledged is not the last revision.
     NotConverged { node: String, acknowledged: u64, head: u64 },
@@ -198,25 +207,36 @@ impl History {
         let digests: BTreeMap<u64, &str> =
             self.commits.iter().map(|commit| (commit.revision, commit.digest.as_str())).collect();
         for Sighting { node, sight, .. } in &self.sightings {
-            let (revision, digest) = match sight {
-                Sight::InForce(revision) => (*revision, None),
-                Sight::Acknowledged(revision, digest) => (*revision, Some(digest.as_str())),
-                Sight::Served(_) => continue,
-            };
-            // Revision 0 is the empty configuration before the first.
-            let committed = digests.get(&revision).copied();
-            if committed.is_none() && revision > 0 {
+            let Sight::Acknowledged(revision, digest) = sight else { continue };
+            if digests.get(revision).is_some_and(|committed| committed != digest) {
+                found.insert(Violation::OtherContent { node: node.clone(), revision: *revision });
+            }
+        }
+        let acknowledged = self.sightings.iter().filter_map(|Sighting { node, sight, .. }| match sight {
+            Sight::Acknowledged(revision, _) => Some((node, *revision)),
+            Sight::Served(_) => None,
+        });
+        let in_force =
+            self.journals.iter().flat_map(|Journal { node, revisions }| revisions.iter().map(move |r| (node, *r)));
+        // Revision 0 is the empty configuration before the first.
+        for (node, revision) in acknowledged.chain(in_force) {
+            if revision > 0 && !digests.contains_key(&revision) {
                 found.insert(Violation::Uncommitted { node: node.clone(), revision });
-            } else if let (Some(digest), Some(committed)) = (digest, committed)
-                && digest != committed
-            {
-                found.insert(Violation::OtherContent { node: node.clone(), revision });
             }
         }
     }
 
     /// Nothing goes back: neither the database nor any process of a node, nor what a node has acknowledged.
     fn check_order(&self, found: &mut BTreeSet<Violation>) {
+        for Journal { node, revisions } in &self.journals {
+            for pair in revisions.windows(2) {
+                if let [reached, then] = *pair
+                    && then <= reached
+                {
+                    found.insert(Violation::WentBack { node: node.clone(), reached, then });
+                }
+            }
+        }
         let forms = Forms::of(&self.commits);
         let written = self.writes.iter().filter(|write| write.outcome == Outcome::Done);
         let written = written.filter_map(|write| {
@@ -230,7 +250,6 @@ impl History {
         let mut acknowledged: BTreeMap<&str, Vec<bounds::Seen>> = BTreeMap::new();
         for Sighting { node, process, span, sight } in &self.sightings {
             let (low, high) = match sight {
-                Sight::InForce(revision) => (*revision, *revision),
                 Sight::Acknowledged(revision, _) => (*revision, u64::MAX),
                 Sight::Served(change) => match forms.bounds(change) {
                     Some(bounds) => bounds,

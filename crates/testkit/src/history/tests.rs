@@ -31,6 +31,10 @@ fn acknowledged(node: &str, at: u64, revision: u64) -> Sighting {
     seen(node, 0, at, Sight::Acknowledged(revision, format!("digest of {revision}")))
 }
 
+fn journal(node: &str, revisions: &[u64]) -> Journal {
+    Journal { node: node.to_owned(), revisions: revisions.to_vec() }
+}
+
 /// Four revisions of two routes, and what two nodes show of them.
 fn good() -> History {
     let (a1, b2, a3) = (change("a", 1), change("b", 2), change("a", 3));
@@ -52,7 +56,6 @@ fn good() -> History {
         sightings: vec![
             seen("n", 0, 1, Sight::Served(deletion("a"))),
             seen("n", 0, 3, Sight::Served(a1)),
-            seen("n", 0, 15, Sight::InForce(2)),
             acknowledged("n", 16, 2),
             seen("n", 0, 18, Sight::Served(b2)),
             acknowledged("n", 26, 3),
@@ -63,6 +66,7 @@ fn good() -> History {
             acknowledged("n", 40, 4),
             acknowledged("m", 40, 4),
         ],
+        journals: vec![journal("n", &[1, 3]), journal("n", &[3, 4]), journal("m", &[0, 4])],
     }
 }
 
@@ -84,12 +88,12 @@ fn what_may_happen_passes() {
     check(
         |history| {
             history.sightings.push(seen("n", 0, 25, Sight::Served(change("a", 3))));
-            history.sightings.push(seen("n", 0, 26, Sight::InForce(2)));
+            history.sightings.push(seen("n", 0, 26, Sight::Served(change("a", 1))));
         },
         &[],
     );
     // A process that was killed had in force what it had neither written down nor acknowledged.
-    check(|history| history.sightings.push(seen("n", 0, 25, Sight::InForce(4))), &[]);
+    check(|history| history.sightings.push(seen("n", 0, 25, Sight::Served(deletion("b")))), &[]);
 }
 
 #[test]
@@ -134,10 +138,7 @@ fn what_was_done_later_has_the_higher_revision() {
 
 #[test]
 fn nodes_run_what_was_committed() {
-    check(
-        |history| history.sightings.push(seen("n", 0, 39, Sight::InForce(7))),
-        &[Violation::Uncommitted { node: n(), revision: 7 }],
-    );
+    check(|history| history.journals.push(journal("n", &[7])), &[Violation::Uncommitted { node: n(), revision: 7 }]);
     let other = Sight::Acknowledged(3, "digest of something else".to_owned());
     check(
         |history| history.sightings.push(seen("n", 0, 27, other)),
@@ -160,13 +161,13 @@ fn nothing_goes_back() {
             &[Violation::WentBack { node: n(), reached: 3, then: 2 }],
         );
     }
-    check(
-        |history| {
-            let sightings = [seen("n", 0, 20, Sight::InForce(3)), seen("n", 0, 22, Sight::InForce(2))];
-            history.sightings.extend(sightings);
-        },
-        &[Violation::WentBack { node: n(), reached: 3, then: 2 }],
-    );
+    for revisions in [[3, 2], [3, 3]] {
+        let [reached, then] = revisions;
+        check(
+            |history| history.journals.push(journal("n", &revisions)),
+            &[Violation::WentBack { node: n(), reached, then }],
+        );
+    }
 }
 
 #[test]

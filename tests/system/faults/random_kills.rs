@@ -1,0 +1,174 @@
+//! Random kills and writes, and a history in which nothing may go back, get lost, or come twice.
+
+use super::either;
+use super::fleet::{Fleet, GROUPS, NodeView, Part};
+use super::record::{Watch, history};
+use super::writer::{Desk, ROUTES, Writer, path};
+use fastrand::Rng;
+use milecastle_testkit::history::Outcome;
+use milecastle_testkit::{Call, wait_for};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Names the seed of an earlier run, to do the same again.
+const SEED: &str = "MILECASTLE_TEST_SEED";
+
+/// The longest that nodes may take until they have all that was written; what they should need is printed, and stands in
+/// `docs/cluster.md`.
+const CONVERGED: Duration = Duration::from_secs(20);
+
+/// What is done to a cluster in one round.
+#[derive(Default)]
+struct Harm {
+    postgres_is_away: bool,
+    frozen: Option<usize>,
+}
+
+impl Harm {
+    /// Does one thing to something that runs, and says what.
+    fn strike(&mut self, fleet: &mut Fleet, rng: &mut Rng) -> String {
+        match rng.u8(..10) {
+            0..3 => kill(&mut fleet.dashboards, rng),
+            3..6 => kill(&mut fleet.dp_managers, rng),
+            6..8 => {
+                let n = rng.usize(..fleet.nodes.len());
+                let part = &mut fleet.nodes[n].part;
+                if part.runs() {
+                    part.kill();
+                }
+                format!("{} is killed", part.name)
+            }
+            8 if !self.postgres_is_away => {
+                fleet.postgres.stop().unwrap();
+                self.postgres_is_away = true;
+                "PostgreSQL is killed".to_owned()
+            }
+            _ => {
+                let n = rng.usize(..fleet.dp_managers.len());
+                let part = &mut fleet.dp_managers[n];
+                if self.frozen.is_none() && part.runs() {
+                    part.freeze(true);
+                    self.frozen = Some(n);
+                }
+                format!("{} is frozen", part.name)
+            }
+        }
+    }
+
+    /// Brings everything back, in any order.
+    fn heal(self, fleet: &mut Fleet, rng: &mut Rng) {
+        let postgres_first = rng.bool();
+        if self.postgres_is_away && postgres_first {
+            fleet.postgres.resume().unwrap();
+        }
+        if let Some(part) = self.frozen.and_then(|n| fleet.dp_managers.get_mut(n)).filter(|part| part.runs()) {
+            part.freeze(false);
+        }
+        let nodes = fleet.nodes.iter_mut().map(|node| &mut node.part);
+        let mut down: Vec<&mut Part> = fleet
+            .dashboards
+            .iter_mut()
+            .chain(&mut fleet.dp_managers)
+            .chain(nodes)
+            .filter(|part| !part.runs())
+            .collect();
+        rng.shuffle(&mut down);
+        down.into_iter().for_each(Part::start);
+        if self.postgres_is_away && !postgres_first {
+            fleet.postgres.resume().unwrap();
+        }
+    }
+}
+
+fn kill(parts: &mut [Part], rng: &mut Rng) -> String {
+    let part = rng.choice(parts).expect("there is one");
+    if part.runs() {
+        part.kill();
+    }
+    format!("{} is killed", part.name)
+}
+
+/// Writes something new, and gives how long it took from `ready` until every node of the group serves it.
+async fn fresh(writer: &mut Writer, nodes: &[NodeView], ready: Instant) -> Duration {
+    let (outcome, version) = writer.put(ROUTES).await;
+    assert_eq!(outcome, Outcome::Done, "every component is ready");
+    for node in nodes {
+        wait_for(&format!("{} has what is new", node.name), CONVERGED, async || {
+            let answer = Call::get(&path(ROUTES)).to(node.address).await.ok()?;
+            (answer.header("x-version").parse() == Ok(version)).then_some(())
+        })
+        .await;
+    }
+    ready.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn random_kills_and_writes_leave_a_history_in_which_all_is_well() {
+    let seed = std::env::var(SEED).map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    eprintln!("the seed is {seed}; {SEED} takes it");
+    let mut rng = Rng::with_seed(seed);
+    let start = Instant::now();
+    let mut fleet = Fleet::start_bare().await;
+    let desk = Desk::new(start, fleet.echo.address());
+    let dashboards: Vec<_> = fleet.dashboards.iter().map(|part| part.address).collect();
+    let (mut markers, mut watches, mut writing) = (Vec::new(), Vec::new(), Vec::new());
+    for (group, _) in GROUPS {
+        let mut marker = Writer::new(&desk, group, &dashboards, rng.u64(..));
+        marker.fill().await;
+        fleet.settled(group).await;
+        let nodes: Vec<NodeView> = fleet.nodes.iter().filter(|n| n.group == group).map(|n| n.view()).collect();
+        markers.push((marker, nodes));
+        watches.push(Watch::start(start, &fleet, group));
+        let writer = || Writer::new(&desk, group, &dashboards, rng.u64(..)).deleting();
+        let two: Vec<_> = std::iter::repeat_with(writer).take(2).collect();
+        writing.push(two.into_iter().map(|writer| writer.run(Duration::from_millis(150))).collect::<Vec<_>>());
+    }
+    let until = Instant::now() + either(Duration::from_secs(30), Duration::from_secs(600));
+    let (mut strikes, mut took) = (0, Vec::new());
+    while Instant::now() < until {
+        let mut harm = Harm::default();
+        for _ in 0..rng.u32(1..=3) {
+            eprintln!("{:6.1} s: {}", start.elapsed().as_secs_f64(), harm.strike(&mut fleet, &mut rng));
+            strikes += 1;
+            let goal = desk.attempts() + rng.usize(1..15);
+            wait_for("some writes are tried", Duration::from_secs(60), async || {
+                (desk.attempts() >= goal).then_some(())
+            })
+            .await;
+        }
+        harm.heal(&mut fleet, &mut rng);
+        fleet.all_ready().await;
+        let ready = Instant::now();
+        for (marker, nodes) in &mut markers {
+            took.push(fresh(marker, nodes, ready).await);
+        }
+        let last = took.last().unwrap();
+        eprintln!("{:6.1} s: all are ready, and {last:.0?} later all nodes are fresh", start.elapsed().as_secs_f64());
+    }
+    desk.close();
+    took.sort_unstable();
+    let late = took.iter().filter(|took| **took > Duration::from_secs(2)).count();
+    let (median, longest) = (took[took.len() / 2], took.last().unwrap());
+    eprintln!(
+        "{strikes} strikes in {:.0?}; fresh after {median:.0?} in the middle, {longest:.0?} at the longest, {late} of {} above 2 s",
+        start.elapsed(),
+        took.len()
+    );
+    for ((((group, _), watch), writing), (marker, _)) in GROUPS.into_iter().zip(watches).zip(writing).zip(markers) {
+        let mut writes = marker.log().to_vec();
+        for writer in writing {
+            writes.append(&mut writer.await.unwrap());
+        }
+        let (revision, digest) = fleet.settled(group).await;
+        let sightings = watch.end().await;
+        let unknown = writes.iter().filter(|write| write.outcome == Outcome::Unknown).count();
+        let (tried, seen) = (writes.len(), sightings.len());
+        let history = history(&fleet, group, writes, sightings);
+        let last = history.commits.last().unwrap();
+        assert_eq!((last.revision, &last.digest), (revision, &digest));
+        assert_eq!(history.check(), BTreeSet::new(), "seed {seed}, group {group}");
+        eprintln!(
+            "{group}: {tried} writes, {unknown} of them without an answer; {revision} revisions; {seen} sightings: all is well"
+        );
+    }
+}
