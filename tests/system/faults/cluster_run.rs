@@ -41,8 +41,9 @@ async fn no_client_notices_what_happens_to_a_cluster() {
     let mut fleet = Fleet::start().await;
     let desk = Desk::new(start, fleet.echo.address());
     let mut writers = Vec::new();
-    for (n, (group, _)) in GROUPS.into_iter().enumerate() {
-        let mut writer = Writer::new(&desk, group, &[fleet.entrance("dashboard")], n as u64);
+    for (n, (group, count)) in GROUPS.into_iter().enumerate() {
+        let entrance = [fleet.entrance("dashboard")];
+        let mut writer = Writer::new(&desk, group, &entrance, n as u64).waiting_for(count);
         writer.fill().await;
         writers.push(writer);
     }
@@ -158,7 +159,8 @@ async fn no_client_notices_what_happens_to_a_cluster() {
     );
     assert_eq!(failed, Vec::<String>::new());
     for ((((group, count), watch), writes), served) in GROUPS.into_iter().zip(watches).zip(writes).zip(seen) {
-        let done = writes.len();
+        let (done, receipts) = (writes.len(), writes.iter().filter(|write| write.applied_by_all).count());
+        assert!(receipts > 0, "some writes were acknowledged by all nodes before they were answered");
         let mut all = watch.end().await;
         let served = sightings(&fleet, served);
         let nodes: BTreeSet<_> = served.iter().map(|sighting| sighting.node.clone()).collect();
@@ -170,7 +172,7 @@ async fn no_client_notices_what_happens_to_a_cluster() {
         assert_eq!((last.revision, &last.digest), (revision, &digest));
         assert_eq!(history.check(), BTreeSet::new());
         eprintln!(
-            "{group}: {done} writes, {revision} revisions, {sightings} sightings of its nodes: nothing went back"
+            "{group}: {done} writes, {receipts} with a receipt of all nodes, {revision} revisions, {sightings} sightings of its nodes: nothing went back"
         );
     }
 }

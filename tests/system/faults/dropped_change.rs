@@ -24,7 +24,8 @@ struct Bed {
     writer: Writer,
     gateway: Gateway,
     control: Replica,
-    cluster: Cluster,
+    /// Kept for its files.
+    _cluster: Cluster,
     postgres: Postgres,
     /// Of the node, from 0.
     process: u64,
@@ -59,7 +60,7 @@ impl Bed {
         gateway.ready().await;
         eventually("the delta is spoilt", async || tap.has_spoilt()).await;
         let (process, sightings) = (1, Vec::new());
-        Self { start, _echo: echo, tap, writer, gateway, control, cluster, postgres, process, sightings }
+        Self { start, _echo: echo, tap, writer, gateway, control, _cluster: cluster, postgres, process, sightings }
     }
 
     /// The only node, as the control plane sees it.

@@ -17,6 +17,9 @@ const SEED: &str = "MILECASTLE_TEST_SEED";
 /// `docs/cluster.md`.
 const CONVERGED: Duration = Duration::from_secs(20);
 
+/// The longest time between two strikes.
+const AWAY: Duration = Duration::from_secs(2);
+
 /// What is done to a cluster in one round.
 #[derive(Default)]
 struct Harm {
@@ -25,33 +28,25 @@ struct Harm {
 }
 
 impl Harm {
-    /// Does one thing to something that runs, and says what.
-    fn strike(&mut self, fleet: &mut Fleet, rng: &mut Rng) -> String {
+    /// Does one thing to something that runs, and says what; `None` if it does not run.
+    fn strike(&mut self, fleet: &mut Fleet, rng: &mut Rng) -> Option<String> {
         match rng.u8(..10) {
-            0..3 => kill(&mut fleet.dashboards, rng),
-            3..6 => kill(&mut fleet.dp_managers, rng),
-            6..8 => {
-                let n = rng.usize(..fleet.nodes.len());
-                let part = &mut fleet.nodes[n].part;
-                if part.runs() {
-                    part.kill();
-                }
-                format!("{} is killed", part.name)
-            }
+            0..3 => kill(rng.choice(&mut fleet.dashboards)),
+            3..6 => kill(rng.choice(&mut fleet.dp_managers)),
+            6..8 => kill(rng.choice(&mut fleet.nodes).map(|node| &mut node.part)),
             8 if !self.postgres_is_away => {
                 fleet.postgres.stop().unwrap();
                 self.postgres_is_away = true;
-                "PostgreSQL is killed".to_owned()
+                Some("PostgreSQL is killed".to_owned())
             }
-            _ => {
+            9 if self.frozen.is_none() => {
                 let n = rng.usize(..fleet.dp_managers.len());
-                let part = &mut fleet.dp_managers[n];
-                if self.frozen.is_none() && part.runs() {
-                    part.freeze(true);
-                    self.frozen = Some(n);
-                }
-                format!("{} is frozen", part.name)
+                let part = fleet.dp_managers.get_mut(n).filter(|part| part.runs())?;
+                part.freeze(true);
+                self.frozen = Some(n);
+                Some(format!("{} is frozen", part.name))
             }
+            _ => None,
         }
     }
 
@@ -80,12 +75,10 @@ impl Harm {
     }
 }
 
-fn kill(parts: &mut [Part], rng: &mut Rng) -> String {
-    let part = rng.choice(parts).expect("there is one");
-    if part.runs() {
-        part.kill();
-    }
-    format!("{} is killed", part.name)
+fn kill(part: Option<&mut Part>) -> Option<String> {
+    let part = part.filter(|part| part.runs())?;
+    part.kill();
+    Some(format!("{} is killed", part.name))
 }
 
 /// Writes something new, and gives how long it took from `ready` until every node of the group serves it.
@@ -112,14 +105,14 @@ async fn random_kills_and_writes_leave_a_history_in_which_all_is_well() {
     let desk = Desk::new(start, fleet.echo.address());
     let dashboards: Vec<_> = fleet.dashboards.iter().map(|part| part.address).collect();
     let (mut markers, mut watches, mut writing) = (Vec::new(), Vec::new(), Vec::new());
-    for (group, _) in GROUPS {
+    for (group, count) in GROUPS {
         let mut marker = Writer::new(&desk, group, &dashboards, rng.u64(..));
         marker.fill().await;
         fleet.settled(group).await;
         let nodes: Vec<NodeView> = fleet.nodes.iter().filter(|n| n.group == group).map(|n| n.view()).collect();
         markers.push((marker, nodes));
         watches.push(Watch::start(start, &fleet, group));
-        let writer = || Writer::new(&desk, group, &dashboards, rng.u64(..)).deleting();
+        let writer = || Writer::new(&desk, group, &dashboards, rng.u64(..)).deleting().waiting_for(count);
         let two: Vec<_> = std::iter::repeat_with(writer).take(2).collect();
         writing.push(two.into_iter().map(|writer| writer.run(Duration::from_millis(150))).collect::<Vec<_>>());
     }
@@ -128,13 +121,13 @@ async fn random_kills_and_writes_leave_a_history_in_which_all_is_well() {
     while Instant::now() < until {
         let mut harm = Harm::default();
         for _ in 0..rng.u32(1..=3) {
-            eprintln!("{:6.1} s: {}", start.elapsed().as_secs_f64(), harm.strike(&mut fleet, &mut rng));
+            let Some(what) = harm.strike(&mut fleet, &mut rng) else { continue };
+            eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
             strikes += 1;
-            let goal = desk.attempts() + rng.usize(1..15);
-            wait_for("some writes are tried", Duration::from_secs(60), async || {
-                (desk.attempts() >= goal).then_some(())
-            })
-            .await;
+            // Writes are slow while the database is away.
+            let (struck, goal) = (Instant::now(), desk.attempts() + rng.usize(1..15));
+            let enough = async || (desk.attempts() >= goal || struck.elapsed() >= AWAY).then_some(());
+            wait_for("some writes are tried", AWAY * 10, enough).await;
         }
         harm.heal(&mut fleet, &mut rng);
         fleet.all_ready().await;

@@ -81,6 +81,8 @@ pub(super) struct Writer {
     rng: Rng,
     /// Of ten writes so many delete.
     deletes: u8,
+    /// How many nodes the group has; if it is known, every other write waits for all of them.
+    nodes: Option<usize>,
     log: Vec<Write>,
 }
 
@@ -88,12 +90,18 @@ impl Writer {
     /// One that sends each write to any of these.
     pub(super) fn new(desk: &Arc<Desk>, group: &'static str, dashboards: &[SocketAddr], seed: u64) -> Self {
         let (desk, dashboards) = (desk.clone(), dashboards.to_vec());
-        Self { desk, group, dashboards, rng: Rng::with_seed(seed), deletes: 0, log: Vec::new() }
+        Self { desk, group, dashboards, rng: Rng::with_seed(seed), deletes: 0, nodes: None, log: Vec::new() }
     }
 
     /// Lets it delete routes too.
     pub(super) fn deleting(mut self) -> Self {
         self.deletes = 2;
+        self
+    }
+
+    /// Has every other write wait for its receipt. The group has so many nodes.
+    pub(super) fn waiting_for(mut self, nodes: usize) -> Self {
+        self.nodes = Some(nodes);
         self
     }
 
@@ -141,11 +149,16 @@ impl Writer {
 
     async fn send(&mut self, method: &str, route: usize, body: String, version: Option<u64>) -> Outcome {
         let dashboard = *self.rng.choice(&self.dashboards).expect("there is one");
-        let path = format!("/apisix/admin/routes/{route}?gateway_group_id={}", self.group);
+        let mut path = format!("/apisix/admin/routes/{route}?gateway_group_id={}", self.group);
+        if self.nodes.is_some() && self.rng.bool() {
+            path += "&wait=1s";
+        }
         let call = Call::new(method.parse().unwrap(), &path).header("X-API-KEY", ADMIN_KEY).body(body);
         let begun = self.desk.start.elapsed();
         let answer = call.within(PATIENCE).to(dashboard).await;
         let ended = self.desk.start.elapsed();
+        let all = self.nodes.map(|nodes| format!("applied {nodes}/{nodes}"));
+        let applied_by_all = answer.as_ref().is_ok_and(|answer| Some(answer.header("milecastle-receipt")) == all);
         let outcome = match answer {
             Ok(answer) if answer.status < 300 => Outcome::Done,
             Ok(answer) if answer.status < 500 => Outcome::Refused,
@@ -153,7 +166,7 @@ impl Writer {
             Ok(_) | Err(_) => Outcome::Unknown,
         };
         let changes = vec![Change { object: object(route), version }];
-        self.log.push(Write { span: Span { begun, ended }, changes, outcome });
+        self.log.push(Write { span: Span { begun, ended }, changes, outcome, applied_by_all });
         outcome
     }
 }

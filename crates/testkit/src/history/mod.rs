@@ -57,6 +57,8 @@ pub struct Write {
     pub changes: Vec<Change>,
     /// What the writer was told.
     pub outcome: Outcome,
+    /// Whether the writer was told too that every node of the history has it in force.
+    pub applied_by_all: bool,
 }
 
 /// A revision, as the database holds it in the end.
@@ -267,7 +269,17 @@ impl History {
                 lives.entry((node, *process)).or_default().push(seen);
             }
         }
+        // A receipt for all nodes is an acknowledgement of each.
+        let receipts: Vec<bounds::Seen> = self
+            .writes
+            .iter()
+            .filter_map(|write| {
+                let revision = write.changes.iter().find_map(|change| forms.revision_of(change))?;
+                write.applied_by_all.then_some(bounds::Seen { span: write.span, low: revision, high: u64::MAX })
+            })
+            .collect();
         for ((node, _), mut seen) in lives {
+            seen.extend(&receipts);
             seen.extend(acknowledged.get(node).into_iter().flatten());
             for (reached, then) in bounds::steps_back(seen) {
                 found.insert(Violation::WentBack { node: node.to_owned(), reached, then });

@@ -16,7 +16,7 @@ fn deletion(object: &str) -> Change {
 }
 
 fn write(at: u64, changes: &[Change], outcome: Outcome) -> Write {
-    Write { span: span(at, at + 1), changes: changes.to_vec(), outcome }
+    Write { span: span(at, at + 1), changes: changes.to_vec(), outcome, applied_by_all: false }
 }
 
 fn commit(revision: u64, changes: &[Change]) -> Commit {
@@ -161,6 +161,14 @@ fn nothing_goes_back() {
             &[Violation::WentBack { node: n(), reached: 3, then: 2 }],
         );
     }
+    // A receipt, before anybody listed the node.
+    check(
+        |history| {
+            history.writes[2].applied_by_all = true;
+            history.sightings.push(seen("n", 0, 22, Sight::Served(change("a", 1))));
+        },
+        &[Violation::WentBack { node: n(), reached: 3, then: 2 }],
+    );
     for revisions in [[3, 2], [3, 3]] {
         let [reached, then] = revisions;
         check(
