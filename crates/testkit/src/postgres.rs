@@ -95,9 +95,9 @@ impl Cluster {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Runs SQL in one of its databases and gives the answer, unaligned, a row a line.
-    pub fn query(&self, database: &str, sql: &str) -> anyhow::Result<String> {
-        query(&self.programs, &self.dsn(database), sql)
+    /// Runs SQL in the database `postgres` and gives the answer, unaligned, a row a line.
+    pub fn query(&self, sql: &str) -> anyhow::Result<String> {
+        query(&self.programs, &self.dsn("postgres"), sql)
     }
 
     /// Stops the server at once, as a crash would, and as `pg_ctl stop -m immediate` does; the data stays.
@@ -296,12 +296,11 @@ mod tests {
     #[test]
     fn a_cluster_stops_resumes_and_leaves_nothing() {
         let mut cluster = Cluster::start().unwrap();
-        let ask = |cluster: &Cluster, sql| cluster.query("postgres", sql);
-        ask(&cluster, "CREATE TABLE kept (x INT)").unwrap();
+        cluster.query("CREATE TABLE kept (x INT)").unwrap();
         cluster.stop().unwrap();
-        assert!(ask(&cluster, "SELECT 1").is_err());
+        assert!(cluster.query("SELECT 1").is_err());
         cluster.resume().unwrap();
-        assert_eq!(ask(&cluster, "SELECT count(*) FROM kept").unwrap(), "0\n");
+        assert_eq!(cluster.query("SELECT count(*) FROM kept").unwrap(), "0\n");
         let dir = cluster.dir.clone();
         drop(cluster);
         assert!(!dir.exists());

@@ -43,9 +43,9 @@ async fn no_client_notices_what_happens_to_a_cluster() {
     let mut writers = Vec::new();
     for (n, (group, count)) in GROUPS.into_iter().enumerate() {
         let entrance = [fleet.entrance("dashboard")];
-        let mut writer = Writer::new(&desk, group, &entrance, n as u64).waiting_for(count);
+        let mut writer = Writer::new(&desk, group, &entrance, n as u64);
         writer.fill().await;
-        writers.push(writer);
+        writers.push(writer.waiting_for(count));
     }
     for (group, _) in GROUPS {
         fleet.settled(group).await;

@@ -3,7 +3,7 @@
 use super::balancer::{Balancer, Server};
 use milecastle_testkit::history::Journal;
 use milecastle_testkit::postgres::Cluster as Postgres;
-use milecastle_testkit::{Call, Echo, Process, TempDir, eventually, wait_for};
+use milecastle_testkit::{Call, Echo, Process, TempDir, wait_for};
 use milecastle_tests::{ADMIN_KEY, Cluster, free};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use std::time::Duration;
 const SIGTERM: i32 = 15;
 const SIGCONT: i32 = 18;
 const SIGSTOP: i32 = 19;
-/// The longest that a process may take to end when it is told to: grace, last call, and a busy machine.
+/// The longest that a process may take to get ready or to end, on a busy machine.
 const END: Duration = Duration::from_secs(60);
 
 /// The groups and how many gateways they have. The smaller one has two: with one, whoever restarts it closes the group.
@@ -99,15 +99,13 @@ impl Part {
         self.process.is_some()
     }
 
-    /// Whether its probe says that it is ready.
-    pub(super) async fn is_ready(&self) -> bool {
-        let asked = Call::get(self.probe_path).within(Duration::from_secs(2)).to(self.probe).await;
-        asked.is_ok_and(|answer| answer.status == 200)
-    }
-
-    /// Waits until it is ready.
+    /// Waits until its probe says that it is ready.
     pub(super) async fn ready(&self) {
-        eventually(&format!("{} is ready", self.name), async || self.is_ready().await).await;
+        wait_for(&format!("{} is ready", self.name), END, async || {
+            let asked = Call::get(self.probe_path).within(Duration::from_secs(2)).to(self.probe).await;
+            asked.is_ok_and(|answer| answer.status == 200).then_some(())
+        })
+        .await;
     }
 }
 

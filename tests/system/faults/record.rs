@@ -23,7 +23,7 @@ const ASK: Duration = Duration::from_millis(25);
 /// All revisions of a group, as they stand in the database. What the configuration adds up to at each is computed here, from
 /// the bodies that were written.
 pub(super) fn commits(postgres: &Postgres, group: &str) -> Vec<Commit> {
-    let ask = |sql: &str| postgres.query("postgres", sql).unwrap();
+    let ask = |sql: &str| postgres.query(sql).unwrap();
     let lineage = ask(&format!("SELECT lineage FROM gateway_group WHERE id = '{group}'"));
     let key = DigestKey::of_lineage(lineage.trim());
     let sets = ask(&format!("SELECT revision FROM change_set WHERE group_id = '{group}' ORDER BY revision"));
