@@ -3,11 +3,11 @@
 //! The clients never send anything twice. HAProxy runs with the sample of `deploy/haproxy`, less what would hide a failure
 //! (`balancer`). What ends gracefully needs no second try: the grace of a gateway is longer than HAProxy takes to notice.
 
-use super::either;
 use super::fleet::{Fleet, GROUPS};
 use super::load::Load;
 use super::record::{Watch, history, sightings};
 use super::writer::{Desk, Writer};
+use super::{ALONE, either};
 use milecastle_testkit::{eventually, wait_for};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -37,6 +37,7 @@ async fn receive(load: &Load, ports: &[u16]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_client_notices_what_happens_to_a_cluster() {
+    let _alone = ALONE.lock().await;
     let start = Instant::now();
     let mut fleet = Fleet::start().await;
     let desk = Desk::new(start, fleet.echo.address());

@@ -12,6 +12,10 @@ mod wire_tap;
 mod writer;
 
 use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// Held by whoever needs the machine for a whole cluster and its load: two at once would see little but each other.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Whether the long forms are asked for: `cargo xtask test --full`.
 fn full() -> bool {

@@ -1,9 +1,9 @@
 //! Random kills and writes, and a history in which nothing may go back, get lost, or come twice.
 
-use super::either;
 use super::fleet::{Fleet, GROUPS, NodeView, Part};
 use super::record::{Watch, history};
 use super::writer::{Desk, ROUTES, Writer, path};
+use super::{ALONE, either};
 use fastrand::Rng;
 use milecastle_testkit::history::Outcome;
 use milecastle_testkit::{Call, wait_for};
@@ -100,6 +100,7 @@ async fn random_kills_and_writes_leave_a_history_in_which_all_is_well() {
     let seed = std::env::var(SEED).map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     eprintln!("the seed is {seed}; {SEED} takes it");
     let mut rng = Rng::with_seed(seed);
+    let _alone = ALONE.lock().await;
     let start = Instant::now();
     let mut fleet = Fleet::start_bare().await;
     let desk = Desk::new(start, fleet.echo.address());
