@@ -123,6 +123,7 @@ impl Node {
         NodeView {
             name: self.part.name.clone(),
             id: self.id.clone(),
+            group: self.group,
             address: self.part.address,
             life: self.part.life.clone(),
         }
@@ -134,6 +135,7 @@ impl Node {
 pub(super) struct NodeView {
     pub(super) name: String,
     pub(super) id: String,
+    pub(super) group: &'static str,
     pub(super) address: SocketAddr,
     life: Arc<AtomicU64>,
 }

@@ -81,9 +81,18 @@ fn kill(part: Option<&mut Part>) -> Option<String> {
     Some(format!("{} is killed", part.name))
 }
 
-/// Writes something new, and gives how long it took from `ready` until every node of the group serves it.
-async fn fresh(writer: &mut Writer, nodes: &[NodeView], ready: Instant) -> Duration {
+/// How long something new took, from the moment when everything was ready.
+struct Fresh {
+    /// Until its write was answered.
+    written: Duration,
+    /// Until every node of the group served it.
+    served: Duration,
+}
+
+/// Writes something new, and waits until every node of the group serves it.
+async fn fresh(writer: &mut Writer, nodes: &[NodeView], ready: Instant) -> Fresh {
     let (outcome, version) = writer.put(ROUTES).await;
+    let written = ready.elapsed();
     assert_eq!(outcome, Outcome::Done, "every component is ready");
     for node in nodes {
         wait_for(&format!("{} has what is new", node.name), CONVERGED, async || {
@@ -92,7 +101,7 @@ async fn fresh(writer: &mut Writer, nodes: &[NodeView], ready: Instant) -> Durat
         })
         .await;
     }
-    ready.elapsed()
+    Fresh { written, served: ready.elapsed() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -134,10 +143,14 @@ async fn random_kills_and_writes_leave_a_history_in_which_all_is_well() {
         fleet.all_ready().await;
         let ready = Instant::now();
         for (marker, nodes) in &mut markers {
-            took.push(fresh(marker, nodes, ready).await);
+            let Fresh { written, served } = fresh(marker, nodes, ready).await;
+            let (at, group) = (start.elapsed().as_secs_f64(), nodes[0].group);
+            let (written, within) = (written.as_millis(), served.as_millis());
+            eprintln!(
+                "{at:6.1} s: all are ready; {group} was written to after {written} ms, and is fresh after {within} ms"
+            );
+            took.push(served);
         }
-        let last = took.last().unwrap().as_millis();
-        eprintln!("{:6.1} s: all are ready, and {last} ms later all nodes are fresh", start.elapsed().as_secs_f64());
     }
     desk.close();
     took.sort_unstable();
