@@ -6,25 +6,25 @@ use milecastle_pki::transport::connect;
 use milecastle_pki::{CLUSTER_NAME, NodeCertificate, join_client_config};
 use milecastle_settings::Time;
 use milecastle_testkit::eventually;
+use milecastle_testkit::node::Held;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::Code;
 
-use super::node::Held;
-use super::{Member, Replica};
+use super::Replica;
 use crate::dpm::cluster_ca;
 
 #[tokio::test]
 async fn a_stream_does_not_outlive_its_certificate() {
     let replica = Replica::configured(|settings| settings.certificates.node_life = Time::secs(3)).await;
     let token = replica.token().await;
-    let member = Member::join(&replica, &token, "n1").await.unwrap();
-    let mut stream = member.settled(&replica).await;
+    let member = replica.join(&token, "n1").await.unwrap();
+    let mut stream = replica.settled(&member).await;
     assert_eq!(stream.end().await.unwrap_err().code(), Code::Unauthenticated);
     assert!(std::time::SystemTime::now() >= member.keys.certificate().not_after);
     // It joins again under its name.
-    let member = Member::join(&replica, &token, "n1").await.unwrap();
-    member.open(&replica, Held::default()).await.unwrap();
+    let member = replica.join(&token, "n1").await.unwrap();
+    member.open(replica.address(), Held::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn the_servers_certificate_is_replaced_while_it_serves() {
     for name in [&b"dp.example.com"[..], &[192, 0, 2, 7], b"localhost"] {
         assert!(first.windows(name.len()).any(|part| part == name));
     }
-    let mut stream = Member::new(&replica, "n1").await.settled(&replica).await;
+    let mut stream = replica.settled(&replica.member("n1").await).await;
     eventually("another certificate is shown", async || shown().await != first).await;
     stream.only_beats(2).await;
     connect(&replica.manager.local_addr().to_string(), config.clone()).await.unwrap();

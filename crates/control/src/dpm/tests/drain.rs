@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::node::Held;
-use super::{Got, Member, Replica, on_both, put};
+use milecastle_testkit::node::Held;
+
+use super::{Got, Replica, on_both, put};
 
 on_both!(a_replica_that_drains_says_goodbye);
 
@@ -11,7 +12,7 @@ async fn a_replica_that_drains_says_goodbye(replica: Replica) {
     let token = replica.token().await;
     let mut streams = Vec::new();
     for n in 0..5 {
-        streams.push(Member::join(&replica, &token, &format!("n{n}")).await.unwrap().settled(&replica).await);
+        streams.push(replica.settled(&replica.join(&token, &format!("n{n}")).await.unwrap()).await);
     }
     let address = replica.manager.local_addr();
     let drained = tokio::spawn(replica.manager.shutdown(Duration::from_secs(20)));
@@ -32,10 +33,10 @@ async fn a_replica_that_drains_says_goodbye(replica: Replica) {
 #[tokio::test]
 async fn who_does_not_leave_is_cut() {
     let replica = Replica::sqlite().await;
-    let member = Member::new(&replica, "n1").await;
+    let member = replica.member("n1").await;
     // More than fits the windows of a connection, so that the goodbye cannot get through.
     replica.publish_bulk(300, 64 << 10).await;
-    let stream = member.open(&replica, Held::default()).await.unwrap();
+    let stream = member.open(replica.address(), Held::default()).await.unwrap();
     replica.manager.shutdown(Duration::from_millis(50)).await;
     // The connection ends, however full.
     tokio::time::timeout(Replica::LONG, stream.outbox.closed()).await.unwrap();
@@ -44,7 +45,7 @@ async fn who_does_not_leave_is_cut() {
 #[tokio::test]
 async fn a_replica_that_is_dropped_is_gone() {
     let replica = Replica::sqlite().await;
-    let mut stream = Member::new(&replica, "n1").await.settled(&replica).await;
+    let mut stream = replica.settled(&replica.member("n1").await).await;
     drop(replica.manager);
     // An end, or an error: in any case no silence.
     while matches!(stream.next().await, Ok(Some(_))) {}
@@ -54,11 +55,11 @@ async fn a_replica_that_is_dropped_is_gone() {
 async fn a_new_replica_serves_what_the_old_one_left() {
     let replica = Replica::sqlite().await;
     replica.publish(vec![put("a", "1")]).await;
-    let member = Member::new(&replica, "n1").await;
-    let held = member.settled(&replica).await.held;
+    let member = replica.member("n1").await;
+    let held = replica.settled(&member).await.held;
     let next = replica.another().await;
     drop(replica.manager);
-    let mut stream = member.open(&next, held).await.unwrap();
+    let mut stream = member.open(next.address(), held).await.unwrap();
     stream.only_beats(2).await;
     let revision = next.publish(vec![put("a", "2")]).await;
     assert_eq!(stream.reach(revision).await, [Got::Delta { from: 1, to: revision, changes: 1 }]);

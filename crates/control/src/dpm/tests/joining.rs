@@ -7,12 +7,12 @@ use milecastle_pki::transport::connect;
 use milecastle_pki::{Ca, GroupToken, KeyRequest, NodeIdentity, NodeKeys, join_client_config};
 use milecastle_store::{DEFAULT_GROUP, NewGroup};
 use milecastle_testkit::eventually;
+use milecastle_testkit::node::{Held, call_join, facts};
 use milecastle_wire::pb;
 use pb::config_client::ConfigClient;
 use pb::join_client::JoinClient;
 use tonic::Code;
 
-use super::node::{Held, call_join, facts};
 use super::replica::Home;
 use super::{Member, Replica, on_both};
 use crate::dpm::{cluster_ca, mint_group_token};
@@ -27,10 +27,10 @@ on_both!(
 
 async fn a_good_token_gives_a_certificate(replica: Replica) {
     let token = replica.token().await;
-    let member = Member::join(&replica, &token, "").await.unwrap();
+    let member = replica.join(&token, "").await.unwrap();
     assert!(!member.id().is_empty());
-    member.settled(&replica).await;
-    let named = Member::join(&replica, &token, "edge-1").await.unwrap();
+    replica.settled(&member).await;
+    let named = replica.join(&token, "edge-1").await.unwrap();
     assert_eq!(named.id(), "edge-1");
     let node = replica.store.node_get(DEFAULT_GROUP, "edge-1").await.unwrap().unwrap();
     assert_eq!((node.token.as_str(), node.host.as_str(), node.version.as_str()), (token.id(), "host-1", "1.2.3"));
@@ -40,12 +40,13 @@ async fn a_good_token_gives_a_certificate(replica: Replica) {
     // And a certificate gives the next one.
     let request = KeyRequest::generate().unwrap();
     let csr = request.csr().to_vec().into();
-    let answer = JoinClient::new(named.channel(&replica).await).renew(pb::RenewRequest { csr }).await.unwrap();
+    let answer =
+        JoinClient::new(named.channel(replica.address()).await.unwrap()).renew(pb::RenewRequest { csr }).await.unwrap();
     let answer = answer.into_inner();
     let trusted = named.keys.ca_fingerprint();
     let renewed = request.accept(&answer.chain, &answer.ca, &trusted, SystemTime::now()).unwrap();
     assert_eq!(renewed.certificate().identity, named.keys.certificate().identity);
-    Member { keys: Arc::new(renewed) }.settled(&replica).await;
+    replica.settled(&Member { keys: Arc::new(renewed) }).await;
     let after = replica.store.node_get(DEFAULT_GROUP, "edge-1").await.unwrap().unwrap();
     assert_ne!(after.certificate, node.certificate);
 }
@@ -69,7 +70,7 @@ async fn bad_tokens_give_none(replica: Replica) {
     ] {
         let csr = KeyRequest::generate().unwrap().csr().to_vec().into();
         let asked = pb::JoinRequest { token, csr, node_id: "n1".to_owned(), facts: None };
-        let status = call_join(&replica, asked).await.unwrap_err();
+        let status = call_join(replica.address(), ca, asked).await.unwrap_err();
         assert_eq!(status.code(), Code::Unauthenticated, "{why}");
         assert!(status.message().contains(why), "{}", status.message());
     }
@@ -86,7 +87,7 @@ async fn what_cannot_be_signed_is_refused(replica: Replica) {
             node_id: node_id.to_owned(),
             facts: Some(facts()),
         };
-        call_join(&replica, message)
+        call_join(replica.address(), token.ca(), message)
     };
     assert_eq!(ask(b"noise", "n1").await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(ask(&csr, "no/name").await.unwrap_err().code(), Code::InvalidArgument);
@@ -104,11 +105,11 @@ async fn revocation_ends_streams(replica: Replica) {
     let [one, two, three] = ["n1", "n2", "n3"].map(|id| (id, if id == "n1" { &token } else { &second }));
     let mut members = Vec::new();
     for (id, token) in [one, two, three] {
-        members.push(Member::join(&replica, token, id).await.unwrap());
+        members.push(replica.join(token, id).await.unwrap());
     }
     let mut streams = Vec::new();
     for member in &members {
-        streams.push(member.settled(&replica).await);
+        streams.push(replica.settled(&member).await);
     }
     // A token takes those with it that joined with it.
     assert!(replica.store.token_revoke(DEFAULT_GROUP, token.id()).await.unwrap());
@@ -120,10 +121,13 @@ async fn revocation_ends_streams(replica: Replica) {
     assert_eq!(streams[2].end().await.unwrap_err().code(), Code::PermissionDenied);
     eventually("all streams are gone", async || replica.manager.streams() == 0).await;
     for member in &members {
-        let Err(refused) = member.open(&replica, Held::default()).await else { panic!("a stream for {}", member.id()) };
+        let Err(refused) = member.open(replica.address(), Held::default()).await else {
+            panic!("a stream for {}", member.id())
+        };
         assert_eq!(refused.code(), Code::PermissionDenied);
         let csr = KeyRequest::generate().unwrap().csr().to_vec().into();
-        let renewed = JoinClient::new(member.channel(&replica).await).renew(pb::RenewRequest { csr }).await;
+        let renewed =
+            JoinClient::new(member.channel(replica.address()).await.unwrap()).renew(pb::RenewRequest { csr }).await;
         assert_eq!(renewed.unwrap_err().code(), Code::PermissionDenied);
     }
     assert_eq!(replica.manager.streams(), 0);
@@ -132,21 +136,23 @@ async fn revocation_ends_streams(replica: Replica) {
 async fn only_the_own_group_is_read(replica: Replica) {
     replica.store.group_create(&NewGroup::named("other")).await.unwrap();
     let token = mint_group_token(&replica.store, "other", "test", None).await.unwrap();
-    let foreign = Member::join(&replica, &token, "n1").await.unwrap();
-    let member = Member::new(&replica, "n1").await;
+    let foreign = replica.join(&token, "n1").await.unwrap();
+    let member = replica.member("n1").await;
     let hellos = [
         (pb::Hello { group: "other".to_owned(), ..member.hello() }, Code::PermissionDenied),
         (pb::Hello { node_id: "n2".to_owned(), ..member.hello() }, Code::PermissionDenied),
         (pb::Hello { protocols: vec![9], ..member.hello() }, Code::FailedPrecondition),
     ];
     for (hello, code) in hellos {
-        let Err(status) = member.open_with(&replica, hello, Held::default()).await else { panic!("{code} expected") };
+        let Err(status) = member.open_with(replica.address(), hello, Held::default()).await else {
+            panic!("{code} expected")
+        };
         assert_eq!(status.code(), code);
     }
     // Its own group is all right, and ends with the group.
     let mut stream = None;
     eventually("the replica knows the new group", async || {
-        stream = foreign.open(&replica, Held::default()).await.ok();
+        stream = foreign.open(replica.address(), Held::default()).await.ok();
         stream.is_some()
     })
     .await;
@@ -181,7 +187,9 @@ async fn certificates_of_others_open_nothing() {
     let issued = ca.sign_node(request.csr(), &identity, SystemTime::now(), life).unwrap();
     let keys = request.accept(&issued.chain, ca.certificate(), &ca.fingerprint(), SystemTime::now()).unwrap();
     let stranger = Member { keys: Arc::new(keys) };
-    let Err(refused) = stranger.open(&replica, Held::default()).await else { panic!("a stream for a stranger") };
+    let Err(refused) = stranger.open(replica.address(), Held::default()).await else {
+        panic!("a stream for a stranger")
+    };
     assert_eq!(refused.code(), Code::PermissionDenied);
 }
 

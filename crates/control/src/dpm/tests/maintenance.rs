@@ -2,10 +2,10 @@
 
 use milecastle_store::{DEFAULT_GROUP, Maintenance};
 use milecastle_testkit::eventually;
+use milecastle_testkit::node::Held;
 use tonic::Code;
 
-use super::node::Held;
-use super::{Got, Member, Replica, on_both, put};
+use super::{Got, Replica, on_both, put};
 
 on_both!(nodes_hear_of_their_maintenance, a_replica_in_maintenance_sends_its_nodes_away);
 
@@ -18,9 +18,9 @@ fn told(reason: &str) -> Got {
 }
 
 async fn nodes_hear_of_their_maintenance(replica: Replica) {
-    let member = Member::new(&replica, "n1").await;
-    let mut stream = member.settled(&replica).await;
-    let mut other = Member::new(&replica, "n2").await.settled(&replica).await;
+    let member = replica.member("n1").await;
+    let mut stream = replica.settled(&member).await;
+    let mut other = replica.settled(&replica.member("n2").await).await;
     let store = &replica.store;
     assert!(store.node_maintain(DEFAULT_GROUP, "n1", Some(&because("a new disk"))).await.unwrap());
     assert_eq!(stream.step().await, told("a new disk"));
@@ -31,7 +31,7 @@ async fn nodes_hear_of_their_maintenance(replica: Replica) {
     assert_eq!(stream.step().await, told("a new rack"));
     // A new stream begins with it, and so does one of a node that joins.
     for id in ["n1", "n3"] {
-        let mut stream = Member::new(&replica, id).await.open(&replica, Held::default()).await.unwrap();
+        let mut stream = replica.member(id).await.open(replica.address(), Held::default()).await.unwrap();
         assert_eq!(stream.next().await.unwrap(), Some(Got::Beat));
         assert_eq!(stream.next().await.unwrap(), Some(told("a new rack")));
     }
@@ -44,18 +44,18 @@ async fn nodes_hear_of_their_maintenance(replica: Replica) {
 
 async fn a_replica_in_maintenance_sends_its_nodes_away(replica: Replica) {
     let other = replica.another().await;
-    let member = Member::new(&replica, "n1").await;
-    let mut stream = member.settled(&replica).await;
+    let member = replica.member("n1").await;
+    let mut stream = replica.settled(&member).await;
     replica.store.member_maintain("replica-1", Some(&because("a new kernel"))).await.unwrap();
     while stream.next().await.unwrap().expect("a goodbye comes first") != Got::Goaway {}
     assert_eq!(stream.next().await.unwrap(), None);
-    let refused = member.open(&replica, Held::default()).await.err().unwrap();
+    let refused = member.open(replica.address(), Held::default()).await.err().unwrap();
     assert!(refused.code() == Code::Unavailable && refused.message().contains("maintenance"), "{refused}");
     let token = replica.token().await;
-    let refused = Member::join(&replica, &token, "n2").await.err().unwrap();
+    let refused = replica.join(&token, "n2").await.err().unwrap();
     assert!(refused.code() == Code::Unavailable && refused.message().contains("maintenance"), "{refused}");
     // The other one takes them.
-    member.settled(&other).await;
+    other.settled(&member).await;
     replica.store.member_maintain("replica-1", None).await.unwrap();
-    eventually("it takes nodes again", async || member.open(&replica, Held::default()).await.is_ok()).await;
+    eventually("it takes nodes again", async || member.open(replica.address(), Held::default()).await.is_ok()).await;
 }

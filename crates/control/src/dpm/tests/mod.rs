@@ -7,10 +7,9 @@ mod hostile;
 mod joining;
 mod maintenance;
 mod moving;
-mod node;
 mod receipts;
 mod replica;
 mod stream;
 
-use node::{Got, Member};
+use milecastle_testkit::node::{Got, Member};
 use replica::{Replica, delete, on_both, put};

@@ -4,21 +4,21 @@ use milecastle_store::DEFAULT_GROUP;
 use milecastle_testkit::eventually;
 
 use super::replica::Home;
-use super::{Got, Member, Replica, on_both, put};
+use super::{Got, Replica, on_both, put};
 
 on_both!(a_node_moves_from_replica_to_replica);
 
 async fn a_node_moves_from_replica_to_replica(one: Replica) {
     let two = one.another().await;
     one.publish(vec![put("a", "1")]).await;
-    let member = Member::new(&one, "n1").await;
-    let mut held = member.settled(&one).await.held;
+    let member = one.member("n1").await;
+    let mut held = one.settled(&member).await.held;
     for round in 0..6 {
         let (here, there) = if round % 2 == 0 { (&two, &one) } else { (&one, &two) };
         // Published by the other: this one may not have heard of it yet when the node comes.
         let revision = there.publish(vec![put("a", &round.to_string()), put(&format!("r{round}"), "")]).await;
         let from = held.revision;
-        let mut stream = member.open(here, held).await.unwrap();
+        let mut stream = member.open(here.address(), held).await.unwrap();
         assert_eq!(stream.reach(revision).await, [Got::Delta { from, to: revision, changes: 2 }]);
         // While it is here, too.
         let last = there.publish(vec![put("b", &round.to_string())]).await;
@@ -28,9 +28,9 @@ async fn a_node_moves_from_replica_to_replica(one: Replica) {
     assert_eq!(held.objects.len(), 8);
     // A node that knows more than the replica that it comes to is not told that it is ahead.
     let revision = one.publish(vec![put("c", "")]).await;
-    let mut stream = member.open(&one, held).await.unwrap();
+    let mut stream = member.open(one.address(), held).await.unwrap();
     stream.reach(revision).await;
-    let mut stream = member.open(&two, stream.held).await.unwrap();
+    let mut stream = member.open(two.address(), stream.held).await.unwrap();
     stream.only_beats(1).await;
     assert_eq!(stream.beat.map(|beat| beat.head), Some(revision));
     eventually("each knows what its nodes run", async || {
@@ -49,8 +49,8 @@ async fn transactions(streams: usize, publishes: usize) -> u64 {
     let token = replica.token().await;
     let mut open = Vec::new();
     for n in 0..streams {
-        let member = Member::join(&replica, &token, &format!("n{n:03}")).await.unwrap();
-        open.push(member.settled(&replica).await);
+        let member = replica.join(&token, &format!("n{n:03}")).await.unwrap();
+        open.push(replica.settled(&member).await);
     }
     for n in 0..publishes {
         let revision = replica.publish(vec![put("a", &n.to_string())]).await;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use milecastle_store::DEFAULT_GROUP;
 use milecastle_testkit::eventually;
+use milecastle_testkit::node::Held;
 use milecastle_wire::pb;
 use pb::node_message::Message;
 
-use super::node::Held;
-use super::{Member, Replica, on_both, put};
+use super::{Replica, on_both, put};
 use crate::dpm::{Condition, Nodes, Receipt};
 
 on_both!(a_write_waits_for_its_nodes, rejections_are_known, nodes_of_other_replicas_count);
@@ -25,7 +25,7 @@ async fn a_write_waits_for_its_nodes(replica: Replica) {
     let token = replica.token().await;
     let mut streams = Vec::new();
     for n in 0..3 {
-        streams.push(Member::join(&replica, &token, &format!("n{n}")).await.unwrap().settled(&replica).await);
+        streams.push(replica.settled(&replica.join(&token, &format!("n{n}")).await.unwrap()).await);
     }
     let revision = replica.publish(vec![put("a", "1")]).await;
     let waiting = tokio::spawn({
@@ -57,8 +57,8 @@ async fn a_write_waits_for_its_nodes(replica: Replica) {
 }
 
 async fn rejections_are_known(replica: Replica) {
-    let member = Member::new(&replica, "n1").await;
-    let mut stream = member.settled(&replica).await;
+    let member = replica.member("n1").await;
+    let mut stream = replica.settled(&member).await;
     stream.answers = false;
     let revision = replica.publish(vec![put("a", "1")]).await;
     stream.reach(revision).await;
@@ -97,8 +97,8 @@ async fn rejections_are_known(replica: Replica) {
 async fn nodes_of_other_replicas_count(one: Replica) {
     let two = one.another().await;
     let token = one.token().await;
-    let mut here = Member::join(&one, &token, "n1").await.unwrap().settled(&one).await;
-    let mut there = Member::join(&one, &token, "n2").await.unwrap().settled(&two).await;
+    let mut here = one.settled(&one.join(&token, "n1").await.unwrap()).await;
+    let mut there = two.settled(&one.join(&token, "n2").await.unwrap()).await;
     let nodes = one.manager.nodes().clone();
     eventually("the other's node is known here", async || nodes.applied(DEFAULT_GROUP, 0).await.total == 2).await;
     let revision = one.publish(vec![put("a", "1")]).await;
@@ -123,7 +123,7 @@ async fn nodes_of_other_replicas_count(one: Replica) {
             && dashboard.applied(DEFAULT_GROUP, revision).await.total == 1
     })
     .await;
-    let member = Member::join(&one, &token, "n1").await.unwrap();
-    let _back = member.open(&one, held).await.unwrap();
+    let member = one.join(&token, "n1").await.unwrap();
+    let _back = member.open(one.address(), held).await.unwrap();
     assert_eq!(nodes.wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await.to_string(), "applied 2/2");
 }

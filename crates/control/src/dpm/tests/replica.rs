@@ -1,5 +1,6 @@
 //! A replica of a test's own, on either database.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,10 @@ use milecastle_pki::GroupToken;
 use milecastle_settings as settings;
 use milecastle_store::{ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Put, Retention, Source, Store, Term, open};
 use milecastle_telemetry::metrics::Registry;
+use milecastle_testkit::node::{Held, Member, Stream};
 use milecastle_testkit::postgres::Database;
 use milecastle_testkit::{SOON, wait_for};
+use tonic::Status;
 
 use crate::dpm::{DpManager, DpParts, Nodes, mint_group_token};
 use crate::members::LEADER;
@@ -117,6 +120,28 @@ impl Replica {
     /// A token for the default group.
     pub(super) async fn token(&self) -> GroupToken {
         mint_group_token(&self.store, DEFAULT_GROUP, "test", None).await.unwrap()
+    }
+
+    /// Where nodes join it.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.manager.local_addr()
+    }
+
+    /// A node that joins here.
+    pub(super) async fn join(&self, token: &GroupToken, id: &str) -> Result<Member, Status> {
+        Member::join(self.address(), token, id).await
+    }
+
+    /// One of the default group.
+    pub(super) async fn member(&self, id: &str) -> Member {
+        self.join(&self.token().await, id).await.unwrap()
+    }
+
+    /// A stream of a node that has nothing, once it has the whole configuration.
+    pub(super) async fn settled(&self, member: &Member) -> Stream {
+        let mut stream = member.open(self.address(), Held::default()).await.unwrap();
+        stream.reach(self.store.head(DEFAULT_GROUP).await.unwrap().revision).await;
+        stream
     }
 
     /// Publishes to the default group; gives the revision.

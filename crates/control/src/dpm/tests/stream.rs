@@ -2,12 +2,12 @@
 
 use milecastle_store::{DEFAULT_GROUP, GroupUpdate};
 use milecastle_testkit::eventually;
+use milecastle_testkit::node::Held;
 use milecastle_wire::pb;
 use pb::node_message::Message;
 use pb::refused::Fault;
 
-use super::node::Held;
-use super::{Got, Member, Replica, delete, on_both, put};
+use super::{Got, Replica, delete, on_both, put};
 use crate::dpm::session::UNANSWERED;
 
 on_both!(
@@ -22,9 +22,9 @@ on_both!(
 );
 
 async fn an_empty_node_gets_a_snapshot_and_then_deltas(replica: Replica) {
-    let member = Member::new(&replica, "n1").await;
+    let member = replica.member("n1").await;
     // An empty configuration is one.
-    let mut stream = member.open(&replica, Held::default()).await.unwrap();
+    let mut stream = member.open(replica.address(), Held::default()).await.unwrap();
     assert_eq!(stream.next().await.unwrap(), Some(Got::Beat));
     assert_eq!(stream.step().await, Got::Snapshot(0));
     assert_eq!(stream.held.have().map(|have| have.revision), Some(0));
@@ -43,13 +43,13 @@ async fn an_empty_node_gets_a_snapshot_and_then_deltas(replica: Replica) {
     assert_eq!(Some(&beat.lineage), stream.held.lineage.as_ref());
 
     // A second one, of another node, has everything in its snapshot.
-    let other = Member::new(&replica, "n2").await.settled(&replica).await;
+    let other = replica.settled(&replica.member("n2").await).await;
     assert_eq!(other.held, stream.held);
 }
 
 async fn many_publishes_become_one_delta(replica: Replica) {
-    let member = Member::new(&replica, "n1").await;
-    let mut stream = member.settled(&replica).await;
+    let member = replica.member("n1").await;
+    let mut stream = replica.settled(&member).await;
     stream.answers = false;
     // Without an answer only so many steps come …
     for n in 0..UNANSWERED {
@@ -74,42 +74,42 @@ async fn many_publishes_become_one_delta(replica: Replica) {
 
 async fn a_node_comes_back_and_gets_what_it_lacks(replica: Replica) {
     replica.publish(vec![put("a", "1"), put("b", "1")]).await;
-    let member = Member::new(&replica, "n1").await;
-    let held = member.settled(&replica).await.held;
+    let member = replica.member("n1").await;
+    let held = replica.settled(&member).await.held;
     // Nothing happened meanwhile.
-    let mut stream = member.open(&replica, held.clone()).await.unwrap();
+    let mut stream = member.open(replica.address(), held.clone()).await.unwrap();
     stream.only_beats(3).await;
     drop(stream);
-    let mut other = Member::new(&replica, "n2").await.settled(&replica).await;
+    let mut other = replica.settled(&replica.member("n2").await).await;
     replica.publish(vec![put("a", "2")]).await;
     let last = replica.publish(vec![delete("b"), put("c", "3")]).await;
     // The replica has heard of it.
     other.reach(last).await;
-    let mut stream = member.open(&replica, held.clone()).await.unwrap();
+    let mut stream = member.open(replica.address(), held.clone()).await.unwrap();
     let expected = Got::Delta { from: held.revision, to: last, changes: 3 };
     assert_eq!(stream.reach(last).await, [expected]);
 
     // A replica that just started asks the database.
     let fresh = replica.another().await;
-    let mut stream = member.open(&fresh, held.clone()).await.unwrap();
+    let mut stream = member.open(fresh.address(), held.clone()).await.unwrap();
     assert_eq!(stream.reach(last).await, [Got::Delta { from: held.revision, to: last, changes: 3 }]);
 
     // What the database has forgotten comes as a snapshot.
     replica.forget_history().await;
     let fresh = replica.another().await;
-    let mut stream = member.open(&fresh, held).await.unwrap();
+    let mut stream = member.open(fresh.address(), held).await.unwrap();
     assert_eq!(stream.reach(last).await, [Got::Snapshot(last)]);
     assert!((fresh.metric("dp_snapshots_sent_total{group=\"default\",why=\"too_old\"}") - 1.0).abs() < f64::EPSILON);
 }
 
 async fn other_digests_are_healed(replica: Replica) {
     let revision = replica.publish(vec![put("a", "1"), put("b", "1")]).await;
-    let member = Member::new(&replica, "n1").await;
-    let held = member.settled(&replica).await.held;
+    let member = replica.member("n1").await;
+    let held = replica.settled(&member).await.held;
     // In Hello.
     let mut damaged = held.clone();
     damaged.objects.pop_last();
-    let mut stream = member.open(&replica, damaged.clone()).await.unwrap();
+    let mut stream = member.open(replica.address(), damaged.clone()).await.unwrap();
     assert_eq!(stream.step().await, Got::Snapshot(revision));
     assert_eq!(stream.held, held);
     // In Applied, after a step.
@@ -133,7 +133,7 @@ async fn other_digests_are_healed(replica: Replica) {
 
 async fn refusals_are_healed_with_a_pause(replica: Replica) {
     let revision = replica.publish(vec![put("a", "1")]).await;
-    let mut stream = Member::new(&replica, "n1").await.settled(&replica).await;
+    let mut stream = replica.settled(&replica.member("n1").await).await;
     stream.answers = false;
     for fault in [Fault::Gap, Fault::Digest] {
         stream.say(Message::Refused(stream.refused_message(fault))).await;
@@ -154,12 +154,12 @@ async fn refusals_are_healed_with_a_pause(replica: Replica) {
 
 async fn another_lineage_is_an_alarm(replica: Replica) {
     let revision = replica.publish(vec![put("a", "1")]).await;
-    let member = Member::new(&replica, "n1").await;
+    let member = replica.member("n1").await;
     let lineage = replica.store.head(DEFAULT_GROUP).await.unwrap().lineage;
     let old = Held { lineage: Some("before-the-restore".to_owned()), revision: 77, ..Held::default() };
     let ahead = Held { lineage: Some(lineage.clone()), revision: 99, ..Held::default() };
     for (held, fault) in [(ahead, Fault::Backwards), (old.clone(), Fault::Lineage)] {
-        let mut stream = member.open(&replica, held.clone()).await.unwrap();
+        let mut stream = member.open(replica.address(), held.clone()).await.unwrap();
         stream.only_beats(3).await;
         assert_eq!(stream.beat.as_ref().map(|beat| (beat.lineage.as_str(), beat.head)), Some((&*lineage, revision)));
         let refused = pb::Refused { lineage: lineage.clone(), revision, ..stream.refused_message(fault) };
@@ -174,7 +174,7 @@ async fn another_lineage_is_an_alarm(replica: Replica) {
         assert_eq!(stream.held, held);
     }
     // An operator says that the old one is over.
-    let mut stream = member.open(&replica, old).await.unwrap();
+    let mut stream = member.open(replica.address(), old).await.unwrap();
     stream.only_beats(2).await;
     let settings = serde_json::json!({"supersedes": ["before-the-restore"]}).as_object().cloned();
     replica.store.group_update(DEFAULT_GROUP, &GroupUpdate { settings, ..GroupUpdate::default() }).await.unwrap();
@@ -182,7 +182,7 @@ async fn another_lineage_is_an_alarm(replica: Replica) {
     assert_eq!(stream.beat.as_ref().unwrap().supersedes, ["before-the-restore"]);
     // The present lineage gets a successor: whoever is ahead in it hears that it is over before it gets the snapshot.
     let ahead = Held { lineage: Some(lineage.clone()), revision: 99, ..Held::default() };
-    let mut stream = member.open(&replica, ahead).await.unwrap();
+    let mut stream = member.open(replica.address(), ahead).await.unwrap();
     stream.only_beats(2).await;
     let successor = replica.store.group_supersede(DEFAULT_GROUP, &[], true).await.unwrap();
     assert_eq!(stream.step().await, Got::Snapshot(revision));
@@ -192,8 +192,8 @@ async fn another_lineage_is_an_alarm(replica: Replica) {
 
 async fn a_broken_snapshot_goes_on(replica: Replica) {
     let revision = replica.publish_bulk(40, 64 << 10).await;
-    let member = Member::new(&replica, "n1").await;
-    let mut stream = member.open(&replica, Held::default()).await.unwrap();
+    let member = replica.member("n1").await;
+    let mut stream = member.open(replica.address(), Held::default()).await.unwrap();
     assert_eq!(stream.step().await, Got::Chunk(0));
     assert_eq!(stream.step().await, Got::Chunk(1));
     let (reader, part) = stream.reader.take().unwrap();
@@ -202,7 +202,7 @@ async fn a_broken_snapshot_goes_on(replica: Replica) {
     let last = replica.publish(vec![put("late", "")]).await;
     let resume = pb::Resume { lineage: part.lineage.clone().unwrap(), revision, next_chunk: reader.next_chunk() };
     let hello = pb::Hello { resume: Some(resume.clone()), ..member.hello() };
-    let mut stream = member.open_with(&replica, hello.clone(), Held::default()).await.unwrap();
+    let mut stream = member.open_with(replica.address(), hello.clone(), Held::default()).await.unwrap();
     stream.reader = Some((reader, part));
     assert_eq!(stream.step().await, Got::Chunk(2));
     let rest = stream.reach(last).await;
@@ -212,13 +212,13 @@ async fn a_broken_snapshot_goes_on(replica: Replica) {
     // What cannot go on begins anew.
     for wrong in [pb::Resume { revision: 999, ..resume.clone() }, pb::Resume { next_chunk: 99, ..resume }] {
         let hello = pb::Hello { resume: Some(wrong), ..hello.clone() };
-        let mut stream = member.open_with(&replica, hello, Held::default()).await.unwrap();
+        let mut stream = member.open_with(replica.address(), hello, Held::default()).await.unwrap();
         assert_eq!(stream.step().await, Got::Chunk(0));
     }
 }
 
 async fn a_large_delta_travels_in_chunks(replica: Replica) {
-    let mut stream = Member::new(&replica, "n1").await.settled(&replica).await;
+    let mut stream = replica.settled(&replica.member("n1").await).await;
     let revision = replica.publish_bulk(40, 64 << 10).await;
     assert_eq!(stream.reach(revision).await, [Got::Delta { from: 0, to: revision, changes: 40 }]);
     assert!(replica.metric("dp_messages_sent_total{group=\"default\",kind=\"delta\"}") > 1.5);
