@@ -2,6 +2,9 @@
 //!
 //! tonic's own TLS takes PEM and neither a verifier nor a resolver, so connections are made here and handed to it.
 
+mod pauses;
+
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,8 +18,9 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
@@ -27,8 +31,12 @@ use crate::{CLUSTER_NAME, NodeCertificate};
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Handshakes at a time; further connections wait in the listener's queue.
-const HANDSHAKES: usize = 256;
+/// Handshakes at a time. One more takes the place of the oldest, so that peers who fall silent keep nobody out.
+const HANDSHAKES: usize = 1024;
+
+/// Until then a handshake keeps its place: of many nodes that come at once none is sent away because this side is slow. Further
+/// connections wait in the listener's queue meanwhile.
+const HANDSHAKE_PLACE: Duration = Duration::from_secs(1);
 
 /// The pause after the system refused to accept (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -133,9 +141,9 @@ pub fn incoming(listener: TcpListener, config: Arc<ServerConfig>) -> Incoming {
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Sender<ServerStream>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = Handshakes::default();
     loop {
-        let permit = handshakes.clone().acquire_owned().await.expect("this semaphore is never closed");
+        handshakes.make_room().await;
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = sender.closed() => return,
@@ -149,7 +157,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Send
             }
         };
         let (acceptor, sender) = (acceptor.clone(), sender.clone());
-        tokio::spawn(async move {
+        handshakes.begin(async move {
             match timeout(HANDSHAKE_TIMEOUT, handshake(acceptor, stream, address)).await {
                 // A closed channel: the server is shutting down, and the connection goes with it.
                 Ok(Ok(stream)) => drop(sender.send(stream).await),
@@ -160,13 +168,46 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Send
                 Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake failed"),
                 Err(_) => tracing::info!(%address, "TLS handshake took too long"),
             }
-            drop(permit);
         });
+    }
+}
+
+/// The handshakes under way. Dropped, they end.
+#[derive(Default)]
+struct Handshakes {
+    tasks: JoinSet<()>,
+    /// When each began, oldest first; some have ended.
+    begun: VecDeque<(Instant, AbortHandle)>,
+}
+
+impl Handshakes {
+    /// Waits until one more may begin; ends the oldest if need be.
+    async fn make_room(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        if self.begun.len() < HANDSHAKES {
+            return;
+        }
+        self.begun.retain(|(_, handshake)| !handshake.is_finished());
+        while self.begun.len() >= HANDSHAKES {
+            let Some((began, oldest)) = self.begun.front() else { return };
+            tokio::select! {
+                () = sleep_until(*began + HANDSHAKE_PLACE) => {
+                    oldest.abort();
+                    self.begun.pop_front();
+                }
+                _ = self.tasks.join_next() => self.begun.retain(|(_, handshake)| !handshake.is_finished()),
+            }
+        }
+    }
+
+    fn begin(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
+        self.begun.push_back((Instant::now(), self.tasks.spawn(handshake)));
     }
 }
 
 async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) -> io::Result<ServerStream> {
     stream.set_nodelay(true)?;
+    pauses::shorten(&stream);
     let io = acceptor.accept(stream).await?;
     let shown = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
     // One of this CA that names no node is as good as none: the services will say so.
@@ -233,6 +274,7 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel
         async move {
             let stream = TcpStream::connect(target).await?;
             stream.set_nodelay(true)?;
+            pauses::shorten(&stream);
             let name = ServerName::try_from(CLUSTER_NAME).expect("the cluster's name is a DNS name");
             connector.connect(name, stream).await.map(TokioIo::new)
         }

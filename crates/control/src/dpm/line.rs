@@ -1,24 +1,30 @@
 //! Connections of nodes, as the server holds them: each can be cut from outside, and one that showed no certificate does not
 //! last.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use milecastle_pki::transport::{Incoming, Peer, ServerStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::sleep;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
 use tonic::transport::server::Connected;
 
 /// Without a certificate one can only join, which takes one short call.
 const GUEST_LIFE: Duration = Duration::from_secs(30);
 
-/// Connections without a certificate at a time; more are closed as they come.
+/// Connections without a certificate at a time. One more takes the place of the oldest, so that those who only hold on keep no
+/// node from joining.
 const GUESTS: usize = 1024;
+
+/// Until then a guest keeps its place; while all of them are that young, further ones are closed as they come.
+const GUEST_PLACE: Duration = Duration::from_secs(2);
 
 /// Who is at the other end of a connection, and a way to end it. In the extensions of every request that came over it.
 #[derive(Debug, Clone)]
@@ -40,12 +46,48 @@ pub(super) struct Line {
     link: Link,
     /// Ready when the connection must end; `None` once it was.
     end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    _guest: Option<OwnedSemaphorePermit>,
+    _guest: Option<Guest>,
+}
+
+/// Connections without a certificate, by the order in which they came.
+#[derive(Default)]
+struct Guests {
+    places: Mutex<BTreeMap<u64, (Instant, Arc<Notify>)>>,
+    came: AtomicU64,
+}
+
+/// A guest's place. Dropped, it is free.
+struct Guest {
+    guests: Arc<Guests>,
+    number: u64,
+}
+
+impl Guests {
+    /// A place for a connection that ends when `cut` is notified; `None` if there is none.
+    fn admit(self: &Arc<Self>, cut: &Arc<Notify>, now: Instant) -> Option<Guest> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.len() >= GUESTS {
+            let oldest = places.first_entry()?;
+            if now.saturating_duration_since(oldest.get().0) < GUEST_PLACE {
+                return None;
+            }
+            oldest.remove().1.notify_one();
+        }
+        let number = self.came.fetch_add(1, Ordering::Relaxed);
+        places.insert(number, (now, cut.clone()));
+        Some(Guest { guests: self.clone(), number })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.guests.places.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
 }
 
 /// The connections that come in, without those that are too many. All of them end with the sender of `halt`.
 pub(super) fn lines(incoming: Incoming, halt: watch::Receiver<()>) -> impl Stream<Item = io::Result<Line>> {
-    let guests = Arc::new(Semaphore::new(GUESTS));
+    let guests = Arc::<Guests>::default();
     incoming.filter_map(move |accepted| {
         let line = accepted.map(|io| Line::new(io, &guests, halt.clone())).transpose();
         std::future::ready(line)
@@ -53,13 +95,13 @@ pub(super) fn lines(incoming: Incoming, halt: watch::Receiver<()>) -> impl Strea
 }
 
 impl Line {
-    fn new(io: ServerStream, guests: &Arc<Semaphore>, mut halt: watch::Receiver<()>) -> Option<Self> {
+    fn new(io: ServerStream, guests: &Arc<Guests>, mut halt: watch::Receiver<()>) -> Option<Self> {
         let peer = io.connect_info();
+        let cut = Arc::new(Notify::new());
         let guest = match peer.certificate {
             Some(_) => None,
-            None => Some(guests.clone().try_acquire_owned().ok()?),
+            None => Some(guests.admit(&cut, Instant::now())?),
         };
-        let cut = Arc::new(Notify::new());
         let (called, is_guest) = (cut.clone(), guest.is_some());
         let end = Box::pin(async move {
             tokio::select! {
@@ -115,5 +157,28 @@ impl AsyncWrite for Line {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_guest_that_lingers_makes_room() {
+        let (guests, start) = (Arc::<Guests>::default(), Instant::now());
+        let cuts: Vec<Arc<Notify>> = (0..GUESTS).map(|_| Arc::default()).collect();
+        let mut seats: Vec<Guest> = cuts.iter().map(|cut| guests.admit(cut, start).expect("there is room")).collect();
+        let late = start + GUEST_PLACE;
+        assert!(guests.admit(&Arc::default(), start).is_none(), "all are young");
+        let newcomer = guests.admit(&Arc::default(), late);
+        assert!(newcomer.is_some());
+        let cut = |n: usize| cuts[n].notified().now_or_never().is_some();
+        assert!(cut(0) && !cut(1), "the oldest alone is cut");
+        // Whoever leaves makes room too.
+        seats.truncate(GUESTS - 1);
+        assert!(guests.admit(&Arc::default(), start).is_some());
     }
 }
