@@ -69,7 +69,9 @@ async fn unknown(api: &Api, group: &Group) -> Result<Unknown, Failure> {
     let over = group.supersedes();
     for node in api.nodes.list(&group.id).await? {
         let Some(lineage) = node.lineage.filter(|lineage| !over.contains(lineage)) else { continue };
-        if lineage != group.lineage || node.revision > group.revision {
+        // The database may have gone on past the node since it was set back: then the node's word tells.
+        let refuses = node.troubles.refused.is_some_and(|refused| refused.fault == "backwards");
+        if lineage != group.lineage || node.revision > group.revision || refuses {
             let (revision, nodes) = unknown.entry(lineage).or_default();
             *revision = node.revision.max(*revision);
             nodes.push(node.id);

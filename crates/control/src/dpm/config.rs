@@ -127,10 +127,18 @@ impl ConfigService {
         let facts = hello.facts.unwrap_or_default();
         // Entered before it is asked whether the node is welcome, or in maintenance: what is said after that finds the stream.
         let (alive, ended) = shared.nodes.enter(feed.group(), node, link.peer.address, facts, start.held());
+        if let Some(head) = start.ahead_of {
+            // It will say so itself; until then, or if it does not, nobody takes it for one that has all revisions to come.
+            alive.refused("backwards", "it holds a revision that the database does not know".to_owned(), head);
+        }
         let known = shared.store.node_get(group, node).await.map_err(unavailable)?;
-        let Some(known) = known.filter(|known| known.welcome) else {
-            return Err(Status::permission_denied("this node was revoked or deleted, or its group token was revoked"));
+        let Some(known) = known else {
+            // Deleted, or it joined after the backup that the database was restored from.
+            return Err(Status::unauthenticated("this node is not known to the cluster: join with a group token"));
         };
+        if !known.welcome {
+            return Err(Status::permission_denied("this node or its group token was revoked"));
+        }
         alive.begin(&known);
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let session = Session::new(shared.clone(), Open::new(shared), feed, start, alive, link, certificate, outbox);

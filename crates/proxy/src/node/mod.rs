@@ -4,7 +4,8 @@
 //! - Traffic never waits for anything here. What is in force stays in force until a whole new snapshot is built.
 //! - `Applied` is sent only after the snapshot named is in force.
 //! - Another lineage, or a head that went backwards, never replaces what the node holds unless the control plane says
-//!   that an operator declared the old lineage over, or an operator gave the node a token of another cluster or group.
+//!   that an operator declared the old lineage over, or an operator gave the node a token of another cluster or group. A head
+//!   that went backwards and then on past the node is still that.
 //! - The group token is needed to join, not while the node's certificate is valid.
 //! - The last good configuration is in force before the control plane is asked for anything.
 
@@ -14,6 +15,7 @@ mod last_good;
 mod maintenance;
 mod pace;
 mod session;
+mod set_back;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ use milecastle_settings::{ControlPlane, State};
 use milecastle_snapshot::{Compiler, Snapshot};
 use milecastle_wire::pb;
 use pace::{Outcome, Pace};
+use set_back::SetBack;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -124,6 +127,7 @@ impl Node {
         let status = StatusCell { own: Arc::default(), last_good: last_good.figures() };
         let member = Member {
             identity: Identity::new(&config),
+            set_back: SetBack::read(config.state.dir()),
             config,
             compiler,
             publish: Box::new(publish),
@@ -208,6 +212,7 @@ struct Member {
     partial: Option<session::Partial>,
     /// The lineage that was refused last, so that the alarm is raised once.
     lineage_refused: Option<String>,
+    set_back: SetBack,
     started: tokio::time::Instant,
 }
 

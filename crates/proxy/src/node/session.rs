@@ -168,6 +168,16 @@ impl Member {
     }
 }
 
+/// Why what a node holds stays, although the control plane has something else of the same lineage.
+fn was_set_back(held: &Position, revision: u64) -> Refusal {
+    let Position { lineage, revision: reached, .. } = held;
+    let detail = format!(
+        "the control plane stands at {revision}, this node at {reached} of the same lineage {lineage}, from before its database \
+         was set back; this node keeps what it has until an operator declares the lineage over"
+    );
+    Refusal { fault: Fault::Backwards, detail }
+}
+
 struct Session<'a> {
     member: &'a mut Member,
     outbox: mpsc::Sender<pb::NodeMessage>,
@@ -276,22 +286,28 @@ impl<'a> Session<'a> {
             asked => asked.max(SHORTEST_REPORT),
         };
         self.member.tell(|status| status.head = beat.head);
-        let refusal = self.refusal_of(&beat.lineage, beat.head);
+        let refusal = self.refusal_of(&beat.lineage, beat.head, &beat.digest);
         if let Err(refusal) = refusal {
+            if refusal.fault == Fault::Backwards {
+                self.member.set_back.happened(&beat.lineage);
+            }
             if self.member.lineage_refused.as_ref() != Some(&beat.lineage) {
                 self.member.lineage_refused = Some(beat.lineage.clone());
                 self.refuse(refusal, &beat.lineage, beat.head).await;
             }
-        } else if self.member.lineage_refused.take().is_some() {
-            self.member.settle(Alarm::Lineage);
+        } else {
+            self.member.set_back.settle();
+            if self.member.lineage_refused.take().is_some() {
+                self.member.settle(Alarm::Lineage);
+            }
         }
     }
 
-    /// Whether what is held may be replaced by something of this lineage and revision.
-    fn refusal_of(&self, lineage: &str, revision: u64) -> Result<(), Refusal> {
+    /// Whether what is held may be replaced by something of this lineage, revision and digest.
+    fn refusal_of(&self, lineage: &str, revision: u64, digest: &[u8]) -> Result<(), Refusal> {
         let Some(held) = &self.member.holdings else { return Ok(()) };
         let refuse = |fault, detail: String| Err(Refusal { fault, detail });
-        let Position { lineage: own, revision: reached, .. } = held.position();
+        let Position { lineage: own, revision: reached, digest: of_own } = held.position();
         if lineage != &**own {
             if self.member.origin.as_ref() != Some(&self.origin) {
                 // Whoever gave the node a token of another cluster or group wants it there.
@@ -306,12 +322,10 @@ impl<'a> Session<'a> {
             );
             return refuse(Fault::Lineage, detail);
         }
-        if revision < *reached {
-            let detail = format!(
-                "the control plane stands at {revision}, this node at {reached} of the same lineage {own}: its database was \
-                 set back; this node keeps what it has until an operator declares the lineage over"
-            );
-            return refuse(Fault::Backwards, detail);
+        // Once it was set back, a number proves nothing: only the very configuration that is held does.
+        let same = revision == *reached && *digest == of_own.to_bytes();
+        if revision < *reached || (self.member.set_back.is(own) && !same) {
+            return Err(was_set_back(held.position(), revision));
         }
         Ok(())
     }
@@ -339,7 +353,7 @@ impl<'a> Session<'a> {
             return;
         }
         let objects = open.objects;
-        if let Err(refusal) = self.refusal_of(&head.lineage, head.revision) {
+        if let Err(refusal) = self.refusal_of(&head.lineage, head.revision, &head.digest) {
             return self.refuse(refusal, &head.lineage, head.revision).await;
         }
         let (compiler, previous) = (self.member.compiler.clone(), self.member.holdings.clone());
@@ -362,8 +376,13 @@ impl<'a> Session<'a> {
             return self.refuse(refusal, &head.lineage, head.revision).await;
         };
         let compiler = self.member.compiler.clone();
+        let set_back = self.member.set_back.is(&head.lineage);
         let build = move || {
-            let next = held.after(&compiler, &delta)?;
+            let next = held.after(&compiler, &delta).map_err(|refusal| match refusal.fault {
+                // It follows on what another history has under that number.
+                Fault::Digest if set_back => was_set_back(held.position(), delta.to),
+                _ => refusal,
+            })?;
             Ok((next, Step::Delta { from: held.position().clone(), bytes: encode_delta(&delta) }))
         };
         self.build(head.lineage, head.revision, build).await;
@@ -385,6 +404,8 @@ impl<'a> Session<'a> {
                 let rejected = holdings.rejected();
                 let have = holdings.have();
                 self.member.take(holdings, self.origin.clone());
+                // It adds up with what was held before, or an operator or the very same configuration has settled it.
+                self.member.set_back.settle();
                 let build_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
                 self.member.keep(step).await;
                 tracing::info!(revision, build_ms, quarantined = rejected.len(), "configuration in force");

@@ -312,6 +312,15 @@ impl Alive {
         });
     }
 
+    /// The node says where it stands, and that it stays there.
+    pub(in crate::dpm) fn stays(&self, position: Position) {
+        self.update(|entry| {
+            let news = entry.position.as_ref() != Some(&position);
+            entry.position = Some(position);
+            news
+        });
+    }
+
     /// The node says that it did not take a step.
     pub(in crate::dpm) fn refused(&self, fault: &str, detail: String, revision: u64) {
         let refused = Some(RefusedStep { fault: fault.to_owned(), detail: clip(detail), revision });

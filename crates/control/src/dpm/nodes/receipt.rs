@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Nodes, Troubles};
+use super::{Nodes, RefusedStep, Troubles};
 
 /// How often the store is asked what nodes of other replicas run while somebody waits for them.
 const REMOTE_LOOK: Duration = Duration::from_millis(100);
@@ -50,6 +50,9 @@ pub(super) struct Stand {
     quarantine: bool,
     /// The step that it refused last.
     refused: Option<u64>,
+    /// It counts its revisions in another history than the database, or holds something else than its revision adds up to.
+    #[serde(default)]
+    apart: bool,
 }
 
 /// Nodes by where they stand: few different places, however many nodes.
@@ -69,8 +72,15 @@ pub(super) struct Elsewhere(Mutex<BTreeMap<String, (Instant, Arc<Standing>)>>);
 
 impl Stand {
     pub(super) fn new(lineage: Option<&str>, revision: u64, troubles: &Troubles) -> Self {
-        let refused = troubles.refused.as_ref().map(|refused| refused.revision);
-        Self { lineage: lineage.map(str::to_owned), revision, quarantine: troubles.rejected_total > 0, refused }
+        let refused = troubles.refused.as_ref();
+        let apart = |step: &RefusedStep| step.revision <= revision || step.fault == "backwards";
+        Self {
+            lineage: lineage.map(str::to_owned),
+            revision,
+            quarantine: troubles.rejected_total > 0,
+            refused: refused.map(|step| step.revision),
+            apart: refused.is_some_and(apart),
+        }
     }
 }
 
@@ -149,8 +159,9 @@ struct Count {
 
 impl Count {
     fn add(&mut self, stand: &Stand, nodes: usize, wanted: (Option<&str>, u64)) {
-        let applied = stand.lineage.is_some() && stand.lineage.as_deref() == wanted.0 && stand.revision >= wanted.1;
-        let refused = stand.refused.is_some_and(|revision| revision >= wanted.1);
+        let same = !stand.apart && stand.lineage.is_some() && stand.lineage.as_deref() == wanted.0;
+        let applied = same && stand.revision >= wanted.1;
+        let refused = stand.apart || stand.refused.is_some_and(|revision| revision >= wanted.1);
         let rejected = (applied && stand.quarantine) || (!applied && refused);
         self.receipt.total += nodes;
         self.receipt.applied += if applied { nodes } else { 0 };
@@ -161,7 +172,6 @@ impl Count {
 
 #[cfg(test)]
 mod tests {
-    use super::super::RefusedStep;
     use super::*;
 
     #[test]
@@ -181,7 +191,15 @@ mod tests {
         check((Some("l"), 6), &quarantined, (3, 3, 3));
         check((Some("l"), 4), &quarantined, (0, 0, 0));
         check((Some("l"), 4), &refused(5), (0, 3, 3));
-        check((Some("l"), 4), &refused(4), (0, 0, 0));
+        check((Some("l"), 3), &refused(4), (0, 0, 0));
+        check((Some("l"), 6), &refused(7), (3, 0, 3));
+        // It keeps another revision 6 than the database has, which may be further on by now.
+        check((Some("l"), 6), &refused(4), (0, 3, 3));
+        let mut set_back = refused(7);
+        if let Some(step) = &mut set_back.refused {
+            step.fault = "backwards".to_owned();
+        }
+        check((Some("l"), 6), &set_back, (0, 3, 3));
         check((Some("other"), 9), &Troubles::default(), (0, 0, 0));
         check((None, 0), &Troubles::default(), (0, 0, 0));
     }

@@ -77,6 +77,8 @@ pub(super) struct Session {
     link: Link,
     certificate: NodeCertificate,
     outbox: Outbox,
+    /// The group's lineage, as last seen.
+    lineage: Arc<str>,
     /// Where the node stands once it has taken all that was sent; `None` if a snapshot must come next.
     at: Option<Position>,
     /// Snapshots below this revision of the head's lineage would set the node back.
@@ -129,7 +131,9 @@ impl Session {
         outbox: Outbox,
     ) -> Self {
         let (heads, maintenance) = (feed.subscribe(), alive.maintenance());
+        let lineage = heads.borrow().lineage().clone();
         Self {
+            lineage,
             shared,
             _open: open,
             feed,
@@ -211,6 +215,11 @@ impl Session {
                 changed = heads.changed() => {
                     if changed.is_err() {
                         return Ended::Told(last_words(End::NoGroup));
+                    }
+                    let lineage = heads.borrow_and_update().lineage().clone();
+                    if std::mem::replace(&mut self.lineage, lineage) != self.lineage {
+                        // An operator has decided: what the node did not take before is no reason to wait.
+                        self.heal_at = None;
                     }
                 }
                 () = sleep_until(self.heal_at.unwrap_or(self.heard)), if self.heal_at.is_some() => self.heal_at = None,

@@ -38,19 +38,18 @@ impl Session {
             Some(Answered::Sent(position)) => Some(position.digest),
             _ => head.at(applied.revision).map(|(_, digest)| digest).filter(|_| of_head),
         };
-        let held = Digest::try_from(&*applied.digest).ok();
-        if held.is_none() || expected.is_some_and(|expected| held != Some(expected)) {
+        // One that names what was neither sent nor is remembered here is not believed either: it would count for revisions that
+        // are not there yet.
+        let digest = Digest::try_from(&*applied.digest).ok().filter(|held| expected == Some(*held));
+        let Some(digest) = digest else {
             let have = pb::Have { lineage: applied.lineage, revision: applied.revision, digest: applied.digest };
             return self.mismatch(have);
-        }
-        let Some(digest) = held else { return };
-        if expected.is_some() {
-            // It runs what it should. Whether it is well shows in time: one that breaks whenever it was healed must not get
-            // snapshots without pause.
-            self.alarm = None;
-            if self.healed.elapsed() >= HEAL_LONGEST {
-                self.heals = 0;
-            }
+        };
+        // It runs what it should. Whether it is well shows in time: one that breaks whenever it was healed must not get
+        // snapshots without pause.
+        self.alarm = None;
+        if self.healed.elapsed() >= HEAL_LONGEST {
+            self.heals = 0;
         }
         let lineage = if of_head { head.lineage().clone() } else { Arc::from(applied.lineage.as_str()) };
         self.alive.applied(Position { lineage, revision: applied.revision, digest }, applied);
@@ -70,11 +69,15 @@ impl Session {
                     tracing::warn!(node, %group, fault, revision, detail, "a node keeps what it has: see to the database");
                 }
                 self.alive.refused(word(fault), refused.detail, revision);
-                if let (Some(Answered::Sent(_)), Some(have)) = (answered, refused.have)
-                    && let Ok(digest) = Digest::try_from(&*have.digest)
-                {
-                    // It stands where it stood; what it did not take now it may take later.
-                    self.at = Some(Position { lineage: have.lineage.into(), revision: have.revision, digest });
+                let stays = refused.have.and_then(|have| {
+                    let digest = Digest::try_from(&*have.digest).ok()?;
+                    Some(Position { lineage: have.lineage.into(), revision: have.revision, digest })
+                });
+                let Some(position) = stays else { return };
+                self.alive.stays(position.clone());
+                if let Some(Answered::Sent(_)) = answered {
+                    // What it did not take now it may take later.
+                    self.at = Some(position);
                     self.heal_at = Some(Instant::now() + HEAL_LONGEST);
                 }
             }
@@ -96,6 +99,8 @@ impl Session {
         let have = report.have.take().filter(|have| {
             // While something is on its way, what it has may be older or newer than this message.
             let settled = self.unanswered.is_empty() && self.transfer.is_none() && self.at.is_some();
+            // One that keeps another history than this is not healed of it.
+            let settled = settled && self.alarm.is_none();
             let known = head.at(have.revision).filter(|_| have.lineage == **head.lineage());
             settled && known.is_some_and(|(_, digest)| *have.digest != digest.to_bytes())
         });

@@ -18,6 +18,8 @@ pub(in crate::dpm) struct Start {
     pub(super) why: &'static str,
     /// A snapshot that broke off, and the chunk to go on with.
     pub(super) resume: Option<(Packed, u32)>,
+    /// The group's head, if the node names a later revision of its lineage: one that the database does not know.
+    pub(in crate::dpm) ahead_of: Option<u64>,
 }
 
 impl Start {
@@ -36,6 +38,7 @@ impl Start {
         };
         let held = hello.have.as_ref().filter(|have| have.lineage == **head.lineage());
         let least = held.map_or(0, |have| have.revision).min(head.revision());
+        let ahead_of = held.filter(|have| have.revision > head.revision()).map(|_| head.revision());
         let foreign = hello
             .have
             .as_ref()
@@ -49,7 +52,7 @@ impl Start {
             }
             _ => None,
         };
-        Ok(Self { at, least, why, resume })
+        Ok(Self { at, least, why, resume, ahead_of })
     }
 
     /// What the node has in force, as far as it is what it should be.

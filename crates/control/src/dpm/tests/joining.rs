@@ -109,7 +109,7 @@ async fn revocation_ends_streams(replica: Replica) {
     }
     let mut streams = Vec::new();
     for member in &members {
-        streams.push(replica.settled(&member).await);
+        streams.push(replica.settled(member).await);
     }
     // A token takes those with it that joined with it.
     assert!(replica.store.token_revoke(DEFAULT_GROUP, token.id()).await.unwrap());
@@ -124,7 +124,9 @@ async fn revocation_ends_streams(replica: Replica) {
         let Err(refused) = member.open(replica.address(), Held::default()).await else {
             panic!("a stream for {}", member.id())
         };
-        assert_eq!(refused.code(), Code::PermissionDenied);
+        // The one that was deleted may join anew, if its token still holds.
+        let deleted = member.id() == "n3";
+        assert_eq!(refused.code(), if deleted { Code::Unauthenticated } else { Code::PermissionDenied });
         let csr = KeyRequest::generate().unwrap().csr().to_vec().into();
         let renewed =
             JoinClient::new(member.channel(replica.address()).await.unwrap()).renew(pb::RenewRequest { csr }).await;
@@ -190,7 +192,7 @@ async fn certificates_of_others_open_nothing() {
     let Err(refused) = stranger.open(replica.address(), Held::default()).await else {
         panic!("a stream for a stranger")
     };
-    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(refused.code(), Code::Unauthenticated);
 }
 
 #[tokio::test]

@@ -265,6 +265,52 @@ async fn a_head_that_went_backwards_sets_no_node_back() {
     assert_eq!(refusal(&mut stream).await, Fault::Backwards);
     assert_eq!(node.revisions(), [9]);
     // What was lost is there again.
-    stream.send(Control::Beat(beat(LINEAGE, 9))).await;
+    let (one, two) = (route("1", "/a"), route("2", "/b"));
+    let nine = pb::Beat { digest: digest(std::slice::from_ref(&one)).into(), ..beat(LINEAGE, 9) };
+    stream.send(Control::Beat(nine)).await;
+    node.until("no alarm", |status| status.alarms.is_empty()).await;
+    let both = [one, two.clone()];
+    stream.send(Control::Delta(delta(9, 10, vec![put(&two)], &both))).await;
+    assert_eq!(stream.applied().await, 10);
+}
+
+#[tokio::test]
+async fn a_history_that_was_set_back_and_went_on_is_another_one() {
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager().await;
+    let node = cluster.node(&[&manager.address], |_| ());
+    let mut stream = manager.stream().await;
+    let (one, two, three) = (route("1", "/a"), route("2", "/b"), route("3", "/c"));
+    stream.bring(LINEAGE, 9, std::slice::from_ref(&one)).await;
+    stream.send(Control::Beat(beat(LINEAGE, 7))).await;
+    assert_eq!(refusal(&mut stream).await, Fault::Backwards);
+    // It has a revision 9 again, and a 12, and a way there from that 9.
+    let other = pb::Beat { digest: digest(std::slice::from_ref(&two)).into(), ..beat(LINEAGE, 9) };
+    stream.send(Control::Beat(other)).await;
+    for message in snapshots(LINEAGE, 12, std::slice::from_ref(&two)) {
+        stream.send(message).await;
+    }
+    assert_eq!(refusal(&mut stream).await, Fault::Backwards);
+    stream.send(Control::Delta(delta(9, 10, vec![put(&three)], &[two.clone(), three.clone()]))).await;
+    assert_eq!(refusal(&mut stream).await, Fault::Backwards);
+    assert!(node.node.status().alarms.contains_key(&Alarm::Lineage));
+    // Nor is it forgotten when the node starts anew.
+    let home = node.kill();
+    drop(stream);
+    let node = cluster.node_in(home, &[&manager.address], |_| ()).await;
+    let mut stream = manager.stream().await;
+    assert_eq!(stream.hello.have.as_ref().map(|have| have.revision), Some(9));
+    for message in snapshots(LINEAGE, 12, &[two]) {
+        stream.send(message).await;
+    }
+    assert_eq!(refusal(&mut stream).await, Fault::Backwards);
+    assert_eq!(node.revisions(), [9]);
+    // The right history is back, and further on than the node.
+    stream.send(Control::Beat(beat(LINEAGE, 10))).await;
+    assert_eq!(refusal(&mut stream).await, Fault::Backwards);
+    let both = [one, three.clone()];
+    stream.send(Control::Delta(delta(9, 10, vec![put(&three)], &both))).await;
+    assert_eq!(stream.applied().await, 10);
+    stream.send(Control::Beat(beat(LINEAGE, 10))).await;
     node.until("no alarm", |status| status.alarms.is_empty()).await;
 }
