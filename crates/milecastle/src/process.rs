@@ -3,6 +3,7 @@
 use crate::ports;
 use anyhow::Context;
 use milecastle_settings::Log;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -17,6 +18,7 @@ pub(crate) fn run(
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     log.init()?;
+    take_all_descriptors();
     ports::probe(listeners)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -25,6 +27,16 @@ pub(crate) fn run(
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(work)
+}
+
+/// Raises the limit of open files as far as the system lets us: shells and containers set the soft limit to 1,024 for the sake of
+/// programs that use select(2), and every connection takes a descriptor or two.
+fn take_all_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, soft = limit.current, "the limit of open files stays as it is");
+    }
 }
 
 /// The signals that a process listens for.
