@@ -23,6 +23,18 @@ pub struct Cluster {
     pub database: Option<Database>,
     /// Files of the processes.
     pub dir: TempDir,
+    /// Further environment variables of the control plane's processes.
+    pub for_control: Vec<(&'static str, &'static str)>,
+    /// The same of gateways.
+    pub for_gateways: Vec<(&'static str, &'static str)>,
+}
+
+/// A network of its own in which a process runs.
+pub struct Place<'a> {
+    /// The name of its namespace, as `ip netns` knows it.
+    pub namespace: &'a str,
+    /// The address on which it serves there.
+    pub address: Ipv4Addr,
 }
 
 /// A process of the control plane.
@@ -76,12 +88,12 @@ impl Cluster {
     /// On an empty database.
     pub fn new() -> Self {
         let database = Database::create().unwrap();
-        Self { dsn: database.dsn().to_owned(), database: Some(database), dir: TempDir::new() }.sealed()
+        Self::of(database.dsn().to_owned(), Some(database))
     }
 
     /// On a PostgreSQL that the test stops and starts.
     pub fn on(server: &postgres::Cluster) -> Self {
-        Self { dsn: server.dsn("postgres"), database: None, dir: TempDir::new() }.sealed()
+        Self::of(server.dsn("postgres"), None)
     }
 
     /// The connection string of its database.
@@ -89,10 +101,11 @@ impl Cluster {
         &self.dsn
     }
 
-    fn sealed(self) -> Self {
-        let key = self.dir.write("sealing-key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
+    fn of(dsn: String, database: Option<Database>) -> Self {
+        let dir = TempDir::new();
+        let key = dir.write("sealing-key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
         std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
-        self
+        Self { dsn, database, dir, for_control: Vec::new(), for_gateways: Vec::new() }
     }
 
     /// Starts `milecastle control`.
@@ -104,8 +117,9 @@ impl Cluster {
     pub fn control_at(&self, name: &str, dp_manager: SocketAddr) -> Replica {
         let settings = format!(
             "{}\ndashboard: {{ server: {{ listen: {{ host: 127.0.0.1, port: 0 }} }} }}\n\
-             dp_manager: {{ server: {{ listen: {{ host: 127.0.0.1, port: {} }} }} }}\n",
+             dp_manager: {{ server: {{ listen: {{ host: {}, port: {} }} }} }}\n",
             self.common(name),
+            dp_manager.ip(),
             dp_manager.port()
         );
         self.replica("control", name, &settings, "the dashboard listens", dp_manager)
@@ -164,7 +178,8 @@ impl Cluster {
 
     fn replica(&self, role: &str, name: &str, settings: &str, says: &str, dp_manager: SocketAddr) -> Replica {
         let config = self.dir.write(&format!("{name}.yaml"), settings);
-        let environment = [("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")];
+        let mut environment = vec![("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")];
+        environment.extend(&self.for_control);
         let args = [role, "-c", config.to_str().unwrap()];
         let mut process = Process::milecastle(&format!("{role} {name}"), &args, &environment);
         let http = process.wait_for_line(says, START, |line| address(line, says));
@@ -173,14 +188,24 @@ impl Cluster {
 
     /// Starts `milecastle gateway`, which joins one of the DP managers with the token in the file `token`.
     pub fn gateway(&self, name: &str, dp_managers: &[SocketAddr]) -> Gateway {
+        self.start_gateway(name, dp_managers, None)
+    }
+
+    /// As [`Self::gateway`], in a network of its own.
+    pub fn gateway_in(&self, place: &Place<'_>, name: &str, dp_managers: &[SocketAddr]) -> Gateway {
+        self.start_gateway(name, dp_managers, Some(place))
+    }
+
+    fn start_gateway(&self, name: &str, dp_managers: &[SocketAddr], place: Option<&Place<'_>>) -> Gateway {
+        let ip = place.map_or(Ipv4Addr::LOCALHOST, |place| place.address);
         let endpoints: Vec<String> = dp_managers.iter().map(|address| format!("'https://{address}'")).collect();
-        let http = free();
+        let http = SocketAddr::from((ip, free_port()));
         let settings = format!(
             "workers: 1\n\
              control_plane: {{ endpoints: [{}], group_token_file: {}, reconnect_max: 500ms, report_interval: 1s }}\n\
              state: {{ dir: {} }}\nshutdown: {{ grace: 0s }}\n\
-             apisix:\n  node_listen: [{{ ip: 127.0.0.1, port: {} }}]\n  ssl: {{ enable: false }}\n\
-             \x20 status: {{ ip: 127.0.0.1, port: 0 }}\n  enable_control: false\n\
+             apisix:\n  node_listen: [{{ ip: {ip}, port: {} }}]\n  ssl: {{ enable: false }}\n\
+             \x20 status: {{ ip: {ip}, port: 0 }}\n  enable_control: false\n\
              plugin_attr: {{ prometheus: {{ enable_export_server: false }} }}\n",
             endpoints.join(", "),
             self.dir.path().join("token").display(),
@@ -188,8 +213,18 @@ impl Cluster {
             http.port()
         );
         let config = self.dir.write(&format!("{name}.yaml"), settings);
-        let args = ["gateway", "-c", config.to_str().unwrap()];
-        let mut process = Process::milecastle(&format!("gateway {name}"), &args, &[("MILECASTLE_LOG", "info")]);
+        let mut command = match place {
+            Some(place) => {
+                let mut within = Command::new("ip");
+                // It becomes the program, so that what is signalled and killed is the gateway.
+                within.args(["netns", "exec", place.namespace]).arg(binary());
+                within
+            }
+            None => Command::new(binary()),
+        };
+        command.args(["gateway", "-c"]).arg(config).env("MILECASTLE_LOG", "info");
+        command.envs(self.for_gateways.iter().copied());
+        let mut process = Process::start(&format!("gateway {name}"), command);
         let says = "the status page is served";
         let status = process.wait_for_line(says, START, |line| address(line, says));
         Gateway { process, status, http }
@@ -204,10 +239,16 @@ impl Cluster {
 
     /// Mints a token for the group `default`, puts it where gateways look for it, and gives its id.
     pub fn token(&self, dashboard: &Replica) -> String {
-        let said = self.operator(dashboard, &["token", "create"]);
+        let token = self.mint(dashboard, "default");
+        self.hand_out(&token);
+        token.split('.').nth(2).unwrap().to_owned()
+    }
+
+    /// Mints a token for a group.
+    pub fn mint(&self, dashboard: &Replica, group: &str) -> String {
+        let said = self.operator(dashboard, &["token", "create", group]);
         assert_eq!(said.code, 0, "{}", said.text);
-        self.hand_out(said.line());
-        said.line().split('.').nth(2).unwrap().to_owned()
+        said.line().to_owned()
     }
 
     /// Puts a token where gateways look for it, for its owner only.

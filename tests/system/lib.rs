@@ -2,7 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
+mod network;
 mod up;
 
-pub use cluster::{Cluster, Gateway, Replica, Said, free};
+pub use cluster::{Cluster, Gateway, Place, Replica, Said, free};
+pub use network::Network;
 pub use up::{ADMIN_KEY, Up};
+
+/// Whether the long forms are asked for (`cargo xtask test --full`).
+pub fn full() -> bool {
+    std::env::var_os("MILECASTLE_TEST_FULL").is_some()
+}

@@ -2,7 +2,7 @@
 
 use milecastle_testkit::postgres::Cluster as Postgres;
 use milecastle_testkit::{Call, Echo, Target, eventually};
-use milecastle_tests::{ADMIN_KEY, Cluster, Gateway, Replica, free};
+use milecastle_tests::{ADMIN_KEY, Cluster, Gateway, Replica, free, full};
 use serde_json::{Value, json};
 
 fn upstream(echo: &Echo) -> Value {
@@ -72,30 +72,46 @@ async fn roles_start_in_any_order_and_wait_for_what_they_need() {
 }
 
 #[tokio::test]
-async fn two_first_starts_at_once_make_everything_once() {
-    let cluster = Cluster::new();
-    let (one, two) = std::thread::scope(|scope| {
-        let two = scope.spawn(|| cluster.control("two"));
-        (cluster.control("one"), two.join().unwrap())
-    });
-    one.ready().await;
-    two.ready().await;
-    let count = |sql: &str| cluster.database.as_ref().unwrap().query(sql).unwrap().trim().to_owned();
-    for table in ["data_key", "admin_key", "gateway_group", "secret WHERE name = 'cluster-ca'"] {
-        assert_eq!(count(&format!("SELECT count(*) FROM {table}")), "1", "{table}");
+async fn first_starts_at_once_make_everything_once() {
+    for _ in 0..if full() { 10 } else { 1 } {
+        let cluster = Cluster::new();
+        let replicas: Vec<Replica> = std::thread::scope(|scope| {
+            let (cluster, address) = (&cluster, free());
+            let starting = [
+                scope.spawn(|| cluster.control("one")),
+                scope.spawn(|| cluster.control("two")),
+                scope.spawn(|| cluster.dashboard("three")),
+                scope.spawn(move || cluster.dp_manager("four", address)),
+            ];
+            starting.into_iter().map(|replica| replica.join().unwrap()).collect()
+        });
+        for replica in &replicas {
+            replica.ready().await;
+        }
+        let count = |sql: &str| cluster.database.as_ref().unwrap().query(sql).unwrap().trim().to_owned();
+        for table in ["data_key", "admin_key", "gateway_group", "secret WHERE name = 'cluster-ca'"] {
+            assert_eq!(count(&format!("SELECT count(*) FROM {table}")), "1", "{table}");
+        }
+        assert_eq!(count("SELECT count(*) FROM schema_migration"), count("SELECT max(version) FROM schema_migration"));
+        let [one, two, three, four] = &replicas[..] else { unreachable!("four were started") };
+        for dashboard in [one, two, three] {
+            assert_eq!(dashboard.get("/apisix/admin/routes").await.status, 200);
+        }
+        // A token of the one is good at the others: they have the same authority, and trust the nodes of each other.
+        cluster.token(three);
+        let gateways = [two, four].map(|manager| {
+            let name = format!("at-{}", manager.dp_manager.port());
+            cluster.gateway(&name, &[manager.dp_manager])
+        });
+        for gateway in &gateways {
+            gateway.ready().await;
+        }
+        let members = one.get("/api/members").await.json().unwrap();
+        assert_eq!(members["total"], 4);
+        assert_eq!(members["list"].as_array().unwrap().iter().filter(|member| member["leads"] == true).count(), 1);
+        let all = move || (gateways.map(Gateway::stop), replicas.into_iter().for_each(Replica::stop));
+        tokio::task::spawn_blocking(all).await.unwrap();
     }
-    assert_eq!(count("SELECT count(*) FROM schema_migration"), count("SELECT max(version) FROM schema_migration"));
-    for replica in [&one, &two] {
-        assert_eq!(replica.get("/apisix/admin/routes").await.status, 200);
-    }
-    // A token of the one is good at the other.
-    cluster.token(&one);
-    let gateway = cluster.gateway("g1", &[two.dp_manager]);
-    gateway.ready().await;
-    let members = one.get("/api/members").await.json().unwrap();
-    assert_eq!(members["total"], 2);
-    assert_eq!(members["list"].as_array().unwrap().iter().filter(|member| member["leads"] == true).count(), 1);
-    tokio::task::spawn_blocking(move || (gateway.stop(), one.stop(), two.stop())).await.unwrap();
 }
 
 #[tokio::test]
@@ -170,53 +186,6 @@ async fn a_lost_replica_is_noticed_and_another_one_leads() {
     assert_eq!(named(&members, "name", "two"), Value::Null);
     eventually("the next one leads", async || leader(&three).await == (json!("three"), json!(3))).await;
     tokio::task::spawn_blocking(move || three.stop()).await.unwrap();
-}
-
-#[tokio::test]
-async fn nodes_keep_what_they_have_until_an_operator_confirms_a_restored_database() {
-    let (cluster, echo) = (Cluster::new(), Echo::start());
-    let control = cluster.control("one");
-    control.ready().await;
-    cluster.token(&control);
-    let mut gateway = cluster.gateway("g1", &[control.dp_manager]);
-    gateway.process.announce("configuration refused");
-    gateway.process.announce("configuration stream lost");
-    gateway.process.announce("no configuration stream");
-    gateway.ready().await;
-    let route = |uri: &str| json!({ "uri": uri, "upstream": upstream(&echo) });
-    control.put("/routes/old?wait=20s", &route("/old")).await;
-    let new = control.put("/routes/new?wait=20s", &route("/new")).await;
-    assert_eq!(new.header("milecastle-receipt"), "applied 1/1");
-    let nothing = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
-    assert_eq!(nothing.code, 4, "{}", nothing.text);
-    let address = control.dp_manager;
-    tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
-    // What a backup from before the second write leaves.
-    let restore = "DELETE FROM resource WHERE modified > 1; DELETE FROM change_set WHERE revision > 1; \
-                   UPDATE gateway_group SET head = 1";
-    cluster.database.as_ref().unwrap().query(restore).unwrap();
-    let mut control = cluster.control_at("two", address);
-    control.process.announce("a node keeps what it has");
-    control.process.announce("the nodes take over what the database holds");
-    control.ready().await;
-    eventually("the node raises an alarm", async || {
-        let nodes = control.get("/api/nodes").await.json().unwrap();
-        let node = &nodes["list"][0];
-        node["state"] == "rejected" && node["refused"]["fault"] == "backwards" && node["revision"] == 2
-    })
-    .await;
-    gateway.answers("/new", 200).await;
-    let lineage = cluster.operator(&control, &["group", "lineage", "default", "-o", "json"]).json();
-    assert_eq!((&lineage["revision"], &lineage["unknown"][0]["revision"]), (&json!(1), &json!(2)));
-    let confirmed = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
-    assert_eq!(confirmed.code, 0, "{}", confirmed.text);
-    gateway.answers("/new", 404).await;
-    gateway.answers("/old", 200).await;
-    eventually("the node is healthy again", async || states(&control).await == ["healthy"]).await;
-    // From here on all is as before.
-    let next = control.put("/routes/next?wait=20s", &route("/next")).await;
-    assert_eq!(next.header("milecastle-receipt"), "applied 1/1");
-    tokio::task::spawn_blocking(move || (gateway.stop(), control.stop())).await.unwrap();
 }
 
 #[tokio::test]

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::free_port;
 use crate::tls::Identity;
+use crate::{TempDir, free_port};
 
 /// Names the superuser's connection string of a cluster to use instead of starting one.
 pub const ENV: &str = "MILECASTLE_TEST_POSTGRES";
@@ -98,6 +98,12 @@ impl Cluster {
     /// Runs SQL in the database `postgres` and gives the answer, unaligned, a row a line.
     pub fn query(&self, sql: &str) -> anyhow::Result<String> {
         query(&self.programs, &self.dsn("postgres"), sql)
+    }
+
+    /// What the server has written to its log.
+    pub fn log(&self) -> anyhow::Result<String> {
+        let path = self.dir.join("log");
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     }
 
     /// Stops the server at once, as a crash would, and as `pg_ctl stop -m immediate` does; the data stays.
@@ -195,6 +201,20 @@ impl Database {
     /// All that it holds, as `pg_dump` writes it; binary values in hexadecimal.
     pub fn dump(&self) -> anyhow::Result<String> {
         run(Command::new(self.server.programs.join("pg_dump")).arg("--dbname").arg(&self.dsn))
+    }
+
+    /// Puts back what [`Database::dump`] gave, as an operator does: the database is dropped with whatever is connected to it, made
+    /// anew, and filled.
+    pub fn restore(&self, dump: &str) -> anyhow::Result<()> {
+        let (server, name) = (&self.server, &self.name);
+        for sql in [format!("DROP DATABASE {name} WITH (FORCE)"), format!("CREATE DATABASE {name}")] {
+            query(&server.programs, &server.superuser, &sql)?;
+        }
+        let home = TempDir::new();
+        let script = home.write("dump.sql", dump);
+        let mut psql = Command::new(server.programs.join("psql"));
+        psql.args(["--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-f"]).arg(script).arg(&self.dsn);
+        run(&mut psql).map(drop)
     }
 }
 

@@ -112,6 +112,17 @@ impl Process {
         self.child.id()
     }
 
+    /// The memory that it holds (VmRSS of `/proc`), in bytes.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("a process that runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+        kib.expect("a process that runs has memory") * 1024
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_none()

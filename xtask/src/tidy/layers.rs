@@ -11,7 +11,7 @@ use crate::run::{cargo, output};
 const MAP: &str = "docs/architecture.md";
 
 /// Packages of ours that are no part of the product, and what they may use outside of tests.
-const AROUND: &[(&str, &[&str])] = &[("tests", &["testkit"]), ("xtask", &["settings"])];
+const AROUND: &[(&str, &[&str])] = &[("tests", &["testkit", "wire"]), ("xtask", &["settings"])];
 
 /// Crates of others that only some of ours may use directly.
 const OWNED: &[(&str, &[&str])] =

@@ -27,6 +27,7 @@ use tonic::transport::Channel;
 
 pub use follower::{Follower, Seen};
 pub use held::Held;
+pub use milecastle_pki::GroupToken as Token;
 pub use stream::{Got, Stream};
 
 /// Messages of a node that may wait to be sent.

@@ -1,0 +1,101 @@
+//! A database that was restored from an older dump, with the programs that operators use for that.
+
+use milecastle_testkit::{Echo, eventually};
+use milecastle_tests::{Cluster, Gateway, Replica, free};
+use serde_json::{Value, json};
+
+async fn nodes(control: &Replica) -> Vec<Value> {
+    control.get("/api/nodes").await.json().unwrap()["list"].as_array().unwrap().clone()
+}
+
+/// Waits until so many nodes keep revision 3 of a history that the database no longer has.
+async fn apart(control: &Replica, count: usize) {
+    eventually("the nodes keep what they have, and raise an alarm", async || {
+        let nodes = nodes(control).await;
+        let apart = |node: &&Value| {
+            node["state"] == "rejected"
+                && node["refused"]["fault"] == "backwards"
+                && node["revision"] == 3
+                && node["alarms"].to_string().contains("was set back")
+        };
+        nodes.iter().filter(apart).count() == count
+    })
+    .await;
+}
+
+fn gateway(cluster: &Cluster, name: &str, control: &Replica) -> Gateway {
+    let mut gateway = cluster.gateway(name, &[control.dp_manager]);
+    for expected in ["configuration refused", "configuration stream lost", "no configuration stream"] {
+        gateway.process.announce(expected);
+    }
+    gateway
+}
+
+#[tokio::test]
+async fn nodes_keep_what_they_have_until_an_operator_confirms_a_restored_database() {
+    let (cluster, echo, address) = (Cluster::new(), Echo::start(), free());
+    let control = cluster.control_at("one", address);
+    control.ready().await;
+    cluster.token(&control);
+    let mut g1 = gateway(&cluster, "g1", &control);
+    g1.ready().await;
+    let write = async |control: &Replica, id: &str| {
+        let upstream = json!({ "nodes": { echo.address().to_string(): 1 } });
+        let body = json!({ "uri": format!("/{id}"), "upstream": upstream });
+        control.put(&format!("/routes/{id}?wait=20s"), &body).await.header("milecastle-receipt")
+    };
+    assert_eq!(write(&control, "old").await, "applied 1/1");
+    let nothing = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
+    assert_eq!(nothing.code, 4, "{}", nothing.text);
+    let database = cluster.database.as_ref().unwrap();
+    let dump = database.dump().unwrap();
+
+    // Of what comes now the dump knows nothing: two writes, and a node.
+    let g2 = gateway(&cluster, "g2", &control);
+    g2.ready().await;
+    for id in ["new", "newer"] {
+        assert_eq!(write(&control, id).await, "applied 2/2");
+    }
+    tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
+    database.restore(&dump).unwrap();
+    let mut control = cluster.control_at("two", address);
+    control.process.announce("a node keeps what it has");
+    control.process.announce("the nodes take over what the database holds");
+    control.ready().await;
+    apart(&control, 2).await;
+
+    // The database goes on from there, up to the nodes' own number and past it. That changes nothing.
+    for id in ["other", "another", "further"] {
+        assert_eq!(write(&control, id).await, "applied 0/2, rejected 2");
+    }
+    apart(&control, 2).await;
+    g1.process.kill();
+    let g1 = gateway(&cluster, "g1", &control);
+    g1.ready().await;
+    apart(&control, 2).await;
+    for gateway in [&g1, &g2] {
+        gateway.answers("/newer", 200).await;
+        gateway.answers("/further", 404).await;
+    }
+
+    // What the operator sees, and does.
+    let seen = cluster.operator(&control, &["group", "lineage", "default", "-o", "json"]).json();
+    assert_eq!((&seen["revision"], &seen["unknown"][0]["revision"]), (&json!(4), &json!(3)));
+    assert_eq!(seen["unknown"][0]["nodes"].as_array().unwrap().len(), 2);
+    let confirmed = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
+    assert_eq!(confirmed.code, 0, "{}", confirmed.text);
+    for gateway in [&g1, &g2] {
+        gateway.answers("/newer", 404).await;
+        gateway.answers("/old", 200).await;
+        gateway.answers("/further", 200).await;
+    }
+    eventually("the nodes are healthy again", async || {
+        nodes(&control).await.iter().all(|node| node["state"] == "healthy" && node["alarms"] == json!([]))
+    })
+    .await;
+    // From here on all is as before.
+    assert_eq!(write(&control, "next").await, "applied 2/2");
+    let nothing = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
+    assert_eq!(nothing.code, 4, "{}", nothing.text);
+    tokio::task::spawn_blocking(move || (g1.stop(), g2.stop(), control.stop())).await.unwrap();
+}
