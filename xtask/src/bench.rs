@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the binary as it is shipped, beside nginx and haproxy, what it keeps in memory, how it starts, and what
-//! changes of its configuration cost its clients.
+//! `cargo xtask bench`: the binary as it is shipped, beside nginx and haproxy, what it keeps in memory, how it starts, what
+//! changes of its configuration cost its clients, and how soon they are in force in a cluster.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::run::{cargo, root, run, target};
 
 /// Builds the `dist` profile, then runs `tests/bench/memory.py` for `memory`, `tests/bench/changes.py` for `changes`,
-/// `tests/bench/cold_start.py` for `cold-start`, else `tests/bench/compare.py` with Milecastle as a proxy under test; each gets
+/// `tests/bench/cold_start.py` for `cold-start`, `tests/bench/propagation.py` for `propagation`, else `tests/bench/compare.py` with Milecastle as a proxy under test; each gets
 /// the other arguments, and finds the binary in `MILECASTLE_BIN`.
 pub(crate) fn bench(args: &[&str]) -> Result<()> {
     build(&["milecastle"])?;
@@ -25,6 +25,9 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
     }
     if let ["cold-start", rest @ ..] = args {
         return run(python.arg(scripts.join("cold_start.py")).args(rest));
+    }
+    if let ["propagation", rest @ ..] = args {
+        return run(python.arg(scripts.join("propagation.py")).args(rest));
     }
     let driver = scripts.join("milecastle.py");
     let driver = driver.display();

@@ -35,6 +35,8 @@ cargo xtask COMMAND
   bench changes [ARGS] build for shipping and change the configuration under load; ARGS go to tests/bench/changes.py
   bench cold-start [ARGS]
                        build for shipping and measure starts from the last good configuration
+  bench propagation [ARGS]
+                       build for shipping and measure how soon a change is in force on every node of a cluster
 ";
 
 fn main() -> ExitCode {
