@@ -12,7 +12,7 @@ plane, three gateways with one worker each, two at the first replica and one at 
 
   propagation.py [--routes 10,1000,10000,100000] [--writes 300] [--rate 5] [--json FILE]
 
-MILECASTLE_BIN names the binary; `cargo xtask bench propagation` builds it and sets that. Ports from 19300 to 19399.
+MILECASTLE_BIN names the binary; `cargo xtask bench propagation` builds it and sets that. Ports from 19450 to 19499, so that it can run beside the others.
 """
 import argparse
 import json
@@ -30,11 +30,11 @@ import time
 from pathlib import Path
 
 import milecastle
-from milecastle import ADMIN, Admin, get, until
+from milecastle import Admin, get, until
 
-POSTGRES, SECOND_DASHBOARD = 19350, 19351
-DP_MANAGERS = (19352, 19353)
-GATEWAYS = ((19361, 0), (19362, 0), (19363, 1))  # port, and number of the replica
+POSTGRES, ADMIN, SECOND_DASHBOARD = 19450, 19451, 19452
+DP_MANAGERS = (19453, 19454)
+GATEWAYS = ((19461, 0), (19462, 0), (19463, 1))  # port, and number of the replica
 STATUS = 20  # added to a gateway's port
 IDLE = 10  # seconds over which idle traffic and work are read
 COST_RATE = 20  # writes a second while the cost on a node is read
@@ -50,6 +50,13 @@ class Cluster:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, **options)
         self.processes.append(process)
         return process
+
+    def is_up(self, ready):
+        """What `ready` gives; an error if a process has ended, which none should before `stop`."""
+        ended = [process.args[:2] for process in self.processes if process.poll() is not None]
+        if ended:
+            raise RuntimeError(f"ended: {ended}; see the logs in {self.directory}")
+        return ready()
 
     def start(self):
         self.start_postgres()
@@ -67,7 +74,7 @@ class Cluster:
                       "dashboard": at(dashboard), "dp_manager": at(dp_manager)}
             path = self.write(f"control-{n}", config)
             self.run(f"control-{n}", [binary, "control", "-c", path], env=environment)
-            until("the control plane", lambda: get(dashboard, "/readyz")[0] == 200)
+            until("the control plane", lambda: self.is_up(lambda: get(dashboard, "/readyz")[0] == 200))
         token = subprocess.run([binary, "token", "create", "default"], env=environment, check=True, capture_output=True, text=True)
         (self.directory / "token").write_text(token.stdout)
         (self.directory / "token").chmod(0o600)
@@ -81,7 +88,7 @@ class Cluster:
                       "nginx_config": {"http": {"enable_access_log": False}},
                       "plugin_attr": {"prometheus": {"enable_export_server": False}}}
             self.gateways.append(self.run(f"gateway-{port}", [binary, "gateway", "-c", self.write(f"gateway-{port}", config)]))
-            until("a gateway", lambda: get(port + STATUS, "/status")[0] == 200)
+            until("a gateway", lambda: self.is_up(lambda: get(port + STATUS, "/status")[0] == 200))
 
     def start_postgres(self):
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
@@ -98,7 +105,7 @@ class Cluster:
                        stdout=subprocess.DEVNULL, cwd=home, **user)
         self.run("postgres-server", [programs / "postgres", "-D", data, "-p", str(POSTGRES), "-c", "listen_addresses=127.0.0.1",
                                      "-c", "unix_socket_directories="], **user)
-        until("PostgreSQL", lambda: socket.create_connection(("127.0.0.1", POSTGRES), 1).close() or True)
+        until("PostgreSQL", lambda: self.is_up(lambda: socket.create_connection(("127.0.0.1", POSTGRES), 1).close() or True))
         self.version = subprocess.run([programs / "postgres", "--version"], check=True, capture_output=True, text=True).stdout.strip()
 
     def write(self, name, config):
@@ -212,7 +219,7 @@ def main():
     ap.add_argument("--rate", type=float, default=5)
     ap.add_argument("--json", help="also write every figure here")
     opt = ap.parse_args()
-    milecastle.PATIENCE = 600
+    milecastle.PATIENCE, milecastle.ADMIN = 120, ADMIN
     results = []
     with tempfile.TemporaryDirectory(prefix="propagation-bench-") as name:
         cluster = Cluster(Path(name))
