@@ -193,9 +193,10 @@ impl Connection {
             None if http10 => Framing::UntilClose,
             None => Framing::Chunked,
         };
-        let goes_on = keep_alive && framing != Framing::UntilClose && !says_close(&parts.headers);
+        let said = parts.headers.contains_key(header::CONNECTION);
+        let goes_on = keep_alive && framing != Framing::UntilClose && !(said && says_close(&parts.headers));
         let announced = match goes_on {
-            _ if parts.headers.contains_key(header::CONNECTION) => Announced::Nothing,
+            _ if said => Announced::Nothing,
             false => Announced::Close,
             true if http10 => Announced::KeepAlive,
             true => Announced::Nothing,
