@@ -8,6 +8,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Longest line of a chunk's size with its extensions.
 const MAX_SIZE_LINE: usize = 4096;
+/// What the lines of sizes may take beside the data, in bytes, over [`FREE`] for each chunk and [`FREE_PER_BYTE`] for each byte:
+/// extensions mean nothing to anybody, and must not carry a body's weight many times over.
+const MAX_OVERHEAD: u64 = 16 * 1024;
+const FREE: u64 = 16;
+const FREE_PER_BYTE: u64 = 2;
 /// Bytes of a trailer section.
 const MAX_TRAILER_BYTES: usize = 8192;
 /// Fields in a trailer section.
@@ -18,7 +23,7 @@ const MAX_TRAILERS: usize = 64;
 pub enum ChunkError {
     #[error("a chunk's size is no hexadecimal number, or is too large")]
     Size,
-    #[error("a chunk's size line or the trailer section is too long")]
+    #[error("the lines of chunk sizes or the trailer section are too long")]
     TooLong,
     #[error("a chunk does not end with CR LF")]
     End,
@@ -51,6 +56,8 @@ enum State {
 #[derive(Debug, Default)]
 pub struct Decoder {
     state: State,
+    /// What extensions have taken so far of [`MAX_OVERHEAD`].
+    overhead: u64,
 }
 
 impl Decoder {
@@ -66,6 +73,11 @@ impl Decoder {
                     }
                     Some((size, line)) => {
                         buf.advance(line);
+                        let free = FREE.saturating_add(size.saturating_mul(FREE_PER_BYTE));
+                        self.overhead = (self.overhead + line as u64).saturating_sub(free);
+                        if self.overhead > MAX_OVERHEAD {
+                            return Err(ChunkError::TooLong);
+                        }
                         self.state = State::Data(size);
                     }
                 },
@@ -230,6 +242,20 @@ mod tests {
             body.extend_from_slice(text.get(..size)?);
             text = text.get(size..)?.strip_prefix(b"\r\n")?;
         }
+    }
+
+    #[test]
+    fn extensions_are_no_longer_than_allowed_in_all() {
+        let chunks = |extension: usize, data: usize, count: usize| {
+            let chunk = format!("{data:x};{}\r\n{}\r\n", "x".repeat(extension), "d".repeat(data));
+            let text = chunk.repeat(count) + "0\r\n\r\n";
+            decode(&[text.as_bytes()]).map(|decoded| decoded.unwrap().0.len())
+        };
+        assert_eq!(chunks(4000, 1, 4), Ok(4));
+        assert_eq!(chunks(4000, 1, 5), Err(ChunkError::TooLong));
+        assert_eq!(chunks(100, 1, 1000), Err(ChunkError::TooLong));
+        assert_eq!(chunks(10, 1, 10_000), Ok(10_000), "short ones are free");
+        assert_eq!(chunks(1000, 1000, 1000), Ok(1_000_000), "so are those of large chunks");
     }
 
     #[test]

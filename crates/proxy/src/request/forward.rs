@@ -3,9 +3,10 @@
 use super::intake::uri_options;
 use super::live::Live;
 use crate::h1::{Outgoing, put, put_number};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderValue, Method, header};
 use milecastle_matching::uri::canonical_target;
 use milecastle_plugin_api::Body;
+use std::io::Write as _;
 
 /// What the body's framing fields must say.
 pub(super) enum Length {
@@ -17,7 +18,7 @@ pub(super) enum Length {
 
 /// Fields that are written from other sources than the received field, or never. A client's connection ends here, and so do
 /// the fields that concern it.
-fn is_own(name: &str) -> bool {
+pub(super) fn is_own(name: &str) -> bool {
     match name.len() {
         2 => name == "te",
         4 => name == "host",
@@ -41,15 +42,12 @@ pub(super) fn write_head(out: &mut Vec<u8>, live: &Live, host: &HeaderValue, len
     write_target(out, live);
     put(out, &[b" HTTP/1.1\r\nHost: ", host.as_bytes(), b"\r\n"]);
 
-    let named = named_by_connection(headers);
     let mut given = Given::default();
     for (name, value) in headers {
         let name = name.as_str();
         if is_own(name) {
             given.note(name, value);
-        } else if named.is_none()
-            || !named.as_ref().is_some_and(|named| named.iter().any(|other| other.as_str() == name))
-        {
+        } else {
             put(out, &[name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
     }
@@ -114,39 +112,29 @@ impl<'a> Given<'a> {
 fn write_target(out: &mut Vec<u8>, live: &Live) {
     let request = &live.cx.request;
     if let Some(rewritten) = request.rewritten_target() {
-        return out.extend_from_slice(rewritten.as_bytes());
+        return put_target(out, rewritten);
     }
     let received = request.received_target();
     if live.ambiguous
         && let Ok(canonical) = canonical_target(received, &uri_options(&live.client.worker.node.config))
     {
-        return out.extend_from_slice(canonical.as_bytes());
+        return put_target(out, &canonical);
     }
-    out.extend_from_slice(received.as_bytes());
+    put_target(out, received);
 }
 
-/// The fields that `Connection` names beside its own words; `None`, without allocating, if there are none.
-fn named_by_connection(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
-    let ordinary = |word: &[u8]| {
-        word.is_empty()
-            || word.eq_ignore_ascii_case(b"keep-alive")
-            || word.eq_ignore_ascii_case(b"close")
-            || word.eq_ignore_ascii_case(b"upgrade")
-    };
-    let words = || {
-        let values = headers.get_all(header::CONNECTION).into_iter();
-        values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
-    };
-    if words().all(ordinary) {
-        return None;
+/// Puts a target. Bytes beyond ASCII are encoded: some servers take them for UTF-8, some for Latin-1, and some refuse them.
+fn put_target(out: &mut Vec<u8>, target: &str) {
+    if target.is_ascii() {
+        return out.extend_from_slice(target.as_bytes());
     }
-    // A client may not take away what identifies its request to the upstream.
-    let kept = |name: &HeaderName| {
-        matches!(name.as_str(), "authorization" | "cookie")
-            || name.as_str().starts_with("x-con")
-            || name.as_str().starts_with("x-cred")
-    };
-    Some(words().filter_map(|word| HeaderName::from_bytes(word).ok()).filter(|name| !kept(name)).collect())
+    for byte in target.bytes() {
+        if byte.is_ascii() {
+            out.push(byte);
+        } else {
+            write!(out, "%{byte:02X}").expect("a vector takes every write");
+        }
+    }
 }
 
 fn port_of(host: &[u8]) -> Option<&[u8]> {
@@ -176,16 +164,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connection_takes_away_only_what_it_may() {
-        let named = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CONNECTION, HeaderValue::from_static(value));
-            named_by_connection(&headers)
-                .map(|names| names.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>())
+    fn targets_are_visible_ascii() {
+        let put = |target| {
+            let mut out = b"GET ".to_vec();
+            put_target(&mut out, target);
+            String::from_utf8(out).unwrap()
         };
-        assert_eq!(named("keep-alive, Upgrade"), None);
-        assert_eq!(named("close, X-Private"), Some(vec!["close".into(), "x-private".into()]));
-        assert_eq!(named("X-Consumer-Username, Authorization"), Some(vec![]));
+        assert_eq!(put("/a%20b?c=%ff"), "GET /a%20b?c=%ff");
+        assert_eq!(put("/é?你"), "GET /%C3%A9?%E4%BD%A0");
     }
 
     #[test]

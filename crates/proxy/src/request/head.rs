@@ -26,8 +26,8 @@ pub(crate) enum Role {
     TransferEncoding,
     Forwarded,
     ForwardedFor,
-    /// Only the gateway may set it, in any spelling.
-    Identity,
+    /// The client may not use it ([`is_reserved`]).
+    Reserved,
 }
 
 impl From<&HeaderName> for Role {
@@ -44,7 +44,7 @@ impl From<&HeaderName> for Role {
             16 if matches!(name, "x-forwarded-host" | "x-forwarded-port") => Self::Forwarded,
             17 if name == "x-forwarded-proto" => Self::Forwarded,
             17 if name == "transfer-encoding" => Self::TransferEncoding,
-            19 | 20 | 23 if is_identity(name) => Self::Identity,
+            9 | 14..=17 | 19 | 20 | 23 if is_reserved(name) => Self::Reserved,
             _ => Self::Ordinary,
         }
     }
@@ -60,7 +60,8 @@ pub(crate) struct Seen {
     /// One of `Forwarded` and `X-Forwarded-*` but for `X-Forwarded-For`.
     pub(crate) forwarded: bool,
     pub(crate) forwarded_for: bool,
-    pub(crate) identity: bool,
+    pub(crate) connection: bool,
+    pub(crate) reserved: bool,
     /// Bytes of the fields as HTTP/1.1 writes them.
     pub(crate) bytes: u64,
 }
@@ -70,14 +71,15 @@ impl Seen {
     pub(crate) fn note(&mut self, role: Role, name: usize, value: usize) {
         self.bytes += (name + value + 4) as u64;
         match role {
-            Role::Ordinary | Role::Connection | Role::ContentLength => {}
+            Role::Ordinary | Role::ContentLength => {}
             Role::Host => self.hosts += 1,
             Role::Expect => self.expect = true,
             Role::Upgrade => self.upgrade = true,
             Role::TransferEncoding => self.transfer_encoding = true,
             Role::Forwarded => self.forwarded = true,
             Role::ForwardedFor => self.forwarded_for = true,
-            Role::Identity => self.identity = true,
+            Role::Connection => self.connection = true,
+            Role::Reserved => self.reserved = true,
         }
     }
 
@@ -91,11 +93,31 @@ impl Seen {
     }
 }
 
-/// Whether the name is that of a header by which the gateway names the consumer, `_` and `-` being equal.
-pub(super) fn is_identity(name: &str) -> bool {
-    ["x-consumer-username", "x-consumer-custom-id", "x-credential-identifier"].iter().any(|known| {
-        known.len() == name.len() && known.bytes().zip(name.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'))
-    })
+/// Names by which the gateway tells who the consumer is.
+const IDENTITY: [&str; 3] = ["x-consumer-username", "x-consumer-custom-id", "x-credential-identifier"];
+/// Names that have a meaning to the gateway, and that upstreams get from it alone.
+const WRITTEN_ANEW: [&str; 8] = [
+    "content-length",
+    "transfer-encoding",
+    "http2-settings",
+    "x-real-ip",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+];
+
+/// Whether the name is one that only the gateway may set, or another spelling of one that it writes anew.
+pub(super) fn is_reserved(name: &str) -> bool {
+    IDENTITY.iter().any(|known| is_spelling(name, known))
+        || WRITTEN_ANEW.iter().any(|known| name != *known && is_spelling(name, known))
+}
+
+/// Servers that hand fields on as variables (CGI, WSGI and their like) see no difference between `-`, `_`, `.` and whatever else
+/// a name may hold beside letters and digits.
+fn is_spelling(name: &str, known: &str) -> bool {
+    known.len() == name.len()
+        && name.bytes().zip(known.bytes()).all(|(a, b)| a == b || (b == b'-' && !a.is_ascii_alphanumeric()))
 }
 
 #[cfg(test)]
@@ -103,9 +125,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identity_headers_are_known_in_every_spelling() {
-        assert!(is_identity("x-consumer-username") && is_identity("x_consumer_username"));
-        assert!(is_identity("x-credential_identifier") && is_identity("x_consumer-custom-id"));
-        assert!(!is_identity("x-consumer-usernames") && !is_identity("x-forwarded-for"));
+    fn reserved_names_are_known_in_every_spelling() {
+        let role = |name: &'static str| Role::from(&HeaderName::from_static(name));
+        for name in [
+            "x-consumer-username",
+            "x_consumer_username",
+            "x.consumer~username",
+            "x-credential_identifier",
+            "x_consumer-custom-id",
+            "x_real_ip",
+            "x-forwarded_for",
+            "x_forwarded_host",
+            "x_forwarded_port",
+            "x.forwarded.proto",
+            "content_length",
+            "transfer_encoding",
+            "http2_settings",
+        ] {
+            assert_eq!(role(name), Role::Reserved, "{name}");
+        }
+        for name in WRITTEN_ANEW.into_iter().chain(["x-consumer-usernames", "xconsumerxusername", "x-real0ip"]) {
+            assert_ne!(role(name), Role::Reserved, "{name}");
+        }
     }
 }

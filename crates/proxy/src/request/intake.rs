@@ -4,17 +4,18 @@
 //! or repeated Host (RFC 9112 §3.2), a body whose length is said in two ways, and paths without a normal form. Refused as well
 //! are CONNECT, which would make a tunnel out of a gateway, and TRACE.
 
-use super::head::{Head, is_identity};
+use super::forward::is_own;
+use super::head::{Head, is_reserved};
 use super::live::{Held, Live};
 use super::{Refusal, Taken, refuse};
 use crate::config::{GatewayConfig, RealIp};
 use crate::upload::{Progress, Upload};
 use crate::worker::{Client, Pinned};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use milecastle_matching::uri::{UriOptions, canonical_path};
 use milecastle_plugin_api::{Body, RequestCx, Scheme};
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::str::FromStr as _;
 
@@ -65,8 +66,11 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
     if client.believed.real_ip {
         real_ip(&mut cx, &config.real_ip);
     }
-    if seen.identity {
-        strip_identity(&mut cx.request.headers);
+    if seen.reserved {
+        strip_reserved(&mut cx.request.headers);
+    }
+    if seen.connection {
+        strip_named_by_connection(&mut cx.request.headers);
     }
     if seen.forwarded && !client.believed.forwarded {
         set_aside_forwarded(&mut cx);
@@ -126,42 +130,66 @@ fn asks_for_websocket(head: &Head) -> bool {
 
 /// The host without port in lower case, and the Host header as it stands for the request. `None`: 400.
 fn host(head: &mut Head) -> Option<Box<str>> {
-    let hosts = head.seen.hosts;
-    if hosts > 1 {
+    let (hosts, version) = (head.seen.hosts, head.version);
+    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
         return None;
     }
-    let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    if let Some(authority) = authority {
-        // The target's authority stands for the Host header (RFC 9112 §3.2.2, RFC 9113 §8.3.1).
-        let authority = HeaderValue::from_str(authority).ok()?;
-        let agrees = head.headers.get(header::HOST).is_none_or(|host| host == authority);
-        if head.version == Version::HTTP_2 && !agrees {
-            return None;
-        }
-        head.headers.insert(header::HOST, authority);
+    if head.uri.authority().is_some() {
+        stand_for_host(head)?;
     } else if hosts == 0 {
-        return (head.version == Version::HTTP_10).then(Box::default);
+        return (version == Version::HTTP_10).then(Box::default);
     }
-    let text = head.headers.get(header::HOST)?.to_str().ok()?;
-    let name = without_port(text)?;
+    let name = host_name(head.headers.get(header::HOST)?)?;
     let mut name: Box<str> = name.strip_suffix('.').unwrap_or(name).into();
     name.make_ascii_lowercase();
     Some(name)
 }
 
+/// Puts the target's authority in place of the Host header (RFC 9112 §3.2.2, RFC 9113 §8.3.1).
+fn stand_for_host(head: &mut Head) -> Option<()> {
+    let http2 = head.version == Version::HTTP_2;
+    let authority = HeaderValue::from_str(head.uri.authority()?.as_str()).ok()?;
+    if let Some(host) = head.headers.get(header::HOST) {
+        let good = if http2 { host == authority } else { host_name(host).is_some() };
+        good.then_some(())?;
+    }
+    if !http2 && !matches!(head.uri.scheme_str(), Some("http" | "https")) {
+        return None;
+    }
+    head.headers.insert(header::HOST, authority);
+    if head.uri.path_and_query().is_some_and(|target| target.as_str().starts_with('?')) {
+        // An empty path is sent as `/` (RFC 9110 §4.2.3).
+        let mut parts = std::mem::take(&mut head.uri).into_parts();
+        parts.path_and_query = Some(format!("/{}", parts.path_and_query?.as_str()).parse().ok()?);
+        head.uri = Uri::from_parts(parts).ok()?;
+    }
+    Some(())
+}
+
+fn host_name(value: &HeaderValue) -> Option<&str> {
+    without_port(value.to_str().ok()?)
+}
+
 /// The host of a Host header's value; `None` if it is none.
+///
+/// Taken are names as they stand in the DNS, with `_`, and addresses. What else RFC 3986 allows, percent-encoding above all, is
+/// read by servers in several ways.
 pub(super) fn without_port(text: &str) -> Option<&str> {
     let (name, port) = match text.strip_prefix('[') {
         Some(rest) => {
-            let end = rest.find(']')? + 2;
-            (text.get(..end)?, text.get(end..)?)
+            let end = rest.find(']')?;
+            Ipv6Addr::from_str(rest.get(..end)?).ok()?;
+            (text.get(..end + 2)?, text.get(end + 2..)?)
         }
-        None => text.split_at(text.find(':').unwrap_or(text.len())),
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+            let good = name.bytes().all(usual) && (!name.is_empty() || port.is_empty());
+            good.then_some((name, port))?
+        }
     };
-    let good_port =
-        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let odd = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'/' | b'\\' | b'@' | b'?' | b'#' | b',' | b'"');
-    (good_port && !name.bytes().any(odd)).then_some(name)
+    let good_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && u16::from_str(port).is_ok();
+    (matches!(port, "" | ":") || port.strip_prefix(':').is_some_and(good_port)).then_some(name)
 }
 
 /// The path in its forms.
@@ -218,9 +246,34 @@ fn address(text: &str) -> Option<(IpAddr, u16)> {
     }
 }
 
-fn strip_identity(headers: &mut HeaderMap) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| is_identity(name.as_str())).cloned().collect();
+fn strip_reserved(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_reserved(name.as_str())).cloned().collect();
     for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Takes off the fields that `Connection` names beside its own words (RFC 9110 §7.6.1). Before any plugin runs: a client may not
+/// take away what a plugin will set.
+fn strip_named_by_connection(headers: &mut HeaderMap) {
+    let ordinary = |word: &[u8]| {
+        word.is_empty()
+            || word.eq_ignore_ascii_case(b"keep-alive")
+            || word.eq_ignore_ascii_case(b"close")
+            || word.eq_ignore_ascii_case(b"upgrade")
+    };
+    let words = || {
+        let values = headers.get_all(header::CONNECTION).into_iter();
+        values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+    };
+    if words().all(ordinary) {
+        return;
+    }
+    // Nor what identifies its request to the upstream.
+    let kept = |name: &HeaderName| is_own(name.as_str()) || matches!(name.as_str(), "authorization" | "cookie");
+    let named: Vec<HeaderName> =
+        words().filter_map(|word| HeaderName::from_bytes(word).ok()).filter(|name| !kept(name)).collect();
+    for name in named {
         headers.remove(name);
     }
 }
@@ -281,7 +334,18 @@ mod tests {
             ("[::1]", Some("[::1]")),
             ("example.com:", Some("example.com")),
             ("", Some("")),
+            ("a-b.c_d.:65535", Some("a-b.c_d.")),
+            (":80", None),
+            (":", None),
+            ("a:65536", None),
+            ("a:+1", None),
             ("a:b", None),
+            ("[::1]:x", None),
+            ("[a]", None),
+            ("[::1%25eth0]", None),
+            ("a%2eb", None),
+            ("a;b", None),
+            ("*.a", None),
             ("[::1", None),
             ("[::1]x", None),
             ("a/b", None),
@@ -290,6 +354,24 @@ mod tests {
         ] {
             assert_eq!(without_port(text), name, "{text}");
         }
+    }
+
+    #[test]
+    fn connection_takes_away_only_what_it_may() {
+        let left = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            for name in ["x-private", "x-other", "authorization", "cookie", "host", "x-real-ip", "content-length"] {
+                headers.insert(name, HeaderValue::from_static("1"));
+            }
+            let all = headers.len();
+            headers.insert(header::CONNECTION, HeaderValue::from_static(value));
+            strip_named_by_connection(&mut headers);
+            (headers.contains_key("x-private"), all + 1 - headers.len())
+        };
+        assert_eq!(left("keep-alive, Upgrade"), (true, 0));
+        assert_eq!(left("close, X-Private"), (false, 1));
+        assert_eq!(left("x-other ,,X-PRIVATE,=,a b"), (false, 2));
+        assert_eq!(left("Authorization, cookie, Host, X-Real-IP, Content-Length"), (true, 0));
     }
 
     #[test]

@@ -202,7 +202,9 @@ impl Connection {
             true => Announced::Nothing,
         };
         let worker = &self.client.worker;
-        write_head(self.out.text(&worker.scratch.text), parts.status, http10, &parts.headers, framing, announced);
+        let text = self.out.text(&worker.scratch.text);
+        text.extend_from_slice(self.wire.inbound().take_interim());
+        write_head(text, parts.status, http10, &parts.headers, framing, announced);
         worker.spare.put_map(parts.headers);
         (Sending::new(body, framing), goes_on)
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::string_slice, reason = "tests")]
 
 mod access_log;
+mod attacks;
 mod bodies;
 mod clients;
 mod ending;

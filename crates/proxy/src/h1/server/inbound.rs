@@ -165,6 +165,13 @@ impl Inbound {
         self.before_body = if self.read.is_empty() { CONTINUE } else { b"" };
     }
 
+    /// What has to be sent before the head of the final answer: the rest of a 100 that has begun. One that has not is no longer
+    /// sent, for it would stand in the middle of the answer.
+    pub(crate) fn take_interim(&mut self) -> &'static [u8] {
+        let rest = std::mem::take(&mut self.before_body);
+        if rest.len() == CONTINUE.len() { b"" } else { rest }
+    }
+
     /// Whether the present request's body has been read to its end.
     pub(crate) fn body_ended(&self) -> bool {
         self.body.is_none()

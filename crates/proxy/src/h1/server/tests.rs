@@ -196,6 +196,49 @@ fn a_client_that_waits_is_told_to_go_on() {
     assert_eq!(sent_at_once, (vec![("/a".into(), b"x".to_vec())], String::new()));
 }
 
+/// A client that takes a few bytes, and no more.
+struct Reluctant(usize);
+
+impl AsyncRead for Reluctant {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Reluctant {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        match std::mem::take(&mut self.0) {
+            0 => Poll::Pending,
+            most => Poll::Ready(Ok(most.min(buf.len()))),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn no_interim_answer_stands_in_the_middle_of_a_final_one() {
+    let head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
+    for (taken, rest) in [(0, &b""[..]), (10, b"0 Continue\r\n\r\n"[..].as_ref()), (25, b"")] {
+        let (mut inbound, scratch, mut map) = (Inbound::new(head.into()), Scratch::default(), HeaderMap::new());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut client = Reluctant(taken);
+        assert!(inbound.poll_head(&mut client, &mut cx, &scratch, &mut map, LIMITS).is_ready());
+        inbound.is_awaited();
+        assert!(inbound.poll_body(&mut client, &mut cx).is_pending());
+        assert_eq!(inbound.take_interim(), rest, "{taken} bytes taken");
+        client.0 = 100;
+        assert!(inbound.poll_body(&mut client, &mut cx).is_pending());
+        assert_eq!(client.0, 100, "nothing more is said");
+    }
+}
+
 proptest! {
     #[test]
     fn requests_are_found_wherever_they_are_cut(
