@@ -21,5 +21,6 @@ mod restored;
 mod roles;
 mod rolling;
 mod start_up;
+mod strictness;
 mod tunnels;
 mod unreachable;

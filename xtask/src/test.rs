@@ -78,6 +78,8 @@ fn tools(_: &Options) -> Result<()> {
     println!("HAProxy: {}", packages::program("haproxy", "haproxy")?.display());
     println!("nginx: {}", packages::program("nginx", "nginx")?.display());
     println!("ip: {}", packages::program("ip", "iproute2")?.display());
+    println!("node: {}", packages::program("node", "nodejs")?.display());
+    println!("uvicorn, gunicorn: {}", tools::python_programs("tests/strictness/origins/requirements.txt")?.display());
     println!("cargo-deny: {}", tools::installed("cargo-deny", CARGO_DENY)?.display());
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::run::{cargo, run, target};
+use crate::packages;
+use crate::run::{cargo, root, run, target};
 
 /// Path of a program that is a crate of its own name, at this version; installed under the target directory where it
 /// is missing.
@@ -25,4 +26,25 @@ pub(crate) fn installed(name: &str, version: &str) -> Result<PathBuf> {
     run(install.arg(&tools).arg("--target-dir").arg(&build))?;
     std::fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))?;
     Ok(program)
+}
+
+/// Directory of the programs of these Python packages, in a virtual environment under the target directory. It is made anew when
+/// the list of packages has changed.
+pub(crate) fn python_programs(requirements: &str) -> Result<PathBuf> {
+    let list = root().join(requirements);
+    let wanted = std::fs::read(&list).with_context(|| format!("cannot read {}", list.display()))?;
+    let environment = target().join("tools/python");
+    let installed = environment.join("requirements.txt");
+    let programs = environment.join("bin");
+    if std::fs::read(&installed).is_ok_and(|found| found == wanted) {
+        return Ok(programs);
+    }
+    println!("installing {requirements} into {}", environment.display());
+    let python = packages::program("python3", "python3")?;
+    let make = || run(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&environment));
+    make().or_else(|_| packages::install("python3-venv").and_then(|()| make()))?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"];
+    run(Command::new(programs.join("python")).args(pip).arg(&list))?;
+    std::fs::write(&installed, wanted).with_context(|| format!("cannot write {}", installed.display()))?;
+    Ok(programs)
 }

@@ -42,6 +42,8 @@ use server::State;
 /// A request as it was on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
+    /// The whole head with its empty line, byte for byte.
+    pub head: Bytes,
     /// The request line, without its line end.
     pub line: Bytes,
     /// Header fields in order: name with its letters, value without white space around it.

@@ -217,7 +217,7 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut) 
     let line_end = head.windows(2).position(|w| w == b"\r\n").unwrap_or(head.len());
     let headers = fields(&head, line_end + 2)?;
     let line = head.slice(..line_end);
-    Ok(Some(Received { line, headers, body: Bytes::new(), trailers: Vec::new(), connection: 0, request: 0 }))
+    Ok(Some(Received { head, line, headers, body: Bytes::new(), trailers: Vec::new(), connection: 0, request: 0 }))
 }
 
 /// The fields of a block that starts at `start` and ends with an empty line.

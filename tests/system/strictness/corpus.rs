@@ -1,0 +1,158 @@
+//! The corpus of raw requests in `tests/strictness`; its README says how it is written.
+
+use std::path::{Path, PathBuf};
+
+/// A request, or several on one connection, and what has to become of them.
+pub(super) struct Case {
+    /// File and line.
+    pub(super) at: String,
+    /// By the letter of the RFCs nothing is wrong with it.
+    pub(super) legal: bool,
+    pub(super) bytes: Vec<u8>,
+    /// In the order in which things happen on the connection.
+    pub(super) expected: Vec<Expected>,
+}
+
+pub(super) enum Expected {
+    /// A request reaches the origin, and its answer the client.
+    Passed(Passed),
+    /// The gateway answers with this status, and the connection ends.
+    Refused(u16),
+    /// The connection ends behind the last answer.
+    End,
+    /// More would have to come, and the client says that it does not: there is no answer but perhaps 400.
+    Unfinished,
+}
+
+/// How a request has to look to the origin.
+#[derive(Default)]
+pub(super) struct Passed {
+    pub(super) method: String,
+    pub(super) target: String,
+    pub(super) host: String,
+    pub(super) body: Vec<u8>,
+    /// Fields that must be there with this value.
+    pub(super) fields: Vec<(String, String)>,
+    /// Fields that must not be there.
+    pub(super) absent: Vec<String>,
+}
+
+/// Where the corpus lies.
+pub(super) fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("strictness")
+}
+
+/// All cases, family by family.
+pub(super) fn read() -> Vec<Case> {
+    let files = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "txt")).collect();
+    files.sort();
+    files.iter().flat_map(|path| family(path)).collect()
+}
+
+fn family(path: &Path) -> Vec<Case> {
+    let name = path.file_name().unwrap().to_string_lossy();
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut cases = Vec::new();
+    let mut frame: Vec<&str> = Vec::new();
+    let mut open = false;
+    for (number, line) in text.lines().enumerate() {
+        let at = format!("{name}:{}", number + 1);
+        match line.split_at_checked(1) {
+            None | Some(("#", _)) => {}
+            Some(("|", rest)) => {
+                if !open {
+                    frame.clear();
+                }
+                open = true;
+                frame.push(rest.strip_prefix(' ').unwrap_or(rest));
+                continue;
+            }
+            Some((mark @ ("+" | "-"), rest)) => {
+                let (filling, expected) = rest.rsplit_once("=>").unwrap_or_else(|| panic!("{at}: no =>"));
+                let bytes = lay_out(&frame, filling.trim(), &at);
+                let expected: Vec<Expected> = expected.split(" & ").map(|item| expectation(item.trim(), &at)).collect();
+                cases.push(Case { at, legal: mark == "+", bytes, expected });
+            }
+            Some(_) => panic!("{at}: begins with none of # | + -"),
+        }
+        open = false;
+    }
+    cases
+}
+
+/// The request on the wire: each line of the frame ends with CR LF unless it ends with a backslash.
+fn lay_out(frame: &[&str], filling: &str, at: &str) -> Vec<u8> {
+    assert!(!frame.is_empty(), "{at}: a case without a frame");
+    assert_eq!(filling.is_empty(), !frame.iter().any(|line| line.contains("{}")), "{at}: the frame has a gap or none");
+    let filling = if filling == r"\e" { "" } else { filling };
+    let mut bytes = Vec::new();
+    for line in frame {
+        let (line, end): (&str, &[u8]) = line.strip_suffix('\\').map_or((line, b"\r\n"), |open| (open, b""));
+        bytes.extend(unescape(&line.replace("{}", filling), at));
+        bytes.extend(end);
+    }
+    bytes
+}
+
+fn expectation(item: &str, at: &str) -> Expected {
+    if let Ok(status) = item.parse() {
+        return Expected::Refused(status);
+    }
+    match item {
+        "end" => return Expected::End,
+        "unfinished" => return Expected::Unfinished,
+        _ => {}
+    }
+    let text = |word: &str| String::from_utf8(unescape(word, at)).unwrap_or_else(|_| panic!("{at}: not UTF-8"));
+    let mut words = item.split(' ');
+    let mut word = || words.next().unwrap_or_else(|| panic!("{at}: method, target and host are expected"));
+    let (method, target, host) = (text(word()), text(word()), text(word()));
+    let host = if host == "-" { String::new() } else { host };
+    let mut passed = Passed { method, target, host, ..Passed::default() };
+    for word in words {
+        if let Some(body) = word.strip_prefix('"') {
+            passed.body = unescape(body.strip_suffix('"').unwrap_or_else(|| panic!("{at}: no end of the body")), at);
+        } else if let Some(name) = word.strip_prefix('!') {
+            passed.absent.push(text(name));
+        } else {
+            let (name, value) = word.split_once('=').unwrap_or_else(|| panic!("{at}: {word}"));
+            passed.fields.push((text(name), text(value)));
+        }
+    }
+    Expected::Passed(passed)
+}
+
+/// `\r`, `\n`, `\t`, `\0`, `\s` (a space), `\\`, `\xHH`, and `\(N:TEXT)` for TEXT N times.
+fn unescape(text: &str, at: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some((before, escape)) = rest.split_once('\\') {
+        bytes.extend(before.as_bytes());
+        let (kind, behind) = escape.split_at_checked(1).unwrap_or_else(|| panic!("{at}: a lone backslash"));
+        rest = behind;
+        match kind {
+            "r" => bytes.push(b'\r'),
+            "n" => bytes.push(b'\n'),
+            "t" => bytes.push(b'\t'),
+            "0" => bytes.push(0),
+            "s" => bytes.push(b' '),
+            "\\" => bytes.push(b'\\'),
+            "x" => {
+                let (digits, behind) = behind.split_at_checked(2).unwrap_or_else(|| panic!("{at}: \\x"));
+                bytes.push(u8::from_str_radix(digits, 16).unwrap_or_else(|_| panic!("{at}: \\x{digits}")));
+                rest = behind;
+            }
+            "(" => {
+                let (inner, behind) = behind.split_once(')').unwrap_or_else(|| panic!("{at}: no )"));
+                let (times, inner) = inner.split_once(':').unwrap_or_else(|| panic!("{at}: no : in \\()"));
+                let times = times.parse().unwrap_or_else(|_| panic!("{at}: {times} is no number"));
+                bytes.extend(unescape(inner, at).repeat(times));
+                rest = behind;
+            }
+            other => panic!("{at}: \\{other}"),
+        }
+    }
+    bytes.extend(rest.as_bytes());
+    bytes
+}
