@@ -1,6 +1,7 @@
 //! The real binary from outside.
 #![allow(clippy::unwrap_used)]
 
+mod attacks;
 mod bad_input;
 mod changes;
 mod ending;

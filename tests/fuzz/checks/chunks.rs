@@ -80,6 +80,7 @@ enum Slow {
 /// RFC 9112 §7.1 read aloud, with our limits.
 fn slow(mut text: &[u8]) -> Slow {
     let mut data = Vec::new();
+    let mut overhead = 0_u64;
     loop {
         let Some(end) = find(text, b"\r\n") else { return Slow::CutOff };
         let line = &text[..end];
@@ -99,6 +100,10 @@ fn slow(mut text: &[u8]) -> Slow {
         let size = u64::from_str_radix(digits, 16).expect("sixteen digits are 64 bits");
         if size == 0 {
             return trailers(data, text);
+        }
+        overhead = (overhead + line.len() as u64 + 2).saturating_sub(size.saturating_mul(2).saturating_add(16));
+        if overhead > 16 * 1024 {
+            return Slow::Malformed;
         }
         let Some((chunk, after)) = usize::try_from(size).ok().and_then(|size| text.split_at_checked(size)) else {
             return Slow::CutOff;

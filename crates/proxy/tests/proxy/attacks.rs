@@ -198,3 +198,81 @@ fn a_body_where_there_can_be_none_is_nobodys_answer() {
         }
     }
 }
+
+#[test]
+fn http10_connections_are_kept_where_the_client_asks_and_the_length_is_known() {
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({})));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        for _ in 0..2 {
+            client.send("GET /large/3 HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n").await.unwrap();
+            let head = client.read_head().await.unwrap().to_ascii_lowercase();
+            assert!(head.starts_with("http/1.0 200") && head.contains("\r\nconnection: keep-alive\r\n"), "{head}");
+            assert_eq!(client.read_exact(3).await.unwrap(), b"xxx");
+        }
+        // Of a body without a length only the end of the connection tells the end.
+        client.send("GET /large/3000/chunked HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n").await.unwrap();
+        let head = client.read_head().await.unwrap().to_ascii_lowercase();
+        assert!(head.contains("\r\nconnection: close\r\n") && !head.contains("transfer-encoding"), "{head}");
+        assert_eq!(client.read_to_end().await.unwrap(), [b'x'; 3000]);
+    });
+}
+
+#[test]
+fn a_client_is_told_to_go_on_only_if_it_waits() {
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({})));
+    let chunked = "Transfer-Encoding: chunked";
+    for (version, fields, told) in [
+        ("1.1", "Content-Length: 2\r\nExpect: 100-continue", true),
+        ("1.1", "Content-Length: 2\r\nexpect:100-CONTINUE", true),
+        ("1.1", &format!("{chunked}\r\nExpect: 100-continue"), true),
+        ("1.1", "Content-Length: 2", false),
+        ("1.1", "Content-Length: 2\r\nExpect: 200-ok", false),
+        ("1.0", "Content-Length: 2\r\nExpect: 100-continue", false),
+        ("1.1", "Content-Length: 0\r\nExpect: 100-continue", false),
+        ("1.1", "Expect: 100-continue", false),
+    ] {
+        let body = match fields {
+            _ if fields.starts_with(chunked) => "2\r\nok\r\n0\r\n\r\n",
+            _ if fields.contains("Length: 2") => "ok",
+            _ => "",
+        };
+        bed.run(async {
+            let mut client = Raw::connect(bed.http).await.unwrap();
+            let head = format!("POST /large/1 HTTP/{version}\r\nHost: h\r\n{fields}\r\n\r\n");
+            client.send(head).await.unwrap();
+            if told {
+                assert_eq!(client.read_head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n", "{fields}");
+            }
+            client.send(body).await.unwrap();
+            let head = client.read_head().await.unwrap();
+            assert!(head.starts_with(&format!("HTTP/{version} 200")), "{version} {fields}: {head}");
+        });
+        let received = echo.take();
+        assert_eq!(received.len(), 1);
+        assert_eq!(received[0].body.is_empty(), body.is_empty(), "{fields}");
+    }
+}
+
+/// Thousands of requests in one go from a client that reads nothing: they wait where they are.
+#[test]
+fn a_client_that_asks_and_never_reads_is_not_read_either() {
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({})));
+    let requests = "GET /large/100000 HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2000);
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send(&requests).await.unwrap();
+        let (mut arrived, mut looks) = (0, 0);
+        milecastle_testkit::eventually("no further request arrives", async || {
+            let before = std::mem::replace(&mut arrived, echo.received().len());
+            looks = if arrived > 0 && arrived == before { looks + 1 } else { 0 };
+            looks == 30
+        })
+        .await;
+        assert!(arrived < 1000, "{arrived} requests");
+    });
+    bed.wait_totals("the client has left", |totals| totals.in_flight == 0 && totals.active == 0);
+}
