@@ -38,7 +38,7 @@ async fn thousands_of_half_heads_hold_a_few_kilobytes_each() {
     })
     .await;
     let each = resident(up.process.id()).saturating_sub(before) / clients.len();
-    println!("{connections} connections with half a head of {} bytes: {each} bytes each", half.len());
+    eprintln!("{connections} connections with half a head of {} bytes: {each} bytes each", half.len());
     assert!(each < 64 * 1024, "{each} bytes for each half head");
     // Others are served meanwhile, and what was begun can be ended.
     assert_eq!(up.get("/").await.status, 200);

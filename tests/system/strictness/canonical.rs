@@ -36,10 +36,10 @@ pub(super) fn check(request: &Received) -> Result<(), String> {
     if !target.starts_with(b"/") || !target.iter().all(u8::is_ascii_graphic) {
         return odd("the target is no path of visible ASCII");
     }
+    if head.lines().any(|line| line.starts_with([' ', '\t'])) {
+        return odd("a folded line");
+    }
     for (name, _) in &request.headers {
-        if head.lines().skip(1).filter(|line| line.starts_with(' ') || line.starts_with('\t')).count() > 0 {
-            return odd("a folded line");
-        }
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
         let alias: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         if alias != name && OWN.contains(&alias.as_str()) {

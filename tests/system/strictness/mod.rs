@@ -35,7 +35,7 @@ fn passed(case: &Case) -> impl Iterator<Item = &Passed> {
 fn the_corpus_is_as_large_as_it_claims() {
     let corpus = corpus::read();
     let legal: Vec<_> = corpus.iter().filter(|case| case.legal).collect();
-    println!("{} cases, {} of them legal", corpus.len(), legal.len());
+    eprintln!("{} cases, {} of them legal", corpus.len(), legal.len());
     assert!(corpus.len() >= 400 && legal.len() >= 100, "{} cases, {} of them legal", corpus.len(), legal.len());
     for case in legal {
         let refused =
@@ -149,7 +149,7 @@ async fn agrees(origin: Origin) {
             faults.push(format!("{}: {} has read {of_case:?}", case.at, origin.name));
         }
     }
-    println!("{}: {} cases, refused by the origin itself: {refused:?}", origin.name, corpus.len());
+    eprintln!("{}: {} cases, refused by the origin itself: {refused:?}", origin.name, corpus.len());
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
     refused.sort();
     refused.dedup();
