@@ -9,12 +9,12 @@ use std::borrow::Cow;
 use crate::var::{Lookup, VarName};
 
 /// A parsed template.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Template {
     parts: Box<[Part]>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Part {
     Literal(Box<str>),
     Var { name: VarName, default: Option<Box<str>> },

@@ -1,5 +1,6 @@
 //! Starting and ending the workers.
 
+use crate::balance::Averages;
 use crate::config::{GatewayConfig, Listen};
 use crate::counters::Counters;
 use crate::current::Current;
@@ -94,6 +95,7 @@ impl Gateway {
         }
         let node = Arc::new(Node {
             resolver: Resolver::new(side, config.dns),
+            averages: Averages::default(),
             tls: ServerTls::new(&config.tls),
             upstream_tls: UpstreamTls::new(upstream_roots)?,
             counters: counters.clone(),

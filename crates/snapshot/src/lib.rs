@@ -30,7 +30,7 @@ pub use certificates::{ClientAuth, CompiledSsl};
 pub use compiled::{CompiledRoute, Outcome, Timeouts, UpstreamRef};
 pub use compiler::{Compiler, MetadataOf, Rejected};
 pub use snapshot::Snapshot;
-pub use upstream::{Algorithm, CompiledNode, CompiledUpstream, HashOn, Keepalive, PassHost, UpstreamScheme};
+pub use upstream::{Algorithm, CompiledNode, CompiledUpstream, HashKey, Keepalive, PassHost, UpstreamScheme};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! One version of the configuration, ready to serve.
 
 use crate::certificates::{Certificates, CompiledSsl};
-use crate::compiled::CompiledRoute;
+use crate::compiled::{CompiledRoute, UpstreamRef};
 use crate::credentials::Credentials;
 use crate::people::Holder;
 use crate::plugins::GlobalRules;
@@ -120,6 +120,21 @@ impl Snapshot {
     /// An upstream object.
     pub fn upstream(&self, id: &str) -> Option<&Arc<CompiledUpstream>> {
         self.upstreams.get(id)
+    }
+
+    /// The upstream that is kept under this path ([`CompiledUpstream::key`]): of an upstream object, a service or a route.
+    pub fn upstream_at(&self, path: &str) -> Option<&Arc<CompiledUpstream>> {
+        let (collection, id) = path.strip_prefix('/')?.split_once('/')?;
+        match Kind::from_collection(collection)? {
+            Kind::Upstream => self.upstreams.get(id),
+            Kind::Service => self.services.get(id)?.as_ref()?.upstream.as_ref(),
+            Kind::Route => match &self.routes.get(id)?.upstream {
+                // A route that inherits its service's upstream shares the service's state.
+                UpstreamRef::Inline(upstream) => (*upstream.key == *path).then_some(upstream),
+                UpstreamRef::None | UpstreamRef::Id(_) => None,
+            },
+            _ => None,
+        }
     }
 
     /// The id of an upstream, whether it exists or not: all that name the one that does share its text.

@@ -3,25 +3,20 @@
 use crate::compiled::Timeouts;
 use foldhash::quality::FixedState;
 use http::HeaderValue;
-use milecastle_model::{Balancer, Fault, HashOn as Attribute, PassHost as Mode, Scheme, Timeout, Upstream};
+use milecastle_matching::{Template, VarName};
+use milecastle_model::{Balancer, Fault, HashOn, HealthChecks, PassHost as Mode, Scheme, Timeout, Upstream};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a consistent hash is made of.
+/// What a consistent hash is made of (`docs/spec/upstream-balancing.md` §4.2, rule 6).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum HashOn {
-    /// A variable.
-    Vars(Arc<str>),
-    /// A request header.
-    Header(Arc<str>),
-    /// A cookie.
-    Cookie(Arc<str>),
-    /// The consumer's name.
-    Consumer,
-    /// A template of variables.
-    VarsCombinations(Arc<str>),
+pub enum HashKey {
+    /// A variable; headers, cookies and the consumer's name are variables too.
+    Variable(VarName),
+    /// A text with variables in it.
+    Combination(Template),
 }
 
 /// How a node is chosen (`docs/spec/upstream-balancing.md` §4).
@@ -30,7 +25,7 @@ pub enum Algorithm {
     /// Weighted round robin.
     RoundRobin,
     /// Consistent hash.
-    ConsistentHash(HashOn),
+    ConsistentHash(HashKey),
     /// Least connections in relation to the weight.
     LeastConn,
     /// Exponentially weighted moving average of the response time.
@@ -152,6 +147,8 @@ pub struct CompiledUpstream {
     pub discovered: bool,
     /// The certificate of the upstream is verified.
     pub verify: bool,
+    /// How the nodes' health is watched; `None`: not at all.
+    pub checks: Option<Arc<HealthChecks>>,
     /// Changes when nodes, algorithm or scheme do: balancer state is made anew then.
     pub fingerprint: u64,
 }
@@ -213,6 +210,7 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
         }),
         discovered: upstream.service_name.is_some(),
         verify: upstream.tls.as_ref().is_some_and(|tls| tls.verify),
+        checks: upstream.checks.clone().map(Arc::new),
         fingerprint,
     })
 }
@@ -231,6 +229,7 @@ pub(crate) fn unusable(key: Arc<str>) -> CompiledUpstream {
         keepalive: None,
         discovered: false,
         verify: false,
+        checks: None,
         fingerprint: 0,
     }
 }
@@ -241,18 +240,23 @@ pub(crate) fn timeouts(timeout: &Timeout) -> Timeouts {
 }
 
 fn algorithm(upstream: &Upstream) -> Algorithm {
-    let key = || upstream.key.as_deref().unwrap_or_default().into();
     match &upstream.balancer {
         Balancer::RoundRobin => Algorithm::RoundRobin,
         Balancer::LeastConn => Algorithm::LeastConn,
         Balancer::Ewma => Algorithm::Ewma,
-        Balancer::Chash => Algorithm::ConsistentHash(match upstream.hash_on {
-            Attribute::Header => HashOn::Header(key()),
-            Attribute::Cookie => HashOn::Cookie(key()),
-            Attribute::Consumer => HashOn::Consumer,
-            Attribute::VarsCombinations => HashOn::VarsCombinations(key()),
-            Attribute::Vars => HashOn::Vars(key()),
-        }),
+        Balancer::Chash => Algorithm::ConsistentHash(hash_key(upstream)),
         Balancer::Other(name) => Algorithm::Unknown(name.as_str().into()),
+    }
+}
+
+fn hash_key(upstream: &Upstream) -> HashKey {
+    let key = upstream.key.as_deref().unwrap_or_default();
+    let variable = |name: &str| HashKey::Variable(VarName::parse(name));
+    match upstream.hash_on {
+        HashOn::Vars => variable(key),
+        HashOn::Header => variable(&format!("http_{key}")),
+        HashOn::Cookie => variable(&format!("cookie_{key}")),
+        HashOn::Consumer => variable("consumer_name"),
+        HashOn::VarsCombinations => HashKey::Combination(Template::parse(key)),
     }
 }

@@ -1,92 +1,91 @@
 //! Which node of an upstream gets the request (`docs/spec/upstream-balancing.md` §3, §4).
 //!
-//! A [`Balancer`] belongs to one worker and to one version of an upstream's nodes; it lives in the worker's table under the
-//! upstream's key, so that changes elsewhere leave it alone. Today there is one algorithm, round robin; the others come
-//! behind the same [`Balancer::pick`].
+//! A [`Balancer`] belongs to one worker and one upstream; it lives in the worker's table under the upstream's key, so that
+//! changes elsewhere leave it alone. What it balances by is of the worker, and so needs no lock: the turn of round robin and
+//! the counts of least connections (a worker has its own connections, and with them its own share of the load). Response times
+//! are of the process, since a worker that sees few requests would know too little.
+//!
+//! Invariants:
+//! - A node that was tried for a request is not picked for it again.
+//! - A change of an upstream that leaves its nodes as they are leaves the state as it is; one that changes the nodes takes the
+//!   counts and the averages of those that stay along.
+//! - A pick allocates nothing, unless the key of a hash is put together from several variables.
 
+mod chash;
+mod endpoint;
+mod ewma;
+mod lease;
+mod least_conn;
+mod method;
 mod round_robin;
+#[cfg(test)]
+mod tests;
+mod tried;
+mod weights;
 
-use crate::h1::{Pool, PoolKey, Slot};
-use milecastle_snapshot::{Algorithm, CompiledNode, CompiledUpstream};
-use round_robin::RoundRobin;
+pub(crate) use endpoint::Endpoint;
+pub(crate) use ewma::Averages;
+pub(crate) use lease::Lease;
+pub(crate) use method::Parts;
+pub(crate) use tried::Tried;
+
+use crate::h1::Pool;
+use endpoint::Endpoints;
+use method::Method;
+use milecastle_matching::Lookup;
+use milecastle_snapshot::{CompiledNode, CompiledUpstream};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Nodes that were tried for one request, by their place in the upstream's list.
+/// What is known of one request's way through the nodes.
 #[derive(Debug, Default)]
-pub(crate) struct Tried {
-    first: u64,
-    /// Places from 64 on.
-    more: Vec<usize>,
-}
-
-impl Tried {
-    pub(crate) fn add(&mut self, place: usize) {
-        match 1_u64.checked_shl(u32::try_from(place).unwrap_or(u32::MAX)) {
-            Some(bit) => self.first |= bit,
-            None => self.more.push(place),
-        }
-    }
-
-    pub(crate) fn has(&self, place: usize) -> bool {
-        match 1_u64.checked_shl(u32::try_from(place).unwrap_or(u32::MAX)) {
-            Some(bit) => self.first & bit != 0,
-            None => self.more.contains(&place),
-        }
-    }
+pub(crate) struct Selection {
+    pub(crate) tried: Tried,
+    /// The hash of the request's key, once it was asked for.
+    hash: Option<u32>,
 }
 
 /// State of one upstream on one worker.
 pub(crate) struct Balancer {
     upstream: Arc<CompiledUpstream>,
-    /// Highest priority first.
-    tiers: RefCell<Vec<RoundRobin>>,
-    /// Where the node at each place has been reached lately.
-    endpoints: RefCell<Vec<Vec<Rc<Endpoint>>>>,
+    method: Method,
+    endpoints: Endpoints,
 }
-
-/// Where a node is reached.
-pub(crate) struct Endpoint {
-    pub(crate) addr: SocketAddr,
-    /// The address as text.
-    pub(crate) text: Arc<str>,
-    /// Server name of the TLS connection; `None` without TLS.
-    tls: Option<Arc<str>>,
-    /// Its idle connections.
-    pub(crate) slot: Rc<Slot>,
-}
-
-/// Endpoints remembered for each node: a name may have many addresses, a client's Host many values.
-const MOST_ENDPOINTS: usize = 32;
 
 impl Balancer {
-    /// `seed` decides where the first scan starts.
-    pub(crate) fn new(upstream: &Arc<CompiledUpstream>, seed: usize) -> Self {
-        let nodes = &upstream.nodes;
-        let mut priorities: Vec<i32> = nodes.iter().map(|node| node.priority).collect();
-        priorities.sort_unstable_by(|a, b| b.cmp(a));
-        priorities.dedup();
-        let tier = |priority: i32| {
-            let members = nodes.iter().enumerate().filter(|(_, node)| node.priority == priority);
-            RoundRobin::new(members.map(|(place, node)| (place, node.weight)).collect(), seed)
-        };
+    /// `previous` is the state before the nodes changed.
+    fn new(upstream: &Arc<CompiledUpstream>, previous: Option<&Balancer>, parts: &Parts<'_>) -> Self {
         Self {
+            method: Method::new(upstream, previous.map(|previous| &previous.method), parts),
+            endpoints: Endpoints::new(upstream.nodes.len()),
             upstream: upstream.clone(),
-            tiers: RefCell::new(priorities.into_iter().map(tier).collect()),
-            endpoints: RefCell::new(vec![Vec::new(); nodes.len()]),
         }
     }
 
-    /// The next node that was not tried, and its place; `None` when all have been.
-    pub(crate) fn pick(&self, tried: &Tried) -> Option<usize> {
+    /// The place of the next node for a request, which counts as tried from now on; `None` when there is none left.
+    pub(crate) fn pick(
+        &self,
+        selection: &mut Selection,
+        request: &dyn Lookup,
+        random: impl FnOnce() -> u64,
+    ) -> Option<usize> {
         // With a single node there is nothing to choose: neither weight nor health counts.
-        if self.upstream.nodes.len() == 1 {
-            return (!tried.has(0)).then_some(0);
-        }
-        self.tiers.borrow_mut().iter_mut().find_map(|tier| tier.pick(|place| !tried.has(place)))
+        let place = if self.upstream.nodes.len() == 1 {
+            (!selection.tried.has(0)).then_some(0)?
+        } else {
+            let Selection { tried, hash } = selection;
+            self.method.pick(hash, request, random, |place| !tried.has(place))?
+        };
+        selection.tried.add(place);
+        Some(place)
+    }
+
+    /// Takes the node at a place into use for a request.
+    pub(crate) fn lease(&self, place: usize) -> Option<Lease> {
+        self.method.lease(place)
     }
 
     /// The node at a place.
@@ -96,18 +95,7 @@ impl Balancer {
 
     /// Where the node at a place is reached: at `addr`, with the server name `tls` if TLS is spoken.
     pub(crate) fn endpoint(&self, place: usize, addr: SocketAddr, tls: Option<&str>, pool: &Pool) -> Rc<Endpoint> {
-        let known = &mut self.endpoints.borrow_mut()[place];
-        if let Some(found) = known.iter().find(|known| known.addr == addr && known.tls.as_deref() == tls) {
-            return found.clone();
-        }
-        let tls: Option<Arc<str>> = tls.map(Into::into);
-        let slot = pool.slot(&PoolKey { addr, tls: tls.clone() });
-        let new = Rc::new(Endpoint { addr, text: addr.to_string().into(), tls, slot });
-        if known.len() >= MOST_ENDPOINTS {
-            known.clear();
-        }
-        known.push(new.clone());
-        new
+        self.endpoints.of(place, addr, tls, pool)
     }
 
     /// Whether this state still describes the upstream.
@@ -124,18 +112,16 @@ pub(crate) struct Balancers {
 
 impl Balancers {
     /// The balancer of an upstream; a new one if its nodes have changed.
-    pub(crate) fn of(&self, upstream: &Arc<CompiledUpstream>, seed: impl FnOnce() -> usize) -> Rc<Balancer> {
-        if let Some(known) = self.by_key.borrow().get(&upstream.key)
-            && known.fits(upstream)
-        {
-            return known.clone();
+    pub(crate) fn of<'p>(&self, upstream: &Arc<CompiledUpstream>, parts: impl FnOnce() -> Parts<'p>) -> Rc<Balancer> {
+        let known = self.by_key.borrow().get(&upstream.key).cloned();
+        match known {
+            Some(known) if known.fits(upstream) => known,
+            known => {
+                let new = Rc::new(Balancer::new(upstream, known.as_deref(), &parts()));
+                self.by_key.borrow_mut().insert(upstream.key.clone(), new.clone());
+                new
+            }
         }
-        if upstream.algorithm != Algorithm::RoundRobin {
-            tracing::error!(upstream = &*upstream.key, algorithm = ?upstream.algorithm, "this way of balancing is not available; requests are answered with 502");
-        }
-        let new = Rc::new(Balancer::new(upstream, seed()));
-        self.by_key.borrow_mut().insert(upstream.key.clone(), new.clone());
-        new
     }
 
     /// Forgets the upstreams for which `lives` is false.

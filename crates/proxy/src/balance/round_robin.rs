@@ -1,10 +1,11 @@
 //! Weighted round robin by descending current weight (`docs/spec/upstream-balancing.md` §4.1).
 
+use super::weights::{Member, gcd, in_rotation};
+
 /// Round robin over the nodes of one tier.
 #[derive(Debug)]
 pub(super) struct RoundRobin {
-    /// Place in the upstream's list, and weight.
-    members: Vec<(usize, u32)>,
+    members: Vec<Member>,
     gcd: u32,
     max: u32,
     current: u32,
@@ -12,27 +13,22 @@ pub(super) struct RoundRobin {
 }
 
 impl RoundRobin {
-    /// A scan over `members`, each a place and a weight, that starts at a place decided by `seed`.
-    pub(super) fn new(mut members: Vec<(usize, u32)>, seed: usize) -> Self {
-        // All zero means equal shares; otherwise zero is never chosen.
-        if members.iter().all(|(_, weight)| *weight == 0) {
-            members.iter_mut().for_each(|(_, weight)| *weight = 1);
-        } else {
-            members.retain(|(_, weight)| *weight > 0);
-        }
-        let gcd = members.iter().fold(0, |divisor, (_, weight)| gcd(divisor, *weight));
-        let max = members.iter().map(|(_, weight)| *weight).max().unwrap_or_default();
+    /// A scan over `members` that starts at a place decided by `seed`.
+    pub(super) fn new(members: Vec<Member>, seed: usize) -> Self {
+        let members = in_rotation(members);
+        let gcd = members.iter().fold(0, |divisor, member| gcd(divisor, member.weight));
+        let max = members.iter().map(|member| member.weight).max().unwrap_or_default();
         let at = seed.checked_rem(members.len()).unwrap_or_default();
         Self { members, gcd, max, current: max, at }
     }
 
     /// The next place that is `free`.
     pub(super) fn pick(&mut self, free: impl Fn(usize) -> bool) -> Option<usize> {
-        let heaviest = self.members.iter().filter(|(place, _)| free(*place)).map(|(_, weight)| *weight).max()?;
+        let heaviest = self.members.iter().filter(|member| free(member.place)).map(|member| member.weight).max()?;
         // Scans that can find nothing are left out, however far the weights lie apart.
         self.current = self.current.min(heaviest);
         loop {
-            let (place, weight) = self.members[self.at];
+            let Member { place, weight } = self.members[self.at];
             let eligible = weight >= self.current;
             self.at += 1;
             if self.at == self.members.len() {
@@ -46,17 +42,18 @@ impl RoundRobin {
     }
 }
 
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn scan(weights: &[u32], seed: usize) -> RoundRobin {
+        let members = (0..).zip(weights).map(|(place, weight)| Member { place, weight: *weight });
+        RoundRobin::new(members.collect(), seed)
+    }
+
     fn picks(weights: &[u32], seed: usize, count: usize) -> Vec<usize> {
-        let mut scan = RoundRobin::new(weights.iter().copied().enumerate().collect(), seed);
+        let mut scan = scan(weights, seed);
         (0..count).map(|_| scan.pick(|_| true).unwrap()).collect()
     }
 
@@ -70,12 +67,12 @@ mod tests {
     fn zero_is_chosen_only_among_zeros() {
         assert!(picks(&[0, 3, 0], 0, 9).iter().all(|place| *place == 1));
         assert_eq!(picks(&[0, 0], 0, 4), [0, 1, 0, 1]);
-        assert_eq!(RoundRobin::new(vec![], 3).pick(|_| true), None);
+        assert_eq!(scan(&[], 3).pick(|_| true), None);
     }
 
     #[test]
     fn tried_places_are_passed_over() {
-        let mut scan = RoundRobin::new(vec![(0, u32::MAX), (1, 1)], 0);
+        let mut scan = scan(&[u32::MAX, 1], 0);
         assert_eq!(scan.pick(|place| place != 0), Some(1));
         assert_eq!(scan.pick(|_| false), None);
     }

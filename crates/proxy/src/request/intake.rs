@@ -97,6 +97,7 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
         match_path: path.matching,
         ambiguous: path.ambiguous,
         upgrade,
+        lease: None,
         attempt_began,
         upstream_bytes: 0,
         complete: false,

@@ -1,5 +1,6 @@
 //! A request under way, and its end.
 
+use crate::balance::Lease;
 use crate::upload::Upload;
 use crate::worker::{Client, Pinned, Worker};
 use http::StatusCode;
@@ -24,6 +25,8 @@ pub(crate) struct Live {
     pub(crate) upgrade: bool,
     /// Plugins take part; they do not in a request that was refused for its head.
     pub(crate) plugins: bool,
+    /// The node that it is with, where the balancer wants to know.
+    pub(crate) lease: Option<Lease>,
     /// When the present attempt began.
     pub(crate) attempt_began: Instant,
     /// Bytes of the answer's body that have come from the upstream.
@@ -103,6 +106,16 @@ impl Live {
         global.and(route)
     }
 
+    /// The node is no longer in use.
+    fn end_lease(&self, lease: Lease, ended: Instant) {
+        let answered = self.cx.upstream.last().filter(|attempt| attempt.answered);
+        let connect = answered.map(|attempt| attempt.connect).unwrap_or_default();
+        // How long a tunnel is open says nothing about how fast the node is.
+        let switched = answered.filter(|attempt| attempt.status == StatusCode::SWITCHING_PROTOCOLS.as_u16());
+        let to_head = switched.and_then(|attempt| attempt.header);
+        lease.end(connect + to_head.unwrap_or_else(|| ended.saturating_duration_since(self.attempt_began)), ended);
+    }
+
     /// Whether a plugin sees the answer's body.
     pub(crate) fn body_is_seen(&self) -> bool {
         let route = self.cx.chain.as_ref().is_some_and(|chain| chain.sees_body());
@@ -132,6 +145,9 @@ impl Drop for Live {
         if let Some(attempt) = self.cx.upstream.last_mut().filter(|attempt| attempt.answered) {
             attempt.response = ended.saturating_duration_since(self.attempt_began);
             attempt.response_bytes = self.upstream_bytes;
+        }
+        if let Some(lease) = self.lease.take() {
+            self.end_lease(lease, ended);
         }
         if self.plugins {
             let chains = [Some(&**self.pinned.snapshot.global()), self.cx.chain.as_deref()];

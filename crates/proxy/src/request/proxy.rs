@@ -4,14 +4,14 @@ use super::forward::{self, Length};
 use super::intake::without_port;
 use super::live::Live;
 use super::{Refusal, pipeline, refuse};
-use crate::balance::{Balancer, Endpoint, Tried};
+use crate::balance::{Balancer, Endpoint, Parts, Selection};
 use crate::h1::{self, Asked, Conn, Failure, Framing, Head, Outgoing, Patience, Pump, Terms};
 use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use milecastle_plugin_api::{Attempt, Body};
 use milecastle_snapshot::{
-    Algorithm, CompiledNode, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef, UpstreamScheme,
+    CompiledNode, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef, UpstreamScheme,
 };
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -43,7 +43,11 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
     let config = &worker.node.config;
     let timeouts = route.timeout.unwrap_or(upstream.timeouts);
     let plan = Plan {
-        balancer: worker.balancers.of(upstream, || usize::try_from(worker.random() >> 32).unwrap_or_default()),
+        balancer: worker.balancers.of(upstream, || Parts {
+            averages: &worker.node.averages,
+            ring_points: config.ring_points,
+            seed: usize::try_from(worker.random() >> 32).unwrap_or_default(),
+        }),
         timeouts,
         patience: config.patience(&timeouts),
         upgrade: live.upgrade && route.websocket,
@@ -55,19 +59,20 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
     let unhindered = snapshot.global().entries().is_empty()
         && route.chain.entries().is_empty()
         && matches!(outgoing, Outgoing::None);
-    let mut tried = Tried::default();
+    let mut selection = Selection::default();
     let mut made = 0;
     let mut last_retry = None;
     loop {
-        let Some(place) = plan.balancer.pick(&tried) else {
-            // Either every node was tried, or no name could be resolved.
-            let none_found = made == 0;
-            let status = if none_found { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_GATEWAY };
+        let Some(place) = plan.balancer.pick(&mut selection, &live.cx, || worker.random()) else {
+            // Either there is none to pick or every one was tried, or no name could be resolved.
+            let unresolved = made == 0 && !selection.tried.is_empty();
+            let status = if unresolved { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_GATEWAY };
             return Err(refuse(status));
         };
-        tried.add(place);
         let node = plan.balancer.node(place);
         let Some(ip) = address(&worker, node).await else { continue };
+        // The node that was in use before is not any more.
+        live.lease = plan.balancer.lease(place);
         made += 1;
         live.cx.upstream.unresolved_host = Some(node.host.clone());
         run_before_proxy(live).await?;
@@ -120,7 +125,7 @@ fn find<'s>(
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
     let spoken = matches!(upstream.scheme, UpstreamScheme::Http | UpstreamScheme::Https);
-    if !spoken || upstream.algorithm != Algorithm::RoundRobin {
+    if !spoken {
         return Err(refuse(StatusCode::BAD_GATEWAY));
     }
     Ok(upstream)
@@ -293,6 +298,9 @@ fn note(live: &mut Live, endpoint: &Endpoint, failure: &Failure, began: Instant)
     let route = live.cx.route.as_ref().map_or("", |route| &route.id);
     tracing::warn!(route, node = &*endpoint.text, error = %failure, "an upstream node gave no answer");
     let took = began.elapsed();
+    if let Some(lease) = &mut live.lease {
+        lease.fail();
+    }
     live.cx.upstream.push(Attempt {
         addr: endpoint.addr,
         node: endpoint.text.clone(),

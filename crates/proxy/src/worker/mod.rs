@@ -25,7 +25,7 @@ pub use listen::{ListenError, probe};
 pub(crate) use tunnel::Tunnel;
 pub(crate) use wire::Wire;
 
-use crate::balance::Balancers;
+use crate::balance::{Averages, Balancers};
 use crate::config::{GatewayConfig, Listen};
 use crate::counters::{Counters, WorkerCounters};
 use crate::current::Current;
@@ -61,6 +61,8 @@ pub(crate) struct Node {
     pub(crate) current: Arc<Current>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) resolver: Arc<Resolver>,
+    /// Response times of upstream nodes.
+    pub(crate) averages: Averages,
     pub(crate) tls: ServerTls,
     pub(crate) upstream_tls: UpstreamTls,
     pub(crate) on_end: Option<Arc<dyn OnRequestEnd>>,

@@ -3,6 +3,7 @@
 
 mod access_log;
 mod attacks;
+mod balancing;
 mod bodies;
 mod clients;
 mod ending;

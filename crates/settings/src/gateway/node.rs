@@ -92,6 +92,10 @@ pub struct Limits {
     pub upstream_header_count: u32,
     /// Request body that is kept so that the request can be sent again to another upstream node; a larger one is not retried.
     pub retry_body: Size,
+    /// Points on the ring of a consistent hash, for each worker and upstream; a node has 160 for each unit of its weight.
+    /// Weights that ask for more get fewer points, in proportion: then shares are less exact, and keys fall elsewhere.
+    #[schemars(range(min = 10_000, max = 100_000_000), extend("x-unit" = "points"))]
+    pub hash_ring_points: u32,
     /// Concurrent streams on one HTTP/2 client connection.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
     pub http2_streams: u32,
@@ -302,6 +306,7 @@ impl Default for Limits {
             upstream_header_bytes: Size::kib(64),
             upstream_header_count: 200,
             retry_body: Size::kib(64),
+            hash_ring_points: 1_048_576,
             http2_streams: 128,
             http2_pending_resets: 20,
             lingering_bytes: Size::kib(64 * 1024),
