@@ -7,7 +7,7 @@ use milecastle_proxy::node::{Node, NodeConfig};
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
     AccessLog, Counters, Current, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, SideParts,
-    SideServers, Totals,
+    SideServers, Totals, UpstreamHealth,
 };
 use milecastle_settings::{Gateway as Settings, HttpRouter, Shutdown};
 use milecastle_snapshot::{Compiler, Snapshot};
@@ -63,11 +63,14 @@ impl GatewayNode {
             }
         };
         let counters = Arc::new(Counters::new(config.workers()));
+        let upstream_health: Arc<UpstreamHealth> = Arc::default();
         let maintain = {
             let health = health.clone();
             move |reason| health.maintain(reason)
         };
-        let node = Node::start(node_config(settings, &facts), compiler, publish, counters.figures(), maintain)?;
+        let upstream_health: Arc<UpstreamHealth> = Arc::default();
+        let figures = counters.figures();
+        let node = Node::start(node_config(settings, &facts), compiler, publish, figures, maintain)?;
         let access_log = AccessLog::open(settings, config.workers())?.map(Arc::new);
         let side = SideServers::start(
             settings,
@@ -77,6 +80,7 @@ impl GatewayNode {
                 registry,
                 metrics,
                 counters: counters.clone(),
+                upstream_health: upstream_health.clone(),
                 node: Arc::new(node.status_reader()),
                 facts: facts.clone(),
                 access_log: access_log.clone(),
@@ -92,6 +96,7 @@ impl GatewayNode {
             facts,
             current,
             counters,
+            upstream_health,
             side: tokio::runtime::Handle::current(),
             on_end: access_log.clone().map(|log| log as Arc<dyn OnRequestEnd>),
             upstream_roots: None,

@@ -58,6 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         config,
         facts,
         current: Arc::new(Current::new(Arc::new(snapshot))),
+        upstream_health: Arc::default(),
         side: side.handle().clone(),
         on_end: None,
         upstream_roots: None,

@@ -6,6 +6,7 @@ use milecastle_matching::{CidrError, CidrSet};
 use milecastle_plugin_api::NodeFacts;
 use milecastle_settings::{AmbiguousPath, Gateway as Settings, Peers, TlsVersion};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A value of the file that the data plane cannot use.
@@ -110,6 +111,10 @@ pub struct GatewayConfig {
     pub(crate) show_upstream_status: bool,
     pub(crate) server_header: HeaderValue,
     pub(crate) dns: DnsLimits,
+    /// Whether upstream nodes are probed and watched where their upstream asks for it.
+    pub(crate) health_checks: bool,
+    /// Authorities in PEM that probes verify certificates with; `None`: those of the system.
+    pub(crate) authorities: Option<PathBuf>,
 }
 
 /// How long names are kept.
@@ -210,6 +215,8 @@ impl GatewayConfig {
             },
             show_upstream_status: apisix.show_upstream_status_in_response_header,
             server_header: server.unwrap_or(HeaderValue::from_static("Milecastle")),
+            health_checks: !apisix.disable_upstream_healthcheck,
+            authorities: Some(&apisix.ssl.ssl_trusted_certificate).filter(|path| *path != "system").map(PathBuf::from),
             dns: DnsLimits {
                 timeout: settings.dns.timeout.get(),
                 ttl: SYSTEM_TTL.clamp(settings.dns.min_ttl.get(), settings.dns.max_ttl.get()),

@@ -59,6 +59,8 @@ counters! {
     pool_stale,
     /// Tries at a further node after a failure.
     retries,
+    /// Picks of a node of an upstream none of whose nodes is healthy.
+    health_ignored,
     /// Requests whose handling panicked outside any plugin.
     request_panics,
 }

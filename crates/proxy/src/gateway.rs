@@ -4,6 +4,7 @@ use crate::balance::Averages;
 use crate::config::{GatewayConfig, Listen};
 use crate::counters::Counters;
 use crate::current::Current;
+use crate::health::{CheckerParts, Checkers, UpstreamHealth};
 use crate::resolve::Resolver;
 use crate::tls::{ServerTls, UpstreamTls};
 use crate::worker::{self, Door, ListenError, Node, Stage};
@@ -35,7 +36,9 @@ pub struct GatewayParts {
     pub current: Arc<Current>,
     /// What the workers count, one for each of them.
     pub counters: Arc<Counters>,
-    /// The runtime beside the workers: names are resolved on it.
+    /// Health of upstream nodes, also for those who only read it.
+    pub upstream_health: Arc<UpstreamHealth>,
+    /// The runtime beside the workers: names are resolved on it, and upstream nodes probed.
     pub side: tokio::runtime::Handle,
     /// The access log.
     pub on_end: Option<Arc<dyn OnRequestEnd>>,
@@ -82,7 +85,7 @@ impl Gateway {
     /// # Errors
     /// A port is taken, or the system has no threads left.
     pub fn start(parts: GatewayParts) -> Result<Self, StartError> {
-        let GatewayParts { config, facts, current, counters, side, on_end, upstream_roots } = parts;
+        let GatewayParts { config, facts, current, counters, upstream_health, side, on_end, upstream_roots } = parts;
         let workers = config.workers;
         let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
         let mut addrs = Vec::with_capacity(config.listens.len());
@@ -93,8 +96,18 @@ impl Gateway {
                 worker.push(Door { listen: Listen { addr, ..listen.clone() }, socket });
             }
         }
+        let resolver = Resolver::new(side.clone(), config.dns);
+        let checkers = Checkers::new(CheckerParts {
+            table: upstream_health,
+            current: current.clone(),
+            resolver: resolver.clone(),
+            side,
+            enabled: config.health_checks,
+            authorities: config.authorities.clone(),
+        });
         let node = Arc::new(Node {
-            resolver: Resolver::new(side, config.dns),
+            resolver,
+            checkers,
             averages: Averages::default(),
             tls: ServerTls::new(&config.tls),
             upstream_tls: UpstreamTls::new(upstream_roots)?,

@@ -3,12 +3,16 @@
 //! They mirror what is counted elsewhere, so they are brought up to date when a page is made and cost requests nothing.
 
 use crate::access_log::AccessLog;
+use crate::control_api::STORAGE_PREFIX;
 use crate::counters::{Counters, Totals};
 use crate::current::Current;
+use crate::health::UpstreamHealth;
 use crate::node::{LastGoodFigures, NodeStatus};
 use crate::process;
 use milecastle_plugin_api::NodeFacts;
+use milecastle_settings::Prometheus;
 use milecastle_telemetry::metrics::{Counter, Family, Gauge, Handle, MetricError, Options, Registry};
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::UNIX_EPOCH;
 
@@ -16,6 +20,7 @@ use std::time::UNIX_EPOCH;
 pub(crate) struct Sources {
     pub(crate) registry: Arc<Registry>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) upstream_health: Arc<UpstreamHealth>,
     pub(crate) current: Arc<OnceLock<Arc<Current>>>,
     pub(crate) node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
     pub(crate) facts: NodeFacts,
@@ -37,6 +42,7 @@ pub(crate) struct NodeMetrics {
     totals: Vec<Mirrored>,
     accepted: Family<Counter>,
     panics: Family<Counter>,
+    upstream_status: Family<Gauge>,
     metric_errors: Handle<Counter>,
     log_lines_dropped: Handle<Counter>,
     revision: Handle<Gauge>,
@@ -55,7 +61,7 @@ impl NodeMetrics {
     ///
     /// # Errors
     /// A name is taken by a metric of another kind.
-    pub(crate) fn new(sources: Sources) -> Result<Self, MetricError> {
+    pub(crate) fn new(sources: Sources, settings: &Prometheus) -> Result<Self, MetricError> {
         let registry = sources.registry.clone();
         let gauge = |name, help| Ok(registry.gauge(name, help, &[], Options::default())?.get());
         let counter = |name, help| Ok(registry.counter(name, help, &[], Options::default())?.get());
@@ -74,6 +80,7 @@ impl NodeMetrics {
                 "worker",
             )?,
             panics: labelled("plugin_panics_total", "Hooks that panicked; each ended its request with 500", "plugin")?,
+            upstream_status: upstream_status(&registry, settings)?,
             metric_errors: counter(
                 "nginx_metric_errors_total",
                 "Updates of metrics that could not be counted under their own labels",
@@ -102,7 +109,7 @@ impl NodeMetrics {
     }
 
     fn update(&self) {
-        let Sources { registry, counters, current, node, access_log, .. } = &self.sources;
+        let Sources { registry, counters, upstream_health, current, node, access_log, .. } = &self.sources;
         let totals = counters.totals();
         self.connections.iter().for_each(|(gauge, read)| gauge.set(float(read(&totals))));
         self.requests.set(float(totals.requests));
@@ -113,12 +120,32 @@ impl NodeMetrics {
         for (plugin, panics) in counters.panics() {
             follow(&self.panics.with(&[plugin]), panics);
         }
+        self.update_upstreams(upstream_health);
         follow(&self.metric_errors, registry.overflowed());
         follow(&self.log_lines_dropped, access_log.as_ref().map_or(0, |log| log.dropped()));
         self.update_configuration(&node(), current.get());
         let (cpu_ms, resident) = process::usage();
         self.cpu.set(float(cpu_ms) / 1000.0);
         self.memory.set(float(resident));
+    }
+
+    fn update_upstreams(&self, health: &UpstreamHealth) {
+        let targets = health.targets();
+        let series: Vec<[String; 3]> = targets
+            .iter()
+            .map(|(path, target)| {
+                [format!("{STORAGE_PREFIX}{path}"), target.addr.ip().to_string(), target.addr.port().to_string()]
+            })
+            .collect();
+        for ((_, target), [name, ip, port]) in targets.iter().zip(&series) {
+            let usable = target.condition().status.is_usable();
+            self.upstream_status.with(&[name, ip, port]).set(if usable { 1.0 } else { 0.0 });
+        }
+        let shown: HashSet<[&str; 3]> = series.iter().map(|values| values.each_ref().map(String::as_str)).collect();
+        self.upstream_status.retain(|values| match values {
+            [name, ip, port] => shown.contains(&[&**name, &**ip, &**port]),
+            _ => false,
+        });
     }
 
     fn update_configuration(&self, status: &NodeStatus, current: Option<&Arc<Current>>) {
@@ -177,6 +204,18 @@ impl LastGoodMetrics {
     }
 }
 
+fn upstream_status(registry: &Registry, settings: &Prometheus) -> Result<Family<Gauge>, MetricError> {
+    let name = "upstream_status";
+    let expire = settings.metrics.get(name).map(|own| own.expire.get()).filter(|expire| !expire.is_zero());
+    let options = Options { expire, ..Options::default() };
+    registry.gauge(
+        name,
+        "Whether an upstream node gets requests, by its health: 1 or 0",
+        &["name", "ip", "port"],
+        options,
+    )
+}
+
 fn connections(registry: &Registry) -> Result<Vec<Labelled>, MetricError> {
     let help = "Number of HTTP connections";
     let family = registry.gauge("nginx_http_current_connections", help, &["state"], Options::default())?;
@@ -192,7 +231,7 @@ fn connections(registry: &Registry) -> Result<Vec<Labelled>, MetricError> {
 }
 
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
-    let figures: [(&str, &str, Read); 11] = [
+    let figures: [(&str, &str, Read); 12] = [
         ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
         ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
         ("bad_request_heads_total", "Requests refused because their head is malformed or too large", |t| t.bad_heads),
@@ -207,6 +246,9 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
         ("upstream_pool_hits_total", "Requests sent on a kept upstream connection", |t| t.pool_hits),
         ("upstream_pool_stale_total", "Kept upstream connections found closed when they were used", |t| t.pool_stale),
         ("upstream_retries_total", "Tries at a further node after a failure", |t| t.retries),
+        ("upstream_health_ignored_total", "Picks of a node of an upstream none of whose nodes is healthy", |t| {
+            t.health_ignored
+        }),
         ("request_panics_total", "Requests whose handling panicked outside any plugin", |t| t.request_panics),
     ];
     let register = |(name, help, read)| Ok((registry.counter(name, help, &[], Options::default())?.get(), read));

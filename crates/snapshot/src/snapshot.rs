@@ -124,8 +124,9 @@ impl Snapshot {
 
     /// The upstream that is kept under this path ([`CompiledUpstream::key`]): of an upstream object, a service or a route.
     pub fn upstream_at(&self, path: &str) -> Option<&Arc<CompiledUpstream>> {
-        let (collection, id) = path.strip_prefix('/')?.split_once('/')?;
-        match Kind::from_collection(collection)? {
+        let key = Key::from_path(path)?;
+        let id = &*key.id;
+        match key.kind {
             Kind::Upstream => self.upstreams.get(id),
             Kind::Service => self.services.get(id)?.as_ref()?.upstream.as_ref(),
             Kind::Route => match &self.routes.get(id)?.upstream {

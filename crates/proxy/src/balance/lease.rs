@@ -1,16 +1,20 @@
 //! A request's use of a node, and what the balancer and the health checks learn of it.
 
 use super::ewma::Average;
-use super::least_conn::InFlight;
+use super::least_conn::Counted;
+use crate::health::{Checker, FailedTry};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A node in use by a request: from its pick to the end of the request, or to the pick of the next node. There is one only
 /// where somebody wants to know.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Lease {
-    pub(super) in_flight: Option<InFlight>,
+    #[expect(dead_code, reason = "it counts until it is dropped")]
+    pub(super) counted: Option<Counted>,
     pub(super) average: Option<Arc<Average>>,
+    pub(super) reporter: Option<(Arc<Checker>, SocketAddr)>,
 }
 
 impl Lease {
@@ -19,18 +23,21 @@ impl Lease {
         self.average = None;
     }
 
-    /// Takes note of the end of the request, which took so long with the node: connecting and answering together.
-    pub(crate) fn end(self, took: Duration, now: Instant) {
+    /// Another node is tried after this one has failed.
+    pub(crate) fn retried(&self, failed: FailedTry) {
+        if let Some((checker, addr)) = &self.reporter {
+            checker.retried(*addr, failed);
+        }
+    }
+
+    /// Takes note of the end of the request: the status that the client was answered with, and how long connecting and
+    /// answering together took.
+    pub(crate) fn end(self, status: u16, took: Duration, now: Instant) {
         if let Some(average) = &self.average {
             average.update(took, now);
         }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(count) = &self.in_flight {
-            count.update(|count| count - 1);
+        if let Some((checker, addr)) = &self.reporter {
+            checker.end(*addr, status);
         }
     }
 }

@@ -13,6 +13,23 @@ use std::sync::Arc;
 /// Requests with one node.
 pub(super) type InFlight = Rc<Cell<u32>>;
 
+/// One request among those with a node, for as long as it is held.
+#[derive(Debug)]
+pub(super) struct Counted(InFlight);
+
+impl Counted {
+    pub(super) fn new(in_flight: &InFlight) -> Self {
+        in_flight.update(|count| count + 1);
+        Self(in_flight.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.update(|count| count - 1);
+    }
+}
+
 /// Host, port and tier.
 type NodeKey = (Arc<str>, u16, i32);
 

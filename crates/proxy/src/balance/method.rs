@@ -3,9 +3,10 @@
 use super::chash::Ring;
 use super::ewma::{Average, Averages, Ewma};
 use super::lease::Lease;
-use super::least_conn::{Counts, InFlight, LeastConn};
+use super::least_conn::{Counted, Counts, InFlight, LeastConn};
 use super::round_robin::RoundRobin;
 use super::weights::Member;
+use crate::health::Checker;
 use milecastle_matching::{Lookup, VarName};
 use milecastle_snapshot::{Algorithm, CompiledNode, CompiledUpstream, HashKey};
 use std::borrow::Cow;
@@ -16,6 +17,8 @@ use std::time::Instant;
 /// What a balancer is made with.
 pub(crate) struct Parts<'a> {
     pub(crate) averages: &'a Averages,
+    /// Watches the upstream's health, if that is to be watched.
+    pub(crate) checker: Option<Arc<Checker>>,
     /// Most points of a hash ring.
     pub(crate) ring_points: u64,
     /// Decides where turns begin.
@@ -110,11 +113,9 @@ impl Method {
     pub(super) fn lease(&self, place: usize) -> Option<Lease> {
         match self {
             Self::LeastConn { in_flight, .. } => {
-                let count = in_flight[place].clone();
-                count.update(|count| count + 1);
-                Some(Lease { in_flight: Some(count), average: None })
+                Some(Lease { counted: Some(Counted::new(&in_flight[place])), ..Lease::default() })
             }
-            Self::Ewma { averages, .. } => Some(Lease { in_flight: None, average: Some(averages[place].clone()) }),
+            Self::Ewma { averages, .. } => Some(Lease { average: Some(averages[place].clone()), ..Lease::default() }),
             Self::RoundRobin(_) | Self::ConsistentHash { .. } | Self::Unknown => None,
         }
     }

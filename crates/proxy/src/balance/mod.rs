@@ -21,6 +21,7 @@ mod round_robin;
 #[cfg(test)]
 mod tests;
 mod tried;
+mod watch;
 mod weights;
 
 pub(crate) use endpoint::Endpoint;
@@ -36,9 +37,10 @@ use milecastle_matching::Lookup;
 use milecastle_snapshot::{CompiledNode, CompiledUpstream};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use watch::Watch;
 
 /// What is known of one request's way through the nodes.
 #[derive(Debug, Default)]
@@ -51,18 +53,28 @@ pub(crate) struct Selection {
 /// State of one upstream on one worker.
 pub(crate) struct Balancer {
     upstream: Arc<CompiledUpstream>,
+    /// There is nothing to choose.
+    single: bool,
+    state: Rc<State>,
+    watch: Option<Watch>,
+}
+
+/// What stays as long as the nodes do.
+struct State {
     method: Method,
     endpoints: Endpoints,
 }
 
 impl Balancer {
-    /// `previous` is the state before the nodes changed.
-    fn new(upstream: &Arc<CompiledUpstream>, previous: Option<&Balancer>, parts: &Parts<'_>) -> Self {
-        Self {
-            method: Method::new(upstream, previous.map(|previous| &previous.method), parts),
-            endpoints: Endpoints::new(upstream.nodes.len()),
-            upstream: upstream.clone(),
-        }
+    /// `previous` is that of an earlier version of the upstream.
+    fn new(upstream: &Arc<CompiledUpstream>, previous: Option<&Balancer>, parts: Parts<'_>) -> Self {
+        let same = previous.filter(|previous| previous.upstream.fingerprint == upstream.fingerprint);
+        let state = same.map(|same| same.state.clone()).unwrap_or_else(|| {
+            let method = Method::new(upstream, previous.map(|previous| &previous.state.method), &parts);
+            Rc::new(State { method, endpoints: Endpoints::new(upstream.nodes.len()) })
+        });
+        let single = upstream.nodes.len() == 1 && !matches!(state.method, Method::Unknown);
+        Self { upstream: upstream.clone(), single, state, watch: parts.checker.map(Watch::new) }
     }
 
     /// The place of the next node for a request, which counts as tried from now on; `None` when there is none left.
@@ -72,20 +84,48 @@ impl Balancer {
         request: &dyn Lookup,
         random: impl FnOnce() -> u64,
     ) -> Option<usize> {
-        // With a single node there is nothing to choose: neither weight nor health counts.
-        let place = if self.upstream.nodes.len() == 1 {
+        // Of a single node neither weight nor health counts.
+        let place = if self.single {
             (!selection.tried.has(0)).then_some(0)?
         } else {
             let Selection { tried, hash } = selection;
-            self.method.pick(hash, request, random, |place| !tried.has(place))?
+            let method = &self.state.method;
+            match &self.watch {
+                None => method.pick(hash, request, random, |place| !tried.has(place))?,
+                Some(watch) => {
+                    watch.refresh(&self.upstream.nodes);
+                    method.pick(hash, request, random, |place| !tried.has(place) && watch.admits(place))?
+                }
+            }
         };
         selection.tried.add(place);
         Some(place)
     }
 
-    /// Takes the node at a place into use for a request.
-    pub(crate) fn lease(&self, place: usize) -> Option<Lease> {
-        self.method.lease(place)
+    /// Takes the node at a place into use for a request, at `addr`.
+    pub(crate) fn lease(&self, place: usize, addr: SocketAddr) -> Option<Lease> {
+        let lease = self.state.method.lease(place);
+        match &self.watch {
+            None => lease,
+            Some(watch) => Some(Lease { reporter: Some(watch.reporter(addr)), ..lease.unwrap_or_default() }),
+        }
+    }
+
+    /// Whether nodes are picked although none of them is healthy.
+    pub(crate) fn ignores_health(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::is_ignored)
+    }
+
+    /// One of the addresses of the node at a place, if there are any: of the healthy ones, if there are such.
+    pub(crate) fn address(&self, place: usize, found: &[IpAddr], random: u64) -> Option<IpAddr> {
+        let port = self.node(place).port;
+        let good = |ip: &&IpAddr| self.watch.as_ref().is_none_or(|watch| watch.admits_address(**ip, port));
+        let count = found.iter().filter(good).count();
+        let draw = |count: usize| usize::try_from(random >> 32).unwrap_or_default().checked_rem(count);
+        match draw(count) {
+            Some(nth) => found.iter().filter(good).nth(nth).copied(),
+            None => draw(found.len()).map(|at| found[at]),
+        }
     }
 
     /// The node at a place.
@@ -95,12 +135,7 @@ impl Balancer {
 
     /// Where the node at a place is reached: at `addr`, with the server name `tls` if TLS is spoken.
     pub(crate) fn endpoint(&self, place: usize, addr: SocketAddr, tls: Option<&str>, pool: &Pool) -> Rc<Endpoint> {
-        self.endpoints.of(place, addr, tls, pool)
-    }
-
-    /// Whether this state still describes the upstream.
-    fn fits(&self, upstream: &Arc<CompiledUpstream>) -> bool {
-        Arc::ptr_eq(&self.upstream, upstream) || self.upstream.fingerprint == upstream.fingerprint
+        self.state.endpoints.of(place, addr, tls, pool)
     }
 }
 
@@ -111,13 +146,13 @@ pub(crate) struct Balancers {
 }
 
 impl Balancers {
-    /// The balancer of an upstream; a new one if its nodes have changed.
+    /// The balancer of an upstream; a new one for a new version of it, with the same state if the nodes are the same.
     pub(crate) fn of<'p>(&self, upstream: &Arc<CompiledUpstream>, parts: impl FnOnce() -> Parts<'p>) -> Rc<Balancer> {
         let known = self.by_key.borrow().get(&upstream.key).cloned();
         match known {
-            Some(known) if known.fits(upstream) => known,
+            Some(known) if Arc::ptr_eq(&known.upstream, upstream) => known,
             known => {
-                let new = Rc::new(Balancer::new(upstream, known.as_deref(), &parts()));
+                let new = Rc::new(Balancer::new(upstream, known.as_deref(), parts()));
                 self.by_key.borrow_mut().insert(upstream.key.clone(), new.clone());
                 new
             }

@@ -41,7 +41,8 @@ fn upstream(nodes: &[(u16, u32, i32)], more: Value) -> Arc<CompiledUpstream> {
 }
 
 fn balancer(upstream: &Arc<CompiledUpstream>, previous: Option<&Balancer>) -> Balancer {
-    Balancer::new(upstream, previous, &Parts { averages: &Averages::default(), ring_points: 1 << 20, seed: 0 })
+    let averages = Averages::default();
+    Balancer::new(upstream, previous, Parts { averages: &averages, checker: None, ring_points: 1 << 20, seed: 0 })
 }
 
 /// All algorithms, each with what it needs.
@@ -104,7 +105,8 @@ fn requests_in_flight_survive_a_change_of_the_nodes() {
     let least = json!({ "type": "least_conn" });
     let one = balancer(&upstream(&[(1, 1, 0)], least.clone()), None);
     // A single node is counted too.
-    let leases = [one.lease(0), one.lease(0)];
+    let addr = ([127, 0, 0, 1], 1).into();
+    let leases = [one.lease(0, addr), one.lease(0, addr)];
     assert!(leases.iter().all(Option::is_some));
     let two = balancer(&upstream(&[(2, 1, 0), (1, 1, 0)], least), Some(&one));
     let pick = || two.pick(&mut Selection::default(), &NoVars, || 0).unwrap();

@@ -1,9 +1,9 @@
 //! Health checks as they stand (`docs/spec/control-api.md` §1.1).
 //!
-//! Upstreams are not probed yet, so no upstream has a checker: those with `checks` are listed without nodes, as the
-//! specification has it for an upstream without traffic.
+//! An upstream with `checks` is listed from the beginning, its nodes once it has had traffic.
 
 use super::{body_of, error, storage_key};
+use crate::health::{Condition, Target, UpstreamHealth};
 use crate::side_http::{Answer, answer, json};
 use http::StatusCode;
 use milecastle_model::{Key, Kind, Object};
@@ -15,9 +15,9 @@ use std::fmt::Write as _;
 const KINDS: [Kind; 4] = [Kind::Route, Kind::StreamRoute, Kind::Service, Kind::Upstream];
 
 /// All of them.
-pub(super) fn list(snapshot: &Snapshot, html: bool) -> Answer {
+pub(super) fn list(snapshot: &Snapshot, health: &UpstreamHealth, html: bool) -> Answer {
     let objects = KINDS.into_iter().flat_map(|kind| snapshot.objects(kind));
-    let checks: Vec<Value> = objects.filter_map(check).collect();
+    let checks: Vec<Value> = objects.filter_map(|object| check(object, &nodes(health, &object.key))).collect();
     if html {
         return answer(StatusCode::OK, "text/html", page(&checks));
     }
@@ -25,28 +25,58 @@ pub(super) fn list(snapshot: &Snapshot, html: bool) -> Answer {
 }
 
 /// The checker of one object. Faults are told in the order of the specification.
-pub(super) fn one(snapshot: &Snapshot, collection: &str, id: &str) -> Answer {
+pub(super) fn one(snapshot: &Snapshot, health: &UpstreamHealth, collection: &str, id: &str) -> Answer {
     if id.is_empty() {
         return error(StatusCode::NOT_FOUND, format!("missing src id for src type {collection}"));
     }
     let Some(kind) = KINDS.into_iter().find(|kind| kind.collection() == collection) else {
         return error(StatusCode::BAD_REQUEST, format!("invalid src type {collection}"));
     };
-    let why = match snapshot.object(&Key::new(kind, id)) {
-        None => format!("{collection}[{id}] not found"),
-        Some(_) => format!("no checker for {collection}[{id}]"),
+    let key = Key::new(kind, id);
+    let Some(object) = snapshot.object(&key) else {
+        return error(StatusCode::NOT_FOUND, format!("{collection}[{id}] not found"));
     };
-    error(StatusCode::NOT_FOUND, why)
+    let nodes = nodes(health, &key);
+    match check(object, &nodes).filter(|_| !nodes.is_empty()) {
+        Some(check) => json(StatusCode::OK, &check),
+        None => error(StatusCode::NOT_FOUND, format!("no checker for {collection}[{id}]")),
+    }
+}
+
+/// The nodes of the upstream that this object carries, as far as they are watched.
+fn nodes(health: &UpstreamHealth, key: &Key) -> Vec<Value> {
+    let checker = health.get(&key.path());
+    checker.map(|checker| checker.setup().targets().iter().map(|target| node(target)).collect()).unwrap_or_default()
+}
+
+fn node(target: &Target) -> Value {
+    let Condition { status, success, http_failure, tcp_failure, timeout_failure } = target.condition();
+    let mut node = json!({
+        "ip": target.addr.ip().to_string(),
+        "port": target.addr.port(),
+        "hostname": &*target.hostname,
+        "status": status.as_str(),
+        "counter": {
+            "success": success,
+            "http_failure": http_failure,
+            "tcp_failure": tcp_failure,
+            "timeout_failure": timeout_failure,
+        },
+    });
+    if target.probe_host != target.hostname {
+        node["hostheader"] = (*target.probe_host).into();
+    }
+    node
 }
 
 /// The health-check object of what has `checks`.
-fn check(object: &Object) -> Option<Value> {
+fn check(object: &Object, nodes: &[Value]) -> Option<Value> {
     let body = body_of(object);
     let upstream = if object.key.kind == Kind::Upstream { &body } else { body.get("upstream")? };
     let checks = upstream.get("checks")?;
     let side = checks.get("active").or_else(|| checks.get("passive"))?;
     let kind = side.get("type").and_then(Value::as_str).unwrap_or("http");
-    Some(json!({ "name": storage_key(&object.key), "type": kind, "nodes": [] }))
+    Some(json!({ "name": storage_key(&object.key), "type": kind, "nodes": nodes }))
 }
 
 /// The list as a table, one row for each node.

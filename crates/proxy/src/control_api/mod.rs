@@ -10,6 +10,7 @@ mod schemas;
 #[cfg(test)]
 mod tests;
 
+use crate::health::UpstreamHealth;
 use crate::side_http::{self, Answer, SideServer, answer, json};
 use http::header::ACCEPT;
 use http::{Method, StatusCode};
@@ -22,11 +23,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What storage keys begin with, as tools of the field expect them.
-const STORAGE_PREFIX: &str = "/apisix";
+pub(crate) const STORAGE_PREFIX: &str = "/apisix";
 
 /// Answers of the control API.
 pub(crate) struct ControlApi {
     snapshot: Box<dyn Fn() -> Arc<Snapshot> + Send + Sync>,
+    upstream_health: Arc<UpstreamHealth>,
     registry: Arc<Registry>,
 }
 
@@ -39,8 +41,12 @@ struct Ask {
 
 impl ControlApi {
     /// `snapshot` gives the one in force, `registry` the enabled plugins.
-    pub(crate) fn new(snapshot: impl Fn() -> Arc<Snapshot> + Send + Sync + 'static, registry: Arc<Registry>) -> Self {
-        Self { snapshot: Box::new(snapshot), registry }
+    pub(crate) fn new(
+        snapshot: impl Fn() -> Arc<Snapshot> + Send + Sync + 'static,
+        upstream_health: Arc<UpstreamHealth>,
+        registry: Arc<Registry>,
+    ) -> Self {
+        Self { snapshot: Box::new(snapshot), upstream_health, registry }
     }
 
     fn answer(&self, ask: &Ask) -> Answer {
@@ -56,9 +62,9 @@ impl ControlApi {
             ("GET", ["upstream", id]) => self.one(Kind::Upstream, id),
             ("GET", ["plugin_metadatas"]) => self.metadata_list(),
             ("GET", ["plugin_metadata", name]) => self.metadata(name),
-            ("GET", ["healthcheck"]) => health::list(&(self.snapshot)(), ask.html),
-            ("GET", ["healthcheck", collection]) => health::one(&(self.snapshot)(), collection, ""),
-            ("GET", ["healthcheck", collection, id]) => health::one(&(self.snapshot)(), collection, id),
+            ("GET", ["healthcheck"]) => health::list(&(self.snapshot)(), &self.upstream_health, ask.html),
+            ("GET", ["healthcheck", collection]) => self.health(collection, ""),
+            ("GET", ["healthcheck", collection, id]) => self.health(collection, id),
             // Memory is freed when its last user lets go: there is nothing to trigger.
             ("POST", ["gc"]) => answer(StatusCode::OK, "text/plain", ""),
             // The list of plugins is a setting of the gateway group and comes with the configuration.
@@ -78,6 +84,10 @@ impl ControlApi {
             Some(object) => json(StatusCode::OK, &dump::object(object, &self.registry)),
             None => error(StatusCode::NOT_FOUND, format!("{}[{id}] not found", kind.word())),
         }
+    }
+
+    fn health(&self, collection: &str, id: &str) -> Answer {
+        health::one(&(self.snapshot)(), &self.upstream_health, collection, id)
     }
 
     fn metadata_list(&self) -> Answer {

@@ -76,7 +76,8 @@ async fn node(objects: &[(Kind, &str, Value)]) -> SideServer {
     });
     let (snapshot, _) = Compiler::new(registry.clone(), RouterMode::HostUri).build("line", 5, objects.collect());
     let snapshot = Arc::new(snapshot);
-    serve("127.0.0.1:0".parse().unwrap(), ControlApi::new(move || snapshot.clone(), registry)).await.unwrap()
+    let api = ControlApi::new(move || snapshot.clone(), Arc::default(), registry);
+    serve("127.0.0.1:0".parse().unwrap(), api).await.unwrap()
 }
 
 async fn get(node: &SideServer, target: &str) -> Answer {

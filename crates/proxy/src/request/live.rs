@@ -25,7 +25,7 @@ pub(crate) struct Live {
     pub(crate) upgrade: bool,
     /// Plugins take part; they do not in a request that was refused for its head.
     pub(crate) plugins: bool,
-    /// The node that it is with, where the balancer wants to know.
+    /// The node that it is with, where the balancer or the health checks want to know.
     pub(crate) lease: Option<Lease>,
     /// When the present attempt began.
     pub(crate) attempt_began: Instant,
@@ -113,7 +113,8 @@ impl Live {
         // How long a tunnel is open says nothing about how fast the node is.
         let switched = answered.filter(|attempt| attempt.status == StatusCode::SWITCHING_PROTOCOLS.as_u16());
         let to_head = switched.and_then(|attempt| attempt.header);
-        lease.end(connect + to_head.unwrap_or_else(|| ended.saturating_duration_since(self.attempt_began)), ended);
+        let took = connect + to_head.unwrap_or_else(|| ended.saturating_duration_since(self.attempt_began));
+        lease.end(self.cx.response.logged_status(), took, ended);
     }
 
     /// Whether a plugin sees the answer's body.

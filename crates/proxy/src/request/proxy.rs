@@ -6,6 +6,7 @@ use super::live::Live;
 use super::{Refusal, pipeline, refuse};
 use crate::balance::{Balancer, Endpoint, Parts, Selection};
 use crate::h1::{self, Asked, Conn, Failure, Framing, Head, Outgoing, Patience, Pump, Terms};
+use crate::health::FailedTry;
 use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
 use http::{HeaderValue, Method, StatusCode, Version, header};
@@ -45,6 +46,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
     let plan = Plan {
         balancer: worker.balancers.of(upstream, || Parts {
             averages: &worker.node.averages,
+            checker: worker.node.checkers.of(upstream),
             ring_points: config.ring_points,
             seed: usize::try_from(worker.random() >> 32).unwrap_or_default(),
         }),
@@ -69,10 +71,14 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
             let status = if unresolved { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_GATEWAY };
             return Err(refuse(status));
         };
+        if plan.balancer.ignores_health() {
+            worker.counters.health_ignored.up();
+        }
         let node = plan.balancer.node(place);
-        let Some(ip) = address(&worker, node).await else { continue };
+        let Some(ip) = address(&worker, &plan.balancer, place).await else { continue };
+        let addr = SocketAddr::new(ip, node.port);
         // The node that was in use before is not any more.
-        live.lease = plan.balancer.lease(place);
+        live.lease = plan.balancer.lease(place, addr);
         made += 1;
         live.cx.upstream.unresolved_host = Some(node.host.clone());
         run_before_proxy(live).await?;
@@ -83,7 +89,6 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
             last_retry = upstream.retry_timeout.map(|limit| began + limit);
         }
         let host = host(live, upstream, node);
-        let addr = SocketAddr::new(ip, node.port);
         let tls_name = upstream.scheme.is_tls().then(|| tls_name(&host));
         let endpoint = plan.balancer.endpoint(place, addr, tls_name.as_deref(), &worker.pool);
         let failure = match attempt(live, &plan, &endpoint, &host, tls_name.as_deref(), &mut outgoing, began).await {
@@ -101,6 +106,10 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         }
         if last_retry.is_some_and(|limit| Instant::now() > limit) {
             return Err(refuse(StatusCode::BAD_GATEWAY));
+        }
+        if let Some(lease) = &live.lease {
+            let late = failure.status() == StatusCode::GATEWAY_TIMEOUT;
+            lease.retried(if late { FailedTry::Timeout } else { FailedTry::Network });
         }
         worker.counters.retries.up();
         if let Outgoing::Streaming(pump) = &mut outgoing {
@@ -179,13 +188,13 @@ async fn run_before_proxy(live: &mut Live) -> Result<(), Refusal> {
 }
 
 /// The node's address; `None` if its name cannot be resolved now.
-async fn address(worker: &Worker, node: &CompiledNode) -> Option<IpAddr> {
+async fn address(worker: &Worker, balancer: &Balancer, place: usize) -> Option<IpAddr> {
+    let node = balancer.node(place);
     if let Some(literal) = node.addr {
         return Some(literal);
     }
     let found = Box::pin(worker.node.resolver.resolve(&node.host, Instant::now())).await;
-    let at = usize::try_from(worker.random() >> 32).unwrap_or_default().checked_rem(found.len())?;
-    Some(found[at])
+    balancer.address(place, &found, worker.random())
 }
 
 /// The Host header for a node (§8.1).

@@ -2,7 +2,9 @@
 
 mod client_auth;
 mod server;
+mod trusted;
 mod upstream;
 
 pub(crate) use server::{ServerTls, accept};
+pub(crate) use trusted::trusted;
 pub(crate) use upstream::UpstreamTls;

@@ -31,6 +31,7 @@ use crate::counters::{Counters, WorkerCounters};
 use crate::current::Current;
 use crate::gateway::OnRequestEnd;
 use crate::h1::{Pool, Scratch};
+use crate::health::Checkers;
 use crate::request::Rooms;
 use crate::resolve::Resolver;
 use crate::tls::{ServerTls, UpstreamTls};
@@ -63,10 +64,17 @@ pub(crate) struct Node {
     pub(crate) resolver: Arc<Resolver>,
     /// Response times of upstream nodes.
     pub(crate) averages: Averages,
+    pub(crate) checkers: Arc<Checkers>,
     pub(crate) tls: ServerTls,
     pub(crate) upstream_tls: UpstreamTls,
     pub(crate) on_end: Option<Arc<dyn OnRequestEnd>>,
     pub(crate) connections: AtomicU64,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.checkers.stop();
+    }
 }
 
 /// A snapshot and its node, as requests are pinned to them.

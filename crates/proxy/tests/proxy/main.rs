@@ -9,6 +9,7 @@ mod clients;
 mod ending;
 mod failures;
 mod fuzz_seeds;
+mod health;
 mod lifecycle;
 mod lingering;
 mod plugins;

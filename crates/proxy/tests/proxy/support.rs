@@ -7,9 +7,15 @@ use milecastle_plugin_api::{
     BodyNeed, BodyNeeds, BuildCx, ConfigError, Flow, Hooks, NoSecrets, NodeFacts, OnAccess, OnBody, OnHeaders, OnLog,
     Plugin, PluginDef, Registry, Reply, RequestCx, Shared,
 };
-use milecastle_proxy::{AccessLog, Counters, Current, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, Totals};
-use milecastle_settings::{Gateway as Settings, HttpListen, NodeListen, SslListen};
+use milecastle_proxy::node::NodeStatus;
+use milecastle_proxy::status::Health;
+use milecastle_proxy::{
+    AccessLog, Counters, Current, Gateway, GatewayConfig, GatewayParts, HealthFigures, OnRequestEnd, SideParts,
+    SideServers, Totals, UpstreamHealth,
+};
+use milecastle_settings::{Gateway as Settings, HttpListen, IpPort, NodeListen, SslListen, Time};
 use milecastle_snapshot::Compiler;
+use milecastle_telemetry::metrics;
 use milecastle_testkit::{Answer, Call, wait_for_blocking};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,7 +23,7 @@ use serde_json::{Map, Value, json};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 pub(crate) const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -61,6 +67,8 @@ pub(crate) struct Bed {
     gateway: Option<Gateway>,
     side: tokio::runtime::Runtime,
     current: Arc<Current>,
+    upstream_health: Arc<UpstreamHealth>,
+    settings: Settings,
     compiler: Compiler,
     revision: u64,
     lines: Arc<Lines>,
@@ -107,6 +115,7 @@ impl Bed {
         let (snapshot, rejected) = compiler.build("test", 1, objects);
         assert!(rejected.is_empty(), "{:?}", rejected.iter().map(|r| (&r.key, &r.reason)).collect::<Vec<_>>());
         let current = Arc::new(Current::new(Arc::new(snapshot)));
+        let upstream_health: Arc<UpstreamHealth> = Arc::default();
         let side = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let lines = Arc::new(Lines { log: AccessLog::open(&settings, 1).unwrap(), ..Lines::default() });
         let config = GatewayConfig::new(&settings, &facts).unwrap();
@@ -115,6 +124,7 @@ impl Bed {
             config,
             facts,
             current: current.clone(),
+            upstream_health: upstream_health.clone(),
             side: side.handle().clone(),
             on_end: Some(lines.clone()),
             upstream_roots: None,
@@ -122,7 +132,8 @@ impl Bed {
         .unwrap();
         let addr = |tls: bool| gateway.local_addrs().iter().find(|local| local.tls == tls).unwrap().addr;
         let (http, https) = (addr(false), addr(true));
-        Self { gateway: Some(gateway), side, current, compiler, revision: 1, lines, http, https }
+        let gateway = Some(gateway);
+        Self { gateway, side, current, upstream_health, settings, compiler, revision: 1, lines, http, https }
     }
 
     /// Puts another configuration in force.
@@ -143,6 +154,31 @@ impl Bed {
 
     pub(crate) fn panics(&self, plugin: &str) -> u64 {
         self.gateway.as_ref().unwrap().counters().panics().get(plugin).copied().unwrap_or_default()
+    }
+
+    /// Opens control API and Prometheus page of this gateway.
+    pub(crate) fn side_servers(&self) -> SideServers {
+        let mut settings = self.settings.clone();
+        let loopback = IpPort { port: 0, ..settings.apisix.control.clone() };
+        (settings.apisix.status, settings.apisix.control) = (loopback.clone(), loopback.clone());
+        settings.plugin_attr.prometheus.export_addr = loopback;
+        settings.plugin_attr.prometheus.refresh_interval = Time::millis(20);
+        let parts = SideParts {
+            current: Arc::new(OnceLock::from(self.current.clone())),
+            health: Arc::new(Health::new(1)),
+            registry: self.compiler.registry().clone(),
+            metrics: Arc::new(metrics::Registry::new("gw_", 1)),
+            counters: self.gateway.as_ref().unwrap().counters().clone(),
+            upstream_health: self.upstream_health.clone(),
+            node: Arc::new(NodeStatus::default),
+            facts: NodeFacts { hostname: "test".into(), version: "1.2.3" },
+            access_log: None,
+        };
+        self.run(SideServers::start(&settings, parts)).unwrap()
+    }
+
+    pub(crate) fn health(&self) -> HealthFigures {
+        self.upstream_health.figures()
     }
 
     /// Runs client code.

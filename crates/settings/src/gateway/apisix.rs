@@ -36,6 +36,8 @@ pub struct Apisix {
     pub match_uri_encoded_slash: bool,
     /// Adds `X-APISIX-Upstream-Status` to every proxied answer, not only where the upstream's status is 5xx.
     pub show_upstream_status_in_response_header: bool,
+    /// Switches all health checks of upstream nodes off, active and passive.
+    pub disable_upstream_healthcheck: bool,
     /// Sends `Server: Milecastle/<version>` instead of `Server: Milecastle`. Off by default: a gateway at the edge need not
     /// tell strangers its version.
     pub enable_server_tokens: bool,
@@ -95,6 +97,9 @@ pub struct Ssl {
     pub fallback_sni: Option<String>,
     /// Hands out session tickets for resumption.
     pub ssl_session_tickets: bool,
+    /// Authorities that health checks over TLS verify certificates with: a file in PEM, or `system` for those that the system
+    /// trusts.
+    pub ssl_trusted_certificate: String,
 }
 
 /// One TLS listener.
@@ -254,6 +259,7 @@ impl Default for Apisix {
             normalize_uri_like_servlet: false,
             match_uri_encoded_slash: false,
             show_upstream_status_in_response_header: false,
+            disable_upstream_healthcheck: false,
             enable_server_tokens: false,
         }
     }
@@ -270,6 +276,7 @@ impl Default for Ssl {
                 .into(),
             fallback_sni: None,
             ssl_session_tickets: false,
+            ssl_trusted_certificate: "system".into(),
         }
     }
 }

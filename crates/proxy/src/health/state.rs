@@ -1,0 +1,244 @@
+//! The state machine of a target (`docs/spec/resources.md` §4.3).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How a target stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Status {
+    #[default]
+    Healthy,
+    MostlyHealthy,
+    MostlyUnhealthy,
+    Unhealthy,
+}
+
+impl Status {
+    /// Whether requests are sent there.
+    pub(crate) fn is_usable(self) -> bool {
+        matches!(self, Self::Healthy | Self::MostlyHealthy)
+    }
+
+    /// As it is shown.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::MostlyHealthy => "mostly_healthy",
+            Self::MostlyUnhealthy => "mostly_unhealthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// What a probe or a request has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Report {
+    Success,
+    HttpFailure,
+    TcpFailure,
+    Timeout,
+}
+
+/// Reports of a kind that change the state. Zero ignores reports of that kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Thresholds {
+    pub(super) successes: u8,
+    pub(super) http_failures: u8,
+    pub(super) tcp_failures: u8,
+    pub(super) timeouts: u8,
+}
+
+/// State and counters of a target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Condition {
+    pub(crate) status: Status,
+    pub(crate) success: u8,
+    pub(crate) http_failure: u8,
+    pub(crate) tcp_failure: u8,
+    pub(crate) timeout_failure: u8,
+}
+
+impl Condition {
+    /// The condition after a report.
+    fn after(mut self, report: Report, thresholds: Thresholds) -> Self {
+        let (counter, threshold) = match report {
+            Report::Success => (&mut self.success, thresholds.successes),
+            Report::HttpFailure => (&mut self.http_failure, thresholds.http_failures),
+            Report::TcpFailure => (&mut self.tcp_failure, thresholds.tcp_failures),
+            Report::Timeout => (&mut self.timeout_failure, thresholds.timeouts),
+        };
+        let settled = if report == Report::Success { Status::Healthy } else { Status::Unhealthy };
+        if threshold == 0 || self.status == settled {
+            return self;
+        }
+        *counter = counter.saturating_add(1);
+        let reached = *counter >= threshold;
+        if report == Report::Success {
+            (self.http_failure, self.tcp_failure, self.timeout_failure) = (0, 0, 0);
+        } else {
+            self.success = 0;
+        }
+        self.status = match (reached, settled, self.status) {
+            (true, settled, _) => settled,
+            (false, Status::Healthy, Status::Unhealthy) => Status::MostlyUnhealthy,
+            (false, Status::Unhealthy, Status::Healthy) => Status::MostlyHealthy,
+            (false, _, unchanged) => unchanged,
+        };
+        self
+    }
+
+    fn pack(self) -> u64 {
+        u64::from_le_bytes([
+            self.status as u8,
+            self.success,
+            self.http_failure,
+            self.tcp_failure,
+            self.timeout_failure,
+            0,
+            0,
+            0,
+        ])
+    }
+
+    fn unpack(packed: u64) -> Self {
+        let [status, success, http_failure, tcp_failure, timeout_failure, ..] = packed.to_le_bytes();
+        let status = match status {
+            0 => Status::Healthy,
+            1 => Status::MostlyHealthy,
+            2 => Status::MostlyUnhealthy,
+            _ => Status::Unhealthy,
+        };
+        Self { status, success, http_failure, tcp_failure, timeout_failure }
+    }
+}
+
+/// A condition that any thread may report to. It is one word: nobody waits, and nobody sees half a change.
+#[derive(Debug)]
+pub(super) struct ConditionCell(AtomicU64);
+
+impl ConditionCell {
+    pub(super) fn new(condition: Condition) -> Self {
+        Self(AtomicU64::new(condition.pack()))
+    }
+
+    pub(super) fn load(&self) -> Condition {
+        Condition::unpack(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Takes a report in; gives the new condition if the target has become usable by it, or is so no longer.
+    pub(super) fn report(&self, report: Report, thresholds: Thresholds) -> Option<Condition> {
+        let mut known = self.0.load(Ordering::Relaxed);
+        loop {
+            let before = Condition::unpack(known);
+            let after = before.after(report, thresholds);
+            if after == before {
+                return None;
+            }
+            match self.0.compare_exchange_weak(known, after.pack(), Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return (before.status.is_usable() != after.status.is_usable()).then_some(after),
+                Err(other) => known = other,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Report::{HttpFailure, Success, TcpFailure, Timeout};
+    use super::Status::{Healthy, MostlyHealthy, MostlyUnhealthy, Unhealthy};
+    use super::*;
+    use proptest::prelude::*;
+
+    const USUAL: Thresholds = Thresholds { successes: 2, http_failures: 3, tcp_failures: 2, timeouts: 3 };
+
+    /// Status and the counters success, http, tcp, timeout.
+    type Shown = (Status, [u8; 4]);
+
+    fn shown(condition: Condition) -> Shown {
+        let Condition { status, success, http_failure, tcp_failure, timeout_failure } = condition;
+        (status, [success, http_failure, tcp_failure, timeout_failure])
+    }
+
+    fn check(thresholds: Thresholds, reports: &[(Report, Shown)]) {
+        let cell = ConditionCell::new(Condition::default());
+        for (n, (report, expected)) in reports.iter().enumerate() {
+            let before = cell.load().status.is_usable();
+            let turned = cell.report(*report, thresholds);
+            assert_eq!(shown(cell.load()), *expected, "after report {n}, {report:?}");
+            assert_eq!(turned.is_some(), before != cell.load().status.is_usable());
+        }
+    }
+
+    #[test]
+    fn rules_1_and_2_failures_and_successes_lead_through_all_states() {
+        check(
+            USUAL,
+            &[
+                (Success, (Healthy, [0, 0, 0, 0])),
+                (HttpFailure, (MostlyHealthy, [0, 1, 0, 0])),
+                (Timeout, (MostlyHealthy, [0, 1, 0, 1])),
+                (TcpFailure, (MostlyHealthy, [0, 1, 1, 1])),
+                (TcpFailure, (Unhealthy, [0, 1, 2, 1])),
+                (HttpFailure, (Unhealthy, [0, 1, 2, 1])),
+                (Success, (MostlyUnhealthy, [1, 0, 0, 0])),
+                (HttpFailure, (MostlyUnhealthy, [0, 1, 0, 0])),
+                (Success, (MostlyUnhealthy, [1, 0, 0, 0])),
+                (Success, (Healthy, [2, 0, 0, 0])),
+                (HttpFailure, (MostlyHealthy, [0, 1, 0, 0])),
+                (Success, (MostlyHealthy, [1, 0, 0, 0])),
+                (Success, (Healthy, [2, 0, 0, 0])),
+            ],
+        );
+    }
+
+    #[test]
+    fn rule_3_a_threshold_of_zero_ignores_the_report() {
+        let none = Thresholds { successes: 0, http_failures: 0, tcp_failures: 1, timeouts: 0 };
+        check(
+            none,
+            &[
+                (HttpFailure, (Healthy, [0; 4])),
+                (Timeout, (Healthy, [0; 4])),
+                (TcpFailure, (Unhealthy, [0, 0, 1, 0])),
+                (Success, (Unhealthy, [0, 0, 1, 0])),
+            ],
+        );
+    }
+
+    #[test]
+    fn rule_4_probes_and_traffic_share_the_counters() {
+        let cell = ConditionCell::new(Condition::default());
+        let traffic = Thresholds { tcp_failures: 5, ..USUAL };
+        assert_eq!(cell.report(TcpFailure, traffic), None);
+        let turned = cell.report(TcpFailure, USUAL).unwrap();
+        assert_eq!(shown(turned), (Unhealthy, [0, 0, 2, 0]));
+    }
+
+    fn any_report() -> impl Strategy<Value = Report> {
+        prop::sample::select(vec![Success, HttpFailure, TcpFailure, Timeout])
+    }
+
+    proptest! {
+        #[test]
+        fn a_condition_is_what_it_was_packed_from(
+            status in prop::sample::select(vec![Healthy, MostlyHealthy, MostlyUnhealthy, Unhealthy]), counts: [u8; 4],
+        ) {
+            let [success, http_failure, tcp_failure, timeout_failure] = counts;
+            let condition = Condition { status, success, http_failure, tcp_failure, timeout_failure };
+            prop_assert_eq!(Condition::unpack(condition.pack()), condition);
+        }
+
+        #[test]
+        fn enough_of_one_kind_always_settles(before in prop::collection::vec(any_report(), 0..60)) {
+            let cell = ConditionCell::new(Condition::default());
+            let all = |reports: &[Report]| {
+                for report in reports {
+                    cell.report(*report, USUAL);
+                }
+                cell.load().status
+            };
+            all(&before);
+            prop_assert_eq!(all(&[TcpFailure; 2]), Unhealthy);
+            prop_assert_eq!(all(&[Success; 2]), Healthy);
+        }
+    }
+}
