@@ -69,7 +69,7 @@ impl GatewayNode {
             move |reason| health.maintain(reason)
         };
         let upstream_health: Arc<UpstreamHealth> = Arc::default();
-        let figures = counters.figures();
+        let figures = counters.figures(upstream_health.clone());
         let node = Node::start(node_config(settings, &facts), compiler, publish, figures, maintain)?;
         let access_log = AccessLog::open(settings, config.workers())?.map(Arc::new);
         let side = SideServers::start(

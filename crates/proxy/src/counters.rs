@@ -2,6 +2,7 @@
 //!
 //! Every worker writes its own counters, so counting costs no more than an addition; readers sum over the workers.
 
+use crate::health::UpstreamHealth;
 use crate::node::TrafficFigures;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -125,11 +126,14 @@ impl Counters {
     }
 
     /// Reads what the node reports to the control plane.
-    pub fn figures(self: &Arc<Self>) -> impl Fn() -> TrafficFigures + Send + Sync + use<> {
+    pub fn figures(
+        self: &Arc<Self>,
+        upstream_health: Arc<UpstreamHealth>,
+    ) -> impl Fn() -> TrafficFigures + Send + Sync + use<> {
         let counters = self.clone();
         move || {
             let Totals { requests, responses_5xx, active, .. } = counters.totals();
-            TrafficFigures { requests, responses_5xx, connections: active }
+            TrafficFigures { requests, responses_5xx, connections: active, upstreams: upstream_health.figures() }
         }
     }
 

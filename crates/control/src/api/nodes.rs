@@ -18,6 +18,8 @@ fn shown(group: &str, head: u64, node: &NodeState) -> Value {
             "cpu_ms": u64::try_from(figures.cpu.as_millis()).unwrap_or(u64::MAX),
             "connections": figures.connections,
             "resident_bytes": figures.resident_bytes,
+            "upstream_targets": figures.upstream_targets,
+            "unhealthy_targets": figures.unhealthy_targets,
             "certificate_not_after": figures.certificate_not_after,
         })
     });

@@ -8,6 +8,7 @@ use super::probe::probe;
 use super::state::Report;
 use super::target::{Addresses, Setup, Target};
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use std::future::Future;
 use std::pin::Pin;
@@ -29,6 +30,9 @@ struct Due {
 /// A probe under way: what it was made by, at which target, and what it saw.
 type Running = Pin<Box<dyn Future<Output = (Arc<Setup>, Arc<Target>, Option<Report>)> + Send>>;
 
+/// A look-up of all names under way.
+type Resolving = Pin<Box<dyn Future<Output = Addresses> + Send>>;
+
 /// Probes on behalf of one checker.
 pub(super) struct Prober {
     pub(super) checkers: Arc<Checkers>,
@@ -46,22 +50,26 @@ impl Prober {
     /// Probes until the upstream is gone or `stopped` says so.
     pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         let mut published = self.checkers.current.subscribe();
-        let mut resolved = None;
+        let mut resolving: Option<Resolving> = None;
+        let mut resolve_at = Instant::now();
         loop {
             published.borrow_and_update();
             if !self.follow() {
                 return;
             }
-            let names_due = self.names_due(resolved);
-            if names_due.is_some_and(|due| due <= Instant::now()) {
-                self.resolve().await;
-                resolved = Some(Instant::now());
-                continue;
+            let rests = resolving.is_none() && self.checker.setup().names().next().is_some();
+            if rests && resolve_at <= Instant::now() {
+                resolving = Some(self.resolve());
+                resolve_at = Instant::now() + RESOLVE_EVERY;
             }
-            let next = self.start_due().into_iter().chain(names_due).min();
+            let next = self.start_due().into_iter().chain(rests.then_some(resolve_at)).min();
             tokio::select! {
                 Some((setup, target, seen)) = self.running.next(), if !self.running.is_empty() => {
                     self.finish(&setup, &target, seen);
+                }
+                found = resolved(&mut resolving) => {
+                    resolving = None;
+                    self.watch_at(found);
                 }
                 () = sleep_until(next) => {}
                 () = self.checker.changed.notified() => {}
@@ -144,26 +152,35 @@ impl Prober {
         }
     }
 
-    /// When names are to be asked for; `None` if there is none.
-    fn names_due(&self, resolved: Option<Instant>) -> Option<Instant> {
-        self.checker.setup().names().next()?;
-        Some(resolved.map_or_else(Instant::now, |last| last + RESOLVE_EVERY))
+    /// Asks for the addresses of all names at once: probes do not wait for it.
+    fn resolve(&self) -> Resolving {
+        let (setup, resolver) = (self.checker.setup(), self.checkers.resolver.clone());
+        Box::pin(async move {
+            let one = async |name: &Arc<str>| {
+                let mut found = resolver.resolve(name, Instant::now()).await.to_vec();
+                found.sort_unstable();
+                found.dedup();
+                (name.clone(), found.into())
+            };
+            join_all(setup.names().map(one)).await.into_iter().collect()
+        })
     }
 
-    /// Asks for the addresses of all names, and watches those.
-    async fn resolve(&mut self) {
-        let setup = self.checker.setup();
-        let mut found = Addresses::new();
-        for name in setup.names() {
-            let mut addresses = self.checkers.resolver.resolve(name, Instant::now()).await.to_vec();
-            addresses.sort_unstable();
-            addresses.dedup();
-            found.insert(name.clone(), addresses.into());
-        }
+    /// Watches the names' nodes at these addresses.
+    fn watch_at(&mut self, found: Addresses) {
         if found != self.addresses {
             self.addresses = found;
+            let setup = self.checker.setup();
             self.checker.set_up(setup.upstream.clone(), setup.checks.clone(), &self.addresses);
         }
+    }
+}
+
+/// The addresses, once they are found; never if nobody asks.
+async fn resolved(resolving: &mut Option<Resolving>) -> Addresses {
+    match resolving {
+        Some(resolving) => resolving.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -20,6 +20,7 @@ mod set_back;
 #[cfg(test)]
 mod tests;
 
+use crate::health::HealthFigures;
 use holdings::Holdings;
 use identity::Identity;
 use last_good::{LastGood, Origin, Step};
@@ -99,6 +100,8 @@ pub struct TrafficFigures {
     pub responses_5xx: u64,
     /// Client connections now.
     pub connections: u64,
+    /// Health of upstream nodes now.
+    pub upstreams: HealthFigures,
 }
 
 /// The running member. It ends when this is dropped.

@@ -445,7 +445,7 @@ impl<'a> Session<'a> {
     }
 
     fn report(&self) -> pb::Report {
-        let TrafficFigures { requests, responses_5xx, connections } = (self.member.figures)();
+        let TrafficFigures { requests, responses_5xx, connections, upstreams } = (self.member.figures)();
         let (cpu_ms, resident_bytes) = crate::process::usage();
         let not_after = self.keys.certificate().not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
         let status = self.member.status.read();
@@ -460,6 +460,8 @@ impl<'a> Session<'a> {
             quarantined: u32::try_from(status.quarantined).unwrap_or(u32::MAX),
             certificate_not_after: i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX),
             alarms: status.alarms.into_values().collect(),
+            upstream_targets: upstreams.targets,
+            unhealthy_targets: upstreams.unhealthy,
         }
     }
 }

@@ -340,6 +340,8 @@ impl Alive {
             cpu: Duration::from_millis(report.cpu_ms),
             connections: report.connections,
             resident_bytes: report.resident_bytes,
+            upstream_targets: report.upstream_targets,
+            unhealthy_targets: report.unhealthy_targets,
             certificate_not_after: report.certificate_not_after,
         };
         let alarms: Vec<String> = report.alarms.into_iter().take(ALARMS).map(clip).collect();

@@ -128,6 +128,10 @@ pub struct Figures {
     pub connections: u64,
     /// Memory in use, in bytes.
     pub resident_bytes: u64,
+    /// Addresses of upstreams whose health it watches.
+    pub upstream_targets: u64,
+    /// Those of them that are not healthy.
+    pub unhealthy_targets: u64,
     /// When its certificate ends, in seconds since 1970.
     pub certificate_not_after: i64,
 }

@@ -73,7 +73,13 @@ async fn rejections_are_known(replica: Replica) {
     let receipt = replica.manager.nodes().wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await;
     assert_eq!(receipt, Receipt { applied: 1, total: 1, rejected: 1, settled: true });
     stream
-        .say(Message::Report(pb::Report { requests: 7, alarms: vec!["disk".to_owned()], ..pb::Report::default() }))
+        .say(Message::Report(pb::Report {
+            requests: 7,
+            alarms: vec!["disk".to_owned()],
+            upstream_targets: 5,
+            unhealthy_targets: 2,
+            ..pb::Report::default()
+        }))
         .await;
     eventually("the report is known", async || {
         replica.manager.nodes().list(DEFAULT_GROUP).await.unwrap()[0].figures.is_some()
@@ -82,7 +88,9 @@ async fn rejections_are_known(replica: Replica) {
     let node = replica.manager.nodes().list(DEFAULT_GROUP).await.unwrap().remove(0);
     assert_eq!((node.troubles.rejected.len(), node.troubles.rejected_total), (100, 300));
     assert!(node.troubles.rejected[0].serving_last_good && node.troubles.rejected[0].reason.len() < 1000);
-    assert_eq!((node.troubles.alarms.as_slice(), node.figures.unwrap().requests), (&["disk".to_owned()][..], 7));
+    let figures = node.figures.unwrap();
+    assert_eq!((node.troubles.alarms.as_slice(), figures.requests), (&["disk".to_owned()][..], 7));
+    assert_eq!((figures.upstream_targets, figures.unhealthy_targets), (5, 2));
     assert_eq!((node.host.as_str(), node.boot.as_str(), node.revision), ("host-1", "boot-1", revision));
     assert!(node.connected && node.welcome && node.address.is_some());
     // And so it stands in the database, for others.
