@@ -69,6 +69,7 @@ fn passive() -> Value {
                     "http_failures": count(5),
                     "tcp_failures": count(2),
                     "timeouts": count(7),
+                    "fail_timeout": {"type": "number", "exclusiveMinimum": 0},
                 },
             },
         },

@@ -352,6 +352,7 @@ fn health_checks() {
     }
     part(["active", "healthy", "successes"], json!(0), "expected 0 to be at least 1");
     part(["passive", "healthy", "successes"], json!(255), "expected 255 to be at most 254");
+    part(["passive", "unhealthy", "fail_timeout"], json!(0), "expected 0 to be greater than 0");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::de::{int, ints, list, object, seconds, some_int, some_object, yes};
+use super::de::{int, ints, list, object, seconds, some_int, some_object, some_seconds, yes};
 
 /// `checks`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -187,11 +187,20 @@ pub struct PassiveUnhealthy {
     /// Timeouts to become unhealthy. Default 7.
     #[serde(deserialize_with = "int")]
     pub timeouts: u8,
+    /// Time after which a target that is not probed while it is unhealthy gets requests again. Absent: never. Our own.
+    #[serde(deserialize_with = "some_seconds")]
+    pub fail_timeout: Option<Duration>,
 }
 
 impl Default for PassiveUnhealthy {
     fn default() -> PassiveUnhealthy {
-        PassiveUnhealthy { http_statuses: vec![429, 500, 503], http_failures: 5, tcp_failures: 2, timeouts: 7 }
+        PassiveUnhealthy {
+            http_statuses: vec![429, 500, 503],
+            http_failures: 5,
+            tcp_failures: 2,
+            timeouts: 7,
+            fail_timeout: None,
+        }
     }
 }
 

@@ -57,9 +57,12 @@ impl Average {
     }
 }
 
+/// Host and port.
+type NodeKey = (Arc<str>, u16);
+
 /// The averages of all nodes of the process.
 #[derive(Debug, Default)]
-pub(crate) struct Averages(Mutex<HashMap<(Arc<str>, u16), Arc<Average>>>);
+pub(crate) struct Averages(Mutex<HashMap<NodeKey, Arc<Average>>>);
 
 impl Averages {
     /// The averages of `nodes`, by place. Those that nobody uses and nobody will ask for again are let go.

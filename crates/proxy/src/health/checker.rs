@@ -95,6 +95,15 @@ impl Checker {
         self.report(setup, target, report, Source::Probes);
     }
 
+    /// A target has been without requests for as long as the checks say: it gets some again.
+    pub(super) fn try_again(&self, setup: &Setup, target: &Target) {
+        if target.condition.try_again() {
+            self.turn();
+            let upstream = &*setup.upstream.key;
+            tracing::info!(upstream, target = %target.addr, "an unhealthy upstream node gets requests again, on trial");
+        }
+    }
+
     fn report(&self, setup: &Setup, target: &Target, report: Report, source: Source) {
         let rules = match source {
             Source::Probes => &setup.of_probes,

@@ -1,6 +1,7 @@
 //! The task that probes one upstream's targets (`docs/spec/resources.md` §4.4).
 //!
-//! It follows the configuration, and ends with the upstream or its checks.
+//! It follows the configuration, and ends with the upstream or its checks. Where the checks have no probe that brings a target
+//! back, it lets the target have requests again after a while.
 
 use super::Checkers;
 use super::checker::Checker;
@@ -25,6 +26,8 @@ struct Due {
     /// When its last probe began; when it was first seen, before that.
     since: Instant,
     running: bool,
+    /// Since when it has had no requests.
+    out_since: Option<Instant>,
 }
 
 /// A probe under way: what it was made by, at which target, and what it saw.
@@ -62,7 +65,8 @@ impl Prober {
                 resolving = Some(self.resolve());
                 resolve_at = Instant::now() + RESOLVE_EVERY;
             }
-            let next = self.start_due().into_iter().chain(rests.then_some(resolve_at)).min();
+            let dues = [self.try_again(), self.start_due(), rests.then_some(resolve_at)];
+            let next = dues.into_iter().flatten().min();
             tokio::select! {
                 Some((setup, target, seen)) = self.running.next(), if !self.running.is_empty() => {
                     self.finish(&setup, &target, seen);
@@ -109,9 +113,31 @@ impl Prober {
         let now = Instant::now();
         let due = |target: &Arc<Target>| match before.iter().position(|due| due.target.addr == target.addr) {
             Some(at) => Due { target: target.clone(), ..before.swap_remove(at) },
-            None => Due { target: target.clone(), since: now, running: false },
+            None => Due { target: target.clone(), since: now, running: false, out_since: None },
         };
         self.dues = setup.targets().iter().map(due).collect();
+    }
+
+    /// Lets targets have requests again whose time is over, and says when the next one's is.
+    fn try_again(&mut self) -> Option<Instant> {
+        let setup = self.checker.setup();
+        let fail_timeout = setup.fail_timeout()?;
+        let now = Instant::now();
+        let mut next = None;
+        for due in &mut self.dues {
+            if due.target.condition().status.is_usable() {
+                due.out_since = None;
+                continue;
+            }
+            let at = *due.out_since.get_or_insert(now) + fail_timeout;
+            if at <= now {
+                due.out_since = None;
+                self.checker.try_again(&setup, &due.target);
+            } else {
+                next = Some(earlier(next, at));
+            }
+        }
+        next
     }
 
     /// Starts what is due, as far as there is room, and says when the next is. What waits for room is started when a probe
@@ -130,7 +156,7 @@ impl Prober {
             }
             let at = due.since + interval;
             if at > now {
-                next = Some(next.map_or(at, |known: Instant| known.min(at)));
+                next = Some(earlier(next, at));
             } else if self.running.len() < room {
                 (due.since, due.running) = (now, true);
                 let (checkers, setup, target) = (self.checkers.clone(), setup.clone(), due.target.clone());
@@ -174,6 +200,10 @@ impl Prober {
             self.checker.set_up(setup.upstream.clone(), setup.checks.clone(), &self.addresses);
         }
     }
+}
+
+fn earlier(known: Option<Instant>, other: Instant) -> Instant {
+    known.map_or(other, |known| known.min(other))
 }
 
 /// The addresses, once they are found; never if nobody asks.

@@ -86,6 +86,14 @@ impl Condition {
         self
     }
 
+    /// The condition of a target that gets requests again without having shown that it is well: its failures still count.
+    fn on_trial(mut self) -> Self {
+        if !self.status.is_usable() {
+            (self.status, self.success) = (Status::MostlyHealthy, 0);
+        }
+        self
+    }
+
     fn pack(self) -> u64 {
         u64::from_le_bytes([
             self.status as u8,
@@ -126,10 +134,19 @@ impl ConditionCell {
 
     /// Takes a report in; gives the new condition if the target has become usable by it, or is so no longer.
     pub(super) fn report(&self, report: Report, thresholds: Thresholds) -> Option<Condition> {
+        self.change(|before| before.after(report, thresholds))
+    }
+
+    /// Lets the target have requests again; says whether it had none.
+    pub(super) fn try_again(&self) -> bool {
+        self.change(Condition::on_trial).is_some()
+    }
+
+    fn change(&self, next: impl Fn(Condition) -> Condition) -> Option<Condition> {
         let mut known = self.0.load(Ordering::Relaxed);
         loop {
             let before = Condition::unpack(known);
-            let after = before.after(report, thresholds);
+            let after = next(before);
             if after == before {
                 return None;
             }
@@ -211,6 +228,25 @@ mod tests {
         assert_eq!(cell.report(TcpFailure, traffic), None);
         let turned = cell.report(TcpFailure, USUAL).unwrap();
         assert_eq!(shown(turned), (Unhealthy, [0, 0, 2, 0]));
+    }
+
+    #[test]
+    fn on_trial_one_more_failure_is_enough_and_successes_heal() {
+        let cell = ConditionCell::new(Condition::default());
+        let all = |reports: &[Report]| {
+            for report in reports {
+                cell.report(*report, USUAL);
+            }
+            shown(cell.load())
+        };
+        assert!(!cell.try_again(), "nothing to try");
+        all(&[HttpFailure; 3]);
+        assert!(cell.try_again());
+        assert_eq!(shown(cell.load()), (MostlyHealthy, [0, 3, 0, 0]));
+        assert_eq!(all(&[HttpFailure]), (Unhealthy, [0, 4, 0, 0]));
+        assert!(cell.try_again());
+        assert_eq!(all(&[Success, HttpFailure]), (MostlyHealthy, [0, 1, 0, 0]));
+        assert_eq!(all(&[Success, Success]), (Healthy, [2, 0, 0, 0]));
     }
 
     fn any_report() -> impl Strategy<Value = Report> {

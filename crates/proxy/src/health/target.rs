@@ -7,6 +7,7 @@ use milecastle_snapshot::{CompiledNode, CompiledUpstream, PassHost};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An address of an upstream, and how it stands.
 #[derive(Debug)]
@@ -120,6 +121,12 @@ impl Setup {
     pub(super) fn is_usable(&self, node: &CompiledNode) -> bool {
         let targets = self.by_node.get(&(node.host.clone(), node.port));
         targets.is_none_or(|targets| targets.is_empty() || targets.iter().any(|target| target.is_usable()))
+    }
+
+    /// How long a target is without requests that traffic has taken out and no probe brings back; `None`: for ever.
+    pub(super) fn fail_timeout(&self) -> Option<Duration> {
+        let passive = self.checks.passive.as_ref()?;
+        passive.unhealthy.fail_timeout.filter(|_| self.checks.active.unhealthy.interval.is_zero())
     }
 
     /// The nodes' names.

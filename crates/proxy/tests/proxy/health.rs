@@ -195,6 +195,24 @@ fn rule_4_5_1_traffic_ejects_a_node_and_probes_bring_it_back() {
 }
 
 #[test]
+fn traffic_ejects_a_node_for_a_while_where_nothing_is_probed() {
+    let (a, b) = (Echo::named("a"), Echo::named("b"));
+    let unhealthy = json!({ "http_failures": 3, "fail_timeout": 2 });
+    let bed = bed(&[a.address(), b.address()], passive(json!({ "unhealthy": unhealthy })));
+    a.always(Some(500));
+    (0..6).for_each(|_| drop(bed.get("/")));
+    assert_eq!((a.take().len(), bed.health().unhealthy), (3, 1));
+    // On trial, and out again by one more failure.
+    wait_unhealthy(&bed, 0);
+    let failed = (0..8).filter(|_| bed.get("/").status == 500).count();
+    assert!((1..4).contains(&failed), "{failed}: every other one, were it not out again");
+    a.always(None);
+    wait_unhealthy(&bed, 0);
+    assert_eq!(serving(&bed, 12), names(&["a", "b"]));
+    assert_eq!(bed.health().unhealthy, 0);
+}
+
+#[test]
 fn rule_4_5_1_other_statuses_and_absent_passive_checks_say_nothing() {
     let (a, b) = (Echo::named("a"), Echo::named("b"));
     a.always(Some(500));
