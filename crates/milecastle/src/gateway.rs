@@ -63,7 +63,6 @@ impl GatewayNode {
             }
         };
         let counters = Arc::new(Counters::new(config.workers()));
-        let upstream_health: Arc<UpstreamHealth> = Arc::default();
         let maintain = {
             let health = health.clone();
             move |reason| health.maintain(reason)

@@ -60,6 +60,8 @@ counters! {
     pool_stale,
     /// Tries at a further node after a failure.
     retries,
+    /// Hash rings that have fewer points than the weights ask for, each time that one is made.
+    hash_rings_cut,
     /// Picks of a node of an upstream none of whose nodes is healthy.
     health_ignored,
     /// Requests whose handling panicked outside any plugin.

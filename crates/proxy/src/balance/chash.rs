@@ -11,6 +11,8 @@ const POINTS_PER_WEIGHT: u64 = 160;
 pub(super) struct Ring {
     /// Value and place of each point, by value.
     points: Vec<(u32, usize)>,
+    /// Nodes have fewer points than their weights ask for.
+    pub(super) is_cut: bool,
 }
 
 impl Ring {
@@ -34,7 +36,7 @@ impl Ring {
             }
         }
         points.sort_by_key(|(value, _)| *value);
-        Self { points }
+        Self { points, is_cut: total > most }
     }
 
     /// The place of the first point from `hash` on that is `free`, clockwise.
@@ -127,14 +129,14 @@ mod tests {
     fn weights_are_reduced_and_zero_has_no_points() {
         assert_eq!(ring(&[("a:1", 50), ("b:1", 100), ("c:1", 0)], ANY).points.len(), 3 * 160);
         let none = ring(&[("a:1", 0), ("b:1", 0)], ANY);
-        assert_eq!(none.pick(7, |_| true), None);
+        assert_eq!((none.pick(7, |_| true), none.is_cut), (None, false));
     }
 
     #[test]
     fn too_many_points_are_scaled_down() {
         let ring = ring(&[("a:1", u32::MAX), ("b:1", u32::MAX / 2), ("c:1", 1)], 3000);
         let of = |place: usize| ring.points.iter().filter(|point| point.1 == place).count();
-        assert_eq!([of(0), of(1), of(2)], [1999, 999, 1]);
+        assert_eq!(([of(0), of(1), of(2)], ring.is_cut), ([1999, 999, 1], true));
     }
 
     proptest! {

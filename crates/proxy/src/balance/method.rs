@@ -6,6 +6,7 @@ use super::lease::Lease;
 use super::least_conn::{Counted, Counts, InFlight, LeastConn};
 use super::round_robin::RoundRobin;
 use super::weights::Member;
+use crate::counters::WorkerCounters;
 use crate::health::Checker;
 use milecastle_matching::{Lookup, VarName};
 use milecastle_snapshot::{Algorithm, CompiledNode, CompiledUpstream, HashKey};
@@ -19,6 +20,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) averages: &'a Averages,
     /// Watches the upstream's health, if that is to be watched.
     pub(crate) checker: Option<Arc<Checker>>,
+    pub(crate) counters: &'a WorkerCounters,
     /// Most points of a hash ring.
     pub(crate) ring_points: u64,
     /// Decides where turns begin.
@@ -57,10 +59,19 @@ impl Method {
             Algorithm::RoundRobin => {
                 Self::RoundRobin(RefCell::new(tiers().map(|tier| RoundRobin::new(tier, parts.seed)).collect()))
             }
-            Algorithm::ConsistentHash(key) => Self::ConsistentHash {
-                key: key.clone(),
-                rings: tiers().map(|tier| Ring::new(&tier, nodes, parts.ring_points)).collect(),
-            },
+            Algorithm::ConsistentHash(key) => {
+                let rings: Vec<Ring> = tiers().map(|tier| Ring::new(&tier, nodes, parts.ring_points)).collect();
+                if rings.iter().any(|ring| ring.is_cut) {
+                    parts.counters.hash_rings_cut.up();
+                    tracing::warn!(
+                        upstream = &*upstream.key,
+                        limit = parts.ring_points,
+                        "the weights of this upstream ask for more points than a hash ring may have, so shares are less exact: \
+                         use smaller weights, or raise limits.hash_ring_points"
+                    );
+                }
+                Self::ConsistentHash { key: key.clone(), rings }
+            }
             Algorithm::LeastConn => {
                 let mut counts = match previous {
                     Some(Self::LeastConn { counts, .. }) => counts.clone(),

@@ -2,6 +2,7 @@
 
 use super::method::Parts;
 use super::{Averages, Balancer, Selection};
+use crate::counters::WorkerCounters;
 use http::HeaderValue;
 use milecastle_matching::{NoVars, RouterMode, Var, VarName};
 use milecastle_model::{Key, Kind, Object};
@@ -41,8 +42,9 @@ fn upstream(nodes: &[(u16, u32, i32)], more: Value) -> Arc<CompiledUpstream> {
 }
 
 fn balancer(upstream: &Arc<CompiledUpstream>, previous: Option<&Balancer>) -> Balancer {
-    let averages = Averages::default();
-    Balancer::new(upstream, previous, Parts { averages: &averages, checker: None, ring_points: 1 << 20, seed: 0 })
+    let (averages, counters) = (Averages::default(), WorkerCounters::default());
+    let parts = Parts { averages: &averages, checker: None, counters: &counters, ring_points: 1 << 20, seed: 0 };
+    Balancer::new(upstream, previous, parts)
 }
 
 /// All algorithms, each with what it needs.

@@ -47,6 +47,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         balancer: worker.balancers.of(upstream, || Parts {
             averages: &worker.node.averages,
             checker: worker.node.checkers.of(upstream),
+            counters: &worker.counters,
             ring_points: config.ring_points,
             seed: usize::try_from(worker.random() >> 32).unwrap_or_default(),
         }),

@@ -123,6 +123,17 @@ fn rule_4_2_1_an_empty_ring_is_502() {
     assert!(bed.lines(1)[0].attempts.is_empty());
 }
 
+#[test]
+fn a_ring_has_its_cap_and_is_counted() {
+    let echoes = echoes(&["a", "b"]);
+    let at = addresses(&echoes);
+    let heavy = tiers(&[(at[0], 1_000_000, 0), (at[1], 999_999, 0)], json!({ "type": "chash", "key": "arg_id" }));
+    let bed = Bed::with(heavy, |file| file.limits.hash_ring_points = 10_000);
+    let served = (0..40).map(|n| served_by(&bed, Call::get(&format!("/?id={n}"))));
+    assert_eq!(served.collect::<BTreeSet<_>>().len(), 2);
+    assert_eq!(bed.totals().hash_rings_cut, 1);
+}
+
 /// Answers `/free` at once, and everything else when the connection has ended.
 fn holding() -> Scripted {
     Scripted::new(|stream, _| {

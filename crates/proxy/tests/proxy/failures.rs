@@ -102,6 +102,25 @@ fn silence_ends_in_504() {
 }
 
 #[test]
+fn rule_5_6_no_retry_begins_after_the_retry_timeout() {
+    let (silent, echo) = (silent(), Echo::start());
+    let timeout = json!({ "connect": 5, "send": 5, "read": 0.25 });
+    let attempts = |retry_timeout: Value| {
+        let upstream = json!({ "type": "chash", "key": "arg_id", "timeout": timeout, "retry_timeout": retry_timeout });
+        let bed = bed(&[silent.addr, echo.address()], upstream);
+        // Some key has the silent node first.
+        let statuses: Vec<u16> = (0..12).map(|n| bed.get(&format!("/?id={n}")).status).collect();
+        let tried: std::collections::BTreeSet<Vec<u16>> = bed.lines(12).into_iter().map(|line| line.attempts).collect();
+        (statuses.contains(&502), tried)
+    };
+    let over = (true, [vec![200], vec![504]].into());
+    assert_eq!(attempts(json!(0.1)), over);
+    for none in [json!(0), json!(60)] {
+        assert_eq!(attempts(none), (false, [vec![200], vec![504, 200]].into()));
+    }
+}
+
+#[test]
 fn a_body_that_stalls_cuts_the_answer() {
     let stalling = Scripted::new(|stream, _| {
         read_head(stream);
