@@ -25,3 +25,4 @@ mod start_up;
 mod strictness;
 mod tunnels;
 mod unreachable;
+mod upstreams;

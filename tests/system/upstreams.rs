@@ -1,0 +1,77 @@
+//! Balancing and health of upstreams over the workers of a process (`docs/upstreams.md`).
+
+use milecastle_testkit::{Call, Echo, eventually};
+use milecastle_tests::Up;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// The names of the nodes that answer so many requests, each on a connection of its own: workers take turns.
+async fn serving(up: &Up, requests: usize, target: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for _ in 0..requests {
+        let answer = up.get(target).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        names.insert(answer.json().unwrap()["server"].as_str().unwrap().to_owned());
+    }
+    names
+}
+
+fn nodes(echoes: &[&Echo]) -> Value {
+    echoes.iter().map(|echo| (echo.address().to_string(), json!(1))).collect::<serde_json::Map<_, _>>().into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_is_one_for_all_workers_and_survives_changes() {
+    let (up, a, b) = (Up::start(), Echo::named("a"), Echo::named("b"));
+    let pace = |more: Value| {
+        let mut side = json!({ "interval": 1 });
+        side.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        side
+    };
+    let active = json!({ "http_path": "/probe", "healthy": pace(json!({ "successes": 1 })),
+        "unhealthy": pace(json!({ "http_failures": 2 })) });
+    let upstream = json!({ "nodes": nodes(&[&a, &b]), "checks": { "active": active } });
+    up.put("/upstreams/u", upstream).await;
+    up.put("/routes/r", json!({ "uri": "/*", "upstream_id": "u" })).await;
+    up.answers("/", 200).await;
+    assert_eq!(serving(&up, 20, "/").await.len(), 2);
+    let status = async || {
+        let shown = Call::get("/v1/healthcheck/upstreams/u").to(up.control).await.unwrap().json().unwrap();
+        let status = |port: u16| {
+            let of = |node: &&Value| node["port"] == port;
+            shown["nodes"].as_array().unwrap().iter().find(of).unwrap()["status"].as_str().unwrap().to_owned()
+        };
+        [status(a.port()), status(b.port())]
+    };
+    a.always(Some(500));
+    eventually("a to be unhealthy", async || status().await == ["unhealthy", "healthy"]).await;
+    assert_eq!(serving(&up, 20, "/").await, ["b".to_owned()].into());
+    up.put("/routes/other", json!({ "uri": "/other", "upstream_id": "u" })).await;
+    up.answers("/other", 200).await;
+    assert_eq!(serving(&up, 20, "/").await, ["b".to_owned()].into());
+    let metric =
+        format!("apisix_upstream_status{{name=\"/apisix/upstreams/u\",ip=\"127.0.0.1\",port=\"{}\"}} 0", a.port());
+    eventually("the metric", async || {
+        let page = Call::get("/apisix/prometheus/metrics").to(up.prometheus).await.unwrap().text();
+        page.lines().any(|line| line == metric)
+    })
+    .await;
+    a.always(None);
+    eventually("a to be healthy", async || status().await == ["healthy", "healthy"]).await;
+    assert_eq!(serving(&up, 20, "/").await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_has_the_same_node_on_every_worker() {
+    let (up, echoes) = (Up::start(), [Echo::named("a"), Echo::named("b"), Echo::named("c")]);
+    let upstream = json!({ "type": "chash", "key": "arg_id", "nodes": nodes(&echoes.each_ref()) });
+    up.put("/routes/r", json!({ "uri": "/*", "upstream": upstream })).await;
+    up.answers("/", 200).await;
+    let mut all = BTreeSet::new();
+    for id in 0..12 {
+        let names = serving(&up, 8, &format!("/?id={id}")).await;
+        assert_eq!(names.len(), 1, "{id}: {names:?}");
+        all.extend(names);
+    }
+    assert_eq!(all.len(), 3);
+}
