@@ -131,6 +131,11 @@ impl Chain {
         !self.before_proxy.is_empty()
     }
 
+    /// Whether a plugin takes part in `header_filter`.
+    pub fn has_header_filter(&self) -> bool {
+        !self.headers.is_empty()
+    }
+
     /// Whether a plugin reads the fields of the answer's head in `log`.
     pub fn logs_head(&self) -> bool {
         self.logs_head

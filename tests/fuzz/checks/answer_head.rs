@@ -9,7 +9,7 @@ use milecastle_proxy::fuzzing::{Asked, Framing, Head, Limits, Malformed, Parsing
 /// Panics if the input shows a fault.
 pub(crate) fn try_input(data: &[u8]) {
     let [flags, step, text @ ..] = data else { return };
-    let asked = Asked { head: flags & 1 != 0, upgrade: flags & 2 != 0 };
+    let asked = Asked { head: flags & 1 != 0, upgrade: flags & 2 != 0, as_received: false };
     let limits = match flags & 4 {
         0 => Limits { head_bytes: 64 << 10, head_fields: 100 },
         _ => Limits { head_bytes: 200, head_fields: 4 },
@@ -23,6 +23,9 @@ pub(crate) fn try_input(data: &[u8]) {
             // Of the text behind the head, pieces may not all have been fed.
             assert!(rest.starts_with(rest_again));
             check(&text[..text.len() - rest.len()], head, asked, limits);
+            let passed_by = take([text], Asked { as_received: true, ..asked }, limits);
+            let Ok(Some((other, _))) = &passed_by else { panic!("{passed_by:?}, {head:?}") };
+            check_as_received(head, other);
         }
         (Ok(None), Ok(None)) | (Err(_), Err(_)) => {}
         _ => panic!("whole: {whole:?}, in pieces: {pieces:?}"),
@@ -36,7 +39,7 @@ fn take<'t>(pieces: impl IntoIterator<Item = &'t [u8]>, asked: Asked, limits: Li
     let (mut parsing, mut interim) = (Parsing::default(), 0);
     for piece in pieces {
         buf.extend_from_slice(piece);
-        if let Some(head) = take_head(&mut buf, &mut parsing, &mut HeaderMap::new(), asked, limits, &mut interim)? {
+        if let Some(head) = take_head(&mut buf, &mut parsing, HeaderMap::new, asked, limits, &mut interim)? {
             return Ok(Some((head, buf.to_vec())));
         }
     }
@@ -121,6 +124,26 @@ fn check(text: &[u8], head: &Head, asked: Asked, limits: Limits) {
     // The parser does not check values a second time.
     assert!(head.headers.values().all(|value| HeaderValue::from_bytes(value.as_bytes()).is_ok()));
     assert_eq!(others(&head.headers), expected);
+}
+
+/// What is not looked at is the same as what is, and on the wire it says the same.
+fn check_as_received(head: &Head, other: &Head) {
+    assert_eq!((head.status, head.framing, head.keep), (other.status, other.framing, other.keep));
+    let Some(received) = &other.received else { return assert_eq!(head.headers, other.headers) };
+    assert!(other.headers.is_empty());
+    let mut text = Vec::new();
+    received.write(&mut text);
+    let lines = text.split_inclusive(|byte| *byte == b'\n').map(|line| {
+        let line = line.strip_suffix(b"\r\n").expect("a line ends with CR LF");
+        let colon = line.windows(2).position(|two| two == b": ").expect("a name ends with a colon and a blank");
+        (String::from_utf8(line[..colon].to_ascii_lowercase()).expect("a name is ASCII"), line[colon + 2..].to_vec())
+    });
+    let mut passed: Vec<_> = lines.collect();
+    passed.sort();
+    let mut expected = others(&head.headers);
+    expected.retain(|(name, _)| name != "server");
+    passed.retain(|(name, _)| name != "close");
+    assert_eq!(passed, expected);
 }
 
 /// All fields but the length, in order of their names.

@@ -36,7 +36,7 @@ fn take<'t>(pieces: impl IntoIterator<Item = &'t [u8]>, limits: Limits) -> Taken
     let mut parsing = RequestParsing::default();
     for piece in pieces {
         buf.extend_from_slice(piece);
-        if let Some(head) = take_request_head(&mut buf, &mut parsing, &mut HeaderMap::new(), limits)? {
+        if let Some(head) = take_request_head(&mut buf, &mut parsing, HeaderMap::new, limits)? {
             return Ok(Some((head, buf.to_vec())));
         }
     }

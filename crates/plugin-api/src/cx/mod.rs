@@ -242,6 +242,11 @@ impl RequestCx {
         self.lists.pending.push(PendingHeader { name, value, gives_way: true });
     }
 
+    /// Whether the request phases have asked for headers on the answer.
+    pub fn sets_response_headers(&self) -> bool {
+        !self.lists.pending.is_empty()
+    }
+
     /// Moves the headers that the request phases asked for onto the answer.
     pub(crate) fn settle_response_headers(&mut self) {
         for PendingHeader { name, value, gives_way } in self.lists.pending.drain(..) {

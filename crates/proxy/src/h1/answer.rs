@@ -3,6 +3,7 @@
 
 use super::Limits;
 use super::names::{Names, Role};
+use super::received::{Gathering, Received};
 use super::spans::{self, Field};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -26,6 +27,8 @@ pub struct Head {
     pub status: StatusCode,
     /// End-to-end fields; of a 101 also `Connection` and `Upgrade`.
     pub headers: HeaderMap,
+    /// The fields, in place of those in `headers`, without `Server` and `Content-Length`; if it was asked for.
+    pub received: Option<Received>,
     pub framing: Framing,
     /// Whether the upstream keeps the connection open after this answer.
     pub keep: bool,
@@ -61,6 +64,15 @@ pub struct Asked {
     pub head: bool,
     /// The request asked for WebSocket.
     pub upgrade: bool,
+    /// Nobody looks at the fields of an ordinary answer but who writes them out over HTTP/1.
+    pub as_received: bool,
+}
+
+impl Asked {
+    /// Whether nothing has to be known of the fields of an answer with this status but how its body ends.
+    fn passes_by(self, status: StatusCode) -> bool {
+        self.as_received && !self.head && !matches!(status.as_u16(), 101 | 204 | 304 | 500..)
+    }
 }
 
 /// What parsing heads needs again and again.
@@ -69,6 +81,14 @@ pub struct Parsing {
     /// The fields of the head at hand.
     fields: Vec<Field>,
     names: Names<Role>,
+    gathering: Gathering,
+}
+
+impl Parsing {
+    /// Takes back the room of fields that have been written.
+    pub(crate) fn give_back(&mut self, received: Received) {
+        self.gathering.give_back(received);
+    }
 }
 
 /// Takes the head of the next final answer off the front of `buf`, and passes over interim ones. `None`: more is needed.
@@ -76,11 +96,11 @@ pub struct Parsing {
 /// The bytes of interim answers are added to `interim`. All of one exchange together may be as long as one head: an upstream
 /// that sends them without end must not keep a request for ever.
 ///
-/// `map` is empty; its room becomes that of the answer's fields.
+/// `map` gives an empty map, whose room becomes that of the answer's fields.
 pub fn take_head(
     buf: &mut BytesMut,
     parsing: &mut Parsing,
-    map: &mut HeaderMap,
+    map: impl FnOnce() -> HeaderMap,
     asked: Asked,
     limits: Limits,
     interim: &mut usize,
@@ -107,7 +127,12 @@ pub fn take_head(
             continue;
         }
         let text = buf.split_to(line.bytes).freeze();
-        return head(&text, parsing, std::mem::take(map), status, line.minor, asked).map(Some);
+        if asked.passes_by(status)
+            && let Some(head) = pass_by(&text, parsing, status, line.minor, asked)?
+        {
+            return Ok(Some(head));
+        }
+        return head(&text, parsing, map(), status, line.minor, asked).map(Some);
     }
 }
 
@@ -147,9 +172,37 @@ struct Facts {
     names_fields: bool,
 }
 
+/// The head with its fields as they came. `None`: not all of them can pass like that.
+fn pass_by(
+    text: &Bytes,
+    Parsing { fields, names, gathering }: &mut Parsing,
+    status: StatusCode,
+    minor: u8,
+    asked: Asked,
+) -> Result<Option<Head>, Malformed> {
+    gathering.clear();
+    let mut facts = Facts::default();
+    for (place, field) in fields.iter().enumerate() {
+        let (_, role) = names.parse(place, &text[field.name.range()])?;
+        facts.note(role, &text[field.value.range()])?;
+        gathering.dated |= role == Role::Date;
+        if matches!(role, Role::EndToEnd | Role::Date) {
+            let Some(line) = field.line(text) else { return Ok(None) };
+            gathering.add(line);
+        }
+    }
+    if facts.names_fields {
+        return Ok(None);
+    }
+    let framing = facts.framing(status, minor, asked)?;
+    let keep = facts.keeps(minor, framing);
+    let received = Some(gathering.finish(text.clone()));
+    Ok(Some(Head { status, headers: HeaderMap::new(), received, framing, keep }))
+}
+
 fn head(
     text: &Bytes,
-    Parsing { fields, names }: &mut Parsing,
+    Parsing { fields, names, .. }: &mut Parsing,
     mut headers: HeaderMap,
     status: StatusCode,
     minor: u8,
@@ -162,28 +215,18 @@ fn head(
     for (place, field) in fields.iter().enumerate() {
         let (name, role) = names.parse(place, &text[field.name.range()])?;
         let value = field.value.range();
+        let again = facts.length.is_some();
+        facts.note(role, &text[value.clone()])?;
         let kept = match role {
-            Role::EndToEnd => true,
-            Role::HopByHop => false,
-            Role::Upgrade => switching,
-            Role::ContentLength => {
-                let again = facts.length.is_some();
-                facts.add_length(&text[value.clone()])?;
-                !again
-            }
-            Role::TransferEncoding => {
-                facts.add_coding(&text[value.clone()])?;
-                false
-            }
-            Role::Connection => {
-                let value = &text[value.clone()];
-                facts.add_connection(value);
-                if facts.names_fields {
-                    named.extend(value.split(|byte| *byte == b',').map(|word| word.trim_ascii().to_ascii_lowercase()));
-                }
-                switching
-            }
+            Role::EndToEnd | Role::Date | Role::Server => true,
+            Role::HopByHop | Role::TransferEncoding => false,
+            Role::Upgrade | Role::Connection => switching,
+            Role::ContentLength => !again,
         };
+        if role == Role::Connection && facts.names_fields {
+            let words = text[value.clone()].split(|byte| *byte == b',');
+            named.extend(words.map(|word| word.trim_ascii().to_ascii_lowercase()));
+        }
         if kept {
             // SAFETY: httparse takes a value only if it consists of HTAB, visible ASCII, SP and 0x80 to 0xFF, which are the
             // bytes that a `HeaderValue` may hold; the buffer has not changed since.
@@ -209,8 +252,8 @@ fn head(
     if framing == Framing::None && status == StatusCode::NO_CONTENT {
         headers.remove(header::CONTENT_LENGTH);
     }
-    let keep = !facts.close && (minor == 1 || facts.keep_alive) && framing != Framing::UntilClose && !switching;
-    Ok(Head { status, headers, framing, keep })
+    let keep = facts.keeps(minor, framing) && !switching;
+    Ok(Head { status, headers, received: None, framing, keep })
 }
 
 /// Whether a 101 names the one protocol that is ever asked for.
@@ -221,6 +264,24 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 }
 
 impl Facts {
+    /// Takes note of a field.
+    fn note(&mut self, role: Role, value: &[u8]) -> Result<(), Malformed> {
+        match role {
+            Role::ContentLength => self.add_length(value),
+            Role::TransferEncoding => self.add_coding(value),
+            Role::Connection => {
+                self.add_connection(value);
+                Ok(())
+            }
+            Role::EndToEnd | Role::Date | Role::Server | Role::HopByHop | Role::Upgrade => Ok(()),
+        }
+    }
+
+    /// Whether the upstream keeps the connection open.
+    fn keeps(&self, minor: u8, framing: Framing) -> bool {
+        !self.close && (minor == 1 || self.keep_alive) && framing != Framing::UntilClose
+    }
+
     /// The same length may be said several times, as two fields or as a list (RFC 9110 §8.6).
     fn add_length(&mut self, value: &[u8]) -> Result<(), Malformed> {
         for word in value.split(|byte| *byte == b',') {
@@ -277,18 +338,20 @@ impl Facts {
 
 #[cfg(test)]
 mod tests {
+    use super::super::text::put;
     use super::*;
 
     const LIMITS: Limits = Limits { head_bytes: 4096, head_fields: 100 };
+    const GET: Asked = Asked { head: false, upgrade: false, as_received: false };
 
     fn take(text: &str, asked: Asked) -> Result<Option<(Head, usize)>, Malformed> {
         let mut buf = BytesMut::from(text);
-        Ok(take_head(&mut buf, &mut Parsing::default(), &mut HeaderMap::new(), asked, LIMITS, &mut 0)?
+        Ok(take_head(&mut buf, &mut Parsing::default(), HeaderMap::new, asked, LIMITS, &mut 0)?
             .map(|head| (head, buf.len())))
     }
 
     fn get(text: &str) -> Result<Head, Malformed> {
-        Ok(take(text, Asked { head: false, upgrade: false })?.unwrap().0)
+        Ok(take(text, GET)?.unwrap().0)
     }
 
     #[test]
@@ -313,9 +376,8 @@ mod tests {
             let head = get(&format!("HTTP/1.1 {status}\r\nContent-Length: 9\r\n\r\n")).unwrap();
             assert_eq!((head.framing, head.keep), (Framing::None, true));
         }
-        let (head, _) = take("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", Asked { head: true, upgrade: false })
-            .unwrap()
-            .unwrap();
+        let asked = Asked { head: true, as_received: true, ..GET };
+        let (head, _) = take("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", asked).unwrap().unwrap();
         assert_eq!(head.framing, Framing::None);
         assert_eq!(head.headers[header::CONTENT_LENGTH], "9");
     }
@@ -344,11 +406,9 @@ mod tests {
     #[test]
     fn interim_answers_are_passed_over() {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
-        let (head, rest) = take(text, Asked { head: false, upgrade: false }).unwrap().unwrap();
+        let (head, rest) = take(text, GET).unwrap().unwrap();
         assert_eq!((head.status.as_u16(), head.headers.len(), rest), (200, 1, 2));
-        assert!(
-            take("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", Asked { head: false, upgrade: false }).unwrap().is_none()
-        );
+        assert!(take("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", GET).unwrap().is_none());
     }
 
     #[test]
@@ -356,9 +416,7 @@ mod tests {
         let (mut interim, mut parsing) = (0, Parsing::default());
         let mut more = |heads: usize| {
             let mut buf = BytesMut::from("HTTP/1.1 100 Continue\r\n\r\n".repeat(heads).as_str());
-            let asked = Asked { head: false, upgrade: false };
-            take_head(&mut buf, &mut parsing, &mut HeaderMap::new(), asked, LIMITS, &mut interim)
-                .map(|head| head.is_some())
+            take_head(&mut buf, &mut parsing, HeaderMap::new, GET, LIMITS, &mut interim).map(|head| head.is_some())
         };
         let most = LIMITS.head_bytes / "HTTP/1.1 100 Continue\r\n\r\n".len();
         assert_eq!(more(most - 1), Ok(false));
@@ -377,10 +435,65 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["content-length", "x-public"]);
         assert!(!head.keep);
-        let asked = Asked { head: false, upgrade: true };
+        let asked = Asked { upgrade: true, as_received: true, ..GET };
         let (head, _) =
             take("HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", asked).unwrap().unwrap();
         assert_eq!((head.headers.len(), head.framing, head.keep), (2, Framing::None, false));
+    }
+
+    /// Fields as they are written out for a client that is told the length by other means, a line each, sorted.
+    fn written(head: &Head) -> Vec<String> {
+        let mut out = Vec::new();
+        if let Some(received) = &head.received {
+            assert!(head.headers.is_empty());
+            received.write(&mut out);
+            assert_eq!(received.bytes(), out.len() as u64);
+            assert_eq!(received.is_dated(), String::from_utf8_lossy(&out).to_ascii_lowercase().contains("date:"));
+        }
+        for (name, value) in &head.headers {
+            if name != header::SERVER && name != header::CONTENT_LENGTH {
+                put(&mut out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+            }
+        }
+        let text = String::from_utf8(out).unwrap();
+        let mut lines: Vec<_> = text.split_terminator("\r\n").map(str::to_ascii_lowercase).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn fields_as_received_are_those_of_the_map() {
+        let asked = Asked { as_received: true, ..GET };
+        let usual = "Server: s\r\nDate: d\r\nX-A: 1\r\nContent-Length: 2\r\nConnection: close\r\nX-B: 2\r\nx-a: 3\r\n";
+        for (status, fields, passes) in [
+            ("200 OK", usual, true),
+            (
+                "404 Not Found",
+                "Content-Length: 2, 2\r\nKeep-Alive: 1\r\nTE: x\r\nUpgrade: h2c\r\nX: \r\nY: é\r\n",
+                true,
+            ),
+            ("200 OK", "Transfer-Encoding: chunked\r\nX-A: 1\r\n", true),
+            ("200 OK", "", true),
+            ("302 Found", "X-A:  1\r\n", false),
+            ("200 OK", "X-A:1\r\n", false),
+            ("200 OK", "X-A: 1 \r\n", false),
+            ("200 OK", "X-A: 1\n", false),
+            ("200 OK", "X-A:\t1\r\n", false),
+            ("200 OK", "X-A: 1\r\nConnection: x-a\r\nX-B: 2\r\n", false),
+            ("204 No Content", usual, false),
+            ("304 Not Modified", usual, false),
+            ("500 Oh", usual, false),
+        ] {
+            let text = format!("HTTP/1.1 {status}\r\n{fields}\r\n");
+            let (plain, map) = (take(&text, asked).unwrap().unwrap().0, get(&text).unwrap());
+            assert_eq!(plain.received.is_some(), passes, "{text}");
+            assert_eq!((plain.framing, plain.keep, plain.status), (map.framing, map.keep, map.status), "{text}");
+            assert_eq!(written(&plain), written(&map), "{text}");
+        }
+        for fields in ["Content-Length: 1\r\nContent-Length: 2\r\n", "Transfer-Encoding: gzip\r\n"] {
+            let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            assert_eq!(take(&text, asked).unwrap_err(), get(&text).unwrap_err(), "{text}");
+        }
     }
 
     #[test]

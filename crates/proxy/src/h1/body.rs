@@ -162,13 +162,18 @@ impl AnswerBody {
                         *left -= take as u64;
                         if *left == 0 {
                             self.end();
+                        } else {
+                            conn.give_back_read();
                         }
                         return Poll::Ready(Some(Ok(Part::Data(data))));
                     }
                     most = usize::try_from(*left).unwrap_or(usize::MAX);
                 }
                 Left::Chunked(decoder) => match decoder.next(&mut conn.read) {
-                    Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Part::Data(data)))),
+                    Ok(Piece::Data(data)) => {
+                        conn.give_back_read();
+                        return Poll::Ready(Some(Ok(Part::Data(data))));
+                    }
                     Ok(Piece::End(trailers)) => {
                         self.end();
                         return Poll::Ready(trailers.map(|trailers| Ok(Part::Trailers(trailers))));
@@ -178,6 +183,7 @@ impl AnswerBody {
                 },
                 Left::UntilClose if !conn.read.is_empty() => {
                     let data = conn.read.split().freeze();
+                    conn.give_back_read();
                     return Poll::Ready(Some(Ok(Part::Data(data))));
                 }
                 Left::UntilClose => {}

@@ -11,7 +11,7 @@ use crate::transport::{ToUpstream, Transport};
 use crate::upload::UploadError;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -50,6 +50,8 @@ pub(crate) struct Conn {
     scratch: Rc<Scratch>,
     /// What was read and is not yet taken.
     pub(super) read: BytesMut,
+    /// The buffer is the worker's for large reads.
+    read_large: bool,
     read_size: ReadSize,
     pub(super) out: Outbox,
     pub(super) deadline: Deadline,
@@ -73,6 +75,7 @@ impl Conn {
             io,
             scratch,
             read: BytesMut::new(),
+            read_large: false,
             read_size: ReadSize::default(),
             out: Outbox::default(),
             deadline: Deadline::new(now + patience),
@@ -100,12 +103,12 @@ impl Conn {
 
     /// Sends the request whose head has been laid out after [`Self::begin`], and waits for the head of the answer.
     ///
-    /// A body that is still being sent when the answer comes stays in `outgoing`. `map` is empty; its room becomes that of the
-    /// answer's fields.
+    /// A body that is still being sent when the answer comes stays in `outgoing`. `map` gives an empty map, whose room becomes
+    /// that of the answer's fields.
     pub(crate) async fn exchange(
         &mut self,
         outgoing: &mut Outgoing,
-        map: &mut HeaderMap,
+        mut map: impl FnMut() -> HeaderMap,
         terms: Terms<'_>,
         now: Instant,
     ) -> Result<Head, Failure> {
@@ -140,7 +143,7 @@ impl Conn {
             loop {
                 if !self.read.is_empty() {
                     let parsing = &mut *self.scratch.parsing.borrow_mut();
-                    match take_head(&mut self.read, parsing, map, asked, limits, &mut interim) {
+                    match take_head(&mut self.read, parsing, &mut map, asked, limits, &mut interim) {
                         Ok(Some(mut head)) => {
                             head.keep &= send_failure.is_none();
                             return Poll::Ready(Ok(head));
@@ -228,8 +231,9 @@ impl Conn {
     /// Reads once, no more than `most` bytes.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         let room = self.read_size.room(most);
-        if self.read.capacity() == 0 && room == READ_MIN {
-            self.read = self.scratch.read.take();
+        if self.read.capacity() == 0 {
+            self.read_large = room > READ_MIN;
+            self.read = self.shared_read().take();
         }
         self.read.reserve(room);
         let Poll::Ready(got) = pin!(self.io.read_buf(&mut self.read)).poll(cx) else {
@@ -256,12 +260,18 @@ impl Conn {
         }
     }
 
-    /// Gives the read buffer back while nothing is in it. A large one is freed.
-    fn give_back_read(&mut self) {
+    /// The worker's buffer for reads of the present kind.
+    fn shared_read(&self) -> &RefCell<BytesMut> {
+        if self.read_large { &self.scratch.large } else { &self.scratch.read }
+    }
+
+    /// Gives the read buffer back while nothing is in it. What was taken from it is gone by the next read if the client has
+    /// taken it at once, and then that goes to the same memory, which is still warm.
+    pub(super) fn give_back_read(&mut self) {
         if self.read.is_empty() && self.read.capacity() > 0 {
             let buffer = std::mem::take(&mut self.read);
-            if buffer.capacity() <= 2 * READ_MIN {
-                self.scratch.read.replace(buffer);
+            if self.read_large || buffer.capacity() <= 2 * READ_MIN {
+                self.shared_read().replace(buffer);
             }
         }
     }

@@ -22,6 +22,7 @@ mod outbox;
 mod outgoing;
 mod pool;
 mod read_size;
+mod received;
 mod scratch;
 pub(crate) mod server;
 mod spans;
@@ -34,6 +35,7 @@ pub(crate) use conn::{Conn, Terms, connect_tcp};
 pub(crate) use outbox::Outbox;
 pub(crate) use outgoing::{Outgoing, Pump};
 pub(crate) use pool::{Keep, Pool, PoolKey, Slot};
+pub(crate) use received::Received;
 pub(crate) use scratch::Scratch;
 pub(crate) use text::{put, put_number};
 

@@ -16,6 +16,8 @@ const LONGEST: usize = 40;
 pub(super) enum Role {
     /// It is for the client.
     EndToEnd,
+    Date,
+    Server,
     ContentLength,
     TransferEncoding,
     Connection,
@@ -27,6 +29,8 @@ pub(super) enum Role {
 impl From<&HeaderName> for Role {
     fn from(name: &HeaderName) -> Self {
         match name.as_str() {
+            "date" => Self::Date,
+            "server" => Self::Server,
             "content-length" => Self::ContentLength,
             "transfer-encoding" => Self::TransferEncoding,
             "connection" => Self::Connection,
@@ -118,7 +122,7 @@ mod tests {
             all(&mut Names::default(), &["Content-LENGTH", "Transfer-Encoding", "connection", "Upgrade", "Te", "Date"]);
         let roles: Vec<Role> = roles.into_iter().map(|(_, role)| role).collect();
         use Role::*;
-        assert_eq!(roles, [ContentLength, TransferEncoding, Connection, Upgrade, HopByHop, EndToEnd]);
+        assert_eq!(roles, [ContentLength, TransferEncoding, Connection, Upgrade, HopByHop, Date]);
         assert_eq!(Names::<Role>::default().parse(0, b"a b").unwrap_err(), Malformed::Field);
     }
 

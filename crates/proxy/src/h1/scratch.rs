@@ -4,15 +4,17 @@
 //! buffers of their own, hundreds of connections would each drag cold memory through the caches for that; with these, the
 //! memory is always the same and always warm, and an idle connection holds no buffer at all.
 
-use super::{answer, server};
+use super::{Received, answer, server};
 use bytes::BytesMut;
 use std::cell::RefCell;
 
 /// Buffers of one worker.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    /// What the next answer is read into.
+    /// What the next head or small body of an answer is read into.
     pub(super) read: RefCell<BytesMut>,
+    /// What the next piece of a large body is read into.
+    pub(super) large: RefCell<BytesMut>,
     /// What the next head is laid out in.
     pub(crate) text: RefCell<Vec<u8>>,
     /// What parsing the head of an answer needs.
@@ -21,4 +23,11 @@ pub(crate) struct Scratch {
     pub(crate) heads: RefCell<BytesMut>,
     /// What parsing the head of a request needs.
     pub(crate) requests: RefCell<server::Parsing>,
+}
+
+impl Scratch {
+    /// Takes back the room of fields that have been written.
+    pub(crate) fn give_back(&self, received: Received) {
+        self.parsing.borrow_mut().give_back(received);
+    }
 }

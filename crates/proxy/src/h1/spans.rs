@@ -27,7 +27,28 @@ impl Span {
     }
 
     pub(super) fn range(self) -> Range<usize> {
-        self.start as usize..self.start as usize + self.len as usize
+        self.start as usize..self.end()
+    }
+
+    fn end(self) -> usize {
+        self.start as usize + self.len as usize
+    }
+}
+
+/// Adds `next` to the end of `spans`, as a part of the last one where nothing stands between.
+pub(super) fn join(spans: &mut Vec<Span>, next: Span) {
+    match spans.last_mut() {
+        Some(last) if last.end() == next.start as usize => last.len += next.len,
+        _ => spans.push(next),
+    }
+}
+
+impl Field {
+    /// The field's line with its end, if it is written as everyone writes it: `name: value`, CR LF.
+    pub(super) fn line(self, text: &[u8]) -> Option<Span> {
+        let between = &text[self.name.end()..self.value.start as usize];
+        let usual = between == b": " && text[self.value.end()..].starts_with(b"\r\n");
+        usual.then(|| Span { start: self.name.start, len: self.name.len + self.value.len + 4 })
     }
 }
 

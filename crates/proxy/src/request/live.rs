@@ -3,7 +3,7 @@
 use crate::balance::Lease;
 use crate::upload::Upload;
 use crate::worker::{Client, Pinned, Worker};
-use http::StatusCode;
+use http::{StatusCode, Version};
 use milecastle_plugin_api::{Chain, HookPanicked, RequestCx};
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -121,6 +121,20 @@ impl Live {
     pub(crate) fn body_is_seen(&self) -> bool {
         let route = self.cx.chain.as_ref().is_some_and(|chain| chain.sees_body());
         self.plugins && (route || self.pinned.snapshot.global().sees_body())
+    }
+
+    /// Whether anybody but the connection looks at the fields of the answer's head.
+    pub(crate) fn answer_head_is_seen(&self) -> bool {
+        let plugin = || {
+            let route = self.cx.chain.as_ref().is_some_and(|chain| chain.has_header_filter());
+            let global = self.pinned.snapshot.global().has_header_filter();
+            self.plugins && (route || global || self.cx.sets_response_headers())
+        };
+        self.cx.request.version >= Version::HTTP_2
+            || self.client.worker.node.config.show_upstream_status
+            || plugin()
+            || self.body_is_seen()
+            || self.head_is_logged()
     }
 
     /// Whether the answer's head is looked at after it has been sent.

@@ -22,14 +22,32 @@ pub(crate) use body::OutBody;
 pub(crate) use head::{Head, Role, Seen};
 pub(crate) use live::{Held, Rooms};
 
+use crate::h1::Received;
 use crate::upload::Upload;
 use crate::worker::Client;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use milecastle_plugin_api::Reply;
 use std::rc::Rc;
 
 /// An answer to the client.
-pub(crate) type Response = http::Response<OutBody>;
+pub(crate) struct Response {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// Further fields, over HTTP/1 only.
+    pub(crate) received: Option<Received>,
+    pub(crate) body: OutBody,
+}
+
+impl Response {
+    /// For a protocol that lays fields out itself.
+    pub(crate) fn into_http(self) -> http::Response<OutBody> {
+        debug_assert!(self.received.is_none(), "fields would be lost");
+        let mut response = http::Response::new(self.body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
 
 /// An answer made here instead of one by the upstream. Boxed: it is large, and rare.
 type Refusal = Box<Reply>;
@@ -60,7 +78,6 @@ pub(crate) async fn serve((mut live, accepted): Taken) -> Response {
 
 /// What is answered after a panic.
 pub(crate) fn bare_error() -> Response {
-    let mut response = Response::new(OutBody::empty());
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    response
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    Response { status, headers: HeaderMap::new(), received: None, body: OutBody::empty() }
 }

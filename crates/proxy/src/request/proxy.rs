@@ -233,10 +233,13 @@ async fn attempt(
     began: Instant,
 ) -> Result<Answered, Failure> {
     let worker = live.client.worker.clone();
-    let asked = Asked { head: live.cx.request.method == Method::HEAD, upgrade: plan.upgrade };
+    let asked = Asked {
+        head: live.cx.request.method == Method::HEAD,
+        upgrade: plan.upgrade,
+        as_received: !live.answer_head_is_seen(),
+    };
     let length: Length = forward::length(live, outgoing);
     let mut kept = endpoint.slot.take(began);
-    let mut map = worker.spare.take_map();
     loop {
         let (mut conn, connect, now) = match kept.take() {
             Some(conn) => {
@@ -261,7 +264,7 @@ async fn attempt(
         // Streams of HTTP/2 have tasks of their own, which the watch over the connection does not wake.
         let later = (live.cx.request.version < Version::HTTP_2).then_some(&live.client.activity.later);
         let terms = Terms { asked, limits: worker.node.config.upstream, patience: plan.patience, later };
-        let failure = match conn.exchange(outgoing, &mut map, terms, now).await {
+        let failure = match conn.exchange(outgoing, || worker.spare.take_map(), terms, now).await {
             Ok(head) => return Ok((conn, head, connect, Instant::now())),
             Err(failure) => failure,
         };

@@ -4,7 +4,7 @@ use super::Response;
 use super::body::{OutBody, Source};
 use super::live::{Held, Live};
 use super::proxy::Answer;
-use crate::h1::Started;
+use crate::h1::{Received, Started};
 use crate::upload::Progress;
 use crate::worker::Tunnel;
 use bytes::Bytes;
@@ -23,9 +23,9 @@ pub(super) fn with_answer(mut live: Held, answer: Answer) -> Response {
             match body {
                 Started::Whole(bytes) => {
                     live.upstream_bytes = bytes.len() as u64;
-                    finish(live, Source::Whole(bytes))
+                    finish(live, head.received, Source::Whole(bytes))
                 }
-                Started::Flowing(body) => finish(live, Source::Flowing(body)),
+                Started::Flowing(body) => finish(live, head.received, Source::Flowing(body)),
             }
         }
         Answer::Switched { head, conn, idle } => {
@@ -33,13 +33,11 @@ pub(super) fn with_answer(mut live: Held, answer: Answer) -> Response {
             if filter_head(&mut live).is_err() {
                 return refused(live);
             }
-            let mut response = Response::new(OutBody::empty());
-            *response.status_mut() = live.cx.response.status;
-            *response.headers_mut() = live.cx.response.headers.clone();
+            let (status, headers) = (live.cx.response.status, live.cx.response.headers.clone());
             let client = live.client.clone();
             let (upstream, first) = conn.into_parts();
             *client.tunnel.borrow_mut() = Some(Tunnel { upstream, first, idle, request: live });
-            response
+            Response { status, headers, received: None, body: OutBody::empty() }
         }
     }
 }
@@ -57,11 +55,11 @@ pub(super) fn with_reply(mut live: Held, reply: Reply) -> Response {
     response.source = if tried && !from_plugin { ResponseSource::Nginx } else { ResponseSource::Apisix };
     response.status = status;
     response.headers = headers;
-    finish(live, Source::Whole(body))
+    finish(live, None, Source::Whole(body))
 }
 
 /// Runs the header filters and puts the response together.
-fn finish(mut live: Held, source: Source) -> Response {
+fn finish(mut live: Held, received: Option<Received>, source: Source) -> Response {
     if filter_head(&mut live).is_err() {
         return refused(live);
     }
@@ -85,11 +83,11 @@ fn finish(mut live: Held, source: Source) -> Response {
         other => other,
     };
     live.complete = bodiless;
-    send(live, if bodiless { Source::Whole(Bytes::new()) } else { source })
+    send(live, received, if bodiless { Source::Whole(Bytes::new()) } else { source })
 }
 
 /// The response as the protocols take it. From here on the request ends when its body does.
-fn send(mut live: Held, source: Source) -> Response {
+fn send(mut live: Held, received: Option<Received>, source: Source) -> Response {
     if live.cx.request.version < Version::HTTP_2 && ends_connection(&live) {
         live.client.activity.closing.set(true);
         live.cx.response.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -98,11 +96,8 @@ fn send(mut live: Held, source: Source) -> Response {
     let sent = &mut live.cx.response;
     let status = sent.status;
     let headers = if logged { sent.headers.clone() } else { std::mem::take(&mut sent.headers) };
-    sent.bytes_sent += head_bytes(&headers);
-    let mut response = Response::new(OutBody::new(source, live));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
+    sent.bytes_sent += head_bytes(&headers) + received.as_ref().map_or(0, Received::bytes);
+    Response { status, headers, received, body: OutBody::new(source, live) }
 }
 
 /// Whether no further request is taken from an HTTP/1 connection after this answer.
@@ -137,7 +132,7 @@ fn refused(mut live: Held) -> Response {
     live.cx.response.source = ResponseSource::Apisix;
     live.cx.response.status = status;
     live.cx.response.headers = headers;
-    send(live, Source::Whole(body))
+    send(live, None, Source::Whole(body))
 }
 
 /// About what the head takes on the wire.

@@ -14,7 +14,7 @@ use super::serve::{answer, note_end};
 use super::tunnel::{self, Tunnel};
 use super::watching::Watch;
 use super::wire::{ClientIo, Wire};
-use crate::h1::server::{Announced, BadHead, Framing, HeadError, Length, RequestHead, write_head};
+use crate::h1::server::{Announced, BadHead, Fields, Framing, HeadError, Length, RequestHead, write_head};
 use crate::h1::{Limits, Outbox};
 use crate::request::{self, OutBody, Response};
 use crate::upload::{Progress, Upload, discard};
@@ -96,14 +96,12 @@ impl Connection {
     fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<Begun, Ended>> {
         self.watch.leave_waker(cx);
         let worker = &self.client.worker;
-        let mut map = worker.spare.take_map();
-        match self.wire.poll_head(cx, &worker.scratch, &mut map, self.limits) {
+        match self.wire.poll_head(cx, &worker.scratch, &|| worker.spare.take_map(), self.limits) {
             Poll::Ready(Ok(Some(head))) => Poll::Ready(Ok(self.begin(head))),
             Poll::Ready(Ok(None)) => Poll::Ready(Err(Ended::Done)),
             Poll::Ready(Err(HeadError::Io(error))) => Poll::Ready(Err(Ended::Failed(error))),
             Poll::Ready(Err(HeadError::Bad(bad))) => Poll::Ready(Err(self.refuse(bad))),
             Poll::Pending => {
-                worker.spare.put_map(map);
                 let activity = &self.client.activity;
                 activity.reading.set(self.wire.inbound().is_ahead());
                 match self.watch.over() {
@@ -148,7 +146,7 @@ impl Connection {
             })
             .await?
         };
-        let status = response.status();
+        let status = response.status;
         let (mut sending, goes_on) = self.start(response, http10, keep_alive, to_head);
         let mut dropping = None;
         poll_fn(|cx| match sending.poll(self, cx) {
@@ -183,18 +181,17 @@ impl Connection {
 
     /// Lays out the head of an answer. Says as well whether the connection goes on behind it.
     fn start(&mut self, response: Response, http10: bool, keep_alive: bool, to_head: bool) -> (Sending, bool) {
-        let (parts, body) = response.into_parts();
-        let bodiless = to_head
-            || parts.status.is_informational()
-            || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let Response { status, headers, received, body } = response;
+        let bodiless =
+            to_head || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let framing = match body.size_hint().exact() {
             _ if bodiless => Framing::None,
             Some(length) => Framing::Length(length),
             None if http10 => Framing::UntilClose,
             None => Framing::Chunked,
         };
-        let said = parts.headers.contains_key(header::CONNECTION);
-        let goes_on = keep_alive && framing != Framing::UntilClose && !(said && says_close(&parts.headers));
+        let said = headers.contains_key(header::CONNECTION);
+        let goes_on = keep_alive && framing != Framing::UntilClose && !(said && says_close(&headers));
         let announced = match goes_on {
             _ if said => Announced::Nothing,
             false => Announced::Close,
@@ -204,8 +201,11 @@ impl Connection {
         let worker = &self.client.worker;
         let text = self.out.text(&worker.scratch.text);
         text.extend_from_slice(self.wire.inbound().take_interim());
-        write_head(text, parts.status, http10, &parts.headers, framing, announced);
-        worker.spare.put_map(parts.headers);
+        write_head(text, status, http10, Fields { set: &headers, received: received.as_ref() }, framing, announced);
+        if let Some(received) = received {
+            worker.scratch.give_back(received);
+        }
+        worker.spare.put_map(headers);
         (Sending::new(body, framing), goes_on)
     }
 
@@ -275,7 +275,7 @@ impl Connection {
         let (status, mut headers, body) = Reply::status(status).into_parts();
         headers.insert(header::SERVER, worker.server_header.clone());
         let text = self.out.text(&worker.scratch.text);
-        write_head(text, status, false, &headers, Framing::Length(body.len() as u64), Announced::Close);
+        write_head(text, status, false, Fields::from(&headers), Framing::Length(body.len() as u64), Announced::Close);
         self.out.put(body, b"");
         tokio::time::timeout(REFUSAL_PATIENCE, poll_fn(|cx| self.poll_send(cx))).await?
     }

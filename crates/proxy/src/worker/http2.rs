@@ -75,7 +75,7 @@ pub(super) async fn serve(client: Rc<Client>, wire: Rc<Wire>, mut watch: Watch) 
         service_fn(move |request| {
             let taken = catch_unwind(AssertUnwindSafe(|| take(client.clone(), request)));
             let answered = answer(client.worker.clone(), taken);
-            async { Ok::<_, Infallible>(answered.await) }
+            async { Ok::<_, Infallible>(answered.await.into_http()) }
         })
     };
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));

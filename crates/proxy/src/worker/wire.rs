@@ -56,7 +56,7 @@ impl Wire {
         &self,
         cx: &mut Context<'_>,
         scratch: &Scratch,
-        map: &mut HeaderMap,
+        map: &impl Fn() -> HeaderMap,
         limits: Limits,
     ) -> Poll<Result<Option<RequestHead>, HeadError>> {
         self.inbound().poll_head(&mut *self.transport.borrow_mut(), cx, scratch, map, limits)

@@ -72,11 +72,11 @@ pub struct Parsing {
 
 /// Takes a head off the front of `buf`. `None`: more is needed.
 ///
-/// `map` is empty; its room becomes that of the fields.
+/// `map` gives an empty map, whose room becomes that of the fields.
 pub fn take_head(
     buf: &mut BytesMut,
     parsing: &mut Parsing,
-    map: &mut HeaderMap,
+    map: impl FnOnce() -> HeaderMap,
     limits: Limits,
 ) -> Result<Option<RequestHead>, BadHead> {
     let line = match request_line(buf, &mut parsing.fields, limits.head_fields) {
@@ -97,7 +97,7 @@ pub fn take_head(
     let version = if line.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
 
     let Parsing { fields, names } = parsing;
-    let mut headers = std::mem::take(map);
+    let mut headers = map();
     headers.reserve(fields.len());
     let mut seen = Seen::default();
     let mut said = Said::default();

@@ -84,13 +84,13 @@ impl Inbound {
 
     /// The head of the next request; `None` if the client has closed. Only once the body before it has ended.
     ///
-    /// `map` is empty; its room becomes that of the fields.
+    /// `map` gives an empty map, whose room becomes that of the fields.
     pub(crate) fn poll_head(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
         scratch: &Scratch,
-        map: &mut HeaderMap,
+        map: &impl Fn() -> HeaderMap,
         limits: Limits,
     ) -> Poll<Result<Option<RequestHead>, HeadError>> {
         debug_assert!(self.body.is_none(), "a head would be looked for in a body");

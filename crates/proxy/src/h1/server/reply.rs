@@ -1,5 +1,6 @@
 //! The head of an answer, as it is laid out for a client.
 
+use super::super::Received;
 use super::super::text::{put, put_number};
 use http::{HeaderMap, StatusCode, header};
 use std::cell::RefCell;
@@ -27,13 +28,27 @@ pub(crate) enum Announced {
     KeepAlive,
 }
 
+/// The fields of an answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Fields<'a> {
+    pub(crate) set: &'a HeaderMap,
+    /// Further ones, which go out as they came.
+    pub(crate) received: Option<&'a Received>,
+}
+
+impl<'a> From<&'a HeaderMap> for Fields<'a> {
+    fn from(set: &'a HeaderMap) -> Self {
+        Self { set, received: None }
+    }
+}
+
 /// Lays the head out at the end of `out`. `Content-Length` and `Transfer-Encoding` are written by the framing alone, but for
 /// an answer without a body.
 pub(crate) fn write_head(
     out: &mut Vec<u8>,
     status: StatusCode,
     http10: bool,
-    headers: &HeaderMap,
+    fields: Fields<'_>,
     framing: Framing,
     announced: Announced,
 ) {
@@ -46,7 +61,7 @@ pub(crate) fn write_head(
     }
     let lengthless = status.is_informational() || status == StatusCode::NO_CONTENT;
     let mut dated = false;
-    for (name, value) in headers {
+    for (name, value) in fields.set {
         let own = match name.as_str().len() {
             4 => {
                 dated |= name == header::DATE;
@@ -59,6 +74,10 @@ pub(crate) fn write_head(
         if !own {
             put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
+    }
+    if let Some(received) = fields.received {
+        dated |= received.is_dated();
+        received.write(out);
     }
     match framing {
         Framing::Length(length) => {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const LIMITS: Limits = Limits { head_bytes: 1000, head_fields: 10 };
 
 fn take(text: impl AsRef<[u8]>) -> Result<Option<RequestHead>, BadHead> {
-    take_head(&mut BytesMut::from(text.as_ref()), &mut Parsing::default(), &mut HeaderMap::new(), LIMITS)
+    take_head(&mut BytesMut::from(text.as_ref()), &mut Parsing::default(), HeaderMap::new, LIMITS)
 }
 
 /// What a head with these fields says of its body; `None` if that can be read in two ways.
@@ -96,7 +96,7 @@ fn a_head_is_laid_out_with_one_framing() {
         }
         headers.insert("date", HeaderValue::from_static("now"));
         let mut out = Vec::new();
-        write_head(&mut out, StatusCode::from_u16(status).unwrap(), http10, &headers, framing, announced);
+        write_head(&mut out, StatusCode::from_u16(status).unwrap(), http10, Fields::from(&headers), framing, announced);
         String::from_utf8(out).unwrap()
     };
     let told = [("content-length", "9"), ("transfer-encoding", "chunked"), ("x-a", "1")];
@@ -121,7 +121,14 @@ fn a_head_is_laid_out_with_one_framing() {
         "HTTP/1.1 204 No Content\r\nx-a: 1\r\ndate: now\r\n\r\n"
     );
     let mut dated = Vec::new();
-    write_head(&mut dated, StatusCode::OK, false, &HeaderMap::new(), Framing::Length(0), Announced::Nothing);
+    write_head(
+        &mut dated,
+        StatusCode::OK,
+        false,
+        Fields::from(&HeaderMap::new()),
+        Framing::Length(0),
+        Announced::Nothing,
+    );
     assert!(String::from_utf8(dated).unwrap().contains(" GMT\r\n"));
 }
 
@@ -169,9 +176,8 @@ fn requests(pieces: Vec<Vec<u8>>, awaited: bool) -> (Vec<(String, Vec<u8>)>, Str
     let mut inbound = Inbound::default();
     let mut found = Vec::new();
     runtime.block_on(async {
-        let mut map = HeaderMap::new();
         while let Some(head) =
-            poll_fn(|cx| inbound.poll_head(&mut client, cx, &scratch, &mut map, LIMITS)).await.unwrap()
+            poll_fn(|cx| inbound.poll_head(&mut client, cx, &scratch, &HeaderMap::new, LIMITS)).await.unwrap()
         {
             if awaited {
                 inbound.is_awaited();
@@ -226,10 +232,10 @@ impl AsyncWrite for Reluctant {
 fn no_interim_answer_stands_in_the_middle_of_a_final_one() {
     let head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
     for (taken, rest) in [(0, &b""[..]), (10, &b"00 Continue\r\n\r\n"[..]), (25, b"")] {
-        let (mut inbound, scratch, mut map) = (Inbound::new(head.into()), Scratch::default(), HeaderMap::new());
+        let (mut inbound, scratch) = (Inbound::new(head.into()), Scratch::default());
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut client = Reluctant(taken);
-        assert!(inbound.poll_head(&mut client, &mut cx, &scratch, &mut map, LIMITS).is_ready());
+        assert!(inbound.poll_head(&mut client, &mut cx, &scratch, &HeaderMap::new, LIMITS).is_ready());
         inbound.is_awaited();
         assert!(inbound.poll_body(&mut client, &mut cx).is_pending());
         assert_eq!(inbound.take_interim(), rest, "{taken} bytes taken");

@@ -1,0 +1,61 @@
+//! Fields of an answer that nobody looks at on their way to the client.
+
+use super::spans::{Span, join};
+use bytes::Bytes;
+
+/// Fields as they came, in the buffer that they were read into: no map of them is made, only to be written out again.
+#[derive(Debug)]
+pub struct Received {
+    text: Bytes,
+    lines: Vec<Span>,
+    dated: bool,
+}
+
+/// What fields are gathered in. The room serves again.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    pub(super) lines: Vec<Span>,
+    pub(super) dated: bool,
+}
+
+impl Gathering {
+    pub(super) fn add(&mut self, line: Span) {
+        join(&mut self.lines, line);
+    }
+
+    /// The fields that have been added.
+    pub(super) fn finish(&mut self, text: Bytes) -> Received {
+        let Self { lines, dated } = std::mem::take(self);
+        Received { text, lines, dated }
+    }
+
+    /// Takes the room back once the fields have been written.
+    pub(super) fn give_back(&mut self, received: Received) {
+        self.lines = received.lines;
+        self.clear();
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.lines.clear();
+        self.dated = false;
+    }
+}
+
+impl Received {
+    /// Whether `Date` is among them.
+    pub(crate) fn is_dated(&self) -> bool {
+        self.dated
+    }
+
+    /// What they take on the wire, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.lines.iter().map(|line| line.range().len() as u64).sum()
+    }
+
+    /// Puts them at the end of `out`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        for line in &self.lines {
+            out.extend_from_slice(&self.text[line.range()]);
+        }
+    }
+}
