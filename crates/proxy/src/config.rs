@@ -99,6 +99,8 @@ pub struct GatewayConfig {
     /// Client connections of one worker; 0 is no limit.
     pub(crate) connections: u32,
     pub(crate) retry_body: usize,
+    /// Pipes of a worker.
+    pub(crate) pipes: usize,
     /// Points of one ring of a consistent hash.
     pub(crate) ring_points: u64,
     /// Idle pools of upstreams that set none.
@@ -185,6 +187,7 @@ impl GatewayConfig {
             idle_connections: (settings.upstream_pool.idle_connections as usize).div_ceil(workers),
             connections: limits.connections.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX)),
             retry_body: limits.retry_body.as_len(),
+            pipes: limits.pipes as usize,
             ring_points: limits.hash_ring_points.into(),
             keepalive: Keep {
                 size: http.upstream.keepalive as usize,

@@ -3,6 +3,7 @@
 use super::chunked::{ChunkError, Decoder, Piece};
 use super::conn::Conn;
 use super::outgoing::{Outgoing, Pump, PumpError};
+use super::pipe::{Pipe, Pipes};
 use super::pool::{Keep, Slot};
 use super::{Framing, Head};
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 
 /// What is left to read.
 enum Left {
@@ -42,9 +44,21 @@ pub(crate) struct AnswerBody {
     home: Option<Home>,
     /// A request body that is still being sent.
     pump: Option<Box<Pump>>,
+    /// What passes through it has been read and not yet been sent.
+    pipe: Option<Pipe>,
     read_timeout: Duration,
     waiting: bool,
 }
+
+/// Why a body does not pass any further.
+#[derive(Debug)]
+pub(crate) enum PassError {
+    Upstream(io::Error),
+    Client(io::Error),
+}
+
+/// What has to be left of a body for a pipe to be worth its calls.
+const WORTH_A_PIPE: u64 = 64 * 1024;
 
 /// The body of an answer whose head has just been read.
 pub(crate) enum Started {
@@ -115,6 +129,7 @@ pub(crate) fn start(
         ahead,
         home,
         pump,
+        pipe: None,
         read_timeout,
         waiting: false,
     })))
@@ -138,7 +153,79 @@ impl AnswerBody {
 
     /// Whether the last byte has been handed out.
     pub(crate) fn ended(&self) -> bool {
-        self.conn.is_none() && self.ahead.is_empty()
+        self.conn.is_none() && self.ahead.is_empty() && self.pipe.is_none()
+    }
+
+    /// Whether what comes next can pass to a plain connection without being copied.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.pipe.is_some() || self.passing().is_some()
+    }
+
+    /// Whether something has passed into a pipe that the client has yet to take.
+    pub(crate) fn is_in_pipe(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    /// The connection and what is left, where nothing but bytes of the body is to be expected there.
+    fn passing(&self) -> Option<(&TcpStream, u64)> {
+        match (&self.conn, &self.left) {
+            (Some(conn), Left::Length(left))
+                if *left >= WORTH_A_PIPE && self.pump.is_none() && !conn.heard_something() =>
+            {
+                Some((conn.plain()?, *left))
+            }
+            _ => None,
+        }
+    }
+
+    /// Passes some of the body on to `to`, and says how much. `None`: it goes on with [`Self::poll_part`].
+    pub(crate) fn poll_pass(
+        &mut self,
+        to: &TcpStream,
+        pipes: &Pipes,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<usize, PassError>>> {
+        loop {
+            if let Some(mut pipe) = self.pipe.take() {
+                let drained = pipe.poll_drain(to, cx);
+                if pipe.held() > 0 {
+                    self.pipe = Some(pipe);
+                } else {
+                    pipes.put(pipe);
+                }
+                return drained.map(|drained| Some(drained.map_err(PassError::Client)));
+            }
+            let Some((from, left)) = self.passing() else { return Poll::Ready(None) };
+            let Some(mut pipe) = pipes.take() else { return Poll::Ready(None) };
+            match pipe.poll_fill(from, left, cx) {
+                Poll::Ready(Ok(filled @ 1..)) => {
+                    self.pipe = Some(pipe);
+                    self.took(filled);
+                }
+                other => {
+                    pipes.put(pipe);
+                    let error = match ready!(self.poll_arrival(other.is_ready(), cx)) {
+                        Ok(()) => match other {
+                            Poll::Ready(Err(error)) => error,
+                            _ => io::ErrorKind::UnexpectedEof.into(),
+                        },
+                        Err(late) => late,
+                    };
+                    return Poll::Ready(Some(Err(PassError::Upstream(self.fail(error)))));
+                }
+            }
+        }
+    }
+
+    /// So much of a body of known length has been read.
+    fn took(&mut self, bytes: usize) {
+        self.waiting = false;
+        if let Left::Length(left) = &mut self.left {
+            *left -= bytes as u64;
+            if *left == 0 {
+                self.end();
+            }
+        }
     }
 
     /// The next part of the body.
@@ -202,9 +289,19 @@ impl AnswerBody {
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         let conn = self.conn.as_mut().expect("asked only while the body lasts");
-        if let Poll::Ready(got) = conn.poll_fill(cx, most) {
+        let filled = conn.poll_fill(cx, most);
+        match ready!(self.poll_arrival(filled.is_ready(), cx)) {
+            Ok(()) => filled,
+            Err(late) => Poll::Ready(Err(late)),
+        }
+    }
+
+    /// Ready once something has arrived, or should have.
+    fn poll_arrival(&mut self, arrived: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let conn = self.conn.as_mut().expect("asked only while the body lasts");
+        if arrived {
             self.waiting = false;
-            return Poll::Ready(got);
+            return Poll::Ready(Ok(()));
         }
         if !self.waiting {
             self.waiting = true;

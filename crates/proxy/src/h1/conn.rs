@@ -245,6 +245,14 @@ impl Conn {
         Poll::Ready(Ok(got))
     }
 
+    /// The connection itself, where nothing lies over it.
+    pub(super) fn plain(&self) -> Option<&TcpStream> {
+        match &self.io {
+            Transport::Tcp(stream) => Some(stream),
+            Transport::Tls(_) => None,
+        }
+    }
+
     /// Whether an idle connection is still open and silent. Costs a system call only if something has happened to it.
     pub(super) fn is_silent(&mut self) -> bool {
         match &mut self.io {

@@ -1,7 +1,7 @@
 //! The answer's body on its way to the client.
 
 use super::live::{Held, Live};
-use crate::h1::{AnswerBody, Part};
+use crate::h1::{AnswerBody, Part, PassError};
 use bytes::Bytes;
 use http::Version;
 use http_body::{Body, Frame, SizeHint};
@@ -9,6 +9,7 @@ use milecastle_plugin_api::HookPanicked;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use tokio::net::TcpStream;
 
 /// Where the body comes from.
 pub(super) enum Source {
@@ -47,6 +48,34 @@ impl OutBody {
         let fields = self.live.as_ref().map(|live| live.cx.request.headers.get_all(http::header::TE));
         let mut words = fields.into_iter().flatten().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    }
+
+    /// Whether what comes next can pass to a plain connection without being looked at or copied.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(&self.source, Source::Flowing(body) if body.may_pass())
+    }
+
+    /// Whether the client has yet to take what is passing.
+    pub(crate) fn is_in_pipe(&self) -> bool {
+        matches!(&self.source, Source::Flowing(body) if body.is_in_pipe())
+    }
+
+    /// Passes some of the body on to `to`, and says how much ([`AnswerBody::poll_pass`]).
+    pub(crate) fn poll_pass(&mut self, to: &TcpStream, cx: &mut Context<'_>) -> Poll<Option<Result<usize, PassError>>> {
+        let (Source::Flowing(body), Some(live)) = (&mut self.source, &mut self.live) else { return Poll::Ready(None) };
+        Poll::Ready(match ready!(body.poll_pass(to, &live.client.worker.pipes, cx)) {
+            Some(Ok(bytes)) => {
+                live.upstream_bytes += bytes as u64;
+                let ended = body.ended();
+                self.sent(bytes);
+                if ended {
+                    self.complete();
+                }
+                Some(Ok(bytes))
+            }
+            Some(Err(PassError::Upstream(error))) => Some(Err(PassError::Upstream(self.broken(error)))),
+            other => other,
+        })
     }
 
     /// Counts a piece that is handed to the connection.

@@ -15,7 +15,7 @@ use super::tunnel::{self, Tunnel};
 use super::watching::Watch;
 use super::wire::{ClientIo, Wire};
 use crate::h1::server::{Announced, BadHead, Fields, Framing, HeadError, Length, RequestHead, write_head};
-use crate::h1::{Limits, Outbox};
+use crate::h1::{Limits, Outbox, PassError};
 use crate::request::{self, OutBody, Response};
 use crate::upload::{Progress, Upload, discard};
 use http::{HeaderMap, Method, StatusCode, Version, header};
@@ -311,6 +311,14 @@ impl Sending {
 
     fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         loop {
+            if matches!(self.framing, Framing::Length(_)) && self.body.as_ref().is_some_and(OutBody::may_pass) {
+                match ready!(self.poll_pass(connection, cx)) {
+                    None => {}
+                    Some(Ok(())) if self.body.is_none() => return Poll::Ready(Ok(())),
+                    Some(Ok(())) => continue,
+                    Some(Err(ended)) => return Poll::Ready(Err(ended)),
+                }
+            }
             let laid_out = self.poll_lay_out(&mut connection.out, &connection.client.worker.scratch.text, cx);
             match ready!(connection.poll_send(cx)) {
                 Err(error) => return Poll::Ready(Err(Ended::Failed(error))),
@@ -319,6 +327,33 @@ impl Sending {
                 Ok(()) => {}
             }
         }
+    }
+
+    /// Passes some of the body on behind what is laid out. `None`: what comes next has to be laid out.
+    fn poll_pass(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Option<Result<(), Ended>>> {
+        if connection.wire.is_tls() {
+            return Poll::Ready(None);
+        }
+        if let Err(error) = ready!(connection.poll_send(cx)) {
+            return Poll::Ready(Some(Err(Ended::Failed(error))));
+        }
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let activity = &connection.client.activity;
+        let passed = connection.wire.with_plain(|stream| body.poll_pass(stream, cx)).unwrap_or(Poll::Ready(None));
+        activity.blocked.set(passed.is_pending() && body.is_in_pipe());
+        Poll::Ready(match ready!(passed) {
+            None => None,
+            Some(Err(PassError::Upstream(_))) => Some(Err(Ended::Cut)),
+            Some(Err(PassError::Client(error))) => Some(Err(Ended::Failed(error))),
+            Some(Ok(bytes)) => {
+                activity.written.set(true);
+                self.left = self.left.saturating_sub(bytes as u64);
+                if body.is_end_stream() {
+                    self.body = None;
+                }
+                Some(Ok(()))
+            }
+        })
     }
 
     /// Lays out the next piece. The error: there will be no further one, though there should be.

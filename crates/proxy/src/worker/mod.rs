@@ -30,7 +30,7 @@ use crate::config::{GatewayConfig, Listen};
 use crate::counters::{Counters, WorkerCounters};
 use crate::current::Current;
 use crate::gateway::OnRequestEnd;
-use crate::h1::{Pool, Scratch};
+use crate::h1::{Pipes, Pool, Scratch};
 use crate::health::Checkers;
 use crate::request::Rooms;
 use crate::resolve::Resolver;
@@ -89,6 +89,7 @@ pub(crate) struct Worker {
     pub(crate) node: Arc<Node>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) pool: Pool,
+    pub(crate) pipes: Pipes,
     pub(crate) balancers: Balancers,
     pub(crate) overlays: Overlays,
     pub(crate) spare: Spare,
@@ -139,6 +140,7 @@ impl Worker {
         Rc::new(Self {
             counters: node.counters.worker(index),
             pool: Pool::new(node.config.idle_connections),
+            pipes: Pipes::new(node.config.pipes),
             balancers: Balancers::default(),
             overlays: Overlays::default(),
             spare: Spare::default(),

@@ -72,6 +72,14 @@ impl Wire {
         out.poll_send(&mut *self.transport.borrow_mut(), cx, &scratch.text)
     }
 
+    /// Does something with the connection itself; `None` if TLS lies over it.
+    pub(super) fn with_plain<T>(&self, act: impl FnOnce(&TcpStream) -> T) -> Option<T> {
+        match &*self.transport.borrow() {
+            Transport::Tcp(stream) => Some(act(stream)),
+            Transport::Tls(_) => None,
+        }
+    }
+
     /// Whether something that the client has sent waits to be read.
     pub(super) fn is_readable(&self) -> bool {
         self.inbound().is_ahead() || is_readable(self.transport.borrow().tcp())

@@ -88,6 +88,83 @@ fn answer_bodies_arrive_whole() {
     }
 }
 
+/// Bytes that show it if any are lost, doubled or swapped.
+fn pattern(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at / 251 + at % 251) as u8).collect()
+}
+
+#[test]
+fn large_answers_arrive_whole_however_slowly_they_are_read() {
+    const SIZE: usize = 12_000_000;
+    let upstream = Scripted::new(|stream, _| {
+        while read_head(stream).is_some() {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").unwrap();
+            for piece in pattern(SIZE).chunks(70_001) {
+                stream.write_all(piece).unwrap();
+            }
+        }
+    });
+    // With no pipe all are copied, with one the second and third are; the last case has one for each.
+    for pipes in [0, 1, 8] {
+        let bed = Bed::with(route_to(&[upstream.addr], json!({})), |settings| settings.limits.pipes = pipes);
+        bed.run(async {
+            let mut clients = Vec::new();
+            for _ in 0..3 {
+                let mut client = Raw::connect(bed.http).await.unwrap();
+                client.send("GET /large/1 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+                assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200"));
+                clients.push(client);
+            }
+            assert_eq!(bed.totals().in_flight, 3, "nobody has read an answer");
+            for client in &mut clients {
+                assert!(client.read_exact(SIZE).await.unwrap() == pattern(SIZE), "{pipes} pipes");
+                client.send("GET /large/2 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+                client.read_head().await.unwrap();
+                assert!(client.read_exact(SIZE).await.unwrap() == pattern(SIZE), "{pipes} pipes, once more");
+            }
+        });
+        let lines = bed.lines(6);
+        assert!(lines.iter().all(|line| line.body_bytes == SIZE as u64 && !line.client_gone), "{pipes} pipes");
+    }
+}
+
+#[test]
+fn a_large_answer_that_breaks_off_never_passes_for_whole() {
+    let upstream = Scripted::new(|stream, _| {
+        read_head(stream).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").unwrap();
+        stream.write_all(&pattern(500_000)).unwrap();
+    });
+    let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("GET /large/1 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        assert!(client.read_head().await.unwrap().contains("1000000"));
+        assert!(client.read_to_end().await.unwrap() == pattern(500_000));
+    });
+    let line = &bed.lines(1)[0];
+    assert_eq!((line.body_bytes, line.client_gone), (500_000, false));
+}
+
+#[test]
+fn an_upstream_that_stalls_in_a_large_answer_is_given_up() {
+    let upstream = Scripted::new(|stream, _| {
+        read_head(stream).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").unwrap();
+        stream.write_all(&pattern(500_000)).unwrap();
+        // Until the gateway has had enough.
+        read_head(stream);
+    });
+    let timeouts = json!({ "timeout": { "connect": 1, "send": 1, "read": 0.3 } });
+    let bed = Bed::new(route_to(&[upstream.addr], timeouts));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("GET /large/1 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        client.read_head().await.unwrap();
+        assert!(client.read_to_end().await.unwrap() == pattern(500_000));
+    });
+}
+
 #[test]
 fn answers_without_a_body_leave_the_connection_usable() {
     for (answer, method, status) in [

@@ -92,6 +92,10 @@ pub struct Limits {
     pub upstream_header_count: u32,
     /// Request body that is kept so that the request can be sent again to another upstream node; a larger one is not retried.
     pub retry_body: Size,
+    /// Pipes of a worker, through which large answers pass from plain upstream connections to plain HTTP/1 clients without being
+    /// copied; each takes two file descriptors while it exists. A worker keeps those that it has made. `0` copies all answers.
+    #[schemars(extend("x-unit" = "pipes"))]
+    pub pipes: u32,
     /// Points on the ring of a consistent hash, for each worker and upstream; a node has 160 for each unit of its weight.
     /// Weights that ask for more get fewer points, in proportion: then shares are less exact, and keys fall elsewhere.
     #[schemars(range(min = 10_000, max = 100_000_000), extend("x-unit" = "points"))]
@@ -306,6 +310,7 @@ impl Default for Limits {
             upstream_header_bytes: Size::kib(64),
             upstream_header_count: 200,
             retry_body: Size::kib(64),
+            pipes: 128,
             hash_ring_points: 1_048_576,
             http2_streams: 128,
             http2_pending_resets: 20,
