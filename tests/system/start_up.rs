@@ -1,8 +1,10 @@
 //! What keeps the process from starting, and what it says.
 
+use milecastle_testkit::process::binary;
 use milecastle_testkit::{Process, TempDir};
 use milecastle_tests::Up;
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const END: Duration = Duration::from_secs(20);
@@ -30,6 +32,23 @@ fn a_port_in_use_is_named_with_the_key_that_changes_it() {
     assert!(said.contains(&format!("127.0.0.1:{port} is in use")), "{said}");
     assert!(said.contains("gateway.apisix.status.port"), "{said}");
     assert!(!data.exists(), "nothing is made before the ports are known to be free");
+}
+
+#[test]
+fn a_terminal_reads_what_a_file_does() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port().to_string();
+    let dir = TempDir::new();
+    let up = format!("'{}' up --no-demo --data '{}'", binary().display(), dir.path().join("data").display());
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &up, "/dev/null"]).stdin(Stdio::null());
+    terminal.env("MILECASTLE__GATEWAY__APISIX__STATUS__IP", "127.0.0.1");
+    terminal.env("MILECASTLE__GATEWAY__APISIX__STATUS__PORT", port);
+    let output = terminal.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    // The log has begun by then: neither colours nor what its library has to say of them.
+    assert!(output.status.code() == Some(1) && said.contains("is in use"), "{said}");
+    assert!(said.starts_with("milecastle: cannot listen") && !said.contains('\u{1b}'), "{said}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The log subscriber of every role.
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -79,7 +79,8 @@ pub fn check_filter(filter: &str) -> Result<(), FilterError> {
 }
 
 /// Sets the process's log subscriber: events go to standard error in `format`, filtered by `MILECASTLE_LOG` or, where that
-/// is unset, by `filter`. Time stamps are UTC with microseconds. Colours appear only on a terminal.
+/// is unset, by `filter`. Time stamps are UTC with microseconds. There are no colours: the subscriber is built without them, and
+/// says so in each process that asks for them.
 pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
     let (text, origin) = match std::env::var(FILTER_VARIABLE) {
         Ok(v) if !v.is_empty() => (v, FILTER_VARIABLE),
@@ -90,7 +91,7 @@ pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(&text).map_err(|error| fault(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(BoxMakeWriter::new(io::stderr));
     let set = match format {
-        Format::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
+        Format::Text => builder.with_ansi(false).try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
     set.map_err(|_| LogError::Twice)
