@@ -99,8 +99,14 @@ async fn a_wait_ends_with_what_the_nodes_say() {
     dashboard.ready().await;
     dp_manager.ready().await;
     let run = |args: &[&str]| cluster.operator(&dashboard, args);
-    let nobody = run(&["config", "wait"]);
-    assert_eq!((nobody.code, nobody.text.as_str()), (0, "revision 0: applied 0/0"));
+    // Nobody has it: whoever waits for an answer of nodes must not take that for one.
+    let nobody = run(&["config", "wait", "--within", "300ms"]);
+    assert_eq!(nobody.code, 5, "{}", nobody.text);
+    assert!(
+        nobody.text.starts_with("revision 0: applied 0/0\nno node of group `default` is connected"),
+        "{}",
+        nobody.text
+    );
     cluster.token(&dashboard);
     let gateways = [cluster.gateway("g1", &[address]), cluster.gateway("g2", &[address])];
     for gateway in &gateways {
@@ -134,6 +140,27 @@ async fn a_wait_ends_with_what_the_nodes_say() {
     eventually("it does not count any more", async || run(&["config", "wait"]).text == "revision 3: applied 1/1").await;
     assert_eq!(dashboard.call("PUT", "/apisix/admin/routes/4?wait=soon", Some(&route)).await.status, 400);
     tokio::task::spawn_blocking(move || (other.stop(), dp_manager.stop(), dashboard.stop())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dashboard_that_starts_leaves_the_answer_to_the_next() {
+    let (mut cluster, control) = cluster().await;
+    cluster.for_control = vec![("MILECASTLE__DATABASE__DSN", "postgres://nobody@127.0.0.1:1/nothing")];
+    let mut starting = cluster.dashboard("starting");
+    starting.process.announce("waiting for the database");
+    let both = format!("http://{},http://{}", starting.http, control.http);
+    let run = |args: &[&str], servers: &str| cluster.operator(&control, &[args, &["--server", servers]].concat());
+    // A write too: one that starts has done nothing of it.
+    let made = run(&["group", "create", "edge"], &both);
+    assert_eq!(made.code, 0, "{}", made.text);
+    assert!(run(&["group", "list"], &both).text.contains("edge"));
+    let only = run(&["group", "list"], &format!("http://{}", starting.http));
+    assert!(only.code == 1 && only.text.contains("the control plane is starting"), "{}", only.text);
+    let nobody = milecastle_tests::free();
+    let neither = run(&["group", "list"], &format!("http://{nobody},http://{}", starting.http));
+    assert!(neither.code == 1 && neither.text.contains(&nobody.to_string()), "{}", neither.text);
+    assert!(neither.text.contains("the control plane is starting"), "{}", neither.text);
+    tokio::task::spawn_blocking(move || (starting.stop(), control.stop())).await.unwrap();
 }
 
 #[tokio::test]

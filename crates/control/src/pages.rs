@@ -43,7 +43,8 @@ pub(crate) struct Site {
 /// Answers with the router in `then` once there is one; until then it answers probes, and 503 to all else.
 pub(crate) fn until(then: Arc<OnceLock<Router>>, readiness: &Readiness) -> Router {
     let starting = health::routes(readiness).fallback(|| async {
-        let body = json!({ "error_msg": "the control plane is starting: /readyz says what it waits for" });
+        let body =
+            json!({ "code": "starting", "error_msg": "the control plane is starting: /readyz says what it waits for" });
         let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "1")];
         (StatusCode::SERVICE_UNAVAILABLE, headers, format!("{body}\n"))
     });

@@ -3,7 +3,7 @@
 use super::cli::{Config, ConfigCommand};
 use super::commands::encode;
 use super::http::Client;
-use super::view::{Table, ago, items, show, text};
+use super::view::{Table, ago, items, show, tell, text};
 use super::{Ended, client};
 use milecastle_settings::Time;
 use serde_json::{Map, Value, json};
@@ -29,6 +29,9 @@ const NAMED: usize = 3;
 
 /// How long one request of a wait may take; the server may allow less.
 const ROUND: Duration = Duration::from_secs(10);
+
+/// How often to look for a node while none is connected.
+const LOOK: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
     let Config { command, group, server } = command;
@@ -88,6 +91,9 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
             show(output, &receipt, |receipt| {
                 format!("revision {}: {}", text(receipt, "revision"), text(receipt, "receipt"))
             })?;
+            if count(&receipt, "total") == 0 {
+                tell(&format!("no node of group `{group}` is connected: nobody has it (milecastle nodes -g {group})"))?;
+            }
             return Ok(ended);
         }
     }
@@ -109,6 +115,7 @@ fn changes(revision: &Value) -> String {
 }
 
 /// Asks again and again, since a server allows no more than so long a wait, until all nodes have answered or the time is over.
+/// As long as no node is connected, nobody has answered.
 async fn wait(client: &Client, group: &str, revision: Option<u64>, within: Time) -> anyhow::Result<(Ended, Value)> {
     let end = Instant::now() + within.get();
     let mut revision = revision.map_or_else(|| "head".to_owned(), |revision| revision.to_string());
@@ -117,17 +124,25 @@ async fn wait(client: &Client, group: &str, revision: Option<u64>, within: Time)
         let round = left.min(ROUND).as_millis();
         let path = format!("/api/gateway_groups/{}/revisions/{revision}/receipt?wait={round}ms", encode(group));
         let receipt = client.get(&path).await?;
-        let count = |member: &str| receipt.get(member).and_then(Value::as_u64).unwrap_or_default();
-        if receipt.get("settled").and_then(Value::as_bool).unwrap_or_default() {
-            let ended = if count("rejected") > 0 { Ended::Rejected } else { Ended::Done };
+        let nobody = count(&receipt, "total") == 0;
+        if !nobody && receipt.get("settled").and_then(Value::as_bool).unwrap_or_default() {
+            let ended = if count(&receipt, "rejected") > 0 { Ended::Rejected } else { Ended::Done };
             return Ok((ended, receipt));
         }
         if left.is_zero() {
             return Ok((Ended::Late, receipt));
         }
+        if nobody {
+            // Where there is nobody to wait for, the server answers at once.
+            tokio::time::sleep(left.min(LOOK)).await;
+        }
         // What was the head at first is what is waited for.
         revision = text(&receipt, "revision");
     }
+}
+
+fn count(receipt: &Value, member: &str) -> u64 {
+    receipt.get(member).and_then(Value::as_u64).unwrap_or_default()
 }
 
 fn admin(group: &str, collection: &str, id: Option<&str>) -> String {

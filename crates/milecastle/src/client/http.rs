@@ -20,7 +20,10 @@ const LARGEST: usize = 256 << 20;
 /// How long connecting to one server may take before the next one is tried.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Speaks to the first of several dashboards that can be reached.
+/// What a dashboard says that has yet to start: it did nothing of what was asked.
+const STARTING: &str = "starting";
+
+/// Speaks to the first of several dashboards that can be reached and can answer.
 pub(super) struct Client {
     servers: Vec<Uri>,
     key: Option<HeaderValue>,
@@ -65,52 +68,81 @@ impl Client {
     /// # Errors
     /// [`Refused`] with what the server says; no server that can be reached.
     pub(super) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let exchange = async {
-            let (server, stream) = self.connect().await?;
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            // How the connection ends is told by the request on it.
-            tokio::spawn(async move { drop(connection.await) });
-            let answer = sender.send_request(self.request(&server, method, path, body)?).await?;
-            read(answer).await.with_context(|| format!("{server} broke off its answer"))
-        };
-        let (status, text) = tokio::time::timeout(self.timeout, Box::pin(exchange))
+        let answer = self.first_answer(&method, path, body.as_ref());
+        tokio::time::timeout(self.timeout, Box::pin(answer))
             .await
-            .with_context(|| format!("no answer within {} s (--timeout)", self.timeout.as_secs()))??;
-        let body: Value = serde_json::from_slice(&text).unwrap_or_default();
-        if (200..300).contains(&status) {
-            return Ok(body);
+            .with_context(|| format!("no answer within {} s (--timeout)", self.timeout.as_secs()))?
+    }
+
+    /// Asks one server after the other, until one answers. One that is not ready has the next one asked, if that cannot do
+    /// twice what is asked.
+    async fn first_answer(&self, method: &Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        let mut failures = Vec::new();
+        let mut unready = None;
+        for server in &self.servers {
+            let stream = match tokio::time::timeout(CONNECT, self.open(server)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    failures.push(format!("{server}: {error:#}"));
+                    continue;
+                }
+                Err(_) => {
+                    failures.push(format!("{server}: no answer within {} s", CONNECT.as_secs()));
+                    continue;
+                }
+            };
+            let (status, text) = self.exchange(server, stream, (method, path, body)).await?;
+            let answer: Value = serde_json::from_slice(&text).unwrap_or_default();
+            if (200..300).contains(&status) {
+                return Ok(answer);
+            }
+            let message = reason(status, &answer, &text);
+            let undone = *method == Method::GET || answer.get("code").and_then(Value::as_str) == Some(STARTING);
+            if status != 503 || !undone {
+                bail!(Refused { status, message });
+            }
+            failures.push(format!("{server}: {message}"));
+            unready = Some(message);
         }
-        bail!(Refused { status, message: reason(status, &body, &text) })
+        match unready {
+            Some(message) if failures.len() == 1 => bail!(Refused { status: 503, message }),
+            Some(_) => {
+                let message = format!("no dashboard is ready:\n  {}", failures.join("\n  "));
+                bail!(Refused { status: 503, message })
+            }
+            None => bail!("no dashboard can be reached (--server, MILECASTLE_SERVER):\n  {}", failures.join("\n  ")),
+        }
+    }
+
+    /// Sends a request on `stream` and reads its answer: status and body.
+    async fn exchange(
+        &self,
+        server: &Uri,
+        stream: Box<dyn Stream>,
+        (method, path, body): (&Method, &str, Option<&Value>),
+    ) -> anyhow::Result<(u16, Bytes)> {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // How the connection ends is told by the request on it.
+        tokio::spawn(async move { drop(connection.await) });
+        let answer = sender.send_request(self.request(server, method, path, body)?).await?;
+        read(answer).await.with_context(|| format!("{server} broke off its answer"))
     }
 
     fn request(
         &self,
         server: &Uri,
-        method: Method,
+        method: &Method,
         path: &str,
-        body: Option<Value>,
+        body: Option<&Value>,
     ) -> anyhow::Result<Request<Full<Bytes>>> {
         let host = server.authority().context("a server has an address")?.as_str();
-        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let body = body.map(Value::to_string).unwrap_or_default();
         let mut request = Request::builder().method(method).uri(path).header(HOST, host);
         request = request.header(CONTENT_TYPE, "application/json");
         if let Some(key) = &self.key {
             request = request.header("x-api-key", key);
         }
         Ok(request.body(Full::from(body))?)
-    }
-
-    /// The first server that can be reached.
-    async fn connect(&self) -> anyhow::Result<(Uri, Box<dyn Stream>)> {
-        let mut failures = Vec::new();
-        for server in &self.servers {
-            match tokio::time::timeout(CONNECT, self.open(server)).await {
-                Ok(Ok(stream)) => return Ok((server.clone(), stream)),
-                Ok(Err(error)) => failures.push(format!("{server}: {error:#}")),
-                Err(_) => failures.push(format!("{server}: no answer within {} s", CONNECT.as_secs())),
-            }
-        }
-        bail!("no dashboard can be reached (--server, MILECASTLE_SERVER):\n  {}", failures.join("\n  "))
     }
 
     async fn open(&self, server: &Uri) -> anyhow::Result<Box<dyn Stream>> {
