@@ -45,8 +45,40 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // Nothing is left to do if even standard error is closed.
-            let _told = writeln!(std::io::stderr(), "milecastle: {error:#}");
+            let _told = writeln!(std::io::stderr(), "milecastle: {}", told(&error));
             client::exit_code(&error)
         }
+    }
+}
+
+/// An error with its causes, each of them once: some say their cause themselves.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = std::fs::read("/nowhere/file").map_err(anyhow::Error::from).unwrap_err();
+        assert_eq!(told(&error), error.to_string());
+        let outer = error.context("cannot read it");
+        assert_eq!(told(&outer), format!("{outer:#}"));
+        let missing = milecastle_settings::load::<milecastle_settings::ControlFile>(
+            Some("/nowhere/control.yaml".as_ref()),
+            &config::known(),
+        );
+        let text = told(&missing.unwrap_err().into());
+        assert_eq!(text.matches("No such file").count(), 1, "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use super::cli::Output;
 use anyhow::Context;
 use serde_json::Value;
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A table in the making.
@@ -47,10 +47,16 @@ pub(super) fn show(output: Output, answer: &Value, text: impl FnOnce(&Value) -> 
     })
 }
 
-/// Writes to standard output.
+/// Writes to standard output. Whoever reads it may stop before the end, as `head` does.
 pub(crate) fn say(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
+    write_to(&mut std::io::stdout().lock(), text).context("cannot write to standard output")
+}
+
+fn write_to(out: &mut impl Write, text: &str) -> io::Result<()> {
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
 }
 
 /// Says something to people beside the answer, on standard error.
@@ -103,6 +109,15 @@ mod tests {
         table.row(["1".to_owned(), "é".to_owned()]);
         table.row(["long".to_owned(), String::new()]);
         assert_eq!(table.text(), "ID    NAME\n1     é\nlong  -");
+    }
+
+    #[test]
+    fn a_reader_that_stops_is_no_failure() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        drop(reader);
+        write_to(&mut writer, "nobody reads this").unwrap();
+        let mut full: &mut [u8] = &mut [0; 4];
+        assert_eq!(write_to(&mut full, "too long").unwrap_err().kind(), io::ErrorKind::WriteZero);
     }
 
     #[test]
