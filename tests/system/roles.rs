@@ -72,6 +72,26 @@ async fn roles_start_in_any_order_and_wait_for_what_they_need() {
 }
 
 #[tokio::test]
+async fn a_replica_that_was_killed_is_listed_once_when_it_is_back() {
+    let cluster = Cluster::new();
+    let (mut one, two) = (cluster.control("one"), cluster.control("two"));
+    one.ready().await;
+    two.ready().await;
+    let listed = async |at: &Replica| {
+        let members = at.get("/api/members").await.json().unwrap();
+        let member =
+            |member: &Value| format!("{} {}", member["name"].as_str().unwrap(), member["state"].as_str().unwrap());
+        members["list"].as_array().unwrap().iter().map(member).collect::<Vec<_>>()
+    };
+    one.process.kill();
+    eventually("it is missed", async || listed(&two).await == ["one lost", "two alive"]).await;
+    let one = cluster.control("one");
+    one.ready().await;
+    eventually("it has its place again", async || listed(&two).await == ["one alive", "two alive"]).await;
+    tokio::task::spawn_blocking(move || (one.stop(), two.stop())).await.unwrap();
+}
+
+#[tokio::test]
 async fn first_starts_at_once_make_everything_once() {
     for _ in 0..if full() { 10 } else { 1 } {
         let cluster = Cluster::new();

@@ -4,21 +4,27 @@ use std::collections::BTreeMap;
 
 use axum::extract::State as Shared;
 use http::StatusCode;
+use milecastle_store::Member;
 use serde_json::{Value, json};
 
 use super::{Outcome, Site, json};
 use crate::members::LEADER;
 
-/// `GET /api/members`: those that fell silent included, until they are forgotten; and names in maintenance of which no
-/// process runs.
+/// `GET /api/members`: those that fell silent included, until they are forgotten or others have taken their place; and names in
+/// maintenance of which no process runs.
 pub(super) async fn list(Shared(api): Site) -> Outcome {
     let leader = api.store().lease_get(LEADER).await?.filter(|lease| !lease.left.is_zero());
     let members = api.store().member_list().await?;
     let mut maintained: BTreeMap<_, _> = api.store().member_maintenance_list().await?.into_iter().collect();
+    let lost = |member: &Member| member.silence > api.nodes.lost_after();
+    let replaced = |gone: &Member| {
+        let same = |member: &Member| member.told.host == gone.told.host && member.told.roles == gone.told.roles;
+        lost(gone) && members.iter().any(|member| same(member) && !lost(member))
+    };
     let mut shown: Vec<Value> = Vec::new();
-    for member in &members {
+    for member in members.iter().filter(|member| !replaced(member)) {
         let leads = leader.as_ref().is_some_and(|lease| lease.holder == member.told.id);
-        let state = if member.silence > api.nodes.lost_after() { "lost" } else { "alive" };
+        let state = if lost(member) { "lost" } else { "alive" };
         shown.push(json!({
             "id": member.told.id,
             "name": member.told.host,
