@@ -224,9 +224,12 @@ impl Live {
 
     /// What the store should hear now, by group. Whoever takes it and fails gives it back by [`Live::keep`].
     pub(super) fn take_news(&self, member: &str) -> Vec<(String, String, NodeReport)> {
+        let mut groups = self.lock();
         let mut reports = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        // Of one that left and is back the store hears that it is back: of two reports in one statement either might stay.
+        reports.retain(|(group, node, _)| groups.get(&**group).is_none_or(|nodes| !nodes.contains_key(node)));
         reports.iter_mut().for_each(|(_, _, report)| report.member = member.to_owned());
-        for (group, nodes) in &mut *self.lock() {
+        for (group, nodes) in &mut *groups {
             for (node, entry) in nodes {
                 let quiet = entry.told.is_some_and(|told| told.elapsed() < SIGN_OF_LIFE);
                 if entry.news || !quiet {
@@ -410,7 +413,28 @@ pub(in crate::dpm) fn clip(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Nodes;
     use super::*;
+    use milecastle_settings::Members;
+    use milecastle_store::{DEFAULT_GROUP, KeySource};
+
+    #[tokio::test]
+    async fn of_a_node_that_is_back_the_store_hears_that_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let dsn = format!("sqlite:{}/store.db", home.path().display());
+        let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
+        let nodes = Nodes::new(store, "m1", &Members::default());
+        let (group, address) = (Arc::from(DEFAULT_GROUP), SocketAddr::from(([127, 0, 0, 1], 1)));
+        let enter = |id: &str| nodes.enter(&group, id, address, pb::NodeFacts::default(), None).0;
+        // As a node does that is refused for its certificate, and has joined a moment later; the other one stays away.
+        drop(enter("n1"));
+        drop(enter("n2"));
+        let _back = enter("n1");
+        let news = nodes.live.take_news("m1");
+        let mut told: Vec<_> = news.iter().map(|(_, id, report)| (id.as_str(), report.connected)).collect();
+        told.sort_unstable();
+        assert_eq!(told, [("n1", true), ("n2", false)]);
+    }
 
     #[test]
     fn long_texts_end_at_a_character() {
