@@ -97,12 +97,13 @@ pub(super) async fn revoke(
     Path((group, node)): Path<(String, String)>,
 ) -> Outcome {
     if !api.store().node_revoke(&group, &node).await? {
-        return Err(missing(&group, &node));
+        let message = format!("group `{group}` has no node `{node}` that is not revoked yet");
+        return Err(Failure::missing("no_such_node", message));
     }
     tracing::info!(group, node, by = who.name, "node revoked");
     Ok(done())
 }
 
 pub(super) fn missing(group: &str, node: &str) -> Failure {
-    Failure::missing("no_such_node", format!("group `{group}` has no node `{node}`, or it is revoked already"))
+    Failure::missing("no_such_node", format!("group `{group}` has no node `{node}`"))
 }
