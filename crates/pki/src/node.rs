@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 
 use crate::identity::parse;
-use crate::tls::{client_config, client_verifier};
+use crate::tls::{advice, client_config, client_verifier};
 use crate::{Fingerprint, IdentityError, NodeCertificate, PkiError};
 
 /// Key, certificate and CA stand in one file, so that a crash never leaves parts of two identities.
@@ -61,7 +61,7 @@ pub enum NodeKeysError {
     #[error("the certificate is not for this node's key")]
     OtherKey,
     /// The certificate is not valid now, or not signed by the CA.
-    #[error("the certificate does not hold: {0}")]
+    #[error("the certificate does not hold: {0}{advice}", advice = advice(.0))]
     Certificate(#[from] rustls::Error),
     /// The certificate names no node.
     #[error(transparent)]
@@ -385,7 +385,11 @@ mod tests {
         assert!(accept(&ca, request(), &ca, Duration::ZERO).is_ok());
         assert!(matches!(accept(&other, request(), &other, Duration::ZERO), Err(NodeKeysError::OtherCa { .. })));
         assert!(matches!(accept(&other, request(), &ca, Duration::ZERO), Err(NodeKeysError::Certificate(_))));
-        assert!(matches!(accept(&ca, request(), &ca, HOUR * 2), Err(NodeKeysError::Certificate(_))));
+        let late = accept(&ca, request(), &ca, HOUR * 2).unwrap_err();
+        assert!(
+            matches!(late, NodeKeysError::Certificate(_)) && late.to_string().contains("is the clock right"),
+            "{late}"
+        );
 
         let issued = ca.sign_node(request().csr(), &identity, now(), HOUR).unwrap();
         let answer = request().accept(&issued.chain, ca.certificate(), &pin, now());

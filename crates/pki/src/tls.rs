@@ -11,7 +11,8 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -22,6 +23,20 @@ const ALPN: &[u8] = b"h2";
 
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
+}
+
+/// What an operator may look at who reads of this error; empty where nothing is known. To be put behind its text.
+pub(crate) fn advice(error: &rustls::Error) -> &'static str {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    match error {
+        rustls::Error::InvalidCertificate(
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
+        ) => "; is the clock right, on this host and on the control plane's?",
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "; no TLS is spoken there: is it the port of a DP manager (17900)?"
+        }
+        _ => "",
+    }
 }
 
 fn roots(ca: &CertificateDer<'_>) -> Result<Arc<RootCertStore>, rustls::Error> {

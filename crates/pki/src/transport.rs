@@ -26,6 +26,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::tls::advice;
 use crate::{CLUSTER_NAME, NodeCertificate};
 
 /// A handshake that takes longer is given up.
@@ -284,19 +285,16 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel
         while let Some(inner) = innermost.source() {
             innermost = inner;
         }
-        if is_unknown_issuer(innermost) {
+        let of_tls = of_tls(innermost);
+        if let Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) = of_tls {
             return ConnectError::OtherCluster { address: address.to_owned() };
         }
-        ConnectError::Connect { address: address.to_owned(), reason: innermost.to_string(), source }
+        let reason = format!("{innermost}{}", of_tls.map(advice).unwrap_or_default());
+        ConnectError::Connect { address: address.to_owned(), reason, source }
     })
 }
 
-/// Whether TLS failed because no trusted CA signed the certificate. Such an error comes inside of one of I/O.
-fn is_unknown_issuer(error: &(dyn std::error::Error + 'static)) -> bool {
-    use rustls::{CertificateError, Error};
-    let error = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    matches!(
-        error.and_then(|error| error.downcast_ref()),
-        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    )
+/// The error of TLS that one of I/O may hold.
+fn of_tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    error.downcast_ref::<io::Error>().and_then(io::Error::get_ref)?.downcast_ref()
 }

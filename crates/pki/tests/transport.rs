@@ -17,6 +17,7 @@ use milecastle_wire::pb::config_client::ConfigClient;
 use milecastle_wire::pb::config_server::{Config, ConfigServer};
 use milecastle_wire::pb::join_client::JoinClient;
 use milecastle_wire::pb::join_server::{Join, JoinServer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -280,6 +281,21 @@ async fn shutting_down_closes_the_port() {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), closed).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_without_tls_is_told_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        // Open until the other side has read it and gone.
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    });
+    let config = Arc::new(join_client_config(Fingerprint::of(b"")).unwrap());
+    let error = connect(&address, config).await.unwrap_err().to_string();
+    assert!(error.contains(&address) && error.contains("is it the port of a DP manager"), "{error}");
 }
 
 #[tokio::test]
