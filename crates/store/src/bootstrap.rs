@@ -90,6 +90,10 @@ async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
     migrator.dangerous_set_table_name("schema_migration");
     // Whoever is here has the bootstrap lock.
     migrator.set_locking(false);
+    if postgres {
+        // The migrator makes its table unless it is there, and PostgreSQL tells so at each start.
+        tx.run("SET LOCAL client_min_messages = warning", &[]).await?;
+    }
     let done = match tx {
         Tx::Pg(tx) => migrator.run_direct(None, &mut **tx, false).await,
         Tx::Lite(tx, _) => migrator.run_direct(None, &mut **tx, false).await,

@@ -244,6 +244,11 @@ impl From<sqlx::Error> for StoreError {
             E::Database(e) if e.code().is_some_and(|code| is_passing(&code)) => StoreError::Unavailable(Box::new(e)),
             E::Database(_) | E::Encode(_) => StoreError::Database(Box::new(error)),
             E::Decode(_) | E::ColumnDecode { .. } => StoreError::corrupt(error.to_string()),
+            // The pool does not say why: whether the server is away, or too slow for all that is asked of it.
+            E::PoolTimedOut => StoreError::Unavailable(
+                "it gives no connection within database.acquire_timeout; is it running, reachable and not overloaded?"
+                    .into(),
+            ),
             other => StoreError::Unavailable(Box::new(other)),
         }
     }
