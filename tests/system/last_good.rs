@@ -95,10 +95,16 @@ async fn a_killed_gateway_serves_without_any_control_plane() {
         let log = gateway.process.log();
         assert!(log.iter().any(|line| line.contains("starting with the last good configuration")), "{log:?}");
         assert!(!log.iter().any(|line| line.contains("traffic waits")), "{log:?}");
+        gateway.process.wait_for_line("what it begins with", END, |line| {
+            (line.contains("ready") && line.contains("revision=12")).then_some(())
+        });
     }
-    // When it is back, the node is a node like any other.
+    // When it is back, the node is a node like any other, and does not end its log with what was missing.
     bed.control_starts().await;
     eventually("the node is back", async || bed.node().await["state"] == "healthy").await;
+    gateway
+        .process
+        .wait_for_line("that it is back", END, |line| line.contains("configuration stream open").then_some(()));
     bed.route("12").await;
     gateway.answers("/12", 200).await;
     tokio::task::spawn_blocking(move || gateway.stop()).await.unwrap();

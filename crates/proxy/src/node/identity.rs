@@ -6,6 +6,7 @@ use milecastle_pki::{GroupToken, KeyRequest, NodeKeys, NodeKeysError, PkiError, 
 use milecastle_settings::{ControlPlane, SecretError};
 use milecastle_wire::{MAX_MESSAGE_BYTES, pb};
 use pb::join_client::JoinClient;
+use std::error::Error;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,8 +38,19 @@ pub enum IdentityError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The DP manager said no.
-    #[error("the DP manager refuses: {}", .0.message())]
+    #[error("{}", refusal(.0))]
     Refused(#[from] Box<tonic::Status>),
+}
+
+/// What a call ended with: the DP manager's own words, or why the connection broke before there were any.
+fn refusal(status: &tonic::Status) -> String {
+    let Some(mut cause) = status.source() else {
+        return format!("the DP manager refuses: {}", status.message());
+    };
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    format!("the connection to the DP manager broke: {cause}")
 }
 
 /// The node's key and certificate, on disk and in memory.
@@ -120,8 +132,9 @@ impl Identity {
         let asked =
             pb::JoinRequest { token: token.expose(), csr: request.csr().to_vec().into(), node_id, facts: Some(facts) };
         let answer = join_client(channel).join(asked).await.map_err(Box::new)?.into_inner();
+        let keys = self.accept(request, &answer, &token.ca())?;
         tracing::info!(node_id = answer.node_id, group = answer.group, "joined");
-        self.accept(request, &answer, &token.ca())
+        Ok(keys)
     }
 
     /// Trades the certificate for a fresh one, over the connection that the present one opened.

@@ -297,11 +297,11 @@ impl Member {
         }
     }
 
-    /// Puts what was built in force and shows it.
+    /// Puts what was built in force and shows it, in one: whoever is woken by the one finds the other.
     fn take(&mut self, holdings: Holdings, origin: Origin) {
-        (self.publish)(holdings.snapshot().clone());
         let quarantined = holdings.rejected().len();
         self.tell(|status| {
+            (self.publish)(holdings.snapshot().clone());
             let position = holdings.position();
             status.lineage = Some(position.lineage.to_string());
             status.revision = position.revision;

@@ -92,6 +92,8 @@ async fn open<'a>(
     };
     member.settle(Alarm::Identity);
     member.settle(Alarm::Renewal);
+    // Whoever read that there is no stream shall read that there is one again.
+    tracing::info!(%endpoint, "configuration stream open");
     member.tell(|status| {
         status.connected_to = Some(endpoint.to_owned());
         status.node_id = Some(keys.certificate().identity.node_id().to_owned());
@@ -140,7 +142,11 @@ impl Member {
         };
         let text = format!("this node gets no updates: {state} ({reason})");
         if self.raise(Alarm::Identity, text.clone()) {
-            tracing::error!("{text}; traffic goes on as configured");
+            let traffic = match self.holdings {
+                Some(_) => "traffic goes on as configured",
+                None => "it has no configuration, and its traffic ports stay closed until it gets one",
+            };
+            tracing::error!("{text}; {traffic}");
         }
     }
 
@@ -168,12 +174,12 @@ impl Member {
     }
 }
 
-/// Why what a node holds stays, although the control plane has something else of the same lineage.
-fn was_set_back(held: &Position, revision: u64) -> Refusal {
+/// Why what a node of `group` holds stays, although the control plane has something else of the same lineage.
+fn was_set_back(held: &Position, revision: u64, group: &str) -> Refusal {
     let Position { lineage, revision: reached, .. } = held;
     let detail = format!(
         "the control plane stands at {revision}, this node at {reached} of the same lineage {lineage}, from before its database \
-         was set back; this node keeps what it has until an operator declares the lineage over"
+         was set back; this node keeps what it has until an operator confirms: milecastle group lineage {group} --confirm"
     );
     Refusal { fault: Fault::Backwards, detail }
 }
@@ -318,14 +324,15 @@ impl<'a> Session<'a> {
             }
             let detail = format!(
                 "the control plane's lineage is {lineage}, this node holds {own}: its database was replaced or restored; this \
-                 node keeps what it has until an operator declares lineage {own} over"
+                 node keeps what it has until an operator confirms: milecastle group lineage {} --confirm",
+                self.origin.group
             );
             return refuse(Fault::Lineage, detail);
         }
         // Once it was set back, a number proves nothing: only the very configuration that is held does.
         let same = revision == *reached && *digest == of_own.to_bytes();
         if revision < *reached || (self.member.set_back.is(own) && !same) {
-            return Err(was_set_back(held.position(), revision));
+            return Err(was_set_back(held.position(), revision, &self.origin.group));
         }
         Ok(())
     }
@@ -377,10 +384,11 @@ impl<'a> Session<'a> {
         };
         let compiler = self.member.compiler.clone();
         let set_back = self.member.set_back.is(&head.lineage);
+        let group = self.origin.group.clone();
         let build = move || {
             let next = held.after(&compiler, &delta).map_err(|refusal| match refusal.fault {
                 // It follows on what another history has under that number.
-                Fault::Digest if set_back => was_set_back(held.position(), delta.to),
+                Fault::Digest if set_back => was_set_back(held.position(), delta.to, &group),
                 _ => refusal,
             })?;
             Ok((next, Step::Delta { from: held.position().clone(), bytes: encode_delta(&delta) }))
