@@ -12,6 +12,7 @@ use crate::config::Listen;
 use socket2::{SockFilter, SockRef};
 use std::io;
 use std::rc::Rc;
+use std::sync::Once;
 use std::time::Instant;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -36,8 +37,14 @@ fn overlook_handshakes(listener: &TcpListener) -> io::Result<()> {
 /// Takes the last connections of a listener and closes it. `limits.connections` holds no longer: the queue is bounded.
 pub(super) async fn leave(worker: Rc<Worker>, listener: Rc<TcpListener>, listen: Rc<Listen>, until: Instant) {
     if let Err(error) = overlook_handshakes(&listener) {
-        // Connections may then be reset that come in while the socket is being closed.
-        tracing::warn!(%error, key = listen.key, "the system does not let a listening socket overlook new connections");
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            tracing::warn!(
+                %error,
+                "this system does not let a listening socket overlook new connections (without CAP_NET_ADMIN): those that come \
+                 in while it is being closed may be reset, so shutdown.grace should outlast what load balancers take to notice"
+            );
+        });
     }
     let last_call = async {
         loop {
