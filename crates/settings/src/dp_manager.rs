@@ -40,8 +40,8 @@ pub struct DpManagerFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Certificates {
-    /// Names and addresses by which nodes reach this replica; its server certificate bears them. `localhost`, `127.0.0.1`,
-    /// `::1` and the host's name are always in it.
+    /// Further names and addresses for this replica's server certificate. `localhost`, `127.0.0.1`, `::1` and the host's name are
+    /// always in it. Nodes need none of them: they know the cluster's authority, whatever address they reach it by.
     pub names: Vec<String>,
     /// Life of a node's certificate; the node rotates it at two thirds.
     pub node_life: Time,
