@@ -172,6 +172,10 @@ async fn servers_are_tried_in_order_and_refusals_say_what_to_do() {
     assert!(said.code == 0 && said.text.contains("default"), "{}", said.text);
     let said = cluster.operator(&control, &["group", "list", "--server", &format!("http://{nobody}")]);
     assert!(said.code == 1 && said.text.contains("no dashboard can be reached"), "{}", said.text);
+    // What is given for this once goes before what was exported for all commands.
+    let file = cluster.dir.write("old-key", "wrong\n").display().to_string();
+    let said = cluster.operator(&control, &["group", "list", "--admin-key-file", &file]);
+    assert!(said.code == 1 && said.text.contains("none of the Admin keys"), "{}", said.text);
     let said = cluster.operator(&control, &["group", "list", "--admin-key", "wrong"]);
     assert!(said.code == 1 && said.text.contains("MILECASTLE_ADMIN_KEY"), "{}", said.text);
     assert_eq!(cluster.operator(&control, &["group"]).code, 2);

@@ -12,11 +12,11 @@ pub(crate) struct Server {
     #[arg(long, env = "MILECASTLE_SERVER", value_name = "URL", value_delimiter = ',', global = true)]
     #[arg(default_value = "http://127.0.0.1:17080")]
     pub server: Vec<String>,
-    /// Admin key; others see it in the list of processes, so rather use the environment or a file
-    #[arg(long, env = "MILECASTLE_ADMIN_KEY", value_name = "KEY", hide_env_values = true, global = true)]
+    /// Admin key; others see it in the list of processes, so rather use the environment or a file [env: MILECASTLE_ADMIN_KEY]
+    #[arg(long, value_name = "KEY", global = true)]
     pub admin_key: Option<String>,
-    /// File that holds the Admin key
-    #[arg(long, env = "MILECASTLE_ADMIN_KEY_FILE", value_name = "FILE", global = true)]
+    /// File that holds the Admin key [env: MILECASTLE_ADMIN_KEY_FILE]
+    #[arg(long, value_name = "FILE", conflicts_with = "admin_key", global = true)]
     pub admin_key_file: Option<PathBuf>,
     /// Certificates to trust for https, instead of the system's (PEM)
     #[arg(long, env = "MILECASTLE_CA_CERT", value_name = "FILE", global = true)]
@@ -77,7 +77,7 @@ pub(crate) enum ConfigCommand {
     /// Wait until every connected node has a revision in force
     ///
     /// Ends with 0 when all have it, with 6 when all have answered and some did not take all of it, and with 5 when the time
-    /// is over before.
+    /// is over before, or no node was connected all the while.
     Wait {
         /// The revision; without it, the newest one
         #[arg(long, value_name = "N")]

@@ -15,6 +15,7 @@ pub(crate) use view::{Table, relative, say, tell};
 
 use anyhow::Context;
 use cli::Server;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// A command of an operator.
@@ -92,14 +93,25 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 /// The client that the options of a command describe.
 fn client(server: &Server) -> anyhow::Result<http::Client> {
-    let key = match (&server.admin_key, &server.admin_key_file) {
-        (Some(key), _) => Some(key.clone()),
-        (None, Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read the Admin key in {}", path.display()))?;
-            Some(text.trim().to_owned())
-        }
-        (None, None) => None,
+    http::Client::new(&server.server, admin_key(server)?, tls::connector(server)?, server.timeout.get())
+}
+
+/// The Admin key that the command line gives, or else the environment: a key that is given this once goes before one that was
+/// exported for all commands, and may be over by now.
+fn admin_key(server: &Server) -> anyhow::Result<Option<String>> {
+    let variable = |name| std::env::var(name).ok().filter(|text: &String| !text.is_empty());
+    let read = |path: &Path| {
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("cannot read the Admin key in {}", path.display()))?;
+        Ok(Some(text.trim().to_owned()))
     };
-    http::Client::new(&server.server, key, tls::connector(server)?, server.timeout.get())
+    match (&server.admin_key, &server.admin_key_file) {
+        (Some(key), _) => Ok(Some(key.clone())),
+        (None, Some(path)) => read(path),
+        (None, None) => match (variable("MILECASTLE_ADMIN_KEY"), variable("MILECASTLE_ADMIN_KEY_FILE")) {
+            (Some(key), _) => Ok(Some(key)),
+            (None, Some(path)) => read(Path::new(&path)),
+            (None, None) => Ok(None),
+        },
+    }
 }
