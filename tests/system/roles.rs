@@ -4,6 +4,7 @@ use milecastle_testkit::postgres::Cluster as Postgres;
 use milecastle_testkit::{Call, Echo, Target, eventually};
 use milecastle_tests::{ADMIN_KEY, Cluster, Gateway, Replica, free, full};
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
 
 fn upstream(echo: &Echo) -> Value {
     json!({ "nodes": { echo.address().to_string(): 1 } })
@@ -72,7 +73,7 @@ async fn roles_start_in_any_order_and_wait_for_what_they_need() {
 }
 
 #[tokio::test]
-async fn a_replica_that_was_killed_is_listed_once_when_it_is_back() {
+async fn a_replica_that_is_killed_again_and_again_is_listed_once() {
     let cluster = Cluster::new();
     let (mut one, two) = (cluster.control("one"), cluster.control("two"));
     one.ready().await;
@@ -85,10 +86,12 @@ async fn a_replica_that_was_killed_is_listed_once_when_it_is_back() {
     };
     one.process.kill();
     eventually("it is missed", async || listed(&two).await == ["one lost", "two alive"]).await;
-    let one = cluster.control("one");
+    let mut one = cluster.control("one");
     one.ready().await;
     eventually("it has its place again", async || listed(&two).await == ["one alive", "two alive"]).await;
-    tokio::task::spawn_blocking(move || (one.stop(), two.stop())).await.unwrap();
+    one.process.kill();
+    eventually("it is missed, and not twice", async || listed(&two).await == ["one lost", "two alive"]).await;
+    tokio::task::spawn_blocking(move || two.stop()).await.unwrap();
 }
 
 #[tokio::test]
@@ -206,6 +209,21 @@ async fn a_lost_replica_is_noticed_and_another_one_leads() {
     assert_eq!(named(&members, "name", "two"), Value::Null);
     eventually("the next one leads", async || leader(&three).await == (json!("three"), json!(3))).await;
     tokio::task::spawn_blocking(move || three.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sealing_key_that_all_can_read_is_told() {
+    let cluster = Cluster::new();
+    let key = cluster.dir.path().join("sealing-key");
+    std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut control = cluster.control("one");
+    let words = "every user of this machine can read the sealing key";
+    control.process.announce(words);
+    control
+        .process
+        .wait_for_line("who can read it", milecastle_testkit::SOON, |line| line.contains(words).then_some(()));
+    control.ready().await;
+    tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use milecastle_matching::RouterMode;
 use milecastle_plugin_api::{NoSecrets, Registry, Shared};
 use milecastle_settings::{Database, Replica, Sealing, Time};
 use milecastle_snapshot::Compiler;
-use milecastle_store::{KeySource, OpenError, SealingKey, Store, StoreError, Tuning};
+use milecastle_store::{KeySource, OpenError, SealingKey, Store, StoreError, Tuning, warn_if_open_to_others};
 use milecastle_telemetry::metrics;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -151,6 +151,9 @@ impl ControlPlane {
 
 /// The sealing key of the settings; without one, that in `file`.
 pub(crate) fn sealing_key(settings: &Sealing, file: Option<PathBuf>) -> anyhow::Result<KeySource> {
+    if let (None, Some(path)) = (&settings.key, &settings.key_file) {
+        warn_if_open_to_others(path);
+    }
     match (settings.read()?, file) {
         (Some(key), _) => Ok(KeySource::Key(SealingKey::from_text(key.reveal())?)),
         (None, Some(path)) => Ok(KeySource::File(path)),

@@ -61,7 +61,7 @@ pub use maintenance::Maintenance;
 pub use member::{Forgotten, Member, NewMember};
 pub use node::{NewNode, Node, NodeReport};
 pub use read::{Changes, Snapshot};
-pub use seal::{KeySource, SealingKey, SealingKeyError};
+pub use seal::{KeySource, SealingKey, SealingKeyError, warn_if_open_to_others};
 pub use secret::SecretBytes;
 pub use store::{DEFAULT_GROUP, Store, open, open_with};
 pub use watch::{Head, Heads, Watch};

@@ -142,7 +142,8 @@ fn make_file(path: &Path) -> io::Result<()> {
     }
 }
 
-fn warn_if_open_to_others(path: &Path) {
+/// Says in the log that every user of the machine can read the sealing key in this file, where it is so.
+pub fn warn_if_open_to_others(path: &Path) {
     let mode = fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or_default();
     if mode & 0o007 != 0 {
         tracing::warn!(path = %path.display(), "every user of this machine can read the sealing key; chmod 0600 it");

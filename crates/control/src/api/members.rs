@@ -18,8 +18,10 @@ pub(super) async fn list(Shared(api): Site) -> Outcome {
     let mut maintained: BTreeMap<_, _> = api.store().member_maintenance_list().await?.into_iter().collect();
     let lost = |member: &Member| member.silence > api.nodes.lost_after();
     let replaced = |gone: &Member| {
-        let same = |member: &Member| member.told.host == gone.told.host && member.told.roles == gone.told.roles;
-        lost(gone) && members.iter().any(|member| same(member) && !lost(member))
+        let has_its_place = |member: &Member| {
+            member.told.host == gone.told.host && gone.told.roles.iter().all(|role| member.told.roles.contains(role))
+        };
+        lost(gone) && members.iter().any(|member| member.silence < gone.silence && has_its_place(member))
     };
     let mut shown: Vec<Value> = Vec::new();
     for member in members.iter().filter(|member| !replaced(member)) {
