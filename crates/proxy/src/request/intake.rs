@@ -222,10 +222,13 @@ fn path(head: &Head, config: &GatewayConfig) -> Option<Path> {
 }
 
 /// Puts the address that a believed proxy names in place of the proxy's own (`docs/spec/routing.md` §9).
+///
+/// The header is one list over all its lines. What the proxy adds comes last, be it in a line of its own; the lines before it
+/// are what the client says.
 fn real_ip(cx: &mut RequestCx, rules: &RealIp) {
-    let Some(value) = cx.request.headers.get(&rules.header) else { return };
-    let Ok(text) = value.to_str() else { return };
-    let mut addresses = text.rsplit(',').map(|word| address(word.trim()));
+    let lines = cx.request.headers.get_all(&rules.header).iter().rev();
+    let words = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+    let mut addresses = words.map(|word| address(word.trim()));
     let mut found = None;
     while let Some(Some((ip, port))) = addresses.next() {
         found = Some((ip, port));

@@ -98,6 +98,29 @@ fn the_real_address_comes_from_believed_peers() {
 }
 
 #[test]
+fn the_real_address_is_what_the_believed_peer_adds() {
+    let echo = Echo::start();
+    let client = |recursive: &str, lines: &[&str]| {
+        let bed = Bed::with(route_to(&[echo.address()], json!({})), |file| {
+            let http = &mut file.nginx_config.http;
+            http.real_ip_header = "X-Forwarded-For".to_owned();
+            http.real_ip_from = vec!["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+            http.real_ip_recursive = serde_json::from_value(json!(recursive)).unwrap();
+        });
+        let call = lines.iter().fold(Call::get("/"), |call, line| call.header("x-forwarded-for", line));
+        received(&bed.call(call), "x-real-ip").concat()
+    };
+    assert_eq!(client("off", &["6.6.6.6, 9.8.7.6"]), "9.8.7.6");
+    // Balancers add a line of their own to what the client sent.
+    assert_eq!(client("off", &["6.6.6.6", "9.8.7.6"]), "9.8.7.6");
+    assert_eq!(client("on", &["6.6.6.6", "9.8.7.6", "10.0.0.1, 10.0.0.2"]), "9.8.7.6");
+    assert_eq!(client("on", &["6.6.6.6", "10.0.0.1"]), "6.6.6.6");
+    // Whatever stands before what is no address does not count.
+    assert_eq!(client("on", &["6.6.6.6", "unknown"]), "127.0.0.1");
+    assert_eq!(client("off", &["6.6.6.6", ""]), "127.0.0.1");
+}
+
+#[test]
 fn the_host_follows_pass_host() {
     let echo = Echo::start();
     let host = |upstream: Value| {
