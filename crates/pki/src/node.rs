@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 
 use crate::identity::parse;
-use crate::tls::{advice, client_config, client_verifier};
+use crate::tls::{client_config, client_verifier, told};
 use crate::{Fingerprint, IdentityError, NodeCertificate, PkiError};
 
 /// Key, certificate and CA stand in one file, so that a crash never leaves parts of two identities.
@@ -61,7 +61,7 @@ pub enum NodeKeysError {
     #[error("the certificate is not for this node's key")]
     OtherKey,
     /// The certificate is not valid now, or not signed by the CA.
-    #[error("the certificate does not hold: {0}{advice}", advice = advice(.0))]
+    #[error("the certificate does not hold: {}", told(.0))]
     Certificate(#[from] rustls::Error),
     /// The certificate names no node.
     #[error(transparent)]
@@ -390,6 +390,8 @@ mod tests {
             matches!(late, NodeKeysError::Certificate(_)) && late.to_string().contains("is the clock right"),
             "{late}"
         );
+        // The same words whenever it is tried, so that a log can say them once.
+        assert_eq!(accept(&ca, request(), &ca, HOUR * 3).unwrap_err().to_string(), late.to_string());
 
         let issued = ca.sign_node(request().csr(), &identity, now(), HOUR).unwrap();
         let answer = request().accept(&issued.chain, ca.certificate(), &pin, now());

@@ -25,17 +25,20 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// What an operator may look at who reads of this error; empty where nothing is known. To be put behind its text.
-pub(crate) fn advice(error: &rustls::Error) -> &'static str {
+/// An error in words for operators. They are the same at each attempt, without the moment that it was made: so a log can say
+/// each reason once.
+pub(crate) fn told(error: &rustls::Error) -> String {
     use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    const CLOCK: &str = "by this host's clock; is the clock right, here and where the control plane runs?";
     match error {
-        rustls::Error::InvalidCertificate(
-            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
-        ) => "; is the clock right, on this host and on the control plane's?",
-        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "; no TLS is spoken there: is it the port of a DP manager (17900)?"
+        rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => format!("it has expired {CLOCK}"),
+        rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
+            format!("it is not valid yet {CLOCK}")
         }
-        _ => "",
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "no TLS is spoken there; is it the port of a DP manager (17900)?".to_owned()
+        }
+        other => other.to_string(),
     }
 }
 

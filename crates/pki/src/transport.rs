@@ -26,7 +26,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use crate::tls::advice;
+use crate::tls::told;
 use crate::{CLUSTER_NAME, NodeCertificate};
 
 /// A handshake that takes longer is given up.
@@ -289,7 +289,14 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel
         if let Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) = of_tls {
             return ConnectError::OtherCluster { address: address.to_owned() };
         }
-        let reason = format!("{innermost}{}", of_tls.map(advice).unwrap_or_default());
+        let reason = match of_tls {
+            // Of whose certificate it speaks is to be said here.
+            Some(error @ rustls::Error::InvalidCertificate(_)) => {
+                format!("its certificate does not hold: {}", told(error))
+            }
+            Some(error) => told(error),
+            None => innermost.to_string(),
+        };
         ConnectError::Connect { address: address.to_owned(), reason, source }
     })
 }
