@@ -125,8 +125,7 @@ fn once(
         if moved > 0 && moved < size { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
     match tried {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock && moved == 0 => None,
-        Err(error) if moved == 0 => Some(Err(error)),
+        Err(error) if moved == 0 => (error.kind() != io::ErrorKind::WouldBlock).then_some(Err(error)),
         _ => Some(Ok(moved)),
     }
 }

@@ -153,9 +153,10 @@ pub const CREDENTIAL_IDENTIFIER: HeaderName = HeaderName::from_static("x-credent
 pub const CONSUMER_CUSTOM_ID: HeaderName = HeaderName::from_static("x-consumer-custom-id");
 
 impl RequestCx {
-    /// The context of a request whose head has just been read. `lists` are those of a request that is over, or new ones.
-    #[inline]
-    pub fn new(request: Request, client: Rc<ClientConn>, view: Rc<dyn View>, lists: Lists) -> Self {
+    /// The context of a request whose head had been read when it `started`. `lists` are those of a request that is over, or
+    /// new ones.
+    #[inline(always)]
+    pub fn new(request: Request, client: Rc<ClientConn>, view: Rc<dyn View>, lists: Lists, started: Instant) -> Self {
         let (client_ip, client_port) = (client.peer.ip().to_canonical(), client.peer.port());
         Self {
             request,
@@ -170,7 +171,7 @@ impl RequestCx {
             consumer: None,
             upstream: Upstream::default(),
             response: Response::default(),
-            timing: Timing { started: Instant::now(), ended: None },
+            timing: Timing { started, ended: None },
             view,
             global_phase: false,
             lists,

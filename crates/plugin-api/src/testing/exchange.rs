@@ -242,7 +242,7 @@ pub(super) fn context(gateway: &Gateway, ask: Ask) -> RequestCx {
         serial: 7,
         peer_text: ask.peer.ip().to_string().into(),
     };
-    let mut cx = RequestCx::new(request, Rc::new(client), gateway.view.clone(), Lists::default());
+    let mut cx = RequestCx::new(request, Rc::new(client), gateway.view.clone(), Lists::default(), Instant::now());
     cx.client_ip = ask.client_ip.unwrap_or(cx.client_ip);
     if gateway.info.is_some() {
         cx.route = gateway.info.clone();

@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::str::FromStr as _;
+use std::time::Instant;
 
 /// Headers that say how the request reached an earlier proxy, and the variables that keep what the client sent.
 const FORWARDED: [(&str, &str); 4] = [
@@ -29,6 +30,7 @@ const FORWARDED: [(&str, &str); 4] = [
 
 /// Makes the request's context. The error is the answer to a request that goes no further.
 pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> Taken {
+    let began = Instant::now();
     let worker = client.worker.clone();
     let config = &worker.node.config;
     worker.counters.requests.up();
@@ -62,9 +64,28 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
         Some(body) => request.body = Body::Streaming { length: body.length() },
         None => client.activity.upload.set(Progress::Ended),
     }
-    let mut cx = RequestCx::new(request, client.facts.clone(), pinned.clone(), worker.spare.take_lists());
+    // In its room from the start: it is large, and would be copied there.
+    let mut live = Held::new(
+        worker.clone(),
+        Live {
+            cx: RequestCx::new(request, client.facts.clone(), pinned.clone(), worker.spare.take_lists(), began),
+            client,
+            pinned,
+            body,
+            match_path: path.matching,
+            ambiguous: path.ambiguous,
+            upgrade,
+            plugins: false,
+            lease: None,
+            attempt_began: began,
+            upstream_bytes: 0,
+            complete: false,
+            broken: false,
+        },
+    );
+    let Live { cx, client, pinned, .. } = &mut *live;
     if client.believed.real_ip {
-        real_ip(&mut cx, &config.real_ip);
+        real_ip(cx, &config.real_ip);
     }
     if seen.reserved {
         strip_reserved(&mut cx.request.headers);
@@ -73,12 +94,12 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
         strip_named_by_connection(&mut cx.request.headers);
     }
     if seen.forwarded && !client.believed.forwarded {
-        set_aside_forwarded(&mut cx);
+        set_aside_forwarded(cx);
     }
     if seen.forwarded_for && !client.believed.forwarded && config.trusted.is_some() {
-        set_aside(&mut cx, "x-forwarded-for", "original_x_forwarded_for");
+        set_aside(cx, "x-forwarded-for", "original_x_forwarded_for");
     }
-    if accepted.is_ok() && client.facts.scheme == Scheme::Https && !mutual_tls_holds(&client, &pinned, &cx) {
+    if accepted.is_ok() && client.facts.scheme == Scheme::Https && !mutual_tls_holds(client, pinned, cx) {
         accepted = Err(refuse(StatusCode::BAD_REQUEST));
     }
     if let (Some(most), Body::Streaming { length: Some(length) }) = (config.client.body_bytes, &cx.request.body)
@@ -87,23 +108,8 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
     {
         accepted = Err(refuse(StatusCode::PAYLOAD_TOO_LARGE));
     }
-    let attempt_began = cx.timing.started;
-    let live = Live {
-        plugins: accepted.is_ok(),
-        cx,
-        client,
-        pinned,
-        body,
-        match_path: path.matching,
-        ambiguous: path.ambiguous,
-        upgrade,
-        lease: None,
-        attempt_began,
-        upstream_bytes: 0,
-        complete: false,
-        broken: false,
-    };
-    (Held::new(worker, live), accepted)
+    live.plugins = accepted.is_ok();
+    (live, accepted)
 }
 
 /// No route can ask for these: one opens a tunnel, and the other sends the client's secrets back.

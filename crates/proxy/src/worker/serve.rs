@@ -9,13 +9,12 @@ use crate::config::Listen;
 use crate::request;
 use crate::transport::Transport;
 use bytes::BytesMut;
-use futures_util::FutureExt as _;
 use milecastle_plugin_api::{ClientConn, Scheme};
 use std::any::Any;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -149,7 +148,15 @@ pub(super) async fn answer(
     taken: Result<request::Taken, Box<dyn Any + Send>>,
 ) -> request::Response {
     let served = match taken {
-        Ok(taken) => AssertUnwindSafe(request::serve(taken)).catch_unwind().await,
+        Ok(taken) => {
+            // Pinned where it is made: a future that is handed on is copied each time, and this one is large.
+            let mut serving = pin!(request::serve(taken));
+            poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| serving.as_mut().poll(cx))) {
+                Ok(polled) => polled.map(Ok),
+                Err(panic) => Poll::Ready(Err(panic)),
+            })
+            .await
+        }
         Err(panic) => Err(panic),
     };
     served.unwrap_or_else(|_| {

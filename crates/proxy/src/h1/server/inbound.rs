@@ -99,7 +99,8 @@ impl Inbound {
             if self.may_hold_head(limits) {
                 if let Some(head) = take_head(&mut self.read, parsing, map, limits).map_err(HeadError::Bad)? {
                     self.tidy();
-                    return Poll::Ready(Ok(Some(self.begin(head))));
+                    self.begin(head.length);
+                    return Poll::Ready(Ok(Some(head)));
                 }
                 self.searched = self.read.len();
             }
@@ -134,7 +135,8 @@ impl Inbound {
                 return Poll::Ready(Ok(None));
             }
             if let Some(head) = taken.map_err(HeadError::Bad)? {
-                return Poll::Ready(Ok(Some(self.begin(head))));
+                self.begin(head.length);
+                return Poll::Ready(Ok(Some(head)));
             }
         }
     }
@@ -148,15 +150,15 @@ impl Inbound {
                 || self.read[from..].windows(4).any(|end| end == b"\r\n\r\n"))
     }
 
-    fn begin(&mut self, head: RequestHead) -> RequestHead {
+    /// A head has been taken, and a body of this length follows.
+    fn begin(&mut self, length: Length) {
         self.searched = 0;
-        self.body = match head.length {
+        self.body = match length {
             Length::Bytes(0) => None,
             Length::Bytes(length) => Some(Left::Bytes(length)),
             Length::Chunked => Some(Left::Chunked(Decoder::default())),
         };
         self.before_body = b"";
-        head
     }
 
     /// The client sends the body only once it has read that it should.
