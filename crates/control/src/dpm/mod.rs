@@ -253,19 +253,19 @@ fn random() -> Option<u64> {
 }
 
 /// Ends the streams of whoever is no longer welcome, and tells nodes of their maintenance, for ever: looks at a group's nodes
-/// when the group's epoch grew.
+/// when the group's epoch is another one, or the group itself is, made anew under the same id.
 async fn sweep(shared: Arc<Shared>, mut watch: Watch) {
-    let mut known: BTreeMap<String, u64> = epochs(&watch.heads());
+    let mut known = standings(&watch.heads());
     loop {
         let Some(heads) = watch.changed().await else { return };
-        let mut epochs = epochs(&heads);
-        for gone in known.keys().filter(|group| !epochs.contains_key(*group)) {
+        let standings = standings(&heads);
+        for gone in known.keys().filter(|group| !standings.contains_key(*group)) {
             shared.nodes.end(gone, |_| Some(End::NoGroup));
             shared.feeds.forget(gone).await;
             shared.metrics.forget_group(gone);
         }
-        for (group, epoch) in &epochs {
-            if known.get(group).is_some_and(|known| known != epoch) {
+        for (group, standing) in &standings {
+            if known.get(group).is_some_and(|known| known != standing) {
                 // Whatever else happens waits: nothing is as urgent.
                 while let Err(error) = look_at(&shared, group).await {
                     tracing::warn!(group, %error, "cannot ask the database which nodes are welcome; trying again");
@@ -273,12 +273,13 @@ async fn sweep(shared: Arc<Shared>, mut watch: Watch) {
                 }
             }
         }
-        known = std::mem::take(&mut epochs);
+        known = standings;
     }
 }
 
-fn epochs(heads: &Heads) -> BTreeMap<String, u64> {
-    heads.iter().map(|(group, head)| (group.clone(), head.epoch)).collect()
+/// Lineage and epoch of each group. A group that was deleted and made anew at once counts its epochs from 0 once more.
+fn standings(heads: &Heads) -> BTreeMap<String, (String, u64)> {
+    heads.iter().map(|(group, head)| (group.clone(), (head.lineage.clone(), head.epoch))).collect()
 }
 
 async fn look_at(shared: &Shared, group: &str) -> Result<(), StoreError> {
