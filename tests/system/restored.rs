@@ -1,4 +1,5 @@
-//! A database that was restored from an older dump, with the programs that operators use for that.
+//! A database that was restored from an older dump, with the programs that operators use for that; and one that lost its last
+//! commits under running replicas.
 
 use milecastle_testkit::{Echo, eventually};
 use milecastle_tests::{Cluster, Gateway, Replica, free};
@@ -98,4 +99,45 @@ async fn nodes_keep_what_they_have_until_an_operator_confirms_a_restored_databas
     let nothing = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
     assert_eq!(nothing.code, 4, "{}", nothing.text);
     tokio::task::spawn_blocking(move || (g1.stop(), g2.stop(), control.stop())).await.unwrap();
+}
+
+/// What a standby that was promoted before it had the last commits does to replicas that run on.
+#[tokio::test]
+async fn a_database_that_lost_its_last_commits_is_found_out_by_the_replicas() {
+    let (cluster, echo) = (Cluster::new(), Echo::start());
+    let mut one = cluster.control("one");
+    one.process.announce("the database lost revisions that were in force");
+    one.process.announce("a node keeps what it has");
+    one.process.announce("the nodes take over what the database holds");
+    one.ready().await;
+    cluster.token(&one);
+    let g1 = gateway(&cluster, "g1", &one);
+    g1.ready().await;
+    let write = async |id: &str| {
+        let upstream = json!({ "nodes": { echo.address().to_string(): 1 } });
+        let body = json!({ "uri": format!("/{id}"), "upstream": upstream });
+        one.put(&format!("/routes/{id}?wait=20s"), &body).await.header("milecastle-receipt")
+    };
+    for id in ["kept", "lost"] {
+        assert_eq!(write(id).await, "applied 1/1");
+    }
+    let database = cluster.database.as_ref().unwrap();
+    let lost = "DELETE FROM change_set WHERE revision > 1; DELETE FROM resource WHERE created > 1; \
+                UPDATE gateway_group SET head = 1";
+    database.query(lost).unwrap();
+    // What is written now uses the numbers of what was lost, and goes past them.
+    for id in ["new", "newer"] {
+        assert_eq!(write(id).await, "applied 0/1, rejected 1");
+        assert_eq!(one.get(&format!("/apisix/admin/routes/{id}")).await.status, 200);
+    }
+    assert_eq!(one.get("/apisix/admin/routes/lost").await.status, 404);
+    g1.answers("/lost", 200).await;
+    g1.answers("/newer", 404).await;
+    let confirmed = cluster.operator(&one, &["group", "lineage", "default", "--confirm"]);
+    assert_eq!(confirmed.code, 0, "{}", confirmed.text);
+    g1.answers("/lost", 404).await;
+    for id in ["/kept", "/new", "/newer"] {
+        g1.answers(id, 200).await;
+    }
+    tokio::task::spawn_blocking(move || (g1.stop(), one.stop())).await.unwrap();
 }

@@ -33,6 +33,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0003_maintenance.sql"),
         include_str!("../../../migrations/sqlite/0003_maintenance.sql"),
     ),
+    (
+        4,
+        "marks",
+        include_str!("../../../migrations/postgres/0004_marks.sql"),
+        include_str!("../../../migrations/sqlite/0004_marks.sql"),
+    ),
 ];
 
 /// Name of the secret that keys lookup digests. It outlives data keys: digests cannot be made anew without the values.

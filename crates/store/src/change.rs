@@ -240,6 +240,8 @@ impl fmt::Debug for UniqueKey {
 pub struct Published {
     /// The group's revision now: the one made, or the one that stood if nothing changed.
     pub revision: u64,
+    /// As in [`crate::Head`], of the revision made; empty if nothing changed.
+    pub mark: String,
     /// Whether a revision was made.
     pub changed: bool,
     /// One for each op, in their order.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::error::{GroupError, StoreError};
 use crate::maintenance::{self, Maintenance};
+use crate::read;
 use crate::seal::{hex, random};
 use crate::sql::{Row, Tx, args};
 use crate::store::{Store, now};
@@ -144,6 +145,28 @@ impl Store {
         tx.commit().await?;
         self.0.watcher.hint();
         Ok(updated)
+    }
+
+    /// Gives a group a lineage of its own from here on, if its history does not hold what somebody has read of it: `revision` of
+    /// `lineage`, with this mark. Then the database lost commits, as a standby does that was promoted before it had them, and
+    /// their numbers are used again: nodes that hold the first ones must not take the others for what follows. `true`: it was so,
+    /// and the group's epoch grew.
+    pub async fn group_diverge(&self, id: &str, lineage: &str, revision: u64, mark: &str) -> Result<bool, StoreError> {
+        let mut tx = self.0.db.begin_write().await?;
+        let lock = tx.lock_group_sql();
+        let row = tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
+        let (present, head, floor) = (row.text(0)?, row.int(1)?, row.int(2)?);
+        // Of what is below the floor nothing can be said.
+        let held = revision <= floor || (revision <= head && read::mark_of(&mut tx, id, revision).await? == mark);
+        if present != lineage || held {
+            return Ok(false);
+        }
+        let sql = "UPDATE gateway_group SET lineage = $2, epoch = epoch + 1 WHERE id = $1";
+        tx.run(sql, args![id, &hex(&random::<16>())]).await?;
+        tx.notify(id).await?;
+        tx.commit().await?;
+        self.0.watcher.hint();
+        Ok(true)
     }
 
     /// Deletes a group with all that belongs to it. Unless `force`, only one without objects and nodes.

@@ -15,7 +15,7 @@ use crate::change::{ChangeSet, Delete, Expect, Op, Published, Source};
 use crate::error::{PublishError, StoreError};
 use crate::lease::Term;
 use crate::read::key;
-use crate::seal::Sealer;
+use crate::seal::{Sealer, hex, random};
 use crate::sql::{Tx, args};
 use crate::store::{Store, now};
 
@@ -106,16 +106,17 @@ impl<'a> Writing<'a> {
         let puts = plan.writes.len() as u64;
         let deletes = (plan.deletes.len() + cascaded.len()) as u64;
         let changed = puts + deletes > 0;
+        let mark = if changed { hex(&random::<8>()) } else { String::new() };
         if changed {
-            let insert = "INSERT INTO change_set (group_id, revision, author, message, source, at, puts, deletes) \
-                          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-            let source = source.name();
-            self.tx.run(insert, args![self.group, revision, &author, &message, source, now(), puts, deletes]).await?;
+            let insert = "INSERT INTO change_set (group_id, revision, author, message, source, at, puts, deletes, mark) \
+                          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+            let args = args![self.group, revision, &author, &message, source.name(), now(), puts, deletes, &mark];
+            self.tx.run(insert, args).await?;
             self.log(&plan, &cascaded).await?;
             self.tx.run("UPDATE gateway_group SET head = $2 WHERE id = $1", args![self.group, revision]).await?;
             self.tx.notify(self.group).await?;
         }
         let outcomes = plan.into_outcomes();
-        Ok(Published { revision: if changed { revision } else { self.head }, changed, outcomes, cascaded })
+        Ok(Published { revision: if changed { revision } else { self.head }, mark, changed, outcomes, cascaded })
     }
 }

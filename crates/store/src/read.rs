@@ -9,7 +9,7 @@ use crate::error::StoreError;
 use crate::seal::{Context, Sealer};
 use crate::sql::{Row, Tx, args};
 use crate::store::Store;
-use crate::watch::Head;
+use crate::watch::{self, Head, heads};
 
 /// Reads the last change of each key of group `$1` after revision `$2`. `CROSS JOIN`, because SQLite keeps its order.
 pub(crate) const DELTA: &str = "WITH last AS (SELECT kind, id, MAX(revision) AS revision FROM change \
@@ -18,6 +18,12 @@ pub(crate) const DELTA: &str = "WITH last AS (SELECT kind, id, MAX(revision) AS 
      WHERE c.group_id = $1 AND c.revision = last.revision AND c.kind = last.kind AND c.id = last.id \
      ORDER BY c.revision, c.kind, c.id";
 
+/// Reads where group `$1` stands.
+const HEAD: &str = heads!(" WHERE g.id = $1");
+
+/// Reads the mark of revision `$2` of group `$1`.
+const MARK: &str = "SELECT mark FROM change_set WHERE group_id = $1 AND revision = $2";
+
 /// All objects of a group at one revision.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -25,6 +31,8 @@ pub struct Snapshot {
     pub lineage: String,
     /// The revision.
     pub revision: u64,
+    /// As in [`Head`].
+    pub mark: String,
     /// By kind's name, then id, in byte order.
     pub objects: Vec<Object>,
 }
@@ -38,11 +46,13 @@ pub enum Changes {
         lineage: String,
         /// The newest revision.
         to: u64,
+        /// As in [`Head`], of that revision.
+        mark: String,
         /// For each key that changed, the last change only; in order of revision, then key.
         changes: Vec<Change>,
     },
-    /// No delta can be made: the history before `floor` is gone, or the revision asked for lies ahead of `head`. Take a
-    /// [`Snapshot`].
+    /// No delta can be made: the history before `floor` is gone, the revision asked for lies ahead of `head`, or it is not the one
+    /// of that mark. Take a [`Snapshot`].
     Gone {
         /// As in [`Head`].
         lineage: String,
@@ -56,15 +66,14 @@ pub enum Changes {
 impl Store {
     /// Where the group stands.
     pub async fn head(&self, group: &str) -> Result<Head, StoreError> {
-        let sql = "SELECT lineage, head, epoch FROM gateway_group WHERE id = $1";
-        let row = self.0.db.row(sql, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
-        Ok(Head { lineage: row.text(0)?, revision: row.int(1)?, epoch: row.int(2)? })
+        let row = self.0.db.row(HEAD, args![group]).await?;
+        watch::head(&row.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?)
     }
 
     /// The whole configuration of a group, as it stands at one revision.
     pub async fn load(&self, group: &str) -> Result<Snapshot, StoreError> {
         let mut tx = self.0.db.begin_read().await?;
-        let (lineage, revision, _) = head(&mut tx, group).await?;
+        let (Head { lineage, revision, mark, .. }, _) = head(&mut tx, group).await?;
         let mut objects = Vec::new();
         let sql =
             "SELECT kind, id, body, sealed, created, modified FROM resource WHERE group_id = $1 ORDER BY kind, id";
@@ -73,14 +82,20 @@ impl Store {
             Ok(())
         })
         .await?;
-        Ok(Snapshot { lineage, revision, objects })
+        Ok(Snapshot { lineage, revision, mark, objects })
     }
 
-    /// What changed in a group after `revision`. The work grows with the changes, not with the configuration.
-    pub async fn changes_since(&self, group: &str, revision: u64) -> Result<Changes, StoreError> {
+    /// What changed in a group after `revision`, which must have this `mark`; without one, whatever revision has the number
+    /// now. The work grows with the changes, not with the configuration.
+    pub async fn changes_since(&self, group: &str, revision: u64, mark: Option<&str>) -> Result<Changes, StoreError> {
         let mut tx = self.0.db.begin_read().await?;
-        let (lineage, to, floor) = head(&mut tx, group).await?;
-        if revision < floor || revision > to {
+        let (Head { lineage, revision: to, mark: newest, .. }, floor) = head(&mut tx, group).await?;
+        let gone = match mark {
+            _ if revision < floor || revision > to => true,
+            Some(mark) => mark_of(&mut tx, group, revision).await? != mark,
+            None => false,
+        };
+        if gone {
             return Ok(Changes::Gone { lineage, floor, head: to });
         }
         let mut changes = Vec::new();
@@ -89,7 +104,12 @@ impl Store {
             Ok(())
         })
         .await?;
-        Ok(Changes::Delta { lineage, to, changes })
+        Ok(Changes::Delta { lineage, to, mark: newest, changes })
+    }
+
+    /// Whether the database has `revision` of a group with this mark.
+    pub async fn holds(&self, group: &str, revision: u64, mark: &str) -> Result<bool, StoreError> {
+        Ok(self::mark(self.0.db.row(MARK, args![group, revision]).await?)? == mark)
     }
 
     /// Who in the group has lookup key `value` for `plugin` ([`crate::UniqueKey`]). A consumer and its credentials may
@@ -103,11 +123,19 @@ impl Store {
     }
 }
 
-/// Lineage, newest revision and floor, as the transaction sees them.
-async fn head(tx: &mut Tx, group: &str) -> Result<(String, u64, u64), StoreError> {
-    let sql = "SELECT lineage, head, floor FROM gateway_group WHERE id = $1";
-    let row = tx.row(sql, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
-    Ok((row.text(0)?, row.int(1)?, row.int(2)?))
+/// Where the group stands and its floor, as the transaction sees them.
+async fn head(tx: &mut Tx, group: &str) -> Result<(Head, u64), StoreError> {
+    let row = tx.row(HEAD, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
+    Ok((watch::head(&row)?, row.int(5)?))
+}
+
+/// The mark of a revision; empty if the database has none.
+pub(crate) async fn mark_of(tx: &mut Tx, group: &str, revision: u64) -> Result<String, StoreError> {
+    mark(tx.row(MARK, args![group, revision]).await?)
+}
+
+fn mark(row: Option<Row>) -> Result<String, StoreError> {
+    row.map_or(Ok(String::new()), |row| row.text(0))
 }
 
 /// The key in columns `at` (kind) and `at + 1` (id).

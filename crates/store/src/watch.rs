@@ -14,13 +14,25 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::error::StoreError;
-use crate::sql::Db;
+use crate::sql::{Db, Row};
 use crate::store::Store;
 
 /// The PostgreSQL channel; channels belong to a database.
 pub(crate) const CHANNEL: &str = "milecastle";
 /// What a lost notice costs at most.
 const POLL: Duration = Duration::from_secs(1);
+
+/// The statement that reads where groups stand: the columns of [`head`], then the floor. With `$which` of them.
+macro_rules! heads {
+    ($which:literal) => {
+        concat!(
+            "SELECT g.id, g.lineage, g.head, c.mark, g.epoch, g.floor FROM gateway_group g ",
+            "LEFT JOIN change_set c ON c.group_id = g.id AND c.revision = g.head",
+            $which
+        )
+    };
+}
+pub(crate) use heads;
 
 /// Where a group stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +41,9 @@ pub struct Head {
     pub lineage: String,
     /// The newest revision; 0 before the first.
     pub revision: u64,
+    /// Tells this revision from another one of the same number, made after the database lost the first. Empty where the database
+    /// has none: at revision 0, and for revisions that are old.
+    pub mark: String,
     /// Grows with every change to the group besides its objects: its settings, tokens and nodes revoked.
     pub epoch: u64,
 }
@@ -130,11 +145,14 @@ async fn follow(db: Db, hint: Arc<Notify>, sender: watch::Sender<Arc<Heads>>) {
 
 async fn read(db: &Db) -> Result<Heads, StoreError> {
     db.check_files()?;
-    let rows = db.rows("SELECT id, lineage, head, epoch FROM gateway_group", &[]).await?;
-    let head = |row: &crate::sql::Row| {
-        Ok((row.text(0)?, Head { lineage: row.text(1)?, revision: row.int(2)?, epoch: row.int(3)? }))
-    };
-    rows.iter().map(head).collect()
+    let rows = db.rows(heads!(""), &[]).await?;
+    rows.iter().map(|row| Ok((row.text(0)?, head(row)?))).collect()
+}
+
+/// The head in a row of [`heads`].
+pub(crate) fn head(row: &Row) -> Result<Head, StoreError> {
+    let mark = row.text_opt(3)?.unwrap_or_default();
+    Ok(Head { lineage: row.text(1)?, revision: row.int(2)?, mark, epoch: row.int(4)? })
 }
 
 /// Turns notices of PostgreSQL into hints. While there is no connection, the poll serves.

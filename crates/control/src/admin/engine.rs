@@ -19,7 +19,9 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use milecastle_model::{Fault, Id, Key, Kind, Object, schema_of};
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Body, ChangeSet, Delete, Expect, Op, Outcome, PublishError, Put, Source, Store, Target};
+use milecastle_store::{
+    Body, ChangeSet, Delete, Expect, Op, Outcome, PublishError, Published, Put, Source, Store, Target,
+};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -167,7 +169,7 @@ impl Engine {
             Ok(published) => published,
             Err(error) => return Err(refusal::of_delete(&error)),
         };
-        self.reach(call, published.revision).await;
+        self.reach(call, &published).await;
         if published.outcomes.contains(&Outcome::Absent) {
             return Err(Box::new(Reply::key_not_found()));
         }
@@ -207,7 +209,7 @@ impl Engine {
             set.require = require;
             match self.store.publish(call.group.id(), set).await {
                 Ok(published) => {
-                    self.reach(call, published.revision).await;
+                    self.reach(call, &published).await;
                     let reply = written(published.outcomes.into_iter().next())?;
                     return Ok(Reply { revision: Some(published.revision), ..reply });
                 }
@@ -226,8 +228,9 @@ impl Engine {
     }
 
     /// Waits until reads show what was written. A failure here is not one of the write: the follower will catch up.
-    async fn reach(&self, call: &Call, revision: u64) {
-        if let Err(error) = call.group.reach(revision).await {
+    async fn reach(&self, call: &Call, published: &Published) {
+        let Published { revision, mark, .. } = published;
+        if let Err(error) = call.group.reach(*revision, mark).await {
             tracing::warn!(group = %call.group.id(), revision, %error, "written, but not yet read back");
         }
     }

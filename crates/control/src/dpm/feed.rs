@@ -188,8 +188,8 @@ impl Feed {
         if let Some(known) = history.as_ref().filter(|known| fits(known)) {
             return Some(known.clone());
         }
-        match self.store.changes_since(self.group.id(), from).await {
-            Ok(Changes::Delta { lineage, to, changes }) => {
+        match self.store.changes_since(self.group.id(), from, None).await {
+            Ok(Changes::Delta { lineage, to, changes, .. }) => {
                 let changed = changes.iter().map(|change| (change.key().clone(), change.revision())).collect();
                 let read = Arc::new(History { lineage, from, to, changed });
                 *history = Some(read.clone());

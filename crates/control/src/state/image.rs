@@ -10,6 +10,7 @@ use std::sync::Arc;
 pub struct Image {
     lineage: Arc<str>,
     revision: u64,
+    mark: Arc<str>,
     /// By kind in the order of [`Kind::ALL`], then by id.
     objects: Vec<OrdMap<Arc<str>, Object>>,
 }
@@ -26,19 +27,19 @@ pub struct Difference<'a> {
 impl Image {
     /// The image of `objects`, which are all of the group at `revision`.
     pub fn new(lineage: impl Into<Arc<str>>, revision: u64, objects: impl IntoIterator<Item = Object>) -> Self {
-        let mut image =
-            Self { lineage: lineage.into(), revision, objects: Kind::ALL.iter().map(|_| OrdMap::new()).collect() };
+        let maps = Kind::ALL.iter().map(|_| OrdMap::new()).collect();
+        let mut image = Self { lineage: lineage.into(), revision, mark: "".into(), objects: maps };
         for object in objects {
             image.kind_mut(object.key.kind).insert(object.key.id.clone(), object);
         }
         image
     }
 
-    /// The image after `changes`, which lead to `revision`.
+    /// The image after `changes`, which lead to `revision`; without a mark.
     #[must_use]
     pub fn after(&self, revision: u64, changes: impl IntoIterator<Item = Change>) -> Self {
         let mut image = self.clone();
-        image.revision = revision;
+        (image.revision, image.mark) = (revision, "".into());
         for change in changes {
             match change {
                 Change::Put(object) => {
@@ -50,6 +51,18 @@ impl Image {
             }
         }
         image
+    }
+
+    /// The same, of the revision that has this mark.
+    #[must_use]
+    pub fn marked(mut self, mark: impl Into<Arc<str>>) -> Self {
+        self.mark = mark.into();
+        self
+    }
+
+    /// As in [`milecastle_store::Head`]; empty unless [`marked`](Self::marked).
+    pub fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// Random name of the history that the revision belongs to.

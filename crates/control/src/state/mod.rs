@@ -1,7 +1,8 @@
 //! The configuration of every gateway group in memory, so that reading it never asks the database.
 //!
 //! What must stay true:
-//! - An [`Image`] is all of one group at one revision; its revision never goes back while the lineage stays the same.
+//! - An [`Image`] is all of one group at one revision; its revision never goes back while the lineage stays the same. A database
+//!   that lost what an image shows, as by failover, is told so and gives the group another lineage; images follow it there.
 //! - Whoever writes waits for [`Group::reach`], so a client reads its own writes from the replica that took them.
 //! - A replica that hears nothing is late by no more than the store's poll, never wrong: writes are judged by the store.
 
@@ -9,7 +10,7 @@ mod image;
 
 pub use image::Image;
 
-use milecastle_store::{Changes, Heads, Store, StoreError};
+use milecastle_store::{Changes, Head, Heads, Snapshot, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -115,7 +116,7 @@ impl Groups {
         self.by_id.write().unwrap_or_else(PoisonError::into_inner).retain(|id, _| heads.contains_key(&**id));
         for (id, head) in heads {
             let done = match self.get(id) {
-                Some(group) => group.meet(&head.lineage, head.revision).await,
+                Some(group) => group.meet(head).await,
                 None => self.follow(id).await.map(drop),
             };
             if let Err(error) = done {
@@ -130,8 +131,8 @@ impl Groups {
 impl Group {
     async fn load(store: Store, id: &str) -> Result<Self, StoreError> {
         let snapshot = store.load(id).await?;
-        let image = Image::new(snapshot.lineage, snapshot.revision, snapshot.objects);
-        Ok(Self { id: id.into(), store, image: watch::Sender::new(Arc::new(image)), refreshing: Mutex::default() })
+        let image = watch::Sender::new(Arc::new(whole(snapshot)));
+        Ok(Self { id: id.into(), store, image, refreshing: Mutex::default() })
     }
 
     /// Its id.
@@ -149,19 +150,16 @@ impl Group {
         self.image.subscribe()
     }
 
-    /// Brings the image to `revision` at least.
+    /// Brings the image to `revision` with this mark at least.
     ///
     /// # Errors
     /// What the store says; the image then stays as it was.
-    pub async fn reach(&self, revision: u64) -> Result<(), StoreError> {
-        if self.image.borrow().revision() >= revision {
+    pub async fn reach(&self, revision: u64, mark: &str) -> Result<(), StoreError> {
+        if self.shows(revision, mark).await? {
             return Ok(());
         }
         let _alone = self.refreshing.lock().await;
-        if self.image.borrow().revision() >= revision {
-            return Ok(());
-        }
-        self.refresh().await
+        if self.shows(revision, mark).await? { Ok(()) } else { self.refresh().await }
     }
 
     /// Brings the image to what the database holds at this moment, and gives it.
@@ -170,31 +168,56 @@ impl Group {
     /// What the store says.
     pub async fn current(&self) -> Result<Arc<Image>, StoreError> {
         let head = self.store.head(&self.id).await?;
-        self.meet(&head.lineage, head.revision).await?;
+        self.meet(&head).await?;
         Ok(self.image())
     }
 
     /// Brings the image to a head heard of.
-    async fn meet(&self, lineage: &str, revision: u64) -> Result<(), StoreError> {
-        let met = |image: &Image| &**image.lineage() == lineage && image.revision() >= revision;
-        if met(&self.image.borrow()) {
+    async fn meet(&self, head: &Head) -> Result<(), StoreError> {
+        let Head { lineage, revision, mark, .. } = head;
+        let same = || **self.image.borrow().lineage() == **lineage;
+        if same() && self.shows(*revision, mark).await? {
             return Ok(());
         }
         let _alone = self.refreshing.lock().await;
-        if met(&self.image.borrow()) { Ok(()) } else { self.refresh().await }
+        if same() && self.shows(*revision, mark).await? { Ok(()) } else { self.refresh().await }
+    }
+
+    /// Whether the image is of that revision, or of a later one that the database has.
+    async fn shows(&self, revision: u64, mark: &str) -> Result<bool, StoreError> {
+        let image = self.image();
+        if image.revision() < revision || (image.revision() == revision && image.mark() == mark) {
+            return Ok(image.revision() == revision);
+        }
+        // Numbers alone do not tell a later revision from one that the database has lost.
+        self.store.holds(&self.id, image.revision(), image.mark()).await
     }
 
     /// With `refreshing` held.
     async fn refresh(&self) -> Result<(), StoreError> {
         let old = self.image();
-        let new = match self.store.changes_since(&self.id, old.revision()).await? {
-            Changes::Delta { lineage, to, changes } if *lineage == **old.lineage() => old.after(to, changes),
+        let new = match self.store.changes_since(&self.id, old.revision(), Some(old.mark())).await? {
+            Changes::Delta { lineage, to, mark, changes } if *lineage == **old.lineage() => {
+                old.after(to, changes).marked(mark)
+            }
             Changes::Delta { .. } | Changes::Gone { .. } => {
-                let snapshot = self.store.load(&self.id).await?;
-                Image::new(snapshot.lineage, snapshot.revision, snapshot.objects)
+                if self.store.group_diverge(&self.id, old.lineage(), old.revision(), old.mark()).await? {
+                    tracing::error!(
+                        group = %self.id, revision = old.revision(), lineage = %old.lineage(),
+                        "the database lost revisions that were in force, as a standby does that was promoted before it had \
+                         them; it goes on under a lineage of its own, and nodes keep what they have until you look and \
+                         confirm: `milecastle group lineage {}`",
+                        self.id
+                    );
+                }
+                whole(self.store.load(&self.id).await?)
             }
         };
         self.image.send_replace(Arc::new(new));
         Ok(())
     }
+}
+
+fn whole(snapshot: Snapshot) -> Image {
+    Image::new(snapshot.lineage, snapshot.revision, snapshot.objects).marked(snapshot.mark)
 }

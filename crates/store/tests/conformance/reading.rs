@@ -12,6 +12,7 @@ on_both!(
     deltas_lead_from_any_revision_to_the_head,
     floors,
     history_ends,
+    lost_commits_are_told_from_those_that_follow,
     history_pages,
     history_tells_what_was_touched,
     a_snapshot_is_of_one_revision
@@ -40,7 +41,8 @@ async fn deltas_lead_from_any_revision_to_the_head(home: Home) {
     }
     let (head, last) = states.last().unwrap().clone();
     for (from, mut state) in states {
-        let Changes::Delta { lineage, to, changes } = store.changes_since(DEFAULT_GROUP, from).await.unwrap() else {
+        let Changes::Delta { lineage, to, changes, .. } = store.changes_since(DEFAULT_GROUP, from, None).await.unwrap()
+        else {
             panic!("no delta from {from}")
         };
         assert_eq!((to, lineage), (head, store.head(DEFAULT_GROUP).await.unwrap().lineage));
@@ -64,7 +66,7 @@ async fn floors(home: Home) {
     for word in ["a", "b", "c", "d"] {
         revision(&store, vec![put(route("1"), word), put(route("2"), word)]).await;
     }
-    let check = async |from, floor: Option<u64>| match store.changes_since(DEFAULT_GROUP, from).await.unwrap() {
+    let check = async |from, floor: Option<u64>| match store.changes_since(DEFAULT_GROUP, from, None).await.unwrap() {
         Changes::Delta { to, .. } => assert_eq!((floor, to), (None, 4), "from {from}"),
         Changes::Gone { floor: found, head, .. } => assert_eq!((Some(found), head), (floor, 4), "from {from}"),
     };
@@ -81,6 +83,43 @@ async fn floors(home: Home) {
     assert!(store.history_get(DEFAULT_GROUP, 2).await.unwrap().is_none());
     assert!(store.history_get(DEFAULT_GROUP, 3).await.unwrap().is_some());
     assert_eq!(store.load(DEFAULT_GROUP).await.unwrap().objects.len(), 2);
+}
+
+async fn lost_commits_are_told_from_those_that_follow(home: Home) {
+    let store = home.open().await;
+    for id in ["kept", "lost"] {
+        revision(&store, vec![put(route(id), "")]).await;
+    }
+    let read = store.load(DEFAULT_GROUP).await.unwrap();
+    let kept = store.head(DEFAULT_GROUP).await.unwrap();
+    assert_eq!((&read.mark, read.revision), (&kept.mark, kept.revision));
+    let since = async |mark: &str| store.changes_since(DEFAULT_GROUP, 2, Some(mark)).await.unwrap();
+    let diverged =
+        async |revision, mark: &str| store.group_diverge(DEFAULT_GROUP, &kept.lineage, revision, mark).await.unwrap();
+    assert!(matches!(since(&read.mark).await, Changes::Delta { to: 2, mark, .. } if mark == read.mark));
+    assert!(!diverged(2, &read.mark).await);
+
+    // As a standby that was promoted before it had revision 2, once it has gone on.
+    home.sql("DELETE FROM change_set WHERE revision = 2").await;
+    home.sql("DELETE FROM resource WHERE created = 2").await;
+    home.sql("UPDATE gateway_group SET head = 1").await;
+    assert!(matches!(since(&read.mark).await, Changes::Gone { head: 1, .. }));
+    let published = publish(&store, vec![put(route("other"), "")]).await.unwrap();
+    assert!(published.revision == 2 && published.mark != read.mark);
+    assert!(matches!(since(&read.mark).await, Changes::Gone { head: 2, .. }));
+    assert!(matches!(since(&published.mark).await, Changes::Delta { to: 2, .. }));
+    assert!(store.holds(DEFAULT_GROUP, 2, &published.mark).await.unwrap());
+    assert!(!store.holds(DEFAULT_GROUP, 2, &read.mark).await.unwrap());
+    assert!(!diverged(2, &published.mark).await);
+    // Of replicas that find out at once, one begins the other lineage.
+    let found = futures_util::future::join_all((0..4).map(|_| diverged(2, &read.mark))).await;
+    assert_eq!(found.iter().filter(|found| **found).count(), 1);
+    let head = store.head(DEFAULT_GROUP).await.unwrap();
+    assert!(head.lineage != kept.lineage && head.epoch > kept.epoch && head.revision == 2);
+    // Of what is not kept any longer nothing can be said.
+    let keep = Retention { most: 0, max_age: Duration::MAX, least: 0 };
+    assert_eq!(store.history_retain(office(&store).await, &keep, 0).await.unwrap(), 2);
+    assert!(!store.group_diverge(DEFAULT_GROUP, &head.lineage, 2, "another").await.unwrap());
 }
 
 async fn history_ends(home: Home) {

@@ -5,6 +5,7 @@ mod certificates;
 mod drain;
 mod hostile;
 mod joining;
+mod lost_commits;
 mod maintenance;
 mod moving;
 mod receipts;

@@ -149,8 +149,14 @@ impl Replica {
         let published = self.store.publish(DEFAULT_GROUP, ChangeSet::new("test", Source::Api, ops)).await.unwrap();
         assert!(published.changed);
         // Whoever opens a stream from here on finds it.
-        self.state.group(DEFAULT_GROUP).unwrap().reach(published.revision).await.unwrap();
+        self.state.group(DEFAULT_GROUP).unwrap().reach(published.revision, &published.mark).await.unwrap();
         published.revision
+    }
+
+    /// Ids of the default group's objects in memory.
+    pub(super) fn shown(&self) -> Vec<String> {
+        let image = self.state.group(DEFAULT_GROUP).unwrap().image();
+        image.objects().map(|object| object.key.id.to_string()).collect()
     }
 
     /// Has the database forget the whole history.
