@@ -128,7 +128,9 @@ impl Heart {
                 _ = beat.tick() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            match self.beat_once().await {
+            // After that long it is lost anyway, and a beat that hangs must not keep the next one from coming through.
+            let beaten = timeout(self.settings.lost_after.get(), self.beat_once());
+            match beaten.await.unwrap_or_else(|_| Err(StoreError::late())) {
                 Ok(()) => failing = false,
                 // The term of office goes on if it is prolonged in time, and the store knows whether it was.
                 Err(error) if !std::mem::replace(&mut failing, true) => {

@@ -73,7 +73,8 @@ pub struct Database {
     pub retry_max: Time,
     /// How long a request waits for a free connection before it is answered 503.
     pub acquire_timeout: Time,
-    /// How long one statement may run before the database ends it.
+    /// How long one statement may run before the database ends it. Where it does not, as one that has vanished without a word,
+    /// the statement is given up `acquire_timeout` and 2 s later, and its connection closed.
     pub statement_timeout: Time,
 }
 

@@ -87,7 +87,7 @@ fn wrong_key(given: &SealingKey, sealed_with: String) -> OpenError {
 }
 
 async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
-    let postgres = matches!(tx, Tx::Pg(_));
+    let postgres = matches!(tx, Tx::Pg(..));
     let migrations = MIGRATIONS.iter().map(|&(version, name, pg, lite)| {
         let sql = if postgres { pg } else { lite };
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -101,7 +101,7 @@ async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
         tx.run("SET LOCAL client_min_messages = warning", &[]).await?;
     }
     let done = match tx {
-        Tx::Pg(tx) => migrator.run_direct(None, &mut **tx, false).await,
+        Tx::Pg(tx, _) => migrator.run_direct(None, &mut **tx, false).await,
         Tx::Lite(tx, _) => migrator.run_direct(None, &mut **tx, false).await,
     };
     done.map_err(|error| match error {

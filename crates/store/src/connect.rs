@@ -8,24 +8,26 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 
 use crate::error::{OpenError, StoreError};
 use crate::file::OpenFiles;
+use crate::server::Server;
 use crate::sql::Db;
 
 /// How a process uses PostgreSQL. SQLite has one writer and local files, so nothing of this concerns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Connections at most. Writers of a group queue at its row anyway; readers are few. Default 10.
+    /// Connections at most, one of them for notices. Writers of a group queue at its row anyway; readers are few. Default 10.
     pub max_connections: u32,
     /// How long to look for the server when opening. Default 10 s.
     pub connect_timeout: Duration,
     /// How long a statement waits for a connection. Short: callers answer 503 and clients try again. Default 3 s.
     pub acquire_timeout: Duration,
-    /// How long a statement may run before the server ends it. Default 30 s.
+    /// How long a statement may run before the server ends it; if the server does not, it is given up a little later. Default
+    /// 30 s.
     pub statement_timeout: Duration,
 }
 
@@ -83,8 +85,7 @@ async fn postgres(dsn: &str, tuning: &Tuning) -> Result<Db, OpenError> {
         Err(_) => return Err(why_not(&options, io::Error::from(io::ErrorKind::TimedOut).into())),
     };
     connection.close().await.map_err(StoreError::from)?;
-    let pool = PgPoolOptions::new().max_connections(tuning.max_connections).acquire_timeout(tuning.acquire_timeout);
-    Ok(Db::Pg(pool.connect_lazy_with(options)))
+    Ok(Db::Pg(Server::new(options, tuning)))
 }
 
 fn why_not(options: &PgConnectOptions, error: sqlx::Error) -> OpenError {

@@ -232,6 +232,11 @@ pub enum GroupError {
 
 impl StoreError {
     /// Something stored that cannot be; `what` says what, without its content.
+    /// The database took longer for something than it may.
+    pub fn late() -> StoreError {
+        StoreError::Unavailable("it does not answer in time".into())
+    }
+
     pub(crate) fn corrupt(what: impl Into<String>) -> StoreError {
         StoreError::Corrupt(what.into())
     }
@@ -257,8 +262,9 @@ impl From<sqlx::Error> for StoreError {
 /// Whether an error code of either database says that the same statement may well succeed later.
 fn is_passing(code: &str) -> bool {
     match code.len() {
-        // SQLSTATE: shut down or cancelled by the operator, out of resources, lock not had in time.
-        5 => code.starts_with("57") || code.starts_with("53") || code == "55P03",
+        // SQLSTATE: shut down or cancelled by the operator, out of resources, rolled back for another transaction's sake, lock not
+        // had in time, a standby that is yet to be promoted.
+        5 => ["57", "53", "40"].iter().any(|class| code.starts_with(class)) || matches!(code, "55P03" | "25006"),
         // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN; the low byte of an extended code is the
         // primary one.
         _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14)),

@@ -75,7 +75,7 @@ impl Term<'_> {
     /// Whether it lasts; if so, nobody begins another one before the transaction ends.
     pub(crate) async fn lasts(self, tx: &mut Tx, db: &Db) -> Result<bool, StoreError> {
         let lock = match tx {
-            Tx::Pg(_) => " FOR SHARE",
+            Tx::Pg(..) => " FOR SHARE",
             Tx::Lite(..) => "",
         };
         let sql = format!("SELECT 1 FROM lease WHERE name = $1 AND epoch = $2 AND ends_at > {}{lock}", db.clock_sql());

@@ -42,6 +42,7 @@ mod publish;
 mod read;
 mod seal;
 mod secret;
+mod server;
 mod sql;
 mod store;
 #[cfg(test)]

@@ -25,6 +25,7 @@ impl Store {
     /// Waits for other publishes to the same group to end. On [`StoreError::Unavailable`] the set may have been published
     /// all the same, if the connection broke while it was being committed.
     pub async fn publish(&self, group: &str, set: ChangeSet) -> Result<Published, PublishError> {
+        let _turn = self.0.db.publisher().await?;
         let mut tx = self.0.db.begin_write().await?;
         let mut write = Writing::begin(&mut tx, &self.0.sealer, group).await?;
         let published = Box::pin(write.apply(set)).await?;

@@ -9,13 +9,15 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use sqlx::postgres::{PgArguments, PgPool, PgRow};
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite, Transaction};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::StoreError;
 use crate::file::OpenFiles;
+use crate::server::{Patience, Server};
 
 /// Rows in one statement at most: what keeps the number of placeholders below both databases' limits.
 pub(crate) const BATCH: usize = 200;
@@ -27,7 +29,7 @@ const BOOTSTRAP_LOCK: i64 = 0x6d69_6c65_4341_5354;
 #[derive(Debug, Clone)]
 pub(crate) enum Db {
     /// PostgreSQL.
-    Pg(PgPool),
+    Pg(Server),
     /// SQLite: one connection writes, so that writers of a process queue in order instead of polling the file lock.
     Lite {
         /// A single connection.
@@ -41,7 +43,7 @@ pub(crate) enum Db {
 
 /// A transaction. Dropped without [`Tx::commit`] it is rolled back.
 pub(crate) enum Tx {
-    Pg(Transaction<'static, Postgres>),
+    Pg(Transaction<'static, Postgres>, Patience),
     Lite(Transaction<'static, Sqlite>, Arc<OpenFiles>),
 }
 
@@ -220,18 +222,33 @@ impl Db {
     pub(crate) async fn begin_write(&self) -> Result<Tx, StoreError> {
         self.check_files()?;
         Ok(match self.clone() {
-            Db::Pg(pool) => Tx::Pg(begun(async move { pool.begin().await }).await?),
+            Db::Pg(Server { pool, patience, .. }) => {
+                let begin = patience.clone();
+                Tx::Pg(begun(async move { begin.answer(pool.begin()).await }).await?, patience)
+            }
             Db::Lite { write, files, .. } => {
                 Tx::Lite(begun(async move { write.begin_with("BEGIN IMMEDIATE").await }).await?, files)
             }
         })
     }
 
+    /// Waits for its turn to publish, which lasts until what is given is dropped. In SQLite the one connection that writes is
+    /// the queue.
+    pub(crate) async fn publisher(&self) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
+        match self {
+            Db::Pg(server) => server.publisher().await.map(Some),
+            Db::Lite { .. } => Ok(None),
+        }
+    }
+
     /// A transaction that reads one state throughout.
     pub(crate) async fn begin_read(&self) -> Result<Tx, StoreError> {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         Ok(match self.clone() {
-            Db::Pg(pool) => Tx::Pg(begun(async move { pool.begin_with(BEGIN).await }).await?),
+            Db::Pg(Server { pool, patience, .. }) => {
+                let begin = patience.clone();
+                Tx::Pg(begun(async move { begin.answer(pool.begin_with(BEGIN)).await }).await?, patience)
+            }
             Db::Lite { read, files, .. } => Tx::Lite(begun(async move { read.begin().await }).await?, files),
         })
     }
@@ -247,7 +264,7 @@ impl Db {
     /// A transaction that no other one of this kind overlaps, in whatever process.
     pub(crate) async fn begin_alone(&self) -> Result<Tx, StoreError> {
         let mut tx = self.begin_write().await?;
-        if let Tx::Pg(_) = tx {
+        if let Tx::Pg(..) = tx {
             // Whoever comes second waits for as long as the first one's migration takes.
             tx.run("SET LOCAL lock_timeout = 0", &[]).await?;
             tx.rows("SELECT pg_advisory_xact_lock($1)", &[Value::Int(Some(BOOTSTRAP_LOCK))]).await?;
@@ -267,7 +284,9 @@ impl Db {
     pub(crate) async fn run(&self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<u64, StoreError> {
         self.check_files()?;
         let touched = match self {
-            Db::Pg(pool) => pg(sql.into(), args).execute(pool).await?.rows_affected(),
+            Db::Pg(Server { pool, patience, .. }) => {
+                patience.answer(pg(sql.into(), args).execute(pool)).await?.rows_affected()
+            }
             Db::Lite { write, .. } => lite(sql.into(), args).execute(write).await?.rows_affected(),
         };
         self.check_files()?;
@@ -277,7 +296,9 @@ impl Db {
     /// Reads by one statement.
     pub(crate) async fn rows(&self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
         Ok(match self {
-            Db::Pg(pool) => pg(sql.into(), args).fetch_all(pool).await?.into_iter().map(Row::Pg).collect(),
+            Db::Pg(Server { pool, patience, .. }) => {
+                patience.answer(pg(sql.into(), args).fetch_all(pool)).await?.into_iter().map(Row::Pg).collect()
+            }
             Db::Lite { read, .. } => lite(sql.into(), args).fetch_all(read).await?.into_iter().map(Row::Lite).collect(),
         })
     }
@@ -290,7 +311,7 @@ impl Db {
     /// Closes every connection once its work is done.
     pub(crate) async fn close(&self) {
         match self {
-            Db::Pg(pool) => pool.close().await,
+            Db::Pg(server) => server.pool.close().await,
             Db::Lite { write, read, .. } => {
                 read.close().await;
                 write.close().await;
@@ -304,7 +325,7 @@ impl Tx {
     pub(crate) fn lock_group_sql(&self) -> &'static str {
         match self {
             // Not FOR UPDATE: that would also hold up whoever inserts a token or a node, whose foreign key names the row.
-            Tx::Pg(_) => "SELECT lineage, head, floor FROM gateway_group WHERE id = $1 FOR NO KEY UPDATE",
+            Tx::Pg(..) => "SELECT lineage, head, floor FROM gateway_group WHERE id = $1 FOR NO KEY UPDATE",
             Tx::Lite(..) => "SELECT lineage, head, floor FROM gateway_group WHERE id = $1",
         }
     }
@@ -312,7 +333,7 @@ impl Tx {
     /// Runs a statement and gives the number of rows that it touched.
     pub(crate) async fn run(&mut self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<u64, StoreError> {
         Ok(match self {
-            Tx::Pg(tx) => pg(sql.into(), args).execute(&mut **tx).await?.rows_affected(),
+            Tx::Pg(tx, patience) => patience.answer(pg(sql.into(), args).execute(&mut **tx)).await?.rows_affected(),
             Tx::Lite(tx, _) => lite(sql.into(), args).execute(&mut **tx).await?.rows_affected(),
         })
     }
@@ -341,9 +362,9 @@ impl Tx {
         mut take: impl FnMut(Row) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         match self {
-            Tx::Pg(tx) => {
+            Tx::Pg(tx, patience) => {
                 let mut rows = pg(sql.into(), args).fetch(&mut **tx);
-                while let Some(row) = rows.try_next().await? {
+                while let Some(row) = patience.answer(rows.try_next()).await? {
                     take(Row::Pg(row))?;
                 }
             }
@@ -360,7 +381,7 @@ impl Tx {
     /// Tells listeners of other processes that something about a group changed, once the transaction commits. In SQLite
     /// they poll.
     pub(crate) async fn notify(&mut self, group: &str) -> Result<(), StoreError> {
-        if let Tx::Pg(_) = self {
+        if let Tx::Pg(..) = self {
             self.rows("SELECT pg_notify($1, $2)", args![crate::watch::CHANNEL, group]).await?;
         }
         Ok(())
@@ -368,7 +389,7 @@ impl Tx {
 
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
         match self {
-            Tx::Pg(tx) => tx.commit().await?,
+            Tx::Pg(tx, patience) => patience.answer(tx.commit()).await?,
             Tx::Lite(tx, files) => {
                 files.check()?;
                 tx.commit().await?;

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPool};
+use sqlx::Executor as _;
+use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::error::StoreError;
+use crate::server::Server;
 use crate::sql::{Db, Row};
 use crate::store::Store;
 
@@ -21,6 +23,10 @@ use crate::store::Store;
 pub(crate) const CHANNEL: &str = "milecastle";
 /// What a lost notice costs at most.
 const POLL: Duration = Duration::from_secs(1);
+/// What is so small takes no longer, unless the database does not answer at all.
+const LATE: Duration = Duration::from_secs(5);
+/// Silence after which the connection of the notices is asked for a sign of life.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// The statement that reads where groups stand: the columns of [`head`], then the floor. With `$which` of them.
 macro_rules! heads {
@@ -90,8 +96,8 @@ impl Watcher {
         let hint = Arc::new(Notify::new());
         let (sender, heads) = watch::channel(Arc::new(read(db).await?));
         let mut tasks = vec![tokio::spawn(follow(db.clone(), hint.clone(), sender))];
-        if let Db::Pg(pool) = db {
-            tasks.push(tokio::spawn(listen(pool.clone(), hint.clone())));
+        if let Db::Pg(server) = db {
+            tasks.push(tokio::spawn(listen(server.clone(), hint.clone())));
         }
         Ok(Watcher { heads, hint, tasks })
     }
@@ -121,7 +127,8 @@ async fn follow(db: Db, hint: Arc<Notify>, sender: watch::Sender<Arc<Heads>>) {
             () = hint.notified() => {}
             _ = tick.tick() => {}
         }
-        match read(&db).await {
+        let heads = timeout(LATE, read(&db)).await.unwrap_or_else(|_| Err(StoreError::late()));
+        match heads {
             Ok(heads) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!("the database answers again");
@@ -156,21 +163,26 @@ pub(crate) fn head(row: &Row) -> Result<Head, StoreError> {
 }
 
 /// Turns notices of PostgreSQL into hints. While there is no connection, the poll serves.
-async fn listen(pool: PgPool, hint: Arc<Notify>) {
+async fn listen(server: Server, hint: Arc<Notify>) {
     loop {
-        if let Err(error) = listen_once(&pool, &hint).await {
+        if let Err(error) = listen_once(&server, &hint).await {
             tracing::debug!(%error, "no notices from PostgreSQL for now");
         }
         sleep(POLL).await;
     }
 }
 
-async fn listen_once(pool: &PgPool, hint: &Notify) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(CHANNEL).await?;
+async fn listen_once(server: &Server, hint: &Notify) -> Result<(), sqlx::Error> {
+    // A pool of its own: one that does not answer any more keeps its connection for as long as the system takes to notice.
+    let mut listener = PgListener::connect_with(&server.for_notices()).await?;
+    server.patience.answer(listener.listen(CHANNEL)).await?;
     loop {
         // Whatever was said before the listening began, or while the connection was lost, was not heard.
         hint.notify_one();
-        listener.try_recv().await?;
+        // Silence is what a connection sounds like on which nothing comes any more, too.
+        while timeout(QUIET, listener.try_recv()).await.map_or(Ok(true), |heard| heard.map(|_| false))? {
+            let alive = timeout(LATE, listener.execute("SELECT 1")).await;
+            alive.map_err(|_| sqlx::Error::PoolTimedOut)??;
+        }
     }
 }

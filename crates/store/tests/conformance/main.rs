@@ -14,4 +14,5 @@ mod processes;
 mod publishing;
 mod reading;
 mod sealing;
+mod silence;
 mod watching;

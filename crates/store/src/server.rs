@@ -1,0 +1,109 @@
+//! PostgreSQL as this process uses it: its connections, and how long they may keep it waiting.
+//!
+//! A server can vanish without a word, with its machine or behind a link that drops packets. Then nothing ever comes on its
+//! connections, and the driver would wait on them for ever.
+//!
+//! What must stay true:
+//! - Whatever the server does, each statement ends, and so does the return of each connection to the pool.
+//! - A connection on which a statement was given up is closed: nobody knows in what transaction it is.
+//! - Publishing never takes all connections: what keeps this replica alive finds one however many clients write.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::connect::Tuning;
+use crate::error::StoreError;
+
+/// How long an answer may take on its way, beside the time that the server may work on it.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// How long a connection may take to be ready again when it goes back to the pool, as one does whose client left during a
+/// statement; one that takes longer is closed.
+const RETURN: Duration = Duration::from_secs(5);
+
+/// For how long connections are closed instead of kept once an answer was given up: longer than the one in question takes to
+/// come back to the pool.
+const DOUBT: Duration = Duration::from_secs(60);
+
+/// A PostgreSQL server.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) pool: PgPool,
+    pub(crate) patience: Patience,
+    publishers: Arc<Semaphore>,
+    acquire_timeout: Duration,
+}
+
+/// How long an answer is waited for, and whether one was given up lately.
+#[derive(Clone, Debug)]
+pub(crate) struct Patience {
+    limit: Duration,
+    gave_up: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Server {
+    /// Of the connections that `tuning` allows, one is for notices.
+    pub(crate) fn new(options: PgConnectOptions, tuning: &Tuning) -> Self {
+        let limit = tuning.acquire_timeout + tuning.statement_timeout + MARGIN;
+        let patience = Patience { limit, gave_up: Arc::default() };
+        let most = tuning.max_connections.saturating_sub(1).max(1);
+        let returned = patience.clone();
+        let pool = PgPoolOptions::new()
+            .max_connections(most)
+            .acquire_timeout(tuning.acquire_timeout)
+            .after_release(move |connection, _| {
+                let patience = returned.clone();
+                Box::pin(async move {
+                    if patience.doubts() {
+                        return Err(late());
+                    }
+                    timeout(RETURN, connection.ping()).await.map_err(|_| late())?.map(|()| true)
+                })
+            })
+            .connect_lazy_with(options);
+        let publishers = Arc::new(Semaphore::new(most.div_ceil(2) as usize));
+        Self { pool, patience, publishers, acquire_timeout: tuning.acquire_timeout }
+    }
+
+    /// A pool of one connection to the same server, for notices.
+    pub(crate) fn for_notices(&self) -> PgPool {
+        let options = PgConnectOptions::clone(&self.pool.connect_options());
+        PgPoolOptions::new().max_connections(1).acquire_timeout(self.acquire_timeout).connect_lazy_with(options)
+    }
+
+    /// Waits for its turn to publish, as long as for a connection.
+    pub(crate) async fn publisher(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        match timeout(self.acquire_timeout, self.publishers.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+        }
+    }
+}
+
+impl Patience {
+    /// What the server answers, if it does in time.
+    pub(crate) async fn answer<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        let mut work = Box::pin(work);
+        if let Ok(done) = timeout(self.limit, work.as_mut()).await {
+            return done;
+        }
+        // Before the work is dropped, and its connection with it.
+        *self.gave_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Err(late())
+    }
+
+    fn doubts(&self) -> bool {
+        let gave_up = *self.gave_up.lock().unwrap_or_else(PoisonError::into_inner);
+        gave_up.is_some_and(|at| at.elapsed() < DOUBT)
+    }
+}
+
+fn late() -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "it does not answer in time"))
+}

@@ -1,0 +1,134 @@
+//! A PostgreSQL that vanishes without a word, and comes back for new connections only: as after a failover to another machine.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use milecastle_store::{DEFAULT_GROUP, PublishError, Store, StoreError, Tuning, open, open_with};
+use milecastle_testkit::{SOON, eventually, wait_for};
+use sqlx::{Connection as _, Executor as _};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::home::{Home, publish, put, revision, route};
+
+/// Passes connections on, until it is told to hold those that there are: open, and mute.
+struct Link {
+    address: SocketAddr,
+    held: watch::Sender<u64>,
+}
+
+impl Link {
+    async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (held, generation) = watch::channel(0_u64);
+        tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut generation = generation.clone();
+                generation.borrow_and_update();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(server).await.unwrap();
+                    tokio::select! {
+                        // Either side may have closed it, which is its own affair.
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        Ok(()) = generation.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { address, held }
+    }
+
+    fn hold(&self) {
+        self.held.send_modify(|generation| *generation += 1);
+    }
+}
+
+/// The store of a home by way of a link, with little patience.
+async fn linked(home: &Home) -> (Store, Link) {
+    let (before, rest) = home.dsn.split_once("127.0.0.1:").unwrap();
+    let (port, rest) = rest.split_once('/').unwrap();
+    let link = Link::to(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()))).await;
+    let dsn = format!("{before}{}/{rest}", link.address);
+    let second = Duration::from_secs(1);
+    let tuning = Tuning { max_connections: 3, acquire_timeout: second, statement_timeout: second, ..Tuning::default() };
+    (open_with(&dsn, &home.key, &tuning).await.unwrap(), link)
+}
+
+#[tokio::test]
+async fn what_waits_for_a_mute_server_is_given_up_and_the_next_one_found() {
+    let home = Home::postgres("conformance::silence");
+    let (store, link) = linked(&home).await;
+    let direct = open(&home.dsn, &home.key).await.unwrap();
+    for round in 0..3 {
+        revision(&store, vec![put(route("1"), &format!("{round}"))]).await;
+        // Two writes wait in their transactions, on all connections that there are, when the server falls silent.
+        let mut holder = sqlx::PgConnection::connect(&home.dsn).await.unwrap();
+        holder.execute("BEGIN; SELECT 1 FROM gateway_group FOR UPDATE").await.unwrap();
+        let waiting = [0, 1].map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move { publish(&store, vec![put(route("2"), &format!("{round} {n}"))]).await })
+        });
+        let locked =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        eventually("a write waits", async || home.database().unwrap().query(locked).unwrap().trim() != "0").await;
+        link.hold();
+        // The server that comes in its place knows nothing of what was under way.
+        let forget = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                      WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        holder.execute(forget).await.unwrap();
+        holder.close().await.unwrap();
+        for write in waiting {
+            let refused = write.await.unwrap().unwrap_err();
+            assert!(matches!(refused, PublishError::Store(StoreError::Unavailable(_))), "{refused}");
+        }
+        let write = async || publish(&store, vec![put(route("3"), &format!("{round}"))]).await.ok();
+        wait_for("a write on a new connection", SOON, write).await;
+    }
+    // It hears of others again.
+    let mut watch = store.watch();
+    let last = revision(&direct, vec![put(route("1"), "last")]).await;
+    while watch.heads()[DEFAULT_GROUP].revision < last {
+        watch.changed().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn notices_come_again_after_their_connection_fell_silent() {
+    let home = Home::postgres("conformance::silence");
+    let (_store, link) = linked(&home).await;
+    let listeners = || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+        home.database().unwrap().query(sql).unwrap().trim().parse::<u32>().unwrap()
+    };
+    eventually("it listens", async || listeners() == 1).await;
+    link.hold();
+    // That of the mute connection is still there.
+    eventually("it listens on another connection", async || listeners() == 2).await;
+}
+
+#[tokio::test]
+async fn writers_leave_connections_for_what_keeps_a_replica_alive() {
+    let home = Home::postgres("conformance::silence");
+    let store = open(&home.dsn, &home.key).await.unwrap();
+    let mut holder = sqlx::PgConnection::connect(&home.dsn).await.unwrap();
+    holder.execute("BEGIN; SELECT 1 FROM gateway_group FOR UPDATE").await.unwrap();
+    let writers: Vec<_> = (0..40)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move { publish(&store, vec![put(route(&n.to_string()), "")]).await })
+        })
+        .collect();
+    // Those that found no turn are refused by now, the others hold their connections.
+    eventually("most writers were refused", async || writers.iter().filter(|writer| writer.is_finished()).count() > 30)
+        .await;
+    store.ping().await.unwrap();
+    holder.close().await.unwrap();
+    let mut done = 0;
+    for writer in writers {
+        done += u32::from(writer.await.unwrap().is_ok());
+    }
+    assert!(done > 0 && done < 10, "{done}");
+}
