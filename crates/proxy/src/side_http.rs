@@ -1,6 +1,9 @@
 //! The small HTTP servers beside the traffic: status, control API, Prometheus page.
 //!
 //! They run on the side runtime, apart from the workers, and answer from memory. A request's body is never read.
+//!
+//! What must stay true: whoever only holds on to connections keeps no probe out. One more than there may be takes the place of the
+//! one of which nothing was heard for longest.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -10,18 +13,20 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 
 /// An answer of a side server.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// Connections that one side server holds at once; more wait in the kernel's queue.
+/// Connections that one side server holds at once.
 const MAX_CONNECTIONS: usize = 256;
 /// How long the head of a request may take, and how long a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,9 +67,8 @@ where
     F: Fn(&Request<Incoming>) -> A + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::<Places>::default();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -74,18 +78,73 @@ where
                 continue;
             }
         };
-        let answer = answer.clone();
+        let (answer, place) = (answer.clone(), places.take());
         tokio::spawn(async move {
             let service = service_fn(|request| {
+                place.renew();
                 let answer = answer(&request);
                 async move { Ok::<_, Infallible>(answer.await) }
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-            // What goes wrong here is the client's affair: it left, or it does not speak HTTP.
-            let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
-            drop(slot);
+            tokio::select! {
+                // What goes wrong here is the client's affair: it left, or it does not speak HTTP.
+                _ended = builder.serve_connection(TokioIo::new(stream), service) => {}
+                () = place.cut.notified() => {}
+            }
         });
+    }
+}
+
+/// The connections there are, by when each was last heard of: a number that grows.
+#[derive(Default)]
+struct Places {
+    taken: Mutex<BTreeMap<u64, Arc<Notify>>>,
+    heard: AtomicU64,
+}
+
+/// A connection's place, until it is dropped or cut.
+struct Place {
+    places: Arc<Places>,
+    number: AtomicU64,
+    cut: Arc<Notify>,
+}
+
+impl Places {
+    /// A place for one more; the connection that was silent for longest is cut if there is none left.
+    fn take(self: &Arc<Self>) -> Place {
+        let (number, cut) = (self.heard.fetch_add(1, Ordering::Relaxed), Arc::<Notify>::default());
+        let mut taken = self.lock();
+        if taken.len() >= MAX_CONNECTIONS
+            && let Some((_, longest)) = taken.pop_first()
+        {
+            longest.notify_one();
+        }
+        taken.insert(number, cut.clone());
+        drop(taken);
+        Place { places: self.clone(), number: number.into(), cut }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Notify>>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// The connection was heard of, unless it is being cut.
+    fn renew(&self) {
+        let mut taken = self.places.lock();
+        if let Some(cut) = taken.remove(&self.number.load(Ordering::Relaxed)) {
+            let number = self.places.heard.fetch_add(1, Ordering::Relaxed);
+            self.number.store(number, Ordering::Relaxed);
+            taken.insert(number, cut);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().remove(&self.number.load(Ordering::Relaxed));
     }
 }
 
@@ -114,4 +173,37 @@ pub(crate) fn stock(status: StatusCode) -> Answer {
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milecastle_testkit::{Call, eventually};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    #[tokio::test]
+    async fn whoever_only_holds_on_keeps_no_probe_out() {
+        let ok = |_: &Request<Incoming>| std::future::ready(stock(StatusCode::OK));
+        let server = SideServer::start("127.0.0.1:0".parse().unwrap(), ok).await.unwrap();
+        let mut used = TcpStream::connect(server.local_addr()).await.unwrap();
+        let mut ask = async || {
+            used.write_all(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await?;
+            used.read_exact(&mut [0; 15]).await
+        };
+        let mut held = Vec::new();
+        for n in 0..3 * MAX_CONNECTIONS {
+            let mut half = TcpStream::connect(server.local_addr()).await.unwrap();
+            half.write_all(b"GET / HTTP/1.1\r\nHost").await.unwrap();
+            held.push(half);
+            if n % 64 == 0 {
+                ask().await.expect("one that is used stays");
+            }
+        }
+        assert_eq!(Call::get("/").to(server.local_addr()).await.unwrap().status, 200);
+        eventually("the first ones were closed", async || {
+            held[0].read(&mut [0; 1]).await.map_or(true, |read| read == 0)
+        })
+        .await;
+    }
 }
