@@ -1,7 +1,11 @@
 //! One listener: accepting, serving, draining.
 //!
-//! What must stay true: a request that came on a connection of which nobody had said that it ends is answered, and a listener
-//! is closed only when nothing is left in its queue.
+//! What must stay true:
+//! - A request that came on a connection of which nobody had said that it ends is answered, and a listener is closed only when
+//!   nothing is left in its queue.
+//! - Whoever only holds on to connections keeps nobody out: the one that has waited longest for a request makes room.
+
+mod waiting;
 
 use crate::health::Readiness;
 use axum::Router;
@@ -21,8 +25,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::Service;
+use waiting::{Seat, Waiting};
 
-/// Connections served at once; more wait to be accepted.
+/// Connections served at once. One more takes the place of the one that has waited longest for a request; while all have a
+/// request in work, it waits to be accepted.
 const CONNECTIONS: usize = 4096;
 /// How long a client may take to send the head of a request, an idle connection's next one included.
 const HEAD_PATIENCE: Duration = Duration::from_secs(75);
@@ -50,26 +56,36 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let stopping = stop.clone();
+    let waiting = Arc::<Waiting>::default();
     let start = |stream, peer, permit: Option<OwnedSemaphorePermit>| {
-        let connection = graceful.watch(connection(stream, peer, served.clone(), stopping.clone()));
+        let seat = waiting.seat();
+        let connection = graceful.watch(connection(stream, peer, served.clone(), stopping.clone(), seat.clone()));
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "a connection ended early");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%peer, %error, "a connection ended early");
+                },
+                () = seat.cut() => tracing::debug!(%peer, "a connection that waited for long made room for another one"),
             }
             drop(permit);
         });
     };
     loop {
-        let accept = async {
-            let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
-            accepted = accept => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, peer)) => start(stream, peer, Some(permit)),
+            Ok((stream, peer)) => {
+                if room.available_permits() == 0 {
+                    waiting.make_room();
+                }
+                let permit = tokio::select! {
+                    permit = room.clone().acquire_owned() => permit.ok(),
+                    _ = stop.wait_for(|stop| *stop) => None,
+                };
+                start(stream, peer, permit);
+            }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(BACK_OFF).await;
@@ -111,6 +127,7 @@ fn connection(
     peer: SocketAddr,
     served: Served,
     stopping: watch::Receiver<bool>,
+    seat: Arc<Seat>,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "small packets may be delayed");
@@ -118,12 +135,14 @@ fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer.ip()));
+        let busy = seat.busy();
         let (Served { mut router, readiness }, stopping) = (served.clone(), stopping.clone());
         async move {
             let mut answer = router.call(request).await?;
             if readiness.sends_away() || *stopping.borrow() {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
+            drop(busy);
             Ok::<_, Infallible>(answer)
         }
     });
