@@ -98,8 +98,7 @@ impl Walk<'_> {
         match fitting.as_slice() {
             [] if node.value.is_empty_section() && branches(schema).any(|s| types(s).contains(&"object")) => {}
             [] => {
-                let found = if schema["writeOnly"] == true { "something else".into() } else { node.value.to_string() };
-                self.fault(&node.place, &key, format!("expected {}, found {found}", words(schema)));
+                self.fault(&node.place, &key, format!("expected {}, found {}", words(schema), shown(schema, node)));
             }
             [one] => self.fitting(one, node, key),
             [first, ..] => {
@@ -153,7 +152,7 @@ impl Walk<'_> {
 
     fn format(&mut self, schema: &Value, node: &Node, key: &str, text: &str) {
         if let Some(Err(e)) = schema["format"].as_str().map(|format| check_format(format, text)) {
-            self.fault(&node.place, key, format!("{e}, found {}", node.value));
+            self.fault(&node.place, key, format!("{e}, found {}", shown(schema, node)));
         }
     }
 
@@ -173,6 +172,11 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+/// What was found, for messages: of what may hold a secret, nothing.
+fn shown(schema: &Value, node: &Node) -> String {
+    if schema["writeOnly"] == true { "something else".into() } else { node.value.to_string() }
 }
 
 impl Yaml {

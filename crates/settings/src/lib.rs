@@ -17,6 +17,7 @@
 mod check;
 mod common;
 mod dashboard;
+mod discovery;
 mod dp_manager;
 mod gateway;
 mod history;
@@ -33,6 +34,11 @@ mod tests;
 
 pub use common::{Database, HostPort, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
 pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile};
+pub use discovery::{
+    Consul, ConsulTimeout, DefaultMetadata, DefaultService, Discovery, DnsDiscovery, DnsOrder, Eureka, Kubernetes,
+    KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector, RegistryTimeout,
+    RegistryUrl,
+};
 pub use dp_manager::{Certificates, DpManager, DpManagerFile, Stream};
 pub use gateway::{
     AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, HttpRouter, Limits,

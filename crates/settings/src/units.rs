@@ -259,6 +259,8 @@ macro_rules! as_text {
     };
 }
 
+pub(crate) use as_text;
+
 as_text!(Time, "duration", ["string", "integer"], Scalar);
 as_text!(Size, "size", ["string", "integer"], Scalar);
 as_text!(Peers, "peers", "string", String);
@@ -298,6 +300,8 @@ pub(crate) fn check_format(format: &str, text: &str) -> Result<(), UnitError> {
         "size" => text.parse::<Size>().map(drop),
         "peers" => text.parse::<Peers>().map(drop),
         "switch" => text.parse::<Switch>().map(drop),
+        "registry-url" => text.parse::<crate::RegistryUrl>().map(drop),
+        "name-server" => text.parse::<crate::NameServer>().map(drop),
         "tls-versions" => crate::TlsVersions::try_from(text.to_owned()).map(drop),
         "ip" => text.parse::<IpAddr>().map(drop).map_err(|_| UnitError("an IPv4 or IPv6 address")),
         _ => Ok(()),
@@ -312,6 +316,8 @@ pub(crate) fn format_words(format: &str) -> Option<&'static str> {
         "peers" => "network",
         "switch" => "on or off",
         "ip" => "IP address",
+        "registry-url" => "URL",
+        "name-server" => "address of a resolver",
         _ => return None,
     })
 }

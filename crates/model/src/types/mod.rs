@@ -27,7 +27,7 @@ pub use health::{
     ActiveCheck, ActiveHealthy, ActiveUnhealthy, HealthChecks, PassiveCheck, PassiveHealthy, PassiveUnhealthy,
     ProbeKind,
 };
-pub use node::{AddressError, Node};
+pub use node::{AddressError, Node, bracketed};
 pub use route::{Route, Service};
 pub use secret::SecretText;
 pub use ssl::{OcspStapling, Ssl, SslClient, SslKind, TlsVersion};

@@ -30,11 +30,9 @@ pub struct Node {
     pub metadata: Map<String, Value>,
 }
 
-impl Node {
-    /// The host as it stands in a `Host` header or before a port: IPv6 in brackets.
-    pub fn bracketed_host(&self) -> Cow<'_, str> {
-        if self.host.contains(':') { Cow::Owned(format!("[{}]", self.host)) } else { Cow::Borrowed(&self.host) }
-    }
+/// A host as it stands in a `Host` header or before a port: an IPv6 address in brackets.
+pub fn bracketed(host: &str) -> Cow<'_, str> {
+    if host.contains(':') { Cow::Owned(format!("[{host}]")) } else { Cow::Borrowed(host) }
 }
 
 /// The port of a map-form node is none (`docs/spec/admin-api.md` §11.1).

@@ -50,9 +50,9 @@ fn nodes_of_both_forms() {
     check(json!({}), &[]);
     check(json!([]), &[]);
     let node = &upstream(json!({"nodes": [{"host": "[::1]", "weight": 1, "metadata": {"a": 1}}]})).nodes.unwrap()[0];
-    assert_eq!((node.bracketed_host().as_ref(), &node.metadata["a"]), ("[::1]", &json!(1)));
+    assert_eq!((bracketed(&node.host).as_ref(), &node.metadata["a"]), ("[::1]", &json!(1)));
     let node = &upstream(json!({"nodes": {"a.test:1": 1}})).nodes.unwrap()[0];
-    assert_eq!(node.bracketed_host(), "a.test");
+    assert_eq!(bracketed(&node.host), "a.test");
     assert_eq!(read::<Upstream>(json!({"service_name": "s", "discovery_type": "dns"})).nodes, None);
     assert!(serde_json::from_value::<Upstream>(json!({"nodes": {"a:0": 1}})).is_err());
 }

@@ -19,7 +19,7 @@ pub use node::{AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeou
 pub use prometheus::{MetricSettings, Prometheus};
 
 use crate::load::{Checks, File, under};
-use crate::{Log, Size};
+use crate::{Discovery, Log, Size};
 
 /// Configuration of a gateway node: the file of `milecastle gateway`, and the section `gateway` of `milecastle up`.
 ///
@@ -55,6 +55,8 @@ pub struct Gateway {
     pub upstream_pool: UpstreamPool,
     /// How names of upstream nodes are resolved.
     pub dns: Dns,
+    /// The registries that upstreams with a `service_name` ask for their nodes.
+    pub discovery: Discovery,
     /// What is sent upstream when the client's path is ambiguous (encoded slash, dot segments, backslash and the like).
     pub ambiguous_path: AmbiguousPath,
 }
@@ -97,6 +99,7 @@ impl Default for Gateway {
             shutdown: Shutdown::default(),
             upstream_pool: UpstreamPool::default(),
             dns: Dns::default(),
+            discovery: Discovery::default(),
             ambiguous_path: AmbiguousPath::default(),
         }
     }
@@ -137,6 +140,7 @@ impl Gateway {
         self.control_plane.check(&mut checks.at("control_plane"));
         self.state.check(&mut checks.at("state"));
         self.nginx_config.http.check(&mut checks.at("nginx_config.http"));
+        self.discovery.check(&mut checks.at("discovery"));
         for (i, name) in self.plugins.iter().flatten().enumerate() {
             checks.plugin(&format!("plugins[{i}]"), name);
         }
