@@ -6,8 +6,8 @@ use milecastle_plugin_api::{NodeFacts, Registry, Shared};
 use milecastle_proxy::node::{Node, NodeConfig};
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
-    AccessLog, Counters, Current, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd, SideParts,
-    SideServers, Totals, UpstreamHealth,
+    AccessLog, Counters, Current, Discovery, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd,
+    SideParts, SideServers, Totals, UpstreamHealth,
 };
 use milecastle_settings::{Gateway as Settings, HttpRouter, Shutdown};
 use milecastle_snapshot::{Compiler, Snapshot};
@@ -68,10 +68,13 @@ impl GatewayNode {
             move |reason| health.maintain(reason)
         };
         let upstream_health: Arc<UpstreamHealth> = Arc::default();
+        let side = tokio::runtime::Handle::current();
+        let discovery =
+            Discovery::new(&settings.discovery, side.clone(), Some(settings.state.dir()), config.authorities())?;
         let figures = counters.figures(upstream_health.clone());
         let node = Node::start(node_config(settings, &facts), compiler, publish, figures, maintain)?;
         let access_log = AccessLog::open(settings, config.workers())?.map(Arc::new);
-        let side = SideServers::start(
+        let side_servers = SideServers::start(
             settings,
             SideParts {
                 current: first.clone(),
@@ -80,13 +83,14 @@ impl GatewayNode {
                 metrics,
                 counters: counters.clone(),
                 upstream_health: upstream_health.clone(),
+                discovery: discovery.clone(),
                 node: Arc::new(node.status_reader()),
                 facts: facts.clone(),
                 access_log: access_log.clone(),
             },
         )
         .await?;
-        tracing::info!(address = %side.status_addr(), "the status page is served");
+        tracing::info!(address = %side_servers.status_addr(), "the status page is served");
         arrived.notified().await;
         let current = first.get().context("the first configuration has arrived")?.clone();
         let workers = config.workers();
@@ -96,13 +100,14 @@ impl GatewayNode {
             current,
             counters,
             upstream_health,
-            side: tokio::runtime::Handle::current(),
+            discovery,
+            side,
             on_end: access_log.clone().map(|log| log as Arc<dyn OnRequestEnd>),
             upstream_roots: None,
         })?;
         // The workers begin with the configuration that has arrived: from here on load balancers may send.
         (0..workers).for_each(|worker| health.worker_loaded(worker));
-        Ok(Self { gateway, side, node, health, access_log, shared, settings: settings.clone() })
+        Ok(Self { gateway, side: side_servers, node, health, access_log, shared, settings: settings.clone() })
     }
 
     /// Listening addresses with what they are.

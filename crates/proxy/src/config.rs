@@ -115,7 +115,7 @@ pub struct GatewayConfig {
     pub(crate) dns: DnsLimits,
     /// Whether upstream nodes are probed and watched where their upstream asks for it.
     pub(crate) health_checks: bool,
-    /// Authorities in PEM that probes verify certificates with; `None`: those of the system.
+    /// Authorities in PEM that probes and registries' certificates are verified with; `None`: those of the system.
     pub(crate) authorities: Option<PathBuf>,
 }
 
@@ -225,6 +225,11 @@ impl GatewayConfig {
                 ttl: SYSTEM_TTL.clamp(settings.dns.min_ttl.get(), settings.dns.max_ttl.get()),
             },
         })
+    }
+
+    /// Authorities in PEM that certificates are verified with beside the traffic; `None`: those of the system.
+    pub fn authorities(&self) -> Option<PathBuf> {
+        self.authorities.clone()
     }
 
     /// Worker threads.

@@ -4,6 +4,7 @@ use crate::balance::Averages;
 use crate::config::{GatewayConfig, Listen};
 use crate::counters::Counters;
 use crate::current::Current;
+use crate::discovery::Discovery;
 use crate::health::{CheckerParts, Checkers, UpstreamHealth};
 use crate::resolve::Resolver;
 use crate::tls::{ServerTls, UpstreamTls};
@@ -38,6 +39,8 @@ pub struct GatewayParts {
     pub counters: Arc<Counters>,
     /// Health of upstream nodes, also for those who only read it.
     pub upstream_health: Arc<UpstreamHealth>,
+    /// Where the nodes of upstreams with a service are asked for.
+    pub discovery: Arc<Discovery>,
     /// The runtime beside the workers: names are resolved on it, and upstream nodes probed.
     pub side: tokio::runtime::Handle,
     /// The access log.
@@ -85,7 +88,8 @@ impl Gateway {
     /// # Errors
     /// A port is taken, or the system has no threads left.
     pub fn start(parts: GatewayParts) -> Result<Self, StartError> {
-        let GatewayParts { config, facts, current, counters, upstream_health, side, on_end, upstream_roots } = parts;
+        let GatewayParts { config, facts, current, counters, upstream_health, discovery, side, on_end, upstream_roots } =
+            parts;
         let workers = config.workers;
         let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
         let mut addrs = Vec::with_capacity(config.listens.len());
@@ -101,12 +105,15 @@ impl Gateway {
             table: upstream_health,
             current: current.clone(),
             resolver: resolver.clone(),
+            discovery: discovery.clone(),
             side,
             enabled: config.health_checks,
             authorities: config.authorities.clone(),
         });
+        discovery.follow(&current);
         let node = Arc::new(Node {
             resolver,
+            discovery,
             checkers,
             averages: Averages::default(),
             tls: ServerTls::new(&config.tls),

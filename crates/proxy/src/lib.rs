@@ -21,6 +21,8 @@ mod control_api;
 mod counters;
 mod current;
 mod deadline;
+mod discovery;
+mod dns;
 mod gateway;
 mod h1;
 mod health;
@@ -43,6 +45,7 @@ pub use access_log::{AccessLog, AccessLogError};
 pub use config::{ConfigError, GatewayConfig};
 pub use counters::{Counters, Totals};
 pub use current::Current;
+pub use discovery::{Discovery, DiscoveryError};
 pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, StartError};
 pub use health::{HealthFigures, UpstreamHealth};
 pub use secrets::EnvironmentSecrets;
@@ -52,6 +55,7 @@ pub use worker::{ListenError, probe};
 /// The parsers of what peers send, for the fuzz targets of `tests/fuzz` and for nothing else.
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::dns::{BadMessage, Data, Kind, Message, Name, Record};
     pub use crate::h1::server::{
         BadHead, Length, Parsing as RequestParsing, RequestHead, take_head as take_request_head,
     };

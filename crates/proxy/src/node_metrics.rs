@@ -6,6 +6,7 @@ use crate::access_log::AccessLog;
 use crate::control_api::STORAGE_PREFIX;
 use crate::counters::{Counters, Totals};
 use crate::current::Current;
+use crate::discovery::{Discovery, Figures};
 use crate::health::UpstreamHealth;
 use crate::node::{LastGoodFigures, NodeStatus};
 use crate::process;
@@ -21,6 +22,7 @@ pub(crate) struct Sources {
     pub(crate) registry: Arc<Registry>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) upstream_health: Arc<UpstreamHealth>,
+    pub(crate) discovery: Arc<Discovery>,
     pub(crate) current: Arc<OnceLock<Arc<Current>>>,
     pub(crate) node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
     pub(crate) facts: NodeFacts,
@@ -43,6 +45,7 @@ pub(crate) struct NodeMetrics {
     accepted: Family<Counter>,
     panics: Family<Counter>,
     upstream_status: Family<Gauge>,
+    discovery: DiscoveryMetrics,
     metric_errors: Handle<Counter>,
     log_lines_dropped: Handle<Counter>,
     revision: Handle<Gauge>,
@@ -81,6 +84,7 @@ impl NodeMetrics {
             )?,
             panics: labelled("plugin_panics_total", "Hooks that panicked; each ended its request with 500", "plugin")?,
             upstream_status: upstream_status(&registry, settings)?,
+            discovery: DiscoveryMetrics::new(&registry)?,
             metric_errors: counter(
                 "nginx_metric_errors_total",
                 "Updates of metrics that could not be counted under their own labels",
@@ -109,7 +113,7 @@ impl NodeMetrics {
     }
 
     fn update(&self) {
-        let Sources { registry, counters, upstream_health, current, node, access_log, .. } = &self.sources;
+        let Sources { registry, counters, upstream_health, discovery, current, node, access_log, .. } = &self.sources;
         let totals = counters.totals();
         self.connections.iter().for_each(|(gauge, read)| gauge.set(float(read(&totals))));
         self.requests.set(float(totals.requests));
@@ -121,6 +125,7 @@ impl NodeMetrics {
             follow(&self.panics.with(&[plugin]), panics);
         }
         self.update_upstreams(upstream_health);
+        self.discovery.update(&discovery.figures());
         follow(&self.metric_errors, registry.overflowed());
         follow(&self.log_lines_dropped, access_log.as_ref().map_or(0, |log| log.dropped()));
         self.update_configuration(&node(), current.get());
@@ -157,6 +162,59 @@ impl NodeMetrics {
         self.stream_connected.set(if status.connected_to.is_some() { 1.0 } else { 0.0 });
         self.alarms.set(float(status.alarms.len() as u64));
         self.last_good.update(&status.last_good);
+    }
+}
+
+/// How the services stand that upstreams' nodes are asked for.
+struct DiscoveryMetrics {
+    instances: Family<Gauge>,
+    age: Family<Gauge>,
+    failures: Family<Counter>,
+}
+
+impl DiscoveryMetrics {
+    fn new(registry: &Registry) -> Result<Self, MetricError> {
+        let labels = ["type", "service"];
+        Ok(Self {
+            instances: registry.gauge(
+                "discovery_instances",
+                "Instances in use of each service that the configuration names",
+                &labels,
+                Options::default(),
+            )?,
+            age: registry.gauge(
+                "discovery_age_seconds",
+                "Time since the registry has confirmed the instances of a service",
+                &labels,
+                Options::default(),
+            )?,
+            failures: registry.counter(
+                "discovery_failures_total",
+                "Questions for a service that the registry did not answer, or not as it should",
+                &labels,
+                Options::default(),
+            )?,
+        })
+    }
+
+    fn update(&self, services: &[Figures]) {
+        for Figures { registry, service, instances, age, failures } in services {
+            let labels = [registry.as_str(), service.as_str()];
+            self.instances.with(&labels).set(float(*instances));
+            if let Some(age) = age {
+                self.age.with(&labels).set(age.as_secs_f64());
+            }
+            follow(&self.failures.with(&labels), *failures);
+        }
+        let shown: HashSet<[&str; 2]> =
+            services.iter().map(|service| [service.registry.as_str(), service.service.as_str()]).collect();
+        let is_shown = |values: &[Box<str>]| match values {
+            [registry, service] => shown.contains(&[&**registry, &**service]),
+            _ => false,
+        };
+        self.instances.retain(is_shown);
+        self.age.retain(is_shown);
+        self.failures.retain(is_shown);
     }
 }
 

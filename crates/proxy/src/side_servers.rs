@@ -4,6 +4,7 @@ use crate::access_log::AccessLog;
 use crate::control_api::{self, ControlApi};
 use crate::counters::Counters;
 use crate::current::Current;
+use crate::discovery::Discovery;
 use crate::health::UpstreamHealth;
 use crate::metrics_page::MetricsServer;
 use crate::node::NodeStatus;
@@ -34,6 +35,8 @@ pub struct SideParts {
     pub counters: Arc<Counters>,
     /// Health of upstream nodes.
     pub upstream_health: Arc<UpstreamHealth>,
+    /// Instances of services.
+    pub discovery: Arc<Discovery>,
     /// What the node knows of its configuration.
     pub node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
     /// Facts of the node.
@@ -73,21 +76,32 @@ impl SideServers {
     /// # Errors
     /// An address is taken, or a metric's name.
     pub async fn start(settings: &Settings, parts: SideParts) -> Result<Self, SideError> {
-        let SideParts { current, health, registry, metrics, counters, upstream_health, node, facts, access_log } =
-            parts;
+        let SideParts {
+            current,
+            health,
+            registry,
+            metrics,
+            counters,
+            upstream_health,
+            discovery,
+            node,
+            facts,
+            access_log,
+        } = parts;
         let apisix = &settings.apisix;
         let addr = apisix.status.socket();
         let status = status::serve(addr, health).await.map_err(fault("apisix.status.port", addr))?;
         let control = if apisix.enable_control {
             let addr = apisix.control.socket();
-            let api = ControlApi::new(in_force(current.clone()), upstream_health.clone(), registry);
+            let api = ControlApi::new(in_force(current.clone()), upstream_health.clone(), discovery.clone(), registry);
             Some(control_api::serve(addr, api).await.map_err(fault("apisix.control.port", addr))?)
         } else {
             None
         };
         let prometheus = &settings.plugin_attr.prometheus;
         let metrics = if prometheus.enable_export_server {
-            let sources = Sources { registry: metrics, counters, upstream_health, current, node, facts, access_log };
+            let sources =
+                Sources { registry: metrics, counters, upstream_health, discovery, current, node, facts, access_log };
             let node_metrics = NodeMetrics::new(sources, prometheus)?;
             let server = MetricsServer::start(prometheus, move || node_metrics.render()).await;
             let addr = prometheus.export_addr.socket();
@@ -169,6 +183,7 @@ mod tests {
             metrics: Arc::new(metrics::Registry::new("gw_", 2)),
             counters: Arc::new(Counters::new(2)),
             upstream_health: Arc::default(),
+            discovery: Discovery::new(&settings().discovery, tokio::runtime::Handle::current(), None, None).unwrap(),
             node: Arc::new(move || status.clone()),
             facts: NodeFacts { hostname: "host-1".into(), version: "1.2.3" },
             access_log: None,

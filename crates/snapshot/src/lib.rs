@@ -30,7 +30,9 @@ pub use certificates::{ClientAuth, CompiledSsl};
 pub use compiled::{CompiledRoute, Outcome, Timeouts, UpstreamRef};
 pub use compiler::{Compiler, MetadataOf, Rejected};
 pub use snapshot::Snapshot;
-pub use upstream::{Algorithm, CompiledNode, CompiledUpstream, HashKey, Keepalive, PassHost, UpstreamScheme};
+pub use upstream::{
+    Algorithm, CompiledNode, CompiledUpstream, HashKey, Keepalive, PassHost, ServiceQuery, UpstreamScheme,
+};
 
 #[cfg(test)]
 mod tests;

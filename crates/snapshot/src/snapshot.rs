@@ -206,7 +206,9 @@ impl Snapshot {
             Kind::Service => self.services.get(id).is_some_and(Option::is_some),
             Kind::PluginConfig => self.plugin_configs.get(id).is_some_and(Option::is_some),
             Kind::ConsumerGroup => self.consumer_groups.get(id).is_some_and(Option::is_some),
-            Kind::Upstream => self.upstreams.get(id).is_some_and(|upstream| !upstream.nodes.is_empty()),
+            Kind::Upstream => {
+                self.upstreams.get(id).is_some_and(|upstream| !upstream.nodes.is_empty() || upstream.service.is_some())
+            }
             Kind::GlobalRule => self.global_rules.contains(id),
             Kind::Consumer | Kind::Credential => self.holders.contains_key(key),
             Kind::Ssl => self.ssls.contains_key(id),

@@ -4,7 +4,8 @@ use crate::compiled::Timeouts;
 use foldhash::quality::FixedState;
 use http::HeaderValue;
 use milecastle_matching::{Template, VarName};
-use milecastle_model::{Balancer, Fault, HashOn, HealthChecks, PassHost as Mode, Scheme, Timeout, Upstream};
+use milecastle_model::{Balancer, Fault, HashOn, HealthChecks, PassHost as Mode, Scheme, Timeout, Upstream, bracketed};
+use serde_json::Value;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -104,6 +105,40 @@ pub struct Keepalive {
     pub requests: u64,
 }
 
+/// What an upstream's nodes are asked for (`docs/spec/resources.md` §14).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceQuery {
+    /// `discovery_type`.
+    pub registry: Box<str>,
+    /// `service_name`.
+    pub name: Box<str>,
+    /// `discovery_args.namespace_id`.
+    pub namespace: Option<Box<str>>,
+    /// `discovery_args.group_name`.
+    pub group: Option<Box<str>>,
+    /// `discovery_args.metadata`, sorted: what the metadata of an instance must have. Values that are no text stand as JSON.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl ServiceQuery {
+    fn of(upstream: &Upstream) -> Option<Self> {
+        let name = upstream.service_name.as_deref()?;
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let argument = |name| upstream.discovery_args.get(name).and_then(Value::as_str).map(Into::into);
+        let metadata = upstream.discovery_args.get("metadata").and_then(Value::as_object);
+        let mut metadata: Vec<_> =
+            metadata.into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect();
+        metadata.sort_unstable();
+        Some(Self {
+            registry: upstream.discovery_type.as_deref().unwrap_or_default().into(),
+            name: name.into(),
+            namespace: argument("namespace_id"),
+            group: argument("group_name"),
+            metadata,
+        })
+    }
+}
+
 /// One node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CompiledNode {
@@ -121,8 +156,18 @@ pub struct CompiledNode {
     pub host_header: HeaderValue,
 }
 
+impl CompiledNode {
+    /// A node at a host, an IPv6 address without brackets; `None` if the host cannot stand in a Host header.
+    pub fn new(host: &str, port: u16, weight: u32, priority: i32, scheme: UpstreamScheme) -> Option<Self> {
+        let bracketed = bracketed(host);
+        let header = if port == scheme.default_port() { bracketed } else { format!("{bracketed}:{port}").into() };
+        let host_header = HeaderValue::from_str(&header).ok()?;
+        Some(Self { host: host.into(), addr: host.parse().ok(), port, weight, priority, host_header })
+    }
+}
+
 /// An upstream, ready to balance over.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CompiledUpstream {
     /// Path of the object that carries it, such as `/upstreams/1` or, inline, `/routes/7`. State that outlives snapshots
     /// is kept under it.
@@ -143,14 +188,26 @@ pub struct CompiledUpstream {
     pub timeouts: Timeouts,
     /// Its own idle pool; `None` for the node's default pool.
     pub keepalive: Option<Keepalive>,
-    /// Whether it names its nodes through service discovery.
-    pub discovered: bool,
+    /// The service that its nodes are asked for; `None`: `nodes` has them all.
+    pub service: Option<Arc<ServiceQuery>>,
     /// The certificate of the upstream is verified.
     pub verify: bool,
     /// How the nodes' health is watched; `None`: not at all.
     pub checks: Option<Arc<HealthChecks>>,
     /// Changes when nodes, algorithm or scheme do: balancer state is made anew then.
     pub fingerprint: u64,
+}
+
+impl CompiledUpstream {
+    /// The same upstream over these nodes, which service discovery has found.
+    pub fn over(&self, nodes: Arc<[CompiledNode]>) -> Self {
+        let fingerprint = fingerprint(&nodes, &self.algorithm, self.scheme);
+        Self { nodes, fingerprint, ..self.clone() }
+    }
+}
+
+fn fingerprint(nodes: &[CompiledNode], algorithm: &Algorithm, scheme: UpstreamScheme) -> u64 {
+    FixedState::default().hash_one((nodes, algorithm, scheme))
 }
 
 /// Compiles an upstream object or an inline one; `key` is the path of the object that carries it.
@@ -164,18 +221,9 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
     let mut nodes = Vec::with_capacity(configured.len());
     for (index, node) in configured.iter().enumerate() {
         let port = node.port.unwrap_or_else(|| scheme.default_port());
-        let host = node.bracketed_host();
-        let header = if port == scheme.default_port() { host } else { format!("{host}:{port}").into() };
-        match HeaderValue::from_str(&header) {
-            Ok(host_header) => nodes.push(CompiledNode {
-                host: node.host.as_str().into(),
-                addr: node.host.parse().ok(),
-                port,
-                weight: node.weight,
-                priority: node.priority,
-                host_header,
-            }),
-            Err(_) => faults.push(Fault::rule(format!("/nodes/{index}/host"), format!("invalid host {:?}", node.host))),
+        match CompiledNode::new(&node.host, port, node.weight, node.priority, scheme) {
+            Some(node) => nodes.push(node),
+            None => faults.push(Fault::rule(format!("/nodes/{index}/host"), format!("invalid host {:?}", node.host))),
         }
     }
     let pass_host = match (upstream.pass_host, &upstream.upstream_host) {
@@ -193,7 +241,7 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
         return Err(faults);
     }
     let algorithm = algorithm(upstream);
-    let fingerprint = FixedState::default().hash_one((&nodes, &algorithm, scheme));
+    let fingerprint = fingerprint(&nodes, &algorithm, scheme);
     Ok(CompiledUpstream {
         key,
         nodes: nodes.into(),
@@ -208,7 +256,7 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
             idle_timeout: pool.idle_timeout,
             requests: pool.requests,
         }),
-        discovered: upstream.service_name.is_some(),
+        service: ServiceQuery::of(upstream).map(Arc::new),
         verify: upstream.tls.as_ref().is_some_and(|tls| tls.verify),
         checks: upstream.checks.clone().map(Arc::new),
         fingerprint,
@@ -227,7 +275,7 @@ pub(crate) fn unusable(key: Arc<str>) -> CompiledUpstream {
         retry_timeout: None,
         timeouts: Timeouts::default(),
         keepalive: None,
-        discovered: false,
+        service: None,
         verify: false,
         checks: None,
         fingerprint: 0,

@@ -10,6 +10,7 @@ mod schemas;
 #[cfg(test)]
 mod tests;
 
+use crate::discovery::Discovery;
 use crate::health::UpstreamHealth;
 use crate::side_http::{self, Answer, SideServer, answer, json};
 use http::header::ACCEPT;
@@ -29,6 +30,7 @@ pub(crate) const STORAGE_PREFIX: &str = "/apisix";
 pub(crate) struct ControlApi {
     snapshot: Box<dyn Fn() -> Arc<Snapshot> + Send + Sync>,
     upstream_health: Arc<UpstreamHealth>,
+    discovery: Arc<Discovery>,
     registry: Arc<Registry>,
 }
 
@@ -44,9 +46,10 @@ impl ControlApi {
     pub(crate) fn new(
         snapshot: impl Fn() -> Arc<Snapshot> + Send + Sync + 'static,
         upstream_health: Arc<UpstreamHealth>,
+        discovery: Arc<Discovery>,
         registry: Arc<Registry>,
     ) -> Self {
-        Self { snapshot: Box::new(snapshot), upstream_health, registry }
+        Self { snapshot: Box::new(snapshot), upstream_health, discovery, registry }
     }
 
     fn answer(&self, ask: &Ask) -> Answer {
@@ -65,6 +68,10 @@ impl ControlApi {
             ("GET", ["healthcheck"]) => health::list(&(self.snapshot)(), &self.upstream_health, ask.html),
             ("GET", ["healthcheck", collection]) => self.health(collection, ""),
             ("GET", ["healthcheck", collection, id]) => self.health(collection, id),
+            ("GET", ["discovery", registry, "dump"]) => match self.discovery.dump(registry) {
+                Some(dump) => json(StatusCode::OK, &dump),
+                None => side_http::not_found(),
+            },
             // Memory is freed when its last user lets go: there is nothing to trigger.
             ("POST", ["gc"]) => answer(StatusCode::OK, "text/plain", ""),
             // The list of plugins is a setting of the gateway group and comes with the configuration.

@@ -9,7 +9,8 @@
 //! - A worker waits for nothing here: it takes the table's lock when it meets a version of an upstream for the first time,
 //!   and never while a request is with a node.
 //! - A target that stays keeps its state, whatever changes around it; with the upstream or its checks the state goes.
-//! - What a checker watches is the snapshot in force, not that of the request which made it.
+//! - What a checker watches is the snapshot in force, over the present instances of services, not what the request knew
+//!   which made it.
 //!
 //! Deliberately absent: the choice of a node.
 
@@ -25,10 +26,11 @@ pub(crate) use state::Condition;
 pub(crate) use target::Target;
 
 use crate::current::Current;
+use crate::discovery::Discovery;
 use crate::resolve::Resolver;
+use crate::tls::OnDemandTls;
 use milecastle_model::HealthChecks;
 use milecastle_snapshot::CompiledUpstream;
-use probe::ProbeTls;
 use prober::Prober;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -79,7 +81,8 @@ pub(crate) struct Checkers {
     table: Arc<UpstreamHealth>,
     current: Arc<Current>,
     resolver: Arc<Resolver>,
-    tls: ProbeTls,
+    discovery: Arc<Discovery>,
+    tls: OnDemandTls,
     side: tokio::runtime::Handle,
     stop: watch::Sender<bool>,
     enabled: bool,
@@ -90,6 +93,8 @@ pub(crate) struct CheckerParts {
     pub(crate) table: Arc<UpstreamHealth>,
     pub(crate) current: Arc<Current>,
     pub(crate) resolver: Arc<Resolver>,
+    /// Where the nodes of discovered upstreams are.
+    pub(crate) discovery: Arc<Discovery>,
     /// The runtime that probes run on.
     pub(crate) side: tokio::runtime::Handle,
     /// Whether there are health checks at all.
@@ -100,9 +105,9 @@ pub(crate) struct CheckerParts {
 
 impl Checkers {
     pub(crate) fn new(parts: CheckerParts) -> Arc<Self> {
-        let CheckerParts { table, current, resolver, side, enabled, authorities } = parts;
-        let tls = ProbeTls::new(authorities);
-        Arc::new(Self { table, current, resolver, tls, side, stop: watch::Sender::new(false), enabled })
+        let CheckerParts { table, current, resolver, discovery, side, enabled, authorities } = parts;
+        let tls = OnDemandTls::new(authorities, "apisix.ssl.ssl_trusted_certificate");
+        Arc::new(Self { table, current, resolver, discovery, tls, side, stop: watch::Sender::new(false), enabled })
     }
 
     /// The checker for an upstream that has a request; `None` if its health is not watched.
@@ -123,11 +128,16 @@ impl Checkers {
         Some(checker)
     }
 
-    /// The upstream at this path in the snapshot in force, if its health is to be watched.
+    /// The upstream at this path in the snapshot in force, over its present nodes, if its health is to be watched.
     fn watched(&self, path: &str) -> Option<(Arc<CompiledUpstream>, Arc<HealthChecks>)> {
         let snapshot = self.current.load();
-        let upstream = snapshot.upstream_at(path).filter(|upstream| !upstream.nodes.is_empty())?;
-        Some((upstream.clone(), upstream.checks.clone()?))
+        let configured = snapshot.upstream_at(path)?;
+        let checks = configured.checks.clone()?;
+        let upstream = match configured.service {
+            None => configured.clone(),
+            Some(_) => self.discovery.present(configured)?,
+        };
+        (!upstream.nodes.is_empty()).then_some((upstream, checks))
     }
 
     /// Takes a checker out of the table, unless there is something to watch again.

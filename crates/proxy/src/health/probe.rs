@@ -4,45 +4,16 @@ use super::rules::Rules;
 use super::state::Report;
 use super::target::Target;
 use crate::h1::{Failure, connect_tcp};
-use crate::tls::UpstreamTls;
+use crate::tls::OnDemandTls;
 use milecastle_model::{ActiveCheck, ProbeKind};
-use rustls::RootCertStore;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::OnceCell;
 
 /// Longest status line that is read.
 const STATUS_LINE: usize = 4096;
 
-/// TLS for probes, by whether they verify certificates. Made at the first probe that needs it.
-pub(super) struct ProbeTls {
-    /// Authorities in PEM; `None`: those of the system.
-    authorities: Option<PathBuf>,
-    verifying: OnceCell<UpstreamTls>,
-    trusting: OnceCell<UpstreamTls>,
-}
-
-impl ProbeTls {
-    pub(super) fn new(authorities: Option<PathBuf>) -> Self {
-        Self { authorities, verifying: OnceCell::new(), trusting: OnceCell::new() }
-    }
-
-    async fn get(&self, verify: bool) -> Result<&UpstreamTls, rustls::Error> {
-        if !verify {
-            return self.trusting.get_or_try_init(async || UpstreamTls::new(None)).await;
-        }
-        let load = async || {
-            let authorities = self.authorities.clone();
-            let roots = tokio::task::spawn_blocking(move || crate::tls::trusted(authorities.as_deref())).await;
-            UpstreamTls::new(Some(roots.unwrap_or_else(|_| RootCertStore::empty())))
-        };
-        self.verifying.get_or_try_init(load).await
-    }
-}
-
 /// Probes a target once; `None`: what was seen says nothing.
-pub(super) async fn probe(target: &Target, check: &ActiveCheck, rules: &Rules, tls: &ProbeTls) -> Option<Report> {
+pub(super) async fn probe(target: &Target, check: &ActiveCheck, rules: &Rules, tls: &OnDemandTls) -> Option<Report> {
     match exchange(target, check, tls).await {
         Ok(None) => Some(Report::Success),
         Ok(Some(line)) => status_of(&line).map_or(Some(Report::HttpFailure), |status| rules.judge(status)),
@@ -70,7 +41,7 @@ impl From<Failure> for Broken {
 }
 
 /// Connects, and asks where the kind of check says so; gives the beginning of the answer.
-async fn exchange(target: &Target, check: &ActiveCheck, tls: &ProbeTls) -> Result<Option<Vec<u8>>, Broken> {
+async fn exchange(target: &Target, check: &ActiveCheck, tls: &OnDemandTls) -> Result<Option<Vec<u8>>, Broken> {
     let stream = connect_tcp(target.addr, check.timeout).await?;
     let request = || request(check, &target.probe_host);
     match check.kind {

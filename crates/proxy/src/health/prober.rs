@@ -1,6 +1,6 @@
 //! The task that probes one upstream's targets (`docs/spec/resources.md` §4.4).
 //!
-//! It follows the configuration, and ends with the upstream or its checks. Where the checks have no probe that brings a target
+//! It follows the configuration and the instances of services, and ends with the upstream or its checks. Where the checks have no probe that brings a target
 //! back, it lets the target have requests again after a while.
 
 use super::Checkers;
@@ -53,10 +53,12 @@ impl Prober {
     /// Probes until the upstream is gone or `stopped` says so.
     pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         let mut published = self.checkers.current.subscribe();
+        let mut instances = self.checkers.discovery.changes();
         let mut resolving: Option<Resolving> = None;
         let mut resolve_at = Instant::now();
         loop {
             published.borrow_and_update();
+            instances.borrow_and_update();
             if !self.follow() {
                 return;
             }
@@ -78,6 +80,7 @@ impl Prober {
                 () = sleep_until(next) => {}
                 () = self.checker.changed.notified() => {}
                 _ = published.changed() => {}
+                Ok(()) = instances.changed() => {}
                 _ = stopped.wait_for(|stopped| *stopped) => return,
             }
         }

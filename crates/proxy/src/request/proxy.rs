@@ -39,8 +39,18 @@ struct Plan {
 
 /// Finds the upstream and tries its nodes. The error is an answer made here.
 pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRoute) -> Result<Answer, Refusal> {
-    let upstream = find(live, snapshot, route)?;
     let worker = live.client.worker.clone();
+    let configured = find(live, snapshot, route)?;
+    let discovered;
+    let upstream = match configured.service {
+        None => configured,
+        Some(_) => {
+            let found = Box::pin(worker.node.discovery.discover(configured)).await;
+            let found = found.filter(|found| !found.nodes.is_empty());
+            discovered = found.ok_or_else(|| refuse(StatusCode::SERVICE_UNAVAILABLE))?;
+            &discovered
+        }
+    };
     let config = &worker.node.config;
     let timeouts = route.timeout.unwrap_or(upstream.timeouts);
     let plan = Plan {
@@ -131,7 +141,7 @@ fn find<'s>(
         (None, UpstreamRef::Inline(upstream)) => upstream,
         (None, UpstreamRef::None) => return Err(refuse(StatusCode::SERVICE_UNAVAILABLE)),
     };
-    if upstream.nodes.is_empty() {
+    if upstream.nodes.is_empty() && upstream.service.is_none() {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
     let spoken = matches!(upstream.scheme, UpstreamScheme::Http | UpstreamScheme::Https);

@@ -1,10 +1,12 @@
 //! TLS with clients and with upstreams.
 
 mod client_auth;
+mod on_demand;
 mod server;
 mod trusted;
 mod upstream;
 
+pub(crate) use on_demand::OnDemandTls;
 pub(crate) use server::{ServerTls, accept};
-pub(crate) use trusted::trusted;
+use trusted::trusted;
 pub(crate) use upstream::UpstreamTls;

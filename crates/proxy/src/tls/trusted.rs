@@ -5,9 +5,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use std::path::Path;
 
-/// The authorities in a PEM file, or those of the system. What cannot be used is left out with a line in the log: without any,
+/// The authorities in a PEM file that the setting `key` names, or those of the system. What cannot be used is left out with a line in the log: without any,
 /// no certificate is accepted. Reads files.
-pub(crate) fn trusted(file: Option<&Path>) -> RootCertStore {
+pub(crate) fn trusted(file: Option<&Path>, key: &str) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let (found, faults) = match file {
         Some(path) => from_file(path),
@@ -17,14 +17,13 @@ pub(crate) fn trusted(file: Option<&Path>) -> RootCertStore {
         }
     };
     for fault in faults {
-        tracing::error!(fault, "trusted certificates cannot be read: see apisix.ssl.ssl_trusted_certificate");
+        tracing::error!(fault, "trusted certificates cannot be read: see {key}");
     }
     let (added, ignored) = roots.add_parsable_certificates(found);
     if added == 0 {
         tracing::error!(
             ignored,
-            "there is no trusted certificate, so none of an upstream is accepted by health checks that verify: set \
-             apisix.ssl.ssl_trusted_certificate to a file in PEM"
+            "there is no trusted certificate, so none is accepted where certificates are verified: set {key} to a file in PEM"
         );
     }
     roots
@@ -48,8 +47,8 @@ mod tests {
     fn files_are_read_and_bad_ones_give_nothing() {
         let dir = TempDir::new();
         let two = [Authority::new("one").pem(), Authority::new("two").pem()].concat();
-        assert_eq!(trusted(Some(&dir.write("two.pem", two))).len(), 2);
-        assert_eq!(trusted(Some(&dir.write("none.pem", "text"))).len(), 0);
-        assert_eq!(trusted(Some(&dir.path().join("missing.pem"))).len(), 0);
+        assert_eq!(trusted(Some(&dir.write("two.pem", two)), "k").len(), 2);
+        assert_eq!(trusted(Some(&dir.write("none.pem", "text")), "k").len(), 0);
+        assert_eq!(trusted(Some(&dir.path().join("missing.pem")), "k").len(), 0);
     }
 }

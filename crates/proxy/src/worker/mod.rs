@@ -29,6 +29,7 @@ use crate::balance::{Averages, Balancers};
 use crate::config::{GatewayConfig, Listen};
 use crate::counters::{Counters, WorkerCounters};
 use crate::current::Current;
+use crate::discovery::Discovery;
 use crate::gateway::OnRequestEnd;
 use crate::h1::{Pipes, Pool, Scratch};
 use crate::health::Checkers;
@@ -62,6 +63,7 @@ pub(crate) struct Node {
     pub(crate) current: Arc<Current>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) resolver: Arc<Resolver>,
+    pub(crate) discovery: Arc<Discovery>,
     /// Response times of upstream nodes.
     pub(crate) averages: Averages,
     pub(crate) checkers: Arc<Checkers>,

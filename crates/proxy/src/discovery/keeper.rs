@@ -1,0 +1,210 @@
+//! The last instances of every service on disk, so that a node that starts while a registry is away still has them.
+//!
+//! One file, written whole beside the old one and put in its place. It holds addresses and what registries tell of them, and
+//! no secret. One that cannot be read is no fault of a start: then nothing is known before the registries answer.
+
+use super::Discovery;
+use super::instance::Instance;
+use super::service::Service;
+use milecastle_settings::Discovery as Settings;
+use milecastle_snapshot::ServiceQuery;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// The file, in the state directory.
+const FILE: &str = "instances.json";
+/// Most of it that is read back.
+const LONGEST: u64 = 256 * 1024 * 1024;
+/// Version of the layout; a file of another one is passed over.
+const LAYOUT: u32 = 1;
+
+/// What was known of a service before the process began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// When its registry had confirmed it.
+    pub(super) heard: SystemTime,
+    pub(super) instances: Vec<Instance>,
+}
+
+/// Reads and writes the file.
+pub(super) struct Keeper {
+    /// `None`: nothing is kept.
+    directory: Option<PathBuf>,
+    delay: Duration,
+    keep_for: Duration,
+    /// What the file held at the start.
+    found: Mutex<HashMap<ServiceQuery, Kept>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Layout {
+    version: u32,
+    services: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    registry: Box<str>,
+    name: Box<str>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    namespace: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    group: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    metadata: Vec<(String, String)>,
+    /// Seconds since 1970.
+    heard: u64,
+    instances: Vec<Instance>,
+}
+
+impl Keeper {
+    /// Reads what an earlier process has left in `directory`.
+    pub(super) fn open(directory: &Path, settings: &Settings) -> Self {
+        let path = directory.join(FILE);
+        let found = read(&path).unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(path = %path.display(), %error, "the last instances of services cannot be read and are not used");
+            }
+            HashMap::new()
+        });
+        let (delay, keep_for) = (settings.write_delay.get(), settings.keep_for.get());
+        let keeper = Self { directory: Some(directory.to_owned()), delay, keep_for, found: Mutex::new(found) };
+        keeper.forget_old();
+        keeper
+    }
+
+    /// Keeps nothing.
+    pub(super) fn nowhere() -> Self {
+        Self { directory: None, delay: Duration::ZERO, keep_for: Duration::ZERO, found: Mutex::default() }
+    }
+
+    /// What an earlier process knew of a service.
+    pub(super) fn take(&self, query: &ServiceQuery) -> Option<Kept> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).get(query).cloned()
+    }
+
+    fn forget_old(&self) {
+        let now = SystemTime::now();
+        let young = |kept: &Kept| now.duration_since(kept.heard).unwrap_or_default() <= self.keep_for;
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, kept| young(kept));
+    }
+
+    /// Writes what is known of these services, and of those that nobody has asked for since the start.
+    fn write(&self, services: &[Arc<Service>]) -> io::Result<()> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        self.forget_old();
+        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for service in services {
+            if let (Some(heard), Some(instances)) = (service.news().heard, service.instances()) {
+                all.insert((**service.query()).clone(), Kept { heard, instances: instances.to_vec() });
+            }
+        }
+        let mut services: Vec<Entry> = all.into_iter().map(|(query, kept)| Entry::of(query, kept)).collect();
+        services.sort_unstable_by(|a, b| (&a.registry, &a.name).cmp(&(&b.registry, &b.name)));
+        let text = serde_json::to_vec(&Layout { version: LAYOUT, services })?;
+        let (path, new) = (directory.join(FILE), directory.join(format!("{FILE}.new")));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)
+    }
+}
+
+impl Entry {
+    fn of(query: ServiceQuery, kept: Kept) -> Self {
+        let ServiceQuery { registry, name, namespace, group, metadata } = query;
+        let heard = kept.heard.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self { registry, name, namespace, group, metadata, heard, instances: kept.instances }
+    }
+
+    fn parts(self) -> (ServiceQuery, Kept) {
+        let Self { registry, name, namespace, group, metadata, heard, instances } = self;
+        let heard = UNIX_EPOCH.checked_add(Duration::from_secs(heard)).unwrap_or(UNIX_EPOCH);
+        (ServiceQuery { registry, name, namespace, group, metadata }, Kept { heard, instances })
+    }
+}
+
+fn read(path: &Path) -> io::Result<HashMap<ServiceQuery, Kept>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(LONGEST).read_to_end(&mut text)?;
+    let layout: Layout = serde_json::from_slice(&text)?;
+    if layout.version != LAYOUT {
+        return Err(io::Error::other(format!("it is of layout {}, and this version reads {LAYOUT}", layout.version)));
+    }
+    Ok(layout.services.into_iter().map(Entry::parts).collect())
+}
+
+/// Writes after changes, and often enough in between that what is confirmed all the time does not look old.
+pub(super) async fn run(discovery: Weak<Discovery>, mut changes: watch::Receiver<u64>) {
+    let Some((delay, refresh)) = discovery
+        .upgrade()
+        .map(|discovery| (discovery.keeper.delay, (discovery.keeper.keep_for / 8).max(discovery.keeper.delay)))
+    else {
+        return;
+    };
+    let mut failing = false;
+    loop {
+        match tokio::time::timeout(refresh, changes.changed()).await {
+            Ok(Err(_)) => return,
+            Ok(Ok(())) => tokio::time::sleep(delay).await,
+            Err(_) => {}
+        }
+        changes.borrow_and_update();
+        let Some(discovery) = discovery.upgrade() else { return };
+        let written = tokio::task::spawn_blocking(move || discovery.keeper.write(&discovery.services())).await;
+        let error = match written {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = error.as_ref().filter(|_| !failing) {
+            tracing::warn!(%error, "the last instances of services cannot be written: a start while a registry is away lacks them");
+        }
+        failing = error.is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milecastle_testkit::TempDir;
+
+    fn query(name: &str) -> ServiceQuery {
+        let metadata = vec![("a".to_owned(), "1".to_owned())];
+        ServiceQuery { registry: "nacos".into(), name: name.into(), namespace: None, group: Some("g".into()), metadata }
+    }
+
+    fn kept(seconds_ago: u64) -> Kept {
+        let heard = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - seconds_ago;
+        let instances = vec![Instance::new("10.0.0.1", Some(80), 3).unwrap(), Instance::new("::1", None, 1).unwrap()];
+        Kept { heard: UNIX_EPOCH + Duration::from_secs(heard), instances }
+    }
+
+    #[test]
+    fn what_is_written_is_found_again_until_it_is_old() {
+        let dir = TempDir::new();
+        let settings = Settings::default();
+        let keeper = Keeper::open(dir.path(), &settings);
+        let (young, old) = (kept(60), kept(settings.keep_for.get().as_secs() + 60));
+        *keeper.found.lock().unwrap() = [(query("young"), young.clone()), (query("old"), old)].into();
+        keeper.write(&[]).unwrap();
+        let again = Keeper::open(dir.path(), &settings);
+        assert_eq!((again.take(&query("young")), again.take(&query("old"))), (Some(young), None));
+    }
+
+    #[test]
+    fn damage_is_passed_over() {
+        let dir = TempDir::new();
+        for text in ["", "{", "[]", "{\"version\":2,\"services\":[]}", "{\"version\":1,\"services\":[{}]}"] {
+            dir.write(FILE, text);
+            assert_eq!(Keeper::open(dir.path(), &Settings::default()).take(&query("a")), None, "{text}");
+        }
+    }
+}
