@@ -4,6 +4,7 @@
 mod attacks;
 mod bad_input;
 mod changes;
+mod discovery;
 mod ending;
 mod faults;
 mod first_steps;

@@ -58,13 +58,16 @@ impl Up {
 
     /// Starts on a data directory that may hold something.
     pub fn start_in(data: TempDir) -> Self {
-        let process = Self::process_in(&data, &[]);
-        Self::of(process, data)
+        Self::start_in_with(data, &[])
     }
 
     /// Starts on an empty data directory with other settings, `MILECASTLE__A__B=v` for `a.b: v`.
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
-        let data = TempDir::new();
+        Self::start_in_with(TempDir::new(), settings)
+    }
+
+    /// Starts on a data directory that may hold something, with other settings.
+    pub fn start_in_with(data: TempDir, settings: &[(&str, &str)]) -> Self {
         Self::of(Self::process_in(&data, settings), data)
     }
 

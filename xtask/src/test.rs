@@ -77,6 +77,7 @@ fn tools(_: &Options) -> Result<()> {
     println!("h2load: {}", packages::program("h2load", "nghttp2-client")?.display());
     println!("HAProxy: {}", packages::program("haproxy", "haproxy")?.display());
     println!("nginx: {}", packages::program("nginx", "nginx")?.display());
+    println!("dnsmasq: {}", packages::program("dnsmasq", "dnsmasq-base")?.display());
     println!("ip: {}", packages::program("ip", "iproute2")?.display());
     println!("node: {}", packages::program("node", "nodejs")?.display());
     println!("uvicorn, gunicorn: {}", tools::python_programs("tests/strictness/origins/requirements.txt")?.display());

@@ -6,7 +6,7 @@
 use milecastle_matching::RouterMode;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{NoSecrets, NodeFacts, Registry, Shared};
-use milecastle_proxy::{Counters, Current, Gateway, GatewayConfig, GatewayParts};
+use milecastle_proxy::{Counters, Current, Discovery, Gateway, GatewayConfig, GatewayParts};
 use milecastle_settings::{Gateway as Settings, HttpListen, NodeListen, SslListen};
 use milecastle_snapshot::Compiler;
 use serde_json::{Map, Value, json};
@@ -53,12 +53,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let side = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let config = GatewayConfig::new(&settings, &facts)?;
+    let discovery = Discovery::new(&settings.discovery, side.handle().clone(), None, None)?;
     let gateway = Gateway::start(GatewayParts {
         counters: Arc::new(Counters::new(config.workers())),
         config,
         facts,
         current: Arc::new(Current::new(Arc::new(snapshot))),
         upstream_health: Arc::default(),
+        discovery,
         side: side.handle().clone(),
         on_end: None,
         upstream_roots: None,

@@ -394,3 +394,62 @@ fn the_reference_page_names_every_part() {
     }
     assert!(!page.contains("null"));
 }
+
+#[test]
+fn registries_are_configured_as_operators_know_them() {
+    let gateway = gateway(
+        "discovery:
+  dns: {servers: ['127.0.0.1:8600']}
+  consul:
+    servers: ['http://127.0.0.1:8500', 'https://consul.test']
+    token: sesame
+    timeout: {connect: 1000, wait: 30}
+    default_service: {host: 127.0.0.1, port: 80, metadata: {weight: 3}}
+  nacos: {host: ['http://nacos:sesame@192.0.2.1:8848']}
+  eureka: {host: ['http://192.0.2.1:8761'], fetch_interval: 10}
+  kubernetes: {}
+",
+    );
+    let discovery = gateway.discovery;
+    let consul = discovery.consul.as_ref().unwrap();
+    assert_eq!(
+        consul.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["http://127.0.0.1:8500", "https://consul.test:443"]
+    );
+    assert_eq!((consul.timeout.connect, consul.timeout.read, consul.timeout.wait), (1000, 2000, 30));
+    assert_eq!(consul.default_service.as_ref().unwrap().metadata.weight, 3);
+    assert_eq!(discovery.eureka.as_ref().unwrap().fetch_interval, Time::secs(10));
+    assert_eq!(discovery.kubernetes, Some(Kubernetes::default()));
+    assert!(!format!("{discovery:?}").contains("sesame"));
+    assert!(!serde_json::to_string(&discovery).unwrap().contains("sesame"));
+}
+
+#[test]
+fn registries_that_cannot_be_asked_are_named() {
+    let check = |text: &str, expected: &[&str]| {
+        let text = format!("control_plane: {endpoints: ['https://c:17900']}\ndiscovery: {text}\n");
+        let found = faults::<GatewayFile>(&text);
+        let found: Vec<&str> =
+            found.iter().map(|fault| fault.split_once(": ").map_or(fault.as_str(), |(_, rest)| rest)).collect();
+        assert_eq!(found, expected, "{text}");
+    };
+    check("{dns: {}}", &["discovery.dns.servers: expected exactly one of `servers` and `resolv_conf`"]);
+    check("{consul: {}}", &["discovery.consul.servers: required: name at least one server"]);
+    check(
+        "{nacos: {host: ['http://nacos:sesame@'], access_key: a}}",
+        &[
+            "discovery.nacos.host[0]: expected an address such as `http://host:8500`, or `http://user:password@host:8500`, found something else",
+        ],
+    );
+    check(
+        "{eureka: {host: ['http://a'], prefix: eureka}}",
+        &["discovery.eureka.prefix: expected a path that begins and ends with `/`"],
+    );
+    check(
+        "{kubernetes: {namespace_selector: {equal: a, match: [b]}}}",
+        &[
+            "discovery.kubernetes.namespace_selector: expected at most one of `equal`, `not_equal`, `match` and `not_match`",
+        ],
+    );
+    check("{consul_kv: {}}", &["discovery.consul_kv: unknown key; did you mean `consul`?"]);
+}

@@ -1,6 +1,6 @@
 //! What tests of more than one crate need: an upstream that tells what it received, a client that never retries, the real
-//! binary as a child process, nodes without traffic, throw-away PostgreSQL, certificates, ports, directories, waiting for
-//! conditions, and a checker of histories.
+//! binary as a child process, nodes without traffic, registries of services, throw-away PostgreSQL, certificates, ports,
+//! directories, waiting for conditions, and a checker of histories.
 //!
 //! Invariants:
 //! - Nothing here hides a failure: the client does not retry, steps that take too long end with an error that says what was
@@ -19,6 +19,7 @@ mod ports;
 pub mod postgres;
 pub mod process;
 pub mod raw;
+pub mod registry;
 pub mod tls;
 mod wait;
 

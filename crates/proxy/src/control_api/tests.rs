@@ -1,6 +1,7 @@
 //! The control API over real HTTP, on snapshots of the real compiler.
 
 use super::{ControlApi, serve};
+use crate::discovery::Discovery;
 use crate::side_http::SideServer;
 use milecastle_matching::RouterMode;
 use milecastle_model::{Key, Kind, Object};
@@ -76,7 +77,8 @@ async fn node(objects: &[(Kind, &str, Value)]) -> SideServer {
     });
     let (snapshot, _) = Compiler::new(registry.clone(), RouterMode::HostUri).build("line", 5, objects.collect());
     let snapshot = Arc::new(snapshot);
-    let api = ControlApi::new(move || snapshot.clone(), Arc::default(), registry);
+    let discovery = Discovery::new(&Default::default(), tokio::runtime::Handle::current(), None, None).unwrap();
+    let api = ControlApi::new(move || snapshot.clone(), Arc::default(), discovery, registry);
     serve("127.0.0.1:0".parse().unwrap(), api).await.unwrap()
 }
 

@@ -21,6 +21,8 @@ mod registries;
 mod registry;
 mod service;
 mod subscription;
+#[cfg(test)]
+mod tests;
 
 mod consul;
 mod dns;
@@ -75,6 +77,15 @@ impl Discovery {
         authorities: Option<PathBuf>,
     ) -> Result<Arc<Self>, DiscoveryError> {
         let registries = registries::configured(settings, authorities, &side)?;
+        Ok(Self::of(registries, settings, side, directory))
+    }
+
+    fn of(
+        registries: BTreeMap<&'static str, Arc<dyn Registry>>,
+        settings: &Settings,
+        side: tokio::runtime::Handle,
+        directory: Option<&Path>,
+    ) -> Arc<Self> {
         let keeper = match directory.filter(|_| !registries.is_empty()) {
             Some(directory) => Keeper::open(directory, settings),
             None => Keeper::nowhere(),
@@ -90,7 +101,7 @@ impl Discovery {
             side,
         });
         discovery.side.spawn(keeper::run(Arc::downgrade(&discovery), discovery.changes.subscribe()));
-        Ok(discovery)
+        discovery
     }
 
     /// Lets go of services that the configuration in force has no upstream of, from now on.

@@ -49,7 +49,6 @@ struct Login {
 
 #[derive(Deserialize)]
 struct List {
-    #[serde(default)]
     hosts: Vec<Host>,
 }
 

@@ -4,6 +4,8 @@
 mod answer_head;
 #[path = "../../../../tests/fuzz/checks/chunks.rs"]
 mod chunks;
+#[path = "../../../../tests/fuzz/checks/dns_answer.rs"]
+mod dns_answer;
 #[path = "../../../../tests/fuzz/checks/request_head.rs"]
 mod request_head;
 #[path = "../../../../tests/fuzz/checks/seeds.rs"]
@@ -17,6 +19,11 @@ fn seeds_of_answer_head_hold() {
 #[test]
 fn seeds_of_chunks_hold() {
     seeds::replay("chunks", chunks::try_input);
+}
+
+#[test]
+fn seeds_of_dns_answer_hold() {
+    seeds::replay("dns_answer", dns_answer::try_input);
 }
 
 #[test]

@@ -10,8 +10,8 @@ use milecastle_plugin_api::{
 use milecastle_proxy::node::NodeStatus;
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
-    AccessLog, Counters, Current, Gateway, GatewayConfig, GatewayParts, HealthFigures, OnRequestEnd, SideParts,
-    SideServers, Totals, UpstreamHealth,
+    AccessLog, Counters, Current, Discovery, Gateway, GatewayConfig, GatewayParts, HealthFigures, OnRequestEnd,
+    SideParts, SideServers, Totals, UpstreamHealth,
 };
 use milecastle_settings::{Gateway as Settings, HttpListen, IpPort, NodeListen, SslListen, Time};
 use milecastle_snapshot::Compiler;
@@ -68,6 +68,7 @@ pub(crate) struct Bed {
     side: tokio::runtime::Runtime,
     current: Arc<Current>,
     upstream_health: Arc<UpstreamHealth>,
+    discovery: Arc<Discovery>,
     settings: Settings,
     compiler: Compiler,
     revision: u64,
@@ -119,12 +120,15 @@ impl Bed {
         let side = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let lines = Arc::new(Lines { log: AccessLog::open(&settings, 1).unwrap(), ..Lines::default() });
         let config = GatewayConfig::new(&settings, &facts).unwrap();
+        let directory = settings.state.dir.as_deref();
+        let discovery = Discovery::new(&settings.discovery, side.handle().clone(), directory, None).unwrap();
         let gateway = Gateway::start(GatewayParts {
             counters: Arc::new(Counters::new(config.workers())),
             config,
             facts,
             current: current.clone(),
             upstream_health: upstream_health.clone(),
+            discovery: discovery.clone(),
             side: side.handle().clone(),
             on_end: Some(lines.clone()),
             upstream_roots: None,
@@ -133,7 +137,7 @@ impl Bed {
         let addr = |tls: bool| gateway.local_addrs().iter().find(|local| local.tls == tls).unwrap().addr;
         let (http, https) = (addr(false), addr(true));
         let gateway = Some(gateway);
-        Self { gateway, side, current, upstream_health, settings, compiler, revision: 1, lines, http, https }
+        Self { gateway, side, current, upstream_health, discovery, settings, compiler, revision: 1, lines, http, https }
     }
 
     /// Puts another configuration in force.
@@ -170,6 +174,7 @@ impl Bed {
             metrics: Arc::new(metrics::Registry::new("gw_", 1)),
             counters: self.gateway.as_ref().unwrap().counters().clone(),
             upstream_health: self.upstream_health.clone(),
+            discovery: self.discovery.clone(),
             node: Arc::new(NodeStatus::default),
             facts: NodeFacts { hostname: "test".into(), version: "1.2.3" },
             access_log: None,

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use milecastle_telemetry::Secret;
@@ -55,12 +55,14 @@ impl FromStr for RegistryUrl {
             }
             Some(None) => return Err(URL),
         };
-        let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((address, port)) => (address, port),
-            None => authority.find(':').map_or((authority, ""), |at| authority.split_at(at)),
+        let (host, port, good) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, port)) => (address, port, address.parse::<Ipv6Addr>().is_ok()),
+            None => {
+                let (host, port) = authority.find(':').map_or((authority, ""), |at| authority.split_at(at));
+                (host, port, host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)))
+            }
         };
-        let known = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte));
-        if host.is_empty() || !known || (host.contains(':') && host.parse::<IpAddr>().is_err()) {
+        if host.is_empty() || !good {
             return Err(URL);
         }
         let port = match port.strip_prefix(':') {

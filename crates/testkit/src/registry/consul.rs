@@ -1,0 +1,82 @@
+//! Consul's health endpoint with blocking queries (Consul HTTP API, "Health" and "Blocking Queries").
+
+use super::server::{Asked, Body, Protocol, Server, whole};
+use http::Response;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A Consul agent.
+pub struct Consul {
+    /// Address, and whether its checks pass.
+    services: Mutex<BTreeMap<String, Vec<(SocketAddr, bool)>>>,
+    index: watch::Sender<u64>,
+    token: Option<String>,
+}
+
+impl Consul {
+    /// Starts an agent without services, which asks for this token if there is one.
+    pub fn start(token: Option<&str>) -> Server<Self> {
+        let token = token.map(str::to_owned);
+        Server::run(Self { services: Mutex::default(), index: watch::Sender::new(10), token })
+    }
+
+    /// Says what instances a service has, and which of them pass their checks.
+    pub fn set(&self, service: &str, instances: &[(SocketAddr, bool)]) {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner).insert(service.to_owned(), instances.to_vec());
+        self.index.send_modify(|index| *index += 1);
+    }
+
+    /// Begins to count anew, as a restored cluster does.
+    pub fn reset_index(&self) {
+        self.index.send_replace(1);
+    }
+
+    async fn health(&self, service: &str, asked: &Asked) -> Response<Body> {
+        if self.token.as_deref().is_some_and(|token| asked.header("x-consul-token") != token) {
+            return whole(403, "Permission denied");
+        }
+        let parameters = asked.parameters();
+        let mut index = self.index.subscribe();
+        if let Some(known) = parameters.get("index").and_then(|known| known.parse::<u64>().ok()) {
+            let wait = parameters.get("wait").and_then(|wait| wait.strip_suffix('s')?.parse().ok()).unwrap_or(300);
+            // An index beyond what there is does not wait.
+            let later = index.wait_for(|index| *index != known);
+            drop(tokio::time::timeout(Duration::from_secs(wait), later).await);
+        }
+        let index = *index.borrow();
+        let passing = parameters.contains_key("passing");
+        let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let instances = services.get(service).into_iter().flatten().filter(|(_, passes)| *passes || !passing);
+        let entries: Vec<Value> = instances.map(|(address, passes)| entry(service, *address, *passes)).collect();
+        let mut answer = whole(200, Value::from(entries).to_string());
+        answer.headers_mut().insert("x-consul-index", index.into());
+        answer
+    }
+}
+
+fn entry(service: &str, address: SocketAddr, passes: bool) -> Value {
+    let id = format!("{service}-{}", address.port());
+    let status = if passes { "passing" } else { "critical" };
+    json!({
+        "Node": { "ID": "n", "Node": "node-1", "Address": "192.0.2.1", "Datacenter": "dc1", "Meta": {} },
+        "Service": { "ID": id, "Service": service, "Tags": [], "Address": address.ip().to_string(), "Meta": null,
+            "Port": address.port(), "Weights": { "Passing": 1, "Warning": 1 }, "EnableTagOverride": false },
+        "Checks": [{ "Node": "node-1", "CheckID": "c", "Name": "c", "Status": status, "ServiceID": id }],
+    })
+}
+
+impl Protocol for Consul {
+    fn answer(self: Arc<Self>, asked: Asked) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+        Box::pin(async move {
+            match asked.target.path().strip_prefix("/v1/health/service/") {
+                Some(service) => self.health(service, &asked).await,
+                None => whole(404, "Invalid URL path"),
+            }
+        })
+    }
+}

@@ -1,0 +1,18 @@
+//! Registries of services, as far as a gateway asks them: each speaks its product's documented protocol, is told its services by
+//! the test, and can be made to fail.
+//!
+//! The products themselves are in no package registry that tests could install them from ([`Dnsmasq`] is the real one).
+
+mod consul;
+mod dnsmasq;
+mod eureka;
+mod kubernetes;
+mod nacos;
+mod server;
+
+pub use consul::Consul;
+pub use dnsmasq::Dnsmasq;
+pub use eureka::Eureka;
+pub use kubernetes::Kubernetes;
+pub use nacos::Nacos;
+pub use server::{Asked, Fault, Server};

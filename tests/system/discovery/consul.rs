@@ -1,0 +1,146 @@
+//! The registry `consul`.
+
+use super::{addresses, dump, fails, metric, route, served_by, serving, up};
+use milecastle_testkit::registry::{Consul, Fault};
+use milecastle_testkit::{Echo, eventually};
+use milecastle_tests::Up;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+
+fn passing(echoes: &[&Echo]) -> Vec<(SocketAddr, bool)> {
+    addresses(echoes).into_iter().map(|address| (address, true)).collect()
+}
+
+fn settings(url: &str) -> Value {
+    json!({ "consul": { "servers": [url], "token": "a secret", "timeout": { "read": 1000 } } })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_come_and_go_without_a_failed_request() {
+    let consul = Consul::start(Some("a secret"));
+    let (a, b) = (Echo::named("a"), Echo::named("b"));
+    consul.set("web", &passing(&[&a]));
+    let up = up(&settings(&consul.url()));
+    route(&up, "consul", "web", json!({})).await;
+    up.answers("/", 200).await;
+    served_by(&up, &["a"]).await;
+    consul.set("web", &passing(&[&a, &b]));
+    served_by(&up, &["a", "b"]).await;
+    // A critical instance is not asked; when nobody sends to it any more, it can go.
+    consul.set("web", &[(a.address(), false), (b.address(), true)]);
+    served_by(&up, &["b"]).await;
+    drop(a);
+    assert_eq!(serving(&up, 20).await.len(), 1);
+    let shown = json!([{ "host": "127.0.0.1", "port": b.port(), "weight": 1 }]);
+    assert_eq!(dump(&up, "consul").await["services"], json!({ "web": shown }));
+    assert_eq!(metric(&up, "discovery_instances", "consul", "web").await, Some(1.0));
+    let questions = consul.asked();
+    assert!(questions.len() < 10, "questions wait for changes: there were {}", questions.len());
+    assert!(questions.iter().skip(1).all(|asked| asked.parameters()["wait"] == "60s"));
+    assert!(up.process.log().iter().all(|line| !line.contains("a secret")), "no log shows the token");
+    consul.set("web", &[]);
+    up.answers("/", 503).await;
+    consul.set("web", &passing(&[&b]));
+    up.answers("/", 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_to_the_registry_its_last_answer_is_used() {
+    let mut consul = Consul::start(Some("a secret"));
+    let (a, b) = (Echo::named("a"), Echo::named("b"));
+    consul.set("web", &passing(&[&a]));
+    let up = up(&settings(&consul.url()));
+    route(&up, "consul", "web", json!({})).await;
+    up.answers("/", 200).await;
+    consul.stop();
+    fails(&up, "consul", "web", true).await;
+    assert_eq!(serving(&up, 10).await.len(), 1);
+    assert!(metric(&up, "discovery_age_seconds", "consul", "web").await.is_some());
+    consul.start();
+    fails(&up, "consul", "web", false).await;
+    for fault in [Fault::Garbage, Fault::Long(10 << 20), Fault::Status(500), Fault::Silence] {
+        consul.fail(Some(fault));
+        // The question that waits for a change ends with one.
+        consul.set("web", &passing(&[&a]));
+        fails(&up, "consul", "web", true).await;
+        assert_eq!(serving(&up, 10).await.len(), 1, "{fault:?}");
+        consul.fail(None);
+        fails(&up, "consul", "web", false).await;
+    }
+    assert!(metric(&up, "discovery_failures_total", "consul", "web").await.unwrap() >= 5.0);
+    // A cluster that was restored counts from the beginning.
+    consul.reset_index();
+    consul.set("web", &passing(&[&b]));
+    served_by(&up, &["b"]).await;
+    let said = up.process.log().into_iter().filter(|line| line.contains("the registry fails")).count();
+    assert_eq!(said, 5, "each failure is said once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_starts_while_the_registry_is_away_uses_what_was_known() {
+    let mut consul = Consul::start(Some("a secret"));
+    let (a, b) = (Echo::named("a"), Echo::named("b"));
+    consul.set("web", &passing(&[&a]));
+    let discovery = {
+        let mut discovery = settings(&consul.url());
+        discovery["retry_max"] = "200ms".into();
+        discovery["write_delay"] = "50ms".into();
+        discovery.to_string()
+    };
+    let variables = [("MILECASTLE__GATEWAY__DISCOVERY", discovery.as_str())];
+    let up = Up::start_with(&variables);
+    route(&up, "consul", "web", json!({})).await;
+    up.answers("/", 200).await;
+    let file = up.data.path().join("data/gateway/instances.json");
+    eventually("the file", async || std::fs::read_to_string(&file).is_ok_and(|text| text.contains("127.0.0.1"))).await;
+    consul.stop();
+    let up = Up::start_in_with(up.kill(), &variables);
+    assert_eq!(serving(&up, 10).await.len(), 1);
+    consul.set("web", &passing(&[&b]));
+    consul.start();
+    served_by(&up, &["b"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_instances_leave_health_and_balancing_of_the_others_alone() {
+    let consul = Consul::start(Some("a secret"));
+    let (a, b, c) = (Echo::named("a"), Echo::named("b"), Echo::named("c"));
+    consul.set("web", &passing(&[&a, &b]));
+    let up = up(&settings(&consul.url()));
+    let side = |more: &str| json!({ "interval": 1, more: 1 });
+    let active = json!({ "healthy": side("successes"), "unhealthy": side("http_failures") });
+    route(&up, "consul", "web", json!({ "checks": { "active": active } })).await;
+    up.answers("/", 200).await;
+    a.always(Some(500));
+    served_by_healthy(&up, &["b"]).await;
+    let revision = metric_of(&up, "config_revision").await;
+    consul.set("web", &passing(&[&a, &b, &c]));
+    served_by(&up, &["b", "c"]).await;
+    assert_eq!(metric_of(&up, "config_revision").await, revision);
+    a.always(None);
+    served_by(&up, &["a", "b", "c"]).await;
+}
+
+/// Waits until exactly these nodes answer, whatever others have answered before.
+async fn served_by_healthy(up: &Up, names: &[&str]) {
+    eventually("the unhealthy node to be left alone", async || {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..8 {
+            let answer = up.get("/").await;
+            seen.insert(
+                answer.json().ok().and_then(|json| Some(json["server"].as_str()?.to_owned())).unwrap_or_default(),
+            );
+            if answer.status != 200 {
+                return false;
+            }
+        }
+        seen.iter().map(String::as_str).eq(names.iter().copied())
+    })
+    .await;
+}
+
+async fn metric_of(up: &Up, name: &str) -> String {
+    let page = milecastle_testkit::Call::get("/apisix/prometheus/metrics").to(up.prometheus).await.unwrap().text();
+    let series = format!("apisix_{name} ");
+    page.lines().find_map(|line| line.strip_prefix(&series)).unwrap().to_owned()
+}
