@@ -106,6 +106,10 @@ async fn endpoints_of_chosen_namespaces_are_read_and_failures_take_nothing_away(
     route(&up, "kubernetes", "test/web:http", json!({})).await;
     up.answers("/", 503).await;
     route(&up, "kubernetes", "web", json!({})).await;
-    fails(&up, "kubernetes", "web", true).await;
-    assert_eq!(up.get("/").await.status, 503);
+    eventually("the name to be refused", async || {
+        assert_eq!(up.get("/").await.status, 503);
+        let error = dump(&up, "kubernetes").await["state"]["web"]["error"].clone();
+        error.as_str().is_some_and(|error| error.ends_with("expected `namespace/name:port`"))
+    })
+    .await;
 }

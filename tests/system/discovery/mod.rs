@@ -13,11 +13,16 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-/// The product with these registries, which are asked again soon after a failure.
-fn up(registries: &Value) -> Up {
+/// These registries, asked again soon after a failure.
+fn quick(registries: &Value) -> String {
     let mut discovery = json!({ "retry_min": "50ms", "retry_max": "200ms", "write_delay": "50ms" });
     discovery.as_object_mut().unwrap().extend(registries.as_object().unwrap().clone());
-    Up::start_with(&[("MILECASTLE__GATEWAY__DISCOVERY", &discovery.to_string())])
+    discovery.to_string()
+}
+
+/// The product with these registries.
+fn up(registries: &Value) -> Up {
+    Up::start_with(&[("MILECASTLE__GATEWAY__DISCOVERY", &quick(registries))])
 }
 
 /// A route of everything to the service of a registry, without a second try.
@@ -58,6 +63,11 @@ async fn fails(up: &Up, registry: &str, service: &str, fails: bool) {
         dump(up, registry).await["state"][service]["error"].is_null() != fails
     })
     .await;
+}
+
+/// Waits until a metric of a service has a value that is as wanted: the page is made anew each second.
+async fn measured(up: &Up, name: &str, registry: &str, service: &str, wanted: impl Fn(f64) -> bool) {
+    eventually(name, async || metric(up, name, registry, service).await.is_some_and(&wanted)).await;
 }
 
 /// The value of a metric of a service.

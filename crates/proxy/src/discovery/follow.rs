@@ -49,6 +49,8 @@ pub(super) async fn run(state: Arc<State>, registry: Arc<dyn Registry>, pace: Pa
             }
             Err(error) => {
                 state.failed(&error);
+                // The next answer shall not wait for a change: it tells that there are answers again.
+                since = None;
                 let mut jitter = [0];
                 // Without a random number everybody asks at the same moment, which is no fault.
                 let _known = aws_lc_rs::rand::fill(&mut jitter).is_ok();
