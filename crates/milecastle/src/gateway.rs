@@ -24,7 +24,7 @@ pub(crate) struct GatewayNode {
     health: Arc<Health>,
     access_log: Option<Arc<AccessLog>>,
     shared: Arc<Shared>,
-    settings: Settings,
+    shutdown: Shutdown,
 }
 
 impl GatewayNode {
@@ -107,7 +107,7 @@ impl GatewayNode {
         })?;
         // The workers begin with the configuration that has arrived: from here on load balancers may send.
         (0..workers).for_each(|worker| health.worker_loaded(worker));
-        Ok(Self { gateway, side: side_servers, node, health, access_log, shared, settings: settings.clone() })
+        Ok(Self { gateway, side: side_servers, node, health, access_log, shared, shutdown: settings.shutdown.clone() })
     }
 
     /// Listening addresses with what they are.
@@ -137,7 +137,7 @@ impl GatewayNode {
     /// is in the log.
     pub(crate) async fn stop(self) {
         self.health.drain();
-        let Shutdown { grace, drain, .. } = self.settings.shutdown;
+        let Shutdown { grace, drain, .. } = self.shutdown;
         let open = || self.gateway.counters().totals();
         if !grace.is_zero() {
             let Totals { active: connections, in_flight: requests, .. } = open();

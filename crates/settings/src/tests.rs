@@ -427,7 +427,7 @@ fn registries_are_configured_as_operators_know_them() {
 #[test]
 fn registries_that_cannot_be_asked_are_named() {
     let check = |text: &str, expected: &[&str]| {
-        let text = format!("control_plane: {endpoints: ['https://c:17900']}\ndiscovery: {text}\n");
+        let text = format!("control_plane: {{endpoints: ['https://c:17900']}}\ndiscovery: {text}\n");
         let found = faults::<GatewayFile>(&text);
         let found: Vec<&str> =
             found.iter().map(|fault| fault.split_once(": ").map_or(fault.as_str(), |(_, rest)| rest)).collect();

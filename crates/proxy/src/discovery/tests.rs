@@ -16,10 +16,13 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 /// What the registry says next: hosts, or that it fails.
 type Word = Result<Vec<&'static str>, ()>;
 
+/// The service that was asked for, and since when.
+type Question = (String, Option<Position>);
+
 /// A registry that answers each question with the next word, and keeps it waiting until there is one.
 struct Scripted {
     words: AsyncMutex<mpsc::UnboundedReceiver<Word>>,
-    asked: Arc<Mutex<Vec<(String, Option<Position>)>>>,
+    asked: Arc<Mutex<Vec<Question>>>,
 }
 
 impl Registry for Scripted {
@@ -38,7 +41,7 @@ impl Registry for Scripted {
 struct Fixture {
     discovery: Arc<Discovery>,
     words: mpsc::UnboundedSender<Word>,
-    asked: Arc<Mutex<Vec<(String, Option<Position>)>>>,
+    asked: Arc<Mutex<Vec<Question>>>,
 }
 
 fn settings() -> Settings {
