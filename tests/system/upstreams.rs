@@ -1,9 +1,11 @@
 //! Balancing and health of upstreams over the workers of a process (`docs/upstreams.md`).
 
+use milecastle_testkit::registry::Dnsmasq;
 use milecastle_testkit::{Call, Echo, eventually};
 use milecastle_tests::Up;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 /// The names of the nodes that answer so many requests, each on a connection of its own: workers take turns.
 async fn serving(up: &Up, requests: usize, target: &str) -> BTreeSet<String> {
@@ -74,4 +76,27 @@ async fn a_key_has_the_same_node_on_every_worker() {
         all.extend(names);
     }
     assert_eq!(all.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_is_asked_for_again_when_its_time_is_over() {
+    let on = |name: &str, last: u8, port: u16| Echo::on(name, (Ipv4Addr::new(127, 0, 0, last), port).into());
+    let a = on("a", 21, 0);
+    let b = on("b", 22, a.port());
+    let record = |ip: &str| [format!("host-record=node.test,{ip}"), "cname=alias.test,node.test".to_owned()];
+    let mut dns = Dnsmasq::start(1, &record("127.0.0.21"));
+    let resolver = format!("['{}']", dns.address());
+    let up = Up::start_with(&[("MILECASTLE__GATEWAY__APISIX__DNS_RESOLVER", &resolver)]);
+    let upstream = json!({ "nodes": { format!("alias.test:{}", a.port()): 1 }, "retries": 0, "pass_host": "node" });
+    up.put("/routes/r", json!({ "uri": "/*", "upstream": upstream })).await;
+    up.answers("/", 200).await;
+    assert_eq!(serving(&up, 8, "/").await, ["a".to_owned()].into());
+    assert_eq!(a.take().pop().unwrap().header("host"), [format!("alias.test:{}", a.port())]);
+    dns.set(1, &record("127.0.0.22"));
+    eventually("the other address", async || serving(&up, 4, "/").await == ["b".to_owned()].into()).await;
+    // While no resolver answers, the last answer is used.
+    dns.stop();
+    drop(a);
+    assert_eq!(serving(&up, 8, "/").await, ["b".to_owned()].into());
+    drop(b);
 }

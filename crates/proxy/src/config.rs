@@ -1,5 +1,6 @@
 //! What the data plane takes from the gateway's file, in the form the request path wants it.
 
+use crate::dns::HostLookup;
 use crate::h1::{Keep, Limits, Patience};
 use http::{HeaderName, HeaderValue};
 use milecastle_matching::{CidrError, CidrSet};
@@ -112,23 +113,31 @@ pub struct GatewayConfig {
     pub(crate) tls: TlsOffer,
     pub(crate) show_upstream_status: bool,
     pub(crate) server_header: HeaderValue,
-    pub(crate) dns: DnsLimits,
+    pub(crate) dns: DnsConfig,
     /// Whether upstream nodes are probed and watched where their upstream asks for it.
     pub(crate) health_checks: bool,
     /// Authorities in PEM that probes and registries' certificates are verified with; `None`: those of the system.
     pub(crate) authorities: Option<PathBuf>,
 }
 
-/// How long names are kept.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct DnsLimits {
+/// How names of upstream nodes are looked up.
+#[derive(Debug, Clone)]
+pub(crate) struct DnsConfig {
+    pub(crate) lookup: HostLookup,
+    /// For a whole look-up.
     pub(crate) timeout: Duration,
-    pub(crate) ttl: Duration,
+    min_ttl: Duration,
+    max_ttl: Duration,
+    /// How long every answer holds; `None`: as long as it says.
+    valid: Option<Duration>,
 }
 
-/// The system resolver does not tell how long an answer holds; this is long enough to spare it and short enough to follow a
-/// change.
-const SYSTEM_TTL: Duration = Duration::from_secs(10);
+impl DnsConfig {
+    /// How long an answer is kept that says this.
+    pub(crate) fn holds(&self, ttl: Option<Duration>) -> Duration {
+        self.valid.unwrap_or_else(|| ttl.unwrap_or(self.min_ttl).clamp(self.min_ttl, self.max_ttl))
+    }
+}
 
 impl GatewayConfig {
     /// Takes over the gateway's file.
@@ -220,9 +229,21 @@ impl GatewayConfig {
             server_header: server.unwrap_or(HeaderValue::from_static("Milecastle")),
             health_checks: !apisix.disable_upstream_healthcheck,
             authorities: Some(&apisix.ssl.ssl_trusted_certificate).filter(|path| *path != "system").map(PathBuf::from),
-            dns: DnsLimits {
+            dns: DnsConfig {
+                lookup: HostLookup {
+                    servers: apisix
+                        .dns_resolver
+                        .as_ref()
+                        .map(|servers| servers.iter().map(|server| server.0).collect()),
+                    search: apisix.enable_resolv_search_opt,
+                    ipv6: apisix.enable_ipv6,
+                    timeout: settings.dns.try_timeout.get(),
+                    tries: settings.dns.tries,
+                },
                 timeout: settings.dns.timeout.get(),
-                ttl: SYSTEM_TTL.clamp(settings.dns.min_ttl.get(), settings.dns.max_ttl.get()),
+                min_ttl: settings.dns.min_ttl.get(),
+                max_ttl: settings.dns.max_ttl.get(),
+                valid: apisix.dns_resolver_valid.map(milecastle_settings::Time::get),
             },
         })
     }

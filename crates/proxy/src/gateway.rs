@@ -100,7 +100,7 @@ impl Gateway {
                 worker.push(Door { listen: Listen { addr, ..listen.clone() }, socket });
             }
         }
-        let resolver = Resolver::new(side.clone(), config.dns);
+        let resolver = Resolver::new(side.clone(), config.dns.clone());
         let checkers = Checkers::new(CheckerParts {
             table: upstream_health,
             current: current.clone(),

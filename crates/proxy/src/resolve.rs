@@ -3,7 +3,8 @@
 //! Look-ups run on the side runtime, never on a worker; workers read a shared table, and only the first request for a name
 //! waits. An answer that has become old is used once more while a new one is fetched.
 
-use crate::config::DnsLimits;
+use crate::config::DnsConfig;
+use crate::dns::Kind;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,18 +26,18 @@ struct Entry {
 /// A look-up under way.
 type Lookup = watch::Receiver<bool>;
 
-/// Resolves names with the system's resolver, which reads `/etc/hosts` first.
+/// Resolves names by `/etc/hosts` and by asking resolvers, and keeps the answers for their time.
 pub(crate) struct Resolver {
     entries: RwLock<HashMap<Arc<str>, Entry>>,
     lookups: RwLock<HashMap<Arc<str>, Lookup>>,
     side: tokio::runtime::Handle,
-    limits: DnsLimits,
+    config: DnsConfig,
 }
 
 impl Resolver {
     /// `side` is the runtime that look-ups run on.
-    pub(crate) fn new(side: tokio::runtime::Handle, limits: DnsLimits) -> Arc<Self> {
-        Arc::new(Self { entries: RwLock::default(), lookups: RwLock::default(), side, limits })
+    pub(crate) fn new(side: tokio::runtime::Handle, config: DnsConfig) -> Arc<Self> {
+        Arc::new(Self { entries: RwLock::default(), lookups: RwLock::default(), side, config })
     }
 
     /// The addresses of a name; empty if it cannot be resolved.
@@ -70,26 +71,33 @@ impl Resolver {
         lookups.insert(name.clone(), running.clone());
         let (resolver, name) = (self.clone(), name.clone());
         self.side.spawn(async move {
-            let found = tokio::time::timeout(resolver.limits.timeout, tokio::net::lookup_host((&*name, 0))).await;
-            let addresses: Arc<[IpAddr]> = match found {
-                Ok(Ok(found)) => found.map(|addr| addr.ip()).collect(),
+            let last = resolver.known(&name).and_then(|entry| entry.addresses.first().copied());
+            let last = last.map(|ip| if ip.is_ipv4() { Kind::A } else { Kind::Aaaa });
+            let find = resolver.config.lookup.find(&name, last);
+            let (addresses, ttl) = match tokio::time::timeout(resolver.config.timeout, find).await {
+                Ok(Ok((addresses, ttl))) => {
+                    if addresses.is_empty() {
+                        tracing::error!(%name, "a node's name has no address");
+                    }
+                    (addresses, ttl)
+                }
                 Ok(Err(error)) => {
                     tracing::error!(%name, %error, "a node's name cannot be resolved");
-                    Arc::default()
+                    Default::default()
                 }
                 Err(_) => {
                     tracing::error!(%name, "resolving a node's name took too long");
-                    Arc::default()
+                    Default::default()
                 }
             };
-            resolver.store(&name, addresses);
+            resolver.store(&name, addresses.into(), ttl);
             resolver.lookups.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
             done.send_replace(true);
         });
         running
     }
 
-    fn store(&self, name: &Arc<str>, addresses: Arc<[IpAddr]>) {
+    fn store(&self, name: &Arc<str>, addresses: Arc<[IpAddr]>, ttl: Option<Duration>) {
         let now = Instant::now();
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         // A failure does not push a usable old answer out.
@@ -101,7 +109,7 @@ impl Resolver {
             return;
         }
         entries.retain(|_, entry| entry.until + STALE_FOR > now);
-        let holds = if addresses.is_empty() { FAILED_FOR } else { self.limits.ttl };
+        let holds = if addresses.is_empty() { FAILED_FOR } else { self.config.holds(ttl) };
         entries.insert(name.clone(), Entry { addresses, until: now + holds });
     }
 }

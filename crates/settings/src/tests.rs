@@ -451,5 +451,5 @@ fn registries_that_cannot_be_asked_are_named() {
             "discovery.kubernetes.namespace_selector: expected at most one of `equal`, `not_equal`, `match` and `not_match`",
         ],
     );
-    check("{consul_kv: {}}", &["discovery.consul_kv: unknown key; did you mean `consul`?"]);
+    check("{consuls: {}}", &["discovery.consuls: unknown key; did you mean `consul`?"]);
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Checks;
-use crate::{IpPort, Peers, UnitError};
+use crate::{IpPort, NameServer, Peers, Time, UnitError};
 
 /// Listeners, TLS, matching and what answers tell about the gateway.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +26,15 @@ pub struct Apisix {
     pub control: IpPort,
     /// Peers whose `X-Forwarded-*` headers are believed; unset believes every peer, as the reference does.
     pub trusted_addresses: Option<TrustedAddresses>,
+    /// Resolvers for the names of upstream nodes, `address` or `address:port`; unset asks those of `/etc/resolv.conf`.
+    pub dns_resolver: Option<Vec<NameServer>>,
+    /// How long every answer of a resolver is kept, whatever its TTL; unset keeps it as long as it says, within `dns.min_ttl` and
+    /// `dns.max_ttl`.
+    pub dns_resolver_valid: Option<Time>,
+    /// Appends the search list of `/etc/resolv.conf` to the names of upstream nodes.
+    pub enable_resolv_search_opt: bool,
+    /// Asks for IPv6 addresses of upstream nodes that have no IPv4 address.
+    pub enable_ipv6: bool,
     /// How routes are matched.
     pub router: RouterChoice,
     /// Removes one trailing `/` of the path before matching; the upstream still gets the original.
@@ -181,6 +190,9 @@ impl Apisix {
         if self.node_listen.0.is_empty() && !self.ssl.enable {
             checks.fault("node_listen", "expected at least one listener where `ssl.enable` is off");
         }
+        if self.dns_resolver.as_ref().is_some_and(Vec::is_empty) {
+            checks.fault("dns_resolver", "expected at least one resolver; leave the key out for those of the system");
+        }
         if self.ssl.fallback_sni.as_ref().is_some_and(|name| name.trim().is_empty()) {
             checks.fault("ssl.fallback_sni", "expected a server name; leave the key out for none");
         }
@@ -254,6 +266,10 @@ impl Default for Apisix {
             enable_control: true,
             control: IpPort::loopback(9090),
             trusted_addresses: None,
+            dns_resolver: None,
+            dns_resolver_valid: None,
+            enable_resolv_search_opt: true,
+            enable_ipv6: true,
             router: RouterChoice::default(),
             delete_uri_tail_slash: false,
             normalize_uri_like_servlet: false,

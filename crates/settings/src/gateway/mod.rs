@@ -158,6 +158,7 @@ impl Gateway {
             ("timeouts.tls_handshake", self.timeouts.tls_handshake),
             ("timeouts.http2_ping", self.timeouts.http2_ping),
             ("dns.timeout", self.dns.timeout),
+            ("dns.try_timeout", self.dns.try_timeout),
         ]);
         if self.shutdown.last_call > self.shutdown.drain {
             checks

@@ -156,8 +156,13 @@ pub struct UpstreamPool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Dns {
-    /// How long a look-up may take.
+    /// How long a look-up may take, all tries together.
     pub timeout: Time,
+    /// How long one try at one resolver may take.
+    pub try_timeout: Time,
+    /// Tries, over all resolvers.
+    #[schemars(range(min = 1, max = 20), extend("x-unit" = "tries"))]
+    pub tries: u32,
     /// An answer is kept at least so long, whatever its TTL.
     pub min_ttl: Time,
     /// An answer is kept at most so long.
@@ -345,6 +350,12 @@ impl Default for UpstreamPool {
 
 impl Default for Dns {
     fn default() -> Self {
-        Self { timeout: Time::secs(5), min_ttl: Time::secs(1), max_ttl: Time::secs(3600) }
+        Self {
+            timeout: Time::secs(10),
+            try_timeout: Time::secs(2),
+            tries: 5,
+            min_ttl: Time::secs(1),
+            max_ttl: Time::secs(3600),
+        }
     }
 }
