@@ -35,8 +35,7 @@ pub(super) struct Kept {
 
 /// Reads and writes the file.
 pub(super) struct Keeper {
-    /// `None`: nothing is kept.
-    directory: Option<PathBuf>,
+    directory: PathBuf,
     delay: Duration,
     keep_for: Duration,
     /// What the file held at the start.
@@ -75,14 +74,14 @@ impl Keeper {
             HashMap::new()
         });
         let (delay, keep_for) = (settings.write_delay.get(), settings.keep_for.get());
-        let keeper = Self { directory: Some(directory.to_owned()), delay, keep_for, found: Mutex::new(found) };
+        let keeper = Self { directory: directory.to_owned(), delay, keep_for, found: Mutex::new(found) };
         keeper.forget_old();
         keeper
     }
 
-    /// Keeps nothing.
-    pub(super) fn nowhere() -> Self {
-        Self { directory: None, delay: Duration::ZERO, keep_for: Duration::ZERO, found: Mutex::default() }
+    /// When it writes.
+    pub(super) fn writer(&self) -> Writer {
+        Writer { delay: self.delay, refresh: (self.keep_for / 8).max(self.delay) }
     }
 
     /// What an earlier process knew of a service.
@@ -98,7 +97,6 @@ impl Keeper {
 
     /// Writes what is known of these services, and of those that nobody has asked for since the start.
     fn write(&self, services: &[Arc<Service>]) -> io::Result<()> {
-        let Some(directory) = &self.directory else { return Ok(()) };
         self.forget_old();
         let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for service in services {
@@ -109,7 +107,7 @@ impl Keeper {
         let mut services: Vec<Entry> = all.into_iter().map(|(query, kept)| Entry::of(query, kept)).collect();
         services.sort_unstable_by(|a, b| (&a.registry, &a.name).cmp(&(&b.registry, &b.name)));
         let text = serde_json::to_vec(&Layout { version: LAYOUT, services })?;
-        let (path, new) = (directory.join(FILE), directory.join(format!("{FILE}.new")));
+        let (path, new) = (self.directory.join(FILE), self.directory.join(format!("{FILE}.new")));
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&text)?;
         file.sync_all()?;
@@ -141,33 +139,35 @@ fn read(path: &Path) -> io::Result<HashMap<ServiceQuery, Kept>> {
     Ok(layout.services.into_iter().map(Entry::parts).collect())
 }
 
-/// Writes after changes, and often enough in between that what is confirmed all the time does not look old.
-pub(super) async fn run(discovery: Weak<Discovery>, mut changes: watch::Receiver<u64>) {
-    let Some((delay, refresh)) = discovery
-        .upgrade()
-        .map(|discovery| (discovery.keeper.delay, (discovery.keeper.keep_for / 8).max(discovery.keeper.delay)))
-    else {
-        return;
-    };
-    let mut failing = false;
-    loop {
-        match tokio::time::timeout(refresh, changes.changed()).await {
-            Ok(Err(_)) => return,
-            Ok(Ok(())) => tokio::time::sleep(delay).await,
-            Err(_) => {}
+/// When the file is written: after changes, and often enough in between that what is confirmed all the time does not look old.
+pub(super) struct Writer {
+    delay: Duration,
+    refresh: Duration,
+}
+
+impl Writer {
+    /// Writes as long as there is something to write.
+    pub(super) async fn run(self, discovery: Weak<Discovery>, mut changes: watch::Receiver<u64>) {
+        let mut failing = false;
+        loop {
+            match tokio::time::timeout(self.refresh, changes.changed()).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) => tokio::time::sleep(self.delay).await,
+                Err(_) => {}
+            }
+            changes.borrow_and_update();
+            let Some(discovery) = discovery.upgrade() else { return };
+            let write = move || discovery.keeper.as_ref().map_or(Ok(()), |keeper| keeper.write(&discovery.services()));
+            let written = tokio::task::spawn_blocking(write).await;
+            let error = written.map_err(io::Error::other).and_then(|written| written).err();
+            if let Some(error) = error.as_ref().filter(|_| !failing) {
+                tracing::warn!(
+                    %error,
+                    "the last instances of services cannot be written: a start while a registry is away lacks them"
+                );
+            }
+            failing = error.is_some();
         }
-        changes.borrow_and_update();
-        let Some(discovery) = discovery.upgrade() else { return };
-        let written = tokio::task::spawn_blocking(move || discovery.keeper.write(&discovery.services())).await;
-        let error = match written {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(error) = error.as_ref().filter(|_| !failing) {
-            tracing::warn!(%error, "the last instances of services cannot be written: a start while a registry is away lacks them");
-        }
-        failing = error.is_some();
     }
 }
 

@@ -56,7 +56,8 @@ pub struct Discovery {
     subscriptions: ArcSwap<imbl::HashMap<Arc<str>, Arc<Subscription>>>,
     /// Those that some subscription has; the lock also orders the changes of `subscriptions`.
     services: Mutex<HashMap<Arc<ServiceQuery>, Weak<Service>>>,
-    keeper: Arc<Keeper>,
+    /// `None`: nothing is kept on disk.
+    keeper: Option<Keeper>,
     changes: watch::Sender<u64>,
     side: tokio::runtime::Handle,
     first_answer: Duration,
@@ -86,28 +87,28 @@ impl Discovery {
         side: tokio::runtime::Handle,
         directory: Option<&Path>,
     ) -> Arc<Self> {
-        let keeper = match directory.filter(|_| !registries.is_empty()) {
-            Some(directory) => Keeper::open(directory, settings),
-            None => Keeper::nowhere(),
-        };
+        let keeper = directory.filter(|_| !registries.is_empty()).map(|directory| Keeper::open(directory, settings));
         let discovery = Arc::new(Self {
             registries,
             subscriptions: ArcSwap::default(),
             services: Mutex::default(),
-            keeper: Arc::new(keeper),
+            keeper,
             changes: watch::Sender::new(0),
             first_answer: settings.first_answer.get(),
             pace: Pace::new(settings),
             side,
         });
-        discovery.side.spawn(keeper::run(Arc::downgrade(&discovery), discovery.changes.subscribe()));
+        if let Some(keeper) = &discovery.keeper {
+            let task = keeper.writer().run(Arc::downgrade(&discovery), discovery.changes.subscribe());
+            discovery.side.spawn(task);
+        }
         discovery
     }
 
     /// Lets go of services that the configuration in force has no upstream of, from now on.
     pub(crate) fn follow(self: &Arc<Self>, current: &Arc<Current>) {
+        let mut published = current.subscribe();
         let (this, current) = (Arc::downgrade(self), Arc::downgrade(current));
-        let Some(mut published) = current.upgrade().map(|current| current.subscribe()) else { return };
         self.side.spawn(async move {
             while published.changed().await.is_ok() {
                 let (Some(this), Some(current)) = (this.upgrade(), current.upgrade()) else { return };
@@ -167,7 +168,7 @@ impl Discovery {
     fn start(&self, query: &Arc<ServiceQuery>) -> Service {
         match self.registries.get(&*query.registry) {
             Some(registry) => {
-                let kept = self.keeper.take(query);
+                let kept = self.keeper.as_ref().and_then(|keeper| keeper.take(query));
                 Service::follow(query.clone(), registry.clone(), kept, self.pace, self.changes.clone(), &self.side)
             }
             None => {

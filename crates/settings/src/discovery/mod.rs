@@ -222,6 +222,9 @@ impl Discovery {
         if self.retry_min.is_zero() || self.retry_min > self.retry_max {
             checks.fault("retry_min", "expected more than 0 and no more than `retry_max`");
         }
+        if self.keep_for < Time::secs(60) {
+            checks.fault("keep_for", "expected at least 1m");
+        }
         if self.answer_bytes < Size::kib(16) {
             checks.fault("answer_bytes", "expected at least 16k");
         }

@@ -129,8 +129,9 @@ impl Reflector {
         let mut failures = 0;
         loop {
             match self.watch(&mut version, &mut failures).await {
-                Ended::InTime => {}
-                Ended::Gone => return,
+                // However quickly a server ends its watches, it is not asked all the time.
+                Ended::InTime => tokio::time::sleep(self.pace.pause(0, u8::MAX)).await,
+                Ended::Gone => return tokio::time::sleep(self.pace.pause(0, u8::MAX)).await,
                 Ended::Failed(error) => self.pause(&error, &mut failures).await,
             }
         }
