@@ -1,7 +1,7 @@
 //! Registries of services, as far as a gateway asks them: each speaks its product's documented protocol, is told its services by
 //! the test, and can be made to fail.
 //!
-//! The products themselves are in no package registry that tests could install them from ([`Dnsmasq`] is the real one).
+//! [`Dnsmasq`] is the real one; the others are written after the products' documentation.
 
 mod consul;
 mod dnsmasq;
