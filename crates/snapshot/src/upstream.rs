@@ -1,6 +1,7 @@
 //! Upstreams: nodes, balancing and how to talk to them (`docs/spec/resources.md` §3).
 
 use crate::compiled::Timeouts;
+use crate::identity::ClientCertificate;
 use foldhash::quality::FixedState;
 use http::HeaderValue;
 use milecastle_matching::{Template, VarName};
@@ -76,6 +77,11 @@ impl UpstreamScheme {
         matches!(self, Self::Https | Self::Grpcs)
     }
 
+    /// Whether HTTP/2 is spoken.
+    pub fn is_http2(self) -> bool {
+        matches!(self, Self::Grpc | Self::Grpcs)
+    }
+
     /// The port of a node that names none, and the one left out of a Host header.
     pub fn default_port(self) -> u16 {
         if self.is_tls() { 443 } else { 80 }
@@ -145,19 +151,26 @@ pub struct CompiledUpstream {
     pub keepalive: Option<Keepalive>,
     /// Whether it names its nodes through service discovery.
     pub discovered: bool,
-    /// The certificate of the upstream is verified.
+    /// It asks for its nodes' certificates to be verified; whether that counts is for the node to say.
     pub verify: bool,
+    /// What its nodes are shown when they ask for a certificate.
+    pub client_certificate: ClientCertificate,
     /// How the nodes' health is watched; `None`: not at all.
     pub checks: Option<Arc<HealthChecks>>,
     /// Changes when nodes, algorithm or scheme do: balancer state is made anew then.
     pub fingerprint: u64,
 }
 
-/// Compiles an upstream object or an inline one; `key` is the path of the object that carries it.
+/// Compiles an upstream object or an inline one; `key` is the path of the object that carries it. `resolve` gives a text
+/// itself, or what a reference to a secret stands for.
 ///
 /// # Errors
 /// A host that cannot be a header value.
-pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpstream, Vec<Fault>> {
+pub(crate) fn compile(
+    key: Arc<str>,
+    upstream: &Upstream,
+    resolve: &dyn Fn(&str) -> Option<String>,
+) -> Result<CompiledUpstream, Vec<Fault>> {
     let scheme = UpstreamScheme::of(upstream.scheme);
     let configured = upstream.nodes.as_deref().unwrap_or_default();
     let mut faults = Vec::new();
@@ -210,6 +223,7 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
         }),
         discovered: upstream.service_name.is_some(),
         verify: upstream.tls.as_ref().is_some_and(|tls| tls.verify),
+        client_certificate: ClientCertificate::of(upstream.tls.as_ref(), resolve),
         checks: upstream.checks.clone().map(Arc::new),
         fingerprint,
     })
@@ -229,6 +243,7 @@ pub(crate) fn unusable(key: Arc<str>) -> CompiledUpstream {
         keepalive: None,
         discovered: false,
         verify: false,
+        client_certificate: ClientCertificate::None,
         checks: None,
         fingerprint: 0,
     }
