@@ -61,7 +61,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         upstream_health: Arc::default(),
         side: side.handle().clone(),
         on_end: None,
-        upstream_roots: None,
     })?;
     side.block_on(std::future::pending::<()>());
     drop(gateway);

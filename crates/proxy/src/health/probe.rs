@@ -3,8 +3,9 @@
 use super::rules::Rules;
 use super::state::Report;
 use super::target::Target;
-use crate::h1::{Failure, connect_tcp};
-use crate::tls::UpstreamTls;
+use crate::failure::Failure;
+use crate::h1::connect_tcp;
+use crate::tls::{Profile, UpstreamTls};
 use milecastle_model::{ActiveCheck, ProbeKind};
 use rustls::RootCertStore;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use tokio::sync::OnceCell;
 /// Longest status line that is read.
 const STATUS_LINE: usize = 4096;
 
-/// TLS for probes, by whether they verify certificates. Made at the first probe that needs it.
+/// TLS for probes. Made at the first probe that needs it.
 pub(super) struct ProbeTls {
     /// Authorities in PEM; `None`: those of the system.
     authorities: Option<PathBuf>,
@@ -28,16 +29,16 @@ impl ProbeTls {
         Self { authorities, verifying: OnceCell::new(), trusting: OnceCell::new() }
     }
 
-    async fn get(&self, verify: bool) -> Result<&UpstreamTls, rustls::Error> {
+    async fn get(&self, verify: bool) -> &UpstreamTls {
         if !verify {
-            return self.trusting.get_or_try_init(async || UpstreamTls::new(None)).await;
+            return self.trusting.get_or_init(async || UpstreamTls::new(None)).await;
         }
         let load = async || {
             let authorities = self.authorities.clone();
             let roots = tokio::task::spawn_blocking(move || crate::tls::trusted(authorities.as_deref())).await;
             UpstreamTls::new(Some(roots.unwrap_or_else(|_| RootCertStore::empty())))
         };
-        self.verifying.get_or_try_init(load).await
+        self.verifying.get_or_init(load).await
     }
 }
 
@@ -77,8 +78,9 @@ async fn exchange(target: &Target, check: &ActiveCheck, tls: &ProbeTls) -> Resul
         ProbeKind::Tcp => Ok(None),
         ProbeKind::Http => ask(stream, &request(), check.timeout).await.map(Some),
         ProbeKind::Https => {
-            let tls = tls.get(check.https_verify_certificate).await.map_err(std::io::Error::other)?;
-            let stream = tls.connect(stream, &target.probe_host, check.timeout).await?;
+            let profile = Profile { verify: check.https_verify_certificate, ..Profile::default() };
+            let tls = tls.get(profile.verify).await;
+            let stream = tls.connect(stream, &target.probe_host, &profile, check.timeout).await?;
             ask(stream, &request(), check.timeout).await.map(Some)
         }
     }

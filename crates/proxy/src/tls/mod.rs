@@ -7,4 +7,4 @@ mod upstream;
 
 pub(crate) use server::{ServerTls, accept};
 pub(crate) use trusted::trusted;
-pub(crate) use upstream::UpstreamTls;
+pub(crate) use upstream::{Profile, TlsTerms, UpstreamTls};

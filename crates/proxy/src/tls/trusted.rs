@@ -23,7 +23,7 @@ pub(crate) fn trusted(file: Option<&Path>) -> RootCertStore {
     if added == 0 {
         tracing::error!(
             ignored,
-            "there is no trusted certificate, so none of an upstream is accepted by health checks that verify: set \
+            "there is no trusted certificate, so none of an upstream is accepted where they are verified: set \
              apisix.ssl.ssl_trusted_certificate to a file in PEM"
         );
     }

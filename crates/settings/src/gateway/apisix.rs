@@ -97,8 +97,8 @@ pub struct Ssl {
     pub fallback_sni: Option<String>,
     /// Hands out session tickets for resumption.
     pub ssl_session_tickets: bool,
-    /// Authorities that health checks over TLS verify certificates with: a file in PEM, or `system` for those that the system
-    /// trusts.
+    /// Authorities that certificates of upstreams are verified with, by health checks over TLS and where `upstream_tls.verify`
+    /// asks for it: a file in PEM, or `system` for those that the system trusts.
     pub ssl_trusted_certificate: String,
 }
 
