@@ -26,3 +26,4 @@ mod strictness;
 mod tunnels;
 mod unreachable;
 mod upstreams;
+mod upstreams_http2;
