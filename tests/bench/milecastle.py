@@ -228,6 +228,8 @@ def configure(directory):
     admin.put_all((f"/consumers/consumer-{i}", {"username": f"consumer-{i}", "plugins": {"key-auth": {"key": f"key-{i}"}}})
                   for i in range(CONSUMERS))
     admin.put_all((f"/routes/svc{i}", {"uri": f"/api/svc{i}/*", "service_id": "gateway"}) for i in range(ROUTES))
+    grpc = upstream(os.environ["BENCH_GRPC_ORIGIN"]) | {"scheme": "grpc"}
+    admin.put("/routes/grpc", {"uri": "/grpc/*", "upstream": grpc})
     # Revisions come into force in order: with this last one, all are.
     admin.put("/routes/all", {"uri": "/*", "upstream_id": "origin"})
     until("the last route serves", lambda: get(HTTP, "/")[0] == 200)

@@ -27,3 +27,4 @@ mod strictness;
 mod tunnels;
 mod unreachable;
 mod upstreams;
+mod upstreams_http2;

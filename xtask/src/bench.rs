@@ -32,7 +32,7 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
     let driver = scripts.join("milecastle.py");
     let driver = driver.display();
     let proxy = format!(
-        "name=milecastle http=http://127.0.0.1:19301 https=https://127.0.0.1:19302 gateway=http://127.0.0.1:19303 \
+        "name=milecastle http=http://127.0.0.1:19301 https=https://127.0.0.1:19302 gateway=http://127.0.0.1:19303 grpc=http://127.0.0.1:19301 \
          cmd='python3 \"{driver}\" start' setup='python3 \"{driver}\" configure'"
     );
     run(python.arg(scripts.join("compare.py")).args(["--proxy", &proxy]).args(args))

@@ -80,7 +80,9 @@ fn tools(_: &Options) -> Result<()> {
     println!("dnsmasq: {}", packages::program("dnsmasq", "dnsmasq-base")?.display());
     println!("ip: {}", packages::program("ip", "iproute2")?.display());
     println!("node: {}", packages::program("node", "nodejs")?.display());
-    println!("uvicorn, gunicorn: {}", tools::python_programs("tests/strictness/origins/requirements.txt")?.display());
+    let strictness = tools::python_programs("python", "tests/strictness/origins/requirements.txt")?;
+    println!("uvicorn, gunicorn: {}", strictness.display());
+    println!("grpcio: {}", tools::python_programs("grpc", "tests/grpc/requirements.txt")?.display());
     println!("cargo-deny: {}", tools::installed("cargo-deny", CARGO_DENY)?.display());
     Ok(())
 }

@@ -28,12 +28,12 @@ pub(crate) fn installed(name: &str, version: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Directory of the programs of these Python packages, in a virtual environment under the target directory. It is made anew when
-/// the list of packages has changed.
-pub(crate) fn python_programs(requirements: &str) -> Result<PathBuf> {
+/// Directory of the programs of these Python packages, in a virtual environment of this name under the target directory. It is
+/// made anew when the list of packages has changed.
+pub(crate) fn python_programs(name: &str, requirements: &str) -> Result<PathBuf> {
     let list = root().join(requirements);
     let wanted = std::fs::read(&list).with_context(|| format!("cannot read {}", list.display()))?;
-    let environment = target().join("tools/python");
+    let environment = target().join("tools").join(name);
     let installed = environment.join("requirements.txt");
     let programs = environment.join("bin");
     if std::fs::read(&installed).is_ok_and(|found| found == wanted) {

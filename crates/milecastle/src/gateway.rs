@@ -103,7 +103,6 @@ impl GatewayNode {
             discovery,
             side,
             on_end: access_log.clone().map(|log| log as Arc<dyn OnRequestEnd>),
-            upstream_roots: None,
         })?;
         // The workers begin with the configuration that has arrived: from here on load balancers may send.
         (0..workers).for_each(|worker| health.worker_loaded(worker));

@@ -63,7 +63,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         discovery,
         side: side.handle().clone(),
         on_end: None,
-        upstream_roots: None,
     })?;
     side.block_on(std::future::pending::<()>());
     drop(gateway);

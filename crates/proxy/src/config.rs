@@ -2,10 +2,11 @@
 
 use crate::dns::HostLookup;
 use crate::h1::{Keep, Limits, Patience};
+use crate::h2_client::Http2Limits;
 use http::{HeaderName, HeaderValue};
 use milecastle_matching::{CidrError, CidrSet};
 use milecastle_plugin_api::NodeFacts;
-use milecastle_settings::{AmbiguousPath, Gateway as Settings, Peers, TlsVersion};
+use milecastle_settings::{AmbiguousPath, Gateway as Settings, Peers, TlsVersion, VerifyUpstreams};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -95,6 +96,10 @@ pub struct GatewayConfig {
     pub(crate) workers: usize,
     pub(crate) client: ClientLimits,
     pub(crate) upstream: Limits,
+    /// Connections to upstreams that speak HTTP/2.
+    pub(crate) http2: Http2Limits,
+    /// Which upstreams' certificates are verified.
+    pub(crate) verify_upstreams: VerifyUpstreams,
     /// Idle upstream connections of one worker.
     pub(crate) idle_connections: usize,
     /// Client connections of one worker; 0 is no limit.
@@ -116,7 +121,7 @@ pub struct GatewayConfig {
     pub(crate) dns: DnsConfig,
     /// Whether upstream nodes are probed and watched where their upstream asks for it.
     pub(crate) health_checks: bool,
-    /// Authorities in PEM that probes and registries' certificates are verified with; `None`: those of the system.
+    /// Authorities in PEM that certificates of upstreams and registries are verified with; `None`: those of the system.
     pub(crate) authorities: Option<PathBuf>,
 }
 
@@ -193,6 +198,14 @@ impl GatewayConfig {
                 head_bytes: limits.upstream_header_bytes.as_len(),
                 head_fields: limits.upstream_header_count as usize,
             },
+            http2: Http2Limits {
+                streams: limits.upstream_http2_streams,
+                connections: limits.upstream_http2_connections as usize,
+                window: u32::try_from(limits.upstream_http2_window.get()).unwrap_or(u32::MAX),
+                send_buffer: limits.upstream_http2_send_buffer.as_len(),
+                ping: settings.timeouts.upstream_http2_ping.get(),
+            },
+            verify_upstreams: settings.upstream_tls.verify,
             idle_connections: (settings.upstream_pool.idle_connections as usize).div_ceil(workers),
             connections: limits.connections.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX)),
             retry_body: limits.retry_body.as_len(),

@@ -56,8 +56,10 @@ counters! {
     upstream_connect_failures,
     /// Requests sent on a kept upstream connection.
     pool_hits,
-    /// Kept upstream connections that turned out to be closed when they were used.
+    /// Kept upstream connections that did not take a request any more when they were used.
     pool_stale,
+    /// Requests for which no HTTP/2 connection to an upstream had room in time.
+    http2_no_room,
     /// Tries at a further node after a failure.
     retries,
     /// Hash rings that have fewer points than the weights ask for, each time that one is made.

@@ -10,7 +10,7 @@ use crate::resolve::Resolver;
 use crate::tls::{ServerTls, UpstreamTls};
 use crate::worker::{self, Door, ListenError, Node, Stage};
 use milecastle_plugin_api::{NodeFacts, RequestCx};
-use rustls::RootCertStore;
+use milecastle_settings::VerifyUpstreams;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +45,6 @@ pub struct GatewayParts {
     pub side: tokio::runtime::Handle,
     /// The access log.
     pub on_end: Option<Arc<dyn OnRequestEnd>>,
-    /// Authorities that upstreams' certificates are verified against; `None` takes any certificate.
-    pub upstream_roots: Option<RootCertStore>,
 }
 
 /// Why a gateway did not start.
@@ -55,9 +53,6 @@ pub enum StartError {
     /// An address is taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// TLS could not be set up.
-    #[error("TLS towards upstreams: {0}")]
-    Tls(#[from] rustls::Error),
     /// The system gave no thread.
     #[error("starting a worker thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -88,8 +83,7 @@ impl Gateway {
     /// # Errors
     /// A port is taken, or the system has no threads left.
     pub fn start(parts: GatewayParts) -> Result<Self, StartError> {
-        let GatewayParts { config, facts, current, counters, upstream_health, discovery, side, on_end, upstream_roots } =
-            parts;
+        let GatewayParts { config, facts, current, counters, upstream_health, discovery, side, on_end } = parts;
         let workers = config.workers;
         let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
         let mut addrs = Vec::with_capacity(config.listens.len());
@@ -101,6 +95,8 @@ impl Gateway {
             }
         }
         let resolver = Resolver::new(side.clone(), config.dns.clone());
+        let upstream_roots = (config.verify_upstreams != VerifyUpstreams::Off)
+            .then(|| crate::tls::trusted(config.authorities.as_deref(), "apisix.ssl.ssl_trusted_certificate"));
         let checkers = Checkers::new(CheckerParts {
             table: upstream_health,
             current: current.clone(),
@@ -117,7 +113,7 @@ impl Gateway {
             checkers,
             averages: Averages::default(),
             tls: ServerTls::new(&config.tls),
-            upstream_tls: UpstreamTls::new(upstream_roots)?,
+            upstream_tls: UpstreamTls::new(upstream_roots),
             counters: counters.clone(),
             connections: 1.into(),
             config,

@@ -289,7 +289,7 @@ fn connections(registry: &Registry) -> Result<Vec<Labelled>, MetricError> {
 }
 
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
-    let figures: [(&str, &str, Read); 13] = [
+    let figures: [(&str, &str, Read); 14] = [
         ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
         ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
         ("bad_request_heads_total", "Requests refused because their head is malformed or too large", |t| t.bad_heads),
@@ -303,6 +303,9 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
         }),
         ("upstream_pool_hits_total", "Requests sent on a kept upstream connection", |t| t.pool_hits),
         ("upstream_pool_stale_total", "Kept upstream connections found closed when they were used", |t| t.pool_stale),
+        ("upstream_http2_no_room_total", "Requests for which no HTTP/2 connection had room in time", |t| {
+            t.http2_no_room
+        }),
         ("upstream_retries_total", "Tries at a further node after a failure", |t| t.retries),
         ("hash_rings_cut_total", "Hash rings made with fewer points than the weights ask for", |t| t.hash_rings_cut),
         ("upstream_health_ignored_total", "Picks of a node of an upstream none of whose nodes is healthy", |t| {

@@ -5,10 +5,11 @@
 //! or the answer says `Connection: close`, and what is left is read and dropped until the client has had time to read the
 //! answer (`worker::linger`). A connection that is closed on unread bytes is reset, and takes the answer along.
 
+use crate::request;
 use crate::worker::{Client, Wire};
 use bytes::Bytes;
-use http::StatusCode;
-use http_body::Body as _;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -60,6 +61,8 @@ pub(crate) struct Upload {
     source: Source,
     /// Bytes that may still come.
     allowed: u64,
+    /// What came behind a stream's data, of what may go on.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 enum Source {
@@ -79,13 +82,13 @@ impl Upload {
         wire.body_has_reader.set(true);
         let progress = if awaited { Progress::Awaited } else { unread(&wire, limits.lingering_bytes) };
         client.activity.upload.set(progress);
-        Self { allowed: limits.body_bytes.unwrap_or(u64::MAX), source: Source::Http1(wire, client) }
+        Self { allowed: limits.body_bytes.unwrap_or(u64::MAX), source: Source::Http1(wire, client), trailers: None }
     }
 
     /// A body that is not empty and comes in a stream.
     pub(crate) fn http2(body: Incoming, client: &Client) -> Self {
         let allowed = client.worker.node.config.client.body_bytes.unwrap_or(u64::MAX);
-        Self { source: Source::Http2(body), allowed }
+        Self { source: Source::Http2(body), allowed, trailers: None }
     }
 
     /// Bytes that it has left, where the client has said so.
@@ -115,7 +118,17 @@ impl Upload {
         self.set(Progress::Spoilt);
     }
 
-    /// The next piece, never empty; `None` at the end. Trailers are left out.
+    /// Whether trailers have come. Only over HTTP/2: those of HTTP/1.1 are read and dropped.
+    pub(crate) fn has_trailers(&self) -> bool {
+        self.trailers.is_some()
+    }
+
+    /// The trailers, once the body has ended.
+    pub(crate) fn trailers(&self) -> Option<HeaderMap> {
+        self.trailers.as_deref().cloned()
+    }
+
+    /// The next piece, never empty; `None` at the end.
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
         let piece = match &mut self.source {
             Source::Http1(wire, client) => {
@@ -125,7 +138,7 @@ impl Upload {
                 }
                 ready!(wire.poll_body(cx)).transpose().map_err(|_| UploadError::Malformed)
             }
-            Source::Http2(body) => ready!(poll_stream(body, cx)),
+            Source::Http2(body) => ready!(poll_stream(body, &mut self.trailers, cx)),
         };
         let piece = piece.and_then(|piece| {
             let length = piece.as_ref().map_or(0, Bytes::len) as u64;
@@ -153,16 +166,25 @@ fn unread(wire: &Wire, most: u64) -> Progress {
     if wire.inbound().body_left().is_some_and(|length| length > most) { Progress::Long } else { Progress::Coming }
 }
 
-fn poll_stream(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
+fn poll_stream(
+    body: &mut Incoming,
+    trailers: &mut Option<Box<HeaderMap>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Bytes>, UploadError>> {
     loop {
-        return Poll::Ready(match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-            None => Ok(None),
-            Some(Err(_)) => Err(UploadError::Malformed),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if !data.is_empty() => Ok(Some(data)),
-                _ => continue,
-            },
-        });
+        let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            None => return Poll::Ready(Ok(None)),
+            Some(Err(_)) => return Poll::Ready(Err(UploadError::Malformed)),
+            Some(Ok(frame)) => frame,
+        };
+        match frame.into_data().map_err(Frame::into_trailers) {
+            Ok(data) if !data.is_empty() => return Poll::Ready(Ok(Some(data))),
+            Ok(_) | Err(Err(_)) => {}
+            Err(Ok(mut found)) => {
+                request::keep_forwardable(&mut found);
+                *trailers = Some(Box::new(found));
+            }
+        }
     }
 }
 

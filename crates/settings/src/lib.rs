@@ -43,7 +43,8 @@ pub use dp_manager::{Certificates, DpManager, DpManagerFile, Stream};
 pub use gateway::{
     AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, HttpRouter, Limits,
     MetricSettings, NginxConfig, NginxHttp, NodeListen, PluginAttr, Prometheus, RouterChoice, Shutdown, Ssl, SslListen,
-    State, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, UpstreamKeepalive, UpstreamPool,
+    State, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, UpstreamKeepalive, UpstreamPool, UpstreamTls,
+    VerifyUpstreams,
 };
 pub use history::History;
 pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, Known, LoadError, load, load_with, parse};

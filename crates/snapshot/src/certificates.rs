@@ -35,8 +35,7 @@ pub struct CompiledSsl {
     pub(crate) names: Vec<Arc<str>>,
 }
 
-/// A certificate that one of our own connections presents to an upstream: an ssl object of type `client`, or a pair
-/// given inline.
+/// A certificate and its key, both as PEM text.
 pub(crate) fn certified_key(cert: &str, key: &str) -> Result<Arc<CertifiedKey>, String> {
     let chain = CertificateDer::pem_slice_iter(cert.as_bytes())
         .collect::<Result<Vec<_>, _>>()

@@ -1,6 +1,7 @@
 //! Checking one object, and deriving the next snapshot from the one before.
 
 use crate::certificates::{self, CompiledSsl};
+use crate::identity::{ClientCertificateFault, ClientIdentity};
 use crate::people;
 use crate::route::{self, plugins_of};
 use crate::snapshot::Snapshot;
@@ -157,16 +158,25 @@ impl Compiler {
 
     fn upstream(&self, key: &Key, body: &Value) -> Result<CompiledUpstream, Vec<Fault>> {
         let upstream: Upstream = self.typed(body)?;
-        upstream::compile(key.path().into(), &upstream)
+        upstream::compile(key.path().into(), &upstream, &|text| self.resolve(text))
     }
 
-    fn ssl(&self, key: &Key, body: &Value) -> Result<Option<CompiledSsl>, Vec<Fault>> {
+    /// The text itself, or what a reference to a secret stands for.
+    pub(crate) fn resolve(&self, text: &str) -> Option<String> {
+        if text.starts_with('$') { self.registry.secrets().resolve(text) } else { Some(text.to_owned()) }
+    }
+
+    fn ssl(&self, key: &Key, body: &Value) -> Result<SslForm, Vec<Fault>> {
         let ssl: Ssl = self.typed(body)?;
-        let compiled = certificates::compile(&key.id, &ssl, &|text| match text.starts_with('$') {
-            true => self.registry.secrets().resolve(text),
-            false => Some(text.to_owned()),
-        })?;
-        Ok((ssl.kind == SslKind::Server && ssl.enabled).then_some(compiled))
+        let compiled = certificates::compile(&key.id, &ssl, &|text| self.resolve(text))?;
+        Ok(match ssl.kind {
+            _ if !ssl.enabled => SslForm::Off,
+            SslKind::Server => SslForm::Server(compiled),
+            SslKind::Client => {
+                let identity = compiled.keys.into_iter().next().and_then(ClientIdentity::new);
+                SslForm::Client(identity.ok_or(ClientCertificateFault::Unusable))
+            }
+        })
     }
 
     fn metadata(&self, key: &Key, body: &Value) -> Result<Option<Arc<dyn std::any::Any + Send + Sync>>, Vec<Fault>> {
@@ -182,6 +192,16 @@ impl Compiler {
             }
         }
     }
+}
+
+/// What an ssl object is for.
+enum SslForm {
+    /// Clients are shown it.
+    Server(CompiledSsl),
+    /// Upstreams are shown it.
+    Client(Result<ClientIdentity, ClientCertificateFault>),
+    /// Nobody is shown it.
+    Off,
 }
 
 fn in_plugins(fault: ConfigError) -> Fault {
@@ -312,13 +332,26 @@ impl Pass<'_> {
     }
 
     fn ssl(&mut self, key: &Key) {
-        let Some(form) = self.form(key, |pass, body| pass.compiler.ssl(key, body)) else { return };
+        let Some(form) = self.form(key, |pass, body| pass.compiler.ssl(key, body)) else {
+            // Never had a good form: an upstream that names it cannot tell whether it is for upstreams.
+            if !self.next.ssls.contains_key(&*key.id) && !self.next.client_identities.contains_key(&*key.id) {
+                let unusable = Err(ClientCertificateFault::Unusable);
+                self.next.client_identities.insert(key.id.clone(), unusable);
+            }
+            return;
+        };
         if let Some(old) = self.next.ssls.remove(&*key.id) {
             self.next.certificates.remove(&old);
         }
-        if let Some(ssl) = form.flatten().map(Arc::new) {
-            self.next.certificates.insert(&ssl);
-            self.next.ssls.insert(key.id.clone(), ssl);
+        self.next.client_identities.remove(&*key.id);
+        match form {
+            Some(SslForm::Server(ssl)) => {
+                let ssl = Arc::new(ssl);
+                self.next.certificates.insert(&ssl);
+                self.next.ssls.insert(key.id.clone(), ssl);
+            }
+            Some(SslForm::Client(identity)) => drop(self.next.client_identities.insert(key.id.clone(), identity)),
+            Some(SslForm::Off) | None => {}
         }
     }
 

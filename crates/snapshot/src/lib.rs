@@ -20,6 +20,7 @@ mod certificates;
 mod compiled;
 mod compiler;
 mod credentials;
+mod identity;
 mod people;
 mod plugins;
 mod route;
@@ -29,6 +30,7 @@ mod upstream;
 pub use certificates::{ClientAuth, CompiledSsl};
 pub use compiled::{CompiledRoute, Outcome, Timeouts, UpstreamRef};
 pub use compiler::{Compiler, MetadataOf, Rejected};
+pub use identity::{ClientCertificate, ClientCertificateFault, ClientIdentity};
 pub use snapshot::Snapshot;
 pub use upstream::{
     Algorithm, CompiledNode, CompiledUpstream, HashKey, Keepalive, PassHost, ServiceQuery, UpstreamScheme,

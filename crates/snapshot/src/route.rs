@@ -47,7 +47,7 @@ pub(crate) fn compile_service(
 ) -> Result<CompiledService, Vec<Fault>> {
     let service: Service = compiler.typed(body)?;
     let (plugins, mut faults) = compiler.build_plugins(base, plugins_of(body), Placement::Object, key);
-    let upstream = inline(key, service.upstream.as_deref()).unwrap_or_else(|found| {
+    let upstream = inline(compiler, key, service.upstream.as_deref()).unwrap_or_else(|found| {
         faults.extend(found);
         None
     });
@@ -56,11 +56,13 @@ pub(crate) fn compile_service(
 }
 
 fn inline(
+    compiler: &Compiler,
     key: &Key,
     upstream: Option<&milecastle_model::Upstream>,
 ) -> Result<Option<Arc<CompiledUpstream>>, Vec<Fault>> {
     let Some(upstream) = upstream else { return Ok(None) };
-    upstream::compile(key.path().into(), upstream).map(|compiled| Some(Arc::new(compiled))).map_err(|faults| {
+    let compiled = upstream::compile(key.path().into(), upstream, &|text| compiler.resolve(text));
+    compiled.map(|compiled| Some(Arc::new(compiled))).map_err(|faults| {
         let below = |fault: Fault| Fault { path: format!("/upstream{}", fault.path), ..fault };
         faults.into_iter().map(below).collect()
     })
@@ -84,14 +86,14 @@ pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> 
         Ok((vars, _)) => vars.and_then(|vars| vars.check().err()).map(|error| bad_vars(&error)).into_iter().collect(),
         Err(faults) => faults,
     };
-    faults.extend(inline(key, route.upstream.as_deref()).err().unwrap_or_default());
+    faults.extend(inline(compiler, key, route.upstream.as_deref()).err().unwrap_or_default());
     faults
 }
 
 /// All faults of a service's upstream.
 pub(crate) fn check_upstream(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> {
     let service = compiler.typed::<Service>(body);
-    service.and_then(|service| inline(key, service.upstream.as_deref())).err().unwrap_or_default()
+    service.and_then(|service| inline(compiler, key, service.upstream.as_deref())).err().unwrap_or_default()
 }
 
 fn bad_vars(error: &ExprError) -> Fault {
@@ -184,7 +186,7 @@ pub(crate) fn compile(
         Some(UpstreamSource::Inline(_)) if quarantine => UpstreamRef::None,
         Some(UpstreamSource::Inline(_)) => match (&route.upstream, parent) {
             (None, Some(parent)) => parent.upstream.clone().map_or(UpstreamRef::None, UpstreamRef::Inline),
-            _ => inline(key, route.upstream.as_deref()).map_or_else(
+            _ => inline(compiler, key, route.upstream.as_deref()).map_or_else(
                 |found| {
                     faults.extend(found);
                     UpstreamRef::None

@@ -3,6 +3,7 @@
 use crate::certificates::{Certificates, CompiledSsl};
 use crate::compiled::{CompiledRoute, UpstreamRef};
 use crate::credentials::Credentials;
+use crate::identity::{ClientCertificate, ClientCertificateFault, ClientIdentity};
 use crate::people::Holder;
 use crate::plugins::GlobalRules;
 use crate::route::CompiledService;
@@ -50,6 +51,8 @@ pub struct Snapshot {
     pub(crate) credentials: Credentials,
     pub(crate) ssls: Map<Arc<CompiledSsl>>,
     pub(crate) certificates: Certificates,
+    /// Of ssl objects of type `client`.
+    pub(crate) client_identities: Map<Result<ClientIdentity, ClientCertificateFault>>,
     pub(crate) metadata: Map<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -76,6 +79,7 @@ impl Snapshot {
             credentials: Credentials::default(),
             ssls: Map::default(),
             certificates: Certificates::default(),
+            client_identities: Map::default(),
             metadata: Map::default(),
         }
     }
@@ -148,6 +152,25 @@ impl Snapshot {
         self.certificates.find(sni)
     }
 
+    /// What an upstream is to be shown when it asks for a certificate.
+    ///
+    /// # Errors
+    /// It names one that is missing or no good: no request may go there without.
+    pub fn client_identity<'a>(
+        &'a self,
+        upstream: &'a CompiledUpstream,
+    ) -> Result<Option<&'a ClientIdentity>, ClientCertificateFault> {
+        let named = match &upstream.client_certificate {
+            ClientCertificate::None => return Ok(None),
+            ClientCertificate::Own(own) => own,
+            ClientCertificate::Named(id) => self.client_identities.get(&**id).ok_or(ClientCertificateFault::Missing)?,
+        };
+        match named {
+            Ok(identity) => Ok(Some(identity)),
+            Err(fault) => Err(*fault),
+        }
+    }
+
     /// The credential of a plugin with this key.
     pub fn credential(&self, plugin: &str, key: &str) -> Option<CredentialMatch> {
         self.credentials.get(plugin, key)
@@ -211,7 +234,9 @@ impl Snapshot {
             }
             Kind::GlobalRule => self.global_rules.contains(id),
             Kind::Consumer | Kind::Credential => self.holders.contains_key(key),
-            Kind::Ssl => self.ssls.contains_key(id),
+            Kind::Ssl => {
+                self.ssls.contains_key(id) || self.client_identities.get(id).is_some_and(|identity| identity.is_ok())
+            }
             Kind::PluginMetadata => self.metadata.contains_key(id),
             Kind::StreamRoute | Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => false,
         }

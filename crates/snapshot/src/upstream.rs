@@ -1,6 +1,7 @@
 //! Upstreams: nodes, balancing and how to talk to them (`docs/spec/resources.md` §3).
 
 use crate::compiled::Timeouts;
+use crate::identity::ClientCertificate;
 use foldhash::quality::FixedState;
 use http::HeaderValue;
 use milecastle_matching::{Template, VarName};
@@ -75,6 +76,11 @@ impl UpstreamScheme {
     /// Whether TLS is spoken.
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Https | Self::Grpcs)
+    }
+
+    /// Whether HTTP/2 is spoken.
+    pub fn is_http2(self) -> bool {
+        matches!(self, Self::Grpc | Self::Grpcs)
     }
 
     /// The port of a node that names none, and the one left out of a Host header.
@@ -190,8 +196,10 @@ pub struct CompiledUpstream {
     pub keepalive: Option<Keepalive>,
     /// The service that its nodes are asked for; `None`: `nodes` has them all.
     pub service: Option<Arc<ServiceQuery>>,
-    /// The certificate of the upstream is verified.
+    /// It asks for its nodes' certificates to be verified; whether that counts is for the node to say.
     pub verify: bool,
+    /// What its nodes are shown when they ask for a certificate.
+    pub client_certificate: ClientCertificate,
     /// How the nodes' health is watched; `None`: not at all.
     pub checks: Option<Arc<HealthChecks>>,
     /// Changes when nodes, algorithm or scheme do: balancer state is made anew then.
@@ -210,11 +218,16 @@ fn fingerprint(nodes: &[CompiledNode], algorithm: &Algorithm, scheme: UpstreamSc
     FixedState::default().hash_one((nodes, algorithm, scheme))
 }
 
-/// Compiles an upstream object or an inline one; `key` is the path of the object that carries it.
+/// Compiles an upstream object or an inline one; `key` is the path of the object that carries it. `resolve` gives a text
+/// itself, or what a reference to a secret stands for.
 ///
 /// # Errors
 /// A host that cannot be a header value.
-pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpstream, Vec<Fault>> {
+pub(crate) fn compile(
+    key: Arc<str>,
+    upstream: &Upstream,
+    resolve: &dyn Fn(&str) -> Option<String>,
+) -> Result<CompiledUpstream, Vec<Fault>> {
     let scheme = UpstreamScheme::of(upstream.scheme);
     let configured = upstream.nodes.as_deref().unwrap_or_default();
     let mut faults = Vec::new();
@@ -258,6 +271,7 @@ pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpst
         }),
         service: ServiceQuery::of(upstream).map(Arc::new),
         verify: upstream.tls.as_ref().is_some_and(|tls| tls.verify),
+        client_certificate: ClientCertificate::of(upstream.tls.as_ref(), resolve),
         checks: upstream.checks.clone().map(Arc::new),
         fingerprint,
     })
@@ -277,6 +291,7 @@ pub(crate) fn unusable(key: Arc<str>) -> CompiledUpstream {
         keepalive: None,
         service: None,
         verify: false,
+        client_certificate: ClientCertificate::None,
         checks: None,
         fingerprint: 0,
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// A certificate authority that exists for one test.
@@ -65,27 +67,41 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 
 /// A server that shows `identity` whatever name is asked for and offers these protocols by ALPN.
 pub fn server_config(identity: &Identity, alpn: &[&str]) -> Arc<ServerConfig> {
+    serving(identity, alpn, WebPkiClientVerifier::no_client_auth())
+}
+
+/// As [`server_config`], for clients that show a certificate of the authority with certificate `ca`; others are refused.
+pub fn mutual_server_config(identity: &Identity, alpn: &[&str], ca: &str) -> Arc<ServerConfig> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)), provider());
+    serving(identity, alpn, verifier.build().expect("an authority"))
+}
+
+fn serving(identity: &Identity, alpn: &[&str], verifier: Arc<dyn ClientCertVerifier>) -> Arc<ServerConfig> {
     let (chain, key) = identity.parts();
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has the default versions")
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .expect("a certificate and its key");
     config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     Arc::new(config)
 }
 
-/// A client that trusts the authority with certificate `ca`, shows `identity` if asked, and offers these protocols by ALPN.
-pub fn client_config(ca: &str, identity: Option<&Identity>, alpn: &[&str]) -> Arc<ClientConfig> {
+fn roots(ca: &str) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(ca.as_bytes()) {
         roots.add(cert.expect("PEM")).expect("a CA certificate");
     }
+    roots
+}
+
+/// A client that trusts the authority with certificate `ca`, shows `identity` if asked, and offers these protocols by ALPN.
+pub fn client_config(ca: &str, identity: Option<&Identity>, alpn: &[&str]) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has the default versions")
-        .with_root_certificates(roots);
+        .with_root_certificates(roots(ca));
     let mut config = match identity {
         Some(identity) => {
             let (chain, key) = identity.parts();

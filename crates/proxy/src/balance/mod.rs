@@ -31,6 +31,7 @@ pub(crate) use method::Parts;
 pub(crate) use tried::Tried;
 
 use crate::h1::Pool;
+use crate::tls::Profile;
 use endpoint::Endpoints;
 use method::Method;
 use milecastle_matching::Lookup;
@@ -133,8 +134,14 @@ impl Balancer {
         &self.upstream.nodes[place]
     }
 
-    /// Where the node at a place is reached: at `addr`, with the server name `tls` if TLS is spoken.
-    pub(crate) fn endpoint(&self, place: usize, addr: SocketAddr, tls: Option<&str>, pool: &Pool) -> Rc<Endpoint> {
+    /// Where the node at a place is reached: at `addr`, and with TLS under a name and by a profile, if it is spoken.
+    pub(crate) fn endpoint(
+        &self,
+        place: usize,
+        addr: SocketAddr,
+        tls: Option<(&str, &Profile)>,
+        pool: &Pool,
+    ) -> Rc<Endpoint> {
         self.state.endpoints.of(place, addr, tls, pool)
     }
 }

@@ -160,8 +160,7 @@ impl Http {
             if !server.tls {
                 return shake(TokioIo::new(stream)).await.map_err(protocol(server));
             }
-            let tls = self.tls.get(self.verify).await.map_err(|error| network(io::Error::other(error)))?;
-            let stream = tls.connect(stream, &server.host, patience).await;
+            let stream = self.tls.connect(stream, &server.host, self.verify, patience).await;
             let stream = stream.map_err(|error| network(io::Error::other(error.to_string())))?;
             shake(TokioIo::new(stream)).await.map_err(protocol(server))
         };

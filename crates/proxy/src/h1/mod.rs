@@ -34,16 +34,13 @@ pub(crate) use body::{AnswerBody, Home, Part, PassError, Started, start};
 pub use chunked::{ChunkError, Decoder, Piece};
 pub(crate) use conn::{Conn, Terms, connect_tcp};
 pub(crate) use outbox::Outbox;
-pub(crate) use outgoing::{Outgoing, Pump};
+pub(crate) use outgoing::{Outgoing, Pump, PumpError};
 pub(crate) use pipe::Pipes;
 pub(crate) use pool::{Keep, Pool, PoolKey, Slot};
 pub(crate) use received::Received;
 pub(crate) use scratch::Scratch;
 pub(crate) use text::{put, put_number};
 
-use crate::upload::UploadError;
-use http::StatusCode;
-use std::io;
 use std::time::Duration;
 
 /// Caps on what is taken from a peer.
@@ -64,61 +61,4 @@ pub(crate) struct Patience {
     pub(crate) read: Duration,
     /// Between two reads of the client's body.
     pub(crate) client: Duration,
-}
-
-/// Why no answer's head came.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error("connecting failed: {0}")]
-    Connect(io::Error),
-    #[error("connecting took too long")]
-    ConnectTimeout,
-    #[error("the TLS handshake failed: {0}")]
-    Tls(io::Error),
-    #[error("sending the request failed: {0}")]
-    Send(io::Error),
-    #[error("sending the request stalled for too long")]
-    SendTimeout,
-    #[error("the connection was closed before the answer's head was complete")]
-    Closed,
-    #[error("reading the answer failed: {0}")]
-    Read(io::Error),
-    #[error("waiting for the answer took too long")]
-    ReadTimeout,
-    #[error("the answer is malformed: {0}")]
-    Malformed(Malformed),
-    /// The request's body did not come.
-    #[error(transparent)]
-    Client(#[from] UploadError),
-}
-
-impl Failure {
-    /// What the client is answered if no other node is tried (`docs/spec/upstream-balancing.md` §5).
-    pub(crate) fn status(&self) -> StatusCode {
-        match self {
-            Self::ConnectTimeout | Self::SendTimeout | Self::ReadTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Client(error) => error.status(),
-            _ => StatusCode::BAD_GATEWAY,
-        }
-    }
-
-    /// Whether nothing of the request can have reached the upstream.
-    pub(crate) fn before_sending(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_))
-    }
-
-    /// Whether another node may be tried at all.
-    pub(crate) fn retryable(&self) -> bool {
-        !matches!(self, Self::Malformed(_)) && !self.by_client()
-    }
-
-    /// Whether the client, not the upstream, is at fault.
-    pub(crate) fn by_client(&self) -> bool {
-        matches!(self, Self::Client(_))
-    }
-
-    /// Whether this is how a kept connection fails that the upstream has closed meanwhile.
-    pub(crate) fn looks_stale(&self) -> bool {
-        matches!(self, Self::Send(_) | Self::Closed | Self::Read(_))
-    }
 }

@@ -3,6 +3,7 @@
 use super::conn::Conn;
 use crate::upload::{Upload, UploadError};
 use bytes::Bytes;
+use http::HeaderMap;
 use std::io::{self, Write as _};
 use std::task::{Context, Poll, ready};
 
@@ -68,7 +69,7 @@ impl Pump {
     }
 
     /// The client has been waited for too long.
-    pub(super) fn spoil(&self) {
+    pub(crate) fn spoil(&self) {
         self.body.spoil();
     }
 
@@ -131,6 +132,29 @@ impl Pump {
                 Err(error) => return Poll::Ready(Err(PumpError::Client(error))),
             }
         }
+    }
+
+    /// The next piece to send, for a protocol that frames by itself; `None` at the end.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Ok(Some(first)));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        let piece = ready!(self.poll_piece(cx))?;
+        self.ended = piece.is_none() || self.body.is_ended();
+        Poll::Ready(Ok(piece))
+    }
+
+    /// Whether nothing comes after what [`Self::poll_next`] has given, no trailers either.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended && self.first.is_none() && !self.body.has_trailers()
+    }
+
+    /// The body's trailers, once it has ended.
+    pub(crate) fn trailers(&self) -> Option<HeaderMap> {
+        self.body.trailers()
     }
 
     /// The next piece of the client's body.

@@ -4,6 +4,7 @@
 //! touches nothing that another worker touches.
 
 use super::conn::Conn;
+use crate::tls::TlsTerms;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     pub(crate) addr: SocketAddr,
-    /// The server name of a TLS connection; `None` without TLS.
-    pub(crate) tls: Option<Arc<str>>,
+    /// `None` without TLS.
+    pub(crate) tls: Option<Arc<TlsTerms>>,
 }
 
 /// How long and how often connections are kept, by the upstream that uses them.

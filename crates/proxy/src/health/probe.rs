@@ -3,7 +3,8 @@
 use super::rules::Rules;
 use super::state::Report;
 use super::target::Target;
-use crate::h1::{Failure, connect_tcp};
+use crate::failure::Failure;
+use crate::h1::connect_tcp;
 use crate::tls::OnDemandTls;
 use milecastle_model::{ActiveCheck, ProbeKind};
 use std::time::Duration;
@@ -48,8 +49,8 @@ async fn exchange(target: &Target, check: &ActiveCheck, tls: &OnDemandTls) -> Re
         ProbeKind::Tcp => Ok(None),
         ProbeKind::Http => ask(stream, &request(), check.timeout).await.map(Some),
         ProbeKind::Https => {
-            let tls = tls.get(check.https_verify_certificate).await.map_err(std::io::Error::other)?;
-            let stream = tls.connect(stream, &target.probe_host, check.timeout).await?;
+            let verify = check.https_verify_certificate;
+            let stream = tls.connect(stream, &target.probe_host, verify, check.timeout).await?;
             ask(stream, &request(), check.timeout).await.map(Some)
         }
     }

@@ -2,8 +2,9 @@
 
 use super::live::{Held, Live};
 use crate::h1::{AnswerBody, Part, PassError};
+use crate::h2_client;
 use bytes::Bytes;
-use http::Version;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use milecastle_plugin_api::HookPanicked;
 use std::io;
@@ -16,13 +17,46 @@ pub(super) enum Source {
     /// It is here; plugins have seen it.
     Whole(Bytes),
     /// From the upstream, untouched.
-    Flowing(Box<AnswerBody>),
+    Flowing(Upstream),
     /// From the upstream, each piece through the plugins.
     Filtered {
-        body: Box<AnswerBody>,
+        body: Upstream,
+        /// They follow what plugins put at the end.
+        trailers: Option<Box<HeaderMap>>,
         /// The plugins have seen the end.
         ended: bool,
     },
+}
+
+/// A body that is read from an upstream.
+pub(super) enum Upstream {
+    Http1(Box<AnswerBody>),
+    Http2(Box<h2_client::AnswerBody>),
+}
+
+impl Upstream {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Part>>> {
+        match self {
+            Self::Http1(body) => body.poll_part(cx),
+            Self::Http2(body) => body.poll_part(cx),
+        }
+    }
+
+    /// Whether the last part has been handed out.
+    fn ended(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.ended(),
+            Self::Http2(body) => body.ended(),
+        }
+    }
+
+    /// Bytes that are still to come, where that is known.
+    fn remaining(&self) -> Option<u64> {
+        match self {
+            Self::Http1(body) => body.remaining(),
+            Self::Http2(body) => body.remaining(),
+        }
+    }
 }
 
 /// The body of an answer. With it the request ends.
@@ -39,7 +73,11 @@ impl OutBody {
 
     pub(super) fn new(source: Source, mut live: Held) -> Self {
         // Nobody need ask for a body that is empty from the start.
-        live.complete |= matches!(&source, Source::Whole(bytes) if bytes.is_empty());
+        live.complete |= match &source {
+            Source::Whole(bytes) => bytes.is_empty(),
+            Source::Flowing(body) => body.ended(),
+            Source::Filtered { .. } => false,
+        };
         Self { source, live: Some(live) }
     }
 
@@ -52,17 +90,19 @@ impl OutBody {
 
     /// Whether what comes next can pass to a plain connection without being looked at or copied.
     pub(crate) fn may_pass(&self) -> bool {
-        matches!(&self.source, Source::Flowing(body) if body.may_pass())
+        matches!(&self.source, Source::Flowing(Upstream::Http1(body)) if body.may_pass())
     }
 
     /// Whether the client has yet to take what is passing.
     pub(crate) fn is_in_pipe(&self) -> bool {
-        matches!(&self.source, Source::Flowing(body) if body.is_in_pipe())
+        matches!(&self.source, Source::Flowing(Upstream::Http1(body)) if body.is_in_pipe())
     }
 
     /// Passes some of the body on to `to`, and says how much ([`AnswerBody::poll_pass`]).
     pub(crate) fn poll_pass(&mut self, to: &TcpStream, cx: &mut Context<'_>) -> Poll<Option<Result<usize, PassError>>> {
-        let (Source::Flowing(body), Some(live)) = (&mut self.source, &mut self.live) else { return Poll::Ready(None) };
+        let (Source::Flowing(Upstream::Http1(body)), Some(live)) = (&mut self.source, &mut self.live) else {
+            return Poll::Ready(None);
+        };
         Poll::Ready(match ready!(body.poll_pass(to, &live.client.worker.pipes, cx)) {
             Some(Ok(bytes)) => {
                 live.upstream_bytes += bytes as u64;
@@ -128,11 +168,14 @@ impl Body for OutBody {
                     this.sent(bytes.len());
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
-                Source::Filtered { ended: true, .. } => return Poll::Ready(None),
+                Source::Filtered { ended: true, trailers, .. } => {
+                    let trailers = trailers.take();
+                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(*trailers))));
+                }
                 Source::Flowing(body) => (ready!(body.poll_part(cx)), false),
                 Source::Filtered { body, .. } => (ready!(body.poll_part(cx)), true),
             };
-            let last = part.is_none();
+            let last = matches!(part, None | Some(Ok(Part::Trailers(_))));
             let mut piece = match part {
                 Some(Ok(Part::Data(data))) => {
                     if let Some(live) = &mut this.live {
@@ -140,7 +183,16 @@ impl Body for OutBody {
                     }
                     data
                 }
-                Some(Ok(Part::Trailers(trailers))) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Some(Ok(Part::Trailers(found))) => match &mut this.source {
+                    Source::Filtered { trailers, .. } => {
+                        *trailers = Some(Box::new(found));
+                        Bytes::new()
+                    }
+                    _ => {
+                        this.complete();
+                        return Poll::Ready(Some(Ok(Frame::trailers(found))));
+                    }
+                },
                 Some(Err(error)) => return Poll::Ready(Some(Err(this.broken(error)))),
                 None => Bytes::new(),
             };
@@ -160,7 +212,7 @@ impl Body for OutBody {
                 this.sent(piece.len());
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
-            if last {
+            if last && !filtered {
                 return Poll::Ready(None);
             }
         }
@@ -170,7 +222,7 @@ impl Body for OutBody {
         match &self.source {
             Source::Whole(bytes) => bytes.is_empty(),
             Source::Flowing(body) => body.ended(),
-            Source::Filtered { ended, .. } => *ended,
+            Source::Filtered { ended, trailers, .. } => *ended && trailers.is_none(),
         }
     }
 

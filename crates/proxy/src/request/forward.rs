@@ -1,9 +1,10 @@
-//! The head of the request to the upstream (`docs/spec/upstream-balancing.md` §8).
+//! The head of the request to the upstream (`docs/spec/upstream-balancing.md` §8), and how HTTP/1.1 writes it.
 
+use super::head::is_reserved;
 use super::intake::uri_options;
 use super::live::Live;
 use crate::h1::{Outgoing, put, put_number};
-use http::{HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use milecastle_matching::uri::canonical_target;
 use milecastle_plugin_api::Body;
 use std::io::Write as _;
@@ -31,6 +32,15 @@ pub(super) fn is_own(name: &str) -> bool {
         16 => matches!(name, "proxy-connection" | "x-forwarded-host" | "x-forwarded-port"),
         17 => matches!(name, "transfer-encoding" | "x-forwarded-proto"),
         _ => false,
+    }
+}
+
+/// Leaves of trailers that a client sends what means nothing to the gateway: that is all that may go on.
+pub(crate) fn keep_forwardable(trailers: &mut HeaderMap) {
+    let goes_on = |name: &&HeaderName| !is_own(name.as_str()) && !is_reserved(name.as_str());
+    if !trailers.keys().all(|name| goes_on(&name)) {
+        let kept = trailers.iter().filter(|(name, _)| goes_on(name));
+        *trailers = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
     }
 }
 
@@ -67,14 +77,12 @@ pub(super) fn write_head(out: &mut Vec<u8>, live: &Live, host: &HeaderValue, len
             put(out, &[value.as_bytes(), b", "]);
         }
     }
-    let proto = given.proto.unwrap_or(cx.client.scheme.as_str().as_bytes());
-    let received = given.host.map(HeaderValue::as_bytes);
-    let fallback = cx.request.host().as_bytes();
-    put(out, &[client.as_bytes(), b"\r\nX-Forwarded-Proto: ", proto, b"\r\nX-Forwarded-Host: "]);
-    put(out, &[given.forwarded_host.or(received).unwrap_or(fallback), b"\r\nX-Forwarded-Port: "]);
-    match given.port.or_else(|| port_of(received.unwrap_or_default())) {
-        Some(port) => out.extend_from_slice(port),
-        None => put_number(out, u64::from(cx.client.local.port())),
+    let forwarded = given.forwarded(live);
+    put(out, &[client.as_bytes(), b"\r\nX-Forwarded-Proto: ", forwarded.proto]);
+    put(out, &[b"\r\nX-Forwarded-Host: ", forwarded.host, b"\r\nX-Forwarded-Port: "]);
+    match forwarded.port {
+        Port::Said(port) => out.extend_from_slice(port),
+        Port::Own(port) => put_number(out, u64::from(port)),
     }
     out.extend_from_slice(b"\r\n");
     if upgrade {
@@ -85,7 +93,7 @@ pub(super) fn write_head(out: &mut Vec<u8>, live: &Live, host: &HeaderValue, len
 
 /// What was found among the own fields.
 #[derive(Default)]
-struct Given<'a> {
+pub(super) struct Given<'a> {
     host: Option<&'a HeaderValue>,
     has_forwarded_for: bool,
     proto: Option<&'a [u8]>,
@@ -95,7 +103,7 @@ struct Given<'a> {
 
 impl<'a> Given<'a> {
     /// What stands in a forwarding field here was said by a believed peer, or set by a plugin.
-    fn note(&mut self, name: &str, value: &'a HeaderValue) {
+    pub(super) fn note(&mut self, name: &str, value: &'a HeaderValue) {
         let text = Some(value.as_bytes()).filter(|text| !text.is_empty());
         match name {
             "host" => self.host = Some(value),
@@ -106,10 +114,39 @@ impl<'a> Given<'a> {
             _ => {}
         }
     }
+
+    /// How the request has reached this gateway, or the one before it.
+    pub(super) fn forwarded(&self, live: &'a Live) -> Forwarded<'a> {
+        let cx = &live.cx;
+        let received = self.host.map(HeaderValue::as_bytes);
+        Forwarded {
+            proto: self.proto.unwrap_or(cx.client.scheme.as_str().as_bytes()),
+            host: self.forwarded_host.or(received).unwrap_or(cx.request.host().as_bytes()),
+            port: match self.port.or_else(|| port_of(received.unwrap_or_default())) {
+                Some(port) => Port::Said(port),
+                None => Port::Own(cx.client.local.port()),
+            },
+        }
+    }
+}
+
+/// How the request has reached the gateway.
+pub(super) struct Forwarded<'a> {
+    pub(super) proto: &'a [u8],
+    pub(super) host: &'a [u8],
+    pub(super) port: Port<'a>,
+}
+
+/// The port that the client has asked.
+pub(super) enum Port<'a> {
+    /// As it stands in a field.
+    Said(&'a [u8]),
+    /// The listener's.
+    Own(u16),
 }
 
 /// The target as received if every upstream must read it as we do, else its canonical form.
-fn write_target(out: &mut Vec<u8>, live: &Live) {
+pub(super) fn write_target(out: &mut Vec<u8>, live: &Live) {
     let request = &live.cx.request;
     if let Some(rewritten) = request.rewritten_target() {
         return put_target(out, rewritten);

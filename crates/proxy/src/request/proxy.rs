@@ -3,16 +3,21 @@
 use super::forward::{self, Length};
 use super::intake::without_port;
 use super::live::Live;
-use super::{Refusal, pipeline, refuse};
+use super::{Refusal, grpc, pipeline, refuse};
 use crate::balance::{Balancer, Endpoint, Parts, Selection};
-use crate::h1::{self, Asked, Conn, Failure, Framing, Head, Outgoing, Patience, Pump, Terms};
+use crate::failure::Failure;
+use crate::h1::{self, Asked, Conn, Framing, Head, Outgoing, Patience, Pump, Terms};
+use crate::h2_client::Answered as Http2Answered;
 use crate::health::FailedTry;
+use crate::tls::Profile;
 use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use milecastle_plugin_api::{Attempt, Body};
+use milecastle_settings::VerifyUpstreams;
 use milecastle_snapshot::{
-    CompiledNode, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef, UpstreamScheme,
+    ClientCertificateFault, CompiledNode, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef,
+    UpstreamScheme,
 };
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -24,17 +29,19 @@ use std::time::{Duration, Instant};
 pub(super) enum Answer {
     /// A head, and the beginning of a body.
     Proxied { head: Head, body: h1::Started },
+    /// The same of HTTP/2.
+    Streamed(Box<Http2Answered>),
     /// 101: from here on bytes pass both ways.
     Switched { head: Head, conn: Box<Conn>, idle: Duration },
 }
 
 /// What stays the same over all tries.
-struct Plan {
+pub(super) struct Plan {
     balancer: Rc<Balancer>,
-    timeouts: Timeouts,
-    patience: Patience,
+    pub(super) timeouts: Timeouts,
+    pub(super) patience: Patience,
     upgrade: bool,
-    keep: h1::Keep,
+    pub(super) keep: h1::Keep,
 }
 
 /// Finds the upstream and tries its nodes. The error is an answer made here.
@@ -100,13 +107,27 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
             last_retry = upstream.retry_timeout.map(|limit| began + limit);
         }
         let host = host(live, upstream, node);
-        let tls_name = upstream.scheme.is_tls().then(|| tls_name(&host));
-        let endpoint = plan.balancer.endpoint(place, addr, tls_name.as_deref(), &worker.pool);
-        let failure = match attempt(live, &plan, &endpoint, &host, tls_name.as_deref(), &mut outgoing, began).await {
-            Ok((conn, head, connect, now)) => {
-                return answer(live, plan, endpoint, conn, head, outgoing, connect, now);
+        let endpoint = if upstream.scheme.is_tls() {
+            let (name, profile) = (tls_name(&host), profile(&worker, snapshot, upstream)?);
+            plan.balancer.endpoint(place, addr, Some((&name, &profile)), &worker.pool)
+        } else {
+            plan.balancer.endpoint(place, addr, None, &worker.pool)
+        };
+        let failure = if upstream.scheme.is_http2() {
+            match Box::pin(grpc::attempt(live, &plan, &endpoint, &host, &mut outgoing)).await {
+                Ok((answered, connect)) => {
+                    record(live, &endpoint, answered.status, connect, Instant::now());
+                    return Ok(Answer::Streamed(Box::new(answered)));
+                }
+                Err(failure) => failure,
             }
-            Err(failure) => failure,
+        } else {
+            match attempt(live, &plan, &endpoint, &host, &mut outgoing, began).await {
+                Ok((conn, head, connect, now)) => {
+                    return answer(live, plan, endpoint, conn, head, outgoing, connect, now);
+                }
+                Err(failure) => failure,
+            }
         };
         if failure.by_client() {
             return Err(refuse(failure.status()));
@@ -144,8 +165,7 @@ fn find<'s>(
     if upstream.nodes.is_empty() && upstream.service.is_none() {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
-    let spoken = matches!(upstream.scheme, UpstreamScheme::Http | UpstreamScheme::Https);
-    if !spoken {
+    if upstream.scheme == UpstreamScheme::Other {
         return Err(refuse(StatusCode::BAD_GATEWAY));
     }
     Ok(upstream)
@@ -229,6 +249,30 @@ fn tls_name(host: &HeaderValue) -> Cow<'_, str> {
     }
 }
 
+/// How TLS is spoken with an upstream's nodes (§11).
+fn profile(worker: &Worker, snapshot: &Snapshot, upstream: &CompiledUpstream) -> Result<Profile, Refusal> {
+    let identity = snapshot.client_identity(upstream).map_err(|fault| {
+        tracing::error!(
+            upstream = &*upstream.key,
+            error = %fault,
+            "the certificate to show to this upstream cannot be used: see its `tls`"
+        );
+        refuse(match fault {
+            ClientCertificateFault::Missing => StatusCode::BAD_GATEWAY,
+            ClientCertificateFault::Unusable => StatusCode::SERVICE_UNAVAILABLE,
+        })
+    })?;
+    Ok(Profile {
+        http2: upstream.scheme.is_http2(),
+        verify: match worker.node.config.verify_upstreams {
+            VerifyUpstreams::Off => false,
+            VerifyUpstreams::Upstream => upstream.verify,
+            VerifyUpstreams::Required => true,
+        },
+        identity: identity.cloned(),
+    })
+}
+
 type Answered = (Box<Conn>, Head, Duration, Instant);
 
 /// One try at one node. A kept connection that turns out to be closed is replaced by a fresh one without this being a try of
@@ -238,7 +282,6 @@ async fn attempt(
     plan: &Plan,
     endpoint: &Endpoint,
     host: &HeaderValue,
-    tls_name: Option<&str>,
     outgoing: &mut Outgoing,
     began: Instant,
 ) -> Result<Answered, Failure> {
@@ -257,12 +300,8 @@ async fn attempt(
                 (conn, Duration::ZERO, began)
             }
             None => {
-                let opened = Box::pin(open(&worker, endpoint.addr, tls_name, plan.timeouts.connect)).await;
-                if opened.is_err() {
-                    worker.counters.upstream_connect_failures.up();
-                }
+                let opened = Box::pin(open(&worker, endpoint, plan.timeouts.connect)).await;
                 let now = Instant::now();
-                worker.counters.upstream_connects.up();
                 (
                     Conn::new(opened?, worker.scratch.clone(), now, plan.patience.read),
                     now.saturating_duration_since(began),
@@ -289,17 +328,22 @@ async fn attempt(
     }
 }
 
-async fn open(
-    worker: &Worker,
-    addr: SocketAddr,
-    tls_name: Option<&str>,
-    patience: Duration,
-) -> Result<ToUpstream, Failure> {
+/// Opens a connection to a node.
+pub(super) async fn open(worker: &Worker, endpoint: &Endpoint, patience: Duration) -> Result<ToUpstream, Failure> {
+    let opened = connect(worker, endpoint, patience).await;
+    if opened.is_err() {
+        worker.counters.upstream_connect_failures.up();
+    }
+    worker.counters.upstream_connects.up();
+    opened
+}
+
+async fn connect(worker: &Worker, endpoint: &Endpoint, patience: Duration) -> Result<ToUpstream, Failure> {
     let began = Instant::now();
-    let stream = h1::connect_tcp(addr, patience).await?;
-    let Some(name) = tls_name else { return Ok(Transport::Tcp(stream)) };
+    let stream = h1::connect_tcp(endpoint.addr, patience).await?;
+    let Some(tls) = &endpoint.tls else { return Ok(Transport::Tcp(stream)) };
     let left = patience.saturating_sub(began.elapsed());
-    Ok(Transport::Tls(worker.node.upstream_tls.connect(stream, name, left).await?))
+    Ok(Transport::Tls(worker.node.upstream_tls.connect(stream, &tls.name, &tls.profile, left).await?))
 }
 
 /// Methods that are sent again although the first node may have acted on them (§5.3).
@@ -307,13 +351,13 @@ fn is_repeatable(method: &Method) -> bool {
     !(method == Method::POST || method == Method::PATCH || method.as_str() == "LOCK")
 }
 
-fn is_replayable(outgoing: &Outgoing) -> bool {
+pub(super) fn is_replayable(outgoing: &Outgoing) -> bool {
     !matches!(outgoing, Outgoing::Streaming(pump) if !pump.replayable())
 }
 
 fn may_retry(live: &Live, failure: &Failure, outgoing: &Outgoing) -> bool {
-    failure.retryable()
-        && (failure.before_sending() || (is_repeatable(&live.cx.request.method) && is_replayable(outgoing)))
+    let repeatable = failure.unprocessed() || is_repeatable(&live.cx.request.method);
+    failure.retryable() && (failure.before_sending() || (repeatable && is_replayable(outgoing)))
 }
 
 /// Records a failed try.
@@ -336,6 +380,21 @@ fn note(live: &mut Live, endpoint: &Endpoint, failure: &Failure, began: Instant)
     });
 }
 
+/// Records the try that was answered.
+fn record(live: &mut Live, endpoint: &Endpoint, status: StatusCode, connect: Duration, now: Instant) {
+    let took = now.saturating_duration_since(live.attempt_began);
+    live.cx.upstream.push(Attempt {
+        addr: endpoint.addr,
+        node: endpoint.text.clone(),
+        status: status.as_u16(),
+        answered: true,
+        connect,
+        header: Some(took),
+        response: took,
+        response_bytes: 0,
+    });
+}
+
 /// Records the try that was answered, and starts on the answer's body.
 #[expect(clippy::too_many_arguments, reason = "all that one try has yielded")]
 fn answer(
@@ -348,17 +407,7 @@ fn answer(
     connect: Duration,
     now: Instant,
 ) -> Result<Answer, Refusal> {
-    let took = now.saturating_duration_since(live.attempt_began);
-    live.cx.upstream.push(Attempt {
-        addr: endpoint.addr,
-        node: endpoint.text.clone(),
-        status: head.status.as_u16(),
-        answered: true,
-        connect,
-        header: Some(took),
-        response: took,
-        response_bytes: 0,
-    });
+    record(live, &endpoint, head.status, connect, now);
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer::Switched { head, conn, idle: plan.timeouts.read.max(plan.timeouts.send) });
     }

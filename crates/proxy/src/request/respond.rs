@@ -1,7 +1,7 @@
 //! The answer's head on its way to the client.
 
 use super::Response;
-use super::body::{OutBody, Source};
+use super::body::{OutBody, Source, Upstream};
 use super::live::{Held, Live};
 use super::proxy::Answer;
 use crate::h1::{Received, Started};
@@ -25,8 +25,12 @@ pub(super) fn with_answer(mut live: Held, answer: Answer) -> Response {
                     live.upstream_bytes = bytes.len() as u64;
                     finish(live, head.received, Source::Whole(bytes))
                 }
-                Started::Flowing(body) => finish(live, head.received, Source::Flowing(body)),
+                Started::Flowing(body) => finish(live, head.received, Source::Flowing(Upstream::Http1(body))),
             }
+        }
+        Answer::Streamed(answered) => {
+            (response.status, response.headers) = (answered.status, answered.headers);
+            finish(live, None, Source::Flowing(Upstream::Http2(answered.body)))
         }
         Answer::Switched { head, conn, idle } => {
             (response.status, response.headers) = (head.status, head.headers);
@@ -78,7 +82,7 @@ fn finish(mut live: Held, received: Option<Received>, source: Source) -> Respons
         }
         Source::Flowing(body) if seen => {
             live.cx.response.headers.remove(header::CONTENT_LENGTH);
-            Source::Filtered { body, ended: false }
+            Source::Filtered { body, trailers: None, ended: false }
         }
         other => other,
     };

@@ -8,5 +8,5 @@ mod upstream;
 
 pub(crate) use on_demand::OnDemandTls;
 pub(crate) use server::{ServerTls, accept};
-use trusted::trusted;
-pub(crate) use upstream::UpstreamTls;
+pub(crate) use trusted::trusted;
+pub(crate) use upstream::{Profile, TlsTerms, UpstreamTls};

@@ -1,9 +1,13 @@
 //! TLS for what is asked beside the traffic: probes, registries.
 
-use super::{UpstreamTls, trusted};
+use super::{Profile, UpstreamTls, trusted};
+use crate::failure::Failure;
 use rustls::RootCertStore;
 use std::path::PathBuf;
+use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
+use tokio_rustls::client::TlsStream;
 
 /// TLS as a client, with and without verifying certificates; each is made at the first connection that needs it.
 pub(crate) struct OnDemandTls {
@@ -21,15 +25,27 @@ impl OnDemandTls {
         Self { authorities, key, verifying: OnceCell::new(), trusting: OnceCell::new() }
     }
 
-    pub(crate) async fn get(&self, verify: bool) -> Result<&UpstreamTls, rustls::Error> {
+    /// Shakes hands with a server under the name `host`, for HTTP/1.1.
+    pub(crate) async fn connect(
+        &self,
+        stream: TcpStream,
+        host: &str,
+        verify: bool,
+        patience: Duration,
+    ) -> Result<Box<TlsStream<TcpStream>>, Failure> {
+        let profile = Profile { verify, ..Profile::default() };
+        self.get(verify).await.connect(stream, host, &profile, patience).await
+    }
+
+    async fn get(&self, verify: bool) -> &UpstreamTls {
         if !verify {
-            return self.trusting.get_or_try_init(async || UpstreamTls::new(None)).await;
+            return self.trusting.get_or_init(async || UpstreamTls::new(None)).await;
         }
         let load = async || {
             let (authorities, key) = (self.authorities.clone(), self.key);
             let roots = tokio::task::spawn_blocking(move || trusted(authorities.as_deref(), key)).await;
             UpstreamTls::new(Some(roots.unwrap_or_else(|_| RootCertStore::empty())))
         };
-        self.verifying.get_or_try_init(load).await
+        self.verifying.get_or_init(load).await
     }
 }

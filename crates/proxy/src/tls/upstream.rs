@@ -1,33 +1,57 @@
-//! TLS with upstreams (`docs/spec/upstream-balancing.md` §8.1).
+//! TLS with upstreams (`docs/spec/upstream-balancing.md` §8.1, §11).
 
-use crate::h1::Failure;
+use crate::failure::Failure;
+use milecastle_snapshot::ClientIdentity;
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Opens TLS connections to upstreams. Sessions are resumed across all workers.
+/// How a connection is opened. Connections and sessions stand for each other only if all of it is equal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Profile {
+    /// HTTP/2 is to be spoken, not HTTP/1.1.
+    pub(crate) http2: bool,
+    /// The upstream's certificate is verified.
+    pub(crate) verify: bool,
+    /// What the upstream is shown when it asks.
+    pub(crate) identity: Option<ClientIdentity>,
+}
+
+/// What sets one TLS connection to an address apart from another.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TlsTerms {
+    /// Server name: a Host header's value without port.
+    pub(crate) name: Box<str>,
+    pub(crate) profile: Profile,
+}
+
+/// Opens TLS connections to upstreams. Sessions are resumed across all workers, within one profile.
 pub(crate) struct UpstreamTls {
-    connector: TlsConnector,
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+    /// Taken for a moment at each handshake.
+    connectors: RwLock<HashMap<Profile, TlsConnector>>,
 }
 
 impl UpstreamTls {
-    /// Upstreams' certificates are verified only if there are `roots` to verify them against.
-    pub(crate) fn new(roots: Option<RootCertStore>) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-        let mut config = match roots {
-            Some(roots) => builder.with_root_certificates(roots),
-            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified::new(&provider))),
+    /// Upstreams' certificates are verified against `roots`; without any none is good, where they are verified.
+    pub(crate) fn new(roots: Option<RootCertStore>) -> Self {
+        let roots = roots.unwrap_or_else(RootCertStore::empty);
+        Self {
+            provider: Arc::new(aws_lc_rs::default_provider()),
+            roots: Arc::new(roots),
+            connectors: RwLock::default(),
         }
-        .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { connector: Arc::new(config).into() })
     }
 
     /// Shakes hands with the upstream under the name `host`, a Host header's value without port.
@@ -35,12 +59,58 @@ impl UpstreamTls {
         &self,
         stream: TcpStream,
         host: &str,
+        profile: &Profile,
         patience: Duration,
     ) -> Result<Box<TlsStream<TcpStream>>, Failure> {
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-            .map_err(|error| Failure::Tls(std::io::Error::other(error)))?;
-        let stream = tokio::time::timeout(patience, self.connector.connect(name, stream)).await;
+            .map_err(|error| Failure::Tls(io::Error::other(error)))?;
+        let connector = self.connector(profile).map_err(|error| Failure::Tls(io::Error::other(error)))?;
+        let stream = tokio::time::timeout(patience, connector.connect(name, stream)).await;
         stream.map_err(|_| Failure::ConnectTimeout)?.map(Box::new).map_err(Failure::Tls)
+    }
+
+    fn connector(&self, profile: &Profile) -> Result<TlsConnector, rustls::Error> {
+        let known = self.connectors.read().unwrap_or_else(PoisonError::into_inner).get(profile).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let new = TlsConnector::from(Arc::new(self.config(profile)?));
+        let mut connectors = self.connectors.write().unwrap_or_else(PoisonError::into_inner);
+        // A certificate that was replaced is in use by nobody else: its sessions go with it.
+        connectors
+            .retain(|profile, _| profile.identity.as_ref().is_none_or(|known| Arc::strong_count(known.pair()) > 2));
+        connectors.insert(profile.clone(), new.clone());
+        Ok(new)
+    }
+
+    fn config(&self, profile: &Profile) -> Result<ClientConfig, rustls::Error> {
+        let builder = ClientConfig::builder_with_provider(self.provider.clone());
+        let builder = builder.with_safe_default_protocol_versions()?;
+        let builder = if profile.verify {
+            builder.with_root_certificates(self.roots.clone())
+        } else {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified::new(&self.provider)))
+        };
+        let mut config = match &profile.identity {
+            Some(identity) => builder.with_client_cert_resolver(Arc::new(Shown(identity.pair().clone()))),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![if profile.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        Ok(config)
+    }
+}
+
+/// Shows one certificate to whoever asks, whatever authorities the upstream names: it knows best whom it trusts.
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

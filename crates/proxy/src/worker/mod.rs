@@ -20,6 +20,7 @@ mod watching;
 mod wire;
 
 pub(crate) use client::{Believed, Client, Registry};
+pub(crate) use defer::{Flusher, defer};
 pub(crate) use listen::listen;
 pub use listen::{ListenError, probe};
 pub(crate) use tunnel::Tunnel;
@@ -32,6 +33,7 @@ use crate::current::Current;
 use crate::discovery::Discovery;
 use crate::gateway::OnRequestEnd;
 use crate::h1::{Pipes, Pool, Scratch};
+use crate::h2_client;
 use crate::health::Checkers;
 use crate::request::Rooms;
 use crate::resolve::Resolver;
@@ -92,6 +94,7 @@ pub(crate) struct Worker {
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) pool: Pool,
     pub(crate) pipes: Pipes,
+    pub(crate) http2: h2_client::Pool,
     pub(crate) balancers: Balancers,
     pub(crate) overlays: Overlays,
     pub(crate) spare: Spare,
@@ -143,6 +146,7 @@ impl Worker {
             counters: node.counters.worker(index),
             pool: Pool::new(node.config.idle_connections),
             pipes: Pipes::new(node.config.pipes),
+            http2: h2_client::Pool::new(node.config.http2, node.config.upstream, node.config.idle_connections),
             balancers: Balancers::default(),
             overlays: Overlays::default(),
             spare: Spare::default(),
@@ -244,7 +248,9 @@ impl Worker {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.pool.sweep(Instant::now());
+            let now = Instant::now();
+            self.pool.sweep(now);
+            self.http2.sweep(now);
         }
     }
 

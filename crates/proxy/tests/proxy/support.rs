@@ -131,7 +131,6 @@ impl Bed {
             discovery: discovery.clone(),
             side: side.handle().clone(),
             on_end: Some(lines.clone()),
-            upstream_roots: None,
         })
         .unwrap();
         let addr = |tls: bool| gateway.local_addrs().iter().find(|local| local.tls == tls).unwrap().addr;
@@ -189,6 +188,14 @@ impl Bed {
     /// Runs client code.
     pub(crate) fn run<T>(&self, work: impl Future<Output = T>) -> T {
         self.side.block_on(work)
+    }
+
+    /// Runs client code beside the test.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.side.spawn(work)
     }
 
     pub(crate) fn call(&self, call: Call) -> Answer {

@@ -106,8 +106,8 @@ pub struct Ssl {
     pub fallback_sni: Option<String>,
     /// Hands out session tickets for resumption.
     pub ssl_session_tickets: bool,
-    /// Authorities that health checks and registries of services over TLS are verified with: a file in PEM, or `system` for those
-    /// that the system trusts.
+    /// Authorities that certificates of upstreams are verified with, by health checks over TLS and where `upstream_tls.verify`
+    /// asks for it, and certificates of registries: a file in PEM, or `system` for those that the system trusts.
     pub ssl_trusted_certificate: String,
 }
 

@@ -15,7 +15,9 @@ pub use apisix::{
     Apisix, HttpListen, HttpRouter, NodeListen, RouterChoice, Ssl, SslListen, TlsVersion, TlsVersions, TrustedAddresses,
 };
 pub use nginx::{EscapeStyle, NginxConfig, NginxHttp, UpstreamKeepalive};
-pub use node::{AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeouts, UpstreamPool};
+pub use node::{
+    AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeouts, UpstreamPool, UpstreamTls, VerifyUpstreams,
+};
 pub use prometheus::{MetricSettings, Prometheus};
 
 use crate::load::{Checks, File, under};
@@ -53,6 +55,8 @@ pub struct Gateway {
     pub shutdown: Shutdown,
     /// Connections kept to upstreams, over all of them.
     pub upstream_pool: UpstreamPool,
+    /// TLS with upstreams.
+    pub upstream_tls: UpstreamTls,
     /// How names of upstream nodes are resolved.
     pub dns: Dns,
     /// The registries that upstreams with a `service_name` ask for their nodes.
@@ -60,6 +64,9 @@ pub struct Gateway {
     /// What is sent upstream when the client's path is ambiguous (encoded slash, dot segments, backslash and the like).
     pub ambiguous_path: AmbiguousPath,
 }
+
+/// What may be under way on one HTTP/2 stream (RFC 9113 §4.2, §6.9.1).
+const HTTP2_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1024 * 1024);
 
 /// See [`Gateway::plugin_attr`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -98,6 +105,7 @@ impl Default for Gateway {
             timeouts: Timeouts::default(),
             shutdown: Shutdown::default(),
             upstream_pool: UpstreamPool::default(),
+            upstream_tls: UpstreamTls::default(),
             dns: Dns::default(),
             discovery: Discovery::default(),
             ambiguous_path: AmbiguousPath::default(),
@@ -153,6 +161,13 @@ impl Gateway {
         ];
         for (key, _) in heads.iter().filter(|(_, size)| *size < Size::kib(1)) {
             checks.fault(key, "expected at least 1k: no real message has a smaller head");
+        }
+        let streams = [
+            ("limits.upstream_http2_window", self.limits.upstream_http2_window),
+            ("limits.upstream_http2_send_buffer", self.limits.upstream_http2_send_buffer),
+        ];
+        for (key, _) in streams.iter().filter(|(_, size)| !HTTP2_STREAM.contains(size)) {
+            checks.fault(key, "expected 16k to 1g: the size of a frame, and what HTTP/2 can count");
         }
         checks.above_zero(&[
             ("timeouts.tls_handshake", self.timeouts.tls_handshake),

@@ -107,6 +107,18 @@ pub struct Limits {
     /// connection.
     #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub http2_pending_resets: u32,
+    /// Concurrent requests on one HTTP/2 connection to an upstream, if the upstream allows as many.
+    #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
+    pub upstream_http2_streams: u32,
+    /// HTTP/2 connections of one worker to one address of an upstream. Beyond them requests wait for room, for as long as
+    /// `timeout.connect` of the upstream says; then the answer is 504.
+    #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "connections"))]
+    pub upstream_http2_connections: u32,
+    /// What an upstream may send ahead of one HTTP/2 answer before the client has taken it. A connection has room for so much
+    /// of each of its streams, so that a client that does not read holds up nobody else.
+    pub upstream_http2_window: Size,
+    /// What of one request's body may wait to be sent on an HTTP/2 connection to an upstream.
+    pub upstream_http2_send_buffer: Size,
     /// What a client that was answered before it had sent everything may still send: so much is read and dropped, so that
     /// the client gets to read its answer; then the connection is cut.
     pub lingering_bytes: Size,
@@ -123,6 +135,10 @@ pub struct Timeouts {
     pub tls_handshake: Time,
     /// How long an HTTP/2 client may leave a ping unanswered before its connection is closed.
     pub http2_ping: Time,
+    /// How often an upstream is asked for a sign of life on an HTTP/2 connection with requests in work, and how long it has to
+    /// give one before the connection is closed; 0 is never. Many gRPC servers end connections that ask more often than every
+    /// 5 minutes.
+    pub upstream_http2_ping: Time,
     /// How long a client that was answered before it had sent everything may go on sending what is dropped.
     pub lingering_time: Time,
     /// How long such a client may be silent.
@@ -143,11 +159,33 @@ pub struct Shutdown {
     pub drain: Time,
 }
 
+/// TLS with upstreams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct UpstreamTls {
+    /// Whose certificates are verified, with the authorities of `apisix.ssl.ssl_trusted_certificate`: `off`, nobody's, as the
+    /// reference does; `upstream`, those of upstreams with `tls.verify: true`; `required`, everybody's.
+    pub verify: VerifyUpstreams,
+}
+
+/// See [`UpstreamTls::verify`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyUpstreams {
+    /// Nobody's.
+    #[default]
+    Off,
+    /// Those of upstreams that ask for it.
+    Upstream,
+    /// Everybody's.
+    Required,
+}
+
 /// Connections kept to upstreams, over all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct UpstreamPool {
-    /// Idle connections of the whole node; beyond it the one idle longest is closed.
+    /// Idle connections of the whole node, of HTTP/1.1 and of HTTP/2 each; beyond it one is closed.
     #[schemars(range(min = 1), extend("x-unit" = "connections"))]
     pub idle_connections: u32,
 }
@@ -319,6 +357,10 @@ impl Default for Limits {
             hash_ring_points: 1_048_576,
             http2_streams: 128,
             http2_pending_resets: 20,
+            upstream_http2_streams: 100,
+            upstream_http2_connections: 64,
+            upstream_http2_window: Size::kib(256),
+            upstream_http2_send_buffer: Size::kib(256),
             lingering_bytes: Size::kib(64 * 1024),
             pending_log_entries: 65_536,
         }
@@ -330,6 +372,7 @@ impl Default for Timeouts {
         Self {
             tls_handshake: Time::secs(10),
             http2_ping: Time::secs(20),
+            upstream_http2_ping: Time::secs(0),
             lingering_time: Time::secs(30),
             lingering_timeout: Time::secs(5),
         }

@@ -1,6 +1,7 @@
 //! Certificates by server name.
 
 use super::{Config, compiler, delete, put};
+use crate::{ClientCertificateFault, ClientIdentity};
 use milecastle_model::{Change, Kind};
 use serde_json::{Value, json};
 
@@ -60,4 +61,58 @@ fn a_key_that_is_none_is_refused_and_quarantined() {
     assert!(faults[0].to_string().starts_with("failed to parse key: "), "{}", faults[0]);
     let mut config = Config::new();
     assert_eq!(config.step(&[put(Kind::Ssl, "1", body)]).len(), 1);
+}
+
+/// What an upstream with this `tls` is to be shown.
+fn shown(config: &mut Config, tls: Value) -> Result<Option<ClientIdentity>, ClientCertificateFault> {
+    config.good(&[put(Kind::Upstream, "u", json!({ "nodes": { "127.0.0.1:1": 1 }, "scheme": "https", "tls": tls }))]);
+    let upstream = config.now.upstream("u").unwrap();
+    config.now.client_identity(upstream).map(Option::<&ClientIdentity>::cloned)
+}
+
+#[test]
+fn an_upstream_is_shown_its_own_pair_if_that_is_one() {
+    let (mut config, (cert, key), (_, other)) = (Config::new(), pair(), pair());
+    assert_eq!(shown(&mut config, json!({})), Ok(None));
+    let own = shown(&mut config, json!({ "client_cert": cert, "client_key": key })).unwrap();
+    assert_eq!(own, shown(&mut config, json!({ "client_cert": cert, "client_key": key })).unwrap());
+    let (another, its_key) = pair();
+    assert_ne!(own, shown(&mut config, json!({ "client_cert": another, "client_key": its_key })).unwrap());
+    let mismatched = shown(&mut config, json!({ "client_cert": cert, "client_key": other }));
+    assert_eq!(mismatched, Err(ClientCertificateFault::Unusable));
+}
+
+#[test]
+fn an_upstream_is_shown_the_ssl_object_that_it_names() {
+    let (mut config, named) = (Config::new(), json!({ "client_cert_id": "c" }));
+    assert_eq!(shown(&mut config, named.clone()), Err(ClientCertificateFault::Missing));
+    let ssl = |(cert, key): (String, String), more: Value| {
+        let mut body = json!({ "type": "client", "cert": cert, "key": key });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        put(Kind::Ssl, "c", body)
+    };
+    config.good(&[ssl(pair(), json!({}))]);
+    let first = shown(&mut config, named.clone()).unwrap().unwrap();
+    config.good(&[ssl(pair(), json!({}))]);
+    assert_ne!(shown(&mut config, named.clone()).unwrap().unwrap(), first, "a change is seen at once");
+    config.good(&[ssl(pair(), json!({ "status": 0 }))]);
+    assert_eq!(shown(&mut config, named.clone()), Err(ClientCertificateFault::Missing));
+    config.good(&[ssl(pair(), json!({ "type": "server", "sni": "a.test" }))]);
+    assert_eq!(shown(&mut config, named.clone()), Err(ClientCertificateFault::Missing), "it is for clients");
+    config.good(&[ssl((pair().0, pair().1), json!({}))]);
+    assert_eq!(shown(&mut config, named.clone()), Err(ClientCertificateFault::Unusable), "the key is another's");
+    config.good(&[delete(Kind::Ssl, "c")]);
+    assert_eq!(shown(&mut config, named), Err(ClientCertificateFault::Missing));
+}
+
+#[test]
+fn in_quarantine_it_is_unusable_unless_it_was_good() {
+    let (mut config, named) = (Config::new(), json!({ "client_cert_id": "c" }));
+    let (cert, key) = pair();
+    let bad = json!({ "type": "client", "cert": cert, "key": format!("{:64}", "-----BEGIN NOTHING-----") });
+    assert_eq!(config.step(&[put(Kind::Ssl, "c", bad.clone())]).len(), 1);
+    assert_eq!(shown(&mut config, named.clone()), Err(ClientCertificateFault::Unusable));
+    config.good(&[put(Kind::Ssl, "c", json!({ "type": "client", "cert": cert, "key": key }))]);
+    assert_eq!(config.step(&[put(Kind::Ssl, "c", bad)]).len(), 1);
+    assert!(shown(&mut config, named).unwrap().is_some());
 }

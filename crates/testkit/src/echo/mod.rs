@@ -5,8 +5,8 @@
 //!
 //! # What the answer is
 //! A JSON object: `server` (its name), `line`, `method`, `target`, `headers` (pairs), `body`, `trailers` (pairs),
-//! `connection` (number of the connection, from 1), `request` (number of the request on it, from 1), `peer`, and `sni` over
-//! TLS. Bytes that are no UTF-8 appear as U+FFFD there; [`Received`] has them all.
+//! `connection` (number of the connection, from 1), `request` (number of the request on it, from 1), `peer`, and over TLS
+//! `sni` and `client`, the common name of the client's certificate. Bytes that are no UTF-8 appear as U+FFFD there; [`Received`] has them all.
 //!
 //! # Directives
 //! Path segments and query parameters change the answer; unknown ones do not matter, so that a gateway may add a prefix.
@@ -36,7 +36,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::tls::{Identity, server_config};
+use crate::tls::{Identity, mutual_server_config, server_config};
 use server::State;
 
 /// A request as it was on the wire.
@@ -106,13 +106,19 @@ impl Echo {
 
     /// Starts one that speaks TLS and shows this certificate.
     pub fn tls(name: &str, identity: &Identity) -> Self {
-        Self::run(name, (Ipv4Addr::LOCALHOST, 0).into(), Some(identity))
+        Self::run(name, (Ipv4Addr::LOCALHOST, 0).into(), Some(server_config(identity, &["http/1.1"])))
     }
 
-    fn run(name: &str, address: SocketAddr, identity: Option<&Identity>) -> Self {
+    /// As [`Self::tls`], for clients that show a certificate of the authority with certificate `ca`.
+    pub fn mutual_tls(name: &str, identity: &Identity, ca: &str) -> Self {
+        let tls = mutual_server_config(identity, &["http/1.1"], ca);
+        Self::run(name, (Ipv4Addr::LOCALHOST, 0).into(), Some(tls))
+    }
+
+    fn run(name: &str, address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("cannot listen on {address}: {e}"));
         let address = listener.local_addr().expect("a listener has an address");
-        let state = Arc::new(State::new(name, identity.map(|i| server_config(i, &["http/1.1"]))));
+        let state = Arc::new(State::new(name, tls));
         let (stop, stopped) = oneshot::channel();
         let shared = state.clone();
         // A thread of its own: it also serves tests that block theirs.

@@ -81,19 +81,36 @@ async fn connection(stream: TcpStream, peer: SocketAddr, state: Arc<State>) {
     // A failure of the connection is the client's doing, or what the test asked for.
     drop(stream.set_nodelay(true));
     match &state.tls {
-        None => drop(requests(stream, peer, None, number, &state).await),
+        None => drop(requests(stream, peer, Names::default(), number, &state).await),
         Some(config) => {
             let Ok(stream) = TlsAcceptor::from(config.clone()).accept(stream).await else { return };
-            let sni = stream.get_ref().1.server_name().map(str::to_owned);
-            drop(requests(stream, peer, sni, number, &state).await);
+            let session = stream.get_ref().1;
+            let names = Names {
+                sni: session.server_name().map(str::to_owned),
+                client: session.peer_certificates().and_then(|chain| common_name(chain.first()?)),
+            };
+            drop(requests(stream, peer, names, number, &state).await);
         }
     }
+}
+
+/// What was said in the TLS handshake.
+#[derive(Default)]
+struct Names {
+    sni: Option<String>,
+    /// Common name of the client's certificate.
+    client: Option<String>,
+}
+
+fn common_name(der: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    certificate.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned)
 }
 
 async fn requests<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     peer: SocketAddr,
-    sni: Option<String>,
+    names: Names,
     connection: u64,
     state: &State,
 ) -> io::Result<()> {
@@ -107,7 +124,7 @@ async fn requests<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let body = match directives.large {
             Some(n) => Bytes::from(vec![b'x'; n]),
-            None => Bytes::from(describe(&received, peer, sni.as_deref(), state)),
+            None => Bytes::from(describe(&received, peer, &names, state)),
         };
         let is_head = received.method() == "HEAD";
         let close = received.header("connection").iter().any(|v| v.eq_ignore_ascii_case("close"))
@@ -121,7 +138,7 @@ async fn requests<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// What the answer's body tells of a request.
-fn describe(received: &Received, peer: SocketAddr, sni: Option<&str>, state: &State) -> String {
+fn describe(received: &Received, peer: SocketAddr, names: &Names, state: &State) -> String {
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let pairs = |fields: &[(Bytes, Bytes)]| fields.iter().map(|(n, v)| json!([text(n), text(v)])).collect::<Vec<_>>();
     let mut body = json!({
@@ -136,8 +153,10 @@ fn describe(received: &Received, peer: SocketAddr, sni: Option<&str>, state: &St
         "request": received.request,
         "peer": peer.to_string(),
     });
-    if let Some(sni) = sni {
-        body["sni"] = sni.into();
+    for (name, value) in [("sni", &names.sni), ("client", &names.client)] {
+        if let Some(value) = value {
+            body[name] = value.as_str().into();
+        }
     }
     body.to_string()
 }

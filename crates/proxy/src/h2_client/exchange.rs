@@ -1,0 +1,134 @@
+//! One exchange, up to the head of the answer.
+
+use super::body::AnswerBody;
+use super::pool::Taken;
+use super::sender::Sender;
+use crate::deadline::Deadline;
+use crate::failure::Failure;
+use crate::h1::{Malformed, Outgoing, Patience, PumpError};
+use crate::upload::UploadError;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Request, Response, StatusCode};
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Instant;
+
+/// What holds for one exchange.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) patience: Patience,
+    /// Most fields of the answer's head.
+    pub(crate) head_fields: usize,
+    /// The client's body can be read by another task than the one that reads the answer.
+    pub(crate) upload_apart: bool,
+}
+
+/// An answer whose head has come.
+pub(crate) struct Answered {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Box<AnswerBody>,
+}
+
+/// What is waited for, and so which limit runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    ToSend,
+    ForClient,
+    ForAnswer,
+}
+
+/// Sends a request in a stream of its own and waits for the head of the answer. A body that is still being sent then goes on
+/// beside the answer's; after a failure it stays in `outgoing`.
+pub(crate) async fn exchange(
+    taken: Taken,
+    request: Request<()>,
+    outgoing: &mut Outgoing,
+    terms: Terms,
+) -> Result<Answered, Failure> {
+    let Terms { patience, head_fields, upload_apart } = terms;
+    let bodiless = matches!(outgoing, Outgoing::None);
+    // What fails here has not left.
+    let (mut response, stream) = taken.conn.open(request, bodiless).map_err(Failure::Unprocessed)?;
+    let mut sender = Sender::new(stream, outgoing, bodiless);
+    let mut deadline = Deadline::new(Instant::now() + patience.read);
+    let mut sending = !bodiless;
+    let mut waiting = None;
+    let head = poll_fn(|cx| {
+        let mut state = Waiting::ForAnswer;
+        let mut moved = false;
+        if sending {
+            let before = sender.sent();
+            match sender.poll(outgoing, cx) {
+                Poll::Ready(Ok(())) => sending = false,
+                Poll::Ready(Err(PumpError::Client(error))) => return Poll::Ready(Err(error.into())),
+                // The upstream takes no more of it; the answer says why.
+                Poll::Ready(Err(PumpError::Upstream(_))) => sending = false,
+                Poll::Pending if sender.is_blocked() => {
+                    state = Waiting::ToSend;
+                    moved = sender.sent() != before;
+                }
+                Poll::Pending => {
+                    state = Waiting::ForClient;
+                    moved = true;
+                }
+            }
+        }
+        if let Poll::Ready(answered) = Pin::new(&mut response).poll(cx) {
+            return Poll::Ready(answered.map_err(failure));
+        }
+        if moved || waiting != Some(state) {
+            waiting = Some(state);
+            let limit = match state {
+                Waiting::ToSend => patience.send,
+                Waiting::ForClient => patience.client,
+                Waiting::ForAnswer => patience.read,
+            };
+            deadline.set(Instant::now() + limit);
+        }
+        deadline.poll(cx).map(|()| {
+            Err(match state {
+                Waiting::ToSend => Failure::SendTimeout,
+                Waiting::ForClient => {
+                    if let Outgoing::Streaming(pump) = outgoing {
+                        pump.spoil();
+                    }
+                    UploadError::TooSlow.into()
+                }
+                Waiting::ForAnswer => Failure::ReadTimeout,
+            })
+        })
+    })
+    .await
+    .inspect_err(|_| sender.reset(Reason::CANCEL))?;
+    let (parts, recv): (_, RecvStream) = Response::into_parts(head);
+    if parts.headers.len() > head_fields {
+        sender.reset(Reason::CANCEL);
+        return Err(Failure::Malformed(Malformed::TooManyFields));
+    }
+    let upload = sending.then(|| (sender, std::mem::replace(outgoing, Outgoing::None)));
+    let body = AnswerBody::new(taken, recv, &parts.headers, upload, upload_apart, deadline, patience);
+    Ok(Answered { status: parts.status, headers: parts.headers, body: Box::new(body) })
+}
+
+/// What an error of the stream says of the request.
+fn failure(error: h2::Error) -> Failure {
+    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+    // A stream ends with the upstream's GOAWAY only if that names an earlier one as the last that counts.
+    if error.is_remote() && (error.is_go_away() || refused) {
+        return Failure::Unprocessed(error);
+    }
+    if error.is_remote() {
+        return Failure::Reset(error);
+    }
+    if error.is_io() {
+        return error.into_io().map_or(Failure::Closed, read_failure);
+    }
+    Failure::Protocol(error)
+}
+
+fn read_failure(error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe { Failure::Closed } else { Failure::Read(error) }
+}

@@ -1,0 +1,85 @@
+//! Certificates that the gateway shows to upstreams (`docs/spec/upstream-balancing.md` §11).
+
+use crate::certificates::certified_key;
+use milecastle_model::UpstreamTls;
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// A certificate chain and its key. Two are equal if their chains are: a chain has one key.
+#[derive(Clone)]
+pub struct ClientIdentity(Arc<CertifiedKey>);
+
+impl ClientIdentity {
+    /// `None` if the key is not that of the certificate: no upstream would take it.
+    pub(crate) fn new(pair: Arc<CertifiedKey>) -> Option<Self> {
+        match pair.keys_match() {
+            // Keys that do not tell their public half may well fit.
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(Self(pair)),
+            Err(_) => None,
+        }
+    }
+
+    /// The chain and its key.
+    pub fn pair(&self) -> &Arc<CertifiedKey> {
+        &self.0
+    }
+}
+
+impl PartialEq for ClientIdentity {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.cert == other.0.cert
+    }
+}
+
+impl Eq for ClientIdentity {}
+
+impl Hash for ClientIdentity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.cert.first().hash(state);
+    }
+}
+
+impl std::fmt::Debug for ClientIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientIdentity").finish_non_exhaustive()
+    }
+}
+
+/// What an upstream is to be shown when it asks who we are.
+#[derive(Debug, Clone)]
+pub enum ClientCertificate {
+    /// Nothing.
+    None,
+    /// The upstream's own pair; `Err` if it cannot be used.
+    Own(Result<ClientIdentity, ClientCertificateFault>),
+    /// An ssl object of type `client`, looked up when it is needed, so that a change of it touches no upstream.
+    Named(Arc<str>),
+}
+
+/// Why a certificate that an upstream names cannot be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ClientCertificateFault {
+    /// `tls.client_cert_id` names nothing that could be shown.
+    #[error("there is no such ssl object of type `client`, or it is switched off")]
+    Missing,
+    /// It is there and is no good.
+    #[error("certificate and key do not belong together, or a secret that they refer to cannot be read")]
+    Unusable,
+}
+
+impl ClientCertificate {
+    /// `resolve` gives the text itself, or what a reference stands for.
+    pub(crate) fn of(tls: Option<&UpstreamTls>, resolve: &dyn Fn(&str) -> Option<String>) -> Self {
+        let Some(tls) = tls else { return Self::None };
+        match (&tls.client_cert_id, &tls.client_cert, &tls.client_key) {
+            (Some(id), ..) => Self::Named(id.to_string().into()),
+            (None, Some(cert), Some(key)) => {
+                let pair = || certified_key(&resolve(cert)?, &resolve(key.expose())?).ok();
+                Self::Own(pair().and_then(ClientIdentity::new).ok_or(ClientCertificateFault::Unusable))
+            }
+            _ => Self::None,
+        }
+    }
+}

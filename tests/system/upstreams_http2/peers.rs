@@ -1,0 +1,96 @@
+//! grpcio, the gRPC implementation of others, on both sides of the gateway.
+
+use milecastle_testkit::tls::Identity;
+use milecastle_testkit::{Process, SOON, TempDir, eventually};
+use serde_json::Value;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long a client may take, with the load of other tests beside it.
+const CLIENT: Duration = Duration::from_secs(120);
+
+/// A program of `tests/grpc`, in the virtual environment that `cargo xtask test tools` makes.
+fn python(script: &str) -> Command {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tests.join("../target"), PathBuf::from);
+    let program = target.join("tools/grpc/bin/python");
+    assert!(program.exists(), "{} is missing: run `cargo xtask test tools`", program.display());
+    let mut command = Command::new(program);
+    command.arg(tests.join("grpc").join(script)).env("PYTHONUNBUFFERED", "1");
+    command
+}
+
+/// A gRPC server.
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    process: Process,
+    _dir: TempDir,
+}
+
+/// What a server asks of its clients over TLS.
+pub(super) struct ServerTls<'a> {
+    pub(super) identity: &'a Identity,
+    /// Authority of the certificates that clients must show.
+    pub(super) client_ca: Option<&'a str>,
+}
+
+impl Server {
+    /// Without TLS; `options` are channel arguments, `name=integer`.
+    pub(super) fn start(options: &[&str]) -> Self {
+        Self::run(None, options)
+    }
+
+    pub(super) fn tls(tls: &ServerTls<'_>) -> Self {
+        Self::run(Some(tls), &[])
+    }
+
+    fn run(tls: Option<&ServerTls<'_>>, options: &[&str]) -> Self {
+        let (mut command, dir) = (python("server.py"), TempDir::new());
+        if let Some(tls) = tls {
+            command.arg("--cert").arg(dir.write("cert.pem", &tls.identity.cert));
+            command.arg("--key").arg(dir.write("key.pem", &tls.identity.key));
+            if let Some(ca) = tls.client_ca {
+                command.arg("--client-ca").arg(dir.write("ca.pem", ca));
+            }
+        }
+        command.args(options.iter().map(|option| format!("--option={option}")));
+        let mut process = Process::start("gRPC server", command);
+        let port: u16 =
+            process.wait_for_line("its port", SOON, |line| line.strip_prefix("listening on ")?.parse().ok());
+        Self { address: (Ipv4Addr::LOCALHOST, port).into(), process, _dir: dir }
+    }
+
+    /// All that it has said of its calls.
+    pub(super) fn seen(&self) -> Vec<Value> {
+        let log = self.process.log();
+        log.iter().filter_map(|line| serde_json::from_str(line.strip_prefix("seen ")?).ok()).collect()
+    }
+
+    /// What it has said of the last call of a method.
+    pub(super) fn last(&self, method: &str) -> Value {
+        let seen = self.seen();
+        seen.into_iter().rfind(|seen| seen["method"] == method).unwrap_or_else(|| panic!("no call of {method}"))
+    }
+
+    /// Waits until it has seen a call end before its time.
+    pub(super) async fn sees_cancellation(&self) {
+        eventually("the server sees the call cancelled", async || {
+            self.seen().iter().any(|seen| seen["cancelled"] == true)
+        })
+        .await;
+    }
+}
+
+/// Makes calls through the gateway at `address` as `kind` of `client.py` says, and tells how they went.
+pub(super) async fn call(address: SocketAddr, kind: &str, asked: Value) -> Value {
+    let mut command = python("client.py");
+    command.args([&address.to_string(), kind, &asked.to_string()]);
+    let what = format!("the end of {kind}");
+    let run = tokio::task::spawn_blocking(move || {
+        let mut client = Process::start("gRPC client", command);
+        client.wait_for_line(&what, CLIENT, |line| serde_json::from_str(line.strip_prefix("ended ")?).ok())
+    });
+    run.await.unwrap()
+}
