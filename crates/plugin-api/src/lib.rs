@@ -27,6 +27,7 @@ mod reference;
 mod registry;
 mod schema;
 mod shared;
+pub mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -49,7 +50,7 @@ pub use hooks::{
 };
 pub use meta::Meta;
 pub use reference::reference_page;
-pub use registry::{Built, CompiledMetadata, Placement, Registry};
+pub use registry::{Built, CompiledMetadata, Placement, Registry, Subsystem};
 pub use schema::schema_of;
 pub use shared::{NoSecrets, Secrets, Shared};
 pub use view::{NodeFacts, View};

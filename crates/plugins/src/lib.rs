@@ -41,6 +41,9 @@ plugins! {
     response_rewrite,
 }
 
+/// The built-in plugins of TCP and UDP sessions, by name. Some share name and folder with one of requests.
+pub static STREAM: &[&PluginDef] = &[&ip_restriction::STREAM];
+
 pub use file_logger::reopen as reopen_log_files;
 
 /// Whether a text stands for a secret that could not be resolved here (`docs/spec/plugins/_auth-common.md` §6).

@@ -28,12 +28,14 @@ mod metrics_page;
 pub mod node;
 mod node_metrics;
 mod process;
+mod proxy_protocol;
 mod request;
 mod resolve;
 mod secrets;
 mod side_http;
 mod side_servers;
 pub mod status;
+mod stream;
 mod tls;
 mod transport;
 mod upload;
@@ -43,7 +45,7 @@ pub use access_log::{AccessLog, AccessLogError};
 pub use config::{ConfigError, GatewayConfig};
 pub use counters::{Counters, Totals};
 pub use current::Current;
-pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, StartError};
+pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, Served, StartError};
 pub use health::{HealthFigures, UpstreamHealth};
 pub use secrets::EnvironmentSecrets;
 pub use side_servers::{SideError, SideParts, SideServers};
@@ -56,4 +58,8 @@ pub mod fuzzing {
         BadHead, Length, Parsing as RequestParsing, RequestHead, take_head as take_request_head,
     };
     pub use crate::h1::{Asked, ChunkError, Decoder, Framing, Head, Limits, Malformed, Parsing, Piece, take_head};
+    pub use crate::proxy_protocol::{
+        Header as ProxyHeader, MOST as LONGEST_PROXY_HEADER, Malformed as MalformedProxyHeader,
+        parse as parse_proxy_header,
+    };
 }

@@ -24,13 +24,18 @@ mod people;
 mod plugins;
 mod route;
 mod snapshot;
+mod stream;
 mod upstream;
 
 pub use certificates::{ClientAuth, CompiledSsl};
 pub use compiled::{CompiledRoute, Outcome, Timeouts, UpstreamRef};
 pub use compiler::{Compiler, MetadataOf, Rejected};
 pub use snapshot::Snapshot;
-pub use upstream::{Algorithm, CompiledNode, CompiledUpstream, HashKey, Keepalive, PassHost, UpstreamScheme};
+pub use stream::{CompiledStreamRoute, SessionFacts, StreamOutcome};
+pub use upstream::{
+    Algorithm, CompiledNode, CompiledUpstream, HashKey, Keepalive, PassHost, UpstreamScheme,
+    compile as compile_upstream,
+};
 
 #[cfg(test)]
 mod tests;

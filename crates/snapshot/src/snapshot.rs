@@ -6,6 +6,7 @@ use crate::credentials::Credentials;
 use crate::people::Holder;
 use crate::plugins::GlobalRules;
 use crate::route::CompiledService;
+use crate::stream::{CompiledStreamRoute, SessionFacts, StreamRoutes};
 use crate::upstream::CompiledUpstream;
 use foldhash::fast::RandomState;
 use imbl::shared_ptr::DefaultSharedPtr;
@@ -51,6 +52,7 @@ pub struct Snapshot {
     pub(crate) ssls: Map<Arc<CompiledSsl>>,
     pub(crate) certificates: Certificates,
     pub(crate) metadata: Map<Arc<dyn Any + Send + Sync>>,
+    pub(crate) stream_routes: StreamRoutes,
 }
 
 impl Snapshot {
@@ -77,6 +79,7 @@ impl Snapshot {
             ssls: Map::default(),
             certificates: Certificates::default(),
             metadata: Map::default(),
+            stream_routes: StreamRoutes::default(),
         }
     }
 
@@ -98,6 +101,12 @@ impl Snapshot {
     /// A route by id, also one that is switched off.
     pub fn route(&self, id: &str) -> Option<&Arc<CompiledRoute>> {
         self.routes.get(id)
+    }
+
+    /// The stream route for a session, by the rules of `docs/spec/stream.md` §2; among routes that fit alike, the smaller id
+    /// wins.
+    pub fn stream_route(&self, session: &SessionFacts<'_>) -> Option<&Arc<CompiledStreamRoute>> {
+        self.stream_routes.find(session)
     }
 
     /// Whether a route's conditions read the request's body, so that it must be read before the match.
@@ -131,6 +140,10 @@ impl Snapshot {
             Kind::Service => self.services.get(id)?.as_ref()?.upstream.as_ref(),
             Kind::Route => match &self.routes.get(id)?.upstream {
                 // A route that inherits its service's upstream shares the service's state.
+                UpstreamRef::Inline(upstream) => (*upstream.key == *path).then_some(upstream),
+                UpstreamRef::None | UpstreamRef::Id(_) => None,
+            },
+            Kind::StreamRoute => match &self.stream_routes.get(id)?.upstream {
                 UpstreamRef::Inline(upstream) => (*upstream.key == *path).then_some(upstream),
                 UpstreamRef::None | UpstreamRef::Id(_) => None,
             },
@@ -211,7 +224,8 @@ impl Snapshot {
             Kind::Consumer | Kind::Credential => self.holders.contains_key(key),
             Kind::Ssl => self.ssls.contains_key(id),
             Kind::PluginMetadata => self.metadata.contains_key(id),
-            Kind::StreamRoute | Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => false,
+            Kind::StreamRoute => self.stream_routes.has_form(id),
+            Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => false,
         }
     }
 }

@@ -45,8 +45,14 @@ pub enum UpstreamScheme {
     Grpc,
     /// gRPC over TLS.
     Grpcs,
-    /// A scheme of the TCP and UDP proxy or of Kafka.
-    Other,
+    /// TCP.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// Datagrams.
+    Udp,
+    /// Kafka.
+    Kafka,
 }
 
 impl UpstreamScheme {
@@ -56,7 +62,10 @@ impl UpstreamScheme {
             Scheme::Https => Self::Https,
             Scheme::Grpc => Self::Grpc,
             Scheme::Grpcs => Self::Grpcs,
-            Scheme::Tcp | Scheme::Tls | Scheme::Udp | Scheme::Kafka => Self::Other,
+            Scheme::Tcp => Self::Tcp,
+            Scheme::Tls => Self::Tls,
+            Scheme::Udp => Self::Udp,
+            Scheme::Kafka => Self::Kafka,
         }
     }
 
@@ -67,18 +76,25 @@ impl UpstreamScheme {
             Self::Https => "https",
             Self::Grpc => "grpc",
             Self::Grpcs => "grpcs",
-            Self::Other => "",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Udp => "udp",
+            Self::Kafka => "kafka",
         }
     }
 
     /// Whether TLS is spoken.
     pub fn is_tls(self) -> bool {
-        matches!(self, Self::Https | Self::Grpcs)
+        matches!(self, Self::Https | Self::Grpcs | Self::Tls)
     }
 
-    /// The port of a node that names none, and the one left out of a Host header.
+    /// The port of a node that names none, and the one left out of a Host header; 0 where there is no such port.
     pub fn default_port(self) -> u16 {
-        if self.is_tls() { 443 } else { 80 }
+        match self {
+            Self::Http | Self::Grpc => 80,
+            Self::Https | Self::Grpcs => 443,
+            Self::Tcp | Self::Tls | Self::Udp | Self::Kafka => 0,
+        }
     }
 }
 
@@ -111,7 +127,7 @@ pub struct CompiledNode {
     pub host: Arc<str>,
     /// The address, if the host is one.
     pub addr: Option<IpAddr>,
-    /// Port.
+    /// Port; 0 if the node names none and its scheme has no default.
     pub port: u16,
     /// Share of the requests.
     pub weight: u32,
@@ -153,11 +169,12 @@ pub struct CompiledUpstream {
     pub fingerprint: u64,
 }
 
-/// Compiles an upstream object or an inline one; `key` is the path of the object that carries it.
+/// Compiles an upstream object or an inline one; `key` is the path of the object that carries it, for one in a plugin's
+/// configuration with the place behind a `#`.
 ///
 /// # Errors
 /// A host that cannot be a header value.
-pub(crate) fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpstream, Vec<Fault>> {
+pub fn compile(key: Arc<str>, upstream: &Upstream) -> Result<CompiledUpstream, Vec<Fault>> {
     let scheme = UpstreamScheme::of(upstream.scheme);
     let configured = upstream.nodes.as_deref().unwrap_or_default();
     let mut faults = Vec::new();

@@ -4,7 +4,7 @@ use super::forward::{self, Length};
 use super::intake::without_port;
 use super::live::Live;
 use super::{Refusal, pipeline, refuse};
-use crate::balance::{Balancer, Endpoint, Parts, Selection};
+use crate::balance::{Balancer, Endpoint, Selection};
 use crate::h1::{self, Asked, Conn, Failure, Framing, Head, Outgoing, Patience, Pump, Terms};
 use crate::health::FailedTry;
 use crate::transport::{ToUpstream, Transport};
@@ -44,13 +44,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
     let config = &worker.node.config;
     let timeouts = route.timeout.unwrap_or(upstream.timeouts);
     let plan = Plan {
-        balancer: worker.balancers.of(upstream, || Parts {
-            averages: &worker.node.averages,
-            checker: worker.node.checkers.of(upstream),
-            counters: &worker.counters,
-            ring_points: config.ring_points,
-            seed: usize::try_from(worker.random() >> 32).unwrap_or_default(),
-        }),
+        balancer: worker.balancer(upstream),
         timeouts,
         patience: config.patience(&timeouts),
         upgrade: live.upgrade && route.websocket,
@@ -189,7 +183,7 @@ async fn run_before_proxy(live: &mut Live) -> Result<(), Refusal> {
 }
 
 /// The node's address; `None` if its name cannot be resolved now.
-async fn address(worker: &Worker, balancer: &Balancer, place: usize) -> Option<IpAddr> {
+pub(crate) async fn address(worker: &Worker, balancer: &Balancer, place: usize) -> Option<IpAddr> {
     let node = balancer.node(place);
     if let Some(literal) = node.addr {
         return Some(literal);

@@ -5,6 +5,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -14,6 +15,8 @@ use tokio_rustls::client::TlsStream;
 /// Opens TLS connections to upstreams. Sessions are resumed across all workers.
 pub(crate) struct UpstreamTls {
     connector: TlsConnector,
+    /// For what is no HTTP: no application protocol is offered.
+    raw: TlsConnector,
 }
 
 impl UpstreamTls {
@@ -26,8 +29,9 @@ impl UpstreamTls {
             None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified::new(&provider))),
         }
         .with_no_client_auth();
+        let raw = Arc::new(config.clone()).into();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { connector: Arc::new(config).into() })
+        Ok(Self { connector: Arc::new(config).into(), raw })
     }
 
     /// Shakes hands with the upstream under the name `host`, a Host header's value without port.
@@ -41,6 +45,12 @@ impl UpstreamTls {
             .map_err(|error| Failure::Tls(std::io::Error::other(error)))?;
         let stream = tokio::time::timeout(patience, self.connector.connect(name, stream)).await;
         stream.map_err(|_| Failure::ConnectTimeout)?.map(Box::new).map_err(Failure::Tls)
+    }
+
+    /// Shakes hands with the upstream of a TCP session under the name `sni`.
+    pub(crate) async fn connect_raw(&self, stream: TcpStream, sni: &str) -> io::Result<Box<TlsStream<TcpStream>>> {
+        let name = ServerName::try_from(sni.to_owned()).map_err(io::Error::other)?;
+        self.raw.connect(name, stream).await.map(Box::new)
     }
 }
 
