@@ -18,6 +18,11 @@ mod decode;
 mod headers;
 mod log_entry;
 
+// Plugins of sessions alone.
+mod limit_conn;
+mod mqtt_proxy;
+mod traffic_split;
+
 use milecastle_plugin_api::PluginDef;
 
 /// Declares the plugins' modules and [`ALL`]. One line a plugin, sorted.
@@ -41,8 +46,21 @@ plugins! {
     response_rewrite,
 }
 
-/// The built-in plugins of TCP and UDP sessions, by name. Some share name and folder with one of requests.
-pub static STREAM: &[&PluginDef] = &[&ip_restriction::STREAM];
+/// Declares [`STREAM`]. One line a plugin, sorted.
+macro_rules! stream_plugins {
+    ($($module:ident),* $(,)?) => {
+        /// The built-in plugins of TCP and UDP sessions, by name. Some share name and folder with one of requests.
+        pub static STREAM: &[&PluginDef] = &[$(&$module::STREAM),*];
+    };
+}
+
+stream_plugins! {
+    ip_restriction,
+    limit_conn,
+    mqtt_proxy,
+    prometheus,
+    traffic_split,
+}
 
 pub use file_logger::reopen as reopen_log_files;
 

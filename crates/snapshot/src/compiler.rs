@@ -196,7 +196,8 @@ impl Compiler {
         if let Value::Object(members) = &mut own {
             members.remove("id");
         }
-        match self.registry.build_metadata(&key.id, &own) {
+        let of_sessions = || self.streams.as_ref()?.build_metadata(&key.id, &own);
+        match self.registry.build_metadata(&key.id, &own).or_else(of_sessions) {
             None => Err(vec![Fault::rule("", "invalid plugin name")]),
             Some(Ok(compiled)) => Ok(compiled),
             Some(Err(faults)) => {

@@ -1,10 +1,13 @@
 //! Everything about one session.
 
 use crate::cx::{RouteInfo, Timing, TlsInfo, Upstream};
+use crate::def::{ConfigError, Owner};
 use crate::meta::Meta;
 use crate::view::View;
 use bytes::BytesMut;
 use milecastle_matching::Lookup;
+use milecastle_model::{Fault, Kind};
+use serde_json::Value;
 use std::any::Any;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -38,15 +41,32 @@ pub struct InlineUpstream {
     pub upstream: milecastle_model::Upstream,
 }
 
+impl InlineUpstream {
+    /// Checks and reads the upstream at `place`, a JSON pointer inside the configuration of `plugin` on `owner`.
+    ///
+    /// # Errors
+    /// All faults, with their places in the plugin's configuration.
+    pub fn compile(owner: &Owner, plugin: &str, place: &str, value: &Value) -> Result<Self, Vec<ConfigError>> {
+        let placed = |fault: Fault| ConfigError::at(format!("{place}{}", fault.path), fault.message);
+        let faults = milecastle_model::check(Kind::Upstream, value);
+        if !faults.is_empty() {
+            return Err(faults.into_iter().map(placed).collect());
+        }
+        let upstream =
+            serde_json::from_value(value.clone()).map_err(|error| vec![ConfigError::at(place, error.to_string())])?;
+        Ok(Self { key: format!("{}#{plugin}{place}", owner.0).into(), upstream })
+    }
+}
+
 /// How a session that had an upstream came to its end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SessionEnd {
-    /// Both sides have ended, or were silent for too long.
+    /// Both sides have ended.
     #[default]
     Closed,
     /// The client's side failed.
     Client,
-    /// The upstream's side failed.
+    /// The upstream's side failed, or was silent for too long and the client with it.
     Upstream,
 }
 

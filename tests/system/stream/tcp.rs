@@ -1,0 +1,163 @@
+//! Plain TCP.
+
+use super::{Gateway, SOON, connect, echo, nowhere, server, talk};
+use serde_json::json;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_pass_both_ways_and_so_does_each_end() {
+    let gateway = Gateway::plain();
+    let at = gateway.at("TCP");
+    // Answers only when it has read all there is: the client's end of sending has come through, and its reading goes on.
+    let counts = server(|mut stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        stream.write_all(format!("{} bytes", all.len()).as_bytes()).unwrap();
+    });
+    gateway.route("1", counts, json!({})).await;
+    gateway.eventually_passes(at).await;
+    assert_eq!(talk(at, &vec![7; 3 << 20]).unwrap(), b"3145728 bytes");
+    // Ends sending at once, and goes on reading.
+    let (said, heard) = std::sync::mpsc::channel();
+    let ends = server(move |mut stream| {
+        stream.write_all(b"all I have to say").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        said.send(all).unwrap();
+    });
+    gateway.route("1", ends, json!({})).await;
+    let mut stream = None;
+    milecastle_testkit::eventually("the new upstream", async || {
+        let mut candidate = connect(at);
+        let mut first = [0; 17];
+        let new = candidate.read_exact(&mut first).is_ok() && &first == b"all I have to say";
+        stream = new.then_some(candidate);
+        new
+    })
+    .await;
+    let mut stream = stream.unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    stream.write_all(b"and I go on").unwrap();
+    drop(stream);
+    let mut words = std::iter::from_fn(|| heard.recv_timeout(SOON).ok());
+    assert!(words.any(|words| words == b"and I go on"));
+    gateway.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn much_passes_unchanged_at_once_both_ways() {
+    let gateway = Gateway::plain();
+    let at = gateway.at("TCP");
+    gateway.route("1", echo("E"), json!({})).await;
+    gateway.eventually_passes(at).await;
+    let sent: Vec<u8> = (0..32_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut stream = connect(at);
+    let mut writer = stream.try_clone().unwrap();
+    let copy = sent.clone();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&copy).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    writing.join().unwrap();
+    assert!(got[0] == b'E' && got[1..] == sent, "{} bytes came back of {}", got.len(), sent.len());
+    let listen = format!("listen_addr=\"{at}\"");
+    let series = format!("apisix_stream_bandwidth{{{listen},type=\"egress\",side=\"upstream\"}}");
+    milecastle_testkit::eventually("the bytes are counted", async || {
+        gateway.metric(&series).await.is_some_and(|bytes| bytes >= sent.len() as f64)
+    })
+    .await;
+    gateway.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_cannot_be_passed_on_is_closed_without_a_word() {
+    let mut gateway = Gateway::plain();
+    gateway.up.process.announce("could not be connected");
+    let at = gateway.at("TCP");
+    assert_eq!(talk(at, b"hello").unwrap_or_default(), b"", "there is no route");
+    gateway.route("1", echo("other port"), json!({ "server_port": 1 })).await;
+    gateway.route("2", nowhere(), json!({ "server_port": at.port() })).await;
+    let failures = "apisix_upstream_connect_failures_total";
+    milecastle_testkit::eventually("the route is tried", async || {
+        assert_eq!(talk(at, b"hello").unwrap_or_default(), b"");
+        gateway.metric(failures).await.is_some_and(|count| count > 0.0)
+    })
+    .await;
+    let unrouted = gateway.metric("apisix_stream_unrouted_total").await.unwrap();
+    assert!(unrouted >= 1.0);
+    gateway.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connecting_is_tried_at_the_next_node() {
+    let mut gateway = Gateway::plain();
+    gateway.up.process.announce("could not be connected");
+    let at = gateway.at("TCP");
+    let nodes = json!([
+        { "host": "127.0.0.1", "port": nowhere().port(), "weight": 1, "priority": 1 },
+        { "host": "127.0.0.1", "port": echo("backup:").port(), "weight": 1, "priority": 0 },
+    ]);
+    gateway.up.put("/upstreams/u", json!({ "nodes": nodes, "scheme": "tcp" })).await;
+    gateway.up.put("/services/s", json!({ "upstream_id": "u" })).await;
+    gateway.up.put("/stream_routes/1", json!({ "service_id": "s" })).await;
+    gateway.eventually_passes(at).await;
+    assert_eq!(talk(at, b"hello").unwrap(), b"backup:hello");
+    gateway.up.put("/upstreams/u", json!({ "nodes": nodes, "scheme": "tcp", "retries": 0 })).await;
+    milecastle_testkit::eventually("no other node is tried", async || {
+        talk(at, b"hello").unwrap_or_default().is_empty()
+    })
+    .await;
+    gateway.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_side_that_breaks_off_is_told_to_the_other_by_a_reset() {
+    let gateway = Gateway::plain();
+    let at = gateway.at("TCP");
+    // Closes on unread bytes, which resets.
+    let breaks = server(|mut stream| {
+        stream.write_all(b"half an answ").unwrap();
+        stream.read_exact(&mut [0; 1]).unwrap();
+        stream.read_exact(&mut [0; 1]).unwrap();
+    });
+    gateway.route("1", breaks, json!({})).await;
+    let mut told = None;
+    milecastle_testkit::eventually("a session with the upstream", async || {
+        let mut stream = connect(at);
+        if stream.read_exact(&mut [0; 12]).is_err() {
+            return false;
+        }
+        stream.write_all(&[1; 64]).unwrap();
+        told = Some(stream.read(&mut [0; 1]));
+        true
+    })
+    .await;
+    let error = told.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    gateway.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_session_ends_and_one_that_speaks_does_not() {
+    let gateway = Gateway::plain();
+    let at = gateway.at("TCP");
+    let limits = json!({ "connect": 5, "send": 0.4, "read": 0.4 });
+    let body = json!({ "upstream": { "nodes": { echo("").to_string(): 1 }, "timeout": limits } });
+    gateway.up.put("/stream_routes/1", body).await;
+    gateway.eventually_passes(at).await;
+    let (mut silent, mut speaking) = (connect(at), connect(at));
+    let reading = std::thread::spawn(move || silent.read(&mut [0; 1]));
+    // As long as the other one lasts, and three times its limit at least.
+    let began = std::time::Instant::now();
+    while !reading.is_finished() || began.elapsed().as_millis() < 1_200 {
+        speaking.write_all(b"x").unwrap();
+        speaking.read_exact(&mut [0; 1]).unwrap();
+        std::thread::yield_now();
+    }
+    assert_eq!(reading.join().unwrap().unwrap(), 0);
+    gateway.up.stop();
+}
