@@ -78,6 +78,11 @@ fn tools(_: &Options) -> Result<()> {
     println!("HAProxy: {}", packages::program("haproxy", "haproxy")?.display());
     println!("nginx: {}", packages::program("nginx", "nginx")?.display());
     println!("ip: {}", packages::program("ip", "iproute2")?.display());
+    println!("redis: {}", packages::program("redis-server", "redis-server")?.display());
+    println!("redis-cli: {}", packages::program("redis-cli", "redis-tools")?.display());
+    println!("openssl: {}", packages::program("openssl", "openssl")?.display());
+    println!("mosquitto: {}", packages::program("mosquitto", "mosquitto")?.display());
+    println!("mosquitto_pub: {}", packages::program("mosquitto_pub", "mosquitto-clients")?.display());
     println!("node: {}", packages::program("node", "nodejs")?.display());
     println!("uvicorn, gunicorn: {}", tools::python_programs("tests/strictness/origins/requirements.txt")?.display());
     println!("cargo-deny: {}", tools::installed("cargo-deny", CARGO_DENY)?.display());

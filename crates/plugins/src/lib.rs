@@ -9,7 +9,8 @@
 //! - A hook neither parses configuration nor compiles a pattern; all of that happens in `compile`.
 //! - State of the node (counters, files, metrics) lives in [`milecastle_plugin_api::Shared`], so it outlives snapshots.
 //!
-//! Deliberately absent: the planes, sockets, and any way from one plugin into another.
+//! Deliberately absent: the planes, sockets but for those that loggers send on, from threads of their own, and any way from one
+//! plugin into another.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod auth;
@@ -21,6 +22,7 @@ mod log_entry;
 // Plugins of sessions alone.
 mod limit_conn;
 mod mqtt_proxy;
+mod syslog;
 mod traffic_split;
 
 use milecastle_plugin_api::PluginDef;
@@ -59,6 +61,7 @@ stream_plugins! {
     limit_conn,
     mqtt_proxy,
     prometheus,
+    syslog,
     traffic_split,
 }
 

@@ -7,17 +7,14 @@ use std::net::Shutdown;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_pass_both_ways_and_so_does_each_end() {
-    let gateway = Gateway::plain();
-    let at = gateway.at("TCP");
+    let gateway = Gateway::start(&[json!("127.0.0.1:0"), json!("127.0.0.1:0")], &[], &[]);
+    let (one, two) = (gateway.all("TCP")[0], gateway.all("TCP")[1]);
     // Answers only when it has read all there is: the client's end of sending has come through, and its reading goes on.
     let counts = server(|mut stream| {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
         stream.write_all(format!("{} bytes", all.len()).as_bytes()).unwrap();
     });
-    gateway.route("1", counts, json!({})).await;
-    gateway.eventually_passes(at).await;
-    assert_eq!(talk(at, &vec![7; 3 << 20]).unwrap(), b"3145728 bytes");
     // Ends sending at once, and goes on reading.
     let (said, heard) = std::sync::mpsc::channel();
     let ends = server(move |mut stream| {
@@ -27,18 +24,15 @@ async fn bytes_pass_both_ways_and_so_does_each_end() {
         stream.read_to_end(&mut all).unwrap();
         said.send(all).unwrap();
     });
-    gateway.route("1", ends, json!({})).await;
-    let mut stream = None;
-    milecastle_testkit::eventually("the new upstream", async || {
-        let mut candidate = connect(at);
-        let mut first = [0; 17];
-        let new = candidate.read_exact(&mut first).is_ok() && &first == b"all I have to say";
-        stream = new.then_some(candidate);
-        new
-    })
-    .await;
-    let mut stream = stream.unwrap();
-    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    gateway.route("1", counts, json!({ "server_port": one.port() })).await;
+    gateway.route("2", ends, json!({ "server_port": two.port() })).await;
+    gateway.eventually_passes(one).await;
+    gateway.eventually_passes(two).await;
+    assert_eq!(talk(one, &vec![7; 3 << 20]).unwrap(), b"3145728 bytes");
+    let mut stream = connect(two);
+    let mut first = Vec::new();
+    stream.read_to_end(&mut first).unwrap();
+    assert_eq!(first, b"all I have to say");
     stream.write_all(b"and I go on").unwrap();
     drop(stream);
     let mut words = std::iter::from_fn(|| heard.recv_timeout(SOON).ok());

@@ -1,6 +1,6 @@
 //! TLS that ends at the gateway, and TLS towards upstreams.
 
-use super::{Gateway, echo, with_file};
+use super::{Gateway, with_file};
 use milecastle_testkit::eventually;
 use milecastle_testkit::tls::{Authority, Identity};
 use serde_json::{Value, json};
@@ -92,12 +92,12 @@ async fn tls_towards_an_upstream_carries_the_clients_name_or_the_stock_one() {
     let behind = Gateway::start(&[json!({ "addr": "127.0.0.1:0", "tls": true })], &[], &[]);
     let names = ["a.test", "apisix_backend"];
     behind.up.put("/ssls/1", ssl(&authority.issue(&names), &names)).await;
-    behind.route("1", echo("named:"), json!({ "sni": "a.test" })).await;
-    behind.route("2", echo("stock:"), json!({ "sni": "apisix_backend" })).await;
+    behind.route("1", liner("named"), json!({ "sni": "a.test" })).await;
+    behind.route("2", liner("stock"), json!({ "sni": "apisix_backend" })).await;
     let upstream = json!({ "nodes": { behind.at("TLS").to_string(): 1 }, "scheme": "tls" });
     gateway.up.put("/stream_routes/1", json!({ "upstream": upstream })).await;
     eventually("the stock name", async || super::talk(plain, b"hello").is_ok_and(|said| said == b"stock:hello")).await;
-    assert_eq!(s_client(tls, "a.test", "hello\n", &["-ign_eof"]).unwrap_or_default(), "named:hello\n");
+    assert_eq!(s_client(tls, "a.test", "hello\n", &[]).unwrap_or_default(), "named:hello\n");
     gateway.up.stop();
     behind.up.stop();
 }

@@ -4,6 +4,8 @@
 mod answer_head;
 #[path = "../../../../tests/fuzz/checks/chunks.rs"]
 mod chunks;
+#[path = "../../../../tests/fuzz/checks/proxy_protocol.rs"]
+mod proxy_protocol;
 #[path = "../../../../tests/fuzz/checks/request_head.rs"]
 mod request_head;
 #[path = "../../../../tests/fuzz/checks/seeds.rs"]
@@ -22,4 +24,9 @@ fn seeds_of_chunks_hold() {
 #[test]
 fn seeds_of_request_head_hold() {
     seeds::replay("request_head", request_head::try_input);
+}
+
+#[test]
+fn seeds_of_proxy_protocol_hold() {
+    seeds::replay("proxy_protocol", proxy_protocol::try_input);
 }

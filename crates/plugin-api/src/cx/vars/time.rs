@@ -69,6 +69,13 @@ pub(crate) fn iso8601(at: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}+00:00")
 }
 
+/// `2026-11-22T17:05:09.250Z`, as log lines of other systems have it (RFC 3339).
+pub fn timestamp(at: SystemTime) -> String {
+    let Civil { year, month, day, hour, minute, second, .. } = Civil::at(at);
+    let millis = since_epoch(at).subsec_millis();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
 /// `22/Nov/2026:17:05:09 +0000`.
 pub(crate) fn common_log(at: SystemTime) -> String {
     let now = Civil::at(at);

@@ -130,6 +130,8 @@ async fn socket_to(addr: SocketAddr) -> io::Result<UdpSocket> {
     };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(addr).await?;
+    // The runtime has to hear of it before anything can be sent without waiting.
+    socket.writable().await?;
     Ok(socket)
 }
 
