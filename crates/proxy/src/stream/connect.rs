@@ -17,7 +17,10 @@ use std::time::Instant;
 
 /// Upstreams that stand in configurations of plugins, compiled, by the address of the one that they were made of.
 #[derive(Default)]
-pub(crate) struct InlineUpstreams(RefCell<HashMap<usize, (Weak<InlineUpstream>, Arc<CompiledUpstream>)>>);
+pub(crate) struct InlineUpstreams(RefCell<HashMap<usize, Compiled>>);
+
+/// What was compiled, and what from; that may be gone, and something else at its address.
+type Compiled = (Weak<InlineUpstream>, Arc<CompiledUpstream>);
 
 impl InlineUpstreams {
     /// `None`: it cannot be compiled, which the check of the configuration rules out.
