@@ -53,7 +53,7 @@ impl GatewayNode {
             stream_registry(settings.stream_plugins.as_deref(), settings.plugin_attr.to_json(), shared.clone(), secrets)
         });
         let compiler = Compiler::new(registry.clone(), router_mode(settings));
-        let compiler = Arc::new(match streams {
+        let compiler = Arc::new(match streams.clone() {
             Some(streams) => compiler.with_streams(streams),
             None => compiler,
         });
@@ -85,6 +85,7 @@ impl GatewayNode {
                 current: first.clone(),
                 health: health.clone(),
                 registry,
+                streams,
                 metrics,
                 counters: counters.clone(),
                 upstream_health: upstream_health.clone(),

@@ -27,6 +27,8 @@ pub struct SideParts {
     pub health: Arc<Health>,
     /// The enabled plugins.
     pub registry: Arc<Registry>,
+    /// The enabled plugins of TCP and UDP sessions, where those are served.
+    pub streams: Option<Arc<Registry>>,
     /// The metrics of this node. Its prefix is `plugin_attr.prometheus.metric_prefix`, and plugins find the same one in
     /// the registry's [`milecastle_plugin_api::Shared`].
     pub metrics: Arc<metrics::Registry>,
@@ -73,14 +75,24 @@ impl SideServers {
     /// # Errors
     /// An address is taken, or a metric's name.
     pub async fn start(settings: &Settings, parts: SideParts) -> Result<Self, SideError> {
-        let SideParts { current, health, registry, metrics, counters, upstream_health, node, facts, access_log } =
-            parts;
+        let SideParts {
+            current,
+            health,
+            registry,
+            streams,
+            metrics,
+            counters,
+            upstream_health,
+            node,
+            facts,
+            access_log,
+        } = parts;
         let apisix = &settings.apisix;
         let addr = apisix.status.socket();
         let status = status::serve(addr, health).await.map_err(fault("apisix.status.port", addr))?;
         let control = if apisix.enable_control {
             let addr = apisix.control.socket();
-            let api = ControlApi::new(in_force(current.clone()), upstream_health.clone(), registry);
+            let api = ControlApi::new(in_force(current.clone()), upstream_health.clone(), registry, streams);
             Some(control_api::serve(addr, api).await.map_err(fault("apisix.control.port", addr))?)
         } else {
             None
@@ -166,6 +178,7 @@ mod tests {
             current: Arc::default(),
             health: Arc::new(Health::new(2)),
             registry: registry.clone(),
+            streams: None,
             metrics: Arc::new(metrics::Registry::new("gw_", 2)),
             counters: Arc::new(Counters::new(2)),
             upstream_health: Arc::default(),

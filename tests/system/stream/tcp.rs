@@ -155,3 +155,41 @@ async fn a_silent_session_ends_and_one_that_speaks_does_not() {
     assert_eq!(reading.join().unwrap().unwrap(), 0);
     gateway.up.stop();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_down_is_taken_out_and_comes_back() {
+    let mut gateway = Gateway::plain();
+    gateway.up.process.announce("is unhealthy");
+    gateway.up.process.announce("could not be connected");
+    let (at, down) = (gateway.at("TCP"), nowhere());
+    let active = json!({ "type": "tcp", "healthy": { "interval": 1, "successes": 1 },
+        "unhealthy": { "interval": 1, "tcp_failures": 1 } });
+    let nodes = json!({ down.to_string(): 1, echo("up:").to_string(): 1 });
+    let upstream = json!({ "nodes": nodes, "scheme": "tcp", "retries": 0, "checks": { "active": active } });
+    gateway.up.put("/stream_routes/1", json!({ "upstream": upstream })).await;
+    gateway.eventually_passes(at).await;
+    let status = |port: u16, status: &'static str| {
+        let control = gateway.up.control;
+        async move {
+            let target = "/v1/healthcheck/stream_routes/1";
+            let shown = milecastle_testkit::Call::get(target).to(control).await.unwrap().json().unwrap();
+            let nodes = shown["nodes"].as_array().cloned().unwrap_or_default();
+            nodes.iter().any(|node| node["port"] == port && node["status"] == status)
+        }
+    };
+    milecastle_testkit::eventually("the node is taken out", async || status(down.port(), "unhealthy").await).await;
+    assert!((0..20).all(|_| talk(at, b"x").is_ok_and(|said| said == b"up:x")));
+    let back = std::net::TcpListener::bind(down).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in back.incoming().map_while(Result::ok) {
+            let mut all = Vec::new();
+            drop(stream.read_to_end(&mut all));
+            drop(stream.write_all(b"back"));
+        }
+    });
+    milecastle_testkit::eventually("it comes back", async || {
+        (0..4).any(|_| talk(at, b"x").is_ok_and(|said| said == b"back"))
+    })
+    .await;
+    gateway.up.stop();
+}

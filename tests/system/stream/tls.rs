@@ -54,6 +54,7 @@ async fn sessions_are_told_apart_by_server_name() {
     assert_eq!(ask("y.b.a.test"), "narrow:hello\n");
     assert_eq!(ask("y.a.test"), "wide:hello\n");
     assert_eq!(ask("other.test"), "any:hello\n", "routes without a name come last");
+    assert_eq!(s_client(at, "other.test", "hello\n", &["-alpn", "mqtt"]).unwrap_or_default(), "any:hello\n");
     assert_eq!(s_client(at, "unknown.test", "hello\n", &[]), None, "there is no certificate");
     gateway.up.stop();
 }

@@ -4,6 +4,7 @@
 //! gathered by number and age; what comes out of that is gathered by size, and then sent.
 
 use super::config::{Config, SockType};
+use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -42,11 +43,10 @@ struct Settings {
 
 #[derive(Default)]
 struct Queue {
-    lines: Vec<String>,
+    /// Each with the time at which it came.
+    lines: VecDeque<(Instant, String)>,
     /// Lines that the thread has taken and not dealt with yet.
     taken: usize,
-    first: Option<Instant>,
-    last: Option<Instant>,
     discarded: u64,
     complained: Option<Instant>,
     closed: bool,
@@ -91,9 +91,7 @@ impl Sender {
             }
             return;
         }
-        queue.lines.push(line);
-        queue.first.get_or_insert(now);
-        queue.last = Some(now);
+        queue.lines.push_back((now, line));
         drop(queue);
         self.shared.wake.notify_one();
         self.started.get_or_init(|| {
@@ -150,13 +148,15 @@ impl Courier {
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let now = Instant::now();
-            let due = queue.last.map(|last| last + settings.inactive_timeout);
-            let due = due.into_iter().chain(queue.first.map(|first| first + settings.buffer_duration)).min();
-            if queue.closed || queue.lines.len() >= settings.batch_max_size || due.is_some_and(|due| due <= now) {
-                let lines = std::mem::take(&mut queue.lines);
+            let idle = queue.lines.back().map(|(last, _)| *last + settings.inactive_timeout);
+            let old = queue.lines.front().map(|(first, _)| *first + settings.buffer_duration);
+            let due = idle.into_iter().chain(old).min();
+            let full = queue.lines.len() >= settings.batch_max_size;
+            if queue.closed || full || due.is_some_and(|due| due <= now) {
+                let count = queue.lines.len().min(settings.batch_max_size);
+                let lines: Vec<String> = queue.lines.drain(..count).map(|(_, line)| line).collect();
                 queue.taken = lines.len();
-                (queue.first, queue.last) = (None, None);
-                return (lines, queue.closed);
+                return (lines, queue.closed && queue.lines.is_empty());
             }
             let wake = &self.shared.wake;
             queue = match due {
