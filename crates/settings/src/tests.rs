@@ -5,7 +5,7 @@ use crate::*;
 const NO_VARIABLES: [(String, String); 0] = [];
 const KNOWN: Known<'_> = Known {
     plugins: &["key-auth", "limit-count", "redirect"],
-    stream_plugins: &["ip-restriction", "limit-conn"],
+    stream_plugins: &["ip-restriction", "limit-conn", "prometheus"],
     group_token,
     secret_files: false,
 };
@@ -82,6 +82,10 @@ fn faults_of_stream_settings() {
         ("apisix: {stream_proxy: {udp: [9000-8000]}}", "apisix.stream_proxy.udp[0]"),
         ("apisix: {stream_proxy: {udp: [53, '127.0.0.1:53']}}", "apisix.stream_proxy.udp"),
         ("stream_plugins: [key-auth]", "stream_plugins[0]"),
+        (
+            "{stream_plugins: [prometheus], plugin_attr: {prometheus: {enable_export_server: false}}}",
+            "stream_plugins[0]: needs",
+        ),
         ("timeouts: {proxy_protocol: 0s}", "timeouts.proxy_protocol"),
     ] {
         let found = faults::<GatewayFile>(text);

@@ -1,6 +1,7 @@
 //! The TCP and UDP proxy through the real binary (`docs/stream.md`).
 
 mod changes;
+mod plugins;
 mod proxy_protocol;
 mod servers;
 mod tcp;

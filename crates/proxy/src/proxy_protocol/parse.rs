@@ -161,7 +161,10 @@ fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
 mod tests {
     use super::*;
 
-    fn check(bytes: &[u8], expected: Result<Option<(Option<(&str, &str)>, usize)>, Malformed>) {
+    /// Addresses of client and destination, and how long the header is.
+    type Expected<'t> = (Option<(&'t str, &'t str)>, usize);
+
+    fn check(bytes: &[u8], expected: Result<Option<Expected<'_>>, Malformed>) {
         let found = parse(bytes);
         let pair = |(from, to): (&str, &str)| (from.parse().unwrap(), to.parse().unwrap());
         let expected = expected.map(|header| header.map(|(a, len)| Header { addresses: a.map(pair), len }));

@@ -152,6 +152,10 @@ impl Gateway {
         self.nginx_config.http.check(&mut checks.at("nginx_config.http"));
         for (i, name) in self.stream_plugins.iter().flatten().enumerate() {
             checks.stream_plugin(&format!("stream_plugins[{i}]"), name);
+            if name == "prometheus" && !self.plugin_attr.prometheus.enable_export_server {
+                let text = "needs `plugin_attr.prometheus.enable_export_server`, which alone shows metrics of sessions";
+                checks.fault(&format!("stream_plugins[{i}]"), text);
+            }
         }
         for (i, name) in self.plugins.iter().flatten().enumerate() {
             checks.plugin(&format!("plugins[{i}]"), name);
