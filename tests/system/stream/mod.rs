@@ -83,14 +83,18 @@ impl Gateway {
 
 /// A connection whose reads end.
 fn connect(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream
+    try_connect(to).unwrap()
+}
+
+fn try_connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(SOON))?;
+    Ok(stream)
 }
 
 /// Sends all, says that it is all, and reads to the end.
 fn talk(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = connect(to);
+    let mut stream = try_connect(to)?;
     stream.write_all(bytes)?;
     stream.shutdown(Shutdown::Write)?;
     let mut said = Vec::new();
