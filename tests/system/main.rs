@@ -23,6 +23,7 @@ mod restored;
 mod roles;
 mod rolling;
 mod start_up;
+mod stream;
 mod strictness;
 mod tunnels;
 mod unreachable;

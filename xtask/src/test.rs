@@ -79,6 +79,11 @@ fn tools(_: &Options) -> Result<()> {
     println!("nginx: {}", packages::program("nginx", "nginx")?.display());
     println!("dnsmasq: {}", packages::program("dnsmasq", "dnsmasq-base")?.display());
     println!("ip: {}", packages::program("ip", "iproute2")?.display());
+    println!("redis: {}", packages::program("redis-server", "redis-server")?.display());
+    println!("redis-cli: {}", packages::program("redis-cli", "redis-tools")?.display());
+    println!("openssl: {}", packages::program("openssl", "openssl")?.display());
+    println!("mosquitto: {}", packages::program("mosquitto", "mosquitto")?.display());
+    println!("mosquitto_pub: {}", packages::program("mosquitto_pub", "mosquitto-clients")?.display());
     println!("node: {}", packages::program("node", "nodejs")?.display());
     let strictness = tools::python_programs("python", "tests/strictness/origins/requirements.txt")?;
     println!("uvicorn, gunicorn: {}", strictness.display());

@@ -1,5 +1,6 @@
 //! The control plane's part of a process.
 
+use crate::gateway::stream_registry;
 use anyhow::Context;
 use milecastle_control::dpm::{DpManager, DpParts, Nodes};
 use milecastle_control::{
@@ -7,7 +8,7 @@ use milecastle_control::{
 };
 use milecastle_matching::RouterMode;
 use milecastle_plugin_api::{NoSecrets, Registry, Shared};
-use milecastle_settings::{Database, Replica, Sealing, Time};
+use milecastle_settings::{Database, ProxyMode, Replica, Sealing, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{KeySource, OpenError, SealingKey, Store, StoreError, Tuning, warn_if_open_to_others};
 use milecastle_telemetry::metrics;
@@ -38,6 +39,9 @@ pub(crate) struct ControlSettings<'a> {
     pub dp_manager: Option<&'a milecastle_settings::DpManager>,
     pub plugin_attr: serde_json::Map<String, serde_json::Value>,
     pub plugins: Option<&'a [String]>,
+    /// What the gateways serve.
+    pub proxy_mode: ProxyMode,
+    pub stream_plugins: Option<&'a [String]>,
     pub router: RouterMode,
 }
 
@@ -73,14 +77,7 @@ impl ControlPlane {
         };
         let dashboard = match opening {
             Some(opening) => {
-                let registry = Registry::new(
-                    milecastle_plugins::ALL,
-                    settings.plugins,
-                    settings.plugin_attr,
-                    Arc::new(Shared::default()),
-                    Arc::new(NoSecrets),
-                );
-                let compiler = Arc::new(Compiler::new(Arc::new(registry), settings.router));
+                let compiler = Arc::new(compiler(&settings));
                 let (state, nodes, metrics) = (state.clone(), nodes.clone(), metrics.clone());
                 let parts = Parts { state, nodes, compiler, metrics, clock: Clock::system() };
                 Some(opening.serve(parts).await?)
@@ -217,6 +214,18 @@ async fn try_connect(
         Ok((Arc::new(state), membership))
     };
     Ok(connected.await)
+}
+
+/// Judges what is written, as the nodes build it.
+fn compiler(settings: &ControlSettings<'_>) -> Compiler {
+    let (attrs, shared) = (&settings.plugin_attr, Arc::new(Shared::default()));
+    let enabled = settings.plugins;
+    let registry = Registry::new(milecastle_plugins::ALL, enabled, attrs.clone(), shared.clone(), Arc::new(NoSecrets));
+    let compiler = Compiler::new(Arc::new(registry), settings.router);
+    if !settings.proxy_mode.stream() {
+        return compiler;
+    }
+    compiler.with_streams(stream_registry(settings.stream_plugins, attrs.clone(), shared, Arc::new(NoSecrets)))
 }
 
 /// Sees to the first Admin key, unless the settings have one.

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use milecastle_matching::RouterMode;
-use milecastle_plugin_api::{NodeFacts, Registry, Shared};
+use milecastle_plugin_api::{NodeFacts, Registry, Secrets, Shared, Subsystem};
 use milecastle_proxy::node::{Node, NodeConfig};
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
@@ -41,14 +41,22 @@ impl GatewayNode {
             Arc::new(metrics::Registry::new(&settings.plugin_attr.prometheus.metric_prefix, config.workers()));
         let shared = Arc::new(Shared::default());
         shared.put(metrics.clone());
+        let secrets = Arc::new(EnvironmentSecrets);
         let registry = Arc::new(Registry::new(
             milecastle_plugins::ALL,
             settings.plugins.as_deref(),
             settings.plugin_attr.to_json(),
             shared.clone(),
-            Arc::new(EnvironmentSecrets),
+            secrets.clone(),
         ));
-        let compiler = Arc::new(Compiler::new(registry.clone(), router_mode(settings)));
+        let streams = settings.apisix.proxy_mode.stream().then(|| {
+            stream_registry(settings.stream_plugins.as_deref(), settings.plugin_attr.to_json(), shared.clone(), secrets)
+        });
+        let compiler = Compiler::new(registry.clone(), router_mode(settings));
+        let compiler = Arc::new(match streams.clone() {
+            Some(streams) => compiler.with_streams(streams),
+            None => compiler,
+        });
 
         let first: Arc<OnceLock<Arc<Current>>> = Arc::default();
         let arrived = Arc::new(Notify::new());
@@ -80,6 +88,7 @@ impl GatewayNode {
                 current: first.clone(),
                 health: health.clone(),
                 registry,
+                streams,
                 metrics,
                 counters: counters.clone(),
                 upstream_health: upstream_health.clone(),
@@ -111,8 +120,7 @@ impl GatewayNode {
 
     /// Listening addresses with what they are.
     pub(crate) fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        let traffic =
-            self.gateway.local_addrs().iter().map(|local| (if local.tls { "HTTPS" } else { "HTTP" }, local.addr));
+        let traffic = self.gateway.local_addrs().iter().map(|local| (local.name(), local.addr));
         let status = std::iter::once(("status", self.side.status_addr()));
         let control = self.side.control_addr().map(|address| ("control API", address));
         let metrics = self.side.metrics_addr().map(|address| ("Prometheus", address));
@@ -166,6 +174,21 @@ pub(crate) fn router_mode(settings: &Settings) -> RouterMode {
         HttpRouter::RadixtreeUri => RouterMode::Uri,
         HttpRouter::RadixtreeUriWithParameter => RouterMode::UriWithParameter,
     }
+}
+
+/// Plugins of TCP and UDP sessions that are enabled unless the settings say otherwise (`docs/spec/stream.md` §1).
+const STREAM_PLUGINS: [&str; 5] = ["ip-restriction", "limit-conn", "mqtt-proxy", "syslog", "traffic-split"];
+
+/// The plugins of TCP and UDP sessions.
+pub(crate) fn stream_registry(
+    enabled: Option<&[String]>,
+    attrs: serde_json::Map<String, serde_json::Value>,
+    shared: Arc<Shared>,
+    secrets: Arc<dyn Secrets>,
+) -> Arc<Registry> {
+    let enabled = enabled.map_or_else(|| STREAM_PLUGINS.map(str::to_owned).to_vec(), <[String]>::to_vec);
+    let defs = milecastle_plugins::STREAM;
+    Arc::new(Registry::of(Subsystem::Stream, defs, Some(&enabled), attrs, shared, secrets))
 }
 
 fn node_config(settings: &Settings, facts: &NodeFacts) -> NodeConfig {

@@ -68,6 +68,8 @@ fn settings<'a>(replica: &'a Replica, (dashboard, dp_manager): RoleSettings<'a>)
         dp_manager,
         plugin_attr: PluginAttr::default().to_json(),
         plugins: None,
+        proxy_mode: dashboard.map(|dashboard| dashboard.admin.proxy_mode).unwrap_or_default(),
+        stream_plugins: dashboard.and_then(|dashboard| dashboard.admin.stream_plugins.as_deref()),
         router: gateway::router_mode(&Gateway::default()),
     }
 }

@@ -66,6 +66,8 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
         dp_manager: Some(&settings.dp_manager),
         plugin_attr: settings.gateway.plugin_attr.to_json(),
         plugins: settings.gateway.plugins.as_deref(),
+        proxy_mode: settings.gateway.apisix.proxy_mode,
+        stream_plugins: settings.gateway.stream_plugins.as_deref(),
         router: gateway::router_mode(&settings.gateway),
     })
     .await?;

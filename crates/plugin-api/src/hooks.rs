@@ -2,6 +2,7 @@
 //!
 //! Phases and their order: `docs/spec/plugins/_phases.md` §1.
 
+use crate::stream::{OnPreread, OnSessionLog};
 use crate::{Flow, RequestCx};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -85,6 +86,8 @@ pub struct HookSet {
     pub(crate) log: Option<Arc<dyn OnLog>>,
     /// The hook of `log` reads the fields of the answer's head.
     pub(crate) logs_head: bool,
+    pub(crate) preread: Option<Arc<dyn OnPreread>>,
+    pub(crate) session_log: Option<Arc<dyn OnSessionLog>>,
 }
 
 /// Lists the phases of a plugin. A phase can be listed only if its trait is implemented.
@@ -169,6 +172,26 @@ impl<P: 'static> Hooks<P> {
         P: OnLog,
     {
         self.log_reading_head(|_| true)
+    }
+
+    /// Takes part in `preread` of TCP and UDP sessions.
+    #[must_use]
+    pub fn preread(mut self) -> Self
+    where
+        P: OnPreread,
+    {
+        self.on.preread = Some(self.plugin.clone());
+        self
+    }
+
+    /// Takes part in `log` of TCP and UDP sessions.
+    #[must_use]
+    pub fn session_log(mut self) -> Self
+    where
+        P: OnSessionLog,
+    {
+        self.on.session_log = Some(self.plugin.clone());
+        self
     }
 
     /// Takes part in `log`, and says of an instance whether it reads the fields of the answer there (`cx.response.headers`,

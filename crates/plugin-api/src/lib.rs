@@ -27,6 +27,7 @@ mod reference;
 mod registry;
 mod schema;
 mod shared;
+pub mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -37,7 +38,7 @@ pub use chain::{Chain, HookPanicked};
 pub use consumer::{Consumer, CredentialMatch};
 pub use cx::{
     Attempt, Body, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME, CREDENTIAL_IDENTIFIER, ClientConn, Lists, Request, RequestCx,
-    Response, ResponseSource, RouteInfo, Scheme, Timing, TlsInfo, Upstream, VarValue,
+    Response, ResponseSource, RouteInfo, Scheme, Timing, TlsInfo, Upstream, VarValue, timestamp,
 };
 pub use def::{
     Auth, BodyNeed, BodyNeeds, BuildCx, ConfigError, CredentialPlaces, Example, Metadata, Owner, Plugin, PluginDef,
@@ -49,7 +50,7 @@ pub use hooks::{
 };
 pub use meta::Meta;
 pub use reference::reference_page;
-pub use registry::{Built, CompiledMetadata, Placement, Registry};
+pub use registry::{Built, CompiledMetadata, Placement, Registry, Subsystem};
 pub use schema::schema_of;
 pub use shared::{NoSecrets, Secrets, Shared};
 pub use view::{NodeFacts, View};

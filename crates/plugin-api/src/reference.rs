@@ -4,8 +4,9 @@ use crate::def::PluginDef;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
-/// The reference page of a plugin, in Markdown: what it is, its attributes, its examples.
-pub fn reference_page(def: &PluginDef) -> String {
+/// The reference page of a plugin, in Markdown: what it is, its attributes, its examples. `stream` is the plugin of the same
+/// name for TCP and UDP sessions, if it is not the plugin itself.
+pub fn reference_page(def: &PluginDef, stream: Option<&PluginDef>) -> String {
     let schema = (def.schema)();
     let mut page = format!("# {}\n\n", def.name);
     if let Some(about) = schema["description"].as_str() {
@@ -29,6 +30,15 @@ pub fn reference_page(def: &PluginDef) -> String {
     if !def.examples.is_empty() {
         page.push_str("\n## Examples\n");
         for example in def.examples {
+            line(&mut page, format_args!("\n{}:\n\n```json\n{}\n```", example.title, example.json.trim()));
+        }
+    }
+    if let Some(stream) = stream {
+        let schema = (stream.schema)();
+        page.push_str("\n## On stream routes\n\n");
+        line(&mut page, format_args!("{}", schema["description"].as_str().unwrap_or_default()));
+        section(&mut page, "Attributes on a stream route", &schema);
+        for example in stream.examples {
             line(&mut page, format_args!("\n{}:\n\n```json\n{}\n```", example.title, example.json.trim()));
         }
     }

@@ -24,6 +24,25 @@ pub enum Placement {
     Credential,
 }
 
+/// What plugins take part in. One name may stand for a plugin in each, with a configuration of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subsystem {
+    /// HTTP requests.
+    Http,
+    /// TCP and UDP sessions.
+    Stream,
+}
+
+impl Subsystem {
+    /// What is wrong with a plugin's configuration, in the words of `docs/spec/admin-api.md` §11.1.
+    fn explain(self, plugin: &str, fault: &str) -> String {
+        match self {
+            Self::Http => format!("failed to check the configuration of plugin {plugin} err: {fault}"),
+            Self::Stream => format!("failed to check the configuration of stream plugin [{plugin}]: {fault}"),
+        }
+    }
+}
+
 /// A plugin compiled for one object. Cloning shares it.
 #[derive(Clone)]
 pub struct Built {
@@ -113,6 +132,7 @@ type CacheKey = (&'static str, u64, Option<Owner>);
 
 /// The enabled plugins and what compiling them needs. One for each process and group.
 pub struct Registry {
+    subsystem: Subsystem,
     entries: HashMap<&'static str, Entry>,
     by_priority: Vec<&'static PluginDef>,
     attrs: Map<String, Value>,
@@ -123,13 +143,28 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry of the plugins of `defs` whose names `enabled` lists (all, if it is `None`).
+    /// A registry of HTTP plugins: [`Self::of`].
+    ///
+    /// # Panics
+    /// As [`Self::of`].
+    pub fn new(
+        defs: &[&'static PluginDef],
+        enabled: Option<&[String]>,
+        attrs: Map<String, Value>,
+        shared: Arc<Shared>,
+        secrets: Arc<dyn Secrets>,
+    ) -> Self {
+        Self::of(Subsystem::Http, defs, enabled, attrs, shared, secrets)
+    }
+
+    /// A registry of the plugins of `defs`, which are all of one subsystem, whose names `enabled` lists (all, if it is `None`).
     ///
     /// `attrs` is `plugin_attr` of the static configuration.
     ///
     /// # Panics
     /// If a plugin's own schema is no schema; a test of the built-in plugins keeps that from happening.
-    pub fn new(
+    pub fn of(
+        subsystem: Subsystem,
         defs: &[&'static PluginDef],
         enabled: Option<&[String]>,
         attrs: Map<String, Value>,
@@ -152,7 +187,7 @@ impl Registry {
                 (def.name, entry)
             })
             .collect();
-        Self { entries, by_priority, attrs, shared, secrets, instances: Mutex::default() }
+        Self { subsystem, entries, by_priority, attrs, shared, secrets, instances: Mutex::default() }
     }
 
     /// The enabled plugins, highest priority first.
@@ -271,10 +306,8 @@ impl Registry {
     ) -> Result<Option<Built>, Vec<ConfigError>> {
         let def = entry.def;
         let explain = |faults: Vec<ConfigError>| {
-            let explained = |fault: ConfigError| ConfigError {
-                message: format!("failed to check the configuration of plugin {} err: {}", def.name, fault.message),
-                ..fault
-            };
+            let explained =
+                |fault: ConfigError| ConfigError { message: self.subsystem.explain(def.name, &fault.message), ..fault };
             faults.into_iter().map(explained).collect::<Vec<_>>()
         };
         let credential = request.placement != Placement::Object && entry.consumer_schema.is_some();

@@ -9,7 +9,8 @@
 //! - A hook neither parses configuration nor compiles a pattern; all of that happens in `compile`.
 //! - State of the node (counters, files, metrics) lives in [`milecastle_plugin_api::Shared`], so it outlives snapshots.
 //!
-//! Deliberately absent: the planes, sockets, and any way from one plugin into another.
+//! Deliberately absent: the planes, sockets but for those that loggers send on, from threads of their own, and any way from one
+//! plugin into another.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod auth;
@@ -17,6 +18,12 @@ mod capture;
 mod decode;
 mod headers;
 mod log_entry;
+
+// Plugins of sessions alone.
+mod limit_conn;
+mod mqtt_proxy;
+mod syslog;
+mod traffic_split;
 
 use milecastle_plugin_api::PluginDef;
 
@@ -39,6 +46,23 @@ plugins! {
     proxy_rewrite,
     request_id,
     response_rewrite,
+}
+
+/// Declares [`STREAM`]. One line a plugin, sorted.
+macro_rules! stream_plugins {
+    ($($module:ident),* $(,)?) => {
+        /// The built-in plugins of TCP and UDP sessions, by name. Some share name and folder with one of requests.
+        pub static STREAM: &[&PluginDef] = &[$(&$module::STREAM),*];
+    };
+}
+
+stream_plugins! {
+    ip_restriction,
+    limit_conn,
+    mqtt_proxy,
+    prometheus,
+    syslog,
+    traffic_split,
 }
 
 pub use file_logger::reopen as reopen_log_files;

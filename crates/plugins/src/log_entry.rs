@@ -3,7 +3,8 @@
 use crate::capture::Bodies;
 use http::HeaderMap;
 use milecastle_matching::{Lookup, Var, VarName};
-use milecastle_plugin_api::{RequestCx, query};
+use milecastle_plugin_api::stream::StreamCx;
+use milecastle_plugin_api::{RequestCx, RouteInfo, query};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Number, Value, json};
@@ -53,6 +54,18 @@ impl Format {
         }
     }
 
+    /// The format of sessions, which have no default entry.
+    pub(crate) fn custom(log_format: Option<Value>) -> Self {
+        Self { custom: log_format.map(|value| members(value, 1)), extra: None }
+    }
+
+    /// The entry of a session; `None` if there is no format for it.
+    pub(crate) fn of_session(&self, cx: &StreamCx) -> Option<Map<String, Value>> {
+        let mut entry = resolve(self.custom.as_ref()?, cx);
+        put_route(&mut entry, cx.route.as_deref());
+        Some(entry)
+    }
+
     /// The format of a plugin's metadata, where an empty object counts as none.
     pub(crate) fn of_metadata(config: FormatConfig) -> Self {
         let Self { custom, extra } = Self::new(config);
@@ -87,12 +100,7 @@ pub(crate) fn entry<P>(cx: &RequestCx, own: &Format, metadata: Option<&Format>, 
     let custom = own.custom.as_ref().or_else(|| metadata?.custom.as_ref());
     if let Some(custom) = custom {
         let mut entry = resolve(custom, &vars);
-        if let Some(route) = &cx.route {
-            entry.insert("route_id".into(), (*route.id).into());
-            if let Some(service) = &route.service_id {
-                entry.insert("service_id".into(), (**service).into());
-            }
-        }
+        put_route(&mut entry, cx.route.as_deref());
         return Value::Object(entry);
     }
     let mut entry = default(&vars);
@@ -102,6 +110,16 @@ pub(crate) fn entry<P>(cx: &RequestCx, own: &Format, metadata: Option<&Format>, 
         }
     }
     Value::Object(entry)
+}
+
+/// Names the route and its service in an entry that an operator made up.
+fn put_route(entry: &mut Map<String, Value>, route: Option<&RouteInfo>) {
+    if let Some(route) = route {
+        entry.insert("route_id".into(), (*route.id).into());
+        if let Some(service) = &route.service_id {
+            entry.insert("service_id".into(), (**service).into());
+        }
+    }
 }
 
 /// The request's variables, with the bodies as this logger has them.
@@ -121,7 +139,7 @@ impl Lookup for EntryVars<'_> {
     }
 }
 
-fn resolve(members: &Members, vars: &EntryVars<'_>) -> Map<String, Value> {
+fn resolve(members: &Members, vars: &dyn Lookup) -> Map<String, Value> {
     let mut resolved = Map::new();
     for (name, node) in members {
         let value = match node {

@@ -1,39 +1,53 @@
 //! Rules that hold for all built-in plugins.
 
-use crate::ALL;
+use crate::{ALL, STREAM};
+use milecastle_plugin_api::PluginDef;
 use milecastle_plugin_api::testing::Setup;
 use milecastle_plugin_api::{Placement, reference_page};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
+/// Every plugin, with the one of the same name for sessions beside that for requests.
+fn all() -> Vec<(&'static PluginDef, Option<&'static PluginDef>)> {
+    let of_name = |name: &str| STREAM.iter().copied().find(|def| def.name == name);
+    let alone = STREAM.iter().filter(|def| ALL.iter().all(|other| other.name != def.name));
+    ALL.iter().map(|def| (*def, of_name(def.name))).chain(alone.map(|def| (*def, None))).collect()
+}
+
 #[test]
-fn the_list_is_sorted_and_has_every_folder() {
-    let names: Vec<&str> = ALL.iter().map(|def| def.name).collect();
-    assert!(names.is_sorted());
+fn the_lists_are_sorted_and_have_every_folder() {
+    for list in [ALL, STREAM] {
+        assert!(list.iter().map(|def| def.name).is_sorted());
+    }
     let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap().filter_map(|entry| {
         let entry = entry.unwrap();
         entry.file_type().unwrap().is_dir().then(|| entry.file_name().into_string().unwrap().replace('_', "-"))
     });
-    assert_eq!(folders.collect::<BTreeSet<_>>(), names.iter().map(|name| (*name).to_owned()).collect());
+    assert_eq!(folders.collect::<BTreeSet<_>>(), all().iter().map(|(def, _)| def.name.to_owned()).collect());
 }
 
 #[test]
 fn priorities_are_the_specified_ones() {
     let table = include_str!("../../../docs/spec/plugins/_phases.md");
-    for def in ALL {
-        assert!(table.contains(&format!("\n| {} | {} |", def.name, def.priority)), "{}", def.name);
+    let (requests, sessions) = table.split_once("## 10. Stream (L4)").unwrap();
+    for (list, table) in [(ALL, requests), (STREAM, sessions)] {
+        for def in list {
+            assert!(table.contains(&format!("\n| {} | {} |", def.name, def.priority)), "{}", def.name);
+        }
     }
 }
 
 #[test]
 fn examples_are_accepted() {
-    for def in ALL {
-        assert!(def.examples.len() >= 2, "{}", def.name);
-        for example in def.examples {
-            let config: Value = serde_json::from_str(example.json).unwrap();
-            let placement = if example.credential { Placement::Credential } else { Placement::Object };
-            let faults = Setup::new(ALL).faults_at("/x/1", placement, json!({ def.name: config }));
-            assert_eq!(faults, [], "{}: {}", def.name, example.title);
+    for (list, least) in [(ALL, 2), (STREAM, 1)] {
+        for def in list {
+            assert!(def.examples.len() >= least, "{}", def.name);
+            for example in def.examples {
+                let config: Value = serde_json::from_str(example.json).unwrap();
+                let placement = if example.credential { Placement::Credential } else { Placement::Object };
+                let faults = Setup::new(list).faults_at("/x/1", placement, json!({ def.name: config }));
+                assert_eq!(faults, [], "{}: {}", def.name, example.title);
+            }
         }
     }
 }
@@ -47,7 +61,7 @@ fn every_attribute_is_described() {
             check(plugin, &attribute["items"]);
         }
     }
-    for def in ALL {
+    for def in ALL.iter().chain(STREAM) {
         check(def.name, &(def.schema)());
         assert!((def.schema)()["description"].is_string(), "{}", def.name);
         if let Some(auth) = def.auth {
@@ -58,8 +72,8 @@ fn every_attribute_is_described() {
 
 #[test]
 fn reference_pages_name_every_attribute() {
-    for def in ALL {
-        let page = reference_page(def);
+    for (def, stream) in all() {
+        let page = reference_page(def, stream);
         assert!(page.starts_with(&format!("# {}\n", def.name)));
         for name in (def.schema)()["properties"].as_object().unwrap().keys() {
             assert!(page.contains(&format!("`{name}`")), "{}: {name}", def.name);
@@ -79,8 +93,8 @@ fn reference_pages_are_current() {
         std::fs::create_dir_all(folder).unwrap();
     }
     let mut names = BTreeSet::new();
-    for def in ALL {
-        let (name, page) = (format!("{}.md", def.name), reference_page(def));
+    for (def, stream) in all() {
+        let (name, page) = (format!("{}.md", def.name), reference_page(def, stream));
         let path = folder.join(&name);
         if update {
             std::fs::write(&path, &page).unwrap();

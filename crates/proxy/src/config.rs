@@ -6,7 +6,7 @@ use crate::h2_client::Http2Limits;
 use http::{HeaderName, HeaderValue};
 use milecastle_matching::{CidrError, CidrSet};
 use milecastle_plugin_api::NodeFacts;
-use milecastle_settings::{AmbiguousPath, Gateway as Settings, Peers, TlsVersion, VerifyUpstreams};
+use milecastle_settings::{AmbiguousPath, Apisix, Gateway as Settings, Peers, PortRange, TlsVersion, VerifyUpstreams};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub enum ConfigError {
     Header(String),
 }
 
-/// One address to listen on.
+/// One TCP address to listen on.
 #[derive(Debug, Clone)]
 pub(crate) struct Listen {
     pub(crate) addr: SocketAddr,
@@ -35,6 +35,34 @@ pub(crate) struct Listen {
     pub(crate) key: &'static str,
     pub(crate) tls: bool,
     pub(crate) http2: bool,
+    /// Whether clients send the PROXY protocol first.
+    pub(crate) proxy_protocol: bool,
+    pub(crate) served: Served,
+}
+
+/// What is served on a TCP listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Served {
+    Http,
+    /// Bytes as they are.
+    Stream {
+        /// Whether the PROXY protocol is sent in front of them.
+        proxy_protocol_to_upstream: bool,
+    },
+}
+
+/// What TCP and UDP sessions are held to.
+#[derive(Debug)]
+pub(crate) struct StreamLimits {
+    /// Peers whose PROXY header is believed.
+    pub(crate) real_ip_from: CidrSet,
+    /// What plugins may ask to see before a session is passed on.
+    pub(crate) preread_bytes: usize,
+    pub(crate) preread_timeout: Duration,
+    /// UDP sessions of one worker.
+    pub(crate) udp_sessions: usize,
+    /// Datagrams that wait while a session is being opened.
+    pub(crate) udp_pending: usize,
 }
 
 /// How the client's address is found behind proxies (`docs/spec/routing.md` §9).
@@ -58,6 +86,7 @@ pub(crate) struct ClientLimits {
     /// Zero: the connection is closed after each answer.
     pub(crate) keepalive_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
+    pub(crate) proxy_protocol_timeout: Duration,
     pub(crate) ping_timeout: Duration,
     /// Who was answered before having sent everything may go on so long, be silent so long, and send so much.
     pub(crate) lingering_time: Duration,
@@ -93,6 +122,9 @@ pub(crate) struct TlsOffer {
 #[derive(Debug)]
 pub struct GatewayConfig {
     pub(crate) listens: Vec<Listen>,
+    /// Where datagrams are served.
+    pub(crate) udp: Vec<SocketAddr>,
+    pub(crate) stream: StreamLimits,
     pub(crate) workers: usize,
     pub(crate) client: ClientLimits,
     pub(crate) upstream: Limits,
@@ -157,25 +189,24 @@ impl GatewayConfig {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             n => usize::from(n),
         };
-        let plain = apisix.node_listen.0.iter().map(|listen| Listen {
-            addr: listen.socket(),
-            key: "apisix.node_listen",
-            tls: false,
-            http2: listen.enable_http2.unwrap_or(apisix.enable_http2),
-        });
-        let tls = apisix.ssl.listen.iter().filter(|_| apisix.ssl.enable).map(|listen| Listen {
-            addr: listen.socket(),
-            key: "apisix.ssl.listen",
-            tls: true,
-            http2: listen.enable_http2.unwrap_or(apisix.enable_http2),
-        });
         let server = if apisix.enable_server_tokens {
             HeaderValue::from_str(&format!("Milecastle/{}", facts.version)).ok()
         } else {
             None
         };
         Ok(Self {
-            listens: plain.chain(tls).collect(),
+            listens: listens(apisix),
+            udp: if apisix.proxy_mode.stream() { sockets(&apisix.stream_proxy.udp) } else { Vec::new() },
+            stream: StreamLimits {
+                real_ip_from: addresses(
+                    &settings.nginx_config.stream.real_ip_from,
+                    "nginx_config.stream.real_ip_from",
+                )?,
+                preread_bytes: limits.stream_preread.as_len(),
+                preread_timeout: settings.timeouts.stream_preread.get(),
+                udp_sessions: (limits.udp_sessions as usize).div_ceil(workers),
+                udp_pending: limits.udp_pending as usize,
+            },
             workers,
             client: ClientLimits {
                 header_bytes: limits.header_bytes.as_len(),
@@ -186,6 +217,7 @@ impl GatewayConfig {
                 send_timeout: http.send_timeout.get(),
                 keepalive_timeout: http.keepalive_timeout.get(),
                 handshake_timeout: settings.timeouts.tls_handshake.get(),
+                proxy_protocol_timeout: settings.timeouts.proxy_protocol.get(),
                 ping_timeout: settings.timeouts.http2_ping.get(),
                 lingering_time: settings.timeouts.lingering_time.get(),
                 lingering_timeout: settings.timeouts.lingering_timeout.get(),
@@ -275,6 +307,52 @@ impl GatewayConfig {
     pub(crate) fn patience(&self, timeouts: &milecastle_snapshot::Timeouts) -> Patience {
         Patience { send: timeouts.send, read: timeouts.read, client: self.client.body_timeout }
     }
+}
+
+/// Every TCP listener of the settings.
+fn listens(apisix: &Apisix) -> Vec<Listen> {
+    let http = |addr, key, tls, http2: Option<bool>, proxy_protocol| Listen {
+        addr,
+        key,
+        tls,
+        http2: http2.unwrap_or(apisix.enable_http2),
+        proxy_protocol,
+        served: Served::Http,
+    };
+    let mut all = Vec::new();
+    if apisix.proxy_mode.http() {
+        let plain = apisix.node_listen.0.iter();
+        all.extend(plain.map(|own| http(own.socket(), "apisix.node_listen", false, own.enable_http2, false)));
+        let tls = apisix.ssl.listen.iter().filter(|_| apisix.ssl.enable);
+        all.extend(tls.map(|own| http(own.socket(), "apisix.ssl.listen", true, own.enable_http2, false)));
+        let behind = &apisix.proxy_protocol;
+        let plain = behind.http().map(|addr| http(addr, "apisix.proxy_protocol.listen_http_port", false, None, true));
+        let tls = behind.https().map(|addr| http(addr, "apisix.proxy_protocol.listen_https_port", true, None, true));
+        all.extend(plain.into_iter().chain(tls));
+    }
+    if apisix.proxy_mode.stream() {
+        let defaults = &apisix.proxy_protocol;
+        for entry in &apisix.stream_proxy.tcp {
+            let served = Served::Stream {
+                proxy_protocol_to_upstream: entry
+                    .proxy_protocol_to_upstream
+                    .unwrap_or(defaults.enable_tcp_pp_to_upstream),
+            };
+            all.extend(entry.addr.sockets().map(|addr| Listen {
+                addr,
+                key: "apisix.stream_proxy.tcp",
+                tls: entry.tls,
+                http2: false,
+                proxy_protocol: entry.proxy_protocol.unwrap_or(defaults.enable_tcp_pp),
+                served,
+            }));
+        }
+    }
+    all
+}
+
+fn sockets(ranges: &[PortRange]) -> Vec<SocketAddr> {
+    ranges.iter().flat_map(PortRange::sockets).collect()
 }
 
 fn addresses(peers: &[Peers], key: &'static str) -> Result<CidrSet, ConfigError> {

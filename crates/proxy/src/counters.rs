@@ -5,6 +5,7 @@
 use crate::health::UpstreamHealth;
 use crate::node::TrafficFigures;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -68,6 +69,61 @@ counters! {
     health_ignored,
     /// Requests whose handling panicked outside any plugin.
     request_panics,
+    /// TCP and UDP sessions begun.
+    stream_sessions,
+    /// TCP and UDP sessions closed because no stream route takes them.
+    stream_unrouted,
+    /// TCP sessions closed because a plugin would have had to see more of them than it may.
+    stream_preread_cut,
+    /// Connections closed because the PROXY header that they have to begin with was malformed or missing.
+    bad_proxy_headers,
+    /// UDP sessions that are open.
+    udp_sessions,
+    /// Datagrams dropped because there were as many UDP sessions as there may be.
+    udp_sessions_refused,
+    /// Datagrams dropped because too many waited while their session was being opened, or a socket took no more.
+    udp_datagrams_dropped,
+}
+
+/// What one worker counts for one listener of TCP or UDP sessions. Only that worker writes.
+#[derive(Debug, Default)]
+pub(crate) struct ListenCounters {
+    pub(crate) active: Counter,
+    pub(crate) received: Counter,
+    pub(crate) sent: Counter,
+    pub(crate) upstream_sent: Counter,
+    pub(crate) upstream_received: Counter,
+}
+
+/// The counters of a listener of TCP or UDP sessions, one for each worker.
+#[derive(Debug)]
+pub(crate) struct StreamListener {
+    addr: SocketAddr,
+    workers: Vec<Arc<ListenCounters>>,
+}
+
+impl StreamListener {
+    /// Those of one worker.
+    pub(crate) fn of(&self, worker: usize) -> Arc<ListenCounters> {
+        self.workers[worker].clone()
+    }
+}
+
+/// Sums over the workers for one listener of TCP or UDP sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamTotals {
+    /// The address that is listened on.
+    pub listen: SocketAddr,
+    /// Sessions that are open.
+    pub active: u64,
+    /// Bytes from clients.
+    pub received: u64,
+    /// Bytes to clients.
+    pub sent: u64,
+    /// Bytes to upstreams.
+    pub upstream_sent: u64,
+    /// Bytes from upstreams.
+    pub upstream_received: u64,
 }
 
 /// A number that one thread changes and any may read.
@@ -78,6 +134,11 @@ impl Counter {
     /// Adds one. Not atomic as a whole: there is one writer.
     pub(crate) fn up(&self) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Adds several.
+    pub(crate) fn add(&self, number: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(number), Ordering::Relaxed);
     }
 
     /// Takes one away.
@@ -100,17 +161,54 @@ impl Counter {
 pub struct Counters {
     workers: Vec<Arc<WorkerCounters>>,
     panics: RwLock<BTreeMap<&'static str, u64>>,
+    streams: RwLock<Vec<Arc<StreamListener>>>,
 }
 
 impl Counters {
     /// Counters of a node with so many workers ([`crate::GatewayConfig::workers`]). They are there before the workers, for
     /// those who read them are.
     pub fn new(workers: usize) -> Self {
-        Self { workers: (0..workers).map(|_| Arc::default()).collect(), panics: RwLock::default() }
+        Self {
+            workers: (0..workers).map(|_| Arc::default()).collect(),
+            panics: RwLock::default(),
+            streams: RwLock::default(),
+        }
     }
 
     pub(crate) fn worker(&self, index: usize) -> Arc<WorkerCounters> {
         self.workers[index].clone()
+    }
+
+    /// Counters for a listener of TCP or UDP sessions.
+    pub(crate) fn stream_listener(&self, addr: SocketAddr) -> Arc<StreamListener> {
+        let workers = self.workers.iter().map(|_| Arc::default()).collect();
+        let listener = Arc::new(StreamListener { addr, workers });
+        self.streams.write().unwrap_or_else(PoisonError::into_inner).push(listener.clone());
+        listener
+    }
+
+    /// Sums over the workers for each address that TCP or UDP sessions are taken on; one that serves both is one.
+    pub fn streams(&self) -> Vec<StreamTotals> {
+        let mut sums: BTreeMap<SocketAddr, StreamTotals> = BTreeMap::new();
+        for listener in self.streams.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            let listen = listener.addr;
+            let sum = sums.entry(listen).or_insert(StreamTotals {
+                listen,
+                active: 0,
+                received: 0,
+                sent: 0,
+                upstream_sent: 0,
+                upstream_received: 0,
+            });
+            for worker in &listener.workers {
+                sum.active += worker.active.get();
+                sum.received += worker.received.get();
+                sum.sent += worker.sent.get();
+                sum.upstream_sent += worker.upstream_sent.get();
+                sum.upstream_received += worker.upstream_received.get();
+            }
+        }
+        sums.into_values().collect()
     }
 
     /// Sums over the workers.

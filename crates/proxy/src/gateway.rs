@@ -1,14 +1,15 @@
 //! Starting and ending the workers.
 
 use crate::balance::Averages;
-use crate::config::{GatewayConfig, Listen};
+use crate::config::{self, GatewayConfig, Listen};
 use crate::counters::Counters;
 use crate::current::Current;
 use crate::discovery::Discovery;
 use crate::health::{CheckerParts, Checkers, UpstreamHealth};
 use crate::resolve::Resolver;
+use crate::stream::{StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
-use crate::worker::{self, Door, ListenError, Node, Stage};
+use crate::worker::{self, Door, Doors, ListenError, Node, Stage};
 use milecastle_plugin_api::{NodeFacts, RequestCx};
 use milecastle_settings::VerifyUpstreams;
 use std::net::SocketAddr;
@@ -65,6 +66,38 @@ pub struct LocalAddr {
     pub addr: SocketAddr,
     /// Whether TLS is spoken there.
     pub tls: bool,
+    /// What is served there.
+    pub served: Served,
+    /// Whether clients send the PROXY protocol first.
+    pub proxy_protocol: bool,
+}
+
+/// What is served on an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// HTTP.
+    Http,
+    /// TCP sessions.
+    Tcp,
+    /// UDP sessions.
+    Udp,
+}
+
+impl LocalAddr {
+    /// What is served there, for people.
+    pub fn name(&self) -> &'static str {
+        match (self.served, self.tls, self.proxy_protocol) {
+            (Served::Http, false, false) => "HTTP",
+            (Served::Http, true, false) => "HTTPS",
+            (Served::Http, false, true) => "PROXY+HTTP",
+            (Served::Http, true, true) => "PROXY+HTTPS",
+            (Served::Tcp, false, false) => "TCP",
+            (Served::Tcp, true, false) => "TLS",
+            (Served::Tcp, false, true) => "PROXY+TCP",
+            (Served::Tcp, true, true) => "PROXY+TLS",
+            (Served::Udp, ..) => "UDP",
+        }
+    }
 }
 
 /// A running data plane.
@@ -85,13 +118,28 @@ impl Gateway {
     pub fn start(parts: GatewayParts) -> Result<Self, StartError> {
         let GatewayParts { config, facts, current, counters, upstream_health, discovery, side, on_end } = parts;
         let workers = config.workers;
-        let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
-        let mut addrs = Vec::with_capacity(config.listens.len());
+        let mut doors: Vec<Doors> = (0..workers).map(|_| Doors::default()).collect();
+        let mut addrs = Vec::with_capacity(config.listens.len() + config.udp.len());
         for listen in &config.listens {
             let (addr, sockets) = worker::listen(listen.addr, listen.key, workers)?;
-            addrs.push(LocalAddr { addr, tls: listen.tls });
+            let (served, stream) = match listen.served {
+                config::Served::Http => (Served::Http, None),
+                config::Served::Stream { proxy_protocol_to_upstream } => {
+                    let counters = counters.stream_listener(addr);
+                    (Served::Tcp, Some(StreamListen { proxy_protocol_to_upstream, counters }))
+                }
+            };
+            addrs.push(LocalAddr { addr, tls: listen.tls, served, proxy_protocol: listen.proxy_protocol });
             for (worker, socket) in doors.iter_mut().zip(sockets) {
-                worker.push(Door { listen: Listen { addr, ..listen.clone() }, socket });
+                worker.tcp.push(Door { listen: Listen { addr, ..listen.clone() }, socket, stream: stream.clone() });
+            }
+        }
+        for &addr in &config.udp {
+            let (addr, sockets) = worker::listen_udp(addr, "apisix.stream_proxy.udp", workers)?;
+            let counters = counters.stream_listener(addr);
+            addrs.push(LocalAddr { addr, tls: false, served: Served::Udp, proxy_protocol: false });
+            for (worker, socket) in doors.iter_mut().zip(sockets) {
+                worker.udp.push(UdpDoor { addr, socket, counters: counters.clone() });
             }
         }
         let resolver = Resolver::new(side.clone(), config.dns.clone());

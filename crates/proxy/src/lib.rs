@@ -32,12 +32,14 @@ mod metrics_page;
 pub mod node;
 mod node_metrics;
 mod process;
+mod proxy_protocol;
 mod request;
 mod resolve;
 mod secrets;
 mod side_http;
 mod side_servers;
 pub mod status;
+mod stream;
 mod tls;
 mod transport;
 mod upload;
@@ -48,7 +50,7 @@ pub use config::{ConfigError, GatewayConfig};
 pub use counters::{Counters, Totals};
 pub use current::Current;
 pub use discovery::{Discovery, DiscoveryError};
-pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, StartError};
+pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, Served, StartError};
 pub use health::{HealthFigures, UpstreamHealth};
 pub use secrets::EnvironmentSecrets;
 pub use side_servers::{SideError, SideParts, SideServers};
@@ -62,4 +64,8 @@ pub mod fuzzing {
         BadHead, Length, Parsing as RequestParsing, RequestHead, take_head as take_request_head,
     };
     pub use crate::h1::{Asked, ChunkError, Decoder, Framing, Head, Limits, Malformed, Parsing, Piece, take_head};
+    pub use crate::proxy_protocol::{
+        Header as ProxyHeader, MOST as LONGEST_PROXY_HEADER, Malformed as MalformedProxyHeader,
+        parse as parse_proxy_header,
+    };
 }

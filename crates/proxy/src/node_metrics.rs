@@ -46,6 +46,9 @@ pub(crate) struct NodeMetrics {
     panics: Family<Counter>,
     upstream_status: Family<Gauge>,
     discovery: DiscoveryMetrics,
+    udp_sessions: Handle<Gauge>,
+    stream_active: Family<Gauge>,
+    stream_bandwidth: Family<Counter>,
     metric_errors: Handle<Counter>,
     log_lines_dropped: Handle<Counter>,
     revision: Handle<Gauge>,
@@ -85,6 +88,19 @@ impl NodeMetrics {
             panics: labelled("plugin_panics_total", "Hooks that panicked; each ended its request with 500", "plugin")?,
             upstream_status: upstream_status(&registry, settings)?,
             discovery: DiscoveryMetrics::new(&registry)?,
+            udp_sessions: gauge("udp_sessions", "UDP sessions that are open")?,
+            stream_active: registry.gauge(
+                "stream_active_connections",
+                "TCP and UDP sessions that are open, by listener",
+                &["listen_addr"],
+                Options::default(),
+            )?,
+            stream_bandwidth: registry.counter(
+                "stream_bandwidth",
+                "Bytes of TCP and UDP sessions, by listener, direction and side",
+                &["listen_addr", "type", "side"],
+                Options::default(),
+            )?,
             metric_errors: counter(
                 "nginx_metric_errors_total",
                 "Updates of metrics that could not be counted under their own labels",
@@ -126,12 +142,29 @@ impl NodeMetrics {
         }
         self.update_upstreams(upstream_health);
         self.discovery.update(&discovery.figures());
+        self.udp_sessions.set(float(totals.udp_sessions));
+        self.update_streams(counters);
         follow(&self.metric_errors, registry.overflowed());
         follow(&self.log_lines_dropped, access_log.as_ref().map_or(0, |log| log.dropped()));
         self.update_configuration(&node(), current.get());
         let (cpu_ms, resident) = process::usage();
         self.cpu.set(float(cpu_ms) / 1000.0);
         self.memory.set(float(resident));
+    }
+
+    fn update_streams(&self, counters: &Counters) {
+        for stream in counters.streams() {
+            let listen = stream.listen.to_string();
+            self.stream_active.with(&[&listen]).set(float(stream.active));
+            for (direction, side, bytes) in [
+                ("ingress", "downstream", stream.received),
+                ("egress", "downstream", stream.sent),
+                ("egress", "upstream", stream.upstream_sent),
+                ("ingress", "upstream", stream.upstream_received),
+            ] {
+                follow(&self.stream_bandwidth.with(&[&listen, direction, side]), bytes);
+            }
+        }
     }
 
     fn update_upstreams(&self, health: &UpstreamHealth) {
@@ -289,7 +322,7 @@ fn connections(registry: &Registry) -> Result<Vec<Labelled>, MetricError> {
 }
 
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
-    let figures: [(&str, &str, Read); 14] = [
+    let figures: [(&str, &str, Read); 20] = [
         ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
         ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
         ("bad_request_heads_total", "Requests refused because their head is malformed or too large", |t| t.bad_heads),
@@ -312,6 +345,18 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
             t.health_ignored
         }),
         ("request_panics_total", "Requests whose handling panicked outside any plugin", |t| t.request_panics),
+        ("stream_sessions_total", "TCP and UDP sessions begun", |t| t.stream_sessions),
+        ("stream_unrouted_total", "TCP and UDP sessions that no stream route takes", |t| t.stream_unrouted),
+        ("stream_preread_cut_total", "TCP sessions closed because a plugin would have had to see too much", |t| {
+            t.stream_preread_cut
+        }),
+        ("bad_proxy_headers_total", "Connections closed for want of a well-formed PROXY header", |t| {
+            t.bad_proxy_headers
+        }),
+        ("udp_sessions_refused_total", "Datagrams dropped because of limits.udp_sessions", |t| t.udp_sessions_refused),
+        ("udp_datagrams_dropped_total", "Datagrams dropped because of limits.udp_pending or a full socket", |t| {
+            t.udp_datagrams_dropped
+        }),
     ];
     let register = |(name, help, read)| Ok((registry.counter(name, help, &[], Options::default())?.get(), read));
     figures.into_iter().map(register).collect()

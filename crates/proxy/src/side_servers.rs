@@ -28,6 +28,8 @@ pub struct SideParts {
     pub health: Arc<Health>,
     /// The enabled plugins.
     pub registry: Arc<Registry>,
+    /// The enabled plugins of TCP and UDP sessions, where those are served.
+    pub streams: Option<Arc<Registry>>,
     /// The metrics of this node. Its prefix is `plugin_attr.prometheus.metric_prefix`, and plugins find the same one in
     /// the registry's [`milecastle_plugin_api::Shared`].
     pub metrics: Arc<metrics::Registry>,
@@ -80,6 +82,7 @@ impl SideServers {
             current,
             health,
             registry,
+            streams,
             metrics,
             counters,
             upstream_health,
@@ -93,7 +96,8 @@ impl SideServers {
         let status = status::serve(addr, health).await.map_err(fault("apisix.status.port", addr))?;
         let control = if apisix.enable_control {
             let addr = apisix.control.socket();
-            let api = ControlApi::new(in_force(current.clone()), upstream_health.clone(), discovery.clone(), registry);
+            let (snapshot, health) = (in_force(current.clone()), upstream_health.clone());
+            let api = ControlApi::new(snapshot, health, discovery.clone(), registry, streams);
             Some(control_api::serve(addr, api).await.map_err(fault("apisix.control.port", addr))?)
         } else {
             None
@@ -180,6 +184,7 @@ mod tests {
             current: Arc::default(),
             health: Arc::new(Health::new(2)),
             registry: registry.clone(),
+            streams: None,
             metrics: Arc::new(metrics::Registry::new("gw_", 2)),
             counters: Arc::new(Counters::new(2)),
             upstream_health: Arc::default(),

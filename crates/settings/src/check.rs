@@ -21,7 +21,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "nodes take their configuration from `control_plane`; the Admin API's keys are in the dashboard's file, under `admin`",
     ),
     ("etcd", "there is no etcd: nodes take their configuration from `control_plane`"),
-    ("stream_plugins", "plugins of TCP and UDP routes are in the one list `plugins`"),
     ("worker_processes", "use the key `workers` of the gateway"),
     ("error_log_level", "use the key `log.level`"),
     ("error_log", "the log goes to standard error; see `log`"),

@@ -42,14 +42,14 @@ pub use discovery::{
 pub use dp_manager::{Certificates, DpManager, DpManagerFile, Stream};
 pub use gateway::{
     AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, HttpRouter, Limits,
-    MetricSettings, NginxConfig, NginxHttp, NodeListen, PluginAttr, Prometheus, RouterChoice, Shutdown, Ssl, SslListen,
-    State, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, UpstreamKeepalive, UpstreamPool, UpstreamTls,
-    VerifyUpstreams,
+    MetricSettings, NginxConfig, NginxHttp, NginxStream, NodeListen, PluginAttr, Prometheus, ProxyMode, ProxyProtocol,
+    RouterChoice, Shutdown, Ssl, SslListen, State, StreamProxy, TcpListen, Timeouts, TlsVersion, TlsVersions,
+    TrustedAddresses, UpstreamKeepalive, UpstreamPool, UpstreamTls, VerifyUpstreams,
 };
 pub use history::History;
 pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, Known, LoadError, load, load_with, parse};
 pub use members::Members;
 pub use replica::{ControlShutdown, Replica};
 pub use tree::Place;
-pub use units::{Peers, Size, Switch, Time, UnitError};
+pub use units::{Peers, PortRange, Size, Switch, Time, UnitError};
 pub use whole::{ControlFile, UpFile};

@@ -3,7 +3,12 @@
 use crate::*;
 
 const NO_VARIABLES: [(String, String); 0] = [];
-const KNOWN: Known<'_> = Known { plugins: &["key-auth", "limit-count", "redirect"], group_token, secret_files: false };
+const KNOWN: Known<'_> = Known {
+    plugins: &["key-auth", "limit-count", "redirect"],
+    stream_plugins: &["ip-restriction", "limit-conn", "prometheus"],
+    group_token,
+    secret_files: false,
+};
 
 fn group_token(text: &str) -> Result<(), String> {
     if text.starts_with("mc1.") { Ok(()) } else { Err("not a group token".into()) }
@@ -45,6 +50,47 @@ fn defaults_are_the_listener_table() {
     );
     assert_eq!(up.gateway.state.dir(), std::path::Path::new("milecastle-data/gateway"));
     assert_eq!(up.replica.database.dsn.unwrap().reveal(), "sqlite:milecastle-data/milecastle.db");
+}
+
+#[test]
+fn stream_listeners_take_all_forms() {
+    let file = gateway(
+        "apisix:\n  proxy_mode: http&stream\n  node_listen: 9080\n  ssl: {enable: false}\n  stream_proxy:\n    tcp: [9100, '127.0.0.1:9101', 2000-2002, {addr: 9102, tls: true, \
+         proxy_protocol: true}]\n    udp: [53, '[::1]:9100']\n",
+    );
+    let tcp: Vec<String> = file
+        .listeners()
+        .into_iter()
+        .filter(|(key, _)| *key == "apisix.stream_proxy.tcp")
+        .map(|(_, addr)| addr.to_string())
+        .collect();
+    assert_eq!(tcp, ["0.0.0.0:9100", "127.0.0.1:9101", "0.0.0.0:2000", "0.0.0.0:2001", "0.0.0.0:2002", "0.0.0.0:9102"]);
+    let last = &file.apisix.stream_proxy.tcp[3];
+    assert_eq!((last.tls, last.proxy_protocol, last.proxy_protocol_to_upstream), (true, Some(true), None));
+    // In the mode `http` nothing of it is opened.
+    assert!(gateway("apisix: {stream_proxy: {tcp: [9100]}}").listeners().iter().all(|(_, addr)| addr.port() != 9100));
+    let only = gateway("apisix: {proxy_mode: stream, stream_proxy: {udp: [53]}}");
+    assert!(only.listeners().iter().all(|(key, _)| !key.starts_with("apisix.node_listen")));
+}
+
+#[test]
+fn faults_of_stream_settings() {
+    for (text, key) in [
+        ("apisix: {proxy_mode: stream}", "apisix.stream_proxy"),
+        ("apisix: {proxy_mode: tcp}", "apisix.proxy_mode"),
+        ("apisix: {stream_proxy: {tcp: [70000]}}", "apisix.stream_proxy.tcp[0]"),
+        ("apisix: {stream_proxy: {udp: [9000-8000]}}", "apisix.stream_proxy.udp[0]"),
+        ("apisix: {stream_proxy: {udp: [53, '127.0.0.1:53']}}", "apisix.stream_proxy.udp"),
+        ("stream_plugins: [key-auth]", "stream_plugins[0]"),
+        (
+            "{stream_plugins: [prometheus], plugin_attr: {prometheus: {enable_export_server: false}}}",
+            "stream_plugins[0]: needs",
+        ),
+        ("timeouts: {proxy_protocol: 0s}", "timeouts.proxy_protocol"),
+    ] {
+        let found = faults::<GatewayFile>(text);
+        assert!(found.iter().any(|fault| fault.contains(key)), "{text}: {found:?}");
+    }
 }
 
 #[test]

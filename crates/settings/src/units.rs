@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -36,6 +36,15 @@ pub enum Peers {
     Unix,
 }
 
+/// One TCP or UDP port or several in a row, on one interface: `9100`, `127.0.0.1:9100`, `2000-2100`, `[::1]:2000-2100`.
+/// Without an address, on every IPv4 interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    ip: IpAddr,
+    first: u16,
+    last: u16,
+}
+
 /// A switch: `true`/`false`, or `"on"`/`"off"` as nginx writes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Switch(pub bool);
@@ -49,6 +58,7 @@ const TIME: UnitError =
     UnitError("a length of time such as `500ms`, `30s`, `5m` or `1h30m` (a bare number is seconds)");
 const SIZE: UnitError = UnitError("a number of bytes such as `512`, `64k`, `10m` or `2g`");
 const PEERS: UnitError = UnitError("an address, a network such as `10.0.0.0/8`, or `unix:`");
+const PORTS: UnitError = UnitError("a port, `ip:port`, or a range of ports such as `2000-2100`");
 const SWITCH: UnitError = UnitError("`true`, `false`, `\"on\"` or `\"off\"`");
 
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -174,6 +184,43 @@ impl FromStr for Peers {
     }
 }
 
+impl PortRange {
+    /// Every address of it.
+    pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        let ip = self.ip;
+        (self.first..=self.last).map(move |port| SocketAddr::new(ip, port))
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let (ip, ports) = match text.rsplit_once(':') {
+            None => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), text),
+            Some((ip, ports)) => {
+                let bracketed = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+                let ip = match bracketed {
+                    Some(ip) => ip.parse().map(IpAddr::V6).map_err(|_| PORTS)?,
+                    None => ip.parse().map(IpAddr::V4).map_err(|_| PORTS)?,
+                };
+                (ip, ports)
+            }
+        };
+        let port = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse::<u16>().ok()).flatten().ok_or(PORTS)
+        };
+        match ports.split_once('-') {
+            None => port(ports).map(|port| Self { ip, first: port, last: port }),
+            Some((first, last)) => match (port(first)?, port(last)?) {
+                (first, last) if (1..=last).contains(&first) => Ok(Self { ip, first, last }),
+                _ => Err(PORTS),
+            },
+        }
+    }
+}
+
 impl FromStr for Switch {
     type Err = UnitError;
 
@@ -222,6 +269,20 @@ impl fmt::Display for Peers {
     }
 }
 
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip {
+            IpAddr::V4(ip) if ip.is_unspecified() => {}
+            IpAddr::V4(ip) => write!(f, "{ip}:")?,
+            IpAddr::V6(ip) => write!(f, "[{ip}]:")?,
+        }
+        match (self.first, self.last) {
+            (first, last) if first == last => write!(f, "{first}"),
+            (first, last) => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
 impl fmt::Display for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0 { "on" } else { "off" })
@@ -264,6 +325,7 @@ pub(crate) use as_text;
 as_text!(Time, "duration", ["string", "integer"], Scalar);
 as_text!(Size, "size", ["string", "integer"], Scalar);
 as_text!(Peers, "peers", "string", String);
+as_text!(PortRange, "ports", ["integer", "string"], Scalar);
 as_text!(Switch, "switch", ["boolean", "string"], Scalar);
 
 /// What a value with a unit may be in a file.
@@ -302,6 +364,7 @@ pub(crate) fn check_format(format: &str, text: &str) -> Result<(), UnitError> {
         "switch" => text.parse::<Switch>().map(drop),
         "registry-url" => text.parse::<crate::RegistryUrl>().map(drop),
         "name-server" => text.parse::<crate::NameServer>().map(drop),
+        "ports" => text.parse::<PortRange>().map(drop),
         "tls-versions" => crate::TlsVersions::try_from(text.to_owned()).map(drop),
         "ip" => text.parse::<IpAddr>().map(drop).map_err(|_| UnitError("an IPv4 or IPv6 address")),
         _ => Ok(()),
@@ -315,6 +378,7 @@ pub(crate) fn format_words(format: &str) -> Option<&'static str> {
         "size" => "bytes",
         "peers" => "network",
         "switch" => "on or off",
+        "ports" => "port, `ip:port` or range",
         "ip" => "IP address",
         "registry-url" => "URL",
         "name-server" => "address of a resolver",
@@ -366,6 +430,35 @@ mod tests {
             assert_eq!(text.parse().ok(), (bytes > 0).then_some(Size::bytes(bytes)), "{text}");
         }
         assert!("18446744073709551615k".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn port_ranges() {
+        for text in ["9100", "0", "127.0.0.1:9100", "2000-2100", "[::1]:2000-2001", "10.0.0.1:1-65535", "7-7"] {
+            let parsed: PortRange = text.parse().expect(text);
+            assert_eq!(parsed.to_string().parse(), Ok(parsed), "{text}");
+        }
+        let range: PortRange = "[::1]:2000-2002".parse().expect("a range");
+        let all: Vec<String> = range.sockets().map(|addr| addr.to_string()).collect();
+        assert_eq!(all, ["[::1]:2000", "[::1]:2001", "[::1]:2002"]);
+        let all: Vec<String> = "9100".parse::<PortRange>().expect("a port").sockets().map(|a| a.to_string()).collect();
+        assert_eq!(all, ["0.0.0.0:9100"]);
+        for text in [
+            "",
+            "65536",
+            "-1",
+            "1-",
+            "2100-2000",
+            "0-5",
+            "::1:80",
+            "[127.0.0.1]:80",
+            "localhost:80",
+            "a",
+            "1:2:3",
+            "+1",
+        ] {
+            assert!(text.parse::<PortRange>().is_err(), "{text}");
+        }
     }
 
     #[test]

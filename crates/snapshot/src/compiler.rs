@@ -5,6 +5,7 @@ use crate::identity::{ClientCertificateFault, ClientIdentity};
 use crate::people;
 use crate::route::{self, plugins_of};
 use crate::snapshot::Snapshot;
+use crate::stream;
 use crate::upstream::{self, CompiledUpstream};
 use milecastle_matching::RouterMode;
 use milecastle_model::{Change, Fault, GlobalRule, Key, Kind, Object, Plugins, Ssl, SslKind, Upstream};
@@ -26,6 +27,8 @@ pub struct Rejected {
 /// Turns model objects into compiled configuration. One for each process and gateway group.
 pub struct Compiler {
     registry: Arc<Registry>,
+    /// `None`: no TCP or UDP is served.
+    streams: Option<Arc<Registry>>,
     mode: RouterMode,
     no_plugins: Arc<Chain>,
 }
@@ -36,7 +39,18 @@ pub type MetadataOf<'a> = dyn Fn(&str) -> Option<Value> + 'a;
 impl Compiler {
     /// A compiler for the plugins of `registry`; `mode` decides how routes are matched.
     pub fn new(registry: Arc<Registry>, mode: RouterMode) -> Self {
-        Self { registry, mode, no_plugins: Arc::default() }
+        Self { registry, streams: None, mode, no_plugins: Arc::default() }
+    }
+
+    /// The same for a group that serves TCP and UDP too, with plugins of `registry` for sessions.
+    #[must_use]
+    pub fn with_streams(self, registry: Arc<Registry>) -> Self {
+        Self { streams: Some(registry), ..self }
+    }
+
+    /// The enabled plugins of sessions; `None` where no TCP or UDP is served.
+    pub fn streams(&self) -> Option<&Arc<Registry>> {
+        self.streams.as_ref()
     }
 
     /// The enabled plugins.
@@ -63,6 +77,7 @@ impl Compiler {
             Kind::Route if fits => faults.extend(route::check(self, &key, body)),
             Kind::Service if fits => faults.extend(route::check_upstream(self, &key, body)),
             Kind::Upstream if fits => faults.extend(self.upstream(&key, body).err().unwrap_or_default()),
+            Kind::StreamRoute if fits => faults.extend(stream::check(self, &key, body)),
             Kind::Ssl if fits => faults.extend(self.ssl(&key, body).err().unwrap_or_default()),
             Kind::PluginMetadata => faults.extend(self.metadata(&key, body).err().unwrap_or_default()),
             _ => {}
@@ -71,6 +86,13 @@ impl Compiler {
             Kind::Consumer | Kind::Credential => faults.extend(people::check(self, &key, body, metadata)),
             Kind::Route | Kind::Service | Kind::GlobalRule | Kind::PluginConfig | Kind::ConsumerGroup => {
                 faults.extend(self.check_plugins(plugins_of(body), Placement::Object, &key, metadata));
+            }
+            Kind::StreamRoute => {
+                let owner = Owner(key.path().into());
+                let check = |registry: &Arc<Registry>| {
+                    registry.check_all(plugins_of(body), Placement::Object, &owner, metadata)
+                };
+                faults.extend(self.streams.as_ref().map(check).unwrap_or_default().into_iter().map(in_plugins));
             }
             _ => {}
         }
@@ -184,7 +206,8 @@ impl Compiler {
         if let Value::Object(members) = &mut own {
             members.remove("id");
         }
-        match self.registry.build_metadata(&key.id, &own) {
+        let of_sessions = || self.streams.as_ref()?.build_metadata(&key.id, &own);
+        match self.registry.build_metadata(&key.id, &own).or_else(of_sessions) {
             None => Err(vec![Fault::rule("", "invalid plugin name")]),
             Some(Ok(compiled)) => Ok(compiled),
             Some(Err(faults)) => {
@@ -220,6 +243,7 @@ impl Pass<'_> {
     fn run(&mut self, touched: BTreeSet<Key>) {
         let of = |kind: Kind| touched.iter().filter(move |key| key.kind == kind).cloned().collect::<Vec<_>>();
         let mut routes: BTreeSet<Key> = of(Kind::Route).into_iter().collect();
+        let mut stream_routes: BTreeSet<Key> = of(Kind::StreamRoute).into_iter().collect();
         let mut consumers: BTreeSet<Arc<str>> = BTreeSet::new();
         of(Kind::PluginMetadata).iter().for_each(|key| self.metadata(key));
         of(Kind::Upstream).iter().for_each(|key| self.upstream(key));
@@ -227,6 +251,10 @@ impl Pass<'_> {
             self.mergeable(&key);
             let named_by = self.next.dependents.get(&key);
             routes.extend(named_by.into_iter().flatten().map(|id| Key::new(Kind::Route, id.clone())));
+            if key.kind == Kind::Service {
+                let named_by = self.next.stream_routes.of_service(&key.id);
+                stream_routes.extend(named_by.map(|id| Key::new(Kind::StreamRoute, id)));
+            }
         }
         for key in of(Kind::ConsumerGroup) {
             self.mergeable(&key);
@@ -240,6 +268,9 @@ impl Pass<'_> {
         consumers.iter().for_each(|name| self.next.refresh_consumer(name));
         of(Kind::Ssl).iter().for_each(|key| self.ssl(key));
         routes.iter().for_each(|key| self.route(key));
+        if let Some(registry) = self.compiler.streams.clone() {
+            stream_routes.iter().for_each(|key| self.stream_route(key, &registry));
+        }
         for key in touched.iter().filter(|key| !self.next.objects.contains_key(*key)) {
             self.next.quarantined.remove(key);
         }
@@ -380,6 +411,19 @@ impl Pass<'_> {
             }
         }
         self.next.routes.insert(key.id.clone(), form.route);
+    }
+
+    fn stream_route(&mut self, key: &Key, registry: &Registry) {
+        let body = self.next.objects.get(key).and_then(|object| serde_json::from_slice::<Value>(&object.body).ok());
+        self.next.stream_routes.depend(&key.id, body.as_ref().and_then(stream::service_of));
+        let form = self.form(key, |pass, body| stream::compile(pass.compiler, registry, &pass.next, key, body, false));
+        let form = match form {
+            Some(form) => form,
+            None if self.next.stream_routes.has_form(&key.id) => return,
+            // Never had a good form: what its conditions match is closed rather than passed on without its plugins.
+            None => body.and_then(|body| stream::compile(self.compiler, registry, &self.next, key, &body, true).ok()),
+        };
+        self.next.stream_routes.set(&key.id, form);
     }
 
     /// Keeps the index from services and plugin_configs to the routes that name them.

@@ -25,6 +25,7 @@ mod people;
 mod plugins;
 mod route;
 mod snapshot;
+mod stream;
 mod upstream;
 
 pub use certificates::{ClientAuth, CompiledSsl};
@@ -32,8 +33,10 @@ pub use compiled::{CompiledRoute, Outcome, Timeouts, UpstreamRef};
 pub use compiler::{Compiler, MetadataOf, Rejected};
 pub use identity::{ClientCertificate, ClientCertificateFault, ClientIdentity};
 pub use snapshot::Snapshot;
+pub use stream::{CompiledStreamRoute, SessionFacts, StreamOutcome};
 pub use upstream::{
     Algorithm, CompiledNode, CompiledUpstream, HashKey, Keepalive, PassHost, ServiceQuery, UpstreamScheme,
+    compile as compile_upstream,
 };
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(crate) fn compile_service(
     if faults.is_empty() { Ok(CompiledService { service, plugins, upstream }) } else { Err(faults) }
 }
 
-fn inline(
+pub(crate) fn inline(
     compiler: &Compiler,
     key: &Key,
     upstream: Option<&milecastle_model::Upstream>,

@@ -7,6 +7,7 @@ use crate::identity::{ClientCertificate, ClientCertificateFault, ClientIdentity}
 use crate::people::Holder;
 use crate::plugins::GlobalRules;
 use crate::route::CompiledService;
+use crate::stream::{CompiledStreamRoute, SessionFacts, StreamRoutes};
 use crate::upstream::CompiledUpstream;
 use foldhash::fast::RandomState;
 use imbl::shared_ptr::DefaultSharedPtr;
@@ -54,6 +55,7 @@ pub struct Snapshot {
     /// Of ssl objects of type `client`.
     pub(crate) client_identities: Map<Result<ClientIdentity, ClientCertificateFault>>,
     pub(crate) metadata: Map<Arc<dyn Any + Send + Sync>>,
+    pub(crate) stream_routes: StreamRoutes,
 }
 
 impl Snapshot {
@@ -81,6 +83,7 @@ impl Snapshot {
             certificates: Certificates::default(),
             client_identities: Map::default(),
             metadata: Map::default(),
+            stream_routes: StreamRoutes::default(),
         }
     }
 
@@ -102,6 +105,12 @@ impl Snapshot {
     /// A route by id, also one that is switched off.
     pub fn route(&self, id: &str) -> Option<&Arc<CompiledRoute>> {
         self.routes.get(id)
+    }
+
+    /// The stream route for a session, by the rules of `docs/spec/stream.md` §2; among routes that fit alike, the smaller id
+    /// wins.
+    pub fn stream_route(&self, session: &SessionFacts<'_>) -> Option<&Arc<CompiledStreamRoute>> {
+        self.stream_routes.find(session)
     }
 
     /// Whether a route's conditions read the request's body, so that it must be read before the match.
@@ -135,6 +144,10 @@ impl Snapshot {
             Kind::Service => self.services.get(id)?.as_ref()?.upstream.as_ref(),
             Kind::Route => match &self.routes.get(id)?.upstream {
                 // A route that inherits its service's upstream shares the service's state.
+                UpstreamRef::Inline(upstream) => (*upstream.key == *path).then_some(upstream),
+                UpstreamRef::None | UpstreamRef::Id(_) => None,
+            },
+            Kind::StreamRoute => match &self.stream_routes.get(id)?.upstream {
                 UpstreamRef::Inline(upstream) => (*upstream.key == *path).then_some(upstream),
                 UpstreamRef::None | UpstreamRef::Id(_) => None,
             },
@@ -238,7 +251,8 @@ impl Snapshot {
                 self.ssls.contains_key(id) || self.client_identities.get(id).is_some_and(|identity| identity.is_ok())
             }
             Kind::PluginMetadata => self.metadata.contains_key(id),
-            Kind::StreamRoute | Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => false,
+            Kind::StreamRoute => self.stream_routes.has_form(id),
+            Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => false,
         }
     }
 }

@@ -47,8 +47,14 @@ pub enum UpstreamScheme {
     Grpc,
     /// gRPC over TLS.
     Grpcs,
-    /// A scheme of the TCP and UDP proxy or of Kafka.
-    Other,
+    /// TCP.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// Datagrams.
+    Udp,
+    /// Kafka.
+    Kafka,
 }
 
 impl UpstreamScheme {
@@ -58,7 +64,10 @@ impl UpstreamScheme {
             Scheme::Https => Self::Https,
             Scheme::Grpc => Self::Grpc,
             Scheme::Grpcs => Self::Grpcs,
-            Scheme::Tcp | Scheme::Tls | Scheme::Udp | Scheme::Kafka => Self::Other,
+            Scheme::Tcp => Self::Tcp,
+            Scheme::Tls => Self::Tls,
+            Scheme::Udp => Self::Udp,
+            Scheme::Kafka => Self::Kafka,
         }
     }
 
@@ -69,13 +78,21 @@ impl UpstreamScheme {
             Self::Https => "https",
             Self::Grpc => "grpc",
             Self::Grpcs => "grpcs",
-            Self::Other => "",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Udp => "udp",
+            Self::Kafka => "kafka",
         }
     }
 
     /// Whether TLS is spoken.
     pub fn is_tls(self) -> bool {
-        matches!(self, Self::Https | Self::Grpcs)
+        matches!(self, Self::Https | Self::Grpcs | Self::Tls)
+    }
+
+    /// Whether requests can be sent there.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Https | Self::Grpc | Self::Grpcs)
     }
 
     /// Whether HTTP/2 is spoken.
@@ -83,9 +100,13 @@ impl UpstreamScheme {
         matches!(self, Self::Grpc | Self::Grpcs)
     }
 
-    /// The port of a node that names none, and the one left out of a Host header.
+    /// The port of a node that names none, and the one left out of a Host header; 0 where there is no such port.
     pub fn default_port(self) -> u16 {
-        if self.is_tls() { 443 } else { 80 }
+        match self {
+            Self::Http | Self::Grpc => 80,
+            Self::Https | Self::Grpcs => 443,
+            Self::Tcp | Self::Tls | Self::Udp | Self::Kafka => 0,
+        }
     }
 }
 
@@ -152,7 +173,7 @@ pub struct CompiledNode {
     pub host: Arc<str>,
     /// The address, if the host is one.
     pub addr: Option<IpAddr>,
-    /// Port.
+    /// Port; 0 if the node names none and its scheme has no default.
     pub port: u16,
     /// Share of the requests.
     pub weight: u32,
@@ -218,12 +239,12 @@ fn fingerprint(nodes: &[CompiledNode], algorithm: &Algorithm, scheme: UpstreamSc
     FixedState::default().hash_one((nodes, algorithm, scheme))
 }
 
-/// Compiles an upstream object or an inline one; `key` is the path of the object that carries it. `resolve` gives a text
-/// itself, or what a reference to a secret stands for.
+/// Compiles an upstream object or an inline one; `key` is the path of the object that carries it, for one in a plugin's
+/// configuration with the place behind a `#`. `resolve` gives a text itself, or what a reference to a secret stands for.
 ///
 /// # Errors
 /// A host that cannot be a header value.
-pub(crate) fn compile(
+pub fn compile(
     key: Arc<str>,
     upstream: &Upstream,
     resolve: &dyn Fn(&str) -> Option<String>,

@@ -15,7 +15,12 @@ const HOOKS: &[(&str, &[&str])] = &[
     ("OnBody", &[".body()"]),
     ("OnDelayedBody", &[".delayed_body()"]),
     ("OnLog", &[".log()", ".log_reading_head("]),
+    ("OnPreread", &[".preread()"]),
+    ("OnSessionLog", &[".session_log()"]),
 ];
+
+/// The lists of plugins: of requests, and of sessions.
+const LISTS: &[&str] = &["plugins", "stream_plugins"];
 
 /// What each plugin's folder has.
 const PARTS: &[&str] = &["mod.rs", "config.rs", "tests.rs", "examples"];
@@ -25,17 +30,20 @@ pub(super) fn check(files: &[SourceFile]) -> Vec<String> {
     let Some(list) = files.iter().find(|f| f.path.as_os_str() == "crates/plugins/src/lib.rs") else {
         return Vec::new();
     };
-    let words = list_of(&list.text);
     let mut faults = Vec::new();
-    if !words.is_sorted() {
-        faults.push(format!("{FOLDER}/lib.rs: the words in `plugins!` are not sorted"));
+    let mut listed: BTreeSet<&str> = BTreeSet::new();
+    for name in LISTS {
+        let words = list_of(&list.text, name);
+        if !words.is_sorted() {
+            faults.push(format!("{FOLDER}/lib.rs: the words in `{name}!` are not sorted"));
+        }
+        listed.extend(words);
     }
-    let listed: BTreeSet<&str> = words.into_iter().collect();
     let folders: BTreeSet<&str> = files.iter().filter_map(folder).collect();
     // A folder is a plugin by its configuration; others are shared parts.
     let plugins = folders.into_iter().filter(|name| file(files, name, "config.rs").is_some());
     let plugins: BTreeSet<&str> = plugins.collect();
-    faults.extend(plugins.difference(&listed).map(|n| format!("{FOLDER}/{n}: not in `plugins!` of {FOLDER}/lib.rs")));
+    faults.extend(plugins.difference(&listed).map(|n| format!("{FOLDER}/{n}: in no list of {FOLDER}/lib.rs")));
     faults.extend(listed.difference(&plugins).map(|n| format!("{FOLDER}/lib.rs: `{n}` is listed, but has no folder")));
     for name in &plugins {
         for part in PARTS {
@@ -49,9 +57,9 @@ pub(super) fn check(files: &[SourceFile]) -> Vec<String> {
     faults
 }
 
-/// The words between the braces of `plugins! { … }`.
-fn list_of(text: &str) -> Vec<&str> {
-    let Some((_, rest)) = text.split_once("\nplugins! {") else { return Vec::new() };
+/// The words between the braces of `plugins! { … }`, or of another list.
+fn list_of<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
+    let Some((_, rest)) = text.split_once(&format!("\n{name}! {{")) else { return Vec::new() };
     let body = rest.split('}').next().unwrap_or_default();
     let code = body.lines().map(|line| line.split("//").next().unwrap_or_default());
     code.flat_map(|line| line.split(',')).map(str::trim).filter(|word| !word.is_empty()).collect()
@@ -72,8 +80,9 @@ fn file<'a>(files: &'a [SourceFile], plugin: &str, name: &str) -> Option<&'a Sou
 fn hooks(files: &[SourceFile], plugin: &str) -> Vec<String> {
     let own = |f: &&SourceFile| folder(f) == Some(plugin) && f.is_rust() && !f.is_test();
     let text: String = files.iter().filter(own).map(|f| f.text.as_str()).collect::<Vec<_>>().join("\n");
-    let listed = text.split("fn hooks(").nth(1).and_then(|rest| rest.split("\n    }").next()).unwrap_or_default();
-    let listed: String = listed.split_whitespace().collect();
+    // One name may stand for a plugin of requests and one of sessions.
+    let bodies = text.split("fn hooks(").skip(1).filter_map(|rest| rest.split("\n    }").next());
+    let listed: String = bodies.flat_map(str::split_whitespace).collect();
     let missing = HOOKS.iter().filter(|(hook, calls)| {
         text.contains(&format!("impl {hook} for")) && !calls.iter().any(|call| listed.contains(call))
     });
@@ -105,7 +114,7 @@ mod tests {
             faults(&with("//!\nplugins! { c, b }\n")),
             [
                 "crates/plugins/src/lib.rs: the words in `plugins!` are not sorted",
-                "crates/plugins/src/a: not in `plugins!` of crates/plugins/src/lib.rs",
+                "crates/plugins/src/a: in no list of crates/plugins/src/lib.rs",
                 "crates/plugins/src/lib.rs: `b` is listed, but has no folder",
                 "crates/plugins/src/lib.rs: `c` is listed, but has no folder",
             ]

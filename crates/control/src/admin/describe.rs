@@ -5,39 +5,45 @@ use crate::admin::reply::Reply;
 use http::StatusCode;
 use milecastle_model::{Kind, named_schema, schema_of};
 use milecastle_plugin_api::Registry;
+use milecastle_snapshot::Compiler;
 use serde_json::{Map, Value, json};
 
-/// Subsystems that plugins can belong to. No plugin of the second is built in yet.
-const SUBSYSTEMS: [&str; 2] = ["http", "stream"];
+/// The plugins of a subsystem; none of sessions where no TCP or UDP is served. `None` if there is no such subsystem.
+fn subsystem<'a>(compiler: &'a Compiler, name: &str) -> Option<Option<&'a Registry>> {
+    match name {
+        "http" => Some(Some(compiler.registry())),
+        "stream" => Some(compiler.streams().map(|registry| &**registry)),
+        _ => None,
+    }
+}
 
 /// `GET /plugins/list`.
-pub(crate) fn plugin_names(registry: &Registry, query: &Query) -> Reply {
-    let names: Vec<&str> = match query.get("subsystem").unwrap_or("http") {
-        "http" => registry.plugins().iter().map(|def| def.name).collect(),
-        "stream" => Vec::new(),
-        _ => return Reply::plain(StatusCode::BAD_REQUEST, "invalid subsystem passed"),
+pub(crate) fn plugin_names(compiler: &Compiler, query: &Query) -> Reply {
+    let Some(registry) = subsystem(compiler, query.get("subsystem").unwrap_or("http")) else {
+        return Reply::plain(StatusCode::BAD_REQUEST, "invalid subsystem passed");
     };
+    let plugins = registry.map(Registry::plugins).unwrap_or_default();
+    let names: Vec<&str> = plugins.iter().map(|def| def.name).collect();
     Reply::json(StatusCode::OK, &names)
 }
 
 /// `GET /plugins/{name}`, `GET /plugins?all=true`.
-pub(crate) fn plugins(registry: &Registry, name: Option<&str>, query: &Query) -> Reply {
-    let subsystem = query.get("subsystem").unwrap_or("http");
-    if !SUBSYSTEMS.contains(&subsystem) {
-        return Reply::bad(format!("unsupported subsystem: {subsystem}"));
-    }
-    let in_http = subsystem == "http";
+pub(crate) fn plugins(compiler: &Compiler, name: Option<&str>, query: &Query) -> Reply {
+    let asked = query.get("subsystem").unwrap_or("http");
+    let Some(registry) = subsystem(compiler, asked) else {
+        return Reply::bad(format!("unsupported subsystem: {asked}"));
+    };
     if name.is_none() && query.get("all") == Some("true") {
-        let described: Map<String, Value> = registry
-            .plugins()
-            .iter()
-            .filter(|_| in_http)
-            .map(|def| (def.name.to_owned(), described(registry, def.name, def.priority)))
-            .collect();
+        let of = |registry: &Registry| {
+            let plugins = registry.plugins().iter();
+            plugins.map(|def| (def.name.to_owned(), described(registry, def.name, def.priority))).collect()
+        };
+        let described: Map<String, Value> = registry.map(of).unwrap_or_default();
         return Reply::json(StatusCode::OK, &described);
     }
-    let Some(name) = name.filter(|name| in_http && registry.get(name).is_some()) else {
-        return Reply::error(StatusCode::NOT_FOUND, format!("plugin not found in subsystem {subsystem}"));
+    let found = registry.zip(name).filter(|(registry, name)| registry.get(name).is_some());
+    let Some((registry, name)) = found else {
+        return Reply::error(StatusCode::NOT_FOUND, format!("plugin not found in subsystem {asked}"));
     };
     let schema = match query.get("schema_type") {
         Some("consumer") => registry.consumer_schema(name),

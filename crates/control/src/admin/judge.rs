@@ -88,12 +88,16 @@ impl Draft {
     /// The faults that the image shows. Dangling references and keys of other owners are left to the store.
     pub(crate) fn judge(&self, image: &Image) -> Verdict {
         let (mut faults, mut require) = (Vec::new(), Vec::new());
-        for reference in self.references.iter().filter(|reference| reference.kind == Kind::Ssl) {
-            let key = Key::new(Kind::Ssl, reference.id.as_str());
+        let looked_into = |reference: &&Reference| matches!(reference.kind, Kind::Ssl | Kind::StreamRoute);
+        for reference in self.references.iter().filter(looked_into) {
+            let key = Key::new(reference.kind, reference.id.as_str());
             let named = image.get(&key);
             // Absent here: if it is there all the same, this is looked at again; if not, the store refuses.
             require.push((key, named.map_or(Expect::Absent, |object| Expect::ModifiedAt(object.modified))));
-            faults.extend(named.and_then(parsed).and_then(|ssl| wrong_type(reference, &ssl)));
+            faults.extend(named.and_then(parsed).and_then(|named| match reference.kind {
+                Kind::Ssl => wrong_type(reference, &named),
+                _ => other_protocol(&self.body, &named),
+            }));
         }
         faults.extend(self.taken_by_siblings(image));
         if faults.is_empty() { Verdict::Accepted { require } } else { Verdict::Refused(faults) }
@@ -121,6 +125,14 @@ fn wrong_type(reference: &Reference, ssl: &Value) -> Option<Fault> {
     let id = &reference.id;
     (ssl.get("type").and_then(Value::as_str) != Some("client"))
         .then(|| Fault::rule(&*reference.path, format!("failed to fetch ssl info by ssl id [{id}], wrong ssl type")))
+}
+
+/// A subordinate stream route speaks the protocol of its superior.
+fn other_protocol(subordinate: &Map<String, Value>, superior: &Value) -> Option<Fault> {
+    let own = subordinate.get("protocol")?.get("name")?.as_str()?;
+    let theirs = superior.pointer("/protocol/name").and_then(Value::as_str).unwrap_or_default();
+    let text = format!("protocol mismatch: subordinate protocol [{own}] does not match superior protocol [{theirs}]");
+    (own != theirs).then(|| Fault::rule("/protocol/name", text))
 }
 
 /// The fault of a lookup key that `holder` has already.

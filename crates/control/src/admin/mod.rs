@@ -114,10 +114,10 @@ impl AdminApi {
     }
 
     async fn served(&self, target: Target, request: Admitted<'_>, body: Body) -> Reply {
-        let registry = self.engine.compiler.registry();
+        let compiler = &self.engine.compiler;
         match target {
             Target::Probe => Reply::empty(StatusCode::OK),
-            Target::PluginNames => describe::plugin_names(registry, &request.query),
+            Target::PluginNames => describe::plugin_names(compiler, &request.query),
             // The list of plugins is part of the program: reading it again finds what is there.
             Target::PluginReload if request.method == Method::PUT => Reply::plain(StatusCode::OK, "done"),
             Target::PluginReload => {
@@ -132,7 +132,7 @@ impl AdminApi {
             Target::ValidateConfigs => {
                 let yaml = request.headers.get(header::CONTENT_TYPE).is_some_and(validate::is_yaml);
                 match body::read(body, self.max_body).await {
-                    Ok(text) => validate::configs(&self.engine.compiler, &text, yaml),
+                    Ok(text) => validate::configs(compiler, &text, yaml),
                     Err(refused) => *refused,
                 }
             }
@@ -146,8 +146,8 @@ impl AdminApi {
             let word = segments.first().map(String::as_str).unwrap_or_default();
             return Reply::error(StatusCode::NOT_FOUND, format!("Unsupported resource type: {word}"));
         };
-        if matches!(&typed, Typed::Resource(place) if place.kind == Kind::StreamRoute) {
-            // No node of this version serves streams, so every group is one whose stream mode is off.
+        let of_streams = matches!(&typed, Typed::Resource(place) if place.kind == Kind::StreamRoute);
+        if of_streams && self.engine.compiler.streams().is_none() {
             return Reply::bad("stream mode is disabled, can not add stream routes");
         }
         if !matches!(typed, Typed::Resource(_)) && request.method != Method::GET {
@@ -162,9 +162,8 @@ impl AdminApi {
             Some(Some(ttl)) => Some(ttl),
             Some(None) => return Reply::bad("invalid argument ttl: should be a number"),
         };
-        let registry = self.engine.compiler.registry();
         let reply = match typed {
-            Typed::Plugins(name) => describe::plugins(registry, name.as_deref(), &request.query),
+            Typed::Plugins(name) => describe::plugins(&self.engine.compiler, name.as_deref(), &request.query),
             Typed::Schema(name) => describe::schema(name.as_deref().unwrap_or_default()),
             Typed::Resource(place) => {
                 let wait = match request.query.get("wait").map(|text| text.parse::<Time>()) {

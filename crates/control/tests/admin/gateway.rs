@@ -5,6 +5,7 @@ use http::Method;
 use milecastle_control::dpm::Nodes;
 use milecastle_control::{Clock, Dashboard, MemberSettings, Membership, Parts, StartError, State, put_admin_key};
 use milecastle_settings as settings;
+use milecastle_snapshot::Compiler;
 use milecastle_store::{DEFAULT_GROUP, KeySource, Role, Store, open};
 use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::postgres::{Cluster, Database};
@@ -83,6 +84,13 @@ impl Gateway {
     /// Another dashboard on the same database.
     pub(crate) async fn replica(&self) -> Self {
         Self::with(self.home.clone(), |_| {}).await
+    }
+
+    /// The same store, seen by a dashboard of a group that serves TCP and UDP too.
+    pub(crate) async fn with_streams(mut self) -> Self {
+        let parts = parts_with(&self.state, &self.clock, plugins::compiler_with_streams());
+        self.dashboard = Dashboard::start(&settings(), parts, self.membership.maintenance()).await.unwrap();
+        self
     }
 
     /// The same dashboard, once its process has left and another one may lead, which keeps this much history.
@@ -198,10 +206,14 @@ fn settings() -> settings::Dashboard {
 }
 
 fn parts(state: &Arc<State>, clock: &Arc<AtomicU64>) -> Parts {
+    parts_with(state, clock, plugins::compiler())
+}
+
+fn parts_with(state: &Arc<State>, clock: &Arc<AtomicU64>, compiler: Compiler) -> Parts {
     Parts {
         state: state.clone(),
         nodes: Nodes::new(state.store().clone(), "the dashboard of a test", &settings::Members::default()),
-        compiler: plugins::compiler(),
+        compiler: Arc::new(compiler),
         metrics: Arc::new(Registry::new("control_", 1)),
         clock: told(clock),
     }

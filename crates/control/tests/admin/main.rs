@@ -21,6 +21,7 @@ mod s08_lists;
 mod s09_patch;
 mod s10_ttl;
 mod s11_checks;
+mod s11_stream;
 mod s12_describe;
 mod s16_texts;
 mod serving;

@@ -1,7 +1,7 @@
 //! Plugins of these tests: what the control plane sees of a plugin, and no behaviour.
 
 use milecastle_plugin_api::{
-    Auth, BuildCx, ConfigError, Hooks, Metadata, NoSecrets, Plugin, PluginDef, Registry, Shared,
+    Auth, BuildCx, ConfigError, Hooks, Metadata, NoSecrets, Plugin, PluginDef, Registry, Shared, Subsystem,
 };
 use milecastle_snapshot::Compiler;
 use schemars::JsonSchema;
@@ -82,7 +82,22 @@ static ALL: [&PluginDef; 6] = [
     &PluginDef::of::<Logger>(),
 ];
 
-pub(crate) fn compiler() -> Arc<Compiler> {
-    let registry = Registry::new(&ALL, None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-    Arc::new(Compiler::new(Arc::new(registry), Default::default()))
+plugin!(IpRestriction, "ip-restriction", 3000, Free, {});
+plugin!(LimitConn, "limit-conn", 1003, Count, {});
+
+static STREAM: [&PluginDef; 2] = [&PluginDef::of::<IpRestriction>(), &PluginDef::of::<LimitConn>()];
+
+/// Of a group that serves HTTP alone.
+pub(crate) fn compiler() -> Compiler {
+    Compiler::new(registry(Subsystem::Http, &ALL), Default::default())
+}
+
+/// Of a group that serves TCP and UDP too.
+pub(crate) fn compiler_with_streams() -> Compiler {
+    compiler().with_streams(registry(Subsystem::Stream, &STREAM))
+}
+
+fn registry(subsystem: Subsystem, defs: &[&'static PluginDef]) -> Arc<Registry> {
+    let shared = Arc::new(Shared::default());
+    Arc::new(Registry::of(subsystem, defs, None, Map::new(), shared, Arc::new(NoSecrets)))
 }

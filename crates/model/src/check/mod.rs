@@ -71,6 +71,9 @@ fn exclusive(body: &Value, one: &str, many: &str, faults: &mut Vec<Fault>) {
     }
 }
 
+/// Protocols above TCP that a stream route may name (`docs/spec/stream.md` §5).
+const PROTOCOLS: [&str; 2] = ["redis", "dubbo"];
+
 fn stream_route(body: &Value, faults: &mut Vec<Fault>) {
     let address = compiled(shapes::IP).expect("the table has this definition");
     for name in ["remote_addr", "server_addr"] {
@@ -80,6 +83,12 @@ fn stream_route(body: &Value, faults: &mut Vec<Fault>) {
             }
             _ => {}
         }
+    }
+    match body.pointer("/protocol/name") {
+        Some(Value::String(name)) if !PROTOCOLS.contains(&name.as_str()) => {
+            faults.push(Fault::rule("/protocol/name", format!("unknown protocol [{name}]")));
+        }
+        _ => {}
     }
     let own = body.get("id").and_then(|id| crate::Id::from_value(id).ok());
     let superior = body.pointer("/protocol/superior_id").and_then(|id| crate::Id::from_value(id).ok());

@@ -12,6 +12,7 @@ mod node;
 mod route;
 mod secret;
 mod ssl;
+mod stream_route;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use node::{AddressError, Node, bracketed};
 pub use route::{Route, Service};
 pub use secret::SecretText;
 pub use ssl::{OcspStapling, Ssl, SslClient, SslKind, TlsVersion};
+pub use stream_route::{StreamProtocol, StreamRoute};
 pub use upstream::{Balancer, HashOn, KeepalivePool, PassHost, Scheme, Timeout, Upstream, UpstreamTls};
 
 pub(crate) use node::parse_address;
@@ -50,7 +52,8 @@ pub(crate) fn readable(kind: Kind, body: &Value) -> Result<(), serde_json::Error
         Kind::GlobalRule => GlobalRule::deserialize(body).map(drop),
         Kind::PluginConfig => PluginConfig::deserialize(body).map(drop),
         Kind::ConsumerGroup => ConsumerGroup::deserialize(body).map(drop),
-        Kind::PluginMetadata | Kind::StreamRoute | Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => Ok(()),
+        Kind::StreamRoute => StreamRoute::deserialize(body).map(drop),
+        Kind::PluginMetadata | Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => Ok(()),
     }
 }
 

@@ -52,7 +52,7 @@ pub struct TlsInfo {
 /// Facts of a connection that hold for all its requests.
 #[derive(Debug)]
 pub struct ClientConn {
-    /// Address of the peer on the socket.
+    /// Address of the peer: on the socket, or as a believed proxy names it by the PROXY protocol.
     pub peer: SocketAddr,
     /// Our own address on the socket.
     pub local: SocketAddr,

@@ -13,6 +13,8 @@ pub use client::{ClientConn, Scheme, TlsInfo};
 pub use request::{Body, Request};
 pub use response::{Response, ResponseSource};
 pub use upstream::{Attempt, Upstream};
+pub use vars::time::timestamp;
+pub(crate) use vars::{time, tls_var};
 
 use crate::chain::Chain;
 use crate::consumer::{Consumer, CredentialMatch};

@@ -7,7 +7,7 @@
 mod body;
 mod graphql;
 mod multipart;
-mod time;
+pub(crate) mod time;
 mod tls;
 mod upstream;
 
@@ -25,6 +25,7 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 pub(super) use body::Parsed;
+pub(crate) use tls::var as tls_var;
 
 impl Lookup for RequestCx {
     fn var(&self, name: &VarName) -> Option<Var<'_>> {
@@ -94,7 +95,7 @@ impl RequestCx {
             | "llm_reasoning_tokens"
             | "llm_tool_count" => "0",
             "llm_stream" | "llm_has_tool_calls" => "false",
-            _ if name.starts_with("ssl_") => return tls::var(self, name),
+            _ if name.starts_with("ssl_") => return tls::var(self.client.tls.as_ref()?, name),
             _ if name.starts_with("upstream_") || name.starts_with("balancer_") => return upstream::var(self, name),
             _ => return self.server_core(name),
         };

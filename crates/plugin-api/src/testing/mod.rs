@@ -4,9 +4,11 @@
 //! Compiled only with the feature `testing` and for this crate's own tests.
 
 mod exchange;
+mod sessions;
 mod view;
 
 pub use exchange::{Answer, Ask, Exchange, Sent, block_on};
+pub use sessions::{Session, Sessions};
 pub use view::FakeView;
 
 use crate::{
@@ -186,6 +188,15 @@ impl Setup {
     /// If a plugin refuses its configuration.
     pub fn route(self, plugins: Value) -> Gateway {
         self.layers(&[("/routes/1", plugins)])
+    }
+
+    /// Makes a gateway of sessions, with these plugins on stream route 1.
+    ///
+    /// # Panics
+    /// If a plugin refuses its configuration.
+    pub fn sessions(self, plugins: Value) -> Sessions {
+        let built = self.build(&object(plugins), Placement::Object, &Owner("/stream_routes/1".into()));
+        Sessions::new(built, self.info, self.view)
     }
 
     /// Makes the gateway, with the plugins of several objects merged, highest precedence first: route, plugin_config,

@@ -22,6 +22,17 @@ pub(crate) struct Config {
     pub(super) response_code: u16,
 }
 
+/// Allows or denies TCP and UDP sessions by the client's address.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct StreamConfig {
+    /// Only these addresses and blocks pass: IPv4, IPv6 or CIDR. Either this or `blacklist`.
+    #[schemars(length(min = 1))]
+    pub(super) whitelist: Option<Vec<String>>,
+    /// Sessions of these addresses and blocks are closed.
+    #[schemars(length(min = 1))]
+    pub(super) blacklist: Option<Vec<String>>,
+}
+
 fn message() -> String {
     "Your IP address is not allowed".to_owned()
 }

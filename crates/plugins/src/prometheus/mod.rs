@@ -6,6 +6,7 @@
 mod config;
 mod exporter;
 mod labels;
+mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,8 @@ use milecastle_plugin_api::{
 use milecastle_telemetry::metrics::Registry;
 use serde_json::Value;
 use std::sync::Arc;
+
+pub(crate) use stream::DEF as STREAM;
 
 pub(crate) static DEF: PluginDef = PluginDef::of::<Prometheus>();
 
@@ -46,8 +49,7 @@ impl Plugin for Prometheus {
     fn compile(config: Config, cx: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
         // Read apart from making the exporter: the shared state is asked for one value at a time.
         let settings = Settings::read(cx.attr);
-        let prefix = settings.as_ref().ok().and_then(|settings| settings.prefix.as_deref()).unwrap_or("apisix_");
-        let registry = cx.shared.get_or_init(|| Registry::new(prefix, SHARDS));
+        let registry = registry(cx);
         let shared = cx.shared.get_or_init(|| {
             let exporter = settings.and_then(|settings| {
                 Exporter::new(&registry, settings).map_err(|error| format!("plugin_attr.prometheus: {error}"))
@@ -63,6 +65,13 @@ impl Plugin for Prometheus {
     fn hooks(h: Hooks<Self>) -> Hooks<Self> {
         h.log_reading_head(|prometheus| prometheus.exporter.reads_head())
     }
+}
+
+/// The metrics of the node.
+fn registry(cx: &BuildCx<'_>) -> Arc<Registry> {
+    let settings = Settings::read(cx.attr).ok();
+    let prefix = settings.as_ref().and_then(|settings| settings.prefix.as_deref()).unwrap_or("apisix_");
+    cx.shared.get_or_init(|| Registry::new(prefix, SHARDS))
 }
 
 fn compile_metadata(value: &Value) -> Result<CompiledMetadata, ConfigError> {

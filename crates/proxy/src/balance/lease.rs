@@ -30,6 +30,17 @@ impl Lease {
         }
     }
 
+    /// Takes note of the end of a TCP or UDP session. `connected` is how long connecting took, if it succeeded: how long the
+    /// session was open says nothing about how fast the node is.
+    pub(crate) fn end_session(self, connected: Option<Duration>, now: Instant) {
+        if let Some((average, took)) = self.average.as_ref().zip(connected) {
+            average.update(took, now);
+        }
+        if let Some((checker, addr)) = self.reporter.as_ref().filter(|_| connected.is_none()) {
+            checker.session_failed(*addr);
+        }
+    }
+
     /// Takes note of the end of the request: the status that the client was answered with, and how long connecting and
     /// answering together took.
     pub(crate) fn end(self, status: u16, took: Duration, now: Instant) {

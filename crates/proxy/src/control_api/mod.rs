@@ -32,6 +32,7 @@ pub(crate) struct ControlApi {
     upstream_health: Arc<UpstreamHealth>,
     discovery: Arc<Discovery>,
     registry: Arc<Registry>,
+    streams: Option<Arc<Registry>>,
 }
 
 /// What a request asks for; no request has a body that matters.
@@ -42,21 +43,22 @@ struct Ask {
 }
 
 impl ControlApi {
-    /// `snapshot` gives the one in force, `registry` the enabled plugins.
+    /// `snapshot` gives the one in force, `registry` the enabled plugins, `streams` those of TCP and UDP sessions.
     pub(crate) fn new(
         snapshot: impl Fn() -> Arc<Snapshot> + Send + Sync + 'static,
         upstream_health: Arc<UpstreamHealth>,
         discovery: Arc<Discovery>,
         registry: Arc<Registry>,
+        streams: Option<Arc<Registry>>,
     ) -> Self {
-        Self { snapshot: Box::new(snapshot), upstream_health, discovery, registry }
+        Self { snapshot: Box::new(snapshot), upstream_health, discovery, registry, streams }
     }
 
     fn answer(&self, ask: &Ask) -> Answer {
         let Some(path) = ask.path.strip_prefix("/v1/") else { return side_http::not_found() };
         let segments: Vec<&str> = path.split('/').collect();
         match (ask.method.as_str(), segments.as_slice()) {
-            ("GET", ["schema"]) => json(StatusCode::OK, &schemas::all(&self.registry)),
+            ("GET", ["schema"]) => json(StatusCode::OK, &schemas::all(&self.registry, self.streams.as_deref())),
             ("GET", ["routes"]) => self.list(Kind::Route),
             ("GET", ["route", id]) => self.one(Kind::Route, id),
             ("GET", ["services"]) => self.list(Kind::Service),

@@ -23,12 +23,13 @@ pub(super) const MAIN: [&str; 14] = [
 ];
 
 /// The whole answer.
-pub(super) fn all(registry: &Registry) -> Value {
+pub(super) fn all(registry: &Registry, streams: Option<&Registry>) -> Value {
     let main: Map<String, Value> =
         MAIN.iter().filter_map(|name| Some(((*name).to_owned(), named_schema(name)?.clone()))).collect();
-    let plugins: Map<String, Value> =
-        registry.plugins().iter().map(|def| (def.name.to_owned(), plugin(def, registry))).collect();
-    json!({ "main": main, "plugins": plugins, "stream_plugins": {} })
+    let plugins = |registry: &Registry| -> Map<String, Value> {
+        registry.plugins().iter().map(|def| (def.name.to_owned(), plugin(def, registry))).collect()
+    };
+    json!({ "main": main, "plugins": plugins(registry), "stream_plugins": streams.map(plugins).unwrap_or_default() })
 }
 
 /// Members that a plugin does not have are left out; none has a version or a scope of its own.

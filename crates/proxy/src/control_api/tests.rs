@@ -78,7 +78,7 @@ async fn node(objects: &[(Kind, &str, Value)]) -> SideServer {
     let (snapshot, _) = Compiler::new(registry.clone(), RouterMode::HostUri).build("line", 5, objects.collect());
     let snapshot = Arc::new(snapshot);
     let discovery = Discovery::new(&Default::default(), tokio::runtime::Handle::current(), None, None).unwrap();
-    let api = ControlApi::new(move || snapshot.clone(), Arc::default(), discovery, registry);
+    let api = ControlApi::new(move || snapshot.clone(), Arc::default(), discovery, registry.clone(), Some(registry));
     serve("127.0.0.1:0".parse().unwrap(), api).await.unwrap()
 }
 
@@ -251,6 +251,7 @@ async fn schemas_of_resources_and_plugins() {
     assert_eq!(names(&schema["main"]), super::schemas::MAIN);
     assert_eq!(schema["main"]["route"]["properties"]["priority"]["default"], 0);
     assert_eq!(names(&schema["plugins"]), ["probe"]);
+    assert_eq!(schema["stream_plugins"], schema["plugins"], "the fixture has the same for both");
     let probe = &schema["plugins"]["probe"];
     assert_eq!(names(probe), ["priority", "schema", "metadata_schema"]);
     assert_eq!(probe["priority"], 10);

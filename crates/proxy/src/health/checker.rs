@@ -78,6 +78,14 @@ impl Checker {
         }
     }
 
+    /// A TCP or UDP session has ended without a connection, after the node at `addr` was the last one tried.
+    pub(crate) fn session_failed(&self, addr: SocketAddr) {
+        let setup = self.setup.load();
+        if let Some(target) = setup.target_of(addr).filter(|_| setup.checks.passive.is_some()) {
+            self.report(&setup, target, Report::TcpFailure, Source::Traffic);
+        }
+    }
+
     /// A try at the node at `addr` has failed, and another node is tried.
     pub(crate) fn retried(&self, addr: SocketAddr, failed: FailedTry) {
         let setup = self.setup.load();

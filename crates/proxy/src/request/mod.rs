@@ -23,6 +23,7 @@ pub(crate) use body::OutBody;
 pub(crate) use forward::keep_forwardable;
 pub(crate) use head::{Head, Role, Seen};
 pub(crate) use live::{Held, Rooms};
+pub(crate) use proxy::address as node_address;
 
 use crate::h1::Received;
 use crate::upload::Upload;

@@ -4,7 +4,7 @@ use super::forward::{self, Length};
 use super::intake::without_port;
 use super::live::Live;
 use super::{Refusal, grpc, pipeline, refuse};
-use crate::balance::{Balancer, Endpoint, Parts, Selection};
+use crate::balance::{Balancer, Endpoint, Selection};
 use crate::failure::Failure;
 use crate::h1::{self, Asked, Conn, Framing, Head, Outgoing, Patience, Pump, Terms};
 use crate::h2_client::Answered as Http2Answered;
@@ -14,10 +14,8 @@ use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use milecastle_plugin_api::{Attempt, Body};
-use milecastle_settings::VerifyUpstreams;
 use milecastle_snapshot::{
     ClientCertificateFault, CompiledNode, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef,
-    UpstreamScheme,
 };
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -61,13 +59,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
     let config = &worker.node.config;
     let timeouts = route.timeout.unwrap_or(upstream.timeouts);
     let plan = Plan {
-        balancer: worker.balancers.of(upstream, || Parts {
-            averages: &worker.node.averages,
-            checker: worker.node.checkers.of(upstream),
-            counters: &worker.counters,
-            ring_points: config.ring_points,
-            seed: usize::try_from(worker.random() >> 32).unwrap_or_default(),
-        }),
+        balancer: worker.balancer(upstream),
         timeouts,
         patience: config.patience(&timeouts),
         upgrade: live.upgrade && route.websocket,
@@ -165,7 +157,7 @@ fn find<'s>(
     if upstream.nodes.is_empty() && upstream.service.is_none() {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
-    if upstream.scheme == UpstreamScheme::Other {
+    if !upstream.scheme.is_http() {
         return Err(refuse(StatusCode::BAD_GATEWAY));
     }
     Ok(upstream)
@@ -219,7 +211,7 @@ async fn run_before_proxy(live: &mut Live) -> Result<(), Refusal> {
 }
 
 /// The node's address; `None` if its name cannot be resolved now.
-async fn address(worker: &Worker, balancer: &Balancer, place: usize) -> Option<IpAddr> {
+pub(crate) async fn address(worker: &Worker, balancer: &Balancer, place: usize) -> Option<IpAddr> {
     let node = balancer.node(place);
     if let Some(literal) = node.addr {
         return Some(literal);
@@ -251,25 +243,11 @@ fn tls_name(host: &HeaderValue) -> Cow<'_, str> {
 
 /// How TLS is spoken with an upstream's nodes (§11).
 fn profile(worker: &Worker, snapshot: &Snapshot, upstream: &CompiledUpstream) -> Result<Profile, Refusal> {
-    let identity = snapshot.client_identity(upstream).map_err(|fault| {
-        tracing::error!(
-            upstream = &*upstream.key,
-            error = %fault,
-            "the certificate to show to this upstream cannot be used: see its `tls`"
-        );
+    Profile::towards(upstream, snapshot, worker.node.config.verify_upstreams).map_err(|fault| {
         refuse(match fault {
             ClientCertificateFault::Missing => StatusCode::BAD_GATEWAY,
             ClientCertificateFault::Unusable => StatusCode::SERVICE_UNAVAILABLE,
         })
-    })?;
-    Ok(Profile {
-        http2: upstream.scheme.is_http2(),
-        verify: match worker.node.config.verify_upstreams {
-            VerifyUpstreams::Off => false,
-            VerifyUpstreams::Upstream => upstream.verify,
-            VerifyUpstreams::Required => true,
-        },
-        identity: identity.cloned(),
     })
 }
 

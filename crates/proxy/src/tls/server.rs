@@ -5,7 +5,7 @@
 //! session only under the name it was made for.
 
 use super::client_auth::{ClientVerifier, Verified};
-use crate::config::{Listen, TlsOffer};
+use crate::config::{Listen, Served, TlsOffer};
 use crate::worker::Worker;
 use milecastle_plugin_api::TlsInfo;
 use milecastle_snapshot::CompiledSsl;
@@ -31,8 +31,28 @@ pub(crate) struct ServerTls {
     versions: Vec<&'static SupportedProtocolVersion>,
     tickets: bool,
     fallback_sni: Option<String>,
-    /// By the ssl object's address, and whether HTTP/2 is offered.
-    configs: RwLock<HashMap<(usize, bool), Made>>,
+    /// By the ssl object's address, and what is offered beside it.
+    configs: RwLock<HashMap<(usize, Alpn), Made>>,
+}
+
+/// Which application protocols are offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Alpn {
+    /// None: a client that names some is not refused for it.
+    Nothing,
+    Http1,
+    /// HTTP/2 first.
+    Http2,
+}
+
+impl Alpn {
+    fn of(listen: &Listen) -> Self {
+        match (listen.served, listen.http2) {
+            (Served::Stream { .. }, _) => Self::Nothing,
+            (Served::Http, false) => Self::Http1,
+            (Served::Http, true) => Self::Http2,
+        }
+    }
 }
 
 /// A configuration and what it was made of; that keeps the address which is its key taken.
@@ -66,20 +86,21 @@ impl ServerTls {
     }
 
     /// The configuration for an ssl object.
-    fn ready(&self, ssl: &Arc<CompiledSsl>, http2: bool) -> Result<Arc<Ready>, rustls::Error> {
-        let key = (Arc::as_ptr(ssl) as usize, http2);
+    fn ready(&self, ssl: &Arc<CompiledSsl>, alpn: Alpn) -> Result<Arc<Ready>, rustls::Error> {
+        let key = (Arc::as_ptr(ssl) as usize, alpn);
         if let Some(made) = self.configs.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(made.ready.clone());
         }
-        let ready = Arc::new(self.make(ssl, http2)?);
+        let ready = Arc::new(self.make(ssl, alpn)?);
         let mut configs = self.configs.write().unwrap_or_else(PoisonError::into_inner);
-        // What only this table still holds belongs to no snapshot in use. An object may stand here twice, with HTTP/2 and
-        // without.
-        configs.retain(|_, made| Arc::strong_count(&made.ssl) > 2);
+        // What only this table still holds, under however many offers, belongs to no snapshot in use.
+        let mut held: HashMap<usize, usize> = HashMap::new();
+        configs.keys().for_each(|(ssl, _)| *held.entry(*ssl).or_default() += 1);
+        configs.retain(|(ssl, _), made| Arc::strong_count(&made.ssl) > held[ssl]);
         Ok(configs.entry(key).or_insert(Made { ssl: ssl.clone(), ready }).ready.clone())
     }
 
-    fn make(&self, ssl: &Arc<CompiledSsl>, http2: bool) -> Result<Ready, rustls::Error> {
+    fn make(&self, ssl: &Arc<CompiledSsl>, alpn: Alpn) -> Result<Ready, rustls::Error> {
         let own: Option<Vec<_>> = ssl.versions.as_ref().map(|versions| {
             versions
                 .iter()
@@ -99,9 +120,10 @@ impl ServerTls {
         };
         let mut config = builder.with_cert_resolver(Arc::new(Keys(ssl.keys.clone())));
         config.ignore_client_order = true;
-        config.alpn_protocols = match http2 {
-            true => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-            false => vec![b"http/1.1".to_vec()],
+        config.alpn_protocols = match alpn {
+            Alpn::Nothing => Vec::new(),
+            Alpn::Http1 => vec![b"http/1.1".to_vec()],
+            Alpn::Http2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         };
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
         if self.tickets {
@@ -163,7 +185,7 @@ pub(crate) async fn accept(
     let sni: Option<Arc<str>> = named.map(|name| name.trim_end_matches('.').to_ascii_lowercase().into());
     let ssl = sni.as_ref().and_then(|sni| worker.pin().snapshot.certificate(sni).cloned());
     let ready = match ssl {
-        Some(ssl) => Some(tls.ready(&ssl, listen.http2).map_err(io::Error::other)?),
+        Some(ssl) => Some(tls.ready(&ssl, Alpn::of(listen)).map_err(io::Error::other)?),
         None => None,
     };
     let Some(ready) = ready else {

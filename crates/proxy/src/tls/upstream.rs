@@ -1,7 +1,8 @@
 //! TLS with upstreams (`docs/spec/upstream-balancing.md` §8.1, §11).
 
 use crate::failure::Failure;
-use milecastle_snapshot::ClientIdentity;
+use milecastle_settings::VerifyUpstreams;
+use milecastle_snapshot::{ClientCertificateFault, ClientIdentity, CompiledUpstream, Snapshot};
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
@@ -16,15 +17,58 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// What is spoken over a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Protocol {
+    #[default]
+    Http1,
+    Http2,
+    /// No HTTP: no application protocol is offered.
+    Other,
+}
+
 /// How a connection is opened. Connections and sessions stand for each other only if all of it is equal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Profile {
-    /// HTTP/2 is to be spoken, not HTTP/1.1.
-    pub(crate) http2: bool,
+    /// What is to be spoken.
+    pub(crate) protocol: Protocol,
     /// The upstream's certificate is verified.
     pub(crate) verify: bool,
     /// What the upstream is shown when it asks.
     pub(crate) identity: Option<ClientIdentity>,
+}
+
+impl Profile {
+    /// How connections to the nodes of `upstream` are opened; `verify` is the node's say on certificates.
+    ///
+    /// # Errors
+    /// What the upstream is to be shown is missing or cannot be used; the log says so.
+    pub(crate) fn towards(
+        upstream: &CompiledUpstream,
+        snapshot: &Snapshot,
+        verify: VerifyUpstreams,
+    ) -> Result<Self, ClientCertificateFault> {
+        let identity = snapshot.client_identity(upstream).inspect_err(|fault| {
+            tracing::error!(
+                upstream = &*upstream.key,
+                error = %fault,
+                "the certificate to show to this upstream cannot be used: see its `tls`"
+            );
+        })?;
+        Ok(Self {
+            protocol: match upstream.scheme {
+                scheme if scheme.is_http2() => Protocol::Http2,
+                scheme if scheme.is_http() => Protocol::Http1,
+                _ => Protocol::Other,
+            },
+            verify: match verify {
+                VerifyUpstreams::Off => false,
+                VerifyUpstreams::Upstream => upstream.verify,
+                VerifyUpstreams::Required => true,
+            },
+            identity: identity.cloned(),
+        })
+    }
 }
 
 /// What sets one TLS connection to an address apart from another.
@@ -95,7 +139,11 @@ impl UpstreamTls {
             Some(identity) => builder.with_client_cert_resolver(Arc::new(Shown(identity.pair().clone()))),
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![if profile.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        config.alpn_protocols = match profile.protocol {
+            Protocol::Http1 => vec![b"http/1.1".to_vec()],
+            Protocol::Http2 => vec![b"h2".to_vec()],
+            Protocol::Other => Vec::new(),
+        };
         Ok(config)
     }
 }

@@ -194,6 +194,7 @@ mod tests {
             send_timeout: minute,
             keepalive_timeout: minute,
             handshake_timeout: minute,
+            proxy_protocol_timeout: minute,
             ping_timeout: minute,
             lingering_time: minute,
             lingering_timeout: minute,

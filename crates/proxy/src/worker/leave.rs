@@ -7,8 +7,7 @@
 //! What cannot be helped: a handshake whose last packet takes longer than `shutdown.last_call`, and one that completes between
 //! the last look at the queue and the closing, a few microseconds later, are reset.
 
-use super::{Worker, is_of_the_peer};
-use crate::config::Listen;
+use super::{Entrance, Worker, is_of_the_peer};
 use socket2::{SockFilter, SockRef};
 use std::io;
 use std::rc::Rc;
@@ -35,8 +34,9 @@ fn overlook_handshakes(listener: &TcpListener) -> io::Result<()> {
 }
 
 /// Takes the last connections of a listener and closes it. `limits.connections` holds no longer: the queue is bounded.
-pub(super) async fn leave(worker: Rc<Worker>, listener: Rc<TcpListener>, listen: Rc<Listen>, until: Instant) {
-    if let Err(error) = overlook_handshakes(&listener) {
+pub(super) async fn leave(worker: Rc<Worker>, entrance: Rc<Entrance>, until: Instant) {
+    let (listener, key) = (&entrance.listener, entrance.listen.key);
+    if let Err(error) = overlook_handshakes(listener) {
         static TOLD: Once = Once::new();
         TOLD.call_once(|| {
             tracing::warn!(
@@ -48,7 +48,7 @@ pub(super) async fn leave(worker: Rc<Worker>, listener: Rc<TcpListener>, listen:
     }
     let last_call = async {
         loop {
-            worker.accept_one(&listener, &listen).await;
+            worker.accept_one(&entrance).await;
         }
     };
     tokio::select! {
@@ -56,12 +56,12 @@ pub(super) async fn leave(worker: Rc<Worker>, listener: Rc<TcpListener>, listen:
         () = last_call => {}
     }
     loop {
-        match accept_now(&listener) {
-            Ok(Some((stream, peer))) => worker.welcome(stream, peer, &listen),
+        match accept_now(listener) {
+            Ok(Some((stream, peer))) => worker.welcome(stream, peer, &entrance),
             Ok(None) => return,
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
-                tracing::error!(%error, key = listen.key, "connections are lost that could not be accepted at the end");
+                tracing::error!(%error, key, "connections are lost that could not be accepted at the end");
                 return;
             }
         }

@@ -36,19 +36,60 @@ pub fn probe(addr: SocketAddr, key: &'static str) -> Result<(), ListenError> {
 /// # Errors
 /// The system refuses the address.
 pub(crate) fn listen(
-    mut addr: SocketAddr,
+    addr: SocketAddr,
     key: &'static str,
     count: usize,
 ) -> Result<(SocketAddr, Vec<std::net::TcpListener>), ListenError> {
     probe(addr, key)?;
+    share(addr, key, count, |addr| {
+        let listener = open(addr)?;
+        Ok((listener.local_addr()?, listener))
+    })
+}
+
+/// As [`listen`], for datagrams.
+///
+/// # Errors
+/// The system refuses the address.
+pub(crate) fn listen_udp(
+    addr: SocketAddr,
+    key: &'static str,
+    count: usize,
+) -> Result<(SocketAddr, Vec<std::net::UdpSocket>), ListenError> {
+    let tried = udp_socket(addr).and_then(|socket| socket.bind(&addr.into()));
+    tried.map_err(|source| ListenError { addr, key, source })?;
+    share(addr, key, count, |addr| {
+        let socket = udp_socket(addr)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        let socket = std::net::UdpSocket::from(socket);
+        Ok((socket.local_addr()?, socket))
+    })
+}
+
+/// Opens sockets one after the other; the first one settles the port.
+fn share<S>(
+    mut addr: SocketAddr,
+    key: &'static str,
+    count: usize,
+    open: impl Fn(SocketAddr) -> io::Result<(SocketAddr, S)>,
+) -> Result<(SocketAddr, Vec<S>), ListenError> {
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
-        let opened = open(addr).and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (got, listener) = opened.map_err(|source| ListenError { addr, key, source })?;
+        let (got, socket) = open(addr).map_err(|source| ListenError { addr, key, source })?;
         addr = got;
-        sockets.push(listener);
+        sockets.push(socket);
     }
     Ok((addr, sockets))
+}
+
+fn udp_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
 }
 
 fn open(addr: SocketAddr) -> io::Result<std::net::TcpListener> {

@@ -19,14 +19,15 @@ mod tunnel;
 mod watching;
 mod wire;
 
+pub(crate) use activity::Activity;
 pub(crate) use client::{Believed, Client, Registry};
 pub(crate) use defer::{Flusher, defer};
-pub(crate) use listen::listen;
 pub use listen::{ListenError, probe};
+pub(crate) use listen::{listen, listen_udp};
 pub(crate) use tunnel::Tunnel;
 pub(crate) use wire::Wire;
 
-use crate::balance::{Averages, Balancers};
+use crate::balance::{Averages, Balancer, Balancers, Parts};
 use crate::config::{GatewayConfig, Listen};
 use crate::counters::{Counters, WorkerCounters};
 use crate::current::Current;
@@ -37,10 +38,11 @@ use crate::h2_client;
 use crate::health::Checkers;
 use crate::request::Rooms;
 use crate::resolve::Resolver;
+use crate::stream::{self, InlineUpstreams, ReadRoom, StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
 use http::HeaderValue;
 use milecastle_plugin_api::{Consumer, CredentialMatch, NodeFacts, View};
-use milecastle_snapshot::Snapshot;
+use milecastle_snapshot::{CompiledUpstream, Snapshot};
 use overlay::Overlays;
 use spare::Spare;
 use std::any::Any;
@@ -91,6 +93,7 @@ pub(crate) struct Pinned {
 /// One worker's own state.
 pub(crate) struct Worker {
     pub(crate) node: Arc<Node>,
+    pub(crate) index: usize,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) pool: Pool,
     pub(crate) pipes: Pipes,
@@ -101,6 +104,11 @@ pub(crate) struct Worker {
     pub(crate) rooms: Rooms,
     pub(crate) scratch: Rc<Scratch>,
     pub(crate) clients: Registry,
+    /// What sessions of the TCP proxy read into.
+    pub(crate) stream_room: ReadRoom,
+    pub(crate) inline_upstreams: InlineUpstreams,
+    /// Open sessions of the UDP proxy.
+    pub(crate) udp_sessions: Cell<usize>,
     /// Since when the node has been ending.
     leaving: Cell<Option<Instant>>,
     /// Own copy of the `Server` header: its count of uses is touched by no other worker.
@@ -123,15 +131,26 @@ pub(crate) enum Stage {
 pub(crate) struct Door {
     pub(crate) listen: Listen,
     pub(crate) socket: std::net::TcpListener,
+    /// Present if sessions of the TCP proxy come in.
+    pub(crate) stream: Option<StreamListen>,
+}
+
+/// All that one worker listens on.
+#[derive(Default)]
+pub(crate) struct Doors {
+    pub(crate) tcp: Vec<Door>,
+    pub(crate) udp: Vec<UdpDoor>,
+}
+
+/// A listening socket on a worker's runtime.
+struct Entrance {
+    listener: TcpListener,
+    listen: Rc<Listen>,
+    stream: Option<Rc<StreamListen>>,
 }
 
 /// Runs a worker until the stage says otherwise. Blocks the thread.
-pub(crate) fn run(
-    node: Arc<Node>,
-    index: usize,
-    doors: Vec<Door>,
-    stage: watch::Receiver<Stage>,
-) -> std::io::Result<()> {
+pub(crate) fn run(node: Arc<Node>, index: usize, doors: Doors, stage: watch::Receiver<Stage>) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
@@ -153,6 +172,10 @@ impl Worker {
             rooms: Rooms::default(),
             scratch: Rc::default(),
             clients: Registry::default(),
+            stream_room: ReadRoom::default(),
+            inline_upstreams: InlineUpstreams::default(),
+            udp_sessions: Cell::new(0),
+            index,
             server_header: own_copy(&node.config.server_header),
             leaving: Cell::new(None),
             pinned: RefCell::new(Rc::new(pinned)),
@@ -161,15 +184,16 @@ impl Worker {
         })
     }
 
-    async fn serve(self: Rc<Self>, doors: Vec<Door>, mut stage: watch::Receiver<Stage>) -> std::io::Result<()> {
-        let mut listeners = Vec::with_capacity(doors.len());
-        for door in doors {
-            listeners.push((Rc::new(TcpListener::from_std(door.socket)?), Rc::new(door.listen)));
+    async fn serve(self: Rc<Self>, doors: Doors, mut stage: watch::Receiver<Stage>) -> std::io::Result<()> {
+        let mut entrances = Vec::with_capacity(doors.tcp.len());
+        for Door { listen, socket, stream } in doors.tcp {
+            let listener = TcpListener::from_std(socket)?;
+            entrances.push(Rc::new(Entrance { listener, listen: listen.into(), stream: stream.map(Rc::new) }));
         }
-        let accept = |(listener, listen): &(Rc<TcpListener>, Rc<Listen>)| {
-            tokio::task::spawn_local(self.clone().accept(listener.clone(), listen.clone()))
-        };
-        let accepting: Vec<_> = listeners.iter().map(accept).collect();
+        let accept = |entrance: &Rc<Entrance>| tokio::task::spawn_local(self.clone().accept(entrance.clone()));
+        let accepting: Vec<_> = entrances.iter().map(accept).collect();
+        let datagrams = doors.udp.into_iter().map(|door| stream::UdpListener::open(self.clone(), door));
+        let datagrams = datagrams.collect::<std::io::Result<Vec<_>>>()?;
         let follow = tokio::task::spawn_local(self.clone().follow());
         let sweep = tokio::task::spawn_local(self.clone().sweep());
         let look = tokio::task::spawn_local(self.clone().look());
@@ -178,7 +202,7 @@ impl Worker {
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
         look.abort();
         tokio::select! {
-            () = self.leave(listeners) => {}
+            () = self.leave(entrances, datagrams) => {}
             _stopped = stage.wait_for(|stage| *stage == Stage::Stopped) => {}
         }
         follow.abort();
@@ -187,17 +211,19 @@ impl Worker {
     }
 
     /// Ends what there is, in order: ready once every connection has ended.
-    async fn leave(self: &Rc<Self>, listeners: Vec<(Rc<TcpListener>, Rc<Listen>)>) {
+    async fn leave(self: &Rc<Self>, entrances: Vec<Rc<Entrance>>, datagrams: Vec<stream::UdpListener>) {
         let now = Instant::now();
         self.leaving.set(Some(now));
         self.clients.drain();
         let look = tokio::task::spawn_local(self.clone().look());
         let until = now + self.node.config.client.last_call;
-        let last = listeners
-            .into_iter()
-            .map(|(listener, listen)| tokio::task::spawn_local(leave::leave(self.clone(), listener, listen, until)));
+        let last =
+            entrances.into_iter().map(|entrance| tokio::task::spawn_local(leave::leave(self.clone(), entrance, until)));
         futures_util::future::join_all(last).await;
         self.clients.emptied().await;
+        for listener in datagrams {
+            listener.emptied().await;
+        }
         look.abort();
     }
 
@@ -206,7 +232,7 @@ impl Worker {
         self.leaving.get().is_some()
     }
 
-    async fn accept(self: Rc<Self>, listener: Rc<TcpListener>, listen: Rc<Listen>) {
+    async fn accept(self: Rc<Self>, entrance: Rc<Entrance>) {
         loop {
             let most = self.node.config.connections;
             if most > 0 && self.clients.len() >= most as usize {
@@ -214,24 +240,27 @@ impl Worker {
                 self.clients.shrunk().await;
                 continue;
             }
-            self.accept_one(&listener, &listen).await;
+            self.accept_one(&entrance).await;
         }
     }
 
-    async fn accept_one(self: &Rc<Self>, listener: &TcpListener, listen: &Rc<Listen>) {
-        match listener.accept().await {
-            Ok((stream, peer)) => self.welcome(stream, peer, listen),
+    async fn accept_one(self: &Rc<Self>, entrance: &Entrance) {
+        match entrance.listener.accept().await {
+            Ok((stream, peer)) => self.welcome(stream, peer, entrance),
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
-                tracing::error!(%error, key = listen.key, "accepting a connection failed");
+                tracing::error!(%error, key = entrance.listen.key, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 
-    fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, listen: &Rc<Listen>) {
+    fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, entrance: &Entrance) {
         self.counters.accepted.up();
-        serve::spawn(self, stream, peer, listen);
+        match &entrance.stream {
+            None => serve::spawn(self, stream, peer, &entrance.listen),
+            Some(own) => stream::spawn(self, stream, peer, &entrance.listen, own),
+        }
     }
 
     /// Takes over each snapshot as it is published, so that an idle worker keeps no old one.
@@ -279,6 +308,17 @@ impl Worker {
         self.pinned.borrow().clone()
     }
 
+    /// The balancer of an upstream.
+    pub(crate) fn balancer(&self, upstream: &Arc<CompiledUpstream>) -> Rc<Balancer> {
+        self.balancers.of(upstream, || Parts {
+            averages: &self.node.averages,
+            checker: self.node.checkers.of(upstream),
+            counters: &self.counters,
+            ring_points: self.node.config.ring_points,
+            seed: usize::try_from(self.random() >> 32).unwrap_or_default(),
+        })
+    }
+
     /// A random number; not for secrets.
     pub(crate) fn random(&self) -> u64 {
         // xorshift64*
@@ -299,7 +339,9 @@ impl Worker {
 /// Whether the object still exists under whose path an upstream's state is kept.
 fn lives(snapshot: &Snapshot, path: &str) -> bool {
     use milecastle_model::{Key, Kind};
-    let Some((collection, id)) = path.trim_start_matches('/').split_once('/') else { return false };
+    // Behind a `#` stands the place of an upstream in a plugin's configuration.
+    let object = path.split('#').next().unwrap_or_default();
+    let Some((collection, id)) = object.trim_start_matches('/').split_once('/') else { return false };
     Kind::from_collection(collection).is_some_and(|kind| snapshot.object(&Key::new(kind, id)).is_some())
 }
 

@@ -6,6 +6,7 @@ use super::watching::Watch;
 use super::wire::{Wire, is_readable};
 use super::{Believed, Worker, http1, http2};
 use crate::config::Listen;
+use crate::proxy_protocol;
 use crate::request;
 use crate::transport::Transport;
 use bytes::BytesMut;
@@ -62,6 +63,10 @@ async fn open(
     activity: Rc<Activity>,
     registered: Registered,
 ) -> io::Result<Option<Opened>> {
+    let (mut stream, mut peer) = (stream, peer);
+    if listen.proxy_protocol {
+        peer = named_client(&worker, &mut stream, peer).await?;
+    }
     // The system is asked only where the listening socket takes connections to several addresses.
     let local = if listen.addr.ip().is_unspecified() { stream.local_addr()? } else { listen.addr };
     let limits = &worker.node.config.client;
@@ -77,7 +82,6 @@ async fn open(
         let http2 = info.alpn == Some("h2");
         (Transport::Tls(Box::new(stream)), BytesMut::new(), http2, Some(info))
     } else if listen.http2 {
-        let mut stream = stream;
         let Some((first, http2)) = sniff(&mut stream, &activity).await? else { return Ok(None) };
         (Transport::Tcp(stream), first, http2, None)
     } else {
@@ -102,6 +106,15 @@ async fn open(
     });
     let watch = Watch::new(client.activity.clone(), registered);
     Ok(Some(Opened { client, wire: Wire::new(transport, first), watch, http2 }))
+}
+
+/// Takes the PROXY header off a connection. The client that it names counts as the peer, if the proxy is believed.
+async fn named_client(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
+    let config = &worker.node.config;
+    let reading = Box::pin(proxy_protocol::read(stream, config.client.proxy_protocol_timeout));
+    let header = reading.await.inspect_err(|_| worker.counters.bad_proxy_headers.up())?;
+    let believed = config.real_ip.from.contains(peer.ip());
+    Ok(header.addresses.filter(|_| believed).map_or(peer, |(client, _)| client))
 }
 
 fn believed(worker: &Worker, peer: IpAddr) -> Believed {

@@ -6,6 +6,8 @@ mod answer_head;
 mod chunks;
 #[path = "../../../../tests/fuzz/checks/dns_answer.rs"]
 mod dns_answer;
+#[path = "../../../../tests/fuzz/checks/proxy_protocol.rs"]
+mod proxy_protocol;
 #[path = "../../../../tests/fuzz/checks/request_head.rs"]
 mod request_head;
 #[path = "../../../../tests/fuzz/checks/seeds.rs"]
@@ -29,4 +31,9 @@ fn seeds_of_dns_answer_hold() {
 #[test]
 fn seeds_of_request_head_hold() {
     seeds::replay("request_head", request_head::try_input);
+}
+
+#[test]
+fn seeds_of_proxy_protocol_hold() {
+    seeds::replay("proxy_protocol", proxy_protocol::try_input);
 }

@@ -170,6 +170,7 @@ impl Bed {
             current: Arc::new(OnceLock::from(self.current.clone())),
             health: Arc::new(Health::new(1)),
             registry: self.compiler.registry().clone(),
+            streams: None,
             metrics: Arc::new(metrics::Registry::new("gw_", 1)),
             counters: self.gateway.as_ref().unwrap().counters().clone(),
             upstream_health: self.upstream_health.clone(),

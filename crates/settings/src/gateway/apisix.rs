@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::stream::{ProxyMode, ProxyProtocol, StreamProxy};
 use crate::load::Checks;
 use crate::{IpPort, NameServer, Peers, Time, UnitError};
 
@@ -12,6 +13,12 @@ use crate::{IpPort, NameServer, Peers, Time, UnitError};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Apisix {
+    /// Which traffic this node serves: `http`, `stream` (TCP and UDP), or `http&stream`.
+    pub proxy_mode: ProxyMode,
+    /// Listeners of the TCP and UDP proxy, where `proxy_mode` includes `stream`.
+    pub stream_proxy: StreamProxy,
+    /// Where the PROXY protocol is expected and sent.
+    pub proxy_protocol: ProxyProtocol,
     /// Plain HTTP listeners: a port, a list of ports, or a list of `{ip, port, enable_http2}`.
     pub node_listen: NodeListen,
     /// HTTP/2 on the listeners that do not say otherwise: by ALPN on TLS, by prior knowledge on plain ports.
@@ -187,7 +194,8 @@ impl SslListen {
 
 impl Apisix {
     pub(super) fn check(&self, checks: &mut Checks<'_>) {
-        if self.node_listen.0.is_empty() && !self.ssl.enable {
+        self.stream_proxy.check(self.proxy_mode, checks);
+        if self.proxy_mode.http() && self.node_listen.0.is_empty() && !self.ssl.enable {
             checks.fault("node_listen", "expected at least one listener where `ssl.enable` is off");
         }
         if self.dns_resolver.as_ref().is_some_and(Vec::is_empty) {
@@ -259,6 +267,9 @@ impl From<TlsVersions> for String {
 impl Default for Apisix {
     fn default() -> Self {
         Self {
+            proxy_mode: ProxyMode::default(),
+            stream_proxy: StreamProxy::default(),
+            proxy_protocol: ProxyProtocol::default(),
             node_listen: NodeListen(vec![HttpListen { ip: any(), port: 9080, enable_http2: None }]),
             enable_http2: true,
             ssl: Ssl::default(),

@@ -4,6 +4,7 @@ mod apisix;
 mod nginx;
 mod node;
 mod prometheus;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ pub use node::{
     AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeouts, UpstreamPool, UpstreamTls, VerifyUpstreams,
 };
 pub use prometheus::{MetricSettings, Prometheus};
+pub use stream::{NginxStream, ProxyMode, ProxyProtocol, StreamProxy, TcpListen};
 
 use crate::load::{Checks, File, under};
 use crate::{Discovery, Log, Size};
@@ -37,6 +39,9 @@ pub struct Gateway {
     pub plugin_attr: PluginAttr,
     /// Names of the plugins this node runs; unset means every built-in plugin.
     pub plugins: Option<Vec<String>>,
+    /// Names of the plugins that TCP and UDP routes may have; unset means `ip-restriction`, `limit-conn`, `mqtt-proxy`,
+    /// `syslog` and `traffic-split`.
+    pub stream_plugins: Option<Vec<String>>,
     /// Worker threads, one runtime and one set of listening sockets each; 0 is one for each core.
     #[schemars(range(max = 1024), extend("x-unit" = "threads"))]
     pub workers: u16,
@@ -97,6 +102,7 @@ impl Default for Gateway {
             nginx_config: NginxConfig::default(),
             plugin_attr: PluginAttr::default(),
             plugins: None,
+            stream_plugins: None,
             workers: 0,
             background_threads: 2,
             control_plane: ControlPlane::default(),
@@ -127,9 +133,16 @@ impl PluginAttr {
 impl Gateway {
     /// Every address that this node listens on, with the key that sets it, in the order of the file's reference page.
     pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
-        let mut all: Vec<_> = self.apisix.node_listen.0.iter().map(|l| ("apisix.node_listen", l.socket())).collect();
-        if self.apisix.ssl.enable {
-            all.extend(self.apisix.ssl.listen.iter().map(|l| ("apisix.ssl.listen", l.socket())));
+        let (apisix, mut all) = (&self.apisix, Vec::new());
+        if apisix.proxy_mode.http() {
+            all.extend(apisix.node_listen.0.iter().map(|l| ("apisix.node_listen", l.socket())));
+            let tls = apisix.ssl.listen.iter().filter(|_| apisix.ssl.enable);
+            all.extend(tls.map(|l| ("apisix.ssl.listen", l.socket())));
+            all.extend(apisix.proxy_protocol.http().map(|addr| ("apisix.proxy_protocol.listen_http_port", addr)));
+            all.extend(apisix.proxy_protocol.https().map(|addr| ("apisix.proxy_protocol.listen_https_port", addr)));
+        }
+        if apisix.proxy_mode.stream() {
+            all.extend(apisix.stream_proxy.tcp_listeners());
         }
         all.push(("apisix.status.port", self.apisix.status.socket()));
         if self.apisix.enable_control {
@@ -149,6 +162,13 @@ impl Gateway {
         self.state.check(&mut checks.at("state"));
         self.nginx_config.http.check(&mut checks.at("nginx_config.http"));
         self.discovery.check(&mut checks.at("discovery"));
+        for (i, name) in self.stream_plugins.iter().flatten().enumerate() {
+            checks.stream_plugin(&format!("stream_plugins[{i}]"), name);
+            if name == "prometheus" && !self.plugin_attr.prometheus.enable_export_server {
+                let text = "needs `plugin_attr.prometheus.enable_export_server`, which alone shows metrics of sessions";
+                checks.fault(&format!("stream_plugins[{i}]"), text);
+            }
+        }
         for (i, name) in self.plugins.iter().flatten().enumerate() {
             checks.plugin(&format!("plugins[{i}]"), name);
         }
@@ -172,6 +192,8 @@ impl Gateway {
         checks.above_zero(&[
             ("timeouts.tls_handshake", self.timeouts.tls_handshake),
             ("timeouts.http2_ping", self.timeouts.http2_ping),
+            ("timeouts.proxy_protocol", self.timeouts.proxy_protocol),
+            ("timeouts.stream_preread", self.timeouts.stream_preread),
             ("dns.timeout", self.dns.timeout),
             ("dns.try_timeout", self.dns.try_timeout),
         ]);

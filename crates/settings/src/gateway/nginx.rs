@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::stream::NginxStream;
 use crate::load::Checks;
 use crate::{Peers, Size, Switch, Time};
 
@@ -15,6 +16,8 @@ use crate::{Peers, Size, Switch, Time};
 pub struct NginxConfig {
     /// HTTP.
     pub http: NginxHttp,
+    /// TCP and UDP.
+    pub stream: NginxStream,
 }
 
 /// See [`NginxConfig::http`].

@@ -122,6 +122,14 @@ pub struct Limits {
     /// What a client that was answered before it had sent everything may still send: so much is read and dropped, so that
     /// the client gets to read its answer; then the connection is cut.
     pub lingering_bytes: Size,
+    /// UDP sessions on this node, beyond which datagrams of new clients are dropped and counted.
+    #[schemars(range(min = 1), extend("x-unit" = "sessions"))]
+    pub udp_sessions: u32,
+    /// Datagrams of one UDP client that wait while its session is being opened; further ones are dropped and counted.
+    #[schemars(range(min = 1, max = 1024), extend("x-unit" = "datagrams"))]
+    pub udp_pending: u32,
+    /// What a TCP client may send before its session is passed on, where a plugin looks at it; more closes the session.
+    pub stream_preread: Size,
     /// Access log lines that wait to be written, over all workers; further ones are dropped and counted.
     #[schemars(range(min = 1), extend("x-unit" = "lines"))]
     pub pending_log_entries: u32,
@@ -133,6 +141,10 @@ pub struct Limits {
 pub struct Timeouts {
     /// How long a client may take for its TLS handshake.
     pub tls_handshake: Time,
+    /// How long a peer may take to send the PROXY protocol's header where it is expected.
+    pub proxy_protocol: Time,
+    /// How long a TCP client may take to send what a plugin looks at before its session is passed on.
+    pub stream_preread: Time,
     /// How long an HTTP/2 client may leave a ping unanswered before its connection is closed.
     pub http2_ping: Time,
     /// How often an upstream is asked for a sign of life on an HTTP/2 connection with requests in work, and how long it has to
@@ -362,6 +374,9 @@ impl Default for Limits {
             upstream_http2_window: Size::kib(256),
             upstream_http2_send_buffer: Size::kib(256),
             lingering_bytes: Size::kib(64 * 1024),
+            udp_sessions: 65_536,
+            udp_pending: 16,
+            stream_preread: Size::kib(16),
             pending_log_entries: 65_536,
         }
     }
@@ -371,6 +386,8 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             tls_handshake: Time::secs(10),
+            proxy_protocol: Time::secs(5),
+            stream_preread: Time::secs(30),
             http2_ping: Time::secs(20),
             upstream_http2_ping: Time::secs(0),
             lingering_time: Time::secs(30),

@@ -4,6 +4,7 @@ mod equality;
 mod people;
 mod quarantine;
 mod references;
+mod stream;
 mod tls;
 
 use crate::{CompiledRoute, Compiler, Rejected, Snapshot};

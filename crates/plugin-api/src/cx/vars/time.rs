@@ -6,12 +6,12 @@ const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// Seconds with three decimals.
-pub(super) fn seconds(duration: Duration) -> String {
+pub(crate) fn seconds(duration: Duration) -> String {
     format!("{}.{:03}", duration.as_secs(), duration.subsec_millis())
 }
 
 /// Time since 1970; zero for a clock before that.
-pub(super) fn since_epoch(at: SystemTime) -> Duration {
+pub(crate) fn since_epoch(at: SystemTime) -> Duration {
     at.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
@@ -64,13 +64,20 @@ impl Civil {
 }
 
 /// `2026-11-22T17:05:09+00:00`.
-pub(super) fn iso8601(at: SystemTime) -> String {
+pub(crate) fn iso8601(at: SystemTime) -> String {
     let Civil { year, month, day, hour, minute, second, .. } = Civil::at(at);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}+00:00")
 }
 
+/// `2026-11-22T17:05:09.250Z`, as log lines of other systems have it (RFC 3339).
+pub fn timestamp(at: SystemTime) -> String {
+    let Civil { year, month, day, hour, minute, second, .. } = Civil::at(at);
+    let millis = since_epoch(at).subsec_millis();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
 /// `22/Nov/2026:17:05:09 +0000`.
-pub(super) fn common_log(at: SystemTime) -> String {
+pub(crate) fn common_log(at: SystemTime) -> String {
     let now = Civil::at(at);
     let Civil { year, day, hour, minute, second, .. } = now;
     format!("{day:02}/{}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000", now.month_name())

@@ -1,7 +1,7 @@
 //! Table E: the client's side of TLS. Certificates are taken apart only when a variable asks for it.
 
 use super::time::Civil;
-use crate::cx::{RequestCx, TlsInfo};
+use crate::cx::TlsInfo;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use milecastle_matching::Var;
@@ -10,8 +10,7 @@ use std::time::SystemTime;
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate, X509Name};
 use x509_parser::x509::AttributeTypeAndValue;
 
-pub(super) fn var<'a>(cx: &'a RequestCx, name: &str) -> Option<Var<'a>> {
-    let tls = cx.client.tls.as_ref()?;
+pub(crate) fn var<'a>(tls: &'a TlsInfo, name: &str) -> Option<Var<'a>> {
     let text = match name {
         "ssl_protocol" => tls.protocol,
         "ssl_cipher" => &tls.cipher,

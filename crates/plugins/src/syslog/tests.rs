@@ -1,0 +1,113 @@
+use super::STREAM;
+use milecastle_plugin_api::testing::{Sessions, Setup};
+use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn logged(to: SocketAddr, members: Value) -> Value {
+    let mut config = json!({ "host": "127.0.0.1", "port": to.port(), "log_format": { "ip": "$remote_addr", "n": 3 } });
+    config.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    json!({ "syslog": config })
+}
+
+fn end(sessions: &Sessions, client: &str) {
+    sessions.begin(client).0.end();
+}
+
+/// The entry of a line, which must be one of RFC 5424.
+fn entry(line: &str) -> Value {
+    let (head, entry) = line.split_once(" - - ").unwrap();
+    let words: Vec<&str> = head.split(' ').collect();
+    assert_eq!((words[0], words[2], words[3]), ("<46>1", "-", "apisix"), "{line}");
+    assert!(words[1].ends_with('Z') && words[1].len() == "2026-11-22T17:05:09.000Z".len(), "{line}");
+    assert_eq!(words[4], std::process::id().to_string());
+    serde_json::from_str(entry).unwrap()
+}
+
+/// A server that hands over the lines it gets.
+fn tcp_server() -> (SocketAddr, std::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let lines = BufReader::new(stream).lines().map_while(Result::ok);
+            if lines.into_iter().any(|line| tell.send(line).is_err()) {
+                return;
+            }
+        }
+    });
+    (address, told)
+}
+
+#[test]
+fn lines_over_tcp() {
+    let (server, lines) = tcp_server();
+    let sessions = Setup::new(&[&STREAM]).sessions(logged(server, json!({ "flush_limit": 1, "batch_max_size": 1 })));
+    for client in ["10.0.0.1", "10.0.0.2"] {
+        end(&sessions, client);
+        let line = lines.recv_timeout(SOON).unwrap();
+        assert_eq!(entry(&line), json!({ "ip": client, "n": 3, "route_id": "1" }));
+    }
+}
+
+#[test]
+fn datagrams_with_the_format_of_the_metadata() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(SOON)).unwrap();
+    let members = json!({ "sock_type": "udp", "flush_limit": 1, "batch_max_size": 1, "log_format": null });
+    let mut config = logged(server.local_addr().unwrap(), members);
+    config["syslog"].as_object_mut().unwrap().remove("log_format");
+    let setup = Setup::new(&[&STREAM]).metadata("syslog", json!({ "log_format": { "port": "$server_port" } }));
+    let sessions = setup.sessions(config);
+    end(&sessions, "10.0.0.1");
+    let mut room = [0; 1024];
+    let len = server.recv(&mut room).unwrap();
+    let line = std::str::from_utf8(&room[..len]).unwrap();
+    assert_eq!(entry(line.trim_end()), json!({ "port": "9100", "route_id": "1" }));
+}
+
+#[test]
+fn what_is_gathered_is_sent_when_it_is_enough_and_at_the_end() {
+    let (server, lines) = tcp_server();
+    let sessions = Setup::new(&[&STREAM]).sessions(logged(server, json!({ "batch_max_size": 3, "flush_limit": 1 })));
+    (0..7).for_each(|_| end(&sessions, "10.0.0.1"));
+    let count = |most: usize| std::iter::from_fn(|| lines.recv_timeout(SOON).ok()).take(most).count();
+    assert_eq!(count(6), 6);
+    assert!(lines.try_recv().is_err(), "the seventh waits");
+    drop(sessions);
+    assert_eq!(count(1), 1);
+}
+
+#[test]
+fn a_server_that_comes_back_is_connected_anew() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    let sessions = Setup::new(&[&STREAM]).sessions(logged(server, json!({ "flush_limit": 1, "batch_max_size": 1 })));
+    for _ in 0..2 {
+        end(&sessions, "10.0.0.1");
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        entry(line.trim_end());
+    }
+}
+
+#[test]
+fn faults_are_found_on_write() {
+    let check = |members: Value, path: &str| {
+        let faults = Setup::new(&[&STREAM]).faults(logged(([127, 0, 0, 1], 514).into(), members.clone()));
+        assert!(faults.iter().any(|fault| fault.path == format!("/syslog{path}")), "{members}: {faults:?}");
+    };
+    check(json!({ "port": "514" }), "/port");
+    check(json!({ "sock_type": "tls" }), "/sock_type");
+    check(json!({ "pool_size": 4 }), "/pool_size");
+    check(json!({ "flush_limit": 0 }), "/flush_limit");
+    check(json!({ "timeout": 0 }), "/timeout");
+    check(json!({ "tls": true }), "/tls");
+    check(json!({ "batch_max_size": 0 }), "/batch_max_size");
+}

@@ -1,0 +1,164 @@
+//! The keys of the TCP and UDP proxy, and of the PROXY protocol (docs/spec/stream.md §1, tls.md §1).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::load::Checks;
+use crate::{Peers, PortRange};
+
+/// Which traffic is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ProxyMode {
+    /// HTTP alone.
+    #[default]
+    #[serde(rename = "http")]
+    Http,
+    /// TCP and UDP alone.
+    #[serde(rename = "stream")]
+    Stream,
+    /// Both.
+    #[serde(rename = "http&stream")]
+    HttpAndStream,
+}
+
+/// Listeners of the TCP and UDP proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct StreamProxy {
+    /// TCP listeners: each a port, `ip:port`, a range of ports such as `2000-2100` (also behind an ip), or
+    /// `{addr, tls, proxy_protocol, proxy_protocol_to_upstream}`.
+    pub tcp: Vec<TcpListen>,
+    /// UDP listeners: each a port, `ip:port` or a range of ports.
+    pub udp: Vec<PortRange>,
+}
+
+/// One entry of TCP listeners, whatever form the file uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "TcpListenForm")]
+pub struct TcpListen {
+    /// Port, `ip:port`, or a range of ports.
+    pub addr: PortRange,
+    /// Ends TLS here, with the certificates of the ssl objects.
+    pub tls: bool,
+    /// Expects the PROXY protocol in front; unset follows `apisix.proxy_protocol.enable_tcp_pp`.
+    pub proxy_protocol: Option<bool>,
+    /// Sends the PROXY protocol (version 1) in front of what goes upstream; unset follows
+    /// `apisix.proxy_protocol.enable_tcp_pp_to_upstream`.
+    pub proxy_protocol_to_upstream: Option<bool>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum TcpListenForm {
+    Range(PortRange),
+    Full(TcpListenFull),
+}
+
+/// One entry in full.
+#[derive(Deserialize, JsonSchema)]
+struct TcpListenFull {
+    /// Port, `ip:port`, or a range of ports.
+    addr: PortRange,
+    /// Ends TLS here, with the certificates of the ssl objects.
+    #[serde(default)]
+    tls: bool,
+    /// Expects the PROXY protocol in front; unset follows `apisix.proxy_protocol.enable_tcp_pp`.
+    #[serde(default)]
+    proxy_protocol: Option<bool>,
+    /// Sends the PROXY protocol (version 1) in front of what goes upstream; unset follows
+    /// `apisix.proxy_protocol.enable_tcp_pp_to_upstream`.
+    #[serde(default)]
+    proxy_protocol_to_upstream: Option<bool>,
+}
+
+/// Where the PROXY protocol is expected and sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ProxyProtocol {
+    /// A further port for plain HTTP, on every IPv4 interface, whose clients send the PROXY protocol first; 0 lets the
+    /// system choose one. The address that it names is the client's if the peer is in `nginx_config.http.real_ip_from`.
+    pub listen_http_port: Option<u16>,
+    /// As `listen_http_port`, for HTTPS.
+    pub listen_https_port: Option<u16>,
+    /// Expects the PROXY protocol on entries of `apisix.stream_proxy.tcp` that do not say otherwise.
+    pub enable_tcp_pp: bool,
+    /// Sends it upstream for entries of `apisix.stream_proxy.tcp` that do not say otherwise.
+    pub enable_tcp_pp_to_upstream: bool,
+}
+
+/// The settings of the reference's TCP and UDP server that have a meaning here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct NginxStream {
+    /// Peers whose PROXY header names the client; the header of others is taken off and not believed.
+    pub real_ip_from: Vec<Peers>,
+}
+
+impl ProxyMode {
+    /// Whether HTTP is served.
+    pub const fn http(self) -> bool {
+        !matches!(self, Self::Stream)
+    }
+
+    /// Whether TCP and UDP are.
+    pub const fn stream(self) -> bool {
+        !matches!(self, Self::Http)
+    }
+}
+
+impl ProxyProtocol {
+    /// Where plain HTTP behind the PROXY protocol is served.
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.listen_http_port.map(|port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))
+    }
+
+    /// Where HTTPS behind the PROXY protocol is served.
+    pub fn https(&self) -> Option<SocketAddr> {
+        self.listen_https_port.map(|port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))
+    }
+}
+
+impl From<TcpListenForm> for TcpListen {
+    fn from(form: TcpListenForm) -> Self {
+        match form {
+            TcpListenForm::Range(addr) => {
+                Self { addr, tls: false, proxy_protocol: None, proxy_protocol_to_upstream: None }
+            }
+            TcpListenForm::Full(TcpListenFull { addr, tls, proxy_protocol, proxy_protocol_to_upstream }) => {
+                Self { addr, tls, proxy_protocol, proxy_protocol_to_upstream }
+            }
+        }
+    }
+}
+
+impl StreamProxy {
+    /// Every TCP address, with the key that sets it. What UDP listens on stands beside them and can be the same.
+    pub(super) fn tcp_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        self.tcp.iter().flat_map(|listen| listen.addr.sockets()).map(|addr| ("apisix.stream_proxy.tcp", addr))
+    }
+
+    pub(super) fn check(&self, mode: ProxyMode, checks: &mut Checks<'_>) {
+        if mode.stream() && self.tcp.is_empty() && self.udp.is_empty() {
+            checks.fault(
+                "stream_proxy",
+                "expected at least one listener under `tcp` or `udp` where `proxy_mode` includes `stream`",
+            );
+        }
+        let mut taken: Vec<SocketAddr> = Vec::new();
+        for addr in self.udp.iter().flat_map(PortRange::sockets).filter(|addr| addr.port() != 0) {
+            let same = |other: &&SocketAddr| other.port() == addr.port() && overlap(other.ip(), addr.ip());
+            if let Some(other) = taken.iter().find(same) {
+                checks
+                    .fault("stream_proxy.udp", &format!("{addr} is taken by {other}; each listener needs an address"));
+            }
+            taken.push(addr);
+        }
+    }
+}
+
+/// Whether sockets on both addresses get in each other's way.
+fn overlap(a: IpAddr, b: IpAddr) -> bool {
+    a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+}

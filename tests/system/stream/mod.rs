@@ -1,0 +1,145 @@
+//! The TCP and UDP proxy through the real binary (`docs/stream.md`).
+
+mod changes;
+mod plugins;
+mod proxy_protocol;
+mod servers;
+mod tcp;
+mod tls;
+mod udp;
+
+use milecastle_testkit::{TempDir, eventually};
+use milecastle_tests::Up;
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+/// How long a test waits for what should come at once.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A gateway that serves TCP and UDP beside HTTP.
+struct Gateway {
+    up: Up,
+    listening: Vec<(String, SocketAddr)>,
+}
+
+impl Gateway {
+    /// With these entries of `apisix.stream_proxy`, and further settings.
+    fn start(tcp: &[Value], udp: &[Value], settings: &[(&str, &str)]) -> Self {
+        let proxy = json!({ "tcp": tcp, "udp": udp }).to_string();
+        let own = [
+            ("MILECASTLE__GATEWAY__APISIX__PROXY_MODE", "http&stream"),
+            ("MILECASTLE__GATEWAY__APISIX__STREAM_PROXY", &proxy),
+        ];
+        let up = Up::start_with(&[&own, settings].concat());
+        let said = up.process.log();
+        let address = |line: &String| {
+            let (what, address) = line.trim().split_once(char::is_whitespace)?;
+            Some((what.to_owned(), address.trim().parse().ok()?))
+        };
+        let listening = said.iter().filter_map(address).collect();
+        Self { up, listening }
+    }
+
+    /// With one plain TCP listener.
+    fn plain() -> Self {
+        Self::start(&[json!("127.0.0.1:0")], &[], &[])
+    }
+
+    /// The first listener of a kind, as the banner calls it.
+    fn at(&self, what: &str) -> SocketAddr {
+        self.all(what)[0]
+    }
+
+    /// All listeners of a kind, in the order of the configuration.
+    fn all(&self, what: &str) -> Vec<SocketAddr> {
+        self.listening.iter().filter(|(name, _)| name == what).map(|(_, address)| *address).collect()
+    }
+
+    /// Puts a stream route with these members and one node.
+    async fn route(&self, id: &str, node: SocketAddr, members: Value) {
+        let mut body = json!({ "upstream": { "nodes": { node.to_string(): 1 } } });
+        body.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        self.up.put(&format!("/stream_routes/{id}"), body).await;
+    }
+
+    /// The figure of a series of the metrics page; `None` while there is no such line.
+    async fn metric(&self, series: &str) -> Option<f64> {
+        let page = milecastle_testkit::Call::get("/apisix/prometheus/metrics").to(self.up.prometheus).await.unwrap();
+        let line = page.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
+        line.and_then(|figure| figure.parse().ok())
+    }
+
+    /// Waits until a session gets so far.
+    async fn eventually_passes(&self, at: SocketAddr) {
+        eventually(
+            "sessions are passed on",
+            async || matches!(talk(at, b"are you there?"), Ok(said) if !said.is_empty()),
+        )
+        .await;
+    }
+}
+
+/// A connection whose reads end.
+fn connect(to: SocketAddr) -> TcpStream {
+    try_connect(to).unwrap()
+}
+
+fn try_connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(SOON))?;
+    Ok(stream)
+}
+
+/// Sends all, says that it is all, and reads to the end.
+fn talk(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = try_connect(to)?;
+    stream.write_all(bytes)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said)?;
+    Ok(said)
+}
+
+/// A server that runs `serve` on each connection in a thread of its own.
+fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+/// A server that sends back what it gets, as it gets it, behind its name.
+fn echo(name: &'static str) -> SocketAddr {
+    server(move |mut stream| {
+        let mut buffer = [0; 16 * 1024];
+        let mut named = false;
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            if !named && stream.write_all(name.as_bytes()).is_err() {
+                return;
+            }
+            named = true;
+            if stream.write_all(&buffer[..read]).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// An address at which nothing listens.
+fn nowhere() -> SocketAddr {
+    ([127, 0, 0, 1], milecastle_testkit::free_port()).into()
+}
+
+/// A directory with a file, for programs that want one.
+fn with_file(name: &str, content: &str) -> (TempDir, String) {
+    let dir = TempDir::new();
+    let path = dir.write(name, content).to_str().unwrap().to_owned();
+    (dir, path)
+}

@@ -1,0 +1,104 @@
+//! TLS that ends at the gateway, and TLS towards upstreams.
+
+use super::{Gateway, with_file};
+use milecastle_testkit::eventually;
+use milecastle_testkit::tls::{Authority, Identity};
+use serde_json::{Value, json};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+/// What `openssl s_client` gets to read after it has sent `text`; `None` if there is no handshake.
+fn s_client(at: SocketAddr, name: &str, text: &str, more: &[&str]) -> Option<String> {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-quiet", "-servername", name, "-connect", &at.to_string()]).args(more);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl is installed");
+    // It may have failed before it has read anything.
+    drop(child.stdin.take().unwrap().write_all(text.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn ssl(identity: &Identity, snis: &[&str]) -> Value {
+    json!({ "cert": identity.cert, "key": identity.key, "snis": snis })
+}
+
+/// A server that answers one line, and then ends.
+fn liner(name: &'static str) -> SocketAddr {
+    use std::io::{BufRead as _, BufReader};
+    super::server(move |stream| {
+        let mut line = String::new();
+        drop(BufReader::new(&stream).read_line(&mut line));
+        drop((&stream).write_all(format!("{name}:{line}").as_bytes()));
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_told_apart_by_server_name() {
+    let gateway = Gateway::start(&[json!({ "addr": "127.0.0.1:0", "tls": true })], &[], &[]);
+    let at = gateway.at("TLS");
+    let authority = Authority::new("tests");
+    let identity = authority.issue(&["a.test", "*.a.test", "*.b.a.test", "other.test"]);
+    gateway.up.put("/ssls/1", ssl(&identity, &["a.test", "*.a.test", "*.b.a.test", "other.test"])).await;
+    for (id, sni, name) in [("1", "*.a.test", "wide"), ("2", "*.b.a.test", "narrow"), ("3", "x.b.a.test", "exact")] {
+        gateway.route(id, liner(name), json!({ "sni": sni })).await;
+    }
+    gateway.route("0", liner("any"), json!({})).await;
+    let ask = |name: &str| s_client(at, name, "hello\n", &[]).unwrap_or_default();
+    eventually("the exact name", async || ask("x.b.a.test") == "exact:hello\n").await;
+    assert_eq!(ask("y.b.a.test"), "narrow:hello\n");
+    assert_eq!(ask("y.a.test"), "wide:hello\n");
+    assert_eq!(ask("other.test"), "any:hello\n", "routes without a name come last");
+    assert_eq!(s_client(at, "other.test", "hello\n", &["-alpn", "mqtt"]).unwrap_or_default(), "any:hello\n");
+    assert_eq!(s_client(at, "unknown.test", "hello\n", &[]), None, "there is no certificate");
+    gateway.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_certificate_is_part_of_the_handshake() {
+    let gateway = Gateway::start(&[json!({ "addr": "127.0.0.1:0", "tls": true })], &[], &[]);
+    let at = gateway.at("TLS");
+    let (authority, stranger) = (Authority::new("tests"), Authority::new("others"));
+    let mut object = ssl(&authority.issue(&["a.test"]), &["a.test"]);
+    object["client"] = json!({ "ca": authority.pem() });
+    gateway.up.put("/ssls/1", object).await;
+    gateway.route("1", liner("in"), json!({})).await;
+    let with = |identity: Identity| {
+        let (cert_dir, cert) = with_file("cert.pem", &identity.cert);
+        let (key_dir, key) = with_file("key.pem", &identity.key);
+        let said = s_client(at, "a.test", "hello\n", &["-cert", &cert, "-key", &key]).unwrap_or_default();
+        drop((cert_dir, key_dir));
+        said
+    };
+    eventually("the right certificate", async || with(authority.issue(&["client"])) == "in:hello\n").await;
+    assert_eq!(with(stranger.issue(&["client"])), "");
+    assert_eq!(s_client(at, "a.test", "hello\n", &[]).unwrap_or_default(), "");
+    gateway.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_towards_an_upstream_carries_the_clients_name_or_the_stock_one() {
+    let entries = [json!("127.0.0.1:0"), json!({ "addr": "127.0.0.1:0", "tls": true })];
+    let gateway = Gateway::start(&entries, &[], &[]);
+    let (plain, tls) = (gateway.at("TCP"), gateway.at("TLS"));
+    let authority = Authority::new("tests");
+    let identity = authority.issue(&["a.test"]);
+    gateway.up.put("/ssls/1", ssl(&identity, &["a.test"])).await;
+    // A second gateway's listener shows which name came, by its routes.
+    let behind = Gateway::start(&[json!({ "addr": "127.0.0.1:0", "tls": true })], &[], &[]);
+    let names = ["a.test", "apisix_backend"];
+    behind.up.put("/ssls/1", ssl(&authority.issue(&names), &names)).await;
+    behind.route("1", liner("named"), json!({ "sni": "a.test" })).await;
+    behind.route("2", liner("stock"), json!({ "sni": "apisix_backend" })).await;
+    let upstream = json!({ "nodes": { behind.at("TLS").to_string(): 1 }, "scheme": "tls" });
+    gateway.up.put("/stream_routes/1", json!({ "upstream": upstream })).await;
+    eventually("the stock name", async || super::talk(plain, b"hello").is_ok_and(|said| said == b"stock:hello")).await;
+    assert_eq!(s_client(tls, "a.test", "hello\n", &[]).unwrap_or_default(), "named:hello\n");
+    gateway.up.stop();
+    behind.up.stop();
+}
