@@ -8,6 +8,7 @@ mod discovery;
 mod ending;
 mod faults;
 mod first_steps;
+mod group_settings;
 mod hostile;
 mod http2;
 mod keys;

@@ -52,6 +52,17 @@ async fn a_node_and_a_group_are_out_of_service_until_they_are_put_back() {
     let shown = named(&control, "/api/nodes", "id", &node).await;
     assert_eq!((&shown["maintenance"]["reason"], &shown["maintenance"]["by"]), (&json!("a new disk"), &json!("admin")));
     assert_eq!((&shown["group_maintenance"], &shown["state"]), (&Value::Null, &json!("healthy")));
+    // The node's own word, here and where it has no stream.
+    let elsewhere = cluster.dashboard("d1");
+    elsewhere.ready().await;
+    for replica in [&control, &elsewhere] {
+        eventually("the node has confirmed it", async || {
+            named(replica, "/api/nodes", "id", &node).await["in_maintenance"] == true
+        })
+        .await;
+    }
+    assert!(!run(&cluster, &elsewhere, &["nodes"]).contains("not confirmed"));
+    tokio::task::spawn_blocking(move || elsewhere.stop()).await.unwrap();
     // The configuration goes on, and knows nothing of it.
     let answer = control.put("/routes/2?wait=20s", &json!({ "uri": "/2", "upstream": upstream })).await;
     assert_eq!(answer.header("milecastle-receipt"), "applied 1/1");
@@ -83,6 +94,11 @@ async fn a_node_and_a_group_are_out_of_service_until_they_are_put_back() {
     run(&cluster, &control, &["group", "maintenance", "default", "off"]);
     gateway.ready().await;
     late.ready().await;
+    eventually("the nodes have said so", async || {
+        let listed = control.get("/api/nodes").await.json().unwrap();
+        listed["list"].as_array().unwrap().iter().all(|node| node["in_maintenance"] == false)
+    })
+    .await;
     for (args, code) in [
         (["nodes", "maintenance", "none", "on"], 3),
         (["group", "maintenance", "none", "off"], 3),

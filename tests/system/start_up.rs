@@ -70,7 +70,7 @@ fn names_that_mean_nothing_are_refused_by_check_and_start() {
     let dir = TempDir::new();
     let file = dir.write(
         "up.yaml",
-        "log: { level: wrn }\nsealing: { key: aHVzaA== }\ngateway:\n  plugins: [key-auth, limit-cuont]\n",
+        "log: { level: wrn }\nsealing: { key: aHVzaA== }\ngateway:\n  plugin_attr: { limit-cuont: {} }\n",
     );
     let data = dir.path().join("data");
     let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
@@ -79,8 +79,12 @@ fn names_that_mean_nothing_are_refused_by_check_and_start() {
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(":1:15: log.level: `wrn` is no level") && said.contains("`warn`"), "{said}");
         assert!(said.contains(":2:17: sealing.key: expected 32 bytes in base64") && !said.contains("aHVzaA"), "{said}");
-        assert!(said.contains(":4:23: gateway.plugins[1]: ") && said.contains("did you mean `limit-count`?"), "{said}");
+        assert!(said.contains(":4:31: gateway.plugin_attr.limit-cuont: ") && said.contains("`limit-count`?"), "{said}");
     }
+    let file = dir.write("reference.yaml", "apisix: { router: { http: radixtree_uri } }\nplugins: [key-auth]\n");
+    let (code, said) = outcome(&["check", "--role", "gateway", "-c", file.to_str().unwrap()], &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(said.matches("milecastle group settings set").count(), 2, "{said}");
     let (code, said) = outcome(&["up", "--data", data], &[("MILECASTLE_LOG", "wrn")]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("`wrn` (from MILECASTLE_LOG)"), "{said}");

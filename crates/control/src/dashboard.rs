@@ -6,12 +6,12 @@ use crate::clock::Clock;
 use crate::dpm::Nodes;
 use crate::health::Readiness;
 use crate::keys::Keyring;
-use crate::listen::{self, Served};
+use crate::listen::{self, Ending, Served};
 use crate::pages::{self, Site};
 use crate::state::State;
 use axum::Router;
 use milecastle_settings as settings;
-use milecastle_settings::Peers;
+use milecastle_settings::{ControlShutdown, Peers, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Maintenance, StoreError};
 use milecastle_telemetry::metrics::{MetricError, Options, Registry};
@@ -32,7 +32,7 @@ pub struct Parts {
     pub state: Arc<State>,
     /// What the nodes run: answers `?wait=` and `/api`.
     pub nodes: Nodes,
-    /// Judges what is written: the compiler that the gateways build with.
+    /// Judges what is written, under the settings of its group: the compiler that the gateways build with.
     pub compiler: Arc<Compiler>,
     /// Where its metrics go, and what `/metrics` shows.
     pub metrics: Arc<Registry>,
@@ -84,11 +84,16 @@ pub struct Dashboard {
 }
 
 impl Opening {
-    /// Opens the listeners that `settings` name. Must be called within a tokio runtime.
+    /// Opens the listeners that `settings` name; `last_call` is [`ControlShutdown::last_call`]. Must be called within a tokio
+    /// runtime.
     ///
     /// # Errors
     /// A listener that does not open.
-    pub async fn listen(settings: &settings::Dashboard, readiness: &Readiness) -> Result<Self, StartError> {
+    pub async fn listen(
+        settings: &settings::Dashboard,
+        last_call: Time,
+        readiness: &Readiness,
+    ) -> Result<Self, StartError> {
         let own = bind("server.listen", settings.server.listen.socket()).await?;
         let admin = match settings.admin.enable {
             true => Some(bind("admin.admin_listen", settings.admin.admin_listen.socket()).await?),
@@ -97,9 +102,10 @@ impl Opening {
         let (main, compatible) = (Arc::default(), Arc::default());
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();
+        let ending = Ending { last_call: last_call.get(), drain: settings.server.drain.get() };
         let mut serve = |(listener, address): (TcpListener, SocketAddr), cell: &Arc<OnceLock<Router>>| {
             let served = Served { router: pages::until(cell.clone(), readiness), readiness: readiness.clone() };
-            listeners.spawn(listen::serve(listener, served, stopped.clone(), settings.server.drain.get()));
+            listeners.spawn(listen::serve(listener, served, stopped.clone(), ending));
             address
         };
         let address = serve(own, &main);
@@ -132,6 +138,7 @@ impl Opening {
         let api = Arc::new(Api {
             state: state.clone(),
             nodes: nodes.clone(),
+            compiler: compiler.clone(),
             keyring: keyring.clone(),
             clock: clock.clone(),
             key_required: admin.admin_key_required,
@@ -170,7 +177,8 @@ impl Dashboard {
     ) -> Result<Self, StartError> {
         let readiness = Readiness::starting();
         let store = parts.state.store().clone();
-        let dashboard = Opening::listen(settings, &readiness).await?.serve(parts).await?;
+        let dashboard =
+            Opening::listen(settings, ControlShutdown::default().last_call, &readiness).await?.serve(parts).await?;
         readiness.serves(store, maintenance);
         Ok(dashboard)
     }

@@ -1,10 +1,11 @@
 //! Whether a process of the control plane lives and can serve: what load balancers and operators ask of it.
 
-use crate::listen::{self, Served};
+use crate::listen::{self, Ending, Served};
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{StatusCode, header};
+use milecastle_settings::Time;
 use milecastle_store::{Maintenance, Store};
 use milecastle_telemetry::metrics::Registry;
 use std::net::SocketAddr;
@@ -121,17 +122,24 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Listens and answers. Must be called within a tokio runtime.
+    /// Listens and answers; `last_call` is [`milecastle_settings::ControlShutdown::last_call`]. Must be called within a tokio
+    /// runtime.
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub async fn start(listen: SocketAddr, readiness: &Readiness, metrics: Arc<Registry>) -> std::io::Result<Self> {
+    pub async fn start(
+        listen: SocketAddr,
+        last_call: Time,
+        readiness: &Readiness,
+        metrics: Arc<Registry>,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let router = routes(readiness).route("/metrics", get(move || async move { metrics_page(&metrics) }));
         let (stop, stopped) = watch::channel(false);
         let served = Served { router, readiness: readiness.clone() };
-        let server = tokio::spawn(listen::serve(listener, served, stopped, LAST_ANSWERS));
+        let ending = Ending { last_call: last_call.get(), drain: LAST_ANSWERS };
+        let server = tokio::spawn(listen::serve(listener, served, stopped, ending));
         tracing::info!(%address, "probes are answered");
         Ok(Self { address, stop, server })
     }

@@ -8,8 +8,8 @@
 //! - [`bootstrap_admin_key`] sees to the first key.
 //!
 //! Invariants:
-//! - A write is accepted by the compiler that gateways build with, and by the store's transaction that it rests on; what a
-//!   replica has in memory is never the reason for accepting one.
+//! - A write is accepted by the compiler that gateways build with, under the settings of its group, and by the store's
+//!   transaction that it rests on; what a replica has in memory is never the reason for accepting one.
 //! - A client reads its own writes from the replica that took them.
 //! - No answer, log line, metric or error shows a private key or a key of the Admin API.
 //!
@@ -30,6 +30,7 @@ mod listen;
 mod members;
 mod pages;
 pub mod state;
+mod terms;
 
 pub use clock::Clock;
 pub use dashboard::{Dashboard, Opening, Parts, StartError};

@@ -1,15 +1,13 @@
 //! The control plane's part of a process.
 
-use crate::gateway::stream_registry;
+use crate::compiler::compiler;
 use anyhow::Context;
 use milecastle_control::dpm::{DpManager, DpParts, Nodes};
 use milecastle_control::{
     Clock, Dashboard, MemberSettings, Membership, Opening, Parts, Probes, Readiness, Role, State, bootstrap_admin_key,
 };
-use milecastle_matching::RouterMode;
-use milecastle_plugin_api::{NoSecrets, Registry, Shared};
-use milecastle_settings::{Database, ProxyMode, Replica, Sealing, Time};
-use milecastle_snapshot::Compiler;
+use milecastle_plugin_api::NoSecrets;
+use milecastle_settings::{Database, Replica, Sealing, Time};
 use milecastle_store::{KeySource, OpenError, SealingKey, Store, StoreError, Tuning, warn_if_open_to_others};
 use milecastle_telemetry::metrics;
 use std::net::SocketAddr;
@@ -37,12 +35,6 @@ pub(crate) struct ControlSettings<'a> {
     pub sealing_key_file: Option<PathBuf>,
     pub dashboard: Option<&'a milecastle_settings::Dashboard>,
     pub dp_manager: Option<&'a milecastle_settings::DpManager>,
-    pub plugin_attr: serde_json::Map<String, serde_json::Value>,
-    pub plugins: Option<&'a [String]>,
-    /// What the gateways serve.
-    pub proxy_mode: ProxyMode,
-    pub stream_plugins: Option<&'a [String]>,
-    pub router: RouterMode,
 }
 
 impl ControlPlane {
@@ -54,14 +46,15 @@ impl ControlPlane {
         let key = sealing_key(&settings.replica.sealing, settings.sealing_key_file.clone())?;
         let readiness = Readiness::starting();
         let metrics = Arc::new(metrics::Registry::default());
+        let last_call = settings.replica.shutdown.last_call;
         let opening = match settings.dashboard {
-            Some(dashboard) => Some(Opening::listen(dashboard, &readiness).await?),
+            Some(dashboard) => Some(Opening::listen(dashboard, last_call, &readiness).await?),
             None => None,
         };
         let probes = match settings.dp_manager.map(|settings| &settings.probes).filter(|probes| probes.enable) {
             Some(probes) => {
                 let address = probes.listen.socket();
-                let started = Probes::start(address, &readiness, metrics.clone()).await;
+                let started = Probes::start(address, last_call, &readiness, metrics.clone()).await;
                 Some(started.with_context(|| format!("cannot listen on {address} (probes.listen)"))?)
             }
             None => None,
@@ -77,7 +70,8 @@ impl ControlPlane {
         };
         let dashboard = match opening {
             Some(opening) => {
-                let compiler = Arc::new(compiler(&settings));
+                // What is accepted depends on no node, and so not on any node's `plugin_attr`.
+                let compiler = Arc::new(compiler(serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets)));
                 let (state, nodes, metrics) = (state.clone(), nodes.clone(), metrics.clone());
                 let parts = Parts { state, nodes, compiler, metrics, clock: Clock::system() };
                 Some(opening.serve(parts).await?)
@@ -214,18 +208,6 @@ async fn try_connect(
         Ok((Arc::new(state), membership))
     };
     Ok(connected.await)
-}
-
-/// Judges what is written, as the nodes build it.
-fn compiler(settings: &ControlSettings<'_>) -> Compiler {
-    let (attrs, shared) = (&settings.plugin_attr, Arc::new(Shared::default()));
-    let enabled = settings.plugins;
-    let registry = Registry::new(milecastle_plugins::ALL, enabled, attrs.clone(), shared.clone(), Arc::new(NoSecrets));
-    let compiler = Compiler::new(Arc::new(registry), settings.router);
-    if !settings.proxy_mode.stream() {
-        return compiler;
-    }
-    compiler.with_streams(stream_registry(settings.stream_plugins, attrs.clone(), shared, Arc::new(NoSecrets)))
 }
 
 /// Sees to the first Admin key, unless the settings have one.

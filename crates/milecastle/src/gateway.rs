@@ -1,16 +1,16 @@
 //! The data plane's part of a process: one gateway node.
 
+use crate::compiler::compiler;
 use anyhow::Context;
-use milecastle_matching::RouterMode;
-use milecastle_plugin_api::{NodeFacts, Registry, Secrets, Shared, Subsystem};
+use milecastle_plugin_api::{NodeFacts, Shared};
 use milecastle_proxy::node::{Node, NodeConfig};
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
     AccessLog, Counters, Current, Discovery, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd,
     SideParts, SideServers, Totals, UpstreamHealth,
 };
-use milecastle_settings::{Gateway as Settings, HttpRouter, Shutdown};
-use milecastle_snapshot::{Compiler, Snapshot};
+use milecastle_settings::{Gateway as Settings, Shutdown};
+use milecastle_snapshot::Snapshot;
 use milecastle_telemetry::metrics;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -41,22 +41,8 @@ impl GatewayNode {
             Arc::new(metrics::Registry::new(&settings.plugin_attr.prometheus.metric_prefix, config.workers()));
         let shared = Arc::new(Shared::default());
         shared.put(metrics.clone());
-        let secrets = Arc::new(EnvironmentSecrets);
-        let registry = Arc::new(Registry::new(
-            milecastle_plugins::ALL,
-            settings.plugins.as_deref(),
-            settings.plugin_attr.to_json(),
-            shared.clone(),
-            secrets.clone(),
-        ));
-        let streams = settings.apisix.proxy_mode.stream().then(|| {
-            stream_registry(settings.stream_plugins.as_deref(), settings.plugin_attr.to_json(), shared.clone(), secrets)
-        });
-        let compiler = Compiler::new(registry.clone(), router_mode(settings));
-        let compiler = Arc::new(match streams.clone() {
-            Some(streams) => compiler.with_streams(streams),
-            None => compiler,
-        });
+        let attrs = settings.plugin_attr.to_json();
+        let compiler = Arc::new(compiler(attrs, shared.clone(), Arc::new(EnvironmentSecrets)));
 
         let first: Arc<OnceLock<Arc<Current>>> = Arc::default();
         let arrived = Arc::new(Notify::new());
@@ -80,15 +66,14 @@ impl GatewayNode {
         let discovery =
             Discovery::new(&settings.discovery, side.clone(), Some(settings.state.dir()), config.authorities())?;
         let figures = counters.figures(upstream_health.clone());
-        let node = Node::start(node_config(settings, &facts), compiler, publish, figures, maintain)?;
+        let node = Node::start(node_config(settings, &facts), compiler.clone(), publish, figures, maintain)?;
         let access_log = AccessLog::open(settings, config.workers())?.map(Arc::new);
         let side_servers = SideServers::start(
             settings,
             SideParts {
                 current: first.clone(),
                 health: health.clone(),
-                registry,
-                streams,
+                compiler,
                 metrics,
                 counters: counters.clone(),
                 upstream_health: upstream_health.clone(),
@@ -165,30 +150,6 @@ impl GatewayNode {
             tracing::warn!("requests in flight were cut: they did not end within shutdown.drain");
         }
     }
-}
-
-/// How routes are matched.
-pub(crate) fn router_mode(settings: &Settings) -> RouterMode {
-    match settings.apisix.router.http {
-        HttpRouter::RadixtreeHostUri => RouterMode::HostUri,
-        HttpRouter::RadixtreeUri => RouterMode::Uri,
-        HttpRouter::RadixtreeUriWithParameter => RouterMode::UriWithParameter,
-    }
-}
-
-/// Plugins of TCP and UDP sessions that are enabled unless the settings say otherwise (`docs/spec/stream.md` §1).
-const STREAM_PLUGINS: [&str; 5] = ["ip-restriction", "limit-conn", "mqtt-proxy", "syslog", "traffic-split"];
-
-/// The plugins of TCP and UDP sessions.
-pub(crate) fn stream_registry(
-    enabled: Option<&[String]>,
-    attrs: serde_json::Map<String, serde_json::Value>,
-    shared: Arc<Shared>,
-    secrets: Arc<dyn Secrets>,
-) -> Arc<Registry> {
-    let enabled = enabled.map_or_else(|| STREAM_PLUGINS.map(str::to_owned).to_vec(), <[String]>::to_vec);
-    let defs = milecastle_plugins::STREAM;
-    Arc::new(Registry::of(Subsystem::Stream, defs, Some(&enabled), attrs, shared, secrets))
 }
 
 fn node_config(settings: &Settings, facts: &NodeFacts) -> NodeConfig {

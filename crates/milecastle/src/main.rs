@@ -6,6 +6,7 @@ mod banner;
 mod check;
 mod cli;
 mod client;
+mod compiler;
 mod config;
 mod control;
 mod data_dir;

@@ -5,12 +5,10 @@
 use crate::cli::Serve;
 use crate::config::known;
 use crate::control::{ControlPlane, ControlSettings};
-use crate::gateway::{self, GatewayNode};
+use crate::gateway::GatewayNode;
 use crate::process::{self, Asked, Signals};
 use anyhow::Context;
-use milecastle_settings::{
-    ControlFile, DashboardFile, DpManagerFile, File, Gateway, GatewayFile, PluginAttr, Replica, load,
-};
+use milecastle_settings::{ControlFile, DashboardFile, DpManagerFile, File, GatewayFile, Replica, load};
 use std::io::Write;
 
 /// Threads of a control plane, whose work is waiting for others.
@@ -59,19 +57,8 @@ pub(crate) fn gateway(args: &Serve) -> anyhow::Result<()> {
 
 type RoleSettings<'a> = (Option<&'a milecastle_settings::Dashboard>, Option<&'a milecastle_settings::DpManager>);
 
-/// What is buildable is the same for every node of a group, so the control plane judges with the defaults of all nodes.
 fn settings<'a>(replica: &'a Replica, (dashboard, dp_manager): RoleSettings<'a>) -> ControlSettings<'a> {
-    ControlSettings {
-        replica,
-        sealing_key_file: None,
-        dashboard,
-        dp_manager,
-        plugin_attr: PluginAttr::default().to_json(),
-        plugins: None,
-        proxy_mode: dashboard.map(|dashboard| dashboard.admin.proxy_mode).unwrap_or_default(),
-        stream_plugins: dashboard.and_then(|dashboard| dashboard.admin.stream_plugins.as_deref()),
-        router: gateway::router_mode(&Gateway::default()),
-    }
+    ControlSettings { replica, sealing_key_file: None, dashboard, dp_manager }
 }
 
 async fn serve(settings: ControlSettings<'_>) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use crate::cli::Up;
 use crate::config::known;
 use crate::control::{ControlPlane, ControlSettings};
 use crate::data_dir::DataDir;
-use crate::gateway::{self, GatewayNode};
+use crate::gateway::GatewayNode;
 use crate::process::{Asked, Signals};
 use crate::{banner, demo, ports};
 use anyhow::Context;
@@ -64,11 +64,6 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
         sealing_key_file: Some(sealing_key_file(&settings)),
         dashboard: Some(&settings.dashboard),
         dp_manager: Some(&settings.dp_manager),
-        plugin_attr: settings.gateway.plugin_attr.to_json(),
-        plugins: settings.gateway.plugins.as_deref(),
-        proxy_mode: settings.gateway.apisix.proxy_mode,
-        stream_plugins: settings.gateway.stream_plugins.as_deref(),
-        router: gateway::router_mode(&settings.gateway),
     })
     .await?;
     if settings.gateway.control_plane.endpoints.is_empty() {

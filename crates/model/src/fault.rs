@@ -36,6 +36,13 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// What `Display` writes, after the place if it is not the whole body.
+    pub fn placed(&self) -> String {
+        if self.path.is_empty() { self.to_string() } else { format!("{}: {self}", self.path) }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.class == FaultClass::Configuration {

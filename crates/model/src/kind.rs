@@ -1,8 +1,9 @@
-//! The kinds of resources and the names they go by.
+//! The kinds of objects and the names they go by.
 
 use std::fmt;
 
-/// A kind of resource (`docs/spec/admin-api.md` §4).
+/// A kind of object: the resources of the Admin API (`docs/spec/admin-api.md` §4), and what else a gateway group is
+/// configured by.
 ///
 /// The order of the variants is the order in which a full configuration is best loaded for reading by people; nothing
 /// relies on it for correctness.
@@ -36,6 +37,9 @@ pub enum Kind {
     Secret,
     /// The cost of a GraphQL field; its id is `<service>/graphql_cost_decorations/<id>`.
     GraphqlCostDecoration,
+    /// What decides what can be built in the gateway group ([`crate::GroupSettings`]); there is one, [`crate::Key::group_settings`].
+    /// It is no resource of the Admin API.
+    GroupSettings,
 }
 
 impl Kind {
@@ -55,6 +59,7 @@ impl Kind {
         Kind::Proto,
         Kind::Secret,
         Kind::GraphqlCostDecoration,
+        Kind::GroupSettings,
     ];
 
     /// Stable name for storage, the wire and `GET /schema/{name}`: `route`, `plugin_config`, …
@@ -74,6 +79,7 @@ impl Kind {
             Kind::Proto => "proto",
             Kind::Secret => "secret",
             Kind::GraphqlCostDecoration => "graphql_cost_decoration",
+            Kind::GroupSettings => "group_settings",
         }
     }
 
@@ -94,6 +100,7 @@ impl Kind {
             Kind::Proto => "protos",
             Kind::Secret => "secrets",
             Kind::GraphqlCostDecoration => "graphql_cost_decorations",
+            Kind::GroupSettings => "group_settings",
         }
     }
 
@@ -105,6 +112,7 @@ impl Kind {
             Kind::ConsumerGroup => "consumer group",
             Kind::StreamRoute => "stream route",
             Kind::GraphqlCostDecoration => "graphql cost decoration",
+            Kind::GroupSettings => "group settings",
             other => other.name(),
         }
     }
@@ -118,14 +126,19 @@ impl Kind {
         }
     }
 
+    /// Whether it is a resource of the Admin API.
+    pub fn is_resource(self) -> bool {
+        self != Kind::GroupSettings
+    }
+
     /// Inverse of [`Kind::name`].
     pub fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.iter().copied().find(|kind| kind.name() == name)
     }
 
-    /// Inverse of [`Kind::collection`].
+    /// Inverse of [`Kind::collection`], for resources of the Admin API.
     pub fn from_collection(collection: &str) -> Option<Kind> {
-        Kind::ALL.iter().copied().find(|kind| kind.collection() == collection)
+        Kind::ALL.iter().copied().find(|kind| kind.is_resource() && kind.collection() == collection)
     }
 }
 
@@ -145,9 +158,9 @@ mod tests {
         for (position, &kind) in Kind::ALL.iter().enumerate() {
             assert_eq!(kind as usize, position);
             assert_eq!(Kind::from_name(kind.name()), Some(kind));
-            assert_eq!(Kind::from_collection(kind.collection()), Some(kind));
+            assert_eq!(Kind::from_collection(kind.collection()), kind.is_resource().then_some(kind));
         }
-        assert_eq!(Kind::ALL.len(), Kind::GraphqlCostDecoration as usize + 1);
+        assert_eq!(Kind::ALL.len(), Kind::GroupSettings as usize + 1);
         assert_eq!(Kind::from_name("routes"), None);
         assert_eq!(Kind::from_collection("route"), None);
     }
@@ -172,6 +185,7 @@ mod tests {
                 "proto",
                 "secret",
                 "graphql cost decoration",
+                "group settings",
             ]
         );
     }

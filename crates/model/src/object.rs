@@ -32,6 +32,11 @@ impl Key {
         Key::child(Kind::Credential, consumer, cid)
     }
 
+    /// The key of the one object of [`Kind::GroupSettings`].
+    pub fn group_settings() -> Key {
+        Key::new(Kind::GroupSettings, "group")
+    }
+
     /// The key of an object of sub-resource `kind` below `parent`; for kinds without a parent the parent is ignored.
     pub fn child(kind: Kind, parent: &str, id: &str) -> Key {
         match kind.parent() {
@@ -40,7 +45,7 @@ impl Key {
         }
     }
 
-    /// Inverse of [`Key::path`]; `None` if the path names no known collection or has an empty id.
+    /// Inverse of [`Key::path`]; `None` if the path names no resource of the Admin API.
     pub fn from_path(path: &str) -> Option<Key> {
         let (collection, id) = path.strip_prefix('/')?.split_once('/')?;
         let kind = Kind::from_collection(collection).filter(|kind| kind.parent().is_none())?;

@@ -50,7 +50,8 @@ pub struct BuildCx<'a> {
     pub checksum: u64,
     /// State of the node that outlives snapshots.
     pub shared: &'a Shared,
-    /// Start-up settings of this plugin: `plugin_attr.<name>` of the static configuration.
+    /// Start-up settings of this plugin: `plugin_attr.<name>` of the static configuration. They are the node's own, so what
+    /// is accepted must not depend on them: the control plane has none.
     pub attr: Option<&'a Value>,
     /// Resolves `$env://` and `$secret://` references.
     pub secrets: &'a dyn Secrets,

@@ -1,4 +1,8 @@
 //! The plugins that are enabled, and the one way from a configuration to a compiled plugin.
+//!
+//! Which plugins are enabled is a setting of the gateway group and comes with its configuration, so a process has one
+//! registry of all built-in plugins, and from it one for each choice ([`Registry::enabling`]). They share everything but the
+//! choice: schemas are compiled once, and an instance lives on when its plugin is enabled before and after.
 
 use crate::def::{BuildCx, ConfigError, Declared, Owner, PluginDef, Scope};
 use crate::hooks::HookSet;
@@ -9,7 +13,7 @@ use milecastle_model::nearest;
 use milecastle_model::schema::Schema;
 use serde_json::{Map, Value, json};
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -130,11 +134,20 @@ pub type CompiledMetadata = Arc<dyn Any + Send + Sync>;
 
 type CacheKey = (&'static str, u64, Option<Owner>);
 
-/// The enabled plugins and what compiling them needs. One for each process and group.
+/// The enabled plugins and what compiling them needs.
 pub struct Registry {
     subsystem: Subsystem,
-    entries: HashMap<&'static str, Entry>,
+    enabled: HashSet<&'static str>,
     by_priority: Vec<&'static PluginDef>,
+    catalogue: Arc<Catalogue>,
+}
+
+/// What all registries of a process share.
+struct Catalogue {
+    /// Every built-in plugin, enabled or not.
+    entries: HashMap<&'static str, Entry>,
+    /// Names of those that are enabled unless settings say otherwise; `None`: all.
+    by_default: Option<Vec<&'static str>>,
     attrs: Map<String, Value>,
     shared: Arc<Shared>,
     secrets: Arc<dyn Secrets>,
@@ -143,21 +156,21 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry of HTTP plugins: [`Self::of`].
+    /// A registry of HTTP plugins, all of which are enabled: [`Self::of`].
     ///
     /// # Panics
     /// As [`Self::of`].
     pub fn new(
         defs: &[&'static PluginDef],
-        enabled: Option<&[String]>,
         attrs: Map<String, Value>,
         shared: Arc<Shared>,
         secrets: Arc<dyn Secrets>,
     ) -> Self {
-        Self::of(Subsystem::Http, defs, enabled, attrs, shared, secrets)
+        Self::of(Subsystem::Http, defs, None, attrs, shared, secrets)
     }
 
-    /// A registry of the plugins of `defs`, which are all of one subsystem, whose names `enabled` lists (all, if it is `None`).
+    /// A registry of the plugins of `defs`, which are all of one subsystem. Those are enabled that `by_default` lists, or
+    /// without a list all.
     ///
     /// `attrs` is `plugin_attr` of the static configuration.
     ///
@@ -166,16 +179,13 @@ impl Registry {
     pub fn of(
         subsystem: Subsystem,
         defs: &[&'static PluginDef],
-        enabled: Option<&[String]>,
+        by_default: Option<&[&'static str]>,
         attrs: Map<String, Value>,
         shared: Arc<Shared>,
         secrets: Arc<dyn Secrets>,
     ) -> Self {
         let compile = |source: Value| Schema::compile(&source).expect("schemas of built-in plugins compile");
-        let chosen = defs.iter().filter(|def| enabled.is_none_or(|names| names.iter().any(|name| name == def.name)));
-        let mut by_priority: Vec<&'static PluginDef> = chosen.copied().collect();
-        by_priority.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.name.cmp(b.name)));
-        let entries = by_priority
+        let entries = defs
             .iter()
             .map(|def| {
                 let entry = Entry {
@@ -187,7 +197,28 @@ impl Registry {
                 (def.name, entry)
             })
             .collect();
-        Self { subsystem, entries, by_priority, attrs, shared, secrets, instances: Mutex::default() }
+        let by_default = by_default.map(<[&str]>::to_vec);
+        let catalogue = Catalogue { entries, by_default, attrs, shared, secrets, instances: Mutex::default() };
+        Self::choosing(subsystem, Arc::new(catalogue), None)
+    }
+
+    /// The registry in which those plugins are enabled that `names` lists, or without a list those that are by default. Names
+    /// that no built-in plugin has are passed over.
+    #[must_use]
+    pub fn enabling(&self, names: Option<&[String]>) -> Self {
+        Self::choosing(self.subsystem, self.catalogue.clone(), names)
+    }
+
+    fn choosing(subsystem: Subsystem, catalogue: Arc<Catalogue>, names: Option<&[String]>) -> Self {
+        let by_default = |name: &str| catalogue.by_default.as_ref().is_none_or(|names| names.contains(&name));
+        let chosen = |def: &&PluginDef| match names {
+            Some(names) => names.iter().any(|name| name == def.name),
+            None => by_default(def.name),
+        };
+        let built_in = catalogue.entries.values().map(|entry| entry.def);
+        let mut by_priority: Vec<&'static PluginDef> = built_in.filter(chosen).collect();
+        by_priority.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.name.cmp(b.name)));
+        Self { subsystem, enabled: by_priority.iter().map(|def| def.name).collect(), by_priority, catalogue }
     }
 
     /// The enabled plugins, highest priority first.
@@ -197,39 +228,52 @@ impl Registry {
 
     /// The definition of an enabled plugin.
     pub fn get(&self, name: &str) -> Option<&'static PluginDef> {
-        self.entries.get(name).map(|entry| entry.def)
+        self.entry(name).map(|entry| entry.def)
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.catalogue.entries.get(name).filter(|_| self.enabled.contains(name))
+    }
+
+    /// The definition of a plugin, whether it is enabled or not.
+    pub fn built_in(&self, name: &str) -> Option<&'static PluginDef> {
+        self.catalogue.entries.get(name).map(|entry| entry.def)
+    }
+
+    /// Says that there is no plugin of this name, enabled or not, and which one may have been meant.
+    pub fn not_built_in(&self, name: &str) -> String {
+        format!("there is no plugin [{name}]{}", meant(name, self.catalogue.entries.keys().copied()))
     }
 
     /// What stands after the message that there is no plugin of this name: the enabled one that may have been meant, or
     /// nothing.
     pub fn suggestion(&self, name: &str) -> String {
-        let nearest = nearest(name, self.by_priority.iter().map(|def| def.name));
-        nearest.map(|nearest| format!("; did you mean [{nearest}]?")).unwrap_or_default()
+        meant(name, self.by_priority.iter().map(|def| def.name))
     }
 
     /// State of the node that outlives snapshots.
     pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+        &self.catalogue.shared
     }
 
     /// The resolver of references.
     pub fn secrets(&self) -> &Arc<dyn Secrets> {
-        &self.secrets
+        &self.catalogue.secrets
     }
 
     /// The schema of a plugin's configuration, `_meta` included; `None` for an unknown plugin.
     pub fn schema(&self, name: &str) -> Option<&Value> {
-        self.entries.get(name).map(|entry| entry.schema.source())
+        self.entry(name).map(|entry| entry.schema.source())
     }
 
     /// The schema of an authentication plugin's credentials.
     pub fn consumer_schema(&self, name: &str) -> Option<&Value> {
-        self.entries.get(name)?.consumer_schema.as_ref().map(Schema::source)
+        self.entry(name)?.consumer_schema.as_ref().map(Schema::source)
     }
 
     /// The schema of a plugin's metadata.
     pub fn metadata_schema(&self, name: &str) -> Option<&Value> {
-        self.entries.get(name)?.metadata_schema.as_ref().map(Schema::source)
+        self.entry(name)?.metadata_schema.as_ref().map(Schema::source)
     }
 
     /// Compiles the plugins of one object. Those that fail are left out and reported; paths start at the plugins' map.
@@ -276,7 +320,7 @@ impl Registry {
 
     /// Compiles one plugin; `None` for a credential.
     fn build(&self, name: &str, config: &Value, request: &Request<'_>) -> Result<Option<Built>, Vec<ConfigError>> {
-        let Some(entry) = self.entries.get(name) else {
+        let Some(entry) = self.entry(name) else {
             return Err(vec![ConfigError::new(format!("unknown plugin [{name}]{}", self.suggestion(name)))]);
         };
         let Value::Object(members) = config else {
@@ -325,7 +369,7 @@ impl Registry {
         }
         let mut config =
             Value::Object(members.iter().filter(|(k, _)| *k != "_meta").map(|(k, v)| (k.clone(), v.clone())).collect());
-        settle(&mut config, &*self.secrets);
+        settle(&mut config, &**self.secrets());
         let instance = self.instance(entry, config, request).map_err(explain)?;
         Ok(Some(Built { def, instance, meta }))
     }
@@ -334,7 +378,8 @@ impl Registry {
         let def = entry.def;
         let checksum = checksum(&config);
         let key = (def.name, checksum, (def.scope == Scope::Owner).then(|| request.owner.clone()));
-        let living = self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);
+        let Catalogue { attrs, shared, secrets, instances, .. } = &*self.catalogue;
+        let living = instances.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);
         if let Some(instance) = living.filter(|instance| !request.writing && instance.config == config) {
             return Ok(instance);
         }
@@ -342,9 +387,9 @@ impl Registry {
         let cx = BuildCx {
             owner: request.owner,
             checksum,
-            shared: &self.shared,
-            attr: self.attrs.get(def.name),
-            secrets: &*self.secrets,
+            shared,
+            attr: attrs.get(def.name),
+            secrets: &**secrets,
             metadata: metadata.as_ref(),
             writing: request.writing,
         };
@@ -353,7 +398,7 @@ impl Registry {
         if request.writing {
             return Ok(instance);
         }
-        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut instances = instances.lock().unwrap_or_else(PoisonError::into_inner);
         let meanwhile = instances.get(&key).and_then(Weak::upgrade);
         if let Some(other) = meanwhile.filter(|other| other.config == instance.config) {
             // Another thread has built the same: there must be one state.
@@ -376,7 +421,7 @@ impl Registry {
         name: &str,
         value: &Value,
     ) -> Option<Result<Option<CompiledMetadata>, Vec<ConfigError>>> {
-        let entry = self.entries.get(name)?;
+        let entry = self.entry(name)?;
         let (Some(schema), Some(metadata)) = (&entry.metadata_schema, entry.def.metadata) else {
             return Some(Ok(None));
         };
@@ -386,6 +431,11 @@ impl Registry {
         }
         Some((metadata.compile)(value).map(Some).map_err(|fault| vec![fault]))
     }
+}
+
+/// The name of `there` that may have been meant by `name`, as words at the end of a message; nothing if none is near.
+fn meant<'a>(name: &str, there: impl Iterator<Item = &'a str>) -> String {
+    nearest(name, there).map(|nearest| format!("; did you mean [{nearest}]?")).unwrap_or_default()
 }
 
 /// Adds `_meta` to a plugin's schema, and the mark by which clients know an injected schema (`admin-api.md` §12).

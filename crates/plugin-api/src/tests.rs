@@ -371,6 +371,27 @@ fn equal_configurations_share_an_instance_within_their_scope() {
 }
 
 #[test]
+fn registries_share_all_but_the_choice_of_plugins() {
+    let setup = setup();
+    let plugins = json!({ "alpha": { "mark": "m" } });
+    let build = |registry: &crate::Registry| {
+        let owner = Owner("/routes/1".into());
+        registry.build_all(plugins.as_object().unwrap(), Placement::Object, &owner, &|_| None)
+    };
+    let (all, _) = build(setup.registry());
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<String>>();
+    let some = setup.registry().enabling(Some(&names(&["alpha", "of another version"])));
+    assert_eq!(some.plugins().iter().map(|def| def.name).collect::<Vec<_>>(), ["alpha"]);
+    assert!(build(&some).0[0].same_instance(&all[0]), "its state lives on");
+    let none = some.enabling(Some(&[]));
+    assert_eq!((none.get("alpha").is_none(), none.schema("alpha")), (true, None));
+    assert_eq!(build(&none).1[0].message, "unknown plugin [alpha]");
+    assert!(none.built_in("alpha").is_some() && none.built_in("aplha").is_none());
+    assert_eq!(none.not_built_in("aplha"), "there is no plugin [aplha]; did you mean [alpha]?");
+    assert_eq!(none.enabling(None).plugins().len(), setup.registry().plugins().len());
+}
+
+#[test]
 fn faults_are_worded_as_the_admin_api_answers() {
     let check = |plugins: Value, path: &str, message: &str| {
         let faults = setup().faults(plugins);

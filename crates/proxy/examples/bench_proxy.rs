@@ -3,7 +3,6 @@
 //! One worker; plain HTTP on 19301, HTTPS on 19302 with the certificate in `$BENCH_CERT` and `$BENCH_KEY`; every request goes
 //! to `$BENCH_ORIGIN`. The scenario `gateway` needs plugins, which this crate does not know: measure it with the whole binary.
 
-use milecastle_matching::RouterMode;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{NoSecrets, NodeFacts, Registry, Shared};
 use milecastle_proxy::{Counters, Current, Discovery, Gateway, GatewayConfig, GatewayParts};
@@ -45,8 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     settings.apisix.ssl.fallback_sni = Some("localhost".into());
     settings.nginx_config.http.keepalive_timeout = milecastle_settings::Time::secs(3600);
     let facts = NodeFacts { hostname: "bench".into(), version: env!("CARGO_PKG_VERSION") };
-    let registry = Registry::new(&[], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-    let compiler = Compiler::new(Arc::new(registry), RouterMode::HostUri);
+    let registry = Registry::new(&[], Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+    let compiler = Compiler::new(Arc::new(registry));
     let (snapshot, rejected) = compiler.build("bench", 1, objects()?);
     if let Some(rejected) = rejected.first() {
         return Err(format!("{}: {}", rejected.key, rejected.reason).into());

@@ -196,7 +196,7 @@ impl GatewayConfig {
         };
         Ok(Self {
             listens: listens(apisix),
-            udp: if apisix.proxy_mode.stream() { sockets(&apisix.stream_proxy.udp) } else { Vec::new() },
+            udp: sockets(&apisix.stream_proxy.udp),
             stream: StreamLimits {
                 real_ip_from: addresses(
                     &settings.nginx_config.stream.real_ip_from,
@@ -320,33 +320,27 @@ fn listens(apisix: &Apisix) -> Vec<Listen> {
         served: Served::Http,
     };
     let mut all = Vec::new();
-    if apisix.proxy_mode.http() {
-        let plain = apisix.node_listen.0.iter();
-        all.extend(plain.map(|own| http(own.socket(), "apisix.node_listen", false, own.enable_http2, false)));
-        let tls = apisix.ssl.listen.iter().filter(|_| apisix.ssl.enable);
-        all.extend(tls.map(|own| http(own.socket(), "apisix.ssl.listen", true, own.enable_http2, false)));
-        let behind = &apisix.proxy_protocol;
-        let plain = behind.http().map(|addr| http(addr, "apisix.proxy_protocol.listen_http_port", false, None, true));
-        let tls = behind.https().map(|addr| http(addr, "apisix.proxy_protocol.listen_https_port", true, None, true));
-        all.extend(plain.into_iter().chain(tls));
-    }
-    if apisix.proxy_mode.stream() {
-        let defaults = &apisix.proxy_protocol;
-        for entry in &apisix.stream_proxy.tcp {
-            let served = Served::Stream {
-                proxy_protocol_to_upstream: entry
-                    .proxy_protocol_to_upstream
-                    .unwrap_or(defaults.enable_tcp_pp_to_upstream),
-            };
-            all.extend(entry.addr.sockets().map(|addr| Listen {
-                addr,
-                key: "apisix.stream_proxy.tcp",
-                tls: entry.tls,
-                http2: false,
-                proxy_protocol: entry.proxy_protocol.unwrap_or(defaults.enable_tcp_pp),
-                served,
-            }));
-        }
+    let plain = apisix.node_listen.0.iter();
+    all.extend(plain.map(|own| http(own.socket(), "apisix.node_listen", false, own.enable_http2, false)));
+    let tls = apisix.ssl.listen.iter().filter(|_| apisix.ssl.enable);
+    all.extend(tls.map(|own| http(own.socket(), "apisix.ssl.listen", true, own.enable_http2, false)));
+    let behind = &apisix.proxy_protocol;
+    let plain = behind.http().map(|addr| http(addr, "apisix.proxy_protocol.listen_http_port", false, None, true));
+    let tls = behind.https().map(|addr| http(addr, "apisix.proxy_protocol.listen_https_port", true, None, true));
+    all.extend(plain.into_iter().chain(tls));
+    let defaults = &apisix.proxy_protocol;
+    for entry in &apisix.stream_proxy.tcp {
+        let served = Served::Stream {
+            proxy_protocol_to_upstream: entry.proxy_protocol_to_upstream.unwrap_or(defaults.enable_tcp_pp_to_upstream),
+        };
+        all.extend(entry.addr.sockets().map(|addr| Listen {
+            addr,
+            key: "apisix.stream_proxy.tcp",
+            tls: entry.tls,
+            http2: false,
+            proxy_protocol: entry.proxy_protocol.unwrap_or(defaults.enable_tcp_pp),
+            served,
+        }));
     }
     all
 }

@@ -11,10 +11,9 @@ use crate::node::NodeStatus;
 use crate::node_metrics::{NodeMetrics, Sources};
 use crate::side_http::SideServer;
 use crate::status::{self, Health};
-use milecastle_matching::RouterMode;
-use milecastle_plugin_api::{NodeFacts, Registry};
+use milecastle_plugin_api::NodeFacts;
 use milecastle_settings::Gateway as Settings;
-use milecastle_snapshot::Snapshot;
+use milecastle_snapshot::{Compiler, Snapshot};
 use milecastle_telemetry::metrics;
 use std::io;
 use std::net::SocketAddr;
@@ -26,12 +25,10 @@ pub struct SideParts {
     pub current: Arc<OnceLock<Arc<Current>>>,
     /// Whether the node may receive traffic.
     pub health: Arc<Health>,
-    /// The enabled plugins.
-    pub registry: Arc<Registry>,
-    /// The enabled plugins of TCP and UDP sessions, where those are served.
-    pub streams: Option<Arc<Registry>>,
+    /// The compiler of the default settings, which are in force until a configuration is.
+    pub compiler: Arc<Compiler>,
     /// The metrics of this node. Its prefix is `plugin_attr.prometheus.metric_prefix`, and plugins find the same one in
-    /// the registry's [`milecastle_plugin_api::Shared`].
+    /// [`milecastle_plugin_api::Shared`].
     pub metrics: Arc<metrics::Registry>,
     /// What the node counts.
     pub counters: Arc<Counters>,
@@ -81,8 +78,7 @@ impl SideServers {
         let SideParts {
             current,
             health,
-            registry,
-            streams,
+            compiler,
             metrics,
             counters,
             upstream_health,
@@ -96,8 +92,7 @@ impl SideServers {
         let status = status::serve(addr, health).await.map_err(fault("apisix.status.port", addr))?;
         let control = if apisix.enable_control {
             let addr = apisix.control.socket();
-            let (snapshot, health) = (in_force(current.clone()), upstream_health.clone());
-            let api = ControlApi::new(snapshot, health, discovery.clone(), registry, streams);
+            let api = ControlApi::new(in_force(current.clone(), &compiler), upstream_health.clone(), discovery.clone());
             Some(control_api::serve(addr, api).await.map_err(fault("apisix.control.port", addr))?)
         } else {
             None
@@ -137,8 +132,11 @@ fn fault(key: &'static str, addr: SocketAddr) -> impl FnOnce(io::Error) -> SideE
 }
 
 /// Reads the snapshot in force, and an empty one before the first.
-fn in_force(current: Arc<OnceLock<Arc<Current>>>) -> impl Fn() -> Arc<Snapshot> + Send + Sync + 'static {
-    let none = Arc::new(Snapshot::empty("", RouterMode::HostUri));
+fn in_force(
+    current: Arc<OnceLock<Arc<Current>>>,
+    compiler: &Compiler,
+) -> impl Fn() -> Arc<Snapshot> + Send + Sync + use<> {
+    let none = Arc::new(Snapshot::empty("", compiler));
     move || current.get().map_or_else(|| none.clone(), |current| current.load())
 }
 
@@ -147,9 +145,8 @@ mod tests {
     use super::*;
     use crate::node::{Alarm, LastGoodFigures};
     use milecastle_model::{Key, Kind, Object};
-    use milecastle_plugin_api::{NoSecrets, Shared};
+    use milecastle_plugin_api::{NoSecrets, Registry, Shared};
     use milecastle_settings::IpPort;
-    use milecastle_snapshot::Compiler;
     use milecastle_testkit::Call;
     use serde_json::{Map, json};
 
@@ -164,12 +161,12 @@ mod tests {
 
     struct Fixture {
         parts: SideParts,
-        registry: Arc<Registry>,
+        compiler: Arc<Compiler>,
     }
 
     fn fixture() -> Fixture {
-        let registry = Registry::new(&[], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-        let registry = Arc::new(registry);
+        let registry = Registry::new(&[], Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+        let compiler = Arc::new(Compiler::new(Arc::new(registry)));
         let last_good =
             LastGoodFigures { revision: Some(6), generations: 3, failures: 1, ..LastGoodFigures::default() };
         let status = NodeStatus {
@@ -183,8 +180,7 @@ mod tests {
         let parts = SideParts {
             current: Arc::default(),
             health: Arc::new(Health::new(2)),
-            registry: registry.clone(),
-            streams: None,
+            compiler: compiler.clone(),
             metrics: Arc::new(metrics::Registry::new("gw_", 2)),
             counters: Arc::new(Counters::new(2)),
             upstream_health: Arc::default(),
@@ -193,33 +189,33 @@ mod tests {
             facts: NodeFacts { hostname: "host-1".into(), version: "1.2.3" },
             access_log: None,
         };
-        Fixture { parts, registry }
+        Fixture { parts, compiler }
     }
 
-    fn current(registry: Arc<Registry>) -> Arc<Current> {
+    fn current(compiler: &Compiler) -> Arc<Current> {
         let body = json!({"id": "1", "uri": "/a"}).to_string().into();
         let route = Object { key: Key::new(Kind::Route, "1"), body, created: 7, modified: 7 };
-        let (snapshot, _) = Compiler::new(registry, RouterMode::HostUri).build("line", 7, vec![route]);
+        let (snapshot, _) = compiler.build("line", 7, vec![route]);
         Arc::new(Current::new(Arc::new(snapshot)))
     }
 
     #[tokio::test]
     async fn before_the_first_configuration_there_is_nothing_to_show() {
-        let Fixture { parts, registry } = fixture();
+        let Fixture { parts, compiler } = fixture();
         let first = parts.current.clone();
         let side = SideServers::start(&settings(), parts).await.unwrap();
         let (status, control) = (side.status_addr(), side.control_addr().unwrap());
         assert_eq!(Call::get("/status").to(status).await.unwrap().status, 503);
         assert_eq!(Call::get("/v1/routes").to(control).await.unwrap().text(), "[]");
-        first.get_or_init(|| current(registry));
+        first.get_or_init(|| current(&compiler));
         assert_eq!(Call::get("/v1/routes").to(control).await.unwrap().json().unwrap()[0]["createdIndex"], 7);
     }
 
     #[tokio::test]
     async fn the_page_shows_the_node() {
-        let Fixture { parts, registry } = fixture();
+        let Fixture { parts, compiler } = fixture();
         let (first, counters) = (parts.current.clone(), parts.counters.clone());
-        first.get_or_init(|| current(registry));
+        first.get_or_init(|| current(&compiler));
         let (one, two) = (counters.worker(0), counters.worker(1));
         [&one.accepted, &one.accepted, &two.accepted, &two.waiting, &one.requests, &two.pool_hits, &one.responses_5xx]
             .into_iter()

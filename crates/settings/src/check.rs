@@ -21,6 +21,23 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "nodes take their configuration from `control_plane`; the Admin API's keys are in the dashboard's file, under `admin`",
     ),
     ("etcd", "there is no etcd: nodes take their configuration from `control_plane`"),
+    (
+        "plugins",
+        "which plugins are enabled is a setting of the gateway group: `milecastle group settings set GROUP --plugins a,b`",
+    ),
+    (
+        "stream_plugins",
+        "plugins of TCP and UDP are a setting of the gateway group: `milecastle group settings set GROUP --stream-plugins a,b`",
+    ),
+    (
+        "proxy_mode",
+        "a node serves what it has listeners for; whether a gateway group takes TCP and UDP routes is a setting of the group: \
+         `milecastle group settings set GROUP --proxy-mode 'http&stream'`",
+    ),
+    (
+        "router",
+        "how routes are matched is a setting of the gateway group: `milecastle group settings set GROUP --router radixtree_uri`",
+    ),
     ("worker_processes", "use the key `workers` of the gateway"),
     ("error_log_level", "use the key `log.level`"),
     ("error_log", "the log goes to standard error; see `log`"),

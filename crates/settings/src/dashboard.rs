@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::{HostPort, IpPort, Log, Peers, ProxyMode, Replica, Server, Size, Time};
+use crate::{HostPort, IpPort, Log, Peers, Replica, Server, Size, Time};
 
 /// Configuration of a dashboard: the section `dashboard` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -52,12 +52,6 @@ pub struct Admin {
     pub admin_key_required: bool,
     /// Answers cross-origin requests of browsers.
     pub enable_admin_cors: bool,
-    /// What the gateways serve, as their own key `apisix.proxy_mode` says: stream routes are refused where it does not include
-    /// `stream`. In `milecastle up` the gateway's key counts.
-    pub proxy_mode: ProxyMode,
-    /// Names of the plugins that stream routes may have, as the gateways' own key `stream_plugins` says. In `milecastle up` the
-    /// gateway's key counts.
-    pub stream_plugins: Option<Vec<String>>,
     /// Largest request body, at least 1k.
     pub max_body: Size,
     /// Longest time that `?wait=` lets a write wait for the nodes.
@@ -99,9 +93,6 @@ impl Dashboard {
     }
 
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
-        for (i, name) in self.admin.stream_plugins.iter().flatten().enumerate() {
-            checks.stream_plugin(&format!("admin.stream_plugins[{i}]"), name);
-        }
         let keys = &self.admin.admin_key;
         for (i, key) in keys.iter().enumerate() {
             if keys.iter().take(i).any(|other| other.key == key.key) {
@@ -145,8 +136,6 @@ impl Default for Admin {
             admin_key: Vec::new(),
             admin_key_required: true,
             enable_admin_cors: true,
-            proxy_mode: ProxyMode::default(),
-            stream_plugins: None,
             max_body: Size::kib(1536),
             max_wait: Time::secs(30),
         }

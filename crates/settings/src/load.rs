@@ -76,8 +76,6 @@ pub struct Faults {
 pub struct Known<'a> {
     /// Names of the plugins that there are.
     pub plugins: &'a [&'a str],
-    /// Names of those that TCP and UDP routes may have.
-    pub stream_plugins: &'a [&'a str],
     /// Says what is wrong with the text of a group token, without repeating it.
     pub group_token: fn(&str) -> Result<(), String>,
     /// Whether files that hold secrets are read and checked too, as `milecastle check` does. A start leaves that to whoever
@@ -119,15 +117,7 @@ impl Checks<'_> {
 
     /// Reports a name at `key` that is no plugin's.
     pub(crate) fn plugin(&mut self, key: &str, name: &str) {
-        self.name_of(key, name, "plugin", self.known.plugins);
-    }
-
-    /// Reports a name at `key` that is no plugin's of TCP and UDP routes.
-    pub(crate) fn stream_plugin(&mut self, key: &str, name: &str) {
-        self.name_of(key, name, "plugin of TCP and UDP routes", self.known.stream_plugins);
-    }
-
-    fn name_of(&mut self, key: &str, name: &str, what: &str, known: &[&str]) {
+        let known = self.known.plugins;
         if known.contains(&name) {
             return;
         }
@@ -135,7 +125,7 @@ impl Checks<'_> {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => format!("there are {}", known.join(", ")),
         };
-        self.fault(key, &format!("there is no {what} `{name}`; {advice}"));
+        self.fault(key, &format!("there is no plugin `{name}`; {advice}"));
     }
 
     /// The same collection, standing in a section.

@@ -24,13 +24,17 @@ pub struct Replica {
 }
 
 /// How a process of the control plane ends after SIGTERM: for `grace` it says so and serves as before; then it takes nothing
-/// new, sends its nodes to other replicas, and lets what is in flight end.
+/// new, sends its nodes to other replicas, for `last_call` answers what kept connections still bring, and lets what is in flight
+/// end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ControlShutdown {
     /// How long a load balancer has to notice that `/readyz` says 503: longer than it takes for as many probes as it wants to
     /// see fail.
     pub grace: Time,
+    /// How long, once its HTTP listeners are closed, a kept connection without a request in work may still bring one. Longer than
+    /// a round trip to the farthest client.
+    pub last_call: Time,
 }
 
 impl Replica {
@@ -44,6 +48,6 @@ impl Replica {
 
 impl Default for ControlShutdown {
     fn default() -> Self {
-        Self { grace: Time::secs(5) }
+        Self { grace: Time::secs(5), last_call: Time::millis(250) }
     }
 }

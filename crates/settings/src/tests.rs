@@ -3,12 +3,7 @@
 use crate::*;
 
 const NO_VARIABLES: [(String, String); 0] = [];
-const KNOWN: Known<'_> = Known {
-    plugins: &["key-auth", "limit-count", "redirect"],
-    stream_plugins: &["ip-restriction", "limit-conn", "prometheus"],
-    group_token,
-    secret_files: false,
-};
+const KNOWN: Known<'_> = Known { plugins: &["key-auth", "limit-count", "redirect"], group_token, secret_files: false };
 
 fn group_token(text: &str) -> Result<(), String> {
     if text.starts_with("mc1.") { Ok(()) } else { Err("not a group token".into()) }
@@ -55,7 +50,7 @@ fn defaults_are_the_listener_table() {
 #[test]
 fn stream_listeners_take_all_forms() {
     let file = gateway(
-        "apisix:\n  proxy_mode: http&stream\n  node_listen: 9080\n  ssl: {enable: false}\n  stream_proxy:\n    tcp: [9100, '127.0.0.1:9101', 2000-2002, {addr: 9102, tls: true, \
+        "apisix:\n  node_listen: 9080\n  ssl: {enable: false}\n  stream_proxy:\n    tcp: [9100, '127.0.0.1:9101', 2000-2002, {addr: 9102, tls: true, \
          proxy_protocol: true}]\n    udp: [53, '[::1]:9100']\n",
     );
     let tcp: Vec<String> = file
@@ -67,25 +62,18 @@ fn stream_listeners_take_all_forms() {
     assert_eq!(tcp, ["0.0.0.0:9100", "127.0.0.1:9101", "0.0.0.0:2000", "0.0.0.0:2001", "0.0.0.0:2002", "0.0.0.0:9102"]);
     let last = &file.apisix.stream_proxy.tcp[3];
     assert_eq!((last.tls, last.proxy_protocol, last.proxy_protocol_to_upstream), (true, Some(true), None));
-    // In the mode `http` nothing of it is opened.
-    assert!(gateway("apisix: {stream_proxy: {tcp: [9100]}}").listeners().iter().all(|(_, addr)| addr.port() != 9100));
-    let only = gateway("apisix: {proxy_mode: stream, stream_proxy: {udp: [53]}}");
+    let only = gateway("apisix: {node_listen: [], ssl: {enable: false}, stream_proxy: {udp: [53]}}");
     assert!(only.listeners().iter().all(|(key, _)| !key.starts_with("apisix.node_listen")));
 }
 
 #[test]
 fn faults_of_stream_settings() {
     for (text, key) in [
-        ("apisix: {proxy_mode: stream}", "apisix.stream_proxy"),
-        ("apisix: {proxy_mode: tcp}", "apisix.proxy_mode"),
+        ("apisix: {proxy_mode: stream}", "set GROUP --proxy-mode"),
         ("apisix: {stream_proxy: {tcp: [70000]}}", "apisix.stream_proxy.tcp[0]"),
         ("apisix: {stream_proxy: {udp: [9000-8000]}}", "apisix.stream_proxy.udp[0]"),
         ("apisix: {stream_proxy: {udp: [53, '127.0.0.1:53']}}", "apisix.stream_proxy.udp"),
-        ("stream_plugins: [key-auth]", "stream_plugins[0]"),
-        (
-            "{stream_plugins: [prometheus], plugin_attr: {prometheus: {enable_export_server: false}}}",
-            "stream_plugins[0]: needs",
-        ),
+        ("stream_plugins: [prometheus]", "set GROUP --stream-plugins"),
         ("timeouts: {proxy_protocol: 0s}", "timeouts.proxy_protocol"),
     ] {
         let found = faults::<GatewayFile>(text);
@@ -119,13 +107,11 @@ fn what_a_section_leaves_out_keeps_its_default() {
 fn the_reference_spellings_are_understood() {
     let g = gateway(
         "nginx_config: {http: {real_ip_recursive: 'on', real_ip_from: [10.0.0.0/8, 'unix:'], keepalive_timeout: 75}}\n\
-         apisix: {trusted_addresses: [127.0.0.1], router: {http: radixtree_uri}, ssl: {ssl_protocols: TLSv1.3}}\n\
-         plugin_attr: {prometheus: {metrics: {http_status: {extra_labels: [{a: $b}], expire: 600}}}, redirect: {https_port: 8443}}\n\
-         plugins: [key-auth]\n",
+         apisix: {trusted_addresses: [127.0.0.1], ssl: {ssl_protocols: TLSv1.3}}\n\
+         plugin_attr: {prometheus: {metrics: {http_status: {extra_labels: [{a: $b}], expire: 600}}}, redirect: {https_port: 8443}}\n",
     );
     assert!(g.nginx_config.http.real_ip_recursive.0);
     assert_eq!(g.nginx_config.http.keepalive_timeout, Time::secs(75));
-    assert_eq!(g.apisix.router.http, HttpRouter::RadixtreeUri);
     assert_eq!(g.apisix.ssl.ssl_protocols.0, [TlsVersion::V1_3]);
     assert_eq!(g.plugin_attr.prometheus.metrics["http_status"].expire, Time::secs(600));
     assert_eq!(g.plugin_attr.others["redirect"]["https_port"], 8443);
@@ -133,7 +119,6 @@ fn the_reference_spellings_are_understood() {
     assert_eq!(attr["prometheus"]["metrics"]["http_status"]["expire"], 600);
     assert_eq!(attr["prometheus"]["refresh_interval"], 15);
     assert_eq!(attr["redirect"], serde_json::json!({"https_port": 8443}));
-    assert_eq!(g.plugins.unwrap(), ["key-auth"]);
 }
 
 #[test]
@@ -160,7 +145,8 @@ log: {format: xml}
             "f.yaml:7:27: timeouts.tls_handshake: expected a length of time such as `500ms`, `30s`, `5m` or `1h30m` (a bare \
              number is seconds), found the text \"later\"",
             "f.yaml:8:1: apisx: unknown key; did you mean `apisix`?",
-            "f.yaml:9:10: plugins: expected a list, found a mapping",
+            "f.yaml:9:1: plugins: unknown key; which plugins are enabled is a setting of the gateway group: \
+             `milecastle group settings set GROUP --plugins a,b`",
             "f.yaml:10:15: log.format: expected `text` or `json`, found the text \"xml\"",
         ]
     );
@@ -221,13 +207,18 @@ fn words_that_mean_nothing_are_refused_with_the_nearest_that_does() {
           warn, info, debug, trace; did you mean `debug`?",
         ),
         (
-            "gateway: {plugins: [limit-count, key-aut]}",
-            "f.yaml:1:34: gateway.plugins[1]: there is no plugin `key-aut`; did \
-          you mean `key-auth`?",
+            "gateway: {plugins: [key-auth]}",
+            "f.yaml:1:11: gateway.plugins: unknown key; which plugins are enabled is a setting of the gateway group: \
+          `milecastle group settings set GROUP --plugins a,b`",
         ),
         (
-            "gateway: {plugins: [serverless]}",
-            "f.yaml:1:21: gateway.plugins[0]: there is no plugin `serverless`; there are \
+            "gateway: {apisix: {router: {http: radixtree_uri}}}",
+            "f.yaml:1:20: gateway.apisix.router: unknown key; how routes are matched is a setting of the gateway group: \
+          `milecastle group settings set GROUP --router radixtree_uri`",
+        ),
+        (
+            "gateway: {plugin_attr: {serverless: {}}}",
+            "f.yaml:1:37: gateway.plugin_attr.serverless: there is no plugin `serverless`; there are \
           key-auth, limit-count, redirect",
         ),
         (

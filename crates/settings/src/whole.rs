@@ -110,7 +110,7 @@ impl Default for UpFile {
             replica: Replica {
                 // Alone in its process, as a rule: no need to write often, and nothing balances over several of them.
                 members: Members { heartbeat: Time::secs(10), lost_after: Time::secs(30), ..Members::default() },
-                shutdown: ControlShutdown { grace: Time::secs(0) },
+                shutdown: ControlShutdown { grace: Time::secs(0), ..ControlShutdown::default() },
                 ..Replica::default()
             },
             dashboard,

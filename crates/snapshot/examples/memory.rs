@@ -6,7 +6,6 @@
 #![allow(unsafe_code, reason = "an allocator that counts")]
 #![allow(clippy::print_stdout, reason = "that is what it is for")]
 
-use milecastle_matching::RouterMode;
 use milecastle_model::{Change, Key, Kind, Object};
 use milecastle_plugin_api::{NoSecrets, Registry, Shared};
 use milecastle_snapshot::{Compiler, Snapshot};
@@ -55,8 +54,8 @@ fn one_by_one(compiler: &Compiler, from: Snapshot, changes: impl Iterator<Item =
 
 fn main() {
     let count: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(10_000);
-    let registry = Registry::new(&[], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-    let compiler = Compiler::new(Arc::new(registry), RouterMode::HostUri);
+    let registry = Registry::new(&[], Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+    let compiler = Compiler::new(Arc::new(registry));
     let puts = || (0..count).map(|n| Change::Put(route(n)));
     let deletes = || (0..count).map(|n| Change::Delete { key: route(n).key, revision: 1 });
     // What is made once and lazily, the schemas say, is not the routes'.

@@ -8,7 +8,9 @@ use crate::snapshot::Snapshot;
 use crate::stream;
 use crate::upstream::{self, CompiledUpstream};
 use milecastle_matching::RouterMode;
-use milecastle_model::{Change, Fault, GlobalRule, Key, Kind, Object, Plugins, Ssl, SslKind, Upstream};
+use milecastle_model::{
+    Change, Fault, GlobalRule, GroupSettings, HttpRouter, Key, Kind, Object, Plugins, Ssl, SslKind, Upstream,
+};
 use milecastle_plugin_api::{Built, Chain, ConfigError, Owner, Placement, Registry};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -24,28 +26,82 @@ pub struct Rejected {
     pub reason: String,
 }
 
-/// Turns model objects into compiled configuration. One for each process and gateway group.
+/// Turns model objects into compiled configuration, under the settings of a gateway group ([`GroupSettings`]).
+///
+/// A process has one of the default settings, and [`Self::of_group`] makes from it those of other settings. Building needs none of
+/// them: the settings are an object of the configuration, so each snapshot is built under those of its own revision.
+/// Cloning is cheap.
+#[derive(Clone)]
 pub struct Compiler {
+    settings: GroupSettings,
     registry: Arc<Registry>,
+    /// What `streams` is chosen from.
+    sessions: Option<Arc<Registry>>,
     /// `None`: no TCP or UDP is served.
     streams: Option<Arc<Registry>>,
     mode: RouterMode,
     no_plugins: Arc<Chain>,
 }
 
+/// What a stream route is refused with in a group that serves HTTP alone (`docs/spec/admin-api.md` §2.6).
+pub const STREAMS_OFF: &str = "stream mode is disabled, can not add stream routes";
+
 /// Gives the stored metadata of a plugin.
 pub type MetadataOf<'a> = dyn Fn(&str) -> Option<Value> + 'a;
 
 impl Compiler {
-    /// A compiler for the plugins of `registry`; `mode` decides how routes are matched.
-    pub fn new(registry: Arc<Registry>, mode: RouterMode) -> Self {
-        Self { registry, streams: None, mode, no_plugins: Arc::default() }
+    /// A compiler of the default settings, for the plugins that `registry` has built in.
+    pub fn new(registry: Arc<Registry>) -> Self {
+        Self {
+            settings: GroupSettings::default(),
+            registry,
+            sessions: None,
+            streams: None,
+            mode: RouterMode::default(),
+            no_plugins: Arc::default(),
+        }
     }
 
-    /// The same for a group that serves TCP and UDP too, with plugins of `registry` for sessions.
+    /// The same, for groups that serve TCP and UDP too, with plugins of `registry` for sessions.
     #[must_use]
-    pub fn with_streams(self, registry: Arc<Registry>) -> Self {
-        Self { streams: Some(registry), ..self }
+    pub fn with_sessions(self, registry: Arc<Registry>) -> Self {
+        Self { sessions: Some(registry), ..self }
+    }
+
+    /// The compiler of a group in which `stored` is the object of its settings; without one they are the default ones.
+    ///
+    /// # Errors
+    /// All faults of the settings: another version wrote what this one does not know.
+    pub fn of_group(&self, stored: Option<&Object>) -> Result<Self, Vec<Fault>> {
+        let Some(object) = stored else { return Ok(self.under(GroupSettings::default())) };
+        let body = serde_json::from_slice(&object.body)
+            .map_err(|error| vec![Fault::configuration("", format!("not JSON: {error}"))])?;
+        self.under_settings(&body)
+    }
+
+    /// As [`Self::of_group`], of settings that are not stored yet.
+    ///
+    /// # Errors
+    /// All faults of the settings.
+    pub fn under_settings(&self, body: &Value) -> Result<Self, Vec<Fault>> {
+        let faults = milecastle_model::check(Kind::GroupSettings, body);
+        if faults.is_empty() { Ok(self.under(self.typed(body)?)) } else { Err(faults) }
+    }
+
+    fn under(&self, settings: GroupSettings) -> Self {
+        if settings == self.settings {
+            return self.clone();
+        }
+        let mode = match settings.router.http {
+            HttpRouter::RadixtreeHostUri => RouterMode::HostUri,
+            HttpRouter::RadixtreeUri => RouterMode::Uri,
+            HttpRouter::RadixtreeUriWithParameter => RouterMode::UriWithParameter,
+        };
+        let registry = Arc::new(self.registry.enabling(settings.plugins.as_deref()));
+        let sessions = self.sessions.as_ref().filter(|_| settings.proxy_mode.stream());
+        let streams = sessions.map(|registry| Arc::new(registry.enabling(settings.stream_plugins.as_deref())));
+        let (sessions, no_plugins) = (self.sessions.clone(), self.no_plugins.clone());
+        Self { settings, registry, sessions, streams, mode, no_plugins }
     }
 
     /// The enabled plugins of sessions; `None` where no TCP or UDP is served.
@@ -53,9 +109,18 @@ impl Compiler {
         self.streams.as_ref()
     }
 
+    /// The settings of the group.
+    pub fn settings(&self) -> &GroupSettings {
+        &self.settings
+    }
+
     /// The enabled plugins.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    pub(crate) fn mode(&self) -> RouterMode {
+        self.mode
     }
 
     /// Everything that a write can be refused for without looking at another object, in the order in which the Admin
@@ -80,6 +145,7 @@ impl Compiler {
             Kind::StreamRoute if fits => faults.extend(stream::check(self, &key, body)),
             Kind::Ssl if fits => faults.extend(self.ssl(&key, body).err().unwrap_or_default()),
             Kind::PluginMetadata => faults.extend(self.metadata(&key, body).err().unwrap_or_default()),
+            Kind::GroupSettings if fits => faults.extend(self.not_built_in(body)),
             _ => {}
         }
         match kind {
@@ -89,10 +155,13 @@ impl Compiler {
             }
             Kind::StreamRoute => {
                 let owner = Owner(key.path().into());
-                let check = |registry: &Arc<Registry>| {
-                    registry.check_all(plugins_of(body), Placement::Object, &owner, metadata)
-                };
-                faults.extend(self.streams.as_ref().map(check).unwrap_or_default().into_iter().map(in_plugins));
+                match &self.streams {
+                    Some(registry) => {
+                        let found = registry.check_all(plugins_of(body), Placement::Object, &owner, metadata);
+                        faults.extend(found.into_iter().map(in_plugins));
+                    }
+                    None => faults.push(Fault::rule("", STREAMS_OFF)),
+                }
             }
             _ => {}
         }
@@ -101,7 +170,7 @@ impl Compiler {
 
     /// The snapshot of a full set of objects.
     pub fn build(&self, lineage: &str, revision: u64, objects: Vec<Object>) -> (Snapshot, Vec<Rejected>) {
-        self.build_over(&Snapshot::empty(lineage, self.mode), lineage, revision, objects)
+        self.build_over(&Snapshot::empty(lineage, self), lineage, revision, objects)
     }
 
     /// The snapshot of a full set of objects, sharing with `previous` whatever is equal in both. Objects that cannot be
@@ -124,6 +193,10 @@ impl Compiler {
     }
 
     /// The snapshot after `changes`.
+    ///
+    /// Where they change the settings of the group, everything is built anew and from nothing: no form outlives the settings
+    /// that it was built under. Settings that cannot be read ([`Self::of_group`]) are quarantined like any object, and the
+    /// former ones go on; a node must not take such a step at all.
     pub fn apply(&self, base: &Snapshot, revision: u64, changes: &[Change]) -> (Snapshot, Vec<Rejected>) {
         let mut next = base.clone();
         next.revision = revision;
@@ -135,7 +208,10 @@ impl Compiler {
             }
             touched.insert(change.key().clone());
         }
-        let mut pass = Pass { compiler: self, next, rejected: Vec::new() };
+        let mut pass = Pass { compiler: base.compiler.clone(), next, rejected: Vec::new() };
+        if touched.remove(&Key::group_settings()) && pass.settings() {
+            touched = pass.next.objects.keys().cloned().collect();
+        }
         pass.run(touched);
         (pass.next, pass.rejected)
     }
@@ -201,6 +277,22 @@ impl Compiler {
         })
     }
 
+    /// Plugins that settings enable and that there are not. A node of an older version passes them over: the objects that
+    /// have them are quarantined there.
+    fn not_built_in(&self, settings: &Value) -> Vec<Fault> {
+        let lists = [("plugins", Some(&self.registry)), ("stream_plugins", self.sessions.as_ref())];
+        let faults = |(member, registry): (&str, Option<&Arc<Registry>>)| {
+            let named = settings.get(member).and_then(Value::as_array).into_iter().flatten();
+            let fault = |(n, name): (usize, &Value)| {
+                let (registry, name) = (registry?, name.as_str()?);
+                let text = registry.built_in(name).is_none().then(|| registry.not_built_in(name))?;
+                Some(Fault::rule(format!("/{member}/{n}"), text))
+            };
+            named.enumerate().filter_map(fault).collect::<Vec<_>>()
+        };
+        lists.into_iter().flat_map(faults).collect()
+    }
+
     fn metadata(&self, key: &Key, body: &Value) -> Result<Option<Arc<dyn std::any::Any + Send + Sync>>, Vec<Fault>> {
         let mut own = body.clone();
         if let Value::Object(members) = &mut own {
@@ -232,13 +324,31 @@ fn in_plugins(fault: ConfigError) -> Fault {
 }
 
 /// One derivation of a snapshot from the one before.
-struct Pass<'a> {
-    compiler: &'a Compiler,
+struct Pass {
+    compiler: Compiler,
     next: Snapshot,
     rejected: Vec<Rejected>,
 }
 
-impl Pass<'_> {
+impl Pass {
+    /// Takes the present settings over. Gives whether they are others: then nothing is built yet.
+    fn settings(&mut self) -> bool {
+        let form = self.form(&Key::group_settings(), |pass, body| pass.compiler.under_settings(body));
+        let Some(compiler) =
+            form.map(|settings| settings.unwrap_or_else(|| self.compiler.under(GroupSettings::default())))
+        else {
+            return false;
+        };
+        if compiler.settings == self.compiler.settings {
+            return false;
+        }
+        let Snapshot { lineage, revision, objects, .. } = &self.next;
+        let empty = Snapshot::empty(lineage, &compiler);
+        self.next = Snapshot { revision: *revision, objects: objects.clone(), ..empty };
+        self.compiler = compiler;
+        true
+    }
+
     /// Compiles what was touched and what depends on it, each kind after those that it is built from.
     fn run(&mut self, touched: BTreeSet<Key>) {
         let of = |kind: Kind| touched.iter().filter(move |key| key.kind == kind).cloned().collect::<Vec<_>>();
@@ -287,11 +397,7 @@ impl Pass<'_> {
                 Some(Some(form))
             }
             Err(faults) => {
-                let reason = match faults.first() {
-                    Some(fault) if fault.path.is_empty() => fault.to_string(),
-                    Some(fault) => format!("{}: {fault}", fault.path),
-                    None => "unknown fault".into(),
-                };
+                let reason = faults.first().map_or_else(|| "unknown fault".into(), Fault::placed);
                 tracing::warn!(object = %key, reason, "object in quarantine");
                 self.next.quarantined.insert(key.clone(), reason.as_str().into());
                 self.rejected.push(Rejected { key: key.clone(), reason });
@@ -329,7 +435,7 @@ impl Pass<'_> {
             }
         }
         if key.kind == Kind::Service {
-            let form = self.form(key, |pass, body| route::compile_service(pass.compiler, &pass.next, key, body));
+            let form = self.form(key, |pass, body| route::compile_service(&pass.compiler, &pass.next, key, body));
             return put(&mut self.next.services, &key.id, form);
         }
         let form = self.form(key, |pass, body| pass.plugins(key, body));
@@ -356,7 +462,7 @@ impl Pass<'_> {
     }
 
     fn holder(&mut self, key: &Key) {
-        let form = self.form(key, |pass, body| people::compile(pass.compiler, &pass.next, key, body));
+        let form = self.form(key, |pass, body| people::compile(&pass.compiler, &pass.next, key, body));
         if let Some(holder) = form {
             self.next.set_holder(key, holder);
         }
@@ -388,14 +494,14 @@ impl Pass<'_> {
 
     fn route(&mut self, key: &Key) {
         self.depend(key);
-        let form = self.form(key, |pass, body| route::compile(pass.compiler, &pass.next, key, body, false));
+        let form = self.form(key, |pass, body| route::compile(&pass.compiler, &pass.next, key, body, false));
         let form = match form {
             Some(form) => form,
             None if self.next.routes.get(&*key.id).is_some_and(|route| !route.stand_in) => return,
             // Never had a good form: what its conditions match is refused rather than served without its plugins.
             None => {
                 let body = self.next.objects.get(key).and_then(|object| serde_json::from_slice(&object.body).ok());
-                body.and_then(|body: Value| route::compile(self.compiler, &self.next, key, &body, true).ok())
+                body.and_then(|body: Value| route::compile(&self.compiler, &self.next, key, &body, true).ok())
             }
         };
         self.next.body_routes.remove(&key.id);
@@ -416,12 +522,12 @@ impl Pass<'_> {
     fn stream_route(&mut self, key: &Key, registry: &Registry) {
         let body = self.next.objects.get(key).and_then(|object| serde_json::from_slice::<Value>(&object.body).ok());
         self.next.stream_routes.depend(&key.id, body.as_ref().and_then(stream::service_of));
-        let form = self.form(key, |pass, body| stream::compile(pass.compiler, registry, &pass.next, key, body, false));
+        let form = self.form(key, |pass, body| stream::compile(&pass.compiler, registry, &pass.next, key, body, false));
         let form = match form {
             Some(form) => form,
             None if self.next.stream_routes.has_form(&key.id) => return,
             // Never had a good form: what its conditions match is closed rather than passed on without its plugins.
-            None => body.and_then(|body| stream::compile(self.compiler, registry, &self.next, key, &body, true).ok()),
+            None => body.and_then(|body| stream::compile(&self.compiler, registry, &self.next, key, &body, true).ok()),
         };
         self.next.stream_routes.set(&key.id, form);
     }

@@ -8,6 +8,8 @@
 //!   that led there (an object in quarantine, which keeps its last good form, is the exception).
 //! - A snapshot never changes. The next one shares by `Arc` whatever a change does not touch; the cost of a change grows
 //!   with what it touches, not with the configuration.
+//! - A snapshot is built under the settings of its own revision, which are one of its objects: no form of an object outlives
+//!   the settings that it was built under.
 //! - An object that cannot be built is quarantined and reported, never half-built. It keeps its last good form; without
 //!   one, what depends on it answers 503. Nothing ever runs without a plugin that it should have.
 //! - References that dangle are legal and compile to the status that `docs/spec/routing.md` §8 gives.
@@ -30,7 +32,7 @@ mod upstream;
 
 pub use certificates::{ClientAuth, CompiledSsl};
 pub use compiled::{CompiledRoute, Outcome, Timeouts, UpstreamRef};
-pub use compiler::{Compiler, MetadataOf, Rejected};
+pub use compiler::{Compiler, MetadataOf, Rejected, STREAMS_OFF};
 pub use identity::{ClientCertificate, ClientCertificateFault, ClientIdentity};
 pub use snapshot::Snapshot;
 pub use stream::{CompiledStreamRoute, SessionFacts, StreamOutcome};

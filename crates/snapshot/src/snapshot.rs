@@ -2,6 +2,7 @@
 
 use crate::certificates::{Certificates, CompiledSsl};
 use crate::compiled::{CompiledRoute, UpstreamRef};
+use crate::compiler::Compiler;
 use crate::credentials::Credentials;
 use crate::identity::{ClientCertificate, ClientCertificateFault, ClientIdentity};
 use crate::people::Holder;
@@ -12,7 +13,7 @@ use crate::upstream::CompiledUpstream;
 use foldhash::fast::RandomState;
 use imbl::shared_ptr::DefaultSharedPtr;
 use imbl::{GenericHashMap, OrdMap, OrdSet};
-use milecastle_matching::{Router, RouterMode};
+use milecastle_matching::Router;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{Built, Chain, Consumer, CredentialMatch};
 use std::any::Any;
@@ -29,6 +30,8 @@ pub(crate) type Slot<T> = Option<Arc<T>>;
 pub struct Snapshot {
     pub(crate) lineage: Arc<str>,
     pub(crate) revision: u64,
+    /// Of the settings that the objects have.
+    pub(crate) compiler: Compiler,
     /// What was received, whether it could be built or not.
     pub(crate) objects: OrdMap<Key, Object>,
     /// Objects whose present form could not be built, and why.
@@ -59,14 +62,15 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A configuration without any object.
-    pub fn empty(lineage: &str, mode: RouterMode) -> Self {
+    /// A configuration without any object, under the settings of `compiler`.
+    pub fn empty(lineage: &str, compiler: &Compiler) -> Self {
         Self {
             lineage: lineage.into(),
             revision: 0,
+            compiler: compiler.clone(),
             objects: OrdMap::new(),
             quarantined: OrdMap::new(),
-            router: Router::new(mode),
+            router: Router::new(compiler.mode()),
             routes: Map::default(),
             body_routes: OrdSet::new(),
             dependents: GenericHashMap::default(),
@@ -95,6 +99,11 @@ impl Snapshot {
     /// Revision of the store.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// The compiler of the settings that this was built under; it knows which plugins are enabled.
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
     }
 
     /// The routes that can match.
@@ -252,6 +261,8 @@ impl Snapshot {
             }
             Kind::PluginMetadata => self.metadata.contains_key(id),
             Kind::StreamRoute => self.stream_routes.has_form(id),
+            // The former ones go on.
+            Kind::GroupSettings => true,
             Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => false,
         }
     }

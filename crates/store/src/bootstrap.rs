@@ -39,6 +39,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0004_marks.sql"),
         include_str!("../../../migrations/sqlite/0004_marks.sql"),
     ),
+    (
+        5,
+        "group settings",
+        include_str!("../../../migrations/postgres/0005_group_settings.sql"),
+        include_str!("../../../migrations/sqlite/0005_group_settings.sql"),
+    ),
 ];
 
 /// Name of the secret that keys lookup digests. It outlives data keys: digests cannot be made anew without the values.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value as Json};
+use milecastle_model::Kind;
 
 use crate::error::{GroupError, StoreError};
 use crate::maintenance::{self, Maintenance};
@@ -11,7 +11,7 @@ use crate::seal::{hex, random};
 use crate::sql::{Row, Tx, args};
 use crate::store::{Store, now};
 
-const COLUMNS: &str = "SELECT id, name, labels, settings, lineage, head, floor, epoch, created_at, maintenance FROM \
+const COLUMNS: &str = "SELECT id, name, labels, supersedes, lineage, head, floor, epoch, created_at, maintenance FROM \
                        gateway_group";
 
 /// A gateway group as it stands.
@@ -23,8 +23,8 @@ pub struct Group {
     pub name: String,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
-    /// What decides what its nodes can build: enabled plugins, router mode and the like.
-    pub settings: Map<String, Json>,
+    /// Lineages that an operator has declared over: nodes that stand in one of them take the group's own lineage over.
+    pub supersedes: Vec<String>,
     /// Whether all of its nodes are in maintenance.
     pub maintenance: Option<Maintenance>,
     /// As in [`crate::Head`].
@@ -39,17 +39,6 @@ pub struct Group {
     pub created_at: u64,
 }
 
-/// The setting of a group that lists lineages which an operator has declared over.
-const SUPERSEDES: &str = "supersedes";
-
-impl Group {
-    /// Lineages that an operator has declared over: nodes that stand in one of them take the group's own lineage over.
-    pub fn supersedes(&self) -> Vec<String> {
-        let listed = self.settings.get(SUPERSEDES).and_then(Json::as_array);
-        listed.into_iter().flatten().filter_map(|lineage| lineage.as_str().map(str::to_owned)).collect()
-    }
-}
-
 /// A group to create.
 #[derive(Debug, Clone)]
 pub struct NewGroup {
@@ -59,15 +48,13 @@ pub struct NewGroup {
     pub name: String,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
-    /// As in [`Group::settings`].
-    pub settings: Map<String, Json>,
 }
 
 impl NewGroup {
-    /// A group of which id and name are the same, without labels or settings.
+    /// A group of which id and name are the same, without labels.
     pub fn named(id: impl Into<String>) -> NewGroup {
         let id = id.into();
-        NewGroup { name: id.clone(), id, labels: BTreeMap::new(), settings: Map::new() }
+        NewGroup { name: id.clone(), id, labels: BTreeMap::new() }
     }
 }
 
@@ -78,8 +65,6 @@ pub struct GroupUpdate {
     pub name: Option<String>,
     /// All labels anew.
     pub labels: Option<BTreeMap<String, String>>,
-    /// All settings anew.
-    pub settings: Option<Map<String, Json>>,
 }
 
 impl Store {
@@ -107,14 +92,13 @@ impl Store {
         get(&mut self.0.db.begin_read().await?, id).await
     }
 
-    /// Changes name, labels or settings; the group's epoch grows.
+    /// Changes name or labels; the group's epoch grows.
     pub async fn group_update(&self, id: &str, update: &GroupUpdate) -> Result<Group, StoreError> {
         let mut tx = self.0.db.begin_write().await?;
         let labels = update.labels.as_ref().map(to_json);
-        let settings = update.settings.as_ref().map(to_json);
-        let sql = "UPDATE gateway_group SET name = COALESCE($2, name), labels = COALESCE($3, labels), \
-                   settings = COALESCE($4, settings), epoch = epoch + 1 WHERE id = $1";
-        tx.run(sql, args![id, update.name.as_deref(), labels.as_deref(), settings.as_deref()]).await?;
+        let sql = "UPDATE gateway_group SET name = COALESCE($2, name), labels = COALESCE($3, labels), epoch = epoch + 1 \
+                   WHERE id = $1";
+        tx.run(sql, args![id, update.name.as_deref(), labels.as_deref()]).await?;
         let updated = get(&mut tx, id).await?;
         tx.notify(id).await?;
         tx.commit().await?;
@@ -130,16 +114,15 @@ impl Store {
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
         let mut group = get(&mut tx, id).await?;
-        let mut listed = group.supersedes();
+        let mut listed = group.supersedes;
         listed.extend(over.iter().filter(|lineage| **lineage != group.lineage).cloned());
         if anew {
             listed.push(std::mem::replace(&mut group.lineage, hex(&random::<16>())));
         }
         listed.sort();
         listed.dedup();
-        group.settings.insert(SUPERSEDES.to_owned(), listed.into());
-        let sql = "UPDATE gateway_group SET lineage = $2, settings = $3, epoch = epoch + 1 WHERE id = $1";
-        tx.run(sql, args![id, &group.lineage, &to_json(&group.settings)]).await?;
+        let sql = "UPDATE gateway_group SET lineage = $2, supersedes = $3, epoch = epoch + 1 WHERE id = $1";
+        tx.run(sql, args![id, &group.lineage, &to_json(&listed)]).await?;
         let updated = get(&mut tx, id).await?;
         tx.notify(id).await?;
         tx.commit().await?;
@@ -175,9 +158,13 @@ impl Store {
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
         if !force {
-            let count = "SELECT (SELECT COUNT(*) FROM resource WHERE group_id = $1), \
+            // Its settings are no reason to keep it.
+            let count = "SELECT (SELECT COUNT(*) FROM resource WHERE group_id = $1 AND kind <> $2), \
                          (SELECT COUNT(*) FROM node WHERE group_id = $1)";
-            let row = tx.row(count, args![id]).await?.ok_or_else(|| StoreError::corrupt("a count without a row"))?;
+            let row = tx
+                .row(count, args![id, Kind::GroupSettings.name()])
+                .await?
+                .ok_or_else(|| StoreError::corrupt("a count without a row"))?;
             let (objects, nodes) = (row.int(0)?, row.int(1)?);
             if objects + nodes > 0 {
                 return Err(GroupError::NotEmpty { id: id.to_owned(), objects, nodes });
@@ -193,10 +180,10 @@ impl Store {
 
 /// Inserts a group; 0 if its id is taken.
 pub(crate) async fn insert(tx: &mut Tx, group: &NewGroup) -> Result<u64, StoreError> {
-    let (labels, settings, lineage) = (to_json(&group.labels), to_json(&group.settings), hex(&random::<16>()));
-    let insert = "INSERT INTO gateway_group (id, name, labels, settings, lineage, head, floor, epoch, created_at) \
-                  VALUES ($1, $2, $3, $4, $5, 0, 0, 0, $6) ON CONFLICT (id) DO NOTHING";
-    tx.run(insert, args![&group.id, &group.name, &labels, &settings, &lineage, now()]).await
+    let (labels, lineage) = (to_json(&group.labels), hex(&random::<16>()));
+    let insert = "INSERT INTO gateway_group (id, name, labels, lineage, head, floor, epoch, created_at) \
+                  VALUES ($1, $2, $3, $4, 0, 0, 0, $5) ON CONFLICT (id) DO NOTHING";
+    tx.run(insert, args![&group.id, &group.name, &labels, &lineage, now()]).await
 }
 
 /// Grows the epoch of a group: something about it besides its objects changed.
@@ -212,12 +199,12 @@ async fn get(tx: &mut Tx, id: &str) -> Result<Group, StoreError> {
 
 fn group(row: &Row) -> Result<Group, StoreError> {
     let labels = row.text(2)?;
-    let settings = row.text(3)?;
+    let supersedes = row.text(3)?;
     Ok(Group {
         id: row.text(0)?,
         name: row.text(1)?,
         labels: serde_json::from_str(&labels).map_err(|_| StoreError::corrupt("the labels of a group"))?,
-        settings: serde_json::from_str(&settings).map_err(|_| StoreError::corrupt("the settings of a group"))?,
+        supersedes: serde_json::from_str(&supersedes).map_err(|_| StoreError::corrupt("the lineages that are over"))?,
         maintenance: maintenance::read(row.text_opt(9))?,
         lineage: row.text(4)?,
         revision: row.int(5)?,
@@ -228,5 +215,5 @@ fn group(row: &Row) -> Result<Group, StoreError> {
 }
 
 fn to_json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("a map with string keys has a JSON form")
+    serde_json::to_string(value).expect("texts have a JSON form")
 }

@@ -50,7 +50,7 @@ pub struct Head {
     /// Tells this revision from another one of the same number, made after the database lost the first. Empty where the database
     /// has none: at revision 0, and for revisions that are old.
     pub mark: String,
-    /// Grows with every change to the group besides its objects: its settings, tokens and nodes revoked.
+    /// Grows with every change to the group besides its objects: lineages declared over, maintenance, tokens and nodes revoked.
     pub epoch: u64,
 }
 

@@ -8,11 +8,13 @@ mod tcp;
 mod tls;
 mod udp;
 
+use milecastle_testkit::process::binary;
 use milecastle_testkit::{TempDir, eventually};
-use milecastle_tests::Up;
+use milecastle_tests::{ADMIN_KEY, Said, Up};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 /// How long a test waits for what should come at once.
@@ -27,12 +29,20 @@ struct Gateway {
 impl Gateway {
     /// With these entries of `apisix.stream_proxy`, and further settings.
     fn start(tcp: &[Value], udp: &[Value], settings: &[(&str, &str)]) -> Self {
+        Self::start_in(&["--proxy-mode", "http&stream"], tcp, udp, settings)
+    }
+
+    /// As [`Self::start`], in a gateway group with these settings.
+    fn start_in(group: &[&str], tcp: &[Value], udp: &[Value], settings: &[(&str, &str)]) -> Self {
         let proxy = json!({ "tcp": tcp, "udp": udp }).to_string();
-        let own = [
-            ("MILECASTLE__GATEWAY__APISIX__PROXY_MODE", "http&stream"),
-            ("MILECASTLE__GATEWAY__APISIX__STREAM_PROXY", &proxy),
-        ];
-        let up = Up::start_with(&[&own, settings].concat());
+        let own = [("MILECASTLE__GATEWAY__APISIX__STREAM_PROXY", &*proxy)];
+        let mut up = Up::start_with(&[&own, settings].concat());
+        let dashboard = |line: &str| line.trim().strip_prefix("dashboard ").map(|address| address.trim().to_owned());
+        let server = format!("http://{}", up.process.wait_for_line("the dashboard", SOON, dashboard));
+        let mut set = Command::new(binary());
+        set.args(["group", "settings", "set", "--wait", "20s"]).args(group);
+        let said = Said::by(set.envs([("MILECASTLE_SERVER", &*server), ("MILECASTLE_ADMIN_KEY", ADMIN_KEY)]));
+        assert_eq!(said.code, 0, "{}", said.text);
         let said = up.process.log();
         let address = |line: &String| {
             let (what, address) = line.trim().split_once(char::is_whitespace)?;

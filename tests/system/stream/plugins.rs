@@ -62,8 +62,8 @@ async fn traffic_split_by_weight_among_inline_upstreams_and_objects() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn syslog_and_prometheus_tell_how_sessions_ended() {
-    let plugins = ("MILECASTLE__GATEWAY__STREAM_PLUGINS", "[syslog, prometheus]");
-    let mut gateway = Gateway::start(&[json!("127.0.0.1:0"), json!("127.0.0.1:0")], &[], &[plugins]);
+    let group = ["--proxy-mode", "stream", "--stream-plugins", "syslog,prometheus"];
+    let mut gateway = Gateway::start_in(&group, &[json!("127.0.0.1:0"), json!("127.0.0.1:0")], &[], &[]);
     gateway.up.process.announce("could not be connected");
     let (good, bad) = (gateway.all("TCP")[0], gateway.all("TCP")[1]);
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -1,7 +1,7 @@
 //! One engine for all kinds: reads from the image, writes through the store (`docs/spec/admin-api.md` §4–§11).
 //!
-//! A write is judged twice. What needs no other object (schema, rules, plugins) is judged here. What rests on other
-//! objects the store judges inside the transaction, so that it is still true when the write commits; its verdict is put
+//! A write is judged twice. What needs no other object (schema, rules, plugins) is judged here, under the settings of the
+//! group; the store refuses it if they are others by then, and it is judged anew. What rests on other objects the store judges inside the transaction, so that it is still true when the write commits; its verdict is put
 //! into the specification's words here. Faults that only the image can show are refused only after the image has been
 //! brought to the database's head, so another replica's write a moment ago is seen.
 
@@ -15,9 +15,10 @@ use crate::admin::show::{Answer, PREFIX, get, written};
 use crate::admin::target::Place;
 use crate::clock::Clock;
 use crate::state::{Group, Image};
+use crate::terms::{self, Terms};
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use milecastle_model::{Fault, Id, Key, Kind, Object, schema_of};
+use milecastle_model::{Fault, FaultClass, Id, Key, Kind, Object, schema_of};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{
     Body, ChangeSet, Delete, Expect, Op, Outcome, PublishError, Published, Put, Source, Store, Target,
@@ -31,6 +32,7 @@ const ATTEMPTS: usize = 16;
 /// The engine.
 pub(crate) struct Engine {
     pub(crate) store: Store,
+    /// Of the default settings.
     pub(crate) compiler: Arc<Compiler>,
     pub(crate) clock: Clock,
 }
@@ -72,8 +74,9 @@ impl Engine {
     }
 
     async fn put(&self, mut call: Call, rules: Rules) -> Answer {
+        let mut terms = self.terms(&call.group.image())?;
         let mut body = self.members(&mut call)?;
-        let id = self.identity(&call, &rules, &mut body)?;
+        let id = self.identity(&call, &rules, &mut body, &mut terms).await?;
         let key = call.place.key(&id);
         let body = Value::Object(body);
         let stored = match private_keys::is_marked(key.kind, &body) {
@@ -81,9 +84,9 @@ impl Engine {
             false => None,
         };
         let body = self.given(&call, body, stored.as_ref())?;
-        self.check(&key, &body, &call).await?;
+        let terms = self.check(&key, &body, &call, terms).await?;
         let now = self.clock.now();
-        let draft = Draft::new(key.clone(), body, self.compiler.registry());
+        let draft = Draft::new(key.clone(), body, terms.compiler().registry());
         let made = |draft: &Draft| {
             let mut body = draft.body().clone();
             let body = Body::make(move |slot| {
@@ -96,7 +99,7 @@ impl Engine {
             });
             (Target::Key(key.clone()), body, Expect::Any)
         };
-        self.publish(&call, draft, made).await
+        self.publish(&call, terms, draft, made).await
     }
 
     async fn post(&self, mut call: Call) -> Answer {
@@ -107,9 +110,10 @@ impl Engine {
         let (kind, parent) = (call.place.kind, call.place.parent.as_deref().map(Arc::from));
         let body = self.given(&call, Value::Object(body), None)?;
         let placeholder = call.place.key("");
-        self.check(&placeholder, &body, &call).await?;
+        let terms = self.terms(&call.group.image())?;
+        let terms = self.check(&placeholder, &body, &call, terms).await?;
         let now = self.clock.now();
-        let draft = Draft::new(placeholder, body, self.compiler.registry());
+        let draft = Draft::new(placeholder, body, terms.compiler().registry());
         let made = |draft: &Draft| {
             let mut body = draft.body().clone();
             let body = Body::make(move |slot| {
@@ -120,7 +124,7 @@ impl Engine {
             });
             (Target::NextRevision { kind, parent: parent.clone() }, body, Expect::Absent)
         };
-        self.publish(&call, draft, made).await
+        self.publish(&call, terms, draft, made).await
     }
 
     async fn patch(&self, mut call: Call, rules: Rules) -> Answer {
@@ -152,11 +156,11 @@ impl Engine {
         }
         call.place.id = Some(id);
         let body = restored(kind, Value::Object(body), Some(stored))?;
-        self.check(&key, &body, &call).await?;
+        let terms = self.check(&key, &body, &call, self.terms(&image)?).await?;
         let read = Expect::ModifiedAt(stored.modified);
-        let draft = Draft::new(key.clone(), body, self.compiler.registry());
+        let draft = Draft::new(key.clone(), body, terms.compiler().registry());
         let made = |draft: &Draft| (Target::Key(key.clone()), Body::Ready(encode(draft.body())), read);
-        self.publish(&call, draft, made).await
+        self.publish(&call, terms, draft, made).await
     }
 
     async fn delete(&self, call: &Call) -> Answer {
@@ -178,13 +182,19 @@ impl Engine {
     }
 
     /// Writes what has been judged, judging it again as long as what it rests on changes meanwhile.
-    async fn publish(&self, call: &Call, draft: Draft, made: impl Fn(&Draft) -> (Target, Body, Expect)) -> Answer {
+    async fn publish(
+        &self,
+        call: &Call,
+        mut terms: Terms,
+        mut draft: Draft,
+        made: impl Fn(&Draft) -> (Target, Body, Expect),
+    ) -> Answer {
         let mut image = match draft.rests_on_image() {
             true => current(call).await?,
             false => call.group.image(),
         };
         for _ in 0..ATTEMPTS {
-            let require = match draft.judge(&image) {
+            let mut require = match draft.judge(&image) {
                 Verdict::Accepted { require } => require,
                 Verdict::Refused(faults) => {
                     let newer = current(call).await?;
@@ -206,6 +216,7 @@ impl Engine {
                 expires_at: call.ttl.map(|seconds| self.clock.now().saturating_add(seconds)),
             };
             let mut set = ChangeSet::new(&*call.author, Source::Api, vec![Op::Put(put)]);
+            require.push(terms.require());
             set.require = require;
             match self.store.publish(call.group.id(), set).await {
                 Ok(published) => {
@@ -216,15 +227,35 @@ impl Engine {
                 // What the judgement rested on is not what it was; an object that the write itself concerns is lost.
                 Err(PublishError::PreconditionFailed { key, .. }) if key != *draft.key() => {
                     image = current(call).await?;
+                    if !terms.are_of(&image) {
+                        (terms, draft) = self.judged_anew(draft, &image)?;
+                    }
                 }
                 Err(PublishError::Store(error)) => return Err(refusal::unavailable(&error)),
                 Err(error) => {
                     let image = call.group.current().await.unwrap_or(image);
-                    return Err(refusal::of_put(&error, &draft, &image, self.compiler.registry()));
+                    return Err(refusal::of_put(&error, &draft, &image, terms.compiler().registry()));
                 }
             }
         }
         Err(Box::new(refusal::race()))
+    }
+
+    /// What the settings that an image has say of a draft that was judged under others.
+    fn judged_anew(&self, draft: Draft, image: &Image) -> Result<(Terms, Draft), Box<Reply>> {
+        let terms = self.terms(image)?;
+        let (key, body) = draft.into_parts();
+        let faults = terms::faults(terms.compiler(), &key, &body, image);
+        if !faults.is_empty() {
+            return Err(Box::new(Reply::faults(faults)));
+        }
+        let draft = Draft::new(key, body, terms.compiler().registry());
+        Ok((terms, draft))
+    }
+
+    /// What a write is judged by if the group stands as in an image.
+    fn terms(&self, image: &Image) -> Result<Terms, Box<Reply>> {
+        Terms::of(&self.compiler, image).map_err(|error| refusal::unreadable(&error))
     }
 
     /// Waits until reads show what was written. A failure here is not one of the write: the follower will catch up.
@@ -251,7 +282,13 @@ impl Engine {
     }
 
     /// The id that a PUT names by path, body or both; puts it into the body where it belongs.
-    fn identity(&self, call: &Call, rules: &Rules, body: &mut Map<String, Value>) -> Result<String, Box<Reply>> {
+    async fn identity(
+        &self,
+        call: &Call,
+        rules: &Rules,
+        body: &mut Map<String, Value>,
+        terms: &mut Terms,
+    ) -> Result<String, Box<Reply>> {
         let kind = call.place.kind;
         if let Some(manager) =
             call.place.manager.as_ref().filter(|name| !["vault", "aws", "gcp"].contains(&name.as_str()))
@@ -273,7 +310,12 @@ impl Engine {
             Identity::Plugin => {
                 let name = path.or_else(|| body.get("id").and_then(id_text)).filter(|name| !name.is_empty());
                 let Some(name) = name else { return Err(refuse("missing plugin name")) };
-                if self.compiler.registry().get(&name).is_none() {
+                let unknown = |terms: &Terms| terms.compiler().registry().get(&name).is_none();
+                if unknown(terms) {
+                    // It may have been enabled a moment ago.
+                    *terms = self.terms(&*current(call).await?)?;
+                }
+                if unknown(terms) {
                     return Err(refuse("invalid plugin name"));
                 }
                 name
@@ -303,23 +345,22 @@ impl Engine {
         }
     }
 
-    /// Judges what needs no other object. Dangling references come before the faults of plugins and expressions, as in
-    /// the table of §11.1.
-    async fn check(&self, key: &Key, body: &Value, call: &Call) -> Result<(), Box<Reply>> {
-        let image = call.group.image();
-        let metadata = |plugin: &str| {
-            let object = image.get(&Key::new(Kind::PluginMetadata, plugin))?;
-            serde_json::from_slice(&object.body).ok()
-        };
-        let mut faults = self.compiler.check_beside(key.kind, &key.id, body, &metadata);
-        if faults.is_empty() {
-            return Ok(());
-        }
-        if !faults.iter().any(is_early) {
+    /// Judges what needs no other object, by `terms` or by those that the database has by now; gives by which it passed.
+    /// Dangling references come before the faults of plugins and expressions, as in the table of §11.1.
+    async fn check(&self, key: &Key, body: &Value, call: &Call, mut terms: Terms) -> Result<Terms, Box<Reply>> {
+        let mut faults = terms::faults(terms.compiler(), key, body, &call.group.image());
+        // The schemas do not depend on settings.
+        if !faults.is_empty() && faults.iter().all(|fault| fault.class != FaultClass::Configuration) {
             let image = current(call).await?;
-            faults.splice(0..0, refusal::dangling(key, body, &image));
+            if !terms.are_of(&image) {
+                terms = self.terms(&image)?;
+                faults = terms::faults(terms.compiler(), key, body, &image);
+            }
+            if !faults.is_empty() && !faults.iter().any(is_early) {
+                faults.splice(0..0, refusal::dangling(key, body, &image));
+            }
         }
-        Err(Box::new(Reply::faults(faults)))
+        if faults.is_empty() { Ok(terms) } else { Err(Box::new(Reply::faults(faults))) }
     }
 
     fn faults_of(&self, kind: Kind, id: &str, body: &Value) -> Box<Reply> {
@@ -371,7 +412,7 @@ fn merge(stored: &Object, patch: Value, inside: &[String]) -> Result<Value, Box<
 /// Whether a fault comes before the references in the table of §11.1.
 fn is_early(fault: &Fault) -> bool {
     let late = ["/plugins", "/vars", "/filter_func", "/script"];
-    fault.class == milecastle_model::FaultClass::Configuration || !late.iter().any(|path| fault.path.starts_with(path))
+    fault.class == FaultClass::Configuration || !late.iter().any(|path| fault.path.starts_with(path))
 }
 
 /// The string form of an id as clients write it.

@@ -46,6 +46,11 @@ impl Draft {
         Self { key, body, references, keys, sealed }
     }
 
+    /// Key and body, to be judged anew.
+    pub(crate) fn into_parts(self) -> (Key, Value) {
+        (self.key, Value::Object(self.body))
+    }
+
     pub(crate) fn key(&self) -> &Key {
         &self.key
     }
@@ -172,7 +177,7 @@ fn is_secret(kind: Kind, body: &Value, registry: &Registry) -> bool {
     if matches!(kind, Kind::Ssl | Kind::Secret) || !milecastle_model::secrets(kind, body).is_empty() {
         return true;
     }
-    let guarded = |plugin: &str| registry.get(plugin).is_some_and(|def| !def.encrypted.is_empty());
+    let guarded = |plugin: &str| registry.built_in(plugin).is_some_and(|def| !def.encrypted.is_empty());
     if kind == Kind::PluginMetadata {
         return body.get("id").and_then(Value::as_str).is_some_and(guarded);
     }

@@ -51,6 +51,8 @@ impl Rules {
             Kind::GraphqlCostDecoration => Rules { patch_inside: false, empty_list_is_404: true, ..COMMON },
             Kind::Credential => Rules { post: false, patch: false, empty_list_is_404: true, ..COMMON },
             Kind::Consumer => Rules { post: false, patch: false, identity: Identity::Username, ..COMMON },
+            // No path of this API leads to it.
+            Kind::GroupSettings => Rules { post: false, patch: false, timestamps: false, ..COMMON },
             Kind::PluginMetadata => {
                 Rules { post: false, patch: false, identity: Identity::Plugin, timestamps: false, ..COMMON }
             }

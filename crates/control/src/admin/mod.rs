@@ -20,12 +20,13 @@ use crate::clock::Clock;
 use crate::dpm::Nodes;
 use crate::keys::{Holder, Keyring};
 use crate::state::State;
+use crate::terms::Terms;
 use axum::body::Body;
 use engine::{Call, Engine};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use milecastle_model::Kind;
 use milecastle_settings::{Admin, Peers, Time};
-use milecastle_snapshot::Compiler;
+use milecastle_snapshot::{Compiler, STREAMS_OFF};
 use milecastle_store::{DEFAULT_GROUP, Role};
 use query::Query;
 use reply::Reply;
@@ -114,11 +115,13 @@ impl AdminApi {
     }
 
     async fn served(&self, target: Target, request: Admitted<'_>, body: Body) -> Reply {
-        let compiler = &self.engine.compiler;
         match target {
             Target::Probe => Reply::empty(StatusCode::OK),
-            Target::PluginNames => describe::plugin_names(compiler, &request.query),
-            // The list of plugins is part of the program: reading it again finds what is there.
+            Target::PluginNames => match self.compiler(&request).await {
+                Ok(compiler) => describe::plugin_names(&compiler, &request.query),
+                Err(refused) => *refused,
+            },
+            // The list of plugins is a setting of the gateway group and comes with the configuration.
             Target::PluginReload if request.method == Method::PUT => Reply::plain(StatusCode::OK, "done"),
             Target::PluginReload => {
                 let method = request.method;
@@ -131,9 +134,9 @@ impl AdminApi {
             },
             Target::ValidateConfigs => {
                 let yaml = request.headers.get(header::CONTENT_TYPE).is_some_and(validate::is_yaml);
-                match body::read(body, self.max_body).await {
-                    Ok(text) => validate::configs(compiler, &text, yaml),
-                    Err(refused) => *refused,
+                match (body::read(body, self.max_body).await, self.compiler(&request).await) {
+                    (Ok(text), Ok(compiler)) => validate::configs(&compiler, &text, yaml),
+                    (Err(refused), _) | (_, Err(refused)) => *refused,
                 }
             }
             Target::Typed(segments) => self.typed(&segments, request, body).await,
@@ -146,9 +149,12 @@ impl AdminApi {
             let word = segments.first().map(String::as_str).unwrap_or_default();
             return Reply::error(StatusCode::NOT_FOUND, format!("Unsupported resource type: {word}"));
         };
-        let of_streams = matches!(&typed, Typed::Resource(place) if place.kind == Kind::StreamRoute);
-        if of_streams && self.engine.compiler.streams().is_none() {
-            return Reply::bad("stream mode is disabled, can not add stream routes");
+        if matches!(&typed, Typed::Resource(place) if place.kind == Kind::StreamRoute) {
+            match self.serves_streams(&request).await {
+                Ok(true) => {}
+                Ok(false) => return Reply::bad(STREAMS_OFF),
+                Err(refused) => return *refused,
+            }
         }
         if !matches!(typed, Typed::Resource(_)) && request.method != Method::GET {
             return Reply::error(StatusCode::NOT_FOUND, "not found");
@@ -163,7 +169,10 @@ impl AdminApi {
             Some(None) => return Reply::bad("invalid argument ttl: should be a number"),
         };
         let reply = match typed {
-            Typed::Plugins(name) => describe::plugins(&self.engine.compiler, name.as_deref(), &request.query),
+            Typed::Plugins(name) => match self.compiler(&request).await {
+                Ok(compiler) => describe::plugins(&compiler, name.as_deref(), &request.query),
+                Err(refused) => *refused,
+            },
             Typed::Schema(name) => describe::schema(name.as_deref().unwrap_or_default()),
             Typed::Resource(place) => {
                 let wait = match request.query.get("wait").map(|text| text.parse::<Time>()) {
@@ -184,6 +193,23 @@ impl AdminApi {
             }
         };
         Reply { by_handler: true, ..reply }
+    }
+
+    /// The compiler of the group that a request names.
+    async fn compiler(&self, request: &Admitted<'_>) -> Result<Compiler, Box<Reply>> {
+        let group = self.state.find(group_of(request)).await.map_err(|error| refusal::unavailable(&error))?;
+        let terms = Terms::of(&self.engine.compiler, &group.image()).map_err(|error| refusal::unreadable(&error))?;
+        Ok(terms.compiler().clone())
+    }
+
+    /// Whether the group that a request names has stream routes; where it seems not to, the database is asked.
+    async fn serves_streams(&self, request: &Admitted<'_>) -> Result<bool, Box<Reply>> {
+        if self.compiler(request).await?.streams().is_some() {
+            return Ok(true);
+        }
+        let group = self.state.find(group_of(request)).await.map_err(|error| refusal::unavailable(&error))?;
+        group.current().await.map_err(|error| refusal::unavailable(&error))?;
+        Ok(self.compiler(request).await?.streams().is_some())
     }
 
     /// The answer to a write, after waiting for the nodes if the client asked for it. However long they take, the write is

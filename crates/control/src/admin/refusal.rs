@@ -3,6 +3,7 @@
 use crate::admin::judge::{Draft, GLOBAL_RULES, duplicate, plugins};
 use crate::admin::reply::Reply;
 use crate::state::Image;
+use crate::terms::Unreadable;
 use http::StatusCode;
 use milecastle_model::{Fault, Id, Key, Kind, Reference};
 use milecastle_plugin_api::Registry;
@@ -21,6 +22,12 @@ pub(crate) fn unavailable(error: &StoreError) -> Box<Reply> {
 /// There is no gateway group of that id.
 pub(crate) fn unknown_group(id: &str) -> Reply {
     Reply::error(StatusCode::NOT_FOUND, format!("gateway group [{id}] not found"))
+}
+
+/// This replica is older than the settings of the group.
+pub(crate) fn unreadable(error: &Unreadable) -> Box<Reply> {
+    tracing::warn!(%error, "an Admin API request was answered with 503");
+    Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
 }
 
 /// Somebody else wrote in between.

@@ -7,7 +7,6 @@ use http::{StatusCode, Uri};
 use milecastle_pki::NodeIdentity;
 use milecastle_store::{DEFAULT_GROUP, Group, GroupUpdate, Maintenance, NewGroup};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 use super::{Failure, Outcome, Site, Who, json, query_of};
@@ -18,7 +17,6 @@ struct Shown {
     id: String,
     name: String,
     labels: BTreeMap<String, String>,
-    settings: Map<String, Value>,
     maintenance: Option<Maintenance>,
     revision: u64,
     lineage: String,
@@ -36,8 +34,8 @@ pub(super) struct Given {
 
 impl From<Group> for Shown {
     fn from(group: Group) -> Self {
-        let Group { id, name, labels, settings, maintenance, lineage, revision, created_at, .. } = group;
-        Self { id, name, labels, settings, maintenance, revision, lineage, created_at }
+        let Group { id, name, labels, maintenance, lineage, revision, created_at, .. } = group;
+        Self { id, name, labels, maintenance, revision, lineage, created_at }
     }
 }
 
@@ -76,7 +74,7 @@ pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(id): Pat
     if given.id.is_some_and(|given| given != id) {
         return Err(Failure::bad("invalid_body", "the id of a group does not change").at("/id"));
     }
-    let update = GroupUpdate { name: given.name, labels: given.labels, settings: None };
+    let update = GroupUpdate { name: given.name, labels: given.labels };
     let group = api.store().group_update(&id, &update).await?;
     tracing::info!(group = id, by = who.name, "gateway group changed");
     Ok(json(StatusCode::OK, &Shown::from(group)))

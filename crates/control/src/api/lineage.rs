@@ -58,7 +58,7 @@ fn shown(group: &Group, unknown: &Unknown) -> Value {
         "group": group.id,
         "lineage": group.lineage,
         "revision": group.revision,
-        "supersedes": group.supersedes(),
+        "supersedes": group.supersedes,
         "unknown": unknown,
     })
 }
@@ -66,7 +66,7 @@ fn shown(group: &Group, unknown: &Unknown) -> Value {
 /// Looks through what the nodes last said.
 async fn unknown(api: &Api, group: &Group) -> Result<Unknown, Failure> {
     let mut unknown = Unknown::new();
-    let over = group.supersedes();
+    let over = &group.supersedes;
     for node in api.nodes.list(&group.id).await? {
         let Some(lineage) = node.lineage.filter(|lineage| !over.contains(lineage)) else { continue };
         // The database may have gone on past the node since it was set back: then the node's word tells.

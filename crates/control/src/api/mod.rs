@@ -13,6 +13,7 @@ mod maintenance;
 mod members;
 mod nodes;
 mod revisions;
+mod settings;
 mod tokens;
 
 use crate::admin::access;
@@ -32,6 +33,7 @@ use axum::routing::{delete, get, post, put};
 use failure::{Failure, Outcome};
 use http::{HeaderValue, Method, StatusCode, header};
 use milecastle_settings::{Peers, Time};
+use milecastle_snapshot::Compiler;
 use milecastle_store::{Role, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -45,6 +47,8 @@ pub(crate) const BASE: &str = "/api";
 pub(crate) struct Api {
     pub(crate) state: Arc<State>,
     pub(crate) nodes: Nodes,
+    /// Of the default settings of a group.
+    pub(crate) compiler: Arc<Compiler>,
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) clock: Clock,
     pub(crate) key_required: bool,
@@ -65,6 +69,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/gateway_groups/{group}/lineage", get(lineage::show))
         .route("/gateway_groups/{group}/lineage/confirm", post(lineage::confirm))
         .route("/gateway_groups/{group}/maintenance", put(maintenance::begin_group).delete(maintenance::end_group))
+        .route("/gateway_groups/{group}/settings", get(settings::show).put(settings::replace).patch(settings::patch))
         .route("/gateway_groups/{group}/tokens", get(tokens::list).post(tokens::create))
         .route("/gateway_groups/{group}/tokens/{token}", delete(tokens::revoke))
         .route("/gateway_groups/{group}/nodes", get(nodes::of_group))

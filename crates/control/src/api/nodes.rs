@@ -45,6 +45,7 @@ fn shown(group: &str, head: u64, node: &NodeState) -> Value {
         "alarms": node.troubles.alarms,
         "maintenance": node.maintenance,
         "group_maintenance": node.group_maintenance,
+        "in_maintenance": node.troubles.maintained,
         "figures": figures,
     })
 }

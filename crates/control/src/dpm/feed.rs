@@ -70,11 +70,11 @@ impl Feeds {
         self.by_group.lock().await.remove(id);
     }
 
-    /// Has a group's settings read again, if any node asked for the group.
-    pub(super) async fn refresh_settings(&self, id: &str) -> Result<(), StoreError> {
+    /// Has the lineages that are over read again, if any node asked for the group.
+    pub(super) async fn refresh_supersedes(&self, id: &str) -> Result<(), StoreError> {
         let feed = self.by_group.lock().await.get(id).cloned();
         match feed {
-            Some(feed) => feed.read_settings().await,
+            Some(feed) => feed.read_supersedes().await,
             None => Ok(()),
         }
     }
@@ -94,7 +94,7 @@ impl Feed {
             packed: Mutex::default(),
             follower: std::sync::OnceLock::new(),
         });
-        feed.read_settings().await?;
+        feed.read_supersedes().await?;
         let following = Arc::downgrade(&feed);
         feed.follower.get_or_init(|| {
             tokio::spawn(async move {
@@ -131,8 +131,8 @@ impl Feed {
         }
     }
 
-    async fn read_settings(&self) -> Result<(), StoreError> {
-        let lineages = self.store.group_get(self.group.id()).await?.supersedes().into();
+    async fn read_supersedes(&self) -> Result<(), StoreError> {
+        let lineages = self.store.group_get(self.group.id()).await?.supersedes.into();
         *self.supersedes.write().unwrap_or_else(PoisonError::into_inner) = lineages;
         Ok(())
     }

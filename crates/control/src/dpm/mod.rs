@@ -283,7 +283,7 @@ fn standings(heads: &Heads) -> BTreeMap<String, (String, u64)> {
 }
 
 async fn look_at(shared: &Shared, group: &str) -> Result<(), StoreError> {
-    match shared.feeds.refresh_settings(group).await {
+    match shared.feeds.refresh_supersedes(group).await {
         // Deleted since: the next round sees to it.
         Err(StoreError::UnknownGroup(_)) => return Ok(()),
         other => other?,

@@ -35,10 +35,6 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(75);
 /// Pause after a failed accept, which mostly means that descriptors have run out.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// How long, once a listener is closed, its connections may still bring what is on its way: hyper closes one of which it has
-/// read nothing, whatever waits in its socket.
-const LAST_CALL: Duration = Duration::from_millis(250);
-
 /// The address of the peer of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
@@ -51,8 +47,17 @@ pub(crate) struct Served {
     pub(crate) readiness: Readiness,
 }
 
-/// Serves until `stop` turns true, then lets requests under way end for up to `drain`.
-pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch::Receiver<bool>, drain: Duration) {
+/// How long a listener's connections live once it is closed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ending {
+    /// They may still bring what is on its way: hyper closes one of which it has read nothing, whatever waits in its socket.
+    pub(crate) last_call: Duration,
+    /// Then requests under way may take so long to end.
+    pub(crate) drain: Duration,
+}
+
+/// Serves until `stop` turns true, then lets connections end.
+pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch::Receiver<bool>, ending: Ending) {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let stopping = stop.clone();
@@ -95,8 +100,8 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch
     for (stream, peer) in queued(listener) {
         start(stream, peer, None);
     }
-    tokio::time::sleep(LAST_CALL).await;
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+    tokio::time::sleep(ending.last_call).await;
+    if tokio::time::timeout(ending.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still under way when the drain time ended");
     }
 }

@@ -5,7 +5,6 @@ use http::Method;
 use milecastle_control::dpm::Nodes;
 use milecastle_control::{Clock, Dashboard, MemberSettings, Membership, Parts, StartError, State, put_admin_key};
 use milecastle_settings as settings;
-use milecastle_snapshot::Compiler;
 use milecastle_store::{DEFAULT_GROUP, KeySource, Role, Store, open};
 use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::postgres::{Cluster, Database};
@@ -86,10 +85,12 @@ impl Gateway {
         Self::with(self.home.clone(), |_| {}).await
     }
 
-    /// The same store, seen by a dashboard of a group that serves TCP and UDP too.
-    pub(crate) async fn with_streams(mut self) -> Self {
-        let parts = parts_with(&self.state, &self.clock, plugins::compiler_with_streams());
-        self.dashboard = Dashboard::start(&settings(), parts, self.membership.maintenance()).await.unwrap();
+    /// The same, with a default group that serves TCP and UDP too.
+    pub(crate) async fn with_streams(self) -> Self {
+        let body = serde_json::json!({ "proxy_mode": "http&stream" }).to_string();
+        let path = "/api/gateway_groups/default/settings";
+        let call = Call::new(Method::PUT, path).header("x-api-key", KEY).body(body);
+        assert_eq!(call.to(self.address()).await.unwrap().status, 200);
         self
     }
 
@@ -206,14 +207,10 @@ fn settings() -> settings::Dashboard {
 }
 
 fn parts(state: &Arc<State>, clock: &Arc<AtomicU64>) -> Parts {
-    parts_with(state, clock, plugins::compiler())
-}
-
-fn parts_with(state: &Arc<State>, clock: &Arc<AtomicU64>, compiler: Compiler) -> Parts {
     Parts {
         state: state.clone(),
         nodes: Nodes::new(state.store().clone(), "the dashboard of a test", &settings::Members::default()),
-        compiler: Arc::new(compiler),
+        compiler: plugins::compiler(),
         metrics: Arc::new(Registry::new("control_", 1)),
         clock: told(clock),
     }

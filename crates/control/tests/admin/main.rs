@@ -25,3 +25,4 @@ mod s11_stream;
 mod s12_describe;
 mod s16_texts;
 mod serving;
+mod settings;

@@ -87,17 +87,10 @@ plugin!(LimitConn, "limit-conn", 1003, Count, {});
 
 static STREAM: [&PluginDef; 2] = [&PluginDef::of::<IpRestriction>(), &PluginDef::of::<LimitConn>()];
 
-/// Of a group that serves HTTP alone.
-pub(crate) fn compiler() -> Compiler {
-    Compiler::new(registry(Subsystem::Http, &ALL), Default::default())
-}
-
-/// Of a group that serves TCP and UDP too.
-pub(crate) fn compiler_with_streams() -> Compiler {
-    compiler().with_streams(registry(Subsystem::Stream, &STREAM))
-}
-
-fn registry(subsystem: Subsystem, defs: &[&'static PluginDef]) -> Arc<Registry> {
-    let shared = Arc::new(Shared::default());
-    Arc::new(Registry::of(subsystem, defs, None, Map::new(), shared, Arc::new(NoSecrets)))
+pub(crate) fn compiler() -> Arc<Compiler> {
+    let registry = |subsystem, defs: &[&'static PluginDef]| {
+        let shared = Arc::new(Shared::default());
+        Arc::new(Registry::of(subsystem, defs, None, Map::new(), shared, Arc::new(NoSecrets)))
+    };
+    Arc::new(Compiler::new(registry(Subsystem::Http, &ALL)).with_sessions(registry(Subsystem::Stream, &STREAM)))
 }

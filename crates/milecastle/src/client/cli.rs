@@ -105,7 +105,7 @@ pub(crate) struct Nodes {
 pub(crate) enum NodesCommand {
     /// Cut a node off at once and keep it out until it is deleted
     Revoke(OneNode),
-    /// Cut a node off at once and forget it; with a group token that is good it may join again
+    /// Forget a node and cut it off; if it runs and its group token is good it joins again by itself: to keep it out, revoke it
     Delete(OneNode),
     /// Take a node out of service, or back into it: its /status says 503, and what still comes is served
     Maintenance {
@@ -181,6 +181,11 @@ pub(crate) enum GroupCommand {
         #[command(flatten)]
         order: Order,
     },
+    /// Show or change what decides what can be built in a gateway group: plugins, TCP and UDP, how routes are matched
+    Settings {
+        #[command(subcommand)]
+        command: SettingsCommand,
+    },
     /// After the database was restored: show what nodes hold that it does not know, and have them take over its state
     Lineage {
         id: String,
@@ -188,6 +193,58 @@ pub(crate) enum GroupCommand {
         #[arg(long)]
         confirm: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SettingsCommand {
+    /// Show them, with the defaults of what is not set
+    Get {
+        /// The gateway group
+        #[arg(default_value = "default")]
+        id: String,
+    },
+    /// Change those that are named, or with --file all of them
+    ///
+    /// What is stored is judged anew: if objects could not be built any more, they are listed and nothing changes.
+    Set {
+        /// The gateway group
+        #[arg(default_value = "default")]
+        id: String,
+        #[command(flatten)]
+        change: SettingsChange,
+        /// Do it even if objects cannot be built any more: what depends on them is then answered with 503
+        #[arg(long)]
+        force: bool,
+        /// Only if the settings are still of this revision, as `get` shows it
+        #[arg(long, value_name = "N")]
+        expected_revision: Option<u64>,
+        /// Wait at most so long until every connected node has them
+        #[arg(long, value_name = "TIME")]
+        wait: Option<Time>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct SettingsChange {
+    /// The plugins to enable, with commas between them; all others are disabled
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with = "all_plugins")]
+    pub plugins: Option<Vec<String>>,
+    /// Enable every built-in plugin, those of later versions included
+    #[arg(long)]
+    pub all_plugins: bool,
+    /// How routes are matched: radixtree_host_uri, radixtree_uri or radixtree_uri_with_parameter
+    #[arg(long, value_name = "MODE")]
+    pub router: Option<String>,
+    /// Which traffic there are routes for: http, stream or http&stream
+    #[arg(long, value_name = "MODE")]
+    pub proxy_mode: Option<String>,
+    /// The plugins that TCP and UDP routes may have, with commas between them
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub stream_plugins: Option<Vec<String>>,
+    /// JSON file with all settings, `-` for standard input; what it leaves out has its default
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plugins", "all_plugins", "router", "proxy_mode", "stream_plugins"])]
+    pub file: Option<PathBuf>,
 }
 
 /// `milecastle token`.

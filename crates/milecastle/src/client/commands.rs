@@ -4,6 +4,7 @@ use super::cli::{
     Group, GroupCommand, Members, MembersCommand, Nodes, NodesCommand, Order, Output, Switch, Token, TokenCommand,
 };
 use super::http::Client;
+use super::settings;
 use super::view::{Table, ago, items, show, tell, text};
 use super::{Ended, client};
 use hyper::Method;
@@ -45,6 +46,7 @@ pub(super) async fn group(command: Group) -> anyhow::Result<Ended> {
             let path = format!("/api/gateway_groups/{}/maintenance", encode(&id));
             maintain(&client, output, &path, &order, &format!("group {id}")).await?;
         }
+        GroupCommand::Settings { command } => settings::run(&client, output, command).await?,
         GroupCommand::Lineage { id, confirm } => {
             let path = format!("/api/gateway_groups/{}/lineage", encode(&id));
             let answer = match confirm {
@@ -148,7 +150,7 @@ pub(super) async fn nodes(command: Nodes) -> anyhow::Result<Ended> {
                         text(node, "host"),
                         text(node, "version"),
                         ago(node, "heard_at"),
-                        maintenance(node, &["maintenance", "group_maintenance"]),
+                        maintenance_of_node(node),
                         trouble(node),
                     ];
                     table.row(cells.into_iter().chain(more));
@@ -196,10 +198,21 @@ async fn maintain(client: &Client, output: Output, path: &str, order: &Order, wh
     show(output, &answer, |_| format!("{what} is {state}"))
 }
 
+/// Of a node: what was ordered, and whether the node has not said yet that it is so.
+fn maintenance_of_node(node: &Value) -> String {
+    let ordered = maintenance(node, &["maintenance", "group_maintenance"]);
+    let is_so = node.get("in_maintenance").and_then(Value::as_bool).unwrap_or_default();
+    match (ordered.is_empty(), is_so) {
+        (false, false) => format!("{ordered} (not confirmed)"),
+        (true, true) => "ended (not confirmed)".to_owned(),
+        _ => ordered,
+    }
+}
+
 /// The first of these members by which an item is in maintenance, in few words; empty if none is.
 fn maintenance(item: &Value, members: &[&str]) -> String {
     let found = members.iter().find_map(|member| item.get(*member).filter(|found| found.is_object()));
-    found.map(|found| [ago(found, "since"), text(found, "reason")].join(" ").trim_end().to_owned()).unwrap_or_default()
+    found.map(|found| [ago(found, "since"), text(found, "reason")].join(" ").trim().to_owned()).unwrap_or_default()
 }
 
 pub(super) async fn members(command: Members) -> anyhow::Result<Ended> {
@@ -245,6 +258,19 @@ pub(super) fn encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn maintenance_is_shown_until_the_node_says_that_it_is_over() {
+        let check = |ordered: Value, is_so: bool, expected: &str| {
+            let node = json!({ "maintenance": ordered, "group_maintenance": null, "in_maintenance": is_so });
+            assert_eq!(maintenance_of_node(&node), expected);
+        };
+        let order = || json!({ "reason": "a new disk", "by": "ann", "since": null });
+        check(order(), true, "a new disk");
+        check(order(), false, "a new disk (not confirmed)");
+        check(Value::Null, true, "ended (not confirmed)");
+        check(Value::Null, false, "");
+    }
 
     #[test]
     fn segments_are_encoded() {

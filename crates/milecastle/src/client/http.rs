@@ -4,7 +4,7 @@ use super::Refused;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, IF_MATCH};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -29,6 +29,15 @@ pub(super) struct Client {
     key: Option<HeaderValue>,
     tls: TlsConnector,
     timeout: Duration,
+}
+
+/// What is asked of whichever server answers.
+struct Asked<'a> {
+    method: Method,
+    path: &'a str,
+    body: Option<&'a Value>,
+    /// The entity tag that what is to be changed must have.
+    tag: Option<String>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -63,20 +72,34 @@ impl Client {
         self.call(Method::GET, path, None).await
     }
 
+    /// As [`Self::call`], if what is to be changed has this entity tag; of any without one.
+    pub(super) async fn call_if_match(
+        &self,
+        method: Method,
+        path: &str,
+        tag: Option<String>,
+        body: Value,
+    ) -> anyhow::Result<Value> {
+        self.send(&Asked { method, path, body: Some(&body), tag }).await
+    }
+
     /// Sends a request; gives the body of an answer of success, `null` if it has none.
     ///
     /// # Errors
     /// [`Refused`] with what the server says; no server that can be reached.
     pub(super) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let answer = self.first_answer(&method, path, body.as_ref());
-        tokio::time::timeout(self.timeout, Box::pin(answer))
+        self.send(&Asked { method, path, body: body.as_ref(), tag: None }).await
+    }
+
+    async fn send(&self, asked: &Asked<'_>) -> anyhow::Result<Value> {
+        tokio::time::timeout(self.timeout, Box::pin(self.first_answer(asked)))
             .await
             .with_context(|| format!("no answer within {} s (--timeout)", self.timeout.as_secs()))?
     }
 
     /// Asks one server after the other, until one answers. One that is not ready has the next one asked, if that cannot do
     /// twice what is asked.
-    async fn first_answer(&self, method: &Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+    async fn first_answer(&self, asked: &Asked<'_>) -> anyhow::Result<Value> {
         let mut failures = Vec::new();
         let mut unready = None;
         for server in &self.servers {
@@ -91,13 +114,13 @@ impl Client {
                     continue;
                 }
             };
-            let (status, text) = self.exchange(server, stream, (method, path, body)).await?;
+            let (status, text) = self.exchange(server, stream, asked).await?;
             let answer: Value = serde_json::from_slice(&text).unwrap_or_default();
             if (200..300).contains(&status) {
                 return Ok(answer);
             }
             let message = reason(status, &answer, &text);
-            let undone = *method == Method::GET || answer.get("code").and_then(Value::as_str) == Some(STARTING);
+            let undone = asked.method == Method::GET || answer.get("code").and_then(Value::as_str) == Some(STARTING);
             if status != 503 || !undone {
                 bail!(Refused { status, message });
             }
@@ -115,30 +138,22 @@ impl Client {
     }
 
     /// Sends a request on `stream` and reads its answer: status and body.
-    async fn exchange(
-        &self,
-        server: &Uri,
-        stream: Box<dyn Stream>,
-        (method, path, body): (&Method, &str, Option<&Value>),
-    ) -> anyhow::Result<(u16, Bytes)> {
+    async fn exchange(&self, server: &Uri, stream: Box<dyn Stream>, asked: &Asked<'_>) -> anyhow::Result<(u16, Bytes)> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // How the connection ends is told by the request on it.
         tokio::spawn(async move { drop(connection.await) });
-        let answer = sender.send_request(self.request(server, method, path, body)?).await?;
+        let answer = sender.send_request(self.request(server, asked)?).await?;
         read(answer).await.with_context(|| format!("{server} broke off its answer"))
     }
 
-    fn request(
-        &self,
-        server: &Uri,
-        method: &Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> anyhow::Result<Request<Full<Bytes>>> {
+    fn request(&self, server: &Uri, asked: &Asked<'_>) -> anyhow::Result<Request<Full<Bytes>>> {
         let host = server.authority().context("a server has an address")?.as_str();
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        let body = asked.body.map(Value::to_string).unwrap_or_default();
+        let mut request = Request::builder().method(&asked.method).uri(asked.path).header(HOST, host);
         request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(tag) = &asked.tag {
+            request = request.header(IF_MATCH, tag);
+        }
         if let Some(key) = &self.key {
             request = request.header("x-api-key", key);
         }

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod config;
 mod http;
+mod settings;
 mod tls;
 mod view;
 
@@ -86,7 +87,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<Refused>().map(|refused| refused.status) {
         Some(404) => ExitCode::from(3),
-        Some(409) => ExitCode::from(4),
+        Some(409 | 412) => ExitCode::from(4),
         _ => ExitCode::FAILURE,
     }
 }

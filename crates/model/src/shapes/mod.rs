@@ -3,6 +3,7 @@
 
 mod consumer;
 mod defs;
+mod group_settings;
 mod health;
 mod route;
 mod secret;
@@ -78,6 +79,7 @@ fn source_of(kind: Kind) -> Value {
         Kind::Proto => secret::proto(),
         Kind::Secret => secret::secret(),
         Kind::GraphqlCostDecoration => route::graphql_cost_decoration(),
+        Kind::GroupSettings => group_settings::group_settings(),
     }
 }
 

@@ -85,6 +85,15 @@ where
     deserializer.deserialize_any(ListVisitor(PhantomData))
 }
 
+/// [`list`] for an optional attribute.
+pub(super) fn some_list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    list(deserializer).map(Some)
+}
+
 /// An integer type that takes the nearest value it can hold.
 pub(super) trait Clamped: Sized {
     fn clamped(whole: i128) -> Self;

@@ -7,6 +7,7 @@
 mod consumer;
 mod de;
 mod effective;
+mod group_settings;
 mod health;
 mod node;
 mod route;
@@ -24,6 +25,7 @@ use crate::Kind;
 
 pub use consumer::{Consumer, ConsumerGroup, Credential, GlobalRule, PluginConfig};
 pub use effective::{EffectiveRoute, UpstreamSource, effective};
+pub use group_settings::{GroupSettings, HttpRouter, ProxyMode, RouterChoice};
 pub use health::{
     ActiveCheck, ActiveHealthy, ActiveUnhealthy, HealthChecks, PassiveCheck, PassiveHealthy, PassiveUnhealthy,
     ProbeKind,
@@ -53,6 +55,7 @@ pub(crate) fn readable(kind: Kind, body: &Value) -> Result<(), serde_json::Error
         Kind::PluginConfig => PluginConfig::deserialize(body).map(drop),
         Kind::ConsumerGroup => ConsumerGroup::deserialize(body).map(drop),
         Kind::StreamRoute => StreamRoute::deserialize(body).map(drop),
+        Kind::GroupSettings => GroupSettings::deserialize(body).map(drop),
         Kind::PluginMetadata | Kind::Proto | Kind::Secret | Kind::GraphqlCostDecoration => Ok(()),
     }
 }

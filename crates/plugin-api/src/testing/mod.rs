@@ -42,7 +42,7 @@ impl Setup {
     /// As [`Self::new`], with `plugin_attr`, a resolver of references and the node's state.
     pub fn with(defs: &[&'static PluginDef], attrs: &Value, secrets: Arc<dyn Secrets>, shared: Arc<Shared>) -> Self {
         let attrs = attrs.as_object().cloned().unwrap_or_default();
-        Self::of(Arc::new(Registry::new(defs, None, attrs, shared, secrets)))
+        Self::of(Arc::new(Registry::new(defs, attrs, shared, secrets)))
     }
 
     /// A gateway of a registry that lives on, as a node's does while snapshots come and go.

@@ -39,7 +39,7 @@ impl Node {
         let clock = StoppedClock(Arc::default());
         shared.put(Arc::new(NodeClock(Box::new(clock.clone()))));
         let defs = [&DEF, &crate::key_auth::DEF];
-        Self { registry: Arc::new(Registry::new(&defs, None, Map::new(), shared, Arc::new(NoSecrets))), clock }
+        Self { registry: Arc::new(Registry::new(&defs, Map::new(), shared, Arc::new(NoSecrets))), clock }
     }
 
     fn setup(&self) -> Setup {

@@ -4,7 +4,7 @@ use super::method::Parts;
 use super::{Averages, Balancer, Selection};
 use crate::counters::WorkerCounters;
 use http::HeaderValue;
-use milecastle_matching::{NoVars, RouterMode, Var, VarName};
+use milecastle_matching::{NoVars, Var, VarName};
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{NoSecrets, Registry, Shared};
 use milecastle_snapshot::{CompiledNode, CompiledUpstream, Compiler};
@@ -35,8 +35,8 @@ fn upstream(nodes: &[(u16, u32, i32)], more: Value) -> Arc<CompiledUpstream> {
     let mut body = json!({ "nodes": nodes.iter().map(node).collect::<Vec<_>>() });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let object = Object { key: Key::new(Kind::Upstream, "u"), body: body.to_string().into(), created: 1, modified: 1 };
-    let registry = Registry::new(&[], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-    let (snapshot, rejected) = Compiler::new(Arc::new(registry), RouterMode::HostUri).build("line", 1, vec![object]);
+    let registry = Registry::new(&[], Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+    let (snapshot, rejected) = Compiler::new(Arc::new(registry)).build("line", 1, vec![object]);
     assert!(rejected.is_empty(), "{rejected:?}");
     snapshot.upstream("u").unwrap().clone()
 }

@@ -33,12 +33,12 @@ pub(super) fn object(object: &Object, registry: &Registry) -> Value {
     dump
 }
 
-/// Fills in a plugin's defaults and masks what it declares secret.
+/// Fills in a plugin's defaults and masks what it declares secret, enabled or not.
 fn plugin(name: &str, config: &mut Value, registry: &Registry) {
     if let Some(schema) = registry.schema(name) {
         defaults::fill(schema, config);
     }
-    for path in registry.get(name).map_or(&[][..], |def| def.encrypted) {
+    for path in registry.built_in(name).map_or(&[][..], |def| def.encrypted) {
         mask_at(config, path);
     }
 }

@@ -16,7 +16,6 @@ use crate::side_http::{self, Answer, SideServer, answer, json};
 use http::header::ACCEPT;
 use http::{Method, StatusCode};
 use milecastle_model::{Key, Kind, Object};
-use milecastle_plugin_api::Registry;
 use milecastle_snapshot::Snapshot;
 use serde_json::{Value, json};
 use std::io;
@@ -31,8 +30,6 @@ pub(crate) struct ControlApi {
     snapshot: Box<dyn Fn() -> Arc<Snapshot> + Send + Sync>,
     upstream_health: Arc<UpstreamHealth>,
     discovery: Arc<Discovery>,
-    registry: Arc<Registry>,
-    streams: Option<Arc<Registry>>,
 }
 
 /// What a request asks for; no request has a body that matters.
@@ -43,22 +40,20 @@ struct Ask {
 }
 
 impl ControlApi {
-    /// `snapshot` gives the one in force, `registry` the enabled plugins, `streams` those of TCP and UDP sessions.
+    /// `snapshot` gives the one in force.
     pub(crate) fn new(
         snapshot: impl Fn() -> Arc<Snapshot> + Send + Sync + 'static,
         upstream_health: Arc<UpstreamHealth>,
         discovery: Arc<Discovery>,
-        registry: Arc<Registry>,
-        streams: Option<Arc<Registry>>,
     ) -> Self {
-        Self { snapshot: Box::new(snapshot), upstream_health, discovery, registry, streams }
+        Self { snapshot: Box::new(snapshot), upstream_health, discovery }
     }
 
     fn answer(&self, ask: &Ask) -> Answer {
         let Some(path) = ask.path.strip_prefix("/v1/") else { return side_http::not_found() };
         let segments: Vec<&str> = path.split('/').collect();
         match (ask.method.as_str(), segments.as_slice()) {
-            ("GET", ["schema"]) => json(StatusCode::OK, &schemas::all(&self.registry, self.streams.as_deref())),
+            ("GET", ["schema"]) => json(StatusCode::OK, &schemas::all((self.snapshot)().compiler())),
             ("GET", ["routes"]) => self.list(Kind::Route),
             ("GET", ["route", id]) => self.one(Kind::Route, id),
             ("GET", ["services"]) => self.list(Kind::Service),
@@ -84,13 +79,15 @@ impl ControlApi {
 
     fn list(&self, kind: Kind) -> Answer {
         let snapshot = (self.snapshot)();
-        let all: Vec<Value> = snapshot.objects(kind).map(|object| dump::object(object, &self.registry)).collect();
+        let registry = snapshot.compiler().registry();
+        let all: Vec<Value> = snapshot.objects(kind).map(|object| dump::object(object, registry)).collect();
         json(StatusCode::OK, &Value::Array(all))
     }
 
     fn one(&self, kind: Kind, id: &str) -> Answer {
-        match (self.snapshot)().object(&Key::new(kind, id)) {
-            Some(object) => json(StatusCode::OK, &dump::object(object, &self.registry)),
+        let snapshot = (self.snapshot)();
+        match snapshot.object(&Key::new(kind, id)) {
+            Some(object) => json(StatusCode::OK, &dump::object(object, snapshot.compiler().registry())),
             None => error(StatusCode::NOT_FOUND, format!("{}[{id}] not found", kind.word())),
         }
     }
@@ -101,8 +98,8 @@ impl ControlApi {
 
     fn metadata_list(&self) -> Answer {
         let snapshot = (self.snapshot)();
-        let enabled =
-            snapshot.objects(Kind::PluginMetadata).filter(|object| self.registry.get(&object.key.id).is_some());
+        let registry = snapshot.compiler().registry();
+        let enabled = snapshot.objects(Kind::PluginMetadata).filter(|object| registry.get(&object.key.id).is_some());
         json(StatusCode::OK, &Value::Array(enabled.map(metadata_value).collect()))
     }
 

@@ -2,6 +2,7 @@
 
 use milecastle_model::named_schema;
 use milecastle_plugin_api::{PluginDef, Registry};
+use milecastle_snapshot::Compiler;
 use serde_json::{Map, Value, json};
 
 /// Members of `main`.
@@ -23,13 +24,14 @@ pub(super) const MAIN: [&str; 14] = [
 ];
 
 /// The whole answer.
-pub(super) fn all(registry: &Registry, streams: Option<&Registry>) -> Value {
+pub(super) fn all(compiler: &Compiler) -> Value {
     let main: Map<String, Value> =
         MAIN.iter().filter_map(|name| Some(((*name).to_owned(), named_schema(name)?.clone()))).collect();
     let plugins = |registry: &Registry| -> Map<String, Value> {
         registry.plugins().iter().map(|def| (def.name.to_owned(), plugin(def, registry))).collect()
     };
-    json!({ "main": main, "plugins": plugins(registry), "stream_plugins": streams.map(plugins).unwrap_or_default() })
+    let of_sessions = compiler.streams().map(|registry| plugins(registry)).unwrap_or_default();
+    json!({ "main": main, "plugins": plugins(compiler.registry()), "stream_plugins": of_sessions })
 }
 
 /// Members that a plugin does not have are left out; none has a version or a scope of its own.

@@ -3,7 +3,6 @@
 use super::{ControlApi, serve};
 use crate::discovery::Discovery;
 use crate::side_http::SideServer;
-use milecastle_matching::RouterMode;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{
     BuildCx, ConfigError, Flow, Hooks, Metadata, NoSecrets, OnAccess, Plugin, PluginDef, Registry, RequestCx, Shared,
@@ -69,16 +68,18 @@ static PROBE: PluginDef = PluginDef::of::<Probe>();
 
 /// Serves the control API of a node that holds these objects; each was created at revision 3 and changed at 5.
 async fn node(objects: &[(Kind, &str, Value)]) -> SideServer {
-    let registry = Registry::new(&[&PROBE], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-    let registry = Arc::new(registry);
+    let registry = Registry::new(&[&PROBE], Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
     let objects = objects.iter().map(|(kind, id, body)| {
         let body = body.to_string().into();
         Object { key: Key::new(*kind, *id), body, created: 3, modified: 5 }
     });
-    let (snapshot, _) = Compiler::new(registry.clone(), RouterMode::HostUri).build("line", 5, objects.collect());
+    let registry = Arc::new(registry);
+    let compiler = Compiler::new(registry.clone()).with_sessions(registry);
+    let compiler = compiler.under_settings(&json!({ "proxy_mode": "http&stream" })).unwrap();
+    let (snapshot, _) = compiler.build("line", 5, objects.collect());
     let snapshot = Arc::new(snapshot);
     let discovery = Discovery::new(&Default::default(), tokio::runtime::Handle::current(), None, None).unwrap();
-    let api = ControlApi::new(move || snapshot.clone(), Arc::default(), discovery, registry.clone(), Some(registry));
+    let api = ControlApi::new(move || snapshot.clone(), Arc::default(), discovery);
     serve("127.0.0.1:0".parse().unwrap(), api).await.unwrap()
 }
 

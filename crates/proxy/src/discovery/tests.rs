@@ -3,7 +3,6 @@
 use super::instance::Instance;
 use super::registry::{Answer, AskError, Asking, Position, Registry};
 use super::*;
-use milecastle_matching::RouterMode;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{NoSecrets, Registry as Plugins, Shared};
 use milecastle_settings::Time;
@@ -66,14 +65,14 @@ fn fixture(directory: Option<&Path>) -> Fixture {
 
 /// A snapshot with these upstreams, each of a service of `registry`.
 fn snapshot(registry: &str, services: &[(&str, &str)]) -> Snapshot {
-    let plugins = Plugins::new(&[], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+    let plugins = Plugins::new(&[], Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
     let object = |(id, service): &(&str, &str)| Object {
         key: Key::new(Kind::Upstream, *id),
         body: json!({ "service_name": service, "discovery_type": registry }).to_string().into(),
         created: 1,
         modified: 1,
     };
-    let compiler = Compiler::new(Arc::new(plugins), RouterMode::HostUri);
+    let compiler = Compiler::new(Arc::new(plugins));
     compiler.build("line", 1, services.iter().map(object).collect()).0
 }
 

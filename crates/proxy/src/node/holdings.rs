@@ -1,9 +1,10 @@
 //! What this node holds: the objects, their digest, and the snapshot built from them.
 //!
 //! A pure state machine: messages in, a new snapshot or a refusal out. A step is taken as a whole or not at all, and
-//! the digest is always computed from what is held, never copied from a message.
+//! the digest is always computed from what is held, never copied from a message. Settings of the group that cannot be
+//! read refuse the step: no revision is built under other settings than it was judged with.
 
-use milecastle_model::{Change, Key, Object};
+use milecastle_model::{Change, Fault, Key, Object};
 use milecastle_snapshot::{Compiler, Snapshot};
 use milecastle_wire::{ConvertError, Digest, DigestKey, pb};
 use std::collections::BTreeMap;
@@ -68,7 +69,10 @@ impl Holdings {
         let (mut known, mut foreign) = (Vec::with_capacity(objects.size_hint().0), BTreeMap::new());
         for object in objects {
             match Object::try_from(object) {
-                Ok(object) => known.push(object),
+                Ok(object) => {
+                    check_settings(compiler, &object)?;
+                    known.push(object);
+                }
                 Err(ConvertError::UnknownKind { kind, id }) => drop(foreign.insert((kind, id), object.clone())),
                 Err(error) => return Err(malformed(&error)),
             }
@@ -121,6 +125,11 @@ impl Holdings {
             }
         }
         check_digest(digest, &delta.digest)?;
+        for change in &changes {
+            if let Change::Put(new) = change {
+                check_settings(compiler, new)?;
+            }
+        }
         let (snapshot, _) = compiler.apply(&self.snapshot, delta.to, &changes);
         let position = Position { lineage, revision: delta.to, digest };
         Ok(Self { position, snapshot: Arc::new(snapshot), foreign })
@@ -166,6 +175,18 @@ pub(crate) struct SnapshotHead {
     pub lineage: String,
     pub revision: u64,
     pub digest: bytes::Bytes,
+}
+
+fn check_settings(compiler: &Compiler, object: &Object) -> Result<(), Refusal> {
+    if object.key != Key::group_settings() {
+        return Ok(());
+    }
+    let refusal = |faults: Vec<Fault>| {
+        let faults = faults.iter().map(Fault::placed).collect::<Vec<_>>().join("; ");
+        let detail = format!("settings of the group that this version does not know: {faults}; upgrade this node");
+        Refusal::new(pb::refused::Fault::Settings, detail)
+    };
+    compiler.of_group(Some(object)).map(drop).map_err(refusal)
 }
 
 fn malformed(error: &ConvertError) -> Refusal {

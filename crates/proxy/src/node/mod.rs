@@ -6,6 +6,7 @@
 //! - Another lineage, or a head that went backwards, never replaces what the node holds unless the control plane says
 //!   that an operator declared the old lineage over, or an operator gave the node a token of another cluster or group. A head
 //!   that went backwards and then on past the node is still that.
+//! - A revision is built under the settings of the group that are part of it, or not at all.
 //! - The group token is needed to join, not while the node's certificate is valid.
 //! - The last good configuration is in force before the control plane is asked for anything.
 
@@ -58,6 +59,8 @@ pub struct NodeConfig {
 pub enum Alarm {
     /// The control plane's database was replaced or set back, and no operator has confirmed it.
     Lineage,
+    /// The group has settings that this version does not know: it cannot build what the control plane has.
+    Settings,
     /// The node's certificate is over, or it cannot get one: it hears of no updates.
     Identity,
     /// The node's certificate still holds, but could not be renewed in time.

@@ -276,7 +276,10 @@ impl<'a> Session<'a> {
             }
             Control::Snapshot(snapshot) => self.snapshot(snapshot).await,
             Control::Delta(delta) => self.delta(delta).await,
-            Control::Maintenance(order) => self.member.maintain(order),
+            Control::Maintenance(order) => {
+                self.member.maintain(order.clone());
+                self.send(Message::Maintenance(order)).await;
+            }
             Control::Goaway(goaway) => {
                 tracing::info!(reason = goaway.reason, "the DP manager sends this node away");
                 return Some(Ended::Goaway { retry_after: Duration::from_millis(goaway.retry_after_ms.into()) });
@@ -414,6 +417,7 @@ impl<'a> Session<'a> {
                 self.member.take(holdings, self.origin.clone());
                 // It adds up with what was held before, or an operator or the very same configuration has settled it.
                 self.member.set_back.settle();
+                self.member.settle(Alarm::Settings);
                 let build_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
                 self.member.keep(step).await;
                 tracing::info!(revision, build_ms, quarantined = rejected.len(), "configuration in force");
@@ -438,9 +442,13 @@ impl<'a> Session<'a> {
 
     async fn refuse(&mut self, refusal: Refusal, lineage: &str, revision: u64) {
         tracing::error!(lineage, revision, reason = refusal.detail, "configuration refused; what is in force stays");
-        if matches!(refusal.fault, Fault::Lineage | Fault::Backwards) {
-            let alarm = refusal.detail.clone();
-            self.member.raise(Alarm::Lineage, alarm);
+        let alarm = match refusal.fault {
+            Fault::Lineage | Fault::Backwards => Some(Alarm::Lineage),
+            Fault::Settings => Some(Alarm::Settings),
+            _ => None,
+        };
+        if let Some(alarm) = alarm {
+            self.member.raise(alarm, refusal.detail.clone());
         }
         self.send(Message::Refused(pb::Refused {
             fault: refusal.fault.into(),

@@ -1,7 +1,6 @@
 //! A gateway with a configuration of its own, and upstreams that follow a script.
 
 use bytes::Bytes;
-use milecastle_matching::RouterMode;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{
     BodyNeed, BodyNeeds, BuildCx, ConfigError, Flow, Hooks, NoSecrets, NodeFacts, OnAccess, OnBody, OnHeaders, OnLog,
@@ -111,8 +110,8 @@ impl Bed {
         change(&mut settings);
         let facts = NodeFacts { hostname: "test".into(), version: "1.2.3" };
         let defs = [&const { PluginDef::of::<Witness>() }];
-        let registry = Registry::new(&defs, None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-        let compiler = Compiler::new(Arc::new(registry), RouterMode::HostUri);
+        let registry = Registry::new(&defs, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+        let compiler = Compiler::new(Arc::new(registry));
         let (snapshot, rejected) = compiler.build("test", 1, objects);
         assert!(rejected.is_empty(), "{:?}", rejected.iter().map(|r| (&r.key, &r.reason)).collect::<Vec<_>>());
         let current = Arc::new(Current::new(Arc::new(snapshot)));
@@ -169,8 +168,7 @@ impl Bed {
         let parts = SideParts {
             current: Arc::new(OnceLock::from(self.current.clone())),
             health: Arc::new(Health::new(1)),
-            registry: self.compiler.registry().clone(),
-            streams: None,
+            compiler: Arc::new(self.compiler.clone()),
             metrics: Arc::new(metrics::Registry::new("gw_", 1)),
             counters: self.gateway.as_ref().unwrap().counters().clone(),
             upstream_health: self.upstream_health.clone(),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::stream::{ProxyMode, ProxyProtocol, StreamProxy};
+use super::stream::{ProxyProtocol, StreamProxy};
 use crate::load::Checks;
 use crate::{IpPort, NameServer, Peers, Time, UnitError};
 
@@ -13,9 +13,7 @@ use crate::{IpPort, NameServer, Peers, Time, UnitError};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Apisix {
-    /// Which traffic this node serves: `http`, `stream` (TCP and UDP), or `http&stream`.
-    pub proxy_mode: ProxyMode,
-    /// Listeners of the TCP and UDP proxy, where `proxy_mode` includes `stream`.
+    /// Listeners of the TCP and UDP proxy. Whether there are routes for them is the setting `proxy_mode` of the gateway group.
     pub stream_proxy: StreamProxy,
     /// Where the PROXY protocol is expected and sent.
     pub proxy_protocol: ProxyProtocol,
@@ -42,8 +40,6 @@ pub struct Apisix {
     pub enable_resolv_search_opt: bool,
     /// Asks for IPv6 addresses of upstream nodes that have no IPv4 address.
     pub enable_ipv6: bool,
-    /// How routes are matched.
-    pub router: RouterChoice,
     /// Removes one trailing `/` of the path before matching; the upstream still gets the original.
     pub delete_uri_tail_slash: bool,
     /// Drops what follows `;` in every path segment before matching, as servlet containers do.
@@ -152,28 +148,6 @@ pub enum TlsVersion {
     V1_3,
 }
 
-/// See [`Apisix::router`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct RouterChoice {
-    /// Order of decision: host, then path, then priority (`radixtree_host_uri`); path, then priority, the host being just a
-    /// condition (`radixtree_uri`); or the latter with `:name` parameters in paths (`radixtree_uri_with_parameter`).
-    pub http: HttpRouter,
-}
-
-/// See [`RouterChoice::http`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum HttpRouter {
-    /// Host, then path, then priority.
-    #[default]
-    RadixtreeHostUri,
-    /// Path, then priority.
-    RadixtreeUri,
-    /// Path with parameters, then priority.
-    RadixtreeUriWithParameter,
-}
-
 fn any() -> IpAddr {
     IpAddr::V4(Ipv4Addr::UNSPECIFIED)
 }
@@ -194,9 +168,12 @@ impl SslListen {
 
 impl Apisix {
     pub(super) fn check(&self, checks: &mut Checks<'_>) {
-        self.stream_proxy.check(self.proxy_mode, checks);
-        if self.proxy_mode.http() && self.node_listen.0.is_empty() && !self.ssl.enable {
-            checks.fault("node_listen", "expected at least one listener where `ssl.enable` is off");
+        self.stream_proxy.check(checks);
+        if self.node_listen.0.is_empty() && !self.ssl.enable && self.stream_proxy.is_empty() {
+            checks.fault(
+                "node_listen",
+                "expected at least one listener where `ssl.enable` is off and `stream_proxy` empty",
+            );
         }
         if self.dns_resolver.as_ref().is_some_and(Vec::is_empty) {
             checks.fault("dns_resolver", "expected at least one resolver; leave the key out for those of the system");
@@ -267,7 +244,6 @@ impl From<TlsVersions> for String {
 impl Default for Apisix {
     fn default() -> Self {
         Self {
-            proxy_mode: ProxyMode::default(),
             stream_proxy: StreamProxy::default(),
             proxy_protocol: ProxyProtocol::default(),
             node_listen: NodeListen(vec![HttpListen { ip: any(), port: 9080, enable_http2: None }]),
@@ -281,7 +257,6 @@ impl Default for Apisix {
             dns_resolver_valid: None,
             enable_resolv_search_opt: true,
             enable_ipv6: true,
-            router: RouterChoice::default(),
             delete_uri_tail_slash: false,
             normalize_uri_like_servlet: false,
             match_uri_encoded_slash: false,

@@ -12,22 +12,22 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use apisix::{
-    Apisix, HttpListen, HttpRouter, NodeListen, RouterChoice, Ssl, SslListen, TlsVersion, TlsVersions, TrustedAddresses,
-};
+pub use apisix::{Apisix, HttpListen, NodeListen, Ssl, SslListen, TlsVersion, TlsVersions, TrustedAddresses};
 pub use nginx::{EscapeStyle, NginxConfig, NginxHttp, UpstreamKeepalive};
 pub use node::{
     AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeouts, UpstreamPool, UpstreamTls, VerifyUpstreams,
 };
 pub use prometheus::{MetricSettings, Prometheus};
-pub use stream::{NginxStream, ProxyMode, ProxyProtocol, StreamProxy, TcpListen};
+pub use stream::{NginxStream, ProxyProtocol, StreamProxy, TcpListen};
 
 use crate::load::{Checks, File, under};
 use crate::{Discovery, Log, Size};
 
 /// Configuration of a gateway node: the file of `milecastle gateway`, and the section `gateway` of `milecastle up`.
 ///
-/// The sections `apisix`, `nginx_config`, `plugin_attr` and `plugins` speak the names operators know from Apache APISIX.
+/// The sections `apisix`, `nginx_config` and `plugin_attr` speak the names operators know from Apache APISIX. What decides what
+/// can be built (enabled plugins, router) is no key of this file but a setting of the gateway group, which comes to every node
+/// with the configuration: `milecastle group settings`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Gateway {
@@ -37,11 +37,6 @@ pub struct Gateway {
     pub nginx_config: NginxConfig,
     /// Settings of plugins that belong to the node, not to a route.
     pub plugin_attr: PluginAttr,
-    /// Names of the plugins this node runs; unset means every built-in plugin.
-    pub plugins: Option<Vec<String>>,
-    /// Names of the plugins that TCP and UDP routes may have; unset means `ip-restriction`, `limit-conn`, `mqtt-proxy`,
-    /// `syslog` and `traffic-split`.
-    pub stream_plugins: Option<Vec<String>>,
     /// Worker threads, one runtime and one set of listening sockets each; 0 is one for each core.
     #[schemars(range(max = 1024), extend("x-unit" = "threads"))]
     pub workers: u16,
@@ -101,8 +96,6 @@ impl Default for Gateway {
             apisix: Apisix::default(),
             nginx_config: NginxConfig::default(),
             plugin_attr: PluginAttr::default(),
-            plugins: None,
-            stream_plugins: None,
             workers: 0,
             background_threads: 2,
             control_plane: ControlPlane::default(),
@@ -134,16 +127,12 @@ impl Gateway {
     /// Every address that this node listens on, with the key that sets it, in the order of the file's reference page.
     pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
         let (apisix, mut all) = (&self.apisix, Vec::new());
-        if apisix.proxy_mode.http() {
-            all.extend(apisix.node_listen.0.iter().map(|l| ("apisix.node_listen", l.socket())));
-            let tls = apisix.ssl.listen.iter().filter(|_| apisix.ssl.enable);
-            all.extend(tls.map(|l| ("apisix.ssl.listen", l.socket())));
-            all.extend(apisix.proxy_protocol.http().map(|addr| ("apisix.proxy_protocol.listen_http_port", addr)));
-            all.extend(apisix.proxy_protocol.https().map(|addr| ("apisix.proxy_protocol.listen_https_port", addr)));
-        }
-        if apisix.proxy_mode.stream() {
-            all.extend(apisix.stream_proxy.tcp_listeners());
-        }
+        all.extend(apisix.node_listen.0.iter().map(|l| ("apisix.node_listen", l.socket())));
+        let tls = apisix.ssl.listen.iter().filter(|_| apisix.ssl.enable);
+        all.extend(tls.map(|l| ("apisix.ssl.listen", l.socket())));
+        all.extend(apisix.proxy_protocol.http().map(|addr| ("apisix.proxy_protocol.listen_http_port", addr)));
+        all.extend(apisix.proxy_protocol.https().map(|addr| ("apisix.proxy_protocol.listen_https_port", addr)));
+        all.extend(apisix.stream_proxy.tcp_listeners());
         all.push(("apisix.status.port", self.apisix.status.socket()));
         if self.apisix.enable_control {
             all.push(("apisix.control.port", self.apisix.control.socket()));
@@ -162,16 +151,6 @@ impl Gateway {
         self.state.check(&mut checks.at("state"));
         self.nginx_config.http.check(&mut checks.at("nginx_config.http"));
         self.discovery.check(&mut checks.at("discovery"));
-        for (i, name) in self.stream_plugins.iter().flatten().enumerate() {
-            checks.stream_plugin(&format!("stream_plugins[{i}]"), name);
-            if name == "prometheus" && !self.plugin_attr.prometheus.enable_export_server {
-                let text = "needs `plugin_attr.prometheus.enable_export_server`, which alone shows metrics of sessions";
-                checks.fault(&format!("stream_plugins[{i}]"), text);
-            }
-        }
-        for (i, name) in self.plugins.iter().flatten().enumerate() {
-            checks.plugin(&format!("plugins[{i}]"), name);
-        }
         for name in self.plugin_attr.others.keys() {
             checks.plugin(&format!("plugin_attr.{name}"), name);
         }

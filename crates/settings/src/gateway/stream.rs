@@ -8,21 +8,6 @@ use serde::{Deserialize, Serialize};
 use crate::load::Checks;
 use crate::{Peers, PortRange};
 
-/// Which traffic is served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ProxyMode {
-    /// HTTP alone.
-    #[default]
-    #[serde(rename = "http")]
-    Http,
-    /// TCP and UDP alone.
-    #[serde(rename = "stream")]
-    Stream,
-    /// Both.
-    #[serde(rename = "http&stream")]
-    HttpAndStream,
-}
-
 /// Listeners of the TCP and UDP proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -96,18 +81,6 @@ pub struct NginxStream {
     pub real_ip_from: Vec<Peers>,
 }
 
-impl ProxyMode {
-    /// Whether HTTP is served.
-    pub const fn http(self) -> bool {
-        !matches!(self, Self::Stream)
-    }
-
-    /// Whether TCP and UDP are.
-    pub const fn stream(self) -> bool {
-        !matches!(self, Self::Http)
-    }
-}
-
 impl ProxyProtocol {
     /// Where plain HTTP behind the PROXY protocol is served.
     pub fn http(&self) -> Option<SocketAddr> {
@@ -139,13 +112,12 @@ impl StreamProxy {
         self.tcp.iter().flat_map(|listen| listen.addr.sockets()).map(|addr| ("apisix.stream_proxy.tcp", addr))
     }
 
-    pub(super) fn check(&self, mode: ProxyMode, checks: &mut Checks<'_>) {
-        if mode.stream() && self.tcp.is_empty() && self.udp.is_empty() {
-            checks.fault(
-                "stream_proxy",
-                "expected at least one listener under `tcp` or `udp` where `proxy_mode` includes `stream`",
-            );
-        }
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tcp.is_empty() && self.udp.is_empty()
+    }
+
+    pub(super) fn check(&self, checks: &mut Checks<'_>) {
         let mut taken: Vec<SocketAddr> = Vec::new();
         for addr in self.udp.iter().flat_map(PortRange::sockets).filter(|addr| addr.port() != 0) {
             let same = |other: &&SocketAddr| other.port() == addr.port() && overlap(other.ip(), addr.ip());

@@ -4,11 +4,12 @@ mod equality;
 mod people;
 mod quarantine;
 mod references;
+mod settings;
 mod stream;
 mod tls;
 
 use crate::{CompiledRoute, Compiler, Rejected, Snapshot};
-use milecastle_matching::{MatchInput, NoVars, RouterMode};
+use milecastle_matching::{MatchInput, NoVars};
 use milecastle_model::{Change, Key, Kind, Object};
 use milecastle_plugin_api::{
     Auth, BuildCx, ConfigError, Flow, Hooks, NoSecrets, OnAccess, Plugin, PluginDef, Registry, RequestCx, Shared,
@@ -85,8 +86,8 @@ static PLUGINS: [PluginDef; 2] = [PluginDef::of::<Mark>(), PluginDef::of::<Pass>
 
 fn compiler() -> Compiler {
     let defs: Vec<&'static PluginDef> = PLUGINS.iter().collect();
-    let registry = Registry::new(&defs, None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-    Compiler::new(Arc::new(registry), RouterMode::HostUri)
+    let registry = Registry::new(&defs, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+    Compiler::new(Arc::new(registry))
 }
 
 fn put(kind: Kind, id: &str, body: Value) -> Change {

@@ -2,7 +2,6 @@
 
 use super::{Config, delete, put};
 use crate::{Compiler, SessionFacts, Snapshot, StreamOutcome, UpstreamRef};
-use milecastle_matching::RouterMode;
 use milecastle_model::Kind;
 use milecastle_plugin_api::stream::{OnPreread, SessionFlow, StreamCx};
 use milecastle_plugin_api::{BuildCx, ConfigError, Hooks, NoSecrets, Plugin, PluginDef, Registry, Shared, Subsystem};
@@ -45,7 +44,9 @@ fn config() -> Config {
     let shared = Arc::new(Shared::default());
     let registry = Registry::of(Subsystem::Stream, &[&SEAL], None, Map::new(), shared, Arc::new(NoSecrets));
     let mut config = Config::new();
-    config.compiler = super::compiler().with_streams(Arc::new(registry));
+    let compiler = super::compiler().with_sessions(Arc::new(registry));
+    config.compiler = compiler.under_settings(&json!({ "proxy_mode": "stream" })).unwrap();
+    config.now = config.compiler.build("line", 1, Vec::new()).0;
     config
 }
 
@@ -235,10 +236,29 @@ fn without_tcp_and_udp_stream_routes_are_kept_and_not_built() {
         milecastle_model::Change::Put(object) => object,
         other => panic!("{other:?}"),
     };
-    let (snapshot, rejected) =
-        compiler.build_over(&Snapshot::empty("line", RouterMode::HostUri), "line", 1, vec![object]);
+    let (snapshot, rejected) = compiler.build_over(&Snapshot::empty("line", &compiler), "line", 1, vec![object]);
     assert_eq!((rejected.len(), snapshot.len()), (0, 1));
     assert_eq!(find(&snapshot, ("10.0.0.1", LOCAL, None)), None);
+}
+
+#[test]
+fn the_settings_say_whether_there_are_stream_routes_and_with_which_plugins() {
+    let mut config = config();
+    config.good(&[put(Kind::StreamRoute, "1", json!({ "plugins": { "mark": { "text": "x" } } }))]);
+    let found = |config: &Config| find(&config.now, ("10.0.0.1", LOCAL, None)).is_some();
+    assert!(found(&config));
+    let settings = |body: Value| put(Kind::GroupSettings, "group", body);
+    config.good(&[settings(json!({ "proxy_mode": "http" }))]);
+    assert!(!found(&config) && config.now.compiler().streams().is_none());
+    let body = json!({});
+    let faults = config.now.compiler().check(Kind::StreamRoute, "1", &body);
+    assert_eq!(faults.iter().map(|fault| &*fault.message).collect::<Vec<_>>(), [crate::STREAMS_OFF]);
+    config.good(&[settings(json!({ "proxy_mode": "http&stream" }))]);
+    assert_eq!(route(&config).outcome, StreamOutcome::Serve);
+    let rejected = config.step(&[settings(json!({ "proxy_mode": "stream", "stream_plugins": [] }))]);
+    assert_eq!((rejected.len(), route(&config).outcome), (1, StreamOutcome::Close));
+    let faults = config.compiler.check(Kind::GroupSettings, "group", &json!({ "stream_plugins": ["mark", "pass"] }));
+    assert_eq!(faults.iter().map(|fault| &*fault.path).collect::<Vec<_>>(), ["/stream_plugins/1"]);
 }
 
 #[test]

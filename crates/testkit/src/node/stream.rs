@@ -151,6 +151,12 @@ impl Stream {
         Got::Delta { from: delta.from, to: delta.to, changes }
     }
 
+    /// Holds again what it held before, as a node that did not take what came since.
+    pub fn go_back(&mut self, held: Held) {
+        self.digest = held.digest();
+        self.held = held;
+    }
+
     /// What was under that name counts no more.
     fn leaves(&mut self, name: &pb::ObjectKey, before: Option<Vec<u8>>) {
         if let Some(body) = before {

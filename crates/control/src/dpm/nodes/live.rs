@@ -315,6 +315,11 @@ impl Alive {
         });
     }
 
+    /// The node says whether it is in maintenance: the order that it was told last is in force.
+    pub(in crate::dpm) fn maintained(&self, on: bool) {
+        self.update(|entry| std::mem::replace(&mut entry.troubles.maintained, on) != on);
+    }
+
     /// The node says where it stands, and that it stays there.
     pub(in crate::dpm) fn stays(&self, position: Position) {
         self.update(|entry| {

@@ -111,6 +111,9 @@ pub struct Troubles {
     /// What an operator should know of, in the node's words.
     #[serde(default)]
     pub alarms: Vec<String>,
+    /// Whether it takes no new work because an operator wants that: the node's own word, after each order.
+    #[serde(default)]
+    pub maintained: bool,
 }
 
 /// What a node counted, as it last told a replica; kept by that replica alone.

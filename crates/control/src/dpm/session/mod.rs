@@ -217,8 +217,8 @@ impl Session {
                         return Ended::Told(last_words(End::NoGroup));
                     }
                     let lineage = heads.borrow_and_update().lineage().clone();
-                    if std::mem::replace(&mut self.lineage, lineage) != self.lineage {
-                        // An operator has decided: what the node did not take before is no reason to wait.
+                    if std::mem::replace(&mut self.lineage, lineage) != self.lineage || self.alarm == Some(Fault::Settings) {
+                        // An operator has decided, or may have: what the node did not take before is no reason to wait.
                         self.heal_at = None;
                     }
                 }

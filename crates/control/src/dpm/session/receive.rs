@@ -20,6 +20,7 @@ impl Session {
             Some(Message::Applied(applied)) => self.applied(applied),
             Some(Message::Refused(refused)) => self.refused(refused),
             Some(Message::Report(report)) => self.report(report),
+            Some(Message::Maintenance(order)) => self.alive.maintained(order.on),
             Some(Message::Hello(_)) => return Err(Status::invalid_argument("Hello came a second time")),
             // Of a later version of the protocol.
             None => {}
@@ -63,10 +64,10 @@ impl Session {
         let (group, node) = (self.feed.group(), self.certificate.identity.node_id());
         let (revision, detail) = (refused.revision, &refused.detail);
         match fault {
-            Fault::Lineage | Fault::Backwards => {
+            Fault::Lineage | Fault::Backwards | Fault::Settings => {
                 if self.alarm.replace(fault) != Some(fault) {
                     let fault = word(fault);
-                    tracing::warn!(node, %group, fault, revision, detail, "a node keeps what it has: see to the database");
+                    tracing::warn!(node, %group, fault, revision, detail, "a node keeps what it has: an operator is needed");
                 }
                 self.alive.refused(word(fault), refused.detail, revision);
                 let stays = refused.have.and_then(|have| {
@@ -169,5 +170,6 @@ fn word(fault: Fault) -> &'static str {
         Fault::Lineage => "lineage",
         Fault::Backwards => "backwards",
         Fault::Malformed => "malformed",
+        Fault::Settings => "settings",
     }
 }

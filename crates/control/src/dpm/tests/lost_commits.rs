@@ -80,8 +80,8 @@ async fn a_group_made_anew_has_none_of_the_old_nodes() {
     let epoch = replica.store.head("other").await.unwrap().epoch;
     let anew = format!(
         "DELETE FROM gateway_group WHERE id = 'other'; INSERT INTO gateway_group \
-         (id, name, labels, settings, lineage, head, floor, epoch, created_at) \
-         VALUES ('other', 'other', '{{}}', '{{}}', 'another', 0, 0, {epoch}, 0)"
+         (id, name, labels, lineage, head, floor, epoch, created_at) \
+         VALUES ('other', 'other', '{{}}', 'another', 0, 0, {epoch}, 0)"
     );
     sql(&replica, &anew);
     assert_eq!(stream.end().await.unwrap_err().code(), tonic::Code::PermissionDenied);

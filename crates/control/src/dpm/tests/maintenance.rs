@@ -3,6 +3,8 @@
 use milecastle_store::{DEFAULT_GROUP, Maintenance};
 use milecastle_testkit::eventually;
 use milecastle_testkit::node::Held;
+use milecastle_wire::pb;
+use pb::node_message::Message;
 use tonic::Code;
 
 use super::{Got, Replica, on_both, put};
@@ -24,6 +26,17 @@ async fn nodes_hear_of_their_maintenance(replica: Replica) {
     let store = &replica.store;
     assert!(store.node_maintain(DEFAULT_GROUP, "n1", Some(&because("a new disk"))).await.unwrap());
     assert_eq!(stream.step().await, told("a new disk"));
+    let confirmed = async |on: bool| {
+        eventually("the node's word is known", async || {
+            replica.manager.nodes().get(DEFAULT_GROUP, "n1").await.unwrap().unwrap().troubles.maintained == on
+        })
+        .await;
+    };
+    assert!(!replica.manager.nodes().get(DEFAULT_GROUP, "n1").await.unwrap().unwrap().troubles.maintained);
+    for on in [true, false] {
+        stream.say(Message::Maintenance(pb::Maintenance { on, reason: String::new() })).await;
+        confirmed(on).await;
+    }
     // That of the group comes on top, and is heard of where it changes something.
     store.group_maintain(DEFAULT_GROUP, Some(&because("a new rack"))).await.unwrap();
     assert_eq!(other.step().await, told("a new rack"));

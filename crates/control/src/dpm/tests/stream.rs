@@ -1,6 +1,6 @@
 //! What comes over a stream, and when.
 
-use milecastle_store::{DEFAULT_GROUP, GroupUpdate};
+use milecastle_store::DEFAULT_GROUP;
 use milecastle_testkit::eventually;
 use milecastle_testkit::node::Held;
 use milecastle_wire::pb;
@@ -17,6 +17,7 @@ on_both!(
     other_digests_are_healed,
     refusals_are_healed_with_a_pause,
     another_lineage_is_an_alarm,
+    settings_that_a_node_does_not_know_wait_for_an_operator,
     a_broken_snapshot_goes_on,
     a_large_delta_travels_in_chunks,
 );
@@ -176,8 +177,7 @@ async fn another_lineage_is_an_alarm(replica: Replica) {
     // An operator says that the old one is over.
     let mut stream = member.open(replica.address(), old).await.unwrap();
     stream.only_beats(2).await;
-    let settings = serde_json::json!({"supersedes": ["before-the-restore"]}).as_object().cloned();
-    replica.store.group_update(DEFAULT_GROUP, &GroupUpdate { settings, ..GroupUpdate::default() }).await.unwrap();
+    replica.store.group_supersede(DEFAULT_GROUP, &["before-the-restore".to_owned()], false).await.unwrap();
     assert_eq!(stream.step().await, Got::Snapshot(revision));
     assert_eq!(stream.beat.as_ref().unwrap().supersedes, ["before-the-restore"]);
     // The present lineage gets a successor: whoever is ahead in it hears that it is over before it gets the snapshot.
@@ -188,6 +188,33 @@ async fn another_lineage_is_an_alarm(replica: Replica) {
     assert_eq!(stream.step().await, Got::Snapshot(revision));
     let beat = stream.beat.as_ref().unwrap();
     assert_eq!((&beat.lineage, beat.supersedes.contains(&lineage)), (&successor.lineage, true));
+}
+
+async fn settings_that_a_node_does_not_know_wait_for_an_operator(replica: Replica) {
+    let first = replica.publish(vec![put("a", "1")]).await;
+    let mut stream = replica.settled(&replica.member("n1").await).await;
+    let held = stream.held.clone();
+    stream.answers = false;
+    let settings = replica.publish(vec![put("a", "2")]).await;
+    assert_eq!(stream.step().await, Got::Delta { from: first, to: settings, changes: 1 });
+    // What came is not taken: the node stays where it was.
+    stream.go_back(held);
+    let refused = pb::Refused { revision: settings, ..stream.refused_message(Fault::Settings) };
+    stream.say(Message::Refused(refused)).await;
+    eventually("the refusal is known", async || {
+        let nodes = replica.manager.nodes().list(DEFAULT_GROUP).await.unwrap();
+        nodes[0].troubles.refused.as_ref().is_some_and(|refused| refused.fault == "settings")
+    })
+    .await;
+    stream.only_beats(3).await;
+    // Another revision may have taken them back, so it is not kept from the node.
+    stream.answers = true;
+    let next = replica.publish(vec![put("a", "3")]).await;
+    assert_eq!(stream.step().await, Got::Delta { from: first, to: next, changes: 1 });
+    eventually("its word is taken", async || {
+        replica.manager.nodes().list(DEFAULT_GROUP).await.unwrap()[0].troubles.refused.is_none()
+    })
+    .await;
 }
 
 async fn a_broken_snapshot_goes_on(replica: Replica) {

@@ -75,6 +75,25 @@ fn what_cannot_be_built_is_held_and_reported_and_the_rest_serves() {
 }
 
 #[test]
+fn settings_that_this_version_does_not_know_refuse_the_whole_step() {
+    let settings = |body: &str| object("group_settings", "group", body);
+    let before = [route("1", "/a"), settings("{\"router\":{\"http\":\"radixtree_uri\"}}")];
+    let here = held(1, &before);
+    let after = [route("1", "/b"), settings("{\"of_tomorrow\":true}")];
+    let step = here.after(&compiler(), &delta(1, 2, vec![put(&after[0]), put(&after[1])], &after));
+    let refusal = step.err().expect("the step is refused");
+    assert_eq!(refusal.fault, Fault::Settings);
+    assert!(refusal.detail.contains("/of_tomorrow"), "{}", refusal.detail);
+    let head = SnapshotHead { lineage: LINEAGE.into(), revision: 2, digest: digest(&after).into() };
+    for previous in [None, Some(&here)] {
+        assert_eq!(refused(Holdings::from_objects(&compiler(), previous, &head, &after)), Fault::Settings);
+    }
+    // Damage is told as what it is.
+    let damaged = delta(1, 2, vec![put(&after[1])], &before);
+    assert_eq!(refused(here.after(&compiler(), &damaged)), Fault::Digest);
+}
+
+#[test]
 fn a_snapshot_replaces_everything() {
     let first = held(1, &[route("1", "/a"), route("2", "/b")]);
     let objects = [route("2", "/b"), route("3", "/c")];

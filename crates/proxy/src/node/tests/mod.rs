@@ -5,7 +5,6 @@ mod manager;
 mod membership;
 mod stream;
 
-use milecastle_matching::RouterMode;
 use milecastle_plugin_api::{NoSecrets, Registry, Shared};
 use milecastle_snapshot::Compiler;
 use milecastle_wire::{Digest, DigestKey, pb};
@@ -15,8 +14,8 @@ use std::sync::Arc;
 const LINEAGE: &str = "line";
 
 pub(in crate::node) fn compiler() -> Compiler {
-    let registry = Registry::new(&[], None, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-    Compiler::new(Arc::new(registry), RouterMode::HostUri)
+    let registry = Registry::new(&[], Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+    Compiler::new(Arc::new(registry))
 }
 
 fn object(kind: &str, id: &str, body: &str) -> pb::Object {

@@ -1,0 +1,248 @@
+//! Settings of a gateway group: what decides what can be built in it (`milecastle_model::GroupSettings`).
+//!
+//! They are an object of the group's configuration, so a change of them is a revision like any other. It is refused where
+//! stored objects could not be built any more, unless it is forced: then these are in quarantine on every node.
+
+use axum::body::Body;
+use axum::extract::{Extension, Path, State as Shared};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use milecastle_model::{Fault, Key, Kind};
+use milecastle_plugin_api::Registry;
+use milecastle_snapshot::Compiler;
+use milecastle_store::{ChangeSet, Op, PublishError, Published, Put, Source};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Api, Failure, Outcome, Site, Who, json as answer, query_of};
+use crate::dpm::Receipt;
+use crate::state::{Group, Image};
+use crate::terms::{self, Review, Terms, Unreadable};
+
+/// How often a change is judged anew because the group was written to meanwhile. Later rounds look at what was written alone.
+const ATTEMPTS: usize = 32;
+
+/// Objects that a refusal lists, and that its message names.
+const LISTED: usize = 100;
+const NAMED: usize = 3;
+
+/// How a change is asked for.
+struct Asked {
+    force: bool,
+    /// The revision that the settings must have; 0 where there are none yet.
+    expected: Option<u64>,
+    wait: Option<Duration>,
+    author: Arc<str>,
+}
+
+/// `GET /api/gateway_groups/{group}/settings`.
+pub(super) async fn show(Shared(api): Site, Path(id): Path<String>) -> Outcome {
+    shown(&api, &id, &*api.state.find(&id).await?.current().await?, None)
+}
+
+/// `PUT /api/gateway_groups/{group}/settings`: all of them anew; what is left out has its default.
+pub(super) async fn replace(
+    Shared(api): Site,
+    Extension(who): Who,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Outcome {
+    let given: Value = api.body(body).await?;
+    let asked = asked(&api, &uri, &headers, &who.name)?;
+    change(&api, &id, asked, |_| given.clone()).await
+}
+
+/// `PATCH /api/gateway_groups/{group}/settings`: merged into what is there; `null` takes a member away.
+pub(super) async fn patch(
+    Shared(api): Site,
+    Extension(who): Who,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Outcome {
+    let given: Value = api.body(body).await?;
+    let asked = asked(&api, &uri, &headers, &who.name)?;
+    let merged = |mut stored: Value| {
+        milecastle_model::patch::merge(&mut stored, &given);
+        stored
+    };
+    change(&api, &id, asked, merged).await
+}
+
+fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, author: &str) -> Result<Asked, Failure> {
+    let query = query_of(uri);
+    let named = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().trim_matches('"'));
+    let expected = named.filter(|named| *named != "*").map(str::parse::<u64>).transpose();
+    let expected = expected.map_err(|_| {
+        Failure::bad("invalid_argument", "If-Match: expected the `revision` of the settings, as their ETag has it")
+    })?;
+    let wait = query.get("wait").map(|_| api.wait(&query)).transpose()?;
+    Ok(Asked { force: query.get("force") == Some("true"), expected, wait, author: author.into() })
+}
+
+async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value) -> Outcome {
+    let group = api.state.find(id).await?;
+    let mut review: Option<Review> = None;
+    for _ in 0..ATTEMPTS {
+        let image = group.current().await?;
+        check_expected(&asked, &image)?;
+        let terms = Terms::of(&api.compiler, &image)?;
+        let stored = settings(&image);
+        let new = make(stored.clone());
+        if new == stored {
+            return shown(api, id, &image, None);
+        }
+        let after = judged(terms.compiler(), &new)?;
+        let mut set = change_set(&asked, &image, &new);
+        if !asked.force {
+            // Nothing may come in unseen between looking and publishing.
+            set.expected_revision = Some(image.revision());
+            let seen = look(review.take(), terms.compiler().clone(), after, image.clone()).await?;
+            if seen.found().len() > 0 {
+                return Err(in_use(&seen));
+            }
+            review = Some(seen);
+        }
+        match api.store().publish(id, set).await {
+            Ok(published) => {
+                tracing::info!(
+                    group = id,
+                    by = &*asked.author,
+                    revision = published.revision,
+                    "settings of a group changed"
+                );
+                return done(api, &group, &published, asked.wait).await;
+            }
+            // Others have written to the group meanwhile.
+            Err(PublishError::StaleRevision { .. } | PublishError::PreconditionFailed { .. }) => {}
+            Err(PublishError::Store(error)) => return Err(error.into()),
+            Err(other) => {
+                return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", other.to_string()));
+            }
+        }
+    }
+    let message = "the group is written to without pause: try again, or pause the writers";
+    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message))
+}
+
+/// Refuses if the settings are not those that the request expects.
+fn check_expected(asked: &Asked, image: &Image) -> Result<(), Failure> {
+    let current = revision(image);
+    match asked.expected.filter(|expected| *expected != current) {
+        None => Ok(()),
+        Some(expected) => {
+            let message = format!("the settings are of revision {current}, not {expected}: read them again");
+            let failure = Failure::new(StatusCode::PRECONDITION_FAILED, "stale_revision", message);
+            Err(failure.with("expected", expected).with("current", current))
+        }
+    }
+}
+
+/// The compiler of new settings, if they are any.
+fn judged(compiler: &Compiler, new: &Value) -> Result<Compiler, Failure> {
+    let faults = compiler.check(Kind::GroupSettings, &Key::group_settings().id, new);
+    if faults.is_empty() {
+        return compiler.under_settings(new).map_err(|faults| refused(&faults));
+    }
+    Err(refused(&faults))
+}
+
+fn refused(faults: &[Fault]) -> Failure {
+    let listed: Vec<Value> =
+        faults.iter().map(|fault| json!({ "path": fault.path, "message": fault.message })).collect();
+    let first = faults.first().map(|fault| (fault.path.clone(), fault.message.clone())).unwrap_or_default();
+    Failure::bad("invalid_settings", first.1).at(&first.0).with("faults", listed)
+}
+
+fn change_set(asked: &Asked, image: &Image, new: &Value) -> ChangeSet {
+    let body = serde_json::to_vec(new).expect("a JSON value can be written as text");
+    let put = Put { expect: terms::settings(image), ..Put::new(Key::group_settings(), body) };
+    let mut set = ChangeSet::new(&*asked.author, Source::Api, vec![Op::Put(put)]);
+    set.message = "settings of the gateway group".to_owned();
+    set
+}
+
+/// Looks for objects that the change would take out of service, off the runtime's threads.
+async fn look(review: Option<Review>, before: Compiler, after: Compiler, image: Arc<Image>) -> Result<Review, Failure> {
+    // Where others have changed the settings meanwhile, what was seen says nothing.
+    let work = move || match review.filter(|review| review.is_of(&before, &after)) {
+        Some(mut review) => {
+            review.go_on(image);
+            review
+        }
+        None => Review::of(before, after, image),
+    };
+    let broken = |error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("{error}"));
+    tokio::task::spawn_blocking(work).await.map_err(broken)
+}
+
+fn in_use(review: &Review) -> Failure {
+    let total = review.found().len();
+    let listed: Vec<Value> = review
+        .found()
+        .take(LISTED)
+        .map(|(key, fault)| {
+            json!({ "kind": key.kind.name(), "id": &*key.id, "path": fault.path, "reason": fault.message })
+        })
+        .collect();
+    let named: Vec<String> =
+        review.found().take(NAMED).map(|(key, fault)| format!("{key}: {}", fault.message)).collect();
+    let more = total.saturating_sub(named.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let message = format!(
+        "objects of the group could not be built under these settings: {}{more}. Change them first; or do it all the same \
+         with `?force=true`: until they can be built, they are in quarantine, and what depends on them is answered with 503",
+        named.join("; ")
+    );
+    Failure::conflict("settings_in_use", message).with("objects", listed).with("total", total)
+}
+
+/// The answer to a change, after waiting for the nodes if that was asked for.
+async fn done(api: &Api, group: &Group, published: &Published, wait: Option<Duration>) -> Outcome {
+    let Published { revision, mark, .. } = published;
+    group.reach(*revision, mark).await?;
+    let receipt = match wait {
+        Some(wait) => Some(api.nodes.wait_applied(group.id(), *revision, wait).await),
+        None => None,
+    };
+    shown(api, group.id(), &group.image(), receipt)
+}
+
+/// The settings as they were written; an empty object where there are none.
+fn settings(image: &Image) -> Value {
+    let stored = image.get(&Key::group_settings()).and_then(|object| serde_json::from_slice(&object.body).ok());
+    stored.unwrap_or_else(|| Value::Object(Map::new()))
+}
+
+/// The revision that changed them last; 0 where there are none.
+fn revision(image: &Image) -> u64 {
+    image.get(&Key::group_settings()).map_or(0, |object| object.modified)
+}
+
+/// As they were written, and what they come to with the defaults; how far they have come, if that was waited for.
+fn shown(api: &Api, group: &str, image: &Image, receipt: Option<Receipt>) -> Outcome {
+    let terms = Terms::of(&api.compiler, image)?;
+    let compiler = terms.compiler();
+    let mut effective = serde_json::to_value(compiler.settings()).expect("settings have a JSON form");
+    let names = |registry: &Registry| registry.plugins().iter().map(|def| def.name).collect::<Value>();
+    effective["plugins"] = names(compiler.registry());
+    effective["stream_plugins"] = compiler.streams().map_or_else(|| json!([]), |registry| names(registry));
+    let revision = revision(image);
+    let mut body = json!({ "group": group, "revision": revision, "settings": settings(image), "effective": effective });
+    if let Some(receipt) = receipt {
+        body["receipt"] = receipt.to_string().into();
+    }
+    let mut response = answer(StatusCode::OK, &body);
+    let tag = HeaderValue::try_from(format!("\"{revision}\"")).expect("a number in quotes");
+    response.headers_mut().insert(header::ETAG, tag);
+    Ok(response)
+}
+
+impl From<Unreadable> for Failure {
+    fn from(error: Unreadable) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "other_version", error.to_string())
+    }
+}

@@ -1,0 +1,230 @@
+//! Settings of gateway groups: what they decide about writes, here and on other replicas.
+
+use crate::gateway::{Gateway, KEY, VIEWER, on_both};
+use milecastle_model::{Change, Key};
+use milecastle_testkit::{Answer, Call};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+on_both!(
+    settings_are_read_and_written,
+    settings_that_are_none_are_refused_with_their_places,
+    only_enabled_plugins_are_accepted_and_each_group_has_its_own,
+    a_plugin_in_use_is_not_disabled_unless_forced,
+    settings_are_no_resource_of_the_admin_api,
+);
+
+const PATH: &str = "/api/gateway_groups/default/settings";
+
+fn call(method: &str, path: &str, body: &str) -> Call {
+    Call::new(method.parse().unwrap(), path).header("x-api-key", KEY).body(body.to_owned())
+}
+
+async fn send(gw: &Gateway, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let answer: Answer = call(method, path, body).to(gw.address()).await.unwrap();
+    (answer.status, answer.json().unwrap_or_default())
+}
+
+/// Sets the settings of the default group; gives the revision.
+async fn set(gw: &Gateway, settings: &Value) -> u64 {
+    let (status, answer) = send(gw, "PUT", PATH, &settings.to_string()).await;
+    assert_eq!(status, 200, "{answer}");
+    answer["revision"].as_u64().unwrap()
+}
+
+async fn settings_are_read_and_written(gw: Gateway) {
+    let (status, first) = send(&gw, "GET", PATH, "").await;
+    let expected = json!({ "http": "radixtree_host_uri" });
+    assert_eq!((status, &first["revision"], &first["settings"]), (200, &json!(0), &json!({})));
+    assert_eq!(first["effective"]["router"], expected);
+    let all = first["effective"]["plugins"].as_array().unwrap().len();
+    assert!(all > 2, "every built-in plugin is enabled");
+    // What is as it was makes no revision.
+    assert_eq!((set(&gw, &json!({})).await, gw.revision().await), (0, 0));
+    assert_eq!(set(&gw, &json!({ "plugins": ["key-auth"], "router": { "http": "radixtree_uri" } })).await, 1);
+    let (_, patched) = send(&gw, "PATCH", PATH, r#"{"plugins":null}"#).await;
+    assert_eq!(
+        (&patched["revision"], &patched["settings"]),
+        (&json!(2), &json!({ "router": { "http": "radixtree_uri" } }))
+    );
+    assert_eq!(patched["effective"]["plugins"].as_array().unwrap().len(), all);
+    // Only if they are still those that were read.
+    let tagged = |tag: &str| call("PUT", PATH, "{}").header("if-match", tag).to(gw.address());
+    let refused = tagged("\"1\"").await.unwrap();
+    let body = refused.json().unwrap();
+    assert_eq!((refused.status, &body["code"], &body["current"]), (412, &json!("stale_revision"), &json!(2)));
+    assert_eq!(tagged("soon").await.unwrap().status, 400);
+    let done = tagged("\"2\"").await.unwrap();
+    assert_eq!((done.status, done.header("etag").as_str()), (200, "\"3\""));
+    // They are in the history, and who changed them.
+    let (_, history) = send(&gw, "GET", "/api/gateway_groups/default/revisions/3", "").await;
+    assert_eq!((&history["author"], &history["changes"][0]["kind"]), (&json!("admin"), &json!("group_settings")));
+    let viewer = Call::new("PUT".parse().unwrap(), PATH).header("x-api-key", VIEWER).body("{}".to_owned());
+    assert_eq!(viewer.to(gw.address()).await.unwrap().status, 403);
+    assert_eq!(send(&gw, "GET", "/api/gateway_groups/none/settings", "").await.0, 404);
+}
+
+async fn settings_that_are_none_are_refused_with_their_places(gw: Gateway) {
+    for (body, path, message) in [
+        (
+            r#"{"plugins":["key-auth","key-aut"]}"#,
+            "/plugins/1",
+            "there is no plugin [key-aut]; did you mean [key-auth]?",
+        ),
+        (
+            r#"{"router":{"http":"fast"}}"#,
+            "/router/http",
+            "property \"http\" validation failed: matches none of the enum values",
+        ),
+        (r#"{"plugin":[]}"#, "/plugin", "additional properties forbidden, found plugin"),
+        ("[]", "", "wrong type: expected object, got table"),
+    ] {
+        let (status, answer) = send(&gw, "PUT", PATH, body).await;
+        assert_eq!(
+            (status, &answer["code"], &answer["path"]),
+            (400, &json!("invalid_settings"), &json!(path)),
+            "{answer}"
+        );
+        assert!(answer["message"].as_str().unwrap().contains(message), "{answer}");
+    }
+    assert_eq!(gw.revision().await, 0);
+}
+
+async fn only_enabled_plugins_are_accepted_and_each_group_has_its_own(gw: Gateway) {
+    let (made, _) = send(&gw, "POST", "/api/gateway_groups", r#"{"id":"b"}"#).await;
+    assert_eq!(made, 201);
+    set(&gw, &json!({ "plugins": ["key-auth"] })).await;
+    let route = r#"{"uri":"/a","plugins":{"limit-count":{"count":1,"time_window":60}}}"#;
+    gw.refused(&format!("PUT /routes/1 {route}"), 400, "unknown plugin [limit-count]").await;
+    gw.refused(r#"PUT /plugin_metadata/limit-count {}"#, 400, "invalid plugin name").await;
+    gw.done(&format!("PUT /routes/1?gateway_group_id=b {route}")).await;
+    gw.check("GET /plugins/list", 200, json!(["key-auth"])).await;
+    let of_b = gw.send("GET /plugins/list?gateway_group_id=b").await.json().unwrap();
+    assert!(of_b.as_array().unwrap().contains(&json!("limit-count")));
+    let missing = json!({ "error_msg": "plugin not found in subsystem http" });
+    gw.check("GET /plugins/limit-count", 404, missing).await;
+    let config = format!(r#"{{"routes":[{}]}}"#, route.replacen('{', r#"{"id":"1","#, 1));
+    assert_eq!(gw.send(&format!("POST /configs/validate {config}")).await.status, 400);
+    assert_eq!(gw.send(&format!("POST /configs/validate?gateway_group_id=b {config}")).await.status, 200);
+    assert_eq!(gw.send("GET /plugins/list?gateway_group_id=none").await.status, 404);
+}
+
+async fn a_plugin_in_use_is_not_disabled_unless_forced(gw: Gateway) {
+    gw.done(
+        r#"PUT /routes/1 {"uri":"/a","plugins":{"limit-count":{"count":1,"time_window":60}},"upstream":{"nodes":{}}}"#,
+    )
+    .await;
+    gw.done(r#"PUT /routes/2 {"uri":"/b","upstream":{"nodes":{}}}"#).await;
+    gw.done(r#"PUT /consumers {"username":"jack","plugins":{"key-auth":{"key":"k"}}}"#).await;
+    let before = gw.revision().await;
+    let (status, answer) = send(&gw, "PUT", PATH, r#"{"plugins":["key-auth"]}"#).await;
+    assert_eq!((status, &answer["code"], &answer["total"]), (409, &json!("settings_in_use"), &json!(1)), "{answer}");
+    let listed = json!([{ "kind": "route", "id": "1", "path": "/plugins/limit-count", "reason": "unknown plugin [limit-count]" }]);
+    assert_eq!(answer["objects"], listed);
+    let message = answer["message"].as_str().unwrap();
+    assert!(
+        message.contains("/routes/1: unknown plugin [limit-count]") && message.contains("?force=true"),
+        "{message}"
+    );
+    assert_eq!(gw.revision().await, before);
+    let (status, _) = send(&gw, "PUT", &format!("{PATH}?force=true"), r#"{"plugins":["key-auth"]}"#).await;
+    assert_eq!((status, gw.revision().await), (200, before + 1));
+    // What is out of service already is no hindrance to another change, and can be deleted or mended.
+    set(&gw, &json!({ "plugins": ["key-auth"], "router": { "http": "radixtree_uri" } })).await;
+    gw.refused(r#"PATCH /routes/1 {"desc":"x"}"#, 400, "unknown plugin [limit-count]").await;
+    gw.done(r#"PATCH /routes/1 {"plugins":null}"#).await;
+}
+
+async fn settings_are_no_resource_of_the_admin_api(gw: Gateway) {
+    set(&gw, &json!({ "plugins": [] })).await;
+    for line in [
+        "GET /group_settings",
+        "GET /group_settings/group",
+        "DELETE /group_settings/group",
+        r#"PUT /group_settings/group {}"#,
+    ] {
+        gw.refused(line, 404, "Unsupported resource type: group_settings").await;
+    }
+}
+
+/// What another replica has heard of or not makes no difference to what is stored.
+#[tokio::test]
+async fn replicas_judge_by_the_settings_that_the_database_has() {
+    let one = Gateway::postgres().await;
+    let two = one.replica().await;
+    let route = |id: &str| {
+        format!(r#"PUT /routes/{id} {{"uri":"/a","plugins":{{"limit-count":{{"count":1,"time_window":60}}}}}}"#)
+    };
+    for round in 0..10 {
+        let id = format!("r{round}");
+        set(&one, &json!({ "plugins": ["key-auth"] })).await;
+        two.refused(&route(&id), 400, "unknown plugin [limit-count]").await;
+        two.refused(r#"PUT /plugin_metadata/limit-count {}"#, 400, "invalid plugin name").await;
+        set(&one, &json!({})).await;
+        two.done(&route(&id)).await;
+        two.done(r#"PUT /plugin_metadata/limit-count {}"#).await;
+        one.done(&format!("DELETE /routes/{id}")).await;
+        one.done("DELETE /plugin_metadata/limit-count").await;
+    }
+}
+
+/// However writes and changes of the settings meet, no revision holds an object that its settings do not allow.
+#[tokio::test]
+async fn no_revision_holds_what_its_settings_do_not_allow() {
+    const SWITCHES: usize = 10;
+    let one = Gateway::postgres().await;
+    let two = one.replica().await;
+    let ends = AtomicBool::new(false);
+    let writer = async |gw: &Gateway, id: &str| {
+        let line =
+            format!(r#"PUT /routes/{id} {{"uri":"/a","plugins":{{"limit-count":{{"count":1,"time_window":60}}}}}}"#);
+        let (mut taken, mut refused) = (0, 0);
+        while !ends.load(Ordering::Relaxed) {
+            match gw.send(&line).await.status {
+                200 | 201 => taken += 1,
+                400 => refused += 1,
+                other => panic!("{line}: {other}"),
+            }
+            gw.send(&format!("DELETE /routes/{id}")).await;
+            // While neither writer has a route there, the plugin can be disabled.
+            for _ in 0..4 {
+                gw.send("GET /routes").await;
+            }
+        }
+        (taken, refused)
+    };
+    let switcher = async {
+        let (mut off, mut kept) = (0, 0);
+        while off < SWITCHES {
+            match send(&two, "PUT", PATH, r#"{"plugins":["key-auth"]}"#).await {
+                (200, _) => {
+                    off += 1;
+                    set(&two, &json!({})).await;
+                }
+                (409, answer) if answer["code"] == "settings_in_use" => kept += 1,
+                (status, answer) => panic!("{status} {answer}"),
+            }
+        }
+        ends.store(true, Ordering::Relaxed);
+        kept
+    };
+    let ((a, refused_a), (b, refused_b), kept) = tokio::join!(writer(&one, "a"), writer(&two, "b"), switcher);
+    let (taken, refused) = (a + b, refused_a + refused_b);
+    eprintln!("routes taken {taken}, refused {refused}; the plugin disabled {SWITCHES} times, kept {kept} times");
+    assert!(taken > 0);
+    let (mut there, mut enabled) = (BTreeSet::new(), true);
+    for revision in 1..=one.revision().await {
+        let published = one.store.history_get("default", revision).await.unwrap().unwrap();
+        for change in &published.changes {
+            match change {
+                Change::Put(object) if object.key == Key::group_settings() => {
+                    enabled = !String::from_utf8_lossy(&object.body).contains("key-auth");
+                }
+                Change::Put(object) => drop(there.insert(object.key.clone())),
+                Change::Delete { key, .. } => drop(there.remove(key)),
+            }
+        }
+        assert!(enabled || there.is_empty(), "revision {revision} holds {there:?} without their plugin");
+    }
+}
