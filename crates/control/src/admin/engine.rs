@@ -1,9 +1,10 @@
 //! One engine for all kinds: reads from the image, writes through the store (`docs/spec/admin-api.md` §4–§11).
 //!
 //! A write is judged twice. What needs no other object (schema, rules, plugins) is judged here, under the settings of the
-//! group; the store refuses it if they are others by then, and it is judged anew. What rests on other objects the store judges inside the transaction, so that it is still true when the write commits; its verdict is put
-//! into the specification's words here. Faults that only the image can show are refused only after the image has been
-//! brought to the database's head, so another replica's write a moment ago is seen.
+//! group; the store refuses it if they are others by then, and it is judged anew. What rests on other objects the store
+//! judges inside the transaction, so that it is still true when the write commits; its verdict is put into the
+//! specification's words here. Faults that only the image can show are refused only after the image has been brought to the
+//! database's head, so another replica's write a moment ago is seen.
 
 use crate::admin::judge::{Draft, Verdict};
 use crate::admin::kinds::{Identity, Rules};

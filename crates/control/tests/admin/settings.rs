@@ -12,6 +12,7 @@ on_both!(
     settings_that_are_none_are_refused_with_their_places,
     only_enabled_plugins_are_accepted_and_each_group_has_its_own,
     a_plugin_in_use_is_not_disabled_unless_forced,
+    stream_routes_are_a_matter_of_the_settings,
     settings_are_no_resource_of_the_admin_api,
 );
 
@@ -134,6 +135,23 @@ async fn a_plugin_in_use_is_not_disabled_unless_forced(gw: Gateway) {
     set(&gw, &json!({ "plugins": ["key-auth"], "router": { "http": "radixtree_uri" } })).await;
     gw.refused(r#"PATCH /routes/1 {"desc":"x"}"#, 400, "unknown plugin [limit-count]").await;
     gw.done(r#"PATCH /routes/1 {"plugins":null}"#).await;
+}
+
+async fn stream_routes_are_a_matter_of_the_settings(gw: Gateway) {
+    const OFF: &str = "stream mode is disabled, can not add stream routes";
+    gw.refused("PUT /stream_routes/1 {}", 400, OFF).await;
+    set(&gw, &json!({ "proxy_mode": "http&stream", "stream_plugins": ["limit-conn"] })).await;
+    gw.refused(r#"PUT /stream_routes/1 {"plugins":{"ip-restriction":{}}}"#, 400, "unknown plugin [ip-restriction]")
+        .await;
+    gw.done(r#"PUT /stream_routes/1 {"upstream":{"nodes":{}},"plugins":{"limit-conn":{"count":1}}}"#).await;
+    gw.check("GET /plugins/list?subsystem=stream", 200, json!(["limit-conn"])).await;
+    for body in [r#"{"proxy_mode":"http"}"#, r#"{"stream_plugins":[]}"#] {
+        let (status, answer) = send(&gw, "PATCH", PATH, body).await;
+        assert_eq!((status, &answer["objects"][0]["kind"]), (409, &json!("stream_route")), "{answer}");
+    }
+    gw.done("DELETE /stream_routes/1").await;
+    set(&gw, &json!({})).await;
+    gw.refused("GET /stream_routes", 400, OFF).await;
 }
 
 async fn settings_are_no_resource_of_the_admin_api(gw: Gateway) {
