@@ -42,11 +42,12 @@ async fn groups_have_settings_of_their_own_and_nodes_never_serve_under_others() 
         assert_eq!(cluster.operator(&one, &["group", "create", group]).code, 0);
     }
     let mut in_a = node(&cluster, &one, "a", &managers);
-    let mut in_b = node(&cluster, &one, "b", &managers);
     in_a.process.announce("object in quarantine");
     in_a.process.announce("no configuration stream");
-    in_b.process.announce("no configuration stream");
+    // It has joined before the file of the token holds that of the other group.
     in_a.ready().await;
+    let mut in_b = node(&cluster, &one, "b", &managers);
+    in_b.process.announce("no configuration stream");
     in_b.ready().await;
     for (replica, group) in [(&one, "a"), (&one, "b"), (&two, "a"), (&two, "b")] {
         eventually("the replica knows the node", async || {

@@ -216,7 +216,14 @@ impl AdminApi {
     /// done.
     async fn with_receipt(&self, reply: Reply, group: &str, wait: Option<Duration>) -> Reply {
         let (Some(wait), Some(revision)) = (wait, reply.revision) else { return reply };
-        let receipt = self.nodes.wait_applied(group, revision, wait).await;
+        let receipt = match self.state.find(group).await {
+            Ok(found) => {
+                let image = found.image();
+                self.nodes.wait_written(group, image.lineage(), revision, wait).await
+            }
+            // The write is done; of its group nothing is known any more but what is watched.
+            Err(_) => self.nodes.wait_applied(group, revision, wait).await,
+        };
         Reply { receipt: Some(receipt), ..reply }
     }
 

@@ -204,8 +204,9 @@ fn in_use(review: &Review) -> Failure {
 async fn done(api: &Api, group: &Group, published: &Published, wait: Option<Duration>) -> Outcome {
     let Published { revision, mark, .. } = published;
     group.reach(*revision, mark).await?;
+    let image = group.image();
     let receipt = match wait {
-        Some(wait) => Some(api.nodes.wait_applied(group.id(), *revision, wait).await),
+        Some(wait) => Some(api.nodes.wait_written(group.id(), image.lineage(), *revision, wait).await),
         None => None,
     };
     shown(api, group.id(), &group.image(), receipt)

@@ -95,11 +95,21 @@ impl Nodes {
     /// far it came. Waiting longer than it takes is no fault of a write, so the store's failures only leave out the nodes of
     /// other replicas.
     pub async fn wait_applied(&self, group: &str, revision: u64, wait: Duration) -> Receipt {
+        self.wait(group, None, revision, wait).await
+    }
+
+    /// As [`Self::wait_applied`], for a revision that has just been written in `lineage`. What is watched of the group may be
+    /// older: in the lineage before, nodes may have had another revision of the same number for long.
+    pub async fn wait_written(&self, group: &str, lineage: &str, revision: u64, wait: Duration) -> Receipt {
+        self.wait(group, Some(lineage), revision, wait).await
+    }
+
+    async fn wait(&self, group: &str, lineage: Option<&str>, revision: u64, wait: Duration) -> Receipt {
         let deadline = Instant::now() + wait;
         let mut changed = self.live.changes();
         loop {
             changed.borrow_and_update();
-            let receipt = self.applied(group, revision).await;
+            let receipt = self.standing(group, lineage, revision).await;
             if receipt.settled || Instant::now() >= deadline {
                 return receipt;
             }
@@ -111,9 +121,14 @@ impl Nodes {
 
     /// How far a revision is at this moment.
     pub async fn applied(&self, group: &str, revision: u64) -> Receipt {
+        self.standing(group, None, revision).await
+    }
+
+    /// Without a lineage it is the one that the group is watched to have.
+    async fn standing(&self, group: &str, lineage: Option<&str>, revision: u64) -> Receipt {
         let elsewhere = self.standing_elsewhere(group).await;
         let heads = self.store.watch().heads();
-        let lineage = heads.get(group).map(|head| head.lineage.as_str());
+        let lineage = lineage.or_else(|| heads.get(group).map(|head| head.lineage.as_str()));
         let mut count = Count::default();
         let here = self.live.standing(group);
         here.iter().chain(&*elsewhere).for_each(|(stand, nodes)| count.add(stand, *nodes, (lineage, revision)));
