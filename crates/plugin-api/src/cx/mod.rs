@@ -157,7 +157,7 @@ pub const CONSUMER_CUSTOM_ID: HeaderName = HeaderName::from_static("x-consumer-c
 impl RequestCx {
     /// The context of a request whose head had been read when it `started`. `lists` are those of a request that is over, or
     /// new ones.
-    #[inline(always)]
+    #[inline]
     pub fn new(request: Request, client: Rc<ClientConn>, view: Rc<dyn View>, lists: Lists, started: Instant) -> Self {
         let (client_ip, client_port) = (client.peer.ip().to_canonical(), client.peer.port());
         Self {

@@ -5,11 +5,10 @@ use super::outbox::Outbox;
 use super::outgoing::{Outgoing, PumpError};
 use super::read_size::{READ_MIN, ReadSize};
 use super::scratch::Scratch;
-use super::{Limits, Patience};
+use super::{Limits, Patience, Waiting};
 use crate::deadline::Deadline;
 use crate::failure::Failure;
 use crate::transport::{ToUpstream, Transport};
-use crate::upload::UploadError;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::cell::{Cell, RefCell};
@@ -25,14 +24,6 @@ use tokio::net::TcpStream;
 
 /// A limit that is armed only when an answer does not come at once.
 const LONG: Duration = Duration::from_secs(5);
-
-/// What the connection waits for, and so which limit is running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waiting {
-    ToSend,
-    ForClient,
-    ForAnswer,
-}
 
 /// What holds for one exchange.
 #[derive(Clone, Copy)]
@@ -171,12 +162,7 @@ impl Conn {
             }
             if moved || waiting != Some(state) {
                 waiting = Some(state);
-                let limit = match state {
-                    Waiting::ToSend => patience.send,
-                    Waiting::ForClient => patience.client,
-                    Waiting::ForAnswer => patience.read,
-                };
-                self.deadline.set(known_now.take().unwrap_or_else(Instant::now) + limit);
+                self.deadline.set(known_now.take().unwrap_or_else(Instant::now) + state.limit(&patience));
             }
             if let Some(later) = later.take()
                 && state == Waiting::ForAnswer
@@ -185,18 +171,7 @@ impl Conn {
                 later.set(true);
                 return Poll::Pending;
             }
-            self.deadline.poll(cx).map(|()| {
-                Err(match state {
-                    Waiting::ToSend => Failure::SendTimeout,
-                    Waiting::ForClient => {
-                        if let Outgoing::Streaming(pump) = outgoing {
-                            pump.spoil();
-                        }
-                        UploadError::TooSlow.into()
-                    }
-                    Waiting::ForAnswer => Failure::ReadTimeout,
-                })
-            })
+            self.deadline.poll(cx).map(|()| Err(state.too_long(outgoing)))
         })
         .await
     }

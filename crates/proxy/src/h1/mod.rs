@@ -28,6 +28,7 @@ mod scratch;
 pub(crate) mod server;
 mod spans;
 mod text;
+mod waiting;
 
 pub use answer::{Asked, Framing, Head, Malformed, Parsing, take_head};
 pub(crate) use body::{AnswerBody, Home, Part, PassError, Started, start};
@@ -40,6 +41,7 @@ pub(crate) use pool::{Keep, Pool, PoolKey, Slot};
 pub(crate) use received::Received;
 pub(crate) use scratch::Scratch;
 pub(crate) use text::{put, put_number};
+pub(crate) use waiting::Waiting;
 
 use std::time::Duration;
 

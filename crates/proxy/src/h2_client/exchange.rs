@@ -5,8 +5,7 @@ use super::pool::Taken;
 use super::sender::Sender;
 use crate::deadline::Deadline;
 use crate::failure::Failure;
-use crate::h1::{Malformed, Outgoing, Patience, PumpError};
-use crate::upload::UploadError;
+use crate::h1::{Malformed, Outgoing, Patience, PumpError, Waiting};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use std::future::{Future as _, poll_fn};
@@ -30,14 +29,6 @@ pub(crate) struct Answered {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Box<AnswerBody>,
-}
-
-/// What is waited for, and so which limit runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waiting {
-    ToSend,
-    ForClient,
-    ForAnswer,
 }
 
 /// Sends a request in a stream of its own and waits for the head of the answer. A body that is still being sent then goes on
@@ -81,25 +72,9 @@ pub(crate) async fn exchange(
         }
         if moved || waiting != Some(state) {
             waiting = Some(state);
-            let limit = match state {
-                Waiting::ToSend => patience.send,
-                Waiting::ForClient => patience.client,
-                Waiting::ForAnswer => patience.read,
-            };
-            deadline.set(Instant::now() + limit);
+            deadline.set(Instant::now() + state.limit(&patience));
         }
-        deadline.poll(cx).map(|()| {
-            Err(match state {
-                Waiting::ToSend => Failure::SendTimeout,
-                Waiting::ForClient => {
-                    if let Outgoing::Streaming(pump) = outgoing {
-                        pump.spoil();
-                    }
-                    UploadError::TooSlow.into()
-                }
-                Waiting::ForAnswer => Failure::ReadTimeout,
-            })
-        })
+        deadline.poll(cx).map(|()| Err(state.too_long(outgoing)))
     })
     .await
     .inspect_err(|_| sender.reset(Reason::CANCEL))?;
