@@ -155,6 +155,13 @@ struct Catalogue {
     instances: Mutex<HashMap<CacheKey, Weak<Instance>>>,
 }
 
+impl Catalogue {
+    /// Whether a plugin is enabled unless settings say otherwise.
+    fn enables(&self, name: &str) -> bool {
+        self.by_default.as_ref().is_none_or(|names| names.contains(&name))
+    }
+}
+
 impl Registry {
     /// A registry of HTTP plugins, all of which are enabled: [`Self::of`].
     ///
@@ -210,10 +217,9 @@ impl Registry {
     }
 
     fn choosing(subsystem: Subsystem, catalogue: Arc<Catalogue>, names: Option<&[String]>) -> Self {
-        let by_default = |name: &str| catalogue.by_default.as_ref().is_none_or(|names| names.contains(&name));
         let chosen = |def: &&PluginDef| match names {
             Some(names) => names.iter().any(|name| name == def.name),
-            None => by_default(def.name),
+            None => catalogue.enables(def.name),
         };
         let built_in = catalogue.entries.values().map(|entry| entry.def);
         let mut by_priority: Vec<&'static PluginDef> = built_in.filter(chosen).collect();
@@ -233,6 +239,11 @@ impl Registry {
 
     fn entry(&self, name: &str) -> Option<&Entry> {
         self.catalogue.entries.get(name).filter(|_| self.enabled.contains(name))
+    }
+
+    /// Whether settings have disabled a plugin that is enabled otherwise: what has it must not go on without it.
+    pub fn is_disabled(&self, name: &str) -> bool {
+        self.built_in(name).is_some() && self.catalogue.enables(name) && !self.enabled.contains(name)
     }
 
     /// The definition of a plugin, whether it is enabled or not.

@@ -245,9 +245,10 @@ pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> 
     faults
 }
 
-/// The plugins of `plugins` that are plugins of sessions: a service carries those of requests as well.
+/// The plugins of `plugins` that are plugins of sessions: a service carries those of requests as well. One that settings have
+/// disabled stays, as a fault: a session that it should have kept out must not pass.
 fn of_sessions(plugins: &Plugins, registry: &Registry) -> Plugins {
-    let known = plugins.iter().filter(|(name, _)| registry.get(name).is_some());
+    let known = plugins.iter().filter(|(name, _)| registry.get(name).is_some() || registry.is_disabled(name));
     known.map(|(name, config)| (name.clone(), config.clone())).collect()
 }
 

@@ -257,6 +257,13 @@ fn the_settings_say_whether_there_are_stream_routes_and_with_which_plugins() {
     assert_eq!(route(&config).outcome, StreamOutcome::Serve);
     let rejected = config.step(&[settings(json!({ "proxy_mode": "stream", "stream_plugins": [] }))]);
     assert_eq!((rejected.len(), route(&config).outcome), (1, StreamOutcome::Close));
+    // Nor does a service's plugin go missing unnoticed.
+    config.good(&[settings(json!({ "proxy_mode": "stream" }))]);
+    let of_service = json!({ "plugins": { "mark": { "text": "x" } } });
+    config.good(&[put(Kind::Service, "s", of_service), put(Kind::StreamRoute, "1", json!({ "service_id": "s" }))]);
+    assert_eq!(route(&config).outcome, StreamOutcome::Serve);
+    let rejected = config.step(&[settings(json!({ "proxy_mode": "stream", "stream_plugins": [] }))]);
+    assert_eq!((rejected.len(), route(&config).outcome), (1, StreamOutcome::Close));
     let faults = config.compiler.check(Kind::GroupSettings, "group", &json!({ "stream_plugins": ["mark", "pass"] }));
     assert_eq!(faults.iter().map(|fault| &*fault.path).collect::<Vec<_>>(), ["/stream_plugins/1"]);
 }
