@@ -50,10 +50,17 @@ pub struct Admin {
     pub admin_key: Vec<AdminKey>,
     /// Whether a key is needed at all. Only ever turn it off where nobody else can reach the port.
     pub admin_key_required: bool,
+    /// What the header `Server` says on answers of the Admin API, for tools that insist on a name, such as `APISIX/3.18.0`; empty is
+    /// our own name and version.
+    pub server_header: String,
     /// Answers cross-origin requests of browsers.
     pub enable_admin_cors: bool,
     /// Largest request body, at least 1k.
     pub max_body: Size,
+    /// Whether the configuration of a gateway group is taken and given as a whole, by `/apisix/admin/configs`.
+    pub declarative: Declarative,
+    /// Largest body of `PUT /apisix/admin/configs`, at least 1k.
+    pub max_configs_body: Size,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,
 }
@@ -70,6 +77,18 @@ pub struct AdminKey {
     pub key: Secret<String>,
     /// What it may do.
     pub role: AdminRole,
+}
+
+/// See [`Admin::declarative`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Declarative {
+    /// It is not; `/configs` is unknown.
+    Off,
+    /// It is, beside all other paths.
+    Beside,
+    /// It is, and of the Admin API there is nothing else but `/configs/validate`.
+    Only,
 }
 
 /// See [`AdminKey::role`].
@@ -99,8 +118,15 @@ impl Dashboard {
                 checks.fault(&format!("admin.admin_key[{i}].key"), "is given twice: each key needs a value of its own");
             }
         }
-        if self.admin.max_body < Size::kib(1) {
-            checks.fault("admin.max_body", "expected at least 1k: a smaller body holds no real object");
+        if self.admin.server_header.bytes().any(|byte| !matches!(byte, b' '..=b'~')) {
+            checks.fault("admin.server_header", "expected visible ASCII and blanks, as in a header");
+        }
+        for (key, size) in
+            [("admin.max_body", self.admin.max_body), ("admin.max_configs_body", self.admin.max_configs_body)]
+        {
+            if size < Size::kib(1) {
+                checks.fault(key, "expected at least 1k: a smaller body holds no real object");
+            }
         }
     }
 }
@@ -135,8 +161,11 @@ impl Default for Admin {
             allow_admin_on_dashboard: Vec::new(),
             admin_key: Vec::new(),
             admin_key_required: true,
+            server_header: String::new(),
             enable_admin_cors: true,
             max_body: Size::kib(1536),
+            declarative: Declarative::Beside,
+            max_configs_body: Size::kib(128 << 10),
             max_wait: Time::secs(30),
         }
     }

@@ -33,7 +33,7 @@ mod whole;
 mod tests;
 
 pub use common::{Database, HostPort, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
-pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile};
+pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, Declarative};
 pub use discovery::{
     Consul, ConsulTimeout, DefaultMetadata, DefaultService, Discovery, DnsDiscovery, DnsOrder, Eureka, Kubernetes,
     KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector, RegistryTimeout,
@@ -50,6 +50,6 @@ pub use history::History;
 pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, Known, LoadError, load, load_with, parse};
 pub use members::Members;
 pub use replica::{ControlShutdown, Replica};
-pub use tree::Place;
+pub use tree::{Place, yaml};
 pub use units::{Peers, PortRange, Size, Switch, Time, UnitError};
 pub use whole::{ControlFile, UpFile};

@@ -238,6 +238,8 @@ fn values_that_could_not_work_are_refused() {
         ("database: {acquire_timeout: 0s}", "database.acquire_timeout"),
         ("database: {statement_timeout: 0ms}", "database.statement_timeout"),
         ("dashboard: {admin: {max_body: 0}}", "dashboard.admin.max_body"),
+        ("dashboard: {admin: {max_configs_body: 0}}", "dashboard.admin.max_configs_body"),
+        ("dashboard: {admin: {server_header: \"a\\nb\"}}", "dashboard.admin.server_header"),
         ("dp_manager: {certificates: {names: ['a:1']}}", "dp_manager.certificates.names[0]"),
         ("dp_manager: {stream: {silence: 5s}}", "dp_manager.stream.silence"),
         ("gateway: {control_plane: {connect_timeout: 0}}", "gateway.control_plane.connect_timeout"),

@@ -145,6 +145,15 @@ pub(crate) fn parse(text: &str, place: &dyn Fn(usize, usize) -> Place) -> Result
     }
 }
 
+/// Reads YAML that is no file of ours, by the same rules: the core schema, one document, no anchors, aliases and tags, at most 32
+/// levels.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn yaml(text: &str) -> Result<Value, Fault> {
+    parse(text, &|line, column| Place::File { line, column }).map(|node| node.to_json())
+}
+
 struct Reader<'a> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
     place: &'a dyn Fn(usize, usize) -> Place,

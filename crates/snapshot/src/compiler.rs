@@ -3,6 +3,7 @@
 use crate::certificates::{self, CompiledSsl};
 use crate::identity::{ClientCertificateFault, ClientIdentity};
 use crate::people;
+use crate::proto;
 use crate::route::{self, plugins_of};
 use crate::snapshot::Snapshot;
 use crate::stream;
@@ -145,6 +146,7 @@ impl Compiler {
             Kind::StreamRoute if fits => faults.extend(stream::check(self, &key, body)),
             Kind::Ssl if fits => faults.extend(self.ssl(&key, body).err().unwrap_or_default()),
             Kind::PluginMetadata => faults.extend(self.metadata(&key, body).err().unwrap_or_default()),
+            Kind::Proto if fits => faults.extend(proto::check(body)),
             Kind::GroupSettings if fits => faults.extend(self.not_built_in(body)),
             _ => {}
         }

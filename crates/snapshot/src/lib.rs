@@ -25,6 +25,7 @@ mod credentials;
 mod identity;
 mod people;
 mod plugins;
+mod proto;
 mod route;
 mod snapshot;
 mod stream;

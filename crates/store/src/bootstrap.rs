@@ -45,6 +45,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0005_group_settings.sql"),
         include_str!("../../../migrations/sqlite/0005_group_settings.sql"),
     ),
+    (
+        7,
+        "declarations",
+        include_str!("../../../migrations/postgres/0007_declarations.sql"),
+        include_str!("../../../migrations/sqlite/0007_declarations.sql"),
+    ),
 ];
 
 /// Name of the secret that keys lookup digests. It outlives data keys: digests cannot be made anew without the values.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use milecastle_model::{Key, Kind, Object};
 
+use crate::declaration::NewDeclaration;
+
 /// One atomic publish: all of it becomes one revision, or nothing does.
 #[derive(Debug)]
 pub struct ChangeSet {
@@ -19,6 +21,8 @@ pub struct ChangeSet {
     pub expected_revision: Option<u64>,
     /// Preconditions on objects that the set does not write.
     pub require: Vec<(Key, Expect)>,
+    /// What the group is declared to be by it, where it is about all of the group.
+    pub declaration: Option<NewDeclaration>,
     /// What to do; each key at most once. Order does not matter: checks look at the state after all of it.
     pub ops: Vec<Op>,
 }
@@ -27,7 +31,7 @@ impl ChangeSet {
     /// A set of `ops` without message or preconditions.
     pub fn new(author: impl Into<String>, source: Source, ops: Vec<Op>) -> ChangeSet {
         let (author, message) = (author.into(), String::new());
-        ChangeSet { author, message, source, expected_revision: None, require: Vec::new(), ops }
+        ChangeSet { author, message, source, expected_revision: None, require: Vec::new(), declaration: None, ops }
     }
 }
 

@@ -192,6 +192,9 @@ pub enum PublishError {
         /// The other one.
         holder: Key,
     },
+    /// Another declaration came before this one ([`crate::NewDeclaration::after`]).
+    #[error("the group has been declared anew meanwhile")]
+    StaleDeclaration,
     /// The change set names a key twice.
     #[error("the change set names {0} more than once")]
     RepeatedKey(Key),

@@ -30,6 +30,7 @@ mod access;
 mod bootstrap;
 mod change;
 mod connect;
+mod declaration;
 mod error;
 mod file;
 mod group;
@@ -54,6 +55,7 @@ pub use change::{
     Body, ChangeSet, Delete, Expect, Op, Outcome, Published, Put, Reference, Slot, Source, Target, UniqueKey,
 };
 pub use connect::Tuning;
+pub use declaration::{Declaration, NewDeclaration};
 pub use error::{GroupError, Holder, OpenError, PublishError, StoreError};
 pub use group::{Group, GroupUpdate, NewGroup};
 pub use history::{ChangeSetInfo, Fate, Publication, Retention, Touched};

@@ -73,10 +73,10 @@ impl Store {
 }
 
 /// A transaction that holds a group's row.
-struct Writing<'a> {
-    tx: &'a mut Tx,
-    sealer: &'a Sealer,
-    group: &'a str,
+pub(crate) struct Writing<'a> {
+    pub(crate) tx: &'a mut Tx,
+    pub(crate) sealer: &'a Sealer,
+    pub(crate) group: &'a str,
     head: u64,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Writing<'a> {
     }
 
     async fn apply(&mut self, set: ChangeSet) -> Result<Published, PublishError> {
-        let ChangeSet { author, message, source, expected_revision, require, ops } = set;
+        let ChangeSet { author, message, source, expected_revision, require, declaration, ops } = set;
         if let Some(expected) = expected_revision.filter(|&expected| expected != self.head) {
             return Err(PublishError::StaleRevision { expected, current: self.head });
         }
@@ -117,7 +117,10 @@ impl<'a> Writing<'a> {
             self.tx.run("UPDATE gateway_group SET head = $2 WHERE id = $1", args![self.group, revision]).await?;
             self.tx.notify(self.group).await?;
         }
-        let outcomes = plan.into_outcomes();
-        Ok(Published { revision: if changed { revision } else { self.head }, mark, changed, outcomes, cascaded })
+        let revision = if changed { revision } else { self.head };
+        if let Some(declaration) = &declaration {
+            self.declare(declaration, revision).await?;
+        }
+        Ok(Published { revision, mark, changed, outcomes: plan.into_outcomes(), cascaded })
     }
 }

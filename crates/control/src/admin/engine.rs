@@ -28,7 +28,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// How often a write is judged anew because what it rests on changed meanwhile.
-const ATTEMPTS: usize = 16;
+pub(crate) const ATTEMPTS: usize = 16;
 
 /// The engine.
 pub(crate) struct Engine {
@@ -59,6 +59,8 @@ impl Engine {
         let answer = if !rules.takes(&call.method) {
             let text = format!("not supported `{}` method for {word}", call.method);
             Ok(Reply::error(StatusCode::METHOD_NOT_ALLOWED, text))
+        } else if call.place.kind == Kind::GraphqlCostDecoration && call.place.parent.as_deref() == Some("") {
+            Err(refuse("missing service id"))
         } else if !call.place.may_exist(call.method == Method::PATCH && rules.patch_inside) {
             Ok(Reply::key_not_found())
         } else {
@@ -139,6 +141,9 @@ impl Engine {
         if inside.is_empty() && !(patch.is_object() || patch.as_array().is_some_and(Vec::is_empty)) {
             return Err(refuse("invalid configuration"));
         }
+        if kind == Kind::GraphqlCostDecoration && patch.get("service_id").is_some() {
+            return Err(refuse("service_id can not be patched"));
+        }
         let key = call.place.key(&id);
         // The patch applies to what the database holds now, so that only a truly concurrent write loses the race.
         let image = current(&call).await?;
@@ -174,7 +179,7 @@ impl Engine {
             Ok(published) => published,
             Err(error) => return Err(refusal::of_delete(&error)),
         };
-        self.reach(call, &published).await;
+        self.reach(&call.group, &published).await;
         if published.outcomes.contains(&Outcome::Absent) {
             return Err(Box::new(Reply::key_not_found()));
         }
@@ -221,7 +226,7 @@ impl Engine {
             set.require = require;
             match self.store.publish(call.group.id(), set).await {
                 Ok(published) => {
-                    self.reach(call, &published).await;
+                    self.reach(&call.group, &published).await;
                     let reply = written(published.outcomes.into_iter().next())?;
                     return Ok(Reply { revision: Some(published.revision), ..reply });
                 }
@@ -260,17 +265,26 @@ impl Engine {
     }
 
     /// Waits until reads show what was written. A failure here is not one of the write: the follower will catch up.
-    async fn reach(&self, call: &Call, published: &Published) {
+    pub(crate) async fn reach(&self, group: &Group, published: &Published) {
         let Published { revision, mark, .. } = published;
-        if let Err(error) = call.group.reach(*revision, mark).await {
-            tracing::warn!(group = %call.group.id(), revision, %error, "written, but not yet read back");
+        if let Err(error) = group.reach(*revision, mark).await {
+            tracing::warn!(group = %group.id(), revision, %error, "written, but not yet read back");
         }
     }
 
     /// The members of the body of a PUT or POST.
     fn members(&self, call: &mut Call) -> Result<Map<String, Value>, Box<Reply>> {
         let Some(body) = call.body.take() else { return Err(refuse("missing configurations")) };
-        object_of(call.place.kind, body)
+        let mut members = object_of(call.place.kind, body)?;
+        if let Some(service) = call.place.parent.as_ref().filter(|_| call.place.kind == Kind::GraphqlCostDecoration) {
+            match members.get("service_id") {
+                Some(own) if id_text(own).as_ref() != Some(service) => {
+                    return Err(refuse("wrong service_id, it is taken from the path"));
+                }
+                _ => drop(members.insert("service_id".into(), service.as_str().into())),
+            }
+        }
+        Ok(members)
     }
 
     /// What every body that a client gives as a whole goes through: no timestamps, and marks of stored keys resolved.
@@ -398,10 +412,7 @@ fn put_id(body: &mut Map<String, Value>, id: &str) {
 
 /// The stored object with the patch applied.
 fn merge(stored: &Object, patch: Value, inside: &[String]) -> Result<Value, Box<Reply>> {
-    let mut body: Value = serde_json::from_slice(&stored.body).map_err(|error| {
-        tracing::error!(object = %stored.key, %error, "the stored body is not JSON");
-        Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, "what is stored is not readable"))
-    })?;
+    let mut body: Value = serde_json::from_slice(&stored.body).map_err(|error| refusal::no_json(stored, &error))?;
     if inside.is_empty() {
         milecastle_model::patch::merge(&mut body, &patch);
     } else {

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 /// The scope of the lookup keys that keep a plugin from standing in two global rules.
 pub(crate) const GLOBAL_RULES: &str = "global rules";
 
+/// How the scope begins of the lookup keys that keep a field from being decorated twice; the service's id follows.
+pub(crate) const FIELD_PATHS: &str = "field paths of service ";
+
 /// An object that passed every check that needs no other object.
 pub(crate) struct Draft {
     key: Key,
@@ -81,6 +84,12 @@ impl Draft {
             let names = plugins(&self.body).map(|(name, _)| name.as_bytes().to_vec());
             return names.map(|value| UniqueKey { plugin: GLOBAL_RULES.into(), value }).collect();
         }
+        if self.key.kind == Kind::GraphqlCostDecoration
+            && let (Some(service), Some(path)) = (self.key.parent(), field_path(&self.body))
+        {
+            let plugin = format!("{FIELD_PATHS}{}", service.id);
+            return vec![UniqueKey { plugin, value: path.as_bytes().to_vec() }];
+        }
         let told = |key: &Lookup| UniqueKey { plugin: key.plugin.clone(), value: key.value.as_bytes().to_vec() };
         self.keys.iter().map(told).collect()
     }
@@ -148,6 +157,17 @@ pub(crate) fn duplicate(plugin: &str, attribute: &str, holder: &Key) -> Fault {
     };
     let text = format!("duplicate {attribute} of plugin {plugin} found with {whose}");
     Fault::rule(format!("/plugins/{plugin}/{attribute}"), text)
+}
+
+/// The fault of a plugin that stands in another global rule.
+pub(crate) fn in_other_rule(plugin: &str, other: &str) -> Fault {
+    let text = format!("plugin '{plugin}' already exists in global rule with id '{other}'");
+    Fault::rule(format!("/plugins/{plugin}"), text)
+}
+
+/// The field that a GraphQL cost decoration is about.
+pub(crate) fn field_path(body: &Map<String, Value>) -> Option<&str> {
+    body.get("field_path").and_then(Value::as_str)
 }
 
 /// The plugins of a body.

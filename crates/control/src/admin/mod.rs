@@ -2,6 +2,8 @@
 
 pub(crate) mod access;
 pub(crate) mod body;
+mod configs;
+mod declared;
 mod describe;
 mod engine;
 mod judge;
@@ -14,22 +16,23 @@ mod reply;
 mod show;
 mod target;
 mod validate;
+mod yaml;
 
 use crate::SERVER;
 use crate::clock::Clock;
 use crate::dpm::Nodes;
 use crate::keys::{Holder, Keyring};
-use crate::state::State;
+use crate::state::{Image, State};
 use crate::terms::Terms;
 use axum::body::Body;
 use engine::{Call, Engine};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use milecastle_model::Kind;
-use milecastle_settings::{Admin, Peers, Time};
+use milecastle_settings::{Admin, Declarative, Peers, Time};
 use milecastle_snapshot::{Compiler, STREAMS_OFF};
 use milecastle_store::{DEFAULT_GROUP, Role};
 use query::Query;
-use reply::Reply;
+use reply::{Reply, Stamp};
 use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -46,7 +49,10 @@ pub(crate) struct AdminApi {
     keyring: Arc<Keyring>,
     key_required: bool,
     cors: bool,
+    server: HeaderValue,
     max_body: usize,
+    max_configs_body: usize,
+    declarative: Declarative,
     max_wait: Duration,
 }
 
@@ -75,7 +81,13 @@ impl AdminApi {
             keyring,
             key_required: settings.admin_key_required,
             cors: settings.enable_admin_cors,
+            server: match settings.server_header.as_str() {
+                "" => HeaderValue::from_static(SERVER),
+                other => HeaderValue::try_from(other).expect("settings are checked when they are loaded"),
+            },
             max_body: settings.max_body.as_len(),
+            max_configs_body: settings.max_configs_body.as_len(),
+            declarative: settings.declarative,
             max_wait: settings.max_wait.get(),
         }
     }
@@ -89,7 +101,7 @@ impl AdminApi {
             return if self.cors { self.preflight() } else { self.finish(Reply::page(StatusCode::NOT_FOUND), false) };
         }
         let (parts, body) = request.into_parts();
-        let reply = match Target::of(&parts.method, parts.uri.path()) {
+        let reply = match Target::of(&parts.method, parts.uri.path(), self.declarative) {
             None => Reply::page(StatusCode::NOT_FOUND),
             Some(target) => {
                 let query = Query::parse(parts.uri.query().unwrap_or_default());
@@ -134,12 +146,44 @@ impl AdminApi {
             },
             Target::ValidateConfigs => {
                 let yaml = request.headers.get(header::CONTENT_TYPE).is_some_and(validate::is_yaml);
-                match (body::read(body, self.max_body).await, self.compiler(&request).await) {
-                    (Ok(text), Ok(compiler)) => validate::configs(&compiler, &text, yaml),
+                match (body::read(body, self.max_body).await, self.terms(&request).await) {
+                    (Ok(text), Ok((terms, image))) => validate::configs(terms.compiler(), &image, &text, yaml),
                     (Err(refused), _) | (_, Err(refused)) => *refused,
                 }
             }
+            Target::Configs => self.configs(request, body).await.unwrap_or_else(|refused| *refused),
             Target::Typed(segments) => self.typed(&segments, request, body).await,
+        }
+    }
+
+    /// The configuration of a group as a whole (§15).
+    async fn configs(&self, request: Admitted<'_>, body: Body) -> Result<Reply, Box<Reply>> {
+        let group = self.state.find(group_of(&request)).await.map_err(|error| refusal::unavailable(&error))?;
+        let asks = |name| request.headers.get(name).is_some_and(validate::is_yaml);
+        if *request.method == Method::HEAD {
+            return self.engine.configs_head(&group).await;
+        }
+        if *request.method == Method::GET {
+            return self.engine.configs_get(&group, asks(header::ACCEPT)).await;
+        }
+        let digest = request.headers.get("x-digest").and_then(|value| value.to_str().ok());
+        let Some(digest) = digest.filter(|digest| !digest.is_empty()).map(str::to_owned) else {
+            return Err(Box::new(Reply::bad("missing digest header")));
+        };
+        let wait = self.wait(&request.query)?;
+        let text = body::read(body, self.max_configs_body).await?;
+        let yaml = asks(header::CONTENT_TYPE);
+        let given = configs::Given { digest, text, yaml, author: request.author };
+        let reply = self.engine.configs_put(&group, given).await?;
+        Ok(self.with_receipt(reply, group.id(), wait).await)
+    }
+
+    /// How long a write waits for the nodes.
+    fn wait(&self, query: &Query) -> Result<Option<Duration>, Box<Reply>> {
+        match query.get("wait").map(|text| text.parse::<Time>()) {
+            None => Ok(None),
+            Some(Ok(wait)) => Ok(Some(wait.get().min(self.max_wait))),
+            Some(Err(error)) => Err(Box::new(Reply::bad(format!("invalid argument wait: {error}")))),
         }
     }
 
@@ -175,10 +219,9 @@ impl AdminApi {
             },
             Typed::Schema(name) => describe::schema(name.as_deref().unwrap_or_default()),
             Typed::Resource(place) => {
-                let wait = match request.query.get("wait").map(|text| text.parse::<Time>()) {
-                    None => None,
-                    Some(Ok(wait)) => Some(wait.get().min(self.max_wait)),
-                    Some(Err(error)) => return Reply::bad(format!("invalid argument wait: {error}")),
+                let wait = match self.wait(&request.query) {
+                    Ok(wait) => wait,
+                    Err(refused) => return *refused,
                 };
                 let id = group_of(&request);
                 match self.state.find(id).await {
@@ -197,9 +240,15 @@ impl AdminApi {
 
     /// The compiler of the group that a request names.
     async fn compiler(&self, request: &Admitted<'_>) -> Result<Compiler, Box<Reply>> {
+        Ok(self.terms(request).await?.0.compiler().clone())
+    }
+
+    /// What writes to the group that a request names are judged by, and what there is in it.
+    async fn terms(&self, request: &Admitted<'_>) -> Result<(Terms, Arc<Image>), Box<Reply>> {
         let group = self.state.find(group_of(request)).await.map_err(|error| refusal::unavailable(&error))?;
-        let terms = Terms::of(&self.engine.compiler, &group.image()).map_err(|error| refusal::unreadable(&error))?;
-        Ok(terms.compiler().clone())
+        let image = group.image();
+        let terms = Terms::of(&self.engine.compiler, &image).map_err(|error| refusal::unreadable(&error))?;
+        Ok((terms, image))
     }
 
     /// Whether the group that a request names has stream routes; where it seems not to, the database is asked.
@@ -246,13 +295,17 @@ impl AdminApi {
         *response.status_mut() = reply.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
-        headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
+        headers.insert(header::SERVER, self.server.clone());
         if reply.by_handler {
             headers.insert("x-api-version", HeaderValue::from_static("v3"));
         }
         if let Some(receipt) = &reply.receipt {
             let value = HeaderValue::try_from(receipt.to_string()).expect("words and numbers");
             headers.insert("milecastle-receipt", value);
+        }
+        if let Some(Stamp { at, digest }) = &reply.stamp {
+            headers.insert("x-last-modified", (*at).into());
+            headers.insert("x-digest", HeaderValue::try_from(digest).expect("it came in a header"));
         }
         if cors {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));

@@ -1,11 +1,12 @@
 //! The store's verdicts in the specification's words (`docs/spec/admin-api.md` §5, §11).
 
-use crate::admin::judge::{Draft, GLOBAL_RULES, duplicate, plugins};
+use crate::admin::judge::{Draft, FIELD_PATHS, GLOBAL_RULES, duplicate, field_path, in_other_rule, plugins};
 use crate::admin::reply::Reply;
+use crate::admin::show::PREFIX;
 use crate::state::Image;
 use crate::terms::Unreadable;
 use http::StatusCode;
-use milecastle_model::{Fault, Id, Key, Kind, Reference};
+use milecastle_model::{Fault, Id, Key, Kind, Object, Reference};
 use milecastle_plugin_api::Registry;
 use milecastle_store::{Holder, PublishError, StoreError};
 use serde_json::{Map, Value};
@@ -30,6 +31,13 @@ pub(crate) fn unreadable(error: &Unreadable) -> Box<Reply> {
     Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
 }
 
+/// What is stored is not what was written.
+pub(crate) fn no_json(object: &Object, error: &serde_json::Error) -> Box<Reply> {
+    tracing::error!(object = %object.key, %error, "the stored body is not JSON");
+    let text = format!("what is stored under {PREFIX}{} is not readable", object.key);
+    Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, text))
+}
+
 /// Somebody else wrote in between.
 pub(crate) fn race() -> Reply {
     Reply::error(StatusCode::SERVICE_UNAVAILABLE, "value changed before overwritten")
@@ -51,7 +59,12 @@ pub(crate) fn of_put(error: &PublishError, draft: &Draft, image: &Image, registr
             Box::new(Reply::faults(named.iter().filter(|one| missing(one)).map(fault_of).collect()))
         }
         PublishError::DuplicateDigest { plugin, holder, .. } if plugin == GLOBAL_RULES => {
-            Box::new(Reply::faults(in_other_rule(draft, holder, image)))
+            Box::new(Reply::faults(in_both_rules(draft, holder, image)))
+        }
+        PublishError::DuplicateDigest { plugin, holder, .. } if plugin.starts_with(FIELD_PATHS) => {
+            let (path, other) = (field_path(draft.body()).unwrap_or_default(), holder.own_id());
+            let text = format!("field_path {path} is already decorated on this service by [{other}]");
+            Box::new(Reply::faults(vec![Fault::rule("/field_path", text)]))
         }
         PublishError::DuplicateDigest { plugin, holder, .. } => {
             let attribute = registry.get(plugin).and_then(|def| def.auth).map_or("key", |auth| auth.key);
@@ -102,16 +115,12 @@ fn fault_of(reference: &Reference) -> Fault {
     Fault::rule(&*reference.path, reference.missing_text())
 }
 
-fn in_other_rule(draft: &Draft, holder: &Key, image: &Image) -> Vec<Fault> {
+fn in_both_rules(draft: &Draft, holder: &Key, image: &Image) -> Vec<Fault> {
     let body: Map<String, Value> =
         image.get(holder).and_then(|object| serde_json::from_slice(&object.body).ok()).unwrap_or_default();
     let theirs: Vec<&String> = plugins(&body).map(|(name, _)| name).collect();
     let both = plugins(draft.body()).map(|(name, _)| name).filter(|name| theirs.contains(name));
-    let fault = |name: &String| {
-        let text = format!("plugin '{name}' already exists in global rule with id '{}'", holder.id);
-        Fault::rule(format!("/plugins/{name}"), text)
-    };
-    both.map(fault).collect()
+    both.map(|name| in_other_rule(name, &holder.id)).collect()
 }
 
 /// The order in which §11.2 looks at the kinds.

@@ -24,12 +24,24 @@ pub(crate) struct Reply {
     pub(crate) revision: Option<u64>,
     /// How far that revision has come, if the client asked to wait for it.
     pub(crate) receipt: Option<Receipt>,
+    /// Of answers about a declared configuration, once there is one.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+/// What a declared configuration is known by.
+#[derive(Debug)]
+pub(crate) struct Stamp {
+    /// Unix time in seconds.
+    pub(crate) at: u64,
+    /// As the client sent it, in a header.
+    pub(crate) digest: String,
 }
 
 impl Reply {
     fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let body = body.into();
-        Self { status, body, content_type, by_handler: false, faults: Vec::new(), revision: None, receipt: None }
+        let (faults, revision, receipt, stamp) = (Vec::new(), None, None, None);
+        Self { status, body, content_type, by_handler: false, faults, revision, receipt, stamp }
     }
 
     /// A JSON body, ended by a newline.
@@ -65,7 +77,12 @@ impl Reply {
         Self::new(status, JSON, text)
     }
 
-    /// No body, for `HEAD` and `POST /schema/validate`.
+    /// A body of YAML.
+    pub(crate) fn yaml(text: String) -> Self {
+        Self::new(StatusCode::OK, "application/yaml", text)
+    }
+
+    /// No body, for `HEAD`, `PUT /configs` and `POST /schema/validate`.
     pub(crate) fn empty(status: StatusCode) -> Self {
         Self::new(status, JSON, Bytes::new())
     }

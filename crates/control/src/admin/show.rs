@@ -4,6 +4,7 @@ use crate::admin::engine::Call;
 use crate::admin::kinds::Rules;
 use crate::admin::list::Selection;
 use crate::admin::private_keys::{self, Occasion};
+use crate::admin::refusal;
 use crate::admin::reply::Reply;
 use http::StatusCode;
 use milecastle_model::Object;
@@ -74,11 +75,7 @@ fn show(object: &Object) -> Result<Shown<'_>, Box<Reply>> {
 }
 
 fn value_of(object: &Object, occasion: Occasion) -> Result<Cow<'_, RawValue>, Box<Reply>> {
-    private_keys::shown(object.key.kind, &object.body, occasion).map_err(|error| {
-        tracing::error!(object = %object.key, %error, "the stored body is not JSON");
-        let text = format!("what is stored under {PREFIX}{} is not readable", object.key);
-        Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, text))
-    })
+    private_keys::shown(object.key.kind, &object.body, occasion).map_err(|error| refusal::no_json(object, &error))
 }
 
 /// Answers a write.

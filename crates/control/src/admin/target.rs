@@ -3,6 +3,7 @@
 use crate::admin::query::decode;
 use http::Method;
 use milecastle_model::{Key, Kind};
+use milecastle_settings::Declarative;
 
 /// Where the Admin API lives.
 pub(crate) const BASE: &str = "/apisix/admin";
@@ -20,13 +21,27 @@ pub(crate) enum Target {
     ValidateSchema(String),
     /// `POST /configs/validate`.
     ValidateConfigs,
+    /// `GET`, `HEAD` and `PUT` of `/configs`.
+    Configs,
     /// The rest: the segments after the base, the first of which is the type.
     Typed(Vec<String>),
 }
 
 impl Target {
-    /// Looks up the route table; `None` answers with the default 404 page.
-    pub(crate) fn of(method: &Method, path: &str) -> Option<Target> {
+    /// Looks up the route table, where configurations are declared as the settings have it; `None` answers with the default 404
+    /// page.
+    pub(crate) fn of(method: &Method, path: &str, declarative: Declarative) -> Option<Target> {
+        let target = Self::listed(method, path)?;
+        match (&target, declarative) {
+            (Target::Configs, Declarative::Off) if method == Method::HEAD => None,
+            (Target::Configs, Declarative::Off) => Some(Target::Typed(vec!["configs".to_owned()])),
+            (_, Declarative::Off | Declarative::Beside)
+            | (Target::Probe | Target::Configs | Target::ValidateConfigs, _) => Some(target),
+            (_, Declarative::Only) => None,
+        }
+    }
+
+    fn listed(method: &Method, path: &str) -> Option<Target> {
         let rest = path.strip_prefix(BASE)?.trim_end_matches('/');
         let generic =
             [Method::GET, Method::PUT, Method::POST, Method::DELETE, Method::PATCH].iter().any(|one| one == method);
@@ -35,6 +50,7 @@ impl Target {
             "/plugins/list" if method == Method::GET => Some(Target::PluginNames),
             "/plugins/reload" if generic => Some(Target::PluginReload),
             "/configs/validate" if method == Method::POST => Some(Target::ValidateConfigs),
+            "/configs" if [Method::GET, Method::HEAD, Method::PUT].contains(method) => Some(Target::Configs),
             _ => {
                 let segments = rest.strip_prefix('/').filter(|_| generic)?;
                 if let Some(collection) = segments.strip_prefix("schema/validate/").filter(|_| method == Method::POST) {
@@ -103,8 +119,11 @@ impl Typed {
             _ => {}
         }
         let kind = Kind::from_collection(&word).filter(|kind| kind.parent().is_none())?;
-        let (first, mut inside) = (rest.next(), rest.collect::<Vec<_>>());
         let sub = Kind::ALL.iter().copied().find(|sub| sub.parent() == Some(kind));
+        // `/services//graphql_cost_decorations` names the children of a parent without an id, not a service of that name.
+        let orphans = matches!((segments, sub), ([_, parent, below, ..], Some(sub)) if parent.is_empty() && below == sub.collection());
+        let first = if orphans { Some(String::new()) } else { rest.next() };
+        let mut inside = rest.collect::<Vec<_>>();
         if let Some(sub) = sub.filter(|sub| inside.first().is_some_and(|segment| segment == sub.collection())) {
             let mut inside = inside.drain(1..);
             let id = inside.next();
@@ -132,7 +151,7 @@ mod tests {
     use super::*;
 
     fn typed(path: &str) -> Option<Typed> {
-        match Target::of(&Method::GET, &format!("{BASE}{path}")) {
+        match Target::listed(&Method::GET, &format!("{BASE}{path}")) {
             Some(Target::Typed(segments)) => Typed::of(&segments),
             other => panic!("{path}: {other:?}"),
         }
@@ -151,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_route_table() {
-        let of = |method: Method, path: &str| Target::of(&method, path);
+        let of = |method: Method, path: &str| Target::of(&method, path, Declarative::Beside);
         assert_eq!(of(Method::HEAD, "/apisix/admin"), Some(Target::Probe));
         assert_eq!(of(Method::HEAD, "/apisix/admin//"), Some(Target::Probe));
         assert_eq!(of(Method::GET, "/apisix/admin"), None);
@@ -162,9 +181,25 @@ mod tests {
         assert!(matches!(of(Method::PUT, "/apisix/admin/plugins/list"), Some(Target::Typed(_))));
         assert_eq!(of(Method::DELETE, "/apisix/admin/plugins/reload"), Some(Target::PluginReload));
         assert_eq!(of(Method::POST, "/apisix/admin/configs/validate"), Some(Target::ValidateConfigs));
+        assert_eq!(of(Method::HEAD, "/apisix/admin/configs/"), Some(Target::Configs));
+        assert!(matches!(of(Method::POST, "/apisix/admin/configs"), Some(Target::Typed(_))));
         let validate = Some(Target::ValidateSchema("routes".into()));
         assert_eq!(of(Method::POST, "/apisix/admin/schema/validate/routes/"), validate);
         assert!(matches!(of(Method::GET, "/apisix/admin/schema/validate/routes"), Some(Target::Typed(_))));
+    }
+
+    #[test]
+    fn declaring_alone_or_not_at_all() {
+        let of = |method: Method, path: &str, how| Target::of(&method, &format!("{BASE}{path}"), how);
+        let unknown = Some(Target::Typed(vec!["configs".into()]));
+        assert_eq!(of(Method::GET, "/configs", Declarative::Off), unknown);
+        assert_eq!(of(Method::HEAD, "/configs", Declarative::Off), None);
+        assert_eq!(of(Method::PUT, "/configs", Declarative::Only), Some(Target::Configs));
+        assert_eq!(of(Method::HEAD, "", Declarative::Only), Some(Target::Probe));
+        assert_eq!(of(Method::POST, "/configs/validate", Declarative::Only), Some(Target::ValidateConfigs));
+        for path in ["/routes", "/plugins/list", "/schema/route", "/plugins/reload"] {
+            assert_eq!(of(Method::GET, path, Declarative::Only), None);
+        }
     }
 
     #[test]
@@ -174,6 +209,14 @@ mod tests {
         assert_eq!(typed("/routes/1/methods/0"), place(Kind::Route, None, Some("1"), &["methods", "0"]));
         assert_eq!(typed("/consumers/jack/credentials"), place(Kind::Credential, Some("jack"), None, &[]));
         assert_eq!(typed("/consumers/jack/credentials/c"), place(Kind::Credential, Some("jack"), Some("c"), &[]));
+        assert_eq!(
+            typed("/services//graphql_cost_decorations/1"),
+            place(Kind::GraphqlCostDecoration, Some(""), Some("1"), &[])
+        );
+        assert_eq!(
+            typed("/services/graphql_cost_decorations/1"),
+            place(Kind::Service, None, Some("graphql_cost_decorations"), &["1"])
+        );
         assert_eq!(typed("/consumers/jack/other"), place(Kind::Consumer, None, Some("jack"), &["other"]));
         assert_eq!(typed("/secrets/vault"), place(Kind::Secret, None, None, &[]));
         assert_eq!(typed("/secrets/vault/1/token"), place(Kind::Secret, None, Some("vault/1"), &["token"]));

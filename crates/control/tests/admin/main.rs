@@ -23,6 +23,7 @@ mod s10_ttl;
 mod s11_checks;
 mod s11_stream;
 mod s12_describe;
+mod s15_configs;
 mod s16_texts;
 mod serving;
 mod settings;

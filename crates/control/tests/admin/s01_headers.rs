@@ -24,6 +24,10 @@ async fn s1_content_type_server_and_newline(gw: Gateway) {
     assert_eq!(about(&answer), ("application/json".into(), "v3".into(), true));
     let answer = gw.send("GET /routes?page=1&page_size=1").await;
     assert_eq!(about(&answer), ("application/json".into(), "v3".into(), false));
+    let gw = Gateway::configured(|settings| settings.admin.server_header = "APISIX/3.18.0".into()).await;
+    for line in ["GET /routes", "HEAD ", "GET /nope"] {
+        assert_eq!(gw.send(line).await.header("server"), "APISIX/3.18.0", "{line}");
+    }
 }
 
 async fn s1_version_header_only_from_handlers(gw: Gateway) {

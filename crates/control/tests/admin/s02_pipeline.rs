@@ -1,6 +1,7 @@
 //! §2: the order of checks.
 
 use crate::gateway::{Gateway, bare, on_both};
+use milecastle_settings::Declarative;
 use serde_json::json;
 
 on_both!(
@@ -44,8 +45,11 @@ async fn s2_3_what_the_route_table_lacks_gets_the_default_page(gw: Gateway) {
 
 async fn s2_3_exact_paths_fall_through_by_method(gw: Gateway) {
     gw.refused("PUT /plugins/list {}", 404, "not found").await;
-    gw.refused("GET /configs", 404, "Unsupported resource type: configs").await;
     gw.refused("GET /configs/validate", 404, "Unsupported resource type: configs").await;
+    gw.refused("DELETE /configs", 404, "Unsupported resource type: configs").await;
+    let gw = Gateway::configured(|settings| settings.admin.declarative = Declarative::Off).await;
+    gw.refused("GET /configs", 404, "Unsupported resource type: configs").await;
+    gw.refused("PUT /configs {}", 404, "Unsupported resource type: configs").await;
 }
 
 async fn s2_4_the_key_comes_before_the_type(gw: Gateway) {

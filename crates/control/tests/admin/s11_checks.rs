@@ -17,6 +17,8 @@ on_both!(
     s11_1_duplicate_keys,
     s11_1_duplicate_plugins_in_global_rules,
     s11_1_a_disabled_plugin_may_be_wrong,
+    s11_1_protos,
+    s11_1_graphql_cost_decorations,
     s11_2_upstreams_in_use,
     s11_2_services_and_configs_in_use,
     s11_2_protos_in_use,
@@ -234,6 +236,42 @@ async fn s11_1_a_disabled_plugin_may_be_wrong(gw: Gateway) {
 }
 
 const SPLIT: &str = r#"{"traffic-split":{"rules":[{"weighted_upstreams":[{"upstream_id":1,"weight":1}]}]}}"#;
+
+async fn s11_1_protos(gw: Gateway) {
+    let content = r#"syntax = \"proto3\"; message M { string a = 1; }"#;
+    gw.done(&format!(r#"PUT /protos/1 {{"content":"{content}"}}"#)).await;
+    for content in [r#"syntax = \"proto3\"; message M { Nowhere a = 1; }"#, "no definition"] {
+        let answer = gw.send(&format!(r#"PUT /protos/2 {{"content":"{content}"}}"#)).await;
+        assert_eq!(answer.status, 400);
+        assert!(answer.text().starts_with(r#"{"error_msg":"invalid content: "#), "{}", answer.text());
+    }
+    gw.refused("PUT /protos/2 {}", 400, r#"invalid configuration: property "content" is required"#).await;
+    assert_eq!(gw.revision().await, 1);
+}
+
+async fn s11_1_graphql_cost_decorations(gw: Gateway) {
+    all(&gw, &["PUT /services/s {}", "PUT /services/t {}"]).await;
+    let first = gw.done(r#"PUT /services/s/graphql_cost_decorations/1 {"field_path":"Query.users"}"#).await;
+    assert_eq!((&first["id"], &first["service_id"]), (&json!("1"), &json!("s")));
+    gw.done(r#"PUT /services/s/graphql_cost_decorations/1 {"field_path":"Query.users","service_id":"s"}"#).await;
+    let taken = "field_path Query.users is already decorated on this service by [1]";
+    gw.refused(r#"PUT /services/s/graphql_cost_decorations/2 {"field_path":"Query.users"}"#, 400, taken).await;
+    gw.refused(r#"POST /services/s/graphql_cost_decorations {"field_path":"Query.users"}"#, 400, taken).await;
+    gw.done(r#"PUT /services/t/graphql_cost_decorations/1 {"field_path":"Query.users"}"#).await;
+    gw.done(r#"PUT /services/s/graphql_cost_decorations/2 {"field_path":"Query.teams"}"#).await;
+    gw.refused(r#"PATCH /services/s/graphql_cost_decorations/2 {"field_path":"Query.users"}"#, 400, taken).await;
+    let elsewhere = r#"PUT /services/s/graphql_cost_decorations/3 {"field_path":"a.b","service_id":"t"}"#;
+    gw.refused(elsewhere, 400, "wrong service_id, it is taken from the path").await;
+    let patch = r#"PATCH /services/s/graphql_cost_decorations/2 {"service_id":"t"}"#;
+    gw.refused(patch, 400, "service_id can not be patched").await;
+    let orphan = r#"PUT /services//graphql_cost_decorations/2 {"field_path":"a.b"}"#;
+    gw.refused(orphan, 400, "missing service id").await;
+    // The field is free again once its decoration is about another one, or gone.
+    gw.done(r#"PATCH /services/s/graphql_cost_decorations/1 {"field_path":"Query.others"}"#).await;
+    gw.done(r#"PATCH /services/s/graphql_cost_decorations/2 {"field_path":"Query.users"}"#).await;
+    gw.done("DELETE /services/s/graphql_cost_decorations/2").await;
+    gw.done(r#"POST /services/s/graphql_cost_decorations {"field_path":"Query.users"}"#).await;
+}
 
 async fn s11_2_upstreams_in_use(gw: Gateway) {
     gw.done(r#"PUT /upstreams/1 {"nodes":{}}"#).await;

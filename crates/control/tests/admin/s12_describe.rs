@@ -12,6 +12,7 @@ on_both!(
     s13_validating_against_a_schema,
     s14_validating_a_configuration,
     s14_bodies_that_are_none,
+    s14_lists_of_plugins_and_indices,
 );
 
 async fn s12_plugin_names(gw: Gateway) {
@@ -133,8 +134,37 @@ async fn s14_validating_a_configuration(gw: Gateway) {
 
 async fn s14_bodies_that_are_none(gw: Gateway) {
     gw.refused("POST /configs/validate", 400, "invalid request body: empty request body").await;
-    assert_eq!(gw.send("POST /configs/validate {").await.status, 400);
-    let yaml = gw.call("POST /configs/validate routes: []").header("content-type", "application/yaml");
-    let answer = yaml.to(gw.address()).await.unwrap();
-    assert!(answer.status == 400 && answer.text().contains("YAML is not read here"), "{}", answer.text());
+    let answer = gw.send("POST /configs/validate {").await;
+    assert!(answer.status == 400 && answer.text().contains("invalid request body: "), "{}", answer.text());
+    let yaml = async |text: &str| {
+        let call = gw.call("POST /configs/validate").body(text.to_owned()).header("content-type", "application/yaml");
+        let answer = call.to(gw.address()).await.unwrap();
+        (answer.status, answer.json().unwrap())
+    };
+    let none = json!({"error_msg": "invalid request body: invalid yaml request body"});
+    for text in ["routes: [", "- 1", "a: *b", "1"] {
+        assert_eq!(yaml(text).await, (400, none.clone()), "{text}");
+    }
+    assert_eq!(yaml("routes:\n- id: 1\n  uri: /a\n  plugins: {}\n").await, (200, json!({})));
+    let (status, body) = yaml("routes:\n- uri: 1\n  plugins: {}\n").await;
+    assert_eq!((status, &body["errors"][0]["index"]), (400, &json!(0)));
+}
+
+async fn s14_lists_of_plugins_and_indices(gw: Gateway) {
+    let good = json!({
+        "plugins": [{"name": "key-auth"}, {"name": "mqtt-proxy", "stream": true}],
+        "routes": [{"id": "r", "uri": "/a", "plugins": {}, "modifiedIndex": 7}],
+    });
+    gw.check(&format!("POST /configs/validate {good}"), 200, json!({})).await;
+    let bad = json!({"plugins": [{}], "routes": [{"id": "r", "uri": "/a", "plugins": {}, "modifiedIndex": "7"}]});
+    let name = r#"invalid configuration: failed to validate item 1: property "name" is required"#;
+    let wrong = concat!(
+        r#"invalid configuration: property "modifiedIndex" validation failed: "#,
+        "wrong type: expected integer, got string"
+    );
+    let expected = json!({"error_msg": "Configuration validation failed", "errors": [
+        {"resource_type": "plugins", "error": name},
+        {"resource_type": "routes", "resource_id": "r", "index": 0, "error": wrong},
+    ]});
+    gw.check(&format!("POST /configs/validate {bad}"), 400, expected).await;
 }

@@ -28,6 +28,8 @@ mod walk;
 
 use serde_json::Value;
 
+pub use text::lua_type;
+
 pub(crate) use number::whole;
 pub(crate) use walk::is_reference;
 

@@ -73,7 +73,7 @@ impl<'a> At<'a> {
 }
 
 /// The type of a value in the words of the messages, which are those of Lua.
-pub(super) fn lua_type(value: &Value) -> &'static str {
+pub fn lua_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "userdata",
         Value::Bool(_) => "boolean",

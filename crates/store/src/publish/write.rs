@@ -166,7 +166,8 @@ impl Writing<'_> {
     }
 }
 
-/// Whose a lookup key is: a consumer's and its credentials' are the consumer's.
+/// Whose a lookup key is: a consumer's and its credentials' are the consumer's, any other object's is its own.
 fn owner(holder: &Key) -> Key {
-    holder.parent().unwrap_or_else(|| holder.clone())
+    let consumer = holder.parent().filter(|parent| parent.kind == Kind::Consumer);
+    consumer.unwrap_or_else(|| holder.clone())
 }

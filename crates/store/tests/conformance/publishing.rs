@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use milecastle_model::{Key, Kind};
 use milecastle_store::{
-    Body, ChangeSet, DEFAULT_GROUP, Delete, Expect, Op, PublishError, Put, Slot, StoreError, Target,
+    Body, ChangeSet, DEFAULT_GROUP, Declaration, Delete, Expect, NewDeclaration, NewGroup, Op, PublishError, Put, Slot,
+    StoreError, Target,
 };
 use milecastle_testkit::{SOON, wait_for};
 
@@ -20,6 +21,7 @@ on_both!(
     large_sets_are_one_revision,
     time_to_live,
     groups_are_apart,
+    declarations_follow_each_other,
 );
 
 async fn revisions_count_change_sets(home: Home) {
@@ -221,4 +223,35 @@ async fn work_does_not_grow_with_the_group() {
     revision(&store, others).await;
     let large = cost("third").await;
     assert!(large <= small + 50, "{small} rows were read to publish into a small group, {large} into a large one");
+}
+
+async fn declarations_follow_each_other(home: Home) {
+    let store = home.open().await;
+    store.group_create(&NewGroup::named("other")).await.unwrap();
+    let declare = async |after: u64, digest: &str, ops| {
+        let declaration = NewDeclaration { after, digest: digest.into(), body: format!("body of {digest}").into() };
+        store.publish(DEFAULT_GROUP, ChangeSet { declaration: Some(declaration), ..set(ops) }).await
+    };
+    let told = async || {
+        let Declaration { number, revision, digest, body, at } = store.declaration(DEFAULT_GROUP).await.unwrap()?;
+        assert!(at > 0);
+        Some((number, revision, digest, String::from_utf8(body.to_vec()).unwrap()))
+    };
+    let stands =
+        |number, revision, digest: &str| Some((number, revision, digest.to_owned(), format!("body of {digest}")));
+    assert_eq!(told().await, None);
+    declare(0, "a", vec![put(route("1"), "x")]).await.unwrap();
+    assert_eq!(told().await, stands(1, 1, "a"));
+    // One that changes no object makes no revision, and is one all the same.
+    assert!(!declare(1, "b", vec![put(route("1"), "x")]).await.unwrap().changed);
+    assert_eq!(told().await, stands(2, 1, "b"));
+    for after in [0, 1, 3] {
+        let refused = declare(after, "c", vec![put(route("1"), "y")]).await.unwrap_err();
+        assert!(matches!(refused, PublishError::StaleDeclaration), "{refused}");
+    }
+    assert_eq!((told().await, store.head(DEFAULT_GROUP).await.unwrap().revision), (stands(2, 1, "b"), 1));
+    publish(&store, vec![put(route("2"), "z")]).await.unwrap();
+    declare(2, "d", vec![delete(route("2"))]).await.unwrap();
+    assert_eq!(told().await, stands(3, 3, "d"));
+    assert_eq!(store.declaration("other").await.unwrap(), None);
 }
