@@ -8,6 +8,8 @@ mod leading;
 mod plugins;
 
 mod bad_input;
+mod client_adc;
+mod client_dashboard;
 mod examples;
 mod replicas;
 mod s01_headers;

@@ -1,0 +1,237 @@
+//! What `adc` sends, with the answers that it reads, byte by byte (`docs/spec/clients.md` §1 and §2).
+
+use crate::gateway::{Gateway, KEY, T, bare, on_both};
+use futures_util::future::join_all;
+use milecastle_testkit::tls::Authority;
+use milecastle_testkit::{Answer, Call};
+use serde_json::{Map, Value, json};
+
+on_both!(
+    c1_ping_and_version,
+    c1_sync_dump_and_delete,
+    c1_writes_of_one_type_are_concurrent,
+    c1_without_stream_mode_there_are_no_stream_routes,
+    c1_validate,
+    c2_find_the_newest_server,
+    c2_sync_by_collection,
+);
+
+/// SHA-1 of the names `svc`, `svc.route` and `svc.other`.
+const SERVICE: &str = "a0089182becd921781d5ba1e58fa4d129b24060f";
+const ROUTE: &str = "93e777bee6d995ba278e80670b2e86f742c9611e";
+const EXTRA: &str = "dcd8725e732a2117258d9ab881fe8792d4616096";
+
+/// The collections that a dump asks for, all at once.
+const DUMPED: [&str; 9] = [
+    "services",
+    "routes",
+    "upstreams",
+    "ssls",
+    "consumers",
+    "plugin_configs",
+    "global_rules",
+    "plugin_metadata",
+    "stream_routes",
+];
+
+/// What is written, in the order of writing: path and body. An upstream comes before its service, a consumer before its
+/// credentials.
+fn objects(cert: &str, key: &str) -> Vec<(String, Value)> {
+    let node = json!([{"host": "127.0.0.1", "port": 1980, "weight": 1}]);
+    vec![
+        (
+            format!("/upstreams/{SERVICE}"),
+            json!({"name": "svc", "type": "roundrobin", "scheme": "http", "pass_host": "pass", "nodes": node}),
+        ),
+        (
+            format!("/services/{SERVICE}"),
+            json!({"id": SERVICE, "name": "svc", "hosts": ["a.example"], "upstream_id": SERVICE}),
+        ),
+        (
+            format!("/upstreams/{EXTRA}"),
+            json!({"id": EXTRA, "name": "other", "nodes": node, "labels": {"__ADC_UPSTREAM_SERVICE_ID": SERVICE}}),
+        ),
+        (
+            format!("/routes/{ROUTE}"),
+            json!({
+                "id": ROUTE, "name": "route", "labels": {"owners": "[\"a\",\"b\"]"}, "uris": ["/a", "/b/*"],
+                "methods": ["GET", "POST"], "vars": [["arg_x", "==", "1"]], "service_id": SERVICE,
+                "enable_websocket": false, "plugins": {"limit-count": {"count": 1}}, "priority": 0,
+                "timeout": {"connect": 6, "send": 6, "read": 6}, "status": 1,
+            }),
+        ),
+        ("/consumers/jack".into(), json!({"username": "jack", "labels": {"team": "x"}, "plugins": {}})),
+        (
+            "/consumers/jack/credentials/0d9b02907b61bece798022e2a17639acfa6c2136".into(),
+            json!({
+                "id": "0d9b02907b61bece798022e2a17639acfa6c2136", "name": "primary",
+                "plugins": {"key-auth": {"key": "k"}},
+            }),
+        ),
+        (
+            "/ssls/f4e610b835c891c0a5535babfb29f1dbc4dcd8f9".into(),
+            json!({
+                "id": "f4e610b835c891c0a5535babfb29f1dbc4dcd8f9", "status": 1, "type": "server", "snis": ["a.example"],
+                "cert": cert, "key": key,
+            }),
+        ),
+        ("/global_rules/basic-auth".into(), json!({"id": "basic-auth", "plugins": {"basic-auth": {}}})),
+        ("/plugin_metadata/http-logger".into(), json!({"log_format": {"host": "$host"}})),
+    ]
+}
+
+/// A body as it is stored: the id first if it was not sent, timestamps last.
+fn stored(path: &str, body: &Value) -> Value {
+    let (collection, id) = (path.split('/').nth(1).unwrap(), path.rsplit('/').next().unwrap());
+    let mut members = Map::new();
+    if collection != "consumers" && body.get("id").is_none() {
+        members.insert("id".into(), id.into());
+    }
+    members.extend(body.as_object().unwrap().clone());
+    if collection != "plugin_metadata" {
+        members.insert("create_time".into(), T.into());
+        members.insert("update_time".into(), T.into());
+    }
+    Value::Object(members)
+}
+
+async fn dump(gw: &Gateway) -> Vec<(&'static str, Answer)> {
+    let answers = DUMPED.map(|collection| async move { (collection, gw.send(&format!("GET /{collection}")).await) });
+    join_all(answers).await
+}
+
+async fn c1_ping_and_version(gw: Gateway) {
+    let answer = gw.send("GET /routes").await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "{\"list\":[],\"total\":0}\n"));
+    assert!(!answer.header("server").contains("APISIX/"), "any other name counts as the newest version");
+}
+
+async fn c1_sync_dump_and_delete(gw: Gateway) {
+    let identity = Authority::new("tests").issue(&["a.example"]);
+    let gw = gw.with_streams().await;
+    let objects = objects(&identity.cert, &identity.key);
+    for (path, body) in &objects {
+        let answer = gw.send(&format!("PUT {path} {body}")).await;
+        let mut value = stored(path, body);
+        if let Some(key) = value.get_mut("key") {
+            // A private key comes back as a mark.
+            let shown = answer.json().unwrap()["value"]["key"].clone();
+            assert!(shown.as_str().unwrap().starts_with("sealed:"), "{path}");
+            *key = shown;
+        }
+        let expected = format!("{{\"key\":\"/apisix{path}\",\"value\":{value}}}\n");
+        assert_eq!((answer.status, answer.text()), (201, expected));
+    }
+    // The next sync finds what it wrote, and nothing else.
+    for (collection, answer) in dump(&gw).await {
+        let mut expected: Vec<Value> = objects
+            .iter()
+            .filter(|(path, _)| path.strip_prefix(&format!("/{collection}/")).is_some_and(|id| !id.contains('/')))
+            .map(|(path, body)| stored(path, body))
+            .collect();
+        expected.iter_mut().for_each(|value| drop(value.as_object_mut().unwrap().shift_remove("key")));
+        let body = answer.json().unwrap();
+        let mut found: Vec<Value> =
+            body["list"].as_array().unwrap().iter().map(|entry| entry["value"].clone()).collect();
+        for values in [&mut expected, &mut found] {
+            values.sort_by_key(|value| value["name"].to_string());
+        }
+        assert_eq!(
+            (answer.status, found, &body["total"]),
+            (200, expected.clone(), &expected.len().into()),
+            "{collection}"
+        );
+    }
+    let credentials = gw.send("GET /consumers/jack/credentials").await.json().unwrap();
+    assert_eq!(credentials["list"][0]["value"]["plugins"]["key-auth"]["key"], "k");
+    let metadata = gw.send("GET /plugin_metadata").await.json().unwrap();
+    assert_eq!(metadata["list"][0]["key"], "/apisix/plugin_metadata/http-logger");
+    // References go first; nothing is forced.
+    for (path, _) in objects.iter().rev() {
+        let answer = gw.send(&format!("DELETE {path}")).await;
+        let expected = format!("{{\"key\":\"/apisix{path}\",\"deleted\":\"1\"}}\n");
+        assert_eq!((answer.status, answer.text()), (200, expected), "{path}");
+    }
+}
+
+async fn c1_writes_of_one_type_are_concurrent(gw: Gateway) {
+    let write = |n: usize| {
+        let gw = &gw;
+        async move { gw.send(&format!(r#"PUT /upstreams/{n:040} {{"nodes":{{"127.0.0.1:{}":1}}}}"#, n + 1)).await.status }
+    };
+    assert!(join_all((0..20).map(write)).await.iter().all(|status| *status == 201));
+    assert_eq!(gw.send("GET /upstreams").await.json().unwrap()["total"], 20);
+}
+
+async fn c1_without_stream_mode_there_are_no_stream_routes(gw: Gateway) {
+    for (collection, answer) in dump(&gw).await {
+        assert_eq!(answer.status, if collection == "stream_routes" { 400 } else { 200 }, "{collection}");
+    }
+    assert_eq!(gw.send("GET /consumers/jack/credentials").await.status, 404);
+}
+
+async fn c1_validate(gw: Gateway) {
+    let good = json!({
+        "routes": [{"id": ROUTE, "uris": ["/a"], "service_id": SERVICE}], "services": [{"id": SERVICE}],
+        "upstreams": [{"id": SERVICE, "nodes": []}], "consumers": [{"username": "jack"}], "ssls": [],
+        "global_rules": [{"id": "basic-auth", "plugins": {"basic-auth": {}}}], "stream_routes": [],
+        "plugin_metadata": [{"id": "http-logger"}],
+    });
+    let answer = gw.send(&format!("POST /configs/validate {good}")).await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "{}\n"));
+    let bad = json!({"routes": [{"id": ROUTE, "uris": [], "service_id": SERVICE}]});
+    let answer = gw.send(&format!("POST /configs/validate {bad}")).await;
+    let expected = concat!(
+        r#"{"error_msg":"Configuration validation failed","errors":[{"resource_type":"routes","#,
+        r#""resource_id":"93e777bee6d995ba278e80670b2e86f742c9611e","index":0,"error":"invalid configuration: "#,
+        r#"property \"uris\" validation failed: expect array to have at least 1 items"}]}"#,
+        "\n"
+    );
+    assert_eq!((answer.status, answer.text().as_str()), (400, expected));
+}
+
+async fn c2_find_the_newest_server(gw: Gateway) {
+    let answer = bare("HEAD ").to(gw.address()).await.unwrap();
+    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    let answer = gw.send("HEAD /configs").await;
+    assert_eq!((answer.status, answer.header("x-last-modified").as_str()), (200, ""), "absent is 0");
+}
+
+async fn c2_sync_by_collection(gw: Gateway) {
+    let put = async |digest: &str, body: &Value| {
+        let call = Call::new(http::Method::PUT, "/apisix/admin/configs").header("x-api-key", KEY);
+        let call = call.header("x-digest", digest).header("content-type", "application/json").body(body.to_string());
+        call.to(gw.address()).await.unwrap()
+    };
+    let (first, second) = (1_790_000_000_000_u64, 1_790_000_000_500_u64);
+    let upstream = json!([{"id": SERVICE, "nodes": [], "modifiedIndex": first}]);
+    let consumers = json!([
+        {"username": "jack", "modifiedIndex": first},
+        {"id": "jack/credentials/primary", "name": "primary", "plugins": {"key-auth": {"key": "k"}}, "modifiedIndex": first},
+    ]);
+    let body = json!({
+        "upstreams": upstream, "upstreams_conf_version": first, "consumers": consumers, "consumers_conf_version": first,
+    });
+    assert_eq!(put("da39a3ee5e6b4b0d3255bfef95601890afd80709", &body).await.status, 202);
+    // The dump is what was sent, so that the next sync finds no difference.
+    let mut dumped = gw.send("GET /configs").await.json().unwrap();
+    assert_eq!((&dumped["upstreams"], &dumped["consumers"]), (&upstream, &consumers));
+    assert_eq!(dumped["upstreams_conf_version"], first);
+    // It sends the dump back, with what has changed in the collections that have.
+    let members = dumped.as_object_mut().unwrap();
+    for own in ["X-Last-Modified", "X-Digest"] {
+        assert!(members.shift_remove(own).is_some(), "{own}");
+    }
+    members["upstreams"][0]["retries"] = 1.into();
+    members["upstreams"][0]["modifiedIndex"] = second.into();
+    members["upstreams_conf_version"] = second.into();
+    assert_eq!(put("356a192b7913b04c54574d18c28d46e6395428ab", &dumped).await.status, 202);
+    assert_eq!(gw.revision().await, 2);
+    let again = gw.send("GET /configs").await.json().unwrap();
+    assert_eq!((&again["upstreams"][0]["retries"], &again["consumers_conf_version"]), (&json!(1), &json!(first)));
+    assert_eq!(again["consumers"], consumers);
+    let stale = json!({"upstreams": [], "upstreams_conf_version": first});
+    let answer = put("da4b9237bacccdf19c0760cab7aec4a8359010b0", &stale).await;
+    let expected = "{\"error_msg\":\"upstreams_conf_version must be greater than or equal to (1790000000500)\"}\n";
+    assert_eq!((answer.status, answer.text().as_str()), (400, expected));
+}
