@@ -96,13 +96,23 @@ impl Cluster {
         Self::of(server.dsn("postgres"), None)
     }
 
+    /// On a SQLite file of its own.
+    pub fn on_sqlite() -> Self {
+        let dir = TempDir::new();
+        let dsn = format!("sqlite:{}/store.db", dir.path().display());
+        Self::of_in(dir, dsn, None)
+    }
+
     /// The connection string of its database.
     pub fn dsn(&self) -> &str {
         &self.dsn
     }
 
     fn of(dsn: String, database: Option<Database>) -> Self {
-        let dir = TempDir::new();
+        Self::of_in(TempDir::new(), dsn, database)
+    }
+
+    fn of_in(dir: TempDir, dsn: String, database: Option<Database>) -> Self {
         let key = dir.write("sealing-key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
         std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
         Self { dsn, database, dir, for_control: Vec::new(), for_gateways: Vec::new() }

@@ -3,10 +3,12 @@
 
 mod cluster;
 mod network;
+mod python;
 mod up;
 
 pub use cluster::{Cluster, Gateway, Place, Replica, Said, free};
 pub use network::Network;
+pub use python::python;
 pub use up::{ADMIN_KEY, Up};
 
 /// Whether the long forms are asked for (`cargo xtask test --full`).

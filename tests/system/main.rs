@@ -1,9 +1,11 @@
 //! The real binary from outside.
 #![allow(clippy::unwrap_used)]
 
+mod admin_matrix;
 mod attacks;
 mod bad_input;
 mod changes;
+mod clients;
 mod discovery;
 mod ending;
 mod faults;

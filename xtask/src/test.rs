@@ -88,6 +88,10 @@ fn tools(_: &Options) -> Result<()> {
     let strictness = tools::python_programs("python", "tests/strictness/origins/requirements.txt")?;
     println!("uvicorn, gunicorn: {}", strictness.display());
     println!("grpcio: {}", tools::python_programs("grpc", "tests/grpc/requirements.txt")?.display());
+    for client in ["apisix-client", "apisix-python-client", "mcp-apisix"] {
+        let requirements = format!("tests/clients/{client}/requirements.txt");
+        println!("{client}: {}", tools::python_programs(&format!("client-{client}"), &requirements)?.display());
+    }
     println!("cargo-deny: {}", tools::installed("cargo-deny", CARGO_DENY)?.display());
     Ok(())
 }

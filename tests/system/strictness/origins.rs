@@ -4,7 +4,7 @@ use super::corpus::{Passed, folder};
 use milecastle_testkit::{Process, SOON, TempDir, free_port};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A running server.
@@ -135,13 +135,9 @@ pub(super) fn gunicorn() -> Origin {
     Origin::start("gunicorn", command, TempDir::new(), None, &[])
 }
 
-/// A program of the virtual environment that `cargo xtask test tools` makes.
+/// A program that serves what is in the folder of the origins.
 fn python(program: &str) -> Command {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    let program = target.join("tools/python/bin").join(program);
-    assert!(program.exists(), "{} is missing: run `cargo xtask test tools`", program.display());
-    let mut command = Command::new(program);
-    command.current_dir(origins()).env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1");
+    let mut command = milecastle_tests::python("python", program);
+    command.current_dir(origins());
     command
 }

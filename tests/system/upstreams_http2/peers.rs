@@ -4,21 +4,17 @@ use milecastle_testkit::tls::Identity;
 use milecastle_testkit::{Process, SOON, TempDir, eventually};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 /// How long a client may take, with the load of other tests beside it.
 const CLIENT: Duration = Duration::from_secs(120);
 
-/// A program of `tests/grpc`, in the virtual environment that `cargo xtask test tools` makes.
+/// A script of `tests/grpc`.
 fn python(script: &str) -> Command {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tests.join("../target"), PathBuf::from);
-    let program = target.join("tools/grpc/bin/python");
-    assert!(program.exists(), "{} is missing: run `cargo xtask test tools`", program.display());
-    let mut command = Command::new(program);
-    command.arg(tests.join("grpc").join(script)).env("PYTHONUNBUFFERED", "1");
+    let mut command = milecastle_tests::python("grpc", "python");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("grpc").join(script));
     command
 }
 
