@@ -96,7 +96,8 @@ impl Engine {
             match self.store.publish(group.id(), set).await {
                 Ok(published) => {
                     self.reach(group, &published).await;
-                    let stamp = self.declared(group).await?.as_ref().map(stamp);
+                    // Another one may have followed: its time is a later one, its digest is not ours.
+                    let stamp = self.declared(group).await?.map(|declared| Stamp { at: declared.at, digest });
                     let revision = Some(published.revision);
                     return Ok(Reply { stamp, revision, ..Reply::empty(StatusCode::ACCEPTED) });
                 }

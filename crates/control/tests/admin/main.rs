@@ -25,6 +25,7 @@ mod s10_ttl;
 mod s11_checks;
 mod s11_stream;
 mod s12_describe;
+mod s14_validate;
 mod s15_configs;
 mod s16_texts;
 mod serving;

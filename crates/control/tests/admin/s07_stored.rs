@@ -96,6 +96,6 @@ async fn s7_plugin_secrets_are_shown_decrypted(gw: Gateway) {
 }
 
 /// How a dump writes bytes.
-fn hex(text: &str) -> String {
+pub(crate) fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }

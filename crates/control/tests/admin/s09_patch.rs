@@ -1,17 +1,66 @@
 //! §9: PATCH.
 
 use crate::gateway::{Gateway, on_both};
+use crate::s07_stored::hex;
+use milecastle_testkit::tls::Authority;
 use serde_json::json;
 
 on_both!(
+    s9_1_kinds_that_are_patched,
     s9_2_members_are_merged,
     s9_2_whatever_is_no_object_is_replaced,
     s9_2_nulls_in_new_objects_are_judged,
     s9_3_a_path_replaces_one_place,
     s9_3_paths_that_lead_nowhere,
     s9_4_bodies_that_are_none,
+    s9_5_secrets_are_merged_in_clear_and_sealed_again,
     s9_6_the_merged_object_is_judged_completely,
 );
+
+async fn s9_1_kinds_that_are_patched(gw: Gateway) {
+    let not_found = json!({"message": "Key not found"});
+    for path in [
+        "/routes/1",
+        "/services/1",
+        "/upstreams/1",
+        "/ssls/1",
+        "/global_rules/1",
+        "/plugin_configs/1",
+        "/consumer_groups/1",
+        "/secrets/vault/1",
+        "/services/s/graphql_cost_decorations/1",
+    ] {
+        gw.check(&format!("PATCH {path} {{}}"), 404, not_found.clone()).await;
+    }
+    for (path, word) in [
+        ("/consumers/jack", "consumer"),
+        ("/consumers/jack/credentials/1", "credential"),
+        ("/plugin_metadata/http-logger", "plugin_metadata"),
+        ("/protos/1", "proto"),
+    ] {
+        gw.refused(&format!("PATCH {path} {{}}"), 405, &format!("not supported `PATCH` method for {word}")).await;
+    }
+}
+
+async fn s9_5_secrets_are_merged_in_clear_and_sealed_again(gw: Gateway) {
+    gw.done(r#"PUT /services/1 {"plugins":{"key-auth":{"key":"hush-hush"}}}"#).await;
+    gw.done(r#"PATCH /services/1 {"plugins":{"key-auth":{"header":"x"}}}"#).await;
+    let shown = gw.send("GET /services/1").await.json().unwrap()["value"]["plugins"]["key-auth"].clone();
+    assert_eq!(shown, json!({"key": "hush-hush", "header": "x"}));
+    let authority = Authority::new("tests");
+    let (one, two) = (authority.issue(&["a.example"]), authority.issue(&["a.example"]));
+    let ssl = json!({"sni": "a.example", "cert": one.cert.clone(), "key": one.key.clone()});
+    let first = gw.done(&format!("PUT /ssls/1 {ssl}")).await["key"].clone();
+    let renewed =
+        gw.done(&format!("PATCH /ssls/1 {}", json!({"cert": two.cert.clone(), "key": two.key.clone()}))).await;
+    assert_ne!(renewed["key"], first);
+    if let Some(database) = gw.database() {
+        let dump = database.dump().unwrap();
+        for secret in ["hush-hush", one.key.lines().nth(1).unwrap(), two.key.lines().nth(1).unwrap()] {
+            assert!(!dump.contains(&hex(secret)), "stored in clear");
+        }
+    }
+}
 
 async fn route(gw: &Gateway) {
     gw.done(r#"PUT /routes/1 {"uri":"/a","labels":{"a":"1","b":"2"},"upstream":{"nodes":{"a:1":1}}}"#).await;

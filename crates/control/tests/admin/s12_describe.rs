@@ -1,19 +1,9 @@
-//! §12–§14: plugins, schemas, validation.
+//! §12, §13: plugins and schemas.
 
 use crate::gateway::{Gateway, on_both};
-use serde_json::{Value, json};
+use serde_json::json;
 
-on_both!(
-    s12_plugin_names,
-    s12_one_plugin,
-    s12_all_plugins,
-    s12_reload,
-    s13_schemas,
-    s13_validating_against_a_schema,
-    s14_validating_a_configuration,
-    s14_bodies_that_are_none,
-    s14_lists_of_plugins_and_indices,
-);
+on_both!(s12_plugin_names, s12_one_plugin, s12_all_plugins, s12_reload, s13_schemas, s13_validating_against_a_schema,);
 
 async fn s12_plugin_names(gw: Gateway) {
     let names = json!(["basic-auth", "key-auth", "limit-count", "traffic-split", "grpc-transcode", "http-logger"]);
@@ -97,74 +87,4 @@ async fn s13_validating_against_a_schema(gw: Gateway) {
     let wrong = r#"property "uri" validation failed: wrong type: expected string, got number"#;
     gw.refused(r#"POST /schema/validate/routes {"uri":1,"plugins":{}}"#, 400, wrong).await;
     gw.refused("POST /schema/validate/nope {}", 404, "Unsupported resource type: nope").await;
-}
-
-async fn s14_validating_a_configuration(gw: Gateway) {
-    gw.check("POST /configs/validate {}", 200, json!({})).await;
-    let good = json!({
-        "routes": [{"id": "r1", "uri": "/a", "upstream_id": "nobody"}],
-        "consumers": [{"username": "jack"}, {"id": "jack/credentials/c", "plugins": {"key-auth": {"key": "k"}}}],
-        "secrets": [{"id": "vault/1", "uri": "http://a", "prefix": "p", "token": "t"}],
-        "plugin_metadata": [{"id": "http-logger"}],
-        "routes_conf_version": 7,
-        "unknown": 1,
-    });
-    gw.check(&format!("POST /configs/validate {good}"), 200, json!({})).await;
-    let route = json!({"id": "r1", "uri": "/a", "plugins": {}});
-    let bad = json!({
-        "routes": [route, {"id": "r2", "uri": 1, "plugins": {}}, route],
-        "consumers": [{"username": "jack"}, {"username": "jack"}],
-        "secrets": [{"id": "1"}],
-        "routes_conf_version": "x",
-    });
-    let error = |kind: &str, id: &str, index: u32, text: &str| -> Value {
-        json!({"resource_type": kind, "resource_id": id, "index": index, "error": text})
-    };
-    let wrong = r#"invalid configuration: property "uri" validation failed: wrong type: expected string, got number"#;
-    let expected = json!({"error_msg": "Configuration validation failed", "errors": [
-        error("routes", "r2", 1, wrong),
-        error("routes", "r1", 2, "found duplicate id r1 in routes"),
-        error("consumers", "jack", 1, "found duplicate username jack in consumers"),
-        error("secrets", "1", 0, "invalid secret id: 1"),
-        {"resource_type": "routes", "error": "routes_conf_version must be a number, got string"},
-    ]});
-    gw.check(&format!("POST /configs/validate {bad}"), 400, expected).await;
-    assert_eq!(gw.revision().await, 0);
-}
-
-async fn s14_bodies_that_are_none(gw: Gateway) {
-    gw.refused("POST /configs/validate", 400, "invalid request body: empty request body").await;
-    let answer = gw.send("POST /configs/validate {").await;
-    assert!(answer.status == 400 && answer.text().contains("invalid request body: "), "{}", answer.text());
-    let yaml = async |text: &str| {
-        let call = gw.call("POST /configs/validate").body(text.to_owned()).header("content-type", "application/yaml");
-        let answer = call.to(gw.address()).await.unwrap();
-        (answer.status, answer.json().unwrap())
-    };
-    let none = json!({"error_msg": "invalid request body: invalid yaml request body"});
-    for text in ["routes: [", "- 1", "a: *b", "1"] {
-        assert_eq!(yaml(text).await, (400, none.clone()), "{text}");
-    }
-    assert_eq!(yaml("routes:\n- id: 1\n  uri: /a\n  plugins: {}\n").await, (200, json!({})));
-    let (status, body) = yaml("routes:\n- uri: 1\n  plugins: {}\n").await;
-    assert_eq!((status, &body["errors"][0]["index"]), (400, &json!(0)));
-}
-
-async fn s14_lists_of_plugins_and_indices(gw: Gateway) {
-    let good = json!({
-        "plugins": [{"name": "key-auth"}, {"name": "mqtt-proxy", "stream": true}],
-        "routes": [{"id": "r", "uri": "/a", "plugins": {}, "modifiedIndex": 7}],
-    });
-    gw.check(&format!("POST /configs/validate {good}"), 200, json!({})).await;
-    let bad = json!({"plugins": [{}], "routes": [{"id": "r", "uri": "/a", "plugins": {}, "modifiedIndex": "7"}]});
-    let name = r#"invalid configuration: failed to validate item 1: property "name" is required"#;
-    let wrong = concat!(
-        r#"invalid configuration: property "modifiedIndex" validation failed: "#,
-        "wrong type: expected integer, got string"
-    );
-    let expected = json!({"error_msg": "Configuration validation failed", "errors": [
-        {"resource_type": "plugins", "error": name},
-        {"resource_type": "routes", "resource_id": "r", "index": 0, "error": wrong},
-    ]});
-    gw.check(&format!("POST /configs/validate {bad}"), 400, expected).await;
 }

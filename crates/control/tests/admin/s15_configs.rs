@@ -1,6 +1,7 @@
 //! §15: the configuration of a group as a whole.
 
 use crate::gateway::{Gateway, bare, on_both};
+use crate::s07_stored::hex;
 use milecastle_settings::Declarative;
 use milecastle_testkit::Answer;
 use milecastle_testkit::tls::Authority;
@@ -24,6 +25,7 @@ on_both!(
     s15_both_directions_with_other_paths,
     s15_declaring_alone,
     s15_groups_are_declared_apart,
+    s15_what_is_kept_is_sealed,
     s15_a_large_configuration,
 );
 
@@ -334,6 +336,14 @@ async fn s15_groups_are_declared_apart(gw: Gateway) {
     let shown = gw.send("GET /configs?gateway_group_id=test").await.json().unwrap();
     assert_eq!((&shown["upstreams"][0]["id"], &shown["X-Digest"]), (&json!("u"), &json!("1")));
     gw.refused("GET /configs?gateway_group_id=nope", 404, "gateway group [nope] not found").await;
+}
+
+async fn s15_what_is_kept_is_sealed(gw: Gateway) {
+    taken(&gw, "1", json!({"theirs": {"password": "hush-hush"}})).await;
+    assert_eq!(dump(&gw).await["theirs"]["password"], "hush-hush");
+    if let Some(database) = gw.database() {
+        assert!(!database.dump().unwrap().contains(&hex("hush-hush")), "stored in clear");
+    }
 }
 
 async fn s15_a_large_configuration(gw: Gateway) {

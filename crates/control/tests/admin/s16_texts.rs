@@ -48,6 +48,14 @@ async fn s16_error_texts(gw: Gateway) {
             route(json!({"timeout": {"connect": 0, "send": 1, "read": 1}})),
             r#"property "timeout" validation failed: property "connect" validation failed: expected 0 to be greater than 0"#,
         ),
+        (
+            route(json!({"labels": {"a": "x y"}})),
+            r#"property "labels" validation failed: failed to validate a (matching ".*"): failed to match pattern "^\\S+$" with "x y""#,
+        ),
+        (
+            r#"PUT /upstreams/1 {"nodes":{},"retries":-1}"#.to_owned(),
+            r#"property "retries" validation failed: expected -1 to be at least 0"#,
+        ),
         (route(json!({"status": 2})), r#"property "status" validation failed: matches none of the enum values"#),
         ("PUT /global_rules/1 {}".to_owned(), r#"property "plugins" is required"#),
         ("PUT /routes/1 7".to_owned(), "wrong type: expected object, got number"),
