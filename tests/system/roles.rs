@@ -115,7 +115,10 @@ async fn first_starts_at_once_make_everything_once() {
         for table in ["data_key", "admin_key", "gateway_group", "secret WHERE name = 'cluster-ca'"] {
             assert_eq!(count(&format!("SELECT count(*) FROM {table}")), "1", "{table}");
         }
-        assert_eq!(count("SELECT count(*) FROM schema_migration"), count("SELECT max(version) FROM schema_migration"));
+        // Each of the migrations once; their numbers may have gaps.
+        let migrations =
+            std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres")).unwrap().count();
+        assert_eq!(count("SELECT count(*) FROM schema_migration"), migrations.to_string());
         let [one, two, three, four] = &replicas[..] else { unreachable!("four were started") };
         for dashboard in [one, two, three] {
             assert_eq!(dashboard.get("/apisix/admin/routes").await.status, 200);
