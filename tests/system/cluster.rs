@@ -6,6 +6,7 @@ use milecastle_testkit::{Answer, Call, Process, TempDir, free_port};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -101,6 +102,11 @@ impl Cluster {
         let dir = TempDir::new();
         let dsn = format!("sqlite:{}/store.db", dir.path().display());
         Self::of_in(dir, dsn, None)
+    }
+
+    /// On the database of this connection string, which the test made by itself.
+    pub fn at(dsn: &str) -> Self {
+        Self::of(dsn.to_owned(), None)
     }
 
     /// The connection string of its database.
@@ -208,6 +214,42 @@ impl Cluster {
 
     fn start_gateway(&self, name: &str, dp_managers: &[SocketAddr], place: Option<&Place<'_>>) -> Gateway {
         let ip = place.map_or(Ipv4Addr::LOCALHOST, |place| place.address);
+        let (config, http) = self.gateway_file(name, dp_managers, ip);
+        let mut command = match place {
+            Some(place) => {
+                let mut within = Command::new("ip");
+                // It becomes the program, so that what is signalled and killed is the gateway.
+                within.args(["netns", "exec", place.namespace]).arg(binary());
+                within
+            }
+            None => Command::new(binary()),
+        };
+        command.args(["gateway", "-c"]).arg(config);
+        self.run_gateway(name, command, http)
+    }
+
+    /// Starts a gateway anew, with the file that an earlier one of this name had.
+    pub fn gateway_again(&self, name: &str, http: SocketAddr) -> Gateway {
+        let mut command = Command::new(binary());
+        command.args(["gateway", "-c"]).arg(self.file(name));
+        self.run_gateway(name, command, http)
+    }
+
+    fn run_gateway(&self, name: &str, command: Command, http: SocketAddr) -> Gateway {
+        let mut process = self.gateway_process(name, command);
+        let says = "the status page is served";
+        let status = process.wait_for_line(says, START, |line| address(line, says));
+        Gateway { process, status, http }
+    }
+
+    /// Starts a gateway by this command, and does not wait for anything.
+    pub fn gateway_process(&self, name: &str, mut command: Command) -> Process {
+        command.env("MILECASTLE_LOG", "info").envs(self.for_gateways.iter().copied());
+        Process::start(&format!("gateway {name}"), command)
+    }
+
+    /// Writes the configuration file of a gateway; gives its path, and where the gateway will serve HTTP.
+    pub fn gateway_file(&self, name: &str, dp_managers: &[SocketAddr], ip: Ipv4Addr) -> (PathBuf, SocketAddr) {
         let endpoints: Vec<String> = dp_managers.iter().map(|address| format!("'https://{address}'")).collect();
         let http = SocketAddr::from((ip, free_port()));
         let settings = format!(
@@ -222,22 +264,7 @@ impl Cluster {
             self.dir.path().join(name).display(),
             http.port()
         );
-        let config = self.dir.write(&format!("{name}.yaml"), settings);
-        let mut command = match place {
-            Some(place) => {
-                let mut within = Command::new("ip");
-                // It becomes the program, so that what is signalled and killed is the gateway.
-                within.args(["netns", "exec", place.namespace]).arg(binary());
-                within
-            }
-            None => Command::new(binary()),
-        };
-        command.args(["gateway", "-c"]).arg(config).env("MILECASTLE_LOG", "info");
-        command.envs(self.for_gateways.iter().copied());
-        let mut process = Process::start(&format!("gateway {name}"), command);
-        let says = "the status page is served";
-        let status = process.wait_for_line(says, START, |line| address(line, says));
-        Gateway { process, status, http }
+        (self.dir.write(&format!("{name}.yaml"), settings), http)
     }
 
     /// Runs one of the operator's commands against a dashboard.

@@ -3,7 +3,7 @@
 //! They run on the side runtime, apart from the workers, and answer from memory. A request's body is never read.
 //!
 //! What must stay true: whoever only holds on to connections keeps no probe out. One more than there may be takes the place of the
-//! one of which nothing was heard for longest.
+//! one of which nothing was heard for longest, but none is cut before it could be answered: a flood waits in the listener's queue.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -22,12 +22,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 /// An answer of a side server.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// Connections that one side server holds at once.
 const MAX_CONNECTIONS: usize = 256;
+/// Until then a connection of which something was heard, if only that it came, keeps its place.
+const PLACE: Duration = Duration::from_millis(100);
+/// Largest head of a request, in bytes: what probes, scrapers and operators send is far below.
+const MAX_HEAD_BYTES: usize = 16 << 10;
 /// How long the head of a request may take, and how long a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -78,6 +83,7 @@ where
                 continue;
             }
         };
+        places.make_room().await;
         let (answer, place) = (answer.clone(), places.take());
         tokio::spawn(async move {
             let service = service_fn(|request| {
@@ -86,7 +92,7 @@ where
                 async move { Ok::<_, Infallible>(answer.await) }
             });
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
             tokio::select! {
                 // What goes wrong here is the client's affair: it left, or it does not speak HTTP.
                 _ended = builder.serve_connection(TokioIo::new(stream), service) => {}
@@ -99,8 +105,14 @@ where
 /// The connections there are, by when each was last heard of: a number that grows.
 #[derive(Default)]
 struct Places {
-    taken: Mutex<BTreeMap<u64, Arc<Notify>>>,
+    taken: Mutex<BTreeMap<u64, Taken>>,
     heard: AtomicU64,
+}
+
+/// What is known of a connection.
+struct Taken {
+    heard: Instant,
+    cut: Arc<Notify>,
 }
 
 /// A connection's place, until it is dropped or cut.
@@ -111,21 +123,36 @@ struct Place {
 }
 
 impl Places {
-    /// A place for one more; the connection that was silent for longest is cut if there is none left.
+    /// Waits until there is a place for one more; the connection that was silent for longest is cut if there is none else.
+    async fn make_room(&self) {
+        while let Some(until) = self.kept_until() {
+            sleep_until(until).await;
+        }
+    }
+
+    /// Until when no place can be made; `None` if there is one.
+    fn kept_until(&self) -> Option<Instant> {
+        let mut taken = self.lock();
+        if taken.len() < MAX_CONNECTIONS {
+            return None;
+        }
+        let longest = taken.first_entry()?;
+        let until = longest.get().heard + PLACE;
+        if until > Instant::now() {
+            return Some(until);
+        }
+        longest.remove().cut.notify_one();
+        None
+    }
+
+    /// A place for a connection that has come.
     fn take(self: &Arc<Self>) -> Place {
         let (number, cut) = (self.heard.fetch_add(1, Ordering::Relaxed), Arc::<Notify>::default());
-        let mut taken = self.lock();
-        if taken.len() >= MAX_CONNECTIONS
-            && let Some((_, longest)) = taken.pop_first()
-        {
-            longest.notify_one();
-        }
-        taken.insert(number, cut.clone());
-        drop(taken);
+        self.lock().insert(number, Taken { heard: Instant::now(), cut: cut.clone() });
         Place { places: self.clone(), number: number.into(), cut }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Notify>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Taken>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,10 +161,10 @@ impl Place {
     /// The connection was heard of, unless it is being cut.
     fn renew(&self) {
         let mut taken = self.places.lock();
-        if let Some(cut) = taken.remove(&self.number.load(Ordering::Relaxed)) {
+        if let Some(Taken { cut, .. }) = taken.remove(&self.number.load(Ordering::Relaxed)) {
             let number = self.places.heard.fetch_add(1, Ordering::Relaxed);
             self.number.store(number, Ordering::Relaxed);
-            taken.insert(number, cut);
+            taken.insert(number, Taken { heard: Instant::now(), cut });
         }
     }
 }

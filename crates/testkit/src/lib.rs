@@ -1,6 +1,7 @@
 //! What tests of more than one crate need: an upstream that tells what it received, a client that never retries, the real
 //! binary as a child process, nodes without traffic, registries of services, throw-away PostgreSQL, certificates, ports,
-//! directories, waiting for conditions, and a checker of histories.
+//! directories, waiting for conditions, a proxy that
+//! cuts connections, and a checker of histories.
 //!
 //! Invariants:
 //! - Nothing here hides a failure: the client does not retry, steps that take too long end with an error that says what was
@@ -12,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod client;
+mod cutter;
 pub mod echo;
 pub mod history;
 pub mod node;
@@ -27,6 +29,7 @@ mod wait;
 mod tests;
 
 pub use client::{Answer, Call, Connection, Target, came_too_late};
+pub use cutter::Cutter;
 pub use echo::Echo;
 pub use ports::{TempDir, free_port};
 pub use process::Process;

@@ -8,7 +8,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -54,14 +54,19 @@ pub struct Cluster {
 impl Cluster {
     /// Makes a cluster and starts it.
     pub fn start() -> anyhow::Result<Cluster> {
-        let mut cluster = Cluster::make()?;
+        Cluster::start_in(&env::temp_dir())
+    }
+
+    /// As [`Cluster::start`], with all its files in a directory of this one.
+    pub fn start_in(parent: &Path) -> anyhow::Result<Cluster> {
+        let mut cluster = Cluster::make(parent)?;
         cluster.resume()?;
         Ok(cluster)
     }
 
     /// Makes a cluster that shows `identity` and refuses connections without TLS, and starts it.
     pub fn start_with_tls(identity: &Identity) -> anyhow::Result<Cluster> {
-        let mut cluster = Cluster::make()?;
+        let mut cluster = Cluster::make(&env::temp_dir())?;
         let data = cluster.dir.join("data");
         for (name, pem) in [("server.crt", &identity.cert), ("server.key", &identity.key)] {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(data.join(name))?;
@@ -76,9 +81,9 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn make() -> anyhow::Result<Cluster> {
+    fn make(parent: &Path) -> anyhow::Result<Cluster> {
         let programs = programs()?;
-        let dir = env::temp_dir().join(format!("milecastle-postgres-{}", unique()));
+        let dir = parent.join(format!("milecastle-postgres-{}", unique()));
         fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
         let cluster = Cluster { programs, dir, port: free_port(), running: None };
         if let Some((uid, gid)) = unprivileged()? {
@@ -93,6 +98,11 @@ impl Cluster {
     /// Connection string of the superuser for one of its databases; `postgres` always exists.
     pub fn dsn(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// Runs SQL in the database `postgres` and gives the answer, unaligned, a row a line.

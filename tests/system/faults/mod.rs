@@ -2,6 +2,7 @@
 
 mod balancer;
 mod cluster_run;
+mod cut_connections;
 mod dropped_change;
 mod fleet;
 mod load;

@@ -4,6 +4,7 @@
 //! - A request that came on a connection of which nobody had said that it ends is answered, and a listener is closed only when
 //!   nothing is left in its queue.
 //! - Whoever only holds on to connections keeps nobody out: the one that has waited longest for a request makes room.
+//! - A connection without a request holds no more than a head.
 
 mod waiting;
 
@@ -30,6 +31,9 @@ use waiting::{Seat, Waiting};
 /// Connections served at once. One more takes the place of the one that has waited longest for a request; while all have a
 /// request in work, it waits to be accepted.
 const CONNECTIONS: usize = 4096;
+/// Largest head of a request, in bytes, and what is read ahead of a body. All connections together hold this much at most, and
+/// whoever knows the address may fill it: it is what nginx takes of a head too (`large_client_header_buffers`).
+const MAX_HEAD_BYTES: usize = 32 << 10;
 /// How long a client may take to send the head of a request, an idle connection's next one included.
 const HEAD_PATIENCE: Duration = Duration::from_secs(75);
 /// Pause after a failed accept, which mostly means that descriptors have run out.
@@ -154,5 +158,6 @@ fn connection(
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
 }
