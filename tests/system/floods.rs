@@ -21,6 +21,8 @@ const LONG: Duration = Duration::from_secs(60);
 /// What a flood may cost of memory while it lasts.
 const FLOOD_BYTES: u64 = 300 << 20;
 
+const JSON: &str = "application/json";
+
 /// Levels of a deep body.
 const LEVELS: usize = 100_000;
 
@@ -198,9 +200,10 @@ async fn floods_at_the_listeners_beside_the_traffic_harm_nobody() {
     tokio::task::spawn_blocking(move || up.stop()).await.unwrap();
 }
 
-/// Sends a body with the Admin key; status and text of the answer.
-async fn sent(control: &Replica, method: &str, path: &str, body: Vec<u8>) -> (u16, String) {
-    let call = Call::new(method.parse().unwrap(), path).header("X-API-KEY", ADMIN_KEY).body(body).within(LONG);
+/// Sends a body of this media type with the Admin key; status and text of the answer.
+async fn sent(control: &Replica, method: &str, path: &str, kind: &str, body: Vec<u8>) -> (u16, String) {
+    let call = Call::new(method.parse().unwrap(), path).header("X-API-KEY", ADMIN_KEY).header("X-Digest", "1");
+    let call = call.header("Content-Type", kind).body(body).within(LONG);
     let answer = call.to(control.http).await.unwrap();
     (answer.status, answer.text())
 }
@@ -223,18 +226,26 @@ async fn deep_and_huge_bodies_are_refused_and_store_nothing() {
     for (method, path) in places {
         let objects = [r#"{"plugins":"#.repeat(LEVELS), "1".to_owned(), "}".repeat(LEVELS)].concat();
         for deep in [objects, ["[".repeat(LEVELS), "]".repeat(LEVELS)].concat(), "[".repeat(LEVELS)] {
-            let (status, text) = sent(&control, method, path, deep.into()).await;
+            let (status, text) = sent(&control, method, path, JSON, deep.into()).await;
             assert_eq!(status, 400, "{method} {path}: {text}");
         }
-        let (status, text) = sent(&control, method, path, vec![b' '; 60 << 20]).await;
+        let (status, text) = sent(&control, method, path, JSON, vec![b' '; 60 << 20]).await;
         assert_eq!(status, 400, "{method} {path}: {text}");
         assert!(text.contains("is greater than the maximum size"), "{method} {path}: {text}");
+    }
+    for (method, path) in [("PUT", "/apisix/admin/configs"), ("POST", "/apisix/admin/configs/validate")] {
+        for level in ["[", "- ", "{a: ", "? "] {
+            let (status, text) = sent(&control, method, path, "application/yaml", level.repeat(LEVELS).into()).await;
+            assert_eq!(status, 400, "{method} {path} {level}: {text}");
+        }
+        let (status, text) = sent(&control, method, path, JSON, "[".repeat(LEVELS).into()).await;
+        assert_eq!(status, 400, "{method} {path}: {text}");
     }
     // What takes long to build rather than long to read.
     let matching = |pattern: String| json!({ "uri": "/a", "vars": [["uri", "~~", pattern]], "upstream": { "nodes": { "127.0.0.1:1": 1 } } });
     for pattern in ["((a{1000}){1000}){1000}".to_owned(), ["(".repeat(LEVELS), ")".repeat(LEVELS)].concat()] {
         let body = matching(pattern).to_string().into();
-        let (status, text) = sent(&control, "PUT", "/apisix/admin/routes/1", body).await;
+        let (status, text) = sent(&control, "PUT", "/apisix/admin/routes/1", JSON, body).await;
         assert_eq!(status, 400, "{text}");
     }
     bystanders.end("beside bodies").await;

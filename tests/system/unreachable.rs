@@ -1,6 +1,6 @@
 //! Routes whose upstream is not there (docs/spec/upstream-balancing.md §1, §5).
 
-use milecastle_testkit::{Answer, Call, Echo, free_port};
+use milecastle_testkit::{Answer, Call, Echo, nowhere};
 use milecastle_tests::Up;
 use serde_json::{Value, json};
 
@@ -11,16 +11,12 @@ fn is_page(answer: &Answer, status: u16, reason: &str) {
     assert!(answer.text().contains(&format!("<center><h1>{status} {reason}</h1></center>")), "{}", answer.text());
 }
 
-fn nobody() -> String {
-    format!("127.0.0.1:{}", free_port())
-}
-
 #[tokio::test]
 async fn a_dead_node_is_502_with_the_status_of_each_try() {
     let (mut up, echo) = (Up::start(), Echo::start());
     up.process.announce("an upstream node gave no answer");
     let nodes = |nodes: &[&str]| -> Value { nodes.iter().map(|node| ((*node).to_owned(), json!(1))).collect() };
-    let (one, two, live) = (nobody(), nobody(), echo.address().to_string());
+    let (one, two, live) = (nowhere().to_string(), nowhere().to_string(), echo.address().to_string());
     up.put("/routes/one", json!({ "uri": "/one", "upstream": { "nodes": nodes(&[&one]) } })).await;
     up.put("/routes/two", json!({ "uri": "/two", "upstream": { "nodes": nodes(&[&one, &two]) } })).await;
     up.put("/routes/half", json!({ "uri": "/half", "upstream": { "nodes": nodes(&[&one, &live]) } })).await;

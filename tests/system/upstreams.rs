@@ -70,10 +70,14 @@ async fn a_key_has_the_same_node_on_every_worker() {
     up.put("/routes/r", json!({ "uri": "/*", "upstream": upstream })).await;
     up.answers("/", 200).await;
     let mut all = BTreeSet::new();
-    for id in 0..12 {
+    // Where keys fall depends on the ports of the nodes: of 12 keys none may be for one of them, of 200 that happens to nobody.
+    for id in 0..200 {
         let names = serving(&up, 8, &format!("/?id={id}")).await;
         assert_eq!(names.len(), 1, "{id}: {names:?}");
         all.extend(names);
+        if id >= 12 && all.len() == 3 {
+            break;
+        }
     }
     assert_eq!(all.len(), 3);
 }

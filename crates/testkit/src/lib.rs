@@ -31,6 +31,6 @@ mod tests;
 pub use client::{Answer, Call, Connection, Target, came_too_late};
 pub use cutter::Cutter;
 pub use echo::Echo;
-pub use ports::{TempDir, free_port};
+pub use ports::{TempDir, free_port, nowhere};
 pub use process::Process;
 pub use wait::{SOON, eventually, wait_for, wait_for_blocking};

@@ -1,8 +1,11 @@
 //! Ports and directories that nobody else has.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::net::TcpSocket;
 
 /// Below the range from which the system takes ports for outgoing connections, so that a free port stays free until the
 /// process under test binds it.
@@ -26,6 +29,20 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no port from {FIRST} to {} is free", FIRST + COUNT - 1);
+}
+
+/// An address of the loopback at which nothing listens, for as long as this process lives: the port is taken, so nobody else can
+/// get it.
+///
+/// # Panics
+/// If the system has no free port.
+pub fn nowhere() -> SocketAddr {
+    static TAKEN: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
+    let address = socket.local_addr().expect("a bound socket has an address");
+    TAKEN.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+    address
 }
 
 /// A new directory, removed when dropped; kept, and named on standard error, if the test failed.

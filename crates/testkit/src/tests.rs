@@ -1,5 +1,7 @@
 //! The kit itself: what it reports is what happened.
 
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -118,4 +120,12 @@ fn ports_and_directories_are_ours_alone() {
     assert_eq!(std::fs::read(&path).unwrap(), b"x");
     drop(dir);
     assert!(!path.exists());
+}
+
+#[test]
+fn nothing_listens_nowhere_and_nobody_gets_its_port() {
+    let nowhere = crate::nowhere();
+    assert_eq!(TcpStream::connect(nowhere).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(TcpListener::bind(nowhere).unwrap_err().kind(), ErrorKind::AddrInUse);
+    assert_ne!(crate::nowhere(), nowhere);
 }

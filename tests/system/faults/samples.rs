@@ -25,7 +25,9 @@ fn nginx(dir: &TempDir, gateways: [&Up; 2]) -> (Process, SocketAddr) {
     assert!(!config.contains("192.0.2."), "{config}");
     let file = dir.write("nginx.conf", config);
     let mut command = Command::new("nginx");
-    command.args(["-e", "stderr", "-c"]).arg(file).args(["-g", &format!("daemon off; pid {home}/nginx.pid;")]);
+    // Without a master: a worker outlives one that is killed.
+    let one = format!("daemon off; master_process off; pid {home}/nginx.pid;");
+    command.args(["-e", "stderr", "-c"]).arg(file).args(["-g", &one]);
     (Process::start("nginx", command), address)
 }
 

@@ -38,7 +38,7 @@ async fn two_hundred_changes_cut_no_session() {
                 let plugins = json!({ "ip-restriction": { "blacklist": ["127.0.0.1"] } });
                 gateway.route("1", echo, json!({ "plugins": plugins })).await;
             }
-            _ => gateway.route("1", super::nowhere(), json!({})).await,
+            _ => gateway.route("1", milecastle_testkit::nowhere(), json!({})).await,
         }
         if n % 20 == 19 {
             assert_eq!(speak(&mut sessions), SESSIONS, "after change {n}");

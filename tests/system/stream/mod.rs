@@ -142,11 +142,6 @@ fn echo(name: &'static str) -> SocketAddr {
     })
 }
 
-/// An address at which nothing listens.
-fn nowhere() -> SocketAddr {
-    ([127, 0, 0, 1], milecastle_testkit::free_port()).into()
-}
-
 /// A directory with a file, for programs that want one.
 fn with_file(name: &str, content: &str) -> (TempDir, String) {
     let dir = TempDir::new();

@@ -1,6 +1,7 @@
 //! Plain TCP.
 
-use super::{Gateway, SOON, connect, echo, nowhere, server, talk};
+use super::{Gateway, SOON, connect, echo, server, talk};
+use milecastle_testkit::nowhere;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::Shutdown;
