@@ -129,6 +129,7 @@ async fn huge(door: Door) {
     }
 }
 
+/// All of them, one after the other, so that each can be told from the next by what it costs.
 async fn flood(door: Door, watched: &mut Watched<'_>, connections: usize) {
     let when = |what: &str| format!("{what} at {}", door.name);
     for _ in 0..connections {
