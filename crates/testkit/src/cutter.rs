@@ -117,7 +117,7 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, shared: &Shared) -> 
 
 /// Copies until the end, or until no life is left; whether it was that.
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, left: &AtomicU64) -> bool {
-    let mut buffer = [0; 8192];
+    let mut buffer = vec![0; 8192];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return false };
         let before = left.load(Ordering::Relaxed);

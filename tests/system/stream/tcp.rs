@@ -1,10 +1,10 @@
 //! Plain TCP.
 
 use super::{Gateway, SOON, connect, echo, server, talk};
-use milecastle_testkit::nowhere;
+use milecastle_testkit::{free_port, nowhere};
 use serde_json::json;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_pass_both_ways_and_so_does_each_end() {
@@ -162,7 +162,7 @@ async fn a_node_that_is_down_is_taken_out_and_comes_back() {
     let mut gateway = Gateway::plain();
     gateway.up.process.announce("is unhealthy");
     gateway.up.process.announce("could not be connected");
-    let (at, down) = (gateway.at("TCP"), nowhere());
+    let (at, down) = (gateway.at("TCP"), SocketAddr::from(([127, 0, 0, 1], free_port())));
     let active = json!({ "type": "tcp", "healthy": { "interval": 1, "successes": 1 },
         "unhealthy": { "interval": 1, "tcp_failures": 1 } });
     let nodes = json!({ down.to_string(): 1, echo("up:").to_string(): 1 });
