@@ -9,6 +9,7 @@ use crate::keys::Keyring;
 use crate::listen::{self, Ending, Served};
 use crate::pages::{self, Site};
 use crate::state::State;
+use crate::waits::Waits;
 use axum::Router;
 use milecastle_settings as settings;
 use milecastle_settings::{ControlShutdown, Peers, Time};
@@ -135,6 +136,7 @@ impl Opening {
         let help = "Objects in a gateway group.";
         let objects = metrics.gauge("group_objects", help, &["group"], Options::default())?;
         let admin = &settings.admin;
+        let waits = Waits::new(admin.max_waits as usize, admin.max_waits_of_a_key as usize);
         let api = Arc::new(Api {
             state: state.clone(),
             nodes: nodes.clone(),
@@ -144,9 +146,10 @@ impl Opening {
             key_required: admin.admin_key_required,
             max_body: admin.max_body.as_len(),
             max_wait: admin.max_wait.get(),
+            waits: waits.clone(),
             allowed: admin.allow_admin_on_dashboard.as_slice().into(),
         });
-        let admin = AdminApi::new(state.clone(), nodes, compiler, keyring.clone(), clock.clone(), admin);
+        let admin = AdminApi::new(state.clone(), nodes, compiler, keyring.clone(), clock.clone(), admin, waits);
         let admin = Arc::new(admin);
         let site = |allowed: &[Peers]| Site {
             admin: admin.clone(),

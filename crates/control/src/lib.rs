@@ -31,6 +31,7 @@ mod members;
 mod pages;
 pub mod state;
 mod terms;
+mod waits;
 
 pub use clock::Clock;
 pub use dashboard::{Dashboard, Opening, Parts, StartError};

@@ -63,6 +63,14 @@ pub struct Admin {
     pub max_configs_body: Size,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,
+    /// Requests that may wait for nodes at a time, of all keys together, 1 to 2048: half of the connections that a listener has.
+    /// One more is refused before anything is done, with 503 and `Retry-After`.
+    #[schemars(range(min = 1, max = 2048))]
+    pub max_waits: u32,
+    /// Requests of one key that may wait for nodes at a time, 1 to `max_waits`. One more is refused before anything is done, with
+    /// 429 and `Retry-After`.
+    #[schemars(range(min = 1))]
+    pub max_waits_of_a_key: u32,
 }
 
 /// A key of the Admin API.
@@ -128,6 +136,9 @@ impl Dashboard {
                 checks.fault(key, "expected at least 1k: a smaller body holds no real object");
             }
         }
+        if self.admin.max_waits_of_a_key > self.admin.max_waits {
+            checks.fault("admin.max_waits_of_a_key", "expected at most `admin.max_waits`");
+        }
     }
 }
 
@@ -167,6 +178,8 @@ impl Default for Admin {
             declarative: Declarative::Beside,
             max_configs_body: Size::kib(128 << 10),
             max_wait: Time::secs(30),
+            max_waits: 1024,
+            max_waits_of_a_key: 256,
         }
     }
 }

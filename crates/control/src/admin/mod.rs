@@ -24,6 +24,7 @@ use crate::dpm::Nodes;
 use crate::keys::{Holder, Keyring};
 use crate::state::{Image, State};
 use crate::terms::Terms;
+use crate::waits::Waits;
 use axum::body::Body;
 use engine::{Call, Engine};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -54,6 +55,7 @@ pub(crate) struct AdminApi {
     max_configs_body: usize,
     declarative: Declarative,
     max_wait: Duration,
+    waits: Waits,
 }
 
 /// A request that was let in, its body not yet read.
@@ -72,6 +74,7 @@ impl AdminApi {
         keyring: Arc<Keyring>,
         clock: Clock,
         settings: &Admin,
+        waits: Waits,
     ) -> Self {
         let engine = Engine { store: state.store().clone(), compiler, clock };
         Self {
@@ -89,6 +92,7 @@ impl AdminApi {
             max_configs_body: settings.max_configs_body.as_len(),
             declarative: settings.declarative,
             max_wait: settings.max_wait.get(),
+            waits,
         }
     }
 
@@ -223,6 +227,12 @@ impl AdminApi {
                     Ok(wait) => wait,
                     Err(refused) => return *refused,
                 };
+                // Before the write, so that whoever finds no place need not wonder whether it was done.
+                let _place = match wait.filter(|wait| !wait.is_zero()).map(|_| self.waits.enter(&request.author)) {
+                    None => None,
+                    Some(Ok(place)) => Some(place),
+                    Some(Err(full)) => return refusal::no_place(&full),
+                };
                 let id = group_of(&request);
                 match self.state.find(id).await {
                     Err(error) => *refusal::unavailable(&error),
@@ -298,6 +308,9 @@ impl AdminApi {
         headers.insert(header::SERVER, self.server.clone());
         if reply.by_handler {
             headers.insert("x-api-version", HeaderValue::from_static("v3"));
+        }
+        if let Some(seconds) = reply.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if let Some(receipt) = &reply.receipt {
             let value = HeaderValue::try_from(receipt.to_string()).expect("words and numbers");

@@ -5,6 +5,7 @@ use crate::admin::reply::Reply;
 use crate::admin::show::PREFIX;
 use crate::state::Image;
 use crate::terms::Unreadable;
+use crate::waits::{self, Full};
 use http::StatusCode;
 use milecastle_model::{Fault, Id, Key, Kind, Object, Reference};
 use milecastle_plugin_api::Registry;
@@ -36,6 +37,12 @@ pub(crate) fn no_json(object: &Object, error: &serde_json::Error) -> Box<Reply> 
     tracing::error!(object = %object.key, %error, "the stored body is not JSON");
     let text = format!("what is stored under {PREFIX}{} is not readable", object.key);
     Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, text))
+}
+
+/// Too many requests wait for nodes.
+pub(crate) fn no_place(full: &Full) -> Reply {
+    let reply = Reply::error(full.status(), full.to_string());
+    Reply { retry_after: Some(waits::RETRY_AFTER), ..reply }
 }
 
 /// Somebody else wrote in between.

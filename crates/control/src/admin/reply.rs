@@ -24,6 +24,8 @@ pub(crate) struct Reply {
     pub(crate) revision: Option<u64>,
     /// How far that revision has come, if the client asked to wait for it.
     pub(crate) receipt: Option<Receipt>,
+    /// Seconds after which to try again.
+    pub(crate) retry_after: Option<u64>,
     /// Of answers about a declared configuration, once there is one.
     pub(crate) stamp: Option<Stamp>,
 }
@@ -40,8 +42,8 @@ pub(crate) struct Stamp {
 impl Reply {
     fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let body = body.into();
-        let (faults, revision, receipt, stamp) = (Vec::new(), None, None, None);
-        Self { status, body, content_type, by_handler: false, faults, revision, receipt, stamp }
+        let (faults, revision, receipt, retry_after, stamp) = (Vec::new(), None, None, None, None);
+        Self { status, body, content_type, by_handler: false, faults, revision, receipt, retry_after, stamp }
     }
 
     /// A JSON body, ended by a newline.

@@ -1,11 +1,12 @@
 //! Refusals and failures of `/api`.
 
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{StatusCode, header};
 use milecastle_store::{GroupError, StoreError};
 use serde_json::{Map, Value, json};
 
 use super::json;
+use crate::waits::{self, Full};
 
 /// What a handler gives.
 pub(super) type Outcome = Result<Response, Failure>;
@@ -20,11 +21,13 @@ pub(super) struct Failure {
     message: String,
     /// More members of the answer.
     more: Map<String, Value>,
+    /// Whether to try again after [`waits::RETRY_AFTER`].
+    retry: bool,
 }
 
 impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), more: Map::new() }
+        Self { status, code, message: message.into(), more: Map::new(), retry: false }
     }
 
     /// 400.
@@ -68,6 +71,13 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<Full> for Failure {
+    fn from(full: Full) -> Self {
+        let failure = Self::new(full.status(), "too_many_wait", full.to_string());
+        Self { retry: true, ..failure }
+    }
+}
+
 impl From<GroupError> for Failure {
     fn from(error: GroupError) -> Self {
         match error {
@@ -83,7 +93,7 @@ impl From<GroupError> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let Self { status, code, message, more } = self;
+        let Self { status, code, message, more, retry } = self;
         let request_id = request_id();
         if status.is_server_error() {
             tracing::warn!(request_id, code, message, "a request to /api failed");
@@ -92,7 +102,11 @@ impl IntoResponse for Failure {
         if let Value::Object(members) = &mut body {
             members.extend(more);
         }
-        json(status, &body)
+        let mut response = json(status, &body);
+        if retry {
+            response.headers_mut().insert(header::RETRY_AFTER, waits::RETRY_AFTER.into());
+        }
+        response
     }
 }
 

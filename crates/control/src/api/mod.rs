@@ -23,6 +23,7 @@ use crate::dpm::Nodes;
 use crate::keys::{Holder, Keyring};
 use crate::listen::Peer;
 use crate::state::State;
+use crate::waits::{Place, Waits};
 use crate::{Clock, SERVER};
 use axum::Router;
 use axum::body::Body;
@@ -54,6 +55,7 @@ pub(crate) struct Api {
     pub(crate) key_required: bool,
     pub(crate) max_body: usize,
     pub(crate) max_wait: Duration,
+    pub(crate) waits: Waits,
     /// Peers that may use it.
     pub(crate) allowed: Arc<[Peers]>,
 }
@@ -155,6 +157,11 @@ impl Api {
             Some(Ok(wait)) => Ok(wait.get().min(self.max_wait)),
             Some(Err(error)) => Err(Failure::bad("invalid_argument", format!("wait: {error}"))),
         }
+    }
+
+    /// A place for a request that waits so long, if it does at all.
+    fn place(&self, who: &Holder, wait: Duration) -> Result<Option<Place>, Failure> {
+        if wait.is_zero() { Ok(None) } else { Ok(Some(self.waits.enter(&who.name)?)) }
     }
 }
 

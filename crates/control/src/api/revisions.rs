@@ -1,12 +1,12 @@
 //! What was published to a group, and how far it has come.
 
-use axum::extract::{Path, State as Shared};
+use axum::extract::{Extension, Path, State as Shared};
 use http::{StatusCode, Uri};
 use milecastle_store::{ChangeSetInfo, Fate, Touched};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-use super::{Api, Failure, Outcome, Site, json, query_of};
+use super::{Api, Failure, Outcome, Site, Who, json, query_of};
 
 /// Revisions in a list unless asked for fewer or more, and at most.
 const LIMIT: u64 = 50;
@@ -81,8 +81,14 @@ pub(super) async fn show(Shared(api): Site, Path((group, revision)): Path<(Strin
 
 /// `GET /api/gateway_groups/{group}/revisions/{revision}/receipt`: how far it has come, after waiting for `wait` at most.
 /// `revision` is a number or `head`.
-pub(super) async fn receipt(Shared(api): Site, Path((group, revision)): Path<(String, String)>, uri: Uri) -> Outcome {
+pub(super) async fn receipt(
+    Shared(api): Site,
+    Extension(who): Who,
+    Path((group, revision)): Path<(String, String)>,
+    uri: Uri,
+) -> Outcome {
     let wait = api.wait(&query_of(&uri))?;
+    let _place = api.place(&who, wait)?;
     let revision = number(&api, &group, &revision).await?;
     let head = api.store().head(&group).await?;
     if revision > head.revision {

@@ -51,6 +51,7 @@ pub(super) async fn replace(
 ) -> Outcome {
     let given: Value = api.body(body).await?;
     let asked = asked(&api, &uri, &headers, &who.name)?;
+    let _place = api.place(&who, asked.wait.unwrap_or_default())?;
     change(&api, &id, asked, |_| given.clone()).await
 }
 
@@ -65,6 +66,7 @@ pub(super) async fn patch(
 ) -> Outcome {
     let given: Value = api.body(body).await?;
     let asked = asked(&api, &uri, &headers, &who.name)?;
+    let _place = api.place(&who, asked.wait.unwrap_or_default())?;
     let merged = |mut stored: Value| {
         milecastle_model::patch::merge(&mut stored, &given);
         stored

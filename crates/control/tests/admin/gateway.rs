@@ -101,6 +101,16 @@ impl Gateway {
         self
     }
 
+    /// The same on the same database, with settings that differ from the tests' own.
+    pub(crate) async fn with_settings(self, change: impl FnOnce(&mut settings::Dashboard)) -> Self {
+        Self::with(self.home.clone(), change).await
+    }
+
+    /// The id of its process among the members of the control plane.
+    pub(crate) fn member(&self) -> &str {
+        self.membership.id()
+    }
+
     /// Starts a dashboard where this one listens.
     pub(crate) async fn start_again_on_its_port(&self) -> Result<Dashboard, StartError> {
         let mut settings = settings();

@@ -30,3 +30,4 @@ mod s15_configs;
 mod s16_texts;
 mod serving;
 mod settings;
+mod waiting;
