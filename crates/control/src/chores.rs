@@ -4,6 +4,7 @@
 //! What must stay true: whatever is done here names the leader's term of office, and the database refuses it once that term is
 //! over, however late the leader notices.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use milecastle_settings::{History, Members};
@@ -19,8 +20,13 @@ const LIFETIMES: Duration = Duration::from_secs(1);
 /// How often the leader looks for what is to be forgotten.
 const MEMORIES: Duration = Duration::from_secs(30);
 
-/// Does the chores for as long as `epoch` names a term of office of this process, for ever.
-pub(crate) async fn run(store: Store, settings: MemberSettings, mut epoch: watch::Receiver<Option<u64>>) {
+/// Does the chores for as long as `epoch` names a term of office of this process, which is this member, for ever.
+pub(crate) async fn run(
+    store: Store,
+    member: Arc<str>,
+    settings: MemberSettings,
+    mut epoch: watch::Receiver<Option<u64>>,
+) {
     let mut tick = interval(LIFETIMES);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut remembered: Option<Instant> = None;
@@ -28,7 +34,8 @@ pub(crate) async fn run(store: Store, settings: MemberSettings, mut epoch: watch
         tick.tick().await;
         let Ok(leads) = epoch.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
         let Some(epoch) = leads else { continue };
-        let chores = Chores { store: &store, settings: &settings, term: Term { lease: LEADER, epoch } };
+        let term = Term { lease: LEADER, holder: &member, epoch };
+        let chores = Chores { store: &store, settings: &settings, term };
         chores.end_lifetimes().await;
         if remembered.is_none_or(|at| at.elapsed() >= MEMORIES) {
             remembered = Some(Instant::now());

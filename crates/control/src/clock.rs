@@ -1,7 +1,8 @@
 //! The time of day, as a value that tests can set.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use milecastle_store::Store;
 
 /// Tells Unix time in whole seconds. Only what people read and lifetimes come from it; nothing is ordered by it.
 #[derive(Clone)]
@@ -13,9 +14,10 @@ impl Clock {
         Self(Arc::new(now))
     }
 
-    /// The system's clock. Before 1970 it says 0.
-    pub fn system() -> Self {
-        Self::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default())
+    /// The clock of the database, which all replicas have in common.
+    pub fn of(store: &Store) -> Self {
+        let store = store.clone();
+        Self::new(move || store.now())
     }
 
     /// Unix time in seconds.

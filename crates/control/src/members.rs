@@ -71,7 +71,7 @@ impl Membership {
         let (lead, epoch) = watch::channel(None);
         let heart = Heart { store: store.clone(), member, settings: settings.members.clone(), lead, maintained };
         let task = tokio::spawn(heart.beat(stopped));
-        let chores = tokio::spawn(chores::run(store.clone(), settings, epoch));
+        let chores = tokio::spawn(chores::run(store.clone(), id.clone(), settings, epoch));
         Ok(Self { id, store, stop, maintenance, task, chores })
     }
 

@@ -73,7 +73,7 @@ impl ControlPlane {
                 // What is accepted depends on no node, and so not on any node's `plugin_attr`.
                 let compiler = Arc::new(compiler(serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets)));
                 let (state, nodes, metrics) = (state.clone(), nodes.clone(), metrics.clone());
-                let parts = Parts { state, nodes, compiler, metrics, clock: Clock::system() };
+                let parts = Parts { state, nodes, compiler, metrics, clock: Clock::of(&store) };
                 Some(opening.serve(parts).await?)
             }
             None => None,
@@ -202,7 +202,7 @@ async fn try_connect(
         let member = MemberSettings {
             members: settings.replica.members.clone(),
             history: settings.replica.history.clone(),
-            clock: Clock::system(),
+            clock: Clock::of(&store),
         };
         let membership = Membership::join(store, role.clone(), member).await?;
         Ok((Arc::new(state), membership))

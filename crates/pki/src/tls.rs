@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -10,6 +11,7 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, OtherError, RootCertStore, ServerConfig,
     SignatureScheme,
@@ -97,13 +99,17 @@ fn certified_key(certificate: &ServerCertificate) -> Result<Arc<CertifiedKey>, r
 }
 
 /// TLS of a DP manager. A client may come without a certificate, to join; one that shows a certificate must show a valid
-/// one of this CA, or the handshake fails. Which call needs one is for the service to say
+/// one of this CA at the time that `now` tells, or the handshake fails. Which call needs one is for the service to say
 /// ([`transport::node_of`](crate::transport::node_of)).
 ///
 /// # Errors
 /// [`PkiError::Tls`] if the CA's certificate cannot serve as a root.
-pub fn server_config(ca: &CertificateDer<'_>, identity: Arc<ServerIdentity>) -> Result<ServerConfig, PkiError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+pub fn server_config(
+    ca: &CertificateDer<'_>,
+    identity: Arc<ServerIdentity>,
+    now: impl Fn() -> SystemTime + Send + Sync + 'static,
+) -> Result<ServerConfig, PkiError> {
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(Told(now)))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(client_verifier(ca)?)
         .with_cert_resolver(identity);
@@ -112,6 +118,22 @@ pub fn server_config(ca: &CertificateDer<'_>, identity: Arc<ServerIdentity>) -> 
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
+}
+
+/// The time as a caller tells it.
+struct Told<F>(F);
+
+impl<F: Fn() -> SystemTime + Send + Sync> TimeProvider for Told<F> {
+    /// `None` before 1970, and then nobody is trusted.
+    fn current_time(&self) -> Option<UnixTime> {
+        (self.0)().duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
+}
+
+impl<F> fmt::Debug for Told<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told")
+    }
 }
 
 /// TLS of a node that has a certificate: trusts this CA only.
@@ -211,7 +233,7 @@ impl ServerCertVerifier for PinnedCa {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use super::*;
     use crate::{CLUSTER_NAME, Ca};

@@ -103,7 +103,7 @@ impl Cluster {
         let token = GroupToken::mint("prod", ca.fingerprint()).unwrap();
         let certificate = ca.issue_server(&[], &[], SystemTime::now(), HOUR).unwrap();
         let identity = Arc::new(ServerIdentity::new(&certificate).unwrap());
-        let config = server_config(ca.certificate(), identity.clone()).unwrap();
+        let config = server_config(ca.certificate(), identity.clone(), SystemTime::now).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let services = Services { ca: ca.clone(), tokens: Arc::new(vec![(token.id().to_owned(), token.hash())]) };

@@ -4,7 +4,7 @@
 use crate::error::StoreError;
 use crate::group;
 use crate::sql::{Row, args};
-use crate::store::{Store, now};
+use crate::store::Store;
 
 const TOKEN: &str = "SELECT id, group_id, name, created_at, expires_at, revoked_at FROM token";
 
@@ -83,7 +83,7 @@ impl Store {
         let sql = "INSERT INTO token (id, group_id, name, hash, created_at, expires_at) \
                    SELECT $1, g.id, $3, $4, $5, $6 FROM gateway_group g WHERE g.id = $2";
         let NewToken { id, group, name, hash, expires_at } = token;
-        match self.0.db.run(sql, args![id, group, name, &hash[..], now(), *expires_at]).await? {
+        match self.0.db.run(sql, args![id, group, name, &hash[..], self.now(), *expires_at]).await? {
             0 => Err(StoreError::UnknownGroup(group.clone())),
             _ => Ok(()),
         }
@@ -106,7 +106,7 @@ impl Store {
     pub async fn token_revoke(&self, group: &str, id: &str) -> Result<bool, StoreError> {
         let mut tx = self.0.db.begin_write().await?;
         let sql = "UPDATE token SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";
-        let revoked = tx.run(sql, args![group, id, now()]).await? > 0;
+        let revoked = tx.run(sql, args![group, id, self.now()]).await? > 0;
         if revoked {
             group::touch(&mut tx, group).await?;
         }
@@ -119,13 +119,13 @@ impl Store {
     pub async fn admin_key_put(&self, name: &str, role: Role, hash: &[u8; 32]) -> Result<(), StoreError> {
         let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) \
                    DO UPDATE SET role = excluded.role, hash = excluded.hash, created_at = excluded.created_at";
-        self.0.db.run(sql, args![name, role.name(), &hash[..], now()]).await.map(drop)
+        self.0.db.run(sql, args![name, role.name(), &hash[..], self.now()]).await.map(drop)
     }
 
     /// As [`Store::admin_key_put`], but only while there is no key of this name: `false` if there is one.
     pub async fn admin_key_create(&self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {
         let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
-        Ok(self.0.db.run(sql, args![name, role.name(), &hash[..], now()]).await? > 0)
+        Ok(self.0.db.run(sql, args![name, role.name(), &hash[..], self.now()]).await? > 0)
     }
 
     /// As [`Store::admin_key_put`], but only while there is no admin key at all: `false` if there is one. Of several who
@@ -134,7 +134,7 @@ impl Store {
         let mut tx = self.0.db.begin_alone().await?;
         let sql = "INSERT INTO admin_key (name, role, hash, created_at) SELECT $1, $2, $3, $4 \
                    WHERE NOT EXISTS (SELECT 1 FROM admin_key)";
-        let first = tx.run(sql, args![name, role.name(), &hash[..], now()]).await? > 0;
+        let first = tx.run(sql, args![name, role.name(), &hash[..], self.now()]).await? > 0;
         tx.commit().await?;
         Ok(first)
     }

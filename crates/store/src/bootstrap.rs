@@ -4,16 +4,19 @@
 use std::collections::BTreeMap;
 
 use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use crate::error::{OpenError, StoreError};
 use crate::group::{self, NewGroup};
 use crate::seal::{KEY_LEN, KeySource, Sealer, SealingKey, random};
 use crate::sql::{Db, Tx, args};
-use crate::store::{DEFAULT_GROUP, now};
+use crate::store::DEFAULT_GROUP;
 use crate::{seal, secret};
 
 /// Number, name, and SQL for PostgreSQL and SQLite. Never change one that was released: add another.
+///
+/// While replicas are upgraded one after the other, those before run on the schema of those after. So a migration adds, and
+/// what it adds has a default; one that programs before it cannot live with raises `schema_rule`.
 const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
     (
         1,
@@ -46,6 +49,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0005_group_settings.sql"),
     ),
     (
+        6,
+        "rolling upgrades",
+        include_str!("../../../migrations/postgres/0006_rolling_upgrades.sql"),
+        include_str!("../../../migrations/sqlite/0006_rolling_upgrades.sql"),
+    ),
+    (
         7,
         "declarations",
         include_str!("../../../migrations/postgres/0007_declarations.sql"),
@@ -56,10 +65,11 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
 /// Name of the secret that keys lookup digests. It outlives data keys: digests cannot be made anew without the values.
 const DIGEST_KEY: &str = "lookup-digest-key";
 
-/// Readies the database and gives what seals and opens its values.
-pub(crate) async fn bootstrap(db: &Db, source: &KeySource) -> Result<Sealer, OpenError> {
+/// Readies the database at `now` (Unix seconds) and gives what seals and opens its values.
+pub(crate) async fn bootstrap(db: &Db, source: &KeySource, now: u64) -> Result<Sealer, OpenError> {
     let mut tx = db.begin_alone().await?;
     migrate(&mut tx).await?;
+    check_rule(&mut tx).await?;
     let stored = tx.rows("SELECT id, wrapped, master FROM data_key ORDER BY id", &[]).await?;
     let first_start = stored.is_empty();
     let mut keys = BTreeMap::new();
@@ -68,7 +78,7 @@ pub(crate) async fn bootstrap(db: &Db, source: &KeySource) -> Result<Sealer, Ope
         let master = source.read_or_make()?;
         let (wrapped, fingerprint) = (master.wrap(1, &key), master.fingerprint());
         let insert = "INSERT INTO data_key (id, wrapped, master, created_at) VALUES ($1, $2, $3, $4)";
-        tx.run(insert, args![1_u64, &wrapped[..], &fingerprint, now()]).await?;
+        tx.run(insert, args![1_u64, &wrapped[..], &fingerprint, now]).await?;
         keys.insert(1, key);
     }
     for row in stored {
@@ -77,9 +87,10 @@ pub(crate) async fn bootstrap(db: &Db, source: &KeySource) -> Result<Sealer, Ope
         keys.insert(id, unwrap(source, id, wrapped, sealed_with)?);
     }
     let sealer = Sealer::new(&keys);
-    let digest_key = secret::get_or_create(&mut tx, &sealer, DIGEST_KEY, || seal::random::<KEY_LEN>().to_vec()).await?;
+    let make = || seal::random::<KEY_LEN>().to_vec();
+    let digest_key = secret::get_or_create(&mut tx, &sealer, DIGEST_KEY, now, make).await?;
     if first_start {
-        group::insert(&mut tx, &NewGroup::named(DEFAULT_GROUP)).await?;
+        group::insert(&mut tx, &NewGroup::named(DEFAULT_GROUP), now).await?;
     }
     tx.commit().await?;
     Ok(sealer.with_digest_key(digest_key.expose()))
@@ -108,6 +119,8 @@ async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
     migrator.dangerous_set_table_name("schema_migration");
     // Whoever is here has the bootstrap lock.
     migrator.set_locking(false);
+    // What is newer is judged by the rule of the schema.
+    migrator.set_ignore_missing(true);
     if postgres {
         // The migrator makes its table unless it is there, and PostgreSQL tells so at each start.
         tx.run("SET LOCAL client_min_messages = warning", &[]).await?;
@@ -116,10 +129,27 @@ async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
         Tx::Pg(tx, _) => migrator.run_direct(None, &mut **tx, false).await,
         Tx::Lite(tx, _) => migrator.run_direct(None, &mut **tx, false).await,
     };
-    done.map_err(|error| match error {
-        MigrateError::VersionMissing(found) => {
-            OpenError::NewerSchema { found, known: MIGRATIONS.iter().map(|migration| migration.0).max().unwrap_or(0) }
-        }
-        other => OpenError::Migration { cause: Box::new(other) },
-    })
+    done.map_err(|cause| OpenError::Migration { cause: Box::new(cause) })
+}
+
+/// Refuses a schema on which only newer programs may run; what was done in the transaction is undone with it.
+async fn check_rule(tx: &mut Tx) -> Result<(), OpenError> {
+    let known = MIGRATIONS.iter().map(|migration| migration.0).max().unwrap_or(0);
+    let newest = tx.row("SELECT MAX(version) FROM schema_migration", &[]).await?;
+    let found = newest.map(|row| row.int_opt(0)).transpose()?.flatten().unwrap_or(0).cast_signed();
+    if found <= known {
+        return Ok(());
+    }
+    let rule = tx.row("SELECT oldest, release FROM schema_rule", &[]).await?;
+    let rule = rule.ok_or_else(|| StoreError::corrupt("the rule of the schema"))?;
+    let (oldest, release) = (rule.int(0)?.cast_signed(), rule.text(1)?);
+    if oldest > known {
+        return Err(OpenError::NewerSchema { found, known, release });
+    }
+    tracing::info!(
+        found,
+        known,
+        "the database has a newer schema than this program, which may run on it: upgrade this replica too"
+    );
+    Ok(())
 }

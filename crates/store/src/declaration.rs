@@ -7,7 +7,7 @@ use crate::error::{PublishError, StoreError};
 use crate::publish::Writing;
 use crate::seal::Context;
 use crate::sql::args;
-use crate::store::{Store, now};
+use crate::store::Store;
 
 /// The newest declaration of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Writing<'_> {
                    digest = excluded.digest, at = excluded.at, body = excluded.body \
                    WHERE declaration.number = excluded.number - 1";
         let number = new.after + 1;
-        let written = self.tx.run(sql, args![self.group, number, revision, &new.digest, now(), &body[..]]).await?;
+        let written = self.tx.run(sql, args![self.group, number, revision, &new.digest, self.now, &body[..]]).await?;
         if written == 0 { Err(PublishError::StaleDeclaration) } else { Ok(()) }
     }
 }

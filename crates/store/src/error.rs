@@ -69,15 +69,18 @@ pub enum OpenError {
         /// Why, and what to do.
         why: String,
     },
-    /// Written by a later version.
+    /// Written by a later version, on whose schema this program may not run.
     #[error(
-        "the database has schema version {found}, this program knows versions up to {known}; start a newer Milecastle"
+        "the database has schema version {found}, this program knows versions up to {known} and may not run on it; start \
+         Milecastle {release} or newer"
     )]
     NewerSchema {
         /// Version in the database.
         found: i64,
         /// Greatest version known here.
         known: i64,
+        /// The oldest release that may run on it.
+        release: String,
     },
     /// The schema could not be brought up to date.
     #[error("the database schema could not be brought up to date: {cause}; nothing was changed")]

@@ -9,7 +9,7 @@ use crate::maintenance::{self, Maintenance};
 use crate::read;
 use crate::seal::{hex, random};
 use crate::sql::{Row, Tx, args};
-use crate::store::{Store, now};
+use crate::store::Store;
 
 const COLUMNS: &str = "SELECT id, name, labels, supersedes, lineage, head, floor, epoch, created_at, maintenance FROM \
                        gateway_group";
@@ -71,7 +71,7 @@ impl Store {
     /// Creates a group, at revision 0 and with a lineage of its own.
     pub async fn group_create(&self, group: &NewGroup) -> Result<Group, GroupError> {
         let mut tx = self.0.db.begin_write().await?;
-        if insert(&mut tx, group).await? == 0 {
+        if insert(&mut tx, group, self.now()).await? == 0 {
             return Err(GroupError::Exists(group.id.clone()));
         }
         let created = get(&mut tx, &group.id).await?;
@@ -178,12 +178,12 @@ impl Store {
     }
 }
 
-/// Inserts a group; 0 if its id is taken.
-pub(crate) async fn insert(tx: &mut Tx, group: &NewGroup) -> Result<u64, StoreError> {
+/// Inserts a group that is made at `now` (Unix seconds); 0 if its id is taken.
+pub(crate) async fn insert(tx: &mut Tx, group: &NewGroup, now: u64) -> Result<u64, StoreError> {
     let (labels, lineage) = (to_json(&group.labels), hex(&random::<16>()));
     let insert = "INSERT INTO gateway_group (id, name, labels, lineage, head, floor, epoch, created_at) \
                   VALUES ($1, $2, $3, $4, 0, 0, 0, $5) ON CONFLICT (id) DO NOTHING";
-    tx.run(insert, args![&group.id, &group.name, &labels, &lineage, now()]).await
+    tx.run(insert, args![&group.id, &group.name, &labels, &lineage, now]).await
 }
 
 /// Grows the epoch of a group: something about it besides its objects changed.

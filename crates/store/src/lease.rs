@@ -1,6 +1,10 @@
 //! What one member at a time holds, for a term of office: who has it does what only one must do.
 //!
 //! Whatever a leader does names its term, and the transaction that does it refuses once that term is over.
+//!
+//! What must stay true: no two terms are alike, also where the database lost the last commits, as a standby may have that took
+//! over. So a term is named by its holder, whose id is another one after each start of its process, and by an epoch that is
+//! no lower than the database's clock in milliseconds was when it began: what was lost is not counted once more.
 
 use std::time::Duration;
 
@@ -16,7 +20,8 @@ pub struct Lease {
     pub name: String,
     /// [`NewMember::id`] of the holder.
     pub holder: String,
-    /// Counts the terms of office.
+    /// Names the term of office: greater than that of the one before, and no lower than the milliseconds since 1970 at its
+    /// beginning.
     pub epoch: u64,
     /// How long it still lasts; zero if it has ended.
     pub left: Duration,
@@ -27,6 +32,8 @@ pub struct Lease {
 pub struct Term<'a> {
     /// [`Lease::name`].
     pub lease: &'a str,
+    /// [`Lease::holder`].
+    pub holder: &'a str,
     /// [`Lease::epoch`].
     pub epoch: u64,
 }
@@ -38,9 +45,10 @@ impl Store {
     pub async fn lease_take(&self, name: &str, holder: &str, term: Duration) -> Result<Option<u64>, StoreError> {
         let clock = self.0.db.clock_sql();
         let sql = format!(
-            "INSERT INTO lease (name, holder, epoch, ends_at) VALUES ($1, $2, 1, {clock} + $3) \
-             ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ends_at = excluded.ends_at, epoch = lease.epoch \
-             + CASE WHEN lease.holder = excluded.holder AND lease.ends_at > {clock} THEN 0 ELSE 1 END \
+            "INSERT INTO lease (name, holder, epoch, ends_at) VALUES ($1, $2, {clock}, {clock} + $3) \
+             ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ends_at = excluded.ends_at, epoch = CASE \
+             WHEN lease.holder = excluded.holder AND lease.ends_at > {clock} THEN lease.epoch \
+             WHEN lease.epoch < excluded.epoch THEN excluded.epoch ELSE lease.epoch + 1 END \
              WHERE lease.holder = excluded.holder OR lease.ends_at <= {clock}"
         );
         let mut tx = self.0.db.begin_write().await?;
@@ -78,7 +86,10 @@ impl Term<'_> {
             Tx::Pg(..) => " FOR SHARE",
             Tx::Lite(..) => "",
         };
-        let sql = format!("SELECT 1 FROM lease WHERE name = $1 AND epoch = $2 AND ends_at > {}{lock}", db.clock_sql());
-        Ok(tx.row(sql, args![self.lease, self.epoch]).await?.is_some())
+        let sql = format!(
+            "SELECT 1 FROM lease WHERE name = $1 AND holder = $2 AND epoch = $3 AND ends_at > {}{lock}",
+            db.clock_sql()
+        );
+        Ok(tx.row(sql, args![self.lease, self.holder, self.epoch]).await?.is_some())
     }
 }

@@ -17,6 +17,7 @@
 //! - **What is acknowledged is in the database that is at the path.** A SQLite file that was deleted or replaced while it is
 //!   open takes no more writes ([`StoreError::Unavailable`] says so).
 //! - **A connection is used again only outside of any transaction**, however the last one on it ended.
+//! - **Time is the database's**, in what is kept and in what is decided by it; no clock of a process is.
 //! - **Notices are hints.** [`Store::watch`] reads heads from the database, at the latest one second after a change.
 //! - Racing first starts make schema, data key and secrets once, under one lock. A sealing key that does not fit refuses to
 //!   open.
@@ -29,6 +30,7 @@
 mod access;
 mod bootstrap;
 mod change;
+mod clock;
 mod connect;
 mod declaration;
 mod error;

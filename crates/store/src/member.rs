@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use crate::error::StoreError;
 use crate::lease::Term;
 use crate::sql::{Db, Row, args};
-use crate::store::{Store, now};
+use crate::store::Store;
 
 /// A process of the control plane, as it says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Store {
         );
         let NewMember { id, roles, host, version, address } = member;
         let roles = roles.join(",");
-        self.0.db.run(sql, args![id, &roles, host, version, address, now()]).await.map(drop)
+        self.0.db.run(sql, args![id, &roles, host, version, address, self.now()]).await.map(drop)
     }
 
     /// Takes a member that stops off the list, and ends its leases.

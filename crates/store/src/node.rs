@@ -1,17 +1,22 @@
 //! Gateway nodes: who joined, and what each last reported.
 
+use std::time::Duration;
+
 use serde_json::Value as Json;
 
 use crate::error::StoreError;
 use crate::group;
 use crate::maintenance::{self, Maintenance};
 use crate::sql::{BATCH, Row, args, tuples};
-use crate::store::{Store, now};
+use crate::store::Store;
 
-const COLUMNS: &str = "SELECT n.group_id, n.id, n.token_id, n.certificate, n.host, n.version, n.joined_at, n.revoked_at, \
+const COLUMNS: &str = "n.group_id, n.id, n.token_id, n.certificate, n.host, n.version, n.joined_at, n.revoked_at, \
                        t.revoked_at, n.boot, n.reported_at, n.lineage, n.revision, n.digest, n.rejected, n.connected, n.member, \
-                       n.maintenance, g.maintenance FROM node n JOIN token t ON t.id = n.token_id \
-                       JOIN gateway_group g ON g.id = n.group_id";
+                       n.maintenance, g.maintenance";
+
+/// Where they stand; `m` is the member that reported last, if it is still known.
+const TABLES: &str = "node n JOIN token t ON t.id = n.token_id JOIN gateway_group g ON g.id = n.group_id \
+                      LEFT JOIN member m ON m.id = n.member";
 
 /// Values of one node in [`Store::node_report`].
 const COLUMNS_OF_REPORT: usize = 12;
@@ -42,7 +47,7 @@ pub struct NodeReport {
     pub version: String,
     /// Names the run of its process.
     pub boot: String,
-    /// When it was heard, Unix time in seconds.
+    /// When it was heard, Unix time in seconds by the database's clock ([`Store::now`]).
     pub reported_at: u64,
     /// Lineage of the configuration in force.
     pub lineage: String,
@@ -83,6 +88,8 @@ pub struct Node {
     pub group_maintenance: Option<Maintenance>,
     /// What it last reported.
     pub report: Option<NodeReport>,
+    /// How long ago the heart of the member that it reported to beat last; `None` if that member has left.
+    pub member_silence: Option<Duration>,
 }
 
 impl Store {
@@ -96,7 +103,7 @@ impl Store {
                    certificate = excluded.certificate, host = excluded.host, version = excluded.version, \
                    joined_at = excluded.joined_at WHERE node.revoked_at IS NULL";
         let NewNode { group, id, token, certificate, host, version } = node;
-        Ok(self.0.db.run(sql, args![group, id, token, certificate, host, version, now()]).await? > 0)
+        Ok(self.0.db.run(sql, args![group, id, token, certificate, host, version, self.now()]).await? > 0)
     }
 
     /// Records a node's next certificate. `false`: it is unknown or not welcome.
@@ -136,21 +143,28 @@ impl Store {
 
     /// All nodes of a group, by id.
     pub async fn node_list(&self, group: &str) -> Result<Vec<Node>, StoreError> {
-        let rows = self.0.db.rows(format!("{COLUMNS} WHERE n.group_id = $1 ORDER BY n.id"), args![group]).await?;
+        let rows =
+            self.0.db.rows(format!("{} WHERE n.group_id = $1 ORDER BY n.id", self.nodes_sql()), args![group]).await?;
         rows.iter().map(node).collect()
     }
 
     /// One node.
     pub async fn node_get(&self, group: &str, id: &str) -> Result<Option<Node>, StoreError> {
-        let row = self.0.db.row(format!("{COLUMNS} WHERE n.group_id = $1 AND n.id = $2"), args![group, id]).await?;
+        let sql = format!("{} WHERE n.group_id = $1 AND n.id = $2", self.nodes_sql());
+        let row = self.0.db.row(sql, args![group, id]).await?;
         row.as_ref().map(node).transpose()
+    }
+
+    /// The statement that reads nodes, up to its conditions.
+    fn nodes_sql(&self) -> String {
+        format!("SELECT {COLUMNS}, {} - m.beat_at FROM {TABLES}", self.0.db.clock_sql())
     }
 
     /// Revokes a node until it is deleted; the group's epoch grows. `false`: the group has no such node that is not revoked
     /// yet.
     pub async fn node_revoke(&self, group: &str, id: &str) -> Result<bool, StoreError> {
         let sql = "UPDATE node SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";
-        self.node_change(group, sql, args![group, id, now()]).await
+        self.node_change(group, sql, args![group, id, self.now()]).await
     }
 
     /// Forgets a node; the group's epoch grows. With a token that is good it may join again. `false`: there is none.
@@ -207,5 +221,7 @@ fn node(row: &Row) -> Result<Node, StoreError> {
         maintenance: maintenance::read(row.text_opt(17))?,
         group_maintenance: maintenance::read(row.text_opt(18))?,
         report,
+        // A clock that was set back since the last beat makes it look like one of the future.
+        member_silence: row.signed_opt(19)?.map(|millis| Duration::from_millis(millis.try_into().unwrap_or(0))),
     })
 }

@@ -17,7 +17,7 @@ use crate::lease::Term;
 use crate::read::key;
 use crate::seal::{Sealer, hex, random};
 use crate::sql::{Tx, args};
-use crate::store::{Store, now};
+use crate::store::Store;
 
 impl Store {
     /// Publishes a change set to a group: all of it as one revision, or nothing.
@@ -27,7 +27,7 @@ impl Store {
     pub async fn publish(&self, group: &str, set: ChangeSet) -> Result<Published, PublishError> {
         let _turn = self.0.db.publisher().await?;
         let mut tx = self.0.db.begin_write().await?;
-        let mut write = Writing::begin(&mut tx, &self.0.sealer, group).await?;
+        let mut write = Writing::begin(&mut tx, self, group).await?;
         let published = Box::pin(write.apply(set)).await?;
         tx.commit().await?;
         if published.changed {
@@ -53,7 +53,7 @@ impl Store {
 
     async fn expire_group(&self, term: Term<'_>, group: &str, now: u64) -> Result<Option<u64>, PublishError> {
         let mut tx = self.0.db.begin_write().await?;
-        let mut write = Writing::begin(&mut tx, &self.0.sealer, group).await?;
+        let mut write = Writing::begin(&mut tx, self, group).await?;
         // Asked only now: the lease must not be held while the group is waited for.
         if !term.lasts(write.tx, &self.0.db).await? {
             return Ok(None);
@@ -78,13 +78,15 @@ pub(crate) struct Writing<'a> {
     pub(crate) sealer: &'a Sealer,
     pub(crate) group: &'a str,
     head: u64,
+    /// Unix time in seconds, by the database's clock.
+    pub(crate) now: u64,
 }
 
 impl<'a> Writing<'a> {
-    async fn begin(tx: &'a mut Tx, sealer: &'a Sealer, group: &'a str) -> Result<Writing<'a>, StoreError> {
+    async fn begin(tx: &'a mut Tx, store: &'a Store, group: &'a str) -> Result<Writing<'a>, StoreError> {
         let lock = tx.lock_group_sql();
         let row = tx.row(lock, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
-        Ok(Writing { tx, sealer, group, head: row.int(1)? })
+        Ok(Writing { tx, sealer: &store.0.sealer, group, head: row.int(1)?, now: store.now() })
     }
 
     async fn apply(&mut self, set: ChangeSet) -> Result<Published, PublishError> {
@@ -111,7 +113,7 @@ impl<'a> Writing<'a> {
         if changed {
             let insert = "INSERT INTO change_set (group_id, revision, author, message, source, at, puts, deletes, mark) \
                           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-            let args = args![self.group, revision, &author, &message, source.name(), now(), puts, deletes, &mark];
+            let args = args![self.group, revision, &author, &message, source.name(), self.now, puts, deletes, &mark];
             self.tx.run(insert, args).await?;
             self.log(&plan, &cascaded).await?;
             self.tx.run("UPDATE gateway_group SET head = $2 WHERE id = $1", args![self.group, revision]).await?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::error::StoreError;
 use crate::seal::{Context, Sealer};
 use crate::sql::{Tx, args};
-use crate::store::{Store, now};
+use crate::store::Store;
 
 /// Bytes that no log, error or debug output shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Store {
             return Ok(secret);
         }
         let mut tx = self.0.db.begin_alone().await?;
-        let secret = get_or_create(&mut tx, &self.0.sealer, name, make).await?;
+        let secret = get_or_create(&mut tx, &self.0.sealer, name, self.now(), make).await?;
         tx.commit().await?;
         Ok(secret)
     }
@@ -52,23 +52,24 @@ impl Store {
     /// Sets the secret called `name`, whatever it was.
     pub async fn secret_put(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
         let mut tx = self.0.db.begin_alone().await?;
-        put(&mut tx, &self.0.sealer, name, value).await?;
+        put(&mut tx, &self.0.sealer, name, value, self.now()).await?;
         tx.commit().await
     }
 }
 
-/// In a transaction that [`crate::sql::Db::begin_alone`] began.
+/// In a transaction that [`crate::sql::Db::begin_alone`] began, at `now` (Unix seconds).
 pub(crate) async fn get_or_create(
     tx: &mut Tx,
     sealer: &Sealer,
     name: &str,
+    now: u64,
     make: impl FnOnce() -> Vec<u8> + Send,
 ) -> Result<SecretBytes, StoreError> {
     if let Some(secret) = get(tx, sealer, name).await? {
         return Ok(secret);
     }
     let value = make();
-    put(tx, sealer, name, &value).await?;
+    put(tx, sealer, name, &value, now).await?;
     Ok(SecretBytes(value.into()))
 }
 
@@ -77,11 +78,11 @@ async fn get(tx: &mut Tx, sealer: &Sealer, name: &str) -> Result<Option<SecretBy
     Ok(Some(SecretBytes(sealer.open(&context(name), row.blob(0)?)?)))
 }
 
-async fn put(tx: &mut Tx, sealer: &Sealer, name: &str, value: &[u8]) -> Result<(), StoreError> {
+async fn put(tx: &mut Tx, sealer: &Sealer, name: &str, value: &[u8], now: u64) -> Result<(), StoreError> {
     let sealed = sealer.seal(&context(name), value);
     let upsert = "INSERT INTO secret (name, value, created_at) VALUES ($1, $2, $3) \
                   ON CONFLICT (name) DO UPDATE SET value = excluded.value, created_at = excluded.created_at";
-    tx.run(upsert, args![name, &sealed[..], now()]).await?;
+    tx.run(upsert, args![name, &sealed[..], now]).await?;
     Ok(())
 }
 

@@ -168,6 +168,10 @@ impl Row {
         Ok(u64::try_from(value).unwrap_or(0))
     }
 
+    pub(crate) fn signed_opt(&self, index: usize) -> Result<Option<i64>, StoreError> {
+        Ok(column!(self, index))
+    }
+
     pub(crate) fn int_opt(&self, index: usize) -> Result<Option<u64>, StoreError> {
         let value: Option<i64> = column!(self, index);
         value

@@ -1,8 +1,8 @@
 //! The handle on an open store.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::clock::DatabaseClock;
 use crate::connect::Tuning;
 use crate::error::{OpenError, StoreError};
 use crate::seal::{KeySource, Sealer};
@@ -22,6 +22,7 @@ pub struct Store(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) db: Db,
     pub(crate) sealer: Sealer,
+    pub(crate) clock: DatabaseClock,
     pub(crate) watcher: Watcher,
 }
 
@@ -36,9 +37,10 @@ pub async fn open(dsn: &str, sealing_key: &KeySource) -> Result<Store, OpenError
 /// As [`open`], using PostgreSQL as `tuning` says.
 pub async fn open_with(dsn: &str, sealing_key: &KeySource, tuning: &Tuning) -> Result<Store, OpenError> {
     let db = connect::connect(dsn, tuning).await?;
-    let sealer = bootstrap::bootstrap(&db, sealing_key).await?;
-    let watcher = Watcher::start(&db).await?;
-    Ok(Store(Arc::new(Inner { db, sealer, watcher })))
+    let clock = DatabaseClock::of(&db).await?;
+    let sealer = bootstrap::bootstrap(&db, sealing_key, clock.now()).await?;
+    let watcher = Watcher::start(&db, &clock).await?;
+    Ok(Store(Arc::new(Inner { db, sealer, clock, watcher })))
 }
 
 impl Store {
@@ -48,15 +50,16 @@ impl Store {
         self.0.db.rows("SELECT 1", &[]).await.map(drop)
     }
 
+    /// The database's time, Unix time in whole seconds: what all replicas agree on, whatever their own clocks say. It is read
+    /// every second and carried on in between; nobody is asked.
+    pub fn now(&self) -> u64 {
+        self.0.clock.now()
+    }
+
     /// Closes the connections after the work under way; whatever is asked later fails. Not needed for safety: it spares
     /// the database the clean-up.
     pub async fn close(&self) {
         self.0.watcher.stop();
         self.0.db.close().await;
     }
-}
-
-/// Unix time in whole seconds, for what people read and for expiry; nothing is ordered by it.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
 }

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use crate::clock::DatabaseClock;
 use crate::error::StoreError;
 use crate::server::Server;
 use crate::sql::{Db, Row};
@@ -92,10 +93,10 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) async fn start(db: &Db) -> Result<Watcher, StoreError> {
+    pub(crate) async fn start(db: &Db, clock: &DatabaseClock) -> Result<Watcher, StoreError> {
         let hint = Arc::new(Notify::new());
-        let (sender, heads) = watch::channel(Arc::new(read(db).await?));
-        let mut tasks = vec![tokio::spawn(follow(db.clone(), hint.clone(), sender))];
+        let (sender, heads) = watch::channel(Arc::new(read(db, clock).await?));
+        let mut tasks = vec![tokio::spawn(follow(db.clone(), clock.clone(), hint.clone(), sender))];
         if let Db::Pg(server) = db {
             tasks.push(tokio::spawn(listen(server.clone(), hint.clone())));
         }
@@ -118,7 +119,7 @@ impl Drop for Watcher {
     }
 }
 
-async fn follow(db: Db, hint: Arc<Notify>, sender: watch::Sender<Arc<Heads>>) {
+async fn follow(db: Db, clock: DatabaseClock, hint: Arc<Notify>, sender: watch::Sender<Arc<Heads>>) {
     let mut tick = interval(POLL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -127,7 +128,7 @@ async fn follow(db: Db, hint: Arc<Notify>, sender: watch::Sender<Arc<Heads>>) {
             () = hint.notified() => {}
             _ = tick.tick() => {}
         }
-        let heads = timeout(LATE, read(&db)).await.unwrap_or_else(|_| Err(StoreError::late()));
+        let heads = timeout(LATE, read(&db, &clock)).await.unwrap_or_else(|_| Err(StoreError::late()));
         match heads {
             Ok(heads) => {
                 if std::mem::take(&mut failing) {
@@ -150,9 +151,14 @@ async fn follow(db: Db, hint: Arc<Notify>, sender: watch::Sender<Arc<Heads>>) {
     }
 }
 
-async fn read(db: &Db) -> Result<Heads, StoreError> {
+/// Reads all heads, and the clock along with them.
+async fn read(db: &Db, clock: &DatabaseClock) -> Result<Heads, StoreError> {
     db.check_files()?;
-    let rows = db.rows(heads!(""), &[]).await?;
+    let sql = format!("SELECT heads.*, {} FROM ({}) heads", db.clock_sql(), heads!(""));
+    let rows = db.rows(sql, &[]).await?;
+    if let Some(row) = rows.last() {
+        clock.told(row.int_or_zero(6)?);
+    }
     rows.iter().map(|row| Ok((row.text(0)?, head(row)?))).collect()
 }
 

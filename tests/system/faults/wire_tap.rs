@@ -58,7 +58,7 @@ impl Tap {
     pub(super) async fn start(ca: Ca, behind: SocketAddr, node_dir: PathBuf) -> Self {
         let certificate = ca.issue_server(&[], &[], SystemTime::now(), HOUR).unwrap();
         let identity = Arc::new(ServerIdentity::new(&certificate).unwrap());
-        let tls = Arc::new(server_config(ca.certificate(), identity).unwrap());
+        let tls = Arc::new(server_config(ca.certificate(), identity, SystemTime::now).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (next, open) = (Mutex::new(None), watch::Sender::new(true));

@@ -24,7 +24,7 @@ use crate::dpm::Nodes;
 use crate::keys::{Holder, Keyring};
 use crate::state::{Image, State};
 use crate::terms::Terms;
-use crate::waits::Waits;
+use crate::waits::{Place, Waits};
 use axum::body::Body;
 use engine::{Call, Engine};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -175,6 +175,7 @@ impl AdminApi {
             return Err(Box::new(Reply::bad("missing digest header")));
         };
         let wait = self.wait(&request.query)?;
+        let _place = self.place(wait, &request.author)?;
         let text = body::read(body, self.max_configs_body).await?;
         let yaml = asks(header::CONTENT_TYPE);
         let given = configs::Given { digest, text, yaml, author: request.author };
@@ -189,6 +190,13 @@ impl AdminApi {
             Some(Ok(wait)) => Ok(Some(wait.get().min(self.max_wait))),
             Some(Err(error)) => Err(Box::new(Reply::bad(format!("invalid argument wait: {error}")))),
         }
+    }
+
+    /// A place for a request that waits, if it does; taken before the write, so that whoever finds none need not wonder whether
+    /// it was done.
+    fn place(&self, wait: Option<Duration>, author: &str) -> Result<Option<Place>, Box<Reply>> {
+        let place = wait.filter(|wait| !wait.is_zero()).map(|_| self.waits.enter(author)).transpose();
+        place.map_err(|full| Box::new(refusal::no_place(&full)))
     }
 
     /// Steps 5 to 11.
@@ -227,11 +235,9 @@ impl AdminApi {
                     Ok(wait) => wait,
                     Err(refused) => return *refused,
                 };
-                // Before the write, so that whoever finds no place need not wonder whether it was done.
-                let _place = match wait.filter(|wait| !wait.is_zero()).map(|_| self.waits.enter(&request.author)) {
-                    None => None,
-                    Some(Ok(place)) => Some(place),
-                    Some(Err(full)) => return refusal::no_place(&full),
+                let _place = match self.place(wait, &request.author) {
+                    Ok(place) => place,
+                    Err(refused) => return *refused,
                 };
                 let id = group_of(&request);
                 match self.state.find(id).await {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use milecastle_pki::{Ca, GroupToken, PkiError, ServerCertificate, ServerIdentity, TokenError};
 use milecastle_settings::Certificates;
@@ -44,7 +44,7 @@ pub async fn cluster_ca(store: &Store) -> Result<Ca, AuthorityError> {
     let stored = match store.secret_get(SECRET).await? {
         Some(stored) => stored,
         None => {
-            let ca = Ca::generate(SystemTime::now())?;
+            let ca = Ca::generate(time_of(store))?;
             let made = Stored { certificate: ca.certificate_pem(), key: ca.key_pem() };
             let made = serde_json::to_vec(&made).expect("two strings have a JSON form");
             // Another first start may have been quicker: then its authority is the one.
@@ -77,6 +77,8 @@ pub async fn mint_group_token(
 
 /// The certificate that this replica shows, replaced when two thirds of its life are over.
 pub(super) struct Shown {
+    /// Tells the time.
+    store: Store,
     ca: Arc<Ca>,
     names: Vec<String>,
     addresses: Vec<IpAddr>,
@@ -86,7 +88,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub(super) fn new(ca: Arc<Ca>, settings: &Certificates) -> Result<Self, PkiError> {
+    pub(super) fn new(store: &Store, ca: Arc<Ca>, settings: &Certificates) -> Result<Self, PkiError> {
         let (mut names, mut addresses) = (vec!["localhost".to_owned()], vec![[127, 0, 0, 1].into()]);
         addresses.push(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST));
         for name in &settings.names {
@@ -100,9 +102,9 @@ impl Shown {
             name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte)) && name != "localhost"
         }));
         let life = settings.server_life.get();
-        let certificate = ca.issue_server(&names, &addresses, SystemTime::now(), life)?;
+        let certificate = ca.issue_server(&names, &addresses, time_of(store), life)?;
         let (identity, due) = (Arc::new(ServerIdentity::new(&certificate)?), due(&certificate));
-        Ok(Self { ca, names, addresses, life, identity, due })
+        Ok(Self { store: store.clone(), ca, names, addresses, life, identity, due })
     }
 
     pub(super) fn identity(&self) -> Arc<ServerIdentity> {
@@ -112,7 +114,7 @@ impl Shown {
     /// Replaces the certificate when it is due, for ever.
     pub(super) async fn rotate(mut self) {
         loop {
-            let left = self.due.duration_since(SystemTime::now()).unwrap_or_default();
+            let left = self.due.duration_since(time_of(&self.store)).unwrap_or_default();
             if !left.is_zero() {
                 sleep(left.min(LOOK)).await;
                 continue;
@@ -128,11 +130,17 @@ impl Shown {
     }
 
     fn replace(&mut self) -> Result<(), PkiError> {
-        let certificate = self.ca.issue_server(&self.names, &self.addresses, SystemTime::now(), self.life)?;
+        let now = time_of(&self.store);
+        let certificate = self.ca.issue_server(&self.names, &self.addresses, now, self.life)?;
         self.identity.replace(&certificate)?;
         self.due = due(&certificate);
         Ok(())
     }
+}
+
+/// The time that certificates of the cluster are made and judged by: replicas must not differ in who may come.
+pub(super) fn time_of(store: &Store) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(store.now())
 }
 
 /// When two thirds of a certificate's life are over.

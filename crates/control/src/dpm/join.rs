@@ -1,7 +1,7 @@
 //! The service `Join`: tokens and old certificates in, certificates out.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use milecastle_pki::transport::node_of;
 use milecastle_pki::{Ca, GroupToken, Issued, NodeIdentity, PkiError};
@@ -11,6 +11,7 @@ use pb::join_server::Join;
 use tonic::{Code, Request, Response, Status};
 
 use super::admission::Bucket;
+use super::authority::time_of;
 use super::away::Away;
 use super::line::Link;
 use super::metrics::Metrics;
@@ -108,8 +109,7 @@ impl JoinService {
         if known.revoked_at.is_some() {
             return Err(Status::unauthenticated("the group token was revoked"));
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if known.expires_at.is_some_and(|end| end <= now) {
+        if known.expires_at.is_some_and(|end| end <= self.store.now()) {
             return Err(Status::unauthenticated("the group token has expired"));
         }
         Ok(())
@@ -129,7 +129,7 @@ impl JoinService {
     // A status is what the service answers with; tonic takes no other error.
     #[allow(clippy::result_large_err)]
     fn sign(&self, csr: &[u8], identity: &NodeIdentity) -> Result<Issued, Status> {
-        self.ca.sign_node(csr, identity, SystemTime::now(), self.life).map_err(|error| match error {
+        self.ca.sign_node(csr, identity, time_of(&self.store), self.life).map_err(|error| match error {
             PkiError::Request(_) | PkiError::KeyKind => Status::invalid_argument(error.to_string()),
             other => {
                 tracing::error!(error = %other, "cannot sign certificates of nodes");

@@ -142,8 +142,10 @@ impl DpManager {
         let store = state.store().clone();
         let metrics = Arc::new(Metrics::register(&metrics)?);
         let ca = Arc::new(cluster_ca(&store).await?);
-        let shown = authority::Shown::new(ca.clone(), &settings.certificates)?;
-        let tls = Arc::new(server_config(ca.certificate(), shown.identity())?);
+        let shown = authority::Shown::new(&store, ca.clone(), &settings.certificates)?;
+        let clock = store.clone();
+        let tls = server_config(ca.certificate(), shown.identity(), move || authority::time_of(&clock))?;
+        let tls = Arc::new(tls);
         let address = settings.server.listen.socket();
         let listen = |source| DpStartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;

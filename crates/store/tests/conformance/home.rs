@@ -170,5 +170,5 @@ pub(crate) async fn state(store: &Store) -> Vec<String> {
 /// A term of office that outlasts the test.
 pub(crate) async fn office(store: &Store) -> Term<'static> {
     let epoch = store.lease_take("leader", "test", Duration::from_secs(600)).await.unwrap().unwrap();
-    Term { lease: "leader", epoch }
+    Term { lease: "leader", holder: "test", epoch }
 }

@@ -1,12 +1,16 @@
 //! First starts, second starts, and starts that cannot be.
 
-use milecastle_store::{DEFAULT_GROUP, OpenError, open};
+use milecastle_store::{DEFAULT_GROUP, Op, OpenError, Put, open};
 use milecastle_testkit::postgres::Cluster;
 use milecastle_testkit::tls::Authority;
 
-use crate::home::{Home, on_both, put, revision, route};
+use crate::home::{Home, body, office, on_both, put, revision, route};
 
-on_both!(what_is_written_is_there_after_reopening, a_newer_schema_is_left_alone);
+on_both!(
+    what_is_written_is_there_after_reopening,
+    a_newer_schema_that_adds_is_lived_with,
+    a_newer_schema_with_a_rule_is_left_alone,
+);
 
 async fn what_is_written_is_there_after_reopening(home: Home) {
     let store = home.open().await;
@@ -21,15 +25,59 @@ async fn what_is_written_is_there_after_reopening(home: Home) {
     assert_eq!(store.load(DEFAULT_GROUP).await.unwrap().objects[0].key, route("1"));
 }
 
-async fn a_newer_schema_is_left_alone(home: Home) {
+/// A later program's migration, as far as this one can tell.
+const LATER: &str = "INSERT INTO schema_migration (version, description, success, checksum, execution_time) \
+                     SELECT 999, 'later', success, checksum, 0 FROM schema_migration WHERE version = 1";
+
+async fn a_newer_schema_that_adds_is_lived_with(home: Home) {
+    let running = home.open().await;
+    revision(&running, vec![put(route("1"), "a")]).await;
+    home.sql(LATER).await;
+    home.sql("ALTER TABLE resource ADD COLUMN later TEXT NOT NULL DEFAULT ''").await;
+    home.sql("ALTER TABLE node ADD COLUMN later INTEGER").await;
+    // Replicas of this version run on, and start.
+    revision(&running, vec![put(route("2"), "b")]).await;
+    let started = home.open().await;
+    revision(&started, vec![put(route("1"), "c")]).await;
+    assert_eq!(started.load(DEFAULT_GROUP).await.unwrap().objects.len(), 2);
+    assert!(started.node_list(DEFAULT_GROUP).await.unwrap().is_empty());
+}
+
+async fn a_newer_schema_with_a_rule_is_left_alone(home: Home) {
     home.open().await.close().await;
-    home.sql(
-        "INSERT INTO schema_migration (version, description, success, checksum, execution_time) \
-         SELECT 999, 'later', success, checksum, 0 FROM schema_migration WHERE version = 1",
-    )
-    .await;
+    home.sql(LATER).await;
+    home.sql("UPDATE schema_rule SET oldest = 999, release = '7.0.0'").await;
     let Err(refused) = open(&home.dsn, &home.key).await else { panic!("a newer schema was opened") };
-    assert!(matches!(refused, OpenError::NewerSchema { found: 999, known: 7 }), "{refused}");
+    assert!(matches!(refused, OpenError::NewerSchema { found: 999, known: 7, .. }), "{refused}");
+    assert!(refused.to_string().contains("start Milecastle 7.0.0 or newer"), "{refused}");
+}
+
+#[tokio::test]
+async fn time_is_the_databases() {
+    let home = Home::postgres("conformance::opening");
+    let database = home.database().unwrap();
+    // As for a replica whose own clock is three days behind that of the database.
+    let name = database.query("SELECT current_database()").unwrap();
+    let ahead = "CREATE SCHEMA ahead; CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql \
+                 AS $$ SELECT pg_catalog.clock_timestamp() + INTERVAL '3 days' $$";
+    database.query(ahead).unwrap();
+    let path = format!("ALTER DATABASE \"{}\" SET search_path = ahead, pg_catalog, public", name.trim());
+    database.query(&path).unwrap();
+    let own = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let expected = own + 3 * 86_400;
+
+    let store = home.open().await;
+    assert!((expected..expected + 600).contains(&store.now()));
+    let passing = Put { expires_at: Some(expected - 86_400), ..Put::new(route("passing"), body("a")) };
+    let lasting = Put { expires_at: Some(expected + 86_400), ..Put::new(route("lasting"), body("a")) };
+    revision(&store, vec![Op::Put(passing), Op::Put(lasting)]).await;
+    assert!(store.history_list(DEFAULT_GROUP, None, 1).await.unwrap()[0].at >= expected);
+    assert!(store.group_get(DEFAULT_GROUP).await.unwrap().created_at >= expected);
+    let term = office(&store).await;
+    assert!(term.epoch >= expected * 1000);
+    store.expire_due(term, store.now()).await.unwrap();
+    let left = store.load(DEFAULT_GROUP).await.unwrap().objects;
+    assert_eq!(left.iter().map(|object| &object.key).collect::<Vec<_>>(), [&route("lasting")]);
 }
 
 #[tokio::test]

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use milecastle_store::{Node, NodeReport};
+use milecastle_store::{Node, NodeReport, Store};
 use milecastle_wire::pb;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::super::head::Position;
 use super::receipt::{Stand, Standing};
-use super::{Figures, NodeState, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles, unix_now};
+use super::{Figures, NodeState, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles};
 
 /// Longest text of a node that is kept, in bytes.
 const LONGEST: usize = 512;
@@ -39,12 +39,13 @@ pub(in crate::dpm) enum End {
 }
 
 /// All nodes with a stream here.
-#[derive(Default)]
 pub(super) struct Live {
+    /// Tells the time.
+    store: Store,
     groups: Mutex<HashMap<Arc<str>, HashMap<String, Entry>>>,
     /// Reports of nodes that left, still to be written.
     left: Mutex<Vec<(String, String, NodeReport)>>,
-    /// When nodes left, in Unix time, for as long as the store may take them for connected.
+    /// When nodes left, in Unix time by the database's clock, for as long as the store may take them for connected.
     departed: Mutex<HashMap<(Arc<str>, String), u64>>,
     /// Groups of which the store is to hear anew where their nodes stand.
     moved: Mutex<BTreeSet<Arc<str>>>,
@@ -105,7 +106,7 @@ impl super::Nodes {
             host: clip(facts.hostname),
             version: clip(facts.version),
             boot: clip(facts.boot_id),
-            heard_at: unix_now(),
+            heard_at: self.store.now(),
             position,
             troubles: Troubles::default(),
             figures: None,
@@ -161,6 +162,20 @@ impl super::Nodes {
 }
 
 impl Live {
+    pub(super) fn new(store: &Store) -> Self {
+        Self {
+            store: store.clone(),
+            groups: Mutex::default(),
+            left: Mutex::default(),
+            departed: Mutex::default(),
+            moved: Mutex::default(),
+            streams: AtomicU64::default(),
+            version: watch::Sender::default(),
+            urgent: AtomicBool::default(),
+            news: Notify::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, HashMap<String, Entry>>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -366,7 +381,7 @@ impl Alive {
         let mut groups = self.live.lock();
         let entry = groups.get_mut(&*self.group).and_then(|nodes| nodes.get_mut(&self.node));
         let Some(entry) = entry.filter(|entry| entry.stream == self.stream) else { return };
-        entry.heard_at = unix_now();
+        entry.heard_at = self.live.store.now();
         let news = change(entry);
         entry.news |= news;
         drop(groups);
@@ -384,7 +399,7 @@ impl Drop for Alive {
             return;
         }
         let entry = nodes.remove(&self.node);
-        let now = unix_now();
+        let now = self.live.store.now();
         let mut departed = self.live.departed.lock().unwrap_or_else(PoisonError::into_inner);
         departed.retain(|_, at| now.saturating_sub(*at) <= REMOTE_LIFE.as_secs());
         departed.insert((self.group.clone(), self.node.clone()), now);

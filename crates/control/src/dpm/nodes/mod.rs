@@ -3,6 +3,7 @@
 //!
 //! What must stay true:
 //! - A node counts as having applied a revision only by its own word, for the lineage that the group has now.
+//! - A node is connected for as long as the replica that says so lives, by the database's clock at the time of reading.
 //! - What is kept of a node's words is bounded.
 //! - The store hears where a group's nodes stand at most once in each receipt interval, in one row however many they are; of
 //!   each node by itself more rarely, in one statement for many of them.
@@ -13,7 +14,7 @@ mod write;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use milecastle_settings::Members;
 use milecastle_store::{Head, Maintenance, Node, Store, StoreError};
@@ -186,8 +187,8 @@ impl Nodes {
     pub fn new(store: Store, member: &str, settings: &Members) -> Self {
         let (lost_after, offline_after) = (settings.lost_after.get(), settings.nodes_offline_after.get());
         Self {
+            live: Arc::new(Live::new(&store)),
             store,
-            live: Arc::default(),
             elsewhere: Arc::default(),
             member: member.into(),
             lost_after,
@@ -229,7 +230,7 @@ impl Nodes {
     }
 
     fn condition(&self, state: &NodeState, head: &Head) -> Condition {
-        let quiet = state.heard_at.map(|at| Duration::from_secs(unix_now().saturating_sub(at)));
+        let quiet = state.heard_at.map(|at| Duration::from_secs(self.store.now().saturating_sub(at)));
         let at_head = state.lineage.as_deref() == Some(&head.lineage) && state.revision >= head.revision;
         let refuses = state.troubles.rejected_total > 0 || state.troubles.refused.is_some();
         match (state.connected, at_head) {
@@ -242,7 +243,7 @@ impl Nodes {
         }
     }
 
-    /// A node as the store has it: connected to another replica if it was heard of lately.
+    /// A node as the store has it: connected to another replica if it was heard of lately, and that replica was.
     fn stored(&self, node: Node) -> NodeState {
         let report = node.report;
         let (mut troubles, mut digest) = (Troubles::default(), String::new());
@@ -251,7 +252,8 @@ impl Nodes {
             troubles = serde_json::from_value(report.rejected.clone()).unwrap_or_default();
             digest = report.digest.iter().map(|byte| format!("{byte:02x}")).collect();
         }
-        let recent = unix_now().saturating_sub(REMOTE_LIFE.as_secs());
+        let recent = self.store.now().saturating_sub(REMOTE_LIFE.as_secs());
+        let is_served = node.member_silence.is_some_and(|silence| silence < self.lost_after);
         let heard_at = report.as_ref().map(|report| report.reported_at);
         let has_stream = report.as_ref().is_some_and(|report| report.connected);
         let member = report.as_ref().map(|report| report.member.clone()).unwrap_or_default();
@@ -268,7 +270,7 @@ impl Nodes {
             maintenance: node.maintenance,
             group_maintenance: node.group_maintenance,
             address: None,
-            connected: has_stream && recent,
+            connected: has_stream && recent && is_served,
             member,
             condition: Condition::Offline,
             heard_at,
@@ -279,9 +281,4 @@ impl Nodes {
             figures: None,
         }
     }
-}
-
-/// For what people read.
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use milecastle_pki::NodeCertificate;
 use milecastle_wire::pb;
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
+use super::authority::time_of;
 use super::config::{Open, Shared};
 use super::feed::{Feed, Packed};
 use super::head::{Head, Position, Step};
@@ -364,7 +365,7 @@ impl Session {
     /// Whether it is time to end.
     fn look_at_the_clock(&mut self) -> Option<Ended> {
         let silence = self.shared.settings.silence.get();
-        if SystemTime::now() >= self.certificate.not_after {
+        if time_of(&self.shared.store) >= self.certificate.not_after {
             return Some(Ended::Told(Status::unauthenticated("the node's certificate has expired: join again")));
         }
         if self.heard.elapsed() > silence {

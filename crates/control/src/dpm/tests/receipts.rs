@@ -11,7 +11,12 @@ use pb::node_message::Message;
 use super::{Replica, on_both, put};
 use crate::dpm::{Condition, Nodes, Receipt};
 
-on_both!(a_write_waits_for_its_nodes, rejections_are_known, nodes_of_other_replicas_count);
+on_both!(
+    a_write_waits_for_its_nodes,
+    rejections_are_known,
+    nodes_of_other_replicas_count,
+    nodes_of_a_replica_that_died_are_lost,
+);
 
 /// A replica without streams.
 fn stranger(replica: &Replica) -> Nodes {
@@ -134,4 +139,24 @@ async fn nodes_of_other_replicas_count(one: Replica) {
     let member = one.join(&token, "n1").await.unwrap();
     let _back = member.open(one.address(), held).await.unwrap();
     assert_eq!(nodes.wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await.to_string(), "applied 2/2");
+}
+
+async fn nodes_of_a_replica_that_died_are_lost(replica: Replica) {
+    let impatient = milecastle_settings::Members {
+        lost_after: milecastle_settings::Time::secs(1),
+        ..milecastle_settings::Members::default()
+    };
+    let elsewhere = Nodes::new(replica.store.clone(), "stranger", &impatient);
+    let _stream = replica.settled(&replica.member("n1").await).await;
+    let store = replica.store.clone();
+    let condition = async || {
+        let node = elsewhere.get(DEFAULT_GROUP, "n1").await.unwrap().unwrap();
+        assert!(node.heard_at.is_none_or(|at| at <= store.now()));
+        node.condition
+    };
+    eventually("the other replica knows of the node", async || condition().await == Condition::Healthy).await;
+    // As after `kill -9`: it says nothing any more, not even that it leaves.
+    let Replica { manager, membership, .. } = replica;
+    drop((manager, membership));
+    eventually("the node is lost with its replica", async || condition().await == Condition::Lost).await;
 }

@@ -107,8 +107,11 @@ impl Replica {
             ..settings::Members::default()
         };
         let role = Role { roles: vec!["dp-manager".to_owned()], address: String::new(), version: "1".to_owned() };
-        let own =
-            MemberSettings { members: members.clone(), history: settings::History::default(), clock: Clock::system() };
+        let own = MemberSettings {
+            members: members.clone(),
+            history: settings::History::default(),
+            clock: Clock::of(&store),
+        };
         let membership = Membership::join(store.clone(), role, own).await.unwrap();
         let nodes = Nodes::new(store.clone(), membership.id(), &members);
         let maintenance = membership.maintenance();
@@ -163,7 +166,7 @@ impl Replica {
     pub(super) async fn forget_history(&self) {
         let leader = async || self.store.lease_get(LEADER).await.unwrap().filter(|lease| !lease.left.is_zero());
         let lease = wait_for("a leader", SOON, leader).await;
-        let term = Term { lease: LEADER, epoch: lease.epoch };
+        let term = Term { lease: LEADER, holder: &lease.holder, epoch: lease.epoch };
         let nothing = Retention { most: 0, max_age: Duration::MAX, least: 0 };
         assert!(self.store.history_retain(term, &nothing, 0).await.unwrap() > 0);
     }

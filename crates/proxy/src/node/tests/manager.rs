@@ -93,7 +93,7 @@ impl Cluster {
     pub(super) async fn manager_with(&self, life: Duration) -> Manager {
         let certificate = self.ca.issue_server(&[], &[], SystemTime::now(), HOUR).unwrap();
         let identity = Arc::new(ServerIdentity::new(&certificate).unwrap());
-        let tls = Arc::new(server_config(self.ca.certificate(), identity).unwrap());
+        let tls = Arc::new(server_config(self.ca.certificate(), identity, SystemTime::now).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (opened, streams) = mpsc::channel(16);
