@@ -34,5 +34,6 @@ mod stream;
 mod strictness;
 mod tunnels;
 mod unreachable;
+mod upgrades;
 mod upstreams;
 mod upstreams_http2;

@@ -52,7 +52,7 @@ fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
 }
 
 /// A server that sends every message back, answers a close with a close, and says good-bye when the client stops sending.
-fn chat() -> SocketAddr {
+pub(crate) fn chat() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -87,7 +87,7 @@ fn chat() -> SocketAddr {
     address
 }
 
-async fn say(client: &mut Raw, text: &[u8]) {
+pub(crate) async fn say(client: &mut Raw, text: &[u8]) {
     client.send(frame(TEXT, text, true)).await.unwrap();
     hear(client, TEXT, text).await;
 }
@@ -98,7 +98,12 @@ async fn hear(client: &mut Raw, kind: u8, payload: &[u8]) {
 }
 
 async fn open(up: &Up) -> Raw {
-    let mut client = Raw::connect(up.http).await.unwrap();
+    open_at(up.http).await
+}
+
+/// A WebSocket through the gateway that serves HTTP at this address.
+pub(crate) async fn open_at(http: SocketAddr) -> Raw {
+    let mut client = Raw::connect(http).await.unwrap();
     client.send(ASK).await.unwrap();
     let head = client.read_head().await.unwrap().to_ascii_lowercase();
     assert!(head.starts_with("http/1.1 101 switching protocols\r\n"), "{head}");

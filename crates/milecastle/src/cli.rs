@@ -27,7 +27,7 @@ pub(crate) enum Command {
     /// Run a DP manager: gateway nodes join it and pull their configuration from it
     DpManager(Serve),
     /// Run a gateway node
-    Gateway(Serve),
+    Gateway(Gateway),
     /// Show the configuration, its history, and how far it has come
     Config(client::Config),
     /// Show, revoke or delete gateway nodes, or take them out of service
@@ -63,6 +63,17 @@ pub(crate) struct Serve {
     /// Configuration file (YAML); without one, the defaults. MILECASTLE__A__B=v in the environment overrides its key a.b
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// `milecastle gateway`.
+#[derive(Debug, Args)]
+pub(crate) struct Gateway {
+    #[command(flatten)]
+    pub serve: Serve,
+    /// Take the place of the gateway that runs with the same state directory: its listening sockets are handed over, and its
+    /// connections end by themselves. If this process cannot serve, that one goes on. The same as SIGUSR2 to that one
+    #[arg(long)]
+    pub upgrade: bool,
 }
 
 /// `milecastle key`.

@@ -1,20 +1,58 @@
 //! The data plane's part of a process: one gateway node.
 
 use crate::compiler::compiler;
-use anyhow::Context;
+use crate::supervisor;
+use anyhow::{Context, bail};
 use milecastle_plugin_api::{NodeFacts, Shared};
+use milecastle_proxy::drain::{Drain, Stage};
+use milecastle_proxy::handover::{Gate, GateKeeper, HandedOver, Inherited, Offer, OfferParts, Takeover, Transport};
 use milecastle_proxy::node::{Node, NodeConfig};
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
     AccessLog, Counters, Current, Discovery, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd,
     SideParts, SideServers, Totals, UpstreamHealth,
 };
-use milecastle_settings::{Gateway as Settings, Shutdown};
+use milecastle_settings::{Gateway as Settings, Shutdown, Upgrade};
 use milecastle_snapshot::Snapshot;
 use milecastle_telemetry::metrics;
+use std::fs::File;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+
+/// Where the sockets of a node come from.
+pub(crate) enum Origin {
+    /// It opens them itself.
+    Own,
+    /// systemd has opened them.
+    Systemd(Inherited),
+    /// From the process that it takes over from.
+    Takeover(Takeover, Inherited),
+}
+
+impl Origin {
+    /// Takes them from the process that runs if this one is to `upgrade` it, else from systemd if it has opened any.
+    ///
+    /// # Errors
+    /// There is no process to take over from, or it refuses; or systemd's are of no use.
+    pub(crate) async fn find(settings: &Settings, upgrade: bool) -> anyhow::Result<Self> {
+        if !upgrade {
+            return Ok(supervisor::sockets()?.map_or(Self::Own, Self::Systemd));
+        }
+        let mut takeover = Takeover::ask(settings.state.dir(), env!("CARGO_PKG_VERSION")).await?;
+        let inherited = takeover.inherited();
+        Ok(Self::Takeover(takeover, inherited))
+    }
+
+    /// Whether it has sockets for the listener that `key` sets to this address.
+    pub(crate) fn has(&self, key: &str, address: SocketAddr) -> bool {
+        match self {
+            Self::Own => false,
+            Self::Systemd(inherited) | Self::Takeover(_, inherited) => inherited.has(Transport::Tcp, key, address),
+        }
+    }
+}
 
 /// A running gateway node.
 pub(crate) struct GatewayNode {
@@ -25,15 +63,26 @@ pub(crate) struct GatewayNode {
     access_log: Option<Arc<AccessLog>>,
     shared: Arc<Shared>,
     shutdown: Shutdown,
+    upgrade: Upgrade,
+    drain: Arc<Drain>,
+    state_dir: PathBuf,
+    offer: Option<Offer>,
 }
 
 impl GatewayNode {
     /// Joins the cluster and serves. Returns once the first configuration is in force; until then the traffic ports stay
-    /// closed and `/status` says 503.
+    /// closed and `/status` says 503. Who takes over from another process lets nobody in before that one says so.
     ///
     /// # Errors
-    /// A setting that cannot be used, or a listener that cannot be opened.
-    pub(crate) async fn start(settings: &Settings) -> anyhow::Result<Self> {
+    /// A setting that cannot be used, a listener that cannot be opened, or a process to take over from that serves on.
+    pub(crate) async fn start(settings: &Settings, origin: Origin) -> anyhow::Result<Self> {
+        let (mut takeover, mut inherited, of_systemd) = match origin {
+            Origin::Own => (None, Inherited::default(), false),
+            Origin::Systemd(inherited) => (None, inherited, true),
+            Origin::Takeover(takeover, inherited) => (Some(takeover), inherited, false),
+        };
+        let (gate, gate_keeper) = Gate::closed();
+        let drain = Arc::new(Drain::new(env!("CARGO_PKG_VERSION")));
         let facts = NodeFacts { hostname: hostname().into(), version: env!("CARGO_PKG_VERSION") };
         let config = GatewayConfig::new(settings, &facts)?;
         let health = Arc::new(Health::new(config.workers()));
@@ -66,7 +115,8 @@ impl GatewayNode {
         let discovery =
             Discovery::new(&settings.discovery, side.clone(), Some(settings.state.dir()), config.authorities())?;
         let figures = counters.figures(upstream_health.clone());
-        let node = Node::start(node_config(settings, &facts), compiler.clone(), publish, figures, maintain)?;
+        let lock = takeover.as_ref().and_then(Takeover::lock);
+        let node = Node::start(node_config(settings, &facts, lock), compiler.clone(), publish, figures, maintain)?;
         let access_log = AccessLog::open(settings, config.workers())?.map(Arc::new);
         let side_servers = SideServers::start(
             settings,
@@ -81,14 +131,35 @@ impl GatewayNode {
                 node: Arc::new(node.status_reader()),
                 facts: facts.clone(),
                 access_log: access_log.clone(),
+                drain: drain.clone(),
+                gate: gate.clone(),
             },
+            &mut inherited,
         )
         .await?;
-        tracing::info!(address = %side_servers.status_addr(), "the status page is served");
-        arrived.notified().await;
+        // Probes find the process before it is ready, unless another one answers them.
+        let gate_keeper = match &takeover {
+            None => {
+                gate_keeper.open();
+                tracing::info!(address = %side_servers.status_addr(), "the status page is served");
+                supervisor::waiting();
+                None
+            }
+            Some(_) => Some(gate_keeper),
+        };
+        let broken_off = async {
+            match &mut takeover {
+                Some(takeover) => takeover.broken_off().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = arrived.notified() => {}
+            error = broken_off => return Err(error.into()),
+        }
         let current = first.get().context("the first configuration has arrived")?.clone();
         let workers = config.workers();
-        let gateway = Gateway::start(GatewayParts {
+        let parts = GatewayParts {
             config,
             facts,
             current,
@@ -97,10 +168,63 @@ impl GatewayNode {
             discovery,
             side,
             on_end: access_log.clone().map(|log| log as Arc<dyn OnRequestEnd>),
-        })?;
+            drain: drain.clone(),
+            gate,
+        };
+        let gateway = Gateway::start(parts, &mut inherited)?;
+        if let Some(unclaimed) = inherited.unclaimed().next().filter(|_| of_systemd) {
+            bail!(
+                "systemd has opened {unclaimed}, on which this node does not listen: connections would wait there in vain; \
+                 remove it from the socket unit, or set a listener to this address"
+            );
+        }
         // The workers begin with the configuration that has arrived: from here on load balancers may send.
         (0..workers).for_each(|worker| health.worker_loaded(worker));
-        Ok(Self { gateway, side: side_servers, node, health, access_log, shared, shutdown: settings.shutdown.clone() })
+        if let Some(takeover) = takeover {
+            takeover.ready(&inherited).await?;
+            tracing::info!("took over from the process that was running");
+        }
+        gate_keeper.into_iter().for_each(GateKeeper::open);
+        Ok(Self {
+            gateway,
+            side: side_servers,
+            node,
+            health,
+            access_log,
+            shared,
+            shutdown: settings.shutdown.clone(),
+            upgrade: settings.upgrade.clone(),
+            drain,
+            state_dir: settings.state.dir().to_owned(),
+            offer: None,
+        })
+    }
+
+    /// Lets another process take over from now on.
+    pub(crate) fn offer(&mut self) {
+        let listening = [self.gateway.take_listening(), self.side.take_listening()].into_iter().flatten().collect();
+        let offered = Offer::open(OfferParts {
+            dir: self.state_dir.clone(),
+            listening,
+            pause: self.node.pause(),
+            drain: self.drain.clone(),
+            patience: self.upgrade.ready_timeout.get(),
+        });
+        match offered {
+            Ok(offer) => self.offer = Some(offer),
+            Err(error) => {
+                let dir = self.state_dir.display();
+                tracing::warn!(%dir, %error, "no other process can take over from this one: it cannot open a socket in state.dir");
+            }
+        }
+    }
+
+    /// Waits until another process has taken over. Cancel safe.
+    pub(crate) async fn handed_over(&mut self) -> HandedOver {
+        match &mut self.offer {
+            Some(offer) => offer.handed_over().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Listening addresses with what they are.
@@ -128,6 +252,9 @@ impl GatewayNode {
     /// `/status` says 503, load balancers look elsewhere, requests in flight end, and what is left is cut. What it waits for
     /// is in the log.
     pub(crate) async fn stop(self) {
+        if let Some(offer) = self.offer {
+            offer.withdraw().await;
+        }
         self.health.drain();
         let Shutdown { grace, drain, .. } = self.shutdown;
         let open = || self.gateway.counters().totals();
@@ -138,6 +265,7 @@ impl GatewayNode {
                 requests,
                 "/status says 503; traffic is served as before for {grace} (shutdown.grace), until load balancers have noticed"
             );
+            self.drain.comes_to(Stage::Grace, grace.get() + drain.get());
             tokio::time::sleep(grace.get()).await;
         }
         let Totals { active: connections, in_flight: requests, .. } = open();
@@ -146,13 +274,45 @@ impl GatewayNode {
             requests,
             "connections end after their present requests; waiting for these for {drain} at most (shutdown.drain)"
         );
+        self.drain.comes_to(Stage::Draining, drain.get());
         if !self.gateway.drain(drain.get()).await {
             tracing::warn!("requests in flight were cut: they did not end within shutdown.drain");
         }
     }
+
+    /// Ends with its connections: another process has the sockets. Whatever is left after `upgrade.drain` is cut; if it is
+    /// `hurried`, after `shutdown.drain`.
+    pub(crate) async fn leave(self, handed: HandedOver, hurried: oneshot::Receiver<()>) {
+        self.side.leave();
+        drop(self.node);
+        let (drain, hurry) = (self.upgrade.drain, self.shutdown.drain);
+        self.drain.comes_to(Stage::Replaced, drain.get());
+        let Totals { active: connections, in_flight: requests, tunnels, .. } = self.gateway.counters().totals();
+        tracing::info!(
+            connections,
+            requests,
+            tunnels,
+            "process {} serves; connections of this one end by themselves, or after {drain} (upgrade.drain)",
+            handed.successor
+        );
+        let over = async {
+            tokio::select! {
+                () = tokio::time::sleep(drain.get()) => {}
+                // Whoever could hurry this one lives as long as it.
+                Ok(()) = hurried => {
+                    tracing::info!("connections that are left have {hurry} (shutdown.drain)");
+                    self.drain.comes_to(Stage::Replaced, hurry.get());
+                    tokio::time::sleep(hurry.get()).await;
+                }
+            }
+        };
+        if !self.gateway.leave(handed.claimed, over).await {
+            tracing::warn!("connections were cut: they did not end in time");
+        }
+    }
 }
 
-fn node_config(settings: &Settings, facts: &NodeFacts) -> NodeConfig {
+fn node_config(settings: &Settings, facts: &NodeFacts, lock: Option<Arc<File>>) -> NodeConfig {
     let boot = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     NodeConfig {
         control_plane: settings.control_plane.clone(),
@@ -160,6 +320,7 @@ fn node_config(settings: &Settings, facts: &NodeFacts) -> NodeConfig {
         hostname: facts.hostname.to_string(),
         version: facts.version.to_owned(),
         boot_id: format!("{:x}-{:x}", boot.as_nanos(), std::process::id()),
+        lock,
     }
 }
 

@@ -16,6 +16,8 @@ mod key;
 mod ports;
 mod process;
 mod roles;
+mod successor;
+mod supervisor;
 mod up;
 
 use clap::Parser;
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
         Command::Control(serve) => done(roles::control(&serve)),
         Command::Dashboard(serve) => done(roles::dashboard(&serve)),
         Command::DpManager(serve) => done(roles::dp_manager(&serve)),
-        Command::Gateway(serve) => done(roles::gateway(&serve)),
+        Command::Gateway(gateway) => done(roles::gateway(&gateway)),
         Command::Key(command) => done(key::run(&command)),
         Command::Check(check) => done(check::run(&check)),
         Command::Config(command) => client::run(client::Command::Config(command)),

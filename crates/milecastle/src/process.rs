@@ -44,6 +44,7 @@ pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     reopen: Signal,
+    upgrade: Signal,
 }
 
 /// What a signal asks for.
@@ -53,6 +54,8 @@ pub(crate) enum Asked {
     Stop,
     /// To open the log files anew, after they were moved away.
     Reopen,
+    /// To start a process that takes this one's place.
+    Upgrade,
 }
 
 impl Signals {
@@ -66,6 +69,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate(), "SIGTERM")?,
             interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
             reopen: listen(SignalKind::user_defined1(), "SIGUSR1")?,
+            upgrade: listen(SignalKind::user_defined2(), "SIGUSR2")?,
         })
     }
 
@@ -75,6 +79,7 @@ impl Signals {
             _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
             _ = self.interrupt.recv() => tracing::info!("SIGINT: stopping"),
             _ = self.reopen.recv() => return Asked::Reopen,
+            _ = self.upgrade.recv() => return Asked::Upgrade,
         }
         Asked::Stop
     }

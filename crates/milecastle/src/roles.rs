@@ -2,14 +2,19 @@
 //!
 //! Each may be started before what it needs is there. It then waits, and says for what in its log and to probes.
 
-use crate::cli::Serve;
+use crate::cli::{Gateway, Serve};
 use crate::config::known;
 use crate::control::{ControlPlane, ControlSettings};
-use crate::gateway::GatewayNode;
+use crate::gateway::{GatewayNode, Origin};
 use crate::process::{self, Asked, Signals};
+use crate::successor::Program;
+use crate::{ports, supervisor};
 use anyhow::Context;
+use milecastle_proxy::handover::HandedOver;
 use milecastle_settings::{ControlFile, DashboardFile, DpManagerFile, File, GatewayFile, Replica, load};
 use std::io::Write;
+use std::pin::pin;
+use tokio::sync::oneshot;
 
 /// Threads of a control plane, whose work is waiting for others.
 const CONTROL_THREADS: usize = 2;
@@ -45,14 +50,17 @@ pub(crate) fn dp_manager(args: &Serve) -> anyhow::Result<()> {
     process::run(&file.log, &file.listeners(), CONTROL_THREADS, work)
 }
 
-/// Runs a gateway node until SIGTERM or SIGINT, of which a second one ends at once; SIGUSR1 opens the log files anew.
+/// Runs a gateway node until SIGTERM or SIGINT, of which a second one ends at once, or until another process has taken its place
+/// and its connections have ended. SIGUSR1 opens the log files anew, SIGUSR2 starts a process that takes its place.
 ///
 /// # Errors
-/// As [`control`].
-pub(crate) fn gateway(args: &Serve) -> anyhow::Result<()> {
-    let file: GatewayFile = load(args.config.as_deref(), &known())?;
+/// As [`control`]; or there is no process to take over from, or it refuses.
+pub(crate) fn gateway(args: &Gateway) -> anyhow::Result<()> {
+    let program = Program::of_this_process();
+    let file: GatewayFile = load(args.serve.config.as_deref(), &known())?;
     let threads = usize::from(file.gateway.background_threads);
-    process::run(&file.log, &file.listeners(), threads, serve_gateway(&file.gateway))
+    // What is inherited is no port that is taken: which that is turns out within.
+    process::run(&file.log, &[], threads, serve_gateway(&file, args.upgrade, &program))
 }
 
 type RoleSettings<'a> = (Option<&'a milecastle_settings::Dashboard>, Option<&'a milecastle_settings::DpManager>);
@@ -79,19 +87,62 @@ async fn serve(settings: ControlSettings<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve_gateway(settings: &milecastle_settings::Gateway) -> anyhow::Result<()> {
+async fn serve_gateway(file: &GatewayFile, upgrade: bool, program: &Program) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
-    let node = tokio::select! {
-        started = GatewayNode::start(settings) => started?,
+    let settings = &file.gateway;
+    let starting = async {
+        let origin = Origin::find(settings, upgrade).await?;
+        let is_inherited = |key: &str, address| origin.has(key, address);
+        let listeners = file.listeners().into_iter().filter(|(key, address)| !is_inherited(key, *address));
+        ports::probe(&listeners.collect::<Vec<_>>())?;
+        GatewayNode::start(settings, origin).await
+    };
+    let mut node = tokio::select! {
+        started = starting => started?,
         () = signals.stop() => return Ok(()),
     };
+    node.offer();
     for (what, address) in node.addresses() {
         tracing::info!(%address, "{what} is served");
     }
     tracing::info!(revision = node.revision(), "ready");
-    while signals.next().await == Asked::Reopen {
-        node.reopen_logs();
+    supervisor::ready();
+    loop {
+        let asked = tokio::select! {
+            asked = signals.next() => asked,
+            () = program.successor_ended() => {
+                // This one serves still.
+                supervisor::ready();
+                continue;
+            }
+            handed = node.handed_over() => {
+                see_replaced(&mut signals, node, handed).await;
+                return Ok(());
+            }
+        };
+        match asked {
+            Asked::Stop => break,
+            Asked::Reopen => node.reopen_logs(),
+            Asked::Upgrade => {
+                supervisor::reloading();
+                program.start_successor();
+            }
+        }
     }
+    supervisor::stopping();
     signals.see_out(node.stop()).await;
     Ok(())
+}
+
+/// Lets a process end that another one has replaced. Told to stop, it hurries; told again, it ends at once.
+async fn see_replaced(signals: &mut Signals, node: GatewayNode, handed: HandedOver) {
+    let (hurry, hurried) = oneshot::channel();
+    let mut leaving = pin!(node.leave(handed, hurried));
+    tokio::select! {
+        () = &mut leaving => return tracing::info!("all connections have ended; stopped"),
+        () = signals.stop() => {}
+    }
+    // It hears of it, or has ended.
+    hurry.send(()).ok();
+    signals.see_out(leaving).await;
 }

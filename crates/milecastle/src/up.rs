@@ -4,7 +4,7 @@ use crate::cli::Up;
 use crate::config::known;
 use crate::control::{ControlPlane, ControlSettings};
 use crate::data_dir::DataDir;
-use crate::gateway::GatewayNode;
+use crate::gateway::{GatewayNode, Origin};
 use crate::process::{Asked, Signals};
 use crate::{banner, demo, ports};
 use anyhow::Context;
@@ -73,12 +73,18 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
         settings.gateway.control_plane.group_token_file = Some(token);
     }
     let gateway = tokio::select! {
-        started = GatewayNode::start(&settings.gateway) => started?,
+        started = GatewayNode::start(&settings.gateway, Origin::Own) => started?,
         () = signals.stop() => return Ok(()),
     };
     banner::print(&control, &gateway, demo, &settings.data_dir)?;
-    while signals.next().await == Asked::Reopen {
-        gateway.reopen_logs();
+    loop {
+        match signals.next().await {
+            Asked::Stop => break,
+            Asked::Reopen => gateway.reopen_logs(),
+            Asked::Upgrade => tracing::warn!(
+                "SIGUSR2: `milecastle up` holds the control plane as well and cannot hand it over; run `milecastle gateway` for that"
+            ),
+        }
     }
     let ending = async {
         gateway.stop().await;

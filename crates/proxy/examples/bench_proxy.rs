@@ -5,6 +5,8 @@
 
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{NoSecrets, NodeFacts, Registry, Shared};
+use milecastle_proxy::drain::Drain;
+use milecastle_proxy::handover::{Gate, Inherited};
 use milecastle_proxy::{Counters, Current, Discovery, Gateway, GatewayConfig, GatewayParts};
 use milecastle_settings::{Gateway as Settings, HttpListen, NodeListen, SslListen};
 use milecastle_snapshot::Compiler;
@@ -53,16 +55,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     let side = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let config = GatewayConfig::new(&settings, &facts)?;
     let discovery = Discovery::new(&settings.discovery, side.handle().clone(), None, None)?;
-    let gateway = Gateway::start(GatewayParts {
-        counters: Arc::new(Counters::new(config.workers())),
-        config,
-        facts,
-        current: Arc::new(Current::new(Arc::new(snapshot))),
-        upstream_health: Arc::default(),
-        discovery,
-        side: side.handle().clone(),
-        on_end: None,
-    })?;
+    let gateway = Gateway::start(
+        GatewayParts {
+            counters: Arc::new(Counters::new(config.workers())),
+            config,
+            facts,
+            current: Arc::new(Current::new(Arc::new(snapshot))),
+            upstream_health: Arc::default(),
+            discovery,
+            side: side.handle().clone(),
+            on_end: None,
+            drain: Arc::new(Drain::new("1.2.3")),
+            gate: Gate::open(),
+        },
+        &mut Inherited::default(),
+    )?;
     side.block_on(std::future::pending::<()>());
     drop(gateway);
     Ok(())

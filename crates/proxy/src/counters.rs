@@ -77,6 +77,8 @@ counters! {
     stream_preread_cut,
     /// Connections closed because the PROXY header that they have to begin with was malformed or missing.
     bad_proxy_headers,
+    /// Client connections that have switched from HTTP to another protocol, and are open.
+    tunnels,
     /// UDP sessions that are open.
     udp_sessions,
     /// Datagrams dropped because there were as many UDP sessions as there may be.

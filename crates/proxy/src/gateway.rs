@@ -5,11 +5,13 @@ use crate::config::{self, GatewayConfig, Listen};
 use crate::counters::Counters;
 use crate::current::Current;
 use crate::discovery::Discovery;
+use crate::drain::Drain;
+use crate::handover::{Address, Gate, Inherited, Listening, Transport};
 use crate::health::{CheckerParts, Checkers, UpstreamHealth};
 use crate::resolve::Resolver;
 use crate::stream::{StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
-use crate::worker::{self, Door, Doors, ListenError, Node, Stage};
+use crate::worker::{self, Door, Doors, ListenError, Node, Orders, Stage};
 use milecastle_plugin_api::{NodeFacts, RequestCx};
 use milecastle_settings::VerifyUpstreams;
 use std::net::SocketAddr;
@@ -46,6 +48,10 @@ pub struct GatewayParts {
     pub side: tokio::runtime::Handle,
     /// The access log.
     pub on_end: Option<Arc<dyn OnRequestEnd>>,
+    /// Whoever asks how far the end of the process has come.
+    pub drain: Arc<Drain>,
+    /// Nobody is let in before it opens.
+    pub gate: Gate,
 }
 
 /// Why a gateway did not start.
@@ -54,7 +60,7 @@ pub enum StartError {
     /// An address is taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The system gave no thread.
+    /// The system gave no thread, or no descriptor.
     #[error("starting a worker thread: {0}")]
     Thread(#[from] std::io::Error),
 }
@@ -104,6 +110,8 @@ impl LocalAddr {
 pub struct Gateway {
     addrs: Vec<LocalAddr>,
     counters: Arc<Counters>,
+    checkers: Arc<Checkers>,
+    listening: Vec<Listening>,
     stage: watch::Sender<Stage>,
     /// Closed when the last worker has ended.
     ended: mpsc::Receiver<()>,
@@ -111,17 +119,23 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Opens the ports and starts the workers. To be called once there is a configuration to serve.
+    /// Opens the ports, or takes sockets that are `inherited`, and starts the workers. To be called once there is a configuration
+    /// to serve.
     ///
     /// # Errors
     /// A port is taken, or the system has no threads left.
-    pub fn start(parts: GatewayParts) -> Result<Self, StartError> {
-        let GatewayParts { config, facts, current, counters, upstream_health, discovery, side, on_end } = parts;
+    pub fn start(parts: GatewayParts, inherited: &mut Inherited) -> Result<Self, StartError> {
+        let GatewayParts { config, facts, current, counters, upstream_health, discovery, side, on_end, drain, gate } =
+            parts;
         let workers = config.workers;
         let mut doors: Vec<Doors> = (0..workers).map(|_| Doors::default()).collect();
         let mut addrs = Vec::with_capacity(config.listens.len() + config.udp.len());
+        let mut listening = Vec::with_capacity(addrs.capacity());
         for listen in &config.listens {
-            let (addr, sockets) = worker::listen(listen.addr, listen.key, workers)?;
+            let (addr, sockets) = worker::listen(listen.addr, listen.key, workers, inherited)?;
+            let address =
+                Address { transport: Transport::Tcp, key: listen.key.to_owned(), configured: listen.addr, bound: addr };
+            listening.push(Listening::of(address, &sockets)?);
             let (served, stream) = match listen.served {
                 config::Served::Http => (Served::Http, None),
                 config::Served::Stream { proxy_protocol_to_upstream } => {
@@ -130,16 +144,23 @@ impl Gateway {
                 }
             };
             addrs.push(LocalAddr { addr, tls: listen.tls, served, proxy_protocol: listen.proxy_protocol });
-            for (worker, socket) in doors.iter_mut().zip(sockets) {
-                worker.tcp.push(Door { listen: Listen { addr, ..listen.clone() }, socket, stream: stream.clone() });
+            for (socket, worker) in sockets.into_iter().zip((0..workers).cycle()) {
+                doors[worker].tcp.push(Door {
+                    listen: Listen { addr, ..listen.clone() },
+                    socket,
+                    stream: stream.clone(),
+                });
             }
         }
-        for &addr in &config.udp {
-            let (addr, sockets) = worker::listen_udp(addr, "apisix.stream_proxy.udp", workers)?;
+        for &configured in &config.udp {
+            const KEY: &str = "apisix.stream_proxy.udp";
+            let (addr, sockets) = worker::listen_udp(configured, KEY, workers, inherited)?;
+            let address = Address { transport: Transport::Udp, key: KEY.to_owned(), configured, bound: addr };
+            listening.push(Listening::of(address, &sockets)?);
             let counters = counters.stream_listener(addr);
             addrs.push(LocalAddr { addr, tls: false, served: Served::Udp, proxy_protocol: false });
-            for (worker, socket) in doors.iter_mut().zip(sockets) {
-                worker.udp.push(UdpDoor { addr, socket, counters: counters.clone() });
+            for (socket, worker) in sockets.into_iter().zip((0..workers).cycle()) {
+                doors[worker].udp.push(UdpDoor { addr, socket, counters: counters.clone() });
             }
         }
         let resolver = Resolver::new(side.clone(), config.dns.clone());
@@ -158,7 +179,7 @@ impl Gateway {
         let node = Arc::new(Node {
             resolver,
             discovery,
-            checkers,
+            checkers: checkers.clone(),
             averages: Averages::default(),
             tls: ServerTls::new(&config.tls),
             upstream_tls: UpstreamTls::new(upstream_roots),
@@ -172,17 +193,18 @@ impl Gateway {
         let (stage, _) = watch::channel(Stage::Running);
         let (end, ended) = mpsc::channel(1);
         let mut threads = Vec::with_capacity(workers);
-        for (index, doors) in doors.into_iter().enumerate() {
-            let (node, stage, end) = (node.clone(), stage.subscribe(), end.clone());
+        for ((index, doors), asked) in doors.into_iter().enumerate().zip(drain.open(workers)) {
+            let (node, end) = (node.clone(), end.clone());
+            let orders = Orders { gate: gate.clone(), stage: stage.subscribe(), asked };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                if let Err(error) = worker::run(node, index, doors, stage) {
+                if let Err(error) = worker::run(node, index, doors, orders) {
                     tracing::error!(%error, worker = index, "a worker ended");
                 }
                 drop(end);
             })?;
             threads.push(thread);
         }
-        Ok(Self { addrs, counters, stage, ended, threads })
+        Ok(Self { addrs, counters, checkers, listening, stage, ended, threads })
     }
 
     /// The addresses that are listened on, in the order of the configuration.
@@ -195,12 +217,33 @@ impl Gateway {
         &self.counters
     }
 
+    /// Gives away what a process needs that takes the listeners over. To be dropped before they are to close.
+    pub fn take_listening(&mut self) -> Vec<Listening> {
+        std::mem::take(&mut self.listening)
+    }
+
     /// Takes no new connections, ends open ones after their present requests, and cuts what is left after `deadline`.
     ///
     /// HTTP/1.1 clients read `Connection: close`, HTTP/2 clients GOAWAY. Says whether every connection ended by itself.
-    pub async fn drain(mut self, deadline: Duration) -> bool {
-        self.stage.send_replace(Stage::Draining);
-        let by_itself = tokio::time::timeout(deadline, self.ended.recv()).await.is_ok();
+    pub async fn drain(self, deadline: Duration) -> bool {
+        self.end(Stage::Draining, tokio::time::sleep(deadline)).await
+    }
+
+    /// Leaves the sockets of these listeners to another process that has them open; those of the others end as in
+    /// [`Self::drain`], and connections likewise, but there is no hurry: one that waits for a request may do so as long as
+    /// ever. What is left when `over` is ready is cut. Says whether every connection ended by itself.
+    pub async fn leave(self, claimed: Arc<[Address]>, over: impl Future<Output = ()>) -> bool {
+        self.checkers.stop();
+        self.end(Stage::Replaced(claimed), over).await
+    }
+
+    async fn end(mut self, stage: Stage, over: impl Future<Output = ()>) -> bool {
+        self.listening.clear();
+        self.stage.send_replace(stage);
+        let by_itself = tokio::select! {
+            _none = self.ended.recv() => true,
+            () = over => false,
+        };
         self.stage.send_replace(Stage::Stopped);
         if !by_itself {
             // Every worker ends at its next turn; the channel closes then.

@@ -3,13 +3,12 @@
 //! One task makes the page anew at each refresh; a scrape gets the last one made, whatever it costs to make. A page that
 //! was not made anew for twice the interval is not shown any more: figures that stand still look like a quiet node.
 
-use crate::side_http::{self, Answer, SideServer, answer};
+use crate::side_http::{self, Answer, SideListener, SideServer, answer};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use milecastle_settings::Prometheus;
 use serde_json::json;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,25 +48,22 @@ pub(crate) struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// Binds the listener; `render` makes a page and may take its time. The first one is there before the listener is.
-    ///
-    /// # Errors
-    /// The address cannot be bound.
+    /// Serves; `render` makes a page and may take its time. The first one is there before anybody is let in.
     pub(crate) async fn start(
+        listener: SideListener,
         settings: &Prometheus,
         render: impl Fn() -> String + Send + Sync + 'static,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let page = Arc::new(Page::default());
         let every = settings.refresh_interval.get();
         let render = Arc::new(render);
         refresh(&page, &render).await;
         let server = {
             let (page, path) = (page.clone(), settings.export_uri.clone());
-            SideServer::start(settings.export_addr.socket(), move |request| {
+            SideServer::start(listener, move |request| {
                 let known = request.method() == Method::GET && request.uri().path() == path;
                 std::future::ready(if known { page.answer(Instant::now(), 2 * every) } else { side_http::not_found() })
             })
-            .await?
         };
         let refresh = tokio::spawn(async move {
             loop {
@@ -76,10 +72,10 @@ impl MetricsServer {
                 refresh(&page, &render).await;
             }
         });
-        Ok(Self { server, refresh })
+        Self { server, refresh }
     }
 
-    /// The listener.
+    /// The server.
     pub(crate) fn server(&self) -> &SideServer {
         &self.server
     }
@@ -104,7 +100,7 @@ async fn refresh<R: Fn() -> String + Send + Sync + 'static>(page: &Page, render:
 mod tests {
     use super::*;
     use http_body_util::BodyExt as _;
-    use milecastle_settings::{IpPort, Time};
+    use milecastle_settings::Time;
     use milecastle_testkit::{Call, eventually};
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -123,16 +119,11 @@ mod tests {
     }
 
     async fn server(refresh: Time) -> MetricsServer {
-        let settings = Prometheus {
-            export_uri: "/m".to_owned(),
-            export_addr: IpPort { port: 0, ..Prometheus::default().export_addr },
-            refresh_interval: refresh,
-            ..Prometheus::default()
-        };
+        let settings = Prometheus { export_uri: "/m".to_owned(), refresh_interval: refresh, ..Prometheus::default() };
+        let listener = SideListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let made = AtomicU32::new(0);
-        MetricsServer::start(&settings, move || format!("page {}\n", made.fetch_add(1, Ordering::Relaxed)))
+        MetricsServer::start(listener, &settings, move || format!("page {}\n", made.fetch_add(1, Ordering::Relaxed)))
             .await
-            .unwrap()
     }
 
     #[tokio::test]

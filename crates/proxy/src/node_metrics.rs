@@ -7,6 +7,7 @@ use crate::control_api::STORAGE_PREFIX;
 use crate::counters::{Counters, Totals};
 use crate::current::Current;
 use crate::discovery::{Discovery, Figures};
+use crate::drain::{Drain, Stage};
 use crate::health::UpstreamHealth;
 use crate::node::{LastGoodFigures, NodeStatus};
 use crate::process;
@@ -27,6 +28,7 @@ pub(crate) struct Sources {
     pub(crate) node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
     pub(crate) facts: NodeFacts,
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) drain: Arc<Drain>,
 }
 
 /// Reads one figure.
@@ -46,6 +48,7 @@ pub(crate) struct NodeMetrics {
     panics: Family<Counter>,
     upstream_status: Family<Gauge>,
     discovery: DiscoveryMetrics,
+    tunnels: Handle<Gauge>,
     udp_sessions: Handle<Gauge>,
     stream_active: Family<Gauge>,
     stream_bandwidth: Family<Counter>,
@@ -58,6 +61,8 @@ pub(crate) struct NodeMetrics {
     stream_connected: Handle<Gauge>,
     alarms: Handle<Gauge>,
     last_good: LastGoodMetrics,
+    ending: Handle<Gauge>,
+    ends_in: Handle<Gauge>,
     cpu: Handle<Gauge>,
     memory: Handle<Gauge>,
 }
@@ -88,6 +93,10 @@ impl NodeMetrics {
             panics: labelled("plugin_panics_total", "Hooks that panicked; each ended its request with 500", "plugin")?,
             upstream_status: upstream_status(&registry, settings)?,
             discovery: DiscoveryMetrics::new(&registry)?,
+            tunnels: gauge(
+                "tunnels",
+                "Client connections that have switched from HTTP to another protocol, and are open",
+            )?,
             udp_sessions: gauge("udp_sessions", "UDP sessions that are open")?,
             stream_active: registry.gauge(
                 "stream_active_connections",
@@ -116,6 +125,11 @@ impl NodeMetrics {
             stream_connected: gauge("config_stream_connected", "Whether the configuration stream is open: 1 or 0")?,
             alarms: gauge("config_alarms", "Conditions of the node as a member of its cluster that need an operator")?,
             last_good: LastGoodMetrics::new(&registry)?,
+            ending: gauge("draining", "Whether the process was told to stop: 1 or 0")?,
+            ends_in: gauge(
+                "drain_seconds_left",
+                "Seconds until what is left of a process that was told to stop is cut; 0 while it serves",
+            )?,
             cpu: gauge("process_cpu_seconds", "CPU time of the process since its start, user and system")?,
             memory: gauge("process_resident_memory_bytes", "Resident memory of the process")?,
             sources,
@@ -129,7 +143,8 @@ impl NodeMetrics {
     }
 
     fn update(&self) {
-        let Sources { registry, counters, upstream_health, discovery, current, node, access_log, .. } = &self.sources;
+        let Sources { registry, counters, upstream_health, discovery, current, node, access_log, drain, .. } =
+            &self.sources;
         let totals = counters.totals();
         self.connections.iter().for_each(|(gauge, read)| gauge.set(float(read(&totals))));
         self.requests.set(float(totals.requests));
@@ -142,11 +157,15 @@ impl NodeMetrics {
         }
         self.update_upstreams(upstream_health);
         self.discovery.update(&discovery.figures());
+        self.tunnels.set(float(totals.tunnels));
         self.udp_sessions.set(float(totals.udp_sessions));
         self.update_streams(counters);
         follow(&self.metric_errors, registry.overflowed());
         follow(&self.log_lines_dropped, access_log.as_ref().map_or(0, |log| log.dropped()));
         self.update_configuration(&node(), current.get());
+        let (stage, left) = drain.at();
+        self.ending.set(if stage == Stage::Serving { 0.0 } else { 1.0 });
+        self.ends_in.set(left.unwrap_or_default().as_secs_f64());
         let (cpu_ms, resident) = process::usage();
         self.cpu.set(float(cpu_ms) / 1000.0);
         self.memory.set(float(resident));

@@ -5,8 +5,9 @@
 //! What must stay true: whoever only holds on to connections keeps no probe out. One more than there may be takes the place of the
 //! one of which nothing was heard for longest, but none is cut before it could be answered: a flood waits in the listener's queue.
 
+use crate::handover::{Address, Gate, Inherited, Listening, Transport};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -36,43 +37,102 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 /// How long the head of a request may take, and how long a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server bound to its address; it ends when this is dropped.
-pub struct SideServer {
+/// An address that is listened on and not served yet.
+pub(crate) struct SideListener {
     addr: SocketAddr,
-    task: tokio::task::JoinHandle<()>,
+    /// One, unless they were opened by another process.
+    sockets: Vec<TcpListener>,
+    gate: Gate,
+}
+
+impl SideListener {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// The system refuses it.
+    #[cfg(test)]
+    pub(crate) fn bind(addr: SocketAddr) -> io::Result<Self> {
+        Ok(Self::open("", addr, &mut Inherited::default(), &Gate::open())?.0)
+    }
+
+    /// Claims the sockets of the listener that `key` sets to this address, or opens one. Nobody is let in before the gate
+    /// opens. Gives as well what a process needs that takes the listener over.
+    ///
+    /// # Errors
+    /// The system refuses the address.
+    pub(crate) fn open(
+        key: &str,
+        addr: SocketAddr,
+        inherited: &mut Inherited,
+        gate: &Gate,
+    ) -> io::Result<(Self, Listening)> {
+        let sockets = match inherited.claim(Transport::Tcp, key, addr) {
+            Some(claimed) => claimed.sockets.into_iter().map(std::net::TcpListener::from).collect(),
+            None => vec![std::net::TcpListener::bind(addr)?],
+        };
+        let bound = sockets.first().ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
+        let address = Address { transport: Transport::Tcp, key: key.to_owned(), configured: addr, bound };
+        let listening = Listening::of(address, &sockets)?;
+        let into_runtime = |socket: std::net::TcpListener| {
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket)
+        };
+        let sockets = sockets.into_iter().map(into_runtime).collect::<io::Result<_>>()?;
+        Ok((Self { addr: bound, sockets, gate: gate.clone() }, listening))
+    }
+}
+
+/// A server on its address; it ends when this is dropped.
+pub(crate) struct SideServer {
+    addr: SocketAddr,
+    accepting: Vec<tokio::task::JoinHandle<()>>,
+    /// Another process answers on the address: each connection ends with its next answer.
+    leaving: Arc<AtomicBool>,
 }
 
 impl SideServer {
-    /// Binds and serves on the runtime that this is called on.
-    pub(crate) async fn start<F, A>(addr: SocketAddr, answer: F) -> io::Result<Self>
+    /// Serves on the runtime that this is called on.
+    pub(crate) fn start<F, A>(listener: SideListener, answer: F) -> Self
     where
         F: Fn(&Request<Incoming>) -> A + Send + Sync + 'static,
         A: Future<Output = Answer> + Send + 'static,
     {
-        let listener = TcpListener::bind(addr).await?;
-        let addr = listener.local_addr()?;
-        let task = tokio::spawn(serve(listener, Arc::new(answer)));
-        Ok(Self { addr, task })
+        let (answer, places, leaving) = (Arc::new(answer), Arc::default(), Arc::<AtomicBool>::default());
+        let SideListener { addr, sockets, gate } = listener;
+        let accept = |socket| {
+            let (mut gate, served) =
+                (gate.clone(), serve(socket, answer.clone(), Arc::clone(&places), leaving.clone()));
+            tokio::spawn(async move {
+                gate.passed().await;
+                served.await;
+            })
+        };
+        Self { addr, accepting: sockets.into_iter().map(accept).collect(), leaving }
+    }
+
+    /// Leaves the address to another process that listens on the same sockets. Connections end with their next answer.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.accepting.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     /// The address it listens on.
-    pub fn local_addr(&self) -> SocketAddr {
+    pub(crate) fn local_addr(&self) -> SocketAddr {
         self.addr
     }
 }
 
 impl Drop for SideServer {
     fn drop(&mut self) {
-        self.task.abort();
+        self.accepting.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 
-async fn serve<F, A>(listener: TcpListener, answer: Arc<F>)
+async fn serve<F, A>(listener: TcpListener, answer: Arc<F>, places: Arc<Places>, leaving: Arc<AtomicBool>)
 where
     F: Fn(&Request<Incoming>) -> A + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
 {
-    let places = Arc::<Places>::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -84,12 +144,18 @@ where
             }
         };
         places.make_room().await;
-        let (answer, place) = (answer.clone(), places.take());
+        let (answer, place, leaving) = (answer.clone(), places.take(), leaving.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| {
                 place.renew();
-                let answer = answer(&request);
-                async move { Ok::<_, Infallible>(answer.await) }
+                let (answer, leaving) = (answer(&request), leaving.clone());
+                async move {
+                    let mut answer = answer.await;
+                    if leaving.load(Ordering::Acquire) {
+                        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, Infallible>(answer)
+                }
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
@@ -212,7 +278,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_only_holds_on_keeps_no_probe_out() {
         let ok = |_: &Request<Incoming>| std::future::ready(stock(StatusCode::OK));
-        let server = SideServer::start("127.0.0.1:0".parse().unwrap(), ok).await.unwrap();
+        let server = SideServer::start(SideListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), ok);
         let mut used = TcpStream::connect(server.local_addr()).await.unwrap();
         let mut ask = async || {
             used.write_all(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await?;

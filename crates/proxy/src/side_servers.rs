@@ -5,11 +5,13 @@ use crate::control_api::{self, ControlApi};
 use crate::counters::Counters;
 use crate::current::Current;
 use crate::discovery::Discovery;
+use crate::drain::Drain;
+use crate::handover::{Gate, Inherited, Listening};
 use crate::health::UpstreamHealth;
 use crate::metrics_page::MetricsServer;
 use crate::node::NodeStatus;
 use crate::node_metrics::{NodeMetrics, Sources};
-use crate::side_http::SideServer;
+use crate::side_http::{SideListener, SideServer};
 use crate::status::{self, Health};
 use milecastle_plugin_api::NodeFacts;
 use milecastle_settings::Gateway as Settings;
@@ -42,6 +44,10 @@ pub struct SideParts {
     pub facts: NodeFacts,
     /// The access log, if one is written.
     pub access_log: Option<Arc<AccessLog>>,
+    /// How far the end of the process has come.
+    pub drain: Arc<Drain>,
+    /// Nobody is let in before it opens.
+    pub gate: Gate,
 }
 
 /// Why the side servers did not start.
@@ -67,14 +73,15 @@ pub struct SideServers {
     status: SideServer,
     control: Option<SideServer>,
     metrics: Option<MetricsServer>,
+    listening: Vec<Listening>,
 }
 
 impl SideServers {
-    /// Opens the listeners that the settings ask for, on the runtime that this is called on.
+    /// Opens the listeners that the settings ask for, on the runtime that this is called on; their sockets may be `inherited`.
     ///
     /// # Errors
     /// An address is taken, or a metric's name.
-    pub async fn start(settings: &Settings, parts: SideParts) -> Result<Self, SideError> {
+    pub async fn start(settings: &Settings, parts: SideParts, inherited: &mut Inherited) -> Result<Self, SideError> {
         let SideParts {
             current,
             health,
@@ -86,29 +93,57 @@ impl SideServers {
             node,
             facts,
             access_log,
+            drain,
+            gate,
         } = parts;
         let apisix = &settings.apisix;
-        let addr = apisix.status.socket();
-        let status = status::serve(addr, health).await.map_err(fault("apisix.status.port", addr))?;
+        let mut listening = Vec::new();
+        let mut open = |key: &'static str, addr| {
+            let opened = SideListener::open(key, addr, inherited, &gate);
+            let (listener, own) = opened.map_err(|source| SideError::Listen { key, addr, source })?;
+            listening.push(own);
+            Ok::<_, SideError>(listener)
+        };
+        let status = status::serve(open("apisix.status.port", apisix.status.socket())?, health);
         let control = if apisix.enable_control {
-            let addr = apisix.control.socket();
-            let api = ControlApi::new(in_force(current.clone(), &compiler), upstream_health.clone(), discovery.clone());
-            Some(control_api::serve(addr, api).await.map_err(fault("apisix.control.port", addr))?)
+            let snapshot = in_force(current.clone(), &compiler);
+            let dir = settings.state.dir().to_owned();
+            let api = ControlApi::new(snapshot, upstream_health.clone(), discovery.clone(), drain.clone(), dir);
+            Some(control_api::serve(open("apisix.control.port", apisix.control.socket())?, api))
         } else {
             None
         };
         let prometheus = &settings.plugin_attr.prometheus;
         let metrics = if prometheus.enable_export_server {
-            let sources =
-                Sources { registry: metrics, counters, upstream_health, discovery, current, node, facts, access_log };
+            let listener = open("plugin_attr.prometheus.export_addr.port", prometheus.export_addr.socket())?;
+            let sources = Sources {
+                registry: metrics,
+                counters,
+                upstream_health,
+                discovery,
+                current,
+                node,
+                facts,
+                access_log,
+                drain,
+            };
             let node_metrics = NodeMetrics::new(sources, prometheus)?;
-            let server = MetricsServer::start(prometheus, move || node_metrics.render()).await;
-            let addr = prometheus.export_addr.socket();
-            Some(server.map_err(fault("plugin_attr.prometheus.export_addr.port", addr))?)
+            Some(MetricsServer::start(listener, prometheus, move || node_metrics.render()).await)
         } else {
             None
         };
-        Ok(Self { status, control, metrics })
+        Ok(Self { status, control, metrics, listening })
+    }
+
+    /// Gives away what a process needs that takes the listeners over. To be dropped before they are to close.
+    pub fn take_listening(&mut self) -> Vec<Listening> {
+        std::mem::take(&mut self.listening)
+    }
+
+    /// Leaves the addresses to another process that listens on the same sockets.
+    pub fn leave(&self) {
+        let metrics = self.metrics.as_ref().map(MetricsServer::server);
+        [Some(&self.status), self.control.as_ref(), metrics].into_iter().flatten().for_each(SideServer::leave);
     }
 
     /// Where `/status` is answered.
@@ -125,10 +160,6 @@ impl SideServers {
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics.as_ref().map(|metrics| metrics.server().local_addr())
     }
-}
-
-fn fault(key: &'static str, addr: SocketAddr) -> impl FnOnce(io::Error) -> SideError {
-    move |source| SideError::Listen { key, addr, source }
 }
 
 /// Reads the snapshot in force, and an empty one before the first.
@@ -188,6 +219,8 @@ mod tests {
             node: Arc::new(move || status.clone()),
             facts: NodeFacts { hostname: "host-1".into(), version: "1.2.3" },
             access_log: None,
+            drain: Arc::new(Drain::new("1.2.3")),
+            gate: Gate::open(),
         };
         Fixture { parts, compiler }
     }
@@ -203,7 +236,7 @@ mod tests {
     async fn before_the_first_configuration_there_is_nothing_to_show() {
         let Fixture { parts, compiler } = fixture();
         let first = parts.current.clone();
-        let side = SideServers::start(&settings(), parts).await.unwrap();
+        let side = SideServers::start(&settings(), parts, &mut Inherited::default()).await.unwrap();
         let (status, control) = (side.status_addr(), side.control_addr().unwrap());
         assert_eq!(Call::get("/status").to(status).await.unwrap().status, 503);
         assert_eq!(Call::get("/v1/routes").to(control).await.unwrap().text(), "[]");
@@ -221,7 +254,7 @@ mod tests {
             .into_iter()
             .for_each(crate::counters::Counter::up);
         counters.hook_panicked("probe");
-        let side = SideServers::start(&settings(), parts).await.unwrap();
+        let side = SideServers::start(&settings(), parts, &mut Inherited::default()).await.unwrap();
         let answer = Call::get("/apisix/prometheus/metrics").to(side.metrics_addr().unwrap()).await.unwrap();
         assert_eq!((answer.status, answer.header("content-type").as_str()), (200, "text/plain"));
         let page = answer.text();
@@ -265,10 +298,14 @@ mod tests {
         let mut settings = settings();
         settings.apisix.enable_control = false;
         settings.plugin_attr.prometheus.enable_export_server = false;
-        let side = SideServers::start(&settings, fixture().parts).await.unwrap();
+        let side = SideServers::start(&settings, fixture().parts, &mut Inherited::default()).await.unwrap();
         assert_eq!((side.control_addr(), side.metrics_addr()), (None, None));
         settings.apisix.status.port = side.status_addr().port();
-        let error = SideServers::start(&settings, fixture().parts).await.err().expect("the port is taken").to_string();
+        let error = SideServers::start(&settings, fixture().parts, &mut Inherited::default())
+            .await
+            .err()
+            .expect("the port is taken")
+            .to_string();
         assert!(error.contains("apisix.status.port"), "{error}");
     }
 }

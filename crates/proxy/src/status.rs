@@ -3,11 +3,9 @@
 //! Any method, any sub-path. Answered from what is in memory, apart from the workers: a probe each second costs nothing, and a
 //! busy worker does not fail it.
 
-use crate::side_http::{Answer, SideServer, json};
+use crate::side_http::{Answer, SideListener, SideServer, json};
 use http::StatusCode;
 use serde_json::json;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -84,16 +82,12 @@ impl Health {
 }
 
 /// Serves the status listener.
-///
-/// # Errors
-/// The address cannot be bound.
-pub async fn serve(addr: SocketAddr, health: Arc<Health>) -> io::Result<SideServer> {
-    SideServer::start(addr, move |request| {
+pub(crate) fn serve(listener: SideListener, health: Arc<Health>) -> SideServer {
+    SideServer::start(listener, move |request| {
         let path = request.uri().path();
         let known = path == "/status" || path.starts_with("/status/");
         std::future::ready(if known { health.answer(path) } else { crate::side_http::not_found() })
     })
-    .await
 }
 
 #[cfg(test)]
@@ -125,7 +119,7 @@ mod tests {
     #[tokio::test]
     async fn probes_are_answered_over_http() {
         let health = Arc::new(Health::new(1));
-        let server = serve("127.0.0.1:0".parse().unwrap(), health.clone()).await.unwrap();
+        let server = serve(SideListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), health.clone());
         let addr = server.local_addr();
         let check = async |call: Call, status: u16, body: Value| {
             let answer = call.to(addr).await.unwrap();

@@ -43,7 +43,7 @@ pub use dp_manager::{Certificates, DpManager, DpManagerFile, Stream};
 pub use gateway::{
     AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, Limits, MetricSettings,
     NginxConfig, NginxHttp, NginxStream, NodeListen, PluginAttr, Prometheus, ProxyProtocol, Shutdown, Ssl, SslListen,
-    State, StreamProxy, TcpListen, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, UpstreamKeepalive,
+    State, StreamProxy, TcpListen, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, Upgrade, UpstreamKeepalive,
     UpstreamPool, UpstreamTls, VerifyUpstreams,
 };
 pub use history::History;

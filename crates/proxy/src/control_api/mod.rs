@@ -11,15 +11,15 @@ mod schemas;
 mod tests;
 
 use crate::discovery::Discovery;
+use crate::drain::{self, Drain};
 use crate::health::UpstreamHealth;
-use crate::side_http::{self, Answer, SideServer, answer, json};
+use crate::side_http::{self, Answer, SideListener, SideServer, answer, json};
 use http::header::ACCEPT;
 use http::{Method, StatusCode};
 use milecastle_model::{Key, Kind, Object};
 use milecastle_snapshot::Snapshot;
 use serde_json::{Value, json};
-use std::io;
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What storage keys begin with, as tools of the field expect them.
@@ -30,6 +30,9 @@ pub(crate) struct ControlApi {
     snapshot: Box<dyn Fn() -> Arc<Snapshot> + Send + Sync>,
     upstream_health: Arc<UpstreamHealth>,
     discovery: Arc<Discovery>,
+    drain: Arc<Drain>,
+    /// The state directory, where processes are found that this one or one before it has replaced.
+    dir: PathBuf,
 }
 
 /// What a request asks for; no request has a body that matters.
@@ -45,8 +48,15 @@ impl ControlApi {
         snapshot: impl Fn() -> Arc<Snapshot> + Send + Sync + 'static,
         upstream_health: Arc<UpstreamHealth>,
         discovery: Arc<Discovery>,
+        drain: Arc<Drain>,
+        dir: PathBuf,
     ) -> Self {
-        Self { snapshot: Box::new(snapshot), upstream_health, discovery }
+        Self { snapshot: Box::new(snapshot), upstream_health, discovery, drain, dir }
+    }
+
+    /// What this process has open, and those that it or one before it has replaced.
+    async fn drain(&self) -> Value {
+        json!({ "process": self.drain.census().await, "replaced": drain::predecessors(&self.dir).await })
     }
 
     fn answer(&self, ask: &Ask) -> Answer {
@@ -112,12 +122,9 @@ impl ControlApi {
 }
 
 /// Serves the control API.
-///
-/// # Errors
-/// The address cannot be bound.
-pub(crate) async fn serve(addr: SocketAddr, api: ControlApi) -> io::Result<SideServer> {
+pub(crate) fn serve(listener: SideListener, api: ControlApi) -> SideServer {
     let api = Arc::new(api);
-    SideServer::start(addr, move |request| {
+    SideServer::start(listener, move |request| {
         let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         let ask = Ask {
             method: request.method().clone(),
@@ -126,12 +133,14 @@ pub(crate) async fn serve(addr: SocketAddr, api: ControlApi) -> io::Result<SideS
         };
         let api = api.clone();
         async move {
+            if ask.method == Method::GET && ask.path == "/v1/drain" {
+                return json(StatusCode::OK, &api.drain().await);
+            }
             // A dump of a large configuration takes a while, which the tasks of this runtime should not wait for.
             let answered = tokio::task::spawn_blocking(move || api.answer(&ask)).await;
             answered.unwrap_or_else(|_| side_http::stock(StatusCode::INTERNAL_SERVER_ERROR))
         }
     })
-    .await
 }
 
 /// A plugin's metadata as its object has it, with the plugin's name as `id`.

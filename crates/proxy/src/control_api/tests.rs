@@ -2,7 +2,8 @@
 
 use super::{ControlApi, serve};
 use crate::discovery::Discovery;
-use crate::side_http::SideServer;
+use crate::drain::Drain;
+use crate::side_http::{SideListener, SideServer};
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{
     BuildCx, ConfigError, Flow, Hooks, Metadata, NoSecrets, OnAccess, Plugin, PluginDef, Registry, RequestCx, Shared,
@@ -12,6 +13,7 @@ use milecastle_testkit::{Answer, Call};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A plugin with a default, a secret and metadata.
@@ -79,8 +81,14 @@ async fn node(objects: &[(Kind, &str, Value)]) -> SideServer {
     let (snapshot, _) = compiler.build("line", 5, objects.collect());
     let snapshot = Arc::new(snapshot);
     let discovery = Discovery::new(&Default::default(), tokio::runtime::Handle::current(), None, None).unwrap();
-    let api = ControlApi::new(move || snapshot.clone(), Arc::default(), discovery);
-    serve("127.0.0.1:0".parse().unwrap(), api).await.unwrap()
+    let api = ControlApi::new(
+        move || snapshot.clone(),
+        Arc::default(),
+        discovery,
+        Arc::new(Drain::new("1.2.3")),
+        PathBuf::new(),
+    );
+    serve(SideListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), api)
 }
 
 async fn get(node: &SideServer, target: &str) -> Answer {

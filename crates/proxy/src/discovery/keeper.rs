@@ -107,7 +107,7 @@ impl Keeper {
         let mut services: Vec<Entry> = all.into_iter().map(|(query, kept)| Entry::of(query, kept)).collect();
         services.sort_unstable_by(|a, b| (&a.registry, &a.name).cmp(&(&b.registry, &b.name)));
         let text = serde_json::to_vec(&Layout { version: LAYOUT, services })?;
-        let (path, new) = (self.directory.join(FILE), self.directory.join(format!("{FILE}.new")));
+        let (path, new) = (self.directory.join(FILE), self.directory.join(unfinished()));
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&text)?;
         file.sync_all()?;
@@ -127,6 +127,11 @@ impl Entry {
         let heard = UNIX_EPOCH.checked_add(Duration::from_secs(heard)).unwrap_or(UNIX_EPOCH);
         (ServiceQuery { registry, name, namespace, group, metadata }, Kept { heard, instances })
     }
+}
+
+/// What the file is called until it is whole; a process that takes over may be writing one as well.
+fn unfinished() -> String {
+    format!("{FILE}.{}.new", std::process::id())
 }
 
 fn read(path: &Path) -> io::Result<HashMap<ServiceQuery, Kept>> {

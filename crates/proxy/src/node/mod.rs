@@ -15,6 +15,7 @@ mod identity;
 mod last_good;
 mod maintenance;
 mod pace;
+mod pause;
 mod session;
 mod set_back;
 
@@ -33,11 +34,13 @@ use milecastle_wire::pb;
 use pace::{Outcome, Pace};
 use set_back::SetBack;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 pub use identity::IdentityError;
 pub use last_good::{DirectoryInUse, LastGoodFigures};
+pub use pause::{Pause, Paused};
 
 /// What a node needs to be a member.
 #[derive(Clone)]
@@ -52,6 +55,8 @@ pub struct NodeConfig {
     pub version: String,
     /// Differs after each start of the process.
     pub boot_id: String,
+    /// The lock on the state directory, if it came from the process that this one takes over from.
+    pub lock: Option<Arc<File>>,
 }
 
 /// What an alarm is about.
@@ -110,6 +115,7 @@ pub struct TrafficFigures {
 /// The running member. It ends when this is dropped.
 pub struct Node {
     status: StatusCell,
+    pause: Pause,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -127,7 +133,7 @@ impl Node {
         figures: impl Fn() -> TrafficFigures + Send + Sync + 'static,
         maintain: impl Fn(Option<String>) + Send + Sync + 'static,
     ) -> Result<Self, DirectoryInUse> {
-        let last_good = LastGood::open(config.state.clone())?;
+        let last_good = LastGood::open(config.state.clone(), config.lock.clone())?;
         // Before any configuration is in force, so that no probe finds the node in service in between.
         let maintenance = Maintenance::resume(config.state.dir(), Box::new(maintain));
         let status = StatusCell { own: Arc::default(), last_good: last_good.figures() };
@@ -147,7 +153,8 @@ impl Node {
             lineage_refused: None,
             started: tokio::time::Instant::now(),
         };
-        Ok(Self { status, task: tokio::spawn(member.run()) })
+        let (pause, asked) = Pause::new();
+        Ok(Self { status, pause, task: tokio::spawn(member.run(asked)) })
     }
 
     /// What the node knows of its configuration.
@@ -155,7 +162,12 @@ impl Node {
         self.status.read()
     }
 
-    /// The same, for those that ask often.
+    /// Lets the membership rest, for another process to take it over.
+    pub fn pause(&self) -> Pause {
+        self.pause.clone()
+    }
+
+    /// The same as [`Self::status`], for those that ask often.
     pub fn status_reader(&self) -> impl Fn() -> NodeStatus + Send + Sync + use<> {
         let status = self.status.clone();
         move || status.read()
@@ -223,9 +235,24 @@ struct Member {
 }
 
 impl Member {
-    /// Starts from what is on the disk; then connects again and again, to one DP manager after the other.
-    async fn run(mut self) {
+    /// Starts from what is on the disk; then follows the control plane, resting whenever it is asked to.
+    async fn run(mut self, mut asked: pause::Asked) {
         self.start_from_last_good().await;
+        loop {
+            let ask = tokio::select! {
+                () = self.follow() => return,
+                ask = asked.recv() => ask,
+            };
+            // Nobody can ask any more: the node is gone.
+            let Some(ask) = ask else { return };
+            if !self.rest(ask).await {
+                return;
+            }
+        }
+    }
+
+    /// Connects again and again, to one DP manager after the other.
+    async fn follow(&mut self) {
         // What was said last of each DP manager that gave no stream.
         let mut told = BTreeMap::new();
         let mut pace = Pace::new(self.config.control_plane.clone(), random_byte());
@@ -237,7 +264,7 @@ impl Member {
                 tracing::error!("no control plane: set control_plane.endpoints");
                 return;
             };
-            let ended = session::run(&mut self, &endpoint, pace.patience(Instant::now())).await;
+            let ended = session::run(self, &endpoint, pace.patience(Instant::now())).await;
             self.tell(|status| status.connected_to = None);
             let outcome = match &ended {
                 session::Ended::Renewed => Outcome::Renewed,

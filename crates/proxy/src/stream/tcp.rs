@@ -8,7 +8,7 @@ use crate::config::Listen;
 use crate::proxy_protocol;
 use crate::tls::Profile;
 use crate::transport::{FromClient, ToUpstream, Transport};
-use crate::worker::{Activity, Pinned, Registry, Worker};
+use crate::worker::{Activity, Nature, Pinned, Registry, Worker};
 use bytes::BytesMut;
 use milecastle_plugin_api::View;
 use milecastle_plugin_api::stream::{Preread, SessionEnd, StreamCx, Transport as Over};
@@ -36,6 +36,7 @@ pub(crate) fn spawn(
     let activity = Activity::new(Instant::now());
     // The limits of a session are its own: to the worker's watch it is busy.
     activity.begin();
+    activity.nature.set(Nature::Tcp);
     let registered = Registry::add(worker, serial, &activity);
     let (worker, listen, own) = (worker.clone(), listen.clone(), own.clone());
     drop(tokio::task::spawn_local(async move {
@@ -47,7 +48,7 @@ pub(crate) fn spawn(
         let mut cx = StreamCx::new(Over::Tcp, peer, local, serial);
         cx.listen = listen.addr;
         let mut session = Session::new(worker.clone(), cx, own.counters.of(worker.index));
-        if let Err(error) = Box::pin(serve(&mut session, stream, &listen, &own)).await {
+        if let Err(error) = Box::pin(serve(&mut session, stream, &listen, &own, &activity)).await {
             tracing::debug!(%peer, %error, "a TCP session ended");
         }
     }));
@@ -59,6 +60,7 @@ async fn serve(
     mut stream: TcpStream,
     listen: &Rc<Listen>,
     own: &StreamListen,
+    activity: &Activity,
 ) -> io::Result<()> {
     let config = &session.worker.clone().node.config;
     if listen.proxy_protocol {
@@ -86,6 +88,7 @@ async fn serve(
     };
     let pinned = session.worker.pin();
     let Some(route) = session.route(&pinned) else { return Ok(()) };
+    *activity.route.borrow_mut() = Some(route.info.clone());
     if !preread(session, &mut client, &pinned).await? {
         return Ok(());
     }

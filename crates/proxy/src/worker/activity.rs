@@ -5,9 +5,12 @@
 //! exact to a tick.
 
 use crate::config::ClientLimits;
+use crate::drain::{Count, Use};
 use crate::upload::Progress;
+use milecastle_plugin_api::RouteInfo;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -38,9 +41,22 @@ pub(crate) enum Signal {
     Over(Phase),
 }
 
+/// What a connection is, beyond HTTP/1.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nature {
+    Http1,
+    Http2,
+    Tunnel,
+    Tcp,
+}
+
 /// What is going on on one connection.
 #[derive(Debug)]
 pub(crate) struct Activity {
+    opened: Instant,
+    pub(crate) nature: Cell<Nature>,
+    /// The route of a tunnel or a session.
+    pub(crate) route: RefCell<Option<Arc<RouteInfo>>>,
     /// Requests whose answer is not complete.
     pub(crate) in_flight: Cell<u32>,
     /// Requests whose head was read.
@@ -70,6 +86,9 @@ pub(crate) struct Activity {
 impl Activity {
     pub(crate) fn new(now: Instant) -> Rc<Self> {
         Rc::new(Self {
+            opened: now,
+            nature: Cell::new(Nature::Http1),
+            route: RefCell::new(None),
             in_flight: Cell::new(0),
             begun: Cell::new(0),
             reading: Cell::new(false),
@@ -134,6 +153,22 @@ impl Activity {
             (false, 0, false) if self.begun.get() == 0 => Phase::Head,
             (false, 0, false) => Phase::Idle,
         }
+    }
+
+    /// Adds the connection to what the worker has open.
+    pub(super) fn count(&self, count: &mut Count) {
+        let in_flight = self.in_flight.get();
+        let used = match self.nature.get() {
+            Nature::Tunnel => Use::Tunnel,
+            Nature::Tcp => Use::Tcp,
+            _ if in_flight == 0 => Use::Idle,
+            Nature::Http1 => Use::Request,
+            Nature::Http2 => {
+                count.http2_streams += u64::from(in_flight);
+                Use::Http2
+            }
+        };
+        count.add(self.opened, used, self.route.borrow().as_ref().map(|route| route.id.clone()));
     }
 
     /// The worker's look at every tick: signals the task if the time of its phase is up. `leaving` is since when the node has

@@ -3,6 +3,7 @@
 use super::activity::{Activity, Phase, Signal};
 use super::{Tunnel, Worker};
 use crate::config::ClientLimits;
+use crate::drain::Count;
 use milecastle_plugin_api::ClientConn;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -72,6 +73,13 @@ impl Registry {
             }
         }
         found
+    }
+
+    /// Counts what there is.
+    pub(crate) fn count(&self) -> Count {
+        let mut count = Count::default();
+        self.open.borrow().values().for_each(|activity| activity.count(&mut count));
+        count
     }
 
     /// Waits until there is none.

@@ -265,6 +265,7 @@ impl Connection {
             Ended::Failed(error) => Err(error),
             Ended::Switched(tunnel) => {
                 let io = ClientIo::new(self.wire.clone(), self.client.activity.clone());
+                let _counted = tunnel::Counted::new(&self.client, &tunnel);
                 tunnel::run(*tunnel, io).await
             }
         }

@@ -1,6 +1,6 @@
 //! A client connection that speaks HTTP/2.
 
-use super::activity::Phase;
+use super::activity::{Nature, Phase};
 use super::client::Client;
 use super::defer::defer;
 use super::linger::linger;
@@ -58,6 +58,7 @@ fn take(client: Rc<Client>, request: Request<Incoming>) -> request::Taken {
 /// Serves the connection to its end.
 pub(super) async fn serve(client: Rc<Client>, wire: Rc<Wire>, mut watch: Watch) {
     let limits = &client.worker.node.config.client;
+    client.activity.nature.set(Nature::Http2);
     let mut builder = http2::Builder::new(OnWorker);
     builder
         .timer(TokioTimer::new())

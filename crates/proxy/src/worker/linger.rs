@@ -16,11 +16,7 @@ pub(super) async fn linger(client: &Client, wire: &Wire) -> io::Result<()> {
     let mut left = limits.lingering_bytes;
     let rest = async {
         loop {
-            let silence = if client.worker.is_leaving() {
-                limits.last_call.min(limits.lingering_timeout)
-            } else {
-                limits.lingering_timeout
-            };
+            let silence = client.worker.last_call().unwrap_or(limits.lingering_timeout).min(limits.lingering_timeout);
             let Ok(dropped) = tokio::time::timeout(silence, poll_fn(|cx| wire.poll_drop(cx))).await else {
                 return Ok(true);
             };

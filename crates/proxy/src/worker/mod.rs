@@ -19,7 +19,7 @@ mod tunnel;
 mod watching;
 mod wire;
 
-pub(crate) use activity::Activity;
+pub(crate) use activity::{Activity, Nature};
 pub(crate) use client::{Believed, Client, Registry};
 pub(crate) use defer::{Flusher, defer};
 pub use listen::{ListenError, probe};
@@ -32,9 +32,11 @@ use crate::config::{GatewayConfig, Listen};
 use crate::counters::{Counters, WorkerCounters};
 use crate::current::Current;
 use crate::discovery::Discovery;
+use crate::drain;
 use crate::gateway::OnRequestEnd;
 use crate::h1::{Pipes, Pool, Scratch};
 use crate::h2_client;
+use crate::handover::{Address, Gate, Transport};
 use crate::health::Checkers;
 use crate::request::Rooms;
 use crate::resolve::Resolver;
@@ -53,7 +55,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// How often a worker looks for idle upstream connections that have rested too long.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -111,18 +113,31 @@ pub(crate) struct Worker {
     pub(crate) udp_sessions: Cell<usize>,
     /// Since when the node has been ending.
     leaving: Cell<Option<Instant>>,
+    /// Another process serves in its place: nothing hurries connections that wait.
+    replaced: Cell<bool>,
     /// Own copy of the `Server` header: its count of uses is touched by no other worker.
     pub(crate) server_header: HeaderValue,
     pinned: RefCell<Rc<Pinned>>,
     random: Cell<u64>,
 }
 
+/// What a worker hears from whoever has started it.
+pub(crate) struct Orders {
+    /// Nobody is let in before it opens.
+    pub(crate) gate: Gate,
+    pub(crate) stage: watch::Receiver<Stage>,
+    /// Asks what the worker has open.
+    pub(crate) asked: mpsc::UnboundedReceiver<drain::Ask>,
+}
+
 /// How far the end of the node has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stage {
     Running,
     /// Connections end with their next answer, and new ones are not let in.
     Draining,
+    /// The same, but for the listeners of which another process has the sockets.
+    Replaced(Arc<[Address]>),
     /// Everything ends now.
     Stopped,
 }
@@ -150,11 +165,11 @@ struct Entrance {
 }
 
 /// Runs a worker until the stage says otherwise. Blocks the thread.
-pub(crate) fn run(node: Arc<Node>, index: usize, doors: Doors, stage: watch::Receiver<Stage>) -> std::io::Result<()> {
+pub(crate) fn run(node: Arc<Node>, index: usize, doors: Doors, orders: Orders) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(Worker::new(node, index).serve(doors, stage))
+    runtime.block_on(Worker::new(node, index).serve(doors, orders))
 }
 
 impl Worker {
@@ -178,13 +193,20 @@ impl Worker {
             index,
             server_header: own_copy(&node.config.server_header),
             leaving: Cell::new(None),
+            replaced: Cell::new(false),
             pinned: RefCell::new(Rc::new(pinned)),
             random: Cell::new(seed(index)),
             node,
         })
     }
 
-    async fn serve(self: Rc<Self>, doors: Doors, mut stage: watch::Receiver<Stage>) -> std::io::Result<()> {
+    async fn serve(self: Rc<Self>, doors: Doors, orders: Orders) -> std::io::Result<()> {
+        let Orders { mut gate, mut stage, asked } = orders;
+        let count = tokio::task::spawn_local(self.clone().count(asked));
+        tokio::select! {
+            () = gate.passed() => {}
+            _stopped = stage.wait_for(|stage| *stage == Stage::Stopped) => return Ok(()),
+        }
         let mut entrances = Vec::with_capacity(doors.tcp.len());
         for Door { listen, socket, stream } in doors.tcp {
             let listener = TcpListener::from_std(socket)?;
@@ -198,22 +220,38 @@ impl Worker {
         let sweep = tokio::task::spawn_local(self.clone().sweep());
         let look = tokio::task::spawn_local(self.clone().look());
         // The sender lives as long as the gateway; if it is gone, the worker ends as well.
-        let _changed = stage.wait_for(|stage| *stage != Stage::Running).await.is_ok();
+        let ends = stage.wait_for(|stage| *stage != Stage::Running).await.map(|stage| stage.clone());
+        let claimed = if let Ok(Stage::Replaced(claimed)) = ends { Some(claimed) } else { None };
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
         look.abort();
         tokio::select! {
-            () = self.leave(entrances, datagrams) => {}
+            () = self.leave(entrances, datagrams, claimed.as_deref()) => {}
             _stopped = stage.wait_for(|stage| *stage == Stage::Stopped) => {}
         }
         follow.abort();
         sweep.abort();
+        count.abort();
         Ok(())
     }
 
-    /// Ends what there is, in order: ready once every connection has ended.
-    async fn leave(self: &Rc<Self>, entrances: Vec<Rc<Entrance>>, datagrams: Vec<stream::UdpListener>) {
+    /// Ends what there is, in order: ready once every connection has ended. Of the listeners that another process has `claimed`,
+    /// this one just lets go: their queues are the other's.
+    async fn leave(
+        self: &Rc<Self>,
+        mut entrances: Vec<Rc<Entrance>>,
+        mut datagrams: Vec<stream::UdpListener>,
+        claimed: Option<&[Address]>,
+    ) {
         let now = Instant::now();
         self.leaving.set(Some(now));
+        self.replaced.set(claimed.is_some());
+        let is_claimed = |transport, addr| {
+            let mut claimed = claimed.into_iter().flatten();
+            claimed.any(|address| address.transport == transport && address.bound == addr)
+        };
+        entrances.retain(|entrance| !is_claimed(Transport::Tcp, entrance.listen.addr));
+        let given = datagrams.iter_mut().filter(|listener| is_claimed(Transport::Udp, listener.addr()));
+        given.for_each(stream::UdpListener::leave);
         self.clients.drain();
         let look = tokio::task::spawn_local(self.clone().look());
         let until = now + self.node.config.client.last_call;
@@ -225,6 +263,21 @@ impl Worker {
             listener.emptied().await;
         }
         look.abort();
+    }
+
+    /// Answers those who ask what there is.
+    async fn count(self: Rc<Self>, mut asked: mpsc::UnboundedReceiver<drain::Ask>) {
+        while let Some(ask) = asked.recv().await {
+            let mut count = self.clients.count();
+            count.udp_sessions = self.udp_sessions.get() as u64;
+            // Whoever asked may have lost patience.
+            ask.send(count).ok();
+        }
+    }
+
+    /// How long at most a client may wait that has no request in work, if the node is in a hurry to end.
+    pub(crate) fn last_call(&self) -> Option<Duration> {
+        (self.is_leaving() && !self.replaced.get()).then_some(self.node.config.client.last_call)
     }
 
     /// Whether the node is ending.
@@ -286,11 +339,12 @@ impl Worker {
     /// Looks after the time limits of client connections.
     async fn look(self: Rc<Self>) {
         let limits = &self.node.config.client;
-        let mut ticks = tokio::time::interval(activity::tick(limits, self.is_leaving()));
+        let hurried = self.last_call().and(self.leaving.get());
+        let mut ticks = tokio::time::interval(activity::tick(limits, hurried.is_some()));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let (waiting, reading) = self.clients.look(Instant::now(), limits, self.leaving.get());
+            let (waiting, reading) = self.clients.look(Instant::now(), limits, hurried);
             self.counters.waiting.set(waiting);
             self.counters.reading.set(reading);
         }

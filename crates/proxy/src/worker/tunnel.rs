@@ -1,10 +1,14 @@
 //! A connection after 101: bytes pass both ways, whatever they mean.
 
+use super::Worker;
+use super::activity::Nature;
+use super::client::Client;
 use super::wire::ClientIo;
 use crate::request::Held;
 use crate::transport::ToUpstream;
 use bytes::Bytes;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -20,6 +24,24 @@ pub(crate) struct Tunnel {
     pub(crate) idle: Duration,
     /// The request that opened the tunnel; it ends with it.
     pub(crate) request: Held,
+}
+
+/// Has a tunnel counted until it is dropped.
+pub(super) struct Counted(Rc<Worker>);
+
+impl Counted {
+    pub(super) fn new(client: &Client, tunnel: &Tunnel) -> Self {
+        client.activity.nature.set(Nature::Tunnel);
+        client.activity.route.borrow_mut().clone_from(&tunnel.request.cx.route);
+        client.worker.counters.tunnels.up();
+        Self(client.worker.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.tunnels.down();
+    }
 }
 
 /// Passes bytes both ways until both sides have ended, one fails, or both are silent for too long.

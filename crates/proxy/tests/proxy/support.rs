@@ -6,6 +6,8 @@ use milecastle_plugin_api::{
     BodyNeed, BodyNeeds, BuildCx, ConfigError, Flow, Hooks, NoSecrets, NodeFacts, OnAccess, OnBody, OnHeaders, OnLog,
     Plugin, PluginDef, Registry, Reply, RequestCx, Shared,
 };
+use milecastle_proxy::drain::Drain;
+use milecastle_proxy::handover::{Gate, Inherited};
 use milecastle_proxy::node::NodeStatus;
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
@@ -121,16 +123,21 @@ impl Bed {
         let config = GatewayConfig::new(&settings, &facts).unwrap();
         let directory = settings.state.dir.as_deref();
         let discovery = Discovery::new(&settings.discovery, side.handle().clone(), directory, None).unwrap();
-        let gateway = Gateway::start(GatewayParts {
-            counters: Arc::new(Counters::new(config.workers())),
-            config,
-            facts,
-            current: current.clone(),
-            upstream_health: upstream_health.clone(),
-            discovery: discovery.clone(),
-            side: side.handle().clone(),
-            on_end: Some(lines.clone()),
-        })
+        let gateway = Gateway::start(
+            GatewayParts {
+                counters: Arc::new(Counters::new(config.workers())),
+                config,
+                facts,
+                current: current.clone(),
+                upstream_health: upstream_health.clone(),
+                discovery: discovery.clone(),
+                side: side.handle().clone(),
+                on_end: Some(lines.clone()),
+                drain: Arc::new(Drain::new("1.2.3")),
+                gate: Gate::open(),
+            },
+            &mut Inherited::default(),
+        )
         .unwrap();
         let addr = |tls: bool| gateway.local_addrs().iter().find(|local| local.tls == tls).unwrap().addr;
         let (http, https) = (addr(false), addr(true));
@@ -176,8 +183,10 @@ impl Bed {
             node: Arc::new(NodeStatus::default),
             facts: NodeFacts { hostname: "test".into(), version: "1.2.3" },
             access_log: None,
+            drain: Arc::new(Drain::new("1.2.3")),
+            gate: Gate::open(),
         };
-        self.run(SideServers::start(&settings, parts)).unwrap()
+        self.run(SideServers::start(&settings, parts, &mut Inherited::default())).unwrap()
     }
 
     pub(crate) fn health(&self) -> HealthFigures {

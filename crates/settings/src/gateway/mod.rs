@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 pub use apisix::{Apisix, HttpListen, NodeListen, Ssl, SslListen, TlsVersion, TlsVersions, TrustedAddresses};
 pub use nginx::{EscapeStyle, NginxConfig, NginxHttp, UpstreamKeepalive};
 pub use node::{
-    AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeouts, UpstreamPool, UpstreamTls, VerifyUpstreams,
+    AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeouts, Upgrade, UpstreamPool, UpstreamTls,
+    VerifyUpstreams,
 };
 pub use prometheus::{MetricSettings, Prometheus};
 pub use stream::{NginxStream, ProxyProtocol, StreamProxy, TcpListen};
@@ -53,6 +54,8 @@ pub struct Gateway {
     pub timeouts: Timeouts,
     /// How the process ends.
     pub shutdown: Shutdown,
+    /// How another process takes its place.
+    pub upgrade: Upgrade,
     /// Connections kept to upstreams, over all of them.
     pub upstream_pool: UpstreamPool,
     /// TLS with upstreams.
@@ -103,6 +106,7 @@ impl Default for Gateway {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             shutdown: Shutdown::default(),
+            upgrade: Upgrade::default(),
             upstream_pool: UpstreamPool::default(),
             upstream_tls: UpstreamTls::default(),
             dns: Dns::default(),
@@ -173,6 +177,7 @@ impl Gateway {
             ("timeouts.http2_ping", self.timeouts.http2_ping),
             ("timeouts.proxy_protocol", self.timeouts.proxy_protocol),
             ("timeouts.stream_preread", self.timeouts.stream_preread),
+            ("upgrade.ready_timeout", self.upgrade.ready_timeout),
             ("dns.timeout", self.dns.timeout),
             ("dns.try_timeout", self.dns.try_timeout),
         ]);

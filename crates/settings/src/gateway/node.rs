@@ -171,6 +171,19 @@ pub struct Shutdown {
     pub drain: Time,
 }
 
+/// How another process takes the place of this one: it is handed the listening sockets, and this one ends with its connections
+/// (`docs/upgrading.md`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Upgrade {
+    /// How long the other process may take until it could serve; after that it is refused, and this one serves on. Meanwhile no
+    /// change of the configuration is taken.
+    pub ready_timeout: Time,
+    /// How long connections of the process that was replaced may go on: tunnels, sessions, streams and large bodies. After that
+    /// what is left is cut. SIGTERM shortens it to `shutdown.drain`.
+    pub drain: Time,
+}
+
 /// TLS with upstreams.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -399,6 +412,12 @@ impl Default for Timeouts {
 impl Default for Shutdown {
     fn default() -> Self {
         Self { grace: Time::secs(5), last_call: Time::secs(1), drain: Time::secs(30) }
+    }
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { ready_timeout: Time::secs(60), drain: Time::secs(3600) }
     }
 }
 

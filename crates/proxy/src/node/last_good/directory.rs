@@ -6,6 +6,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What a checkpoint is called until it is whole.
 const UNFINISHED: &str = "new";
@@ -30,7 +31,7 @@ impl Listing {
 /// The directory of this process alone, for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Lock {
-    held: File,
+    held: Arc<File>,
 }
 
 /// Why the directory cannot be had.
@@ -49,10 +50,20 @@ impl Lock {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(LockError::Io)?;
         let held = File::open(dir).map_err(LockError::Io)?;
         match held.try_lock() {
-            Ok(()) => Ok(Self { held }),
+            Ok(()) => Ok(Self { held: Arc::new(held) }),
             Err(TryLockError::WouldBlock) => Err(LockError::Taken),
             Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
         }
+    }
+
+    /// The lock that another process has handed over, if it is on this directory.
+    pub(super) fn inherit(held: Arc<File>, dir: &Path) -> Option<Self> {
+        Some(Self { held }).filter(|lock| lock.holds(dir))
+    }
+
+    /// What holds the lock, to be handed over: it lasts until whoever has it lets go.
+    pub(super) fn held(&self) -> Arc<File> {
+        self.held.clone()
     }
 
     /// Whether the directory that is locked is still the one at `dir`.

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Condvar, Mutex as Cell, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Mutex, oneshot};
 
 /// What the keeper has to do. Its thread ends when this is dropped.
@@ -36,6 +36,8 @@ struct Todo {
     /// Files with records that were not forced to the disk, and since when.
     dirty: Vec<Arc<File>>,
     dirty_since: Option<Instant>,
+    /// Hear when there is nothing left to do.
+    resting: Vec<oneshot::Sender<()>>,
     stop: bool,
 }
 
@@ -92,6 +94,15 @@ impl Handle {
             self.0.wake.notify_one();
         }
         hears
+    }
+
+    /// Waits until there is nothing left to do; what is to be forced to the disk is so at once.
+    pub(super) async fn at_rest(&self) {
+        let (rests, hears) = oneshot::channel();
+        self.0.todo().resting.push(rests);
+        self.0.wake.notify_one();
+        // An end without a word is a rest as well.
+        hears.await.ok();
     }
 
     /// Has a file forced to the disk.
@@ -167,10 +178,17 @@ impl Work {
             if fold.is_some_and(|at| at <= now) {
                 return Chore::Fold;
             }
-            let sync = todo.dirty_since.map(|since| since + self.shared.settings.sync_delay.get());
+            let delay = if todo.resting.is_empty() { self.shared.settings.sync_delay.get() } else { Duration::ZERO };
+            let sync = todo.dirty_since.map(|since| since + delay);
             if sync.is_some_and(|at| at <= now) {
                 todo.dirty_since = None;
                 return Chore::Sync(std::mem::take(&mut todo.dirty));
+            }
+            if fold.is_none() && sync.is_none() {
+                for rests in todo.resting.drain(..) {
+                    // Whoever waited may have lost patience.
+                    rests.send(()).ok();
+                }
             }
             let wake = &self.chores.wake;
             todo = match fold.into_iter().chain(sync).min() {

@@ -137,12 +137,14 @@ struct Lane {
 }
 
 impl LastGood {
-    /// Takes the directory. One that cannot be used is a fault, and no reason not to start.
+    /// Takes the directory, with the lock that another process has handed over if there is one. A directory that cannot be used
+    /// is a fault, and no reason not to start.
     ///
     /// # Errors
     /// Another process uses it.
-    pub(super) fn open(settings: State) -> Result<Self, DirectoryInUse> {
-        let lock = match Lock::take(settings.dir()) {
+    pub(super) fn open(settings: State, inherited: Option<Arc<File>>) -> Result<Self, DirectoryInUse> {
+        let inherited = inherited.and_then(|held| Lock::inherit(held, settings.dir()));
+        let lock = match inherited.map_or_else(|| Lock::take(settings.dir()), Ok) {
             Err(LockError::Taken) => return Err(DirectoryInUse { dir: settings.dir().to_owned() }),
             Ok(lock) => Ok(lock),
             Err(LockError::Io(error)) => Err(error),
@@ -205,6 +207,29 @@ impl LastGood {
             self.stuck = true;
             self.too_slow(turn, held, origin);
         }
+    }
+
+    /// Has all that is in force on the disk, and nothing more written there until the next [`keep`](Self::keep); or gives up after
+    /// `state.write_timeout`.
+    pub(super) async fn settle(&mut self, held: &Holdings, origin: &Origin) {
+        let patience = self.shared.settings.write_timeout.get();
+        let reached = timeout(patience, self.lane.lock()).await.map(|lane| lane.reached.clone());
+        if !matches!(reached, Ok(Some(reached)) if reached == *held.position()) {
+            self.keep(Step::Whole, held, origin).await;
+        }
+        // Past that time the keeper works on something that another process does not need.
+        drop(timeout(patience, self.keeper.handle().at_rest()).await);
+    }
+
+    /// Forgets what was written: what follows on the disk leads on from nothing of it.
+    pub(super) async fn begin_anew(&self) {
+        let mut lane = self.lane.lock().await;
+        *lane = Lane { next: lane.next, key: lane.key.take(), ..Lane::default() };
+    }
+
+    /// The lock on the directory, if it was had.
+    pub(super) fn lock(&self) -> Option<Arc<File>> {
+        self.shared.access().lock.as_ref().map(Lock::held)
     }
 
     /// Goes on without the disk. The next generation, whenever it comes, takes the alarm back.

@@ -56,6 +56,17 @@ impl UdpListener {
         Ok(Self { listener, task })
     }
 
+    /// The address that is listened on.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.listener.addr
+    }
+
+    /// Leaves what clients send to another process. What comes from upstreams in open sessions is passed on to their clients until
+    /// these have been silent for as long as ever.
+    pub(crate) fn leave(&mut self) {
+        self.task.abort();
+    }
+
     /// Waits until there is no session left; while the node ends there are no new ones.
     pub(crate) async fn emptied(&self) {
         self.listener.sessions.borrow().values().for_each(|session| session.look_at_the_time());

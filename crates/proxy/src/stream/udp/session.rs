@@ -174,7 +174,7 @@ async fn pass(session: &mut Session, listed: &Listed, shared: &UdpSession, upstr
             came = came => came,
             () = shared.woken.notified() => None,
         };
-        let limit = if worker.is_leaving() { idle.min(worker.node.config.client.last_call) } else { idle };
+        let limit = worker.last_call().unwrap_or(idle).min(idle);
         let received = match came {
             None => {
                 let until = shared.moved.get() + limit;

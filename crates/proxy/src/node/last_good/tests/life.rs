@@ -136,7 +136,7 @@ async fn a_key_that_is_removed_is_put_back() {
 async fn a_directory_serves_one_node() {
     let (_home, settings) = home();
     let node = Node::start(&settings).await;
-    let DirectoryInUse { dir } = LastGood::open(settings.clone()).err().expect("it is in use");
+    let DirectoryInUse { dir } = LastGood::open(settings.clone(), None).err().expect("it is in use");
     assert_eq!(dir, settings.dir());
     drop(node);
     Node::start(&settings).await;

@@ -44,7 +44,7 @@ impl Node {
     async fn start_in(settings: &State, of: Option<Origin>) -> Self {
         let mut open = None;
         eventually("the directory is free", async || {
-            open = LastGood::open(settings.clone()).ok();
+            open = LastGood::open(settings.clone(), None).ok();
             open.is_some()
         })
         .await;
