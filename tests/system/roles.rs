@@ -1,7 +1,7 @@
 //! The roles of a cluster, a process each, on a real PostgreSQL.
 
 use milecastle_testkit::postgres::Cluster as Postgres;
-use milecastle_testkit::{Call, Echo, Target, eventually};
+use milecastle_testkit::{Call, Echo, SOON, Target, eventually, wait_for};
 use milecastle_tests::{ADMIN_KEY, Cluster, Gateway, Replica, free, full};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
@@ -54,7 +54,7 @@ async fn roles_start_in_any_order_and_wait_for_what_they_need() {
     dp_manager.ready().await;
     // Still without a token, the node says what to do.
     let hint = |line: &str| line.contains("group_token_file").then_some(());
-    gateway.process.wait_for_line("what the node lacks", milecastle_testkit::SOON, hint);
+    gateway.process.wait_for_line("what the node lacks", SOON, hint);
     assert_eq!(gateway.status().await, 503);
     cluster.token(&dashboard);
     gateway.ready().await;
@@ -192,16 +192,21 @@ async fn a_lost_replica_is_noticed_and_another_one_leads() {
     let cluster = Cluster::new();
     let mut one = cluster.control("one");
     one.ready().await;
-    let leader = async |replica: &Replica| {
-        let members = replica.get("/api/members").await.json().unwrap();
-        let id = members["leader"]["member"].clone();
-        (named(&members, "id", id.as_str().unwrap_or_default())["name"].clone(), members["leader"]["epoch"].clone())
+    // The epoch under which a replica leads, once it does; each is greater than the one before.
+    let epoch = async |replica: &Replica, name: &str| {
+        let leads = async || {
+            let members = replica.get("/api/members").await.json().unwrap();
+            let id = members["leader"]["member"].as_str().unwrap_or_default().to_owned();
+            (named(&members, "id", &id)["name"] == name).then(|| members["leader"]["epoch"].as_u64())?
+        };
+        wait_for(&format!("{name} leads"), SOON, leads).await
     };
-    eventually("the first one leads", async || leader(&one).await == (json!("one"), json!(1))).await;
+    let first = epoch(&one, "one").await;
     let two = cluster.dashboard("two");
     two.ready().await;
     one.process.kill();
-    eventually("the other one leads", async || leader(&two).await == (json!("two"), json!(2))).await;
+    let second = epoch(&two, "two").await;
+    assert!(second > first, "{second} after {first}");
     let members = two.get("/api/members").await.json().unwrap();
     assert_eq!((&named(&members, "name", "one")["state"], &members["total"]), (&json!("lost"), &json!(2)));
     // One that stops in an orderly way is off the list, and its office free, at once.
@@ -210,7 +215,8 @@ async fn a_lost_replica_is_noticed_and_another_one_leads() {
     tokio::task::spawn_blocking(move || two.stop()).await.unwrap();
     let members = three.get("/api/members").await.json().unwrap();
     assert_eq!(named(&members, "name", "two"), Value::Null);
-    eventually("the next one leads", async || leader(&three).await == (json!("three"), json!(3))).await;
+    let third = epoch(&three, "three").await;
+    assert!(third > second, "{third} after {second}");
     tokio::task::spawn_blocking(move || three.stop()).await.unwrap();
 }
 
@@ -222,9 +228,7 @@ async fn a_sealing_key_that_all_can_read_is_told() {
     let mut control = cluster.control("one");
     let words = "every user of this machine can read the sealing key";
     control.process.announce(words);
-    control
-        .process
-        .wait_for_line("who can read it", milecastle_testkit::SOON, |line| line.contains(words).then_some(()));
+    control.process.wait_for_line("who can read it", SOON, |line| line.contains(words).then_some(()));
     control.ready().await;
     tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
 }
