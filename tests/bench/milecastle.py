@@ -78,16 +78,24 @@ class Admin:
         self.local = threading.local()
 
     def call(self, method, path, body=None):
-        if not hasattr(self.local, "connection"):
-            self.local.connection = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=60)
-        connection = self.local.connection
         text = None if body is None else json.dumps(body)
-        connection.request(method, "/apisix/admin" + path, text, {"X-API-KEY": self.key})
-        answer = connection.getresponse()
-        said = answer.read()
+        answer, said = self.ask(method, "/apisix/admin" + path, text)
         if answer.status not in (200, 201):
             raise RuntimeError(f"{method} {path}: {answer.status} {said.decode(errors='replace')}")
         return json.loads(said)
+
+    def ask(self, method, target, text):
+        """Over the thread's connection, or a new one where that was closed while it rested. Every call may be repeated."""
+        try:
+            return self.over(self.local.connection, method, target, text)
+        except (AttributeError, http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            self.local.connection = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=60)
+            return self.over(self.local.connection, method, target, text)
+
+    def over(self, connection, method, target, text):
+        connection.request(method, target, text, {"X-API-KEY": self.key})
+        answer = connection.getresponse()
+        return answer, answer.read()
 
     def put(self, path, body):
         return self.call("PUT", path, body)

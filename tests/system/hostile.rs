@@ -40,7 +40,7 @@ impl Bed {
         let cluster = Cluster::new();
         let mut control = cluster.control("one");
         // A flood leaves little of the machine to whatever else runs on it.
-        control.process.announce("no heartbeat in the database");
+        control.process.announce_late_heartbeats();
         control.ready().await;
         let token = cluster.mint(&control, "default");
         cluster.hand_out(&token);

@@ -9,8 +9,6 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-/// Other tests on the same cores may leave the database without time for seconds; that is no matter here.
-const LATE_HEARTBEAT: &str = "no heartbeat in the database";
 /// How long a gateway may need to find its way; more than anything that it waits for.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -84,7 +82,7 @@ async fn a_gateway_that_is_cut_off_serves_on_and_is_soon_up_to_date_again() {
     let echo = Echo::on("up", listens(network.upstream()));
     let mut control = cluster.control_at("one", listens(network.replica(1)));
     control.process.announce("cannot accept");
-    control.process.announce(LATE_HEARTBEAT);
+    control.process.announce_late_heartbeats();
     control.ready().await;
     cluster.token(&control);
     let mut gateway = cluster.gateway_in(&network.place(), "g1", &[control.dp_manager]);
@@ -136,7 +134,7 @@ async fn a_gateway_that_is_cut_off_from_one_replica_moves_to_the_other() {
     let echo = Echo::on("up", listens(network.upstream()));
     let [one, two] = [1, 2].map(|n| {
         let mut replica = cluster.control_at(&format!("c{n}"), listens(network.replica(n)));
-        replica.process.announce(LATE_HEARTBEAT);
+        replica.process.announce_late_heartbeats();
         replica
     });
     one.ready().await;
