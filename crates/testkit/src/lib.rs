@@ -15,6 +15,7 @@
 pub mod client;
 mod cutter;
 pub mod echo;
+pub mod frames;
 pub mod history;
 pub mod node;
 mod ports;

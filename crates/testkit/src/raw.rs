@@ -59,6 +59,19 @@ impl Raw {
         Ok(self.buffer.drain(..n).collect())
     }
 
+    /// Reads exactly `n` bytes; `None` if the peer closes before all of them have come. A reset counts as closing.
+    pub async fn read_exact_or_end(&mut self, n: usize) -> Result<Option<Vec<u8>>> {
+        while self.buffer.len() < n {
+            match self.read_some().await {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(e) if is_reset(&e) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Some(self.buffer.drain(..n).collect()))
+    }
+
     /// Reads the head of an answer, including the empty line.
     pub async fn read_head(&mut self) -> Result<String> {
         Ok(String::from_utf8_lossy(&self.read_until(b"\r\n\r\n").await?).into_owned())

@@ -1,5 +1,6 @@
 //! The corpus of raw requests in `tests/strictness`; its README says how it is written.
 
+use milecastle_testkit::frames::{self, END_HEADERS, END_STREAM, kind};
 use std::path::{Path, PathBuf};
 
 /// A request, or several on one connection, and what has to become of them.
@@ -8,6 +9,8 @@ pub(super) struct Case {
     pub(super) at: String,
     /// By the letter of the RFCs nothing is wrong with it.
     pub(super) legal: bool,
+    /// Over HTTP/2: the frames of the first stream.
+    pub(super) http2: bool,
     pub(super) bytes: Vec<u8>,
     /// In the order in which things happen on the connection.
     pub(super) expected: Vec<Expected>,
@@ -18,6 +21,8 @@ pub(super) enum Expected {
     Passed(Passed),
     /// The gateway answers with this status, and the connection ends.
     Refused(u16),
+    /// Over HTTP/2: the stream or the connection is reset, or the answer says what is wrong; no origin gets the request.
+    Rejected,
     /// The connection ends behind the last answer.
     End,
     /// More would have to come, and the client says that it does not: there is no answer but perhaps 400.
@@ -70,9 +75,11 @@ fn family(path: &Path) -> Vec<Case> {
             }
             Some((mark @ ("+" | "-"), rest)) => {
                 let (filling, expected) = rest.rsplit_once("=>").unwrap_or_else(|| panic!("{at}: no =>"));
-                let bytes = lay_out(&frame, filling.trim(), &at);
+                let http2 = name.starts_with("http2_");
+                let lay_out: fn(&[String], &str) -> Vec<u8> = if http2 { lay_out_frames } else { lay_out };
+                let bytes = lay_out(&fill(&frame, filling.trim(), &at), &at);
                 let expected: Vec<Expected> = expected.split(" & ").map(|item| expectation(item.trim(), &at)).collect();
-                cases.push(Case { at, legal: mark == "+", bytes, expected });
+                cases.push(Case { at, legal: mark == "+", http2, bytes, expected });
             }
             Some(_) => panic!("{at}: begins with none of # | + -"),
         }
@@ -81,18 +88,59 @@ fn family(path: &Path) -> Vec<Case> {
     cases
 }
 
-/// The request on the wire: each line of the frame ends with CR LF unless it ends with a backslash.
-fn lay_out(frame: &[&str], filling: &str, at: &str) -> Vec<u8> {
+/// The lines of a frame with its gap filled.
+fn fill(frame: &[&str], filling: &str, at: &str) -> Vec<String> {
     assert!(!frame.is_empty(), "{at}: a case without a frame");
     assert_eq!(filling.is_empty(), !frame.iter().any(|line| line.contains("{}")), "{at}: the frame has a gap or none");
     let filling = if filling == r"\e" { "" } else { filling };
+    frame.iter().map(|line| line.replace("{}", filling)).collect()
+}
+
+/// The request on the wire: each line ends with CR LF unless it ends with a backslash.
+fn lay_out(lines: &[String], at: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for line in frame {
+    for line in lines {
         let (line, end): (&str, &[u8]) = line.strip_suffix('\\').map_or((line, b"\r\n"), |open| (open, b""));
-        bytes.extend(unescape(&line.replace("{}", filling), at));
+        bytes.extend(unescape(line, at));
         bytes.extend(end);
     }
     bytes
+}
+
+/// The frames of a request on stream 1, of which the last ends it.
+fn lay_out_frames(lines: &[String], at: &str) -> Vec<u8> {
+    let mut frames: Vec<(u8, Vec<u8>)> = vec![(kind::HEADERS, Vec::new())];
+    let mut trailers = false;
+    for item in lines.iter().flat_map(|line| line.split(" && ")).filter(|item| !item.is_empty()) {
+        if item == "/" {
+            frames.push((kind::CONTINUATION, Vec::new()));
+        } else if let Some(data) = item.strip_prefix("> ") {
+            let data = if data == r"\e" { "" } else { data };
+            frames.push((kind::DATA, unescape(data, at)));
+        } else {
+            let (item, trailer) = item.strip_prefix(". ").map_or((item, false), |item| (item, true));
+            if trailer && !std::mem::replace(&mut trailers, true) {
+                frames.push((kind::HEADERS, Vec::new()));
+            }
+            // The colon of a pseudo-header field is none between name and value.
+            let colon =
+                item.get(1..).and_then(|rest| rest.find(": ")).unwrap_or_else(|| panic!("{at}: no field: {item}")) + 1;
+            let (name, value) = (&item[..colon], &item[colon + 2..]);
+            let value = if value == r"\e" { "" } else { value };
+            frames.last_mut().unwrap().1.extend(frames::field(&unescape(name, at), &unescape(value, at)));
+        }
+    }
+    let last_of_block = |at: usize| frames.get(at + 1).is_none_or(|(next, _)| *next != kind::CONTINUATION);
+    let last = frames.iter().rposition(|(kind, _)| *kind != kind::CONTINUATION).unwrap();
+    let flags = |at: usize, kind: u8| {
+        let end = if at == last { END_STREAM } else { 0 };
+        if kind != kind::DATA && last_of_block(at) { end | END_HEADERS } else { end }
+    };
+    frames
+        .iter()
+        .enumerate()
+        .flat_map(|(at, (kind, payload))| frames::frame(*kind, flags(at, *kind), 1, payload))
+        .collect()
 }
 
 fn expectation(item: &str, at: &str) -> Expected {
@@ -100,6 +148,7 @@ fn expectation(item: &str, at: &str) -> Expected {
         return Expected::Refused(status);
     }
     match item {
+        "rejected" => return Expected::Rejected,
         "end" => return Expected::End,
         "unfinished" => return Expected::Unfinished,
         _ => {}

@@ -1,6 +1,7 @@
 //! One case on a connection of its own.
 
 use super::corpus::{Case, Expected};
+use milecastle_testkit::frames::{END_HEADERS, END_STREAM, Frames, frame, kind, request};
 use milecastle_testkit::raw::Raw;
 use std::net::SocketAddr;
 
@@ -16,6 +17,9 @@ struct Answer {
 
 /// Sends a case and checks that its answers are as expected. Returns the statuses of those that came from the origin.
 pub(super) async fn run(gateway: SocketAddr, case: &Case) -> Result<Vec<u16>, String> {
+    if case.http2 {
+        return run_http2(gateway, case).await;
+    }
     let mut client = Raw::connect(gateway).await.map_err(|error| error.to_string())?;
     client.send(&case.bytes).await.map_err(|error| error.to_string())?;
     let mut statuses = Vec::new();
@@ -35,6 +39,7 @@ pub(super) async fn run(gateway: SocketAddr, case: &Case) -> Result<Vec<u16>, St
                 ends(&mut client).await?;
                 return Ok(statuses);
             }
+            Expected::Rejected => return Err("that is for HTTP/2".to_owned()),
             Expected::End => {
                 ends(&mut client).await?;
                 return Ok(statuses);
@@ -56,6 +61,27 @@ pub(super) async fn run(gateway: SocketAddr, case: &Case) -> Result<Vec<u16>, St
     match read_answer(&mut client, false).await?.status {
         200 => ends(&mut client).await.map(|()| statuses),
         status => Err(format!("the request behind is answered with {status}")),
+    }
+}
+
+/// The same over HTTP/2.
+async fn run_http2(gateway: SocketAddr, case: &Case) -> Result<Vec<u16>, String> {
+    let mut client = Frames::connect(gateway, &[]).await.map_err(|error| error.to_string())?;
+    client.send(&case.bytes).await.map_err(|error| error.to_string())?;
+    let answered = client.status(1).await.map_err(|error| error.to_string())?;
+    let statuses = match (&case.expected[..], answered) {
+        ([Expected::Passed(_)], Ok(status)) => vec![status],
+        ([Expected::Rejected], Ok(400 | 405 | 431)) => Vec::new(),
+        ([Expected::Rejected], Err(Some(frame))) if frame.kind == kind::RST_STREAM => Vec::new(),
+        // The connection is at its end.
+        ([Expected::Rejected], Err(_)) => return Ok(Vec::new()),
+        (_, answered) => return Err(format!("answered with {answered:?}")),
+    };
+    let behind = frame(kind::HEADERS, END_HEADERS | END_STREAM, 3, &request("GET", BEHIND, "behind.test"));
+    client.send(behind).await.map_err(|error| error.to_string())?;
+    match client.status(3).await.map_err(|error| error.to_string())? {
+        Ok(200) => Ok(statuses),
+        behind => Err(format!("the request behind is answered with {behind:?}")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The head of a request, as either protocol hands it over.
 
-use http::{HeaderMap, HeaderName, Method, Uri, Version};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
 
 /// A request's head, well-formed by the rules of its protocol.
 #[derive(Debug)]
@@ -10,8 +10,9 @@ pub struct Head {
     pub version: Version,
     pub headers: HeaderMap,
     pub(crate) seen: Seen,
-    /// What it says of the body's length can be read in two ways (RFC 9112 §6.3): it is answered with 400.
-    pub ambiguous_length: bool,
+    /// What is answered if the request goes no further: 400 if it breaks a rule of its protocol and yet has a place on the
+    /// connection, 431 if it has too many fields.
+    pub fault: Option<StatusCode>,
 }
 
 /// What a field of a request is to the gateway.
@@ -56,7 +57,6 @@ pub(crate) struct Seen {
     pub(crate) hosts: u32,
     pub(crate) expect: bool,
     pub(crate) upgrade: bool,
-    pub(crate) transfer_encoding: bool,
     /// One of `Forwarded` and `X-Forwarded-*` but for `X-Forwarded-For`.
     pub(crate) forwarded: bool,
     pub(crate) forwarded_for: bool,
@@ -71,11 +71,10 @@ impl Seen {
     pub(crate) fn note(&mut self, role: Role, name: usize, value: usize) {
         self.bytes += (name + value + 4) as u64;
         match role {
-            Role::Ordinary | Role::ContentLength => {}
+            Role::Ordinary | Role::ContentLength | Role::TransferEncoding => {}
             Role::Host => self.hosts += 1,
             Role::Expect => self.expect = true,
             Role::Upgrade => self.upgrade = true,
-            Role::TransferEncoding => self.transfer_encoding = true,
             Role::Forwarded => self.forwarded = true,
             Role::ForwardedFor => self.forwarded_for = true,
             Role::Connection => self.connection = true,

@@ -41,9 +41,6 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
     let host = host(&mut head);
     let path = path(&head, config);
     let mut accepted = check_method(&head.method);
-    if head.ambiguous_length {
-        accepted = Err(refuse(StatusCode::BAD_REQUEST));
-    }
     let host = host.unwrap_or_else(|| {
         accepted = Err(refuse(StatusCode::BAD_REQUEST));
         Box::default()
@@ -54,6 +51,9 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
     });
     if path.ambiguous && config.path.reject_ambiguous {
         accepted = Err(refuse(StatusCode::BAD_REQUEST));
+    }
+    if let Some(status) = head.fault {
+        accepted = Err(refuse(status));
     }
     let upgrade = seen.upgrade && body.is_none() && asks_for_websocket(&head);
     let head_bytes = seen.bytes + (head.method.as_str().len() + head.uri.path().len() + 14) as u64;
@@ -157,10 +157,11 @@ fn stand_for_host(head: &mut Head) -> Option<()> {
     let http2 = head.version == Version::HTTP_2;
     let authority = HeaderValue::from_str(head.uri.authority()?.as_str()).ok()?;
     if let Some(host) = head.headers.get(header::HOST) {
-        let good = if http2 { host == authority } else { host_name(host).is_some() };
+        let same = || host.as_bytes().eq_ignore_ascii_case(authority.as_bytes());
+        let good = if http2 { same() } else { host_name(host).is_some() };
         good.then_some(())?;
     }
-    if !http2 && !matches!(head.uri.scheme_str(), Some("http" | "https")) {
+    if !matches!(head.uri.scheme_str(), Some("http" | "https")) {
         return None;
     }
     head.headers.insert(header::HOST, authority);

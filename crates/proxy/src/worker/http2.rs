@@ -3,11 +3,12 @@
 use super::activity::{Nature, Phase};
 use super::client::Client;
 use super::defer::defer;
+use super::http2_head;
 use super::linger::linger;
 use super::serve::{answer, note_end};
 use super::watching::Watch;
 use super::wire::{ClientIo, Wire};
-use crate::request::{self, Head, Seen};
+use crate::request;
 use crate::upload::Upload;
 use http::Request;
 use http_body::Body as _;
@@ -41,17 +42,12 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
 /// Takes what hyper has read of a request.
 fn take(client: Rc<Client>, request: Request<Incoming>) -> request::Taken {
     let (parts, incoming) = request.into_parts();
-    let seen = Seen::of(&parts.headers);
+    let head = http2_head::check(parts, client.worker.node.config.client.header_count);
+    if let Some(status) = head.fault {
+        client.worker.counters.bad_heads.up();
+        tracing::debug!(peer = %client.facts.peer, %status, "the head of an HTTP/2 request was refused");
+    }
     let body = (!incoming.is_end_stream()).then(|| Upload::http2(incoming, &client));
-    let head = Head {
-        method: parts.method,
-        uri: parts.uri,
-        version: parts.version,
-        headers: parts.headers,
-        // Frames say how long a body is (RFC 9113 §8.2.2).
-        ambiguous_length: seen.transfer_encoding,
-        seen,
-    };
     request::take(client, head, body)
 }
 

@@ -9,6 +9,7 @@ mod client;
 mod defer;
 mod http1;
 mod http2;
+mod http2_head;
 mod leave;
 mod linger;
 mod listen;

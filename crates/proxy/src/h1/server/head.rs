@@ -118,7 +118,8 @@ pub fn take_head(
     }
     let length = said.of_body(version);
     let keep_alive = !said.close && (version == Version::HTTP_11 || said.keep_alive);
-    let head = Head { method, uri, version, headers, seen, ambiguous_length: length.is_none() };
+    let fault = length.is_none().then_some(StatusCode::BAD_REQUEST);
+    let head = Head { method, uri, version, headers, seen, fault };
     Ok(Some(RequestHead { head, length: length.unwrap_or(Length::Bytes(0)), keep_alive }))
 }
 

@@ -18,7 +18,7 @@ fn take(text: impl AsRef<[u8]>) -> Result<Option<RequestHead>, BadHead> {
 fn length(version: &str, fields: &[&str]) -> Option<Length> {
     let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
     let head = take(format!("POST / HTTP/{version}\r\n{fields}\r\n")).unwrap().unwrap();
-    (!head.head.ambiguous_length).then_some(head.length)
+    head.head.fault.is_none().then_some(head.length)
 }
 
 #[test]
