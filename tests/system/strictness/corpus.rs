@@ -123,11 +123,11 @@ fn lay_out_frames(lines: &[String], at: &str) -> Vec<u8> {
                 frames.push((kind::HEADERS, Vec::new()));
             }
             // The colon of a pseudo-header field is none between name and value.
-            let colon =
-                item.get(1..).and_then(|rest| rest.find(": ")).unwrap_or_else(|| panic!("{at}: no field: {item}")) + 1;
-            let (name, value) = (&item[..colon], &item[colon + 2..]);
+            let (colon, rest) = item.split_at(usize::from(item.starts_with(':')));
+            let (name, value) = rest.split_once(": ").unwrap_or_else(|| panic!("{at}: no field: {item}"));
+            let name = format!("{colon}{name}");
             let value = if value == r"\e" { "" } else { value };
-            frames.last_mut().unwrap().1.extend(frames::field(&unescape(name, at), &unescape(value, at)));
+            frames.last_mut().unwrap().1.extend(frames::field(&unescape(&name, at), &unescape(value, at)));
         }
     }
     let last_of_block = |at: usize| frames.get(at + 1).is_none_or(|(next, _)| *next != kind::CONTINUATION);
