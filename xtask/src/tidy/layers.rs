@@ -15,7 +15,7 @@ const AROUND: &[(&str, &[&str])] = &[("tests", &["testkit", "wire"]), ("xtask", 
 
 /// Crates of others that only some of ours may use directly.
 const OWNED: &[(&str, &[&str])] =
-    &[("sqlx", &["store"]), ("prost", &["wire"]), ("tonic-prost", &["wire"]), ("axum", &["control"])];
+    &[("sqlx", &["store"]), ("prost", &["wire", "export"]), ("tonic-prost", &["wire"]), ("axum", &["control"])];
 
 /// What crates that know no runtime do without.
 const RUNTIME: &[&str] = &["tokio", "hyper", "hyper-util", "tonic", "axum", "sqlx", "prost", "socket2"];

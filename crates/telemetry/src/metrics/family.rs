@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 
 use super::page::{escape_label, head};
-use super::value::Metric;
+use super::value::{Metric, Sample};
 
 /// Locks that the series of a family are spread over.
 const LOCKS: usize = 8;
@@ -71,6 +71,21 @@ pub(super) struct Inner<M: Metric> {
     locks: [Shard<M>; LOCKS],
     /// Look-ups that ended in the overflow series.
     overflowed: Arc<AtomicU64>,
+}
+
+/// A family in numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FamilySnapshot {
+    /// Name, prefix included.
+    pub name: String,
+    /// What it counts.
+    pub help: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels, in order.
+    pub labels: Vec<String>,
+    /// Its series: label values in the same order, and what they count.
+    pub series: Vec<(Box<[Box<str>]>, Sample)>,
 }
 
 /// All series of one metric. Cheap to clone.
@@ -155,6 +170,28 @@ impl<M: Metric> Family<M> {
     /// Writes the family as of `now`, and lets go of series that have been idle for too long.
     pub(super) fn write(&self, page: &mut String, now: Instant) {
         let inner = &*self.0;
+        head(page, &inner.name, M::KIND, &inner.help);
+        for series in self.shown(now) {
+            series.metric.write(&inner.name, &series.labels, page);
+        }
+    }
+
+    /// The family as of `now`, in numbers; as [`Self::write`] for idle series.
+    pub(super) fn snapshot(&self, now: Instant) -> FamilySnapshot {
+        let inner = &*self.0;
+        let series = self.shown(now);
+        FamilySnapshot {
+            name: inner.name.clone(),
+            help: inner.help.clone(),
+            kind: M::KIND,
+            labels: inner.labels.clone(),
+            series: series.iter().map(|series| (series.values.clone(), series.metric.sample())).collect(),
+        }
+    }
+
+    /// The series that are shown, by label values.
+    fn shown(&self, now: Instant) -> Vec<Arc<Series<M>>> {
+        let inner = &*self.0;
         let mut shown: Vec<Arc<Series<M>>> = Vec::new();
         for shard in &inner.locks {
             let Some(expire) = inner.options.expire else {
@@ -178,10 +215,7 @@ impl<M: Metric> Family<M> {
             });
         }
         shown.sort_by(|a, b| a.values.cmp(&b.values));
-        head(page, &inner.name, M::KIND, &inner.help);
-        for series in shown {
-            series.metric.write(&inner.name, &series.labels, page);
-        }
+        shown
     }
 }
 

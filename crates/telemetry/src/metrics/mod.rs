@@ -19,7 +19,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use family::{Family, Handle, Options};
+pub use family::{Family, FamilySnapshot, Handle, Options};
 pub use page::{escape_label, label_text};
 pub use registry::{MetricError, Registry};
-pub use value::{Counter, Gauge, Histogram, Metric};
+pub use value::{Counter, Gauge, Histogram, Metric, Sample};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::family::{Family, Options};
+use super::family::{Family, FamilySnapshot, Options};
 use super::value::{Counter, Gauge, Histogram, Metric};
 
 /// Most cells a counter is spread over: more would cost memory in each series for little.
@@ -37,12 +37,17 @@ pub struct Registry {
 /// A family with its kind erased.
 trait AnyFamily: Send {
     fn write(&self, page: &mut String, now: Instant);
+    fn snapshot(&self, now: Instant) -> FamilySnapshot;
     fn any(&self) -> &dyn Any;
 }
 
 impl<M: Metric> AnyFamily for Family<M> {
     fn write(&self, page: &mut String, now: Instant) {
         Self::write(self, page, now);
+    }
+
+    fn snapshot(&self, now: Instant) -> FamilySnapshot {
+        Self::snapshot(self, now)
     }
 
     fn any(&self) -> &dyn Any {
@@ -139,6 +144,13 @@ impl Registry {
             family.write(&mut page, now);
         }
         page
+    }
+
+    /// Every family by name, in numbers as of now.
+    pub fn snapshot(&self) -> Vec<FamilySnapshot> {
+        let now = Instant::now();
+        let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
+        families.values().map(|family| family.snapshot(now)).collect()
     }
 
     /// How often label values went into an overflow series because their family was full.

@@ -22,9 +22,31 @@ pub trait Metric: sealed::Sealed + Send + Sync + Sized + 'static {
     #[doc(hidden)]
     fn stamp(&self) -> u64;
 
+    /// The value in numbers.
+    #[doc(hidden)]
+    fn sample(&self) -> Sample;
+
     /// Writes the series' lines. `labels` is `a="b",c="d"` or empty.
     #[doc(hidden)]
     fn write(&self, name: &str, labels: &str, page: &mut String);
+}
+
+/// The value of a series, in numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sample {
+    /// Of a counter.
+    Count(u64),
+    /// Of a gauge.
+    Number(f64),
+    /// Of a histogram.
+    Buckets {
+        /// Upper bounds, ascending.
+        bounds: Arc<[f64]>,
+        /// Observations for each bound, not cumulated, and those above all bounds.
+        counts: Vec<u64>,
+        /// Sum of the observations.
+        sum: f64,
+    },
 }
 
 mod sealed {
@@ -139,6 +161,16 @@ impl Histogram {
         add_float(cell(0), value);
     }
 
+    /// Brings it up to what is counted elsewhere: observations for each bound, not cumulated, and above all bounds, and
+    /// their sum. Not to be mixed with [`Self::observe`].
+    pub fn follow(&self, counts: &[u64], sum: f64) {
+        let cells = self.lines.iter().flat_map(|line| &line.0);
+        let numbers = std::iter::once(sum.to_bits()).chain(counts.iter().copied());
+        for (cell, number) in cells.zip(numbers).take(self.bounds.len() + 2) {
+            cell.store(number, Ordering::Relaxed);
+        }
+    }
+
     /// The number of observations.
     pub fn count(&self) -> u64 {
         self.buckets().iter().sum()
@@ -189,6 +221,10 @@ impl Metric for Counter {
         self.get()
     }
 
+    fn sample(&self) -> Sample {
+        Sample::Count(self.get())
+    }
+
     fn write(&self, name: &str, labels: &str, page: &mut String) {
         line(page, name, "", labels, None, Number::Whole(self.get()));
     }
@@ -204,6 +240,10 @@ impl Metric for Gauge {
 
     fn stamp(&self) -> u64 {
         self.updates.load(Ordering::Relaxed)
+    }
+
+    fn sample(&self) -> Sample {
+        Sample::Number(self.get())
     }
 
     fn write(&self, name: &str, labels: &str, page: &mut String) {
@@ -224,6 +264,12 @@ impl Metric for Histogram {
 
     fn stamp(&self) -> u64 {
         self.count()
+    }
+
+    fn sample(&self) -> Sample {
+        // Sum before counts, as on the page.
+        let sum = self.sum();
+        Sample::Buckets { bounds: self.bounds.clone(), counts: self.buckets(), sum }
     }
 
     fn write(&self, name: &str, labels: &str, page: &mut String) {

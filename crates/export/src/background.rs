@@ -1,0 +1,128 @@
+//! Where exporters run, and how they reach their servers.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// How a server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// In the clear.
+    None,
+    /// Over TLS; any certificate will do.
+    Unverified,
+    /// Over TLS, with a certificate by an authority that the process trusts.
+    Verified,
+}
+
+/// A server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Name or address, IPv6 without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// How it is spoken to.
+    pub tls: Tls,
+}
+
+/// A connection on its way.
+pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send + 'a>>;
+
+/// Opens connections. The plane has its own way: its trusted authorities, its library for TLS.
+pub trait Connect: Send + Sync {
+    /// Opens one, without a time limit of its own.
+    fn connect<'a>(&'a self, to: &'a Endpoint) -> Connecting<'a>;
+}
+
+/// Opens TCP connections; without TLS.
+pub struct Plain;
+
+impl Connect for Plain {
+    fn connect<'a>(&'a self, to: &'a Endpoint) -> Connecting<'a> {
+        Box::pin(async move {
+            if to.tls != Tls::None {
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "this process does not speak TLS to exporters' servers",
+                ));
+            }
+            let stream = TcpStream::connect((to.host.as_str(), to.port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Duplex>)
+        })
+    }
+}
+
+/// Where exporters run. One for each process.
+pub struct Background {
+    runtime: OnceLock<Handle>,
+    connect: Box<dyn Connect>,
+    /// Whether the process ends. Each exporter holds a receiver for as long as it runs.
+    ending: watch::Sender<bool>,
+}
+
+/// Without a runtime: the first exporter starts a thread with one. Connections are plain.
+impl Default for Background {
+    fn default() -> Self {
+        Self { runtime: OnceLock::new(), connect: Box::new(Plain), ending: watch::Sender::new(false) }
+    }
+}
+
+impl Background {
+    /// Exporters run on `runtime`, and reach their servers by `connect`.
+    pub fn new(runtime: Handle, connect: impl Connect + 'static) -> Self {
+        Self { runtime: OnceLock::from(runtime), connect: Box::new(connect), ..Self::default() }
+    }
+
+    /// Opens a connection.
+    pub async fn connect(&self, to: &Endpoint) -> io::Result<Box<dyn Duplex>> {
+        self.connect.connect(to).await
+    }
+
+    /// Turns true when the process ends: what waits is to be sent now. To be held until that is done.
+    pub(crate) fn ending(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
+    }
+
+    /// Runs an exporter.
+    pub(crate) fn spawn(&self, exporter: impl Future<Output = ()> + Send + 'static) {
+        let runtime = self.runtime.get_or_init(own_runtime);
+        drop(runtime.spawn(exporter));
+    }
+
+    /// Has exporters send what waits, and says whether they were done within `patience`. Nothing is sent after this.
+    pub async fn end(&self, patience: Duration) -> bool {
+        self.ending.send_replace(true);
+        tokio::time::timeout(patience, self.ending.closed()).await.is_ok()
+    }
+}
+
+/// A runtime on a thread of its own, for the life of the process.
+fn own_runtime() -> Handle {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system has a poller to give");
+    let handle = runtime.handle().clone();
+    let thread = std::thread::Builder::new().name("exporters".to_owned());
+    let run = move || runtime.block_on(std::future::pending::<()>());
+    drop(thread.spawn(run).expect("the system has a thread to give"));
+    handle
+}
+
+impl fmt::Debug for Background {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Background").field("exporters", &self.ending.receiver_count()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,173 @@
+//! Posting over HTTP/1.1, on a connection that is kept.
+
+use crate::{Background, Endpoint, Tls};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Method, Request, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest answer that is read; the connection behind a longer one is not kept.
+const ANSWER: usize = 64 * 1024;
+
+/// Where to post.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The server.
+    pub endpoint: Endpoint,
+    /// Path and query.
+    pub path: String,
+    host: HeaderValue,
+}
+
+/// A text that names no server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no address to send to: {reason}")]
+pub struct TargetError {
+    text: String,
+    reason: &'static str,
+}
+
+impl Target {
+    /// Reads `http://host[:port][/path]` or the same with `https`, whose certificate is verified if `verify` says so.
+    ///
+    /// # Errors
+    /// It is not of this form.
+    pub fn parse(text: &str, verify: bool) -> Result<Self, TargetError> {
+        let fault = |reason| TargetError { text: text.to_owned(), reason };
+        let uri: Uri = text.parse().map_err(|_| fault("expected http://host:port/path"))?;
+        let (tls, default) = match uri.scheme_str() {
+            Some("http") => (Tls::None, 80),
+            Some("https") if verify => (Tls::Verified, 443),
+            Some("https") => (Tls::Unverified, 443),
+            _ => return Err(fault("it must begin with http:// or https://")),
+        };
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| fault("it names no host"))?;
+        let port = uri.port_u16().unwrap_or(default);
+        let written = if port == default { host.to_owned() } else { format!("{host}:{port}") };
+        Ok(Self {
+            endpoint: Endpoint { host: host.trim_matches(['[', ']']).to_owned(), port, tls },
+            path: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
+            host: HeaderValue::try_from(written).map_err(|_| fault("its host is no text for a header"))?,
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.endpoint.tls == Tls::None { "http" } else { "https" };
+        write!(f, "{scheme}://{}:{}", self.endpoint.host, self.endpoint.port)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PostError {
+    /// The server cannot be reached.
+    #[error("no connection: {0}")]
+    Connect(#[from] io::Error),
+    /// It does not speak HTTP/1.1, or the connection broke.
+    #[error("the exchange failed: {0}")]
+    Exchange(#[from] hyper::Error),
+    /// It took too long.
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+    /// A header or the path cannot be sent.
+    #[error("the request cannot be put together: {0}")]
+    Request(#[from] http::Error),
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Its body; empty if it was longer than 64 KiB.
+    pub body: Bytes,
+}
+
+/// Posts to one server, one request after the other.
+pub struct HttpClient {
+    background: Arc<Background>,
+    target: Target,
+    kept: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl HttpClient {
+    /// A client that has no connection yet.
+    pub fn new(background: Arc<Background>, target: Target) -> Self {
+        Self { background, target, kept: None }
+    }
+
+    /// The server.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Posts a body; connecting and the answer have `patience` together. A kept connection that turns out to be closed is
+    /// replaced by a new one.
+    ///
+    /// # Errors
+    /// There was no answer. The server may have acted all the same.
+    pub async fn post(&mut self, headers: HeaderMap, body: Bytes, patience: Duration) -> Result<Answer, PostError> {
+        tokio::time::timeout(patience, self.exchange(headers, body)).await.unwrap_or_else(|_| {
+            self.kept = None;
+            Err(PostError::Late(patience))
+        })
+    }
+
+    async fn exchange(&mut self, headers: HeaderMap, body: Bytes) -> Result<Answer, PostError> {
+        let request = self.request(headers, body)?;
+        let kept = match self.kept.take() {
+            Some(mut kept) => kept.ready().await.ok().map(|()| kept),
+            None => None,
+        };
+        let (mut sender, request) = match kept {
+            None => (self.open().await?, request),
+            Some(mut kept) => match kept.try_send_request(request).await {
+                Ok(answer) => return self.read(kept, answer).await,
+                // Given back: nothing of it was sent.
+                Err(mut error) => match error.take_message() {
+                    Some(request) => (self.open().await?, request),
+                    None => return Err(error.into_error().into()),
+                },
+            },
+        };
+        let answer = sender.send_request(request).await?;
+        self.read(sender, answer).await
+    }
+
+    async fn read(
+        &mut self,
+        sender: SendRequest<Full<Bytes>>,
+        answer: http::Response<hyper::body::Incoming>,
+    ) -> Result<Answer, PostError> {
+        let status = answer.status().as_u16();
+        let whole = Limited::new(answer.into_body(), ANSWER).collect().await;
+        let body = whole.map(|whole| whole.to_bytes()).ok();
+        self.kept = body.is_some().then_some(sender);
+        Ok(Answer { status, body: body.unwrap_or_default() })
+    }
+
+    fn request(&self, mut headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, PostError> {
+        headers.entry(HOST).or_insert_with(|| self.target.host.clone());
+        headers.entry(USER_AGENT).or_insert(HeaderValue::from_static("Milecastle"));
+        headers.insert(CONTENT_LENGTH, body.len().into());
+        let mut request = Request::builder().method(Method::POST).uri(&self.target.path).body(Full::new(body))?;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, PostError> {
+        let stream = self.background.connect(&self.target.endpoint).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the sender; how it ended is seen by whoever waits for an answer.
+        drop(tokio::spawn(async move { drop(connection.await) }));
+        Ok(sender)
+    }
+}

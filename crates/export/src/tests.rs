@@ -1,0 +1,103 @@
+use crate::{Background, Backlog, BatchSettings, Batches, Deliver, Undelivered};
+use milecastle_telemetry::metrics::{Counter, Handle, Options, Registry};
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+
+/// Hands over what it is given, and answers as told; then with success.
+struct Server {
+    got: UnboundedSender<(Instant, Vec<u32>)>,
+    answers: VecDeque<Result<(), Undelivered>>,
+}
+
+impl Deliver<u32> for Server {
+    async fn deliver(&mut self, batch: &[u32]) -> Result<(), Undelivered> {
+        self.got.send((Instant::now(), batch.to_vec())).unwrap();
+        self.answers.pop_front().unwrap_or(Ok(()))
+    }
+}
+
+struct Queue {
+    background: Background,
+    batches: Batches<u32>,
+    got: UnboundedReceiver<(Instant, Vec<u32>)>,
+    sent: Handle<Counter>,
+    dropped: Handle<Counter>,
+}
+
+fn settings() -> BatchSettings {
+    BatchSettings {
+        name: "test".into(),
+        most: 3,
+        inactive: Duration::from_secs(5),
+        age: Duration::from_secs(7),
+        retries: 0,
+        retry_delay: Duration::from_secs(1),
+    }
+}
+
+fn queue(settings: BatchSettings, answers: impl Into<VecDeque<Result<(), Undelivered>>>) -> Queue {
+    let registry = Registry::new("", 1);
+    let counter = |name| registry.counter(name, "", &[], Options::default()).unwrap().get();
+    let (sent, dropped) = (counter("sent"), counter("dropped"));
+    let background = Background::new(tokio::runtime::Handle::current(), crate::Plain);
+    let (tell, got) = unbounded_channel();
+    let backlog = Backlog::new(sent.clone(), dropped.clone());
+    let batches = Batches::start(&background, settings, backlog, Server { got: tell, answers: answers.into() });
+    Queue { background, batches, got, sent, dropped }
+}
+
+fn push(queue: &Queue, entries: std::ops::Range<u32>, limit: usize) {
+    for entry in entries {
+        queue.batches.push(entry, limit);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_are_full_or_old_enough() {
+    let mut queue = queue(settings(), []);
+    let began = Instant::now();
+    push(&queue, 0..7, 100);
+    assert_eq!(queue.got.recv().await.unwrap(), (began, vec![0, 1, 2]));
+    assert_eq!(queue.got.recv().await.unwrap(), (began, vec![3, 4, 5]));
+    let seconds = |seconds| began + Duration::from_secs(seconds);
+    tokio::time::sleep_until(seconds(4)).await;
+    queue.batches.push(7, 100);
+    assert_eq!(queue.got.recv().await.unwrap(), (seconds(7), vec![6, 7]), "the oldest has its age");
+    queue.batches.push(8, 100);
+    assert_eq!(queue.got.recv().await.unwrap(), (seconds(12), vec![8]), "nothing came for a while");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_is_sent_again_and_then_dropped() {
+    let fails = |delivered| Err(Undelivered { delivered, reason: "no".into() });
+    let mut queue = queue(BatchSettings { retries: 2, ..settings() }, [fails(1), fails(0), fails(0)]);
+    push(&queue, 0..3, 100);
+    let (first, batch) = queue.got.recv().await.unwrap();
+    assert_eq!(batch, [0, 1, 2]);
+    assert_eq!(queue.got.recv().await.unwrap(), (first + Duration::from_secs(1), vec![1, 2]));
+    assert_eq!(queue.got.recv().await.unwrap(), (first + Duration::from_secs(2), vec![1, 2]));
+    queue.batches.push(9, 100);
+    assert!(queue.background.end(Duration::from_secs(1)).await);
+    assert_eq!(queue.got.recv().await.unwrap().1, [9]);
+    assert_eq!((queue.sent.get(), queue.dropped.get()), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_no_room_is_dropped() {
+    let queue = queue(settings(), []);
+    push(&queue, 0..7, 5);
+    assert_eq!(queue.dropped.get(), 2);
+    assert!(queue.background.end(Duration::from_secs(1)).await);
+    assert_eq!(queue.sent.get(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_goes_sends_what_it_holds() {
+    let mut queue = queue(settings(), []);
+    queue.batches.push(1, 5);
+    drop(queue.batches);
+    assert_eq!(queue.got.recv().await.unwrap().1, [1]);
+    assert!(queue.got.recv().await.is_none(), "the exporter has ended");
+}
