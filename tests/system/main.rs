@@ -22,6 +22,7 @@ mod last_good;
 mod life_cycle;
 mod maintenance;
 mod many_nodes;
+mod observability;
 mod on_the_wire;
 mod operator;
 mod partitions;

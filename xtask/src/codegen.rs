@@ -6,9 +6,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::run::{cargo, root, run};
 
-/// The pages of the plugins. Only their crate can make them, so a test of it does: it checks them, or writes them if told so.
-const PLUGIN_PAGES: &[&str] =
-    &["test", "--quiet", "--locked", "--package", "milecastle-plugins", "--lib", "reference_pages_are_current"];
+/// The pages of the plugins, and the table of the metrics. Only their crates can make them, so a test of each does: it checks
+/// them, or writes them if told so.
+const PAGES: [&[&str]; 2] = [
+    &["test", "--quiet", "--locked", "--package", "milecastle-plugins", "--lib", "reference_pages_are_current"],
+    &["test", "--quiet", "--locked", "--package", "milecastle", "--bin", "milecastle", "metrics_page_is_current"],
+];
 
 /// The files made here, by their paths from the root, with their contents.
 fn files() -> Vec<(PathBuf, String)> {
@@ -20,7 +23,7 @@ pub(crate) fn codegen(args: &[&str]) -> Result<()> {
     match args {
         [] => write(),
         ["--check"] => match stale().as_slice() {
-            [] => run(&mut cargo(PLUGIN_PAGES)),
+            [] => PAGES.iter().try_for_each(|page| run(&mut cargo(page))),
             stale => bail!("{}", stale.join("\n")),
         },
         _ => bail!("codegen takes `--check` or nothing"),
@@ -42,5 +45,5 @@ fn write() -> Result<()> {
         std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {}", path.display());
     }
-    run(cargo(PLUGIN_PAGES).env("MILECASTLE_UPDATE", "1"))
+    PAGES.iter().try_for_each(|page| run(cargo(page).env("MILECASTLE_UPDATE", "1")))
 }

@@ -3,6 +3,7 @@
 use crate::compiler::compiler;
 use crate::supervisor;
 use anyhow::{Context, bail};
+use milecastle_export::Background;
 use milecastle_plugin_api::{NodeFacts, Shared};
 use milecastle_proxy::drain::{Drain, Stage};
 use milecastle_proxy::handover::{Gate, GateKeeper, HandedOver, Inherited, Offer, OfferParts, Takeover, Transport};
@@ -19,6 +20,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 /// Where the sockets of a node come from.
@@ -62,6 +64,7 @@ pub(crate) struct GatewayNode {
     health: Arc<Health>,
     access_log: Option<Arc<AccessLog>>,
     shared: Arc<Shared>,
+    exporters: Arc<Background>,
     shutdown: Shutdown,
     upgrade: Upgrade,
     drain: Arc<Drain>,
@@ -83,13 +86,19 @@ impl GatewayNode {
         };
         let (gate, gate_keeper) = Gate::closed();
         let drain = Arc::new(Drain::new(env!("CARGO_PKG_VERSION")));
-        let facts = NodeFacts { hostname: hostname().into(), version: env!("CARGO_PKG_VERSION") };
+        let facts = NodeFacts {
+            hostname: hostname().into(),
+            version: env!("CARGO_PKG_VERSION"),
+            tracing: settings.apisix.tracing,
+        };
         let config = GatewayConfig::new(settings, &facts)?;
         let health = Arc::new(Health::new(config.workers()));
         let metrics =
             Arc::new(metrics::Registry::new(&settings.plugin_attr.prometheus.metric_prefix, config.workers()));
         let shared = Arc::new(Shared::default());
         shared.put(metrics.clone());
+        let exporters = Arc::new(milecastle_proxy::exporters(tokio::runtime::Handle::current(), config.authorities()));
+        shared.put(exporters.clone());
         let attrs = settings.plugin_attr.to_json();
         let compiler = Arc::new(compiler(attrs, shared.clone(), Arc::new(EnvironmentSecrets)));
 
@@ -133,6 +142,7 @@ impl GatewayNode {
                 access_log: access_log.clone(),
                 drain: drain.clone(),
                 gate: gate.clone(),
+                exporters: exporters.clone(),
             },
             &mut inherited,
         )
@@ -192,6 +202,7 @@ impl GatewayNode {
             health,
             access_log,
             shared,
+            exporters,
             shutdown: settings.shutdown.clone(),
             upgrade: settings.upgrade.clone(),
             drain,
@@ -256,7 +267,7 @@ impl GatewayNode {
             offer.withdraw().await;
         }
         self.health.drain();
-        let Shutdown { grace, drain, .. } = self.shutdown;
+        let Shutdown { grace, drain, export, .. } = self.shutdown;
         let open = || self.gateway.counters().totals();
         if !grace.is_zero() {
             let Totals { active: connections, in_flight: requests, .. } = open();
@@ -278,6 +289,7 @@ impl GatewayNode {
         if !self.gateway.drain(drain.get()).await {
             tracing::warn!("requests in flight were cut: they did not end within shutdown.drain");
         }
+        export_rest(&self.exporters, export.get()).await;
     }
 
     /// Ends with its connections: another process has the sockets. Whatever is left after `upgrade.drain` is cut; if it is
@@ -309,6 +321,14 @@ impl GatewayNode {
         if !self.gateway.leave(handed.claimed, over).await {
             tracing::warn!("connections were cut: they did not end in time");
         }
+        export_rest(&self.exporters, self.shutdown.export.get()).await;
+    }
+}
+
+/// Has what waits to be exported sent.
+async fn export_rest(exporters: &Background, patience: Duration) {
+    if !exporters.end(patience).await {
+        tracing::warn!("log entries, spans or metrics that waited were not delivered within shutdown.export");
     }
 }
 

@@ -13,6 +13,8 @@ mod data_dir;
 mod demo;
 mod gateway;
 mod key;
+#[cfg(test)]
+mod metrics_reference;
 mod ports;
 mod process;
 mod roles;

@@ -11,6 +11,8 @@ pub struct NodeFacts {
     pub hostname: Arc<str>,
     /// Version of the gateway.
     pub version: &'static str,
+    /// Whether traces show more than the request as a whole: `apisix.tracing`.
+    pub tracing: bool,
 }
 
 /// The pinned snapshot and the node, as plugins see them. Implemented by the data plane.

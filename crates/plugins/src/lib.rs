@@ -2,20 +2,22 @@
 //!
 //! A folder holds `mod.rs` (the hooks), `config.rs` (the configuration, whose doc comments are its reference page),
 //! `tests.rs` and `examples/`. What several plugins need stands beside the folders: [`auth`], [`capture`], [`decode`],
-//! [`headers`], [`log_entry`]. `docs/adding-a-plugin.md` tells how to add one.
+//! [`entropy`], [`exporting`], [`headers`], [`log_entry`]. `docs/adding-a-plugin.md` tells how to add one.
 //!
 //! Invariants:
 //! - The behaviour of a plugin is its file in `docs/spec/plugins/`, to the letter.
 //! - A hook neither parses configuration nor compiles a pattern; all of that happens in `compile`.
 //! - State of the node (counters, files, metrics) lives in [`milecastle_plugin_api::Shared`], so it outlives snapshots.
 //!
-//! Deliberately absent: the planes, sockets but for those that loggers send on, from threads of their own, and any way from one
+//! Deliberately absent: the planes, sockets but for those that exporters send on, beside the workers, and any way from one
 //! plugin into another.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod auth;
 mod capture;
 mod decode;
+mod entropy;
+mod exporting;
 mod headers;
 mod log_entry;
 
@@ -42,6 +44,7 @@ plugins! {
     ip_restriction,
     key_auth,
     limit_count,
+    opentelemetry,
     prometheus,
     proxy_rewrite,
     request_id,
@@ -72,5 +75,7 @@ fn is_reference(text: &str) -> bool {
     text.starts_with("$secret://") || text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("$env://"))
 }
 
+#[cfg(test)]
+mod receiver;
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 struct Counting;
 
@@ -121,6 +121,7 @@ fn count(gateway: &Gateway, ask: &str) -> usize {
         let attempt = Attempt {
             addr: "127.0.0.1:1980".parse().unwrap(),
             node: node.clone(),
+            began: Instant::now(),
             status: 200,
             answered: true,
             connect: Duration::ZERO,

@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     settings.apisix.ssl.listen = vec![SslListen { ip: LOCAL, port: 19302, enable_http2: None, enable_http3: false }];
     settings.apisix.ssl.fallback_sni = Some("localhost".into());
     settings.nginx_config.http.keepalive_timeout = milecastle_settings::Time::secs(3600);
-    let facts = NodeFacts { hostname: "bench".into(), version: env!("CARGO_PKG_VERSION") };
+    let facts = NodeFacts { hostname: "bench".into(), version: env!("CARGO_PKG_VERSION"), tracing: false };
     let registry = Registry::new(&[], Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
     let compiler = Compiler::new(Arc::new(registry));
     let (snapshot, rejected) = compiler.build("bench", 1, objects()?);

@@ -8,13 +8,18 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// The counters of one worker. Only that worker writes.
         #[derive(Debug, Default)]
         #[repr(align(128))]
-        pub(crate) struct WorkerCounters { $(pub(crate) $name: Counter,)* }
+        pub(crate) struct WorkerCounters {
+            $(pub(crate) $name: Counter,)*
+            /// How long upstreams took, from the beginning of a try to the end of its answer.
+            pub(crate) upstream_times: Times,
+        }
 
         /// Sums over the workers since the start of the process.
         #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +46,14 @@ counters! {
     requests,
     /// Requests in work.
     in_flight,
+    /// Answers that switched protocols (101).
+    responses_1xx,
+    /// Answers of the 2xx class.
+    responses_2xx,
+    /// Answers of the 3xx class.
+    responses_3xx,
+    /// Answers of the 4xx class, and requests whose client left before there was one.
+    responses_4xx,
     /// Answers of the 5xx class.
     responses_5xx,
     /// TLS handshakes that failed.
@@ -55,6 +68,12 @@ counters! {
     upstream_connects,
     /// Connections to upstreams that failed to open.
     upstream_connect_failures,
+    /// Times that a worker took no connections because of `limits.connections`.
+    connections_held,
+    /// Pipes that exist.
+    pipes,
+    /// Answers that were copied because all pipes were in use.
+    pipes_short,
     /// Requests sent on a kept upstream connection.
     pool_hits,
     /// Kept upstream connections that did not take a request any more when they were used.
@@ -85,6 +104,35 @@ counters! {
     udp_sessions_refused,
     /// Datagrams dropped because too many waited while their session was being opened, or a socket took no more.
     udp_datagrams_dropped,
+}
+
+/// Upper bounds of [`Times`], in milliseconds: those that the reference has for its latencies.
+pub(crate) const TIME_BOUNDS: [u64; 15] =
+    [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000];
+
+/// Counts of times by their length. Only one thread writes.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    buckets: [Counter; TIME_BOUNDS.len() + 1],
+    micros: Counter,
+}
+
+impl Times {
+    /// Counts one.
+    pub(crate) fn count(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.buckets[TIME_BOUNDS.partition_point(|bound| bound * 1000 < micros)].up();
+        self.micros.add(micros);
+    }
+}
+
+/// Sums of [`Times`].
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct TimeTotals {
+    /// Times for each bound, not cumulated, and those above all bounds.
+    pub(crate) counts: [u64; TIME_BOUNDS.len() + 1],
+    /// All of them together.
+    pub(crate) sum: Duration,
 }
 
 /// What one worker counts for one listener of TCP or UDP sessions. Only that worker writes.
@@ -153,7 +201,8 @@ impl Counter {
         self.0.store(number, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    /// The number.
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -218,6 +267,16 @@ impl Counters {
         let mut sum = Totals::default();
         self.workers.iter().for_each(|worker| sum.add(worker));
         sum
+    }
+
+    /// How long upstreams took, over all workers.
+    pub(crate) fn upstream_times(&self) -> TimeTotals {
+        let mut sums = TimeTotals::default();
+        for times in self.workers.iter().map(|worker| &worker.upstream_times) {
+            sums.counts.iter_mut().zip(&times.buckets).for_each(|(sum, bucket)| *sum += bucket.get());
+            sums.sum += Duration::from_micros(times.micros.get());
+        }
+        sums
     }
 
     /// The figures of each worker.

@@ -10,9 +10,10 @@ use crate::handover::{Gate, Inherited, Listening};
 use crate::health::UpstreamHealth;
 use crate::metrics_page::MetricsServer;
 use crate::node::NodeStatus;
-use crate::node_metrics::{NodeMetrics, Sources};
+use crate::node_metrics::{NodeMetrics, PushError, Sources};
 use crate::side_http::{SideListener, SideServer};
 use crate::status::{self, Health};
+use milecastle_export::Background;
 use milecastle_plugin_api::NodeFacts;
 use milecastle_settings::Gateway as Settings;
 use milecastle_snapshot::{Compiler, Snapshot};
@@ -48,6 +49,8 @@ pub struct SideParts {
     pub drain: Arc<Drain>,
     /// Nobody is let in before it opens.
     pub gate: Gate,
+    /// Where metrics are pushed from.
+    pub exporters: Arc<Background>,
 }
 
 /// Why the side servers did not start.
@@ -66,6 +69,9 @@ pub enum SideError {
     /// The registry has a metric that takes the name of one of the node's own.
     #[error(transparent)]
     Metric(#[from] metrics::MetricError),
+    /// The collector that metrics are to be pushed to.
+    #[error("metrics_push: {0}")]
+    Push(#[from] PushError),
 }
 
 /// The running side servers. They end when this is dropped.
@@ -95,6 +101,7 @@ impl SideServers {
             access_log,
             drain,
             gate,
+            exporters,
         } = parts;
         let apisix = &settings.apisix;
         let mut listening = Vec::new();
@@ -114,20 +121,13 @@ impl SideServers {
             None
         };
         let prometheus = &settings.plugin_attr.prometheus;
+        let registry = metrics;
+        let sources =
+            Sources { registry, counters, upstream_health, discovery, current, node, facts, access_log, drain };
+        let node_metrics = Arc::new(NodeMetrics::new(sources, prometheus)?);
+        node_metrics.push(&settings.metrics_push, &exporters)?;
         let metrics = if prometheus.enable_export_server {
             let listener = open("plugin_attr.prometheus.export_addr.port", prometheus.export_addr.socket())?;
-            let sources = Sources {
-                registry: metrics,
-                counters,
-                upstream_health,
-                discovery,
-                current,
-                node,
-                facts,
-                access_log,
-                drain,
-            };
-            let node_metrics = NodeMetrics::new(sources, prometheus)?;
             Some(MetricsServer::start(listener, prometheus, move || node_metrics.render()).await)
         } else {
             None
@@ -217,10 +217,11 @@ mod tests {
             upstream_health: Arc::default(),
             discovery: Discovery::new(&settings().discovery, tokio::runtime::Handle::current(), None, None).unwrap(),
             node: Arc::new(move || status.clone()),
-            facts: NodeFacts { hostname: "host-1".into(), version: "1.2.3" },
+            facts: NodeFacts { hostname: "host-1".into(), version: "1.2.3", tracing: false },
             access_log: None,
             drain: Arc::new(Drain::new("1.2.3")),
             gate: Gate::open(),
+            exporters: Arc::default(),
         };
         Fixture { parts, compiler }
     }

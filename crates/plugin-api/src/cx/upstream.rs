@@ -3,7 +3,7 @@
 use http::HeaderValue;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One try at one node.
 #[derive(Debug, Clone)]
@@ -12,6 +12,8 @@ pub struct Attempt {
     pub addr: SocketAddr,
     /// The node as `ip:port`.
     pub node: Arc<str>,
+    /// When it began.
+    pub began: Instant,
     /// Status of the answer, or 502 / 504 for a failed try.
     pub status: u16,
     /// Whether a head came from the node.

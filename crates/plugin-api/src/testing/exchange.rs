@@ -304,6 +304,7 @@ fn contact(cx: &mut RequestCx, status: StatusCode, answered: bool) {
     cx.upstream.push(Attempt {
         addr: "127.0.0.1:1980".parse().expect("an address"),
         node: "127.0.0.1:1980".into(),
+        began: Instant::now(),
         status: status.as_u16(),
         answered,
         connect: Duration::ZERO,

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A snapshot of a few consumers and some metadata, on a node called `test-node`.
+/// A snapshot of a few consumers and some metadata, on a node called `test-node` whose traces show all.
 pub struct FakeView {
     pub(super) consumers: HashMap<String, Arc<Consumer>>,
     /// By plugin, then by key.
@@ -21,7 +21,7 @@ impl Default for FakeView {
             consumers: HashMap::new(),
             credentials: HashMap::new(),
             metadata: HashMap::new(),
-            node: NodeFacts { hostname: "test-node".into(), version: "0.0.0-test" },
+            node: NodeFacts { hostname: "test-node".into(), version: "0.0.0-test", tracing: true },
             panics: RefCell::default(),
         }
     }

@@ -11,6 +11,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use crate::exporting;
 use config::{Config, Disabled, Settings, metadata_schema};
 use exporter::Exporter;
 use milecastle_plugin_api::{
@@ -31,9 +32,6 @@ struct Prometheus {
 
 /// The exporter of a node, or why there is none.
 struct Shared(Result<Arc<Exporter>, String>);
-
-/// Cells that a counter is spread over if nobody has said how many workers there are.
-const SHARDS: usize = 8;
 
 impl Plugin for Prometheus {
     type Config = Config;
@@ -70,8 +68,7 @@ impl Plugin for Prometheus {
 /// The metrics of the node.
 fn registry(cx: &BuildCx<'_>) -> Arc<Registry> {
     let settings = Settings::read(cx.attr).ok();
-    let prefix = settings.as_ref().and_then(|settings| settings.prefix.as_deref()).unwrap_or("apisix_");
-    cx.shared.get_or_init(|| Registry::new(prefix, SHARDS))
+    exporting::registry(cx.shared, settings.as_ref().and_then(|settings| settings.prefix.as_deref()))
 }
 
 fn compile_metadata(value: &Value) -> Result<CompiledMetadata, ConfigError> {

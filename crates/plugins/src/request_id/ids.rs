@@ -1,6 +1,6 @@
 //! The algorithms.
 
-use super::entropy;
+use crate::entropy;
 use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -3,7 +3,6 @@
 //! An id is one allocation: header to the upstream, header to the client and variable share it.
 
 mod config;
-mod entropy;
 mod ids;
 #[cfg(test)]
 mod tests;

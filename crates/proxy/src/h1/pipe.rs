@@ -1,11 +1,12 @@
 //! Pipes through which the body of an answer passes from one socket to the other without being copied (splice(2)).
 
+use crate::counters::WorkerCounters;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -21,8 +22,8 @@ const AT_ONCE: usize = 1024 * 1024;
 /// The pipes of a worker.
 pub(crate) struct Pipes {
     spare: RefCell<Vec<Pipe>>,
-    open: Rc<Cell<usize>>,
     most: usize,
+    counters: Arc<WorkerCounters>,
 }
 
 /// A pipe. It returns to its worker only while nothing is in it.
@@ -30,13 +31,13 @@ pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     held: usize,
-    open: Rc<Cell<usize>>,
+    counters: Arc<WorkerCounters>,
 }
 
 impl Pipes {
     /// No more than `most` at a time; 0: none, and all bodies are copied.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { spare: RefCell::default(), open: Rc::default(), most }
+    pub(crate) fn new(most: usize, counters: Arc<WorkerCounters>) -> Self {
+        Self { spare: RefCell::default(), most, counters }
     }
 
     /// An empty pipe; `None` if all are in use, or the system has none.
@@ -44,7 +45,10 @@ impl Pipes {
         if let Some(pipe) = self.spare.borrow_mut().pop() {
             return Some(pipe);
         }
-        if self.open.get() >= self.most {
+        if self.counters.pipes.get() >= self.most as u64 {
+            if self.most > 0 {
+                self.counters.pipes_short.up();
+            }
             return None;
         }
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).ok()?;
@@ -52,8 +56,8 @@ impl Pipes {
         if size < SMALLEST {
             return None;
         }
-        self.open.set(self.open.get() + 1);
-        Some(Pipe { read, write, held: 0, open: self.open.clone() })
+        self.counters.pipes.up();
+        Some(Pipe { read, write, held: 0, counters: self.counters.clone() })
     }
 
     /// Takes a pipe back.
@@ -66,7 +70,7 @@ impl Pipes {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        self.open.set(self.open.get() - 1);
+        self.counters.pipes.down();
     }
 }
 

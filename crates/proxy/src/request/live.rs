@@ -160,6 +160,7 @@ impl Drop for Live {
         if let Some(attempt) = self.cx.upstream.last_mut().filter(|attempt| attempt.answered) {
             attempt.response = ended.saturating_duration_since(self.attempt_began);
             attempt.response_bytes = self.upstream_bytes;
+            self.client.worker.counters.upstream_times.count(attempt.response);
         }
         if let Some(lease) = self.lease.take() {
             self.end_lease(lease, ended);
@@ -180,8 +181,12 @@ impl Drop for Live {
         worker.spare.put_map(std::mem::take(&mut self.cx.request.headers));
         worker.spare.put_lists(self.cx.take_lists());
         worker.counters.in_flight.down();
-        if self.cx.response.status.is_server_error() {
-            worker.counters.responses_5xx.up();
+        match self.cx.response.logged_status() / 100 {
+            1 => worker.counters.responses_1xx.up(),
+            2 => worker.counters.responses_2xx.up(),
+            3 => worker.counters.responses_3xx.up(),
+            4 => worker.counters.responses_4xx.up(),
+            _ => worker.counters.responses_5xx.up(),
         }
         self.client.activity.end(ended);
     }

@@ -349,6 +349,7 @@ fn note(live: &mut Live, endpoint: &Endpoint, failure: &Failure, began: Instant)
     live.cx.upstream.push(Attempt {
         addr: endpoint.addr,
         node: endpoint.text.clone(),
+        began,
         status: failure.status().as_u16(),
         answered: false,
         connect: if failure.before_sending() { took } else { Duration::ZERO },
@@ -364,6 +365,7 @@ fn record(live: &mut Live, endpoint: &Endpoint, status: StatusCode, connect: Dur
     live.cx.upstream.push(Attempt {
         addr: endpoint.addr,
         node: endpoint.text.clone(),
+        began: live.attempt_began,
         status: status.as_u16(),
         answered: true,
         connect,

@@ -97,6 +97,7 @@ pub(super) async fn connect<C>(
         session.cx.upstream.push(Attempt {
             addr,
             node: addr.to_string().into(),
+            began,
             status: if failure.is_none() { 200 } else { status::BAD_UPSTREAM },
             answered: failure.is_none(),
             connect,

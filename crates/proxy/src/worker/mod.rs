@@ -177,10 +177,11 @@ impl Worker {
     fn new(node: Arc<Node>, index: usize) -> Rc<Self> {
         let pinned =
             Pinned { generation: node.current.generation(), snapshot: node.current.load(), node: node.clone() };
+        let counters = node.counters.worker(index);
         Rc::new(Self {
-            counters: node.counters.worker(index),
             pool: Pool::new(node.config.idle_connections),
-            pipes: Pipes::new(node.config.pipes),
+            pipes: Pipes::new(node.config.pipes, counters.clone()),
+            counters,
             http2: h2_client::Pool::new(node.config.http2, node.config.upstream, node.config.idle_connections),
             balancers: Balancers::default(),
             overlays: Overlays::default(),
@@ -291,6 +292,7 @@ impl Worker {
             let most = self.node.config.connections;
             if most > 0 && self.clients.len() >= most as usize {
                 // They wait in the socket's queue.
+                self.counters.connections_held.up();
                 self.clients.shrunk().await;
                 continue;
             }

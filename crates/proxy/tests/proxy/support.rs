@@ -110,7 +110,7 @@ impl Bed {
         settings.apisix.ssl.listen = vec![SslListen { ip: LOCAL, port: 0, enable_http2: None, enable_http3: false }];
         settings.nginx_config.http.enable_access_log = false;
         change(&mut settings);
-        let facts = NodeFacts { hostname: "test".into(), version: "1.2.3" };
+        let facts = NodeFacts { hostname: "test".into(), version: "1.2.3", tracing: false };
         let defs = [&const { PluginDef::of::<Witness>() }];
         let registry = Registry::new(&defs, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
         let compiler = Compiler::new(Arc::new(registry));
@@ -181,8 +181,9 @@ impl Bed {
             upstream_health: self.upstream_health.clone(),
             discovery: self.discovery.clone(),
             node: Arc::new(NodeStatus::default),
-            facts: NodeFacts { hostname: "test".into(), version: "1.2.3" },
+            facts: NodeFacts { hostname: "test".into(), version: "1.2.3", tracing: false },
             access_log: None,
+            exporters: Arc::default(),
             drain: Arc::new(Drain::new("1.2.3")),
             gate: Gate::open(),
         };

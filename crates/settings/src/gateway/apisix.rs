@@ -48,6 +48,8 @@ pub struct Apisix {
     pub match_uri_encoded_slash: bool,
     /// Adds `X-APISIX-Upstream-Status` to every proxied answer, not only where the upstream's status is 5xx.
     pub show_upstream_status_in_response_header: bool,
+    /// Traces (plugin `opentelemetry`) show each try at an upstream beside the request as a whole.
+    pub tracing: bool,
     /// Switches all health checks of upstream nodes off, active and passive.
     pub disable_upstream_healthcheck: bool,
     /// Sends `Server: Milecastle/<version>` instead of `Server: Milecastle`. Off by default: a gateway at the edge need not
@@ -261,6 +263,7 @@ impl Default for Apisix {
             normalize_uri_like_servlet: false,
             match_uri_encoded_slash: false,
             show_upstream_status_in_response_header: false,
+            tracing: false,
             disable_upstream_healthcheck: false,
             enable_server_tokens: false,
         }

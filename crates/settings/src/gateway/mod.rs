@@ -1,6 +1,7 @@
 //! The gateway's file.
 
 mod apisix;
+mod metrics_push;
 mod nginx;
 mod node;
 mod prometheus;
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use apisix::{Apisix, HttpListen, NodeListen, Ssl, SslListen, TlsVersion, TlsVersions, TrustedAddresses};
+pub use metrics_push::MetricsPush;
 pub use nginx::{EscapeStyle, NginxConfig, NginxHttp, UpstreamKeepalive};
 pub use node::{
     AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeouts, Upgrade, UpstreamPool, UpstreamTls,
@@ -38,6 +40,8 @@ pub struct Gateway {
     pub nginx_config: NginxConfig,
     /// Settings of plugins that belong to the node, not to a route.
     pub plugin_attr: PluginAttr,
+    /// Where metrics are pushed to, beside the Prometheus page.
+    pub metrics_push: MetricsPush,
     /// Worker threads, one runtime and one set of listening sockets each; 0 is one for each core.
     #[schemars(range(max = 1024), extend("x-unit" = "threads"))]
     pub workers: u16,
@@ -99,6 +103,7 @@ impl Default for Gateway {
             apisix: Apisix::default(),
             nginx_config: NginxConfig::default(),
             plugin_attr: PluginAttr::default(),
+            metrics_push: MetricsPush::default(),
             workers: 0,
             background_threads: 2,
             control_plane: ControlPlane::default(),
@@ -151,6 +156,7 @@ impl Gateway {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         self.apisix.check(&mut checks.at("apisix"));
         self.plugin_attr.prometheus.check(&mut checks.at("plugin_attr.prometheus"));
+        self.metrics_push.check(&mut checks.at("metrics_push"));
         self.control_plane.check(&mut checks.at("control_plane"));
         self.state.check(&mut checks.at("state"));
         self.nginx_config.http.check(&mut checks.at("nginx_config.http"));

@@ -169,6 +169,8 @@ pub struct Shutdown {
     pub last_call: Time,
     /// How long, after `grace`, requests in flight may take to end.
     pub drain: Time,
+    /// How long, after the last request, log entries, spans and metrics that wait may take to be delivered.
+    pub export: Time,
 }
 
 /// How another process takes the place of this one: it is handed the listening sockets, and this one ends with its connections
@@ -411,7 +413,7 @@ impl Default for Timeouts {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { grace: Time::secs(5), last_call: Time::secs(1), drain: Time::secs(30) }
+        Self { grace: Time::secs(5), last_call: Time::secs(1), drain: Time::secs(30), export: Time::secs(5) }
     }
 }
 

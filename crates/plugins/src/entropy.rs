@@ -1,4 +1,4 @@
-//! Random bytes from the cryptographic generator, fetched for many ids at once.
+//! Random bytes for ids, from the cryptographic generator, fetched for many at once.
 
 use std::cell::RefCell;
 
@@ -19,7 +19,7 @@ thread_local! {
 ///
 /// # Panics
 /// If the operating system gives no randomness, without which there is no id.
-pub(super) fn fill(out: &mut [u8]) {
+fn fill(out: &mut [u8]) {
     POOL_OF_WORKER.with_borrow_mut(|pool| {
         if pool.used + out.len() > POOL {
             aws_lc_rs::rand::fill(&mut *pool.bytes).expect("the operating system gives randomness");
@@ -33,7 +33,7 @@ pub(super) fn fill(out: &mut [u8]) {
 }
 
 /// `N` random bytes.
-pub(super) fn bytes<const N: usize>() -> [u8; N] {
+pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     fill(&mut bytes);
     bytes

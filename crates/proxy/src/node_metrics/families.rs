@@ -1,35 +1,19 @@
-//! Metrics of the node itself (`docs/spec/plugins/prometheus.md`, the gauges "refresh", and our own).
-//!
-//! They mirror what is counted elsewhere, so they are brought up to date when a page is made and cost requests nothing.
+//! The families of the node's metrics, and where each figure comes from.
 
-use crate::access_log::AccessLog;
+use super::Sources;
 use crate::control_api::STORAGE_PREFIX;
-use crate::counters::{Counters, Totals};
+use crate::counters::{Counters, TIME_BOUNDS, Totals};
 use crate::current::Current;
-use crate::discovery::{Discovery, Figures};
-use crate::drain::{Drain, Stage};
+use crate::discovery::Figures;
+use crate::drain::Stage;
 use crate::health::UpstreamHealth;
 use crate::node::{LastGoodFigures, NodeStatus};
 use crate::process;
-use milecastle_plugin_api::NodeFacts;
 use milecastle_settings::Prometheus;
-use milecastle_telemetry::metrics::{Counter, Family, Gauge, Handle, MetricError, Options, Registry};
+use milecastle_telemetry::metrics::{Counter, Family, Gauge, Handle, Histogram, MetricError, Options, Registry};
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
-
-/// What the metrics are read from.
-pub(crate) struct Sources {
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) upstream_health: Arc<UpstreamHealth>,
-    pub(crate) discovery: Arc<Discovery>,
-    pub(crate) current: Arc<OnceLock<Arc<Current>>>,
-    pub(crate) node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
-    pub(crate) facts: NodeFacts,
-    pub(crate) access_log: Option<Arc<AccessLog>>,
-    pub(crate) drain: Arc<Drain>,
-}
 
 /// Reads one figure.
 type Read = fn(&Totals) -> u64;
@@ -38,13 +22,17 @@ type Mirrored = (Handle<Counter>, Read);
 /// The gauge of a state, and the figure that it shows.
 type Labelled = (Handle<Gauge>, Read);
 
-/// The node's metrics.
-pub(crate) struct NodeMetrics {
-    sources: Sources,
+/// The families.
+pub(super) struct Families {
+    node_info: Family<Gauge>,
+    responses: Vec<Mirrored>,
+    upstream_times: Handle<Histogram>,
+    workers: WorkerMetrics,
+    pipes: Handle<Gauge>,
+    pub(super) push_failures: Handle<Counter>,
     connections: Vec<Labelled>,
     requests: Handle<Gauge>,
     totals: Vec<Mirrored>,
-    accepted: Family<Counter>,
     panics: Family<Counter>,
     upstream_status: Family<Gauge>,
     discovery: DiscoveryMetrics,
@@ -67,32 +55,44 @@ pub(crate) struct NodeMetrics {
     memory: Handle<Gauge>,
 }
 
-impl NodeMetrics {
+impl Families {
     /// Registers them.
     ///
     /// # Errors
     /// A name is taken by a metric of another kind.
-    pub(crate) fn new(sources: Sources, settings: &Prometheus) -> Result<Self, MetricError> {
-        let registry = sources.registry.clone();
+    pub(super) fn new(registry: &Registry, settings: &Prometheus) -> Result<Self, MetricError> {
         let gauge = |name, help| Ok(registry.gauge(name, help, &[], Options::default())?.get());
         let counter = |name, help| Ok(registry.counter(name, help, &[], Options::default())?.get());
         let labelled = |name, help, label| registry.counter(name, help, &[label], Options::default());
-        registry
-            .gauge("node_info", "Info of the gateway node", &["hostname", "version"], Options::default())?
-            .with(&[&sources.facts.hostname, sources.facts.version])
-            .set(1.0);
         Ok(Self {
-            connections: connections(&registry)?,
+            node_info: registry.gauge(
+                "node_info",
+                "Info of the gateway node",
+                &["hostname", "version"],
+                Options::default(),
+            )?,
+            connections: connections(registry)?,
             requests: gauge("http_requests_total", "The total number of client requests since the start")?,
-            totals: totals(&registry)?,
-            accepted: labelled(
-                "worker_accepted_connections_total",
-                "Client connections accepted by each worker",
-                "worker",
+            totals: totals(registry)?,
+            responses: responses(registry)?,
+            upstream_times: registry
+                .histogram(
+                    "upstream_response_time",
+                    "Milliseconds from the beginning of a try at an upstream node to the end of its answer",
+                    &[],
+                    &TIME_BOUNDS.map(|bound| bound as f64),
+                    Options::default(),
+                )?
+                .get(),
+            workers: WorkerMetrics::new(registry)?,
+            pipes: gauge("pipes", "Pipes of all workers through which large answers pass uncopied")?,
+            push_failures: counter(
+                "metrics_push_failures_total",
+                "Pushes of metrics that the OpenTelemetry collector did not take",
             )?,
             panics: labelled("plugin_panics_total", "Hooks that panicked; each ended its request with 500", "plugin")?,
-            upstream_status: upstream_status(&registry, settings)?,
-            discovery: DiscoveryMetrics::new(&registry)?,
+            upstream_status: upstream_status(registry, settings)?,
+            discovery: DiscoveryMetrics::new(registry)?,
             tunnels: gauge(
                 "tunnels",
                 "Client connections that have switched from HTTP to another protocol, and are open",
@@ -124,7 +124,7 @@ impl NodeMetrics {
             quarantined: gauge("config_quarantined_objects", "Objects whose present form this node cannot build")?,
             stream_connected: gauge("config_stream_connected", "Whether the configuration stream is open: 1 or 0")?,
             alarms: gauge("config_alarms", "Conditions of the node as a member of its cluster that need an operator")?,
-            last_good: LastGoodMetrics::new(&registry)?,
+            last_good: LastGoodMetrics::new(registry)?,
             ending: gauge("draining", "Whether the process was told to stop: 1 or 0")?,
             ends_in: gauge(
                 "drain_seconds_left",
@@ -132,26 +132,23 @@ impl NodeMetrics {
             )?,
             cpu: gauge("process_cpu_seconds", "CPU time of the process since its start, user and system")?,
             memory: gauge("process_resident_memory_bytes", "Resident memory of the process")?,
-            sources,
         })
     }
 
-    /// The page as of now.
-    pub(crate) fn render(&self) -> String {
-        self.update();
-        self.sources.registry.render()
-    }
-
-    fn update(&self) {
-        let Sources { registry, counters, upstream_health, discovery, current, node, access_log, drain, .. } =
-            &self.sources;
+    /// Brings them up to date. Only one at a time may.
+    pub(super) fn update(&self, sources: &Sources) {
+        let Sources { registry, counters, upstream_health, discovery, current, node, facts, access_log, drain } =
+            sources;
+        self.node_info.with(&[&facts.hostname, facts.version]).set(1.0);
         let totals = counters.totals();
         self.connections.iter().for_each(|(gauge, read)| gauge.set(float(read(&totals))));
         self.requests.set(float(totals.requests));
         self.totals.iter().for_each(|(counter, read)| follow(counter, read(&totals)));
-        for (worker, totals) in counters.by_worker().enumerate() {
-            follow(&self.accepted.with(&[&worker.to_string()]), totals.accepted);
-        }
+        self.responses.iter().for_each(|(counter, read)| follow(counter, read(&totals)));
+        let times = counters.upstream_times();
+        self.upstream_times.follow(&times.counts, times.sum.as_secs_f64() * 1000.0);
+        self.workers.update(counters);
+        self.pipes.set(float(totals.pipes));
         for (plugin, panics) in counters.panics() {
             follow(&self.panics.with(&[plugin]), panics);
         }
@@ -214,6 +211,42 @@ impl NodeMetrics {
         self.stream_connected.set(if status.connected_to.is_some() { 1.0 } else { 0.0 });
         self.alarms.set(float(status.alarms.len() as u64));
         self.last_good.update(&status.last_good);
+    }
+}
+
+/// How the load is spread over the workers.
+struct WorkerMetrics {
+    accepted: Family<Counter>,
+    connections: Family<Gauge>,
+    requests: Family<Counter>,
+}
+
+impl WorkerMetrics {
+    fn new(registry: &Registry) -> Result<Self, MetricError> {
+        let labels = ["worker"];
+        let counter = |name, help| registry.counter(name, help, &labels, Options::default());
+        Ok(Self {
+            accepted: counter(
+                "worker_accepted_connections_total",
+                "Client connections accepted by each worker, TCP sessions included",
+            )?,
+            connections: registry.gauge(
+                "worker_connections",
+                "HTTP client connections that are open at each worker",
+                &labels,
+                Options::default(),
+            )?,
+            requests: counter("worker_requests_total", "Requests that each worker has taken")?,
+        })
+    }
+
+    fn update(&self, counters: &Counters) {
+        for (worker, totals) in counters.by_worker().enumerate() {
+            let worker = worker.to_string();
+            follow(&self.accepted.with(&[&worker]), totals.accepted);
+            self.connections.with(&[&worker]).set(float(totals.active));
+            follow(&self.requests.with(&[&worker]), totals.requests);
+        }
     }
 }
 
@@ -340,8 +373,21 @@ fn connections(registry: &Registry) -> Result<Vec<Labelled>, MetricError> {
     Ok(states.into_iter().map(|(state, read)| (family.with(&[state]), read)).collect())
 }
 
+fn responses(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
+    let help = "Requests that are over, by the class of the answer's status; 499, a client that left, is 4xx";
+    let family = registry.counter("responses_total", help, &["class"], Options::default())?;
+    let classes: [(&str, Read); 5] = [
+        ("1xx", |t| t.responses_1xx),
+        ("2xx", |t| t.responses_2xx),
+        ("3xx", |t| t.responses_3xx),
+        ("4xx", |t| t.responses_4xx),
+        ("5xx", |t| t.responses_5xx),
+    ];
+    Ok(classes.into_iter().map(|(class, read)| (family.with(&[class]), read)).collect())
+}
+
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
-    let figures: [(&str, &str, Read); 20] = [
+    let figures: [(&str, &str, Read); 22] = [
         ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
         ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
         ("bad_request_heads_total", "Requests refused because their head is malformed or too large", |t| t.bad_heads),
@@ -349,6 +395,10 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
         ("lingering_cut_total", "Connections cut because the client went on sending behind its answer", |t| {
             t.lingering_cut
         }),
+        ("connections_held_total", "Times that a worker took no connections because of limits.connections", |t| {
+            t.connections_held
+        }),
+        ("pipes_short_total", "Large answers that were copied because of limits.pipes", |t| t.pipes_short),
         ("upstream_connects_total", "Connections opened to upstreams", |t| t.upstream_connects),
         ("upstream_connect_failures_total", "Connections to upstreams that did not open", |t| {
             t.upstream_connect_failures

@@ -1,0 +1,37 @@
+//! How exporters of log entries, spans and metrics reach their servers.
+
+use crate::tls::OnDemandTls;
+use milecastle_export::{Background, Connect, Connecting, Duplex, Endpoint, Tls};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+
+/// Longest handshake; exporters have a shorter limit of their own for connecting and asking together.
+const HANDSHAKE: Duration = Duration::from_secs(60);
+
+/// Opens connections with the gateway's TLS.
+struct Outlet(OnDemandTls);
+
+/// Exporters of a gateway: they run on `side`, the runtime beside the workers. `authorities` is a file in PEM that servers'
+/// certificates are verified with where they are; `None`: those of the system.
+pub fn exporters(side: Handle, authorities: Option<PathBuf>) -> Background {
+    Background::new(side, Outlet(OnDemandTls::new(authorities, "apisix.ssl.ssl_trusted_certificate")))
+}
+
+impl Connect for Outlet {
+    fn connect<'a>(&'a self, to: &'a Endpoint) -> Connecting<'a> {
+        Box::pin(async move {
+            let stream = TcpStream::connect((to.host.as_str(), to.port)).await?;
+            stream.set_nodelay(true)?;
+            let verify = match to.tls {
+                Tls::None => return Ok(Box::new(stream) as Box<dyn Duplex>),
+                Tls::Unverified => false,
+                Tls::Verified => true,
+            };
+            let stream = self.0.connect(stream, &to.host, verify, HANDSHAKE).await;
+            Ok(stream.map_err(|error| io::Error::other(error.to_string()))? as Box<dyn Duplex>)
+        })
+    }
+}
