@@ -61,6 +61,7 @@ def change(admin, n, run):
 
 def run_changes(opt, run):
     os.environ.update(BENCH_CERT=str(run / "cert.pem"), BENCH_KEY=str(run / "key.pem"), BENCH_ORIGIN=compare.ORIGIN,
+                      BENCH_GRPC_ORIGIN=compare.GRPC_ORIGIN,
                       BENCH_ROUTES=str(ROUTES), BENCH_APIKEY="key-7")
     directory = run / "milecastle"
     directory.mkdir()
