@@ -186,6 +186,7 @@ impl Drop for Live {
             2 => worker.counters.responses_2xx.up(),
             3 => worker.counters.responses_3xx.up(),
             4 => worker.counters.responses_4xx.up(),
+            // A number that has no class is taken for an error of the server (RFC 9110 §15).
             _ => worker.counters.responses_5xx.up(),
         }
         self.client.activity.end(ended);
