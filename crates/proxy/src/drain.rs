@@ -14,6 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 const TOLD: usize = 50;
 /// How long a worker may take to count; one that is at work on something long is left out.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long what was counted is told to whoever asks: workers count instead of serving, and anybody on the host may ask.
+const FRESH: Duration = Duration::from_millis(200);
 /// Name of a socket at which a process is asked that has handed its sockets over: before and behind its id.
 const SOCKET: (&str, &str) = ("draining-", ".sock");
 
@@ -85,7 +87,7 @@ pub struct Census {
 }
 
 /// What one worker has open.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Count {
     pub(crate) connections: BTreeMap<Use, u64>,
     pub(crate) http2_streams: u64,
@@ -95,7 +97,7 @@ pub(crate) struct Count {
 }
 
 /// Ordered by when it was opened; of those that are opened together, none comes first.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Counted {
     opened: Instant,
     used: Use,
@@ -156,12 +158,14 @@ pub struct Drain {
     version: &'static str,
     workers: OnceLock<Vec<mpsc::UnboundedSender<Ask>>>,
     at: Mutex<(Stage, Option<Instant>)>,
+    /// What was counted last, and when. Held while the workers count, so that they do so for all who ask at once.
+    counted: tokio::sync::Mutex<Option<(Instant, Count)>>,
 }
 
 impl Drain {
     /// Of a process of this version that serves, or is about to.
     pub fn new(version: &'static str) -> Self {
-        Self { version, workers: OnceLock::new(), at: Mutex::default() }
+        Self { version, workers: OnceLock::new(), at: Mutex::default(), counted: tokio::sync::Mutex::default() }
     }
 
     /// The end has come to this stage; what is left after so long is cut.
@@ -183,26 +187,15 @@ impl Drain {
         asked
     }
 
-    /// Has everything counted.
+    /// What is open, counted within the last moments.
     pub async fn census(&self) -> Census {
-        let mut all = Count::default();
-        let asked: Vec<_> = self
-            .workers
-            .get()
-            .into_iter()
-            .flatten()
-            .map(|worker| {
-                let (ask, answer) = oneshot::channel();
-                // One that has ended has nothing open.
-                worker.send(ask).ok();
-                answer
-            })
-            .collect();
-        for answer in asked {
-            if let Ok(Ok(count)) = tokio::time::timeout(PATIENCE, answer).await {
-                all.merge(count);
+        let all = {
+            let mut counted = self.counted.lock().await;
+            if counted.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
+                *counted = Some((Instant::now(), self.count().await));
             }
-        }
+            counted.as_ref().map(|(_, count)| count.clone()).unwrap_or_default()
+        };
         let (stage, left) = self.at();
         let now = Instant::now();
         let mut routes: Vec<(Arc<str>, u64)> = all.routes.into_iter().collect();
@@ -224,6 +217,24 @@ impl Drain {
             routes: routes.into_iter().map(|(route, number)| (route.to_string(), number)).collect(),
             oldest: oldest.collect(),
         }
+    }
+
+    /// Has all workers count.
+    async fn count(&self) -> Count {
+        let mut all = Count::default();
+        let ask = |worker: &mpsc::UnboundedSender<Ask>| {
+            let (ask, answer) = oneshot::channel();
+            // One that has ended has nothing open.
+            worker.send(ask).ok();
+            answer
+        };
+        let asked: Vec<_> = self.workers.get().into_iter().flatten().map(ask).collect();
+        for answer in asked {
+            if let Ok(Ok(count)) = tokio::time::timeout(PATIENCE, answer).await {
+                all.merge(count);
+            }
+        }
+        all
     }
 }
 
