@@ -19,13 +19,13 @@ const LONG: Duration = Duration::from_secs(60);
 const ATTEMPTS: usize = 5000;
 
 /// A small file system in memory. Dropped, it is gone. Needs root.
-struct SmallDisk {
-    dir: TempDir,
+pub(crate) struct SmallDisk {
+    pub(crate) dir: TempDir,
 }
 
 impl SmallDisk {
     /// Mounts one of this many MiB; `None` if the environment variable `MILECASTLE_TEST_NO_MOUNTS` is set.
-    fn mount(mebibytes: u32) -> Option<Self> {
+    pub(crate) fn mount(mebibytes: u32) -> Option<Self> {
         if std::env::var_os(LEAVE_OUT).is_some() {
             eprintln!("left out, for {LEAVE_OUT} is set: this test needs to mount a file system");
             return None;
@@ -41,7 +41,7 @@ impl SmallDisk {
     }
 
     /// Leaves no byte of it free.
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut ballast = File::create(self.ballast()).unwrap();
         for piece in [1 << 20, 4096, 1] {
             let piece = vec![0; piece];
@@ -55,7 +55,7 @@ impl SmallDisk {
     }
 
     /// Makes room again.
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         fs::remove_file(self.ballast()).unwrap();
     }
 }

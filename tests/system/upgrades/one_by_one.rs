@@ -1,12 +1,14 @@
 //! One upgrade, and what happens to each kind of connection; and upgrades that come to nothing.
 
 use super::site::{START, Site};
+use crate::full_disks::SmallDisk;
 use crate::tunnels::{open_at, say};
 use milecastle_testkit::raw::Raw;
 use milecastle_testkit::{Call, Target, eventually};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::UdpSocket;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
@@ -126,6 +128,39 @@ async fn a_process_that_cannot_take_over_changes_nothing() {
     let second = site.next("gateway 1");
     assert_eq!(site.get("/new").await.status, 202);
     drop(tunnel);
+    assert!(first.wait_for_end(START).success());
+    assert_eq!(first.unannounced(), Vec::<String>::new());
+    second.stop(START);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_full_disk_nobody_takes_over_with_less_than_is_in_force() {
+    let Some(disk) = SmallDisk::mount(2) else { return };
+    let site = Site::new("").await;
+    let state = disk.dir.path().join("state");
+    std::fs::DirBuilder::new().mode(0o700).create(&state).unwrap();
+    std::os::unix::fs::symlink(&state, site.up.data.path().join("second-gateway")).unwrap();
+    let mut first = site.first().await;
+    for expected in ["cannot be kept on disk", "the access log cannot be written", "did not take over"] {
+        first.announce(expected);
+    }
+    disk.fill();
+    // The page that the file ends in still takes a few.
+    for n in 0..40 {
+        site.put_answer(&format!("n{n}"), "").await;
+    }
+    site.answers("/n39", 202).await;
+    let mut fails = site.process("would begin with less", &["--upgrade"]);
+    assert_eq!(fails.wait_for_end(START).code(), Some(1));
+    assert!(fails.log().iter().any(|line| line.contains("cannot be written to state.dir")), "{:?}", fails.log());
+    // The process is as it was.
+    site.put_answer("later", "").await;
+    site.answers("/later", 202).await;
+    disk.clear();
+    let second = site.next("gateway 1");
+    for target in ["/n39", "/later"] {
+        assert_eq!(site.get(target).await.status, 202);
+    }
     assert!(first.wait_for_end(START).success());
     assert_eq!(first.unannounced(), Vec::<String>::new());
     second.stop(START);

@@ -117,7 +117,7 @@ impl Site {
         let file = format!(
             "workers: 2\n\
              control_plane: {{ endpoints: ['https://127.0.0.1:{manager}'], group_token_file: {} }}\n\
-             state: {{ dir: {} }}\nshutdown: {{ grace: 0s, last_call: 200ms, drain: 10s }}\n\
+             state: {{ dir: {}, retry_interval: 200ms }}\nshutdown: {{ grace: 0s, last_call: 200ms, drain: 10s }}\n\
              apisix:\n  node_listen: [{{ ip: 127.0.0.1, port: {} }}]\n  ssl: {{ enable: false }}\n\
              \x20 status: {{ ip: 127.0.0.1, port: {} }}\n  control: {{ ip: 127.0.0.1, port: {} }}\n\
              \x20 stream_proxy: {{ tcp: ['{tcp}'], udp: ['{udp}'] }}\n\

@@ -233,7 +233,8 @@ impl Shared {
             _ => format!("the conversation with it broke off: {error}"),
         };
         let paused = timeout(self.patience, self.pause.ask()).await;
-        let paused = paused.ok().flatten().ok_or("the node's membership did not come to rest in time")?;
+        let paused = paused.map_err(|_| "the node's membership did not come to rest in time")?;
+        let paused = paused.map_err(|error| error.to_string())?;
         send_all(channel, sockets, &paused).await.map_err(gone)?;
         let claimed = match timeout(self.patience, channel.receive()).await {
             Ok(Ok((Message::Ready { claimed }, _))) => claimed,

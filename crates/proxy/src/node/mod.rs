@@ -40,7 +40,7 @@ use std::time::Instant;
 
 pub use identity::IdentityError;
 pub use last_good::{DirectoryInUse, LastGoodFigures};
-pub use pause::{Pause, Paused};
+pub use pause::{Pause, Paused, RestError};
 
 /// What a node needs to be a member.
 #[derive(Clone)]

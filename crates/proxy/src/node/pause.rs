@@ -10,10 +10,27 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Lets a node's membership rest.
 #[derive(Clone)]
-pub struct Pause(mpsc::Sender<oneshot::Sender<Paused>>);
+pub struct Pause(mpsc::Sender<Ask>);
+
+/// A request for a rest.
+type Ask = oneshot::Sender<Result<Paused, RestError>>;
 
 /// Requests for a rest.
-pub(super) type Asked = mpsc::Receiver<oneshot::Sender<Paused>>;
+pub(super) type Asked = mpsc::Receiver<Ask>;
+
+/// Why a membership does not rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RestError {
+    /// There is none any more.
+    #[error("the node's membership has ended")]
+    Ended,
+    /// The other process would begin with an older configuration than this one has, and without a control plane stay with it.
+    #[error(
+        "what is in force cannot be written to state.dir, where the other process reads it: make room there, or mend what this \
+         process's log and the node's alarms name"
+    )]
+    NotOnDisk,
+}
 
 /// A membership at rest. It goes on when this is dropped.
 pub struct Paused {
@@ -27,11 +44,14 @@ impl Pause {
         (Self(ask), asked)
     }
 
-    /// Waits until the membership rests; `None` if it has ended.
-    pub async fn ask(&self) -> Option<Paused> {
+    /// Waits until the membership rests.
+    ///
+    /// # Errors
+    /// It has ended, or goes on because it cannot rest.
+    pub async fn ask(&self) -> Result<Paused, RestError> {
         let (ask, answer) = oneshot::channel();
-        self.0.send(ask).await.ok()?;
-        answer.await.ok()
+        self.0.send(ask).await.map_err(|_| RestError::Ended)?;
+        answer.await.map_err(|_| RestError::Ended)?
     }
 }
 
@@ -50,14 +70,19 @@ impl Paused {
 
 impl Member {
     /// Rests. Says whether the membership goes on afterwards.
-    pub(super) async fn rest(&mut self, ask: oneshot::Sender<Paused>) -> bool {
+    pub(super) async fn rest(&mut self, ask: Ask) -> bool {
         self.tell(|status| status.connected_to = None);
-        if let (Some(held), Some(origin)) = (&self.holdings, &self.origin) {
-            self.last_good.settle(held, origin).await;
+        if let (Some(held), Some(origin)) = (&self.holdings, &self.origin)
+            && !self.last_good.settle(held, origin).await
+        {
+            // If nobody waits any more, nobody takes over either.
+            drop(ask.send(Err(RestError::NotOnDisk)));
+            self.keep(Step::Whole).await;
+            return true;
         }
         let (end, ended) = oneshot::channel();
         // If nobody waits any more, it is dropped and the rest is over.
-        drop(ask.send(Paused { lock: self.last_good.lock(), end }));
+        drop(ask.send(Ok(Paused { lock: self.last_good.lock(), end })));
         if ended.await.is_ok() {
             return false;
         }

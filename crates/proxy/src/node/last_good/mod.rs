@@ -210,15 +210,20 @@ impl LastGood {
     }
 
     /// Has all that is in force on the disk, and nothing more written there until the next [`keep`](Self::keep); or gives up after
-    /// `state.write_timeout`.
-    pub(super) async fn settle(&mut self, held: &Holdings, origin: &Origin) {
-        let patience = self.shared.settings.write_timeout.get();
-        let reached = timeout(patience, self.lane.lock()).await.map(|lane| lane.reached.clone());
-        if !matches!(reached, Ok(Some(reached)) if reached == *held.position()) {
+    /// `state.write_timeout`. Says whether it is there.
+    pub(super) async fn settle(&mut self, held: &Holdings, origin: &Origin) -> bool {
+        if !self.has(held).await {
             self.keep(Step::Whole, held, origin).await;
         }
         // Past that time the keeper works on something that another process does not need.
-        drop(timeout(patience, self.keeper.handle().at_rest()).await);
+        drop(timeout(self.shared.settings.write_timeout.get(), self.keeper.handle().at_rest()).await);
+        self.has(held).await
+    }
+
+    /// Whether what is written leads to what is held.
+    async fn has(&self, held: &Holdings) -> bool {
+        let lane = timeout(self.shared.settings.write_timeout.get(), self.lane.lock()).await;
+        lane.is_ok_and(|lane| lane.anchored && lane.reached.as_ref() == Some(held.position()))
     }
 
     /// Forgets what was written: what follows on the disk leads on from nothing of it.
