@@ -45,6 +45,9 @@ impl Default for Tuning {
 /// How long SQLite waits for another process's write to end.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Connections that read a SQLite file.
+const READERS: u32 = 4;
+
 /// Connects to the database that `dsn` names.
 pub(crate) async fn connect(dsn: &str, tuning: &Tuning) -> Result<Db, OpenError> {
     match dsn.split_once(':') {
@@ -142,8 +145,13 @@ async fn sqlite(dsn: &str) -> Result<Db, OpenError> {
         .busy_timeout(BUSY_TIMEOUT)
         .disable_statement_logging();
     let write = sqlite_pool(&files, 1, true).connect_lazy_with(options.clone());
-    let read = sqlite_pool(&files, 4, false).connect_lazy_with(options);
+    let read = sqlite_pool(&files, READERS, false).connect_lazy_with(options);
     first_sqlite_connection(&write, &path).await?;
+    // All of them at once, each held until the last is there: a reader that comes while the others are busy must not have to
+    // open a file that has gone meanwhile.
+    let readers = (0..READERS).map(|_| read.acquire());
+    let opened = futures_util::future::try_join_all(readers).await.map_err(StoreError::from);
+    opened.map_err(|error| OpenError::File { path, why: error.to_string() })?;
     Ok(Db::Lite { write, read, files })
 }
 
