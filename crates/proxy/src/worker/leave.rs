@@ -33,10 +33,10 @@ fn overlook_handshakes(listener: &TcpListener) -> io::Result<()> {
     ])
 }
 
-/// Takes the last connections of a listener and closes it. `limits.connections` holds no longer: the queue is bounded.
-pub(super) async fn leave(worker: Rc<Worker>, entrance: Rc<Entrance>, until: Instant) {
-    let (listener, key) = (&entrance.listener, entrance.listen.key);
-    if let Err(error) = overlook_handshakes(listener) {
+/// Lets a listener begin no more handshakes. To be done before any client is told of the end: who was told finds the door
+/// closed.
+pub(super) fn close_door(entrance: &Entrance) {
+    if let Err(error) = overlook_handshakes(&entrance.listener) {
         static TOLD: Once = Once::new();
         TOLD.call_once(|| {
             tracing::warn!(
@@ -46,6 +46,12 @@ pub(super) async fn leave(worker: Rc<Worker>, entrance: Rc<Entrance>, until: Ins
             );
         });
     }
+}
+
+/// Takes the last connections of a listener whose door is closed, and closes it. `limits.connections` holds no longer: the queue
+/// is bounded.
+pub(super) async fn leave(worker: Rc<Worker>, entrance: Rc<Entrance>, until: Instant) {
+    let (listener, key) = (&entrance.listener, entrance.listen.key);
     let last_call = async {
         loop {
             worker.accept_one(&entrance).await;

@@ -244,14 +244,15 @@ impl Worker {
         mut datagrams: Vec<stream::UdpListener>,
         claimed: Option<&[Address]>,
     ) {
-        let now = Instant::now();
-        self.leaving.set(Some(now));
-        self.replaced.set(claimed.is_some());
         let is_claimed = |transport, addr| {
             let mut claimed = claimed.into_iter().flatten();
             claimed.any(|address| address.transport == transport && address.bound == addr)
         };
         entrances.retain(|entrance| !is_claimed(Transport::Tcp, entrance.listen.addr));
+        entrances.iter().for_each(|entrance| leave::close_door(entrance));
+        let now = Instant::now();
+        self.leaving.set(Some(now));
+        self.replaced.set(claimed.is_some());
         let given = datagrams.iter_mut().filter(|listener| is_claimed(Transport::Udp, listener.addr()));
         given.for_each(stream::UdpListener::leave);
         self.clients.drain();

@@ -1,12 +1,12 @@
 //! How nodes are chosen, through the gateway (`docs/spec/upstream-balancing.md` §3, §4).
 
-use crate::support::{Bed, LOCAL, Scripted, object, read_head, route_to};
+use crate::support::{Bed, Scripted, object, read_head, route_to};
 use milecastle_model::{Kind, Object};
-use milecastle_testkit::{Call, Echo};
+use milecastle_testkit::{Call, Echo, nowhere};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 /// A route of everything to these nodes, each with a weight and a priority.
@@ -42,10 +42,6 @@ fn shares(bed: &Bed, requests: usize) -> BTreeMap<String, usize> {
         *shares.entry(served_by(bed, Call::get("/"))).or_default() += 1;
     }
     shares
-}
-
-fn nowhere() -> SocketAddr {
-    TcpListener::bind((LOCAL, 0)).unwrap().local_addr().unwrap()
 }
 
 #[test]

@@ -1,17 +1,12 @@
 //! Upstreams that fail, and clients that leave.
 
-use crate::support::{Bed, LOCAL, Line, Scripted, read_head, route_to};
+use crate::support::{Bed, Line, Scripted, read_head, route_to};
 use milecastle_testkit::raw::Raw;
-use milecastle_testkit::{Call, Echo, Target};
+use milecastle_testkit::{Call, Echo, Target, nowhere};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-
-/// An address where nobody listens.
-fn nowhere() -> SocketAddr {
-    TcpListener::bind((LOCAL, 0)).unwrap().local_addr().unwrap()
-}
 
 /// An upstream that takes requests and closes.
 fn closing() -> Scripted {

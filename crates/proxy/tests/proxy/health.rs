@@ -1,13 +1,13 @@
 //! Health of upstream nodes, through the gateway (`docs/spec/resources.md` §4, `docs/spec/upstream-balancing.md` §3).
 
-use crate::support::{Bed, LOCAL, SOON, Scripted, object, read_head, route_to};
+use crate::support::{Bed, SOON, Scripted, object, read_head, route_to};
 use milecastle_model::Kind;
 use milecastle_testkit::tls::Authority;
-use milecastle_testkit::{Call, Echo, TempDir, wait_for_blocking};
+use milecastle_testkit::{Call, Echo, TempDir, nowhere, wait_for_blocking};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 /// A gateway for everything to these nodes, with such checks.
@@ -42,10 +42,6 @@ fn serving(bed: &Bed, requests: usize) -> BTreeSet<String> {
 
 fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-fn nowhere() -> SocketAddr {
-    TcpListener::bind((LOCAL, 0)).unwrap().local_addr().unwrap()
 }
 
 #[test]
