@@ -200,6 +200,7 @@ async fn a_hostile_node_harms_nobody() {
         lineage: bed.node("good").await["lineage"].as_str().unwrap().to_owned(),
         revision: 1 << 40,
         digest: vec![7; 32].into(),
+        ..pb::Have::default()
     };
     let mut liar = bad.open_with(at, pb::Hello { have: Some(ahead), ..bad.hello() }, Held::default()).await.unwrap();
     liar.only_beats(2).await;

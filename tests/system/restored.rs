@@ -101,6 +101,64 @@ async fn nodes_keep_what_they_have_until_an_operator_confirms_a_restored_databas
     tokio::task::spawn_blocking(move || (g1.stop(), g2.stop(), control.stop())).await.unwrap();
 }
 
+/// While nobody looked the database was set back, and went past what the nodes hold: no head stands below theirs, and no replica
+/// remembers. Only the mark of their revision tells, which they keep on their disk too.
+#[tokio::test]
+async fn a_restored_database_that_went_past_the_nodes_unseen_is_found_out_by_them() {
+    let (cluster, echo, address) = (Cluster::new(), Echo::start(), free());
+    let write = async |control: &Replica, id: &str| {
+        let upstream = json!({ "nodes": { echo.address().to_string(): 1 } });
+        let body = json!({ "uri": format!("/{id}"), "upstream": upstream });
+        assert_eq!(control.put(&format!("/routes/{id}"), &body).await.status, 201);
+    };
+    let control = cluster.control_at("one", address);
+    control.ready().await;
+    cluster.token(&control);
+    let (mut g1, g2) = (gateway(&cluster, "g1", &control), gateway(&cluster, "g2", &control));
+    for gateway in [&g1, &g2] {
+        gateway.ready().await;
+    }
+    write(&control, "old").await;
+    let database = cluster.database.as_ref().unwrap();
+    let dump = database.dump().unwrap();
+    for id in ["new", "newer"] {
+        write(&control, id).await;
+    }
+    for gateway in [&g1, &g2] {
+        gateway.answers("/newer", 200).await;
+    }
+    tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
+    database.restore(&dump).unwrap();
+    // Where no node looks for it.
+    let elsewhere = cluster.control("elsewhere");
+    elsewhere.ready().await;
+    for id in ["other", "another", "further"] {
+        write(&elsewhere, id).await;
+    }
+    tokio::task::spawn_blocking(move || elsewhere.stop()).await.unwrap();
+    g1.process.kill();
+    let mut control = cluster.control_at("two", address);
+    control.process.announce("a node keeps what it has");
+    control.process.announce("the nodes take over what the database holds");
+    control.ready().await;
+    let g1 = gateway(&cluster, "g1", &control);
+    apart(&control, 2).await;
+    for gateway in [&g1, &g2] {
+        gateway.answers("/newer", 200).await;
+        gateway.answers("/further", 404).await;
+    }
+    let seen = cluster.operator(&control, &["group", "lineage", "default", "-o", "json"]).json();
+    assert_eq!((&seen["revision"], &seen["unknown"][0]["revision"]), (&json!(4), &json!(3)));
+    assert_eq!(seen["unknown"][0]["nodes"].as_array().unwrap().len(), 2);
+    let confirmed = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
+    assert_eq!(confirmed.code, 0, "{}", confirmed.text);
+    for gateway in [&g1, &g2] {
+        gateway.answers("/newer", 404).await;
+        gateway.answers("/further", 200).await;
+    }
+    tokio::task::spawn_blocking(move || (g1.stop(), g2.stop(), control.stop())).await.unwrap();
+}
+
 /// What a standby that was promoted before it had the last commits does to replicas that run on.
 #[tokio::test]
 async fn a_database_that_lost_its_last_commits_is_found_out_by_the_replicas() {

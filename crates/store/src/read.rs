@@ -109,7 +109,12 @@ impl Store {
 
     /// Whether the database has `revision` of a group with this mark.
     pub async fn holds(&self, group: &str, revision: u64, mark: &str) -> Result<bool, StoreError> {
-        Ok(self::mark(self.0.db.row(MARK, args![group, revision]).await?)? == mark)
+        Ok(self.mark(group, revision).await? == mark)
+    }
+
+    /// The mark of a revision; empty if the database has none, or does not keep the revision any more.
+    pub async fn mark(&self, group: &str, revision: u64) -> Result<String, StoreError> {
+        mark(self.0.db.row(MARK, args![group, revision]).await?)
     }
 
     /// Who in the group has lookup key `value` for `plugin` ([`crate::UniqueKey`]). A consumer and its credentials may

@@ -29,7 +29,8 @@ impl Frames {
         digest: Digest,
         first: u32,
     ) -> impl Iterator<Item = pb::Snapshot> {
-        let head = pb::Snapshot { lineage: lineage.to_owned(), revision, digest: digest.into(), chunk: None };
+        let head =
+            pb::Snapshot { lineage: lineage.to_owned(), revision, digest: digest.into(), ..pb::Snapshot::default() };
         self.chunks(first).map(move |chunk| pb::Snapshot { chunk: Some(chunk), ..head.clone() })
     }
 }

@@ -127,7 +127,7 @@ impl ConfigService {
         let facts = hello.facts.unwrap_or_default();
         // Entered before it is asked whether the node is welcome, or in maintenance: what is said after that finds the stream.
         let (alive, ended) = shared.nodes.enter(feed.group(), node, link.peer.address, facts, start.held());
-        if let Some(head) = start.ahead_of {
+        if let Some(head) = start.unknown_at {
             // It will say so itself; until then, or if it does not, nobody takes it for one that has all revisions to come.
             alive.refused("backwards", "it holds a revision that the database does not know".to_owned(), head);
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use milecastle_store::{Changes, Store, StoreError};
-use milecastle_wire::{Digest, Frames, pack_snapshot};
+use milecastle_wire::{Digest, Frames, pack_snapshot, pb};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -42,6 +42,7 @@ pub(super) struct Feed {
 pub(super) struct Packed {
     pub(super) lineage: Arc<str>,
     pub(super) revision: u64,
+    pub(super) mark: String,
     pub(super) digest: Digest,
     pub(super) frames: Frames,
     used: Instant,
@@ -166,6 +167,20 @@ impl Feed {
         Ok(())
     }
 
+    /// Whether the database has another revision of that number than the node that holds `have`, which is of the head's lineage
+    /// and not beyond it. Nobody can tell for revisions that never had a mark, or that the history no longer reaches back to.
+    pub(super) async fn is_apart(&self, head: &Head, have: &pb::Have) -> Result<bool, StoreError> {
+        if have.mark.is_empty() {
+            return Ok(false);
+        }
+        if let Some((image, digest)) = head.at(have.revision) {
+            // Where both add up to the same, the one leads on from the other.
+            return Ok(!image.mark().is_empty() && image.mark() != have.mark && *have.digest != digest.to_bytes());
+        }
+        let mark = self.store.mark(self.group.id(), have.revision).await?;
+        Ok(!mark.is_empty() && mark != have.mark)
+    }
+
     /// The delta from `from` to `head`; `None` if only a snapshot leads there.
     pub(super) async fn step(&self, head: Arc<Head>, from: u64) -> Option<Step> {
         match head.step_cell(from) {
@@ -248,8 +263,8 @@ async fn pack(head: Arc<Head>, revision: u64) -> Option<Packed> {
         let (image, digest) = head.at(revision)?;
         match pack_snapshot(image.objects()) {
             Ok(frames) => {
-                let lineage = image.lineage().clone();
-                Some(Packed { lineage, revision, digest, frames, used: Instant::now() })
+                let (lineage, mark) = (image.lineage().clone(), image.mark().to_owned());
+                Some(Packed { lineage, revision, mark, digest, frames, used: Instant::now() })
             }
             Err(error) => {
                 tracing::error!(%error, revision, "a snapshot could not be packed");

@@ -146,6 +146,7 @@ impl Head {
             digest: self.digest.into(),
             changes,
             chunk: None,
+            mark: self.image.mark().to_owned(),
         };
         match split_delta(delta) {
             Ok(messages) => Some(messages.into()),

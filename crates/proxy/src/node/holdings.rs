@@ -38,6 +38,8 @@ pub(crate) struct Position {
 #[derive(Clone)]
 pub(crate) struct Holdings {
     position: Position,
+    /// What came with the revision to tell it from another one of its number; empty if nothing did.
+    mark: Arc<str>,
     snapshot: Arc<Snapshot>,
     /// Objects of kinds that this version does not know: held for the digest, reported as rejected.
     foreign: Arc<BTreeMap<ForeignKey, pb::Object>>,
@@ -56,14 +58,15 @@ impl Holdings {
         let digest = objects.iter().map(|object| key.wire_object(object)).sum();
         check_digest(digest, &head.digest)?;
         let position = Position { lineage: head.lineage.as_str().into(), revision: head.revision, digest };
-        Self::build(compiler, previous, position, objects.iter())
+        Self::build(compiler, previous, position, &head.mark, objects.iter())
     }
 
-    /// A whole configuration of objects that are known to add up to the digest of `position`.
+    /// A whole configuration of objects that are known to add up to the digest of `position`, whose revision has this `mark`.
     pub(crate) fn build<'a>(
         compiler: &Compiler,
         previous: Option<&Self>,
         position: Position,
+        mark: &str,
         objects: impl Iterator<Item = &'a pb::Object>,
     ) -> Result<Self, Refusal> {
         let (mut known, mut foreign) = (Vec::with_capacity(objects.size_hint().0), BTreeMap::new());
@@ -82,7 +85,7 @@ impl Holdings {
             Some(held) => compiler.build_over(&held.snapshot, lineage, revision, known),
             None => compiler.build(lineage, revision, known),
         };
-        Ok(Self { position, snapshot: Arc::new(snapshot), foreign: Arc::new(foreign) })
+        Ok(Self { position, mark: mark.into(), snapshot: Arc::new(snapshot), foreign: Arc::new(foreign) })
     }
 
     /// The configuration after a delta that has all of its changes.
@@ -132,7 +135,7 @@ impl Holdings {
         }
         let (snapshot, _) = compiler.apply(&self.snapshot, delta.to, &changes);
         let position = Position { lineage, revision: delta.to, digest };
-        Ok(Self { position, snapshot: Arc::new(snapshot), foreign })
+        Ok(Self { position, mark: delta.mark.as_str().into(), snapshot: Arc::new(snapshot), foreign })
     }
 
     pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
@@ -145,7 +148,11 @@ impl Holdings {
 
     pub(crate) fn have(&self) -> pb::Have {
         let Position { lineage, revision, digest } = self.position.clone();
-        pb::Have { lineage: lineage.to_string(), revision, digest: digest.into() }
+        pb::Have { lineage: lineage.to_string(), revision, digest: digest.into(), mark: self.mark.to_string() }
+    }
+
+    pub(crate) fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// Every object as it came, in no particular order, of unknown kinds too.
@@ -175,6 +182,7 @@ pub(crate) struct SnapshotHead {
     pub lineage: String,
     pub revision: u64,
     pub digest: bytes::Bytes,
+    pub mark: String,
 }
 
 fn check_settings(compiler: &Compiler, object: &Object) -> Result<(), Refusal> {

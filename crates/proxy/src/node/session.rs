@@ -289,6 +289,7 @@ impl<'a> Session<'a> {
     }
 
     async fn beat(&mut self, beat: pb::Beat) {
+        self.note_divergence(&beat);
         self.supersedes = beat.supersedes;
         self.report_every = match Duration::from_millis(beat.report_every_ms.into()) {
             Duration::ZERO => self.member.config.control_plane.report_interval.get(),
@@ -309,6 +310,15 @@ impl<'a> Session<'a> {
             if self.member.lineage_refused.take().is_some() {
                 self.member.settle(Alarm::Lineage);
             }
+        }
+    }
+
+    /// Takes note if the database has another revision of the number that is held: it was set back and went on past that while
+    /// this node saw nothing of it.
+    fn note_divergence(&mut self, beat: &pb::Beat) {
+        let Some(held) = self.member.holdings.as_ref().map(Holdings::position) else { return };
+        if beat.apart != 0 && beat.apart == held.revision && *beat.lineage == *held.lineage {
+            self.member.set_back.happened(&beat.lineage);
         }
     }
 
@@ -341,8 +351,9 @@ impl<'a> Session<'a> {
     }
 
     async fn snapshot(&mut self, message: pb::Snapshot) {
-        let head = SnapshotHead { lineage: message.lineage, revision: message.revision, digest: message.digest };
-        let Some(chunk) = message.chunk else {
+        let pb::Snapshot { lineage, revision, digest, chunk, mark } = message;
+        let head = SnapshotHead { lineage, revision, digest, mark };
+        let Some(chunk) = chunk else {
             return self.malformed("snapshot without chunk", &head).await;
         };
         // One that begins again does so from its first chunk, whatever was left of it.
@@ -373,8 +384,12 @@ impl<'a> Session<'a> {
     }
 
     async fn delta(&mut self, message: pb::Delta) {
-        let head =
-            SnapshotHead { lineage: message.lineage.clone(), revision: message.to, digest: message.digest.clone() };
+        let head = SnapshotHead {
+            lineage: message.lineage.clone(),
+            revision: message.to,
+            digest: message.digest.clone(),
+            mark: message.mark.clone(),
+        };
         self.member.partial = None;
         let delta = match self.delta.push(message) {
             Ok(Some(delta)) => delta,

@@ -11,6 +11,8 @@ pub struct Held {
     pub lineage: Option<String>,
     /// The revision within the lineage.
     pub revision: u64,
+    /// What came with it to tell it from another one of its number.
+    pub mark: String,
     /// Bodies by kind and id.
     pub objects: BTreeMap<(String, String), Vec<u8>>,
 }
@@ -25,7 +27,7 @@ impl Held {
     /// As a node says where it stands.
     pub fn have(&self) -> Option<pb::Have> {
         let lineage = self.lineage.clone()?;
-        Some(pb::Have { lineage, revision: self.revision, digest: self.digest().into() })
+        Some(pb::Have { lineage, revision: self.revision, digest: self.digest().into(), mark: self.mark.clone() })
     }
 
     /// What its objects are hashed with.

@@ -106,7 +106,8 @@ impl Stream {
     async fn snapshot(&mut self, snapshot: pb::Snapshot) -> Got {
         let chunk = snapshot.chunk.expect("a snapshot has a chunk");
         let (mut reader, mut next) = self.reader.take().unwrap_or_else(|| {
-            let next = Held { lineage: Some(snapshot.lineage), revision: snapshot.revision, ..Held::default() };
+            let (lineage, revision, mark) = (Some(snapshot.lineage), snapshot.revision, snapshot.mark);
+            let next = Held { lineage, revision, mark, ..Held::default() };
             (SnapshotReader::new(Limits::default()).expect("a reader"), next)
         });
         for object in reader.push(&chunk).expect("a chunk in order") {
@@ -145,7 +146,7 @@ impl Stream {
                 }
             }
         }
-        self.held.revision = delta.to;
+        (self.held.revision, self.held.mark) = (delta.to, delta.mark);
         assert_eq!(self.digest.to_bytes(), *delta.digest);
         self.applied().await;
         Got::Delta { from: delta.from, to: delta.to, changes }

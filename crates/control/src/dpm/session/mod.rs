@@ -3,7 +3,7 @@
 //! What must stay true:
 //! - A stream holds one transfer at a time and few messages of it; what happens meanwhile is part of the next delta.
 //! - Never more than [`UNANSWERED`] steps are on their way without the node's answer.
-//! - A node of another lineage, or ahead of the head, hears beats and nothing else.
+//! - A node of another lineage, ahead of the head, or apart from it hears beats and nothing else.
 
 mod receive;
 mod start;
@@ -84,6 +84,8 @@ pub(super) struct Session {
     at: Option<Position>,
     /// Snapshots below this revision of the head's lineage would set the node back.
     least: u64,
+    /// The node's revision, while the database has another one of that number in the lineage of the node.
+    apart: Option<u64>,
     /// Steps sent and not answered, oldest first.
     unanswered: VecDeque<Position>,
     /// How many of those a later snapshot made void: whatever the node says of them is of no interest.
@@ -145,6 +147,7 @@ impl Session {
             outbox,
             at: start.at,
             least: start.least,
+            apart: start.apart,
             unanswered: VecDeque::new(),
             void: 0,
             preparing: None,
@@ -250,10 +253,15 @@ impl Session {
         if at.lineage != *head.lineage() {
             if self.feed.supersedes().iter().any(|over| **over == *at.lineage) {
                 // The node takes it only once it has heard that its lineage is over.
-                (self.least, self.why, self.beat_due) = (0, "lineage", true);
+                (self.least, self.apart, self.why, self.beat_due) = (0, None, "lineage", true);
                 self.prepare_snapshot(head);
             }
         } else if at.revision < head.revision() {
+            // The right database may be back, at what the node holds.
+            self.apart = self.apart.filter(|apart| head.at(*apart).is_none_or(|(_, digest)| digest != at.digest));
+            if self.apart.is_some() {
+                return;
+            }
             let (feed, from, to) = (self.feed.clone(), at.revision, head.position());
             self.preparing = Some(Box::pin(async move {
                 match feed.step(head, from).await {
@@ -316,6 +324,7 @@ impl Session {
                         revision,
                         digest: digest.into(),
                         chunk,
+                        mark: packed.mark.clone(),
                     }),
                     done,
                 )
@@ -346,6 +355,7 @@ impl Session {
             digest: head.digest.into(),
             supersedes: self.feed.supersedes().to_vec(),
             report_every_ms: u32::try_from(REPORT_EVERY.as_millis()).unwrap_or(u32::MAX),
+            apart: self.apart.unwrap_or_default(),
         }
     }
 

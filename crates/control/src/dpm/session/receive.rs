@@ -43,7 +43,8 @@ impl Session {
         // are not there yet.
         let digest = Digest::try_from(&*applied.digest).ok().filter(|held| expected == Some(*held));
         let Some(digest) = digest else {
-            let have = pb::Have { lineage: applied.lineage, revision: applied.revision, digest: applied.digest };
+            let pb::Applied { lineage, revision, digest, .. } = applied;
+            let have = pb::Have { lineage, revision, digest, mark: String::new() };
             return self.mismatch(have);
         };
         // It runs what it should. Whether it is well shows in time: one that breaks whenever it was healed must not get
@@ -101,7 +102,7 @@ impl Session {
             // While something is on its way, what it has may be older or newer than this message.
             let settled = self.unanswered.is_empty() && self.transfer.is_none() && self.at.is_some();
             // One that keeps another history than this is not healed of it.
-            let settled = settled && self.alarm.is_none();
+            let settled = settled && self.alarm.is_none() && self.apart.is_none();
             let known = head.at(have.revision).filter(|_| have.lineage == **head.lineage());
             settled && known.is_some_and(|(_, digest)| *have.digest != digest.to_bytes())
         });

@@ -18,8 +18,11 @@ pub(in crate::dpm) struct Start {
     pub(super) why: &'static str,
     /// A snapshot that broke off, and the chunk to go on with.
     pub(super) resume: Option<(Packed, u32)>,
-    /// The group's head, if the node names a later revision of its lineage: one that the database does not know.
-    pub(in crate::dpm) ahead_of: Option<u64>,
+    /// The group's head, if the node holds a revision of its lineage that the database does not know: a later one, or another
+    /// one of that number.
+    pub(in crate::dpm) unknown_at: Option<u64>,
+    /// The node's revision, if the database has another one of that number.
+    pub(super) apart: Option<u64>,
 }
 
 impl Start {
@@ -32,19 +35,25 @@ impl Start {
             feed.catch_up().await?;
             head = feed.head();
         }
+        let held = hello.have.as_ref().filter(|have| have.lineage == **head.lineage());
+        let apart = match held.filter(|have| have.revision <= head.revision()) {
+            Some(have) if feed.is_apart(&head, have).await? => Some(have.revision),
+            _ => None,
+        };
         let (at, why) = match &hello.have {
             None => (None, "empty"),
+            Some(have) if apart.is_some() => (named(head.lineage(), have), "lineage"),
             Some(have) => (position(&head, have), "digest"),
         };
-        let held = hello.have.as_ref().filter(|have| have.lineage == **head.lineage());
         let least = held.map_or(0, |have| have.revision).min(head.revision());
-        let ahead_of = held.filter(|have| have.revision > head.revision()).map(|_| head.revision());
+        let is_ahead = held.is_some_and(|have| have.revision > head.revision());
+        let unknown_at = (is_ahead || apart.is_some()).then(|| head.revision());
         let foreign = hello
             .have
             .as_ref()
             .is_some_and(|have| have.lineage != **head.lineage() && !feed.supersedes().contains(&have.lineage));
         let resume = match &hello.resume {
-            Some(resume) if !foreign && resume.revision >= least => {
+            Some(resume) if !foreign && apart.is_none() && resume.revision >= least => {
                 let packed = feed.snapshot_at(head, &resume.lineage, resume.revision).await;
                 packed
                     .filter(|packed| resume.next_chunk < packed.frames.total())
@@ -52,7 +61,7 @@ impl Start {
             }
             _ => None,
         };
-        Ok(Self { at, least, why, resume, ahead_of })
+        Ok(Self { at, least, why, resume, unknown_at, apart })
     }
 
     /// What the node has in force, as far as it is what it should be.
@@ -68,6 +77,11 @@ fn position(head: &Head, have: &pb::Have) -> Option<Position> {
     if same && head.at(have.revision).is_some_and(|(_, expected)| expected != digest) {
         return None;
     }
-    let lineage = if same { head.lineage().clone() } else { Arc::from(have.lineage.as_str()) };
-    Some(Position { lineage, revision: have.revision, digest })
+    if same { named(head.lineage(), have) } else { named(&Arc::from(have.lineage.as_str()), have) }
+}
+
+/// The position that a node names, of this lineage.
+fn named(lineage: &Arc<str>, have: &pb::Have) -> Option<Position> {
+    let digest = Digest::try_from(&*have.digest).ok()?;
+    Some(Position { lineage: lineage.clone(), revision: have.revision, digest })
 }

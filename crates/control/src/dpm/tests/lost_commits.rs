@@ -4,9 +4,11 @@
 use milecastle_store::{DEFAULT_GROUP, NewGroup};
 use milecastle_testkit::eventually;
 use milecastle_testkit::node::Held;
+use milecastle_wire::pb;
+use pb::node_message::Message;
 
 use super::{Replica, put};
-use crate::dpm::mint_group_token;
+use crate::dpm::{Condition, mint_group_token};
 
 /// Does something behind the store's back, in one transaction.
 fn sql(replica: &Replica, statements: &str) {
@@ -85,4 +87,51 @@ async fn a_group_made_anew_has_none_of_the_old_nodes() {
     );
     sql(&replica, &anew);
     assert_eq!(stream.end().await.unwrap_err().code(), tonic::Code::PermissionDenied);
+}
+
+/// Nothing runs that remembers what was lost, and the node finds numbers that it knows.
+#[tokio::test]
+async fn a_database_that_was_restored_and_went_past_a_node_is_found_out_by_its_marks() {
+    let replica = Replica::postgres().await;
+    replica.publish(vec![put("kept", "")]).await;
+    for id in ["lost-1", "lost-2"] {
+        replica.publish(vec![put(id, "")]).await;
+    }
+    let lineage = replica.store.head(DEFAULT_GROUP).await.unwrap().lineage;
+    let member = replica.member("n1").await;
+    let held = replica.settled(&member).await.held;
+    assert!(held.revision == 3 && !held.mark.is_empty());
+    sql(
+        &replica,
+        "DELETE FROM change_set WHERE revision > 1; DELETE FROM resource WHERE created > 1; UPDATE gateway_group SET head = 1",
+    );
+    let home = replica.home.clone();
+    drop(replica);
+    let replica = Replica::with(home.clone(), |_| {}).await;
+    for id in ["new-1", "new-2", "new-3"] {
+        replica.publish(vec![put(id, "")]).await;
+    }
+    // One that remembers the revision of that number, and one that has to ask the database for it.
+    let fresh = Replica::with(home, |_| {}).await;
+    for replica in [&replica, &fresh] {
+        let mut stream = member.open(replica.address(), held.clone()).await.unwrap();
+        stream.only_beats(2).await;
+        assert_eq!(stream.beat.as_ref().map(|beat| (beat.apart, beat.head)), Some((3, 4)));
+        assert_eq!(replica.manager.nodes().applied(DEFAULT_GROUP, 3).await.applied, 0);
+        let node = replica.manager.nodes().get(DEFAULT_GROUP, "n1").await.unwrap().unwrap();
+        assert_eq!(node.condition, Condition::Rejected);
+    }
+    // A node from before there were marks is served as it was then.
+    let unmarked = Held { mark: String::new(), ..held.clone() };
+    member.open(fresh.address(), unmarked).await.unwrap().only_beats(1).await;
+
+    let mut stream = member.open(fresh.address(), held).await.unwrap();
+    stream.say(Message::Refused(stream.refused_message(pb::refused::Fault::Backwards))).await;
+    stream.only_beats(2).await;
+    // An operator confirms.
+    fresh.store.group_supersede(DEFAULT_GROUP, &[lineage], true).await.unwrap();
+    stream.reach(4).await;
+    assert_eq!(stream.held.objects.len(), 4);
+    let next = fresh.publish(vec![put("next", "")]).await;
+    stream.reach(next).await;
 }

@@ -40,20 +40,24 @@ struct Head {
     lineage: String,
     revision: u64,
     digest: String,
+    /// As in [`Holdings::mark`]; none in files of changes, and in those that are old.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    mark: String,
 }
 
 impl Head {
-    fn encode(origin: &Origin, at: &Position) -> Vec<u8> {
+    fn encode(origin: &Origin, at: &Position, mark: &str) -> Vec<u8> {
         let (lineage, digest) = (at.lineage.to_string(), at.digest.to_string());
-        let head = Self { origin: origin.clone(), lineage, revision: at.revision, digest };
+        let head = Self { origin: origin.clone(), lineage, revision: at.revision, digest, mark: mark.to_owned() };
         serde_json::to_vec(&head).expect("texts and a number have a JSON form")
     }
 
-    fn read(reader: &mut Reader<impl io::Read>) -> Result<(Origin, Position), ReadError> {
+    fn read(reader: &mut Reader<impl io::Read>) -> Result<(Origin, Position, String), ReadError> {
         let record = reader.next()?.ok_or(ReadError::Torn)?;
         let head: Self = serde_json::from_slice(&record).map_err(|error| content(format!("its head: {error}")))?;
         let digest = head.digest.parse::<Digest>().map_err(content)?;
-        Ok((head.origin, Position { lineage: head.lineage.into(), revision: head.revision, digest }))
+        let position = Position { lineage: head.lineage.into(), revision: head.revision, digest };
+        Ok((head.origin, position, head.mark))
     }
 }
 
@@ -70,7 +74,8 @@ pub(super) fn write_checkpoint(
     held: &Holdings,
 ) -> io::Result<u64> {
     let objects = encode_objects(held.objects()).map_err(io::Error::other)?;
-    let writer = Writer::begin(file, key, Kind::Checkpoint, number, Head::encode(origin, held.position()))?;
+    let writer =
+        Writer::begin(file, key, Kind::Checkpoint, number, Head::encode(origin, held.position(), held.mark()))?;
     Ok(writer.push(objects)?.bytes())
 }
 
@@ -82,7 +87,7 @@ pub(super) fn begin_changes<W: Write>(
     origin: &Origin,
     at: &Position,
 ) -> io::Result<Writer<W>> {
-    Writer::begin(file, key, Kind::Changes, number, Head::encode(origin, at))
+    Writer::begin(file, key, Kind::Changes, number, Head::encode(origin, at, ""))
 }
 
 /// Kind and id of an object.
@@ -92,6 +97,7 @@ type ObjectKey = (String, String);
 struct Read {
     origin: Origin,
     position: Position,
+    mark: String,
     hash: DigestKey,
     /// In ascending order of their keys.
     base: Vec<pb::Object>,
@@ -103,7 +109,7 @@ impl Read {
     /// The checkpoint in a file; its objects add up to its digest.
     fn checkpoint(path: &Path, number: u64, key: &StateKey) -> Result<Self, ReadError> {
         let mut reader = open(path, key, Kind::Checkpoint, number)?;
-        let (origin, position) = Head::read(&mut reader)?;
+        let (origin, position, mark) = Head::read(&mut reader)?;
         let objects = reader.next()?.ok_or(ReadError::Torn)?;
         if reader.next()?.is_some() {
             return Err(content("it goes on after its end"));
@@ -114,7 +120,7 @@ impl Read {
         if digest != position.digest {
             return Err(content(format!("its objects add up to {digest}, its head says {}", position.digest)));
         }
-        Ok(Self { origin, position, hash, base, changed: BTreeMap::new() })
+        Ok(Self { origin, position, mark, hash, base, changed: BTreeMap::new() })
     }
 
     /// Takes the changes in a file as far as they lead on from here. Gives how many bytes of them there were, and what ended
@@ -123,7 +129,7 @@ impl Read {
         let mut taken = 0;
         let mut read = || {
             let mut reader = open(path, key, Kind::Changes, number)?;
-            let (origin, from) = Head::read(&mut reader)?;
+            let (origin, from, _) = Head::read(&mut reader)?;
             if origin != self.origin || from != self.position {
                 // Of a way that was not gone on with: from a position that this checkpoint is past, or never came to.
                 return Ok(());
@@ -166,7 +172,7 @@ impl Read {
             return Err(content(format!("a change to {} adds up to {digest}", delta.to)));
         }
         self.changed.extend(changes);
-        (self.position.revision, self.position.digest) = (delta.to, digest);
+        (self.position.revision, self.position.digest, self.mark) = (delta.to, digest, delta.mark);
         Ok(())
     }
 
@@ -181,7 +187,7 @@ impl Read {
     fn build(&self, compiler: &Compiler) -> Result<Holdings, Refusal> {
         let replaced: BTreeSet<(&str, &str)> = self.changed.keys().map(|(kind, id)| (&**kind, &**id)).collect();
         let kept = self.base.iter().filter(|object| !replaced.contains(&order(object)));
-        Holdings::build(compiler, None, self.position.clone(), kept.chain(self.changed.values().flatten()))
+        Holdings::build(compiler, None, self.position.clone(), &self.mark, kept.chain(self.changed.values().flatten()))
     }
 }
 

@@ -6,7 +6,7 @@ use milecastle_wire::pb;
 use pb::refused::Fault;
 
 fn held(revision: u64, objects: &[pb::Object]) -> Holdings {
-    let head = SnapshotHead { lineage: LINEAGE.into(), revision, digest: digest(objects).into() };
+    let head = SnapshotHead { lineage: LINEAGE.into(), revision, digest: digest(objects).into(), mark: String::new() };
     Holdings::from_objects(&compiler(), None, &head, objects).unwrap()
 }
 
@@ -84,7 +84,8 @@ fn settings_that_this_version_does_not_know_refuse_the_whole_step() {
     let refusal = step.err().expect("the step is refused");
     assert_eq!(refusal.fault, Fault::Settings);
     assert!(refusal.detail.contains("/of_tomorrow"), "{}", refusal.detail);
-    let head = SnapshotHead { lineage: LINEAGE.into(), revision: 2, digest: digest(&after).into() };
+    let head =
+        SnapshotHead { lineage: LINEAGE.into(), revision: 2, digest: digest(&after).into(), mark: String::new() };
     for previous in [None, Some(&here)] {
         assert_eq!(refused(Holdings::from_objects(&compiler(), previous, &head, &after)), Fault::Settings);
     }
@@ -97,7 +98,8 @@ fn settings_that_this_version_does_not_know_refuse_the_whole_step() {
 fn a_snapshot_replaces_everything() {
     let first = held(1, &[route("1", "/a"), route("2", "/b")]);
     let objects = [route("2", "/b"), route("3", "/c")];
-    let head = SnapshotHead { lineage: LINEAGE.into(), revision: 9, digest: digest(&objects).into() };
+    let head =
+        SnapshotHead { lineage: LINEAGE.into(), revision: 9, digest: digest(&objects).into(), mark: String::new() };
     let next = Holdings::from_objects(&compiler(), Some(&first), &head, &objects).unwrap();
     let ids: Vec<&str> = next.snapshot().all_objects().map(|object| &*object.key.id).collect();
     assert_eq!(ids, ["2", "3"]);

@@ -42,5 +42,5 @@ pub(in crate::node) fn delete(kind: &str, id: &str) -> pb::Change {
 }
 
 fn delta(from: u64, to: u64, changes: Vec<pb::Change>, after: &[pb::Object]) -> pb::Delta {
-    pb::Delta { lineage: LINEAGE.into(), from, to, digest: digest(after).into(), changes, chunk: None }
+    pb::Delta { lineage: LINEAGE.into(), from, to, digest: digest(after).into(), changes, ..pb::Delta::default() }
 }

@@ -314,3 +314,47 @@ async fn a_history_that_was_set_back_and_went_on_is_another_one() {
     stream.send(Control::Beat(beat(LINEAGE, 10))).await;
     node.until("no alarm", |status| status.alarms.is_empty()).await;
 }
+
+#[tokio::test]
+async fn a_history_that_went_past_the_node_unseen_is_another_one() {
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager().await;
+    let node = cluster.node(&[&manager.address], |_| ());
+    let mut stream = manager.stream().await;
+    let (one, two) = (route("1", "/a"), route("2", "/b"));
+    let marked = |message| match message {
+        Control::Snapshot(snapshot) => Control::Snapshot(pb::Snapshot { mark: "m8".to_owned(), ..snapshot }),
+        other => other,
+    };
+    stream.send(Control::Beat(beat(LINEAGE, 8))).await;
+    for message in snapshots(LINEAGE, 8, std::slice::from_ref(&one)) {
+        stream.send(marked(message)).await;
+    }
+    assert_eq!(stream.applied().await, 8);
+    let both = [one.clone(), two.clone()];
+    let step = pb::Delta { mark: "m9".to_owned(), ..delta(8, 9, vec![put(&two)], &both) };
+    stream.send(Control::Delta(step)).await;
+    assert_eq!(stream.applied().await, 9);
+    node.until("it is on the disk", |status| status.last_good.revision == Some(9)).await;
+    // It says so after a restart, too, and hears that the database has another revision 9.
+    let home = node.kill();
+    drop(stream);
+    let node = cluster.node_in(home, &[&manager.address], |_| ()).await;
+    let mut stream = manager.stream().await;
+    assert_eq!(stream.hello.have.as_ref().map(|have| have.mark.as_str()), Some("m9"));
+    stream.send(Control::Beat(pb::Beat { apart: 9, ..beat(LINEAGE, 12) })).await;
+    assert_eq!(refusal(&mut stream).await, Fault::Backwards);
+    node.until("the alarm", |status| status.alarms.contains_key(&Alarm::Lineage)).await;
+    for message in snapshots(LINEAGE, 12, &[one]) {
+        stream.send(message).await;
+    }
+    assert_eq!(refusal(&mut stream).await, Fault::Backwards);
+    assert_eq!(node.revisions(), [9]);
+    // The operator has spoken.
+    stream.send(Control::Beat(pb::Beat { supersedes: vec![LINEAGE.to_owned()], ..beat("other", 12) })).await;
+    for message in snapshots("other", 12, &[two]) {
+        stream.send(message).await;
+    }
+    assert_eq!(stream.applied().await, 12);
+    node.until("no alarm", |status| status.alarms.is_empty()).await;
+}

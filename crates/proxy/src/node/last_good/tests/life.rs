@@ -1,9 +1,13 @@
 //! What was kept is found again.
 
-use super::super::DirectoryInUse;
-use super::{LastGood, Node, Origin, eager, found, home, origin, state_of};
+use super::super::file::{Kind, StateKey, Writer};
+use super::super::{DirectoryInUse, directory};
+use super::{LastGood, Node, Origin, digest, eager, found, home, mark, origin, state_of};
+use crate::node::holdings::Holdings;
+use crate::node::tests::route;
 use milecastle_settings::State;
 use milecastle_testkit::eventually;
+use milecastle_wire::encode_objects;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -25,6 +29,45 @@ async fn a_configuration_and_its_changes_are_found_again() {
     assert_eq!((figures.revision, figures.generation, figures.fault), (Some(10), 1, None));
     let last = node.end();
     assert_eq!((last.1, last.3.len()), (10, 2));
+    assert_eq!(found(&settings).await, Some(last));
+}
+
+#[tokio::test]
+async fn the_mark_of_the_revision_is_found_again() {
+    let (_home, settings) = home();
+    let mut node = Node::start(&settings).await;
+    node.whole("line", 7, &[("1", "/a")]).await;
+    for revision in 7..10 {
+        drop(node);
+        node = Node::start(&settings).await;
+        // The first time from a checkpoint, then from the changes after it.
+        assert_eq!(node.held.as_ref().map(Holdings::mark), Some(&*mark(revision)));
+        node.change("2", Some(&format!("/{revision}"))).await;
+    }
+}
+
+/// As versions wrote it that knew no marks.
+#[tokio::test]
+async fn a_checkpoint_without_a_mark_is_one() {
+    let (_home, settings) = home();
+    let objects = [route("1", "/a")];
+    let head = serde_json::json!({
+        "origin": { "cluster": "ca", "group": "prod" },
+        "lineage": "line",
+        "revision": 7,
+        "digest": digest("line", &objects).to_string(),
+    });
+    fs::create_dir(settings.dir()).unwrap();
+    let key = StateKey::read_or_make(&settings, None).unwrap();
+    let file = directory::create(&directory::path(settings.dir(), Kind::Checkpoint, 1)).unwrap();
+    let writer = Writer::begin(file, &key, Kind::Checkpoint, 1, head.to_string().into_bytes()).unwrap();
+    writer.push(encode_objects(objects).unwrap()).unwrap();
+    let mut node = Node::start(&settings).await;
+    let held = node.held.as_ref().unwrap();
+    assert_eq!((held.position().revision, held.mark()), (7, ""));
+    node.change("2", Some("/b")).await;
+    assert_eq!(node.held.as_ref().map(Holdings::mark), Some(&*mark(8)));
+    let last = node.end();
     assert_eq!(found(&settings).await, Some(last));
 }
 

@@ -61,7 +61,7 @@ impl Node {
         self.objects = routes.iter().map(|(id, uri)| ((*id).to_owned(), route(id, uri))).collect();
         let objects: Vec<_> = self.objects.values().cloned().collect();
         let digest = digest(lineage, &objects).into();
-        let head = SnapshotHead { lineage: lineage.to_owned(), revision, digest };
+        let head = SnapshotHead { lineage: lineage.to_owned(), revision, digest, mark: mark(revision) };
         let held = Holdings::from_objects(&compiler(), self.held.as_ref(), &head, &objects).unwrap();
         self.kept.keep(Step::Whole, &held, &origin("prod")).await;
         self.held = Some(held);
@@ -85,7 +85,8 @@ impl Node {
         let lineage = from.lineage.to_string();
         let digest = digest(&lineage, &objects).into();
         let (from_revision, to) = (from.revision, from.revision + 1);
-        let delta = pb::Delta { lineage, from: from_revision, to, digest, changes: vec![change], chunk: None };
+        let changes = vec![change];
+        let delta = pb::Delta { lineage, from: from_revision, to, digest, changes, chunk: None, mark: mark(to) };
         let next = held.after(&compiler(), &delta).unwrap();
         self.kept.keep(Step::Delta { from, bytes: encode_delta(&delta) }, &next, &origin("prod")).await;
         self.held = Some(next);
@@ -112,6 +113,11 @@ fn state_of(held: &Holdings) -> State4 {
     let position = held.position().clone();
     let objects = held.objects().map(|object| (id(&object), object.body)).collect();
     (position.lineage.to_string(), position.revision, position.digest, objects)
+}
+
+/// What the control plane tells a revision by.
+fn mark(revision: u64) -> String {
+    format!("mark of {revision}")
 }
 
 fn id(object: &pb::Object) -> String {
