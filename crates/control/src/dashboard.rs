@@ -2,6 +2,7 @@
 
 use crate::admin::AdminApi;
 use crate::api::Api;
+use crate::callers::Callers;
 use crate::clock::Clock;
 use crate::dpm::Nodes;
 use crate::health::Readiness;
@@ -128,7 +129,9 @@ impl Opening {
     pub async fn serve(self, parts: Parts) -> Result<Dashboard, StartError> {
         let Self { settings, readiness, address, admin_address, main, compatible, stop, listeners } = self;
         let Parts { state, nodes, compiler, metrics, clock } = parts;
-        let keyring = Arc::new(Keyring::load(state.store().clone(), &settings.admin.admin_key).await?);
+        let store = state.store().clone();
+        let keyring = Keyring::load(store.clone(), &settings.admin.admin_key).await?;
+        let callers = Arc::new(Callers { store, keyring });
         let help = "Requests to the Admin API that were answered.";
         let answers = metrics.counter("admin_requests_total", help, &["method", "status"], Options::default())?;
         let help = "Revision of a gateway group that this process shows.";
@@ -141,7 +144,7 @@ impl Opening {
             state: state.clone(),
             nodes: nodes.clone(),
             compiler: compiler.clone(),
-            keyring: keyring.clone(),
+            callers: callers.clone(),
             clock: clock.clone(),
             key_required: admin.admin_key_required,
             max_body: admin.max_body.as_len(),
@@ -149,7 +152,7 @@ impl Opening {
             waits: waits.clone(),
             allowed: admin.allow_admin_on_dashboard.as_slice().into(),
         });
-        let admin = AdminApi::new(state.clone(), nodes, compiler, keyring.clone(), clock.clone(), admin, waits);
+        let admin = AdminApi::new(state.clone(), nodes, compiler, callers.clone(), clock.clone(), admin, waits);
         let admin = Arc::new(admin);
         let site = |allowed: &[Peers]| Site {
             admin: admin.clone(),
@@ -162,7 +165,7 @@ impl Opening {
         };
         main.get_or_init(|| pages::dashboard(site(&settings.admin.allow_admin_on_dashboard), api, &readiness));
         compatible.get_or_init(|| pages::compatible(site(&settings.admin.allow_admin)));
-        let refresher = tokio::spawn(refresh(keyring));
+        let refresher = tokio::spawn(refresh(callers));
         tracing::info!(%address, admin = ?admin_address, "the dashboard serves");
         Ok(Dashboard { address, admin_address, stop, listeners, refresher })
     }
@@ -219,12 +222,12 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, So
 }
 
 /// Reads the keys of the store again and again.
-async fn refresh(keyring: Arc<Keyring>) {
+async fn refresh(callers: Arc<Callers>) {
     let mut tick = interval(REFRESH);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Err(error) = keyring.refresh().await {
+        if let Err(error) = callers.keyring.refresh().await {
             tracing::debug!(%error, "the admin keys known so far stay in force");
         }
     }

@@ -3,6 +3,7 @@
 //! A key is known by its HMAC under a secret of the installation, which the store keeps sealed: whoever reads the database
 //! can neither use a key nor test guesses. Requests are checked in memory; a wrong key asks the database nothing.
 
+use crate::rights::Principal;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
@@ -87,15 +88,8 @@ impl Secret {
     }
 }
 
-/// What a key stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holder {
-    pub(crate) name: String,
-    pub(crate) role: Role,
-}
-
 /// A key by its tag, and whose it is.
-type Known = ([u8; 32], Holder);
+type Known = ([u8; 32], Principal);
 
 /// The keys that open the Admin API: those of the settings and those of the store.
 pub(crate) struct Keyring {
@@ -113,7 +107,7 @@ impl Keyring {
                 AdminRole::Admin => Role::Admin,
                 AdminRole::Viewer => Role::Viewer,
             };
-            (secret.tag(key.key.reveal()), Holder { name: key.name.clone(), role })
+            (secret.tag(key.key.reveal()), Principal::of_key(key.name.clone(), role))
         });
         let keyring = Self { fixed: fixed.collect(), store, secret, stored: RwLock::new([].into()) };
         keyring.refresh().await?;
@@ -123,22 +117,22 @@ impl Keyring {
     /// Takes over the store's keys as they are now.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
         let keys = self.store.admin_key_list().await?;
-        let keys = keys.into_iter().map(|key| (key.hash, Holder { name: key.name, role: key.role })).collect();
+        let keys = keys.into_iter().map(|key| (key.hash, Principal::of_key(key.name, key.role))).collect();
         *self.stored.write().unwrap_or_else(PoisonError::into_inner) = keys;
         Ok(())
     }
 
     /// Whose key it is.
-    pub(crate) fn find(&self, key: &str) -> Option<Holder> {
+    pub(crate) fn find(&self, key: &str) -> Option<Principal> {
         let tag = self.secret.tag(key);
         let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut found = None;
-        for (known, holder) in self.fixed.iter().chain(stored.iter()) {
+        for (known, principal) in self.fixed.iter().chain(stored.iter()) {
             if verify_slices_are_equal(known, &tag).is_ok() {
-                found = Some(holder.clone());
+                found = Some(principal);
             }
         }
-        found
+        found.cloned()
     }
 }
 
@@ -148,6 +142,12 @@ fn random_bytes() -> [u8; 32] {
     bytes
 }
 
-fn random() -> String {
+/// 256 random bits, as text that fits everywhere.
+pub(crate) fn random() -> String {
     URL_SAFE_NO_PAD.encode(random_bytes())
+}
+
+/// An id of its own, 12 hexadecimal digits.
+pub(crate) fn random_id() -> String {
+    random_bytes().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -20,6 +20,7 @@
 
 mod admin;
 mod api;
+mod callers;
 mod chores;
 mod clock;
 mod dashboard;
@@ -29,16 +30,23 @@ mod keys;
 mod listen;
 mod members;
 mod pages;
+mod rights;
 pub mod state;
 mod terms;
 mod waits;
 
+pub use api::Declared;
 pub use clock::Clock;
 pub use dashboard::{Dashboard, Opening, Parts, StartError};
 pub use health::{Probes, Readiness};
 pub use keys::{bootstrap_admin_key, mint_admin_key, put_admin_key};
 pub use members::{MemberSettings, Membership, Role};
 pub use state::State;
+
+/// Every endpoint of the Admin API and of `/api`, with the right that it takes.
+pub fn endpoints() -> Vec<Declared> {
+    [admin::declared(), api::declared()].concat()
+}
 
 /// What the control plane calls itself in the header `Server`; tools read the version from it.
 pub const SERVER: &str = concat!("Milecastle/", env!("CARGO_PKG_VERSION"));

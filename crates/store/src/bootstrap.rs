@@ -60,6 +60,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0007_declarations.sql"),
         include_str!("../../../migrations/sqlite/0007_declarations.sql"),
     ),
+    (
+        10,
+        "access",
+        include_str!("../../../migrations/postgres/0010_access.sql"),
+        include_str!("../../../migrations/sqlite/0010_access.sql"),
+    ),
 ];
 
 /// Name of the secret that keys lookup digests. It outlives data keys: digests cannot be made anew without the values.

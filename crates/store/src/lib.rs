@@ -28,6 +28,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod access;
+mod api_token;
 mod bootstrap;
 mod change;
 mod clock;
@@ -35,6 +36,7 @@ mod connect;
 mod declaration;
 mod error;
 mod file;
+mod grant;
 mod group;
 mod history;
 mod lease;
@@ -53,12 +55,14 @@ mod tests;
 mod watch;
 
 pub use access::{AdminKey, NewToken, Role, Token};
+pub use api_token::{ApiToken, NewApiToken};
 pub use change::{
     Body, ChangeSet, Delete, Expect, Op, Outcome, Published, Put, Reference, Slot, Source, Target, UniqueKey,
 };
 pub use connect::Tuning;
 pub use declaration::{Declaration, NewDeclaration};
 pub use error::{GroupError, Holder, OpenError, PublishError, StoreError};
+pub use grant::RoleGrant;
 pub use group::{Group, GroupUpdate, NewGroup};
 pub use history::{ChangeSetInfo, Fate, Publication, Retention, Touched};
 pub use lease::{Lease, Term};

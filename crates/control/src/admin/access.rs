@@ -1,12 +1,8 @@
-//! Who may come in: by address, then by key (`docs/spec/admin-api.md` §2 steps 1 and 4, §3).
+//! From where one may come in, and where a key is looked for (`docs/spec/admin-api.md` §2 steps 1 and 4, §3).
 
 use crate::admin::query::Query;
-use crate::admin::reply::Reply;
-use crate::keys::{Holder, Keyring};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, header};
 use milecastle_settings::Peers;
-use milecastle_store::Role;
-use serde_json::json;
 use std::net::IpAddr;
 
 /// Whether a list of peers admits an address; an empty list admits all. Unix sockets are not served, so `unix:` never fits.
@@ -29,26 +25,6 @@ fn within(network: IpAddr, prefix: u32, address: IpAddr) -> bool {
         }
         _ => false,
     }
-}
-
-/// Whose request it is, by the first key that it carries.
-pub(crate) fn authenticate(
-    keyring: &Keyring,
-    method: &Method,
-    query: &Query,
-    headers: &HeaderMap,
-) -> Result<Holder, Box<Reply>> {
-    let Some(key) = key_of(query, headers) else { return Err(refused("missing apikey")) };
-    let Some(holder) = keyring.find(&key) else { return Err(refused("wrong apikey")) };
-    if holder.role == Role::Viewer && method != Method::GET {
-        return Err(refused("invalid method for role viewer"));
-    }
-    Ok(holder)
-}
-
-fn refused(description: &str) -> Box<Reply> {
-    let body = json!({ "error_msg": "failed to check token", "description": description });
-    Box::new(Reply::json(StatusCode::UNAUTHORIZED, &body))
 }
 
 /// The first key that is not empty, of: query, header, cookie.

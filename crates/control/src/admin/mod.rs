@@ -5,6 +5,7 @@ pub(crate) mod body;
 mod configs;
 mod declared;
 mod describe;
+mod endpoints;
 mod engine;
 mod judge;
 mod kinds;
@@ -19,9 +20,10 @@ mod validate;
 mod yaml;
 
 use crate::SERVER;
+use crate::callers::{Callers, Stranger};
 use crate::clock::Clock;
 use crate::dpm::Nodes;
-use crate::keys::{Holder, Keyring};
+use crate::rights::{Place as Where, Principal};
 use crate::state::{Image, State};
 use crate::terms::Terms;
 use crate::waits::{Place, Waits};
@@ -31,7 +33,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use milecastle_model::Kind;
 use milecastle_settings::{Admin, Declarative, Peers, Time};
 use milecastle_snapshot::{Compiler, STREAMS_OFF};
-use milecastle_store::{DEFAULT_GROUP, Role};
+use milecastle_store::DEFAULT_GROUP;
 use query::Query;
 use reply::{Reply, Stamp};
 use serde_json::Value;
@@ -40,6 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use target::{Target, Typed};
 
+pub(crate) use endpoints::declared;
 pub(crate) use target::BASE;
 
 /// The Admin API of a process, on however many listeners.
@@ -47,7 +50,7 @@ pub(crate) struct AdminApi {
     state: Arc<State>,
     nodes: Nodes,
     engine: Engine,
-    keyring: Arc<Keyring>,
+    callers: Arc<Callers>,
     key_required: bool,
     cors: bool,
     server: HeaderValue,
@@ -71,7 +74,7 @@ impl AdminApi {
         state: Arc<State>,
         nodes: Nodes,
         compiler: Arc<Compiler>,
-        keyring: Arc<Keyring>,
+        callers: Arc<Callers>,
         clock: Clock,
         settings: &Admin,
         waits: Waits,
@@ -81,7 +84,7 @@ impl AdminApi {
             state,
             nodes,
             engine,
-            keyring,
+            callers,
             key_required: settings.admin_key_required,
             cors: settings.enable_admin_cors,
             server: match settings.server_header.as_str() {
@@ -109,25 +112,38 @@ impl AdminApi {
             None => Reply::page(StatusCode::NOT_FOUND),
             Some(target) => {
                 let query = Query::parse(parts.uri.query().unwrap_or_default());
-                match self.holder(&target, &query, &parts) {
+                match self.admitted(&target, peer, query, &parts).await {
                     Err(refused) => *refused,
-                    Ok(holder) => {
-                        let admitted =
-                            Admitted { method: &parts.method, query, headers: &parts.headers, author: holder.name };
-                        self.served(target, admitted, body).await
-                    }
+                    Ok(admitted) => self.served(target, admitted, body).await,
                 }
             }
         };
         self.finish(reply, self.cors)
     }
 
-    fn holder(&self, target: &Target, query: &Query, head: &http::request::Parts) -> Result<Holder, Box<Reply>> {
+    /// Finds out whose request it is and whether he may, or refuses it.
+    async fn admitted<'a>(
+        &self,
+        target: &Target,
+        peer: IpAddr,
+        query: Query,
+        head: &'a http::request::Parts,
+    ) -> Result<Admitted<'a>, Box<Reply>> {
         let required = self.key_required && *target != Target::Probe;
-        match access::authenticate(&self.keyring, &head.method, query, &head.headers) {
-            Err(_) if !required => Ok(Holder { name: "anonymous".into(), role: Role::Admin }),
-            other => other,
+        let principal = match self.callers.who(peer, &head.method, &query, &head.headers).await {
+            Ok(principal) => principal,
+            Err(_) if !required => Principal::anonymous(),
+            Err(Stranger::Nameless) => return Err(refusal::stranger("missing apikey")),
+            Err(Stranger::Unknown) => return Err(refusal::stranger("wrong apikey")),
+            Err(Stranger::ReadsOnly(_)) => return Err(refusal::stranger("invalid method for role viewer")),
+            Err(Stranger::Unavailable(error)) => return Err(refusal::unavailable(&error)),
+        };
+        let admitted = Admitted { method: &head.method, query, headers: &head.headers, author: principal.name.clone() };
+        if let Some(need) = target.need(&head.method) {
+            let allowed = principal.authorise(need, Where::Group(group_of(&admitted)));
+            allowed.map_err(|missing| Box::new(refusal::not_allowed(&missing)))?;
         }
+        Ok(admitted)
     }
 
     async fn served(&self, target: Target, request: Admitted<'_>, body: Body) -> Reply {

@@ -3,6 +3,7 @@
 use crate::admin::judge::{Draft, FIELD_PATHS, GLOBAL_RULES, duplicate, field_path, in_other_rule, plugins};
 use crate::admin::reply::Reply;
 use crate::admin::show::PREFIX;
+use crate::rights::Missing;
 use crate::state::Image;
 use crate::terms::Unreadable;
 use crate::waits::{self, Full};
@@ -10,7 +11,7 @@ use http::StatusCode;
 use milecastle_model::{Fault, Id, Key, Kind, Object, Reference};
 use milecastle_plugin_api::Registry;
 use milecastle_store::{Holder, PublishError, StoreError};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The database did not do what was asked of it.
 pub(crate) fn unavailable(error: &StoreError) -> Box<Reply> {
@@ -37,6 +38,17 @@ pub(crate) fn no_json(object: &Object, error: &serde_json::Error) -> Box<Reply> 
     tracing::error!(object = %object.key, %error, "the stored body is not JSON");
     let text = format!("what is stored under {PREFIX}{} is not readable", object.key);
     Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, text))
+}
+
+/// Whoever asks is not known, or may not use the method (§3).
+pub(crate) fn stranger(description: &str) -> Box<Reply> {
+    let body = json!({ "error_msg": "failed to check token", "description": description });
+    Box::new(Reply::json(StatusCode::UNAUTHORIZED, &body))
+}
+
+/// Whoever asks may not.
+pub(crate) fn not_allowed(missing: &Missing) -> Reply {
+    Reply::error(StatusCode::FORBIDDEN, missing.to_string())
 }
 
 /// Too many requests wait for nodes.

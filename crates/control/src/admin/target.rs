@@ -1,6 +1,7 @@
 //! What a path under `/apisix/admin` names (`docs/spec/admin-api.md` §2 steps 3 and 5).
 
 use crate::admin::query::decode;
+use crate::rights::{Need, Resource};
 use http::Method;
 use milecastle_model::{Key, Kind};
 use milecastle_settings::Declarative;
@@ -39,6 +40,23 @@ impl Target {
             | (Target::Probe | Target::Configs | Target::ValidateConfigs, _) => Some(target),
             (_, Declarative::Only) => None,
         }
+    }
+
+    /// What a call takes; `None`: to be known is enough, for nothing is shown but that there is nothing.
+    pub(crate) fn need(&self, method: &Method) -> Option<Need> {
+        let reads = [Method::GET, Method::HEAD].contains(method);
+        let of = |resource| if reads { Need::read(resource) } else { Need::write(resource) };
+        Some(match self {
+            Target::Probe => return None,
+            Target::PluginNames | Target::ValidateSchema(_) => Need::read(Resource::Schemas),
+            Target::PluginReload => of(Resource::Schemas),
+            Target::ValidateConfigs => Need::read(Resource::Configuration),
+            Target::Configs => of(Resource::Configuration),
+            Target::Typed(segments) => match Typed::of(segments)? {
+                Typed::Plugins(_) | Typed::Schema(_) => of(Resource::Schemas),
+                Typed::Resource(place) => of(Resource::Objects(place.kind)),
+            },
+        })
     }
 
     fn listed(method: &Method, path: &str) -> Option<Target> {

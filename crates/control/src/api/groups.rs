@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::{Failure, Outcome, Site, Who, json, query_of};
+use crate::rights::{Need, Place, Resource};
 
 /// A group as answers show it.
 #[derive(Serialize)]
@@ -39,12 +40,13 @@ impl From<Group> for Shown {
     }
 }
 
-/// `GET /api/gateway_groups`: all, or those of the name that `name` says.
-pub(super) async fn list(Shared(api): Site, uri: Uri) -> Outcome {
+/// `GET /api/gateway_groups`: all that whoever asks may see, or those of the name that `name` says.
+pub(super) async fn list(Shared(api): Site, Extension(who): Who, uri: Uri) -> Outcome {
     let query = query_of(&uri);
+    let seen = |group: &Group| who.rights.allow(Need::read(Resource::Groups), Place::Group(&group.id));
     let named = |group: &Group| query.get("name").filter(|name| !name.is_empty()).is_none_or(|name| group.name == name);
     let groups = api.store().group_list().await?;
-    let shown: Vec<Shown> = groups.into_iter().filter(named).map(Shown::from).collect();
+    let shown: Vec<Shown> = groups.into_iter().filter(|group| named(group) && seen(group)).map(Shown::from).collect();
     Ok(super::list(&shown))
 }
 

@@ -2,10 +2,13 @@
 //! (`docs/api.md`). Configuration itself is written and read by the compatible Admin API.
 //!
 //! What must stay true:
-//! - Whoever may not use the Admin API on this listener may not use this one; a viewer's key reads and nothing else.
+//! - Whoever may not use the Admin API on this listener may not use this one.
+//! - No endpoint is served without the right that it takes ([`endpoints`]).
 //! - Every refusal has one shape ([`Failure`]); a failure of ours has an id under which the log says more.
 //! - No answer shows a secret, but the one that minted it.
 
+mod api_tokens;
+mod endpoints;
 mod failure;
 mod groups;
 mod lineage;
@@ -13,15 +16,17 @@ mod maintenance;
 mod members;
 mod nodes;
 mod revisions;
+mod roles;
 mod settings;
 mod tokens;
 
 use crate::admin::access;
 use crate::admin::body;
 use crate::admin::query::Query;
+use crate::callers::{Callers, Stranger};
 use crate::dpm::Nodes;
-use crate::keys::{Holder, Keyring};
 use crate::listen::Peer;
+use crate::rights::Principal;
 use crate::state::State;
 use crate::waits::{Place, Waits};
 use crate::{Clock, SERVER};
@@ -30,12 +35,13 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State as Shared};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+pub use endpoints::Declared;
+pub(crate) use endpoints::declared;
 use failure::{Failure, Outcome};
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use milecastle_settings::{Peers, Time};
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Role, Store};
+use milecastle_store::Store;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -50,7 +56,7 @@ pub(crate) struct Api {
     pub(crate) nodes: Nodes,
     /// Of the default settings of a group.
     pub(crate) compiler: Arc<Compiler>,
-    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) callers: Arc<Callers>,
     pub(crate) clock: Clock,
     pub(crate) key_required: bool,
     pub(crate) max_body: usize,
@@ -61,32 +67,11 @@ pub(crate) struct Api {
 }
 
 type Site = Shared<Arc<Api>>;
-type Who = Extension<Arc<Holder>>;
+type Who = Extension<Arc<Principal>>;
 
 /// All of it, to be nested under [`BASE`].
 pub(crate) fn router(api: Arc<Api>) -> Router {
-    let routes = Router::new()
-        .route("/gateway_groups", get(groups::list).post(groups::create))
-        .route("/gateway_groups/{group}", get(groups::show).patch(groups::update).delete(groups::delete))
-        .route("/gateway_groups/{group}/lineage", get(lineage::show))
-        .route("/gateway_groups/{group}/lineage/confirm", post(lineage::confirm))
-        .route("/gateway_groups/{group}/maintenance", put(maintenance::begin_group).delete(maintenance::end_group))
-        .route("/gateway_groups/{group}/settings", get(settings::show).put(settings::replace).patch(settings::patch))
-        .route("/gateway_groups/{group}/tokens", get(tokens::list).post(tokens::create))
-        .route("/gateway_groups/{group}/tokens/{token}", delete(tokens::revoke))
-        .route("/gateway_groups/{group}/nodes", get(nodes::of_group))
-        .route("/gateway_groups/{group}/nodes/{node}", get(nodes::show).delete(nodes::delete))
-        .route("/gateway_groups/{group}/nodes/{node}/revoke", post(nodes::revoke))
-        .route(
-            "/gateway_groups/{group}/nodes/{node}/maintenance",
-            put(maintenance::begin_node).delete(maintenance::end_node),
-        )
-        .route("/gateway_groups/{group}/revisions", get(revisions::list))
-        .route("/gateway_groups/{group}/revisions/{revision}", get(revisions::show))
-        .route("/gateway_groups/{group}/revisions/{revision}/receipt", get(revisions::receipt))
-        .route("/nodes", get(nodes::all))
-        .route("/members", get(members::list))
-        .route("/members/{name}/maintenance", put(maintenance::begin_member).delete(maintenance::end_member))
+    let routes = endpoints::router()
         .method_not_allowed_fallback(|| async {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take that method")
         })
@@ -94,17 +79,13 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
     routes.layer(middleware::from_fn_with_state(api.clone(), admit)).with_state(api)
 }
 
-/// Lets a request in, or refuses it.
-async fn admit(
-    Shared(api): Site,
-    Extension(Peer(peer)): Extension<Peer>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let mut response = match holder(&api, peer, &request) {
-        Ok(holder) => {
-            request.extensions_mut().insert(Arc::new(holder));
-            next.run(request).await
+/// Finds out whose request it is, or refuses it. What it takes is asked by each endpoint ([`endpoints`]).
+async fn admit(Shared(api): Site, Extension(Peer(peer)): Extension<Peer>, request: Request, next: Next) -> Response {
+    let (mut head, body) = request.into_parts();
+    let mut response = match principal(&api, peer, &head).await {
+        Ok(principal) => {
+            head.extensions.insert(Arc::new(principal));
+            next.run(Request::from_parts(head, body)).await
         }
         Err(failure) => failure.into_response(),
     };
@@ -112,27 +93,32 @@ async fn admit(
     response
 }
 
-fn holder(api: &Api, peer: std::net::IpAddr, request: &Request) -> Result<Holder, Failure> {
+async fn principal(api: &Api, peer: std::net::IpAddr, head: &http::request::Parts) -> Result<Principal, Failure> {
     if !access::admits(&api.allowed, peer) {
         let message = "this address may not use the API here: see admin.allow_admin_on_dashboard";
         return Err(Failure::new(StatusCode::FORBIDDEN, "address_not_allowed", message));
     }
-    let query = Query::parse(request.uri().query().unwrap_or_default());
-    let Some(key) = access::key_of(&query, request.headers()) else {
-        if !api.key_required {
-            return Ok(Holder { name: "anonymous".into(), role: Role::Admin });
-        }
-        let message = "an Admin key is needed, in the header X-API-KEY";
-        return Err(Failure::new(StatusCode::UNAUTHORIZED, "no_key", message));
+    let query = query_of(&head.uri);
+    let stranger = match api.callers.who(peer, &head.method, &query, &head.headers).await {
+        Ok(principal) => return Ok(principal),
+        Err(stranger) => stranger,
     };
-    match api.keyring.find(&key) {
-        Some(holder) if holder.role == Role::Viewer && request.method() != Method::GET => {
-            let message = format!("the key `{}` may read only", holder.name);
-            Err(Failure::new(StatusCode::FORBIDDEN, "read_only_key", message))
+    Err(match stranger {
+        Stranger::Nameless if !api.key_required => return Ok(Principal::anonymous()),
+        Stranger::Nameless => {
+            let message = "an Admin key or a token is needed, in the header X-API-KEY";
+            Failure::new(StatusCode::UNAUTHORIZED, "no_key", message)
         }
-        Some(holder) => Ok(holder),
-        None => Err(Failure::new(StatusCode::UNAUTHORIZED, "wrong_key", "this is none of the Admin keys")),
-    }
+        Stranger::Unknown => Failure::new(
+            StatusCode::UNAUTHORIZED,
+            "wrong_key",
+            "this is none of the Admin keys, and no token that is good",
+        ),
+        Stranger::ReadsOnly(name) => {
+            Failure::new(StatusCode::FORBIDDEN, "read_only_key", format!("the key `{name}` may read only"))
+        }
+        Stranger::Unavailable(error) => error.into(),
+    })
 }
 
 impl Api {
@@ -160,7 +146,7 @@ impl Api {
     }
 
     /// A place for a request that waits so long, if it does at all.
-    fn place(&self, who: &Holder, wait: Duration) -> Result<Option<Place>, Failure> {
+    fn place(&self, who: &Principal, wait: Duration) -> Result<Option<Place>, Failure> {
         if wait.is_zero() { Ok(None) } else { Ok(Some(self.waits.enter(&who.name)?)) }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::groups::done;
 use super::{Api, Failure, Outcome, Site, Who, json};
 use crate::dpm::NodeState;
+use crate::rights::{Need, Place, Resource};
 
 /// A node as answers show it. `head` is the newest revision of its group.
 fn shown(group: &str, head: u64, node: &NodeState) -> Value {
@@ -60,10 +61,13 @@ pub(super) async fn of_group(Shared(api): Site, Path(group): Path<String>) -> Ou
     Ok(super::list(&listed(&api, &group).await?))
 }
 
-/// `GET /api/nodes`: of all groups.
-pub(super) async fn all(Shared(api): Site) -> Outcome {
+/// `GET /api/nodes`: of all groups of which whoever asks may see them.
+pub(super) async fn all(Shared(api): Site, Extension(who): Who) -> Outcome {
     let mut all = Vec::new();
     for group in api.store().group_list().await? {
+        if !who.rights.allow(Need::read(Resource::Nodes), Place::Group(&group.id)) {
+            continue;
+        }
         all.append(&mut listed(&api, &group.id).await?);
     }
     Ok(super::list(&all))

@@ -12,6 +12,7 @@ mod client_adc;
 mod client_dashboard;
 mod examples;
 mod replicas;
+mod rights;
 mod s01_headers;
 mod s02_pipeline;
 mod s03_keys;

@@ -48,7 +48,7 @@ async fn a_newer_schema_with_a_rule_is_left_alone(home: Home) {
     home.sql(LATER).await;
     home.sql("UPDATE schema_rule SET oldest = 999, release = '7.0.0'").await;
     let Err(refused) = open(&home.dsn, &home.key).await else { panic!("a newer schema was opened") };
-    assert!(matches!(refused, OpenError::NewerSchema { found: 999, known: 7, .. }), "{refused}");
+    assert!(matches!(refused, OpenError::NewerSchema { found: 999, known: 1..=998, .. }), "{refused}");
     assert!(refused.to_string().contains("start Milecastle 7.0.0 or newer"), "{refused}");
 }
 

@@ -1,0 +1,41 @@
+//! Roles, and who may give them.
+
+use http::StatusCode;
+use milecastle_store::RoleGrant;
+use serde_json::{Value, json};
+
+use super::{Failure, Outcome, Site};
+use crate::rights::{Action, Principal, Rights, Role};
+
+/// A role as answers show it.
+fn shown(role: &Role) -> Value {
+    let names = |action| role.resources(action).map(|resource| resource.name()).collect::<Vec<_>>();
+    json!({ "name": role.name, "read": names(Action::Read), "write": names(Action::Write) })
+}
+
+/// `GET /api/roles`: what each of them allows.
+pub(super) async fn list(_: Site) -> Outcome {
+    Ok(super::list(&Role::built_in().iter().map(shown).collect::<Vec<_>>()))
+}
+
+/// Refuses grants that are none, or that `who` may not make.
+pub(super) fn granted(who: &Principal, grants: &[RoleGrant]) -> Result<(), Failure> {
+    if grants.is_empty() {
+        return Err(Failure::bad("invalid_body", "without a role nothing is allowed: GET /api/roles").at("/roles"));
+    }
+    for (i, grant) in grants.iter().enumerate() {
+        if Role::find(&grant.role).is_none() {
+            let message = format!("there is no role `{}`: GET /api/roles", grant.role);
+            return Err(Failure::bad("invalid_body", message).at(&format!("/roles/{i}/role")));
+        }
+        if grant.groups.is_empty() {
+            let message = "name gateway groups, or `*` for all of them";
+            return Err(Failure::bad("invalid_body", message).at(&format!("/roles/{i}/groups")));
+        }
+    }
+    if who.rights.cover(&Rights::of(grants)) {
+        return Ok(());
+    }
+    let message = format!("`{}` may not give roles that allow more than his own do", who.name);
+    Err(Failure::new(StatusCode::FORBIDDEN, "not_allowed", message))
+}

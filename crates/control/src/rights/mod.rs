@@ -1,0 +1,265 @@
+//! Who may do what (`docs/access.md`): the one place where calls are authorised.
+//!
+//! A call is a principal, an action, a resource and a place. A role says which actions on which resources it allows; a principal
+//! has roles, each in some gateway groups or in all.
+//!
+//! What must stay true:
+//! - What no role of the principal allows is refused, whatever kind of principal it is.
+//! - What belongs to no group takes a role that is given in all groups.
+//! - Nobody gives to others what he may not do himself ([`Rights::cover`]).
+
+mod resource;
+mod roles;
+
+pub(crate) use resource::{Action, Resource};
+pub(crate) use roles::Role;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use http::Method;
+use milecastle_store::{ApiToken, Role as KeyRole, RoleGrant};
+
+/// What a call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub(crate) action: Action,
+    pub(crate) resource: Resource,
+}
+
+/// Where a call acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place<'a> {
+    /// In no gateway group, but on the cluster.
+    Cluster,
+    /// In one group.
+    Group(&'a str),
+    /// In every group in which it may: the answer leaves the others out.
+    Anywhere,
+}
+
+/// In which gateway groups a role is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Groups {
+    /// In all, those to come included.
+    All,
+    /// In these.
+    Named(BTreeSet<String>),
+}
+
+/// A role that somebody has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) role: Arc<Role>,
+    pub(crate) groups: Groups,
+}
+
+/// All that somebody may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Rights(Vec<Grant>);
+
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Principal {
+    /// Name of the key; of a token its name after `token/`.
+    pub(crate) name: String,
+    pub(crate) kind: PrincipalKind,
+    pub(crate) rights: Rights,
+}
+
+/// By what somebody is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PrincipalKind {
+    /// Nothing: the settings ask for no key.
+    Anonymous,
+    /// A key of the Admin API.
+    AdminKey(KeyRole),
+    /// A token of a machine.
+    Token,
+}
+
+/// A right that was missing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{who}` may not {action} {resource}{place}; roles that allow it: {roles}", place = placed(.group.as_deref()), roles = .roles.join(", "))]
+pub(crate) struct Missing {
+    pub(crate) who: String,
+    pub(crate) action: Action,
+    pub(crate) resource: Resource,
+    /// The group in which it was missing; `None`: on the whole cluster.
+    pub(crate) group: Option<String>,
+    /// Built-in roles that allow it.
+    pub(crate) roles: Vec<String>,
+}
+
+fn placed(group: Option<&str>) -> String {
+    group.map(|group| format!(" in gateway group `{group}`")).unwrap_or_default()
+}
+
+impl Need {
+    pub(crate) const fn read(resource: Resource) -> Self {
+        Self { action: Action::Read, resource }
+    }
+
+    pub(crate) const fn write(resource: Resource) -> Self {
+        Self { action: Action::Write, resource }
+    }
+}
+
+impl Rights {
+    /// Those of stored grants. A role that this version does not know allows nothing.
+    pub(crate) fn of(grants: &[RoleGrant]) -> Self {
+        let known = grants.iter().filter_map(|grant| {
+            let groups = match grant.is_everywhere() {
+                true => Groups::All,
+                false => Groups::Named(grant.groups.iter().cloned().collect()),
+            };
+            Some(Grant { role: Arc::new(Role::find(&grant.role)?), groups })
+        });
+        Self(known.collect())
+    }
+
+    /// Whether they allow all that others do.
+    pub(crate) fn cover(&self, others: &Rights) -> bool {
+        others.0.iter().all(|grant| {
+            let all = Action::ALL
+                .into_iter()
+                .flat_map(|action| grant.role.resources(action).map(move |resource| Need { action, resource }));
+            all.into_iter().all(|need| match &grant.groups {
+                Groups::All => self.allow(need, Place::Cluster),
+                Groups::Named(named) => named.iter().all(|group| self.allow(need, Place::Group(group))),
+            })
+        })
+    }
+
+    /// Those of one role in all groups.
+    pub(crate) fn everywhere(role: Role) -> Self {
+        Self(vec![Grant { role: Arc::new(role), groups: Groups::All }])
+    }
+
+    /// Whether they allow a call.
+    pub(crate) fn allow(&self, need: Need, place: Place<'_>) -> bool {
+        self.0.iter().any(|grant| grant.groups.hold(place) && grant.role.allows(need))
+    }
+}
+
+impl Groups {
+    fn hold(&self, place: Place<'_>) -> bool {
+        match (self, place) {
+            (Self::All, _) => true,
+            (Self::Named(named), Place::Group(group)) => named.contains(group),
+            (Self::Named(named), Place::Anywhere) => !named.is_empty(),
+            (Self::Named(_), Place::Cluster) => false,
+        }
+    }
+}
+
+impl Principal {
+    /// Whoever calls where the settings ask for no key.
+    pub(crate) fn anonymous() -> Self {
+        let rights = Rights::everywhere(Role::administrator());
+        Self { name: "anonymous".to_owned(), kind: PrincipalKind::Anonymous, rights }
+    }
+
+    /// The holder of a key of the Admin API.
+    pub(crate) fn of_key(name: String, role: KeyRole) -> Self {
+        let rights = Rights::everywhere(match role {
+            KeyRole::Admin => Role::administrator(),
+            KeyRole::Viewer => Role::viewer(),
+        });
+        Self { name, kind: PrincipalKind::AdminKey(role), rights }
+    }
+
+    /// A machine with a token.
+    pub(crate) fn of_token(token: &ApiToken) -> Self {
+        Self { name: format!("token/{}", token.name), kind: PrincipalKind::Token, rights: Rights::of(&token.grants) }
+    }
+
+    /// Whether it may use this method at all: a key that may only read may only GET, whatever it asks for
+    /// (`docs/spec/admin-api.md` §3).
+    pub(crate) fn may_use(&self, method: &Method) -> bool {
+        self.kind != PrincipalKind::AdminKey(KeyRole::Viewer) || method == Method::GET
+    }
+
+    /// Lets a call pass, or says what is missing.
+    pub(crate) fn authorise(&self, need: Need, place: Place<'_>) -> Result<(), Missing> {
+        if self.rights.allow(need, place) {
+            return Ok(());
+        }
+        let group = match place {
+            Place::Group(group) => Some(group.to_owned()),
+            Place::Cluster | Place::Anywhere => None,
+        };
+        let roles = Role::built_in().into_iter().filter(|role| role.allows(need)).map(|role| role.name).collect();
+        Err(Missing { who: self.name.clone(), action: need.action, resource: need.resource, group, roles })
+    }
+}
+
+/// As `write routes`.
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.action, self.resource)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milecastle_model::Kind;
+
+    const ROUTES: Resource = Resource::Objects(Kind::Route);
+
+    fn given(role: &str, group: &str) -> RoleGrant {
+        RoleGrant { role: role.to_owned(), groups: vec![group.to_owned()] }
+    }
+
+    #[test]
+    fn nobody_covers_more_than_he_may_do() {
+        let check = |own: &[RoleGrant], others: &[RoleGrant], expected: bool| {
+            assert_eq!(Rights::of(own).cover(&Rights::of(others)), expected, "{own:?} {others:?}");
+        };
+        let everywhere = RoleGrant::everywhere;
+        check(&[everywhere("administrator")], &[everywhere("administrator"), given("viewer", "a")], true);
+        check(&[everywhere("operator")], &[everywhere("administrator")], false);
+        check(&[everywhere("operator")], &[given("api_owner", "a")], true);
+        check(&[given("operator", "a")], &[given("viewer", "a")], true);
+        check(&[given("operator", "a")], &[given("viewer", "b")], false);
+        check(&[given("operator", "a")], &[everywhere("viewer")], false);
+        check(&[], &[everywhere("a role of a later version")], true);
+    }
+
+    #[test]
+    fn a_role_counts_where_it_is_given() {
+        let rights = Rights::of(&[given("operator", "prod"), RoleGrant::everywhere("viewer")]);
+        let check = |need: Need, place: Place<'_>, expected: bool| {
+            assert_eq!(rights.allow(need, place), expected, "{need} {place:?}");
+        };
+        check(Need::write(ROUTES), Place::Group("prod"), true);
+        check(Need::write(ROUTES), Place::Group("test"), false);
+        check(Need::read(ROUTES), Place::Group("test"), true);
+        check(Need::write(Resource::Members), Place::Cluster, false);
+        check(Need::read(Resource::Members), Place::Cluster, true);
+        check(Need::write(Resource::Nodes), Place::Anywhere, true);
+        assert!(!Rights::default().allow(Need::read(ROUTES), Place::Anywhere));
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let viewer = Principal::of_key("eve".to_owned(), KeyRole::Viewer);
+        let missing = viewer.authorise(Need::write(ROUTES), Place::Group("prod")).unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "`eve` may not write routes in gateway group `prod`; roles that allow it: administrator, operator, api_owner"
+        );
+    }
+
+    #[test]
+    fn a_key_that_reads_may_only_get() {
+        let may = |role| {
+            [Method::GET, Method::HEAD, Method::PUT]
+                .map(|method| Principal::of_key(String::new(), role).may_use(&method))
+        };
+        assert_eq!(may(KeyRole::Viewer), [true, false, false]);
+        assert_eq!(may(KeyRole::Admin), [true; 3]);
+    }
+}

@@ -1,0 +1,40 @@
+//! The roles that somebody has, as they are stored. What a role allows is the control plane's to know.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::StoreError;
+
+/// Names all gateway groups, those to come included.
+const ALL: &str = "*";
+
+/// A role in some gateway groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoleGrant {
+    /// Name of the role.
+    pub role: String,
+    /// Ids of the groups; `*` is all of them.
+    pub groups: Vec<String>,
+}
+
+impl RoleGrant {
+    /// A role in all groups.
+    pub fn everywhere(role: impl Into<String>) -> Self {
+        Self { role: role.into(), groups: vec![ALL.to_owned()] }
+    }
+
+    /// Whether it is in all groups.
+    pub fn is_everywhere(&self) -> bool {
+        self.groups.iter().any(|group| group == ALL)
+    }
+}
+
+/// Grants as a column holds them.
+pub(crate) fn written(grants: &[RoleGrant]) -> String {
+    serde_json::to_string(grants).expect("texts have a JSON form")
+}
+
+/// Inverse of [`written`].
+pub(crate) fn read(column: &str) -> Result<Vec<RoleGrant>, StoreError> {
+    serde_json::from_str(column).map_err(|_| StoreError::corrupt("the roles of an account or a token"))
+}
