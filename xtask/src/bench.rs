@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the binary as it is shipped, beside nginx and haproxy, what it keeps in memory, how it starts, what
+//! `cargo xtask bench`: the binary as it is shipped, beside nginx, haproxy and Envoy, what it keeps in memory, how it starts, what
 //! changes of its configuration cost its clients, and how soon they are in force in a cluster.
 
 use std::process::Command;
