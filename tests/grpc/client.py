@@ -87,6 +87,17 @@ def cancel(channel, asked):
     return {"cancelled": call.cancelled()}
 
 
+def wait(channel, asked):
+    """Waits for the end of a call to which the server says nothing but the head."""
+    call = channel.unary_stream("/test.Echo/Hang")(b"head first", timeout=60)
+    try:
+        for _ in call:
+            pass
+    except grpc.RpcError:
+        pass
+    return ended(call)
+
+
 def load(channel, asked):
     """Calls without pause from several threads, for some seconds."""
     until = time.monotonic() + asked["seconds"]
@@ -111,7 +122,7 @@ def main():
     address, kind, asked = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     with grpc.insecure_channel(address, OPTIONS) as channel:
         kinds = {"unary": unary, "server_stream": server_stream, "client_stream": client_stream, "bidi": bidi,
-                 "cancel": cancel, "load": load}
+                 "cancel": cancel, "wait": wait, "load": load}
         print("ended " + json.dumps(kinds[kind](channel, asked)), flush=True)
 
 

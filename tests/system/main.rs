@@ -20,6 +20,7 @@ mod keys;
 mod killed;
 mod last_good;
 mod life_cycle;
+mod long_connections;
 mod maintenance;
 mod many_nodes;
 mod observability;

@@ -12,11 +12,11 @@ const ASK: &str = "GET /ws?room=1 HTTP/1.1\r\nHost: chat.test\r\nConnection: kee
 /// What belongs to the key (RFC 6455 §1.3).
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-const TEXT: u8 = 0x81;
-const CLOSE: u8 = 0x88;
+pub(crate) const TEXT: u8 = 0x81;
+pub(crate) const CLOSE: u8 = 0x88;
 
 /// A frame of up to 65,535 bytes (RFC 6455 §5.2), masked as clients must.
-fn frame(kind: u8, payload: &[u8], masked: bool) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     let bit = if masked { 0x80 } else { 0 };
     let mut frame = vec![kind];
     match u8::try_from(payload.len()) {
@@ -53,10 +53,16 @@ fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
 
 /// A server that sends every message back, answers a close with a close, and says good-bye when the client stops sending.
 pub(crate) fn chat() -> SocketAddr {
+    chat_telling(|_, _| {})
+}
+
+/// The same, which tells of each frame that it gets.
+pub(crate) fn chat_telling(tell: impl Fn(u8, &[u8]) + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
+            let tell = tell.clone();
             std::thread::spawn(move || {
                 let mut head = Vec::new();
                 let mut byte = [0];
@@ -75,6 +81,7 @@ pub(crate) fn chat() -> SocketAddr {
                 stream.write_all(answer.as_bytes()).unwrap();
                 stream.write_all(&frame(TEXT, b"welcome", false)).unwrap();
                 while let Some((kind, payload)) = read_frame(&mut stream) {
+                    tell(kind, &payload);
                     stream.write_all(&frame(kind, &payload, false)).unwrap();
                     if kind == CLOSE {
                         return;
@@ -92,7 +99,7 @@ pub(crate) async fn say(client: &mut Raw, text: &[u8]) {
     hear(client, TEXT, text).await;
 }
 
-async fn hear(client: &mut Raw, kind: u8, payload: &[u8]) {
+pub(crate) async fn hear(client: &mut Raw, kind: u8, payload: &[u8]) {
     let expected = frame(kind, payload, false);
     assert!(client.read_exact(expected.len()).await.unwrap() == expected);
 }
@@ -103,8 +110,13 @@ async fn open(up: &Up) -> Raw {
 
 /// A WebSocket through the gateway that serves HTTP at this address.
 pub(crate) async fn open_at(http: SocketAddr) -> Raw {
+    open_with(http, "chat.test", "").await
+}
+
+/// The same, of a host, asked for with further lines in the head.
+pub(crate) async fn open_with(http: SocketAddr, host: &str, lines: &str) -> Raw {
     let mut client = Raw::connect(http).await.unwrap();
-    client.send(ASK).await.unwrap();
+    client.send(ASK.replace("chat.test\r\n", &format!("{host}\r\n{lines}"))).await.unwrap();
     let head = client.read_head().await.unwrap().to_ascii_lowercase();
     assert!(head.starts_with("http/1.1 101 switching protocols\r\n"), "{head}");
     assert!(head.contains(&format!("\r\nsec-websocket-accept: {}\r\n", ACCEPT.to_ascii_lowercase())), "{head}");

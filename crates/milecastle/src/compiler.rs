@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// Plugins of TCP and UDP sessions that are enabled unless the settings of the group say otherwise (`docs/spec/stream.md` §1).
-const STREAM_PLUGINS: [&str; 5] = ["ip-restriction", "limit-conn", "mqtt-proxy", "syslog", "traffic-split"];
+const STREAM_PLUGINS: [&str; 6] =
+    ["ip-restriction", "limit-conn", "long-connections", "mqtt-proxy", "syslog", "traffic-split"];
 
 /// A compiler of the default settings of a group. What a node makes of a configuration rests on `attrs`, its `plugin_attr`; whether
 /// it can be made does not.

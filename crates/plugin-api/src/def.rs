@@ -207,6 +207,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     const SCOPE: Scope = Scope::Config;
     /// Whether the global and the route's instance both run.
     const RUN_POLICY: RunPolicy = RunPolicy::Both;
+    /// It only watches, or says what becomes of connections that last: a change of it is none of their terms.
+    const INCIDENTAL: bool = false;
     /// Attributes that are secret: dotted paths in the configuration (of the credential for authentication plugins).
     const ENCRYPTED: &'static [&'static str] = &[];
     /// Configurations to learn from.
@@ -251,6 +253,8 @@ pub struct PluginDef {
     pub scope: Scope,
     /// See [`Plugin::RUN_POLICY`].
     pub run_policy: RunPolicy,
+    /// See [`Plugin::INCIDENTAL`].
+    pub incidental: bool,
     /// See [`Plugin::ENCRYPTED`].
     pub encrypted: &'static [&'static str],
     /// See [`Plugin::EXAMPLES`].
@@ -273,6 +277,7 @@ impl PluginDef {
             metadata: P::METADATA,
             scope: P::SCOPE,
             run_policy: P::RUN_POLICY,
+            incidental: P::INCIDENTAL,
             encrypted: P::ENCRYPTED,
             examples: P::EXAMPLES,
             schema: P::schema,

@@ -28,6 +28,7 @@ mod registry;
 mod schema;
 mod shared;
 pub mod stream;
+mod superseded;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -50,7 +51,8 @@ pub use hooks::{
 };
 pub use meta::Meta;
 pub use reference::reference_page;
-pub use registry::{Built, CompiledMetadata, Placement, Registry, Subsystem};
+pub use registry::{Built, CompiledMetadata, Placement, Registry, Subsystem, checksum};
 pub use schema::schema_of;
 pub use shared::{NoSecrets, Secrets, Shared};
+pub use superseded::WhenSuperseded;
 pub use view::{NodeFacts, View};

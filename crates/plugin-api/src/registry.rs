@@ -57,6 +57,8 @@ pub struct Built {
 
 /// One compiled configuration, shared by all objects that carry an equal one (see [`Scope`]).
 struct Instance {
+    /// Of `config`.
+    checksum: u64,
     config: Value,
     hooks: HookSet,
     declared: Declared,
@@ -91,6 +93,12 @@ impl Built {
     /// The configuration without `_meta`, references resolved.
     pub fn config(&self) -> &Value {
         &self.instance.config
+    }
+
+    /// A checksum of the configuration, `_meta` included.
+    pub fn checksum(&self) -> u64 {
+        let meta = self.meta.as_ref().map_or(0, |meta| meta.checksum);
+        self.instance.checksum.rotate_left(1) ^ meta
     }
 
     /// Whether both are one and the same instance.
@@ -343,6 +351,7 @@ impl Registry {
             Err(_) if disabled => Ok(Some(Built {
                 def: entry.def,
                 instance: Arc::new(Instance {
+                    checksum: checksum(config),
                     config: config.clone(),
                     hooks: HookSet::default(),
                     declared: Declared::default(),
@@ -372,7 +381,10 @@ impl Registry {
             return Err(explain(faults.into_iter().map(ConfigError::from).collect()));
         }
         let meta = match members.get("_meta") {
-            Some(Value::Object(meta)) => Some(Arc::new(Meta::compile(def.name, meta).map_err(|fault| vec![fault])?)),
+            Some(written @ Value::Object(own)) => {
+                let compiled = Meta::compile(def.name, own).map_err(|fault| vec![fault])?;
+                Some(Arc::new(Meta { checksum: checksum(written), ..compiled }))
+            }
             _ => None,
         };
         if credential {
@@ -405,7 +417,7 @@ impl Registry {
             writing: request.writing,
         };
         let (hooks, declared) = (def.build)(&config, &cx)?;
-        let instance = Arc::new(Instance { config, hooks, declared });
+        let instance = Arc::new(Instance { checksum, config, hooks, declared });
         if request.writing {
             return Ok(instance);
         }
@@ -482,8 +494,8 @@ fn settle(value: &mut Value, secrets: &dyn Secrets) {
     }
 }
 
-/// A checksum that does not depend on the order of members.
-fn checksum(value: &Value) -> u64 {
+/// A checksum of a JSON value that does not depend on the order of members.
+pub fn checksum(value: &Value) -> u64 {
     let hash = |parts: (u8, &dyn Fn() -> u64)| FixedState::default().hash_one((parts.0, parts.1()));
     fn of<T: Hash>(value: T) -> u64 {
         FixedState::default().hash_one(value)

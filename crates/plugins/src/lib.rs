@@ -44,6 +44,7 @@ plugins! {
     ip_restriction,
     key_auth,
     limit_count,
+    long_connections,
     opentelemetry,
     prometheus,
     proxy_rewrite,
@@ -62,6 +63,7 @@ macro_rules! stream_plugins {
 stream_plugins! {
     ip_restriction,
     limit_conn,
+    long_connections,
     mqtt_proxy,
     prometheus,
     syslog,

@@ -5,8 +5,10 @@ use crate::h1::{Keep, Limits, Patience};
 use crate::h2_client::Http2Limits;
 use http::{HeaderName, HeaderValue};
 use milecastle_matching::{CidrError, CidrSet};
-use milecastle_plugin_api::NodeFacts;
-use milecastle_settings::{AmbiguousPath, Apisix, Gateway as Settings, Peers, PortRange, TlsVersion, VerifyUpstreams};
+use milecastle_plugin_api::{NodeFacts, WhenSuperseded};
+use milecastle_settings::{
+    AmbiguousPath, Apisix, Gateway as Settings, LongConnectionPolicy, Peers, PortRange, TlsVersion, VerifyUpstreams,
+};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -63,6 +65,15 @@ pub(crate) struct StreamLimits {
     pub(crate) udp_sessions: usize,
     /// Datagrams that wait while a session is being opened.
     pub(crate) udp_pending: usize,
+}
+
+/// What becomes of connections that last (`docs/long-connections.md`).
+#[derive(Debug)]
+pub(crate) struct Lasting {
+    /// Where no plugin says anything.
+    pub(crate) when_superseded: WhenSuperseded,
+    /// How long an answer has lasted at least that is ended, unless it says that it is a stream of events.
+    pub(crate) answers_from: Duration,
 }
 
 /// How the client's address is found behind proxies (`docs/spec/routing.md` §9).
@@ -125,6 +136,7 @@ pub struct GatewayConfig {
     /// Where datagrams are served.
     pub(crate) udp: Vec<SocketAddr>,
     pub(crate) stream: StreamLimits,
+    pub(crate) lasting: Lasting,
     pub(crate) workers: usize,
     pub(crate) client: ClientLimits,
     pub(crate) upstream: Limits,
@@ -206,6 +218,14 @@ impl GatewayConfig {
                 preread_timeout: settings.timeouts.stream_preread.get(),
                 udp_sessions: (limits.udp_sessions as usize).div_ceil(workers),
                 udp_pending: limits.udp_pending as usize,
+            },
+            lasting: Lasting {
+                when_superseded: match settings.long_connections.policy {
+                    LongConnectionPolicy::Keep => WhenSuperseded::Keep,
+                    LongConnectionPolicy::Drain => WhenSuperseded::EndAfter(settings.long_connections.drain.get()),
+                    LongConnectionPolicy::Cut => WhenSuperseded::EndAfter(Duration::ZERO),
+                },
+                answers_from: settings.long_connections.answers_from.get(),
             },
             workers,
             client: ClientLimits {

@@ -98,6 +98,12 @@ counters! {
     bad_proxy_headers,
     /// Client connections that have switched from HTTP to another protocol, and are open.
     tunnels,
+    /// WebSockets ended because what they were opened under holds no longer.
+    superseded_websockets,
+    /// Answers ended for that.
+    superseded_answers,
+    /// TCP and UDP sessions ended for that.
+    superseded_sessions,
     /// UDP sessions that are open.
     udp_sessions,
     /// Datagrams dropped because there were as many UDP sessions as there may be.

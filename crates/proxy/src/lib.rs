@@ -30,6 +30,7 @@ mod h1;
 mod h2_client;
 pub mod handover;
 mod health;
+mod lasting;
 mod metrics_page;
 pub mod node;
 mod node_metrics;

@@ -41,10 +41,11 @@ pub use discovery::{
 };
 pub use dp_manager::{Certificates, DpManager, DpManagerFile, Stream};
 pub use gateway::{
-    AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, Limits, MetricSettings,
-    MetricsPush, NginxConfig, NginxHttp, NginxStream, NodeListen, PluginAttr, Prometheus, ProxyProtocol, Shutdown, Ssl,
-    SslListen, State, StreamProxy, TcpListen, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, Upgrade,
-    UpstreamKeepalive, UpstreamPool, UpstreamTls, VerifyUpstreams,
+    AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, Limits,
+    LongConnectionPolicy, LongConnections, MetricSettings, MetricsPush, NginxConfig, NginxHttp, NginxStream,
+    NodeListen, PluginAttr, Prometheus, ProxyProtocol, Shutdown, Ssl, SslListen, State, StreamProxy, TcpListen,
+    Timeouts, TlsVersion, TlsVersions, TrustedAddresses, Upgrade, UpstreamKeepalive, UpstreamPool, UpstreamTls,
+    VerifyUpstreams,
 };
 pub use history::History;
 pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, Known, LoadError, load, load_with, parse};

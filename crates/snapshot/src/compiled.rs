@@ -1,8 +1,11 @@
 //! What a matched request needs to know of its route.
 
 use crate::upstream::CompiledUpstream;
+use foldhash::quality::FixedState;
 use http::StatusCode;
-use milecastle_plugin_api::{Chain, RouteInfo};
+use milecastle_plugin_api::{Built, Chain, RouteInfo, checksum};
+use serde_json::Value;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +27,26 @@ pub enum UpstreamRef {
     Inline(Arc<CompiledUpstream>),
     /// An object of its own, looked up when it is needed, so that a change of it touches no route.
     Id(Arc<str>),
+}
+
+/// The terms of a route ([`CompiledRoute::terms`]) with this body.
+pub(crate) fn terms<'a>(
+    body: &Value,
+    conditions: &[&str],
+    plugins: impl Iterator<Item = &'a Built>,
+    more: impl Hash,
+) -> u64 {
+    let mut hasher = FixedState::default().build_hasher();
+    for condition in conditions {
+        body.get(condition).map(checksum).hash(&mut hasher);
+    }
+    // The order of plugins says nothing: it may be that in which they were written.
+    let plugins = plugins
+        .filter(|built| !built.def().incidental)
+        .map(|built| FixedState::default().hash_one((built.name(), built.checksum())));
+    plugins.fold(0, u64::wrapping_add).hash(&mut hasher);
+    more.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Time limits towards the upstream (`docs/spec/upstream-balancing.md` §6).
@@ -59,6 +82,9 @@ pub struct CompiledRoute {
     pub timeout: Option<Timeouts>,
     /// Whether `Upgrade` is passed on.
     pub websocket: bool,
+    /// Changes when the conditions or the plugins in force do: connections that last were opened under them. Names, labels, time
+    /// limits, the upstream and plugins that are [incidental](milecastle_plugin_api::Plugin::INCIDENTAL) do not count.
+    pub terms: u64,
     /// Stands in for a route in quarantine that never had a good form.
     pub(crate) stand_in: bool,
 }

@@ -1,6 +1,6 @@
 //! Routes, and the services and plugin_configs that are merged into them.
 
-use crate::compiled::{CompiledRoute, Outcome, UpstreamRef};
+use crate::compiled::{CompiledRoute, Outcome, UpstreamRef, terms};
 use crate::compiler::Compiler;
 use crate::snapshot::Snapshot;
 use crate::upstream::{self, CompiledUpstream};
@@ -67,6 +67,9 @@ pub(crate) fn inline(
         faults.into_iter().map(below).collect()
     })
 }
+
+/// Members of a route that say which requests it takes; those that a service has as well are asked for once they are merged.
+const CONDITIONS: [&str; 6] = ["uri", "uris", "methods", "remote_addr", "remote_addrs", "vars"];
 
 static NO_PLUGINS: std::sync::LazyLock<Plugins> = std::sync::LazyLock::new(Plugins::new);
 
@@ -207,6 +210,8 @@ pub(crate) fn compile(
         labels: merged.labels.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect(),
     });
     let chain = merge(plugins, inherited).unwrap_or_else(|| compiler.no_plugins());
+    let more = (route.enabled, &merged.hosts, merged.enable_websocket);
+    let terms = terms(body, &CONDITIONS, chain.entries().iter(), more);
     let compiled = CompiledRoute {
         info,
         outcome,
@@ -214,6 +219,7 @@ pub(crate) fn compile(
         upstream,
         timeout: merged.timeout.as_ref().map(upstream::timeouts),
         websocket: merged.enable_websocket,
+        terms,
         stand_in: quarantine,
     };
     let compiled = Arc::new(compiled);

@@ -122,6 +122,11 @@ impl Snapshot {
         self.stream_routes.find(session)
     }
 
+    /// A stream route by id.
+    pub fn stream_route_by_id(&self, id: &str) -> Option<&Arc<CompiledStreamRoute>> {
+        self.stream_routes.get(id)
+    }
+
     /// Whether a route's conditions read the request's body, so that it must be read before the match.
     pub fn wants_body(&self) -> bool {
         !self.body_routes.is_empty()

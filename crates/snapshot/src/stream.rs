@@ -1,6 +1,6 @@
 //! Stream routes: which sessions they take, and what becomes of these (`docs/spec/stream.md` §2, §3).
 
-use crate::compiled::UpstreamRef;
+use crate::compiled::{UpstreamRef, terms};
 use crate::compiler::Compiler;
 use crate::route::{inline, plugins_of};
 use crate::snapshot::{Map, Snapshot};
@@ -35,6 +35,8 @@ pub struct CompiledStreamRoute {
     pub chain: Arc<StreamChain>,
     /// The upstream.
     pub upstream: UpstreamRef,
+    /// See [`crate::CompiledRoute::terms`].
+    pub terms: u64,
     conditions: Conditions,
     /// Sessions enter by it: it is not subordinate to another route.
     entry: bool,
@@ -51,6 +53,9 @@ struct Conditions {
     /// Lower-case.
     sni: Option<Arc<str>>,
 }
+
+/// Members of a stream route that say which sessions it takes, and what becomes of them.
+const CONDITIONS: [&str; 5] = ["remote_addr", "server_addr", "server_port", "sni", "protocol"];
 
 /// What of a session routes are matched against.
 #[derive(Debug, Clone, Copy)]
@@ -279,6 +284,7 @@ pub(crate) fn compile(
             outcome: StreamOutcome::Close,
             chain: Arc::default(),
             upstream: UpstreamRef::None,
+            terms: 0,
             conditions,
             entry,
             stand_in: true,
@@ -334,6 +340,7 @@ pub(crate) fn compile(
     Ok(CompiledStreamRoute {
         info: info(parent.as_ref().map(|parent| &parent.service)),
         outcome,
+        terms: terms(body, &CONDITIONS, plugins.iter(), ()),
         chain: Arc::new(StreamChain::new(plugins)),
         upstream,
         conditions,

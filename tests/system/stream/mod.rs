@@ -21,14 +21,14 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(20);
 
 /// A gateway that serves TCP and UDP beside HTTP.
-struct Gateway {
-    up: Up,
+pub(crate) struct Gateway {
+    pub(crate) up: Up,
     listening: Vec<(String, SocketAddr)>,
 }
 
 impl Gateway {
     /// With these entries of `apisix.stream_proxy`, and further settings.
-    fn start(tcp: &[Value], udp: &[Value], settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(tcp: &[Value], udp: &[Value], settings: &[(&str, &str)]) -> Self {
         Self::start_in(&["--proxy-mode", "http&stream"], tcp, udp, settings)
     }
 
@@ -53,29 +53,29 @@ impl Gateway {
     }
 
     /// With one plain TCP listener.
-    fn plain() -> Self {
+    pub(crate) fn plain() -> Self {
         Self::start(&[json!("127.0.0.1:0")], &[], &[])
     }
 
     /// The first listener of a kind, as the banner calls it.
-    fn at(&self, what: &str) -> SocketAddr {
+    pub(crate) fn at(&self, what: &str) -> SocketAddr {
         self.all(what)[0]
     }
 
     /// All listeners of a kind, in the order of the configuration.
-    fn all(&self, what: &str) -> Vec<SocketAddr> {
+    pub(crate) fn all(&self, what: &str) -> Vec<SocketAddr> {
         self.listening.iter().filter(|(name, _)| name == what).map(|(_, address)| *address).collect()
     }
 
     /// Puts a stream route with these members and one node.
-    async fn route(&self, id: &str, node: SocketAddr, members: Value) {
+    pub(crate) async fn route(&self, id: &str, node: SocketAddr, members: Value) {
         let mut body = json!({ "upstream": { "nodes": { node.to_string(): 1 } } });
         body.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
         self.up.put(&format!("/stream_routes/{id}"), body).await;
     }
 
     /// The figure of a series of the metrics page; `None` while there is no such line.
-    async fn metric(&self, series: &str) -> Option<f64> {
+    pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
         let page = milecastle_testkit::Call::get("/apisix/prometheus/metrics").to(self.up.prometheus).await.unwrap();
         let line = page.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
         line.and_then(|figure| figure.parse().ok())
@@ -92,7 +92,7 @@ impl Gateway {
 }
 
 /// A connection whose reads end.
-fn connect(to: SocketAddr) -> TcpStream {
+pub(crate) fn connect(to: SocketAddr) -> TcpStream {
     try_connect(to).unwrap()
 }
 
@@ -103,7 +103,7 @@ fn try_connect(to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// Sends all, says that it is all, and reads to the end.
-fn talk(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn talk(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut stream = try_connect(to)?;
     stream.write_all(bytes)?;
     stream.shutdown(Shutdown::Write)?;
@@ -113,7 +113,7 @@ fn talk(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 /// A server that runs `serve` on each connection in a thread of its own.
-fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
+pub(crate) fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -126,7 +126,7 @@ fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
 }
 
 /// A server that sends back what it gets, as it gets it, behind its name.
-fn echo(name: &'static str) -> SocketAddr {
+pub(crate) fn echo(name: &'static str) -> SocketAddr {
     server(move |mut stream| {
         let mut buffer = [0; 16 * 1024];
         let mut named = false;

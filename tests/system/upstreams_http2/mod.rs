@@ -1,7 +1,7 @@
 //! gRPC upstreams (`docs/spec/upstream-balancing.md` §10) and client certificates towards upstreams (§11), with grpcio as
 //! client and server. What grpcio never does is in the tests of the crate `proxy`.
 
-mod peers;
+pub(crate) mod peers;
 
 use milecastle_testkit::tls::{Authority, Identity};
 use milecastle_testkit::{Call, Echo, Target, eventually, free_port};

@@ -19,8 +19,8 @@ fn python(script: &str) -> Command {
 }
 
 /// A gRPC server.
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     process: Process,
     _dir: TempDir,
 }
@@ -34,7 +34,7 @@ pub(super) struct ServerTls<'a> {
 
 impl Server {
     /// Without TLS; `options` are channel arguments, `name=integer`.
-    pub(super) fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         Self::run(None, options)
     }
 
@@ -59,7 +59,7 @@ impl Server {
     }
 
     /// All that it has said of its calls.
-    pub(super) fn seen(&self) -> Vec<Value> {
+    pub(crate) fn seen(&self) -> Vec<Value> {
         let log = self.process.log();
         log.iter().filter_map(|line| serde_json::from_str(line.strip_prefix("seen ")?).ok()).collect()
     }
@@ -71,7 +71,7 @@ impl Server {
     }
 
     /// Waits until it has seen a call end before its time.
-    pub(super) async fn sees_cancellation(&self) {
+    pub(crate) async fn sees_cancellation(&self) {
         eventually("the server sees the call cancelled", async || {
             self.seen().iter().any(|seen| seen["cancelled"] == true)
         })
@@ -80,7 +80,7 @@ impl Server {
 }
 
 /// Makes calls through the gateway at `address` as `kind` of `client.py` says, and tells how they went.
-pub(super) async fn call(address: SocketAddr, kind: &str, asked: Value) -> Value {
+pub(crate) async fn call(address: SocketAddr, kind: &str, asked: Value) -> Value {
     let mut command = python("client.py");
     command.args([&address.to_string(), kind, &asked.to_string()]);
     let what = format!("the end of {kind}");

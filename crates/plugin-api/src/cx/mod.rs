@@ -19,6 +19,7 @@ pub(crate) use vars::{time, tls_var};
 use crate::chain::Chain;
 use crate::consumer::{Consumer, CredentialMatch};
 use crate::meta::Meta;
+use crate::superseded::WhenSuperseded;
 use crate::view::View;
 use http::HeaderValue;
 use http::header::HeaderName;
@@ -97,6 +98,8 @@ pub struct RequestCx {
     pub view: Rc<dyn View>,
     /// Whether the global rules' chain is running.
     pub global_phase: bool,
+    /// What becomes of a long answer or a WebSocket when this holds no longer; `None`: what the node's settings say.
+    pub when_superseded: Option<WhenSuperseded>,
     lists: Lists,
     parsed: vars::Parsed,
 }
@@ -176,6 +179,7 @@ impl RequestCx {
             timing: Timing { started, ended: None },
             view,
             global_phase: false,
+            when_superseded: None,
             lists,
             parsed: vars::Parsed::default(),
         }

@@ -3,6 +3,7 @@
 use crate::cx::{RouteInfo, Timing, TlsInfo, Upstream};
 use crate::def::{ConfigError, Owner};
 use crate::meta::Meta;
+use crate::superseded::WhenSuperseded;
 use crate::view::View;
 use bytes::BytesMut;
 use milecastle_matching::Lookup;
@@ -68,6 +69,8 @@ pub enum SessionEnd {
     Client,
     /// The upstream's side failed, or was silent for too long and the client with it.
     Upstream,
+    /// The gateway has ended it: what it was opened under holds no longer.
+    Superseded,
 }
 
 /// Bytes of a session, PROXY headers and TLS apart.
@@ -115,6 +118,8 @@ pub struct StreamCx {
     pub rejected: Option<u16>,
     /// How a session that had an upstream ended.
     pub end: SessionEnd,
+    /// What becomes of the session when what it was opened under holds no longer; `None`: what the node's settings say.
+    pub when_superseded: Option<WhenSuperseded>,
     /// When things happened.
     pub timing: Timing,
     /// Present while hooks run, so that a long session keeps no snapshot.
@@ -145,6 +150,7 @@ impl StreamCx {
             status: 200,
             rejected: None,
             end: SessionEnd::default(),
+            when_superseded: None,
             timing: Timing { started: Instant::now(), ended: None },
             view: None,
             overrides: Vec::new(),

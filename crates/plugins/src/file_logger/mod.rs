@@ -43,6 +43,7 @@ impl Plugin for FileLogger {
     type Config = Config;
     const NAME: &'static str = "file-logger";
     const PRIORITY: i32 = 399;
+    const INCIDENTAL: bool = true;
     const METADATA: Option<Metadata> =
         Some(Metadata { schema: schema_of::<MetadataConfig>, compile: compile_metadata });
     const EXAMPLES: &'static [Example] = &[

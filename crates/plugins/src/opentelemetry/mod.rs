@@ -60,6 +60,7 @@ impl Plugin for OpenTelemetry {
     type Config = Config;
     const NAME: &'static str = "opentelemetry";
     const PRIORITY: i32 = 12_009;
+    const INCIDENTAL: bool = true;
     const METADATA: Option<Metadata> =
         Some(Metadata { schema: schema_of::<MetadataConfig>, compile: Collector::compile });
     const EXAMPLES: &'static [Example] = &[

@@ -37,6 +37,7 @@ impl Plugin for Prometheus {
     type Config = Config;
     const NAME: &'static str = "prometheus";
     const PRIORITY: i32 = 500;
+    const INCIDENTAL: bool = true;
     const METADATA: Option<Metadata> = Some(Metadata { schema: metadata_schema, compile: compile_metadata });
     const RUN_POLICY: RunPolicy = RunPolicy::PreferRoute;
     const EXAMPLES: &'static [Example] = &[

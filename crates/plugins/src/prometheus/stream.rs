@@ -48,6 +48,7 @@ impl Plugin for StreamPrometheus {
     type Config = Config;
     const NAME: &'static str = "prometheus";
     const PRIORITY: i32 = 500;
+    const INCIDENTAL: bool = true;
     const EXAMPLES: &'static [Example] = &[Example::new("Ids as labels", include_str!("examples/default.json"))];
 
     fn compile(config: Config, cx: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
@@ -72,7 +73,7 @@ fn code(cx: &StreamCx) -> u16 {
         (Some(known @ (400 | 403 | 500 | 502 | 503)), ..) => known,
         (Some(400..500), ..) => 400,
         (Some(_), ..) => 500,
-        (None, 200, SessionEnd::Closed) => 200,
+        (None, 200, SessionEnd::Closed | SessionEnd::Superseded) => 200,
         (None, 200, SessionEnd::Client) => 400,
         (None, 200, SessionEnd::Upstream) => 502,
         (None, status, _) => status,

@@ -39,6 +39,7 @@ impl Plugin for Syslog {
     type Config = Config;
     const NAME: &'static str = "syslog";
     const PRIORITY: i32 = 401;
+    const INCIDENTAL: bool = true;
     const METADATA: Option<Metadata> =
         Some(Metadata { schema: schema_of::<MetadataConfig>, compile: compile_metadata });
     const EXAMPLES: &'static [Example] = &[

@@ -26,6 +26,7 @@ type Labelled = (Handle<Gauge>, Read);
 pub(super) struct Families {
     node_info: Family<Gauge>,
     responses: Vec<Mirrored>,
+    superseded: Vec<Mirrored>,
     upstream_times: Handle<Histogram>,
     workers: WorkerMetrics,
     pipes: Handle<Gauge>,
@@ -75,6 +76,7 @@ impl Families {
             requests: gauge("http_requests_total", "The total number of client requests since the start")?,
             totals: totals(registry)?,
             responses: responses(registry)?,
+            superseded: superseded(registry)?,
             upstream_times: registry
                 .histogram(
                     "upstream_response_time",
@@ -145,6 +147,7 @@ impl Families {
         self.requests.set(float(totals.requests));
         self.totals.iter().for_each(|(counter, read)| follow(counter, read(&totals)));
         self.responses.iter().for_each(|(counter, read)| follow(counter, read(&totals)));
+        self.superseded.iter().for_each(|(counter, read)| follow(counter, read(&totals)));
         let times = counters.upstream_times();
         self.upstream_times.follow(&times.counts, times.sum.as_secs_f64() * 1000.0);
         self.workers.update(counters);
@@ -384,6 +387,17 @@ fn responses(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
         ("5xx", |t| t.responses_5xx),
     ];
     Ok(classes.into_iter().map(|(class, read)| (family.with(&[class]), read)).collect())
+}
+
+fn superseded(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
+    let help = "Connections that last, ended because what they were opened under holds no longer";
+    let family = registry.counter("superseded_connections_total", help, &["kind"], Options::default())?;
+    let kinds: [(&str, Read); 3] = [
+        ("websocket", |t| t.superseded_websockets),
+        ("answer", |t| t.superseded_answers),
+        ("session", |t| t.superseded_sessions),
+    ];
+    Ok(kinds.into_iter().map(|(kind, read)| (family.with(&[kind]), read)).collect())
 }
 
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {

@@ -3,8 +3,9 @@
 use super::live::{Held, Live};
 use crate::h1::{AnswerBody, Part, PassError};
 use crate::h2_client;
+use crate::lasting::Lasting;
 use bytes::Bytes;
-use http::{HeaderMap, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use http_body::{Body, Frame, SizeHint};
 use milecastle_plugin_api::HookPanicked;
 use std::io;
@@ -16,6 +17,10 @@ use tokio::net::TcpStream;
 pub(super) enum Source {
     /// It is here; plugins have seen it.
     Whole(Bytes),
+    /// The last of it is here; plugins have seen it.
+    Ending { piece: Bytes, trailers: Option<Box<HeaderMap>> },
+    /// Nothing more comes, though it should.
+    Broken,
     /// From the upstream, untouched.
     Flowing(Upstream),
     /// From the upstream, each piece through the plugins.
@@ -59,26 +64,39 @@ impl Upstream {
     }
 }
 
+/// How an answer is ended whose policy ends it before the upstream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// As a stream of events ends: a reader drops an event that is not whole, and asks again.
+    Events,
+    /// As gRPC ends a call, which may be made again.
+    Grpc,
+    /// It breaks off: what was sent must not pass for a whole answer.
+    Cut,
+}
+
 /// The body of an answer. With it the request ends.
 pub(crate) struct OutBody {
     source: Source,
+    /// Present if the policy may end it.
+    lasting: Option<Box<(Lasting, Farewell)>>,
     live: Option<Held>,
 }
 
 impl OutBody {
     /// A body of a response that belongs to no request any more.
     pub(super) fn empty() -> Self {
-        Self { source: Source::Whole(Bytes::new()), live: None }
+        Self { source: Source::Whole(Bytes::new()), lasting: None, live: None }
     }
 
-    pub(super) fn new(source: Source, mut live: Held) -> Self {
+    pub(super) fn new(source: Source, lasting: Option<Box<(Lasting, Farewell)>>, mut live: Held) -> Self {
         // Nobody need ask for a body that is empty from the start.
         live.complete |= match &source {
             Source::Whole(bytes) => bytes.is_empty(),
             Source::Flowing(body) => body.ended(),
-            Source::Filtered { .. } => false,
+            Source::Ending { .. } | Source::Broken | Source::Filtered { .. } => false,
         };
-        Self { source, live: Some(live) }
+        Self { source, lasting, live: Some(live) }
     }
 
     /// Whether the client has said that it reads trailers (RFC 9110 §6.5.1).
@@ -100,6 +118,9 @@ impl OutBody {
 
     /// Passes some of the body on to `to`, and says how much ([`AnswerBody::poll_pass`]).
     pub(crate) fn poll_pass(&mut self, to: &TcpStream, cx: &mut Context<'_>) -> Poll<Option<Result<usize, PassError>>> {
+        if self.poll_superseded(cx).is_ready() {
+            return Poll::Ready(None);
+        }
         let (Source::Flowing(Upstream::Http1(body)), Some(live)) = (&mut self.source, &mut self.live) else {
             return Poll::Ready(None);
         };
@@ -132,17 +153,54 @@ impl OutBody {
         }
     }
 
+    /// Ready if the policy ends the answer now; what is left of it stands in the source then.
+    fn poll_superseded(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((lasting, farewell)) = self.lasting.as_deref() else { return Poll::Pending };
+        ready!(lasting.poll_over(cx));
+        let farewell = *farewell;
+        self.lasting = None;
+        let mut piece = Bytes::new();
+        let filtered = match (&self.source, &mut self.live) {
+            (Source::Filtered { ended: true, .. } | Source::Whole(_), _) => return Poll::Pending,
+            (Source::Filtered { .. }, Some(live)) if farewell != Farewell::Cut => filter(live, &mut piece, true),
+            _ => Ok(()),
+        };
+        self.source = match farewell {
+            Farewell::Cut => Source::Broken,
+            _ if filtered.is_err() => Source::Broken,
+            Farewell::Events => Source::Ending { piece, trailers: None },
+            Farewell::Grpc => Source::Ending { piece, trailers: Some(Box::new(unavailable())) },
+        };
+        Poll::Ready(())
+    }
+
     /// The answer cannot be completed: the connection to the client is cut.
-    fn broken(&mut self, error: io::Error) -> io::Error {
+    fn cut(&mut self) {
         if let Some(live) = &mut self.live {
             live.broken = true;
             // HTTP/1.0 knows no chunks: the end of a body of unknown length is that of the connection.
             live.client.activity.cut.set(live.cx.request.version < Version::HTTP_11);
+        }
+    }
+
+    /// The upstream has failed: the connection to the client is cut.
+    fn broken(&mut self, error: io::Error) -> io::Error {
+        self.cut();
+        if let Some(live) = &self.live {
             let node = live.cx.upstream.last().map(|attempt| attempt.node.clone()).unwrap_or_default();
             tracing::warn!(node = &*node, %error, "an upstream's answer broke off");
         }
         error
     }
+}
+
+/// What a gRPC client takes for a server that has gone, and a call that it may make again.
+fn unavailable() -> HeaderMap {
+    const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+    let message = HeaderValue::from_static("the gateway has ended the call: its route or upstream has changed");
+    [(HeaderName::from_static("grpc-status"), UNAVAILABLE), (HeaderName::from_static("grpc-message"), message)]
+        .into_iter()
+        .collect()
 }
 
 /// Runs the body filters on a piece, of global rules and then of the route, then the delayed ones.
@@ -157,6 +215,7 @@ impl Body for OutBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
+        let _told = this.poll_superseded(cx);
         loop {
             let (part, filtered) = match &mut this.source {
                 Source::Whole(bytes) => {
@@ -167,6 +226,21 @@ impl Body for OutBody {
                     }
                     this.sent(bytes.len());
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                Source::Ending { piece, trailers } => {
+                    let (piece, trailers) =
+                        (std::mem::take(piece), if piece.is_empty() { trailers.take() } else { None });
+                    if !piece.is_empty() {
+                        this.sent(piece.len());
+                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                    }
+                    this.complete();
+                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(*trailers))));
+                }
+                Source::Broken => {
+                    this.cut();
+                    let why = "what the answer was asked for under holds no longer";
+                    return Poll::Ready(Some(Err(io::Error::other(why))));
                 }
                 Source::Filtered { ended: true, trailers, .. } => {
                     let trailers = trailers.take();
@@ -221,6 +295,8 @@ impl Body for OutBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Whole(bytes) => bytes.is_empty(),
+            Source::Ending { piece, trailers } => piece.is_empty() && trailers.is_none(),
+            Source::Broken => false,
             Source::Flowing(body) => body.ended(),
             Source::Filtered { ended, trailers, .. } => *ended && trailers.is_none(),
         }
@@ -230,7 +306,7 @@ impl Body for OutBody {
         match &self.source {
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Flowing(body) => body.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
-            Source::Filtered { .. } => SizeHint::new(),
+            Source::Ending { .. } | Source::Broken | Source::Filtered { .. } => SizeHint::new(),
         }
     }
 }

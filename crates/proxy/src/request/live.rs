@@ -1,10 +1,11 @@
 //! A request under way, and its end.
 
 use crate::balance::Lease;
+use crate::lasting::{Ground, Kind, Lasting};
 use crate::upload::Upload;
 use crate::worker::{Client, Pinned, Worker};
 use http::{StatusCode, Version};
-use milecastle_plugin_api::{Chain, HookPanicked, RequestCx};
+use milecastle_plugin_api::{Chain, HookPanicked, RequestCx, WhenSuperseded};
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
@@ -131,10 +132,25 @@ impl Live {
             self.plugins && (route || global || self.cx.sets_response_headers())
         };
         self.cx.request.version >= Version::HTTP_2
+            || self.when_superseded() != WhenSuperseded::Keep
             || self.client.worker.node.config.show_upstream_status
             || plugin()
             || self.body_is_seen()
             || self.head_is_logged()
+    }
+
+    /// What becomes of it, if it lasts, once what it was asked for under holds no longer.
+    pub(crate) fn when_superseded(&self) -> WhenSuperseded {
+        self.cx.when_superseded.unwrap_or(self.client.worker.node.config.lasting.when_superseded)
+    }
+
+    /// Watches what lasts of it, where its policy may end that.
+    pub(crate) fn watch(&self, kind: Kind, not_before: Instant) -> Option<Lasting> {
+        let cx = &self.cx;
+        Lasting::watch(&self.client.worker, kind, self.when_superseded(), not_before, || {
+            let route = self.pinned.snapshot.route(&cx.route.as_ref()?.id)?;
+            Ground::of_request(cx, route)
+        })
     }
 
     /// Whether the answer's head is looked at after it has been sent.

@@ -1,15 +1,16 @@
 //! The answer's head on its way to the client.
 
 use super::Response;
-use super::body::{OutBody, Source, Upstream};
+use super::body::{Farewell, OutBody, Source, Upstream};
 use super::live::{Held, Live};
 use super::proxy::Answer;
 use crate::h1::{Received, Started};
+use crate::lasting::{Kind, Lasting};
 use crate::upload::Progress;
 use crate::worker::Tunnel;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
-use milecastle_plugin_api::{HookPanicked, Reply, ResponseSource};
+use milecastle_plugin_api::{HookPanicked, Reply, ResponseSource, WhenSuperseded};
 
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 
@@ -40,7 +41,8 @@ pub(super) fn with_answer(mut live: Held, answer: Answer) -> Response {
             let (status, headers) = (live.cx.response.status, live.cx.response.headers.clone());
             let client = live.client.clone();
             let (upstream, first) = conn.into_parts();
-            *client.tunnel.borrow_mut() = Some(Tunnel { upstream, first, idle, request: live });
+            let lasting = live.watch(Kind::WebSocket, live.cx.timing.started);
+            *client.tunnel.borrow_mut() = Some(Tunnel { upstream, first, idle, lasting, request: live });
             Response { status, headers, received: None, body: OutBody::empty() }
         }
     }
@@ -97,11 +99,31 @@ fn send(mut live: Held, received: Option<Received>, source: Source) -> Response 
         live.cx.response.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let logged = live.head_is_logged();
+    let lasting = if matches!(source, Source::Flowing(_) | Source::Filtered { .. }) { watch(&live) } else { None };
     let sent = &mut live.cx.response;
     let status = sent.status;
     let headers = if logged { sent.headers.clone() } else { std::mem::take(&mut sent.headers) };
     sent.bytes_sent += head_bytes(&headers) + received.as_ref().map_or(0, Received::bytes);
-    Response { status, headers, received, body: OutBody::new(source, live) }
+    Response { status, headers, received, body: OutBody::new(source, lasting, live) }
+}
+
+/// Watches an answer that is flowing, where its policy may end it, and says how that would be done.
+fn watch(live: &Live) -> Option<Box<(Lasting, Farewell)>> {
+    if live.when_superseded() == WhenSuperseded::Keep {
+        return None;
+    }
+    let kind = live.cx.response.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let is = |wanted: &str| kind.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted.as_bytes()));
+    let started = live.cx.timing.started;
+    let later = started + live.client.worker.node.config.lasting.answers_from;
+    let (farewell, not_before) = if is("text/event-stream") {
+        (Farewell::Events, started)
+    } else if is("application/grpc") && live.cx.request.version == Version::HTTP_2 {
+        (Farewell::Grpc, later)
+    } else {
+        (Farewell::Cut, later)
+    };
+    Some(Box::new((live.watch(Kind::Answer, not_before)?, farewell)))
 }
 
 /// Whether no further request is taken from an HTTP/1 connection after this answer.

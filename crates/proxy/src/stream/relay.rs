@@ -4,6 +4,7 @@
 //! that does not take is kept by the session. A session at rest holds no buffer.
 
 use crate::deadline::Deadline;
+use crate::lasting::Lasting;
 use bytes::{Buf as _, BytesMut};
 use std::cell::RefCell;
 use std::io;
@@ -38,6 +39,8 @@ pub(super) enum Ended {
     Complete,
     /// Neither side has said anything for too long.
     Silent,
+    /// Both sides were told that it is over, because its policy ends it.
+    Superseded,
     /// The side that `left` or `right` names has failed.
     Left(io::Error),
     Right(io::Error),
@@ -77,6 +80,13 @@ impl Pipe {
     /// `first` has been read already and goes first.
     pub(super) fn new(first: BytesMut) -> Self {
         Self { pending: first, passed: Passed::default(), state: PipeState::Open }
+    }
+
+    /// Nothing more is taken; what was is passed on, and the end behind it.
+    fn end(&mut self) {
+        if self.state == PipeState::Open {
+            self.state = PipeState::Ending;
+        }
     }
 
     /// Ready once the end has been passed on.
@@ -144,15 +154,26 @@ pub(super) struct Relay<'r, L, R> {
     pub(super) to_left: Pipe,
     /// Longest silence of both sides together.
     pub(super) idle: Duration,
+    /// Present if the policy may end it.
+    pub(super) lasting: Option<&'r Lasting>,
+    /// How long both sides may take to take what they were sent once it does.
+    pub(super) farewell: Duration,
 }
 
 impl<L: AsyncRead + AsyncWrite + Unpin, R: AsyncRead + AsyncWrite + Unpin> Relay<'_, L, R> {
-    /// Passes bytes until both sides have ended, one fails, or both are silent for too long. `told` hears, whenever some
+    /// Passes bytes until both sides have ended, one fails, both are silent for too long, or the policy ends it. `told` hears, whenever some
     /// have passed, how many have in all: to the right, and to the left.
     pub(super) async fn run(mut self, room: &ReadRoom, mut told: impl FnMut(Passed, Passed)) -> Ended {
         let mut deadline = Deadline::new(Instant::now() + self.idle);
         let mut before = (0, 0);
+        let mut over = false;
         std::future::poll_fn(|cx| {
+            if !over && self.lasting.is_some_and(|lasting| lasting.poll_over(cx).is_ready()) {
+                over = true;
+                self.to_right.end();
+                self.to_left.end();
+                deadline.set(Instant::now() + self.farewell);
+            }
             let right = self.to_right.poll(cx, self.left, self.right, room);
             let left = self.to_left.poll(cx, self.right, self.left, room);
             let (right_passed, left_passed) = (self.to_right.passed, self.to_left.passed);
@@ -160,7 +181,9 @@ impl<L: AsyncRead + AsyncWrite + Unpin, R: AsyncRead + AsyncWrite + Unpin> Relay
             if now != before {
                 before = now;
                 told(right_passed, left_passed);
-                deadline.set(Instant::now() + self.idle);
+                if !over {
+                    deadline.set(Instant::now() + self.idle);
+                }
             }
             let failed = match (right, left) {
                 (Poll::Ready(Err(Fault::Read(error))), _) | (_, Poll::Ready(Err(Fault::Write(error)))) => {
@@ -169,7 +192,9 @@ impl<L: AsyncRead + AsyncWrite + Unpin, R: AsyncRead + AsyncWrite + Unpin> Relay
                 (Poll::Ready(Err(Fault::Write(error))), _) | (_, Poll::Ready(Err(Fault::Read(error)))) => {
                     Ended::Right(error)
                 }
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) if over => Ended::Superseded,
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Ended::Complete,
+                _ if over => return deadline.poll(cx).map(|()| Ended::Superseded),
                 _ => return deadline.poll(cx).map(|()| Ended::Silent),
             };
             Poll::Ready(failed)

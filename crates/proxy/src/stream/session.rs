@@ -2,6 +2,7 @@
 
 use crate::balance::Lease;
 use crate::counters::ListenCounters;
+use crate::lasting::{Ground, Kind, Lasting};
 use crate::worker::{Pinned, Worker};
 use milecastle_plugin_api::View;
 use milecastle_plugin_api::stream::{StreamChain, StreamCx};
@@ -71,6 +72,13 @@ impl Session {
             }
         }
         None
+    }
+
+    /// Watches a session that is with an upstream, where its policy may end it.
+    pub(super) fn watch(&self, route: &CompiledStreamRoute) -> Option<Lasting> {
+        let (worker, cx) = (&self.worker, &self.cx);
+        let policy = cx.when_superseded.unwrap_or(worker.node.config.lasting.when_superseded);
+        Lasting::watch(worker, Kind::Session, policy, cx.timing.started, || Ground::of_session(cx, route))
     }
 
     /// Brings the listener's counters up to what the session has moved.

@@ -5,6 +5,7 @@ use super::connect::{connect, upstream_of};
 use super::relay::{Ended, Pipe, Relay};
 use super::session::{Session, status};
 use crate::config::Listen;
+use crate::lasting::Lasting;
 use crate::proxy_protocol;
 use crate::tls::Profile;
 use crate::transport::{FromClient, ToUpstream, Transport};
@@ -18,11 +19,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Server name in the handshake with an upstream if the client has not named one.
 const NO_NAME: &str = "apisix_backend";
+
+/// Bytes dropped at once.
+const DROPPED: usize = 4 * 1024;
 
 /// Serves a connection in a task of its own.
 pub(crate) fn spawn(
@@ -99,8 +103,9 @@ async fn serve(
             return Ok(());
         }
     };
+    let lasting = session.watch(&route);
     drop((pinned, route));
-    pass(session, client, upstream).await
+    pass(session, client, upstream, lasting.as_ref()).await
 }
 
 /// Runs the phase `preread`. Says whether the session goes on.
@@ -205,17 +210,25 @@ async fn open(
 }
 
 /// Passes bytes both ways until the end.
-async fn pass(session: &mut Session, mut client: FromClient, reached: Reached) -> io::Result<()> {
+async fn pass(
+    session: &mut Session,
+    mut client: FromClient,
+    reached: Reached,
+    lasting: Option<&Lasting>,
+) -> io::Result<()> {
     let Reached { connection: mut upstream, idle } = reached;
     let first = std::mem::take(&mut session.cx.first);
     let read_before = session.cx.traffic.received;
     let worker = session.worker.clone();
+    let farewell = worker.node.config.client.lingering_timeout;
     let relay = Relay {
         left: &mut client,
         right: &mut upstream,
         to_right: Pipe::new(first),
         to_left: Pipe::new(BytesMut::new()),
         idle,
+        lasting,
+        farewell,
     };
     let ended = relay
         .run(&worker.stream_room, |up, down| {
@@ -227,6 +240,12 @@ async fn pass(session: &mut Session, mut client: FromClient, reached: Reached) -
         .await;
     let (end, error) = match ended {
         Ended::Complete => (SessionEnd::Closed, None),
+        Ended::Superseded => {
+            let dropping = Box::pin(async { tokio::join!(drop_rest(&mut client), drop_rest(&mut upstream)) });
+            // Who goes on sending for longer is cut.
+            tokio::time::timeout(farewell, dropping).await.ok();
+            (SessionEnd::Superseded, None)
+        }
         Ended::Silent => (SessionEnd::Upstream, Some(io::ErrorKind::TimedOut.into())),
         Ended::Left(error) => (SessionEnd::Client, Some(error)),
         Ended::Right(error) => (SessionEnd::Upstream, Some(error)),
@@ -238,6 +257,15 @@ async fn pass(session: &mut Session, mut client: FromClient, reached: Reached) -
         reset(upstream.tcp());
     }
     Err(error)
+}
+
+/// Takes and drops what a side still sends that was told of the end: closing on it would be a reset, which could take along what
+/// it was sent.
+async fn drop_rest(side: &mut (impl AsyncRead + Unpin)) {
+    let mut dropped = Vec::with_capacity(DROPPED);
+    while side.read_buf(&mut dropped).await.is_ok_and(|read| read > 0) {
+        dropped.clear();
+    }
 }
 
 /// Makes the coming end of a connection a reset: what was sent must not pass for all there was.

@@ -18,6 +18,7 @@ mod serve;
 mod spare;
 mod tunnel;
 mod watching;
+mod websocket;
 mod wire;
 
 pub(crate) use activity::{Activity, Nature};
@@ -39,6 +40,7 @@ use crate::h1::{Pipes, Pool, Scratch};
 use crate::h2_client;
 use crate::handover::{Address, Gate, Transport};
 use crate::health::Checkers;
+use crate::lasting::Watched;
 use crate::request::Rooms;
 use crate::resolve::Resolver;
 use crate::stream::{self, InlineUpstreams, ReadRoom, StreamListen, UdpDoor};
@@ -107,6 +109,7 @@ pub(crate) struct Worker {
     pub(crate) rooms: Rooms,
     pub(crate) scratch: Rc<Scratch>,
     pub(crate) clients: Registry,
+    pub(crate) lasting: Watched,
     /// What sessions of the TCP proxy read into.
     pub(crate) stream_room: ReadRoom,
     pub(crate) inline_upstreams: InlineUpstreams,
@@ -189,6 +192,7 @@ impl Worker {
             rooms: Rooms::default(),
             scratch: Rc::default(),
             clients: Registry::default(),
+            lasting: Watched::default(),
             stream_room: ReadRoom::default(),
             inline_upstreams: InlineUpstreams::default(),
             udp_sessions: Cell::new(0),
@@ -320,12 +324,21 @@ impl Worker {
         }
     }
 
-    /// Takes over each snapshot as it is published, so that an idle worker keeps no old one.
+    /// Takes over each snapshot as it is published, so that an idle worker keeps no old one, and sees to it that connections that
+    /// last end where they were opened under what holds no longer.
     async fn follow(self: Rc<Self>) {
         let mut published = self.node.current.subscribe();
-        while published.changed().await.is_ok() {
-            published.borrow_and_update();
-            let _taken_over = self.pin();
+        let mut instances = self.node.discovery.changes();
+        loop {
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() { return },
+                Ok(()) = instances.changed() => {}
+                () = self.lasting.due() => {
+                    self.lasting.end_due(&self, Instant::now());
+                    continue;
+                }
+            }
+            self.lasting.review(&self);
         }
     }
 

@@ -1,12 +1,18 @@
 //! A connection after 101: bytes pass both ways, whatever they mean.
+//!
+//! Where the policy may end it before its sides do, the frames are counted along, so that a close frame can be put between two of
+//! them.
 
 use super::Worker;
 use super::activity::Nature;
 use super::client::Client;
+use super::websocket::{Frames, going_away};
 use super::wire::ClientIo;
+use crate::lasting::Lasting;
 use crate::request::Held;
 use crate::transport::ToUpstream;
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,6 +28,8 @@ pub(crate) struct Tunnel {
     pub(crate) first: Bytes,
     /// Longest silence of both sides together.
     pub(crate) idle: Duration,
+    /// Present if the policy may end it.
+    pub(crate) lasting: Option<Lasting>,
     /// The request that opened the tunnel; it ends with it.
     pub(crate) request: Held,
 }
@@ -44,46 +52,105 @@ impl Drop for Counted {
     }
 }
 
-/// Passes bytes both ways until both sides have ended, one fails, or both are silent for too long.
+/// One direction.
+struct Way<'t> {
+    lasting: Option<&'t Lasting>,
+    frames: Frames,
+    /// What a close frame is masked with, on the way to the server.
+    mask: Option<[u8; 4]>,
+    /// Bytes have passed in either direction since the last look.
+    moved: &'t Cell<bool>,
+}
+
+/// Passes bytes both ways until both sides have ended, one fails, both are silent for too long, or the policy ends it.
 pub(crate) async fn run(tunnel: Tunnel, client: ClientIo) -> io::Result<()> {
-    let Tunnel { upstream, first, idle, mut request } = tunnel;
+    let Tunnel { upstream, first, idle, lasting, mut request } = tunnel;
     request.complete = true;
+    let worker = request.client.worker.clone();
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
     to_client.write_all(&first).await?;
     to_client.flush().await?;
-    let moved = std::cell::Cell::new(true);
+    let (moved, lasting) = (Cell::new(true), lasting.as_ref());
+    let mask = (worker.random() as u32).to_ne_bytes();
+    let mut up = Way { lasting, frames: Frames::default(), mask: Some(mask), moved: &moved };
+    let mut down = Way { lasting, frames: Frames::default(), mask: None, moved: &moved };
+    down.note(&first);
     let both = async {
-        tokio::try_join!(
-            pass(&mut from_client, &mut to_upstream, &moved),
-            pass(&mut from_upstream, &mut to_client, &moved),
-        )
+        tokio::try_join!(up.pass(&mut from_client, &mut to_upstream), down.pass(&mut from_upstream, &mut to_client))
     };
     let watch = async {
         while moved.replace(false) {
             tokio::time::sleep(idle).await;
         }
     };
+    let overdue = async {
+        Lasting::over_if_watched(lasting).await;
+        tokio::time::sleep(worker.node.config.client.lingering_timeout).await;
+    };
     tokio::select! {
         passed = both => passed.map(|_| ()),
         () = watch => Err(io::ErrorKind::TimedOut.into()),
+        // Who has not taken leave by now will not.
+        () = overdue => Ok(()),
     }
 }
 
-/// Passes bytes one way until the end, and passes the end on.
-async fn pass(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    moved: &std::cell::Cell<bool>,
-) -> io::Result<()> {
-    let mut buf = Vec::with_capacity(READ);
-    loop {
-        buf.clear();
-        if from.read_buf(&mut buf).await? == 0 {
-            return to.shutdown().await;
+impl Way<'_> {
+    /// Passes bytes until the end, and passes the end on.
+    async fn pass(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
+        let mut buf = Vec::with_capacity(READ);
+        loop {
+            buf.clear();
+            let over = self.lasting.is_some_and(Lasting::is_over);
+            let most = match self.frames.missing() {
+                0 if over => return self.take_leave(from, to, buf).await,
+                missing if over => usize::try_from(missing).unwrap_or(READ).min(READ),
+                _ => READ,
+            };
+            let mut room = (&mut buf).limit(most);
+            let read = match self.lasting.filter(|_| !over) {
+                None => from.read_buf(&mut room).await?,
+                Some(lasting) => tokio::select! {
+                    read = from.read_buf(&mut room) => read?,
+                    () = lasting.over() => continue,
+                },
+            };
+            if read == 0 {
+                return to.shutdown().await;
+            }
+            self.moved.set(true);
+            self.note(&buf);
+            to.write_all(&buf).await?;
+            to.flush().await?;
         }
-        moved.set(true);
-        to.write_all(&buf).await?;
-        to.flush().await?;
+    }
+
+    fn note(&mut self, bytes: &[u8]) {
+        if self.lasting.is_some() {
+            self.frames.note(bytes);
+        }
+    }
+
+    /// Says that the gateway goes away, between two frames, and drops what the other side still says: closing on it would be a
+    /// reset, which could take the close frame along.
+    async fn take_leave(
+        &self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+        mut buf: Vec<u8>,
+    ) -> io::Result<()> {
+        if !self.frames.closed() {
+            to.write_all(&going_away(self.mask)).await?;
+        }
+        to.shutdown().await?;
+        while from.read_buf(&mut buf).await? > 0 {
+            buf.clear();
+        }
+        Ok(())
     }
 }

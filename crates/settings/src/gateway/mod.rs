@@ -17,8 +17,8 @@ pub use apisix::{Apisix, HttpListen, NodeListen, Ssl, SslListen, TlsVersion, Tls
 pub use metrics_push::MetricsPush;
 pub use nginx::{EscapeStyle, NginxConfig, NginxHttp, UpstreamKeepalive};
 pub use node::{
-    AmbiguousPath, ControlPlane, Dns, Limits, Shutdown, State, Timeouts, Upgrade, UpstreamPool, UpstreamTls,
-    VerifyUpstreams,
+    AmbiguousPath, ControlPlane, Dns, Limits, LongConnectionPolicy, LongConnections, Shutdown, State, Timeouts,
+    Upgrade, UpstreamPool, UpstreamTls, VerifyUpstreams,
 };
 pub use prometheus::{MetricSettings, Prometheus};
 pub use stream::{NginxStream, ProxyProtocol, StreamProxy, TcpListen};
@@ -60,6 +60,8 @@ pub struct Gateway {
     pub shutdown: Shutdown,
     /// How another process takes its place.
     pub upgrade: Upgrade,
+    /// What becomes of connections that last when the configuration changes.
+    pub long_connections: LongConnections,
     /// Connections kept to upstreams, over all of them.
     pub upstream_pool: UpstreamPool,
     /// TLS with upstreams.
@@ -112,6 +114,7 @@ impl Default for Gateway {
             timeouts: Timeouts::default(),
             shutdown: Shutdown::default(),
             upgrade: Upgrade::default(),
+            long_connections: LongConnections::default(),
             upstream_pool: UpstreamPool::default(),
             upstream_tls: UpstreamTls::default(),
             dns: Dns::default(),

@@ -186,6 +186,35 @@ pub struct Upgrade {
     pub drain: Time,
 }
 
+/// What becomes of WebSockets, long answers, TCP and UDP sessions when their route, their upstream node or their consumer goes, or
+/// their route changes (`docs/long-connections.md`). The plugin `long-connections` says it for a route, a service, or on a global
+/// rule for all routes; this is the node's default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct LongConnections {
+    /// What becomes of them: `keep`, they go on until one of their sides ends them; `drain`, they are ended after `drain`; `cut`,
+    /// they are ended at once.
+    pub policy: LongConnectionPolicy,
+    /// How long they go on with the policy `drain`.
+    pub drain: Time,
+    /// An answer is ended only when it has lasted so long, whatever the policy: a change must not cut what is merely in flight. Answers
+    /// of type `text/event-stream` end whenever their policy says.
+    pub answers_from: Time,
+}
+
+/// See [`LongConnections::policy`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LongConnectionPolicy {
+    /// They go on.
+    #[default]
+    Keep,
+    /// They are ended after some time.
+    Drain,
+    /// They are ended at once.
+    Cut,
+}
+
 /// TLS with upstreams.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -420,6 +449,12 @@ impl Default for Shutdown {
 impl Default for Upgrade {
     fn default() -> Self {
         Self { ready_timeout: Time::secs(60), drain: Time::secs(3600) }
+    }
+}
+
+impl Default for LongConnections {
+    fn default() -> Self {
+        Self { policy: LongConnectionPolicy::default(), drain: Time::secs(30), answers_from: Time::secs(10) }
     }
 }
 

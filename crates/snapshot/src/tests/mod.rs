@@ -6,6 +6,7 @@ mod quarantine;
 mod references;
 mod settings;
 mod stream;
+mod terms;
 mod tls;
 
 use crate::{CompiledRoute, Compiler, Rejected, Snapshot};

@@ -4,6 +4,7 @@ use super::super::connect::{connect, upstream_of};
 use super::super::session::{Session, status};
 use super::Listed;
 use crate::deadline::Deadline;
+use crate::lasting::Lasting;
 use crate::worker::{Pinned, Worker};
 use milecastle_plugin_api::View;
 use milecastle_plugin_api::stream::{Preread, SessionEnd, StreamCx, Transport};
@@ -88,8 +89,8 @@ pub(super) async fn run(listed: Listed, shared: Rc<UdpSession>) {
     session.cx.traffic.received = shared.received.get();
     let first = shared.first.take().unwrap_or_default();
     session.cx.first.extend_from_slice(&first);
-    let idle = match open(&mut session, &shared).await {
-        Ok(idle) => idle,
+    let (idle, lasting) = match open(&mut session, &shared).await {
+        Ok(opened) => opened,
         Err(status) => {
             session.cx.status = status;
             return;
@@ -100,14 +101,21 @@ pub(super) async fn run(listed: Listed, shared: Rc<UdpSession>) {
     for bytes in shared.pending.take() {
         shared.send(upstream, &bytes, &worker);
     }
-    pass(&mut session, &listed, &shared, upstream, idle).await;
+    tokio::select! {
+        () = pass(&mut session, &listed, &shared, upstream, idle) => {}
+        () = Lasting::over_if_watched(lasting.as_ref()) => {
+            settle(&mut session, &shared);
+            session.cx.end = SessionEnd::Superseded;
+        }
+    }
 }
 
-/// Finds the route and opens the socket towards the upstream; says how long the session may be silent.
+/// Finds the route and opens the socket towards the upstream; says how long the session may be silent, and whether its policy may
+/// end it.
 ///
 /// # Errors
 /// The status of the session.
-async fn open(session: &mut Session, shared: &UdpSession) -> Result<Duration, u16> {
+async fn open(session: &mut Session, shared: &UdpSession) -> Result<(Duration, Option<Lasting>), u16> {
     let pinned = session.worker.pin();
     let Some(route) = session.route(&pinned) else { return Err(session.cx.status) };
     preread(session, &pinned).await?;
@@ -119,7 +127,7 @@ async fn open(session: &mut Session, shared: &UdpSession) -> Result<Duration, u1
     }
     let socket = connect(session, &upstream, async |_: &mut Session, addr| socket_to(addr).await).await?;
     shared.upstream.set(socket).map_err(|_| status::INTERNAL)?;
-    Ok(upstream.timeouts.read.max(upstream.timeouts.send))
+    Ok((upstream.timeouts.read.max(upstream.timeouts.send), session.watch(&route)))
 }
 
 /// A socket that speaks to this address alone.
