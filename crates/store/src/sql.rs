@@ -391,17 +391,22 @@ impl Tx {
         Ok(())
     }
 
+    /// Commits in a task of its own, so that it is not given up half-way, as by a heartbeat that is late or a request whose client
+    /// leaves: the driver would take back a transaction that the database has committed, which it complains of.
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        match self {
-            Tx::Pg(tx, patience) => patience.answer(tx.commit()).await?,
-            Tx::Lite(tx, files) => {
-                files.check()?;
-                tx.commit().await?;
-                // The disk took its time: what went to a file that was deleted meanwhile is not acknowledged either.
-                files.check()?;
+        let committed = tokio::spawn(async move {
+            match self {
+                Tx::Pg(tx, patience) => patience.answer(tx.commit()).await?,
+                Tx::Lite(tx, files) => {
+                    files.check()?;
+                    tx.commit().await?;
+                    // The disk took its time: what went to a file that was deleted meanwhile is not acknowledged either.
+                    files.check()?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        committed.await.unwrap_or_else(|gone| Err(StoreError::Unavailable(Box::new(gone))))
     }
 }
 

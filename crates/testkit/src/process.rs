@@ -99,11 +99,9 @@ impl Process {
         self.announced.push(text.to_owned());
     }
 
-    /// Announces what a replica and PostgreSQL say of heartbeats that are given up because the machine is too busy; one that is
-    /// given up in its last step leaves no transaction to take back.
+    /// Announces what a replica says of heartbeats that are given up because the machine is too busy.
     pub fn announce_late_heartbeats(&mut self) {
         self.announce("no heartbeat in the database");
-        self.announce("there is no transaction in progress");
     }
 
     /// Lines of level WARN or ERROR that nobody announced.
