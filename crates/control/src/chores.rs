@@ -17,9 +17,6 @@ use crate::members::{LEADER, MemberSettings};
 /// How often lifetimes are looked after.
 const LIFETIMES: Duration = Duration::from_secs(1);
 
-/// How often the leader looks for what is to be forgotten.
-const MEMORIES: Duration = Duration::from_secs(30);
-
 /// Does the chores for as long as `epoch` names a term of office of this process, which is this member, for ever.
 pub(crate) async fn run(
     store: Store,
@@ -37,7 +34,7 @@ pub(crate) async fn run(
         let term = Term { lease: LEADER, holder: &member, epoch };
         let chores = Chores { store: &store, settings: &settings, term };
         chores.end_lifetimes().await;
-        if remembered.is_none_or(|at| at.elapsed() >= MEMORIES) {
+        if remembered.is_none_or(|at| at.elapsed() >= settings.history.interval.get()) {
             remembered = Some(Instant::now());
             chores.forget_the_lost().await;
             chores.trim_history().await;
@@ -76,7 +73,7 @@ impl Chores<'_> {
     }
 
     async fn trim_history(&self) {
-        let History { changes, max_age, min_changes } = self.settings.history;
+        let History { changes, max_age, min_changes, .. } = self.settings.history;
         let retention = Retention { most: changes, max_age: max_age.get(), least: min_changes };
         match self.store.history_retain(self.term, &retention, self.settings.clock.now()).await {
             Ok(0) => {}

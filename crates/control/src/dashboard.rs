@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::dpm::Nodes;
 use crate::health::Readiness;
 use crate::keys::Keyring;
-use crate::listen::{self, Ending, Served};
+use crate::listen::{self, Ended, Ending, Served};
 use crate::pages::{self, Site};
 use crate::state::State;
 use crate::waits::Waits;
@@ -86,16 +86,18 @@ pub struct Dashboard {
 }
 
 impl Opening {
-    /// Opens the listeners that `settings` name; `last_call` is [`ControlShutdown::last_call`]. Must be called within a tokio
-    /// runtime.
+    /// Opens the listeners that `settings` name; `last_call` is [`ControlShutdown::last_call`], and `metrics` where connections
+    /// that limits end are counted. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// A listener that does not open.
+    /// A listener that does not open, a metric of the same name that is another one.
     pub async fn listen(
         settings: &settings::Dashboard,
         last_call: Time,
         readiness: &Readiness,
+        metrics: &Registry,
     ) -> Result<Self, StartError> {
+        let ended = Ended::register(metrics)?;
         let own = bind("server.listen", settings.server.listen.socket()).await?;
         let admin = match settings.admin.enable {
             true => Some(bind("admin.admin_listen", settings.admin.admin_listen.socket()).await?),
@@ -106,7 +108,8 @@ impl Opening {
         let mut listeners = JoinSet::new();
         let ending = Ending { last_call: last_call.get(), drain: settings.server.drain.get() };
         let mut serve = |(listener, address): (TcpListener, SocketAddr), cell: &Arc<OnceLock<Router>>| {
-            let served = Served { router: pages::until(cell.clone(), readiness), readiness: readiness.clone() };
+            let (router, readiness) = (pages::until(cell.clone(), readiness), readiness.clone());
+            let served = Served { router, readiness, limits: settings.limits.clone(), ended: ended.clone() };
             listeners.spawn(listen::serve(listener, served, stopped.clone(), ending));
             address
         };
@@ -183,8 +186,9 @@ impl Dashboard {
     ) -> Result<Self, StartError> {
         let readiness = Readiness::starting();
         let store = parts.state.store().clone();
-        let dashboard =
-            Opening::listen(settings, ControlShutdown::default().last_call, &readiness).await?.serve(parts).await?;
+        let last_call = ControlShutdown::default().last_call;
+        let opening = Opening::listen(settings, last_call, &readiness, &parts.metrics).await?;
+        let dashboard = opening.serve(parts).await?;
         readiness.serves(store, maintenance);
         Ok(dashboard)
     }

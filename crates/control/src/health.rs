@@ -1,13 +1,14 @@
 //! Whether a process of the control plane lives and can serve: what load balancers and operators ask of it.
 
-use crate::listen::{self, Ending, Served};
+use crate::listen::{self, Ended, Ending, Served};
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{StatusCode, header};
-use milecastle_settings::Time;
+use milecastle_settings::{Probes as Settings, Time};
 use milecastle_store::{Maintenance, Store};
 use milecastle_telemetry::metrics::Registry;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -126,18 +127,19 @@ impl Probes {
     /// runtime.
     ///
     /// # Errors
-    /// The address cannot be bound.
+    /// The address cannot be bound, or a metric of the same name is another one.
     pub async fn start(
-        listen: SocketAddr,
+        settings: &Settings,
         last_call: Time,
         readiness: &Readiness,
         metrics: Arc<Registry>,
-    ) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(listen).await?;
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(settings.listen.socket()).await?;
         let address = listener.local_addr()?;
+        let ended = Ended::register(&metrics).map_err(io::Error::other)?;
         let router = routes(readiness).route("/metrics", get(move || async move { metrics_page(&metrics) }));
         let (stop, stopped) = watch::channel(false);
-        let served = Served { router, readiness: readiness.clone() };
+        let served = Served { router, readiness: readiness.clone(), limits: settings.limits.clone(), ended };
         let ending = Ending { last_call: last_call.get(), drain: LAST_ANSWERS };
         let server = tokio::spawn(listen::serve(listener, served, stopped, ending));
         tracing::info!(%address, "probes are answered");

@@ -70,21 +70,33 @@ impl Connect for Plain {
 pub struct Background {
     runtime: OnceLock<Handle>,
     connect: Box<dyn Connect>,
+    /// Longest answer that is read, in bytes.
+    longest_answer: usize,
     /// Whether the process ends. Each exporter holds a receiver for as long as it runs.
     ending: watch::Sender<bool>,
 }
 
-/// Without a runtime: the first exporter starts a thread with one. Connections are plain.
+/// Without a runtime: the first exporter starts a thread with one. Connections are plain, and answers have up to 64 KiB.
 impl Default for Background {
     fn default() -> Self {
-        Self { runtime: OnceLock::new(), connect: Box::new(Plain), ending: watch::Sender::new(false) }
+        Self {
+            runtime: OnceLock::new(),
+            connect: Box::new(Plain),
+            longest_answer: 64 << 10,
+            ending: watch::Sender::new(false),
+        }
     }
 }
 
 impl Background {
-    /// Exporters run on `runtime`, and reach their servers by `connect`.
-    pub fn new(runtime: Handle, connect: impl Connect + 'static) -> Self {
-        Self { runtime: OnceLock::from(runtime), connect: Box::new(connect), ..Self::default() }
+    /// Exporters run on `runtime`, and reach their servers by `connect`. Of an answer with more than `longest_answer` bytes nothing
+    /// is looked at but its status.
+    pub fn new(runtime: Handle, connect: impl Connect + 'static, longest_answer: usize) -> Self {
+        Self { runtime: OnceLock::from(runtime), connect: Box::new(connect), longest_answer, ..Self::default() }
+    }
+
+    pub(crate) fn longest_answer(&self) -> usize {
+        self.longest_answer
     }
 
     /// Opens a connection.

@@ -12,9 +12,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest answer that is read; the connection behind a longer one is not kept.
-const ANSWER: usize = 64 * 1024;
-
 /// Where to post.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -87,7 +84,7 @@ pub enum PostError {
 pub struct Answer {
     /// Status code.
     pub status: u16,
-    /// Its body; empty if it was longer than 64 KiB.
+    /// Its body; empty if it was longer than [`Background::new`] was told.
     pub body: Bytes,
 }
 
@@ -148,7 +145,7 @@ impl HttpClient {
         answer: http::Response<hyper::body::Incoming>,
     ) -> Result<Answer, PostError> {
         let status = answer.status().as_u16();
-        let whole = Limited::new(answer.into_body(), ANSWER).collect().await;
+        let whole = Limited::new(answer.into_body(), self.background.longest_answer()).collect().await;
         let body = whole.map(|whole| whole.to_bytes()).ok();
         self.kept = body.is_some().then_some(sender);
         Ok(Answer { status, body: body.unwrap_or_default() })

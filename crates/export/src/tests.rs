@@ -41,7 +41,7 @@ fn queue(settings: BatchSettings, answers: impl Into<VecDeque<Result<(), Undeliv
     let registry = Registry::new("", 1);
     let counter = |name| registry.counter(name, "", &[], Options::default()).unwrap().get();
     let (sent, dropped) = (counter("sent"), counter("dropped"));
-    let background = Background::new(tokio::runtime::Handle::current(), crate::Plain);
+    let background = Background::new(tokio::runtime::Handle::current(), crate::Plain, 1 << 10);
     let (tell, got) = unbounded_channel();
     let backlog = Backlog::new(sent.clone(), dropped.clone());
     let batches = Batches::start(&background, settings, backlog, Server { got: tell, answers: answers.into() });

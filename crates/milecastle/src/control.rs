@@ -48,13 +48,13 @@ impl ControlPlane {
         let metrics = Arc::new(metrics::Registry::default());
         let last_call = settings.replica.shutdown.last_call;
         let opening = match settings.dashboard {
-            Some(dashboard) => Some(Opening::listen(dashboard, last_call, &readiness).await?),
+            Some(dashboard) => Some(Opening::listen(dashboard, last_call, &readiness, &metrics).await?),
             None => None,
         };
         let probes = match settings.dp_manager.map(|settings| &settings.probes).filter(|probes| probes.enable) {
             Some(probes) => {
                 let address = probes.listen.socket();
-                let started = Probes::start(address, last_call, &readiness, metrics.clone()).await;
+                let started = Probes::start(probes, last_call, &readiness, metrics.clone()).await;
                 Some(started.with_context(|| format!("cannot listen on {address} (probes.listen)"))?)
             }
             None => None,

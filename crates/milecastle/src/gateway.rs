@@ -85,7 +85,7 @@ impl GatewayNode {
             Origin::Takeover(takeover, inherited) => (Some(takeover), inherited, false),
         };
         let (gate, gate_keeper) = Gate::closed();
-        let drain = Arc::new(Drain::new(env!("CARGO_PKG_VERSION")));
+        let drain = Arc::new(Drain::new(env!("CARGO_PKG_VERSION"), settings.upgrade.count_interval.get()));
         let facts = NodeFacts {
             hostname: hostname().into(),
             version: env!("CARGO_PKG_VERSION"),
@@ -97,7 +97,9 @@ impl GatewayNode {
             Arc::new(metrics::Registry::new(&settings.plugin_attr.prometheus.metric_prefix, config.workers()));
         let shared = Arc::new(Shared::default());
         shared.put(metrics.clone());
-        let exporters = Arc::new(milecastle_proxy::exporters(tokio::runtime::Handle::current(), config.authorities()));
+        let side = tokio::runtime::Handle::current();
+        let longest_answer = settings.limits.export_answer;
+        let exporters = Arc::new(milecastle_proxy::exporters(side, config.authorities(), longest_answer));
         shared.put(exporters.clone());
         let attrs = settings.plugin_attr.to_json();
         let compiler = Arc::new(compiler(attrs, shared.clone(), Arc::new(EnvironmentSecrets)));
@@ -219,6 +221,7 @@ impl GatewayNode {
             listening,
             pause: self.node.pause(),
             drain: self.drain.clone(),
+            first_word: self.upgrade.first_word.get(),
             patience: self.upgrade.ready_timeout.get(),
         });
         match offered {

@@ -29,16 +29,6 @@ use tonic::{Request, Status};
 use crate::tls::told;
 use crate::{CLUSTER_NAME, NodeCertificate};
 
-/// A handshake that takes longer is given up.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Handshakes at a time. One more takes the place of the oldest, so that peers who fall silent keep nobody out.
-const HANDSHAKES: usize = 1024;
-
-/// Until then a handshake keeps its place: of many nodes that come at once none is sent away because this side is slow. Further
-/// connections wait in the listener's queue meanwhile.
-const HANDSHAKE_PLACE: Duration = Duration::from_secs(1);
-
 /// The pause after the system refused to accept (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,6 +40,27 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// … and given up when none comes.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the handshakes of a server are held to.
+#[derive(Debug, Clone, Copy)]
+pub struct HandshakeLimits {
+    /// Handshakes at a time, at least 1. One more takes the place of the oldest, so that peers who fall silent keep nobody out.
+    pub most: usize,
+    /// Until then a handshake keeps its place: of many nodes that come at once none is sent away because this side is slow.
+    /// Further connections wait in the listener's queue meanwhile.
+    pub place: Duration,
+    /// A handshake that takes longer is given up.
+    pub timeout: Duration,
+}
+
+/// Which limit has ended a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// [`HandshakeLimits::timeout`].
+    Timeout,
+    /// [`HandshakeLimits::most`].
+    Place,
+}
 
 /// Who is at the other end of a connection. In the extensions of every request that came over one.
 #[derive(Debug, Clone)]
@@ -134,17 +145,31 @@ impl Stream for Incoming {
 
 /// Accepts connections and shakes hands, many at a time, so that a slow client holds up nobody.
 ///
-/// Runs on the tokio runtime that it is called on; `config` is that of [`server_config`](crate::server_config).
-pub fn incoming(listener: TcpListener, config: Arc<ServerConfig>) -> Incoming {
+/// Runs on the tokio runtime that it is called on; `config` is that of [`server_config`](crate::server_config). `given_up` hears
+/// of each handshake that a limit has ended.
+pub fn incoming(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    limits: HandshakeLimits,
+    given_up: impl Fn(GivenUp) + Send + Sync + 'static,
+) -> Incoming {
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(accept(listener, TlsAcceptor::from(config), sender));
+    tokio::spawn(accept(listener, TlsAcceptor::from(config), limits, Arc::new(given_up), sender));
     Incoming(receiver)
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Sender<ServerStream>) {
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    limits: HandshakeLimits,
+    given_up: Arc<dyn Fn(GivenUp) + Send + Sync>,
+    sender: mpsc::Sender<ServerStream>,
+) {
     let mut handshakes = Handshakes::default();
     loop {
-        handshakes.make_room().await;
+        if handshakes.make_room(&limits).await {
+            given_up(GivenUp::Place);
+        }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = sender.closed() => return,
@@ -157,9 +182,9 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Send
                 continue;
             }
         };
-        let (acceptor, sender) = (acceptor.clone(), sender.clone());
+        let (acceptor, sender, given_up) = (acceptor.clone(), sender.clone(), given_up.clone());
         handshakes.begin(async move {
-            match timeout(HANDSHAKE_TIMEOUT, handshake(acceptor, stream, address)).await {
+            match timeout(limits.timeout, handshake(acceptor, stream, address)).await {
                 // A closed channel: the server is shutting down, and the connection goes with it.
                 Ok(Ok(stream)) => drop(sender.send(stream).await),
                 // Probes of load balancers connect and go.
@@ -167,7 +192,10 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Send
                     tracing::debug!(%address, %error, "TLS handshake broken off");
                 }
                 Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake failed"),
-                Err(_) => tracing::info!(%address, "TLS handshake took too long"),
+                Err(_) => {
+                    given_up(GivenUp::Timeout);
+                    tracing::info!(%address, "TLS handshake took too long");
+                }
             }
         });
     }
@@ -182,23 +210,25 @@ struct Handshakes {
 }
 
 impl Handshakes {
-    /// Waits until one more may begin; ends the oldest if need be.
-    async fn make_room(&mut self) {
+    /// Waits until one more may begin; ends the oldest if need be, and says whether it did.
+    async fn make_room(&mut self, limits: &HandshakeLimits) -> bool {
         while self.tasks.try_join_next().is_some() {}
-        if self.begun.len() < HANDSHAKES {
-            return;
+        if self.begun.len() < limits.most {
+            return false;
         }
         self.begun.retain(|(_, handshake)| !handshake.is_finished());
-        while self.begun.len() >= HANDSHAKES {
-            let Some((began, oldest)) = self.begun.front() else { return };
+        while self.begun.len() >= limits.most {
+            let Some((began, oldest)) = self.begun.front() else { return false };
             tokio::select! {
-                () = sleep_until(*began + HANDSHAKE_PLACE) => {
+                () = sleep_until(*began + limits.place) => {
                     oldest.abort();
                     self.begun.pop_front();
+                    return true;
                 }
                 _ = self.tasks.join_next() => self.begun.retain(|(_, handshake)| !handshake.is_finished()),
             }
         }
+        false
     }
 
     fn begin(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {

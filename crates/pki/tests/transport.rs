@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use milecastle_pki::transport::{ConnectError, connect, incoming, node_of};
+use milecastle_pki::transport::{ConnectError, HandshakeLimits, connect, incoming, node_of};
 use milecastle_pki::{
     Ca, Fingerprint, GroupToken, KeyRequest, NodeIdentity, NodeKeys, ServerIdentity, TokenHash, join_client_config,
     server_config,
@@ -108,7 +108,8 @@ impl Cluster {
         let address = listener.local_addr().unwrap().to_string();
         let services = Services { ca: ca.clone(), tokens: Arc::new(vec![(token.id().to_owned(), token.hash())]) };
         let (stop, stopped) = oneshot::channel();
-        let incoming = incoming(listener, Arc::new(config));
+        let limits = HandshakeLimits { most: 64, place: HOUR, timeout: HOUR };
+        let incoming = incoming(listener, Arc::new(config), limits, |_| {});
         let server = tokio::spawn(async move {
             tonic::transport::Server::builder()
                 .add_service(JoinServer::new(services.clone()))

@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             discovery,
             side: side.handle().clone(),
             on_end: None,
-            drain: Arc::new(Drain::new("1.2.3")),
+            drain: Arc::new(Drain::new("1.2.3", std::time::Duration::ZERO)),
             gate: Gate::open(),
         },
         &mut Inherited::default(),

@@ -14,8 +14,6 @@ use tokio::sync::{mpsc, oneshot};
 const TOLD: usize = 50;
 /// How long a worker may take to count; one that is at work on something long is left out.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long what was counted is told to whoever asks: workers count instead of serving, and anybody on the host may ask.
-const FRESH: Duration = Duration::from_millis(200);
 /// Name of a socket at which a process is asked that has handed its sockets over: before and behind its id.
 const SOCKET: (&str, &str) = ("draining-", ".sock");
 
@@ -156,6 +154,8 @@ pub(crate) type Ask = oneshot::Sender<Count>;
 #[derive(Debug)]
 pub struct Drain {
     version: &'static str,
+    /// How long what was counted is told to whoever asks: workers count instead of serving, and anybody on the host may ask.
+    interval: Duration,
     workers: OnceLock<Vec<mpsc::UnboundedSender<Ask>>>,
     at: Mutex<(Stage, Option<Instant>)>,
     /// What was counted last, and when. Held while the workers count, so that they do so for all who ask at once.
@@ -163,9 +163,15 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Of a process of this version that serves, or is about to.
-    pub fn new(version: &'static str) -> Self {
-        Self { version, workers: OnceLock::new(), at: Mutex::default(), counted: tokio::sync::Mutex::default() }
+    /// Of a process of this version that serves, or is about to; `interval` is [`milecastle_settings::Upgrade::count_interval`].
+    pub fn new(version: &'static str, interval: Duration) -> Self {
+        Self {
+            version,
+            interval,
+            workers: OnceLock::new(),
+            at: Mutex::default(),
+            counted: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The end has come to this stage; what is left after so long is cut.
@@ -191,7 +197,7 @@ impl Drain {
     pub async fn census(&self) -> Census {
         let all = {
             let mut counted = self.counted.lock().await;
-            if counted.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
+            if counted.as_ref().is_none_or(|(at, _)| at.elapsed() >= self.interval) {
                 *counted = Some((Instant::now(), self.count().await));
             }
             counted.as_ref().map(|(_, count)| count.clone()).unwrap_or_default()

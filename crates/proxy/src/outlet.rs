@@ -2,6 +2,7 @@
 
 use crate::tls::OnDemandTls;
 use milecastle_export::{Background, Connect, Connecting, Duplex, Endpoint, Tls};
+use milecastle_settings::Size;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,9 +16,11 @@ const HANDSHAKE: Duration = Duration::from_secs(60);
 struct Outlet(OnDemandTls);
 
 /// Exporters of a gateway: they run on `side`, the runtime beside the workers. `authorities` is a file in PEM that servers'
-/// certificates are verified with where they are; `None`: those of the system.
-pub fn exporters(side: Handle, authorities: Option<PathBuf>) -> Background {
-    Background::new(side, Outlet(OnDemandTls::new(authorities, "apisix.ssl.ssl_trusted_certificate")))
+/// certificates are verified with where they are; `None`: those of the system. `longest_answer` is
+/// [`milecastle_settings::Limits::export_answer`].
+pub fn exporters(side: Handle, authorities: Option<PathBuf>, longest_answer: Size) -> Background {
+    let outlet = Outlet(OnDemandTls::new(authorities, "apisix.ssl.ssl_trusted_certificate"));
+    Background::new(side, outlet, longest_answer.as_len())
 }
 
 impl Connect for Outlet {

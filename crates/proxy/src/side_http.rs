@@ -14,6 +14,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use milecastle_settings::Gateway;
+use milecastle_telemetry::metrics::{Counter, Family, MetricError, Options, Registry};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
@@ -28,14 +30,50 @@ use tokio::time::{Instant, sleep_until};
 /// An answer of a side server.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// Connections that one side server holds at once.
-const MAX_CONNECTIONS: usize = 256;
-/// Until then a connection of which something was heard, if only that it came, keeps its place.
-const PLACE: Duration = Duration::from_millis(100);
-/// Largest head of a request, in bytes: what probes, scrapers and operators send is far below.
-const MAX_HEAD_BYTES: usize = 16 << 10;
-/// How long the head of a request may take, and how long a connection may idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// What clients of one side server are held to.
+#[derive(Clone)]
+pub(crate) struct SideLimits {
+    /// Connections at once.
+    connections: usize,
+    /// Until then a connection of which something was heard, if only that it came, keeps its place.
+    place: Duration,
+    /// Largest head of a request.
+    header_bytes: usize,
+    /// How long the head of a request may take, and how long a connection may idle.
+    header_timeout: Duration,
+    /// Connections that one of these has ended, by `why`.
+    ended: Family<Counter>,
+}
+
+impl SideLimits {
+    /// Those that the settings name; what they end is counted by `registry`.
+    ///
+    /// # Errors
+    /// The metric's name is taken by one of another kind.
+    pub(crate) fn new(settings: &Gateway, registry: &Registry) -> Result<Self, MetricError> {
+        Ok(Self {
+            connections: settings.limits.side_connections as usize,
+            place: settings.timeouts.side_place.get(),
+            header_bytes: settings.limits.side_header_bytes.as_len(),
+            header_timeout: settings.timeouts.side_header.get(),
+            ended: register_metrics(registry)?,
+        })
+    }
+}
+
+/// Registers what side servers count.
+///
+/// # Errors
+/// The metric's name is taken by one of another kind.
+pub(crate) fn register_metrics(registry: &Registry) -> Result<Family<Counter>, MetricError> {
+    let help = "Connections of listeners beside the traffic that a limit has ended";
+    let ended = registry.counter("side_connections_ended_total", help, &["why"], Options::default())?;
+    for why in ["place", "head_size", "head_time"] {
+        // Shown from the start, as 0.
+        ended.with(&[why]);
+    }
+    Ok(ended)
+}
 
 /// An address that is listened on and not served yet.
 pub(crate) struct SideListener {
@@ -43,6 +81,7 @@ pub(crate) struct SideListener {
     /// One, unless they were opened by another process.
     sockets: Vec<TcpListener>,
     gate: Gate,
+    limits: SideLimits,
 }
 
 impl SideListener {
@@ -52,7 +91,8 @@ impl SideListener {
     /// The system refuses it.
     #[cfg(test)]
     pub(crate) fn bind(addr: SocketAddr) -> io::Result<Self> {
-        Ok(Self::open("", addr, &mut Inherited::default(), &Gate::open())?.0)
+        let limits = SideLimits::new(&Gateway::default(), &Registry::default()).map_err(io::Error::other)?;
+        Ok(Self::open("", addr, &mut Inherited::default(), &Gate::open(), &limits)?.0)
     }
 
     /// Claims the sockets of the listener that `key` sets to this address, or opens one. Nobody is let in before the gate
@@ -65,6 +105,7 @@ impl SideListener {
         addr: SocketAddr,
         inherited: &mut Inherited,
         gate: &Gate,
+        limits: &SideLimits,
     ) -> io::Result<(Self, Listening)> {
         let sockets = match inherited.claim(Transport::Tcp, key, addr) {
             Some(claimed) => claimed.sockets.into_iter().map(std::net::TcpListener::from).collect(),
@@ -78,7 +119,7 @@ impl SideListener {
             TcpListener::from_std(socket)
         };
         let sockets = sockets.into_iter().map(into_runtime).collect::<io::Result<_>>()?;
-        Ok((Self { addr: bound, sockets, gate: gate.clone() }, listening))
+        Ok((Self { addr: bound, sockets, gate: gate.clone(), limits: limits.clone() }, listening))
     }
 }
 
@@ -97,8 +138,8 @@ impl SideServer {
         F: Fn(&Request<Incoming>) -> A + Send + Sync + 'static,
         A: Future<Output = Answer> + Send + 'static,
     {
-        let (answer, places, leaving) = (Arc::new(answer), Arc::default(), Arc::<AtomicBool>::default());
-        let SideListener { addr, sockets, gate } = listener;
+        let SideListener { addr, sockets, gate, limits } = listener;
+        let (answer, places, leaving) = (Arc::new(answer), Arc::new(Places::new(limits)), Arc::<AtomicBool>::default());
         let accept = |socket| {
             let (mut gate, served) =
                 (gate.clone(), serve(socket, answer.clone(), Arc::clone(&places), leaving.clone()));
@@ -157,11 +198,19 @@ where
                     Ok::<_, Infallible>(answer)
                 }
             });
+            let limits = &place.places.limits;
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
+            builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
+            builder.max_buf_size(limits.header_bytes);
             tokio::select! {
-                // What goes wrong here is the client's affair: it left, or it does not speak HTTP.
-                _ended = builder.serve_connection(TokioIo::new(stream), service) => {}
+                // What else goes wrong here is the client's affair: it left, or it does not speak HTTP.
+                ended = builder.serve_connection(TokioIo::new(stream), service) => if let Err(error) = ended {
+                    if error.is_parse_too_large() {
+                        limits.ended.with(&["head_size"]).inc();
+                    } else if error.is_timeout() {
+                        limits.ended.with(&["head_time"]).inc();
+                    }
+                },
                 () = place.cut.notified() => {}
             }
         });
@@ -169,8 +218,8 @@ where
 }
 
 /// The connections there are, by when each was last heard of: a number that grows.
-#[derive(Default)]
 struct Places {
+    limits: SideLimits,
     taken: Mutex<BTreeMap<u64, Taken>>,
     heard: AtomicU64,
 }
@@ -189,6 +238,10 @@ struct Place {
 }
 
 impl Places {
+    fn new(limits: SideLimits) -> Self {
+        Self { limits, taken: Mutex::default(), heard: AtomicU64::default() }
+    }
+
     /// Waits until there is a place for one more; the connection that was silent for longest is cut if there is none else.
     async fn make_room(&self) {
         while let Some(until) = self.kept_until() {
@@ -199,15 +252,16 @@ impl Places {
     /// Until when no place can be made; `None` if there is one.
     fn kept_until(&self) -> Option<Instant> {
         let mut taken = self.lock();
-        if taken.len() < MAX_CONNECTIONS {
+        if taken.len() < self.limits.connections {
             return None;
         }
         let longest = taken.first_entry()?;
-        let until = longest.get().heard + PLACE;
+        let until = longest.get().heard + self.limits.place;
         if until > Instant::now() {
             return Some(until);
         }
         longest.remove().cut.notify_one();
+        self.limits.ended.with(&["place"]).inc();
         None
     }
 
@@ -271,6 +325,7 @@ pub(crate) fn stock(status: StatusCode) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use milecastle_settings::{Size, Time};
     use milecastle_testkit::{Call, eventually};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
@@ -285,7 +340,7 @@ mod tests {
             used.read_exact(&mut [0; 15]).await
         };
         let mut held = Vec::new();
-        for n in 0..3 * MAX_CONNECTIONS {
+        for n in 0..3 * Gateway::default().limits.side_connections {
             let mut half = TcpStream::connect(server.local_addr()).await.unwrap();
             half.write_all(b"GET / HTTP/1.1\r\nHost").await.unwrap();
             held.push(half);
@@ -298,5 +353,27 @@ mod tests {
             held[0].read(&mut [0; 1]).await.map_or(true, |read| read == 0)
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn a_large_head_is_refused_and_a_slow_one_cut_and_both_are_counted() {
+        let (mut settings, registry) = (Gateway::default(), Registry::default());
+        settings.limits.side_header_bytes = Size::kib(8);
+        settings.timeouts.side_header = Time::millis(100);
+        let limits = SideLimits::new(&settings, &registry).unwrap();
+        let addr = "127.0.0.1:0".parse().unwrap();
+        let opened = SideListener::open("", addr, &mut Inherited::default(), &Gate::open(), &limits);
+        let ok = |_: &Request<Incoming>| std::future::ready(stock(StatusCode::OK));
+        let server = SideServer::start(opened.unwrap().0, ok);
+        let counted = async |why: &str| {
+            eventually(why, async || limits.ended.with(&[why]).get() == 1).await;
+        };
+        let large = Call::get("/").header("X-Large", &"x".repeat(9 << 10)).to(server.local_addr()).await.unwrap();
+        assert_eq!(large.status, 431);
+        counted("head_size").await;
+        let mut slow = TcpStream::connect(server.local_addr()).await.unwrap();
+        slow.write_all(b"GET / HTTP/1.1\r\nHost").await.unwrap();
+        slow.read_to_end(&mut Vec::new()).await.unwrap();
+        counted("head_time").await;
     }
 }

@@ -11,7 +11,7 @@ use crate::health::UpstreamHealth;
 use crate::metrics_page::MetricsServer;
 use crate::node::NodeStatus;
 use crate::node_metrics::{NodeMetrics, PushError, Sources};
-use crate::side_http::{SideListener, SideServer};
+use crate::side_http::{SideLimits, SideListener, SideServer};
 use crate::status::{self, Health};
 use milecastle_export::Background;
 use milecastle_plugin_api::NodeFacts;
@@ -104,9 +104,10 @@ impl SideServers {
             exporters,
         } = parts;
         let apisix = &settings.apisix;
+        let limits = SideLimits::new(settings, &metrics)?;
         let mut listening = Vec::new();
         let mut open = |key: &'static str, addr| {
-            let opened = SideListener::open(key, addr, inherited, &gate);
+            let opened = SideListener::open(key, addr, inherited, &gate, &limits);
             let (listener, own) = opened.map_err(|source| SideError::Listen { key, addr, source })?;
             listening.push(own);
             Ok::<_, SideError>(listener)
@@ -180,6 +181,7 @@ mod tests {
     use milecastle_settings::IpPort;
     use milecastle_testkit::Call;
     use serde_json::{Map, json};
+    use std::time::Duration;
 
     fn settings() -> Settings {
         let mut settings = Settings::default();
@@ -219,7 +221,7 @@ mod tests {
             node: Arc::new(move || status.clone()),
             facts: NodeFacts { hostname: "host-1".into(), version: "1.2.3", tracing: false },
             access_log: None,
-            drain: Arc::new(Drain::new("1.2.3")),
+            drain: Arc::new(Drain::new("1.2.3", Duration::ZERO)),
             gate: Gate::open(),
             exporters: Arc::default(),
         };

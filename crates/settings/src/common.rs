@@ -10,8 +10,8 @@ use milecastle_telemetry::{Secret, log};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Time;
 use crate::load::Checks;
+use crate::{Size, Time};
 
 /// The address a server listens on, under the names the control plane's files use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -51,6 +51,24 @@ pub struct Probes {
     pub enable: bool,
     /// Where to listen.
     pub listen: HostPort,
+    /// Its caps.
+    pub limits: HttpLimits,
+}
+
+/// Caps of a plain HTTP listener of the control plane, which whoever reaches its address may fill. Its metric
+/// `http_connections_ended_total` counts, by `why`, how often each bit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct HttpLimits {
+    /// Connections served at once. One more takes the place of the one that has waited longest for a request (`why="place"`);
+    /// while all have a request in work, it waits to be accepted.
+    #[schemars(range(min = 2), extend("x-unit" = "connections"))]
+    pub connections: u32,
+    /// Head of a request, and what is read ahead of a body, at least 8k. A larger head is answered 431 and ends the connection
+    /// (`why="head_size"`). All connections together hold this much each at most.
+    pub header_bytes: Size,
+    /// How long a client may take to send the head of a request, an idle connection's next one included (`why="head_time"`).
+    pub header_timeout: Time,
 }
 
 /// The database of the control plane. All but `dsn` concerns PostgreSQL alone.
@@ -209,6 +227,15 @@ impl Database {
     }
 }
 
+impl HttpLimits {
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        if !(Size::kib(8)..=Size::kib(1 << 20)).contains(&self.header_bytes) {
+            checks.fault("header_bytes", "expected 8k to 1g");
+        }
+        checks.above_zero(&[("header_timeout", self.header_timeout)]);
+    }
+}
+
 impl Sealing {
     /// The key in base64 from the first place that has one: `key`, `key_file`, the systemd credential; `None` where none has.
     pub fn read(&self) -> Result<Option<Secret<String>>, SecretError> {
@@ -287,7 +314,14 @@ impl Default for Server {
 
 impl Default for Probes {
     fn default() -> Self {
-        Self { enable: false, listen: HostPort::any(17901) }
+        Self { enable: false, listen: HostPort::any(17901), limits: HttpLimits::default() }
+    }
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        // A head is what nginx takes (`large_client_header_buffers`).
+        Self { connections: 4096, header_bytes: Size::kib(32), header_timeout: Time::secs(75) }
     }
 }
 

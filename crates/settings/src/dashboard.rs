@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::{HostPort, IpPort, Log, Peers, Replica, Server, Size, Time};
+use crate::{HostPort, HttpLimits, IpPort, Log, Peers, Replica, Server, Size, Time};
 
 /// Configuration of a dashboard: the section `dashboard` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +15,8 @@ use crate::{HostPort, IpPort, Log, Peers, Replica, Server, Size, Time};
 pub struct Dashboard {
     /// The server of console, `/api` and `/apisix/admin`.
     pub server: Server,
+    /// Caps of each of its listeners.
+    pub limits: HttpLimits,
     /// The compatible Admin API; the reference has these keys under `deployment.admin`.
     pub admin: Admin,
 }
@@ -63,13 +65,13 @@ pub struct Admin {
     pub max_configs_body: Size,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,
-    /// Requests that may wait for nodes at a time, of all keys together, 1 to 2048: half of the connections that a listener has.
-    /// One more is refused before anything is done, with 503 and `Retry-After`.
-    #[schemars(range(min = 1, max = 2048))]
+    /// Requests that may wait for nodes at a time, of all keys together; at most half of `limits.connections`. One more is
+    /// refused before anything is done, with 503 and `Retry-After`.
+    #[schemars(range(min = 1), extend("x-unit" = "requests"))]
     pub max_waits: u32,
     /// Requests of one key that may wait for nodes at a time, 1 to `max_waits`. One more is refused before anything is done, with
     /// 429 and `Retry-After`.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1), extend("x-unit" = "requests"))]
     pub max_waits_of_a_key: u32,
 }
 
@@ -136,6 +138,10 @@ impl Dashboard {
                 checks.fault(key, "expected at least 1k: a smaller body holds no real object");
             }
         }
+        self.limits.check(&mut checks.at("limits"));
+        if self.admin.max_waits > self.limits.connections / 2 {
+            checks.fault("admin.max_waits", "expected at most half of `limits.connections`");
+        }
         if self.admin.max_waits_of_a_key > self.admin.max_waits {
             checks.fault("admin.max_waits_of_a_key", "expected at most `admin.max_waits`");
         }
@@ -158,7 +164,11 @@ impl File for DashboardFile {
 
 impl Default for Dashboard {
     fn default() -> Self {
-        Self { server: Server { listen: HostPort::any(17080), ..Server::default() }, admin: Admin::default() }
+        Self {
+            server: Server { listen: HostPort::any(17080), ..Server::default() },
+            limits: HttpLimits::default(),
+            admin: Admin::default(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::{HostPort, Log, Probes, Replica, Server, Time};
+use crate::{HostPort, Log, Probes, Replica, Server, Size, Time};
 
 /// Configuration of a DP manager: the section `dp_manager` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -14,6 +14,8 @@ use crate::{HostPort, Log, Probes, Replica, Server, Time};
 pub struct DpManager {
     /// The gRPC server.
     pub server: Server,
+    /// Caps of the gRPC server.
+    pub limits: DpLimits,
     /// Where load balancers and Prometheus ask.
     pub probes: Probes,
     /// Certificates that this replica issues and shows.
@@ -43,10 +45,44 @@ pub struct Certificates {
     /// Further names and addresses for this replica's server certificate. `localhost`, `127.0.0.1`, `::1` and the host's name are
     /// always in it. Nodes need none of them: they know the cluster's authority, whatever address they reach it by.
     pub names: Vec<String>,
-    /// Life of a node's certificate; the node rotates it at two thirds.
+    /// Life of a node's certificate, at least 10s; the node rotates it at two thirds.
     pub node_life: Time,
-    /// Life of this replica's own server certificate; rotated at two thirds.
+    /// Life of this replica's own server certificate, at least 60s; rotated at two thirds.
     pub server_life: Time,
+}
+
+/// Caps of the gRPC server, where whoever reaches its address may connect and ask to join. The metric
+/// `dp_connections_ended_total` counts, by `why`, how often those of connections bit; `dp_calls_refused_total`, by `code`, those
+/// of calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DpLimits {
+    /// Head of a call, 1k to 1m. A larger one is answered 431 or ends the call.
+    pub header_bytes: Size,
+    /// Request to join or to renew a certificate: a token, a signing request and a few names, which take less than 1k with the
+    /// keys that nodes make; at most 1m. A larger one is refused (`code="OutOfRange"`). Everybody may have as much held for each
+    /// call of each connection.
+    pub join_bytes: Size,
+    /// How long a call may take to be answered; of a stream, to be opened.
+    pub call_timeout: Time,
+    /// Handshakes under way. One more takes the place of the oldest (`why="handshake_place"`), so that peers who fall silent keep
+    /// nobody out.
+    #[schemars(range(min = 1), extend("x-unit" = "handshakes"))]
+    pub handshakes: u32,
+    /// Until then a handshake keeps its place: of many nodes that come at once none is sent away because this side is slow.
+    /// Further connections wait in the listener's queue meanwhile.
+    pub handshake_place: Time,
+    /// How long a handshake may take (`why="handshake_time"`).
+    pub handshake_timeout: Time,
+    /// Connections of peers that showed no certificate, which can only join. One more takes the place of the oldest
+    /// (`why="guest_place"`), so that those who only hold on keep no node from joining.
+    #[schemars(range(min = 1), extend("x-unit" = "connections"))]
+    pub guests: u32,
+    /// Until then such a connection keeps its place; while all of them are that young, further ones are closed as they come
+    /// (`why="guest_refused"`).
+    pub guest_place: Time,
+    /// How long such a connection may last; a join is one short call (`why="guest_time"`).
+    pub guest_life: Time,
 }
 
 /// The configuration stream.
@@ -80,14 +116,17 @@ impl DpManager {
     }
 
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        self.probes.limits.check(&mut checks.at("probes.limits"));
+        self.limits.check(&mut checks.at("limits"));
         if self.stream.beat.is_zero() || self.stream.beat > Time::secs(2) {
             checks.fault("stream.beat", "expected more than 0 and at most 2s: nodes count on it");
         }
-        for (key, life) in [("node_life", self.certificates.node_life), ("server_life", self.certificates.server_life)]
-        {
-            if life < Time::secs(60) {
-                checks.fault(&format!("certificates.{key}"), "expected at least 60s");
-            }
+        if self.certificates.node_life < Time::secs(10) {
+            checks
+                .fault("certificates.node_life", "expected at least 10s, which leaves a few seconds for the next one");
+        }
+        if self.certificates.server_life < Time::secs(60) {
+            checks.fault("certificates.server_life", "expected at least 60s");
         }
         for (i, name) in self.certificates.names.iter().enumerate() {
             if !is_host(name) {
@@ -97,6 +136,21 @@ impl DpManager {
         if self.stream.silence <= self.stream.beat {
             checks.fault("stream.silence", "expected more than `stream.beat`, and than `report_interval` of the nodes");
         }
+    }
+}
+
+impl DpLimits {
+    fn check(&self, checks: &mut Checks<'_>) {
+        for (key, size) in [("header_bytes", self.header_bytes), ("join_bytes", self.join_bytes)] {
+            if !(Size::kib(1)..=Size::kib(1 << 10)).contains(&size) {
+                checks.fault(key, "expected 1k to 1m: less holds no real call, and more is for those who want to harm");
+            }
+        }
+        checks.above_zero(&[
+            ("call_timeout", self.call_timeout),
+            ("handshake_timeout", self.handshake_timeout),
+            ("guest_life", self.guest_life),
+        ]);
     }
 }
 
@@ -134,9 +188,26 @@ impl Default for DpManager {
     fn default() -> Self {
         Self {
             server: Server { listen: HostPort::any(17900), ..Server::default() },
+            limits: DpLimits::default(),
             probes: Probes::default(),
             certificates: Certificates::default(),
             stream: Stream::default(),
+        }
+    }
+}
+
+impl Default for DpLimits {
+    fn default() -> Self {
+        Self {
+            header_bytes: Size::kib(16),
+            join_bytes: Size::kib(8),
+            call_timeout: Time::secs(30),
+            handshakes: 1024,
+            handshake_place: Time::secs(1),
+            handshake_timeout: Time::secs(10),
+            guests: 1024,
+            guest_place: Time::secs(2),
+            guest_life: Time::secs(30),
         }
     }
 }

@@ -20,14 +20,14 @@ pub struct History {
     /// The newest changes of each gateway group that stay, however old they are.
     #[schemars(range(min = 1), extend("x-unit" = "changes"))]
     pub min_changes: u64,
+    /// How often the leader looks for what is to be forgotten: history, and nodes and replicas that were silent for long.
+    pub interval: Time,
 }
 
 impl History {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         let mut checks = checks.at("history");
-        if self.max_age.is_zero() {
-            checks.fault("max_age", "expected more than 0");
-        }
+        checks.above_zero(&[("max_age", self.max_age), ("interval", self.interval)]);
         if self.min_changes > self.changes {
             checks.fault("min_changes", "expected at most `history.changes`");
         }
@@ -36,6 +36,6 @@ impl History {
 
 impl Default for History {
     fn default() -> Self {
-        Self { changes: 100_000, max_age: Time::secs(90 * 86_400), min_changes: 1000 }
+        Self { changes: 100_000, max_age: Time::secs(90 * 86_400), min_changes: 1000, interval: Time::secs(30) }
     }
 }

@@ -32,14 +32,14 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
-pub use common::{Database, HostPort, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
+pub use common::{Database, HostPort, HttpLimits, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
 pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, Declarative};
 pub use discovery::{
     Consul, ConsulTimeout, DefaultMetadata, DefaultService, Discovery, DnsDiscovery, DnsOrder, Eureka, Kubernetes,
     KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector, RegistryTimeout,
     RegistryUrl,
 };
-pub use dp_manager::{Certificates, DpManager, DpManagerFile, Stream};
+pub use dp_manager::{Certificates, DpLimits, DpManager, DpManagerFile, Stream};
 pub use gateway::{
     AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, Limits,
     LongConnectionPolicy, LongConnections, MetricSettings, MetricsPush, NginxConfig, NginxHttp, NginxStream,

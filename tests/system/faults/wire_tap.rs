@@ -3,7 +3,7 @@
 //! Both sides speak mutual TLS, and rightly so; the tap has the authority's key from the database and the node's key from its
 //! state directory, which nobody but the test has. Messages pass as they are until the tap is told to lose something.
 
-use milecastle_pki::transport::{connect, incoming};
+use milecastle_pki::transport::{HandshakeLimits, connect, incoming};
 use milecastle_pki::{Ca, NodeKeys, ServerIdentity, join_client_config, server_config};
 use milecastle_wire::{Digest, DigestKey, pb};
 use pb::config_client::ConfigClient;
@@ -65,7 +65,9 @@ impl Tap {
         let wire = Arc::new(Wire { ca, behind: behind.to_string(), node_dir, next, open });
         let (join, config) = (JoinServer::new(Service(wire.clone())), ConfigServer::new(Service(wire.clone())));
         let server = tonic::transport::Server::builder().add_service(join).add_service(config);
-        let server = tokio::spawn(async move { server.serve_with_incoming(incoming(listener, tls)).await.unwrap() });
+        let limits = HandshakeLimits { most: 64, place: HOUR, timeout: HOUR };
+        let incoming = incoming(listener, tls, limits, |_| {});
+        let server = tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() });
         Self { address, wire, server }
     }
 

@@ -18,10 +18,6 @@ use super::metrics::Metrics;
 use super::nodes::clip;
 use super::random;
 
-/// Largest request, in bytes: a token, a signing request and a few names, which take less than 1 KiB with the keys that nodes make.
-/// Whoever knows the address may have as much held for each call of each connection.
-pub(super) const MAX_REQUEST_BYTES: usize = 8 << 10;
-
 /// Answers nodes that want a certificate.
 pub(super) struct JoinService {
     pub(super) store: Store,

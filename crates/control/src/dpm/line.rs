@@ -7,24 +7,15 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use milecastle_pki::transport::{Incoming, Peer, ServerStream};
+use milecastle_settings::DpLimits;
+use milecastle_telemetry::metrics::{Counter, Family};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tonic::transport::server::Connected;
-
-/// Without a certificate one can only join, which takes one short call.
-const GUEST_LIFE: Duration = Duration::from_secs(30);
-
-/// Connections without a certificate at a time. One more takes the place of the oldest, so that those who only hold on keep no
-/// node from joining.
-const GUESTS: usize = 1024;
-
-/// Until then a guest keeps its place; while all of them are that young, further ones are closed as they come.
-const GUEST_PLACE: Duration = Duration::from_secs(2);
 
 /// Who is at the other end of a connection, and a way to end it. In the extensions of every request that came over it.
 #[derive(Debug, Clone)]
@@ -50,8 +41,10 @@ pub(super) struct Line {
 }
 
 /// Connections without a certificate, by the order in which they came.
-#[derive(Default)]
 struct Guests {
+    limits: DpLimits,
+    /// Connections that a limit has ended, by `why`.
+    ended: Family<Counter>,
     places: Mutex<BTreeMap<u64, (Instant, Arc<Notify>)>>,
     came: AtomicU64,
 }
@@ -66,11 +59,13 @@ impl Guests {
     /// A place for a connection that ends when `cut` is notified; `None` if there is none.
     fn admit(self: &Arc<Self>, cut: &Arc<Notify>, now: Instant) -> Option<Guest> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if places.len() >= GUESTS {
+        if places.len() >= self.limits.guests as usize {
             let oldest = places.first_entry()?;
-            if now.saturating_duration_since(oldest.get().0) < GUEST_PLACE {
+            if now.saturating_duration_since(oldest.get().0) < self.limits.guest_place.get() {
+                self.ended.with(&["guest_refused"]).inc();
                 return None;
             }
+            self.ended.with(&["guest_place"]).inc();
             oldest.remove().1.notify_one();
         }
         let number = self.came.fetch_add(1, Ordering::Relaxed);
@@ -85,9 +80,16 @@ impl Drop for Guest {
     }
 }
 
-/// The connections that come in, without those that are too many. All of them end with the sender of `halt`.
-pub(super) fn lines(incoming: Incoming, halt: watch::Receiver<()>) -> impl Stream<Item = io::Result<Line>> {
-    let guests = Arc::<Guests>::default();
+/// The connections that come in, without those that are too many; `ended` counts, by `why`, those that a limit ends. All of them
+/// end with the sender of `halt`.
+pub(super) fn lines(
+    incoming: Incoming,
+    limits: &DpLimits,
+    ended: Family<Counter>,
+    halt: watch::Receiver<()>,
+) -> impl Stream<Item = io::Result<Line>> + use<> {
+    let (limits, places) = (limits.clone(), Mutex::default());
+    let guests = Arc::new(Guests { limits, ended, places, came: AtomicU64::default() });
     incoming.filter_map(move |accepted| {
         let line = accepted.map(|io| Line::new(io, &guests, halt.clone())).transpose();
         std::future::ready(line)
@@ -102,12 +104,12 @@ impl Line {
             Some(_) => None,
             None => Some(guests.admit(&cut, Instant::now())?),
         };
-        let (called, is_guest) = (cut.clone(), guest.is_some());
+        let (called, is_guest, guests) = (cut.clone(), guest.is_some(), guests.clone());
         let end = Box::pin(async move {
             tokio::select! {
                 () = called.notified() => {}
                 _ = halt.changed() => {}
-                () = sleep(GUEST_LIFE), if is_guest => {}
+                () = sleep(guests.limits.guest_life.get()), if is_guest => guests.ended.with(&["guest_time"]).inc(),
             }
         });
         Some(Self { io, link: Link { peer, cut }, end: Some(end), _guest: guest })
@@ -165,20 +167,26 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::dpm::metrics::Metrics;
+    use milecastle_telemetry::metrics::Registry;
 
     #[test]
     fn a_guest_that_lingers_makes_room() {
-        let (guests, start) = (Arc::<Guests>::default(), Instant::now());
-        let cuts: Vec<Arc<Notify>> = (0..GUESTS).map(|_| Arc::default()).collect();
+        let (limits, metrics) = (DpLimits::default(), Registry::default());
+        let ended = Metrics::register(&metrics).unwrap().ended;
+        let (most, place) = (limits.guests as usize, limits.guest_place.get());
+        let (places, came) = (Mutex::default(), AtomicU64::default());
+        let (guests, start) = (Arc::new(Guests { limits, ended, places, came }), Instant::now());
+        let cuts: Vec<Arc<Notify>> = (0..most).map(|_| Arc::default()).collect();
         let mut seats: Vec<Guest> = cuts.iter().map(|cut| guests.admit(cut, start).expect("there is room")).collect();
-        let late = start + GUEST_PLACE;
+        let late = start + place;
         assert!(guests.admit(&Arc::default(), start).is_none(), "all are young");
         let newcomer = guests.admit(&Arc::default(), late);
         assert!(newcomer.is_some());
         let cut = |n: usize| cuts[n].notified().now_or_never().is_some();
         assert!(cut(0) && !cut(1), "the oldest alone is cut");
         // Whoever leaves makes room too.
-        seats.truncate(GUESTS - 1);
+        seats.truncate(most - 1);
         assert!(guests.admit(&Arc::default(), start).is_some());
     }
 }

@@ -20,6 +20,10 @@ pub(super) struct Metrics {
     pub(super) refusals: Family<Counter>,
     /// Joins and renewals, by `call` and `result`.
     pub(super) joins: Family<Counter>,
+    /// Connections that a limit has ended, by `why`: see [`milecastle_settings::DpLimits`].
+    pub(super) ended: Family<Counter>,
+    /// Calls that were not let in, by the `code` of gRPC.
+    pub(super) refused: Family<Counter>,
 }
 
 impl Metrics {
@@ -34,6 +38,8 @@ impl Metrics {
             snapshots: counter("dp_snapshots_sent_total", "Snapshots sent to gateway nodes.", &["group", "why"])?,
             refusals: counter("dp_refusals_total", "Steps that gateway nodes did not take.", &["group", "fault"])?,
             joins: counter("dp_joins_total", "Certificates asked for by gateway nodes.", &["call", "result"])?,
+            ended: counter("dp_connections_ended_total", "Connections that a limit has ended.", &["why"])?,
+            refused: counter("dp_calls_refused_total", "Calls that were answered with an error at once.", &["code"])?,
         })
     }
 

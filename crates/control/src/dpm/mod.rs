@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use milecastle_pki::transport::incoming;
+use milecastle_pki::transport::{GivenUp, HandshakeLimits, incoming};
 use milecastle_pki::{PkiError, server_config};
 use milecastle_settings as settings;
 use milecastle_store::{Heads, Maintenance, StoreError, Watch};
@@ -45,7 +45,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tonic::Status;
 use tonic::transport::Server;
+use tower::util::MapResponseLayer;
 
 use crate::state::State;
 use admission::Bucket;
@@ -62,9 +64,6 @@ pub use nodes::{Condition, Figures, NodeState, Nodes, Receipt, RefusedStep, Reje
 /// Calls of one connection at a time. A node has one stream, and renews its certificate now and then.
 const CALLS_OF_A_CONNECTION: u32 = 8;
 
-/// Largest head of a call, in bytes.
-const MAX_HEAD_BYTES: u32 = 16 << 10;
-
 /// What a call may send ahead before it is read, and all calls of a connection together, in bytes.
 const CALL_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
@@ -72,9 +71,6 @@ const CONNECTION_WINDOW: u32 = 256 << 10;
 /// Silence on a connection after which its peer is asked for a sign of life, and how long that may take.
 const PING_AFTER: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a call may take to be answered; of a stream, to be opened.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The pause after the database could not be asked who is welcome.
 const SWEEP_RETRY: Duration = Duration::from_secs(1);
@@ -165,6 +161,22 @@ impl DpManager {
             admission: bucket(),
             metrics: metrics.clone(),
         };
+        let limits = &settings.limits;
+        let handshakes = HandshakeLimits {
+            most: limits.handshakes as usize,
+            place: limits.handshake_place.get(),
+            timeout: limits.handshake_timeout.get(),
+        };
+        let ended = metrics.ended.clone();
+        let incoming = incoming(listener, tls, handshakes, move |why| {
+            let why = match why {
+                GivenUp::Timeout => "handshake_time",
+                GivenUp::Place => "handshake_place",
+            };
+            ended.with(&[why]).inc();
+        });
+        let lines = line::lines(incoming, limits, metrics.ended.clone(), halted);
+        let refused = metrics.refused.clone();
         let shared = Arc::new(Shared {
             store,
             settings: settings.stream.clone(),
@@ -175,21 +187,28 @@ impl DpManager {
             away,
             open: AtomicUsize::new(0),
         });
-        let join = JoinServer::new(join).max_decoding_message_size(join::MAX_REQUEST_BYTES);
+        let join = JoinServer::new(join).max_decoding_message_size(limits.join_bytes.as_len());
         let config = ConfigServer::new(ConfigService(shared.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let serving = Server::builder()
-            .timeout(CALL_TIMEOUT)
+            .timeout(limits.call_timeout.get())
             .max_concurrent_streams(CALLS_OF_A_CONNECTION)
             .initial_stream_window_size(CALL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_max_header_list_size(MAX_HEAD_BYTES)
+            .http2_max_header_list_size(u32::try_from(limits.header_bytes.get()).unwrap_or(u32::MAX))
             .http2_keepalive_interval(Some(PING_AFTER))
             .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .layer(MapResponseLayer::new(move |answer: http::Response<tonic::body::Body>| {
+                // A call that is refused is answered by a head alone.
+                if let Some(status) = Status::from_header_map(answer.headers()) {
+                    refused.with(&[&format!("{:?}", status.code())]).inc();
+                }
+                answer
+            }))
             .add_service(join)
             .add_service(config)
-            .serve_with_incoming_shutdown(line::lines(incoming(listener, tls), halted), until(drained));
+            .serve_with_incoming_shutdown(lines, until(drained));
         let server = tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the DP manager's server ended");

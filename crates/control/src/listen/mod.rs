@@ -18,6 +18,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use milecastle_settings::HttpLimits;
+use milecastle_telemetry::metrics::{Counter, Family, MetricError, Options, Registry};
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -28,14 +30,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::Service;
 use waiting::{Seat, Waiting};
 
-/// Connections served at once. One more takes the place of the one that has waited longest for a request; while all have a
-/// request in work, it waits to be accepted.
-const CONNECTIONS: usize = 4096;
-/// Largest head of a request, in bytes, and what is read ahead of a body. All connections together hold this much at most, and
-/// whoever knows the address may fill it: it is what nginx takes of a head too (`large_client_header_buffers`).
-const MAX_HEAD_BYTES: usize = 32 << 10;
-/// How long a client may take to send the head of a request, an idle connection's next one included.
-const HEAD_PATIENCE: Duration = Duration::from_secs(75);
 /// Pause after a failed accept, which mostly means that descriptors have run out.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -43,12 +37,33 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
+/// Counts connections that a limit has ended, by `why`: see [`HttpLimits`]. One for all listeners of a process.
+#[derive(Clone)]
+pub(crate) struct Ended(Family<Counter>);
+
+impl Ended {
+    /// Registers it.
+    ///
+    /// # Errors
+    /// A metric of the same name is another one.
+    pub(crate) fn register(metrics: &Registry) -> Result<Self, MetricError> {
+        let help = "Connections that a limit has ended.";
+        metrics.counter("http_connections_ended_total", help, &["why"], Options::default()).map(Self)
+    }
+
+    fn count(&self, why: &str) {
+        self.0.with(&[why]).inc();
+    }
+}
+
 /// What is served, and whether clients should rather go elsewhere.
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) router: Router,
     /// While it says so, each answer is the last one on its connection.
     pub(crate) readiness: Readiness,
+    pub(crate) limits: HttpLimits,
+    pub(crate) ended: Ended,
 }
 
 /// How long a listener's connections live once it is closed.
@@ -63,18 +78,27 @@ pub(crate) struct Ending {
 /// Serves until `stop` turns true, then lets connections end.
 pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch::Receiver<bool>, ending: Ending) {
     let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let room = Arc::new(Semaphore::new(served.limits.connections as usize));
     let stopping = stop.clone();
     let waiting = Arc::<Waiting>::default();
     let start = |stream, peer, permit: Option<OwnedSemaphorePermit>| {
         let seat = waiting.seat();
         let connection = graceful.watch(connection(stream, peer, served.clone(), stopping.clone(), seat.clone()));
+        let count = served.ended.clone();
         tokio::spawn(async move {
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
+                    if error.is_parse_too_large() {
+                        count.count("head_size");
+                    } else if error.is_timeout() {
+                        count.count("head_time");
+                    }
                     tracing::debug!(%peer, %error, "a connection ended early");
                 },
-                () = seat.cut() => tracing::debug!(%peer, "a connection that waited for long made room for another one"),
+                () = seat.cut() => {
+                    count.count("place");
+                    tracing::debug!(%peer, "a connection that waited for long made room for another one");
+                }
             }
             drop(permit);
         });
@@ -141,11 +165,12 @@ fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "small packets may be delayed");
     }
+    let HttpLimits { header_bytes, header_timeout, .. } = served.limits;
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer.ip()));
         let busy = seat.busy();
-        let (Served { mut router, readiness }, stopping) = (served.clone(), stopping.clone());
+        let (Served { mut router, readiness, .. }, stopping) = (served.clone(), stopping.clone());
         async move {
             let mut answer = router.call(request).await?;
             if readiness.sends_away() || *stopping.borrow() {
@@ -157,7 +182,7 @@ fn connection(
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
-        .max_buf_size(MAX_HEAD_BYTES)
+        .header_read_timeout(header_timeout.get())
+        .max_buf_size(header_bytes.as_len())
         .serve_connection(TokioIo::new(stream), service)
 }

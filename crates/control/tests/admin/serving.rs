@@ -1,7 +1,8 @@
 //! The listeners themselves: pages beside the Admin API, starting and stopping.
 
 use crate::gateway::{Gateway, KEY, bare, on_both};
-use milecastle_testkit::{Call, Target};
+use milecastle_settings::{Size, Time};
+use milecastle_testkit::{Call, Target, eventually};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
@@ -35,6 +36,28 @@ async fn the_compatible_listener_serves_the_admin_api_alone(_: Gateway) {
     assert_eq!(gw.call("GET /routes").to(address).await.unwrap().status, 200);
     assert_eq!(bare("GET /routes").to(address).await.unwrap().status, 401);
     assert_eq!(Call::get("/metrics").to(address).await.unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn connections_that_limits_end_are_counted() {
+    let gw = Gateway::configured(|settings| {
+        (settings.limits.connections, settings.limits.header_bytes) = (4, Size::kib(8));
+        settings.limits.header_timeout = Time::millis(500);
+    })
+    .await;
+    let large = bare("GET /routes").header("x-large", &"x".repeat(9 << 10)).to(gw.address()).await.unwrap();
+    assert_eq!(large.status, 431);
+    let silent: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(gw.address()).unwrap()).collect();
+    for why in ["head_size", "place", "head_time"] {
+        let line = format!("control_http_connections_ended_total{{why=\"{why}\"}} ");
+        eventually(&line, async || {
+            let page = Call::get("/metrics").to(gw.address()).await.unwrap().text();
+            let counted = page.lines().find_map(|found| found.strip_prefix(&line)?.parse::<u64>().ok());
+            counted.is_some_and(|counted| counted > 0)
+        })
+        .await;
+    }
+    drop(silent);
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ async fn node(objects: &[(Kind, &str, Value)]) -> SideServer {
         move || snapshot.clone(),
         Arc::default(),
         discovery,
-        Arc::new(Drain::new("1.2.3")),
+        Arc::new(Drain::new("1.2.3", std::time::Duration::ZERO)),
         PathBuf::new(),
     );
     serve(SideListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), api)

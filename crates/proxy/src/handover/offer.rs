@@ -15,9 +15,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// How long a peer may take to say what it wants.
-const FIRST_WORD: Duration = Duration::from_secs(5);
-
 /// What a successor is given, and how.
 pub struct OfferParts {
     /// The state directory.
@@ -28,6 +25,8 @@ pub struct OfferParts {
     pub pause: Pause,
     /// What is told to those who ask.
     pub drain: Arc<Drain>,
+    /// How long a peer may take to say what it wants: `upgrade.first_word`.
+    pub first_word: Duration,
     /// How long a successor may take to be ready: `upgrade.ready_timeout`.
     pub patience: Duration,
 }
@@ -52,6 +51,7 @@ struct Shared {
     dir: PathBuf,
     pause: Pause,
     drain: Arc<Drain>,
+    first_word: Duration,
     patience: Duration,
     /// `None` once it was taken. Held while a successor gets ready.
     listening: tokio::sync::Mutex<Option<Vec<Listening>>>,
@@ -67,12 +67,12 @@ impl Offer {
     /// # Errors
     /// The socket cannot be opened.
     pub fn open(parts: OfferParts) -> io::Result<Self> {
-        let OfferParts { dir, listening, pause, drain, patience } = parts;
+        let OfferParts { dir, listening, pause, drain, first_word, patience } = parts;
         let path = socket(&dir);
         let listener = bind(&dir, &path)?;
         let (handed, heard) = mpsc::channel(1);
         let (listening, path) = (tokio::sync::Mutex::new(Some(listening)), Mutex::new(path));
-        let shared = Arc::new(Shared { dir, pause, drain, patience, listening, path, handed });
+        let shared = Arc::new(Shared { dir, pause, drain, first_word, patience, listening, path, handed });
         let task = tokio::spawn(attend(listener, shared.clone()));
         Ok(Self { handed: heard, task, shared })
     }
@@ -150,7 +150,7 @@ async fn hear(stream: UnixStream, shared: Arc<Shared>) {
             return tracing::warn!(%error, "a process that asks for the sockets of this one cannot be identified");
         }
     };
-    let wants = timeout(FIRST_WORD, channel.receive()).await;
+    let wants = timeout(shared.first_word, channel.receive()).await;
     let answered = match wants {
         Ok(Ok((Message::Ask, _))) => {
             let census = shared.drain.census().await;

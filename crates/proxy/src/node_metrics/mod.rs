@@ -11,6 +11,7 @@ use crate::discovery::Discovery;
 use crate::drain::Drain;
 use crate::health::UpstreamHealth;
 use crate::node::NodeStatus;
+use crate::side_http;
 use families::Families;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
@@ -50,7 +51,8 @@ pub enum PushError {
 /// # Errors
 /// A name is taken by a metric of another kind.
 pub fn register_metrics(registry: &Registry, settings: &Prometheus) -> Result<(), MetricError> {
-    Families::new(registry, settings).map(drop)
+    Families::new(registry, settings)?;
+    side_http::register_metrics(registry).map(drop)
 }
 
 /// The node's metrics.

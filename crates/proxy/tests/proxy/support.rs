@@ -133,7 +133,7 @@ impl Bed {
                 discovery: discovery.clone(),
                 side: side.handle().clone(),
                 on_end: Some(lines.clone()),
-                drain: Arc::new(Drain::new("1.2.3")),
+                drain: Arc::new(Drain::new("1.2.3", Duration::ZERO)),
                 gate: Gate::open(),
             },
             &mut Inherited::default(),
@@ -184,7 +184,7 @@ impl Bed {
             facts: NodeFacts { hostname: "test".into(), version: "1.2.3", tracing: false },
             access_log: None,
             exporters: Arc::default(),
-            drain: Arc::new(Drain::new("1.2.3")),
+            drain: Arc::new(Drain::new("1.2.3", Duration::ZERO)),
             gate: Gate::open(),
         };
         self.run(SideServers::start(&settings, parts, &mut Inherited::default())).unwrap()

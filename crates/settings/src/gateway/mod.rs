@@ -174,6 +174,9 @@ impl Gateway {
         for (key, _) in heads.iter().filter(|(_, size)| *size < Size::kib(1)) {
             checks.fault(key, "expected at least 1k: no real message has a smaller head");
         }
+        if !(Size::kib(8)..=Size::kib(1 << 20)).contains(&self.limits.side_header_bytes) {
+            checks.fault("limits.side_header_bytes", "expected 8k to 1g");
+        }
         let streams = [
             ("limits.upstream_http2_window", self.limits.upstream_http2_window),
             ("limits.upstream_http2_send_buffer", self.limits.upstream_http2_send_buffer),
@@ -186,7 +189,9 @@ impl Gateway {
             ("timeouts.http2_ping", self.timeouts.http2_ping),
             ("timeouts.proxy_protocol", self.timeouts.proxy_protocol),
             ("timeouts.stream_preread", self.timeouts.stream_preread),
+            ("timeouts.side_header", self.timeouts.side_header),
             ("upgrade.ready_timeout", self.upgrade.ready_timeout),
+            ("upgrade.first_word", self.upgrade.first_word),
             ("dns.timeout", self.dns.timeout),
             ("dns.try_timeout", self.dns.try_timeout),
         ]);

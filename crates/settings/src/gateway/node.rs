@@ -130,6 +130,15 @@ pub struct Limits {
     pub udp_pending: u32,
     /// What a TCP client may send before its session is passed on, where a plugin looks at it; more closes the session.
     pub stream_preread: Size,
+    /// Connections of each listener beside the traffic (status, control API, Prometheus page). One more takes the place of the one
+    /// of which nothing was heard for longest.
+    #[schemars(range(min = 1), extend("x-unit" = "connections"))]
+    pub side_connections: u32,
+    /// Head of a request to one of them, at least 8k, beyond which the answer is 431.
+    pub side_header_bytes: Size,
+    /// Answer of a server that log entries, spans and metrics are sent to; of a longer one nothing is looked at but its status, and
+    /// its connection is closed.
+    pub export_answer: Size,
     /// Access log lines that wait to be written, over all workers; further ones are dropped and counted.
     #[schemars(range(min = 1), extend("x-unit" = "lines"))]
     pub pending_log_entries: u32,
@@ -145,6 +154,11 @@ pub struct Timeouts {
     pub proxy_protocol: Time,
     /// How long a TCP client may take to send what a plugin looks at before its session is passed on.
     pub stream_preread: Time,
+    /// How long a client of a listener beside the traffic may take for the head of a request, an idle connection's next one
+    /// included.
+    pub side_header: Time,
+    /// How long a connection of such a listener keeps its place after something was heard of it, if only that it came.
+    pub side_place: Time,
     /// How long an HTTP/2 client may leave a ping unanswered before its connection is closed.
     pub http2_ping: Time,
     /// How often an upstream is asked for a sign of life on an HTTP/2 connection with requests in work, and how long it has to
@@ -181,6 +195,11 @@ pub struct Upgrade {
     /// How long the other process may take until it could serve; after that it is refused, and this one serves on. Meanwhile no
     /// change of the configuration is taken.
     pub ready_timeout: Time,
+    /// How long a process that connects to the socket in `state.dir` may take to say whether it wants to take over or to ask.
+    pub first_word: Time,
+    /// Shortest time between two counts of what is open, for `/v1/drain` and those who ask through that socket: workers count for
+    /// all of them together.
+    pub count_interval: Time,
     /// How long connections of the process that was replaced may go on: tunnels, sessions, streams and large bodies. After that
     /// what is left is cut. SIGTERM shortens it to `shutdown.drain`.
     pub drain: Time,
@@ -421,6 +440,9 @@ impl Default for Limits {
             udp_sessions: 65_536,
             udp_pending: 16,
             stream_preread: Size::kib(16),
+            side_connections: 256,
+            side_header_bytes: Size::kib(16),
+            export_answer: Size::kib(64),
             pending_log_entries: 65_536,
         }
     }
@@ -432,6 +454,8 @@ impl Default for Timeouts {
             tls_handshake: Time::secs(10),
             proxy_protocol: Time::secs(5),
             stream_preread: Time::secs(30),
+            side_header: Time::secs(10),
+            side_place: Time::millis(100),
             http2_ping: Time::secs(20),
             upstream_http2_ping: Time::secs(0),
             lingering_time: Time::secs(30),
@@ -448,7 +472,12 @@ impl Default for Shutdown {
 
 impl Default for Upgrade {
     fn default() -> Self {
-        Self { ready_timeout: Time::secs(60), drain: Time::secs(3600) }
+        Self {
+            ready_timeout: Time::secs(60),
+            first_word: Time::secs(5),
+            count_interval: Time::millis(200),
+            drain: Time::secs(3600),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use milecastle_pki::transport::connect;
-use milecastle_settings::Time;
+use milecastle_settings::{Size, Time};
 use milecastle_store::DEFAULT_GROUP;
 use milecastle_testkit::eventually;
 use milecastle_testkit::node::{Held, raw};
@@ -137,5 +137,65 @@ async fn silent_connections_hold_up_nobody() {
     for _ in 0..20 {
         guests.push(connect(&address, config.clone()).await.unwrap());
     }
+    replica.settled(&replica.member("n1").await).await;
+}
+
+#[tokio::test]
+async fn whoever_only_holds_on_makes_room_and_is_counted() {
+    let replica = Replica::configured(|settings| {
+        settings.limits.guests = 2;
+        settings.limits.guest_place = Time::secs(0);
+        settings.limits.handshake_timeout = Time::millis(500);
+    })
+    .await;
+    let ended = async |why: &str, times: f64| {
+        let line = format!("dp_connections_ended_total{{why=\"{why}\"}}");
+        eventually(&format!("{times} of {line}"), async || replica.metric(&line) >= times).await;
+    };
+    let address = replica.manager.local_addr().to_string();
+    let _silent = tokio::net::TcpStream::connect(&address).await.unwrap();
+    ended("handshake_time", 1.0).await;
+    let ca = crate::dpm::cluster_ca(&replica.store).await.unwrap().fingerprint();
+    let config = std::sync::Arc::new(milecastle_pki::join_client_config(ca).unwrap());
+    let mut guests = Vec::new();
+    for _ in 0..5 {
+        guests.push(connect(&address, config.clone()).await.unwrap());
+    }
+    ended("guest_place", 3.0).await;
+    replica.settled(&replica.member("n1").await).await;
+}
+
+#[tokio::test]
+async fn guests_that_are_too_many_at_once_are_refused_and_none_stays() {
+    let replica = Replica::configured(|settings| {
+        (settings.limits.guests, settings.limits.guest_place) = (1, Time::secs(3600));
+        settings.limits.guest_life = Time::secs(2);
+    })
+    .await;
+    let ended = |why: &str| replica.metric(&format!("dp_connections_ended_total{{why=\"{why}\"}}"));
+    let ca = crate::dpm::cluster_ca(&replica.store).await.unwrap().fingerprint();
+    let config = std::sync::Arc::new(milecastle_pki::join_client_config(ca).unwrap());
+    let address = replica.manager.local_addr().to_string();
+    let _guest = connect(&address, config.clone()).await.unwrap();
+    // It may have been let in before the first one was counted.
+    let mut refused = Vec::new();
+    eventually("one is refused", async || {
+        refused.extend(connect(&address, config.clone()).await.ok());
+        ended("guest_refused") > 0.0
+    })
+    .await;
+    eventually("the first one has to go", async || ended("guest_time") > 0.0).await;
+    replica.settled(&replica.member("n1").await).await;
+}
+
+#[tokio::test]
+async fn a_large_request_to_join_is_refused_and_counted() {
+    let replica = Replica::configured(|settings| settings.limits.join_bytes = Size::kib(1)).await;
+    let ca = crate::dpm::cluster_ca(&replica.store).await.unwrap().fingerprint();
+    let token = replica.token().await.expose();
+    let asked = pb::JoinRequest { token, csr: vec![0; 2 << 10].into(), node_id: "n1".to_owned(), facts: None };
+    let status = milecastle_testkit::node::call_join(replica.address(), ca, asked).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    assert!(replica.metric("dp_calls_refused_total{code=\"OutOfRange\"}") > 0.0);
     replica.settled(&replica.member("n1").await).await;
 }

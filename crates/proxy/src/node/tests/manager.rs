@@ -2,7 +2,7 @@
 
 use super::super::{Node, NodeConfig, NodeStatus, TrafficFigures};
 use super::compiler;
-use milecastle_pki::transport::{incoming, node_of};
+use milecastle_pki::transport::{HandshakeLimits, incoming, node_of};
 use milecastle_pki::{Ca, GroupToken, NodeIdentity, ServerIdentity, server_config};
 use milecastle_settings::{ControlPlane, State, Time};
 use milecastle_snapshot::Snapshot;
@@ -101,7 +101,9 @@ impl Cluster {
             Arc::new(Script { ca: self.ca.clone(), opened, says: Mutex::new(Says { life, ..Says::default() }) });
         let (join, config) = (JoinServer::new(Service(script.clone())), ConfigServer::new(Service(script.clone())));
         let server = tonic::transport::Server::builder().add_service(join).add_service(config);
-        let server = tokio::spawn(async move { server.serve_with_incoming(incoming(listener, tls)).await.unwrap() });
+        let limits = HandshakeLimits { most: 16, place: HOUR, timeout: HOUR };
+        let incoming = incoming(listener, tls, limits, |_| {});
+        let server = tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() });
         Manager { address, script, streams, server }
     }
 }
