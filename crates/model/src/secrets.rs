@@ -1,5 +1,5 @@
 //! Which attributes hold secrets (`docs/spec/admin-api.md` §7). Secrets inside plugin configurations are for the plugins
-//! to declare.
+//! to declare, and those of registries in the settings of a group for `milecastle_settings::Registries` to find.
 
 use serde_json::Value;
 

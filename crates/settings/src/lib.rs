@@ -36,8 +36,8 @@ pub use common::{Database, HostPort, HttpLimits, IpPort, Log, LogFormat, Probes,
 pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, Declarative};
 pub use discovery::{
     Consul, ConsulTimeout, DefaultMetadata, DefaultService, Discovery, DnsDiscovery, DnsOrder, Eureka, Kubernetes,
-    KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector, RegistryTimeout,
-    RegistryUrl,
+    KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector, Registries,
+    RegistrySettings, RegistryTimeout, RegistryUrl,
 };
 pub use dp_manager::{Certificates, DpLimits, DpManager, DpManagerFile, Stream};
 pub use gateway::{

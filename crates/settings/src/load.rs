@@ -97,6 +97,13 @@ impl Fault {
     }
 }
 
+impl<'a> Checks<'a> {
+    /// Collects faults of something that is no file, in `found`: the key of each and what is wrong.
+    pub(crate) fn new(known: &'a Known<'a>, found: &'a mut Vec<(String, String)>) -> Self {
+        Self { prefix: String::new(), known, found }
+    }
+}
+
 impl Checks<'_> {
     /// Reports a fault of the key `key`, relative to where this stands.
     pub(crate) fn fault(&mut self, key: &str, message: &str) {
@@ -225,7 +232,7 @@ fn overrides(tree: &mut Node, schema: &Schema, environment: impl IntoIterator<It
 }
 
 /// Lays what the file says over the defaults: mappings member by member, all else as a whole.
-fn merge(base: &mut Value, over: Value) {
+pub(crate) fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {
@@ -248,7 +255,7 @@ fn semantic_faults<F: File>(configuration: &F, tree: &Node, known: &Known<'_>) -
             found.push((key.clone(), message));
         }
     }
-    configuration.check(&mut Checks { prefix: String::new(), known, found: &mut found });
+    configuration.check(&mut Checks::new(known, &mut found));
     found.into_iter().map(|(key, message)| Fault::new(tree.place_of(&key).clone(), key, message)).collect()
 }
 

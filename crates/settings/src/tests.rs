@@ -453,15 +453,15 @@ fn registries_are_configured_as_operators_know_them() {
 ",
     );
     let discovery = gateway.discovery;
-    let consul = discovery.consul.as_ref().unwrap();
+    let consul = discovery.registries.consul.as_ref().unwrap();
     assert_eq!(
         consul.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["http://127.0.0.1:8500", "https://consul.test:443"]
     );
     assert_eq!((consul.timeout.connect, consul.timeout.read, consul.timeout.wait), (1000, 2000, 30));
     assert_eq!(consul.default_service.as_ref().unwrap().metadata.weight, 3);
-    assert_eq!(discovery.eureka.as_ref().unwrap().fetch_interval, Time::secs(10));
-    assert_eq!(discovery.kubernetes, Some(Kubernetes::default()));
+    assert_eq!(discovery.registries.eureka.as_ref().unwrap().fetch_interval, Time::secs(10));
+    assert_eq!(discovery.registries.kubernetes, Some(Kubernetes::default()));
     assert!(!format!("{discovery:?}").contains("sesame"));
     assert!(!serde_json::to_string(&discovery).unwrap().contains("sesame"));
 }

@@ -109,6 +109,29 @@ impl Node {
     }
 }
 
+/// Of JSON that was written nowhere in particular.
+impl From<&Value> for Node {
+    fn from(value: &Value) -> Self {
+        let place = Place::Nowhere;
+        let value = match value {
+            Value::Null => Yaml::Null,
+            Value::Bool(b) => Yaml::Bool(*b),
+            Value::Number(n) => Yaml::Number(n.clone()),
+            Value::String(t) => Yaml::Text(t.clone()),
+            Value::Array(items) => Yaml::List(items.iter().map(Self::from).collect()),
+            Value::Object(members) => {
+                let entry = |(key, value): (&String, &Value)| Entry {
+                    key: key.clone(),
+                    place: Place::Nowhere,
+                    node: Self::from(value),
+                };
+                Yaml::Map(members.iter().map(entry).collect())
+            }
+        };
+        Self { place, value }
+    }
+}
+
 /// What a value is, for messages. Shows short scalars, so callers must not use it for secrets.
 impl fmt::Display for Yaml {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

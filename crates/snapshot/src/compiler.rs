@@ -1,5 +1,7 @@
 //! Checking one object, and deriving the next snapshot from the one before.
 
+mod settings;
+
 use crate::certificates::{self, CompiledSsl};
 use crate::identity::{ClientCertificateFault, ClientIdentity};
 use crate::people;
@@ -9,10 +11,9 @@ use crate::snapshot::Snapshot;
 use crate::stream;
 use crate::upstream::{self, CompiledUpstream};
 use milecastle_matching::RouterMode;
-use milecastle_model::{
-    Change, Fault, GlobalRule, GroupSettings, HttpRouter, Key, Kind, Object, Plugins, Ssl, SslKind, Upstream,
-};
+use milecastle_model::{Change, Fault, GlobalRule, GroupSettings, Key, Kind, Object, Plugins, Ssl, SslKind, Upstream};
 use milecastle_plugin_api::{Built, Chain, ConfigError, Owner, Placement, Registry};
+use milecastle_settings::Registries;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,8 @@ pub struct Rejected {
 #[derive(Clone)]
 pub struct Compiler {
     settings: GroupSettings,
+    /// Nothing that is built depends on them.
+    discovery: Arc<Registries>,
     registry: Arc<Registry>,
     /// What `streams` is chosen from.
     sessions: Option<Arc<Registry>>,
@@ -55,6 +58,7 @@ impl Compiler {
     pub fn new(registry: Arc<Registry>) -> Self {
         Self {
             settings: GroupSettings::default(),
+            discovery: Arc::default(),
             registry,
             sessions: None,
             streams: None,
@@ -69,50 +73,9 @@ impl Compiler {
         Self { sessions: Some(registry), ..self }
     }
 
-    /// The compiler of a group in which `stored` is the object of its settings; without one they are the default ones.
-    ///
-    /// # Errors
-    /// All faults of the settings: another version wrote what this one does not know.
-    pub fn of_group(&self, stored: Option<&Object>) -> Result<Self, Vec<Fault>> {
-        let Some(object) = stored else { return Ok(self.under(GroupSettings::default())) };
-        let body = serde_json::from_slice(&object.body)
-            .map_err(|error| vec![Fault::configuration("", format!("not JSON: {error}"))])?;
-        self.under_settings(&body)
-    }
-
-    /// As [`Self::of_group`], of settings that are not stored yet.
-    ///
-    /// # Errors
-    /// All faults of the settings.
-    pub fn under_settings(&self, body: &Value) -> Result<Self, Vec<Fault>> {
-        let faults = milecastle_model::check(Kind::GroupSettings, body);
-        if faults.is_empty() { Ok(self.under(self.typed(body)?)) } else { Err(faults) }
-    }
-
-    fn under(&self, settings: GroupSettings) -> Self {
-        if settings == self.settings {
-            return self.clone();
-        }
-        let mode = match settings.router.http {
-            HttpRouter::RadixtreeHostUri => RouterMode::HostUri,
-            HttpRouter::RadixtreeUri => RouterMode::Uri,
-            HttpRouter::RadixtreeUriWithParameter => RouterMode::UriWithParameter,
-        };
-        let registry = Arc::new(self.registry.enabling(settings.plugins.as_deref()));
-        let sessions = self.sessions.as_ref().filter(|_| settings.proxy_mode.stream());
-        let streams = sessions.map(|registry| Arc::new(registry.enabling(settings.stream_plugins.as_deref())));
-        let (sessions, no_plugins) = (self.sessions.clone(), self.no_plugins.clone());
-        Self { settings, registry, sessions, streams, mode, no_plugins }
-    }
-
     /// The enabled plugins of sessions; `None` where no TCP or UDP is served.
     pub fn streams(&self) -> Option<&Arc<Registry>> {
         self.streams.as_ref()
-    }
-
-    /// The settings of the group.
-    pub fn settings(&self) -> &GroupSettings {
-        &self.settings
     }
 
     /// The enabled plugins.
@@ -147,7 +110,10 @@ impl Compiler {
             Kind::Ssl if fits => faults.extend(self.ssl(&key, body).err().unwrap_or_default()),
             Kind::PluginMetadata => faults.extend(self.metadata(&key, body).err().unwrap_or_default()),
             Kind::Proto if fits => faults.extend(proto::check(body)),
-            Kind::GroupSettings if fits => faults.extend(self.not_built_in(body)),
+            Kind::GroupSettings if fits => {
+                faults.extend(settings::registries(body).err().unwrap_or_default());
+                faults.extend(self.not_built_in(body));
+            }
             _ => {}
         }
         match kind {
@@ -196,7 +162,7 @@ impl Compiler {
 
     /// The snapshot after `changes`.
     ///
-    /// Where they change the settings of the group, everything is built anew and from nothing: no form outlives the settings
+    /// Where they change the settings of the group that what is built depends on, everything is built anew and from nothing: no form outlives the settings
     /// that it was built under. Settings that cannot be read ([`Self::of_group`]) are quarantined like any object, and the
     /// former ones go on; a node must not take such a step at all.
     pub fn apply(&self, base: &Snapshot, revision: u64, changes: &[Change]) -> (Snapshot, Vec<Rejected>) {
@@ -279,22 +245,6 @@ impl Compiler {
         })
     }
 
-    /// Plugins that settings enable and that there are not. A node of an older version passes them over: the objects that
-    /// have them are quarantined there.
-    fn not_built_in(&self, settings: &Value) -> Vec<Fault> {
-        let lists = [("plugins", Some(&self.registry)), ("stream_plugins", self.sessions.as_ref())];
-        let faults = |(member, registry): (&str, Option<&Arc<Registry>>)| {
-            let named = settings.get(member).and_then(Value::as_array).into_iter().flatten();
-            let fault = |(n, name): (usize, &Value)| {
-                let (registry, name) = (registry?, name.as_str()?);
-                let text = registry.built_in(name).is_none().then(|| registry.not_built_in(name))?;
-                Some(Fault::rule(format!("/{member}/{n}"), text))
-            };
-            named.enumerate().filter_map(fault).collect::<Vec<_>>()
-        };
-        lists.into_iter().flat_map(faults).collect()
-    }
-
     fn metadata(&self, key: &Key, body: &Value) -> Result<Option<Arc<dyn std::any::Any + Send + Sync>>, Vec<Fault>> {
         let mut own = body.clone();
         if let Value::Object(members) = &mut own {
@@ -333,24 +283,6 @@ struct Pass {
 }
 
 impl Pass {
-    /// Takes the present settings over. Gives whether they are others: then nothing is built yet.
-    fn settings(&mut self) -> bool {
-        let form = self.form(&Key::group_settings(), |pass, body| pass.compiler.under_settings(body));
-        let Some(compiler) =
-            form.map(|settings| settings.unwrap_or_else(|| self.compiler.under(GroupSettings::default())))
-        else {
-            return false;
-        };
-        if compiler.settings == self.compiler.settings {
-            return false;
-        }
-        let Snapshot { lineage, revision, objects, .. } = &self.next;
-        let empty = Snapshot::empty(lineage, &compiler);
-        self.next = Snapshot { revision: *revision, objects: objects.clone(), ..empty };
-        self.compiler = compiler;
-        true
-    }
-
     /// Compiles what was touched and what depends on it, each kind after those that it is built from.
     fn run(&mut self, touched: BTreeSet<Key>) {
         let of = |kind: Kind| touched.iter().filter(move |key| key.kind == kind).cloned().collect::<Vec<_>>();

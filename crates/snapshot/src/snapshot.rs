@@ -16,6 +16,7 @@ use imbl::{GenericHashMap, OrdMap, OrdSet};
 use milecastle_matching::Router;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{Built, Chain, Consumer, CredentialMatch};
+use milecastle_settings::Registries;
 use std::any::Any;
 use std::sync::Arc;
 
@@ -104,6 +105,11 @@ impl Snapshot {
     /// The compiler of the settings that this was built under; it knows which plugins are enabled.
     pub fn compiler(&self) -> &Compiler {
         &self.compiler
+    }
+
+    /// The registries that services are asked of, as the settings of the group name them ([`Compiler::discovery`]).
+    pub fn discovery(&self) -> &Arc<Registries> {
+        self.compiler.discovery()
     }
 
     /// The routes that can match.

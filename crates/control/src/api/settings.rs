@@ -2,12 +2,15 @@
 //!
 //! They are an object of the group's configuration, so a change of them is a revision like any other. It is refused where
 //! stored objects could not be built any more, unless it is forced: then these are in quarantine on every node.
+//!
+//! Secrets of the registries among them are stored sealed and are never shown; a mask that comes back stands for what is stored.
 
 use axum::body::Body;
 use axum::extract::{Extension, Path, State as Shared};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use milecastle_model::{Fault, Key, Kind};
 use milecastle_plugin_api::Registry;
+use milecastle_settings::Registries;
 use milecastle_snapshot::Compiler;
 use milecastle_store::{ChangeSet, Op, PublishError, Published, Put, Source};
 use serde_json::{Map, Value, json};
@@ -93,13 +96,14 @@ async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value
         check_expected(&asked, &image)?;
         let terms = Terms::of(&api.compiler, &image)?;
         let stored = settings(&image);
-        let new = make(stored.clone());
+        let mut new = make(stored.clone());
+        unmask(&mut new, &stored)?;
         if new == stored {
             return shown(api, id, &image, None);
         }
         let after = judged(terms.compiler(), &new)?;
         let mut set = change_set(&asked, &image, &new);
-        if !asked.force {
+        if !asked.force && !after.builds_like(terms.compiler()) {
             // Nothing may come in unseen between looking and publishing.
             set.expected_revision = Some(image.revision());
             let seen = look(review.take(), terms.compiler().clone(), after, image.clone()).await?;
@@ -161,7 +165,8 @@ fn refused(faults: &[Fault]) -> Failure {
 
 fn change_set(asked: &Asked, image: &Image, new: &Value) -> ChangeSet {
     let body = serde_json::to_vec(new).expect("a JSON value can be written as text");
-    let put = Put { expect: terms::settings(image), ..Put::new(Key::group_settings(), body) };
+    let sealed = new.get("discovery").is_some_and(|registries| Registries::mask(&mut registries.clone()));
+    let put = Put { expect: terms::settings(image), sealed, ..Put::new(Key::group_settings(), body) };
     let mut set = ChangeSet::new(&*asked.author, Source::Api, vec![Op::Put(put)]);
     set.message = "settings of the gateway group".to_owned();
     set
@@ -214,6 +219,15 @@ async fn done(api: &Api, group: &Group, published: &Published, wait: Option<Dura
     shown(api, group.id(), &group.image(), receipt)
 }
 
+/// Puts stored secrets in the place of the masks that they were shown as.
+fn unmask(new: &mut Value, stored: &Value) -> Result<(), Failure> {
+    let Some(registries) = new.get_mut("discovery") else { return Ok(()) };
+    let within = |fault: Fault| Fault { path: format!("/discovery{}", fault.path), ..fault };
+    let stored = stored.get("discovery").unwrap_or(&Value::Null);
+    Registries::unmask(registries, stored)
+        .map_err(|faults| refused(&faults.into_iter().map(within).collect::<Vec<_>>()))
+}
+
 /// The settings as they were written; an empty object where there are none.
 fn settings(image: &Image) -> Value {
     let stored = image.get(&Key::group_settings()).and_then(|object| serde_json::from_slice(&object.body).ok());
@@ -225,7 +239,7 @@ fn revision(image: &Image) -> u64 {
     image.get(&Key::group_settings()).map_or(0, |object| object.modified)
 }
 
-/// As they were written, and what they come to with the defaults; how far they have come, if that was waited for.
+/// As they were written but for secrets, and what they come to with the defaults; how far they have come, if that was waited for.
 fn shown(api: &Api, group: &str, image: &Image, receipt: Option<Receipt>) -> Outcome {
     let terms = Terms::of(&api.compiler, image)?;
     let compiler = terms.compiler();
@@ -233,8 +247,13 @@ fn shown(api: &Api, group: &str, image: &Image, receipt: Option<Receipt>) -> Out
     let names = |registry: &Registry| registry.plugins().iter().map(|def| def.name).collect::<Value>();
     effective["plugins"] = names(compiler.registry());
     effective["stream_plugins"] = compiler.streams().map_or_else(|| json!([]), |registry| names(registry));
+    let mut settings = settings(image);
+    if let Some(registries) = settings.get_mut("discovery") {
+        effective["discovery"] = compiler.discovery().effective(registries);
+        Registries::mask(registries);
+    }
     let revision = revision(image);
-    let mut body = json!({ "group": group, "revision": revision, "settings": settings(image), "effective": effective });
+    let mut body = json!({ "group": group, "revision": revision, "settings": settings, "effective": effective });
     if let Some(receipt) = receipt {
         body["receipt"] = receipt.to_string().into();
     }

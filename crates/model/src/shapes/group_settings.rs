@@ -12,6 +12,8 @@ pub(super) fn group_settings() -> Value {
             "plugins": names,
             "proxy_mode": {"type": "string", "enum": ["http", "stream", "http&stream"], "default": "http"},
             "stream_plugins": names,
+            // The registries' own types check what is in it.
+            "discovery": {"type": "object"},
             "router": {
                 "type": "object",
                 "additionalProperties": false,

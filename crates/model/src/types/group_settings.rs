@@ -6,8 +6,9 @@ use super::de::some_list;
 
 /// The settings of a gateway group: the one object of [`crate::Kind::GroupSettings`], or the defaults where there is none.
 ///
-/// A setting belongs here if what is accepted or built depends on it. What is about a process (ports, threads, caps, registries of
-/// services, `plugin_attr`) belongs to the file of the node.
+/// A setting belongs here if what is accepted or built depends on it. What is about a process (ports, threads, caps,
+/// `plugin_attr`) belongs to the file of the node. The member `discovery` is not here: nothing that is built depends on it, and
+/// its types are those of the node's file (`milecastle_settings::Registries`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GroupSettings {

@@ -75,10 +75,12 @@ impl ControlApi {
             ("GET", ["healthcheck"]) => health::list(&(self.snapshot)(), &self.upstream_health, ask.html),
             ("GET", ["healthcheck", collection]) => self.health(collection, ""),
             ("GET", ["healthcheck", collection, id]) => self.health(collection, id),
-            ("GET", ["discovery", registry, "dump"]) => match self.discovery.dump(registry) {
-                Some(dump) => json(StatusCode::OK, &dump),
-                None => side_http::not_found(),
-            },
+            ("GET", ["discovery", registry, "dump"]) => {
+                match self.discovery.dump(registry, (self.snapshot)().discovery()) {
+                    Some(dump) => json(StatusCode::OK, &dump),
+                    None => side_http::not_found(),
+                }
+            }
             // Memory is freed when its last user lets go: there is nothing to trigger.
             ("POST", ["gc"]) => answer(StatusCode::OK, "text/plain", ""),
             // The list of plugins is a setting of the gateway group and comes with the configuration.

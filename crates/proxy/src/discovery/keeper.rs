@@ -104,10 +104,14 @@ impl Keeper {
                 all.insert((**service.query()).clone(), Kept { heard, instances: instances.to_vec() });
             }
         }
+        let path = self.directory.join(FILE);
+        if all.is_empty() && !path.exists() {
+            return Ok(());
+        }
         let mut services: Vec<Entry> = all.into_iter().map(|(query, kept)| Entry::of(query, kept)).collect();
         services.sort_unstable_by(|a, b| (&a.registry, &a.name).cmp(&(&b.registry, &b.name)));
         let text = serde_json::to_vec(&Layout { version: LAYOUT, services })?;
-        let (path, new) = (self.directory.join(FILE), self.directory.join(unfinished()));
+        let new = self.directory.join(unfinished());
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&text)?;
         file.sync_all()?;

@@ -3,6 +3,7 @@
 use super::follow::{self, Pace};
 use super::instance::{Instance, in_order};
 use super::keeper::Kept;
+use super::registries::Source;
 use super::registry::{AskError, Registry};
 use arc_swap::ArcSwapOption;
 use milecastle_snapshot::ServiceQuery;
@@ -15,6 +16,8 @@ use tokio::task::AbortHandle;
 /// A service that is followed. Its registry is no longer asked once this is dropped.
 pub(super) struct Service {
     state: Arc<State>,
+    /// Where it is asked for; `None`: there is no such registry.
+    source: Option<Arc<Source>>,
     task: Option<AbortHandle>,
 }
 
@@ -32,6 +35,15 @@ pub(super) struct State {
     changes: Option<watch::Sender<u64>>,
 }
 
+/// What is known of a service that begins to be followed.
+pub(super) enum Known {
+    Nothing,
+    /// Before the process began; used if the registry fails.
+    Kept(Kept),
+    /// From the registry that was asked until now, and when; used at once.
+    Now(Arc<Vec<Instance>>, Option<SystemTime>),
+}
+
 /// What operators are told. By the wall clock; nothing is ordered by it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct News {
@@ -42,26 +54,51 @@ pub(super) struct News {
 }
 
 impl Service {
-    /// Asks the registry from now on, on the runtime `side`.
+    /// Asks the registry from now on, on the runtime `side`. It goes on with what it knows already until the registry says
+    /// something else.
     pub(super) fn follow(
         query: Arc<ServiceQuery>,
-        registry: Arc<dyn Registry>,
-        kept: Option<Kept>,
+        (source, registry): (Arc<Source>, Arc<dyn Registry>),
+        known: Known,
         pace: Pace,
         changes: watch::Sender<u64>,
         side: &tokio::runtime::Handle,
     ) -> Self {
-        let state = Arc::new(State::new(query, kept, Some(changes)));
+        let mut state = State::new(query, Some(changes));
+        match known {
+            Known::Nothing => {}
+            Known::Kept(kept) => state.kept = Mutex::new(Some(kept)),
+            Known::Now(instances, heard) => {
+                state.instances.store(Some(instances));
+                state.news = Mutex::new(News { heard, failing: None });
+                state.answered.send_replace(true);
+            }
+        }
+        let state = Arc::new(state);
         let task = side.spawn(follow::run(state.clone(), registry, pace)).abort_handle();
-        Self { state, task: Some(task) }
+        Self { state, source: Some(source), task: Some(task) }
     }
 
-    /// A service of a registry that there is not.
-    pub(super) fn without_registry(query: Arc<ServiceQuery>, why: String) -> Self {
-        let state = State::new(query, None, None);
+    /// A service of a registry that cannot be asked.
+    pub(super) fn without_registry(query: Arc<ServiceQuery>, source: Option<Arc<Source>>, why: String) -> Self {
+        let state = State::new(query, None);
         state.news.lock().unwrap_or_else(PoisonError::into_inner).failing = Some(why);
         state.answered.send_replace(true);
-        Self { state: Arc::new(state), task: None }
+        Self { state: Arc::new(state), source, task: None }
+    }
+
+    /// Whether it is asked for there.
+    pub(super) fn is_of(&self, source: Option<&Arc<Source>>) -> bool {
+        match (&self.source, source) {
+            (Some(own), Some(source)) => Arc::ptr_eq(own, source),
+            (own, source) => own.is_none() && source.is_none(),
+        }
+    }
+
+    /// What another registry can go on with.
+    pub(super) fn known(&self) -> Option<Known> {
+        let instances = self.instances().filter(|instances| !instances.is_empty())?;
+        Some(Known::Now(instances, self.news().heard))
     }
 
     pub(super) fn query(&self) -> &Arc<ServiceQuery> {
@@ -107,12 +144,12 @@ impl Drop for Service {
 }
 
 impl State {
-    fn new(query: Arc<ServiceQuery>, kept: Option<Kept>, changes: Option<watch::Sender<u64>>) -> Self {
+    fn new(query: Arc<ServiceQuery>, changes: Option<watch::Sender<u64>>) -> Self {
         Self {
             query,
             instances: ArcSwapOption::empty(),
             answered: watch::Sender::new(false),
-            kept: Mutex::new(kept),
+            kept: Mutex::default(),
             news: Mutex::default(),
             failures: AtomicU64::new(0),
             changes,

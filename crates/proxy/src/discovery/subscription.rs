@@ -1,6 +1,7 @@
 //! An upstream's use of a service.
 
 use super::instance::Instance;
+use super::registries::Source;
 use super::service::Service;
 use arc_swap::ArcSwapOption;
 use milecastle_snapshot::{CompiledUpstream, ServiceQuery};
@@ -26,6 +27,11 @@ impl Subscription {
 
     pub(super) fn is_of(&self, query: &Arc<ServiceQuery>) -> bool {
         Arc::ptr_eq(self.service.query(), query) || self.service.query() == query
+    }
+
+    /// Whether the service is asked for there.
+    pub(super) fn is_at(&self, source: Option<&Arc<Source>>) -> bool {
+        self.service.is_of(source)
     }
 
     /// The upstream over what is known; `None` if nothing is. It is the same object until either changes.

@@ -50,7 +50,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
     let upstream = match configured.service {
         None => configured,
         Some(_) => {
-            let found = Box::pin(worker.node.discovery.discover(configured)).await;
+            let found = Box::pin(worker.node.discovery.discover(configured, snapshot.discovery())).await;
             let found = found.filter(|found| !found.nodes.is_empty());
             discovered = found.ok_or_else(|| refuse(StatusCode::SERVICE_UNAVAILABLE))?;
             &discovered

@@ -93,6 +93,12 @@ impl Kubernetes {
         if given.into_iter().filter(|given| *given).count() > 1 {
             checks.fault("namespace_selector", "expected at most one of `equal`, `not_equal`, `match` and `not_match`");
         }
+        for (key, patterns) in [("match", r#match), ("not_match", not_match)] {
+            let broken = |pattern: &String| regex::Regex::new(&format!("^(?:{pattern})$")).is_err();
+            for (n, _) in patterns.iter().enumerate().filter(|(_, pattern)| broken(pattern)) {
+                checks.fault(&format!("namespace_selector.{key}[{n}]"), "expected a regular expression");
+            }
+        }
         if self.client.token.is_some() && self.client.token_file.is_some() {
             checks.fault("client.token_file", "expected at most one of `token` and `token_file`");
         }

@@ -2,7 +2,9 @@
 //!
 //! One type for whoever holds it: nothing in it belongs to a single node.
 
+mod group;
 mod kubernetes;
+mod registries;
 mod url;
 
 use milecastle_telemetry::Secret;
@@ -11,26 +13,19 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 pub use kubernetes::{Kubernetes, KubernetesApi, KubernetesClient, KubernetesScheme, NamespaceSelector};
+pub use registries::{Registries, RegistrySettings};
 pub use url::{NameServer, RegistryUrl};
 
 use crate::load::Checks;
 use crate::{Size, Time};
 
-/// The registries, by the `discovery_type` of upstreams, and what holds for all of them. Where a registry has no section,
-/// requests to upstreams that need it are answered with 503.
+/// The registries that a node names itself, and how it asks those of its group and its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Discovery {
-    /// Names of the Domain Name System: addresses, or SRV records.
-    pub dns: Option<DnsDiscovery>,
-    /// Consul's health endpoint.
-    pub consul: Option<Consul>,
-    /// Nacos.
-    pub nacos: Option<Nacos>,
-    /// Eureka.
-    pub eureka: Option<Eureka>,
-    /// Endpoints or EndpointSlices of a Kubernetes cluster.
-    pub kubernetes: Option<Kubernetes>,
+    /// Those of the node's file; each takes the place of the one of the gateway group's settings.
+    #[serde(flatten)]
+    pub registries: Registries,
     /// How long the first request for a service waits for the registry's first answer; later ones never wait.
     pub first_answer: Time,
     /// Shortest pause after a registry has failed; doubled at each further failure, with jitter.
@@ -228,42 +223,7 @@ impl Discovery {
         if self.answer_bytes < Size::kib(16) {
             checks.fault("answer_bytes", "expected at least 16k");
         }
-        if let Some(dns) = &self.dns {
-            dns.check(&mut checks.at("dns"));
-        }
-        let polled = [
-            ("consul.fetch_interval", self.consul.as_ref().map(|consul| consul.fetch_interval)),
-            ("nacos.fetch_interval", self.nacos.as_ref().map(|nacos| nacos.fetch_interval)),
-            ("eureka.fetch_interval", self.eureka.as_ref().map(|eureka| eureka.fetch_interval)),
-        ];
-        for (key, interval) in polled {
-            checks.above_zero(&interval.map(|interval| (key, interval)).into_iter().collect::<Vec<_>>());
-        }
-        let servers = [
-            ("consul", "servers", self.consul.as_ref().map(|consul| &consul.servers)),
-            ("nacos", "host", self.nacos.as_ref().map(|nacos| &nacos.host)),
-            ("eureka", "host", self.eureka.as_ref().map(|eureka| &eureka.host)),
-        ];
-        for (section, key, _) in servers.iter().filter(|(.., servers)| servers.is_some_and(Vec::is_empty)) {
-            checks.at(section).fault(key, "required: name at least one server");
-        }
-        let prefixes = [
-            ("nacos.prefix", self.nacos.as_ref().map(|nacos| &nacos.prefix)),
-            ("eureka.prefix", self.eureka.as_ref().map(|eureka| &eureka.prefix)),
-        ];
-        for (key, prefix) in prefixes {
-            if prefix.is_some_and(|prefix| !is_prefix(prefix)) {
-                checks.fault(key, "expected a path that begins and ends with `/`");
-            }
-        }
-        if let Some(nacos) = &self.nacos
-            && nacos.access_key.is_some() != nacos.secret_key.is_some()
-        {
-            checks.fault("nacos.access_key", "expected both `access_key` and `secret_key`, or neither");
-        }
-        if let Some(kubernetes) = &self.kubernetes {
-            kubernetes.check(&mut checks.at("kubernetes"));
-        }
+        self.registries.check(checks);
     }
 }
 
@@ -279,19 +239,10 @@ impl DnsDiscovery {
     }
 }
 
-/// Whether a path can stand before others.
-fn is_prefix(path: &str) -> bool {
-    path.starts_with('/') && path.ends_with('/') && path.bytes().all(|byte| matches!(byte, b'!'..=b'~'))
-}
-
 impl Default for Discovery {
     fn default() -> Self {
         Self {
-            dns: None,
-            consul: None,
-            nacos: None,
-            eureka: None,
-            kubernetes: None,
+            registries: Registries::default(),
             first_answer: Time::secs(5),
             retry_min: Time::millis(500),
             retry_max: Time::secs(15),

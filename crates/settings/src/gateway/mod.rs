@@ -68,7 +68,8 @@ pub struct Gateway {
     pub upstream_tls: UpstreamTls,
     /// How names of upstream nodes are resolved.
     pub dns: Dns,
-    /// The registries that upstreams with a `service_name` ask for their nodes.
+    /// How registries of services are asked, and which ones this node has of its own: each takes the place of the one in the
+    /// settings of its gateway group.
     pub discovery: Discovery,
     /// What is sent upstream when the client's path is ambiguous (encoded slash, dot segments, backslash and the like).
     pub ambiguous_path: AmbiguousPath,

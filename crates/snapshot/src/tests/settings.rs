@@ -5,6 +5,7 @@ use crate::{Compiler, Outcome};
 use http::StatusCode;
 use milecastle_model::{Change, Key, Kind, Object};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 fn settings(body: Value) -> Change {
     put(Kind::GroupSettings, "group", body)
@@ -107,4 +108,33 @@ fn settings_name_plugins_that_there_are() {
     check(json!({ "plugins": [] }), &[]);
     check(json!({ "plugins": ["pass", "mark"] }), &[]);
     check(json!({ "plugins": ["pass", "mrak"] }), &[("/plugins/1", "there is no plugin [mrak]; did you mean [mark]?")]);
+}
+
+#[test]
+fn registries_build_nothing_anew_and_are_the_same_object_until_they_are_others() {
+    let mut config = Config::new();
+    config.good(&[put(Kind::Route, "1", json!({ "uri": "/a" }))]);
+    let (route, none) = (config.route("/a").unwrap(), config.now.discovery().clone());
+    let dns = |address: &str| settings(json!({ "discovery": { "dns": { "servers": [address] } } }));
+    config.good(&[dns("192.0.2.1")]);
+    let first = config.now.discovery().clone();
+    assert!(!Arc::ptr_eq(&first, &none) && first.dns.is_some());
+    assert!(Arc::ptr_eq(&config.route("/a").unwrap(), &route));
+    config.good(&[dns("192.0.2.1:53")]);
+    config.good(&[put(Kind::Route, "2", json!({ "uri": "/b" }))]);
+    assert!(Arc::ptr_eq(config.now.discovery(), &first), "53 is the port where none is named");
+    config.good(&[settings(json!({ "plugins": ["mark"], "discovery": { "dns": { "servers": ["192.0.2.1"] } } }))]);
+    assert!(Arc::ptr_eq(config.now.discovery(), &first) && !Arc::ptr_eq(&config.route("/a").unwrap(), &route));
+    config.good(&[delete(Kind::GroupSettings, "group")]);
+    assert_eq!(**config.now.discovery(), *none);
+}
+
+#[test]
+fn registries_that_are_none_are_refused_with_their_place() {
+    let mut config = Config::new();
+    let body = json!({ "discovery": { "consul": { "servers": ["consul"] }, "nacos": {} } });
+    let faults = compiler().check(Kind::GroupSettings, "group", &body);
+    assert_eq!(faults.iter().map(|fault| &*fault.path).collect::<Vec<_>>(), ["/discovery/consul/servers/0"]);
+    let rejected = config.step(&[settings(body)]);
+    assert!(rejected[0].reason.starts_with("/discovery/consul/servers/0: "), "{}", rejected[0].reason);
 }

@@ -11,7 +11,7 @@ mod store;
 use super::follow::Pace;
 use super::http::{Http, Patience};
 use super::instance::Instance;
-use super::registries::DiscoveryError;
+use super::registries::{DiscoveryError, Origin};
 use super::registry::{Answer, AskError, Asking, Position, Registry};
 use crate::tls::OnDemandTls;
 use milecastle_settings::{Discovery as Settings, Kubernetes as Own, KubernetesScheme, RegistryUrl};
@@ -46,7 +46,12 @@ enum Reading {
 }
 
 impl Kubernetes {
-    pub(super) fn new(own: &Own, settings: &Settings, side: &tokio::runtime::Handle) -> Result<Self, DiscoveryError> {
+    pub(super) fn new(
+        own: &Own,
+        origin: Origin,
+        settings: &Settings,
+        side: &tokio::runtime::Handle,
+    ) -> Result<Self, DiscoveryError> {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let host = own.service.host.clone().or_else(|| variable("KUBERNETES_SERVICE_HOST"));
         let port = own.service.port.or_else(|| variable("KUBERNETES_SERVICE_PORT")?.parse().ok());
@@ -58,10 +63,13 @@ impl Kubernetes {
         };
         let of_pod = |file: &str| Some(Path::new(IN_POD).join(file)).filter(|path| path.exists());
         let authorities: Option<PathBuf> = own.service.ca_file.clone().or_else(|| of_pod("ca.crt"));
+        // What the pod has is for its own cluster, whoever may name another one.
+        let own_cluster = own.service.host.is_none() && own.service.port.is_none();
+        let token_of_pod = || of_pod("token").filter(|_| origin == Origin::File || own_cluster);
         let token = match (&own.client.token, &own.client.token_file) {
             (Some(token), _) => Token::Fixed(token.clone()),
             (None, Some(file)) => Token::File(file.clone()),
-            (None, None) => of_pod("token").map_or(Token::None, Token::File),
+            (None, None) => token_of_pod().map_or(Token::None, Token::File),
         };
         let tls = Arc::new(OnDemandTls::new(authorities, "discovery.kubernetes.service.ca_file"));
         let store = Arc::new(Store::default());
