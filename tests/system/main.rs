@@ -31,6 +31,7 @@ mod recovery;
 mod restored;
 mod roles;
 mod rolling;
+mod settings_at_scale;
 mod start_up;
 mod stream;
 mod strictness;

@@ -4,6 +4,7 @@
 mod consul;
 mod dns;
 mod eureka;
+mod group;
 mod kubernetes;
 mod nacos;
 

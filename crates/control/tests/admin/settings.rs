@@ -1,6 +1,7 @@
 //! Settings of gateway groups: what they decide about writes, here and on other replicas.
 
 use crate::gateway::{Gateway, KEY, VIEWER, on_both};
+use crate::s07_stored::hex;
 use milecastle_model::{Change, Key};
 use milecastle_testkit::{Answer, Call};
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ on_both!(
     a_plugin_in_use_is_not_disabled_unless_forced,
     stream_routes_are_a_matter_of_the_settings,
     settings_are_no_resource_of_the_admin_api,
+    secrets_of_registries_are_sealed_masked_and_kept,
 );
 
 const PATH: &str = "/api/gateway_groups/default/settings";
@@ -77,6 +79,22 @@ async fn settings_that_are_none_are_refused_with_their_places(gw: Gateway) {
             r#"{"router":{"http":"fast"}}"#,
             "/router/http",
             "property \"http\" validation failed: matches none of the enum values",
+        ),
+        (
+            r#"{"discovery":{"dns":{"servers":["dns.test"]}}}"#,
+            "/discovery/dns/servers/0",
+            "expected the address of a resolver",
+        ),
+        (
+            r#"{"discovery":{"consul":{"servers":["http://a"],"tokn":"t"}}}"#,
+            "/discovery/consul/tokn",
+            "did you mean `token`?",
+        ),
+        (r#"{"discovery":[]}"#, "/discovery", "expected a mapping, found a list"),
+        (
+            r#"{"discovery":{"consul":{"servers":["http://a"],"token":"******"}}}"#,
+            "/discovery/consul/token",
+            "give the secret itself",
         ),
         (r#"{"plugin":[]}"#, "/plugin", "additional properties forbidden, found plugin"),
         ("[]", "", "wrong type: expected object, got table"),
@@ -164,6 +182,38 @@ async fn settings_are_no_resource_of_the_admin_api(gw: Gateway) {
     ] {
         gw.refused(line, 404, "Unsupported resource type: group_settings").await;
     }
+}
+
+async fn secrets_of_registries_are_sealed_masked_and_kept(gw: Gateway) {
+    let consul = json!({ "servers": ["http://u:sesame@127.0.0.1:8500"], "token": "sesame" });
+    let masked = json!({ "servers": ["http://u:******@127.0.0.1:8500"], "token": "******" });
+    let (_, answer) = send(&gw, "PUT", PATH, &json!({ "discovery": { "consul": consul } }).to_string()).await;
+    assert_eq!(answer["settings"], json!({ "discovery": { "consul": masked } }));
+    let effective = &answer["effective"]["discovery"]["consul"];
+    assert_eq!((&effective["token"], &effective["weight"]), (&json!("******"), &json!(1)));
+    let (_, shown) = send(&gw, "GET", PATH, "").await;
+    assert!(!shown.to_string().contains("sesame"), "{shown}");
+    // What was shown is written back: nothing has changed.
+    assert_eq!(set(&gw, &shown["settings"]).await, 1);
+    assert_eq!(gw.revision().await, 1);
+    let (_, patched) = send(&gw, "PATCH", PATH, r#"{"discovery":{"consul":{"weight":7},"nacos":null}}"#).await;
+    assert_eq!(patched["settings"]["discovery"]["consul"]["weight"], 7);
+    let stored = gw.store.history_get("default", 2).await.unwrap().unwrap().changes;
+    let Change::Put(stored) = &stored[0] else { panic!("{stored:?}") };
+    let stored: Value = serde_json::from_slice(&stored.body).unwrap();
+    let mut expected = consul;
+    expected["weight"] = 7.into();
+    assert_eq!(stored["discovery"]["consul"], expected, "the secrets themselves are what nodes are sent");
+    let (_, history) = send(&gw, "GET", "/api/gateway_groups/default/revisions/2", "").await;
+    assert!(!history.to_string().contains("sesame"), "{history}");
+    if let Some(database) = gw.database() {
+        let dump = database.dump().unwrap();
+        assert!(!dump.contains("sesame") && !dump.contains(&hex("sesame")), "stored in clear");
+    }
+    // Nothing that is stored depends on registries: they may go, whoever names them.
+    gw.done(r#"PUT /upstreams/u {"discovery_type":"consul","service_name":"web"}"#).await;
+    let (status, gone) = send(&gw, "PATCH", PATH, r#"{"discovery":null}"#).await;
+    assert_eq!((status, &gone["settings"], gone["effective"].get("discovery")), (200, &json!({}), None));
 }
 
 /// What another replica has heard of or not makes no difference to what is stored.

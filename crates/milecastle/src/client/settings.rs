@@ -3,10 +3,10 @@
 use super::cli::{Output, SettingsChange, SettingsCommand};
 use super::commands::encode;
 use super::http::Client;
-use super::view::{show, text};
-use anyhow::Context;
+use super::view::{show, text as member};
+use anyhow::{Context, anyhow};
 use hyper::Method;
-use milecastle_settings::Time;
+use milecastle_settings::{Place, Time};
 use serde_json::{Map, Value, json};
 use std::io::Read;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub(super) async fn run(client: &Client, output: Output, command: SettingsComman
             show(output, &answer, |answer| {
                 let effective = answer.get("effective").unwrap_or(&Value::Null);
                 let effective = serde_json::to_string_pretty(effective).unwrap_or_default();
-                format!("settings of group {id}, of revision {}:\n{effective}", text(answer, "revision"))
+                format!("settings of group {id}, of revision {}:\n{effective}", member(answer, "revision"))
             })
         }
         SettingsCommand::Set { id, change, force, expected_revision, wait } => {
@@ -30,8 +30,8 @@ pub(super) async fn run(client: &Client, output: Output, command: SettingsComman
             let answer = client.call_if_match(method, &path, tag, body).await?;
             show(output, &answer, |answer| {
                 let receipt =
-                    answer.get("receipt").map(|_| format!(", {}", text(answer, "receipt"))).unwrap_or_default();
-                format!("settings of group {id} are of revision {}{receipt}", text(answer, "revision"))
+                    answer.get("receipt").map(|_| format!(", {}", member(answer, "receipt"))).unwrap_or_default();
+                format!("settings of group {id} are of revision {}{receipt}", member(answer, "revision"))
             })
         }
     }
@@ -45,8 +45,8 @@ fn argument(wait: Time) -> anyhow::Result<String> {
 /// All settings anew from a file, or those that are named merged into what is there.
 fn asked(change: SettingsChange) -> anyhow::Result<(Method, Value)> {
     if let Some(file) = change.file {
-        let body = read(&file).with_context(|| format!("cannot read settings from {}", file.display()))?;
-        return Ok((Method::PUT, body));
+        let body = text(&file).and_then(|text| Ok(serde_json::from_str(&text)?));
+        return Ok((Method::PUT, body.with_context(|| format!("cannot read settings from {}", file.display()))?));
     }
     let mut patch = Map::new();
     if change.all_plugins {
@@ -63,17 +63,28 @@ fn asked(change: SettingsChange) -> anyhow::Result<(Method, Value)> {
     if let Some(mode) = change.router {
         patch.insert("router".to_owned(), json!({ "http": mode }));
     }
+    if let Some(file) = change.discovery {
+        let registries = text(&file).and_then(|text| registries(&text));
+        let registries = registries.with_context(|| format!("cannot read registries from {}", file.display()))?;
+        patch.insert("discovery".to_owned(), registries);
+    }
     Ok((Method::PATCH, patch.into()))
 }
 
-fn read(file: &Path) -> anyhow::Result<Value> {
-    let mut text = String::new();
-    if file == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text)?;
-    } else {
-        text = std::fs::read_to_string(file)?;
+fn registries(text: &str) -> anyhow::Result<Value> {
+    milecastle_settings::yaml(text).map_err(|fault| match fault.place {
+        Place::File { line, column } => anyhow!("line {line}, column {column}: {}", fault.message),
+        Place::Environment(_) | Place::Nowhere => anyhow!(fault.message),
+    })
+}
+
+fn text(file: &Path) -> anyhow::Result<String> {
+    if file != Path::new("-") {
+        return Ok(std::fs::read_to_string(file)?);
     }
-    Ok(serde_json::from_str(&text)?)
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -88,6 +99,7 @@ mod tests {
             router: None,
             proxy_mode: None,
             stream_plugins: None,
+            discovery: None,
             file: None,
         };
         let check = |change: SettingsChange, expected: Value| {
@@ -102,5 +114,14 @@ mod tests {
         check(SettingsChange { proxy_mode, stream_plugins, ..none() }, expected);
         let router = Some("radixtree_uri".to_owned());
         check(SettingsChange { router, ..none() }, json!({ "router": { "http": "radixtree_uri" } }));
+    }
+
+    #[test]
+    fn registries_are_read_as_a_nodes_file_has_them() {
+        let expected = json!({ "consul": { "servers": ["http://a:8500"] }, "dns": null });
+        assert_eq!(registries("consul:\n  servers: ['http://a:8500']\ndns:\n").unwrap(), expected);
+        assert_eq!(registries(&expected.to_string()).unwrap(), expected);
+        let error = registries("consul: {\n").unwrap_err().to_string();
+        assert!(error.starts_with("line "), "{error}");
     }
 }
