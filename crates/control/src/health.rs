@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{StatusCode, header};
 use milecastle_settings::{Probes as Settings, Time};
-use milecastle_store::{Maintenance, Store};
+use milecastle_store::{Maintenance, Store, StoreError};
 use milecastle_telemetry::metrics::Registry;
 use std::io;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ pub struct Readiness(Arc<RwLock<Phase>>);
 enum Phase {
     /// Something that it needs is not there yet.
     Waiting(String),
-    /// It serves, as long as the store answers and it is not in maintenance.
+    /// It serves, as long as the store answers and lets it, and it is not in maintenance.
     Serving(Store, watch::Receiver<Option<Maintenance>>),
     /// It is about to stop.
     Draining,
@@ -65,9 +65,14 @@ impl Readiness {
     pub(crate) fn sends_away(&self) -> bool {
         match self.phase() {
             Phase::Waiting(_) => false,
-            Phase::Serving(_, maintenance) => maintenance.borrow().is_some(),
+            Phase::Serving(store, maintenance) => maintenance.borrow().is_some() || store.outdated().borrow().is_some(),
             Phase::Draining => true,
         }
+    }
+
+    /// Whether the process may not serve any more: it is too old for the schema that the database has by now.
+    pub(crate) fn is_outdated(&self) -> bool {
+        matches!(self.phase(), Phase::Serving(store, _) if store.outdated().borrow().is_some())
     }
 
     fn phase(&self) -> Phase {
@@ -87,6 +92,9 @@ impl Readiness {
             }
             Phase::Serving(store, _) => store,
         };
+        if let Some(release) = &*store.outdated().borrow() {
+            return Some(StoreError::Outdated { release: release.clone() }.to_string());
+        }
         match tokio::time::timeout(PATIENCE, store.ping()).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),

@@ -3,6 +3,7 @@
 //! What must stay true:
 //! - At most one member leads at any moment of the database's clock.
 //! - Nothing but [`chores`](crate::chores) depends on who leads: any replica serves any request.
+//! - A member that may not run on the database's schema any more neither leads nor beats: it writes nothing.
 //! - A member in maintenance does not lead. It is so by its name, hence also after its next start, until an operator ends it.
 
 use std::sync::Arc;
@@ -88,11 +89,13 @@ impl Membership {
     /// Leaves: others need not wait until its silence shows that it is gone.
     pub async fn leave(mut self) {
         self.stop.send_replace(true);
+        let outdated = self.store.outdated().borrow().is_some();
         let left = timeout(LAST_WORDS, async {
             if let Err(error) = (&mut self.task).await {
                 tracing::error!(%error, "the membership ended badly");
             }
-            self.store.member_leave(&self.id).await
+            // It writes nothing any more.
+            if outdated { Ok(()) } else { self.store.member_leave(&self.id).await }
         });
         if !matches!(left.await, Ok(Ok(()))) {
             tracing::info!("the database does not answer: other replicas will notice in time that this one has left");
@@ -118,8 +121,9 @@ struct Heart {
 }
 
 impl Heart {
-    /// Beats until it is stopped.
+    /// Beats until it is stopped, or may not run on the database's schema any more.
     async fn beat(self, mut stop: watch::Receiver<bool>) {
+        let mut outdated = self.store.outdated();
         let mut beat = interval(self.settings.heartbeat.get());
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
@@ -127,11 +131,21 @@ impl Heart {
             tokio::select! {
                 _ = beat.tick() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
+                Ok(release) = outdated.wait_for(Option::is_some) => {
+                    let release = release.as_deref().unwrap_or_default();
+                    tracing::error!(
+                        release,
+                        "a newer release has changed the schema of the database, and this one may not run on it any more: it \
+                         writes nothing, takes no requests, and sends its nodes elsewhere; start Milecastle {release} or newer in its place"
+                    );
+                    break;
+                }
             }
             // After that long it is lost anyway, and a beat that hangs must not keep the next one from coming through.
             let beaten = timeout(self.settings.lost_after.get(), self.beat_once());
             match beaten.await.unwrap_or_else(|_| Err(StoreError::late())) {
-                Ok(()) => failing = false,
+                // The next round says so.
+                Ok(()) | Err(StoreError::Outdated { .. }) => failing = false,
                 // The term of office goes on if it is prolonged in time, and the store knows whether it was.
                 Err(error) if !std::mem::replace(&mut failing, true) => {
                     tracing::warn!(%error, "no heartbeat in the database; other replicas will take this one for lost");
@@ -139,6 +153,7 @@ impl Heart {
                 Err(_) => {}
             }
         }
+        self.lead.send_replace(None);
     }
 
     /// Says that it lives, hears whether it is in maintenance, and leads if it is not and nobody else does.

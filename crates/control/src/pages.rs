@@ -40,17 +40,26 @@ pub(crate) struct Site {
     pub(crate) allowed: Arc<[Peers]>,
 }
 
-/// Answers with the router in `then` once there is one; until then it answers probes, and 503 to all else.
+/// Answers with the router in `then` once there is one, and as long as the process is not outdated; before and after that it
+/// answers probes, and 503 to all else.
 pub(crate) fn until(then: Arc<OnceLock<Router>>, readiness: &Readiness) -> Router {
-    let starting = health::routes(readiness).fallback(|| async {
-        let body =
-            json!({ "code": "starting", "error_msg": "the control plane is starting: /readyz says what it waits for" });
+    let starting = probes(readiness, "starting", "the control plane is starting: /readyz says what it waits for");
+    let text = "this replica is too old for the schema of the database: /readyz says what to start in its place";
+    let outdated = probes(readiness, "outdated", text);
+    let readiness = readiness.clone();
+    Router::new().fallback(move |request: Request| {
+        let serving = then.get().unwrap_or(&starting);
+        let mut router: Router = if readiness.is_outdated() { &outdated } else { serving }.clone();
+        async move { router.call(request).await }
+    })
+}
+
+/// Answers probes, and 503 to all else.
+fn probes(readiness: &Readiness, code: &'static str, text: &'static str) -> Router {
+    health::routes(readiness).fallback(move || async move {
+        let body = json!({ "code": code, "error_msg": text });
         let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "1")];
         (StatusCode::SERVICE_UNAVAILABLE, headers, format!("{body}\n"))
-    });
-    Router::new().fallback(move |request: Request| {
-        let mut router: Router = then.get().unwrap_or(&starting).clone();
-        async move { router.call(request).await }
     })
 }
 

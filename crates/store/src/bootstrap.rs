@@ -61,12 +61,23 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0007_declarations.sql"),
     ),
     (
+        9,
+        "what members know",
+        include_str!("../../../migrations/postgres/0009_member_knows.sql"),
+        include_str!("../../../migrations/sqlite/0009_member_knows.sql"),
+    ),
+    (
         10,
         "access",
         include_str!("../../../migrations/postgres/0010_access.sql"),
         include_str!("../../../migrations/sqlite/0010_access.sql"),
     ),
 ];
+
+/// The newest migration that this program knows.
+pub(crate) fn newest_known() -> u64 {
+    MIGRATIONS.iter().map(|migration| migration.0.cast_unsigned()).max().unwrap_or(0)
+}
 
 /// Name of the secret that keys lookup digests. It outlives data keys: digests cannot be made anew without the values.
 const DIGEST_KEY: &str = "lookup-digest-key";
@@ -140,7 +151,7 @@ async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
 
 /// Refuses a schema on which only newer programs may run; what was done in the transaction is undone with it.
 async fn check_rule(tx: &mut Tx) -> Result<(), OpenError> {
-    let known = MIGRATIONS.iter().map(|migration| migration.0).max().unwrap_or(0);
+    let known = newest_known().cast_signed();
     let newest = tx.row("SELECT MAX(version) FROM schema_migration", &[]).await?;
     let found = newest.map(|row| row.int_opt(0)).transpose()?.flatten().unwrap_or(0).cast_signed();
     if found <= known {

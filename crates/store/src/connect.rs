@@ -14,6 +14,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 
 use crate::error::{OpenError, StoreError};
 use crate::file::OpenFiles;
+use crate::rule::Rule;
 use crate::server::Server;
 use crate::sql::Db;
 
@@ -152,7 +153,7 @@ async fn sqlite(dsn: &str) -> Result<Db, OpenError> {
     let readers = (0..READERS).map(|_| read.acquire());
     let opened = futures_util::future::try_join_all(readers).await.map_err(StoreError::from);
     opened.map_err(|error| OpenError::File { path, why: error.to_string() })?;
-    Ok(Db::Lite { write, read, files })
+    Ok(Db::Lite { write, read, files, rule: Rule::default() })
 }
 
 /// Connections that stay open, so that what was opened can be read whatever becomes of the path.

@@ -141,6 +141,15 @@ pub enum StoreError {
     /// The database answered with an error.
     #[error("the database refused a statement: {0}")]
     Database(#[source] Cause),
+    /// A newer release has changed the schema, and this one may not run on it any more. Nothing was written.
+    #[error(
+        "a newer release has changed the schema of the database, and this one may not run on it any more: start Milecastle \
+         {release} or newer in its place"
+    )]
+    Outdated {
+        /// The oldest release that may run on it.
+        release: std::sync::Arc<str>,
+    },
     /// There is no such gateway group.
     #[error("there is no gateway group `{0}`")]
     UnknownGroup(String),

@@ -45,6 +45,7 @@ mod member;
 mod node;
 mod publish;
 mod read;
+mod rule;
 mod seal;
 mod secret;
 mod server;

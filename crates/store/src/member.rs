@@ -6,10 +6,15 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use crate::bootstrap::newest_known;
 use crate::error::StoreError;
 use crate::lease::Term;
+use crate::rule::{OLDEST, RELEASE};
 use crate::sql::{Db, Row, args};
 use crate::store::Store;
+
+/// The newest migration that a member knows which does not say: migration 9 gave them the word.
+const SILENT_ON_IT: u64 = 8;
 
 /// A process of the control plane, as it says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub struct Member {
     pub started_at: u64,
     /// How long ago its heart beat last.
     pub silence: Duration,
+    /// The oldest release that may run on the schema that the database has now, if this member's may not: it has stopped to work.
+    pub outdated: Option<String>,
 }
 
 /// What a leader let go of.
@@ -50,14 +57,14 @@ impl Store {
     /// Says that a member is alive, and all of what it says of itself.
     pub async fn member_beat(&self, member: &NewMember) -> Result<(), StoreError> {
         let sql = format!(
-            "INSERT INTO member (id, roles, host, version, address, started_at, beat_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, {clock}) ON CONFLICT (id) DO UPDATE SET roles = excluded.roles, \
+            "INSERT INTO member (id, roles, host, version, address, started_at, knows, beat_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, {clock}) ON CONFLICT (id) DO UPDATE SET roles = excluded.roles, \
              host = excluded.host, version = excluded.version, address = excluded.address, beat_at = excluded.beat_at",
             clock = self.0.db.clock_sql()
         );
         let NewMember { id, roles, host, version, address } = member;
         let roles = roles.join(",");
-        self.0.db.run(sql, args![id, &roles, host, version, address, self.now()]).await.map(drop)
+        self.0.db.run(sql, args![id, &roles, host, version, address, self.now(), newest_known()]).await.map(drop)
     }
 
     /// Takes a member that stops off the list, and ends its leases.
@@ -71,7 +78,8 @@ impl Store {
     /// All members, those that fell silent included, by machine and id.
     pub async fn member_list(&self) -> Result<Vec<Member>, StoreError> {
         let sql = format!(
-            "SELECT id, roles, host, version, address, started_at, {} - beat_at FROM member ORDER BY host, id",
+            "SELECT id, roles, host, version, address, started_at, {} - beat_at, \
+             CASE WHEN COALESCE(knows, {SILENT_ON_IT}) < {OLDEST} THEN {RELEASE} END FROM member ORDER BY host, id",
             self.0.db.clock_sql()
         );
         self.0.db.rows(sql, &[]).await?.iter().map(member).collect()
@@ -145,7 +153,7 @@ fn member(row: &Row) -> Result<Member, StoreError> {
     let told = NewMember { id: row.text(0)?, roles, host: row.text(2)?, version: row.text(3)?, address: row.text(4)? };
     // A clock that was set back since the last beat makes it look like one of the future.
     let silence = Duration::from_millis(row.int_or_zero(6)?);
-    Ok(Member { told, started_at: row.int(5)?, silence })
+    Ok(Member { told, started_at: row.int(5)?, silence, outdated: row.text_opt(7)? })
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {

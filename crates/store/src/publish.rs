@@ -86,6 +86,9 @@ impl<'a> Writing<'a> {
     async fn begin(tx: &'a mut Tx, store: &'a Store, group: &'a str) -> Result<Writing<'a>, StoreError> {
         let lock = tx.lock_group_sql();
         let row = tx.row(lock, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
+        let rule = store.0.db.rule();
+        rule.told(&row, 3, 4)?;
+        rule.check()?;
         Ok(Writing { tx, sealer: &store.0.sealer, group, head: row.int(1)?, now: store.now() })
     }
 

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::connect::Tuning;
 use crate::error::StoreError;
+use crate::rule::Rule;
 
 /// How long an answer may take on its way, beside the time that the server may work on it.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ const DOUBT: Duration = Duration::from_secs(60);
 pub(crate) struct Server {
     pub(crate) pool: PgPool,
     pub(crate) patience: Patience,
+    /// What was read of the rule of the schema.
+    pub(crate) rule: Rule,
     publishers: Arc<Semaphore>,
     acquire_timeout: Duration,
 }
@@ -68,7 +71,7 @@ impl Server {
             })
             .connect_lazy_with(options);
         let publishers = Arc::new(Semaphore::new(most.div_ceil(2) as usize));
-        Self { pool, patience, publishers, acquire_timeout: tuning.acquire_timeout }
+        Self { pool, patience, rule: Rule::default(), publishers, acquire_timeout: tuning.acquire_timeout }
     }
 
     /// A pool of one connection to the same server, for notices.

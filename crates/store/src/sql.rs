@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::StoreError;
 use crate::file::OpenFiles;
+use crate::rule::Rule;
 use crate::server::{Patience, Server};
 
 /// Rows in one statement at most: what keeps the number of placeholders below both databases' limits.
@@ -38,6 +39,8 @@ pub(crate) enum Db {
         read: SqlitePool,
         /// What the connections have open.
         files: Arc<OpenFiles>,
+        /// What was read of the rule of the schema.
+        rule: Rule,
     },
 }
 
@@ -224,6 +227,7 @@ bound!(lite, Sqlite, SqliteArguments);
 impl Db {
     /// A transaction that writes. In SQLite it has the file's write lock from the start.
     pub(crate) async fn begin_write(&self) -> Result<Tx, StoreError> {
+        self.rule().check()?;
         self.check_files()?;
         Ok(match self.clone() {
             Db::Pg(Server { pool, patience, .. }) => {
@@ -265,6 +269,14 @@ impl Db {
         }
     }
 
+    /// What was read of the rule of the schema.
+    pub(crate) fn rule(&self) -> &Rule {
+        match self {
+            Db::Pg(server) => &server.rule,
+            Db::Lite { rule, .. } => rule,
+        }
+    }
+
     /// A transaction that no other one of this kind overlaps, in whatever process.
     pub(crate) async fn begin_alone(&self) -> Result<Tx, StoreError> {
         let mut tx = self.begin_write().await?;
@@ -284,8 +296,9 @@ impl Db {
         }
     }
 
-    /// Runs one statement by itself and gives the number of rows that it touched.
+    /// Runs one statement by itself, which writes, and gives the number of rows that it touched.
     pub(crate) async fn run(&self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<u64, StoreError> {
+        self.rule().check()?;
         self.check_files()?;
         let touched = match self {
             Db::Pg(Server { pool, patience, .. }) => {
@@ -324,13 +337,25 @@ impl Db {
     }
 }
 
+/// See [`Tx::lock_group_sql`].
+macro_rules! locked_group {
+    ($hold:literal) => {
+        concat!(
+            "SELECT lineage, head, floor, (SELECT oldest FROM schema_rule), (SELECT release FROM schema_rule) ",
+            "FROM gateway_group WHERE id = $1",
+            $hold
+        )
+    };
+}
+
 impl Tx {
-    /// The statement that reads `lineage, head, floor` of group `$1` and holds its row until the end of the transaction.
+    /// The statement that reads `lineage, head, floor`, then the rule of the schema, of group `$1`, and holds its row until the end
+    /// of the transaction.
     pub(crate) fn lock_group_sql(&self) -> &'static str {
         match self {
             // Not FOR UPDATE: that would also hold up whoever inserts a token or a node, whose foreign key names the row.
-            Tx::Pg(..) => "SELECT lineage, head, floor FROM gateway_group WHERE id = $1 FOR NO KEY UPDATE",
-            Tx::Lite(..) => "SELECT lineage, head, floor FROM gateway_group WHERE id = $1",
+            Tx::Pg(..) => locked_group!(" FOR NO KEY UPDATE"),
+            Tx::Lite(..) => locked_group!(""),
         }
     }
 

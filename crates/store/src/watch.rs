@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::clock::DatabaseClock;
 use crate::error::StoreError;
+use crate::rule::{OLDEST, RELEASE};
 use crate::server::Server;
 use crate::sql::{Db, Row};
 use crate::store::Store;
@@ -129,6 +130,12 @@ async fn follow(db: Db, clock: DatabaseClock, hint: Arc<Notify>, sender: watch::
             _ = tick.tick() => {}
         }
         let heads = timeout(LATE, read(&db, &clock)).await.unwrap_or_else(|_| Err(StoreError::late()));
+        if let Err(StoreError::Database(_)) = &heads {
+            // A newer schema, perhaps, in which there is no such statement any more.
+            if let Ok(Err(error)) = timeout(LATE, db.rule().ask(&db)).await {
+                tracing::debug!(%error, "the rule of the schema cannot be read either");
+            }
+        }
         match heads {
             Ok(heads) => {
                 if std::mem::take(&mut failing) {
@@ -151,13 +158,14 @@ async fn follow(db: Db, clock: DatabaseClock, hint: Arc<Notify>, sender: watch::
     }
 }
 
-/// Reads all heads, and the clock along with them.
+/// Reads all heads, and the clock and the rule of the schema along with them.
 async fn read(db: &Db, clock: &DatabaseClock) -> Result<Heads, StoreError> {
     db.check_files()?;
-    let sql = format!("SELECT heads.*, {} FROM ({}) heads", db.clock_sql(), heads!(""));
+    let sql = format!("SELECT heads.*, {}, {OLDEST}, {RELEASE} FROM ({}) heads", db.clock_sql(), heads!(""));
     let rows = db.rows(sql, &[]).await?;
     if let Some(row) = rows.last() {
         clock.told(row.int_or_zero(6)?);
+        db.rule().told(row, 7, 8)?;
     }
     rows.iter().map(|row| Ok((row.text(0)?, head(row)?))).collect()
 }

@@ -61,6 +61,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::UnknownGroup(_) => Self::missing("no_such_group", error.to_string()),
+            StoreError::Outdated { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "outdated", error.to_string()),
             StoreError::Unavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", error.to_string())
             }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Outcome, Site, json};
 use crate::members::LEADER;
 
-/// `GET /api/members`: those that fell silent included, until they are forgotten or others have taken their place; and names in
+/// `GET /api/members`: those that fell silent or are too old for the database's schema included, until they are forgotten or others have taken their place; and names in
 /// maintenance of which no process runs.
 pub(super) async fn list(Shared(api): Site) -> Outcome {
     let leader = api.store().lease_get(LEADER).await?.filter(|lease| !lease.left.is_zero());
@@ -26,7 +26,11 @@ pub(super) async fn list(Shared(api): Site) -> Outcome {
     let mut shown: Vec<Value> = Vec::new();
     for member in members.iter().filter(|member| !replaced(member)) {
         let leads = leader.as_ref().is_some_and(|lease| lease.holder == member.told.id);
-        let state = if lost(member) { "lost" } else { "alive" };
+        let state = match &member.outdated {
+            Some(_) => "outdated",
+            None if lost(member) => "lost",
+            None => "alive",
+        };
         shown.push(json!({
             "id": member.told.id,
             "name": member.told.host,
@@ -36,6 +40,7 @@ pub(super) async fn list(Shared(api): Site) -> Outcome {
             "started_at": member.started_at,
             "silence_ms": u64::try_from(member.silence.as_millis()).unwrap_or(u64::MAX),
             "state": state,
+            "needs": member.outdated,
             "leads": leads,
             "maintenance": maintained.get(&member.told.host),
         }));

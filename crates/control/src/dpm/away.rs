@@ -1,16 +1,20 @@
 //! Whether this replica sends its nodes elsewhere, and takes no new ones.
 
+use std::sync::Arc;
+
 use milecastle_store::Maintenance;
 use tokio::sync::watch;
 use tonic::Status;
 
-/// That it drains, or is in maintenance. Each clone waits for itself.
+/// That it drains, is in maintenance, or is too old for the database. Each clone waits for itself.
 #[derive(Clone)]
 pub(super) struct Away {
     /// Becomes true when this replica drains.
     pub(super) draining: watch::Receiver<bool>,
     /// Why this replica is in maintenance, if it is.
     pub(super) maintenance: watch::Receiver<Option<Maintenance>>,
+    /// The release to start in its place, if it may not run on the database's schema any more.
+    pub(super) outdated: watch::Receiver<Option<Arc<str>>>,
 }
 
 impl Away {
@@ -18,6 +22,9 @@ impl Away {
     pub(super) fn reason(&self) -> Option<&'static str> {
         if *self.draining.borrow() {
             return Some("this replica drains");
+        }
+        if self.outdated.borrow().is_some() {
+            return Some("this replica is too old for the schema of the database");
         }
         self.maintenance.borrow().is_some().then_some("this replica is in maintenance")
     }
@@ -36,6 +43,7 @@ impl Away {
         tokio::select! {
             _ = self.draining.wait_for(|draining| *draining) => {}
             _ = self.maintenance.wait_for(Option::is_some) => {}
+            _ = self.outdated.wait_for(Option::is_some) => {}
         }
     }
 }

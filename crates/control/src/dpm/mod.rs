@@ -152,7 +152,7 @@ impl DpManager {
         let (rate, burst) = (settings.stream.admit_rate, settings.stream.admit_burst);
         let bucket = || Bucket::new(rate, burst, Instant::now());
         let watch = store.watch();
-        let away = Away { draining: drained.clone(), maintenance };
+        let away = Away { draining: drained.clone(), maintenance, outdated: state.store().outdated() };
         let join = JoinService {
             store: store.clone(),
             ca,

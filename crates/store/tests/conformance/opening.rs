@@ -1,15 +1,19 @@
 //! First starts, second starts, and starts that cannot be.
 
-use milecastle_store::{DEFAULT_GROUP, Op, OpenError, Put, open};
+use milecastle_store::{
+    DEFAULT_GROUP, GroupError, NewGroup, NewMember, Op, OpenError, PublishError, Put, StoreError, open,
+};
 use milecastle_testkit::postgres::Cluster;
 use milecastle_testkit::tls::Authority;
 
-use crate::home::{Home, body, office, on_both, put, revision, route};
+use crate::home::{Home, body, office, on_both, publish, put, revision, route};
 
 on_both!(
     what_is_written_is_there_after_reopening,
     a_newer_schema_that_adds_is_lived_with,
     a_newer_schema_with_a_rule_is_left_alone,
+    a_rule_that_comes_while_a_store_is_open_ends_its_writes,
+    a_rule_is_noticed_where_nothing_else_can_be_read,
 );
 
 async fn what_is_written_is_there_after_reopening(home: Home) {
@@ -50,6 +54,53 @@ async fn a_newer_schema_with_a_rule_is_left_alone(home: Home) {
     let Err(refused) = open(&home.dsn, &home.key).await else { panic!("a newer schema was opened") };
     assert!(matches!(refused, OpenError::NewerSchema { found: 999, known: 1..=998, .. }), "{refused}");
     assert!(refused.to_string().contains("start Milecastle 7.0.0 or newer"), "{refused}");
+}
+
+async fn a_rule_that_comes_while_a_store_is_open_ends_its_writes(home: Home) {
+    let running = home.open().await;
+    revision(&running, vec![put(route("1"), "a")]).await;
+    let member = |id: &str| NewMember {
+        id: id.to_owned(),
+        roles: vec!["dashboard".to_owned()],
+        host: id.to_owned(),
+        version: "0.1.0".to_owned(),
+        address: "192.0.2.1:17080".to_owned(),
+    };
+    running.member_beat(&member("old")).await.unwrap();
+    running.member_beat(&member("new")).await.unwrap();
+    home.sql("UPDATE member SET knows = 999 WHERE id = 'new'").await;
+    let mut outdated = running.outdated();
+    assert_eq!(*outdated.borrow(), None);
+    home.sql(LATER).await;
+    home.sql("UPDATE schema_rule SET oldest = 999, release = '7.0.0'").await;
+    // From the rule's transaction on, nothing is published, noticed or not.
+    let refused = publish(&running, vec![put(route("2"), "b")]).await.unwrap_err();
+    assert!(matches!(refused, PublishError::Store(StoreError::Outdated { .. })));
+    assert!(refused.to_string().contains("start Milecastle 7.0.0 or newer"), "{refused}");
+    // So does all else; a program that does not publish notices by itself.
+    outdated.wait_for(Option::is_some).await.unwrap();
+    assert!(matches!(running.member_beat(&member("old")).await, Err(StoreError::Outdated { .. })));
+    assert!(matches!(
+        running.group_create(&NewGroup::named("later")).await,
+        Err(GroupError::Store(StoreError::Outdated { .. }))
+    ));
+    // Reading harms nobody; and who is left is seen.
+    assert_eq!(running.load(DEFAULT_GROUP).await.unwrap().objects.len(), 1);
+    let members = running.member_list().await.unwrap();
+    let seen: Vec<_> = members.iter().map(|member| (&*member.told.id, member.outdated.as_deref())).collect();
+    assert_eq!(seen, [("new", None), ("old", Some("7.0.0"))]);
+    // A rule that is taken back is for the next start.
+    home.sql("UPDATE schema_rule SET oldest = 6, release = '0.1.0'").await;
+    assert!(matches!(running.member_beat(&member("old")).await, Err(StoreError::Outdated { .. })));
+}
+
+async fn a_rule_is_noticed_where_nothing_else_can_be_read(home: Home) {
+    let running = home.open().await;
+    let mut outdated = running.outdated();
+    home.sql("UPDATE schema_rule SET oldest = 999, release = '7.0.0'").await;
+    home.sql("ALTER TABLE gateway_group RENAME COLUMN floor TO of_tomorrow").await;
+    outdated.wait_for(Option::is_some).await.unwrap();
+    assert!(matches!(running.member_leave("m").await, Err(StoreError::Outdated { .. })));
 }
 
 #[tokio::test]
