@@ -114,7 +114,8 @@ impl Store {
     }
 
     /// Records what nodes (group, id) reported; those unknown by now are left out, and so are reports older than the one
-    /// known, and what a member says of the end of a stream when the node has one to another by now. Meant to be called with
+    /// known, what a member says of the end of a stream when the node has one to another by now, and what would take a run of the
+    /// node back to an earlier revision of its lineage: a member that the node has left says it late. Meant to be called with
     /// many at a time.
     pub async fn node_report(&self, reports: &[(String, String, NodeReport)]) -> Result<(), StoreError> {
         for reports in reports.chunks(BATCH) {
@@ -126,7 +127,8 @@ impl Store {
                  FROM seen \
                  WHERE node.group_id = seen.group_id AND node.id = seen.id \
                  AND (node.reported_at IS NULL OR node.reported_at <= seen.reported_at) \
-                 AND (seen.connected OR node.member IS NULL OR node.member = seen.member)",
+                 AND (seen.connected OR node.member IS NULL OR node.member = seen.member) \
+                 AND (node.boot = seen.boot AND node.lineage = seen.lineage AND node.revision > seen.revision) IS NOT TRUE",
                 tuples(reports.len(), COLUMNS_OF_REPORT, 1)
             );
             let rejected: Vec<String> = reports.iter().map(|(_, _, report)| report.rejected.to_string()).collect();

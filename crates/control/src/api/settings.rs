@@ -159,8 +159,9 @@ fn judged(compiler: &Compiler, new: &Value) -> Result<Compiler, Failure> {
 fn refused(faults: &[Fault]) -> Failure {
     let listed: Vec<Value> =
         faults.iter().map(|fault| json!({ "path": fault.path, "message": fault.message })).collect();
-    let first = faults.first().map(|fault| (fault.path.clone(), fault.message.clone())).unwrap_or_default();
-    Failure::bad("invalid_settings", first.1).at(&first.0).with("faults", listed)
+    let (path, message) = faults.first().map(|fault| (&*fault.path, &*fault.message)).unwrap_or_default();
+    let message = if path.is_empty() { message.to_owned() } else { format!("{path}: {message}") };
+    Failure::bad("invalid_settings", message).at(path).with("faults", listed)
 }
 
 fn change_set(asked: &Asked, image: &Image, new: &Value) -> ChangeSet {

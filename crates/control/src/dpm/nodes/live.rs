@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::super::head::Position;
 use super::receipt::{Stand, Standing};
-use super::{Figures, NodeState, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles};
+use super::{Figures, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles};
 
 /// Longest text of a node that is kept, in bytes.
 const LONGEST: usize = 512;
@@ -45,8 +45,8 @@ pub(super) struct Live {
     groups: Mutex<HashMap<Arc<str>, HashMap<String, Entry>>>,
     /// Reports of nodes that left, still to be written.
     left: Mutex<Vec<(String, String, NodeReport)>>,
-    /// When nodes left, in Unix time by the database's clock, for as long as the store may take them for connected.
-    departed: Mutex<HashMap<(Arc<str>, String), u64>>,
+    /// The last words of nodes that left, for as long as the store may know less of them, or take them for connected.
+    departed: Mutex<HashMap<(Arc<str>, String), NodeReport>>,
     /// Groups of which the store is to hear anew where their nodes stand.
     moved: Mutex<BTreeSet<Arc<str>>>,
     streams: AtomicU64,
@@ -74,6 +74,13 @@ struct Entry {
     /// Differs from what the store was told.
     news: bool,
     told: Option<Instant>,
+}
+
+/// What is known of a node by its stream here.
+pub(super) struct Here {
+    pub(super) report: NodeReport,
+    pub(super) address: SocketAddr,
+    pub(super) figures: Option<Figures>,
 }
 
 /// A stream's place among the nodes. Dropped, the node has left.
@@ -191,10 +198,17 @@ impl Live {
         self.news.notify_one();
     }
 
-    /// Whether what the store heard of a node at `heard_at` was from here, before it left.
-    pub(super) fn departed(&self, group: &str, node: &str, heard_at: u64) -> bool {
+    /// The last words here of a node that left, unless the store knows later ones, or some of another replica of that very second.
+    pub(super) fn last_words(&self, node: &Node, member: &str) -> Option<NodeReport> {
         let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
-        departed.get(&(Arc::from(group), node.to_owned())).is_some_and(|at| *at >= heard_at)
+        let last = departed.get(&(Arc::from(&*node.group), node.id.clone()))?;
+        let newer = match &node.report {
+            // Joined anew, it is another one.
+            None => last.reported_at >= node.joined_at,
+            Some(stored) if stored.member == member => last.reported_at >= stored.reported_at,
+            Some(stored) => last.reported_at > stored.reported_at,
+        };
+        newer.then(|| NodeReport { member: member.to_owned(), ..last.clone() })
     }
 
     /// Where the nodes of a group stand.
@@ -219,22 +233,11 @@ impl Live {
         self.moved.lock().unwrap_or_else(PoisonError::into_inner).extend(groups);
     }
 
-    /// Writes over `state` what is known better here.
-    pub(super) fn describe(&self, group: &str, member: &Arc<str>, state: &mut NodeState) {
+    /// A node as its stream here tells; `None` if it has none.
+    pub(super) fn here(&self, group: &str, node: &str, member: &str) -> Option<Here> {
         let groups = self.lock();
-        let Some(entry) = groups.get(group).and_then(|nodes| nodes.get(&state.id)) else { return };
-        state.host.clone_from(&entry.host);
-        state.version.clone_from(&entry.version);
-        state.boot.clone_from(&entry.boot);
-        state.address = Some(entry.address);
-        state.connected = true;
-        state.member = member.to_string();
-        state.heard_at = Some(entry.heard_at);
-        state.lineage = entry.position.as_ref().map(|position| position.lineage.to_string());
-        state.revision = entry.position.as_ref().map_or(0, |position| position.revision);
-        state.digest = entry.position.as_ref().map_or_else(String::new, |position| position.digest.to_string());
-        state.troubles = entry.troubles.clone();
-        state.figures = entry.figures;
+        let entry = groups.get(group)?.get(node)?;
+        Some(Here { report: entry.report(true, member), address: entry.address, figures: entry.figures })
     }
 
     /// What the store should hear now, by group. Whoever takes it and fails gives it back by [`Live::keep`].
@@ -398,21 +401,20 @@ impl Drop for Alive {
         if nodes.get(&self.node).is_none_or(|entry| entry.stream != self.stream) {
             return;
         }
-        let entry = nodes.remove(&self.node);
+        let Some(entry) = nodes.remove(&self.node) else { return };
         let now = self.live.store.now();
+        let last = NodeReport { reported_at: now, ..entry.report(false, "") };
         let mut departed = self.live.departed.lock().unwrap_or_else(PoisonError::into_inner);
-        departed.retain(|_, at| now.saturating_sub(*at) <= REMOTE_LIFE.as_secs());
-        departed.insert((self.group.clone(), self.node.clone()), now);
+        departed.retain(|_, last| now.saturating_sub(last.reported_at) <= REMOTE_LIFE.as_secs());
+        // While the nodes are locked: whoever does not find it among them any more finds its last words.
+        departed.insert((self.group.clone(), self.node.clone()), last.clone());
         drop(departed);
         if nodes.is_empty() {
             groups.remove(&*self.group);
         }
         drop(groups);
-        if let Some(entry) = entry {
-            let report = NodeReport { reported_at: now, ..entry.report(false, "") };
-            let report = (self.group.to_string(), self.node.clone(), report);
-            self.live.left.lock().unwrap_or_else(PoisonError::into_inner).push(report);
-        }
+        let last = (self.group.to_string(), self.node.clone(), last);
+        self.live.left.lock().unwrap_or_else(PoisonError::into_inner).push(last);
         self.live.urgent.store(true, Ordering::Release);
         self.live.changed(&self.group);
     }

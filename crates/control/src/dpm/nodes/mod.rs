@@ -4,6 +4,7 @@
 //! What must stay true:
 //! - A node counts as having applied a revision only by its own word, for the lineage that the group has now.
 //! - A node is connected for as long as the replica that says so lives, by the database's clock at the time of reading.
+//! - What is told of a node never goes back: what it said here counts until the store knows it, also when it has left.
 //! - What is kept of a node's words is bounded.
 //! - The store hears where a group's nodes stand at most once in each receipt interval, in one row however many they are; of
 //!   each node by itself more rarely, in one statement for many of them.
@@ -19,8 +20,8 @@ use std::time::Duration;
 use milecastle_settings::Members;
 use milecastle_store::{Head, Maintenance, Node, Store, StoreError};
 
-use live::Live;
 pub(super) use live::{Alive, End, clip};
+use live::{Here, Live};
 use receipt::Elsewhere;
 pub use receipt::Receipt;
 pub(super) use write::{Pace, write};
@@ -221,10 +222,21 @@ impl Nodes {
     }
 
     /// A node as far as it is known, from here and from the store.
-    fn known(&self, node: Node, head: &Head) -> NodeState {
-        let group = node.group.clone();
+    fn known(&self, mut node: Node, head: &Head) -> NodeState {
+        // In this order: one that is not here any more has left its last words.
+        let here = self.live.here(&node.group, &node.id, &self.member);
+        let last = || self.live.last_words(&node, &self.member);
+        if let Some(report) = here.as_ref().map(|here| here.report.clone()).or_else(last) {
+            node.host.clone_from(&report.host);
+            node.version.clone_from(&report.version);
+            node.report = Some(report);
+        }
         let mut state = self.stored(node);
-        self.live.describe(&group, &self.member, &mut state);
+        if let Some(Here { address, figures, .. }) = here {
+            state.connected = true;
+            state.address = Some(address);
+            state.figures = figures;
+        }
         state.condition = self.condition(&state, head);
         state
     }
@@ -243,7 +255,7 @@ impl Nodes {
         }
     }
 
-    /// A node as the store has it: connected to another replica if it was heard of lately, and that replica was.
+    /// A node as its report has it: connected to a replica if it was heard of lately, and that replica was.
     fn stored(&self, node: Node) -> NodeState {
         let report = node.report;
         let (mut troubles, mut digest) = (Troubles::default(), String::new());
@@ -259,7 +271,7 @@ impl Nodes {
         let member = report.as_ref().map(|report| report.member.clone()).unwrap_or_default();
         let (boot, lineage, revision) =
             report.map(|report| (report.boot, Some(report.lineage), report.revision)).unwrap_or_default();
-        let recent = heard_at.is_some_and(|at| at >= recent && !self.live.departed(&node.group, &node.id, at));
+        let recent = heard_at.is_some_and(|at| at >= recent);
         NodeState {
             id: node.id,
             host: node.host,

@@ -72,3 +72,21 @@ async fn a_replica_in_maintenance_sends_its_nodes_away(replica: Replica) {
     replica.store.member_maintain("replica-1", None).await.unwrap();
     eventually("it takes nodes again", async || member.open(replica.address(), Held::default()).await.is_ok()).await;
 }
+
+#[tokio::test]
+async fn a_replica_that_is_too_old_for_the_schema_sends_its_nodes_away() {
+    let replica = Replica::postgres().await;
+    let member = replica.member("n1").await;
+    let token = replica.token().await;
+    let mut stream = replica.settled(&member).await;
+    let database = replica.home.database.as_ref().unwrap();
+    database.query("UPDATE schema_rule SET oldest = 999, release = '7.0.0'").unwrap();
+    while stream.next().await.unwrap().expect("a goodbye comes first") != Got::Goaway {}
+    assert_eq!(stream.next().await.unwrap(), None);
+    for refused in [
+        member.open(replica.address(), Held::default()).await.err().unwrap(),
+        replica.join(&token, "n2").await.err().unwrap(),
+    ] {
+        assert!(refused.code() == Code::Unavailable && refused.message().contains("too old"), "{refused}");
+    }
+}

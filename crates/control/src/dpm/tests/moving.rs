@@ -1,12 +1,20 @@
 //! Several replicas on one database, and what they cost it.
 
-use milecastle_store::DEFAULT_GROUP;
-use milecastle_testkit::eventually;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
+use milecastle_settings::Members;
+use milecastle_store::{DEFAULT_GROUP, NodeReport};
+use milecastle_testkit::eventually;
+use milecastle_wire::{Digest, pb};
+use serde_json::json;
+
+use super::super::head::Position;
 use super::replica::Home;
 use super::{Got, Replica, on_both, put};
+use crate::dpm::{Condition, Nodes};
 
-on_both!(a_node_moves_from_replica_to_replica);
+on_both!(a_node_moves_from_replica_to_replica, what_is_told_of_a_node_never_goes_back);
 
 async fn a_node_moves_from_replica_to_replica(one: Replica) {
     let two = one.another().await;
@@ -37,6 +45,47 @@ async fn a_node_moves_from_replica_to_replica(one: Replica) {
         two.manager.nodes().list(DEFAULT_GROUP).await.unwrap()[0].revision == revision
     })
     .await;
+}
+
+/// Nobody writes here what this replica knows, as while the database is slow.
+async fn what_is_told_of_a_node_never_goes_back(replica: Replica) {
+    let (store, group): (_, Arc<str>) = (&replica.store, DEFAULT_GROUP.into());
+    replica.member("n1").await;
+    let nodes = Nodes::new(store.clone(), "m9", &Members::default());
+    let (lineage, boot): (Arc<str>, _) = (store.head(DEFAULT_GROUP).await.unwrap().lineage.into(), "run-1");
+    let at = |revision: u64| Position { lineage: lineage.clone(), revision, digest: Digest::default() };
+    let report = |revision: u64, reported_at: u64, member: &str| NodeReport {
+        host: "h".to_owned(),
+        version: "1".to_owned(),
+        boot: boot.to_owned(),
+        reported_at,
+        lineage: lineage.to_string(),
+        revision,
+        digest: vec![0; 32],
+        rejected: json!({}),
+        connected: true,
+        member: member.to_owned(),
+    };
+    let tell = async |report| store.node_report(&[(DEFAULT_GROUP.to_owned(), "n1".to_owned(), report)]).await.unwrap();
+    let shown = async || {
+        let node = nodes.get(DEFAULT_GROUP, "n1").await.unwrap().unwrap();
+        (node.revision, node.connected, node.condition)
+    };
+    let now = store.now();
+    tell(report(3, now, "m9")).await;
+    let facts = pb::NodeFacts { boot_id: boot.to_owned(), ..pb::NodeFacts::default() };
+    let (alive, _end) = nodes.enter(&group, "n1", SocketAddr::from(([192, 0, 2, 1], 1)), facts, Some(at(7)));
+    assert_eq!(shown().await, (7, true, Condition::Healthy));
+    drop(alive);
+    assert_eq!(shown().await, (7, false, Condition::Lost), "the store knows less as yet");
+    // At another replica meanwhile, which this one hears of by the store alone.
+    tell(report(9, now + 60, "elsewhere")).await;
+    assert_eq!(shown().await.0, 9);
+    // What another one says late of the same run takes nothing back; another run may begin with less.
+    tell(report(8, now + 60, "m9")).await;
+    assert_eq!(shown().await.0, 9);
+    tell(NodeReport { boot: "run-2".to_owned(), ..report(8, now + 60, "m9") }).await;
+    assert_eq!(shown().await.0, 8);
 }
 
 /// Transactions of a whole life of a replica that publishes to so many streams.
