@@ -245,3 +245,74 @@ async fn an_unknown_key_reads_nothing() {
     assert!(!control.process.log().iter().any(|line| line.contains(ADMIN_KEY)));
     tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
 }
+
+/// Two replicas on one database, of which only one sees the rule that a newer release has made: the other one is of that release.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_a_newer_release_has_left_behind_stops_and_its_nodes_move_on() {
+    let (cluster, echo, managers) = (Cluster::new(), Echo::start(), [free(), free()]);
+    let database = cluster.database.as_ref().unwrap();
+    // What is in the schema `seen_by_one` comes first for this one.
+    let behind = Cluster::at(&format!("{}?options[search_path]=seen_by_one,public", cluster.dsn()));
+    let mut one = behind.control_at("one", managers[0]);
+    one.ready().await;
+    one.process.announce_late_heartbeats();
+    cluster.token(&one);
+    let mut gateway = cluster.gateway("node", &managers);
+    gateway.process.announce("no configuration stream");
+    gateway.ready().await;
+    // Later, so that the node is at the first one.
+    let mut two = cluster.control_at("two", managers[1]);
+    two.process.announce_late_heartbeats();
+    two.ready().await;
+    one.put("/routes/1?wait=20s", &json!({ "uri": "/a", "upstream": upstream(&echo) })).await;
+    assert_eq!(streams(&one).await, "1");
+    assert_eq!(Call::get("/a").to(gateway.http).await.unwrap().status, 200);
+
+    one.process.announce("a newer release has changed the schema of the database");
+    one.process.announce("what nodes run cannot be written to the database now");
+    for statement in [
+        "CREATE SCHEMA seen_by_one",
+        "CREATE TABLE seen_by_one.schema_rule AS SELECT CAST(999 AS BIGINT) AS oldest, '7.0.0' AS release",
+    ] {
+        database.query(statement).unwrap();
+    }
+    eventually("it says so", async || {
+        let ready = one.get("/readyz").await;
+        ready.status == 503 && ready.text().contains("start Milecastle 7.0.0 or newer in its place")
+    })
+    .await;
+    let said = |line: &str| line.contains("start Milecastle 7.0.0 or newer in its place").then_some(());
+    one.process.wait_for_line("that it stops", SOON, said);
+    for (method, path) in [("PUT", "/apisix/admin/routes/2"), ("GET", "/apisix/admin/routes/1"), ("GET", "/api/nodes")]
+    {
+        let answer = one.call(method, path, Some(&json!({ "uri": "/b", "upstream": upstream(&echo) }))).await;
+        assert_eq!(
+            (answer.status, answer.json().unwrap()["code"].clone()),
+            (503, json!("outdated")),
+            "{method} {path}"
+        );
+    }
+    assert_eq!(one.get("/healthz").await.status, 200);
+    eventually("the node is at the other one", async || streams(&two).await == "1").await;
+    two.put("/routes/2?wait=20s", &json!({ "uri": "/b", "upstream": upstream(&echo) })).await;
+    for path in ["/a", "/b"] {
+        assert_eq!(Call::get(path).to(gateway.http).await.unwrap().status, 200);
+    }
+    // Of what it knows it has spoken at each beat, and it beats no more: the list of the newer one shows it.
+    for statement in
+        ["UPDATE schema_rule SET oldest = 9, release = '7.0.0'", "UPDATE member SET knows = 8 WHERE host = 'one'"]
+    {
+        database.query(statement).unwrap();
+    }
+    let members = two.get("/api/members").await.json().unwrap();
+    let (left, there) = (named(&members, "name", "one"), named(&members, "name", "two"));
+    assert_eq!((&left["state"], &left["needs"], &left["leads"]), (&json!("outdated"), &json!("7.0.0"), &json!(false)));
+    assert_eq!((&there["state"], &there["needs"]), (&json!("alive"), &json!(null)));
+    eventually("the other one leads", async || {
+        let members = two.get("/api/members").await.json().unwrap();
+        named(&members, "name", "two")["leads"] == true
+    })
+    .await;
+    assert!(cluster.operator(&two, &["members"]).text.contains("outdated"));
+    tokio::task::spawn_blocking(move || (gateway.stop(), one.stop(), two.stop())).await.unwrap();
+}
