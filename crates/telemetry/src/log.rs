@@ -14,6 +14,10 @@ pub const FILTER_VARIABLE: &str = "MILECASTLE_LOG";
 /// The levels of a filter, from the quietest on.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
+/// The library of HTTP/2 warns of each frame with which a peer breaks the rules, so that any client could fill the disk. What
+/// comes of it is counted.
+const QUIET: &str = "h2=error";
+
 /// How a log line is written. The same for each role.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -78,6 +82,16 @@ pub fn check_filter(filter: &str) -> Result<(), FilterError> {
     EnvFilter::try_new(filter).map(drop).map_err(|error| FilterError::Syntax(error.to_string()))
 }
 
+/// The filter, in which [`QUIET`] holds unless the text says otherwise.
+fn parse(text: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    let filter = EnvFilter::try_new(text)?;
+    let named = text.split(',').any(|directive| directive.trim_start().starts_with("h2"));
+    if named || filter.max_level_hint() <= Some(LevelFilter::ERROR) {
+        return Ok(filter);
+    }
+    EnvFilter::try_new(format!("{text},{QUIET}"))
+}
+
 /// Sets the process's log subscriber: events go to standard error in `format`, filtered by `MILECASTLE_LOG` or, where that
 /// is unset, by `filter`. Time stamps are UTC with microseconds. There are no colours: the subscriber is built without them, and
 /// says so in each process that asks for them.
@@ -88,7 +102,7 @@ pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
     };
     let fault = |reason: String| LogError::Filter { filter: text.clone(), origin, reason };
     check_filter(&text).map_err(|error| fault(error.to_string()))?;
-    let filter = EnvFilter::try_new(&text).map_err(|error| fault(error.to_string()))?;
+    let filter = parse(&text).map_err(|error| fault(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(BoxMakeWriter::new(io::stderr));
     let set = match format {
         Format::Text => builder.with_ansi(false).try_init(),
@@ -109,6 +123,16 @@ impl fmt::Display for Format {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_library_of_http2_is_quiet_unless_it_is_named() {
+        for text in ["info", "warn,milecastle_proxy=debug"] {
+            assert!(parse(text).unwrap().to_string().contains(QUIET), "{text}");
+        }
+        for text in ["off", "error", "info,h2=debug", "warn, h2::proto=trace"] {
+            assert!(!parse(text).unwrap().to_string().contains(QUIET), "{text}");
+        }
+    }
 
     #[test]
     fn a_word_that_is_no_level_is_no_filter() {
