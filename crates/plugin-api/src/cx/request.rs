@@ -48,6 +48,7 @@ pub struct Request {
     /// Host without port, lower-case.
     host: Box<str>,
     rewritten: Option<Rewritten>,
+    unread: bool,
 }
 
 struct Rewritten {
@@ -79,7 +80,18 @@ impl Request {
             normal_path,
             host,
             rewritten: None,
+            unread: false,
         }
+    }
+
+    /// The head could not be read: nothing that stands in a head has a value.
+    pub fn set_unread(&mut self) {
+        self.unread = true;
+    }
+
+    /// Whether the head could not be read.
+    pub fn is_unread(&self) -> bool {
+        self.unread
     }
 
     /// The request target as received.

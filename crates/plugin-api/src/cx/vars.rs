@@ -59,10 +59,26 @@ impl Lookup for RequestCx {
     }
 }
 
+/// Variables of the first line of a request.
+const OF_FIRST_LINE: [&str; 9] = [
+    "uri",
+    "document_uri",
+    "request_uri",
+    "real_request_uri",
+    "method",
+    "request_method",
+    "server_protocol",
+    "request",
+    "request_line",
+];
+
 impl RequestCx {
     /// The names without a family. Those that plugins ask for on each request stand first.
     fn other(&self, name: &str) -> Option<Var<'_>> {
         let request = &self.request;
+        if request.is_unread() && OF_FIRST_LINE.contains(&name) {
+            return None;
+        }
         let text = match name {
             "remote_addr" => return Some(Var::Str(self.client_addr())),
             "host" => request.host(),

@@ -15,6 +15,20 @@ pub struct Head {
     pub fault: Option<StatusCode>,
 }
 
+impl Head {
+    /// In place of one that could not be read, and is answered with this.
+    pub(super) fn unread(status: StatusCode) -> Self {
+        Self {
+            method: Method::default(),
+            uri: Uri::default(),
+            version: Version::default(),
+            headers: HeaderMap::new(),
+            seen: Seen::default(),
+            fault: Some(status),
+        }
+    }
+}
+
 /// What a field of a request is to the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {

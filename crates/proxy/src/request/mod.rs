@@ -67,6 +67,13 @@ pub(crate) fn take(client: Rc<Client>, head: Head, body: Option<Upload>) -> Take
     intake::take(client, head, body)
 }
 
+/// Takes in a request whose head could not be read. It goes no further than to this answer and its log line.
+pub(crate) fn take_unread(client: Rc<Client>, status: StatusCode) -> Taken {
+    let (mut live, refused) = intake::take(client, Head::unread(status), None);
+    live.cx.request.set_unread();
+    (live, refused)
+}
+
 /// Handles one request.
 pub(crate) async fn serve((mut live, accepted): Taken) -> Response {
     let outcome = match accepted {

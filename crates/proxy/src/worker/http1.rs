@@ -20,7 +20,6 @@ use crate::request::{self, OutBody, Response};
 use crate::upload::{Progress, Upload, discard};
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use http_body::Body as _;
-use milecastle_plugin_api::Reply;
 use std::any::Any;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -254,7 +253,7 @@ impl Connection {
             },
             Ended::Answered => linger(&self.client, &self.wire).await,
             Ended::Refused(status) => {
-                self.send_refusal(status).await?;
+                self.answer_unread(status).await?;
                 linger(&self.client, &self.wire).await
             }
             Ended::Gone => Ok(()),
@@ -271,14 +270,14 @@ impl Connection {
         }
     }
 
-    async fn send_refusal(&mut self, status: StatusCode) -> io::Result<()> {
-        let worker = self.client.worker.clone();
-        let (status, mut headers, body) = Reply::status(status).into_parts();
-        headers.insert(header::SERVER, worker.server_header.clone());
-        let text = self.out.text(&worker.scratch.text);
-        write_head(text, status, false, Fields::from(&headers), Framing::Length(body.len() as u64), Announced::Close);
-        self.out.put(body, b"");
-        tokio::time::timeout(REFUSAL_PATIENCE, poll_fn(|cx| self.poll_send(cx))).await?
+    /// Answers a head that could not be read.
+    async fn answer_unread(&mut self, status: StatusCode) -> io::Result<()> {
+        let taken = catch_unwind(AssertUnwindSafe(|| request::take_unread(self.client.clone(), status)));
+        let begun = Begun { taken, http10: false, keep_alive: false, to_head: false };
+        match tokio::time::timeout(REFUSAL_PATIENCE, self.exchange(begun)).await? {
+            Err(Ended::Failed(error)) => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

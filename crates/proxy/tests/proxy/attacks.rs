@@ -199,6 +199,25 @@ fn a_body_where_there_can_be_none_is_nobodys_answer() {
     }
 }
 
+/// nginx reads them, and old applications send them. The client reads lines that end as they must.
+#[test]
+fn answers_with_bare_line_feeds_are_written_anew() {
+    let upstream = Scripted::new(|stream, _| {
+        while read_head(stream).is_some() {
+            stream.write_all(b"HTTP/1.1 200 OK\nX-A: 1\nX-B: 2\r\nX-C:3\nContent-Length: 2\n\nok").unwrap();
+        }
+    });
+    let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+    let answer = bed.raw("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let head = head.to_ascii_lowercase();
+    assert!(head.split("\r\n").all(|line| !line.contains(['\r', '\n'])), "{head}");
+    for field in ["x-a: 1", "x-b: 2", "x-c: 3", "content-length: 2"] {
+        assert_eq!(head.split("\r\n").filter(|line| *line == field).count(), 1, "{head}");
+    }
+    assert_eq!(body, "ok");
+}
+
 #[test]
 fn http10_connections_are_kept_where_the_client_asks_and_the_length_is_known() {
     let echo = Echo::start();
