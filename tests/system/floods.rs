@@ -2,21 +2,17 @@
 //! others are answered, and the process neither ends nor swells.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::bystanders::{Bystanders, Door, LONG, Watched};
 use milecastle_testkit::raw::exchange;
-use milecastle_testkit::{Call, Echo, Process};
+use milecastle_testkit::{Call, Echo};
 use milecastle_tests::{ADMIN_KEY, Cluster, Replica, Up, free, full};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{interval, timeout};
-
-/// How long anything may take on a busy machine.
-const LONG: Duration = Duration::from_secs(60);
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// What a flood may cost of memory while it lasts.
 const FLOOD_BYTES: u64 = 300 << 20;
@@ -25,77 +21,6 @@ const JSON: &str = "application/json";
 
 /// Levels of a deep body.
 const LEVELS: usize = 100_000;
-
-/// A listener, and what an ordinary caller asks of it.
-#[derive(Clone, Copy)]
-struct Door {
-    name: &'static str,
-    address: SocketAddr,
-    target: &'static str,
-    status: u16,
-}
-
-impl Door {
-    fn call(&self) -> Call {
-        Call::get(self.target).header("X-API-KEY", ADMIN_KEY).within(LONG)
-    }
-}
-
-/// Ordinary callers, one at each door, each call on a new connection. None may fail.
-struct Bystanders {
-    over: Arc<AtomicBool>,
-    callers: Vec<(Door, JoinHandle<(u32, Duration)>)>,
-}
-
-impl Bystanders {
-    fn start(doors: &[Door]) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let callers = doors.iter().map(|door| (*door, tokio::spawn(calls(*door, over.clone())))).collect();
-        Self { over, callers }
-    }
-
-    async fn end(self, when: &str) {
-        self.over.store(true, Ordering::Relaxed);
-        for (door, caller) in self.callers {
-            let (answered, longest) = caller.await.expect("no ordinary call fails");
-            eprintln!("{when}, {}: {answered} ordinary calls, the longest {longest:.0?}", door.name);
-        }
-    }
-}
-
-/// Calls until it is over; how many, and how long the longest took.
-async fn calls(door: Door, over: Arc<AtomicBool>) -> (u32, Duration) {
-    let (mut answered, mut longest, mut pace) = (0, Duration::ZERO, interval(Duration::from_millis(20)));
-    while !over.load(Ordering::Relaxed) || answered == 0 {
-        pace.tick().await;
-        let begun = Instant::now();
-        let answer = door.call().to(door.address).await;
-        let answer = answer.unwrap_or_else(|error| panic!("an ordinary call at {}: {error:#}", door.name));
-        assert_eq!(answer.status, door.status, "{}: {}", door.name, answer.text());
-        answered += 1;
-        longest = longest.max(begun.elapsed());
-    }
-    (answered, longest)
-}
-
-/// Memory of processes in the beginning, and what became of it.
-struct Watched<'a>(Vec<(&'a mut Process, u64)>);
-
-impl<'a> Watched<'a> {
-    fn new<const N: usize>(processes: [&'a mut Process; N]) -> Self {
-        Self(processes.into_iter().map(|process| (process.resident_bytes(), process)).map(|(n, p)| (p, n)).collect())
-    }
-
-    /// None has ended, or holds much more than in the beginning.
-    fn unharmed(&mut self, when: &str) {
-        for (process, before) in &mut self.0 {
-            assert!(process.is_running(), "{when}");
-            let now = process.resident_bytes();
-            eprintln!("{when}: {} MiB of memory, {} MiB in the beginning", now >> 20, *before >> 20);
-            assert!(now < *before + FLOOD_BYTES, "{when}: {now} bytes of memory, {before} in the beginning");
-        }
-    }
-}
 
 /// Begins a head of `length` bytes and never ends it. What is not taken is not sent.
 async fn half_head(address: SocketAddr, length: usize) -> TcpStream {
@@ -172,7 +97,7 @@ async fn floods_at_the_listeners_of_the_control_plane_harm_nobody() {
         Door { name: "the probes of a DP manager", address: manager.http, target: "/readyz", status: 200 },
     ];
     let bystanders = Bystanders::start(&doors);
-    let mut watched = Watched::new([&mut control.process, &mut manager.process]);
+    let mut watched = Watched::new([&mut control.process, &mut manager.process], FLOOD_BYTES);
     for door in doors {
         flood(door, &mut watched, if full() { 4500 } else { 1200 }).await;
     }
@@ -193,7 +118,7 @@ async fn floods_at_the_listeners_beside_the_traffic_harm_nobody() {
     ];
     let traffic = Door { name: "traffic", address: up.http, target: "/", status: 200 };
     let bystanders = Bystanders::start(&[&doors[..], &[traffic]].concat());
-    let mut watched = Watched::new([&mut up.process]);
+    let mut watched = Watched::new([&mut up.process], FLOOD_BYTES);
     for door in doors {
         flood(door, &mut watched, 600).await;
     }
@@ -252,6 +177,6 @@ async fn deep_and_huge_bodies_are_refused_and_store_nothing() {
     bystanders.end("beside bodies").await;
     let routes: Value = control.get("/apisix/admin/routes").await.json().unwrap();
     assert_eq!(routes["total"], 0);
-    Watched::new([&mut control.process]).unharmed("after all");
+    Watched::new([&mut control.process], FLOOD_BYTES).unharmed("after all");
     tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
 }

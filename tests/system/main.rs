@@ -4,6 +4,7 @@
 mod admin_matrix;
 mod attacks;
 mod bad_input;
+mod bystanders;
 mod changes;
 mod clients;
 mod discovery;

@@ -107,6 +107,9 @@ pub(crate) struct ClientLimits {
     pub(crate) last_call: Duration,
     pub(crate) streams: u32,
     pub(crate) pending_resets: usize,
+    /// Of one HTTP/2 connection in a second: requests that are cancelled, and frames that carry nothing of a request.
+    pub(crate) cancels: u32,
+    pub(crate) control_frames: u32,
 }
 
 /// How paths are brought into their normal form.
@@ -245,6 +248,8 @@ impl GatewayConfig {
                 last_call: settings.shutdown.last_call.get(),
                 streams: limits.http2_streams,
                 pending_resets: limits.http2_pending_resets as usize,
+                cancels: limits.http2_cancels,
+                control_frames: limits.http2_control_frames,
             },
             upstream: Limits {
                 head_bytes: limits.upstream_header_bytes.as_len(),

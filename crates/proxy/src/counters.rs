@@ -62,6 +62,14 @@ counters! {
     slow_heads,
     /// Client connections ended because a request's head was malformed or too large.
     bad_heads,
+    /// HTTP/2 client connections ended because of `limits.http2_cancels`.
+    http2_cancels_cut,
+    /// HTTP/2 client connections ended because of `limits.http2_control_frames`.
+    http2_control_frames_cut,
+    /// HTTP/2 client connections ended because of more resets, CONTINUATION or small DATA frames than the library bears.
+    http2_excess,
+    /// Answers over HTTP/2 given up because the client opened no window for them.
+    http2_stuck_streams,
     /// Client connections cut because the client went on sending behind its answer for too long or too much.
     lingering_cut,
     /// Connections opened to upstreams.

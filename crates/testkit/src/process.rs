@@ -128,6 +128,20 @@ impl Process {
         kib.expect("a process that runs has memory") * 1024
     }
 
+    /// The CPU time that it has taken since its start, user and system, to a hundredth of a second (proc_pid_stat(5)).
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn cpu_time(&self) -> Duration {
+        /// Ticks of one second (`USER_HZ`, fixed on Linux).
+        const TICKS: u64 = 100;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("a process that runs");
+        // The name, in brackets, may hold blanks. Of what follows, user and system time are the 12th and the 13th.
+        let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+        let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 1000 / TICKS)
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_none()

@@ -401,11 +401,27 @@ fn superseded(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
 }
 
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
-    let figures: [(&str, &str, Read); 22] = [
+    let figures: [(&str, &str, Read); 26] = [
         ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
         ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
         ("bad_request_heads_total", "Requests refused because their head is malformed or too large", |t| t.bad_heads),
         ("slow_request_heads_total", "Connections closed because a request's head came too slowly", |t| t.slow_heads),
+        ("http2_cancels_cut_total", "HTTP/2 connections ended because of limits.http2_cancels", |t| {
+            t.http2_cancels_cut
+        }),
+        ("http2_control_frames_cut_total", "HTTP/2 connections ended because of limits.http2_control_frames", |t| {
+            t.http2_control_frames_cut
+        }),
+        (
+            "http2_excess_total",
+            "HTTP/2 connections ended for too many resets (limits.http2_pending_resets), CONTINUATION or small DATA frames",
+            |t| t.http2_excess,
+        ),
+        (
+            "http2_stuck_streams_total",
+            "Answers given up because the client opened no HTTP/2 window for send_timeout",
+            |t| t.http2_stuck_streams,
+        ),
         ("lingering_cut_total", "Connections cut because the client went on sending behind its answer", |t| {
             t.lingering_cut
         }),

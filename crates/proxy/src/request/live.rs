@@ -172,6 +172,7 @@ impl Drop for Live {
             self.cx.response.status = StatusCode::INTERNAL_SERVER_ERROR;
         } else if !self.complete && !self.broken {
             self.cx.response.client_gone = true;
+            self.client.activity.cancel();
         }
         if let Some(attempt) = self.cx.upstream.last_mut().filter(|attempt| attempt.answered) {
             attempt.response = ended.saturating_duration_since(self.attempt_began);

@@ -4,11 +4,12 @@
 //! its phase, and signals those whose time is up: no timer is kept, moved or asked for a request. The limits are therefore
 //! exact to a tick.
 
+use super::http2_streams::Streams;
 use crate::config::ClientLimits;
 use crate::drain::{Count, Use};
 use crate::upload::Progress;
 use milecastle_plugin_api::RouteInfo;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -61,6 +62,10 @@ pub(crate) struct Activity {
     pub(crate) in_flight: Cell<u32>,
     /// Requests whose head was read.
     pub(crate) begun: Cell<u64>,
+    /// Requests whose client left before their answer was complete.
+    pub(crate) cancelled: Cell<u64>,
+    /// The streams of an HTTP/2 connection.
+    pub(super) streams: OnceCell<Rc<Streams>>,
     /// Bytes have come since the last request began or ended.
     pub(crate) reading: Cell<bool>,
     /// The last write has found no room.
@@ -91,6 +96,8 @@ impl Activity {
             route: RefCell::new(None),
             in_flight: Cell::new(0),
             begun: Cell::new(0),
+            cancelled: Cell::new(0),
+            streams: OnceCell::new(),
             reading: Cell::new(false),
             blocked: Cell::new(false),
             written: Cell::new(false),
@@ -110,6 +117,11 @@ impl Activity {
         self.in_flight.set(self.in_flight.get() + 1);
         self.begun.set(self.begun.get() + 1);
         self.reading.set(false);
+    }
+
+    /// A request's client has left before the answer was complete.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.set(self.cancelled.get() + 1);
     }
 
     /// A request is over.
@@ -176,6 +188,9 @@ impl Activity {
     pub(super) fn look(&self, now: Instant, limits: &ClientLimits, leaving: Option<Instant>) -> Phase {
         let (phase, begun) = (self.phase(), self.begun.get());
         let (last, mut since, last_begun) = self.seen.get();
+        if let Some(streams) = self.streams.get() {
+            streams.look(now, limits.send_timeout);
+        }
         let progressed = phase == Phase::Blocked && self.written.replace(false);
         if phase == Phase::Busy && last == phase && begun == last_begun && self.later.take() {
             self.wake();
@@ -215,10 +230,11 @@ pub(super) fn tick(limits: &ClientLimits, leaving: bool) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn limits() -> ClientLimits {
+    /// Limits of which most are never reached.
+    pub(in crate::worker) fn limits() -> ClientLimits {
         let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
         ClientLimits {
             header_bytes: 1,
@@ -237,6 +253,8 @@ mod tests {
             last_call: second,
             streams: 1,
             pending_resets: 1,
+            cancels: 1,
+            control_frames: 1,
         }
     }
 

@@ -60,6 +60,11 @@ impl<T: AsyncWrite + Unpin> Held<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Flusher<T> {
+    /// Puts something behind what is held back.
+    pub(crate) fn put(&self, bytes: &[u8]) {
+        self.0.borrow_mut().buf.extend_from_slice(bytes);
+    }
+
     /// Sends all that is held back.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_send(cx)

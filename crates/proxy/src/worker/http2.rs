@@ -3,7 +3,9 @@
 use super::activity::{Nature, Phase};
 use super::client::Client;
 use super::defer::defer;
+use super::http2_frames::{Counted, calm_down};
 use super::http2_head;
+use super::http2_streams::{OnWorker, Streams};
 use super::linger::linger;
 use super::serve::{answer, note_end};
 use super::watching::Watch;
@@ -17,27 +19,16 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::error::Error as _;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Instant;
 
 /// Answer bytes of all streams of a connection that may wait for the client.
 const SEND_BUFFER: usize = 1024 * 1024;
-
-/// Runs futures of streams on the worker.
-#[derive(Clone)]
-struct OnWorker;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
-    fn execute(&self, future: F) {
-        drop(tokio::task::spawn_local(async move {
-            drop(future.await);
-        }));
-    }
-}
 
 /// Takes what hyper has read of a request.
 fn take(client: Rc<Client>, request: Request<Incoming>) -> request::Taken {
@@ -51,11 +42,21 @@ fn take(client: Rc<Client>, request: Request<Incoming>) -> request::Taken {
     request::take(client, head, body)
 }
 
+/// Whether the library has ended the connection because the client asked too much of it: resets, CONTINUATION or small DATA
+/// frames.
+fn is_excess(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+}
+
 /// Serves the connection to its end.
 pub(super) async fn serve(client: Rc<Client>, wire: Rc<Wire>, mut watch: Watch) {
     let limits = &client.worker.node.config.client;
-    client.activity.nature.set(Nature::Http2);
-    let mut builder = http2::Builder::new(OnWorker);
+    let counters = &client.worker.counters;
+    let activity = &client.activity;
+    activity.nature.set(Nature::Http2);
+    let streams = activity.streams.get_or_init(|| Streams::new(limits, counters.clone(), Instant::now()));
+    let mut builder = http2::Builder::new(OnWorker(streams.clone()));
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
@@ -66,48 +67,60 @@ pub(super) async fn serve(client: Rc<Client>, wire: Rc<Wire>, mut watch: Watch) 
     if !limits.ping_timeout.is_zero() {
         builder.keep_alive_interval(limits.ping_timeout).keep_alive_timeout(limits.ping_timeout);
     }
-    let (io, flusher) = defer(ClientIo::new(wire.clone(), client.activity.clone()));
+    let io = Counted::new(ClientIo::new(wire.clone(), activity.clone()), streams.clone());
+    let (io, flusher) = defer(io);
     let service = {
-        let client = client.clone();
+        let (client, streams) = (client.clone(), streams.clone());
         service_fn(move |request| {
+            let stream = streams.begin();
             let taken = catch_unwind(AssertUnwindSafe(|| take(client.clone(), request)));
             let answered = answer(client.worker.clone(), taken);
-            async { Ok::<_, Infallible>(answered.await.into_http()) }
+            async { Ok::<_, Infallible>(stream.answer(answered.await)) }
         })
     };
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut done = false;
+    let mut connection = Some(Box::pin(builder.serve_connection(TokioIo::new(io), service)));
     let mut closing = false;
     let ended = poll_fn(|cx| {
         watch.leave_waker(cx);
-        if watch.must_drain(&client) {
-            closing = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        if !done {
-            match connection.as_mut().poll(cx) {
-                Poll::Ready(Ok(())) => done = true,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
-                Poll::Pending => {}
+        if let Some(serving) = &mut connection {
+            if watch.must_drain(&client) {
+                closing = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            let polled = serving.as_mut().poll(cx);
+            if streams.must_calm(activity.cancelled.get(), activity.begun.get()) {
+                closing = true;
+                flusher.put(&calm_down(streams.last()));
+                // Its requests end with it.
+                connection = None;
+            } else if let Poll::Ready(polled) = polled {
+                if let Err(error) = polled {
+                    if is_excess(&error) {
+                        counters.http2_excess.up();
+                    }
+                    return Poll::Ready(Err(io::Error::other(error)));
+                }
+                connection = None;
             }
         }
         let flushed = flusher.poll_send(cx)?;
-        if done && flushed.is_ready() {
+        if connection.is_none() && flushed.is_ready() {
             return Poll::Ready(Ok(()));
         }
-        match watch.over() {
+        match (watch.over(), &mut connection) {
             // The client is told, and has as long again to take leave.
-            Some(Phase::Idle) if !closing => {
+            (Some(Phase::Idle), Some(serving)) if !closing => {
                 closing = true;
-                connection.as_mut().graceful_shutdown();
+                serving.as_mut().graceful_shutdown();
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Some(_) => Poll::Ready(Ok(())),
-            None => Poll::Pending,
+            (Some(_), _) => Poll::Ready(Ok(())),
+            (None, _) => Poll::Pending,
         }
     })
     .await;
+    drop(connection);
     let after = match ended {
         // What the client had under way when it was told to leave must not cost it the last answers.
         Ok(()) if closing => Box::pin(linger(&client, &wire)).await,

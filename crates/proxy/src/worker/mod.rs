@@ -5,11 +5,14 @@
 //! that are locked for the time of a look-up and never across an await.
 
 mod activity;
+mod allowance;
 mod client;
 mod defer;
 mod http1;
 mod http2;
+mod http2_frames;
 mod http2_head;
+mod http2_streams;
 mod leave;
 mod linger;
 mod listen;

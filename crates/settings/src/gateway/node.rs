@@ -103,10 +103,19 @@ pub struct Limits {
     /// Concurrent streams on one HTTP/2 client connection.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
     pub http2_streams: u32,
-    /// Streams of one HTTP/2 client connection that the client may have reset before they were answered; more closes the
-    /// connection.
+    /// Streams of one HTTP/2 client connection that the client may have reset before their requests were looked at, and streams
+    /// that the gateway had to reset because the client broke the protocol; more of either ends the connection.
     #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub http2_pending_resets: u32,
+    /// Requests in a second that the client of one HTTP/2 connection may cancel before they are answered, beyond as many as it
+    /// lets be answered; more ends the connection (`ENHANCE_YOUR_CALM`).
+    #[schemars(range(min = 1), extend("x-unit" = "requests"))]
+    pub http2_cancels: u32,
+    /// Frames in a second that carry nothing of a request (`PING`, `SETTINGS`, `WINDOW_UPDATE`, `PRIORITY`, `RST_STREAM`, unknown
+    /// and empty ones) on one HTTP/2 client connection, beyond 4 for each piece of an answer and 1 for each KiB of it; more ends
+    /// the connection (`ENHANCE_YOUR_CALM`).
+    #[schemars(range(min = 1), extend("x-unit" = "frames"))]
+    pub http2_control_frames: u32,
     /// Concurrent requests on one HTTP/2 connection to an upstream, if the upstream allows as many.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
     pub upstream_http2_streams: u32,
@@ -432,6 +441,8 @@ impl Default for Limits {
             hash_ring_points: 1_048_576,
             http2_streams: 128,
             http2_pending_resets: 20,
+            http2_cancels: 200,
+            http2_control_frames: 1000,
             upstream_http2_streams: 100,
             upstream_http2_connections: 64,
             upstream_http2_window: Size::kib(256),
