@@ -2,6 +2,7 @@
 
 use super::{CPU, Site, counts, metric};
 use milecastle_testkit::eventually;
+use milecastle_testkit::frames::{END_HEADERS, Frames, frame, kind, request};
 use milecastle_testkit::raw::{Raw, exchange};
 use milecastle_tests::full;
 
@@ -69,6 +70,40 @@ async fn who_does_not_go_on_is_cut_off() {
     }
     counts(page, SLOW_HEADS, slow_heads + connections).await;
     bystanders.end("beside clients that do not go on").await;
+    site.stop().await;
+}
+
+/// The same over HTTP/2: a head whose last frame does not come ends the connection, a body that stops its request.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_go_on_over_http2_is_cut_off() {
+    let connections = if full() { 2000 } else { 200 };
+    let settings = [
+        ("MILECASTLE__GATEWAY__NGINX_CONFIG__HTTP__CLIENT_HEADER_TIMEOUT", "1s"),
+        ("MILECASTLE__GATEWAY__NGINX_CONFIG__HTTP__CLIENT_BODY_TIMEOUT", "1s"),
+    ];
+    let mut site = Site::start(&settings).await;
+    let (address, bystanders) = (site.up.http, site.bystanders());
+    let mut watched = site.watched();
+    let post = request("POST", "/large/1", "h");
+    for (flags, data) in [(0, &b""[..]), (END_HEADERS, b"hello")] {
+        let mut clients = Vec::new();
+        for _ in 0..connections {
+            let mut client = Frames::connect(address, &[]).await.unwrap();
+            client.send(frame(kind::HEADERS, flags, 1, &post)).await.unwrap();
+            if !data.is_empty() {
+                client.send(frame(kind::DATA, 0, 1, data)).await.unwrap();
+            }
+            clients.push(client);
+        }
+        for client in &mut clients {
+            let answered = client.status(1).await.unwrap();
+            assert_eq!(answered.ok(), (!data.is_empty()).then_some(408));
+        }
+        let cpu =
+            watched.unharmed(&format!("after {connections} HTTP/2 connections with {} bytes of a body", data.len()));
+        assert!(cpu < CPU, "{cpu:?}");
+    }
+    bystanders.end("beside HTTP/2 clients that do not go on").await;
     site.stop().await;
 }
 

@@ -42,11 +42,10 @@ fn take(client: Rc<Client>, request: Request<Incoming>) -> request::Taken {
     request::take(client, head, body)
 }
 
-/// Whether the library has ended the connection because the client asked too much of it: resets, CONTINUATION or small DATA
-/// frames.
-fn is_excess(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+/// The reason that the client was given, if the library has ended the connection for what the client did.
+fn last_word(error: &hyper::Error) -> Option<h2::Reason> {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>())?;
+    cause.reason().filter(|_| cause.is_library() && cause.is_go_away())
 }
 
 /// Serves the connection to its end.
@@ -95,10 +94,13 @@ pub(super) async fn serve(client: Rc<Client>, wire: Rc<Wire>, mut watch: Watch) 
                 connection = None;
             } else if let Poll::Ready(polled) = polled {
                 if let Err(error) = polled {
-                    if is_excess(&error) {
+                    let Some(reason) = last_word(&error) else { return Poll::Ready(Err(io::Error::other(error))) };
+                    tracing::debug!(peer = %client.facts.peer, %error, "an HTTP/2 connection was ended");
+                    // More resets, CONTINUATION or small DATA frames than the library bears.
+                    if reason == h2::Reason::ENHANCE_YOUR_CALM {
                         counters.http2_excess.up();
                     }
-                    return Poll::Ready(Err(io::Error::other(error)));
+                    closing = true;
                 }
                 connection = None;
             }
