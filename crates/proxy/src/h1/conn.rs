@@ -116,7 +116,7 @@ impl Conn {
             let mut state = Waiting::ForAnswer;
             let mut moved = false;
             if send_failure.is_none() {
-                let before = self.pending();
+                let before = (self.pending(), outgoing.taken());
                 match self.poll_request(outgoing, cx) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(PumpError::Client(error))) => return Poll::Ready(Err(error.into())),
@@ -124,11 +124,12 @@ impl Conn {
                     Poll::Ready(Err(PumpError::Upstream(error))) => send_failure = Some(error),
                     Poll::Pending if self.pending() > 0 => {
                         state = Waiting::ToSend;
-                        moved = self.pending() != before;
+                        moved = self.pending() != before.0;
                     }
+                    // Not whenever this is polled: the limit itself does so when it is reached.
                     Poll::Pending => {
                         state = Waiting::ForClient;
-                        moved = true;
+                        moved = outgoing.taken() != before.1;
                     }
                 }
             }

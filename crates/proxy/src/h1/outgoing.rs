@@ -22,6 +22,11 @@ impl Outgoing {
     pub(super) fn is_sent(&self) -> bool {
         !matches!(self, Self::Streaming(pump) if !pump.ended)
     }
+
+    /// Bytes that have been taken from the client while they came.
+    pub(crate) fn taken(&self) -> u64 {
+        if let Self::Streaming(pump) = self { pump.taken } else { 0 }
+    }
 }
 
 /// Which side failed.
@@ -42,6 +47,8 @@ pub(crate) struct Pump {
     kept: Option<Kept>,
     started: bool,
     ended: bool,
+    /// Bytes taken from the client.
+    taken: u64,
 }
 
 /// Pieces kept for another try.
@@ -54,7 +61,7 @@ struct Kept {
 impl Pump {
     /// `first` has been read from the body already. `keep` is how many bytes may be kept for another try.
     pub(crate) fn new(body: Upload, chunked: bool, first: Option<Bytes>, keep: usize) -> Self {
-        let mut pump = Self { body, chunked, first: None, kept: None, started: false, ended: false };
+        let mut pump = Self { body, chunked, first: None, kept: None, started: false, ended: false, taken: 0 };
         pump.kept = Some(Kept { pieces: Vec::new(), bytes: 0, most: keep });
         if let Some(first) = first.filter(|first| !first.is_empty()) {
             pump.keep(&first);
@@ -161,6 +168,7 @@ impl Pump {
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
         let piece = ready!(self.body.poll_piece(cx))?;
         if let Some(data) = &piece {
+            self.taken += data.len() as u64;
             self.keep(data);
         }
         Poll::Ready(Ok(piece))

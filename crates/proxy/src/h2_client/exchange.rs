@@ -51,7 +51,7 @@ pub(crate) async fn exchange(
         let mut state = Waiting::ForAnswer;
         let mut moved = false;
         if sending {
-            let before = sender.sent();
+            let before = (sender.sent(), outgoing.taken());
             match sender.poll(outgoing, cx) {
                 Poll::Ready(Ok(())) => sending = false,
                 Poll::Ready(Err(PumpError::Client(error))) => return Poll::Ready(Err(error.into())),
@@ -59,11 +59,12 @@ pub(crate) async fn exchange(
                 Poll::Ready(Err(PumpError::Upstream(_))) => sending = false,
                 Poll::Pending if sender.is_blocked() => {
                     state = Waiting::ToSend;
-                    moved = sender.sent() != before;
+                    moved = sender.sent() != before.0;
                 }
+                // Not whenever this is polled: the limit itself does so when it is reached.
                 Poll::Pending => {
                     state = Waiting::ForClient;
-                    moved = true;
+                    moved = outgoing.taken() != before.1;
                 }
             }
         }
