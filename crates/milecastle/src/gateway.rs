@@ -11,7 +11,7 @@ use milecastle_proxy::node::{Node, NodeConfig};
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
     AccessLog, Counters, Current, Discovery, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd,
-    SideParts, SideServers, Totals, UpstreamHealth,
+    OnSessionEnd, SideParts, SideServers, Totals, UpstreamHealth,
 };
 use milecastle_settings::{Gateway as Settings, Shutdown, Upgrade};
 use milecastle_snapshot::Snapshot;
@@ -56,14 +56,29 @@ impl Origin {
     }
 }
 
+/// The files that traffic is logged to. What waits to be written is on the disk once the last of these is gone.
+#[derive(Clone)]
+pub(crate) struct LogFiles {
+    access_logs: Vec<Arc<AccessLog>>,
+    /// Has those of plugins.
+    shared: Arc<Shared>,
+}
+
+impl LogFiles {
+    /// Opens every one anew, after it was moved away.
+    pub(crate) fn reopen(&self) {
+        milecastle_plugins::reopen_log_files(&self.shared);
+        self.access_logs.iter().for_each(|log| log.reopen());
+    }
+}
+
 /// A running gateway node.
 pub(crate) struct GatewayNode {
     gateway: Gateway,
     side: SideServers,
     node: Node,
     health: Arc<Health>,
-    access_log: Option<Arc<AccessLog>>,
-    shared: Arc<Shared>,
+    log_files: LogFiles,
     exporters: Arc<Background>,
     shutdown: Shutdown,
     upgrade: Upgrade,
@@ -128,7 +143,9 @@ impl GatewayNode {
         let figures = counters.figures(upstream_health.clone());
         let lock = takeover.as_ref().and_then(Takeover::lock);
         let node = Node::start(node_config(settings, &facts, lock), compiler.clone(), publish, figures, maintain)?;
-        let access_log = AccessLog::open(settings, config.workers())?.map(Arc::new);
+        let access_log = AccessLog::of_requests(settings, config.workers())?.map(Arc::new);
+        let session_log = AccessLog::of_sessions(settings, config.workers())?.map(Arc::new);
+        let access_logs: Vec<_> = access_log.iter().chain(&session_log).cloned().collect();
         let side_servers = SideServers::start(
             settings,
             SideParts {
@@ -141,7 +158,7 @@ impl GatewayNode {
                 discovery: discovery.clone(),
                 node: Arc::new(node.status_reader()),
                 facts: facts.clone(),
-                access_log: access_log.clone(),
+                access_logs: access_logs.clone(),
                 drain: drain.clone(),
                 gate: gate.clone(),
                 exporters: exporters.clone(),
@@ -179,7 +196,8 @@ impl GatewayNode {
             upstream_health,
             discovery,
             side,
-            on_end: access_log.clone().map(|log| log as Arc<dyn OnRequestEnd>),
+            on_end: access_log.map(|log| log as Arc<dyn OnRequestEnd>),
+            on_session_end: session_log.map(|log| log as Arc<dyn OnSessionEnd>),
             drain: drain.clone(),
             gate,
         };
@@ -202,8 +220,7 @@ impl GatewayNode {
             side: side_servers,
             node,
             health,
-            access_log,
-            shared,
+            log_files: LogFiles { access_logs, shared },
             exporters,
             shutdown: settings.shutdown.clone(),
             upgrade: settings.upgrade.clone(),
@@ -250,12 +267,9 @@ impl GatewayNode {
         traffic.chain(status).chain(control).chain(metrics).collect()
     }
 
-    /// Opens every log file anew, after it was moved away.
-    pub(crate) fn reopen_logs(&self) {
-        milecastle_plugins::reopen_log_files(&self.shared);
-        if let Some(log) = &self.access_log {
-            log.reopen();
-        }
+    /// The files that it logs traffic to, also while it ends.
+    pub(crate) fn log_files(&self) -> LogFiles {
+        self.log_files.clone()
     }
 
     /// Revision in force.

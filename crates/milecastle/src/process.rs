@@ -1,5 +1,6 @@
 //! What every long-lived process has in common: log, runtime, signals.
 
+use crate::gateway::LogFiles;
 use crate::ports;
 use anyhow::Context;
 use milecastle_settings::Log;
@@ -84,16 +85,28 @@ impl Signals {
         Asked::Stop
     }
 
-    /// Lets the process end in an orderly way, or at once when it is asked to stop a second time.
-    pub(crate) async fn see_out(&mut self, ending: impl Future<Output = ()>) {
+    /// Lets the process end in an orderly way, or at once when it is asked to stop a second time. Its log files are opened anew
+    /// meanwhile whenever that is asked for.
+    pub(crate) async fn see_out(&mut self, ending: impl Future<Output = ()>, logs: Option<&LogFiles>) {
         tokio::select! {
             () = ending => tracing::info!("stopped"),
-            () = self.stop() => tracing::warn!("asked to stop again: ending at once, what was in work is cut"),
+            () = self.stop_with(logs) => tracing::warn!("asked to stop again: ending at once, what was in work is cut"),
         }
     }
 
     /// Waits until the process is asked to stop. Cancel safe.
     pub(crate) async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
+        self.stop_with(None).await;
+    }
+
+    /// As [`Self::stop`]; log files are opened anew meanwhile whenever that is asked for.
+    pub(crate) async fn stop_with(&mut self, logs: Option<&LogFiles>) {
+        loop {
+            match self.next().await {
+                Asked::Stop => return,
+                Asked::Reopen => logs.into_iter().for_each(LogFiles::reopen),
+                Asked::Upgrade => {}
+            }
+        }
     }
 }

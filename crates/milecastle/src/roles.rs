@@ -5,7 +5,7 @@
 use crate::cli::{Gateway, Serve};
 use crate::config::known;
 use crate::control::{ControlPlane, ControlSettings};
-use crate::gateway::{GatewayNode, Origin};
+use crate::gateway::{GatewayNode, LogFiles, Origin};
 use crate::process::{self, Asked, Signals};
 use crate::successor::Program;
 use crate::{ports, supervisor};
@@ -83,7 +83,7 @@ async fn serve(settings: ControlSettings<'_>) -> anyhow::Result<()> {
     }
     tracing::info!("ready");
     signals.stop().await;
-    signals.see_out(control.stop()).await;
+    signals.see_out(control.stop(), None).await;
     Ok(())
 }
 
@@ -107,6 +107,7 @@ async fn serve_gateway(file: &GatewayFile, upgrade: bool, program: &Program) -> 
     }
     tracing::info!(revision = node.revision(), "ready");
     supervisor::ready();
+    let logs = node.log_files();
     loop {
         let asked = tokio::select! {
             asked = signals.next() => asked,
@@ -116,13 +117,13 @@ async fn serve_gateway(file: &GatewayFile, upgrade: bool, program: &Program) -> 
                 continue;
             }
             handed = node.handed_over() => {
-                see_replaced(&mut signals, node, handed).await;
+                see_replaced(&mut signals, node, handed, &logs).await;
                 return Ok(());
             }
         };
         match asked {
             Asked::Stop => break,
-            Asked::Reopen => node.reopen_logs(),
+            Asked::Reopen => logs.reopen(),
             Asked::Upgrade => {
                 supervisor::reloading();
                 program.start_successor();
@@ -130,19 +131,19 @@ async fn serve_gateway(file: &GatewayFile, upgrade: bool, program: &Program) -> 
         }
     }
     supervisor::stopping();
-    signals.see_out(node.stop()).await;
+    signals.see_out(node.stop(), Some(&logs)).await;
     Ok(())
 }
 
 /// Lets a process end that another one has replaced. Told to stop, it hurries; told again, it ends at once.
-async fn see_replaced(signals: &mut Signals, node: GatewayNode, handed: HandedOver) {
+async fn see_replaced(signals: &mut Signals, node: GatewayNode, handed: HandedOver, logs: &LogFiles) {
     let (hurry, hurried) = oneshot::channel();
     let mut leaving = pin!(node.leave(handed, hurried));
     tokio::select! {
         () = &mut leaving => return tracing::info!("all connections have ended; stopped"),
-        () = signals.stop() => {}
+        () = signals.stop_with(Some(logs)) => {}
     }
     // It hears of it, or has ended.
     hurry.send(()).ok();
-    signals.see_out(leaving).await;
+    signals.see_out(leaving, Some(logs)).await;
 }

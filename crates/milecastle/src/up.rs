@@ -77,10 +77,11 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
         () = signals.stop() => return Ok(()),
     };
     banner::print(&control, &gateway, demo, &settings.data_dir)?;
+    let logs = gateway.log_files();
     loop {
         match signals.next().await {
             Asked::Stop => break,
-            Asked::Reopen => gateway.reopen_logs(),
+            Asked::Reopen => logs.reopen(),
             Asked::Upgrade => tracing::warn!(
                 "SIGUSR2: `milecastle up` holds the control plane as well and cannot hand it over; run `milecastle gateway` for that"
             ),
@@ -90,7 +91,7 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
         gateway.stop().await;
         control.stop().await;
     };
-    signals.see_out(ending).await;
+    signals.see_out(ending, Some(&logs)).await;
     Ok(())
 }
 

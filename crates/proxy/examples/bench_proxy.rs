@@ -65,6 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             discovery,
             side: side.handle().clone(),
             on_end: None,
+            on_session_end: None,
             drain: Arc::new(Drain::new("1.2.3", std::time::Duration::ZERO)),
             gate: Gate::open(),
         },

@@ -12,6 +12,7 @@ use crate::resolve::Resolver;
 use crate::stream::{StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
 use crate::worker::{self, Door, Doors, ListenError, Node, Orders, Stage};
+use milecastle_plugin_api::stream::StreamCx;
 use milecastle_plugin_api::{NodeFacts, RequestCx};
 use milecastle_settings::VerifyUpstreams;
 use std::net::SocketAddr;
@@ -28,6 +29,12 @@ pub trait OnRequestEnd: Send + Sync {
     fn reads_answer_head(&self) -> bool {
         true
     }
+}
+
+/// Called at the end of every TCP and UDP session, after the log hooks: the access log of sessions.
+pub trait OnSessionEnd: Send + Sync {
+    /// Runs on the worker: must not block.
+    fn on_session_end(&self, cx: &StreamCx);
 }
 
 /// What a gateway is made of.
@@ -48,6 +55,8 @@ pub struct GatewayParts {
     pub side: tokio::runtime::Handle,
     /// The access log.
     pub on_end: Option<Arc<dyn OnRequestEnd>>,
+    /// The access log of sessions.
+    pub on_session_end: Option<Arc<dyn OnSessionEnd>>,
     /// Whoever asks how far the end of the process has come.
     pub drain: Arc<Drain>,
     /// Nobody is let in before it opens.
@@ -125,8 +134,19 @@ impl Gateway {
     /// # Errors
     /// A port is taken, or the system has no threads left.
     pub fn start(parts: GatewayParts, inherited: &mut Inherited) -> Result<Self, StartError> {
-        let GatewayParts { config, facts, current, counters, upstream_health, discovery, side, on_end, drain, gate } =
-            parts;
+        let GatewayParts {
+            config,
+            facts,
+            current,
+            counters,
+            upstream_health,
+            discovery,
+            side,
+            on_end,
+            on_session_end,
+            drain,
+            gate,
+        } = parts;
         let workers = config.workers;
         let mut doors: Vec<Doors> = (0..workers).map(|_| Doors::default()).collect();
         let mut addrs = Vec::with_capacity(config.listens.len() + config.udp.len());
@@ -189,6 +209,7 @@ impl Gateway {
             facts,
             current,
             on_end,
+            on_session_end,
         });
         let (stage, _) = watch::channel(Stage::Running);
         let (end, ended) = mpsc::channel(1);

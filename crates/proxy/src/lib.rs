@@ -54,7 +54,7 @@ pub use config::{ConfigError, GatewayConfig};
 pub use counters::{Counters, Totals};
 pub use current::Current;
 pub use discovery::{Discovery, DiscoveryError};
-pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, Served, StartError};
+pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, OnSessionEnd, Served, StartError};
 pub use health::{HealthFigures, UpstreamHealth};
 pub use node_metrics::{PushError, register_metrics};
 pub use outlet::exporters;

@@ -43,8 +43,8 @@ pub struct SideParts {
     pub node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
     /// Facts of the node.
     pub facts: NodeFacts,
-    /// The access log, if one is written.
-    pub access_log: Option<Arc<AccessLog>>,
+    /// The access logs that are written.
+    pub access_logs: Vec<Arc<AccessLog>>,
     /// How far the end of the process has come.
     pub drain: Arc<Drain>,
     /// Nobody is let in before it opens.
@@ -98,7 +98,7 @@ impl SideServers {
             discovery,
             node,
             facts,
-            access_log,
+            access_logs,
             drain,
             gate,
             exporters,
@@ -124,7 +124,7 @@ impl SideServers {
         let prometheus = &settings.plugin_attr.prometheus;
         let registry = metrics;
         let sources =
-            Sources { registry, counters, upstream_health, discovery, current, node, facts, access_log, drain };
+            Sources { registry, counters, upstream_health, discovery, current, node, facts, access_logs, drain };
         let node_metrics = Arc::new(NodeMetrics::new(sources, prometheus)?);
         node_metrics.push(&settings.metrics_push, &exporters)?;
         let metrics = if prometheus.enable_export_server {
@@ -220,7 +220,7 @@ mod tests {
             discovery: Discovery::new(&settings().discovery, tokio::runtime::Handle::current(), None, None).unwrap(),
             node: Arc::new(move || status.clone()),
             facts: NodeFacts { hostname: "host-1".into(), version: "1.2.3", tracing: false },
-            access_log: None,
+            access_logs: Vec::new(),
             drain: Arc::new(Drain::new("1.2.3", Duration::ZERO)),
             gate: Gate::open(),
             exporters: Arc::default(),

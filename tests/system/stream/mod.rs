@@ -1,5 +1,6 @@
 //! The TCP and UDP proxy through the real binary (`docs/stream.md`).
 
+mod access_log;
 mod changes;
 mod plugins;
 mod proxy_protocol;

@@ -41,17 +41,18 @@ async fn whatever_is_open_goes_on_and_the_process_ends_with_the_last_of_it() {
     let mut kept = Raw::connect(site.http).await.unwrap();
     kept.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
     assert!(kept.read_head().await.unwrap().starts_with("HTTP/1.1 200"));
-    let long: Vec<_> = [Target::plain(site.http), Target::plain(site.http).http2()]
+    let plain = || Target::plain(site.http);
+    let long: Vec<_> = [plain(), plain().http2(), site.tls(), site.tls().http2()]
         .map(|target| {
             tokio::spawn(async move { Call::get("/long").within(START).send(&mut target.connect().await?).await })
         })
         .into();
-    let uses = json!({ "idle": 1, "request": 1, "http2": 1, "tunnel": 1, "tcp": 1 });
+    let uses = json!({ "idle": 1, "request": 2, "http2": 2, "tunnel": 1, "tcp": 1 });
     eventually("the census sees them all", async || site.census().await["process"]["connections"] == uses).await;
     let census = site.census().await;
     let own = census["process"].clone();
     assert_eq!((&own["stage"], &own["seconds_left"]), (&json!("serving"), &json!(null)));
-    assert_eq!(own["http2_streams"], 1);
+    assert_eq!(own["http2_streams"], 2);
     assert_eq!(own["routes"], json!({ "ws": 1, "tcp": 1 }));
     assert_eq!((own["pid"].as_u64().unwrap(), &census["replaced"]), (u64::from(first.id()), &json!([])));
 
@@ -70,6 +71,10 @@ async fn whatever_is_open_goes_on_and_the_process_ends_with_the_last_of_it() {
     assert_eq!(Call::get("/status").to(site.status).await.unwrap().status, 200);
     site.put_answer("new", "").await;
     site.answers("/new", 202).await;
+    for target in [plain().http2(), site.tls(), site.tls().http2()] {
+        let answer = Call::get("/new").send(&mut target.connect().await.unwrap()).await.unwrap();
+        assert_eq!(answer.status, 202, "a new connection of each kind is served as it is configured now");
+    }
     // A kept connection reads that it ends with its next answer.
     kept.read_until(b"\n").await.ok();
     kept.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
@@ -222,4 +227,24 @@ async fn without_the_control_plane_the_successor_has_what_was_in_force() {
     assert_eq!(Call::get("/19").to(http).await.unwrap().status, 202);
     assert_eq!(first.unannounced(), Vec::<String>::new());
     second.stop(Duration::from_secs(30));
+}
+
+/// Signal to open log files anew.
+const USR1: i32 = 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_was_replaced_opens_its_log_files_anew() {
+    let site = Site::new("").await;
+    let mut first = site.first().await;
+    let tunnel = open_at(site.http).await;
+    let second = site.next("gateway 1");
+    let log = site.up.data.path().join("second-gateway/logs/access.log");
+    std::fs::rename(&log, log.with_extension("moved")).unwrap();
+    first.signal(USR1);
+    eventually("the file is made anew", async || log.exists()).await;
+    drop(tunnel);
+    assert!(first.wait_for_end(START).success());
+    let lines = std::fs::read_to_string(&log).unwrap();
+    assert!(lines.contains("GET /ws") && lines.lines().count() == 1, "{lines}");
+    second.stop(START);
 }

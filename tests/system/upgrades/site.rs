@@ -2,7 +2,8 @@
 
 use crate::tunnels::chat;
 use milecastle_testkit::process::binary;
-use milecastle_testkit::{Answer, Call, Echo, Process, eventually, free_port};
+use milecastle_testkit::tls::Authority;
+use milecastle_testkit::{Answer, Call, Echo, Process, Target, eventually, free_port};
 use milecastle_tests::{ADMIN_KEY, Said, Up};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
@@ -21,6 +22,9 @@ const USR2: i32 = 12;
 pub(crate) struct Site {
     pub(crate) up: Up,
     pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
+    /// Of the certificate of `localhost`, in PEM.
+    pub(crate) ca: String,
     pub(crate) status: SocketAddr,
     pub(crate) control: SocketAddr,
     pub(crate) tcp: SocketAddr,
@@ -112,19 +116,21 @@ impl Site {
         let manager = free_port();
         let manager_variable = manager.to_string();
         let mut up = Up::start_with(&[("MILECASTLE__DP_MANAGER__SERVER__LISTEN__PORT", &manager_variable)]);
-        let [http, status, control, tcp, udp] = [(); 5].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
+        let [http, https, status, control, tcp, udp] =
+            [(); 6].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
         let data = up.data.path();
         let file = format!(
             "workers: 2\n\
              control_plane: {{ endpoints: ['https://127.0.0.1:{manager}'], group_token_file: {} }}\n\
              state: {{ dir: {}, retry_interval: 200ms }}\nshutdown: {{ grace: 0s, last_call: 200ms, drain: 10s }}\n\
-             apisix:\n  node_listen: [{{ ip: 127.0.0.1, port: {} }}]\n  ssl: {{ enable: false }}\n\
+             apisix:\n  node_listen: [{{ ip: 127.0.0.1, port: {} }}]\n  ssl: {{ listen: [{{ ip: 127.0.0.1, port: {} }}] }}\n\
              \x20 status: {{ ip: 127.0.0.1, port: {} }}\n  control: {{ ip: 127.0.0.1, port: {} }}\n\
              \x20 stream_proxy: {{ tcp: ['{tcp}'], udp: ['{udp}'] }}\n\
              plugin_attr: {{ prometheus: {{ enable_export_server: false }} }}\n{settings}",
             data.join("data/group-token").display(),
             data.join("second-gateway").display(),
             http.port(),
+            https.port(),
             status.port(),
             control.port(),
         );
@@ -147,8 +153,12 @@ impl Site {
             up.put(&format!("/stream_routes/{id}"), json!({ "server_port": listener.port(), "upstream": upstream }))
                 .await;
         }
+        let authority = Authority::new("test");
+        let identity = authority.issue(&["localhost"]);
+        up.put("/ssls/1", json!({ "sni": "localhost", "cert": identity.cert, "key": identity.key })).await;
         put_answer(&up, &echo, "last", "last").await;
-        Self { up, http, status, control, tcp, udp, config, echo, long }
+        let ca = authority.pem();
+        Self { up, http, https, ca, status, control, tcp, udp, config, echo, long }
     }
 
     /// Starts a gateway with further arguments.
@@ -195,6 +205,11 @@ impl Site {
     pub(crate) async fn answers(&self, target: &str, status: u16) {
         eventually(&format!("{target} is answered with {status}"), async || self.get(target).await.status == status)
             .await;
+    }
+
+    /// HTTPS, over HTTP/1.1.
+    pub(crate) fn tls(&self) -> Target {
+        Target::tls(self.https, "localhost", &self.ca)
     }
 
     /// A request on a connection of its own.

@@ -75,9 +75,7 @@ impl StreamChain {
 
     /// Runs the phase `preread` from the hook at `from` on; the first time that is 0.
     pub fn run_preread(&self, cx: &mut StreamCx, view: &Rc<dyn View>, from: usize) -> Preread {
-        cx.view = Some(view.clone());
-        let ran = self.preread_from(cx, from);
-        cx.view = None;
+        let ran = cx.seeing(view, |cx| self.preread_from(cx, from));
         if let Preread::Closed { status } = ran {
             cx.rejected = Some(status);
         }
@@ -105,13 +103,13 @@ impl StreamChain {
 
     /// Runs the phase `log`. A panicking hook is counted and keeps no other from running.
     pub fn run_log(&self, cx: &mut StreamCx, view: &Rc<dyn View>) {
-        cx.view = Some(view.clone());
-        for at in &self.log {
-            if at.applies(cx) && catch_unwind(AssertUnwindSafe(|| at.hook.on_session_log(cx))).is_err() {
-                at.panicked(cx);
+        cx.seeing(view, |cx| {
+            for at in &self.log {
+                if at.applies(cx) && catch_unwind(AssertUnwindSafe(|| at.hook.on_session_log(cx))).is_err() {
+                    at.panicked(cx);
+                }
             }
-        }
-        cx.view = None;
+        });
     }
 }
 

@@ -159,6 +159,14 @@ impl StreamCx {
         }
     }
 
+    /// Does something while the snapshot and the node can be seen.
+    pub fn seeing<T>(&mut self, view: &Rc<dyn View>, act: impl FnOnce(&mut Self) -> T) -> T {
+        self.view = Some(view.clone());
+        let done = act(self);
+        self.view = None;
+        done
+    }
+
     /// Gives a variable a value for the rest of the session.
     pub fn set_var(&mut self, name: &'static str, value: String) {
         match self.overrides.iter_mut().find(|(known, _)| *known == name) {

@@ -20,7 +20,7 @@ impl Format {
         Self { template, escape }
     }
 
-    /// Appends the line of a request, with its line feed.
+    /// Appends the line of a request or session, with its line feed.
     pub(super) fn write(&self, line: &mut String, vars: &dyn Lookup) {
         match self.escape {
             EscapeStyle::Default => self.template.render_mapped(line, vars, escape::default),

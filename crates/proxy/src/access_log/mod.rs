@@ -1,4 +1,4 @@
-//! The access log: a line for each request, written by a thread of its own.
+//! The access logs: a line for each request, or for each session, written by a thread of its own.
 //!
 //! A worker formats a line into its own buffer and goes on; no request waits for the disk. The writer empties all buffers
 //! a few times in a second, sooner where much has gathered. What a buffer has no room for, because the disk is slower than
@@ -18,13 +18,15 @@ mod sink;
 mod tests;
 mod writer;
 
-use crate::gateway::OnRequestEnd;
+use crate::gateway::{OnRequestEnd, OnSessionEnd};
 use format::Format;
 use lanes::Lanes;
 use milecastle_plugin_api::RequestCx;
+use milecastle_plugin_api::stream::StreamCx;
 use milecastle_settings::Gateway as Settings;
 use sink::Sink;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -33,7 +35,7 @@ use std::thread::JoinHandle;
 #[error("the access log's thread cannot be started: {0}")]
 pub struct AccessLogError(#[from] io::Error);
 
-/// The access log of a node.
+/// An access log of a node: of its requests, or of its sessions.
 pub struct AccessLog {
     format: Format,
     lanes: Arc<Lanes>,
@@ -41,23 +43,42 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Opens the log that the settings ask for; `None` if they ask for none: `enable_access_log: false`, or `off` as
+    /// Opens the log of requests that the settings ask for; `None` if they ask for none: `enable_access_log: false`, or `off` as
     /// the file. A relative path starts at the node's own directory; the file's directory is created. A file that cannot
     /// be opened is an error in the process's log, and tried again with each write. `workers` is how many threads will log.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn open(settings: &Settings, workers: usize) -> Result<Option<Self>, AccessLogError> {
+    pub fn of_requests(settings: &Settings, workers: usize) -> Result<Option<Self>, AccessLogError> {
         let http = &settings.nginx_config.http;
-        if !http.enable_access_log || http.access_log.as_os_str() == "off" {
+        let format = Format::new(&http.access_log_format, http.access_log_format_escape);
+        Self::open(settings, workers, http.enable_access_log, &http.access_log, format)
+    }
+
+    /// The same, of TCP and UDP sessions.
+    ///
+    /// # Errors
+    /// As for [`Self::of_requests`].
+    pub fn of_sessions(settings: &Settings, workers: usize) -> Result<Option<Self>, AccessLogError> {
+        let stream = &settings.nginx_config.stream;
+        let format = Format::new(&stream.access_log_format, stream.access_log_format_escape);
+        Self::open(settings, workers, stream.enable_access_log, &stream.access_log, format)
+    }
+
+    fn open(
+        settings: &Settings,
+        workers: usize,
+        enabled: bool,
+        file: &Path,
+        format: Format,
+    ) -> Result<Option<Self>, AccessLogError> {
+        if !enabled || file.as_os_str() == "off" {
             return Ok(None);
         }
-        let path = settings.state.dir().join(&http.access_log);
-        let sink = match http.access_log.to_str() {
+        let sink = match file.to_str() {
             Some("-" | "/dev/stdout") => Sink::Stdout,
-            _ => Sink::open(&path),
+            _ => Sink::open(&settings.state.dir().join(file)),
         };
-        let format = Format::new(&http.access_log_format, http.access_log_format_escape);
         Ok(Some(Self::start(format, sink, workers, settings.limits.pending_log_entries as usize)?))
     }
 
@@ -89,6 +110,12 @@ impl OnRequestEnd for AccessLog {
 
     fn reads_answer_head(&self) -> bool {
         self.format.reads_answer_head()
+    }
+}
+
+impl OnSessionEnd for AccessLog {
+    fn on_session_end(&self, cx: &StreamCx) {
+        self.lanes.push(|line| self.format.write(line, cx));
     }
 }
 

@@ -22,7 +22,7 @@ impl Sink {
     pub(super) fn open(path: &Path) -> Self {
         let file = make(path).inspect_err(|error| {
             let path = path.display();
-            tracing::error!(%error, %path, "the access log (nginx_config.http.access_log) cannot be opened; lines are lost until it can");
+            tracing::error!(%error, %path, "an access log (nginx_config.http.access_log, nginx_config.stream.access_log) cannot be opened; lines are lost until it can");
         });
         Self::File { path: path.to_owned(), file: file.ok() }
     }

@@ -76,7 +76,7 @@ fn lines(path: &Path) -> Vec<String> {
 #[test]
 fn lines_reach_the_file_by_themselves_and_at_the_end() {
     let dir = TempDir::new();
-    let log = AccessLog::open(&settings(&dir, |_| {}), 2).unwrap().unwrap();
+    let log = AccessLog::of_requests(&settings(&dir, |_| {}), 2).unwrap().unwrap();
     let path = dir.path().join("logs/access.log");
     request(&log, "/1");
     wait_for_blocking("the first line", SOON, || (lines(&path) == ["GET /1"]).then_some(()));
@@ -86,7 +86,7 @@ fn lines_reach_the_file_by_themselves_and_at_the_end() {
     assert_eq!(lines(&path), ["GET /1", "GET /2", "GET /3"]);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
 
-    let log = AccessLog::open(&settings(&dir, |_| {}), 2).unwrap().unwrap();
+    let log = AccessLog::of_requests(&settings(&dir, |_| {}), 2).unwrap().unwrap();
     request(&log, "/4");
     drop(log);
     assert_eq!(lines(&path).len(), 4, "a restart appends");
@@ -95,7 +95,7 @@ fn lines_reach_the_file_by_themselves_and_at_the_end() {
 #[test]
 fn a_moved_file_is_left_when_it_is_reopened() {
     let dir = TempDir::new();
-    let log = AccessLog::open(&settings(&dir, |_| {}), 1).unwrap().unwrap();
+    let log = AccessLog::of_requests(&settings(&dir, |_| {}), 1).unwrap().unwrap();
     let (path, moved) = (dir.path().join("logs/access.log"), dir.path().join("logs/access.log.1"));
     fs::rename(&path, &moved).unwrap();
     request(&log, "/old");
@@ -109,7 +109,7 @@ fn a_moved_file_is_left_when_it_is_reopened() {
 #[test]
 fn a_file_that_cannot_be_reopened_stays_in_use() {
     let dir = TempDir::new();
-    let log = AccessLog::open(&settings(&dir, |_| {}), 1).unwrap().unwrap();
+    let log = AccessLog::of_requests(&settings(&dir, |_| {}), 1).unwrap().unwrap();
     let (logs, moved) = (dir.path().join("logs"), dir.path().join("moved"));
     fs::rename(&logs, &moved).unwrap();
     log.reopen();
@@ -122,12 +122,12 @@ fn a_file_that_cannot_be_reopened_stays_in_use() {
 fn a_log_can_be_off_and_elsewhere() {
     let dir = TempDir::new();
     let off = settings(&dir, |settings| settings.nginx_config.http.enable_access_log = false);
-    assert!(AccessLog::open(&off, 1).unwrap().is_none());
+    assert!(AccessLog::of_requests(&off, 1).unwrap().is_none());
     let off = settings(&dir, |settings| settings.nginx_config.http.access_log = "off".into());
-    assert!(AccessLog::open(&off, 1).unwrap().is_none());
+    assert!(AccessLog::of_requests(&off, 1).unwrap().is_none());
     let path = dir.path().join("else/where.log");
     let absolute = settings(&dir, |settings| settings.nginx_config.http.access_log = path.clone());
-    drop(AccessLog::open(&absolute, 1).unwrap().unwrap());
+    drop(AccessLog::of_requests(&absolute, 1).unwrap().unwrap());
     assert!(path.exists());
 }
 
@@ -135,7 +135,7 @@ fn a_log_can_be_off_and_elsewhere() {
 fn a_file_that_cannot_be_opened_is_tried_again() {
     let dir = TempDir::new();
     let logs = dir.write("logs", "a file where the directory should be");
-    let log = AccessLog::open(&settings(&dir, |_| {}), 1).unwrap().unwrap();
+    let log = AccessLog::of_requests(&settings(&dir, |_| {}), 1).unwrap().unwrap();
     request(&log, "/lost");
     wait_for_blocking("a dropped line", SOON, || (log.dropped() == 1).then_some(()));
     fs::remove_file(&logs).unwrap();

@@ -116,7 +116,10 @@ impl Families {
                 "nginx_metric_errors_total",
                 "Updates of metrics that could not be counted under their own labels",
             )?,
-            log_lines_dropped: counter("access_log_dropped_lines_total", "Access log lines that were not written")?,
+            log_lines_dropped: counter(
+                "access_log_dropped_lines_total",
+                "Lines of the access logs, of requests and of sessions, that were not written",
+            )?,
             revision: gauge("config_revision", "Revision of the configuration in force")?,
             head: gauge("config_head_revision", "Newest revision that the control plane has named")?,
             published: gauge(
@@ -139,7 +142,7 @@ impl Families {
 
     /// Brings them up to date. Only one at a time may.
     pub(super) fn update(&self, sources: &Sources) {
-        let Sources { registry, counters, upstream_health, discovery, current, node, facts, access_log, drain } =
+        let Sources { registry, counters, upstream_health, discovery, current, node, facts, access_logs, drain } =
             sources;
         self.node_info.with(&[&facts.hostname, facts.version]).set(1.0);
         let totals = counters.totals();
@@ -161,7 +164,7 @@ impl Families {
         self.udp_sessions.set(float(totals.udp_sessions));
         self.update_streams(counters);
         follow(&self.metric_errors, registry.overflowed());
-        follow(&self.log_lines_dropped, access_log.as_ref().map_or(0, |log| log.dropped()));
+        follow(&self.log_lines_dropped, access_logs.iter().map(|log| log.dropped()).sum());
         self.update_configuration(&node(), current.get());
         let (stage, left) = drain.at();
         self.ending.set(if stage == Stage::Serving { 0.0 } else { 1.0 });

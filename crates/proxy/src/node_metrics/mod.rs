@@ -31,7 +31,7 @@ pub(crate) struct Sources {
     pub(crate) current: Arc<OnceLock<Arc<Current>>>,
     pub(crate) node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
     pub(crate) facts: NodeFacts,
-    pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) access_logs: Vec<Arc<AccessLog>>,
     pub(crate) drain: Arc<Drain>,
 }
 

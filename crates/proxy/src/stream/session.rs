@@ -109,10 +109,13 @@ impl Drop for Session {
         if let Some(lease) = self.lease.take() {
             lease.end_session(connected, ended);
         }
+        // Metadata are those of now: a long session keeps no snapshot.
+        let view: Rc<dyn View> = self.worker.pin();
         if let Some(chain) = self.chain.take() {
-            // Metadata are those of now: a long session keeps no snapshot.
-            let view: Rc<dyn View> = self.worker.pin();
             chain.run_log(&mut self.cx, &view);
+        }
+        if let Some(on_end) = &self.worker.node.on_session_end {
+            self.cx.seeing(&view, |cx| on_end.on_session_end(cx));
         }
     }
 }

@@ -38,7 +38,7 @@ use crate::counters::{Counters, WorkerCounters};
 use crate::current::Current;
 use crate::discovery::Discovery;
 use crate::drain;
-use crate::gateway::OnRequestEnd;
+use crate::gateway::{OnRequestEnd, OnSessionEnd};
 use crate::h1::{Pipes, Pool, Scratch};
 use crate::h2_client;
 use crate::handover::{Address, Gate, Transport};
@@ -82,6 +82,7 @@ pub(crate) struct Node {
     pub(crate) tls: ServerTls,
     pub(crate) upstream_tls: UpstreamTls,
     pub(crate) on_end: Option<Arc<dyn OnRequestEnd>>,
+    pub(crate) on_session_end: Option<Arc<dyn OnSessionEnd>>,
     pub(crate) connections: AtomicU64,
 }
 

@@ -119,7 +119,7 @@ impl Bed {
         let current = Arc::new(Current::new(Arc::new(snapshot)));
         let upstream_health: Arc<UpstreamHealth> = Arc::default();
         let side = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let lines = Arc::new(Lines { log: AccessLog::open(&settings, 1).unwrap(), ..Lines::default() });
+        let lines = Arc::new(Lines { log: AccessLog::of_requests(&settings, 1).unwrap(), ..Lines::default() });
         let config = GatewayConfig::new(&settings, &facts).unwrap();
         let directory = settings.state.dir.as_deref();
         let discovery = Discovery::new(&settings.discovery, side.handle().clone(), directory, None).unwrap();
@@ -133,6 +133,7 @@ impl Bed {
                 discovery: discovery.clone(),
                 side: side.handle().clone(),
                 on_end: Some(lines.clone()),
+                on_session_end: None,
                 drain: Arc::new(Drain::new("1.2.3", Duration::ZERO)),
                 gate: Gate::open(),
             },
@@ -182,7 +183,7 @@ impl Bed {
             discovery: self.discovery.clone(),
             node: Arc::new(NodeStatus::default),
             facts: NodeFacts { hostname: "test".into(), version: "1.2.3", tracing: false },
-            access_log: None,
+            access_logs: Vec::new(),
             exporters: Arc::default(),
             drain: Arc::new(Drain::new("1.2.3", Duration::ZERO)),
             gate: Gate::open(),

@@ -164,6 +164,7 @@ impl Gateway {
         self.control_plane.check(&mut checks.at("control_plane"));
         self.state.check(&mut checks.at("state"));
         self.nginx_config.http.check(&mut checks.at("nginx_config.http"));
+        self.nginx_config.stream.check(&mut checks.at("nginx_config.stream"));
         self.discovery.check(&mut checks.at("discovery"));
         for name in self.plugin_attr.others.keys() {
             checks.plugin(&format!("plugin_attr.{name}"), name);

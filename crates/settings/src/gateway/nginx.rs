@@ -1,7 +1,7 @@
 //! The section `nginx_config` of the gateway's file: the settings of the reference's HTTP server that mean something here
 //! (docs/spec/routing.md §9, upstream-balancing.md §7–8).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -92,13 +92,18 @@ impl NginxHttp {
         if self.real_ip_header.is_empty() || !self.real_ip_header.bytes().all(is_token) {
             checks.fault("real_ip_header", "expected the name of a header, such as `X-Forwarded-For`");
         }
-        let log = self.access_log.as_os_str();
-        if self.enable_access_log && log.is_empty() {
-            checks.fault("access_log", "expected a path, `-` for standard output, or `off`");
-        }
-        if self.enable_access_log && log != "off" && self.access_log_format.trim().is_empty() {
-            checks.fault("access_log_format", "expected text: for no log at all set `enable_access_log: false`");
-        }
+        check_access_log(checks, self.enable_access_log, &self.access_log, &self.access_log_format);
+    }
+}
+
+/// The keys that an access log has, of requests or of sessions.
+pub(super) fn check_access_log(checks: &mut Checks<'_>, enabled: bool, file: &Path, format: &str) {
+    let file = file.as_os_str();
+    if enabled && file.is_empty() {
+        checks.fault("access_log", "expected a path, `-` for standard output, or `off`");
+    }
+    if enabled && file != "off" && format.trim().is_empty() {
+        checks.fault("access_log_format", "expected text: for no log at all set `enable_access_log: false`");
     }
 }
 

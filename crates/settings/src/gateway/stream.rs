@@ -1,10 +1,12 @@
 //! The keys of the TCP and UDP proxy, and of the PROXY protocol (docs/spec/stream.md §1, tls.md §1).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::nginx::{EscapeStyle, check_access_log};
 use crate::load::Checks;
 use crate::{Peers, PortRange};
 
@@ -74,11 +76,38 @@ pub struct ProxyProtocol {
 }
 
 /// The settings of the reference's TCP and UDP server that have a meaning here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NginxStream {
     /// Peers whose PROXY header names the client; the header of others is taken off and not believed.
     pub real_ip_from: Vec<Peers>,
+    /// Whether a line is written at the end of each TCP and UDP session.
+    pub enable_access_log: bool,
+    /// File of these lines; `-` is standard output, a relative path starts at `state.dir`.
+    pub access_log: PathBuf,
+    /// Such a line, with the `$variables` of sessions.
+    pub access_log_format: String,
+    /// How values are escaped in it, as in `nginx_config.http.access_log_format_escape`.
+    pub access_log_format_escape: EscapeStyle,
+}
+
+impl Default for NginxStream {
+    fn default() -> Self {
+        Self {
+            real_ip_from: Vec::new(),
+            enable_access_log: false,
+            access_log: "logs/access_stream.log".into(),
+            access_log_format: "$remote_addr [$time_local] $protocol $status $bytes_sent $bytes_received $session_time"
+                .into(),
+            access_log_format_escape: EscapeStyle::Default,
+        }
+    }
+}
+
+impl NginxStream {
+    pub(super) fn check(&self, checks: &mut Checks<'_>) {
+        check_access_log(checks, self.enable_access_log, &self.access_log, &self.access_log_format);
+    }
 }
 
 impl ProxyProtocol {
