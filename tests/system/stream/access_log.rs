@@ -48,7 +48,7 @@ async fn a_line_tells_of_each_session_whatever_became_of_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_is_json_if_the_format_is() {
     let format = r#"{"route":"$route_id","name":"$route_name","proto":"$protocol","port":$server_port,"up":"$upstream_addr","got":$bytes_received,"host":"$hostname"}"#;
-    let (gateway, file, _dir) = logging(&[(FORMAT, &Value::from(format).to_string()), (ESCAPE, "json")]);
+    let (gateway, file, _dir) = logging(&[(FORMAT, format), (ESCAPE, "json")]);
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let node = server.local_addr().unwrap();
     std::thread::spawn(move || {
