@@ -165,7 +165,10 @@ impl Site {
     pub(crate) fn process(&self, name: &str, args: &[&str]) -> Process {
         let mut command = Command::new(binary());
         command.args(["gateway", "-c"]).arg(&self.config).args(args).env("MILECASTLE_LOG", "info");
-        Process::start(name, command)
+        let mut process = Process::start(name, command);
+        // Each upgrade, also one that comes to nothing, has a stream opened anew: on a busy machine not at the first try in time.
+        process.announce("no configuration stream; trying again");
+        process
     }
 
     /// Starts a gateway, and waits until it serves what was configured.
