@@ -41,3 +41,4 @@ mod unreachable;
 mod upgrades;
 mod upstreams;
 mod upstreams_http2;
+mod users;

@@ -1,26 +1,47 @@
-//! Who calls: keys of the Admin API and tokens of machines.
+//! Who calls: keys of the Admin API, tokens of machines, and sessions of people.
 //!
-//! What must stay true: keys are known in memory, so that the database need not answer; a token is asked of the database each
-//! time, so that one which is revoked opens nothing from then on, on any replica.
+//! What must stay true:
+//! - Keys are known in memory, so that the database need not answer. Tokens and sessions are asked of the database each time, so that
+//!   one which is over opens nothing from then on, on any replica.
+//! - What a browser sends by itself is no proof that its user wants it: a session changes something only for whoever also sends what
+//!   no other site can read ([`Login::csrf`]).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, Method, header};
-use milecastle_store::{Store, StoreError};
+use milecastle_settings::Access;
+use milecastle_store::{Backoff, Session, SessionLimits, Store, StoreError, Subject};
 
 use crate::admin::access;
 use crate::admin::query::Query;
 use crate::keys::{self, Keyring};
-use crate::rights::Principal;
+use crate::rights::{Login, Principal, PrincipalKind};
 
 /// With what a token of the API begins, so that it is told from a key, and found where it has no place to be.
 const TOKEN: &str = "mcat_";
+
+/// Name of the cookie of a session.
+pub(crate) const SESSION: &str = "milecastle_session";
+
+/// How long the first login has to wait that comes after too many failures.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// The header that proves that a request with the cookie was meant.
+const CSRF: &str = "x-csrf-token";
+
+/// What is said of a request that does not bring it.
+pub(crate) const FORGED: &str = "a request that changes something in a session needs the header X-CSRF-Token, with `csrf_token` of GET /api/session";
 
 /// Finds out who calls.
 pub(crate) struct Callers {
     pub(crate) store: Store,
     pub(crate) keyring: Keyring,
+    pub(crate) access: Access,
 }
 
 /// Why nobody is known to call.
@@ -32,6 +53,8 @@ pub(crate) enum Stranger {
     Unknown,
     /// The key of this name may only GET.
     ReadsOnly(String),
+    /// The session's request lacks the proof that it was meant.
+    Forged,
     /// The database does not say.
     Unavailable(StoreError),
 }
@@ -45,12 +68,19 @@ impl Callers {
         query: &Query,
         headers: &HeaderMap,
     ) -> Result<Principal, Stranger> {
-        let Some(key) = access::key_of(query, headers).or_else(|| bearer(headers)) else {
-            return Err(Stranger::Nameless);
-        };
-        let found = match key.starts_with(TOKEN) {
-            true => self.token(&key, peer).await.map_err(Stranger::Unavailable)?,
-            false => self.keyring.find(&key),
+        let found = match access::key_of(query, headers).or_else(|| bearer(headers)) {
+            Some(token) if token.starts_with(TOKEN) => {
+                self.token(&token, self.address(peer, headers)).await.map_err(Stranger::Unavailable)?
+            }
+            Some(key) => self.keyring.find(&key),
+            None => {
+                let Some(text) = access::cookie(headers, SESSION) else { return Err(Stranger::Nameless) };
+                let found = self.session(&text).await.map_err(Stranger::Unavailable)?;
+                if found.as_ref().is_some_and(|principal| !is_meant(principal, method, headers)) {
+                    return Err(Stranger::Forged);
+                }
+                found
+            }
         };
         match found {
             None => Err(Stranger::Unknown),
@@ -59,12 +89,58 @@ impl Callers {
         }
     }
 
-    async fn token(&self, text: &str, peer: IpAddr) -> Result<Option<Principal>, StoreError> {
+    async fn token(&self, text: &str, address: IpAddr) -> Result<Option<Principal>, StoreError> {
         let found = self.store.api_token_find(&hash_of(text)).await?;
         let Some(token) = found.filter(|token| token.is_good(self.store.now())) else { return Ok(None) };
-        self.store.api_token_used(&token, &peer.to_canonical().to_string()).await?;
+        self.store.api_token_used(&token, &address.to_string()).await?;
         Ok(Some(Principal::of_token(&token)))
     }
+
+    /// Whose session it is, if it lasts.
+    pub(crate) async fn session(&self, text: &str) -> Result<Option<Principal>, StoreError> {
+        let found = self.store.session_find(&hash_of(text), self.session_limits()).await?;
+        Ok(found.map(|Session { hash, account, ends_at }| {
+            let login = Login { hash, csrf: csrf_of(text), ends_at, must_change: account.must_change };
+            Principal::of_account(&account, login)
+        }))
+    }
+
+    /// The address of whoever asks, behind proxies that are trusted.
+    pub(crate) fn address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let trusted = &self.access.trusted_proxies;
+        let is_trusted = |address: IpAddr| !trusted.is_empty() && access::admits(trusted, address);
+        if !is_trusted(peer) {
+            return peer.to_canonical();
+        }
+        let lines = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
+        let hops: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
+        // From the right, where the proxies write: what is left of the first stranger is his own word.
+        let known = hops.iter().rev().map_while(|hop| hop.trim().parse().ok());
+        let client = known.into_iter().find(|hop| !is_trusted(*hop));
+        client.unwrap_or(peer).to_canonical()
+    }
+
+    pub(crate) fn session_limits(&self) -> SessionLimits {
+        SessionLimits { idle: self.access.session_idle.get(), max: self.access.session_max.get() }
+    }
+
+    /// Whose failures count when somebody logs in.
+    pub(crate) fn subjects(&self, account: &str, address: &str) -> [(Subject, Backoff); 2] {
+        let Access { login_failures, login_failures_of_address, login_wait_max, login_memory, .. } = &self.access;
+        let (most, memory) = (login_wait_max.get(), login_memory.get());
+        let backoff = |free| Backoff { free, first: FIRST_WAIT, most, memory };
+        [
+            (Subject::Account(account.to_owned()), backoff(*login_failures)),
+            (Subject::Address(address.to_owned()), backoff(*login_failures_of_address)),
+        ]
+    }
+}
+
+/// Whether a request with a session was meant: it only reads, or proves it.
+fn is_meant(principal: &Principal, method: &Method, headers: &HeaderMap) -> bool {
+    let PrincipalKind::Account(login) = &principal.kind else { return true };
+    let proof = headers.get(CSRF).map(|value| value.as_bytes()).unwrap_or_default();
+    [Method::GET, Method::HEAD].contains(method) || verify_slices_are_equal(login.csrf.as_bytes(), proof).is_ok()
 }
 
 /// A token of the API that is new, and its hash.
@@ -74,8 +150,18 @@ pub(crate) fn mint_token() -> (String, [u8; 32]) {
     (token, hash)
 }
 
+/// What the cookie of a new session holds.
+pub(crate) fn mint_session() -> String {
+    keys::random()
+}
+
+/// [`Login::csrf`]: whoever has it does not have the cookie.
+fn csrf_of(session: &str) -> String {
+    URL_SAFE_NO_PAD.encode(hash_of(&format!("csrf {session}")))
+}
+
 /// Of what is long and random a plain hash is enough.
-fn hash_of(text: &str) -> [u8; 32] {
+pub(crate) fn hash_of(text: &str) -> [u8; 32] {
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
     hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }

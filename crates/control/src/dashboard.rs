@@ -134,7 +134,7 @@ impl Opening {
         let Parts { state, nodes, compiler, metrics, clock } = parts;
         let store = state.store().clone();
         let keyring = Keyring::load(store.clone(), &settings.admin.admin_key).await?;
-        let callers = Arc::new(Callers { store, keyring });
+        let callers = Arc::new(Callers { store, keyring, access: settings.access.clone() });
         let help = "Requests to the Admin API that were answered.";
         let answers = metrics.counter("admin_requests_total", help, &["method", "status"], Options::default())?;
         let help = "Revision of a gateway group that this process shows.";

@@ -30,6 +30,7 @@ mod keys;
 mod listen;
 mod members;
 mod pages;
+mod passwords;
 mod rights;
 pub mod state;
 mod terms;
@@ -41,7 +42,18 @@ pub use dashboard::{Dashboard, Opening, Parts, StartError};
 pub use health::{Probes, Readiness};
 pub use keys::{bootstrap_admin_key, mint_admin_key, put_admin_key};
 pub use members::{MemberSettings, Membership, Role};
+pub use passwords::{FIRST_ACCOUNT, bootstrap_account, generate_password, hash_password};
 pub use state::State;
+
+/// Whether an account may be called so: 1 to 64 of `A-Z a-z 0-9 . _ @ -`.
+pub fn is_account_name(name: &str) -> bool {
+    api::is_account_name(name)
+}
+
+/// Whether there is a role of this name.
+pub fn is_role(name: &str) -> bool {
+    rights::Role::find(name).is_some()
+}
 
 /// Every endpoint of the Admin API and of `/api`, with the right that it takes.
 pub fn endpoints() -> Vec<Declared> {

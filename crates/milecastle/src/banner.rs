@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Prints addresses, the first Admin key if this start made it, and what to try.
+/// Prints addresses, the first Admin key and password if this start made them, and what to try.
 ///
 /// # Errors
 /// Standard output is closed.
@@ -57,9 +57,7 @@ fn text(
         writeln!(out, "\n{usual} is not free, so the demo upstream is at {demo}:")?;
         writeln!(out, "where a guide says {usual}, take {demo}.")?;
     }
-    if let Some(key) = &control.new_admin_key {
-        writeln!(out, "\nAdmin key (shown this once; only its hash is kept):\n\n  {key}")?;
-    }
+    out.push_str(&control.made());
     let http = gateway.addresses().into_iter().find_map(|(what, address)| (what == "HTTP").then_some(address));
     if let (Some(demo), Some(http), Some(admin)) = (demo, http, admin) {
         let key = control.new_admin_key.as_deref().unwrap_or("YOUR-ADMIN-KEY");

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Members(client::Members),
     /// Make, list or delete keys of the Admin API in the database itself: the way back in when they are lost
     Key(Key),
+    /// List, make, disable or delete accounts of people, or give one a new password, in the database itself
+    User(User),
     /// Check a configuration file and say everything that is wrong with it
     Check(Check),
 }
@@ -81,6 +83,13 @@ pub(crate) struct Gateway {
 pub(crate) struct Key {
     #[command(subcommand)]
     pub command: KeyCommand,
+    #[command(flatten)]
+    pub database: OnDatabase,
+}
+
+/// Which database a command works on.
+#[derive(Debug, Args)]
+pub(crate) struct OnDatabase {
     /// Data directory of `milecastle up`, which may be running [default: ./milecastle-data]
     #[arg(long, value_name = "DIR", global = true)]
     pub data: Option<PathBuf>,
@@ -90,6 +99,50 @@ pub(crate) struct Key {
     /// What the file is for; `--data` goes with `up` alone
     #[arg(long, value_enum, default_value_t = Role::Up, global = true)]
     pub role: Role,
+}
+
+/// `milecastle user`.
+#[derive(Debug, Args)]
+pub(crate) struct User {
+    #[command(subcommand)]
+    pub command: UserCommand,
+    #[command(flatten)]
+    pub database: OnDatabase,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// List the accounts
+    List,
+    /// Make an account; its password is shown this once, and is to be changed at the first login
+    Create {
+        /// What the account is called, 1 to 64 of A-Z a-z 0-9 . _ @ -
+        name: String,
+        /// What it may do, in all gateway groups: administrator, operator, api_owner or viewer
+        #[arg(long, value_name = "ROLE", default_value = "viewer")]
+        allows: String,
+    },
+    /// Give an account a new password, for somebody who has forgotten his own; it is shown this once, and is to be changed at the
+    /// first login. All of its sessions end
+    Passwd {
+        /// What the account is called
+        name: String,
+    },
+    /// Let nobody log in with an account; all of its sessions end
+    Disable {
+        /// What the account is called
+        name: String,
+    },
+    /// Let people log in with an account again
+    Enable {
+        /// What the account is called
+        name: String,
+    },
+    /// Delete an account; all of its sessions end
+    Delete {
+        /// What the account is called
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,12 +4,13 @@ use crate::compiler::compiler;
 use anyhow::Context;
 use milecastle_control::dpm::{DpManager, DpParts, Nodes};
 use milecastle_control::{
-    Clock, Dashboard, MemberSettings, Membership, Opening, Parts, Probes, Readiness, Role, State, bootstrap_admin_key,
+    Clock, Dashboard, FIRST_ACCOUNT, MemberSettings, Membership, Opening, Parts, Probes, Readiness, Role, State,
+    bootstrap_account, bootstrap_admin_key,
 };
 use milecastle_plugin_api::NoSecrets;
 use milecastle_settings::{Database, Replica, Sealing, Time};
 use milecastle_store::{KeySource, OpenError, SealingKey, Store, StoreError, Tuning, warn_if_open_to_others};
-use milecastle_telemetry::metrics;
+use milecastle_telemetry::{Secret, metrics};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub(crate) struct ControlPlane {
     grace: Time,
     /// The first Admin key, if this start made one. To be shown once.
     pub new_admin_key: Option<String>,
+    /// The password of the first account, if this start made one. To be shown once.
+    pub new_password: Option<Secret<String>>,
 }
 
 /// What a control plane is made from.
@@ -64,9 +67,9 @@ impl ControlPlane {
         let store = state.store().clone();
         let nodes = Nodes::new(store.clone(), membership.id(), &settings.replica.members);
         // Before anything is served, so that it opens the Admin API from the first request on.
-        let new_admin_key = match settings.dashboard {
-            Some(dashboard) => first_key(&store, dashboard).await?,
-            None => None,
+        let (new_admin_key, new_password) = match settings.dashboard {
+            Some(dashboard) => (first_key(&store, dashboard).await?, bootstrap_account(&store).await?),
+            None => (None, None),
         };
         let dashboard = match opening {
             Some(opening) => {
@@ -87,7 +90,22 @@ impl ControlPlane {
         };
         readiness.serves(store.clone(), membership.maintenance());
         let grace = settings.replica.shutdown.grace;
-        Ok(Self { store, dashboard, dp_manager, probes, membership, readiness, grace, new_admin_key })
+        Ok(Self { store, dashboard, dp_manager, probes, membership, readiness, grace, new_admin_key, new_password })
+    }
+
+    /// What opens the API, if this start made it: to be shown this once, and not to the log, which others read and keep.
+    pub(crate) fn made(&self) -> String {
+        let mut text = String::new();
+        if let Some(key) = &self.new_admin_key {
+            text += &format!("\nAdmin key (shown this once; only its hash is kept):\n\n  {key}\n");
+        }
+        if let Some(password) = &self.new_password {
+            let password = password.reveal();
+            text += &format!(
+                "\nPassword of the account `{FIRST_ACCOUNT}` (shown this once; to be changed at the first login):\n\n  {password}\n"
+            );
+        }
+        text
     }
 
     /// Where the dashboard serves.

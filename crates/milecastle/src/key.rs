@@ -1,81 +1,18 @@
 //! `milecastle key`: keys of the Admin API in the database itself, for operators who have none that opens it any more.
-//!
-//! Whoever may read the database's connection string and the sealing key has everything already; no key is asked for here.
 
-use crate::cli::{Allows, Key, KeyCommand, Role};
+use crate::cli::{Allows, Key, KeyCommand};
 use crate::client::{Refused, Table, relative, say, tell};
-use crate::config::known;
-use crate::control::{sealing_key, tuning};
-use crate::up;
-use anyhow::{Context, ensure};
+use crate::on_the_database::with_store;
+use anyhow::ensure;
 use milecastle_control::mint_admin_key;
-use milecastle_settings::{ControlFile, DashboardFile, Database, DpManagerFile, Sealing, load};
 use milecastle_store::{Role as KeyRole, Store};
-use std::path::PathBuf;
 
-/// Does what was asked, beside processes that may be running on the same database: they know of it within a second.
+/// Does what was asked; processes that run on the database know of it within a second.
 ///
 /// # Errors
 /// The database cannot be opened, or the name is taken or unknown: each says what to do.
 pub(crate) fn run(args: &Key) -> anyhow::Result<()> {
-    let place = place(args)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let key = sealing_key(&place.sealing, place.sealing_key_file)?;
-        let dsn = place.database.dsn.as_ref().context("database.dsn is not set")?;
-        let store = milecastle_store::open_with(dsn.reveal(), &key, &tuning(&place.database)).await?;
-        let done = command(&args.command, &store).await;
-        store.close().await;
-        done
-    })
-}
-
-/// Where the keys are.
-struct Place {
-    database: Database,
-    sealing: Sealing,
-    sealing_key_file: Option<PathBuf>,
-}
-
-fn place(args: &Key) -> anyhow::Result<Place> {
-    let config = args.config.as_deref();
-    ensure!(
-        args.role == Role::Up || args.data.is_none(),
-        "--data is for --role up: --config names the database of others"
-    );
-    let (database, sealing) = match args.role {
-        Role::Up => {
-            let file = up::load(config, args.data.as_deref())?;
-            let sealing_key_file = up::sealing_key_file(&file);
-            // Opening makes what is not there; a database in which no process looks helps nobody.
-            ensure!(
-                file.replica.sealing.read()?.is_some() || sealing_key_file.exists(),
-                "there is no {}: name the data directory of `milecastle up` (--data), or the file of a control plane \
-                 (--role control --config FILE)",
-                sealing_key_file.display()
-            );
-            return Ok(Place {
-                database: file.replica.database,
-                sealing: file.replica.sealing,
-                sealing_key_file: Some(sealing_key_file),
-            });
-        }
-        Role::Control => {
-            let file: ControlFile = load(config, &known())?;
-            (file.replica.database, file.replica.sealing)
-        }
-        Role::Dashboard => {
-            let file: DashboardFile = load(config, &known())?;
-            (file.replica.database, file.replica.sealing)
-        }
-        Role::DpManager => {
-            let file: DpManagerFile = load(config, &known())?;
-            (file.replica.database, file.replica.sealing)
-        }
-        Role::Gateway => anyhow::bail!("a gateway has no keys of the Admin API: use the file of a control plane"),
-    };
-    Ok(Place { database, sealing, sealing_key_file: None })
+    with_store(&args.database, async |store| command(&args.command, store).await)
 }
 
 async fn command(command: &KeyCommand, store: &Store) -> anyhow::Result<()> {

@@ -15,12 +15,14 @@ mod gateway;
 mod key;
 #[cfg(test)]
 mod metrics_reference;
+mod on_the_database;
 mod ports;
 mod process;
 mod roles;
 mod successor;
 mod supervisor;
 mod up;
+mod user;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::DpManager(serve) => done(roles::dp_manager(&serve)),
         Command::Gateway(gateway) => done(roles::gateway(&gateway)),
         Command::Key(command) => done(key::run(&command)),
+        Command::User(command) => done(user::run(&command)),
         Command::Check(check) => done(check::run(&check)),
         Command::Config(command) => client::run(client::Command::Config(command)),
         Command::Nodes(command) => client::run(client::Command::Nodes(command)),

@@ -75,11 +75,11 @@ async fn serve(settings: ControlSettings<'_>) -> anyhow::Result<()> {
         started = ControlPlane::start(settings) => started?,
         () = signals.stop() => return Ok(()),
     };
-    if let Some(key) = &control.new_admin_key {
-        // Not to the log, which others read and keep.
-        let text = format!("\nAdmin key (shown this once; only its hash is kept):\n\n  {key}\n\n");
+    let made = control.made();
+    if !made.is_empty() {
         let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")?;
+        let written = out.write_all(made.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+        written.context("cannot write to standard output")?;
     }
     tracing::info!("ready");
     signals.stop().await;

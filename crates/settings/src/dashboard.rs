@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::{HostPort, HttpLimits, IpPort, Log, Peers, Replica, Server, Size, Time};
+use crate::{Access, HostPort, HttpLimits, IpPort, Log, Peers, Replica, Server, Size, Time};
 
 /// Configuration of a dashboard: the section `dashboard` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +19,8 @@ pub struct Dashboard {
     pub limits: HttpLimits,
     /// The compatible Admin API; the reference has these keys under `deployment.admin`.
     pub admin: Admin,
+    /// People who log in.
+    pub access: Access,
 }
 
 /// The file of `milecastle dashboard`.
@@ -122,6 +124,7 @@ impl Dashboard {
     }
 
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        self.access.check(checks);
         let keys = &self.admin.admin_key;
         for (i, key) in keys.iter().enumerate() {
             if keys.iter().take(i).any(|other| other.key == key.key) {
@@ -168,6 +171,7 @@ impl Default for Dashboard {
             server: Server { listen: HostPort::any(17080), ..Server::default() },
             limits: HttpLimits::default(),
             admin: Admin::default(),
+            access: Access::default(),
         }
     }
 }

@@ -14,6 +14,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod access;
 mod check;
 mod common;
 mod dashboard;
@@ -32,6 +33,7 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
+pub use access::Access;
 pub use common::{Database, HostPort, HttpLimits, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
 pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, Declarative};
 pub use discovery::{

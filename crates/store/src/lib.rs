@@ -28,6 +28,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod access;
+mod account;
 mod api_token;
 mod bootstrap;
 mod change;
@@ -40,6 +41,7 @@ mod grant;
 mod group;
 mod history;
 mod lease;
+mod login;
 mod maintenance;
 mod member;
 mod node;
@@ -56,6 +58,7 @@ mod tests;
 mod watch;
 
 pub use access::{AdminKey, NewToken, Role, Token};
+pub use account::{Account, AccountUpdate, NewPassword, Session, SessionLimits};
 pub use api_token::{ApiToken, NewApiToken};
 pub use change::{
     Body, ChangeSet, Delete, Expect, Op, Outcome, Published, Put, Reference, Slot, Source, Target, UniqueKey,
@@ -67,6 +70,7 @@ pub use grant::RoleGrant;
 pub use group::{Group, GroupUpdate, NewGroup};
 pub use history::{ChangeSetInfo, Fate, Publication, Retention, Touched};
 pub use lease::{Lease, Term};
+pub use login::{Backoff, Subject};
 pub use maintenance::Maintenance;
 pub use member::{Forgotten, Member, NewMember};
 pub use node::{NewNode, Node, NodeReport};

@@ -39,7 +39,8 @@ pub(crate) fn key_of(query: &Query, headers: &HeaderMap) -> Option<String> {
     places.into_iter().flatten().find(|key| !key.is_empty())
 }
 
-fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+/// The value of a cookie.
+pub(crate) fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
     pairs.find(|(found, _)| found.trim() == name).map(|(_, value)| value.trim().to_owned())

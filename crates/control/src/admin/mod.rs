@@ -136,12 +136,13 @@ impl AdminApi {
             Err(Stranger::Nameless) => return Err(refusal::stranger("missing apikey")),
             Err(Stranger::Unknown) => return Err(refusal::stranger("wrong apikey")),
             Err(Stranger::ReadsOnly(_)) => return Err(refusal::stranger("invalid method for role viewer")),
+            Err(Stranger::Forged) => return Err(refusal::forged()),
             Err(Stranger::Unavailable(error)) => return Err(refusal::unavailable(&error)),
         };
         let admitted = Admitted { method: &head.method, query, headers: &head.headers, author: principal.name.clone() };
         if let Some(need) = target.need(&head.method) {
             let allowed = principal.authorise(need, Where::Group(group_of(&admitted)));
-            allowed.map_err(|missing| Box::new(refusal::not_allowed(&missing)))?;
+            allowed.map_err(|refused| Box::new(refusal::not_allowed(&refused)))?;
         }
         Ok(admitted)
     }

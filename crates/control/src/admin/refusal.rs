@@ -3,7 +3,7 @@
 use crate::admin::judge::{Draft, FIELD_PATHS, GLOBAL_RULES, duplicate, field_path, in_other_rule, plugins};
 use crate::admin::reply::Reply;
 use crate::admin::show::PREFIX;
-use crate::rights::Missing;
+use crate::rights::Refused;
 use crate::state::Image;
 use crate::terms::Unreadable;
 use crate::waits::{self, Full};
@@ -46,9 +46,14 @@ pub(crate) fn stranger(description: &str) -> Box<Reply> {
     Box::new(Reply::json(StatusCode::UNAUTHORIZED, &body))
 }
 
+/// The request of a session lacks the proof that it was meant.
+pub(crate) fn forged() -> Box<Reply> {
+    Box::new(Reply::error(StatusCode::FORBIDDEN, crate::callers::FORGED))
+}
+
 /// Whoever asks may not.
-pub(crate) fn not_allowed(missing: &Missing) -> Reply {
-    Reply::error(StatusCode::FORBIDDEN, missing.to_string())
+pub(crate) fn not_allowed(refused: &Refused) -> Reply {
+    Reply::error(StatusCode::FORBIDDEN, refused.to_string())
 }
 
 /// Too many requests wait for nodes.

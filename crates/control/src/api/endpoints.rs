@@ -1,6 +1,6 @@
 //! Every endpoint of `/api`, with the right that it takes.
 //!
-//! What must stay true: the router is made of this table and of nothing else, and a row has no way to leave its right out.
+//! What must stay true: the router is made of this table and of nothing else, and a row has no way to leave out what it takes.
 
 use axum::Router;
 use axum::extract::{Extension, RawPathParams, Request, State as Shared};
@@ -12,11 +12,16 @@ use http::{Method, StatusCode};
 use std::sync::Arc;
 
 use super::{Api, BASE, Failure, Who};
-use super::{api_tokens, groups, lineage, maintenance, members, nodes, revisions, roles, settings, tokens};
-use crate::rights::{Missing, Need, Place, Resource as R};
+use super::{
+    api_tokens, groups, lineage, maintenance, members, nodes, revisions, roles, session, settings, tokens, users,
+};
+use crate::rights::{Need, Place, Refused, Resource as R};
 
 /// Name of the parameter of a path that names the gateway group.
 const GROUP: &str = "group";
+
+/// Where one logs in.
+const SESSION_PATH: &str = "/session";
 
 /// Where the right of an endpoint must be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +34,23 @@ enum Scope {
     Anywhere,
 }
 
+/// What an endpoint takes of whoever calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    /// Nothing: it is how one comes to be known.
+    Nothing,
+    /// To be known: it is about the caller himself.
+    Known,
+    /// A right.
+    Right(Need, Scope),
+}
+
 /// One endpoint.
 struct Endpoint {
     method: Method,
     /// Below [`BASE`], with parameters in braces.
     path: &'static str,
-    need: Need,
-    scope: Scope,
+    takes: Takes,
     serves: MethodRouter<Arc<Api>>,
 }
 
@@ -46,16 +61,27 @@ pub struct Declared {
     pub method: Method,
     /// Its path, with parameters in braces.
     pub path: String,
-    /// The right that it takes, as `write routes`; `None`: to be known is enough.
+    /// The right that it takes, as `write routes`; `None`: it shows and changes nothing but what is the caller's own.
     pub right: Option<String>,
 }
 
 /// The router, each endpoint behind its right.
 pub(super) fn router() -> Router<Arc<Api>> {
     table().into_iter().fold(Router::new(), |router, endpoint| {
-        let gate = Gate { need: endpoint.need, scope: endpoint.scope };
-        router.route(endpoint.path, endpoint.serves.route_layer(middleware::from_fn_with_state(gate, pass)))
+        let serves = match endpoint.takes {
+            Takes::Right(need, scope) => {
+                endpoint.serves.route_layer(middleware::from_fn_with_state(Gate { need, scope }, pass))
+            }
+            // Whoever is not known has no `Who`, without which a handler that needs it answers 500.
+            Takes::Known | Takes::Nothing => endpoint.serves,
+        };
+        router.route(endpoint.path, serves)
     })
+}
+
+/// Whether nobody need be known to call this, below [`BASE`].
+pub(super) fn is_open(method: &Method, path: &str) -> bool {
+    *method == Method::POST && path == SESSION_PATH
 }
 
 /// Every endpoint with the right that it takes.
@@ -63,7 +89,10 @@ pub(crate) fn declared() -> Vec<Declared> {
     let shown = |endpoint: Endpoint| Declared {
         method: endpoint.method,
         path: format!("{BASE}{}", endpoint.path),
-        right: Some(endpoint.need.to_string()),
+        right: match endpoint.takes {
+            Takes::Right(need, _) => Some(need.to_string()),
+            Takes::Known | Takes::Nothing => None,
+        },
     };
     table().into_iter().map(shown).collect()
 }
@@ -99,11 +128,25 @@ fn table() -> Vec<Endpoint> {
         get("/members", R::Members, cluster, members::list),
         put("/members/{name}/maintenance", R::Maintenance, cluster, maintenance::begin_member),
         delete("/members/{name}/maintenance", R::Maintenance, cluster, maintenance::end_member),
+        own(Method::POST, SESSION_PATH, Takes::Nothing, axum::routing::post(session::login)),
+        own(Method::GET, SESSION_PATH, Takes::Known, axum::routing::get(session::show)),
+        own(Method::DELETE, SESSION_PATH, Takes::Known, axum::routing::delete(session::logout)),
+        own(Method::PUT, "/session/password", Takes::Known, axum::routing::put(session::change_password)),
+        get("/users", R::Users, cluster, users::list),
+        post("/users", R::Users, cluster, users::create),
+        get("/users/{name}", R::Users, cluster, users::show),
+        patch("/users/{name}", R::Users, cluster, users::update),
+        delete("/users/{name}", R::Users, cluster, users::delete),
         get("/roles", R::Roles, anywhere, roles::list),
         get("/tokens", R::ApiTokens, cluster, api_tokens::list),
         post("/tokens", R::ApiTokens, cluster, api_tokens::create),
         delete("/tokens/{token}", R::ApiTokens, cluster, api_tokens::revoke),
     ]
+}
+
+/// A row of what takes no right.
+fn own(method: Method, path: &'static str, takes: Takes, serves: MethodRouter<Arc<Api>>) -> Endpoint {
+    Endpoint { method, path, takes, serves }
 }
 
 /// Defines the functions that make the rows of the table: the method, and whether it reads or writes.
@@ -115,13 +158,13 @@ macro_rules! rows {
             T: 'static,
         {
             let serves = on(MethodFilter::$method, handler);
-            Endpoint { method: Method::$method, path, need: Need::$action(resource), scope, serves }
+            Endpoint { method: Method::$method, path, takes: Takes::Right(Need::$action(resource), scope), serves }
         }
     )+};
 }
 rows!(get GET read, post POST write, put PUT write, patch PATCH write, delete DELETE write);
 
-/// What an endpoint asks of whoever calls it.
+/// A right that is asked for.
 #[derive(Debug, Clone, Copy)]
 struct Gate {
     need: Need,
@@ -144,18 +187,24 @@ async fn pass(
     };
     match who.authorise(gate.need, place) {
         Ok(()) => next.run(request).await,
-        Err(missing) => Failure::from(missing).into_response(),
+        Err(refused) => Failure::from(refused).into_response(),
     }
 }
 
-impl From<Missing> for Failure {
-    fn from(missing: Missing) -> Self {
-        let right = serde_json::json!({
-            "action": missing.action.name(),
-            "resource": missing.resource.name(),
-            "group": missing.group,
-        });
-        Self::new(StatusCode::FORBIDDEN, "not_allowed", missing.to_string()).with("missing", right)
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            Refused::PasswordChange => Self::new(StatusCode::FORBIDDEN, "password_change_required", message),
+            Refused::Missing(missing) => {
+                let right = serde_json::json!({
+                    "action": missing.action.name(),
+                    "resource": missing.resource.name(),
+                    "group": missing.group,
+                });
+                Self::new(StatusCode::FORBIDDEN, "not_allowed", message).with("missing", right)
+            }
+        }
     }
 }
 
@@ -165,8 +214,16 @@ mod tests {
 
     #[test]
     fn a_right_in_a_group_is_asked_where_the_path_names_one() {
-        for Endpoint { path, scope, .. } in table() {
-            assert_eq!(path.contains("{group}"), scope == Scope::Group, "{path}");
+        for Endpoint { path, takes, .. } in table() {
+            let in_group = matches!(takes, Takes::Right(_, Scope::Group));
+            assert_eq!(path.contains("{group}"), in_group, "{path}");
+        }
+    }
+
+    #[test]
+    fn nobody_need_be_known_to_log_in_alone() {
+        for Endpoint { method, path, takes, .. } in table() {
+            assert_eq!(is_open(&method, path), takes == Takes::Nothing, "{method} {path}");
         }
     }
 }

@@ -21,13 +21,13 @@ pub(super) struct Failure {
     message: String,
     /// More members of the answer.
     more: Map<String, Value>,
-    /// Whether to try again after [`waits::RETRY_AFTER`].
-    retry: bool,
+    /// Seconds after which to try again.
+    retry_after: Option<u16>,
 }
 
 impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), more: Map::new(), retry: false }
+        Self { status, code, message: message.into(), more: Map::new(), retry_after: None }
     }
 
     /// 400.
@@ -48,6 +48,11 @@ impl Failure {
     /// Names the member of the body that is at fault.
     pub(super) fn at(self, path: &str) -> Self {
         self.with("path", path)
+    }
+
+    /// Says after how many seconds to try again.
+    pub(super) fn after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(u16::try_from(seconds).unwrap_or(u16::MAX)), ..self }
     }
 
     /// Adds a member to the answer.
@@ -75,7 +80,7 @@ impl From<StoreError> for Failure {
 impl From<Full> for Failure {
     fn from(full: Full) -> Self {
         let failure = Self::new(full.status(), "too_many_wait", full.to_string());
-        Self { retry: true, ..failure }
+        failure.after(waits::RETRY_AFTER)
     }
 }
 
@@ -94,7 +99,7 @@ impl From<GroupError> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let Self { status, code, message, more, retry } = self;
+        let Self { status, code, message, more, retry_after } = self;
         let request_id = request_id();
         if status.is_server_error() {
             tracing::warn!(request_id, code, message, "a request to /api failed");
@@ -104,8 +109,8 @@ impl IntoResponse for Failure {
             members.extend(more);
         }
         let mut response = json(status, &body);
-        if retry {
-            response.headers_mut().insert(header::RETRY_AFTER, waits::RETRY_AFTER.into());
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }

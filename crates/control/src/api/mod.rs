@@ -17,13 +17,15 @@ mod members;
 mod nodes;
 mod revisions;
 mod roles;
+mod session;
 mod settings;
 mod tokens;
+mod users;
 
 use crate::admin::access;
 use crate::admin::body;
 use crate::admin::query::Query;
-use crate::callers::{Callers, Stranger};
+use crate::callers::{Callers, FORGED, Stranger};
 use crate::dpm::Nodes;
 use crate::listen::Peer;
 use crate::rights::Principal;
@@ -46,6 +48,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
+pub(crate) use users::is_name as is_account_name;
 
 /// Where it lives.
 pub(crate) const BASE: &str = "/api";
@@ -82,9 +85,11 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 /// Finds out whose request it is, or refuses it. What it takes is asked by each endpoint ([`endpoints`]).
 async fn admit(Shared(api): Site, Extension(Peer(peer)): Extension<Peer>, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
-    let mut response = match principal(&api, peer, &head).await {
+    let mut response = match entering(&api, peer, &head).await {
         Ok(principal) => {
-            head.extensions.insert(Arc::new(principal));
+            if let Some(principal) = principal {
+                head.extensions.insert(Arc::new(principal));
+            }
             next.run(Request::from_parts(head, body)).await
         }
         Err(failure) => failure.into_response(),
@@ -93,11 +98,23 @@ async fn admit(Shared(api): Site, Extension(Peer(peer)): Extension<Peer>, reques
     response
 }
 
-async fn principal(api: &Api, peer: std::net::IpAddr, head: &http::request::Parts) -> Result<Principal, Failure> {
+/// Whose request it is; `None` where nobody need be known.
+async fn entering(
+    api: &Api,
+    peer: std::net::IpAddr,
+    head: &http::request::Parts,
+) -> Result<Option<Principal>, Failure> {
     if !access::admits(&api.allowed, peer) {
         let message = "this address may not use the API here: see admin.allow_admin_on_dashboard";
         return Err(Failure::new(StatusCode::FORBIDDEN, "address_not_allowed", message));
     }
+    if endpoints::is_open(&head.method, head.uri.path()) {
+        return Ok(None);
+    }
+    principal(api, peer, head).await.map(Some)
+}
+
+async fn principal(api: &Api, peer: std::net::IpAddr, head: &http::request::Parts) -> Result<Principal, Failure> {
     let query = query_of(&head.uri);
     let stranger = match api.callers.who(peer, &head.method, &query, &head.headers).await {
         Ok(principal) => return Ok(principal),
@@ -106,7 +123,7 @@ async fn principal(api: &Api, peer: std::net::IpAddr, head: &http::request::Part
     Err(match stranger {
         Stranger::Nameless if !api.key_required => return Ok(Principal::anonymous()),
         Stranger::Nameless => {
-            let message = "an Admin key or a token is needed, in the header X-API-KEY";
+            let message = "an Admin key or a token is needed, in the header X-API-KEY, or a session: POST /api/session";
             Failure::new(StatusCode::UNAUTHORIZED, "no_key", message)
         }
         Stranger::Unknown => Failure::new(
@@ -114,6 +131,7 @@ async fn principal(api: &Api, peer: std::net::IpAddr, head: &http::request::Part
             "wrong_key",
             "this is none of the Admin keys, and no token that is good",
         ),
+        Stranger::Forged => Failure::new(StatusCode::FORBIDDEN, "forged_request", FORGED),
         Stranger::ReadsOnly(name) => {
             Failure::new(StatusCode::FORBIDDEN, "read_only_key", format!("the key `{name}` may read only"))
         }

@@ -33,6 +33,11 @@ pub(super) fn granted(who: &Principal, grants: &[RoleGrant]) -> Result<(), Failu
             return Err(Failure::bad("invalid_body", message).at(&format!("/roles/{i}/groups")));
         }
     }
+    may_give(who, grants)
+}
+
+/// Refuses if `who` may not do all that these grants allow.
+pub(super) fn may_give(who: &Principal, grants: &[RoleGrant]) -> Result<(), Failure> {
     if who.rights.cover(&Rights::of(grants)) {
         return Ok(());
     }

@@ -19,7 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::Method;
-use milecastle_store::{ApiToken, Role as KeyRole, RoleGrant};
+use milecastle_store::{Account, ApiToken, Role as KeyRole, RoleGrant};
 
 /// What a call takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,14 +62,14 @@ pub(crate) struct Rights(Vec<Grant>);
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Principal {
-    /// Name of the key; of a token its name after `token/`.
+    /// Name of the account or key; of a token its name after `token/`.
     pub(crate) name: String,
     pub(crate) kind: PrincipalKind,
     pub(crate) rights: Rights,
 }
 
 /// By what somebody is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PrincipalKind {
     /// Nothing: the settings ask for no key.
     Anonymous,
@@ -77,6 +77,39 @@ pub(crate) enum PrincipalKind {
     AdminKey(KeyRole),
     /// A token of a machine.
     Token,
+    /// An account, in which somebody is logged in.
+    Account(Login),
+}
+
+/// A session of somebody who has logged in.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    /// The hash by which it is known.
+    pub(crate) hash: [u8; 32],
+    /// What a request that changes something has to bring along.
+    pub(crate) csrf: String,
+    /// Unix time in seconds when it ends, however much it is used.
+    pub(crate) ends_at: u64,
+    /// Whether nothing is allowed before the password is another one.
+    pub(crate) must_change: bool,
+}
+
+/// Leaves out what opens something.
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("ends_at", &self.ends_at).finish_non_exhaustive()
+    }
+}
+
+/// Why a call does not pass.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// A right is missing.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// The password has to be changed first.
+    #[error("the password of this account has to be changed first: PUT /api/session/password")]
+    PasswordChange,
 }
 
 /// A right that was missing.
@@ -137,9 +170,32 @@ impl Rights {
         Self(vec![Grant { role: Arc::new(role), groups: Groups::All }])
     }
 
+    /// The grants that they are made of.
+    pub(crate) fn grants(&self) -> Vec<RoleGrant> {
+        let stored = |grant: &Grant| match &grant.groups {
+            Groups::All => RoleGrant::everywhere(&*grant.role.name),
+            Groups::Named(named) => {
+                RoleGrant { role: grant.role.name.clone(), groups: named.iter().cloned().collect() }
+            }
+        };
+        self.0.iter().map(stored).collect()
+    }
+
     /// Whether they allow a call.
     pub(crate) fn allow(&self, need: Need, place: Place<'_>) -> bool {
         self.0.iter().any(|grant| grant.groups.hold(place) && grant.role.allows(need))
+    }
+}
+
+impl PrincipalKind {
+    /// Stable name for interfaces.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::AdminKey(_) => "key",
+            Self::Token => "token",
+            Self::Account(_) => "account",
+        }
     }
 }
 
@@ -175,6 +231,12 @@ impl Principal {
         Self { name: format!("token/{}", token.name), kind: PrincipalKind::Token, rights: Rights::of(&token.grants) }
     }
 
+    /// Somebody who has logged in.
+    pub(crate) fn of_account(account: &Account, login: Login) -> Self {
+        let rights = Rights::of(&account.grants);
+        Self { name: account.name.clone(), kind: PrincipalKind::Account(login), rights }
+    }
+
     /// Whether it may use this method at all: a key that may only read may only GET, whatever it asks for
     /// (`docs/spec/admin-api.md` §3).
     pub(crate) fn may_use(&self, method: &Method) -> bool {
@@ -182,7 +244,10 @@ impl Principal {
     }
 
     /// Lets a call pass, or says what is missing.
-    pub(crate) fn authorise(&self, need: Need, place: Place<'_>) -> Result<(), Missing> {
+    pub(crate) fn authorise(&self, need: Need, place: Place<'_>) -> Result<(), Refused> {
+        if matches!(&self.kind, PrincipalKind::Account(login) if login.must_change) {
+            return Err(Refused::PasswordChange);
+        }
         if self.rights.allow(need, place) {
             return Ok(());
         }
@@ -191,7 +256,8 @@ impl Principal {
             Place::Cluster | Place::Anywhere => None,
         };
         let roles = Role::built_in().into_iter().filter(|role| role.allows(need)).map(|role| role.name).collect();
-        Err(Missing { who: self.name.clone(), action: need.action, resource: need.resource, group, roles })
+        let (who, Need { action, resource }) = (self.name.clone(), need);
+        Err(Missing { who, action, resource, group, roles }.into())
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) enum Resource {
     Maintenance,
     /// Replicas of the control plane.
     Members,
+    /// Accounts of people.
+    Users,
     /// What roles there are.
     Roles,
     /// Tokens of machines that use the API.
@@ -72,6 +74,7 @@ impl Resource {
             Resource::Lineage,
             Resource::Maintenance,
             Resource::Members,
+            Resource::Users,
             Resource::Roles,
             Resource::ApiTokens,
         ])
@@ -91,6 +94,7 @@ impl Resource {
             Resource::Lineage => "lineage",
             Resource::Maintenance => "maintenance",
             Resource::Members => "members",
+            Resource::Users => "users",
             Resource::Roles => "roles",
             Resource::ApiTokens => "api_tokens",
         }

@@ -29,7 +29,7 @@ const OF_AN_API: [Kind; 10] = [
 ];
 
 /// Who may do what is the administrators' alone.
-const OF_ACCESS: [Resource; 1] = [Resource::ApiTokens];
+const OF_ACCESS: [Resource; 2] = [Resource::Users, Resource::ApiTokens];
 
 impl Role {
     /// Those that are always there, the mightiest first.

@@ -11,6 +11,7 @@ mod bad_input;
 mod client_adc;
 mod client_dashboard;
 mod examples;
+mod people;
 mod replicas;
 mod rights;
 mod s01_headers;

@@ -21,7 +21,8 @@ on_both!(
 /// Built-in roles, the mightiest first: each may do all that those after it may.
 const ROLES: [&str; 4] = ["administrator", "operator", "api_owner", "viewer"];
 
-/// Each endpoint, and the least of the roles that may call it. `anybody` is whoever is known.
+/// Each endpoint, and the least of the roles that may call it. `anybody` is whoever is known; `own` is about a session, which
+/// the tokens of this walk have none of.
 const WALK: &str = "
 HEAD /apisix/admin anybody
 GET /apisix/admin/{unknown} anybody
@@ -144,6 +145,15 @@ GET /api/nodes viewer
 GET /api/members viewer
 PUT /api/members/{name}/maintenance operator
 DELETE /api/members/{name}/maintenance operator
+POST /api/session anybody
+GET /api/session anybody
+DELETE /api/session own
+PUT /api/session/password own
+GET /api/users administrator
+POST /api/users administrator
+GET /api/users/{name} administrator
+PATCH /api/users/{name} administrator
+DELETE /api/users/{name} administrator
 GET /api/roles viewer
 GET /api/tokens administrator
 POST /api/tokens administrator
@@ -204,6 +214,11 @@ async fn every_endpoint_with_every_role(gw: Gateway) {
         let (token, _) = token(&gw, everywhere(role)).await;
         for Declared { method, path, right } in &declared {
             let least = walk[&(method.as_str(), &**path)];
+            if least == "own" {
+                let answer = with(&gw, &token, method.clone(), path, &json!({})).await;
+                assert_eq!((right, answer.json().unwrap()["code"].as_str()), (&None, Some("no_session")), "{path}");
+                continue;
+            }
             let may = ROLES.iter().position(|one| *one == least).is_none_or(|least| ROLES[..=least].contains(&role));
             assert_eq!(right.is_none(), least == "anybody", "{method} {path}");
             // Nothing is found or fits in what is sent, and so nothing is done.

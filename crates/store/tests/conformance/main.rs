@@ -5,6 +5,7 @@
 mod home;
 
 mod access;
+mod accounts;
 mod api_tokens;
 mod checks;
 mod groups;

@@ -1,0 +1,160 @@
+//! Logging in and out, and one's own password (`docs/access.md`).
+//!
+//! What must stay true: no answer tells whether it was the name or the password that was wrong, and none takes longer for it.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Extension, State as Shared};
+use axum::response::Response;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use milecastle_store::{AccountUpdate, NewPassword};
+use milecastle_telemetry::Secret;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::groups::done;
+use super::{Api, Failure, Outcome, Site, Who, json};
+use crate::callers::{self, SESSION};
+use crate::listen::Peer;
+use crate::passwords::{check_password, hash_password, verify};
+use crate::rights::{Login, Principal, PrincipalKind};
+
+/// Media type of a login.
+const JSON: &[u8] = b"application/json";
+
+/// What is given to log in.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Given {
+    name: String,
+    password: Secret<String>,
+}
+
+/// What is given to change one's password.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Change {
+    old: Secret<String>,
+    new: Secret<String>,
+}
+
+/// `GET /api/session`: who asks, and what he may do.
+pub(super) async fn show(Extension(who): Who) -> Outcome {
+    Ok(json(StatusCode::OK, &shown(&who)))
+}
+
+fn shown(who: &Principal) -> Value {
+    let mut body = json!({ "name": who.name, "kind": who.kind.name(), "roles": who.rights.grants() });
+    if let PrincipalKind::Account(login) = &who.kind {
+        body["must_change_password"] = login.must_change.into();
+        body["ends_at"] = login.ends_at.into();
+        body["csrf_token"] = login.csrf.clone().into();
+    }
+    body
+}
+
+/// `POST /api/session`: logs in; the answer sets the cookie of the session.
+pub(super) async fn login(
+    Shared(api): Site,
+    Extension(Peer(peer)): Extension<Peer>,
+    headers: HeaderMap,
+    body: Body,
+) -> Outcome {
+    // No other site's page can send this type unasked, and so log a browser in as somebody else.
+    if !headers.get(header::CONTENT_TYPE).is_some_and(|given| given.as_bytes().starts_with(JSON)) {
+        return Err(Failure::bad("invalid_body", "logging in takes the header Content-Type: application/json"));
+    }
+    let Given { name, password } = api.body(body).await?;
+    let address = api.callers.address(peer, &headers).to_string();
+    let kept = checked(&api, &name, password, &address).await?;
+    let text = callers::mint_session();
+    let hash = callers::hash_of(&text);
+    let limits = api.callers.session_limits();
+    if !api.store().session_create(&hash, &name, &kept, &address, limits).await? {
+        return Err(wrong());
+    }
+    let session = api.callers.session(&text).await?.ok_or_else(wrong)?;
+    tracing::info!(account = name, address, "logged in");
+    let response = json(StatusCode::CREATED, &shown(&session));
+    Ok(with_cookie(response, &headers, &format!("{SESSION}={text}")))
+}
+
+/// `DELETE /api/session`: logs out.
+pub(super) async fn logout(Shared(api): Site, Extension(who): Who, headers: HeaderMap) -> Outcome {
+    api.store().session_delete(&login_of(&who)?.hash).await?;
+    Ok(with_cookie(done(), &headers, &format!("{SESSION}=; Max-Age=0")))
+}
+
+/// `PUT /api/session/password`: another one for oneself; all other sessions of the account end.
+pub(super) async fn change_password(
+    Shared(api): Site,
+    Extension(who): Who,
+    Extension(Peer(peer)): Extension<Peer>,
+    headers: HeaderMap,
+    body: Body,
+) -> Outcome {
+    let login = login_of(&who)?;
+    let Change { old, new } = api.body(body).await?;
+    if old == new {
+        return Err(Failure::bad("invalid_body", "the new password is the old one").at("/new"));
+    }
+    let unfit = check_password(new.reveal(), api.callers.access.password_min_length);
+    unfit.map_err(|error| Failure::bad("unfit_password", error.to_string()).at("/new"))?;
+    checked(&api, &who.name, old, &api.callers.address(peer, &headers).to_string()).await?;
+    let password = NewPassword { hash: hash_password(new).await, must_change: false };
+    let update = AccountUpdate { password: Some(password), ..AccountUpdate::default() };
+    api.store().account_update(&who.name, &update, Some(&login.hash)).await?;
+    tracing::info!(account = who.name, "password changed");
+    Ok(done())
+}
+
+/// Looks whether a password is that of an account, as often as failures allow; gives what is kept of it.
+async fn checked(api: &Api, name: &str, password: Secret<String>, address: &str) -> Result<String, Failure> {
+    if !super::users::is_name(name) {
+        return Err(wrong());
+    }
+    let subjects = api.callers.subjects(name, address);
+    if let Some(wait) = api.store().login_attempt(&subjects).await? {
+        return Err(too_many(wait));
+    }
+    let kept = api.store().account_password_hash(name).await?;
+    if !verify(password, kept.clone()).await {
+        tracing::info!(account = name, address, "a login failed");
+        return Err(wrong());
+    }
+    api.store().login_succeeded(&subjects).await?;
+    kept.ok_or_else(wrong)
+}
+
+fn wrong() -> Failure {
+    Failure::new(StatusCode::UNAUTHORIZED, "wrong_login", "name or password is wrong, or the account is disabled")
+}
+
+fn too_many(wait: Duration) -> Failure {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let message = format!("too many logins failed: the next one may be tried in {seconds} s");
+    Failure::new(StatusCode::TOO_MANY_REQUESTS, "too_many_logins", message).after(seconds)
+}
+
+fn login_of(who: &Principal) -> Result<&Login, Failure> {
+    match &who.kind {
+        PrincipalKind::Account(login) => Ok(login),
+        _ => {
+            let message = "this is for people who have logged in: keys and tokens have neither session nor password";
+            Err(Failure::new(StatusCode::FORBIDDEN, "no_session", message))
+        }
+    }
+}
+
+/// Sets the cookie: for this site alone, out of reach of scripts, and for encrypted connections only where a proxy says that this is
+/// one. Whoever says so falsely keeps only himself from sending it.
+fn with_cookie(mut response: Response, headers: &HeaderMap, cookie: &str) -> Response {
+    let tls = headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+    let secure = if tls { "; Secure" } else { "" };
+    let value = format!("{cookie}; Path=/; HttpOnly; SameSite=Strict{secure}");
+    let value = HeaderValue::try_from(value).expect("a cookie of letters, digits, - and _");
+    response.headers_mut().insert(header::SET_COOKIE, value);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,154 @@
+//! Accounts of people (`docs/access.md`).
+
+use axum::body::Body;
+use axum::extract::{Extension, Path, State as Shared};
+use http::StatusCode;
+use milecastle_store::{Account, AccountUpdate, NewPassword, RoleGrant};
+use milecastle_telemetry::Secret;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::groups::done;
+use super::roles::{granted, may_give};
+use super::{Api, Failure, Outcome, Site, Who, json};
+use crate::passwords::{check_password, generate_password, hash_password};
+use crate::rights::{Principal, PrincipalKind};
+
+/// Longest name, in bytes.
+const LONGEST: usize = 64;
+
+/// What is given to make one.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct New {
+    name: String,
+    /// Without it, one is made and shown.
+    password: Option<Secret<String>>,
+    roles: Vec<RoleGrant>,
+}
+
+/// What is given to change one.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Update {
+    roles: Option<Vec<RoleGrant>>,
+    disabled: Option<bool>,
+    /// For somebody who has forgotten his own.
+    password: Option<Secret<String>>,
+}
+
+fn shown(account: &Account) -> Value {
+    json!({
+        "name": account.name,
+        "roles": account.grants,
+        "must_change_password": account.must_change,
+        "disabled_at": account.disabled_at,
+        "created_at": account.created_at,
+        "password_at": account.password_at,
+    })
+}
+
+/// Whether an account may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
+    let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
+    (1..=LONGEST).contains(&name.len()) && name.bytes().all(fit)
+}
+
+/// `GET /api/users`.
+pub(super) async fn list(Shared(api): Site) -> Outcome {
+    let accounts: Vec<Value> = api.store().account_list().await?.iter().map(shown).collect();
+    Ok(super::list(&accounts))
+}
+
+/// `GET /api/users/{name}`.
+pub(super) async fn show(Shared(api): Site, Path(name): Path<String>) -> Outcome {
+    Ok(json(StatusCode::OK, &shown(&found(&api, &name).await?)))
+}
+
+/// `POST /api/users`: the password is to be changed at the first login, whoever chose it.
+pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {
+    let New { name, password, roles } = api.body(body).await?;
+    if !is_name(&name) {
+        let message = format!("the name of an account is 1 to {LONGEST} of A-Z a-z 0-9 . _ @ -");
+        return Err(Failure::bad("invalid_body", message).at("/name"));
+    }
+    granted(&who, &roles)?;
+    let made = password.is_none().then(generate_password);
+    let password = match (password, &made) {
+        (None, Some(made)) => to_change(made.clone()).await,
+        (chosen, _) => new_password(&api, chosen.unwrap_or_default()).await?,
+    };
+    if !api.store().account_create(&name, &password, &roles).await? {
+        return Err(Failure::conflict("user_exists", format!("there is an account `{name}` already")));
+    }
+    tracing::info!(account = name, by = who.name, "account made");
+    let mut body = shown(&found(&api, &name).await?);
+    if let Some(made) = made {
+        body["password"] = made.reveal().clone().into();
+    }
+    Ok(json(StatusCode::CREATED, &body))
+}
+
+/// `PATCH /api/users/{name}`: roles, a new password, or whether it may log in. All but new roles ends its sessions; new ones count
+/// at once.
+pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(name): Path<String>, body: Body) -> Outcome {
+    let Update { roles, disabled, password } = api.body(body).await?;
+    let account = found(&api, &name).await?;
+    may_give(&who, &account.grants)?;
+    if let Some(roles) = &roles {
+        granted(&who, roles)?;
+    }
+    if roles.is_some() || disabled == Some(true) || password.is_some() {
+        not_oneself(&who, &name)?;
+    }
+    let password = match password {
+        Some(chosen) => Some(new_password(&api, chosen).await?),
+        None => None,
+    };
+    let update = AccountUpdate { grants: roles, disabled, password };
+    if !api.store().account_update(&name, &update, None).await? {
+        return Err(missing(&name));
+    }
+    tracing::info!(account = name, by = who.name, "account changed");
+    Ok(json(StatusCode::OK, &shown(&found(&api, &name).await?)))
+}
+
+/// `DELETE /api/users/{name}`: its sessions end.
+pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(name): Path<String>) -> Outcome {
+    may_give(&who, &found(&api, &name).await?.grants)?;
+    not_oneself(&who, &name)?;
+    if !api.store().account_delete(&name).await? {
+        return Err(missing(&name));
+    }
+    tracing::info!(account = name, by = who.name, "account deleted");
+    Ok(done())
+}
+
+/// So whoever may do this to others remains himself: there is always one left.
+fn not_oneself(who: &Principal, name: &str) -> Result<(), Failure> {
+    if matches!(who.kind, PrincipalKind::Account(_)) && who.name == name {
+        let message = "this is your own account: have another administrator do it, or change your password by \
+                       PUT /api/session/password";
+        return Err(Failure::conflict("own_account", message));
+    }
+    Ok(())
+}
+
+async fn new_password(api: &Api, chosen: Secret<String>) -> Result<NewPassword, Failure> {
+    check_password(chosen.reveal(), api.callers.access.password_min_length)
+        .map_err(|error| Failure::bad("unfit_password", error.to_string()).at("/password"))?;
+    Ok(to_change(chosen).await)
+}
+
+/// A password that somebody else than its owner knows.
+async fn to_change(password: Secret<String>) -> NewPassword {
+    NewPassword { hash: hash_password(password).await, must_change: true }
+}
+
+async fn found(api: &Api, name: &str) -> Result<Account, Failure> {
+    api.store().account_get(name).await?.ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> Failure {
+    Failure::missing("no_such_user", format!("there is no account `{name}`"))
+}

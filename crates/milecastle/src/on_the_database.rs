@@ -1,0 +1,81 @@
+//! Commands that work on the database itself, beside processes that may be running on it: the way back in for operators who have
+//! nothing that opens the API any more.
+//!
+//! Whoever may read the database's connection string and the sealing key has everything already; no key is asked for here.
+
+use crate::cli::{OnDatabase, Role};
+use crate::config::known;
+use crate::control::{sealing_key, tuning};
+use crate::up;
+use anyhow::{Context, ensure};
+use milecastle_settings::{ControlFile, DashboardFile, Database, DpManagerFile, Sealing, load};
+use milecastle_store::Store;
+use std::path::PathBuf;
+
+/// Opens the database that the options name and works on it.
+///
+/// # Errors
+/// The database cannot be opened, or what the work says.
+pub(crate) fn with_store(
+    options: &OnDatabase,
+    work: impl AsyncFnOnce(&Store) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let place = place(options)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let key = sealing_key(&place.sealing, place.sealing_key_file)?;
+        let dsn = place.database.dsn.as_ref().context("database.dsn is not set")?;
+        let store = milecastle_store::open_with(dsn.reveal(), &key, &tuning(&place.database)).await?;
+        let done = work(&store).await;
+        store.close().await;
+        done
+    })
+}
+
+/// Where the database is.
+struct Place {
+    database: Database,
+    sealing: Sealing,
+    sealing_key_file: Option<PathBuf>,
+}
+
+fn place(args: &OnDatabase) -> anyhow::Result<Place> {
+    let config = args.config.as_deref();
+    ensure!(
+        args.role == Role::Up || args.data.is_none(),
+        "--data is for --role up: --config names the database of others"
+    );
+    let (database, sealing) = match args.role {
+        Role::Up => {
+            let file = up::load(config, args.data.as_deref())?;
+            let sealing_key_file = up::sealing_key_file(&file);
+            // Opening makes what is not there; a database in which no process looks helps nobody.
+            ensure!(
+                file.replica.sealing.read()?.is_some() || sealing_key_file.exists(),
+                "there is no {}: name the data directory of `milecastle up` (--data), or the file of a control plane \
+                 (--role control --config FILE)",
+                sealing_key_file.display()
+            );
+            return Ok(Place {
+                database: file.replica.database,
+                sealing: file.replica.sealing,
+                sealing_key_file: Some(sealing_key_file),
+            });
+        }
+        Role::Control => {
+            let file: ControlFile = load(config, &known())?;
+            (file.replica.database, file.replica.sealing)
+        }
+        Role::Dashboard => {
+            let file: DashboardFile = load(config, &known())?;
+            (file.replica.database, file.replica.sealing)
+        }
+        Role::DpManager => {
+            let file: DpManagerFile = load(config, &known())?;
+            (file.replica.database, file.replica.sealing)
+        }
+        Role::Gateway => anyhow::bail!("a gateway has no database: use the file of a control plane"),
+    };
+    Ok(Place { database, sealing, sealing_key_file: None })
+}

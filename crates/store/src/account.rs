@@ -1,0 +1,234 @@
+//! Accounts of people, and the sessions in which they are logged in.
+//!
+//! What must stay true: a session ends with what it rests on. Disabling an account, giving it another password and deleting it
+//! end its sessions in the same transaction.
+
+use std::time::Duration;
+
+use crate::error::StoreError;
+use crate::grant::{self, RoleGrant};
+use crate::sql::{Row, Tx, args};
+use crate::store::Store;
+
+const COLUMNS: &str = "SELECT name, grants, must_change, disabled_at, created_at, password_at FROM account";
+
+/// A use of a session is noted once in this part of the time for which it may rest, and once a minute at the most.
+const NOTES_WITHIN_IDLE: u64 = 10;
+const NOTED_EVERY: u64 = 60;
+
+/// An account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Identity.
+    pub name: String,
+    /// What it may do.
+    pub grants: Vec<RoleGrant>,
+    /// Whether it may do nothing before its password is another one.
+    pub must_change: bool,
+    /// Unix time in seconds since when nobody logs in with it.
+    pub disabled_at: Option<u64>,
+    /// Unix time in seconds.
+    pub created_at: u64,
+    /// Unix time in seconds when its password was set.
+    pub password_at: u64,
+}
+
+/// A password to record.
+#[derive(Clone)]
+pub struct NewPassword {
+    /// What is kept of it: a PHC string.
+    pub hash: String,
+    /// As in [`Account::must_change`].
+    pub must_change: bool,
+}
+
+/// What to change about an account; `None` leaves it.
+#[derive(Clone, Default)]
+pub struct AccountUpdate {
+    /// All of its roles anew.
+    pub grants: Option<Vec<RoleGrant>>,
+    /// Whether nobody may log in with it.
+    pub disabled: Option<bool>,
+    /// Another password.
+    pub password: Option<NewPassword>,
+}
+
+/// A session as it was when it was looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// SHA-256 of what the client has.
+    pub hash: [u8; 32],
+    /// Whose it is.
+    pub account: Account,
+    /// Unix time in seconds when it ends, however much it is used.
+    pub ends_at: u64,
+}
+
+/// How long sessions last.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionLimits {
+    /// Without a request.
+    pub idle: Duration,
+    /// From the login on.
+    pub max: Duration,
+}
+
+impl Store {
+    /// Makes an account. `false`: the name is taken.
+    pub async fn account_create(
+        &self,
+        name: &str,
+        password: &NewPassword,
+        grants: &[RoleGrant],
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.0.db.begin_write().await?;
+        let made = insert(&mut tx, name, password, grants, self.now()).await?;
+        tx.commit().await?;
+        Ok(made)
+    }
+
+    /// As [`Store::account_create`], but only while there is no account at all. Of several who start at once, one is told `true`.
+    pub async fn account_create_first(
+        &self,
+        name: &str,
+        password: &NewPassword,
+        grants: &[RoleGrant],
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.0.db.begin_alone().await?;
+        if tx.row("SELECT 1 FROM account LIMIT 1", &[]).await?.is_some() {
+            return Ok(false);
+        }
+        let made = insert(&mut tx, name, password, grants, self.now()).await?;
+        tx.commit().await?;
+        Ok(made)
+    }
+
+    /// All accounts, by name.
+    pub async fn account_list(&self) -> Result<Vec<Account>, StoreError> {
+        let rows = self.0.db.rows(format!("{COLUMNS} ORDER BY name"), &[]).await?;
+        rows.iter().map(|row| account(row, 0)).collect()
+    }
+
+    /// One account.
+    pub async fn account_get(&self, name: &str) -> Result<Option<Account>, StoreError> {
+        let row = self.0.db.row(format!("{COLUMNS} WHERE name = $1"), args![name]).await?;
+        row.as_ref().map(|row| account(row, 0)).transpose()
+    }
+
+    /// [`NewPassword::hash`] of an account.
+    pub async fn account_password_hash(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let row = self.0.db.row("SELECT password FROM account WHERE name = $1", args![name]).await?;
+        row.map(|row| row.text(0)).transpose()
+    }
+
+    /// Changes an account. Another password, and disabling it, ends its sessions, but for the one with the hash `keep`.
+    /// `false`: there is no such account.
+    pub async fn account_update(
+        &self,
+        name: &str,
+        update: &AccountUpdate,
+        keep: Option<&[u8; 32]>,
+    ) -> Result<bool, StoreError> {
+        let now = self.now();
+        let mut tx = self.0.db.begin_write().await?;
+        // Held by a statement that changes nothing, so that no login comes in between.
+        if tx.run("UPDATE account SET name = name WHERE name = $1", args![name]).await? == 0 {
+            return Ok(false);
+        }
+        let AccountUpdate { grants, disabled, password } = update;
+        if let Some(grants) = grants {
+            tx.run("UPDATE account SET grants = $2 WHERE name = $1", args![name, &grant::written(grants)]).await?;
+        }
+        if let Some(disabled) = disabled {
+            let at = disabled.then_some(now);
+            tx.run("UPDATE account SET disabled_at = $2 WHERE name = $1", args![name, at]).await?;
+        }
+        if let Some(NewPassword { hash, must_change }) = password {
+            let sql = "UPDATE account SET password = $2, must_change = $3, password_at = $4 WHERE name = $1";
+            tx.run(sql, args![name, hash, *must_change, now]).await?;
+        }
+        if password.is_some() || *disabled == Some(true) {
+            let kept = keep.map(|hash| &hash[..]).unwrap_or_default();
+            tx.run("DELETE FROM session WHERE account = $1 AND hash <> $2", args![name, kept]).await?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Deletes an account with its sessions. `false`: there is none.
+    pub async fn account_delete(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.0.db.run("DELETE FROM account WHERE name = $1", args![name]).await? > 0)
+    }
+
+    /// Begins a session of an account from an address, and forgets those that have ended. `false`: the account is not there, is
+    /// disabled, or has another password than this hash by now.
+    pub async fn session_create(
+        &self,
+        hash: &[u8; 32],
+        account: &str,
+        password: &str,
+        address: &str,
+        limits: SessionLimits,
+    ) -> Result<bool, StoreError> {
+        let now = self.now();
+        let mut tx = self.0.db.begin_write().await?;
+        let held = "UPDATE account SET name = name WHERE name = $1 AND password = $2 AND disabled_at IS NULL";
+        if tx.run(held, args![account, password]).await? == 0 {
+            return Ok(false);
+        }
+        let insert = "INSERT INTO session (hash, account, address, created_at, used_at) VALUES ($1, $2, $3, $4, $4)";
+        tx.run(insert, args![&hash[..], account, address, now]).await?;
+        let [rested, over] = [limits.idle, limits.max].map(|limit| now.saturating_sub(limit.as_secs()));
+        tx.run("DELETE FROM session WHERE used_at <= $1 OR created_at <= $2", args![rested, over]).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// The session with this SHA-256, unless it has ended or its account is disabled; and notes that it is used.
+    pub async fn session_find(&self, hash: &[u8; 32], limits: SessionLimits) -> Result<Option<Session>, StoreError> {
+        let sql = "SELECT s.created_at, s.used_at, a.name, a.grants, a.must_change, a.disabled_at, a.created_at, a.password_at \
+                   FROM session s JOIN account a ON a.name = s.account WHERE s.hash = $1";
+        let Some(row) = self.0.db.row(sql, args![&hash[..]]).await? else { return Ok(None) };
+        let (now, created_at, used_at, account) = (self.now(), row.int(0)?, row.int(1)?, account(&row, 2)?);
+        let (idle, ends_at) = (limits.idle.as_secs(), created_at.saturating_add(limits.max.as_secs()));
+        if now >= used_at.saturating_add(idle) || now >= ends_at || account.disabled_at.is_some() {
+            return Ok(None);
+        }
+        let stale = now.saturating_sub(NOTED_EVERY.min(idle / NOTES_WITHIN_IDLE));
+        if used_at <= stale {
+            let sql = "UPDATE session SET used_at = $2 WHERE hash = $1 AND used_at <= $3";
+            self.0.db.run(sql, args![&hash[..], now, stale]).await?;
+        }
+        Ok(Some(Session { hash: *hash, account, ends_at }))
+    }
+
+    /// Ends a session.
+    pub async fn session_delete(&self, hash: &[u8; 32]) -> Result<(), StoreError> {
+        self.0.db.run("DELETE FROM session WHERE hash = $1", args![&hash[..]]).await.map(drop)
+    }
+}
+
+async fn insert(
+    tx: &mut Tx,
+    name: &str,
+    password: &NewPassword,
+    grants: &[RoleGrant],
+    now: u64,
+) -> Result<bool, StoreError> {
+    let sql = "INSERT INTO account (name, password, must_change, grants, created_at, password_at) \
+               VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (name) DO NOTHING";
+    let grants = grant::written(grants);
+    Ok(tx.run(sql, args![name, &password.hash, password.must_change, &grants, now]).await? > 0)
+}
+
+/// An account whose columns begin at `first`.
+fn account(row: &Row, first: usize) -> Result<Account, StoreError> {
+    Ok(Account {
+        name: row.text(first)?,
+        grants: grant::read(&row.text(first + 1)?)?,
+        must_change: row.flag(first + 2)?,
+        disabled_at: row.int_opt(first + 3)?,
+        created_at: row.int(first + 4)?,
+        password_at: row.int(first + 5)?,
+    })
+}

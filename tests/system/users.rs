@@ -1,0 +1,52 @@
+//! A password that is forgotten, and made anew on the machine itself.
+
+use http::Method;
+use milecastle_testkit::process::binary;
+use milecastle_testkit::{Answer, Call};
+use milecastle_tests::{Cluster, Said};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::process::Command;
+
+/// `milecastle user` with these arguments.
+fn user(args: &[&str]) -> Said {
+    Said::by(Command::new(binary()).arg("user").args(args))
+}
+
+async fn login(address: SocketAddr, name: &str, password: &str) -> Answer {
+    let body = json!({ "name": name, "password": password }).to_string();
+    let call = Call::new(Method::POST, "/api/session").header("content-type", "application/json").body(body);
+    call.to(address).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_forgotten_password_is_replaced_beside_the_running_process() {
+    let cluster = Cluster::new();
+    let control = cluster.control("one");
+    control.ready().await;
+    let file = cluster.file("one");
+    let run = |args: &[&str]| user(&[args, &["--role", "control", "--config", &file]].concat());
+    // The first start has made the account.
+    let made = run(&["passwd", "admin"]);
+    assert_eq!(made.code, 0, "{}", made.text);
+    let told = login(control.http, "admin", made.line()).await;
+    assert_eq!((told.status, &told.json().unwrap()["must_change_password"]), (201, &json!(true)), "{}", told.text());
+    let again = run(&["passwd", "admin"]);
+    assert_eq!(login(control.http, "admin", made.line()).await.status, 401);
+    assert_eq!(login(control.http, "admin", again.line()).await.status, 201);
+    assert_eq!((run(&["passwd", "nobody"]).code, run(&["create", "admin"]).code), (3, 4));
+    let unfit = run(&["create", "ann", "--allows", "god"]);
+    assert!(unfit.code == 1 && unfit.text.contains("there is no role `god`"), "{}", unfit.text);
+    let ann = run(&["create", "ann", "--allows", "operator"]);
+    assert_eq!(run(&["disable", "ann"]).code, 0);
+    assert_eq!(login(control.http, "ann", ann.line()).await.status, 401);
+    let listed = run(&["list"]).text;
+    assert!(listed.contains("operator") && listed.contains("disabled"), "{listed}");
+    assert_eq!(run(&["enable", "ann"]).code, 0);
+    assert_eq!(login(control.http, "ann", ann.line()).await.status, 201);
+    for secret in [made.line(), again.line(), ann.line()] {
+        assert!(!listed.contains(secret) && !control.process.log().iter().any(|line| line.contains(secret)));
+    }
+    assert_eq!((run(&["delete", "ann"]).code, run(&["delete", "ann"]).code), (0, 3));
+    tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
+}
