@@ -79,6 +79,7 @@ fn tools(_: &Options) -> Result<()> {
     println!("nginx: {}", packages::program("nginx", "nginx")?.display());
     println!("dnsmasq: {}", packages::program("dnsmasq", "dnsmasq-base")?.display());
     println!("ip: {}", packages::program("ip", "iproute2")?.display());
+    println!("faketime: {}", packages::program("faketime", "faketime")?.display());
     println!("strace: {}", packages::program("strace", "strace")?.display());
     println!("redis: {}", packages::program("redis-server", "redis-server")?.display());
     println!("redis-cli: {}", packages::program("redis-cli", "redis-tools")?.display());

@@ -7,12 +7,12 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
@@ -208,6 +208,22 @@ impl Database {
         query(&self.server.programs, &self.dsn, sql)
     }
 
+    /// Runs SQL in a transaction that stays open, with the locks that it took, until what is given is dropped: then it is rolled
+    /// back.
+    pub fn hold(&self, sql: &str) -> anyhow::Result<Held> {
+        let mut psql = Command::new(self.server.programs.join("psql"));
+        psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1"]).arg(&self.dsn);
+        let mut psql = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting psql")?;
+        let script = psql.stdin.take().context("psql has a standard input")?;
+        let answers = psql.stdout.take().context("psql has a standard output")?;
+        let mut held = Held { psql, script: Some(script) };
+        let script = held.script.as_mut().context("it was just put there")?;
+        writeln!(script, "BEGIN;\n{sql};\n\\echo held")?;
+        let mut lines = BufReader::new(answers).lines();
+        ensure!(lines.any(|line| line.is_ok_and(|line| line == "held")), "psql refuses: {sql}");
+        Ok(held)
+    }
+
     /// All that it holds, as `pg_dump` writes it; binary values in hexadecimal.
     pub fn dump(&self) -> anyhow::Result<String> {
         run(Command::new(self.server.programs.join("pg_dump")).arg("--dbname").arg(&self.dsn))
@@ -225,6 +241,21 @@ impl Database {
         let mut psql = Command::new(server.programs.join("psql"));
         psql.args(["--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-f"]).arg(script).arg(&self.dsn);
         run(&mut psql).map(drop)
+    }
+}
+
+/// An open transaction; see [`Database::hold`].
+#[derive(Debug)]
+pub struct Held {
+    psql: Child,
+    script: Option<ChildStdin>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // At its end psql leaves without a commit.
+        drop(self.script.take());
+        self.psql.wait().ok();
     }
 }
 
