@@ -133,7 +133,6 @@ impl Bed {
                 for expected in ["what nodes run cannot be written", "a node's call could not be answered"] {
                     replica.process.announce(expected);
                 }
-                replica.process.announce_late_heartbeats();
                 replica.stop();
             }
         })

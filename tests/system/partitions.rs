@@ -82,7 +82,6 @@ async fn a_gateway_that_is_cut_off_serves_on_and_is_soon_up_to_date_again() {
     let echo = Echo::on("up", listens(network.upstream()));
     let mut control = cluster.control_at("one", listens(network.replica(1)));
     control.process.announce("cannot accept");
-    control.process.announce_late_heartbeats();
     control.ready().await;
     cluster.token(&control);
     let mut gateway = cluster.gateway_in(&network.place(), "g1", &[control.dp_manager]);
@@ -132,11 +131,7 @@ async fn a_gateway_that_is_cut_off_from_one_replica_moves_to_the_other() {
     let Some(network) = Network::new() else { return };
     let cluster = cluster();
     let echo = Echo::on("up", listens(network.upstream()));
-    let [one, two] = [1, 2].map(|n| {
-        let mut replica = cluster.control_at(&format!("c{n}"), listens(network.replica(n)));
-        replica.process.announce_late_heartbeats();
-        replica
-    });
+    let [one, two] = [1, 2].map(|n| cluster.control_at(&format!("c{n}"), listens(network.replica(n))));
     one.ready().await;
     two.ready().await;
     cluster.token(&one);

@@ -255,14 +255,12 @@ async fn a_replica_that_a_newer_release_has_left_behind_stops_and_its_nodes_move
     let behind = Cluster::at(&format!("{}?options[search_path]=seen_by_one,public", cluster.dsn()));
     let mut one = behind.control_at("one", managers[0]);
     one.ready().await;
-    one.process.announce_late_heartbeats();
     cluster.token(&one);
     let mut gateway = cluster.gateway("node", &managers);
     gateway.process.announce("no configuration stream");
     gateway.ready().await;
     // Later, so that the node is at the first one.
-    let mut two = cluster.control_at("two", managers[1]);
-    two.process.announce_late_heartbeats();
+    let two = cluster.control_at("two", managers[1]);
     two.ready().await;
     one.put("/routes/1?wait=20s", &json!({ "uri": "/a", "upstream": upstream(&echo) })).await;
     assert_eq!(streams(&one).await, "1");

@@ -86,8 +86,7 @@ async fn change(
 async fn a_change_of_settings_harms_no_request_however_many_routes_there_are() {
     let routes = if full() { 100_000 } else { 2_000 };
     let (cluster, echo, manager) = (Cluster::new(), Echo::named("a"), free());
-    let mut control = cluster.control_at("one", manager);
-    control.process.announce_late_heartbeats();
+    let control = cluster.control_at("one", manager);
     control.ready().await;
     cluster.token(&control);
     let gateway = cluster.gateway("node", &[manager]);

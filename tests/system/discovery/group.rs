@@ -69,8 +69,7 @@ async fn registries_come_change_and_go_and_no_request_fails_for_it() {
     let (dns_a, dns_b) = (dns(&a), dns(&b));
     let consul = Consul::start(Some("sesame"));
     consul.set("web", &[(c.address(), true)]);
-    let mut control = cluster.control_at("one", manager);
-    control.process.announce_late_heartbeats();
+    let control = cluster.control_at("one", manager);
     control.ready().await;
     cluster.token(&control);
     let mut gateway = cluster.gateway("node", &[manager]);
@@ -140,8 +139,7 @@ async fn the_nodes_own_file_comes_before_the_settings_of_its_group() {
     let (mut cluster, manager) = (Cluster::new(), free());
     let (a, b) = (Echo::named("a"), Echo::named("b"));
     let (dns_a, dns_b) = (dns(&a), dns(&b));
-    let mut control = cluster.control_at("one", manager);
-    control.process.announce_late_heartbeats();
+    let control = cluster.control_at("one", manager);
     control.ready().await;
     cluster.token(&control);
     let of_group = cluster.gateway("of-group", &[manager]);

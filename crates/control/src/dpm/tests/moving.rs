@@ -79,6 +79,7 @@ async fn what_is_told_of_a_node_never_goes_back(replica: Replica) {
     tell(report(3, now, "m9")).await;
     let facts = pb::NodeFacts { boot_id: boot.to_owned(), ..pb::NodeFacts::default() };
     let (alive, _end) = nodes.enter(&group, "n1", SocketAddr::from(([192, 0, 2, 1], 1)), facts, Some(at(7)));
+    nodes.begin(&alive, &store.node_get(DEFAULT_GROUP, "n1").await.unwrap().unwrap());
     assert_eq!(shown().await, (7, true, Condition::Healthy));
     drop(alive);
     assert_eq!(shown().await, (7, false, Condition::Lost), "the store knows less as yet");
