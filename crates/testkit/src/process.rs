@@ -39,9 +39,9 @@ pub fn binary() -> PathBuf {
     BINARY.get_or_init(find).clone()
 }
 
-/// What a replica says of a heartbeat that it gives up: on a machine that is busy with many tests it is true of any, and no
-/// test's doing.
-const LATE_HEARTBEAT: &str = "no heartbeat in the database";
+/// What a replica says of heartbeats that are late, or given up: on a machine that is busy with many tests it is true of any, and
+/// no test's doing.
+const LATE_HEARTBEATS: [&str; 2] = ["no heartbeat in the database", "time to acquire exceeded slow threshold"];
 
 /// A running process whose output is kept. Killed when dropped; if the test failed, its output is shown.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Process {
         let log = Arc::<Mutex<Vec<String>>>::default();
         keep(child.stdout.take(), &log);
         keep(child.stderr.take(), &log);
-        Self { name: name.to_owned(), child, log, announced: vec![LATE_HEARTBEAT.to_owned()] }
+        Self { name: name.to_owned(), child, log, announced: LATE_HEARTBEATS.map(str::to_owned).into() }
     }
 
     /// Waits for a line of output for which `pick` gives something, also among those written before.

@@ -14,11 +14,7 @@ use super::replica::Home;
 use super::{Got, Replica, on_both, put};
 use crate::dpm::{Condition, Nodes};
 
-on_both!(
-    a_node_moves_from_replica_to_replica,
-    what_is_told_of_a_node_never_goes_back,
-    where_a_node_went_is_known_where_it_was
-);
+on_both!(a_node_moves_from_replica_to_replica, what_is_told_of_a_node_never_goes_back);
 
 async fn a_node_moves_from_replica_to_replica(one: Replica) {
     let two = one.another().await;
@@ -79,7 +75,6 @@ async fn what_is_told_of_a_node_never_goes_back(replica: Replica) {
     tell(report(3, now, "m9")).await;
     let facts = pb::NodeFacts { boot_id: boot.to_owned(), ..pb::NodeFacts::default() };
     let (alive, _end) = nodes.enter(&group, "n1", SocketAddr::from(([192, 0, 2, 1], 1)), facts, Some(at(7)));
-    nodes.begin(&alive, &store.node_get(DEFAULT_GROUP, "n1").await.unwrap().unwrap());
     assert_eq!(shown().await, (7, true, Condition::Healthy));
     drop(alive);
     assert_eq!(shown().await, (7, false, Condition::Lost), "the store knows less as yet");
@@ -91,26 +86,6 @@ async fn what_is_told_of_a_node_never_goes_back(replica: Replica) {
     assert_eq!(shown().await.0, 9);
     tell(NodeReport { boot: "run-2".to_owned(), ..report(8, now + 60, "m9") }).await;
     assert_eq!(shown().await.0, 8);
-}
-
-async fn where_a_node_went_is_known_where_it_was(one: Replica) {
-    let two = one.another().await;
-    let member = one.member("n1").await;
-    let mut held = one.settled(&member).await.held;
-    let home = async || one.store.node_get(DEFAULT_GROUP, "n1").await.unwrap().unwrap().report;
-    for round in 0..6 {
-        let (here, there) = if round % 2 == 0 { (&two, &one) } else { (&one, &two) };
-        let before = home().await.map(|report| report.member);
-        let mut stream = member.open(here.address(), held).await.unwrap();
-        stream.only_beats(1).await;
-        eventually("the store knows where it is", async || {
-            home().await.is_some_and(|report| report.connected && Some(report.member) != before)
-        })
-        .await;
-        // At once, although it came and left within the same second.
-        assert!(there.manager.nodes().list(DEFAULT_GROUP).await.unwrap()[0].connected, "round {round}");
-        held = stream.held;
-    }
 }
 
 /// Transactions of a whole life of a replica that publishes to so many streams.

@@ -14,6 +14,7 @@ use pb::control_message::Message as Control;
 use pb::join_server::{Join, JoinServer};
 use pb::node_message::Message;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
@@ -142,6 +143,11 @@ impl Running {
 
     pub(super) async fn until(&self, what: &str, condition: impl Fn(&NodeStatus) -> bool) {
         eventually(what, async || condition(&self.node.status())).await;
+    }
+
+    /// Its state directory.
+    pub(super) fn dir(&self) -> &Path {
+        self.home.path()
     }
 
     /// Ends it as a kill does.

@@ -39,8 +39,10 @@ async fn maintenance_lasts_until_the_control_plane_ends_it() {
     stream.send(beat()).await;
     let order = |on, reason: &str| Control::Maintenance(pb::Maintenance { on, reason: reason.to_owned() });
     stream.send(order(true, "a new disk")).await;
-    let out_of_service = || node.maintenance();
-    eventually("it is out of service", async || out_of_service().as_deref() == Some("a new disk")).await;
+    eventually("it is out of service", async || node.maintenance().as_deref() == Some("a new disk")).await;
+    // In force at once, and on the disk a little later.
+    let file = node.dir().join("maintenance");
+    eventually("the disk has it", async || file.exists()).await;
     // Started again, it is so before anybody tells it; a stream that says nothing of it changes nothing.
     let home = node.kill();
     let node = cluster.node_in(home, &[&manager.address], |_| {}).await;
@@ -51,6 +53,8 @@ async fn maintenance_lasts_until_the_control_plane_ends_it() {
     assert_eq!(node.maintenance().as_deref(), Some("a new disk"));
     stream.send(order(false, "")).await;
     eventually("it is in service", async || node.maintenance().is_none()).await;
+    let file = node.dir().join("maintenance");
+    eventually("the disk has it", async || !file.exists()).await;
     let node = cluster.node_in(node.kill(), &[&manager.address], |_| {}).await;
     assert_eq!(node.maintenance(), None);
 }
