@@ -24,6 +24,15 @@ async fn apart(control: &Replica, count: usize) {
     .await;
 }
 
+/// What the operator sees of nodes that hold revision 3 of a history that the database, at revision 4, does not have; and confirms.
+fn confirm(cluster: &Cluster, control: &Replica) {
+    let seen = cluster.operator(control, &["group", "lineage", "default", "-o", "json"]).json();
+    assert_eq!((&seen["revision"], &seen["unknown"][0]["revision"]), (&json!(4), &json!(3)));
+    assert_eq!(seen["unknown"][0]["nodes"].as_array().unwrap().len(), 2);
+    let confirmed = cluster.operator(control, &["group", "lineage", "default", "--confirm"]);
+    assert_eq!(confirmed.code, 0, "{}", confirmed.text);
+}
+
 fn gateway(cluster: &Cluster, name: &str, control: &Replica) -> Gateway {
     let mut gateway = cluster.gateway(name, &[control.dp_manager]);
     for expected in ["configuration refused", "configuration stream lost", "no configuration stream"] {
@@ -79,12 +88,7 @@ async fn nodes_keep_what_they_have_until_an_operator_confirms_a_restored_databas
         gateway.answers("/further", 404).await;
     }
 
-    // What the operator sees, and does.
-    let seen = cluster.operator(&control, &["group", "lineage", "default", "-o", "json"]).json();
-    assert_eq!((&seen["revision"], &seen["unknown"][0]["revision"]), (&json!(4), &json!(3)));
-    assert_eq!(seen["unknown"][0]["nodes"].as_array().unwrap().len(), 2);
-    let confirmed = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
-    assert_eq!(confirmed.code, 0, "{}", confirmed.text);
+    confirm(&cluster, &control);
     for gateway in [&g1, &g2] {
         gateway.answers("/newer", 404).await;
         gateway.answers("/old", 200).await;
@@ -147,11 +151,7 @@ async fn a_restored_database_that_went_past_the_nodes_unseen_is_found_out_by_the
         gateway.answers("/newer", 200).await;
         gateway.answers("/further", 404).await;
     }
-    let seen = cluster.operator(&control, &["group", "lineage", "default", "-o", "json"]).json();
-    assert_eq!((&seen["revision"], &seen["unknown"][0]["revision"]), (&json!(4), &json!(3)));
-    assert_eq!(seen["unknown"][0]["nodes"].as_array().unwrap().len(), 2);
-    let confirmed = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
-    assert_eq!(confirmed.code, 0, "{}", confirmed.text);
+    confirm(&cluster, &control);
     for gateway in [&g1, &g2] {
         gateway.answers("/newer", 404).await;
         gateway.answers("/further", 200).await;

@@ -47,9 +47,9 @@ pub(crate) struct Callers {
 /// Why nobody is known to call.
 #[derive(Debug)]
 pub(crate) enum Stranger {
-    /// There is neither key nor token.
+    /// There is neither key nor token, nor the cookie of a session.
     Nameless,
-    /// The key or token is none, or none any more.
+    /// The key, token or session is none, or none any more.
     Unknown,
     /// The key of this name may only GET.
     ReadsOnly(String),
@@ -60,7 +60,7 @@ pub(crate) enum Stranger {
 }
 
 impl Callers {
-    /// Whose request it is, by the first key or token that it carries.
+    /// Whose request it is, by the first key or token that it carries; by the session of its cookie only where there is neither.
     pub(crate) async fn who(
         &self,
         peer: IpAddr,

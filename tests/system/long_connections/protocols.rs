@@ -94,6 +94,26 @@ async fn a_consumer_that_is_deleted_takes_its_connections_along() {
     gateway.up.kill();
 }
 
+/// Whatever the upstream is told of it: the ground is what was presented.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_that_is_deleted_takes_its_connections_along_and_no_others() {
+    let gateway = Gateway::plain();
+    gateway.up.put("/consumers/amy", json!({ "username": "amy" })).await;
+    for (id, key) in [("first", "amys-key"), ("second", "amys-other-key")] {
+        let credential = json!({ "plugins": { "key-auth": { "key": key } } });
+        gateway.up.put(&format!("/consumers/amy/credentials/{id}"), credential).await;
+    }
+    let silent = json!({ "headers": { "remove": ["X-Credential-Identifier"] } });
+    route(&gateway, "/ws", chat(), json!({ "key-auth": {}, "proxy-rewrite": silent })).await;
+    let mut client = open_with(gateway.up.http, "a.test", KEY).await;
+    let mut other = open_with(gateway.up.http, "a.test", "apikey: amys-other-key\r\n").await;
+    say(&mut client, b"hello").await;
+    delete(&gateway, "/consumers/amy/credentials/first").await;
+    hear(&mut client, CLOSE, &1001_u16.to_be_bytes()).await;
+    say(&mut other, b"still here").await;
+    gateway.up.kill();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plugins_that_change_are_another_ground_and_the_policy_itself_is_none() {
     let gateway = Gateway::plain();

@@ -63,12 +63,7 @@ async fn wherever_the_conversation_ends_the_process_serves_on() {
         assert_eq!(site.census().await["process"]["pid"], first.id());
     }
     // One that lives takes over after all of them.
-    let second = site.next("gateway 1");
-    assert_eq!(site.get("/step-3").await.status, 202);
-    drop(tunnel);
-    assert!(first.wait_for_end(START).success());
-    assert_eq!(first.unannounced(), Vec::<String>::new());
-    second.stop(START);
+    site.replace(first, tunnel, "/step-3").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,10 +96,5 @@ async fn a_real_successor_that_is_killed_with_the_sockets_in_its_hands_changes_n
     site.put_answer("new", "").await;
     site.answers("/new", 202).await;
     say(&mut tunnel, b"still here").await;
-    let second = site.next("gateway 1");
-    assert_eq!(site.get("/new").await.status, 202);
-    drop(tunnel);
-    assert!(first.wait_for_end(START).success());
-    assert_eq!(first.unannounced(), Vec::<String>::new());
-    second.stop(START);
+    site.replace(first, tunnel, "/new").await;
 }

@@ -131,12 +131,7 @@ async fn a_process_that_cannot_take_over_changes_nothing() {
     say(&mut tunnel, b"still here").await;
     site.put_answer("new", "").await;
     site.answers("/new", 202).await;
-    let second = site.next("gateway 1");
-    assert_eq!(site.get("/new").await.status, 202);
-    drop(tunnel);
-    assert!(first.wait_for_end(START).success());
-    assert_eq!(first.unannounced(), Vec::<String>::new());
-    second.stop(START);
+    site.replace(first, tunnel, "/new").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

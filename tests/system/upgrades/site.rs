@@ -2,6 +2,7 @@
 
 use crate::tunnels::chat;
 use milecastle_testkit::process::binary;
+use milecastle_testkit::raw::Raw;
 use milecastle_testkit::tls::Authority;
 use milecastle_testkit::{Answer, Call, Echo, Process, Target, eventually, free_port};
 use milecastle_tests::{ADMIN_KEY, Said, Up};
@@ -186,6 +187,17 @@ impl Site {
     /// Starts a gateway that takes over, and waits until it serves.
     pub(crate) fn next(&self, name: &str) -> Process {
         self.serving(self.process(name, &["--upgrade"]))
+    }
+
+    /// Has another gateway take the place of `first`, and answer `target` with 202. Sees `first` end once `last`, the last that it
+    /// has open, is closed, without a complaint.
+    pub(crate) async fn replace(&self, mut first: Process, last: Raw, target: &str) {
+        let second = self.next("gateway 1");
+        assert_eq!(self.get(target).await.status, 202);
+        drop(last);
+        assert!(first.wait_for_end(START).success());
+        assert_eq!(first.unannounced(), Vec::<String>::new());
+        second.stop(START);
     }
 
     /// Waits until a gateway serves.

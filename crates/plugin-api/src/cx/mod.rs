@@ -88,6 +88,9 @@ pub struct RequestCx {
     pub matched_host: Option<Arc<str>>,
     /// The authenticated consumer.
     pub consumer: Option<Arc<Consumer>>,
+    /// Id of the credential by which it was authenticated; `None` if the consumer itself has what was presented, and without one.
+    /// Plugins may change the header of this name; this stays.
+    pub credential: Option<HeaderValue>,
     /// What will be, and what was, sent upstream.
     pub upstream: Upstream,
     /// The answer; meaningful from `header_filter` on.
@@ -174,6 +177,7 @@ impl RequestCx {
             matched_path: None,
             matched_host: None,
             consumer: None,
+            credential: None,
             upstream: Upstream::default(),
             response: Response::default(),
             timing: Timing { started, ended: None },
@@ -208,6 +212,7 @@ impl RequestCx {
         put(CREDENTIAL_IDENTIFIER, found.credential_id.as_ref());
         put(CONSUMER_CUSTOM_ID, found.consumer.custom_id.as_ref());
         self.consumer = Some(found.consumer);
+        self.credential = found.credential_id;
     }
 
     /// Records the anonymous consumer: it yields neither a credential nor a custom id.
@@ -217,6 +222,7 @@ impl RequestCx {
         headers.remove(CREDENTIAL_IDENTIFIER);
         headers.remove(CONSUMER_CUSTOM_ID);
         self.consumer = Some(consumer);
+        self.credential = None;
     }
 
     /// The compiled metadata of a plugin, if there is any.

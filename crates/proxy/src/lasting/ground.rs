@@ -2,8 +2,8 @@
 
 use crate::discovery::Discovery;
 use milecastle_model::Key;
+use milecastle_plugin_api::RequestCx;
 use milecastle_plugin_api::stream::{ChosenUpstream, StreamCx};
-use milecastle_plugin_api::{CREDENTIAL_IDENTIFIER, RequestCx};
 use milecastle_snapshot::{
     CompiledRoute, CompiledStreamRoute, CompiledUpstream, Outcome, Snapshot, StreamOutcome, UpstreamRef,
 };
@@ -46,7 +46,7 @@ impl Ground {
     /// That of a request on this route. `None` before an upstream was reached.
     pub(crate) fn of_request(cx: &RequestCx, route: &CompiledRoute) -> Option<Self> {
         let consumer = cx.consumer.as_ref();
-        let credential = cx.request.headers.get(CREDENTIAL_IDENTIFIER).and_then(|id| id.to_str().ok());
+        let credential = cx.credential.as_ref().and_then(|id| id.to_str().ok());
         Some(Self {
             route: RouteId::Http(route.info.id.clone()),
             terms: route.terms,

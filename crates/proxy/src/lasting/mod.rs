@@ -63,8 +63,7 @@ pub(crate) struct Lasting {
 }
 
 impl Lasting {
-    /// Watches something from now on, which is not ended before `not_before`; `None` if its
-    /// policy keeps it.
+    /// Watches something from now on, which is not ended before `not_before`; `None` if its policy keeps it.
     pub(crate) fn watch(
         worker: &Rc<Worker>,
         kind: Kind,
