@@ -29,6 +29,7 @@ CONSUMERS = 1000
 WRITERS = 8  # connections that configure at once
 LIMIT = 1_000_000_000  # requests a window: more than any run makes
 PATIENCE = 120  # seconds until a configuration must be in force
+TIMEOUT = 60  # seconds that a call to the Admin API may take
 
 
 # ---------------------------------------------------------------- start
@@ -84,16 +85,16 @@ class Admin:
             raise RuntimeError(f"{method} {path}: {answer.status} {said.decode(errors='replace')}")
         return json.loads(said)
 
-    def ask(self, method, target, text):
+    def ask(self, method, target, text, headers=None):
         """Over the thread's connection, or a new one where that was closed while it rested. Every call may be repeated."""
         try:
-            return self.over(self.local.connection, method, target, text)
+            return self.over(self.local.connection, method, target, text, headers)
         except (AttributeError, http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-            self.local.connection = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=60)
-            return self.over(self.local.connection, method, target, text)
+            self.local.connection = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=TIMEOUT)
+            return self.over(self.local.connection, method, target, text, headers)
 
-    def over(self, connection, method, target, text):
-        connection.request(method, target, text, {"X-API-KEY": self.key})
+    def over(self, connection, method, target, text, headers):
+        connection.request(method, target, text, {"X-API-KEY": self.key, **(headers or {})})
         answer = connection.getresponse()
         return answer, answer.read()
 

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: the binary as it is shipped, beside nginx, haproxy and Envoy, what routes and idle connections take of
-//! memory, how it starts, what changes of its configuration cost its clients, and how soon they are in force in a cluster.
+//! memory, how it starts, what changes of its configuration cost its clients, how soon they are in force in a cluster, and what large
+//! configurations take of the control plane.
 
 use std::process::Command;
 
@@ -28,6 +29,7 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
         }
         ["changes", rest @ ..] => python.arg(scripts.join("changes.py")).args(rest),
         ["cold-start", rest @ ..] => python.arg(scripts.join("cold_start.py")).args(rest),
+        ["control", rest @ ..] => python.arg(scripts.join("control.py")).args(rest),
         ["propagation", rest @ ..] => python.arg(scripts.join("propagation.py")).args(rest),
         ["idle", rest @ ..] => python.arg(scripts.join("idle.py")).args(["--proxy", &proxy]).args(rest),
         all => python.arg(scripts.join("compare.py")).args(["--proxy", &proxy]).args(all),

@@ -30,13 +30,15 @@ cargo xtask COMMAND
   new-plugin NAME      make the folder of a plugin, e.g. `new-plugin limit-count`
   fuzz [TARGET] [--seconds N]
                        run the fuzz targets of tests/fuzz, or the ones named, each so long; 600 without a number
-  bench [ARGS]         build for shipping and compare with nginx and haproxy; ARGS go to tests/bench/compare.py
+  bench [ARGS]         build for shipping and compare with nginx, haproxy and Envoy; ARGS go to tests/bench/compare.py
   bench memory [ARGS]  build for shipping and measure the memory that routes take; ARGS go to tests/bench/memory.py
   bench changes [ARGS] build for shipping and change the configuration under load; ARGS go to tests/bench/changes.py
   bench cold-start [ARGS]
                        build for shipping and measure starts from the last good configuration
   bench propagation [ARGS]
                        build for shipping and measure how soon a change is in force on every node of a cluster
+  bench control [ARGS] build for shipping and measure what large configurations take of the control plane
+  bench idle [ARGS]    build for shipping and measure the memory that idle connections take, beside the peers
 ";
 
 fn main() -> ExitCode {

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""What large configurations take of the control plane: two replicas on a PostgreSQL of this machine with its own defaults.
+
+- `apply`: `PUT /apisix/admin/configs` with 10,000 objects, from the call to the answer: into an empty group, again with a
+  hundredth of them changed, and again as it was.
+- `list`: pages of a hundred of many routes, with and without filters, each asked for a hundred times.
+- `keys`: many consumers with a key each; one more whose key is free, and one whose key another has (refused with 400), one
+  after the other; and a consumer looked up.
+- Memory (RSS) of the replica that was asked and of the one that only follows, as they stand after each load.
+
+  control.py [--routes 100000] [--consumers 100000] [--json FILE]
+
+MILECASTLE_BIN names the binary; `cargo xtask bench control` builds it and sets that.
+"""
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import milecastle
+from cluster import ADMIN, Cluster
+from memory import rss_kib
+from milecastle import Admin
+
+OBJECTS = 10_000  # of `apply`
+TIMES = 100  # that each question is asked
+
+
+def route(n, upstream="1"):
+    return {"id": f"r{n}", "name": f"route-{n}", "uri": f"/api/r{n}/*", "labels": {"team": f"t{n % 50}"}, "upstream_id": upstream}
+
+
+def consumer(name, key):
+    return {"username": name, "plugins": {"key-auth": {"key": key}}}
+
+
+UPSTREAM = {"id": "1", "nodes": {"127.0.0.1:1": 1}}
+
+
+def declare(admin, digest, status=202, **collections):
+    """Puts a whole configuration; gives the seconds it took."""
+    text, began = json.dumps(collections, separators=(",", ":")), time.perf_counter()
+    answer, said = admin.ask("PUT", "/apisix/admin/configs", text, {"X-Digest": digest})
+    took = time.perf_counter() - began
+    if answer.status != status:
+        raise RuntimeError(f"PUT /configs: {answer.status} {said[:500]!r}")
+    return took
+
+
+def apply(admin):
+    routes = [route(n) for n in range(OBJECTS - 1)]
+    first = declare(admin, "first", upstreams=[UPSTREAM], routes=routes)
+    for changed in routes[::100]:
+        changed["name"] += "-changed"
+    hundredth = declare(admin, "hundredth", upstreams=[UPSTREAM], routes=routes)
+    same = declare(admin, "same", upstreams=[UPSTREAM], routes=routes)
+    print(f"apply {OBJECTS:,} objects: {first:.2f} s; a hundredth changed: {hundredth:.2f} s; nothing changed: {same:.2f} s", flush=True)
+    return {"first_s": first, "hundredth_s": hundredth, "same_s": same}
+
+
+def times(name, ask):
+    """Asks so many times; gives and prints median and 99th percentile in milliseconds."""
+    waits = []
+    for n in range(TIMES):
+        began = time.perf_counter()
+        ask(n)
+        waits.append((time.perf_counter() - began) * 1000)
+    row = {"p50_ms": statistics.median(waits), "p99_ms": sorted(waits)[TIMES * 99 // 100 - 1]}
+    print(f"| {name} | {row['p50_ms']:.1f} ms | {row['p99_ms']:.1f} ms |", flush=True)
+    return row
+
+
+def expect(admin, status, method, path, body=None):
+    answer, said = admin.ask(method, "/apisix/admin" + path, None if body is None else json.dumps(body))
+    if answer.status != status:
+        raise RuntimeError(f"{method} {path}: {answer.status} instead of {status}: {said[:500]!r}")
+    return json.loads(said)
+
+
+def page(admin, query, total):
+    said = expect(admin, 200, "GET", "/routes?page_size=100&" + query)
+    if said["total"] != total or len(said["list"]) != min(100, total):
+        raise RuntimeError(f"{query}: {said['total']} of {total}, {len(said['list'])} on the page")
+
+
+def listing(admin, routes):
+    took = declare(admin, "routes", upstreams=[UPSTREAM], routes=[route(n) for n in range(routes)])
+    print(f"\n{routes:,} routes, put as one in {took:.1f} s\n\n| page of 100 | p50 | p99 |\n| --- | --- | --- |", flush=True)
+    last = -(-routes // 100)
+    digits = sum("77" in str(n) for n in range(routes))
+    return {
+        "first": times("the first", lambda _: page(admin, "page=1", routes)),
+        "any": times("any", lambda n: page(admin, f"page={n * last // TIMES + 1}", routes)),
+        "name": times("`name=77`", lambda _: page(admin, "page=1&name=77", digits)),
+        "uri": times("`uri=` of one", lambda n: page(admin, f"page=1&uri=/api/r{n * routes // TIMES}/", 1)),
+        "label": times("`label=team`, which all have", lambda n: page(admin, f"page={n * last // TIMES + 1}&label=team", routes)),
+    }
+
+
+def keys(admin, consumers):
+    took = declare(admin, "consumers", consumers=[consumer(f"c{n}", f"k{n}") for n in range(consumers)])
+    print(f"\n{consumers:,} consumers, put as one in {took:.1f} s\n\n| call | p50 | p99 |\n| --- | --- | --- |", flush=True)
+    some = lambda n: n * consumers // TIMES
+    put = lambda status, name, key: expect(admin, status, "PUT", f"/consumers/{name}", consumer(name, key))
+    return {
+        "free": times("`PUT`, a key that is free", lambda n: put(201, f"new{n}", f"new-key-{n}")),
+        "taken": times("`PUT`, a key that another has", lambda n: put(400, f"other{n}", f"k{some(n)}")),
+        "get": times("`GET` of one", lambda n: expect(admin, 200, "GET", f"/consumers/c{some(n)}")),
+    }
+
+
+def memory(cluster):
+    asked, following = (rss_kib(replica.pid) / 1024 for replica in cluster.replicas)
+    print(f"\nRSS: {asked:.0f} MiB, the replica that follows {following:.0f} MiB", flush=True)
+    return {"asked_mib": asked, "following_mib": following}
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--routes", type=int, default=100_000)
+    ap.add_argument("--consumers", type=int, default=100_000)
+    ap.add_argument("--json", help="also write every figure here")
+    opt = ap.parse_args()
+    milecastle.PATIENCE, milecastle.TIMEOUT, milecastle.ADMIN = 120, 1800, ADMIN
+    with tempfile.TemporaryDirectory(prefix="control-bench-") as name:
+        cluster = Cluster(Path(name))
+        try:
+            cluster.start()
+            print(cluster.version)
+            admin = Admin(cluster.directory)
+            results = {"start": memory(cluster), "apply": apply(admin)}
+            results |= {"list": listing(admin, opt.routes), "routes": memory(cluster)}
+            results |= {"keys": keys(admin, opt.consumers), "consumers": memory(cluster)}
+        finally:
+            cluster.stop()
+    if opt.json:
+        Path(opt.json).write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
