@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// These registries, asked again soon after a failure.
-fn quick(registries: &Value) -> String {
+pub(crate) fn quick(registries: &Value) -> String {
     let mut discovery = json!({ "retry_min": "50ms", "retry_max": "200ms", "write_delay": "50ms" });
     discovery.as_object_mut().unwrap().extend(registries.as_object().unwrap().clone());
     discovery.to_string()
@@ -52,14 +52,14 @@ async fn served_by(up: &Up, names: &[&str]) {
 }
 
 /// What the control API tells of a registry's services.
-async fn dump(up: &Up, registry: &str) -> Value {
+pub(crate) async fn dump(up: &Up, registry: &str) -> Value {
     let answer = Call::get(&format!("/v1/discovery/{registry}/dump")).to(up.control).await.unwrap();
     assert_eq!(answer.status, 200);
     answer.json().unwrap()
 }
 
 /// Waits until the control API says that the registry fails for a service, or that it does not.
-async fn fails(up: &Up, registry: &str, service: &str, fails: bool) {
+pub(crate) async fn fails(up: &Up, registry: &str, service: &str, fails: bool) {
     eventually(&format!("{registry} to fail: {fails}"), async || {
         dump(up, registry).await["state"][service]["error"].is_null() != fails
     })

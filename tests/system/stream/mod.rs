@@ -2,6 +2,7 @@
 
 mod access_log;
 mod changes;
+mod discovery;
 mod plugins;
 mod proxy_protocol;
 mod servers;

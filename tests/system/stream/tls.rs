@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 /// What `openssl s_client` gets to read after it has sent `text`; `None` if there is no handshake.
-fn s_client(at: SocketAddr, name: &str, text: &str, more: &[&str]) -> Option<String> {
+pub(super) fn s_client(at: SocketAddr, name: &str, text: &str, more: &[&str]) -> Option<String> {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-quiet", "-servername", name, "-connect", &at.to_string()]).args(more);
     let mut child = command
@@ -24,12 +24,12 @@ fn s_client(at: SocketAddr, name: &str, text: &str, more: &[&str]) -> Option<Str
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn ssl(identity: &Identity, snis: &[&str]) -> Value {
+pub(super) fn ssl(identity: &Identity, snis: &[&str]) -> Value {
     json!({ "cert": identity.cert, "key": identity.key, "snis": snis })
 }
 
 /// A server that answers one line, and then ends.
-fn liner(name: &'static str) -> SocketAddr {
+pub(super) fn liner(name: &'static str) -> SocketAddr {
     use std::io::{BufRead as _, BufReader};
     super::server(move |stream| {
         let mut line = String::new();

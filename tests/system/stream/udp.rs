@@ -7,7 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 /// A server that sends back each datagram behind its name.
-fn echo(name: &'static str) -> SocketAddr {
+pub(super) fn echo(name: &'static str) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -35,7 +35,7 @@ fn ask(socket: &UdpSocket, bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Waits until datagrams are answered.
-async fn until_answered(at: SocketAddr, expected: &[u8]) {
+pub(super) async fn until_answered(at: SocketAddr, expected: &[u8]) {
     eventually("an answer", async || {
         ask(&client(at, Duration::from_millis(200)), b"x").is_some_and(|said| said == expected)
     })

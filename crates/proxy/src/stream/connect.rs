@@ -40,25 +40,40 @@ impl InlineUpstreams {
     }
 }
 
-/// The upstream in force: a plugin's choice before the route's.
+/// The upstream in force, over the present instances of its service if it names one: a plugin's choice before the route's. The first
+/// session for a service waits for the registry.
 ///
 /// # Errors
 /// The status of the session: there is none, or none with a node.
-pub(super) fn upstream_of(
+pub(super) async fn upstream_of(
     session: &Session,
     pinned: &Pinned,
     route: &CompiledStreamRoute,
 ) -> Result<Arc<CompiledUpstream>, u16> {
-    let by_id = |id: &str| pinned.snapshot.upstream(id).cloned().ok_or(status::BAD_UPSTREAM);
-    let upstream = match (&session.cx.chosen, &route.upstream) {
-        (Some(ChosenUpstream::Id(id)), _) | (None, UpstreamRef::Id(id)) => by_id(id)?,
-        (Some(ChosenUpstream::Inline(inline)), _) => {
-            session.worker.inline_upstreams.of(inline).ok_or(status::INTERNAL)?
+    let configured = configured(session, pinned, route)?;
+    let upstream = match configured.service {
+        None => configured,
+        Some(_) => {
+            let discovery = &session.worker.node.discovery;
+            let found = discovery.discover(&configured, pinned.snapshot.discovery()).await;
+            found.ok_or(status::NO_UPSTREAM)?
         }
-        (None, UpstreamRef::Inline(upstream)) => upstream.clone(),
-        (None, UpstreamRef::None) => return Err(status::NO_UPSTREAM),
     };
     if upstream.nodes.is_empty() { Err(status::NO_UPSTREAM) } else { Ok(upstream) }
+}
+
+/// The upstream in force as it is configured.
+///
+/// # Errors
+/// The status of the session: there is none.
+fn configured(session: &Session, pinned: &Pinned, route: &CompiledStreamRoute) -> Result<Arc<CompiledUpstream>, u16> {
+    let by_id = |id: &str| pinned.snapshot.upstream(id).cloned().ok_or(status::BAD_UPSTREAM);
+    match (&session.cx.chosen, &route.upstream) {
+        (Some(ChosenUpstream::Id(id)), _) | (None, UpstreamRef::Id(id)) => by_id(id),
+        (Some(ChosenUpstream::Inline(inline)), _) => session.worker.inline_upstreams.of(inline).ok_or(status::INTERNAL),
+        (None, UpstreamRef::Inline(upstream)) => Ok(upstream.clone()),
+        (None, UpstreamRef::None) => Err(status::NO_UPSTREAM),
+    }
 }
 
 /// Tries the nodes of an upstream until `open` gives a connection to one of them.

@@ -162,7 +162,7 @@ async fn reach(
     route: &CompiledStreamRoute,
     own: &StreamListen,
 ) -> Result<Reached, u16> {
-    let upstream = upstream_of(session, pinned, route)?;
+    let upstream = upstream_of(session, pinned, route).await?;
     let tls = match upstream.scheme {
         UpstreamScheme::Tcp | UpstreamScheme::Udp | UpstreamScheme::Http => None,
         UpstreamScheme::Tls => {

@@ -119,7 +119,7 @@ async fn open(session: &mut Session, shared: &UdpSession) -> Result<(Duration, O
     let pinned = session.worker.pin();
     let Some(route) = session.route(&pinned) else { return Err(session.cx.status) };
     preread(session, &pinned).await?;
-    let upstream = upstream_of(session, &pinned, &route)?;
+    let upstream = upstream_of(session, &pinned, &route).await?;
     if !matches!(upstream.scheme, UpstreamScheme::Udp | UpstreamScheme::Tcp | UpstreamScheme::Http) {
         let (upstream, scheme) = (&*upstream.key, upstream.scheme.as_str());
         tracing::error!(upstream, scheme, "a UDP session needs an upstream of scheme `udp`");
