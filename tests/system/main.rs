@@ -26,6 +26,7 @@ mod long_connections;
 mod maintenance;
 mod many_nodes;
 mod observability;
+mod ocsp;
 mod on_the_wire;
 mod operator;
 mod partitions;

@@ -7,7 +7,8 @@ use http::{HeaderName, HeaderValue};
 use milecastle_matching::{CidrError, CidrSet};
 use milecastle_plugin_api::{NodeFacts, WhenSuperseded};
 use milecastle_settings::{
-    AmbiguousPath, Apisix, Gateway as Settings, LongConnectionPolicy, Peers, PortRange, TlsVersion, VerifyUpstreams,
+    AmbiguousPath, Apisix, Gateway as Settings, LongConnectionPolicy, Ocsp, Peers, PortRange, TlsVersion,
+    VerifyUpstreams,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -166,6 +167,8 @@ pub struct GatewayConfig {
     pub(crate) show_upstream_status: bool,
     pub(crate) server_header: HeaderValue,
     pub(crate) dns: DnsConfig,
+    /// How OCSP responders are asked.
+    pub(crate) ocsp: Ocsp,
     /// Whether upstream nodes are probed and watched where their upstream asks for it.
     pub(crate) health_checks: bool,
     /// Authorities in PEM that certificates of upstreams and registries are verified with; `None`: those of the system.
@@ -297,6 +300,7 @@ impl GatewayConfig {
             },
             show_upstream_status: apisix.show_upstream_status_in_response_header,
             server_header: server.unwrap_or(HeaderValue::from_static("Milecastle")),
+            ocsp: settings.ocsp.clone(),
             health_checks: !apisix.disable_upstream_healthcheck,
             authorities: Some(&apisix.ssl.ssl_trusted_certificate).filter(|path| *path != "system").map(PathBuf::from),
             dns: DnsConfig {

@@ -4,6 +4,7 @@
 
 use crate::health::UpstreamHealth;
 use crate::node::TrafficFigures;
+use crate::ocsp::Figures as OcspFigures;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -227,6 +228,7 @@ pub struct Counters {
     workers: Vec<Arc<WorkerCounters>>,
     panics: RwLock<BTreeMap<&'static str, u64>>,
     streams: RwLock<Vec<Arc<StreamListener>>>,
+    ocsp: Arc<OcspFigures>,
 }
 
 impl Counters {
@@ -237,6 +239,7 @@ impl Counters {
             workers: (0..workers).map(|_| Arc::default()).collect(),
             panics: RwLock::default(),
             streams: RwLock::default(),
+            ocsp: Arc::default(),
         }
     }
 
@@ -312,6 +315,11 @@ impl Counters {
             let Totals { requests, responses_5xx, active, .. } = counters.totals();
             TrafficFigures { requests, responses_5xx, connections: active, upstreams: upstream_health.figures() }
         }
+    }
+
+    /// What is counted of OCSP responses.
+    pub(crate) fn ocsp(&self) -> &Arc<OcspFigures> {
+        &self.ocsp
     }
 
     /// Panics of hooks by the plugin's name.

@@ -8,6 +8,7 @@ use crate::discovery::Discovery;
 use crate::drain::Drain;
 use crate::handover::{Address, Gate, Inherited, Listening, Transport};
 use crate::health::{CheckerParts, Checkers, UpstreamHealth};
+use crate::ocsp::Stapling;
 use crate::resolve::Resolver;
 use crate::stream::{StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
@@ -191,17 +192,20 @@ impl Gateway {
             current: current.clone(),
             resolver: resolver.clone(),
             discovery: discovery.clone(),
-            side,
+            side: side.clone(),
             enabled: config.health_checks,
             authorities: config.authorities.clone(),
         });
         discovery.follow(&current);
+        let outlet = crate::outlet::outlet(side.clone(), config.authorities.clone(), config.ocsp.answer_bytes);
+        let stapling = Stapling::new(&config.ocsp, outlet, side, counters.ocsp().clone());
+        stapling.follow(&current);
         let node = Arc::new(Node {
             resolver,
             discovery,
             checkers: checkers.clone(),
             averages: Averages::default(),
-            tls: ServerTls::new(&config.tls),
+            tls: ServerTls::new(&config.tls, stapling),
             upstream_tls: UpstreamTls::new(upstream_roots),
             counters: counters.clone(),
             connections: 1.into(),

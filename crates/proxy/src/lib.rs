@@ -15,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod access_log;
+mod backoff;
 mod balance;
 mod config;
 mod control_api;
@@ -34,6 +35,7 @@ mod lasting;
 mod metrics_page;
 pub mod node;
 mod node_metrics;
+mod ocsp;
 mod outlet;
 mod process;
 mod proxy_protocol;

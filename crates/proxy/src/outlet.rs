@@ -1,4 +1,4 @@
-//! How exporters of log entries, spans and metrics reach their servers.
+//! How exporters of log entries, spans and metrics reach their servers, and questions about certificates their responders.
 
 use crate::tls::OnDemandTls;
 use milecastle_export::{Background, Connect, Connecting, Duplex, Endpoint, Tls};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-/// Longest handshake; exporters have a shorter limit of their own for connecting and asking together.
+/// Longest handshake; who uses an outlet has a shorter limit of its own for connecting and asking together.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 
 /// Opens connections with the gateway's TLS.
@@ -19,6 +19,11 @@ struct Outlet(OnDemandTls);
 /// certificates are verified with where they are; `None`: those of the system. `longest_answer` is
 /// [`milecastle_settings::Limits::export_answer`].
 pub fn exporters(side: Handle, authorities: Option<PathBuf>, longest_answer: Size) -> Background {
+    outlet(side, authorities, longest_answer)
+}
+
+/// As [`exporters`], for others that post beside the traffic.
+pub(crate) fn outlet(side: Handle, authorities: Option<PathBuf>, longest_answer: Size) -> Background {
     let outlet = Outlet(OnDemandTls::new(authorities, "apisix.ssl.ssl_trusted_certificate"));
     Background::new(side, outlet, longest_answer.as_len())
 }

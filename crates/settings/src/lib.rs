@@ -45,7 +45,7 @@ pub use dp_manager::{Certificates, DpLimits, DpManager, DpManagerFile, Stream};
 pub use gateway::{
     AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, Limits,
     LongConnectionPolicy, LongConnections, MetricSettings, MetricsPush, NginxConfig, NginxHttp, NginxStream,
-    NodeListen, PluginAttr, Prometheus, ProxyProtocol, Shutdown, Ssl, SslListen, State, StreamProxy, TcpListen,
+    NodeListen, Ocsp, PluginAttr, Prometheus, ProxyProtocol, Shutdown, Ssl, SslListen, State, StreamProxy, TcpListen,
     Timeouts, TlsVersion, TlsVersions, TrustedAddresses, Upgrade, UpstreamKeepalive, UpstreamPool, UpstreamTls,
     VerifyUpstreams,
 };

@@ -438,6 +438,20 @@ fn the_reference_page_names_every_part() {
 }
 
 #[test]
+fn faults_of_how_ocsp_responders_are_asked() {
+    for (text, key) in [
+        ("ocsp: {timeout: 0s}", "ocsp.timeout"),
+        ("ocsp: {retry_min: 11m}", "ocsp.retry_min"),
+        ("ocsp: {answer_bytes: 1k}", "ocsp.answer_bytes"),
+        ("ocsp: {concurrency: 0}", "ocsp.concurrency"),
+    ] {
+        let text = format!("control_plane: {{endpoints: ['https://c:17900']}}\n{text}\n");
+        let listed = faults::<GatewayFile>(&text);
+        assert!(listed.len() == 1 && listed[0].contains(&format!(": {key}: ")), "{text}: {listed:?}");
+    }
+}
+
+#[test]
 fn registries_are_configured_as_operators_know_them() {
     let gateway = gateway(
         "discovery:

@@ -2,7 +2,7 @@
 
 use crate::snapshot::Map;
 use milecastle_matching::Pattern;
-use milecastle_model::{Fault, Ssl, TlsVersion};
+use milecastle_model::{Fault, OcspStapling, Ssl, TlsVersion};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
@@ -31,6 +31,8 @@ pub struct CompiledSsl {
     pub client: Option<ClientAuth>,
     /// Versions that replace the listener's. TLS 1.1 may be among them; it is never offered.
     pub versions: Option<Vec<TlsVersion>>,
+    /// OCSP responses are stapled to its certificates; `None`: they are not.
+    pub stapling: Option<OcspStapling>,
     /// Names, lower-case without trailing dot.
     pub(crate) names: Vec<Arc<str>>,
 }
@@ -95,7 +97,34 @@ pub(crate) fn compile(
         return Err(faults);
     }
     let names = ssl.server_names().map(Into::into).collect();
-    Ok(CompiledSsl { id: id.clone(), keys, client, versions: ssl.ssl_protocols.clone(), names })
+    let stapling = ssl.ocsp_stapling.clone().filter(|stapling| stapling.enabled);
+    Ok(CompiledSsl { id: id.clone(), keys, client, versions: ssl.ssl_protocols.clone(), stapling, names })
+}
+
+/// The ssl objects of type `server` that ask for OCSP stapling. Cloning is cheap.
+#[derive(Clone, Default)]
+pub struct StapledSsls(Map<Arc<CompiledSsl>>);
+
+impl StapledSsls {
+    /// Takes note of the present form of an object.
+    pub(crate) fn set(&mut self, id: &Arc<str>, form: Option<&Arc<CompiledSsl>>) {
+        match form.filter(|ssl| ssl.stapling.is_some()) {
+            Some(ssl) => drop(self.0.insert(id.clone(), ssl.clone())),
+            // Untouched where there is nothing to take away, so that it is still the same.
+            None if self.0.contains_key(&**id) => drop(self.0.remove(&**id)),
+            None => {}
+        }
+    }
+
+    /// Whether nothing has changed from one to the other.
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<CompiledSsl>> {
+        self.0.values()
+    }
 }
 
 /// Server names to certificates. Where two objects claim one name the smaller id wins.

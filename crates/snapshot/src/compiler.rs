@@ -424,6 +424,7 @@ impl Pass {
             Some(SslForm::Client(identity)) => drop(self.next.client_identities.insert(key.id.clone(), identity)),
             Some(SslForm::Off) | None => {}
         }
+        self.next.stapled.set(&key.id, self.next.ssls.get(&*key.id));
     }
 
     fn route(&mut self, key: &Key) {

@@ -31,7 +31,7 @@ mod snapshot;
 mod stream;
 mod upstream;
 
-pub use certificates::{ClientAuth, CompiledSsl};
+pub use certificates::{ClientAuth, CompiledSsl, StapledSsls};
 pub use compiled::{CompiledRoute, Outcome, Timeouts, UpstreamRef};
 pub use compiler::{Compiler, MetadataOf, Rejected, STREAMS_OFF};
 pub use identity::{ClientCertificate, ClientCertificateFault, ClientIdentity};

@@ -1,6 +1,6 @@
 //! One version of the configuration, ready to serve.
 
-use crate::certificates::{Certificates, CompiledSsl};
+use crate::certificates::{Certificates, CompiledSsl, StapledSsls};
 use crate::compiled::{CompiledRoute, UpstreamRef};
 use crate::compiler::Compiler;
 use crate::credentials::Credentials;
@@ -56,6 +56,7 @@ pub struct Snapshot {
     pub(crate) credentials: Credentials,
     pub(crate) ssls: Map<Arc<CompiledSsl>>,
     pub(crate) certificates: Certificates,
+    pub(crate) stapled: StapledSsls,
     /// Of ssl objects of type `client`.
     pub(crate) client_identities: Map<Result<ClientIdentity, ClientCertificateFault>>,
     pub(crate) metadata: Map<Arc<dyn Any + Send + Sync>>,
@@ -86,6 +87,7 @@ impl Snapshot {
             credentials: Credentials::default(),
             ssls: Map::default(),
             certificates: Certificates::default(),
+            stapled: StapledSsls::default(),
             client_identities: Map::default(),
             metadata: Map::default(),
             stream_routes: StreamRoutes::default(),
@@ -183,6 +185,11 @@ impl Snapshot {
     /// The certificate for a server name, by the rules of `docs/spec/tls.md` §3.
     pub fn certificate(&self, sni: &str) -> Option<&Arc<CompiledSsl>> {
         self.certificates.find(sni)
+    }
+
+    /// The ssl objects whose certificates are to be shown with OCSP responses.
+    pub fn stapled(&self) -> &StapledSsls {
+        &self.stapled
     }
 
     /// What an upstream is to be shown when it asks for a certificate.

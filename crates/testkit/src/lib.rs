@@ -1,5 +1,5 @@
 //! What tests of more than one crate need: an upstream that tells what it received, a client that never retries, the real
-//! binary as a child process, nodes without traffic, registries of services, throw-away PostgreSQL, certificates, ports,
+//! binary as a child process, nodes without traffic, registries of services, an OCSP responder, throw-away PostgreSQL, certificates, ports,
 //! directories, waiting for conditions, a proxy that
 //! cuts connections, and a checker of histories.
 //!
@@ -18,6 +18,7 @@ pub mod echo;
 pub mod frames;
 pub mod history;
 pub mod node;
+pub mod ocsp;
 mod ports;
 pub mod postgres;
 pub mod process;

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
+};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -40,14 +43,46 @@ impl Authority {
         self.0.pem()
     }
 
+    /// The authority's certificate and key.
+    pub fn identity(&self) -> Identity {
+        Identity { cert: self.pem(), key: self.0.key().serialize_pem() }
+    }
+
     /// A certificate for these host names or addresses; the first is its common name too.
     pub fn issue(&self, names: &[&str]) -> Identity {
+        self.issue_with(names, |_| {})
+    }
+
+    /// The same, which names an OCSP responder.
+    pub fn issue_for_ocsp(&self, names: &[&str], responder: &str) -> Identity {
+        let der = |tag: u8, content: &[u8]| {
+            let length = u8::try_from(content.len()).ok().filter(|length| *length < 128).expect("a short address");
+            [&[tag, length], content].concat()
+        };
+        // id-ad-ocsp, and a GeneralName of the kind uniformResourceIdentifier.
+        let method = der(0x06, &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01]);
+        let description = der(0x30, &[method, der(0x86, responder.as_bytes())].concat());
+        let access = der(0x30, &description);
+        self.issue_with(names, |params| {
+            params.custom_extensions = vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 1], access)];
+        })
+    }
+
+    /// A certificate for signing OCSP responses.
+    pub fn issue_responder(&self) -> Identity {
+        self.issue_with(&["responder"], |params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::OcspSigning];
+        })
+    }
+
+    fn issue_with(&self, names: &[&str], more: impl FnOnce(&mut CertificateParams)) -> Identity {
         let mut params =
             CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).expect("valid names");
         params.distinguished_name = rcgen::DistinguishedName::new();
         if let Some(first) = names.first() {
             params.distinguished_name.push(DnType::CommonName, *first);
         }
+        more(&mut params);
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.0).expect("a signature");
         Identity { cert: cert.pem(), key: key.serialize_pem() }

@@ -8,11 +8,13 @@ use crate::discovery::Figures;
 use crate::drain::Stage;
 use crate::health::UpstreamHealth;
 use crate::node::{LastGoodFigures, NodeStatus};
+use crate::ocsp::Figures as OcspFigures;
 use crate::process;
 use milecastle_settings::Prometheus;
 use milecastle_telemetry::metrics::{Counter, Family, Gauge, Handle, Histogram, MetricError, Options, Registry};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 /// Reads one figure.
@@ -37,6 +39,7 @@ pub(super) struct Families {
     panics: Family<Counter>,
     upstream_status: Family<Gauge>,
     discovery: DiscoveryMetrics,
+    ocsp: OcspMetrics,
     tunnels: Handle<Gauge>,
     udp_sessions: Handle<Gauge>,
     stream_active: Family<Gauge>,
@@ -95,6 +98,7 @@ impl Families {
             panics: labelled("plugin_panics_total", "Hooks that panicked; each ended its request with 500", "plugin")?,
             upstream_status: upstream_status(registry, settings)?,
             discovery: DiscoveryMetrics::new(registry)?,
+            ocsp: OcspMetrics::new(registry)?,
             tunnels: gauge(
                 "tunnels",
                 "Client connections that have switched from HTTP to another protocol, and are open",
@@ -160,6 +164,7 @@ impl Families {
         }
         self.update_upstreams(upstream_health);
         self.discovery.update(&discovery.figures());
+        self.ocsp.update(counters.ocsp());
         self.tunnels.set(float(totals.tunnels));
         self.udp_sessions.set(float(totals.udp_sessions));
         self.update_streams(counters);
@@ -306,6 +311,40 @@ impl DiscoveryMetrics {
         self.instances.retain(is_shown);
         self.age.retain(is_shown);
         self.failures.retain(is_shown);
+    }
+}
+
+/// How OCSP stapling stands.
+struct OcspMetrics {
+    stapled: Handle<Gauge>,
+    without: Handle<Gauge>,
+    questions: Handle<Counter>,
+    failures: Handle<Counter>,
+}
+
+impl OcspMetrics {
+    fn new(registry: &Registry) -> Result<Self, MetricError> {
+        let counter = |name, help| Ok(registry.counter(name, help, &[], Options::default())?.get());
+        let certificates = registry.gauge(
+            "ocsp_certificates",
+            "Certificates of ssl objects with ocsp_stapling that have an OCSP response (stapled), and that have none (without)",
+            &["state"],
+            Options::default(),
+        )?;
+        Ok(Self {
+            stapled: certificates.with(&["stapled"]),
+            without: certificates.with(&["without"]),
+            questions: counter("ocsp_questions_total", "Questions to OCSP responders")?,
+            failures: counter("ocsp_failures_total", "Questions to OCSP responders that brought nothing to staple")?,
+        })
+    }
+
+    fn update(&self, figures: &OcspFigures) {
+        let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        self.stapled.set(float(read(&figures.stapled)));
+        self.without.set(float(read(&figures.without)));
+        follow(&self.questions, read(&figures.questions));
+        follow(&self.failures, read(&figures.failures));
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::client_auth::{ClientVerifier, Verified};
 use crate::config::{Listen, Served, TlsOffer};
+use crate::ocsp::{Staple, Stapling};
 use crate::worker::Worker;
 use milecastle_plugin_api::TlsInfo;
 use milecastle_snapshot::CompiledSsl;
@@ -31,6 +32,7 @@ pub(crate) struct ServerTls {
     versions: Vec<&'static SupportedProtocolVersion>,
     tickets: bool,
     fallback_sni: Option<String>,
+    stapling: Arc<Stapling>,
     /// By the ssl object's address, and what is offered beside it.
     configs: RwLock<HashMap<(usize, Alpn), Made>>,
 }
@@ -68,7 +70,7 @@ struct Ready {
 }
 
 impl ServerTls {
-    pub(crate) fn new(offer: &TlsOffer) -> Self {
+    pub(crate) fn new(offer: &TlsOffer, stapling: Arc<Stapling>) -> Self {
         let mut provider = aws_lc_rs::default_provider();
         provider.cipher_suites = suites(&provider, &offer.ciphers);
         let versions = offer.versions.iter().filter_map(|version| match version {
@@ -81,6 +83,7 @@ impl ServerTls {
             provider: Arc::new(provider),
             tickets: offer.tickets,
             fallback_sni: offer.fallback_sni.clone(),
+            stapling,
             configs: RwLock::default(),
         }
     }
@@ -118,7 +121,8 @@ impl ServerTls {
             Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(Keys(ssl.keys.clone())));
+        let shown = |key: &Arc<CertifiedKey>| Shown { key: key.clone(), staple: self.stapling.staple(ssl, key) };
+        let mut config = builder.with_cert_resolver(Arc::new(Keys(ssl.keys.iter().map(shown).collect())));
         config.ignore_client_order = true;
         config.alpn_protocols = match alpn {
             Alpn::Nothing => Vec::new(),
@@ -161,12 +165,21 @@ fn suites(provider: &CryptoProvider, names: &str) -> Vec<SupportedCipherSuite> {
 
 /// The certificates of one ssl object; the first whose key the client understands is presented.
 #[derive(Debug)]
-struct Keys(Vec<Arc<CertifiedKey>>);
+struct Keys(Vec<Shown>);
+
+/// A certificate and its OCSP responses.
+#[derive(Debug)]
+struct Shown {
+    key: Arc<CertifiedKey>,
+    /// `None`: the object asks for none.
+    staple: Option<Staple>,
+}
 
 impl ResolvesServerCert for Keys {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let usable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        self.0.iter().find(usable).cloned()
+        let usable = |shown: &&Shown| shown.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let Shown { key, staple } = self.0.iter().find(usable)?;
+        Some(staple.as_ref().map_or_else(|| key.clone(), |staple| staple.on(key)))
     }
 }
 

@@ -4,6 +4,7 @@ mod apisix;
 mod metrics_push;
 mod nginx;
 mod node;
+mod ocsp;
 mod prometheus;
 mod stream;
 
@@ -20,6 +21,7 @@ pub use node::{
     AmbiguousPath, ControlPlane, Dns, Limits, LongConnectionPolicy, LongConnections, Shutdown, State, Timeouts,
     Upgrade, UpstreamPool, UpstreamTls, VerifyUpstreams,
 };
+pub use ocsp::Ocsp;
 pub use prometheus::{MetricSettings, Prometheus};
 pub use stream::{NginxStream, ProxyProtocol, StreamProxy, TcpListen};
 
@@ -66,6 +68,8 @@ pub struct Gateway {
     pub upstream_pool: UpstreamPool,
     /// TLS with upstreams.
     pub upstream_tls: UpstreamTls,
+    /// How OCSP responders are asked for what is stapled to certificates.
+    pub ocsp: Ocsp,
     /// How names of upstream nodes are resolved.
     pub dns: Dns,
     /// How registries of services are asked, and which ones this node has of its own: each takes the place of the one in the
@@ -118,6 +122,7 @@ impl Default for Gateway {
             long_connections: LongConnections::default(),
             upstream_pool: UpstreamPool::default(),
             upstream_tls: UpstreamTls::default(),
+            ocsp: Ocsp::default(),
             dns: Dns::default(),
             discovery: Discovery::default(),
             ambiguous_path: AmbiguousPath::default(),
@@ -165,6 +170,7 @@ impl Gateway {
         self.state.check(&mut checks.at("state"));
         self.nginx_config.http.check(&mut checks.at("nginx_config.http"));
         self.nginx_config.stream.check(&mut checks.at("nginx_config.stream"));
+        self.ocsp.check(&mut checks.at("ocsp"));
         self.discovery.check(&mut checks.at("discovery"));
         for name in self.plugin_attr.others.keys() {
             checks.plugin(&format!("plugin_attr.{name}"), name);

@@ -54,6 +54,34 @@ fn objects_that_are_off_or_for_upstreams_serve_nobody() {
 }
 
 #[test]
+fn objects_that_ask_for_stapling_are_known_and_changes_of_others_leave_them_as_they_are() {
+    let mut config = Config::new();
+    let ssl = |id: &str, more: Value| {
+        let (cert, key) = pair();
+        let mut body = json!({ "cert": cert, "key": key, "sni": format!("{id}.test") });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        put(Kind::Ssl, id, body)
+    };
+    let on = json!({ "ocsp_stapling": { "enabled": true, "cache_ttl": 60 } });
+    let stapled = |config: &Config| {
+        let mut ids: Vec<_> = config.now.stapled().iter().map(|ssl| ssl.id.to_string()).collect();
+        ids.sort_unstable();
+        ids
+    };
+    config.good(&[ssl("on", on.clone()), ssl("off", json!({ "ocsp_stapling": {} })), ssl("none", json!({}))]);
+    assert_eq!(stapled(&config), ["on"]);
+    let before = config.now.stapled().clone();
+    config.good(&[ssl("other", json!({})), ssl("off", json!({})), delete(Kind::Ssl, "none")]);
+    assert!(config.now.stapled().is(&before));
+    config.good(&[ssl("on", on.clone())]);
+    assert!(!config.now.stapled().is(&before), "another certificate");
+    config.good(&[ssl("second", on.clone()), ssl("on", json!({ "status": 0 }))]);
+    assert_eq!(stapled(&config), ["second"]);
+    config.good(&[delete(Kind::Ssl, "second")]);
+    assert_eq!(stapled(&config), [""; 0]);
+}
+
+#[test]
 fn a_key_that_is_none_is_refused_and_quarantined() {
     let (cert, _) = pair();
     let body: Value = json!({ "cert": cert, "key": format!("{:64}", "-----BEGIN NOTHING-----"), "sni": "a.test" });

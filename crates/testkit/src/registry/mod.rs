@@ -8,7 +8,7 @@ mod dnsmasq;
 mod eureka;
 mod kubernetes;
 mod nacos;
-mod server;
+pub(crate) mod server;
 
 pub use consul::Consul;
 pub use dnsmasq::Dnsmasq;

@@ -1,4 +1,4 @@
-//! The HTTP server of a registry.
+//! The HTTP server of a registry, and of others that are asked over HTTP and can be made to fail.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri};
@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 /// A body that may come in pieces.
-pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What a product's protocol is.
 pub trait Protocol: Send + Sync + 'static {
@@ -110,7 +110,7 @@ fn decoded(text: &str) -> String {
 }
 
 /// An answer that is there in whole.
-pub(super) fn whole(status: u16, body: impl Into<Bytes>) -> Response<Body> {
+pub(crate) fn whole(status: u16, body: impl Into<Bytes>) -> Response<Body> {
     let body = Full::new(body.into()).boxed_unsync();
     Response::builder().status(status).header("content-type", "application/json").body(body).expect("a status")
 }
@@ -120,7 +120,7 @@ impl<P: Protocol> Server<P> {
     ///
     /// # Panics
     /// If it cannot listen, as the other functions here.
-    pub(super) fn run(protocol: P) -> Self {
+    pub(crate) fn run(protocol: P) -> Self {
         let address = (Ipv4Addr::LOCALHOST, crate::free_port()).into();
         let mut server = Self { protocol: Arc::new(protocol), address, shared: Arc::default(), running: None };
         server.start();

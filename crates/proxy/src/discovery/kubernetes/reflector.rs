@@ -130,8 +130,8 @@ impl Reflector {
         loop {
             match self.watch(&mut version, &mut failures).await {
                 // However quickly a server ends its watches, it is not asked all the time.
-                Ended::InTime => tokio::time::sleep(self.pace.pause(0, u8::MAX)).await,
-                Ended::Gone => return tokio::time::sleep(self.pace.pause(0, u8::MAX)).await,
+                Ended::InTime => tokio::time::sleep(self.pace.backoff.pause(0, u8::MAX)).await,
+                Ended::Gone => return tokio::time::sleep(self.pace.backoff.pause(0, u8::MAX)).await,
                 Ended::Failed(error) => self.pause(&error, &mut failures).await,
             }
         }
@@ -139,7 +139,7 @@ impl Reflector {
 
     async fn pause(&self, error: &AskError, failures: &mut u32) {
         self.store.set_state(State::Failing(error.to_string().into()));
-        tokio::time::sleep(self.pace.pause(*failures, u8::MAX)).await;
+        tokio::time::sleep(self.pace.backoff.pause(*failures, u8::MAX)).await;
         *failures = failures.saturating_add(1);
     }
 
