@@ -16,6 +16,7 @@ mod full_disks;
 mod group_settings;
 mod hostile;
 mod http2;
+mod http3;
 mod joins;
 mod keys;
 mod killed;

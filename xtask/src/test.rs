@@ -90,6 +90,7 @@ fn tools(_: &Options) -> Result<()> {
     let strictness = tools::python_programs("python", "tests/strictness/origins/requirements.txt")?;
     println!("uvicorn, gunicorn: {}", strictness.display());
     println!("grpcio: {}", tools::python_programs("grpc", "tests/grpc/requirements.txt")?.display());
+    println!("aioquic: {}", tools::python_programs("http3", "tests/http3/requirements.txt")?.display());
     for client in ["apisix-client", "apisix-python-client", "mcp-apisix"] {
         let requirements = format!("tests/clients/{client}/requirements.txt");
         println!("{client}: {}", tools::python_programs(&format!("client-{client}"), &requirements)?.display());

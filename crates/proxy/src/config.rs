@@ -41,6 +41,34 @@ pub(crate) struct Listen {
     /// Whether clients send the PROXY protocol first.
     pub(crate) proxy_protocol: bool,
     pub(crate) served: Served,
+    /// Whether HTTP/3 is spoken on the UDP port of the same number.
+    pub(crate) http3: bool,
+    /// What answers over TCP say of that.
+    pub(crate) alternative: Option<HeaderValue>,
+}
+
+/// HTTP/3 with clients.
+#[derive(Debug)]
+pub(crate) struct Http3Config {
+    /// Requests that one connection may have under way.
+    pub(crate) streams: u32,
+    /// Handshakes under way on one worker from which on clients have to prove their address.
+    pub(crate) handshakes: u32,
+    /// Of one connection in a second: requests that are cancelled, and frames that carry nothing of a request.
+    pub(crate) cancels: u32,
+    pub(crate) control_frames: u32,
+    /// How long nothing may be heard of a client.
+    pub(crate) silence: Duration,
+    /// How long a client may remember that there is HTTP/3; `None`: it is not told.
+    alternative_age: Option<Duration>,
+}
+
+impl Http3Config {
+    /// What answers over TCP say (`Alt-Svc`, RFC 7838 §3) of HTTP/3 on this port.
+    pub(crate) fn alternative(&self, port: u16) -> Option<HeaderValue> {
+        let age = self.alternative_age?.as_secs();
+        HeaderValue::from_str(&format!("h3=\":{port}\"; ma={age}")).ok()
+    }
 }
 
 /// What is served on a TCP listener.
@@ -146,6 +174,7 @@ pub struct GatewayConfig {
     pub(crate) upstream: Limits,
     /// Connections to upstreams that speak HTTP/2.
     pub(crate) http2: Http2Limits,
+    pub(crate) http3: Http3Config,
     /// Which upstreams' certificates are verified.
     pub(crate) verify_upstreams: VerifyUpstreams,
     /// Idle upstream connections of one worker.
@@ -265,6 +294,14 @@ impl GatewayConfig {
                 send_buffer: limits.upstream_http2_send_buffer.as_len(),
                 ping: settings.timeouts.upstream_http2_ping.get(),
             },
+            http3: Http3Config {
+                streams: limits.http3_streams,
+                handshakes: limits.http3_handshakes.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX)),
+                cancels: limits.http3_cancels,
+                control_frames: limits.http3_control_frames,
+                silence: settings.timeouts.http3_silence.get(),
+                alternative_age: Some(apisix.ssl.alt_svc_max_age.get()).filter(|age| !age.is_zero()),
+            },
             verify_upstreams: settings.upstream_tls.verify,
             idle_connections: (settings.upstream_pool.idle_connections as usize).div_ceil(workers),
             connections: limits.connections.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX)),
@@ -347,12 +384,17 @@ fn listens(apisix: &Apisix) -> Vec<Listen> {
         http2: http2.unwrap_or(apisix.enable_http2),
         proxy_protocol,
         served: Served::Http,
+        http3: false,
+        alternative: None,
     };
     let mut all = Vec::new();
     let plain = apisix.node_listen.0.iter();
     all.extend(plain.map(|own| http(own.socket(), "apisix.node_listen", false, own.enable_http2, false)));
     let tls = apisix.ssl.listen.iter().filter(|_| apisix.ssl.enable);
-    all.extend(tls.map(|own| http(own.socket(), "apisix.ssl.listen", true, own.enable_http2, false)));
+    all.extend(tls.map(|own| Listen {
+        http3: own.enable_http3,
+        ..http(own.socket(), "apisix.ssl.listen", true, own.enable_http2, false)
+    }));
     let behind = &apisix.proxy_protocol;
     let plain = behind.http().map(|addr| http(addr, "apisix.proxy_protocol.listen_http_port", false, None, true));
     let tls = behind.https().map(|addr| http(addr, "apisix.proxy_protocol.listen_https_port", true, None, true));
@@ -369,6 +411,8 @@ fn listens(apisix: &Apisix) -> Vec<Listen> {
             http2: false,
             proxy_protocol: entry.proxy_protocol.unwrap_or(defaults.enable_tcp_pp),
             served,
+            http3: false,
+            alternative: None,
         }));
     }
     all

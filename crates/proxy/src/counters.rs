@@ -71,6 +71,16 @@ counters! {
     http2_excess,
     /// Answers over HTTP/2 given up because the client opened no window for them.
     http2_stuck_streams,
+    /// Handshakes of QUIC that were answered with a Retry because of `limits.http3_handshakes`.
+    http3_retries,
+    /// QUIC connections refused because of `limits.connections`.
+    http3_refused,
+    /// HTTP/3 client connections ended because of `limits.http3_cancels`.
+    http3_cancels_cut,
+    /// HTTP/3 client connections ended because of `limits.http3_control_frames`.
+    http3_control_frames_cut,
+    /// Answers over HTTP/3 given up because the client took nothing of them.
+    http3_stuck_streams,
     /// Client connections cut because the client went on sending behind its answer for too long or too much.
     lingering_cut,
     /// Connections opened to upstreams.

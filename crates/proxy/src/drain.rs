@@ -42,6 +42,8 @@ pub enum Use {
     Request,
     /// HTTP/2 with streams in work.
     Http2,
+    /// HTTP/3 with streams in work.
+    Http3,
     /// WebSocket, or what else was switched to.
     Tunnel,
     /// A TCP session.
@@ -76,6 +78,9 @@ pub struct Census {
     pub connections: BTreeMap<Use, u64>,
     /// HTTP/2 streams in work.
     pub http2_streams: u64,
+    /// HTTP/3 streams in work.
+    #[serde(default)]
+    pub http3_streams: u64,
     /// UDP sessions.
     pub udp_sessions: u64,
     /// The routes with the most tunnels and TCP sessions, and how many.
@@ -89,6 +94,7 @@ pub struct Census {
 pub(crate) struct Count {
     pub(crate) connections: BTreeMap<Use, u64>,
     pub(crate) http2_streams: u64,
+    pub(crate) http3_streams: u64,
     pub(crate) udp_sessions: u64,
     pub(crate) routes: HashMap<Arc<str>, u64>,
     oldest: BinaryHeap<Counted>,
@@ -115,10 +121,11 @@ impl Count {
     }
 
     fn merge(&mut self, other: Self) {
-        let Self { connections, http2_streams, udp_sessions, routes, oldest } = other;
+        let Self { connections, http2_streams, http3_streams, udp_sessions, routes, oldest } = other;
         connections.into_iter().for_each(|(used, number)| *self.connections.entry(used).or_default() += number);
         routes.into_iter().for_each(|(route, number)| *self.routes.entry(route).or_default() += number);
         self.http2_streams += http2_streams;
+        self.http3_streams += http3_streams;
         self.udp_sessions += udp_sessions;
         self.oldest.extend(oldest);
         while self.oldest.len() > TOLD {
@@ -219,6 +226,7 @@ impl Drain {
             seconds_left: left.map(|left| left.as_secs()),
             connections: all.connections,
             http2_streams: all.http2_streams,
+            http3_streams: all.http3_streams,
             udp_sessions: all.udp_sessions,
             routes: routes.into_iter().map(|(route, number)| (route.to_string(), number)).collect(),
             oldest: oldest.collect(),

@@ -12,11 +12,11 @@ use crate::ocsp::Stapling;
 use crate::resolve::Resolver;
 use crate::stream::{StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
-use crate::worker::{self, Door, Doors, ListenError, Node, Orders, Stage};
+use crate::worker::{self, Door, Doors, ListenError, Mail, Node, Orders, QuicDoor, Stage};
 use milecastle_plugin_api::stream::StreamCx;
 use milecastle_plugin_api::{NodeFacts, RequestCx};
 use milecastle_settings::VerifyUpstreams;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -97,6 +97,8 @@ pub enum Served {
     Tcp,
     /// UDP sessions.
     Udp,
+    /// HTTP/3, over UDP.
+    Http3,
 }
 
 impl LocalAddr {
@@ -112,6 +114,7 @@ impl LocalAddr {
             (Served::Tcp, false, true) => "PROXY+TCP",
             (Served::Tcp, true, true) => "PROXY+TLS",
             (Served::Udp, ..) => "UDP",
+            (Served::Http3, ..) => "HTTP/3",
         }
     }
 }
@@ -153,7 +156,7 @@ impl Gateway {
         let mut addrs = Vec::with_capacity(config.listens.len() + config.udp.len());
         let mut listening = Vec::with_capacity(addrs.capacity());
         for listen in &config.listens {
-            let (addr, sockets) = worker::listen(listen.addr, listen.key, workers, inherited)?;
+            let (addr, sockets, datagrams) = open(listen, workers, inherited)?;
             let address =
                 Address { transport: Transport::Tcp, key: listen.key.to_owned(), configured: listen.addr, bound: addr };
             listening.push(Listening::of(address, &sockets)?);
@@ -165,12 +168,21 @@ impl Gateway {
                 }
             };
             addrs.push(LocalAddr { addr, tls: listen.tls, served, proxy_protocol: listen.proxy_protocol });
+            let alternative = if listen.http3 { config.http3.alternative(addr.port()) } else { None };
+            let listen = Listen { addr, alternative, ..listen.clone() };
             for (socket, worker) in sockets.into_iter().zip((0..workers).cycle()) {
-                doors[worker].tcp.push(Door {
-                    listen: Listen { addr, ..listen.clone() },
-                    socket,
-                    stream: stream.clone(),
-                });
+                doors[worker].tcp.push(Door { listen: listen.clone(), socket, stream: stream.clone() });
+            }
+            if listen.http3 {
+                let address =
+                    Address { transport: Transport::Udp, key: listen.key.to_owned(), configured: addr, bound: addr };
+                listening.push(Listening::of(address, &datagrams)?);
+                addrs.push(LocalAddr { addr, tls: true, served: Served::Http3, proxy_protocol: false });
+                let mail = Mail::new(datagrams.len());
+                for (place, socket) in datagrams.into_iter().enumerate() {
+                    let door = QuicDoor { listen: listen.clone(), socket, place, mail: mail.clone() };
+                    doors[place % workers].quic.push(door);
+                }
             }
         }
         for &configured in &config.udp {
@@ -275,6 +287,30 @@ impl Gateway {
             self.ended.recv().await;
         }
         by_itself
+    }
+}
+
+/// Opens the sockets of a TCP listener, and where it has HTTP/3 those of the UDP port of the same number.
+fn open(
+    listen: &Listen,
+    workers: usize,
+    inherited: &mut Inherited,
+) -> Result<(SocketAddr, Vec<TcpListener>, Vec<UdpSocket>), ListenError> {
+    // A port that the system has chosen may be taken by other datagrams.
+    const TRIES: usize = 10;
+    let chosen = listen.addr.port() == 0 && !inherited.has(Transport::Tcp, listen.key, listen.addr);
+    let mut tries = 0;
+    loop {
+        let (addr, streams) = worker::listen(listen.addr, listen.key, workers, inherited)?;
+        if !listen.http3 {
+            return Ok((addr, streams, Vec::new()));
+        }
+        tries += 1;
+        match worker::listen_udp(addr, listen.key, workers, inherited) {
+            Ok((_, datagrams)) => return Ok((addr, streams, datagrams)),
+            Err(_) if chosen && tries < TRIES => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

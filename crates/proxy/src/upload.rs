@@ -5,6 +5,7 @@
 //! or the answer says `Connection: close`, and what is left is read and dropped until the client has had time to read the
 //! answer (`worker::linger`). A connection that is closed on unread bytes is reset, and takes the answer along.
 
+use crate::h3;
 use crate::request;
 use crate::worker::{Client, Wire};
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-/// How far the body of the present request of an HTTP/1 connection has come. It stays [`Progress::Ended`] over HTTP/2, where
+/// How far the body of the present request of an HTTP/1 connection has come. It stays [`Progress::Ended`] where
 /// streams end by themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
@@ -70,6 +71,7 @@ enum Source {
     Http1(Rc<Wire>, Rc<Client>),
     /// A stream ends by itself.
     Http2(Incoming),
+    Http3(Box<h3::Body>),
 }
 
 impl Upload {
@@ -91,11 +93,18 @@ impl Upload {
         Self { source: Source::Http2(body), allowed, trailers: None }
     }
 
+    /// The same over HTTP/3.
+    pub(crate) fn http3(body: h3::Body, client: &Client) -> Self {
+        let allowed = client.worker.node.config.client.body_bytes.unwrap_or(u64::MAX);
+        Self { source: Source::Http3(Box::new(body)), allowed, trailers: None }
+    }
+
     /// Bytes that it has left, where the client has said so.
     pub(crate) fn length(&self) -> Option<u64> {
         match &self.source {
             Source::Http1(wire, _) => wire.inbound().body_left(),
             Source::Http2(body) => body.size_hint().exact(),
+            Source::Http3(body) => body.length(),
         }
     }
 
@@ -110,6 +119,7 @@ impl Upload {
         match &self.source {
             Source::Http1(wire, _) => wire.inbound().body_ended(),
             Source::Http2(body) => body.is_end_stream(),
+            Source::Http3(body) => body.is_ended(),
         }
     }
 
@@ -118,7 +128,7 @@ impl Upload {
         self.set(Progress::Spoilt);
     }
 
-    /// Whether trailers have come. Only over HTTP/2: those of HTTP/1.1 are read and dropped.
+    /// Whether trailers have come. Those of HTTP/1.1 are read and dropped.
     pub(crate) fn has_trailers(&self) -> bool {
         self.trailers.is_some()
     }
@@ -139,6 +149,14 @@ impl Upload {
                 ready!(wire.poll_body(cx)).transpose().map_err(|_| UploadError::Malformed)
             }
             Source::Http2(body) => ready!(poll_stream(body, &mut self.trailers, cx)),
+            Source::Http3(body) => {
+                let piece = ready!(body.poll_piece(cx)).map_err(|_| UploadError::Malformed);
+                if let Some(mut found) = body.take_trailers().filter(|_| body.is_ended()) {
+                    request::keep_forwardable(&mut found);
+                    self.trailers = Some(Box::new(found));
+                }
+                piece
+            }
         };
         let piece = piece.and_then(|piece| {
             let length = piece.as_ref().map_or(0, Bytes::len) as u64;

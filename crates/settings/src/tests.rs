@@ -251,6 +251,11 @@ fn values_that_could_not_work_are_refused() {
         ("gateway: {control_plane: {endpoints: ['https://::1:1']}}", "gateway.control_plane.endpoints[0]"),
         ("gateway: {timeouts: {tls_handshake: 0}}", "gateway.timeouts.tls_handshake"),
         ("gateway: {timeouts: {http2_ping: 0}}", "gateway.timeouts.http2_ping"),
+        ("gateway: {timeouts: {http3_silence: 0}}", "gateway.timeouts.http3_silence"),
+        (
+            "gateway: {apisix: {ssl: {ssl_protocols: TLSv1.2, listen: [{port: 1, enable_http3: true}]}}}",
+            "gateway.apisix.ssl.ssl_protocols",
+        ),
         ("gateway: {dns: {timeout: 0}}", "gateway.dns.timeout"),
         ("gateway: {limits: {upstream_header_bytes: 10}}", "gateway.limits.upstream_header_bytes"),
         ("gateway: {limits: {upstream_http2_window: 1k}}", "gateway.limits.upstream_http2_window"),

@@ -5,3 +5,5 @@ mod load;
 mod one_by_one;
 mod site;
 mod systemd;
+
+pub(crate) use site::{Long, START, Site};

@@ -37,12 +37,12 @@ pub(crate) struct Site {
 
 /// An upstream that begins to answer at once, and ends when it is let to.
 pub(crate) struct Long {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     over: Arc<AtomicBool>,
 }
 
 impl Long {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, over) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
         let is_over = over.clone();
@@ -124,7 +124,7 @@ impl Site {
             "workers: 2\n\
              control_plane: {{ endpoints: ['https://127.0.0.1:{manager}'], group_token_file: {} }}\n\
              state: {{ dir: {}, retry_interval: 200ms }}\nshutdown: {{ grace: 0s, last_call: 200ms, drain: 10s }}\n\
-             apisix:\n  node_listen: [{{ ip: 127.0.0.1, port: {} }}]\n  ssl: {{ listen: [{{ ip: 127.0.0.1, port: {} }}] }}\n\
+             apisix:\n  node_listen: [{{ ip: 127.0.0.1, port: {} }}]\n  ssl: {{ listen: [{{ ip: 127.0.0.1, port: {}, enable_http3: true }}] }}\n\
              \x20 status: {{ ip: 127.0.0.1, port: {} }}\n  control: {{ ip: 127.0.0.1, port: {} }}\n\
              \x20 stream_proxy: {{ tcp: ['{tcp}'], udp: ['{udp}'] }}\n\
              plugin_attr: {{ prometheus: {{ enable_export_server: false }} }}\n{settings}",

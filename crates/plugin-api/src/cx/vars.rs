@@ -146,6 +146,7 @@ impl RequestCx {
                 _ => "",
             }
             .into(),
+            "http3" => if request.version == Version::HTTP_3 { "h3" } else { "" }.into(),
             "connection" => client.serial.to_string().into(),
             "pid" => std::process::id().to_string().into(),
             "request" | "request_line" => self.request_line().into(),

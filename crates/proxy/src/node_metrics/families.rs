@@ -443,7 +443,7 @@ fn superseded(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
 }
 
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
-    let figures: [(&str, &str, Read); 26] = [
+    let figures: [(&str, &str, Read); 31] = [
         ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
         ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
         ("bad_request_heads_total", "Requests refused because their head is malformed or too large", |t| t.bad_heads),
@@ -463,6 +463,21 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
             "http2_stuck_streams_total",
             "Answers given up because the client opened no HTTP/2 window for send_timeout",
             |t| t.http2_stuck_streams,
+        ),
+        ("http3_retries_total", "QUIC handshakes answered with a Retry because of limits.http3_handshakes", |t| {
+            t.http3_retries
+        }),
+        ("http3_refused_total", "QUIC connections refused because of limits.connections", |t| t.http3_refused),
+        ("http3_cancels_cut_total", "HTTP/3 connections ended because of limits.http3_cancels", |t| {
+            t.http3_cancels_cut
+        }),
+        ("http3_control_frames_cut_total", "HTTP/3 connections ended because of limits.http3_control_frames", |t| {
+            t.http3_control_frames_cut
+        }),
+        (
+            "http3_stuck_streams_total",
+            "Answers given up because the client took nothing of them over HTTP/3 for send_timeout",
+            |t| t.http3_stuck_streams,
         ),
         ("lingering_cut_total", "Connections cut because the client went on sending behind its answer", |t| {
             t.lingering_cut

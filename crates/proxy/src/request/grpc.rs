@@ -30,7 +30,7 @@ pub(super) async fn attempt(
     let terms = Terms {
         patience: plan.patience,
         head_fields: worker.node.config.upstream.head_fields,
-        upload_apart: live.cx.request.version == Version::HTTP_2,
+        upload_apart: live.cx.request.version >= Version::HTTP_2,
     };
     let open = async |patience| proxy::open(&worker, endpoint, patience).await;
     let mut repeats = 0;

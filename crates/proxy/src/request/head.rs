@@ -1,4 +1,4 @@
-//! The head of a request, as either protocol hands it over.
+//! The head of a request, as each protocol hands it over.
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
 

@@ -154,11 +154,11 @@ fn host(head: &mut Head) -> Option<Box<str>> {
 
 /// Puts the target's authority in place of the Host header (RFC 9112 §3.2.2, RFC 9113 §8.3.1).
 fn stand_for_host(head: &mut Head) -> Option<()> {
-    let http2 = head.version == Version::HTTP_2;
+    let in_streams = head.version >= Version::HTTP_2;
     let authority = HeaderValue::from_str(head.uri.authority()?.as_str()).ok()?;
     if let Some(host) = head.headers.get(header::HOST) {
         let same = || host.as_bytes().eq_ignore_ascii_case(authority.as_bytes());
-        let good = if http2 { same() } else { host_name(host).is_some() };
+        let good = if in_streams { same() } else { host_name(host).is_some() };
         good.then_some(())?;
     }
     if !matches!(head.uri.scheme_str(), Some("http" | "https")) {

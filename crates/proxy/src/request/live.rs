@@ -134,6 +134,8 @@ impl Live {
         self.cx.request.version >= Version::HTTP_2
             || self.when_superseded() != WhenSuperseded::Keep
             || self.client.worker.node.config.show_upstream_status
+            // The upstream's own would contradict the gateway's.
+            || self.client.alternative.is_some()
             || plugin()
             || self.body_is_seen()
             || self.head_is_logged()

@@ -118,7 +118,7 @@ fn watch(live: &Live) -> Option<Box<(Lasting, Farewell)>> {
     let later = started + live.client.worker.node.config.lasting.answers_from;
     let (farewell, not_before) = if is("text/event-stream") {
         (Farewell::Events, started)
-    } else if is("application/grpc") && live.cx.request.version == Version::HTTP_2 {
+    } else if is("application/grpc") && live.cx.request.version >= Version::HTTP_2 {
         (Farewell::Grpc, later)
     } else {
         (Farewell::Cut, later)
@@ -140,6 +140,9 @@ fn filter_head(live: &mut Live) -> Result<(), HookPanicked> {
     let worker = live.client.worker.clone();
     let headers = &mut live.cx.response.headers;
     headers.insert(header::SERVER, worker.server_header.clone());
+    if let Some(alternative) = &live.client.alternative {
+        headers.insert(header::ALT_SVC, alternative.clone());
+    }
     if let Some(last) = live.cx.upstream.last()
         && (last.status >= 500 || worker.node.config.show_upstream_status)
     {

@@ -14,7 +14,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    CipherSuite, CommonState, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite,
+    SupportedProtocolVersion,
 };
 use std::collections::HashMap;
 use std::io;
@@ -39,12 +40,14 @@ pub(crate) struct ServerTls {
 
 /// Which application protocols are offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Alpn {
+pub(super) enum Alpn {
     /// None: a client that names some is not refused for it.
     Nothing,
     Http1,
     /// HTTP/2 first.
     Http2,
+    /// HTTP/3, over QUIC.
+    Http3,
 }
 
 impl Alpn {
@@ -64,9 +67,9 @@ struct Made {
 }
 
 /// A server configuration, and who judges clients' certificates.
-struct Ready {
-    config: Arc<ServerConfig>,
-    verifier: Option<Arc<ClientVerifier>>,
+pub(super) struct Ready {
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) verifier: Option<Arc<ClientVerifier>>,
 }
 
 impl ServerTls {
@@ -88,8 +91,23 @@ impl ServerTls {
         }
     }
 
+    /// The name that counts where the client has said this one, or none. `None`: there is no certificate to show.
+    pub(super) fn name(&self, said: Option<&str>) -> Option<Arc<str>> {
+        let name = said.or(self.fallback_sni.as_deref())?;
+        Some(name.trim_end_matches('.').to_ascii_lowercase().into())
+    }
+
+    /// A configuration without any certificate, with which a handshake ends in an alert.
+    pub(super) fn without_certificate(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let builder = ServerConfig::builder_with_provider(self.provider.clone()).with_protocol_versions(versions)?;
+        Ok(Arc::new(builder.with_no_client_auth().with_cert_resolver(Arc::new(Keys(Vec::new())))))
+    }
+
     /// The configuration for an ssl object.
-    fn ready(&self, ssl: &Arc<CompiledSsl>, alpn: Alpn) -> Result<Arc<Ready>, rustls::Error> {
+    pub(super) fn ready(&self, ssl: &Arc<CompiledSsl>, alpn: Alpn) -> Result<Arc<Ready>, rustls::Error> {
         let key = (Arc::as_ptr(ssl) as usize, alpn);
         if let Some(made) = self.configs.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(made.ready.clone());
@@ -128,6 +146,7 @@ impl ServerTls {
             Alpn::Nothing => Vec::new(),
             Alpn::Http1 => vec![b"http/1.1".to_vec()],
             Alpn::Http2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Alpn::Http3 => vec![b"h3".to_vec()],
         };
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
         if self.tickets {
@@ -194,30 +213,24 @@ pub(crate) async fn accept(
 ) -> io::Result<(TlsStream<TcpStream>, TlsInfo)> {
     let tls = &worker.node.tls;
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-    let named = start.client_hello().server_name().map(str::to_owned).or_else(|| tls.fallback_sni.clone());
-    let sni: Option<Arc<str>> = named.map(|name| name.trim_end_matches('.').to_ascii_lowercase().into());
+    let sni = tls.name(start.client_hello().server_name());
     let ssl = sni.as_ref().and_then(|sni| worker.pin().snapshot.certificate(sni).cloned());
     let ready = match ssl {
         Some(ssl) => Some(tls.ready(&ssl, Alpn::of(listen)).map_err(io::Error::other)?),
         None => None,
     };
     let Some(ready) = ready else {
-        // A configuration without any certificate makes rustls send the alert.
-        let nothing = ServerConfig::builder_with_provider(tls.provider.clone())
-            .with_protocol_versions(&tls.versions)
-            .map_err(io::Error::other)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Keys(Vec::new())));
-        let refused = start.into_stream(Arc::new(nothing)).await;
+        let nothing = tls.without_certificate(&tls.versions).map_err(io::Error::other)?;
+        let refused = start.into_stream(nothing).await;
         return Err(refused.err().unwrap_or_else(|| io::Error::other("no certificate for this name")));
     };
     let stream = start.into_stream(ready.config.clone()).await?;
-    let info = info(&stream, sni, ready.verifier.as_deref());
+    let info = info(stream.get_ref().1, sni, ready.verifier.as_deref());
     Ok((stream, info))
 }
 
-fn info(stream: &TlsStream<TcpStream>, sni: Option<Arc<str>>, verifier: Option<&ClientVerifier>) -> TlsInfo {
-    let (_, session) = stream.get_ref();
+/// What requests are told of a session whose handshake is over.
+pub(super) fn info(session: &CommonState, sni: Option<Arc<str>>, verifier: Option<&ClientVerifier>) -> TlsInfo {
     let chain = session.peer_certificates().unwrap_or_default();
     let client_verify = match verifier.map(|verifier| verifier.judge(chain)) {
         None | Some(Verified::Absent) => "NONE".into(),
@@ -235,6 +248,7 @@ fn info(stream: &TlsStream<TcpStream>, sni: Option<Arc<str>>, verifier: Option<&
         alpn: match session.alpn_protocol() {
             Some(b"h2") => Some("h2"),
             Some(b"http/1.1") => Some("http/1.1"),
+            Some(b"h3") => Some("h3"),
             _ => None,
         },
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),

@@ -47,6 +47,7 @@ pub(crate) enum Signal {
 pub(crate) enum Nature {
     Http1,
     Http2,
+    Http3,
     Tunnel,
     Tcp,
 }
@@ -178,6 +179,10 @@ impl Activity {
             Nature::Http2 => {
                 count.http2_streams += u64::from(in_flight);
                 Use::Http2
+            }
+            Nature::Http3 => {
+                count.http3_streams += u64::from(in_flight);
+                Use::Http3
             }
         };
         count.add(self.opened, used, self.route.borrow().as_ref().map(|route| route.id.clone()));

@@ -45,6 +45,35 @@ impl Allowance {
     }
 }
 
+/// Requests of one connection that its client cancels, weighed against the others.
+#[derive(Debug)]
+pub(super) struct Cancels {
+    allowance: Allowance,
+    /// Requests that had been cancelled, and begun, when that was looked at last.
+    looked: Cell<(u64, u64)>,
+}
+
+impl Cancels {
+    /// So many may be cancelled in a second, beyond as many as are not.
+    pub(super) fn new(per_second: u32, now: Instant) -> Self {
+        Self { allowance: Allowance::new(per_second, per_second.into(), now), looked: Cell::new((0, 0)) }
+    }
+
+    /// Whether the client has by now cancelled too many of the requests that have begun.
+    pub(super) fn are_too_many(&self, cancelled: u64, begun: u64) -> bool {
+        let (cancelled_before, begun_before) = self.looked.get();
+        if cancelled == cancelled_before {
+            return false;
+        }
+        self.looked.set((cancelled, begun));
+        let newly = cancelled - cancelled_before;
+        // Those that were not cancelled were answered, or are in work, of which there are only so many.
+        let others = (begun - begun_before).saturating_sub(newly);
+        self.allowance.earn(others.saturating_sub(newly));
+        !self.allowance.take(newly.saturating_sub(others), Instant::now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +98,17 @@ mod tests {
         allowance.earn(1000);
         assert!(allowance.take(30, || start));
         assert!(!allowance.take(1, || start));
+    }
+
+    #[test]
+    fn cancelled_requests_are_weighed_against_the_others() {
+        let cancels = Cancels::new(10, Instant::now());
+        assert!(!cancels.are_too_many(10, 10));
+        // As many others as were cancelled.
+        assert!(!cancels.are_too_many(20, 30));
+        assert!(!cancels.are_too_many(20, 1030));
+        // What was earned is no more than a second's worth.
+        assert!(!cancels.are_too_many(21, 1031));
+        assert!(cancels.are_too_many(1031, 2041));
     }
 }

@@ -4,6 +4,7 @@ use super::activity::{Activity, Phase, Signal};
 use super::{Tunnel, Worker};
 use crate::config::ClientLimits;
 use crate::drain::Count;
+use http::HeaderValue;
 use milecastle_plugin_api::ClientConn;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ pub(crate) struct Client {
     pub(crate) facts: Rc<ClientConn>,
     pub(crate) activity: Rc<Activity>,
     pub(crate) believed: Believed,
+    /// What answers say of HTTP/3 on the same port.
+    pub(crate) alternative: Option<HeaderValue>,
     /// Set by the request whose answer is 101: what follows is passed between client and upstream.
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
     /// The host that was last found to agree with the connection's TLS, and the snapshot's number.

@@ -282,7 +282,7 @@ impl Connection {
 }
 
 /// Whether the client waits for 100 before it sends its body (RFC 9110 §10.1.1).
-fn expects_continue(headers: &HeaderMap) -> bool {
+pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 

@@ -29,7 +29,7 @@ fn target_is_sound(parts: &Parts) -> bool {
 }
 
 /// Values neither begin nor end with white space (RFC 9113 §8.2.1), and a length is a number.
-fn is_sound(name: &HeaderName, value: &HeaderValue) -> bool {
+pub(super) fn is_sound(name: &HeaderName, value: &HeaderValue) -> bool {
     match value.as_bytes() {
         [b' ' | b'\t', ..] | [.., b' ' | b'\t'] => false,
         [] => *name != header::CONTENT_LENGTH,
@@ -39,7 +39,7 @@ fn is_sound(name: &HeaderName, value: &HeaderValue) -> bool {
 
 /// Clients send the pairs of a cookie in fields of their own, which compress better. To whom HTTP/2 means nothing they have to
 /// be one field (RFC 9113 §8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
     // Most requests have one field or none, and cost no list.
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;

@@ -5,7 +5,7 @@
 //! a body. So each stream notes when it has a piece to hand over, and the worker's look finds those that have waited for
 //! too long. Their tasks are dropped, which resets the streams.
 
-use super::allowance::Allowance;
+use super::allowance::{Allowance, Cancels};
 use crate::config::ClientLimits;
 use crate::counters::WorkerCounters;
 use crate::request::{OutBody, Response};
@@ -37,9 +37,7 @@ pub(super) struct Streams {
     /// The highest number that the client has used.
     last: Cell<u32>,
     control_frames: Allowance,
-    cancels: Allowance,
-    /// Requests that had been cancelled, and begun, when that was looked at last.
-    looked: Cell<(u64, u64)>,
+    cancels: Cancels,
     calmed: Cell<bool>,
 }
 
@@ -70,8 +68,7 @@ impl Streams {
             newest: Cell::new(None),
             last: Cell::new(0),
             control_frames: Allowance::new(limits.control_frames, u64::MAX, now),
-            cancels: Allowance::new(limits.cancels, limits.cancels.into(), now),
-            looked: Cell::new((0, 0)),
+            cancels: Cancels::new(limits.cancels, now),
             calmed: Cell::new(false),
         })
     }
@@ -106,16 +103,8 @@ impl Streams {
     /// Whether the client is to be told to calm down: it sends too much that carries nothing, or has by now cancelled too many of
     /// the requests that have begun.
     pub(super) fn must_calm(&self, cancelled: u64, begun: u64) -> bool {
-        let (cancelled_before, begun_before) = self.looked.get();
-        if cancelled != cancelled_before {
-            self.looked.set((cancelled, begun));
-            let newly = cancelled - cancelled_before;
-            // Those that were not cancelled were answered, or are in work, of which there are only so many.
-            let others = (begun - begun_before).saturating_sub(newly);
-            self.cancels.earn(others.saturating_sub(newly));
-            if !self.cancels.take(newly.saturating_sub(others), Instant::now) && !self.calmed.replace(true) {
-                self.counters.http2_cancels_cut.up();
-            }
+        if self.cancels.are_too_many(cancelled, begun) && !self.calmed.replace(true) {
+            self.counters.http2_cancels_cut.up();
         }
         self.calmed.get()
     }
@@ -257,17 +246,12 @@ mod tests {
     }
 
     #[test]
-    fn cancelled_requests_are_weighed_against_the_others() {
+    fn who_cancels_too_much_is_to_calm_down() {
         let streams = streams(10, 10, Instant::now());
         assert!(!streams.must_calm(10, 10));
-        // As many others as were cancelled.
-        assert!(!streams.must_calm(20, 30));
-        assert!(!streams.must_calm(20, 1030));
-        // What was earned is no more than a second's worth.
-        assert!(!streams.must_calm(21, 1031));
-        assert!(streams.must_calm(1031, 2041));
+        assert!(streams.must_calm(1010, 1020));
         assert_eq!(streams.counters.http2_cancels_cut.get(), 1);
-        assert!(streams.must_calm(1031, 2041), "it stays so");
+        assert!(streams.must_calm(1010, 1020), "it stays so");
     }
 
     #[test]

@@ -116,6 +116,16 @@ fn open_udp(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
+/// Opens a socket for the datagrams between two addresses alone, of which the system prefers it to all that are bound to `local`.
+///
+/// # Errors
+/// The system refuses it.
+pub(crate) fn connected_udp(local: SocketAddr, peer: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = open_udp(local)?;
+    socket.connect(peer)?;
+    Ok(socket)
+}
+
 fn udp_socket(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {

@@ -13,6 +13,7 @@ mod http2;
 mod http2_frames;
 mod http2_head;
 mod http2_streams;
+mod http3;
 mod leave;
 mod linger;
 mod listen;
@@ -27,6 +28,7 @@ mod wire;
 pub(crate) use activity::{Activity, Nature};
 pub(crate) use client::{Believed, Client, Registry};
 pub(crate) use defer::{Flusher, defer};
+pub(crate) use http3::{Mail, QuicDoor};
 pub use listen::{ListenError, probe};
 pub(crate) use listen::{listen, listen_udp};
 pub(crate) use tunnel::Tunnel;
@@ -49,6 +51,7 @@ use crate::resolve::Resolver;
 use crate::stream::{self, InlineUpstreams, ReadRoom, StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
 use http::HeaderValue;
+use http3::QuicEntrance;
 use milecastle_plugin_api::{Consumer, CredentialMatch, NodeFacts, View};
 use milecastle_snapshot::{CompiledUpstream, Snapshot};
 use overlay::Overlays;
@@ -119,6 +122,8 @@ pub(crate) struct Worker {
     pub(crate) inline_upstreams: InlineUpstreams,
     /// Open sessions of the UDP proxy.
     pub(crate) udp_sessions: Cell<usize>,
+    /// Handshakes of QUIC under way.
+    quic_handshakes: Cell<u32>,
     /// Since when the node has been ending.
     leaving: Cell<Option<Instant>>,
     /// Another process serves in its place: nothing hurries connections that wait.
@@ -163,6 +168,7 @@ pub(crate) struct Door {
 pub(crate) struct Doors {
     pub(crate) tcp: Vec<Door>,
     pub(crate) udp: Vec<UdpDoor>,
+    pub(crate) quic: Vec<QuicDoor>,
 }
 
 /// A listening socket on a worker's runtime.
@@ -200,6 +206,7 @@ impl Worker {
             stream_room: ReadRoom::default(),
             inline_upstreams: InlineUpstreams::default(),
             udp_sessions: Cell::new(0),
+            quic_handshakes: Cell::new(0),
             index,
             server_header: own_copy(&node.config.server_header),
             leaving: Cell::new(None),
@@ -224,6 +231,11 @@ impl Worker {
         }
         let accept = |entrance: &Rc<Entrance>| tokio::task::spawn_local(self.clone().accept(entrance.clone()));
         let accepting: Vec<_> = entrances.iter().map(accept).collect();
+        let quic = doors.quic.into_iter().map(|door| QuicEntrance::open(&self, door));
+        let quic = quic.collect::<std::io::Result<Vec<_>>>()?;
+        for entrance in &quic {
+            drop(tokio::task::spawn_local(entrance.clone().accept(self.clone())));
+        }
         let datagrams = doors.udp.into_iter().map(|door| stream::UdpListener::open(self.clone(), door));
         let datagrams = datagrams.collect::<std::io::Result<Vec<_>>>()?;
         let follow = tokio::task::spawn_local(self.clone().follow());
@@ -235,7 +247,7 @@ impl Worker {
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
         look.abort();
         tokio::select! {
-            () = self.leave(entrances, datagrams, claimed.as_deref()) => {}
+            () = self.leave(entrances, datagrams, quic, claimed.as_deref()) => {}
             _stopped = stage.wait_for(|stage| *stage == Stage::Stopped) => {}
         }
         follow.abort();
@@ -250,6 +262,7 @@ impl Worker {
         self: &Rc<Self>,
         mut entrances: Vec<Rc<Entrance>>,
         mut datagrams: Vec<stream::UdpListener>,
+        quic: Vec<Rc<QuicEntrance>>,
         claimed: Option<&[Address]>,
     ) {
         let is_claimed = |transport, addr| {
@@ -263,6 +276,8 @@ impl Worker {
         self.replaced.set(claimed.is_some());
         let given = datagrams.iter_mut().filter(|listener| is_claimed(Transport::Udp, listener.addr()));
         given.for_each(stream::UdpListener::leave);
+        let given = quic.iter().filter(|entrance| is_claimed(Transport::Udp, entrance.listen.addr));
+        given.for_each(|entrance| entrance.leave());
         self.clients.drain();
         let look = tokio::task::spawn_local(self.clone().look());
         let until = now + self.node.config.client.last_call;
@@ -272,6 +287,9 @@ impl Worker {
         self.clients.emptied().await;
         for listener in datagrams {
             listener.emptied().await;
+        }
+        for entrance in quic {
+            entrance.end(self.node.config.client.last_call).await;
         }
         look.abort();
     }

@@ -1,4 +1,4 @@
-//! A client connection from its first byte to its last.
+//! A client connection over TCP from its first byte to its last.
 
 use super::activity::{Activity, Signal};
 use super::client::{Client, Registered, Registry};
@@ -101,6 +101,7 @@ async fn open(
         facts: Rc::new(facts),
         activity,
         believed: believed(&worker, peer.ip().to_canonical()),
+        alternative: listen.alternative.clone(),
         tunnel: None.into(),
         checked_host: None.into(),
     });
@@ -117,7 +118,8 @@ async fn named_client(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr)
     Ok(header.addresses.filter(|_| believed).map_or(peer, |(client, _)| client))
 }
 
-fn believed(worker: &Worker, peer: IpAddr) -> Believed {
+/// What a peer is believed.
+pub(super) fn believed(worker: &Worker, peer: IpAddr) -> Believed {
     let config = &worker.node.config;
     Believed {
         real_ip: config.real_ip.from.contains(peer),

@@ -195,6 +195,7 @@ impl Gateway {
         checks.above_zero(&[
             ("timeouts.tls_handshake", self.timeouts.tls_handshake),
             ("timeouts.http2_ping", self.timeouts.http2_ping),
+            ("timeouts.http3_silence", self.timeouts.http3_silence),
             ("timeouts.proxy_protocol", self.timeouts.proxy_protocol),
             ("timeouts.stream_preread", self.timeouts.stream_preread),
             ("timeouts.side_header", self.timeouts.side_header),

@@ -116,6 +116,21 @@ pub struct Limits {
     /// the connection (`ENHANCE_YOUR_CALM`).
     #[schemars(range(min = 1), extend("x-unit" = "frames"))]
     pub http2_control_frames: u32,
+    /// Concurrent streams on one HTTP/3 client connection.
+    #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
+    pub http3_streams: u32,
+    /// QUIC handshakes under way on this node from which on clients have to prove their address first (Retry), which costs them a
+    /// round trip; 0 asks every client to.
+    #[schemars(extend("x-unit" = "handshakes"))]
+    pub http3_handshakes: u32,
+    /// Requests in a second that the client of one HTTP/3 connection may cancel before they are answered, beyond as many as it
+    /// lets be answered; more ends the connection (`H3_EXCESSIVE_LOAD`).
+    #[schemars(range(min = 1), extend("x-unit" = "requests"))]
+    pub http3_cancels: u32,
+    /// Frames in a second beside the requests (on the control stream, or streams of unknown types) on one HTTP/3 client
+    /// connection, beyond 4 for each request; more ends the connection (`H3_EXCESSIVE_LOAD`).
+    #[schemars(range(min = 1), extend("x-unit" = "frames"))]
+    pub http3_control_frames: u32,
     /// Concurrent requests on one HTTP/2 connection to an upstream, if the upstream allows as many.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
     pub upstream_http2_streams: u32,
@@ -170,6 +185,9 @@ pub struct Timeouts {
     pub side_place: Time,
     /// How long an HTTP/2 client may leave a ping unanswered before its connection is closed.
     pub http2_ping: Time,
+    /// How long nothing may be heard of an HTTP/3 client before its connection is given up. It is asked for a sign of life three
+    /// times as often; one that lives gives it, however long its request takes.
+    pub http3_silence: Time,
     /// How often an upstream is asked for a sign of life on an HTTP/2 connection with requests in work, and how long it has to
     /// give one before the connection is closed; 0 is never. Many gRPC servers end connections that ask more often than every
     /// 5 minutes.
@@ -443,6 +461,10 @@ impl Default for Limits {
             http2_pending_resets: 20,
             http2_cancels: 200,
             http2_control_frames: 1000,
+            http3_streams: 128,
+            http3_handshakes: 1000,
+            http3_cancels: 200,
+            http3_control_frames: 1000,
             upstream_http2_streams: 100,
             upstream_http2_connections: 64,
             upstream_http2_window: Size::kib(256),
@@ -468,6 +490,7 @@ impl Default for Timeouts {
             side_header: Time::secs(10),
             side_place: Time::millis(100),
             http2_ping: Time::secs(20),
+            http3_silence: Time::secs(30),
             upstream_http2_ping: Time::secs(0),
             lingering_time: Time::secs(30),
             lingering_timeout: Time::secs(5),

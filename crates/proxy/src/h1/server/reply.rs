@@ -2,7 +2,7 @@
 
 use super::super::Received;
 use super::super::text::{put, put_number};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::cell::RefCell;
 use std::time::SystemTime;
 
@@ -101,8 +101,18 @@ pub(crate) fn write_head(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Puts the present time (RFC 9110 §5.6.7), which is written anew once a second.
+/// Puts the present time.
 fn put_date(out: &mut Vec<u8>) {
+    with_date(|text| out.extend_from_slice(text.as_bytes()));
+}
+
+/// The present time, as the value of a field.
+pub(crate) fn date() -> Option<HeaderValue> {
+    with_date(|text| HeaderValue::from_str(text).ok())
+}
+
+/// Reads the present time (RFC 9110 §5.6.7), which is written anew once a second.
+fn with_date<T>(read: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         static WRITTEN: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }
@@ -112,6 +122,6 @@ fn put_date(out: &mut Vec<u8>) {
         if *of != second || text.is_empty() {
             (*of, *text) = (second, httpdate::fmt_http_date(now));
         }
-        out.extend_from_slice(text.as_bytes());
-    });
+        read(text)
+    })
 }
