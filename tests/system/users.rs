@@ -48,5 +48,25 @@ async fn a_forgotten_password_is_replaced_beside_the_running_process() {
         assert!(!listed.contains(secret) && !control.process.log().iter().any(|line| line.contains(secret)));
     }
     assert_eq!((run(&["delete", "ann"]).code, run(&["delete", "ann"]).code), (0, 3));
+    // All of it is in the audit log, and none of the passwords.
+    let audit = |args: &[&str]| cluster.operator(&control, &[&["audit"], args].concat());
+    let exported = audit(&["export", "--kind", "account", "--object", "ann"]);
+    let told: Vec<_> = exported.json().as_array().unwrap().iter().map(|one| one["action"].clone()).collect();
+    assert_eq!(told, ["delete", "update", "update", "create"], "{}", exported.text);
+    let first = &exported.json()[3];
+    assert_eq!((&first["actor_kind"], &first["after"]["roles"][0]["role"]), (&json!("machine"), &json!("operator")));
+    let shown = audit(&["show", &first["id"].to_string()]);
+    assert_eq!(shown.json(), *first);
+    let listed = audit(&["list", "--kind", "session", "--since", "1h", "-n", "3"]).text;
+    assert!(
+        listed.contains("sign_in") && listed.lines().last().unwrap().starts_with("older ones: --before "),
+        "{listed}"
+    );
+    let everything = audit(&["export", "--format", "csv"]).text;
+    assert!(everything.starts_with("id,at_ms,"), "{everything}");
+    for secret in [made.line(), again.line(), ann.line()] {
+        assert!(!everything.contains(secret));
+    }
+    assert_eq!((audit(&["show", "99999"]).code, audit(&["list", "-n", "501"]).code), (3, 1));
     tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
 }

@@ -7,6 +7,8 @@
 //!   no other site can read ([`Login::csrf`]).
 
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -15,12 +17,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, Method, header};
 use milecastle_settings::Access;
-use milecastle_store::{Backoff, Session, SessionLimits, Store, StoreError, Subject};
+use milecastle_store::{Actor, ActorKind, Backoff, Session, SessionLimits, Store, StoreError, Subject};
 
 use crate::admin::access;
 use crate::admin::query::Query;
 use crate::keys::{self, Keyring};
-use crate::rights::{Login, Principal, PrincipalKind};
+use crate::refusals::Refusals;
+use crate::rights::{Login, Need, Place, Principal, PrincipalKind, Refused};
 
 /// With what a token of the API begins, so that it is told from a key, and found where it has no place to be.
 const TOKEN: &str = "mcat_";
@@ -42,6 +45,42 @@ pub(crate) struct Callers {
     pub(crate) store: Store,
     pub(crate) keyring: Keyring,
     pub(crate) access: Access,
+    pub(crate) refusals: Arc<Refusals>,
+}
+
+/// Header by which clients name their requests.
+const REQUEST_ID: &str = "x-request-id";
+
+/// Longest such name that is kept, in bytes.
+const LONGEST_REQUEST_ID: usize = 128;
+
+/// Somebody who calls, from somewhere.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) principal: Principal,
+    /// As the audit log names him.
+    pub(crate) actor: Actor,
+    refusals: Arc<Refusals>,
+}
+
+impl Caller {
+    /// Lets a call pass, or says what is missing, of which the audit log takes note.
+    pub(crate) fn authorise(&self, need: Need, place: Place<'_>) -> Result<(), Refused> {
+        self.principal.authorise(need, place).inspect_err(|_| self.refused(need, place))
+    }
+
+    /// Has the audit log take note of a call that did not pass.
+    pub(crate) fn refused(&self, need: Need, place: Place<'_>) {
+        self.refusals.of_right(&self.actor, need, place);
+    }
+}
+
+impl Deref for Caller {
+    type Target = Principal;
+
+    fn deref(&self) -> &Principal {
+        &self.principal
+    }
 }
 
 /// Why nobody is known to call.
@@ -76,7 +115,8 @@ impl Callers {
             None => {
                 let Some(text) = access::cookie(headers, SESSION) else { return Err(Stranger::Nameless) };
                 let found = self.session(&text).await.map_err(Stranger::Unavailable)?;
-                if found.as_ref().is_some_and(|principal| !is_meant(principal, method, headers)) {
+                if let Some(principal) = found.as_ref().filter(|principal| !is_meant(principal, method, headers)) {
+                    self.refusals.of_request(self.actor(ActorKind::Account, &principal.name, peer, headers));
                     return Err(Stranger::Forged);
                 }
                 found
@@ -84,9 +124,35 @@ impl Callers {
         };
         match found {
             None => Err(Stranger::Unknown),
-            Some(principal) if !principal.may_use(method) => Err(Stranger::ReadsOnly(principal.name)),
+            Some(principal) if !principal.may_use(method) => {
+                self.refusals.of_request(self.actor(ActorKind::AdminKey, &principal.name, peer, headers));
+                Err(Stranger::ReadsOnly(principal.name))
+            }
             Some(principal) => Ok(principal),
         }
+    }
+
+    /// Somebody who calls by this request.
+    pub(crate) fn caller(&self, principal: Principal, peer: IpAddr, headers: &HeaderMap) -> Caller {
+        let kind = match &principal.kind {
+            PrincipalKind::Anonymous => ActorKind::Anonymous,
+            PrincipalKind::AdminKey(_) => ActorKind::AdminKey,
+            PrincipalKind::Token(_) => ActorKind::ApiToken,
+            PrincipalKind::Account(_) => ActorKind::Account,
+        };
+        let mut actor = self.actor(kind, &principal.name, peer, headers);
+        if let PrincipalKind::Token(id) = &principal.kind {
+            actor.id.clone_from(id);
+        }
+        Caller { principal, actor, refusals: self.refusals.clone() }
+    }
+
+    /// The same, of whom not more is known.
+    pub(crate) fn actor(&self, kind: ActorKind, name: &str, peer: IpAddr, headers: &HeaderMap) -> Actor {
+        let address = Some(self.address(peer, headers).to_string());
+        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+        let request = given.filter(|id| (1..=LONGEST_REQUEST_ID).contains(&id.len())).map(str::to_owned);
+        Actor { address, request, ..Actor::new(kind, name) }
     }
 
     async fn token(&self, text: &str, address: IpAddr) -> Result<Option<Principal>, StoreError> {

@@ -1,5 +1,5 @@
-//! What only one replica must do, done by whoever leads: lifetimes of objects that end, history that is not kept any longer,
-//! nodes and members of which nothing was heard for long.
+//! What only one replica must do, done by whoever leads: lifetimes of objects that end, history and audit log that are not kept any
+//! longer, nodes and members of which nothing was heard for long.
 //!
 //! What must stay true: whatever is done here names the leader's term of office, and the database refuses it once that term is
 //! over, however late the leader notices.
@@ -38,6 +38,7 @@ pub(crate) async fn run(
             remembered = Some(Instant::now());
             chores.forget_the_lost().await;
             chores.trim_history().await;
+            chores.trim_audit().await;
         }
     }
 }
@@ -79,6 +80,16 @@ impl Chores<'_> {
             Ok(0) => {}
             Ok(changes) => tracing::info!(changes, "history that is not kept any longer was forgotten"),
             Err(error) => tracing::debug!(%error, "history is trimmed later"),
+        }
+    }
+
+    async fn trim_audit(&self) {
+        match self.store.audit_trim(self.term, self.settings.audit.keep.get()).await {
+            Ok(0) => {}
+            Ok(entries) => {
+                tracing::info!(entries, "entries of the audit log that are not kept any longer were forgotten")
+            }
+            Err(error) => tracing::debug!(%error, "the audit log is trimmed later"),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::health::Readiness;
 use crate::keys::Keyring;
 use crate::listen::{self, Ended, Ending, Served};
 use crate::pages::{self, Site};
+use crate::refusals::Refusals;
 use crate::state::State;
 use crate::waits::Waits;
 use axum::Router;
@@ -83,6 +84,8 @@ pub struct Dashboard {
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
     refresher: JoinHandle<()>,
+    refusals: Arc<Refusals>,
+    noter: JoinHandle<()>,
 }
 
 impl Opening {
@@ -134,7 +137,9 @@ impl Opening {
         let Parts { state, nodes, compiler, metrics, clock } = parts;
         let store = state.store().clone();
         let keyring = Keyring::load(store.clone(), &settings.admin.admin_key).await?;
-        let callers = Arc::new(Callers { store, keyring, access: settings.access.clone() });
+        let refusals = Arc::new(Refusals::new(store.clone(), settings.access.refusals_most as usize));
+        let access = settings.access.clone();
+        let callers = Arc::new(Callers { store, keyring, access, refusals: refusals.clone() });
         let help = "Requests to the Admin API that were answered.";
         let answers = metrics.counter("admin_requests_total", help, &["method", "status"], Options::default())?;
         let help = "Revision of a gateway group that this process shows.";
@@ -169,8 +174,13 @@ impl Opening {
         main.get_or_init(|| pages::dashboard(site(&settings.admin.allow_admin_on_dashboard), api, &readiness));
         compatible.get_or_init(|| pages::compatible(site(&settings.admin.allow_admin)));
         let refresher = tokio::spawn(refresh(callers));
+        let every = settings.access.refusals_every.get();
+        let noter = tokio::spawn({
+            let refusals = refusals.clone();
+            async move { refusals.note_every(every).await }
+        });
         tracing::info!(%address, admin = ?admin_address, "the dashboard serves");
-        Ok(Dashboard { address, admin_address, stop, listeners, refresher })
+        Ok(Dashboard { address, admin_address, stop, listeners, refresher, refusals, noter })
     }
 }
 
@@ -207,6 +217,7 @@ impl Dashboard {
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         while self.listeners.join_next().await.is_some() {}
+        self.refusals.note().await;
     }
 }
 
@@ -214,6 +225,7 @@ impl Drop for Dashboard {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         self.refresher.abort();
+        self.noter.abort();
     }
 }
 

@@ -9,7 +9,7 @@ use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use milecastle_settings::{AdminKey, AdminRole};
-use milecastle_store::{Role, Store, StoreError};
+use milecastle_store::{Acting, Actor, Role, Store, StoreError};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Name of the secret in the store.
@@ -29,7 +29,7 @@ pub async fn bootstrap_admin_key(store: &Store, given: Option<&str>) -> Result<O
         None => Some(random()),
     };
     let Some(key) = given.or(made.as_deref()) else { return Ok(None) };
-    if store.admin_key_put_first(FIRST, Role::Admin, &secret.tag(key)).await? {
+    if store.by(&Actor::system()).admin_key_put_first(FIRST, Role::Admin, &secret.tag(key)).await? {
         return Ok(made);
     }
     if let Some(given) = given {
@@ -47,9 +47,9 @@ pub async fn bootstrap_admin_key(store: &Store, given: Option<&str>) -> Result<O
 ///
 /// # Errors
 /// What the store says.
-pub async fn put_admin_key(store: &Store, name: &str, role: Role, key: &str) -> Result<(), StoreError> {
-    let tag = Secret::of(store).await?.tag(key);
-    store.admin_key_put(name, role, &tag).await
+pub async fn put_admin_key(by: Acting<'_>, name: &str, role: Role, key: &str) -> Result<(), StoreError> {
+    let tag = Secret::of(by.store()).await?.tag(key);
+    by.admin_key_put(name, role, &tag).await
 }
 
 /// Makes a random key under a name and gives it, to be shown once; `None` if there is a key of this name and it is not to be
@@ -58,18 +58,18 @@ pub async fn put_admin_key(store: &Store, name: &str, role: Role, key: &str) -> 
 /// # Errors
 /// What the store says.
 pub async fn mint_admin_key(
-    store: &Store,
+    by: Acting<'_>,
     name: &str,
     role: Role,
     replace: bool,
 ) -> Result<Option<String>, StoreError> {
     let key = random();
     if replace {
-        put_admin_key(store, name, role, &key).await?;
+        put_admin_key(by, name, role, &key).await?;
         return Ok(Some(key));
     }
-    let tag = Secret::of(store).await?.tag(&key);
-    Ok(store.admin_key_create(name, role, &tag).await?.then_some(key))
+    let tag = Secret::of(by.store()).await?.tag(&key);
+    Ok(by.admin_key_create(name, role, &tag).await?.then_some(key))
 }
 
 /// The secret under which keys are hashed.

@@ -11,7 +11,7 @@
 //! - A write is accepted by the compiler that gateways build with, under the settings of its group, and by the store's
 //!   transaction that it rests on; what a replica has in memory is never the reason for accepting one.
 //! - A client reads its own writes from the replica that took them.
-//! - No answer, log line, metric or error shows a private key or a key of the Admin API.
+//! - No answer, log line, metric, error or entry of the audit log shows a private key or a key of the Admin API.
 //!
 //! Deliberately absent: the data plane, any single plugin (the registry is handed in), SQL, TLS on the dashboard's listeners
 //! (put a proxy in front of them, or keep them on a private network).
@@ -28,9 +28,11 @@ pub mod dpm;
 mod health;
 mod keys;
 mod listen;
+mod masks;
 mod members;
 mod pages;
 mod passwords;
+mod refusals;
 mod rights;
 pub mod state;
 mod terms;

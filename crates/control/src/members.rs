@@ -9,7 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use milecastle_settings::{History, Members};
+use milecastle_settings::{Audit, History, Members};
+use milecastle_snapshot::Compiler;
 use milecastle_store::{Maintenance, NewMember, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -17,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::chores;
 use crate::clock::Clock;
+use crate::masks::Masks;
 
 /// The lease of whoever leads.
 pub(crate) const LEADER: &str = "leader";
@@ -41,6 +43,10 @@ pub struct MemberSettings {
     pub members: Members,
     /// How much history is kept.
     pub history: History,
+    /// How long the audit log is kept, and how much of each object it shows.
+    pub audit: Audit,
+    /// Knows which plugins have secrets, for the audit log: any compiler with all plugins built in.
+    pub compiler: Arc<Compiler>,
     /// The time for lifetimes of objects.
     pub clock: Clock,
 }
@@ -62,6 +68,8 @@ impl Membership {
     /// # Errors
     /// What the store says.
     pub async fn join(store: Store, role: Role, settings: MemberSettings) -> Result<Self, StoreError> {
+        let masks = Masks { compiler: settings.compiler.clone() };
+        store.audit_bodies(Arc::new(masks), settings.audit.max_body.as_len());
         let Role { roles, address, version } = role;
         let host = settings.members.name.clone().unwrap_or_else(host_name);
         let member = NewMember { id: new_id(), roles, host, version, address };

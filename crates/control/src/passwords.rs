@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Argon2, Params};
 use aws_lc_rs::rand;
-use milecastle_store::{NewPassword, RoleGrant, Store, StoreError};
+use milecastle_store::{Actor, NewPassword, RoleGrant, Store, StoreError};
 use milecastle_telemetry::Secret;
 use tokio::sync::Semaphore;
 
@@ -84,7 +84,7 @@ pub async fn bootstrap_account(store: &Store) -> Result<Option<Secret<String>>, 
     let password = generate_password();
     let kept = NewPassword { hash: hash_password(password.clone()).await, must_change: true };
     let grants = [RoleGrant::everywhere(Role::administrator().name)];
-    let made = store.account_create_first(FIRST_ACCOUNT, &kept, &grants).await?;
+    let made = store.by(&Actor::system()).account_create_first(FIRST_ACCOUNT, &kept, &grants).await?;
     Ok(made.then_some(password))
 }
 

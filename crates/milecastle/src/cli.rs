@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Token(client::Token),
     /// Show the replicas of the control plane, and which one leads, or take one out of service
     Members(client::Members),
+    /// Show who changed what, or write it to a file
+    Audit(client::Audit),
     /// Make, list or delete keys of the Admin API in the database itself: the way back in when they are lost
     Key(Key),
     /// List, make, disable or delete accounts of people, or give one a new password, in the database itself

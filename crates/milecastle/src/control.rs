@@ -9,6 +9,7 @@ use milecastle_control::{
 };
 use milecastle_plugin_api::NoSecrets;
 use milecastle_settings::{Database, Replica, Sealing, Time};
+use milecastle_snapshot::Compiler;
 use milecastle_store::{KeySource, OpenError, SealingKey, Store, StoreError, Tuning, warn_if_open_to_others};
 use milecastle_telemetry::{Secret, metrics};
 use std::net::SocketAddr;
@@ -63,7 +64,9 @@ impl ControlPlane {
             None => None,
         };
         let role = role(&settings, opening.as_ref().map(Opening::address));
-        let (state, membership) = connect(&settings, &key, &role, &readiness).await?;
+        // What is accepted depends on no node, and so not on any node's `plugin_attr`.
+        let compiler = Arc::new(compiler(serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets)));
+        let (state, membership) = connect(&settings, &key, &role, &compiler, &readiness).await?;
         let store = state.store().clone();
         let nodes = Nodes::new(store.clone(), membership.id(), &settings.replica.members);
         // Before anything is served, so that it opens the Admin API from the first request on.
@@ -73,8 +76,6 @@ impl ControlPlane {
         };
         let dashboard = match opening {
             Some(opening) => {
-                // What is accepted depends on no node, and so not on any node's `plugin_attr`.
-                let compiler = Arc::new(compiler(serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets)));
                 let (state, nodes, metrics) = (state.clone(), nodes.clone(), metrics.clone());
                 let parts = Parts { state, nodes, compiler, metrics, clock: Clock::of(&store) };
                 Some(opening.serve(parts).await?)
@@ -190,12 +191,13 @@ async fn connect(
     settings: &ControlSettings<'_>,
     key: &KeySource,
     role: &Role,
+    compiler: &Arc<Compiler>,
     readiness: &Readiness,
 ) -> anyhow::Result<(Arc<State>, Membership)> {
     let database = &settings.replica.database;
     let mut pause = database.retry_min.get();
     loop {
-        let error = match try_connect(settings, key, role).await? {
+        let error = match try_connect(settings, key, role, compiler).await? {
             Ok(connected) => return Ok(connected),
             Err(error) if error.may_pass() => error,
             Err(error) => return Err(error.into()),
@@ -211,6 +213,7 @@ async fn try_connect(
     settings: &ControlSettings<'_>,
     key: &KeySource,
     role: &Role,
+    compiler: &Arc<Compiler>,
 ) -> anyhow::Result<Result<(Arc<State>, Membership), OpenError>> {
     let database = &settings.replica.database;
     let dsn = database.dsn.as_ref().context("database.dsn is not set")?;
@@ -220,6 +223,8 @@ async fn try_connect(
         let member = MemberSettings {
             members: settings.replica.members.clone(),
             history: settings.replica.history.clone(),
+            audit: settings.replica.audit.clone(),
+            compiler: compiler.clone(),
             clock: Clock::of(&store),
         };
         let membership = Membership::join(store, role.clone(), member).await?;

@@ -2,7 +2,7 @@
 
 use crate::cli::{Allows, Key, KeyCommand};
 use crate::client::{Refused, Table, relative, say, tell};
-use crate::on_the_database::with_store;
+use crate::on_the_database::{operator, with_store};
 use anyhow::ensure;
 use milecastle_control::mint_admin_key;
 use milecastle_store::{Role as KeyRole, Store};
@@ -16,6 +16,8 @@ pub(crate) fn run(args: &Key) -> anyhow::Result<()> {
 }
 
 async fn command(command: &KeyCommand, store: &Store) -> anyhow::Result<()> {
+    let operator = operator();
+    let by = store.by(&operator);
     match command {
         KeyCommand::Create { name, allows, replace } => {
             let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -27,7 +29,7 @@ async fn command(command: &KeyCommand, store: &Store) -> anyhow::Result<()> {
                 Allows::Admin => KeyRole::Admin,
                 Allows::Viewer => KeyRole::Viewer,
             };
-            let Some(key) = mint_admin_key(store, name, role, *replace).await? else {
+            let Some(key) = mint_admin_key(by, name, role, *replace).await? else {
                 let message = format!("there is a key `{name}` already: choose another name, or --replace it");
                 return Err(Refused::conflict(message).into());
             };
@@ -43,7 +45,7 @@ async fn command(command: &KeyCommand, store: &Store) -> anyhow::Result<()> {
             say(&table.text())
         }
         KeyCommand::Delete { name } => {
-            if !store.admin_key_delete(name).await? {
+            if !by.admin_key_delete(name).await? {
                 return Err(Refused::missing(format!("there is no key `{name}`")).into());
             }
             say(&format!("key {name} deleted"))

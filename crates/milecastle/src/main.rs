@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Command::Group(command) => client::run(client::Command::Group(command)),
         Command::Token(command) => client::run(client::Command::Token(command)),
         Command::Members(command) => client::run(client::Command::Members(command)),
+        Command::Audit(command) => client::run(client::Command::Audit(command)),
     };
     match result {
         Ok(code) => code,

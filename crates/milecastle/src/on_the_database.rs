@@ -9,7 +9,7 @@ use crate::control::{sealing_key, tuning};
 use crate::up;
 use anyhow::{Context, ensure};
 use milecastle_settings::{ControlFile, DashboardFile, Database, DpManagerFile, Sealing, load};
-use milecastle_store::Store;
+use milecastle_store::{Actor, ActorKind, Store};
 use std::path::PathBuf;
 
 /// Opens the database that the options name and works on it.
@@ -31,6 +31,12 @@ pub(crate) fn with_store(
         store.close().await;
         done
     })
+}
+
+/// Who runs the command, as the audit log names him: what the machine calls him, which nobody vouches for.
+pub(crate) fn operator() -> Actor {
+    let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    Actor::new(ActorKind::Machine, named.unwrap_or_else(|| "unknown".to_owned()))
 }
 
 /// Where the database is.

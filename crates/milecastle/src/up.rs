@@ -11,7 +11,7 @@ use anyhow::Context;
 use milecastle_control::dpm::{cluster_ca, mint_group_token};
 use milecastle_pki::GroupToken;
 use milecastle_settings::{ENVIRONMENT_PREFIX, File, UpFile, load_with};
-use milecastle_store::{DEFAULT_GROUP, Store};
+use milecastle_store::{Actor, DEFAULT_GROUP, Store};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -116,7 +116,8 @@ async fn own_token(store: &Store, data_dir: &Path) -> anyhow::Result<PathBuf> {
     {
         return Ok(path);
     }
-    let token = mint_group_token(store, DEFAULT_GROUP, "the gateway of `milecastle up`", None).await?;
+    let token =
+        mint_group_token(store.by(&Actor::system()), DEFAULT_GROUP, "the gateway of `milecastle up`", None).await?;
     write_secret(&path, &token.expose()).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }

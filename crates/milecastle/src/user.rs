@@ -2,10 +2,10 @@
 
 use crate::cli::{User, UserCommand};
 use crate::client::{Refused, Table, relative, say, tell};
-use crate::on_the_database::with_store;
+use crate::on_the_database::{operator, with_store};
 use anyhow::ensure;
 use milecastle_control::{generate_password, hash_password, is_account_name, is_role};
-use milecastle_store::{AccountUpdate, NewPassword, RoleGrant, Store};
+use milecastle_store::{AccountUpdate, Acting, NewPassword, RoleGrant, Store};
 
 /// Does what was asked; processes that run on the database know of it at once.
 ///
@@ -16,6 +16,8 @@ pub(crate) fn run(args: &User) -> anyhow::Result<()> {
 }
 
 async fn command(command: &UserCommand, store: &Store) -> anyhow::Result<()> {
+    let operator = operator();
+    let by = store.by(&operator);
     match command {
         UserCommand::List => {
             let mut table = Table::new(&["name", "roles", "made", "state"]);
@@ -34,7 +36,7 @@ async fn command(command: &UserCommand, store: &Store) -> anyhow::Result<()> {
             ensure!(is_account_name(name), "an account's name is 1 to 64 of A-Z a-z 0-9 . _ @ -, not `{name}`");
             ensure!(is_role(allows), "there is no role `{allows}`: administrator, operator, api_owner or viewer");
             let (password, kept) = new_password().await;
-            if !store.account_create(name, &kept, &[RoleGrant::everywhere(allows)]).await? {
+            if !by.account_create(name, &kept, &[RoleGrant::everywhere(allows)]).await? {
                 let message =
                     format!("there is an account `{name}` already: choose another name, or `user passwd {name}`");
                 return Err(Refused::conflict(message).into());
@@ -43,19 +45,19 @@ async fn command(command: &UserCommand, store: &Store) -> anyhow::Result<()> {
         }
         UserCommand::Passwd { name } => {
             let (password, kept) = new_password().await;
-            change(store, name, AccountUpdate { password: Some(kept), ..AccountUpdate::default() }).await?;
+            change(by, name, AccountUpdate { password: Some(kept), ..AccountUpdate::default() }).await?;
             show(name, &password)
         }
         UserCommand::Disable { name } => {
-            change(store, name, AccountUpdate { disabled: Some(true), ..AccountUpdate::default() }).await?;
+            change(by, name, AccountUpdate { disabled: Some(true), ..AccountUpdate::default() }).await?;
             say(&format!("account {name} disabled"))
         }
         UserCommand::Enable { name } => {
-            change(store, name, AccountUpdate { disabled: Some(false), ..AccountUpdate::default() }).await?;
+            change(by, name, AccountUpdate { disabled: Some(false), ..AccountUpdate::default() }).await?;
             say(&format!("account {name} enabled"))
         }
         UserCommand::Delete { name } => {
-            if !store.account_delete(name).await? {
+            if !by.account_delete(name).await? {
                 return Err(missing(name));
             }
             say(&format!("account {name} deleted"))
@@ -70,8 +72,8 @@ async fn new_password() -> (String, NewPassword) {
     (shown, NewPassword { hash: hash_password(password).await, must_change: true })
 }
 
-async fn change(store: &Store, name: &str, update: AccountUpdate) -> anyhow::Result<()> {
-    if store.account_update(name, &update, None).await? { Ok(()) } else { Err(missing(name)) }
+async fn change(by: Acting<'_>, name: &str, update: AccountUpdate) -> anyhow::Result<()> {
+    if by.account_update(name, &update, None).await? { Ok(()) } else { Err(missing(name)) }
 }
 
 /// The password alone on standard output, so that it can go into a file.

@@ -9,21 +9,25 @@ use crate::schema::is_reference;
 /// What [`mask`] puts in place of a secret.
 pub const MASK: &str = "******";
 
-/// JSON pointers of the secret values in `body`, in a fixed order. References to secrets kept elsewhere
-/// (`$secret://…`, `$env://…`) are not secret and are left out.
-pub fn secrets(kind: Kind, body: &Value) -> Vec<String> {
-    let places: &[&str] = match kind {
-        Kind::Ssl => &["/key"],
+/// JSON pointers of what is secret in objects of a kind; what is an array there has secrets for items.
+pub fn secret_places(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Ssl => &["/key", "/keys"],
         Kind::Upstream => &["/tls/client_key"],
         Kind::Route | Kind::Service | Kind::StreamRoute => &["/upstream/tls/client_key"],
         Kind::Secret => &["/token", "/secret_access_key", "/session_token", "/auth_config/private_key"],
         _ => &[],
-    };
-    let mut pointers: Vec<String> = places.iter().map(|&place| place.to_owned()).collect();
-    if kind == Kind::Ssl {
-        let keys = body.get("keys").and_then(Value::as_array).map_or(0, Vec::len);
-        pointers.extend((0..keys).map(|n| format!("/keys/{n}")));
     }
+}
+
+/// JSON pointers of the secret values in `body`, in a fixed order. References to secrets kept elsewhere
+/// (`$secret://…`, `$env://…`) are not secret and are left out.
+pub fn secrets(kind: Kind, body: &Value) -> Vec<String> {
+    let of_place = |place: &&str| match body.pointer(place).and_then(Value::as_array) {
+        Some(items) => (0..items.len()).map(|n| format!("{place}/{n}")).collect(),
+        None => vec![(*place).to_owned()],
+    };
+    let mut pointers: Vec<String> = secret_places(kind).iter().flat_map(of_place).collect();
     pointers.retain(|pointer| body.pointer(pointer).is_some_and(|value| value.is_string() && !is_reference(value)));
     pointers
 }

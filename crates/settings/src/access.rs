@@ -27,6 +27,11 @@ pub struct Access {
     pub login_wait_max: Time,
     /// After this long without an attempt, failures are forgotten.
     pub login_memory: Time,
+    /// Refused calls and failed logins are counted by who, from where and what, and put into the audit log once in this time.
+    pub refusals_every: Time,
+    /// Kinds of them that are told apart within that time; what comes beyond is counted together.
+    #[schemars(range(min = 1), extend("x-unit" = "kinds"))]
+    pub refusals_most: u32,
     /// Proxies in front of the dashboard: of requests from them the address is the last one in `X-Forwarded-For` that is none of
     /// them. Without them in this list, all who come through a proxy are one address, and share its waits.
     pub trusted_proxies: Vec<Peers>,
@@ -35,7 +40,11 @@ pub struct Access {
 impl Access {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         let mut checks = checks.at("access");
-        for (key, time) in [("session_idle", self.session_idle), ("login_memory", self.login_memory)] {
+        for (key, time) in [
+            ("session_idle", self.session_idle),
+            ("login_memory", self.login_memory),
+            ("refusals_every", self.refusals_every),
+        ] {
             if time.is_zero() {
                 checks.fault(key, "expected more than 0");
             }
@@ -56,6 +65,8 @@ impl Default for Access {
             login_failures_of_address: 20,
             login_wait_max: Time::secs(60),
             login_memory: Time::secs(900),
+            refusals_every: Time::secs(60),
+            refusals_most: 100,
             trusted_proxies: Vec::new(),
         }
     }

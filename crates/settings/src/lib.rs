@@ -15,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod access;
+mod audit;
 mod check;
 mod common;
 mod dashboard;
@@ -34,6 +35,7 @@ mod whole;
 mod tests;
 
 pub use access::Access;
+pub use audit::Audit;
 pub use common::{Database, HostPort, HttpLimits, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
 pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, Declarative};
 pub use discovery::{

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Checks;
-use crate::{Database, History, Members, Sealing, Time};
+use crate::{Audit, Database, History, Members, Sealing, Time};
 
 /// A process of the control plane: its database, its like, its end. Stands at the top of its file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +19,8 @@ pub struct Replica {
     /// The history of changes, for people to read and for nodes that were away to catch up by; one that missed more than is
     /// kept gets the whole configuration. The same on all replicas, since whichever leads trims it.
     pub history: History,
+    /// The audit log: who changed what. The same on all replicas, since whichever leads trims it.
+    pub audit: Audit,
     /// How the process ends.
     pub shutdown: ControlShutdown,
 }
@@ -43,6 +45,7 @@ impl Replica {
         self.sealing.check(checks);
         self.members.check(checks);
         self.history.check(checks);
+        self.audit.check(checks);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::stream;
 use crate::upstream::{self, CompiledUpstream};
 use milecastle_matching::RouterMode;
 use milecastle_model::{Change, Fault, GlobalRule, GroupSettings, Key, Kind, Object, Plugins, Ssl, SslKind, Upstream};
-use milecastle_plugin_api::{Built, Chain, ConfigError, Owner, Placement, Registry};
+use milecastle_plugin_api::{Built, Chain, ConfigError, Owner, Placement, PluginDef, Registry};
 use milecastle_settings::Registries;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -81,6 +81,12 @@ impl Compiler {
     /// The enabled plugins.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// The definition of a plugin of requests or sessions, whether it is enabled or not.
+    pub fn built_in(&self, name: &str) -> Option<&'static PluginDef> {
+        let of_sessions = || self.sessions.as_ref()?.built_in(name);
+        self.registry.built_in(name).or_else(of_sessions)
     }
 
     pub(crate) fn mode(&self) -> RouterMode {

@@ -1,9 +1,12 @@
 //! Who may come in: join tokens of gateway groups and keys of the Admin API. Both are long random strings made elsewhere;
 //! the store has hashes of them alone: of a token its SHA-256, of an admin key a hash that the caller chooses.
 
+use serde_json::{Value as Json, json};
+
+use crate::audit::{Acting, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
 use crate::group;
-use crate::sql::{Row, args};
+use crate::sql::{Row, Tx, args};
 use crate::store::Store;
 
 const TOKEN: &str = "SELECT id, group_id, name, created_at, expires_at, revoked_at FROM token";
@@ -78,17 +81,6 @@ pub struct AdminKey {
 }
 
 impl Store {
-    /// Records a join token.
-    pub async fn token_create(&self, token: &NewToken) -> Result<(), StoreError> {
-        let sql = "INSERT INTO token (id, group_id, name, hash, created_at, expires_at) \
-                   SELECT $1, g.id, $3, $4, $5, $6 FROM gateway_group g WHERE g.id = $2";
-        let NewToken { id, group, name, hash, expires_at } = token;
-        match self.0.db.run(sql, args![id, group, name, &hash[..], self.now(), *expires_at]).await? {
-            0 => Err(StoreError::UnknownGroup(group.clone())),
-            _ => Ok(()),
-        }
-    }
-
     /// The token with this SHA-256, expired and revoked ones included.
     pub async fn token_find(&self, hash: &[u8; 32]) -> Result<Option<Token>, StoreError> {
         let row = self.0.db.row(format!("{TOKEN} WHERE hash = $1"), args![&hash[..]]).await?;
@@ -101,54 +93,113 @@ impl Store {
         rows.iter().map(token).collect()
     }
 
-    /// Revokes a token for good, and with it every node that joined with it; the group's epoch grows. `false`: the group has
-    /// no such token that is not revoked yet.
-    pub async fn token_revoke(&self, group: &str, id: &str) -> Result<bool, StoreError> {
-        let mut tx = self.0.db.begin_write().await?;
-        let sql = "UPDATE token SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";
-        let revoked = tx.run(sql, args![group, id, self.now()]).await? > 0;
-        if revoked {
-            group::touch(&mut tx, group).await?;
-        }
-        tx.commit().await?;
-        self.0.watcher.hint();
-        Ok(revoked)
-    }
-
-    /// Records the hash of an admin key under `name`, in place of the key that had this name.
-    pub async fn admin_key_put(&self, name: &str, role: Role, hash: &[u8; 32]) -> Result<(), StoreError> {
-        let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) \
-                   DO UPDATE SET role = excluded.role, hash = excluded.hash, created_at = excluded.created_at";
-        self.0.db.run(sql, args![name, role.name(), &hash[..], self.now()]).await.map(drop)
-    }
-
-    /// As [`Store::admin_key_put`], but only while there is no key of this name: `false` if there is one.
-    pub async fn admin_key_create(&self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {
-        let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
-        Ok(self.0.db.run(sql, args![name, role.name(), &hash[..], self.now()]).await? > 0)
-    }
-
-    /// As [`Store::admin_key_put`], but only while there is no admin key at all: `false` if there is one. Of several who
-    /// start at once, one is told `true`.
-    pub async fn admin_key_put_first(&self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {
-        let mut tx = self.0.db.begin_alone().await?;
-        let sql = "INSERT INTO admin_key (name, role, hash, created_at) SELECT $1, $2, $3, $4 \
-                   WHERE NOT EXISTS (SELECT 1 FROM admin_key)";
-        let first = tx.run(sql, args![name, role.name(), &hash[..], self.now()]).await? > 0;
-        tx.commit().await?;
-        Ok(first)
-    }
-
     /// All admin keys, by name.
     pub async fn admin_key_list(&self) -> Result<Vec<AdminKey>, StoreError> {
         let rows = self.0.db.rows("SELECT name, role, hash, created_at FROM admin_key ORDER BY name", &[]).await?;
         rows.iter().map(admin_key).collect()
     }
+}
+
+impl Acting<'_> {
+    /// Records a join token.
+    pub async fn token_create(self, token: &NewToken) -> Result<(), StoreError> {
+        let sql = "INSERT INTO token (id, group_id, name, hash, created_at, expires_at) \
+                   SELECT $1, g.id, $3, $4, $5, $6 FROM gateway_group g WHERE g.id = $2";
+        let NewToken { id, group, name, hash, expires_at } = token;
+        let mut tx = self.store.0.db.begin_write().await?;
+        let args = args![id, group, name, &hash[..], self.store.now(), *expires_at];
+        if tx.run(sql, args).await? == 0 {
+            return Err(StoreError::UnknownGroup(group.clone()));
+        }
+        let made = json!({ "name": name, "expires_at": expires_at });
+        let entry = NewEntry::of(audited::JOIN_TOKEN, id, None, Some(made));
+        self.record(&mut tx, entry.map(|entry| entry.within(group))).await?;
+        tx.commit().await
+    }
+
+    /// Revokes a token for good, and with it every node that joined with it; the group's epoch grows. `false`: the group has
+    /// no such token that is not revoked yet.
+    pub async fn token_revoke(self, group: &str, id: &str) -> Result<bool, StoreError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        let now = self.store.now();
+        let sql = "UPDATE token SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";
+        let revoked = tx.run(sql, args![group, id, now]).await? > 0;
+        if revoked {
+            group::touch(&mut tx, group).await?;
+            self.record(&mut tx, revocation(audited::JOIN_TOKEN, id, now).map(|entry| entry.within(group))).await?;
+        }
+        tx.commit().await?;
+        self.store.0.watcher.hint();
+        Ok(revoked)
+    }
+
+    /// Records the hash of an admin key under `name`, in place of the key that had this name.
+    pub async fn admin_key_put(self, name: &str, role: Role, hash: &[u8; 32]) -> Result<(), StoreError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        let before = stored_key(&mut tx, name).await?;
+        let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) \
+                   DO UPDATE SET role = excluded.role, hash = excluded.hash, created_at = excluded.created_at";
+        tx.run(sql, args![name, role.name(), &hash[..], self.store.now()]).await?;
+        let after = Some(key_shown(role));
+        let replaced = before.map(|before| NewEntry::replaced(audited::ADMIN_KEY, name, before, after.clone()));
+        let entry = replaced.or_else(|| NewEntry::of(audited::ADMIN_KEY, name, None, after));
+        self.record(&mut tx, entry).await?;
+        tx.commit().await
+    }
+
+    /// As [`Acting::admin_key_put`], but only while there is no key of this name: `false` if there is one.
+    pub async fn admin_key_create(self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {
+        let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
+        let mut tx = self.store.0.db.begin_write().await?;
+        let made = tx.run(sql, args![name, role.name(), &hash[..], self.store.now()]).await? > 0;
+        self.key_made(&mut tx, made, name, role).await?;
+        tx.commit().await?;
+        Ok(made)
+    }
+
+    /// As [`Acting::admin_key_put`], but only while there is no admin key at all: `false` if there is one. Of several who
+    /// start at once, one is told `true`.
+    pub async fn admin_key_put_first(self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {
+        let mut tx = self.store.0.db.begin_alone().await?;
+        let sql = "INSERT INTO admin_key (name, role, hash, created_at) SELECT $1, $2, $3, $4 \
+                   WHERE NOT EXISTS (SELECT 1 FROM admin_key)";
+        let first = tx.run(sql, args![name, role.name(), &hash[..], self.store.now()]).await? > 0;
+        self.key_made(&mut tx, first, name, role).await?;
+        tx.commit().await?;
+        Ok(first)
+    }
 
     /// Deletes an admin key; `false` if there is none of this name.
-    pub async fn admin_key_delete(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(self.0.db.run("DELETE FROM admin_key WHERE name = $1", args![name]).await? > 0)
+    pub async fn admin_key_delete(self, name: &str) -> Result<bool, StoreError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        let before = stored_key(&mut tx, name).await?;
+        let deleted = tx.run("DELETE FROM admin_key WHERE name = $1", args![name]).await? > 0;
+        self.record(&mut tx, NewEntry::of(audited::ADMIN_KEY, name, before.filter(|_| deleted), None)).await?;
+        tx.commit().await?;
+        Ok(deleted)
     }
+
+    async fn key_made(self, tx: &mut Tx, made: bool, name: &str, role: Role) -> Result<(), StoreError> {
+        let after = made.then(|| key_shown(role));
+        self.record(tx, NewEntry::of(audited::ADMIN_KEY, name, None, after)).await
+    }
+}
+
+/// What the audit log shows of a key of the Admin API.
+fn key_shown(role: Role) -> Json {
+    json!({ "role": role.name() })
+}
+
+/// The same of the one of this name.
+async fn stored_key(tx: &mut Tx, name: &str) -> Result<Option<Json>, StoreError> {
+    let row = tx.row("SELECT name, role, hash, created_at FROM admin_key WHERE name = $1", args![name]).await?;
+    Ok(row.as_ref().map(admin_key).transpose()?.map(|key| key_shown(key.role)))
+}
+
+/// That a token opens nothing any more from `now` on (Unix seconds).
+pub(crate) fn revocation(kind: &'static str, id: &str, now: u64) -> Option<NewEntry> {
+    let [before, after] = [None, Some(now)].map(|at| Some(json!({ "revoked_at": at })));
+    Some(NewEntry::of(kind, id, before, after)?.called(AuditAction::Revoke))
 }
 
 fn token(row: &Row) -> Result<Token, StoreError> {

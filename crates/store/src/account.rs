@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use serde_json::{Value as Json, json};
+
+use crate::audit::{Acting, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
 use crate::grant::{self, RoleGrant};
 use crate::sql::{Row, Tx, args};
@@ -74,35 +77,6 @@ pub struct SessionLimits {
 }
 
 impl Store {
-    /// Makes an account. `false`: the name is taken.
-    pub async fn account_create(
-        &self,
-        name: &str,
-        password: &NewPassword,
-        grants: &[RoleGrant],
-    ) -> Result<bool, StoreError> {
-        let mut tx = self.0.db.begin_write().await?;
-        let made = insert(&mut tx, name, password, grants, self.now()).await?;
-        tx.commit().await?;
-        Ok(made)
-    }
-
-    /// As [`Store::account_create`], but only while there is no account at all. Of several who start at once, one is told `true`.
-    pub async fn account_create_first(
-        &self,
-        name: &str,
-        password: &NewPassword,
-        grants: &[RoleGrant],
-    ) -> Result<bool, StoreError> {
-        let mut tx = self.0.db.begin_alone().await?;
-        if tx.row("SELECT 1 FROM account LIMIT 1", &[]).await?.is_some() {
-            return Ok(false);
-        }
-        let made = insert(&mut tx, name, password, grants, self.now()).await?;
-        tx.commit().await?;
-        Ok(made)
-    }
-
     /// All accounts, by name.
     pub async fn account_list(&self) -> Result<Vec<Account>, StoreError> {
         let rows = self.0.db.rows(format!("{COLUMNS} ORDER BY name"), &[]).await?;
@@ -119,69 +93,6 @@ impl Store {
     pub async fn account_password_hash(&self, name: &str) -> Result<Option<String>, StoreError> {
         let row = self.0.db.row("SELECT password FROM account WHERE name = $1", args![name]).await?;
         row.map(|row| row.text(0)).transpose()
-    }
-
-    /// Changes an account. Another password, and disabling it, ends its sessions, but for the one with the hash `keep`.
-    /// `false`: there is no such account.
-    pub async fn account_update(
-        &self,
-        name: &str,
-        update: &AccountUpdate,
-        keep: Option<&[u8; 32]>,
-    ) -> Result<bool, StoreError> {
-        let now = self.now();
-        let mut tx = self.0.db.begin_write().await?;
-        // Held by a statement that changes nothing, so that no login comes in between.
-        if tx.run("UPDATE account SET name = name WHERE name = $1", args![name]).await? == 0 {
-            return Ok(false);
-        }
-        let AccountUpdate { grants, disabled, password } = update;
-        if let Some(grants) = grants {
-            tx.run("UPDATE account SET grants = $2 WHERE name = $1", args![name, &grant::written(grants)]).await?;
-        }
-        if let Some(disabled) = disabled {
-            let at = disabled.then_some(now);
-            tx.run("UPDATE account SET disabled_at = $2 WHERE name = $1", args![name, at]).await?;
-        }
-        if let Some(NewPassword { hash, must_change }) = password {
-            let sql = "UPDATE account SET password = $2, must_change = $3, password_at = $4 WHERE name = $1";
-            tx.run(sql, args![name, hash, *must_change, now]).await?;
-        }
-        if password.is_some() || *disabled == Some(true) {
-            let kept = keep.map(|hash| &hash[..]).unwrap_or_default();
-            tx.run("DELETE FROM session WHERE account = $1 AND hash <> $2", args![name, kept]).await?;
-        }
-        tx.commit().await?;
-        Ok(true)
-    }
-
-    /// Deletes an account with its sessions. `false`: there is none.
-    pub async fn account_delete(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(self.0.db.run("DELETE FROM account WHERE name = $1", args![name]).await? > 0)
-    }
-
-    /// Begins a session of an account from an address, and forgets those that have ended. `false`: the account is not there, is
-    /// disabled, or has another password than this hash by now.
-    pub async fn session_create(
-        &self,
-        hash: &[u8; 32],
-        account: &str,
-        password: &str,
-        address: &str,
-        limits: SessionLimits,
-    ) -> Result<bool, StoreError> {
-        let now = self.now();
-        let mut tx = self.0.db.begin_write().await?;
-        let held = "UPDATE account SET name = name WHERE name = $1 AND password = $2 AND disabled_at IS NULL";
-        if tx.run(held, args![account, password]).await? == 0 {
-            return Ok(false);
-        }
-        let insert = "INSERT INTO session (hash, account, address, created_at, used_at) VALUES ($1, $2, $3, $4, $4)";
-        tx.run(insert, args![&hash[..], account, address, now]).await?;
-        let [rested, over] = [limits.idle, limits.max].map(|limit| now.saturating_sub(limit.as_secs()));
-        tx.run("DELETE FROM session WHERE used_at <= $1 OR created_at <= $2", args![rested, over]).await?;
-        tx.commit().await?;
-        Ok(true)
     }
 
     /// The session with this SHA-256, unless it has ended or its account is disabled; and notes that it is used.
@@ -201,24 +112,165 @@ impl Store {
         }
         Ok(Some(Session { hash: *hash, account, ends_at }))
     }
+}
 
-    /// Ends a session.
-    pub async fn session_delete(&self, hash: &[u8; 32]) -> Result<(), StoreError> {
-        self.0.db.run("DELETE FROM session WHERE hash = $1", args![&hash[..]]).await.map(drop)
+impl Acting<'_> {
+    /// Makes an account. `false`: the name is taken.
+    pub async fn account_create(
+        self,
+        name: &str,
+        password: &NewPassword,
+        grants: &[RoleGrant],
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        let made = self.insert(&mut tx, name, password, grants).await?;
+        tx.commit().await?;
+        Ok(made)
+    }
+
+    /// As [`Acting::account_create`], but only while there is no account at all. Of several who start at once, one is told `true`.
+    pub async fn account_create_first(
+        self,
+        name: &str,
+        password: &NewPassword,
+        grants: &[RoleGrant],
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.store.0.db.begin_alone().await?;
+        if tx.row("SELECT 1 FROM account LIMIT 1", &[]).await?.is_some() {
+            return Ok(false);
+        }
+        let made = self.insert(&mut tx, name, password, grants).await?;
+        tx.commit().await?;
+        Ok(made)
+    }
+
+    /// Changes an account. Another password, and disabling it, ends its sessions, but for the one with the hash `keep`.
+    /// `false`: there is no such account.
+    pub async fn account_update(
+        self,
+        name: &str,
+        update: &AccountUpdate,
+        keep: Option<&[u8; 32]>,
+    ) -> Result<bool, StoreError> {
+        let now = self.store.now();
+        let mut tx = self.store.0.db.begin_write().await?;
+        // Held by a statement that changes nothing, so that no login comes in between.
+        if tx.run("UPDATE account SET name = name WHERE name = $1", args![name]).await? == 0 {
+            return Ok(false);
+        }
+        let before = stored(&mut tx, name).await?;
+        let AccountUpdate { grants, disabled, password } = update;
+        if let Some(grants) = grants {
+            tx.run("UPDATE account SET grants = $2 WHERE name = $1", args![name, &grant::written(grants)]).await?;
+        }
+        if let Some(disabled) = disabled {
+            let at = disabled.then_some(now);
+            tx.run("UPDATE account SET disabled_at = $2 WHERE name = $1", args![name, at]).await?;
+        }
+        if let Some(NewPassword { hash, must_change }) = password {
+            let sql = "UPDATE account SET password = $2, must_change = $3, password_at = $4 WHERE name = $1";
+            tx.run(sql, args![name, hash, *must_change, now]).await?;
+        }
+        if password.is_some() || *disabled == Some(true) {
+            let kept = keep.map(|hash| &hash[..]).unwrap_or_default();
+            tx.run("DELETE FROM session WHERE account = $1 AND hash <> $2", args![name, kept]).await?;
+        }
+        let [before, mut after] = [before, stored(&mut tx, name).await?].map(|account| account.as_ref().map(shown));
+        if let Some(after) = after.as_mut().filter(|_| password.is_some()) {
+            // The time alone may be that of the one before.
+            after["password"] = "changed".into();
+        }
+        self.record(&mut tx, NewEntry::of(audited::ACCOUNT, name, before, after)).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Deletes an account with its sessions. `false`: there is none.
+    pub async fn account_delete(self, name: &str) -> Result<bool, StoreError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        let before = stored(&mut tx, name).await?;
+        let deleted = tx.run("DELETE FROM account WHERE name = $1", args![name]).await? > 0;
+        if deleted {
+            let before = before.as_ref().map(shown);
+            self.record(&mut tx, NewEntry::of(audited::ACCOUNT, name, before, None)).await?;
+        }
+        tx.commit().await?;
+        Ok(deleted)
+    }
+
+    /// Begins a session of an account from an address, and forgets those that have ended. `false`: the account is not there, is
+    /// disabled, or has another password than this hash by now.
+    pub async fn session_create(
+        self,
+        hash: &[u8; 32],
+        account: &str,
+        password: &str,
+        address: &str,
+        limits: SessionLimits,
+    ) -> Result<bool, StoreError> {
+        let now = self.store.now();
+        let mut tx = self.store.0.db.begin_write().await?;
+        let held = "UPDATE account SET name = name WHERE name = $1 AND password = $2 AND disabled_at IS NULL";
+        if tx.run(held, args![account, password]).await? == 0 {
+            return Ok(false);
+        }
+        let insert = "INSERT INTO session (hash, account, address, created_at, used_at) VALUES ($1, $2, $3, $4, $4)";
+        tx.run(insert, args![&hash[..], account, address, now]).await?;
+        let [rested, over] = [limits.idle, limits.max].map(|limit| now.saturating_sub(limit.as_secs()));
+        tx.run("DELETE FROM session WHERE used_at <= $1 OR created_at <= $2", args![rested, over]).await?;
+        self.record(&mut tx, [login(account, AuditAction::SignIn)]).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Ends a session, which is the actor's own.
+    pub async fn session_delete(self, hash: &[u8; 32]) -> Result<(), StoreError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        if tx.run("DELETE FROM session WHERE hash = $1", args![&hash[..]]).await? > 0 {
+            self.record(&mut tx, [login(&self.actor.name, AuditAction::SignOut)]).await?;
+        }
+        tx.commit().await
+    }
+
+    async fn insert(
+        self,
+        tx: &mut Tx,
+        name: &str,
+        password: &NewPassword,
+        grants: &[RoleGrant],
+    ) -> Result<bool, StoreError> {
+        let sql = "INSERT INTO account (name, password, must_change, grants, created_at, password_at) \
+                   VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (name) DO NOTHING";
+        let (hash, must_change, now) = (&password.hash, password.must_change, self.store.now());
+        let made = tx.run(sql, args![name, hash, must_change, &grant::written(grants), now]).await? > 0;
+        if made {
+            let made = stored(tx, name).await?.as_ref().map(shown);
+            self.record(tx, NewEntry::of(audited::ACCOUNT, name, None, made)).await?;
+        }
+        Ok(made)
     }
 }
 
-async fn insert(
-    tx: &mut Tx,
-    name: &str,
-    password: &NewPassword,
-    grants: &[RoleGrant],
-    now: u64,
-) -> Result<bool, StoreError> {
-    let sql = "INSERT INTO account (name, password, must_change, grants, created_at, password_at) \
-               VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (name) DO NOTHING";
-    let grants = grant::written(grants);
-    Ok(tx.run(sql, args![name, &password.hash, password.must_change, &grants, now]).await? > 0)
+/// One account, as the transaction sees it.
+async fn stored(tx: &mut Tx, name: &str) -> Result<Option<Account>, StoreError> {
+    let row = tx.row(format!("{COLUMNS} WHERE name = $1"), args![name]).await?;
+    row.as_ref().map(|row| account(row, 0)).transpose()
+}
+
+/// What the audit log shows of an account.
+fn shown(account: &Account) -> Json {
+    json!({
+        "roles": account.grants,
+        "must_change_password": account.must_change,
+        "disabled_at": account.disabled_at,
+        "password_at": account.password_at,
+    })
+}
+
+/// That somebody logged in or out.
+fn login(account: &str, action: AuditAction) -> NewEntry {
+    let (group, object, revision) = (None, account.to_owned(), None);
+    NewEntry { group, kind: audited::SESSION, object, action, revision, before: None, after: None }
 }
 
 /// An account whose columns begin at `first`.

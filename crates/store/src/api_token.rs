@@ -1,5 +1,9 @@
 //! Tokens of machines that use the API. A token is nobody's: it outlives whoever made it.
 
+use serde_json::json;
+
+use crate::access::revocation;
+use crate::audit::{Acting, NewEntry, audited};
 use crate::error::StoreError;
 use crate::grant::{self, RoleGrant};
 use crate::sql::{Row, args};
@@ -58,16 +62,35 @@ impl ApiToken {
     }
 }
 
-impl Store {
+impl Acting<'_> {
     /// Records a token of the API.
-    pub async fn api_token_create(&self, token: &NewApiToken) -> Result<(), StoreError> {
+    pub async fn api_token_create(self, token: &NewApiToken) -> Result<(), StoreError> {
         let sql = "INSERT INTO api_token (id, name, hash, grants, created_by, created_at, expires_at) \
                    VALUES ($1, $2, $3, $4, $5, $6, $7)";
         let NewApiToken { id, name, hash, grants, created_by, expires_at } = token;
-        let grants = grant::written(grants);
-        self.0.db.run(sql, args![id, name, &hash[..], &grants, created_by, self.now(), *expires_at]).await.map(drop)
+        let (roles, now) = (grant::written(grants), self.store.now());
+        let mut tx = self.store.0.db.begin_write().await?;
+        tx.run(sql, args![id, name, &hash[..], &roles, created_by, now, *expires_at]).await?;
+        let made = json!({ "name": name, "roles": grants, "expires_at": expires_at });
+        self.record(&mut tx, NewEntry::of(audited::API_TOKEN, id, None, Some(made))).await?;
+        tx.commit().await
     }
 
+    /// Revokes a token for good. `false`: there is none of this id that is not revoked yet.
+    pub async fn api_token_revoke(self, id: &str) -> Result<bool, StoreError> {
+        let now = self.store.now();
+        let mut tx = self.store.0.db.begin_write().await?;
+        let sql = "UPDATE api_token SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
+        let revoked = tx.run(sql, args![id, now]).await? > 0;
+        if revoked {
+            self.record(&mut tx, revocation(audited::API_TOKEN, id, now)).await?;
+        }
+        tx.commit().await?;
+        Ok(revoked)
+    }
+}
+
+impl Store {
     /// The token with this SHA-256, expired and revoked ones included.
     pub async fn api_token_find(&self, hash: &[u8; 32]) -> Result<Option<ApiToken>, StoreError> {
         let row = self.0.db.row(format!("{COLUMNS} WHERE hash = $1"), args![&hash[..]]).await?;
@@ -78,12 +101,6 @@ impl Store {
     pub async fn api_token_list(&self) -> Result<Vec<ApiToken>, StoreError> {
         let rows = self.0.db.rows(format!("{COLUMNS} ORDER BY id"), &[]).await?;
         rows.iter().map(token).collect()
-    }
-
-    /// Revokes a token for good. `false`: there is none of this id that is not revoked yet.
-    pub async fn api_token_revoke(&self, id: &str) -> Result<bool, StoreError> {
-        let sql = "UPDATE api_token SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
-        Ok(self.0.db.run(sql, args![id, self.now()]).await? > 0)
     }
 
     /// Notes that a token was used from an address, unless that was noted less than a minute ago.

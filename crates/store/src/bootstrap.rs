@@ -72,6 +72,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0010_access.sql"),
         include_str!("../../../migrations/sqlite/0010_access.sql"),
     ),
+    (
+        11,
+        "audit",
+        include_str!("../../../migrations/postgres/0011_audit.sql"),
+        include_str!("../../../migrations/sqlite/0011_audit.sql"),
+    ),
 ];
 
 /// The newest migration that this program knows.

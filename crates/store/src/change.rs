@@ -1,4 +1,4 @@
-//! What a caller submits to [`crate::Store::publish`] and what comes back.
+//! What a caller submits to [`crate::Acting::publish`] and what comes back.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,8 +11,6 @@ use crate::declaration::NewDeclaration;
 /// One atomic publish: all of it becomes one revision, or nothing does.
 #[derive(Debug)]
 pub struct ChangeSet {
-    /// Who: an account or the name of an admin key.
-    pub author: String,
     /// Why, in the author's words; may be empty.
     pub message: String,
     /// Which way it came.
@@ -29,9 +27,9 @@ pub struct ChangeSet {
 
 impl ChangeSet {
     /// A set of `ops` without message or preconditions.
-    pub fn new(author: impl Into<String>, source: Source, ops: Vec<Op>) -> ChangeSet {
-        let (author, message) = (author.into(), String::new());
-        ChangeSet { author, message, source, expected_revision: None, require: Vec::new(), declaration: None, ops }
+    pub fn new(source: Source, ops: Vec<Op>) -> ChangeSet {
+        let message = String::new();
+        ChangeSet { message, source, expected_revision: None, require: Vec::new(), declaration: None, ops }
     }
 }
 

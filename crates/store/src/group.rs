@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use milecastle_model::Kind;
 
+use serde_json::{Value as Json, json};
+
+use crate::audit::{Acting, AuditAction, NewEntry, audited};
 use crate::error::{GroupError, StoreError};
 use crate::maintenance::{self, Maintenance};
 use crate::read;
@@ -68,19 +71,6 @@ pub struct GroupUpdate {
 }
 
 impl Store {
-    /// Creates a group, at revision 0 and with a lineage of its own.
-    pub async fn group_create(&self, group: &NewGroup) -> Result<Group, GroupError> {
-        let mut tx = self.0.db.begin_write().await?;
-        if insert(&mut tx, group, self.now()).await? == 0 {
-            return Err(GroupError::Exists(group.id.clone()));
-        }
-        let created = get(&mut tx, &group.id).await?;
-        tx.notify(&group.id).await?;
-        tx.commit().await?;
-        self.0.watcher.hint();
-        Ok(created)
-    }
-
     /// All groups, by id.
     pub async fn group_list(&self) -> Result<Vec<Group>, StoreError> {
         let rows = self.0.db.rows(format!("{COLUMNS} ORDER BY id"), &[]).await?;
@@ -90,44 +80,6 @@ impl Store {
     /// One group.
     pub async fn group_get(&self, id: &str) -> Result<Group, StoreError> {
         get(&mut self.0.db.begin_read().await?, id).await
-    }
-
-    /// Changes name or labels; the group's epoch grows.
-    pub async fn group_update(&self, id: &str, update: &GroupUpdate) -> Result<Group, StoreError> {
-        let mut tx = self.0.db.begin_write().await?;
-        let labels = update.labels.as_ref().map(to_json);
-        let sql = "UPDATE gateway_group SET name = COALESCE($2, name), labels = COALESCE($3, labels), epoch = epoch + 1 \
-                   WHERE id = $1";
-        tx.run(sql, args![id, update.name.as_deref(), labels.as_deref()]).await?;
-        let updated = get(&mut tx, id).await?;
-        tx.notify(id).await?;
-        tx.commit().await?;
-        self.0.watcher.hint();
-        Ok(updated)
-    }
-
-    /// Declares lineages over: nodes that stand in one of them take the group's own one over, whatever its revision
-    /// ([`Group::supersedes`]). With `anew` the group's present lineage is among them and gets a successor: its revisions
-    /// were counted further elsewhere than here, so the next ones must not be taken for those. The group's epoch grows.
-    pub async fn group_supersede(&self, id: &str, over: &[String], anew: bool) -> Result<Group, StoreError> {
-        let mut tx = self.0.db.begin_write().await?;
-        let lock = tx.lock_group_sql();
-        tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
-        let mut group = get(&mut tx, id).await?;
-        let mut listed = group.supersedes;
-        listed.extend(over.iter().filter(|lineage| **lineage != group.lineage).cloned());
-        if anew {
-            listed.push(std::mem::replace(&mut group.lineage, hex(&random::<16>())));
-        }
-        listed.sort();
-        listed.dedup();
-        let sql = "UPDATE gateway_group SET lineage = $2, supersedes = $3, epoch = epoch + 1 WHERE id = $1";
-        tx.run(sql, args![id, &group.lineage, &to_json(&listed)]).await?;
-        let updated = get(&mut tx, id).await?;
-        tx.notify(id).await?;
-        tx.commit().await?;
-        self.0.watcher.hint();
-        Ok(updated)
     }
 
     /// Gives a group a lineage of its own from here on, if its history does not hold what somebody has read of it: `revision` of
@@ -151,29 +103,95 @@ impl Store {
         self.0.watcher.hint();
         Ok(true)
     }
+}
 
-    /// Deletes a group with all that belongs to it. Unless `force`, only one without objects and nodes.
-    pub async fn group_delete(&self, id: &str, force: bool) -> Result<(), GroupError> {
-        let mut tx = self.0.db.begin_write().await?;
-        let lock = tx.lock_group_sql();
-        tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
-        if !force {
-            // Its settings are no reason to keep it.
-            let count = "SELECT (SELECT COUNT(*) FROM resource WHERE group_id = $1 AND kind <> $2), \
-                         (SELECT COUNT(*) FROM node WHERE group_id = $1)";
-            let row = tx
-                .row(count, args![id, Kind::GroupSettings.name()])
-                .await?
-                .ok_or_else(|| StoreError::corrupt("a count without a row"))?;
-            let (objects, nodes) = (row.int(0)?, row.int(1)?);
-            if objects + nodes > 0 {
-                return Err(GroupError::NotEmpty { id: id.to_owned(), objects, nodes });
-            }
+impl Acting<'_> {
+    /// Creates a group, at revision 0 and with a lineage of its own.
+    pub async fn group_create(self, group: &NewGroup) -> Result<Group, GroupError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        if insert(&mut tx, group, self.store.now()).await? == 0 {
+            return Err(GroupError::Exists(group.id.clone()));
         }
-        tx.run("DELETE FROM gateway_group WHERE id = $1", args![id]).await?;
+        let created = get(&mut tx, &group.id).await?;
+        self.record(&mut tx, of_group(&group.id, None, Some(&created))).await?;
+        tx.notify(&group.id).await?;
+        tx.commit().await?;
+        self.store.0.watcher.hint();
+        Ok(created)
+    }
+
+    /// Changes name or labels; the group's epoch grows.
+    pub async fn group_update(self, id: &str, update: &GroupUpdate) -> Result<Group, StoreError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        let lock = tx.lock_group_sql();
+        tx.row(lock, args![id]).await?;
+        let before = get(&mut tx, id).await?;
+        let labels = update.labels.as_ref().map(to_json);
+        let sql = "UPDATE gateway_group SET name = COALESCE($2, name), labels = COALESCE($3, labels), epoch = epoch + 1 \
+                   WHERE id = $1";
+        tx.run(sql, args![id, update.name.as_deref(), labels.as_deref()]).await?;
+        let updated = get(&mut tx, id).await?;
+        self.record(&mut tx, of_group(id, Some(&before), Some(&updated))).await?;
         tx.notify(id).await?;
         tx.commit().await?;
-        self.0.watcher.hint();
+        self.store.0.watcher.hint();
+        Ok(updated)
+    }
+
+    /// Declares lineages over: nodes that stand in one of them take the group's own one over, whatever its revision
+    /// ([`Group::supersedes`]). With `anew` the group's present lineage is among them and gets a successor: its revisions
+    /// were counted further elsewhere than here, so the next ones must not be taken for those. The group's epoch grows.
+    pub async fn group_supersede(self, id: &str, over: &[String], anew: bool) -> Result<Group, StoreError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        let lock = tx.lock_group_sql();
+        tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
+        let before = get(&mut tx, id).await?;
+        let mut group = before.clone();
+        let mut listed = group.supersedes;
+        listed.extend(over.iter().filter(|lineage| **lineage != group.lineage).cloned());
+        if anew {
+            listed.push(std::mem::replace(&mut group.lineage, hex(&random::<16>())));
+        }
+        listed.sort();
+        listed.dedup();
+        let sql = "UPDATE gateway_group SET lineage = $2, supersedes = $3, epoch = epoch + 1 WHERE id = $1";
+        tx.run(sql, args![id, &group.lineage, &to_json(&listed)]).await?;
+        let updated = get(&mut tx, id).await?;
+        let entry = of_group(id, Some(&before), Some(&updated));
+        self.record(&mut tx, entry.map(|entry| entry.called(AuditAction::Confirm))).await?;
+        tx.notify(id).await?;
+        tx.commit().await?;
+        self.store.0.watcher.hint();
+        Ok(updated)
+    }
+
+    /// Deletes a group with all that belongs to it. Unless `force`, only one without objects and nodes.
+    pub async fn group_delete(self, id: &str, force: bool) -> Result<(), GroupError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        let lock = tx.lock_group_sql();
+        tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
+        // Its settings are no reason to keep it.
+        let count = "SELECT (SELECT COUNT(*) FROM resource WHERE group_id = $1 AND kind <> $2), \
+                     (SELECT COUNT(*) FROM node WHERE group_id = $1)";
+        let row = tx
+            .row(count, args![id, Kind::GroupSettings.name()])
+            .await?
+            .ok_or_else(|| StoreError::corrupt("a count without a row"))?;
+        let (objects, nodes) = (row.int(0)?, row.int(1)?);
+        if !force && objects + nodes > 0 {
+            return Err(GroupError::NotEmpty { id: id.to_owned(), objects, nodes });
+        }
+        let mut entry = of_group(id, Some(&get(&mut tx, id).await?), None);
+        if let Some(before) = entry.as_mut().and_then(|entry| entry.before.as_mut()) {
+            // What goes with it has no entries of its own.
+            before["objects"] = objects.into();
+            before["nodes"] = nodes.into();
+        }
+        tx.run("DELETE FROM gateway_group WHERE id = $1", args![id]).await?;
+        self.record(&mut tx, entry).await?;
+        tx.notify(id).await?;
+        tx.commit().await?;
+        self.store.0.watcher.hint();
         Ok(())
     }
 }
@@ -192,7 +210,23 @@ pub(crate) async fn touch(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
     tx.notify(id).await
 }
 
-async fn get(tx: &mut Tx, id: &str) -> Result<Group, StoreError> {
+/// What the audit log says of a group; `None` if it is as it was.
+pub(crate) fn of_group(id: &str, before: Option<&Group>, after: Option<&Group>) -> Option<NewEntry> {
+    let [before, after] = [before, after].map(|group| group.map(shown));
+    Some(NewEntry::of(audited::GROUP, id, before, after)?.within(id))
+}
+
+fn shown(group: &Group) -> Json {
+    json!({
+        "name": group.name,
+        "labels": group.labels,
+        "maintenance": group.maintenance,
+        "lineage": group.lineage,
+        "supersedes": group.supersedes,
+    })
+}
+
+pub(crate) async fn get(tx: &mut Tx, id: &str) -> Result<Group, StoreError> {
     let row = tx.row(format!("{COLUMNS} WHERE id = $1"), args![id]).await?;
     group(&row.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?)
 }

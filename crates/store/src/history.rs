@@ -23,7 +23,7 @@ const COLUMNS: &str = "SELECT revision, author, message, source, at, puts, delet
 pub struct ChangeSetInfo {
     /// The revision that it made.
     pub revision: u64,
-    /// [`crate::ChangeSet::author`].
+    /// [`crate::Actor::name`].
     pub author: String,
     /// [`crate::ChangeSet::message`].
     pub message: String,

@@ -1,5 +1,5 @@
-//! What must survive: the configuration of every gateway group with its history, keys, tokens and nodes, and which replicas
-//! of the control plane there are; in PostgreSQL or SQLite.
+//! What must survive: the configuration of every gateway group with its history, keys, tokens and nodes, which replicas of the
+//! control plane there are, and who changed what; in PostgreSQL or SQLite.
 //!
 //! [`open`] gives a [`Store`]. One implementation speaks to both databases; they differ only in how a connection is made,
 //! how a transaction begins and how a notice travels, all of it in `sql`, `connect` and `watch`. One conformance suite
@@ -7,8 +7,9 @@
 //!
 //! Invariants:
 //! - **A publish is one transaction** that holds the group's row from its first statement on. So revisions of a group start
-//!   at 1 and grow by exactly 1, and whatever [`Store::publish`] checks is still true when it commits: expected revision,
+//!   at 1 and grow by exactly 1, and whatever [`Acting::publish`] checks is still true when it commits: expected revision,
 //!   preconditions, references, uniqueness of lookup keys.
+//! - **Whatever people and machines change is done by [`Acting`]**, and recorded in the audit log in the same transaction.
 //! - **A write that changes nothing makes no revision** (timestamps aside, see [`Outcome::Unchanged`]).
 //! - **Work for each commit grows with the change set**, never with the number of objects in the group.
 //! - **No plain byte of a sealed body, a private key or a token reaches the disk.** Bodies marked [`Put::sealed`] and all
@@ -30,6 +31,7 @@
 mod access;
 mod account;
 mod api_token;
+mod audit;
 mod bootstrap;
 mod change;
 mod clock;
@@ -60,6 +62,9 @@ mod watch;
 pub use access::{AdminKey, NewToken, Role, Token};
 pub use account::{Account, AccountUpdate, NewPassword, Session, SessionLimits};
 pub use api_token::{ApiToken, NewApiToken};
+pub use audit::{
+    Acting, Actor, ActorKind, Attempt, AuditAction, AuditFilter, AuditOutcome, AuditScope, Entry, Mask, audited,
+};
 pub use change::{
     Body, ChangeSet, Delete, Expect, Op, Outcome, Published, Put, Reference, Slot, Source, Target, UniqueKey,
 };

@@ -5,9 +5,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use serde_json::json;
+
+use crate::audit::{Acting, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
+use crate::group;
 use crate::sql::args;
 use crate::store::Store;
+
+/// Reads the maintenance of the members of a name.
+const OF_MEMBER: &str = "SELECT maintenance FROM member_maintenance WHERE name = $1";
 
 /// That something takes no new work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,47 +27,57 @@ pub struct Maintenance {
     pub since: u64,
 }
 
-impl Store {
+impl Acting<'_> {
     /// Puts a node in maintenance, or ends that with `None`; the group's epoch grows. `false`: there is no such node.
     pub async fn node_maintain(
-        &self,
+        self,
         group: &str,
         id: &str,
         maintenance: Option<&Maintenance>,
     ) -> Result<bool, StoreError> {
         let sql = "UPDATE node SET maintenance = $3 WHERE group_id = $1 AND id = $2";
-        self.node_change(group, sql, args![group, id, written(maintenance).as_deref()]).await
+        self.node_change(group, id, AuditAction::Update, sql, args![group, id, written(maintenance).as_deref()]).await
     }
 
     /// Puts all nodes of a group in maintenance, those to come included, or ends that with `None`; the group's epoch grows.
-    pub async fn group_maintain(&self, id: &str, maintenance: Option<&Maintenance>) -> Result<(), StoreError> {
-        let mut tx = self.0.db.begin_write().await?;
+    pub async fn group_maintain(self, id: &str, maintenance: Option<&Maintenance>) -> Result<(), StoreError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        let lock = tx.lock_group_sql();
+        tx.row(lock, args![id]).await?;
+        let before = group::get(&mut tx, id).await?;
         let sql = "UPDATE gateway_group SET maintenance = $2, epoch = epoch + 1 WHERE id = $1";
-        if tx.run(sql, args![id, written(maintenance).as_deref()]).await? == 0 {
-            return Err(StoreError::UnknownGroup(id.to_owned()));
-        }
+        tx.run(sql, args![id, written(maintenance).as_deref()]).await?;
+        let after = group::get(&mut tx, id).await?;
+        self.record(&mut tx, group::of_group(id, Some(&before), Some(&after))).await?;
         tx.notify(id).await?;
         tx.commit().await?;
-        self.0.watcher.hint();
+        self.store.0.watcher.hint();
         Ok(())
     }
 
     /// Puts the members of a name ([`crate::NewMember::host`]) in maintenance, or ends that with `None`.
-    pub async fn member_maintain(&self, name: &str, maintenance: Option<&Maintenance>) -> Result<(), StoreError> {
-        let done = match written(maintenance) {
+    pub async fn member_maintain(self, name: &str, maintenance: Option<&Maintenance>) -> Result<(), StoreError> {
+        let mut tx = self.store.0.db.begin_write().await?;
+        let row = tx.row(OF_MEMBER, args![name]).await?;
+        let before = row.map(|row| read(row.text_opt(0))).transpose()?.flatten();
+        match written(maintenance) {
             Some(text) => {
                 let sql = "INSERT INTO member_maintenance (name, maintenance) VALUES ($1, $2) \
                            ON CONFLICT (name) DO UPDATE SET maintenance = excluded.maintenance";
-                self.0.db.run(sql, args![name, &text]).await
+                tx.run(sql, args![name, &text]).await?
             }
-            None => self.0.db.run("DELETE FROM member_maintenance WHERE name = $1", args![name]).await,
+            None => tx.run("DELETE FROM member_maintenance WHERE name = $1", args![name]).await?,
         };
-        done.map(drop)
+        let [before, after] = [before.as_ref(), maintenance].map(|one| Some(json!({ "maintenance": one })));
+        self.record(&mut tx, NewEntry::of(audited::MEMBER, name, before, after)).await?;
+        tx.commit().await
     }
+}
 
+impl Store {
     /// Whether the members of a name are in maintenance.
     pub async fn member_maintenance(&self, name: &str) -> Result<Option<Maintenance>, StoreError> {
-        let row = self.0.db.row("SELECT maintenance FROM member_maintenance WHERE name = $1", args![name]).await?;
+        let row = self.0.db.row(OF_MEMBER, args![name]).await?;
         row.and_then(|row| read(row.text_opt(0)).transpose()).transpose()
     }
 

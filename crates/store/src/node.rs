@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
+use crate::audit::{Acting, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
 use crate::group;
 use crate::maintenance::{self, Maintenance};
-use crate::sql::{BATCH, Row, args, tuples};
+use crate::sql::{BATCH, Row, Tx, args, tuples};
 use crate::store::Store;
 
 const COLUMNS: &str = "n.group_id, n.id, n.token_id, n.certificate, n.host, n.version, n.joined_at, n.revoked_at, \
@@ -161,34 +162,56 @@ impl Store {
     fn nodes_sql(&self) -> String {
         format!("SELECT {COLUMNS}, {} - m.beat_at FROM {TABLES}", self.0.db.clock_sql())
     }
+}
 
+impl Acting<'_> {
     /// Revokes a node until it is deleted; the group's epoch grows. `false`: the group has no such node that is not revoked
     /// yet.
-    pub async fn node_revoke(&self, group: &str, id: &str) -> Result<bool, StoreError> {
+    pub async fn node_revoke(self, group: &str, id: &str) -> Result<bool, StoreError> {
         let sql = "UPDATE node SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";
-        self.node_change(group, sql, args![group, id, self.now()]).await
+        self.node_change(group, id, AuditAction::Revoke, sql, args![group, id, self.store.now()]).await
     }
 
     /// Forgets a node; the group's epoch grows. With a token that is good it may join again. `false`: there is none.
-    pub async fn node_delete(&self, group: &str, id: &str) -> Result<bool, StoreError> {
-        self.node_change(group, "DELETE FROM node WHERE group_id = $1 AND id = $2", args![group, id]).await
+    pub async fn node_delete(self, group: &str, id: &str) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM node WHERE group_id = $1 AND id = $2";
+        self.node_change(group, id, AuditAction::Delete, sql, args![group, id]).await
     }
 
+    /// Does to a node what the statement says; `false`: that is nothing.
     pub(crate) async fn node_change(
-        &self,
+        self,
         group: &str,
+        id: &str,
+        action: AuditAction,
         sql: &'static str,
         args: &[crate::sql::Value<'_>],
     ) -> Result<bool, StoreError> {
-        let mut tx = self.0.db.begin_write().await?;
+        let mut tx = self.store.0.db.begin_write().await?;
+        let before = shown(&mut tx, group, id).await?;
         let changed = tx.run(sql, args).await? > 0;
         if changed {
             group::touch(&mut tx, group).await?;
+            let after = shown(&mut tx, group, id).await?;
+            let entry = NewEntry::of(audited::NODE, id, before, after);
+            self.record(&mut tx, entry.map(|entry| entry.within(group).called(action))).await?;
         }
         tx.commit().await?;
-        self.0.watcher.hint();
+        self.store.0.watcher.hint();
         Ok(changed)
     }
+}
+
+/// What the audit log shows of a node.
+async fn shown(tx: &mut Tx, group: &str, id: &str) -> Result<Option<Json>, StoreError> {
+    let sql = "SELECT host, token_id, revoked_at, maintenance FROM node WHERE group_id = $1 AND id = $2";
+    let Some(row) = tx.row(sql, args![group, id]).await? else { return Ok(None) };
+    Ok(Some(json!({
+        "host": row.text(0)?,
+        "token": row.text(1)?,
+        "revoked_at": row.int_opt(2)?,
+        "maintenance": maintenance::read(row.text_opt(3))?,
+    })))
 }
 
 fn node(row: &Row) -> Result<Node, StoreError> {

@@ -1,41 +1,48 @@
 //! Publishing: one transaction from the group's row to the notice.
 //!
 //! The order: hold the group's row, read what is stored under the keys concerned, decide (`plan`, pure), write, then check
-//! what was written (`check`, references and lookup keys, on the state as it will be), log, advance the head. Any refusal
-//! rolls back. Each step is one statement for every [`BATCH`](crate::sql::BATCH) objects of the change set.
+//! what was written (`check`, references and lookup keys, on the state as it will be), log (history and audit), advance the head.
+//! Any refusal rolls back. Each step is one statement for every [`BATCH`](crate::sql::BATCH) objects of the change set.
 
 mod check;
 mod plan;
 mod statements;
 mod write;
 
-use milecastle_model::Key;
+use milecastle_model::{Key, Object};
+use serde_json::json;
 
+use crate::audit::{Acting, Actor, AuditAction, NewEntry, audited};
 use crate::change::{ChangeSet, Delete, Expect, Op, Published, Source};
+use crate::declaration::NewDeclaration;
 use crate::error::{PublishError, StoreError};
 use crate::lease::Term;
 use crate::read::key;
 use crate::seal::{Sealer, hex, random};
 use crate::sql::{Tx, args};
-use crate::store::Store;
+use crate::store::{Inner, Store};
+use plan::{Expiry, Plan};
 
-impl Store {
+impl Acting<'_> {
     /// Publishes a change set to a group: all of it as one revision, or nothing.
     ///
     /// Waits for other publishes to the same group to end. On [`StoreError::Unavailable`] the set may have been published
     /// all the same, if the connection broke while it was being committed.
-    pub async fn publish(&self, group: &str, set: ChangeSet) -> Result<Published, PublishError> {
-        let _turn = self.0.db.publisher().await?;
-        let mut tx = self.0.db.begin_write().await?;
+    pub async fn publish(self, group: &str, set: ChangeSet) -> Result<Published, PublishError> {
+        let Inner { db, watcher, .. } = &*self.store.0;
+        let _turn = db.publisher().await?;
+        let mut tx = db.begin_write().await?;
         let mut write = Writing::begin(&mut tx, self, group).await?;
         let published = Box::pin(write.apply(set)).await?;
         tx.commit().await?;
         if published.changed {
-            self.0.watcher.hint();
+            watcher.hint();
         }
         Ok(published)
     }
+}
 
+impl Store {
     /// Deletes all objects whose time to live ended at or before `now` (Unix seconds), whoever refers to them; one revision
     /// for each group that has any. Gives those groups with their new revision; none of them once the term of office is
     /// over.
@@ -53,7 +60,8 @@ impl Store {
 
     async fn expire_group(&self, term: Term<'_>, group: &str, now: u64) -> Result<Option<u64>, PublishError> {
         let mut tx = self.0.db.begin_write().await?;
-        let mut write = Writing::begin(&mut tx, self, group).await?;
+        let actor = Actor::system();
+        let mut write = Writing::begin(&mut tx, self.by(&actor), group).await?;
         // Asked only now: the lease must not be held while the group is waited for.
         if !term.lasts(write.tx, &self.0.db).await? {
             return Ok(None);
@@ -63,7 +71,7 @@ impl Store {
         let due = write.tx.rows(due, args![group, now]).await?;
         let delete = |key| Op::Delete(Delete { key, expect: Expect::Any, force: true });
         let ops = due.iter().map(|row| key(row, 0).map(delete)).collect::<Result<Vec<Op>, StoreError>>()?;
-        let mut set = ChangeSet::new("milecastle", Source::Expiry, ops);
+        let mut set = ChangeSet::new(Source::Expiry, ops);
         set.message = "time to live ended".to_owned();
         let published = Box::pin(write.apply(set)).await?;
         tx.commit().await?;
@@ -75,6 +83,7 @@ impl Store {
 /// A transaction that holds a group's row.
 pub(crate) struct Writing<'a> {
     pub(crate) tx: &'a mut Tx,
+    by: Acting<'a>,
     pub(crate) sealer: &'a Sealer,
     pub(crate) group: &'a str,
     head: u64,
@@ -83,17 +92,18 @@ pub(crate) struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    async fn begin(tx: &'a mut Tx, store: &'a Store, group: &'a str) -> Result<Writing<'a>, StoreError> {
+    async fn begin(tx: &'a mut Tx, by: Acting<'a>, group: &'a str) -> Result<Writing<'a>, StoreError> {
         let lock = tx.lock_group_sql();
         let row = tx.row(lock, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
+        let store = by.store;
         let rule = store.0.db.rule();
         rule.told(&row, 3, 4)?;
         rule.check()?;
-        Ok(Writing { tx, sealer: &store.0.sealer, group, head: row.int(1)?, now: store.now() })
+        Ok(Writing { tx, by, sealer: &store.0.sealer, group, head: row.int(1)?, now: store.now() })
     }
 
     async fn apply(&mut self, set: ChangeSet) -> Result<Published, PublishError> {
-        let ChangeSet { author, message, source, expected_revision, require, declaration, ops } = set;
+        let ChangeSet { message, source, expected_revision, require, declaration, ops } = set;
         if let Some(expected) = expected_revision.filter(|&expected| expected != self.head) {
             return Err(PublishError::StaleRevision { expected, current: self.head });
         }
@@ -116,7 +126,8 @@ impl<'a> Writing<'a> {
         if changed {
             let insert = "INSERT INTO change_set (group_id, revision, author, message, source, at, puts, deletes, mark) \
                           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-            let args = args![self.group, revision, &author, &message, source.name(), self.now, puts, deletes, &mark];
+            let author = &self.by.actor.name;
+            let args = args![self.group, revision, author, &message, source.name(), self.now, puts, deletes, &mark];
             self.tx.run(insert, args).await?;
             self.log(&plan, &cascaded).await?;
             self.tx.run("UPDATE gateway_group SET head = $2 WHERE id = $1", args![self.group, revision]).await?;
@@ -126,6 +137,34 @@ impl<'a> Writing<'a> {
         if let Some(declaration) = &declaration {
             self.declare(declaration, revision).await?;
         }
+        let declared = declaration.map(|declaration| self.declared(&declaration, revision));
+        let entries: Vec<NewEntry> = self.audited(&plan, &cascaded).chain(declared).collect();
+        self.by.record(self.tx, entries).await?;
+        let cascaded = cascaded.into_iter().map(|object| object.key).collect();
         Ok(Published { revision, mark, changed, outcomes: plan.into_outcomes(), cascaded })
+    }
+
+    /// What the audit log says of each object.
+    fn audited<'s>(&'s self, plan: &'s Plan, cascaded: &'s [Object]) -> impl Iterator<Item = NewEntry> {
+        let (by, group, revision) = (self.by, self.group, self.head + 1);
+        let puts = plan
+            .writes
+            .iter()
+            .filter_map(move |write| by.of_object(group, revision, write.replaced.as_ref(), Some(&write.object)));
+        let gone = plan.deletes.iter().map(|deletion| &deletion.object).chain(cascaded);
+        let deletes = gone.filter_map(move |object| by.of_object(group, revision, Some(object), None));
+        let expiries = plan.expiries.iter().filter_map(move |Expiry { key, before, after }| {
+            let [before, after] = [before, after].map(|at| Some(json!({ "expires_at": at })));
+            Some(NewEntry::of(key.kind.name(), &key.id, before, after)?.within(group))
+        });
+        puts.chain(deletes).chain(expiries)
+    }
+
+    /// What it says of a declaration: the objects that follow from it have entries of their own.
+    fn declared(&self, declaration: &NewDeclaration, revision: u64) -> NewEntry {
+        let [before, after] = [None, Some(json!({ "digest": declaration.digest }))];
+        let (group, object) = (Some(self.group.to_owned()), String::new());
+        let (kind, action) = (audited::CONFIGS, AuditAction::Update);
+        NewEntry { group, kind, object, action, revision: Some(revision), before, after }
     }
 }

@@ -1,7 +1,8 @@
 //! The handle on an open store.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use crate::audit::Bodies;
 use crate::clock::DatabaseClock;
 use crate::connect::Tuning;
 use crate::error::{OpenError, StoreError};
@@ -24,6 +25,7 @@ pub(crate) struct Inner {
     pub(crate) sealer: Sealer,
     pub(crate) clock: DatabaseClock,
     pub(crate) watcher: Watcher,
+    pub(crate) bodies: OnceLock<Bodies>,
 }
 
 /// Opens the database that `dsn` names: `postgres://USER:PASSWORD@HOST:PORT/DATABASE` or `sqlite:/path/to/file.db`.
@@ -40,7 +42,7 @@ pub async fn open_with(dsn: &str, sealing_key: &KeySource, tuning: &Tuning) -> R
     let clock = DatabaseClock::of(&db).await?;
     let sealer = bootstrap::bootstrap(&db, sealing_key, clock.now()).await?;
     let watcher = Watcher::start(&db, &clock).await?;
-    Ok(Store(Arc::new(Inner { db, sealer, clock, watcher })))
+    Ok(Store(Arc::new(Inner { db, sealer, clock, watcher, bodies: OnceLock::new() })))
 }
 
 impl Store {

@@ -9,7 +9,9 @@ use milecastle_testkit::TempDir;
 use milecastle_testkit::postgres::Database;
 
 use crate::sql::args;
-use crate::{ChangeSet, DEFAULT_GROUP, KeySource, Op, PublishError, Put, Source, Store, StoreError, open};
+use crate::{
+    Actor, ActorKind, ChangeSet, DEFAULT_GROUP, KeySource, Op, PublishError, Put, Source, Store, StoreError, open,
+};
 
 async fn store(dir: &TempDir) -> Store {
     let dsn = format!("sqlite:{}", dir.path().join("store.db").display());
@@ -18,7 +20,8 @@ async fn store(dir: &TempDir) -> Store {
 
 async fn publish(store: &Store, body: String) -> Result<u64, PublishError> {
     let op = Op::Put(Put::new(Key::new(Kind::Route, "1"), body));
-    let published = store.publish(DEFAULT_GROUP, ChangeSet::new("ann", Source::Api, vec![op])).await?;
+    let ann = Actor::new(ActorKind::AdminKey, "ann");
+    let published = store.by(&ann).publish(DEFAULT_GROUP, ChangeSet::new(Source::Api, vec![op])).await?;
     assert!(published.changed);
     Ok(published.revision)
 }

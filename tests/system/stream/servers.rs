@@ -1,6 +1,7 @@
 //! Servers of others behind the TCP proxy.
 
 use super::{Gateway, connect};
+use milecastle_store::{Actor, ActorKind};
 use milecastle_testkit::postgres::Cluster;
 use milecastle_testkit::{Process, SOON, TempDir, eventually, free_port};
 use serde_json::json;
@@ -62,7 +63,8 @@ async fn postgresql_by_the_stores_own_client() {
     })
     .await;
     let store = store.unwrap();
-    store.group_create(&milecastle_store::NewGroup::named("through")).await.unwrap();
+    let ann = Actor::new(ActorKind::Machine, "ann");
+    store.by(&ann).group_create(&milecastle_store::NewGroup::named("through")).await.unwrap();
     let found = cluster.query("select count(*) from gateway_group where id = 'through'").unwrap();
     assert_eq!(found.trim(), "1");
     drop(store);

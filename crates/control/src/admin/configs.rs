@@ -22,7 +22,7 @@ use http::StatusCode;
 use kept::Kept;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_snapshot::Compiler;
-use milecastle_store::{ChangeSet, Declaration, Delete, NewDeclaration, Op, PublishError, Put, Source};
+use milecastle_store::{Actor, ChangeSet, Declaration, Delete, NewDeclaration, Op, PublishError, Put, Source};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(crate) struct Given {
     pub(crate) text: Bytes,
     pub(crate) yaml: bool,
     /// Who puts it.
-    pub(crate) author: String,
+    pub(crate) actor: Actor,
 }
 
 /// What a configuration comes to.
@@ -73,7 +73,7 @@ impl Engine {
 
     /// `PUT /configs`.
     pub(crate) async fn configs_put(&self, group: &Group, given: Given) -> Answer {
-        let Given { digest, text, yaml, author } = given;
+        let Given { digest, text, yaml, actor } = given;
         let members = Arc::new(off_thread(move || declared::read(&text, yaml)).await?);
         for _ in 0..ATTEMPTS {
             let declared = self.declared(group).await?;
@@ -87,13 +87,13 @@ impl Engine {
                 let before = declared.clone();
                 off_thread(move || plan(&compiler, &image, &members, before.as_ref())).await?
             };
-            let mut set = ChangeSet::new(&*author, Source::File, plan.ops());
+            let mut set = ChangeSet::new(Source::File, plan.ops());
             set.require = vec![terms.require()];
             // What is deleted follows from all that there is.
             set.expected_revision = Some(image.revision());
             let after = declared.map_or(0, |declared| declared.number);
             set.declaration = Some(NewDeclaration { after, digest: digest.clone(), body: plan.kept.encode() });
-            match self.store.publish(group.id(), set).await {
+            match self.store.by(&actor).publish(group.id(), set).await {
                 Ok(published) => {
                     self.reach(group, &published).await;
                     // Another one may have followed: its time is a later one, its digest is not ours.

@@ -22,7 +22,7 @@ use http::{Method, StatusCode};
 use milecastle_model::{Fault, FaultClass, Id, Key, Kind, Object, schema_of};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{
-    Body, ChangeSet, Delete, Expect, Op, Outcome, PublishError, Published, Put, Source, Store, Target,
+    Actor, Body, ChangeSet, Delete, Expect, Op, Outcome, PublishError, Published, Put, Source, Store, Target,
 };
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(crate) struct Call {
     /// Lifetime of what is written, in seconds.
     pub(crate) ttl: Option<u64>,
     /// Who asks.
-    pub(crate) author: String,
+    pub(crate) actor: Actor,
     pub(crate) group: Arc<Group>,
 }
 
@@ -174,8 +174,8 @@ impl Engine {
         let key = call.place.key(id);
         let force = call.query.get("force") == Some("true");
         let delete = Delete { force, ..Delete::new(key.clone()) };
-        let set = ChangeSet::new(&*call.author, Source::Api, vec![Op::Delete(delete)]);
-        let published = match self.store.publish(call.group.id(), set).await {
+        let set = ChangeSet::new(Source::Api, vec![Op::Delete(delete)]);
+        let published = match self.store.by(&call.actor).publish(call.group.id(), set).await {
             Ok(published) => published,
             Err(error) => return Err(refusal::of_delete(&error)),
         };
@@ -221,10 +221,10 @@ impl Engine {
                 keys: draft.keys(),
                 expires_at: call.ttl.map(|seconds| self.clock.now().saturating_add(seconds)),
             };
-            let mut set = ChangeSet::new(&*call.author, Source::Api, vec![Op::Put(put)]);
+            let mut set = ChangeSet::new(Source::Api, vec![Op::Put(put)]);
             require.push(terms.require());
             set.require = require;
-            match self.store.publish(call.group.id(), set).await {
+            match self.store.by(&call.actor).publish(call.group.id(), set).await {
                 Ok(published) => {
                     self.reach(&call.group, &published).await;
                     let reply = written(published.outcomes.into_iter().next())?;

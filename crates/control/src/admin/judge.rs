@@ -187,7 +187,7 @@ fn lookups(kind: Kind, body: &Value, registry: &Registry) -> Vec<Lookup> {
 }
 
 /// Whether a text stands for a value kept elsewhere (`docs/spec/resources.md` §13).
-fn is_reference(text: &str) -> bool {
+pub(crate) fn is_reference(text: &str) -> bool {
     let lower = text.get(..10).unwrap_or(text).to_ascii_lowercase();
     lower.starts_with("$secret://") || lower.starts_with("$env://")
 }

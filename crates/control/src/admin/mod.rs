@@ -20,7 +20,7 @@ mod validate;
 mod yaml;
 
 use crate::SERVER;
-use crate::callers::{Callers, Stranger};
+use crate::callers::{Caller, Callers, Stranger};
 use crate::clock::Clock;
 use crate::dpm::Nodes;
 use crate::rights::{Place as Where, Principal};
@@ -43,6 +43,7 @@ use std::time::Duration;
 use target::{Target, Typed};
 
 pub(crate) use endpoints::declared;
+pub(crate) use judge::is_reference;
 pub(crate) use target::BASE;
 
 /// The Admin API of a process, on however many listeners.
@@ -66,7 +67,7 @@ struct Admitted<'a> {
     method: &'a Method,
     query: Query,
     headers: &'a http::HeaderMap,
-    author: String,
+    caller: Caller,
 }
 
 impl AdminApi {
@@ -139,9 +140,10 @@ impl AdminApi {
             Err(Stranger::Forged) => return Err(refusal::forged()),
             Err(Stranger::Unavailable(error)) => return Err(refusal::unavailable(&error)),
         };
-        let admitted = Admitted { method: &head.method, query, headers: &head.headers, author: principal.name.clone() };
+        let caller = self.callers.caller(principal, peer, &head.headers);
+        let admitted = Admitted { method: &head.method, query, headers: &head.headers, caller };
         if let Some(need) = target.need(&head.method) {
-            let allowed = principal.authorise(need, Where::Group(group_of(&admitted)));
+            let allowed = admitted.caller.authorise(need, Where::Group(group_of(&admitted)));
             allowed.map_err(|refused| Box::new(refusal::not_allowed(&refused)))?;
         }
         Ok(admitted)
@@ -192,10 +194,10 @@ impl AdminApi {
             return Err(Box::new(Reply::bad("missing digest header")));
         };
         let wait = self.wait(&request.query)?;
-        let _place = self.place(wait, &request.author)?;
+        let _place = self.place(wait, &request.caller.name)?;
         let text = body::read(body, self.max_configs_body).await?;
         let yaml = asks(header::CONTENT_TYPE);
-        let given = configs::Given { digest, text, yaml, author: request.author };
+        let given = configs::Given { digest, text, yaml, actor: request.caller.actor };
         let reply = self.engine.configs_put(&group, given).await?;
         Ok(self.with_receipt(reply, group.id(), wait).await)
     }
@@ -252,7 +254,7 @@ impl AdminApi {
                     Ok(wait) => wait,
                     Err(refused) => return *refused,
                 };
-                let _place = match self.place(wait, &request.author) {
+                let _place = match self.place(wait, &request.caller.name) {
                     Ok(place) => place,
                     Err(refused) => return *refused,
                 };
@@ -260,9 +262,10 @@ impl AdminApi {
                 match self.state.find(id).await {
                     Err(error) => *refusal::unavailable(&error),
                     Ok(group) => {
-                        let Admitted { method, query, author, .. } = request;
+                        let Admitted { method, query, caller, .. } = request;
                         let (method, id) = (method.clone(), group.id().clone());
-                        let reply = self.engine.answer(Call { method, place, query, body, ttl, author, group }).await;
+                        let actor = caller.actor;
+                        let reply = self.engine.answer(Call { method, place, query, body, ttl, actor, group }).await;
                         self.with_receipt(reply, &id, wait).await
                     }
                 }

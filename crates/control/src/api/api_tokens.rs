@@ -64,7 +64,7 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
     let (token, hash) = mint_token();
     let id = keys::random_id();
     let new = NewApiToken { id, name, hash, grants: roles, created_by: who.name.clone(), expires_at };
-    api.store().api_token_create(&new).await?;
+    api.by(&who).api_token_create(&new).await?;
     tracing::info!(token = new.id, name = new.name, by = who.name, "API token minted");
     let NewApiToken { id, name, grants, .. } = new;
     let shown = json!({ "id": id, "name": name, "roles": grants, "expires_at": expires_at, "token": token });
@@ -73,7 +73,7 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
 
 /// `DELETE /api/tokens/{token}`: it opens nothing any more, on any replica.
 pub(super) async fn revoke(Shared(api): Site, Extension(who): Who, Path(token): Path<String>) -> Outcome {
-    if !api.store().api_token_revoke(&token).await? {
+    if !api.by(&who).api_token_revoke(&token).await? {
         let message = format!("there is no token `{token}` that is not revoked yet");
         return Err(Failure::missing("no_such_token", message));
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::{Api, BASE, Failure, Who};
 use super::{
-    api_tokens, groups, lineage, maintenance, members, nodes, revisions, roles, session, settings, tokens, users,
+    api_tokens, audit, groups, lineage, maintenance, members, nodes, revisions, roles, session, settings, tokens, users,
 };
 use crate::rights::{Need, Place, Refused, Resource as R};
 
@@ -141,6 +141,9 @@ fn table() -> Vec<Endpoint> {
         get("/tokens", R::ApiTokens, cluster, api_tokens::list),
         post("/tokens", R::ApiTokens, cluster, api_tokens::create),
         delete("/tokens/{token}", R::ApiTokens, cluster, api_tokens::revoke),
+        get("/audit", R::Audit, anywhere, audit::list),
+        get("/audit/export", R::Audit, anywhere, audit::export),
+        get("/audit/{entry}", R::Audit, anywhere, audit::show),
     ]
 }
 

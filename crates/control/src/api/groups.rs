@@ -58,7 +58,7 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
     NodeIdentity::new(id.as_str(), "any").map_err(|error| Failure::bad("invalid_id", error.to_string()).at("/id"))?;
     let name = given.name.unwrap_or_else(|| id.clone());
     let new = NewGroup { name, labels: given.labels.unwrap_or_default(), ..NewGroup::named(id) };
-    let group = api.store().group_create(&new).await?;
+    let group = api.by(&who).group_create(&new).await?;
     // Whoever made it may use it here at once.
     api.state.find(&group.id).await?;
     tracing::info!(group = group.id, by = who.name, "gateway group created");
@@ -77,7 +77,7 @@ pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(id): Pat
         return Err(Failure::bad("invalid_body", "the id of a group does not change").at("/id"));
     }
     let update = GroupUpdate { name: given.name, labels: given.labels };
-    let group = api.store().group_update(&id, &update).await?;
+    let group = api.by(&who).group_update(&id, &update).await?;
     tracing::info!(group = id, by = who.name, "gateway group changed");
     Ok(json(StatusCode::OK, &Shown::from(group)))
 }
@@ -89,7 +89,7 @@ pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(id): Pat
         return Err(Failure::conflict("default_group", message));
     }
     let force = query_of(&uri).get("force") == Some("true");
-    api.store().group_delete(&id, force).await?;
+    api.by(&who).group_delete(&id, force).await?;
     tracing::info!(group = id, force, by = who.name, "gateway group deleted");
     Ok(done())
 }

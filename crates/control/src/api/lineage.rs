@@ -44,7 +44,7 @@ pub(super) async fn confirm(Shared(api): Site, Extension(who): Who, Path(id): Pa
         return Err(Failure::conflict("nothing_to_confirm", message));
     }
     let anew = over.contains(&group.lineage);
-    let group = api.store().group_supersede(&id, &over, anew).await?;
+    let group = api.by(&who).group_supersede(&id, &over, anew).await?;
     tracing::warn!(group = id, lineages = ?over, by = who.name, "the nodes take over what the database holds");
     Ok(json(StatusCode::OK, &shown(&group, &Unknown::new())))
 }

@@ -34,14 +34,14 @@ async fn given(api: &Api, who: &Who, body: Body) -> Result<Maintenance, Failure>
 /// `PUT /api/gateway_groups/{group}/maintenance`: of all of its nodes, those to come included.
 pub(super) async fn begin_group(Shared(api): Site, who: Who, Path(group): Path<String>, body: Body) -> Outcome {
     let maintenance = given(&api, &who, body).await?;
-    api.store().group_maintain(&group, Some(&maintenance)).await?;
+    api.by(&who).group_maintain(&group, Some(&maintenance)).await?;
     tracing::info!(group, reason = maintenance.reason, by = maintenance.by, "maintenance of a gateway group begins");
     Ok(json(StatusCode::OK, &maintenance))
 }
 
 /// `DELETE /api/gateway_groups/{group}/maintenance`: nodes that are in maintenance by themselves stay so.
 pub(super) async fn end_group(Shared(api): Site, Extension(who): Who, Path(group): Path<String>) -> Outcome {
-    api.store().group_maintain(&group, None).await?;
+    api.by(&who).group_maintain(&group, None).await?;
     tracing::info!(group, by = who.name, "maintenance of a gateway group ends");
     Ok(done())
 }
@@ -54,7 +54,7 @@ pub(super) async fn begin_node(
     body: Body,
 ) -> Outcome {
     let maintenance = given(&api, &who, body).await?;
-    if !api.store().node_maintain(&group, &node, Some(&maintenance)).await? {
+    if !api.by(&who).node_maintain(&group, &node, Some(&maintenance)).await? {
         return Err(missing(&group, &node));
     }
     tracing::info!(group, node, reason = maintenance.reason, by = maintenance.by, "maintenance of a node begins");
@@ -67,7 +67,7 @@ pub(super) async fn end_node(
     Extension(who): Who,
     Path((group, node)): Path<(String, String)>,
 ) -> Outcome {
-    if !api.store().node_maintain(&group, &node, None).await? {
+    if !api.by(&who).node_maintain(&group, &node, None).await? {
         return Err(missing(&group, &node));
     }
     tracing::info!(group, node, by = who.name, "maintenance of a node ends");
@@ -82,14 +82,14 @@ pub(super) async fn begin_member(Shared(api): Site, who: Who, Path(name): Path<S
         let message = format!("no member is called `{name}`: `milecastle members` shows their names");
         return Err(Failure::missing("no_such_member", message));
     }
-    api.store().member_maintain(&name, Some(&maintenance)).await?;
+    api.by(&who).member_maintain(&name, Some(&maintenance)).await?;
     tracing::info!(name, reason = maintenance.reason, by = maintenance.by, "maintenance of a member begins");
     Ok(json(StatusCode::OK, &maintenance))
 }
 
 /// `DELETE /api/members/{name}/maintenance`.
 pub(super) async fn end_member(Shared(api): Site, Extension(who): Who, Path(name): Path<String>) -> Outcome {
-    api.store().member_maintain(&name, None).await?;
+    api.by(&who).member_maintain(&name, None).await?;
     tracing::info!(name, by = who.name, "maintenance of a member ends");
     Ok(done())
 }

@@ -8,6 +8,7 @@
 //! - No answer shows a secret, but the one that minted it.
 
 mod api_tokens;
+mod audit;
 mod endpoints;
 mod failure;
 mod groups;
@@ -25,7 +26,7 @@ mod users;
 use crate::admin::access;
 use crate::admin::body;
 use crate::admin::query::Query;
-use crate::callers::{Callers, FORGED, Stranger};
+use crate::callers::{Caller, Callers, FORGED, Stranger};
 use crate::dpm::Nodes;
 use crate::listen::Peer;
 use crate::rights::Principal;
@@ -43,7 +44,7 @@ use failure::{Failure, Outcome};
 use http::{HeaderValue, StatusCode, header};
 use milecastle_settings::{Peers, Time};
 use milecastle_snapshot::Compiler;
-use milecastle_store::Store;
+use milecastle_store::{Acting, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ pub(crate) struct Api {
 }
 
 type Site = Shared<Arc<Api>>;
-type Who = Extension<Arc<Principal>>;
+type Who = Extension<Arc<Caller>>;
 
 /// All of it, to be nested under [`BASE`].
 pub(crate) fn router(api: Arc<Api>) -> Router {
@@ -88,7 +89,7 @@ async fn admit(Shared(api): Site, Extension(Peer(peer)): Extension<Peer>, reques
     let mut response = match entering(&api, peer, &head).await {
         Ok(principal) => {
             if let Some(principal) = principal {
-                head.extensions.insert(Arc::new(principal));
+                head.extensions.insert(Arc::new(api.callers.caller(principal, peer, &head.headers)));
             }
             next.run(Request::from_parts(head, body)).await
         }
@@ -142,6 +143,11 @@ async fn principal(api: &Api, peer: std::net::IpAddr, head: &http::request::Part
 impl Api {
     fn store(&self) -> &Store {
         self.state.store()
+    }
+
+    /// The store in the hands of whoever calls.
+    fn by<'a>(&'a self, who: &'a Caller) -> Acting<'a> {
+        self.store().by(&who.actor)
     }
 
     /// The body of a request; what it leaves out has its default, and what it should not have is refused.

@@ -88,7 +88,7 @@ pub(super) async fn delete(
     Extension(who): Who,
     Path((group, node)): Path<(String, String)>,
 ) -> Outcome {
-    if !api.store().node_delete(&group, &node).await? {
+    if !api.by(&who).node_delete(&group, &node).await? {
         return Err(missing(&group, &node));
     }
     tracing::info!(group, node, by = who.name, "node deleted");
@@ -101,7 +101,7 @@ pub(super) async fn revoke(
     Extension(who): Who,
     Path((group, node)): Path<(String, String)>,
 ) -> Outcome {
-    if !api.store().node_revoke(&group, &node).await? {
+    if !api.by(&who).node_revoke(&group, &node).await? {
         let message = format!("group `{group}` has no node `{node}` that is not revoked yet");
         return Err(Failure::missing("no_such_node", message));
     }

@@ -5,7 +5,8 @@ use milecastle_store::RoleGrant;
 use serde_json::{Value, json};
 
 use super::{Failure, Outcome, Site};
-use crate::rights::{Action, Principal, Rights, Role};
+use crate::callers::Caller;
+use crate::rights::{Action, Need, Place, Resource, Rights, Role};
 
 /// A role as answers show it.
 fn shown(role: &Role) -> Value {
@@ -19,7 +20,7 @@ pub(super) async fn list(_: Site) -> Outcome {
 }
 
 /// Refuses grants that are none, or that `who` may not make.
-pub(super) fn granted(who: &Principal, grants: &[RoleGrant]) -> Result<(), Failure> {
+pub(super) fn granted(who: &Caller, grants: &[RoleGrant]) -> Result<(), Failure> {
     if grants.is_empty() {
         return Err(Failure::bad("invalid_body", "without a role nothing is allowed: GET /api/roles").at("/roles"));
     }
@@ -37,10 +38,11 @@ pub(super) fn granted(who: &Principal, grants: &[RoleGrant]) -> Result<(), Failu
 }
 
 /// Refuses if `who` may not do all that these grants allow.
-pub(super) fn may_give(who: &Principal, grants: &[RoleGrant]) -> Result<(), Failure> {
+pub(super) fn may_give(who: &Caller, grants: &[RoleGrant]) -> Result<(), Failure> {
     if who.rights.cover(&Rights::of(grants)) {
         return Ok(());
     }
+    who.refused(Need::write(Resource::Users), Place::Cluster);
     let message = format!("`{}` may not give roles that allow more than his own do", who.name);
     Err(Failure::new(StatusCode::FORBIDDEN, "not_allowed", message))
 }

@@ -2,13 +2,14 @@
 //!
 //! What must stay true: no answer tells whether it was the name or the password that was wrong, and none takes longer for it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, State as Shared};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use milecastle_store::{AccountUpdate, NewPassword};
+use milecastle_store::{AccountUpdate, ActorKind, NewPassword};
 use milecastle_telemetry::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -67,11 +68,12 @@ pub(super) async fn login(
     }
     let Given { name, password } = api.body(body).await?;
     let address = api.callers.address(peer, &headers).to_string();
-    let kept = checked(&api, &name, password, &address).await?;
+    let kept = checked(&api, &name, password, (peer, &headers)).await?;
     let text = callers::mint_session();
     let hash = callers::hash_of(&text);
     let limits = api.callers.session_limits();
-    if !api.store().session_create(&hash, &name, &kept, &address, limits).await? {
+    let actor = api.callers.actor(ActorKind::Account, &name, peer, &headers);
+    if !api.store().by(&actor).session_create(&hash, &name, &kept, &address, limits).await? {
         return Err(wrong());
     }
     let session = api.callers.session(&text).await?.ok_or_else(wrong)?;
@@ -82,7 +84,7 @@ pub(super) async fn login(
 
 /// `DELETE /api/session`: logs out.
 pub(super) async fn logout(Shared(api): Site, Extension(who): Who, headers: HeaderMap) -> Outcome {
-    api.store().session_delete(&login_of(&who)?.hash).await?;
+    api.by(&who).session_delete(&login_of(&who)?.hash).await?;
     Ok(with_cookie(done(), &headers, &format!("{SESSION}=; Max-Age=0")))
 }
 
@@ -101,25 +103,39 @@ pub(super) async fn change_password(
     }
     let unfit = check_password(new.reveal(), api.callers.access.password_min_length);
     unfit.map_err(|error| Failure::bad("unfit_password", error.to_string()).at("/new"))?;
-    checked(&api, &who.name, old, &api.callers.address(peer, &headers).to_string()).await?;
+    checked(&api, &who.name, old, (peer, &headers)).await?;
     let password = NewPassword { hash: hash_password(new).await, must_change: false };
     let update = AccountUpdate { password: Some(password), ..AccountUpdate::default() };
-    api.store().account_update(&who.name, &update, Some(&login.hash)).await?;
+    api.by(&who).account_update(&who.name, &update, Some(&login.hash)).await?;
     tracing::info!(account = who.name, "password changed");
     Ok(done())
 }
 
 /// Looks whether a password is that of an account, as often as failures allow; gives what is kept of it.
-async fn checked(api: &Api, name: &str, password: Secret<String>, address: &str) -> Result<String, Failure> {
+async fn checked(
+    api: &Api,
+    name: &str,
+    password: Secret<String>,
+    (peer, headers): (IpAddr, &HeaderMap),
+) -> Result<String, Failure> {
+    // Somebody may have typed his password where the name belongs: only names of accounts that there are are kept.
+    let failed = |name: Option<&str>| {
+        let kind = if name.is_some() { ActorKind::Account } else { ActorKind::Anonymous };
+        api.callers.refusals.of_login(api.callers.actor(kind, name.unwrap_or("unknown"), peer, headers));
+    };
     if !super::users::is_name(name) {
+        failed(None);
         return Err(wrong());
     }
+    let address = &api.callers.address(peer, headers).to_string();
     let subjects = api.callers.subjects(name, address);
     if let Some(wait) = api.store().login_attempt(&subjects).await? {
+        failed(None);
         return Err(too_many(wait));
     }
     let kept = api.store().account_password_hash(name).await?;
     if !verify(password, kept.clone()).await {
+        failed(kept.is_some().then_some(name));
         tracing::info!(account = name, address, "a login failed");
         return Err(wrong());
     }

@@ -12,12 +12,13 @@ use milecastle_model::{Fault, Key, Kind};
 use milecastle_plugin_api::Registry;
 use milecastle_settings::Registries;
 use milecastle_snapshot::Compiler;
-use milecastle_store::{ChangeSet, Op, PublishError, Published, Put, Source};
+use milecastle_store::{Actor, ChangeSet, Op, PublishError, Published, Put, Source};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Api, Failure, Outcome, Site, Who, json as answer, query_of};
+use crate::callers::Caller;
 use crate::dpm::Receipt;
 use crate::state::{Group, Image};
 use crate::terms::{self, Review, Terms, Unreadable};
@@ -35,7 +36,7 @@ struct Asked {
     /// The revision that the settings must have; 0 where there are none yet.
     expected: Option<u64>,
     wait: Option<Duration>,
-    author: Arc<str>,
+    actor: Actor,
 }
 
 /// `GET /api/gateway_groups/{group}/settings`.
@@ -53,7 +54,7 @@ pub(super) async fn replace(
     body: Body,
 ) -> Outcome {
     let given: Value = api.body(body).await?;
-    let asked = asked(&api, &uri, &headers, &who.name)?;
+    let asked = asked(&api, &uri, &headers, &who)?;
     let _place = api.place(&who, asked.wait.unwrap_or_default())?;
     change(&api, &id, asked, |_| given.clone()).await
 }
@@ -68,7 +69,7 @@ pub(super) async fn patch(
     body: Body,
 ) -> Outcome {
     let given: Value = api.body(body).await?;
-    let asked = asked(&api, &uri, &headers, &who.name)?;
+    let asked = asked(&api, &uri, &headers, &who)?;
     let _place = api.place(&who, asked.wait.unwrap_or_default())?;
     let merged = |mut stored: Value| {
         milecastle_model::patch::merge(&mut stored, &given);
@@ -77,7 +78,7 @@ pub(super) async fn patch(
     change(&api, &id, asked, merged).await
 }
 
-fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, author: &str) -> Result<Asked, Failure> {
+fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: &Caller) -> Result<Asked, Failure> {
     let query = query_of(uri);
     let named = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().trim_matches('"'));
     let expected = named.filter(|named| *named != "*").map(str::parse::<u64>).transpose();
@@ -85,7 +86,7 @@ fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, author: &str) -> Result<Aske
         Failure::bad("invalid_argument", "If-Match: expected the `revision` of the settings, as their ETag has it")
     })?;
     let wait = query.get("wait").map(|_| api.wait(&query)).transpose()?;
-    Ok(Asked { force: query.get("force") == Some("true"), expected, wait, author: author.into() })
+    Ok(Asked { force: query.get("force") == Some("true"), expected, wait, actor: who.actor.clone() })
 }
 
 async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value) -> Outcome {
@@ -102,7 +103,7 @@ async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value
             return shown(api, id, &image, None);
         }
         let after = judged(terms.compiler(), &new)?;
-        let mut set = change_set(&asked, &image, &new);
+        let mut set = change_set(&image, &new);
         if !asked.force && !after.builds_like(terms.compiler()) {
             // Nothing may come in unseen between looking and publishing.
             set.expected_revision = Some(image.revision());
@@ -112,11 +113,11 @@ async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value
             }
             review = Some(seen);
         }
-        match api.store().publish(id, set).await {
+        match api.store().by(&asked.actor).publish(id, set).await {
             Ok(published) => {
                 tracing::info!(
                     group = id,
-                    by = &*asked.author,
+                    by = asked.actor.name,
                     revision = published.revision,
                     "settings of a group changed"
                 );
@@ -164,11 +165,11 @@ fn refused(faults: &[Fault]) -> Failure {
     Failure::bad("invalid_settings", message).at(path).with("faults", listed)
 }
 
-fn change_set(asked: &Asked, image: &Image, new: &Value) -> ChangeSet {
+fn change_set(image: &Image, new: &Value) -> ChangeSet {
     let body = serde_json::to_vec(new).expect("a JSON value can be written as text");
     let sealed = new.get("discovery").is_some_and(|registries| Registries::mask(&mut registries.clone()));
     let put = Put { expect: terms::settings(image), sealed, ..Put::new(Key::group_settings(), body) };
-    let mut set = ChangeSet::new(&*asked.author, Source::Api, vec![Op::Put(put)]);
+    let mut set = ChangeSet::new(Source::Api, vec![Op::Put(put)]);
     set.message = "settings of the gateway group".to_owned();
     set
 }

@@ -51,7 +51,7 @@ pub(super) async fn list(Shared(api): Site, Path(group): Path<String>) -> Outcom
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, Path(group): Path<String>, body: Body) -> Outcome {
     let given: Given = api.body(body).await?;
     let expires_at = given.expires_in.map(|life| api.clock.now().saturating_add(life.get().as_secs()));
-    let token = mint_group_token(api.store(), &group, &given.name, expires_at).await.map_err(|error| match error {
+    let token = mint_group_token(api.by(&who), &group, &given.name, expires_at).await.map_err(|error| match error {
         AuthorityError::Store(error) => Failure::from(error),
         AuthorityError::Token(error) => Failure::bad("invalid_id", error.to_string()),
         AuthorityError::Pki(error) => {
@@ -71,7 +71,7 @@ pub(super) async fn revoke(
     Extension(who): Who,
     Path((group, token)): Path<(String, String)>,
 ) -> Outcome {
-    if !api.store().token_revoke(&group, &token).await? {
+    if !api.by(&who).token_revoke(&group, &token).await? {
         let message = format!("group `{group}` has no token `{token}` that is not revoked yet");
         return Err(Failure::missing("no_such_token", message));
     }

@@ -78,7 +78,7 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
         (None, Some(made)) => to_change(made.clone()).await,
         (chosen, _) => new_password(&api, chosen.unwrap_or_default()).await?,
     };
-    if !api.store().account_create(&name, &password, &roles).await? {
+    if !api.by(&who).account_create(&name, &password, &roles).await? {
         return Err(Failure::conflict("user_exists", format!("there is an account `{name}` already")));
     }
     tracing::info!(account = name, by = who.name, "account made");
@@ -106,7 +106,7 @@ pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(name): P
         None => None,
     };
     let update = AccountUpdate { grants: roles, disabled, password };
-    if !api.store().account_update(&name, &update, None).await? {
+    if !api.by(&who).account_update(&name, &update, None).await? {
         return Err(missing(&name));
     }
     tracing::info!(account = name, by = who.name, "account changed");
@@ -117,7 +117,7 @@ pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(name): P
 pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(name): Path<String>) -> Outcome {
     may_give(&who, &found(&api, &name).await?.grants)?;
     not_oneself(&who, &name)?;
-    if !api.store().account_delete(&name).await? {
+    if !api.by(&who).account_delete(&name).await? {
         return Err(missing(&name));
     }
     tracing::info!(account = name, by = who.name, "account deleted");

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use milecastle_pki::{Ca, GroupToken, PkiError, ServerCertificate, ServerIdentity, TokenError};
 use milecastle_settings::Certificates;
-use milecastle_store::{NewToken, Store, StoreError};
+use milecastle_store::{Acting, NewToken, Store, StoreError};
 use tokio::time::sleep;
 
 /// Name of the store's secret that holds certificate and key.
@@ -64,14 +64,14 @@ pub async fn cluster_ca(store: &Store) -> Result<Ca, AuthorityError> {
 /// # Errors
 /// [`AuthorityError`]; [`StoreError::UnknownGroup`] if there is no such group.
 pub async fn mint_group_token(
-    store: &Store,
+    by: Acting<'_>,
     group: &str,
     name: &str,
     expires_at: Option<u64>,
 ) -> Result<GroupToken, AuthorityError> {
-    let token = GroupToken::mint(group, cluster_ca(store).await?.fingerprint())?;
+    let token = GroupToken::mint(group, cluster_ca(by.store()).await?.fingerprint())?;
     let (id, group, name, hash) = (token.id().to_owned(), group.to_owned(), name.to_owned(), token.hash().to_bytes());
-    store.token_create(&NewToken { id, group, name, hash, expires_at }).await?;
+    by.token_create(&NewToken { id, group, name, hash, expires_at }).await?;
     Ok(token)
 }
 

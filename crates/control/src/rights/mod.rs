@@ -75,8 +75,8 @@ pub(crate) enum PrincipalKind {
     Anonymous,
     /// A key of the Admin API.
     AdminKey(KeyRole),
-    /// A token of a machine.
-    Token,
+    /// A token of a machine, by its id.
+    Token(String),
     /// An account, in which somebody is logged in.
     Account(Login),
 }
@@ -181,6 +181,18 @@ impl Rights {
         self.0.iter().map(stored).collect()
     }
 
+    /// The groups in which they allow something.
+    pub(crate) fn groups(&self, need: Need) -> Groups {
+        let mut named = BTreeSet::new();
+        for grant in self.0.iter().filter(|grant| grant.role.allows(need)) {
+            match &grant.groups {
+                Groups::All => return Groups::All,
+                Groups::Named(groups) => named.extend(groups.iter().cloned()),
+            }
+        }
+        Groups::Named(named)
+    }
+
     /// Whether they allow a call.
     pub(crate) fn allow(&self, need: Need, place: Place<'_>) -> bool {
         self.0.iter().any(|grant| grant.groups.hold(place) && grant.role.allows(need))
@@ -193,7 +205,7 @@ impl PrincipalKind {
         match self {
             Self::Anonymous => "anonymous",
             Self::AdminKey(_) => "key",
-            Self::Token => "token",
+            Self::Token(_) => "token",
             Self::Account(_) => "account",
         }
     }
@@ -228,7 +240,8 @@ impl Principal {
 
     /// A machine with a token.
     pub(crate) fn of_token(token: &ApiToken) -> Self {
-        Self { name: format!("token/{}", token.name), kind: PrincipalKind::Token, rights: Rights::of(&token.grants) }
+        let (name, kind) = (format!("token/{}", token.name), PrincipalKind::Token(token.id.clone()));
+        Self { name, kind, rights: Rights::of(&token.grants) }
     }
 
     /// Somebody who has logged in.

@@ -45,6 +45,8 @@ pub(crate) enum Resource {
     Roles,
     /// Tokens of machines that use the API.
     ApiTokens,
+    /// Who changed what.
+    Audit,
 }
 
 impl Action {
@@ -77,6 +79,7 @@ impl Resource {
             Resource::Users,
             Resource::Roles,
             Resource::ApiTokens,
+            Resource::Audit,
         ])
     }
 
@@ -97,6 +100,7 @@ impl Resource {
             Resource::Users => "users",
             Resource::Roles => "roles",
             Resource::ApiTokens => "api_tokens",
+            Resource::Audit => "audit",
         }
     }
 }

@@ -31,15 +31,20 @@ const OF_AN_API: [Kind; 10] = [
 /// Who may do what is the administrators' alone.
 const OF_ACCESS: [Resource; 2] = [Resource::Users, Resource::ApiTokens];
 
+/// What only those see who run gateways and control plane: it tells what people do, and from where.
+const OF_OPERATORS: [Resource; 1] = [Resource::Audit];
+
 impl Role {
     /// Those that are always there, the mightiest first.
     pub(crate) fn built_in() -> [Role; 4] {
         [Self::administrator(), Self::operator(), Self::api_owner(), Self::viewer()]
     }
 
-    /// Everything.
+    /// Everything that there is.
     pub(crate) fn administrator() -> Self {
-        Self::new("administrator", Action::ALL.into_iter().flat_map(|action| Resource::all().map(move |r| (action, r))))
+        let all = Action::ALL.into_iter().flat_map(|action| Resource::all().map(move |resource| (action, resource)));
+        // Of the audit log there is nothing to write: nobody changes it.
+        Self::new("administrator", all.filter(|right| *right != (Action::Write, Resource::Audit)))
     }
 
     /// Whoever runs gateways and control plane: everything but who may do what.
@@ -56,7 +61,8 @@ impl Role {
 
     /// Sees configuration and cluster, and changes nothing.
     pub(crate) fn viewer() -> Self {
-        let seen = Resource::all().filter(|resource| !OF_ACCESS.contains(resource));
+        let kept = |resource: &Resource| OF_ACCESS.contains(resource) || OF_OPERATORS.contains(resource);
+        let seen = Resource::all().filter(|resource| !kept(resource));
         let seen = seen.map(|resource| (Action::Read, resource));
         Self::new("viewer", seen)
     }

@@ -5,14 +5,14 @@ use http::Method;
 use milecastle_control::dpm::Nodes;
 use milecastle_control::{Clock, Dashboard, MemberSettings, Membership, Parts, StartError, State, put_admin_key};
 use milecastle_settings as settings;
-use milecastle_store::{DEFAULT_GROUP, KeySource, Role, Store, open};
+use milecastle_store::{Acting, Actor, ActorKind, DEFAULT_GROUP, KeySource, Role, Store, open};
 use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::postgres::{Cluster, Database};
 use milecastle_testkit::{Answer, Call};
 use serde_json::Value;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 /// What the tests' clock says first.
 pub(crate) const T: u64 = 1_700_000_000;
@@ -122,14 +122,19 @@ impl Gateway {
         let mut settings = settings();
         change(&mut settings);
         let store = open(&home.dsn, &KeySource::File(home.dir.path().join("sealing.key"))).await.unwrap();
-        put_admin_key(&store, "admin", Role::Admin, KEY).await.unwrap();
-        put_admin_key(&store, "viewer", Role::Viewer, VIEWER).await.unwrap();
+        put_admin_key(store.by(tester()), "admin", Role::Admin, KEY).await.unwrap();
+        put_admin_key(store.by(tester()), "viewer", Role::Viewer, VIEWER).await.unwrap();
         let clock = Arc::new(AtomicU64::new(T));
         let state = Arc::new(State::start(store.clone()).await.unwrap());
         let membership = member(&store, &clock, settings::History::default()).await;
         let maintenance = membership.maintenance();
         let dashboard = Dashboard::start(&settings, parts(&state, &clock), maintenance).await.unwrap();
         Self { store, dashboard, state, clock, home, membership }
+    }
+
+    /// Its store in the hands of whoever does what tests do beside the API.
+    pub(crate) fn by(&self) -> Acting<'_> {
+        self.store.by(tester())
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -200,11 +205,17 @@ impl Gateway {
     }
 }
 
+fn tester() -> &'static Actor {
+    static TESTER: LazyLock<Actor> = LazyLock::new(|| Actor::new(ActorKind::Machine, "test"));
+    &TESTER
+}
+
 /// A process of the control plane on this store.
 async fn member(store: &Store, clock: &Arc<AtomicU64>, history: settings::History) -> Membership {
     let (roles, address, version) = (vec!["dashboard".to_owned()], String::new(), "1".to_owned());
     let members = settings::Members { heartbeat: settings::Time::millis(200), ..settings::Members::default() };
-    let settings = MemberSettings { members, history, clock: told(clock) };
+    let (audit, compiler) = (settings::Audit::default(), plugins::compiler());
+    let settings = MemberSettings { members, history, audit, compiler, clock: told(clock) };
     Membership::join(store.clone(), milecastle_control::Role { roles, address, version }, settings).await.unwrap()
 }
 

@@ -7,6 +7,7 @@ mod gateway;
 mod leading;
 mod plugins;
 
+mod audit;
 mod bad_input;
 mod client_adc;
 mod client_dashboard;

@@ -61,7 +61,7 @@ async fn by_key(gw: &Gateway, method: Method, path: &str, body: Value) -> Answer
 async fn account(gw: &Gateway, name: &str, role: &str) {
     let hash = hash_password(PASSWORD.to_owned().into()).await;
     let password = NewPassword { hash, must_change: false };
-    assert!(gw.store.account_create(name, &password, &[RoleGrant::everywhere(role)]).await.unwrap());
+    assert!(gw.by().account_create(name, &password, &[RoleGrant::everywhere(role)]).await.unwrap());
 }
 
 async fn a_session_on_any_replica(gw: Gateway) {
@@ -146,7 +146,7 @@ async fn another_password_ends_other_sessions(gw: Gateway) {
     // As `milecastle user passwd` does.
     let password = NewPassword { hash: hash_password(generate_password()).await, must_change: true };
     let update = AccountUpdate { password: Some(password), ..AccountUpdate::default() };
-    gw.store.account_update("ann", &update, None).await.unwrap();
+    gw.by().account_update("ann", &update, None).await.unwrap();
     assert_eq!(one.get(&gw, "/api/nodes").await, 401);
 }
 

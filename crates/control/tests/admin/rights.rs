@@ -158,6 +158,9 @@ GET /api/roles viewer
 GET /api/tokens administrator
 POST /api/tokens administrator
 DELETE /api/tokens/{token} administrator
+GET /api/audit operator
+GET /api/audit/export operator
+GET /api/audit/{entry} operator
 ";
 
 /// A call of the API with the admin's key.

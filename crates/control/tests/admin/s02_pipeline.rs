@@ -148,7 +148,7 @@ async fn s2_10_ttl_must_be_a_number(gw: Gateway) {
 }
 
 async fn s2_groups_are_apart(gw: Gateway) {
-    gw.store.group_create(&milecastle_store::NewGroup::named("test")).await.unwrap();
+    gw.by().group_create(&milecastle_store::NewGroup::named("test")).await.unwrap();
     milecastle_testkit::eventually("the new group is followed", async || gw.state.group("test").is_some()).await;
     gw.done(r#"PUT /upstreams/1?gateway_group_id=test {"nodes":{"a:1":1}}"#).await;
     assert_eq!(gw.send("GET /upstreams/1").await.status, 404);

@@ -92,7 +92,7 @@ async fn s3_the_first_key_is_made_once(gw: Gateway) {
     assert_eq!(bootstrap_admin_key(&gw.store, None).await.unwrap(), None);
     assert_eq!(bootstrap_admin_key(&gw.store, Some("late")).await.unwrap(), None);
     for name in ["admin", "viewer"] {
-        assert!(gw.store.admin_key_delete(name).await.unwrap());
+        assert!(gw.by().admin_key_delete(name).await.unwrap());
     }
     let made = bootstrap_admin_key(&gw.store, None).await.unwrap().unwrap();
     assert_eq!(bootstrap_admin_key(&gw.store, None).await.unwrap(), None);
@@ -104,12 +104,12 @@ async fn s3_the_first_key_is_made_once(gw: Gateway) {
 
 async fn s3_a_lost_key_is_made_anew(gw: Gateway) {
     let get = |key: &str| bare("GET /routes").header("x-api-key", key);
-    assert_eq!(mint_admin_key(&gw.store, "admin", Role::Viewer, false).await.unwrap(), None);
+    assert_eq!(mint_admin_key(gw.by(), "admin", Role::Viewer, false).await.unwrap(), None);
     assert_eq!(status(&gw, get(KEY)).await, 200);
-    let made = mint_admin_key(&gw.store, "admin", Role::Admin, true).await.unwrap().unwrap();
+    let made = mint_admin_key(gw.by(), "admin", Role::Admin, true).await.unwrap().unwrap();
     eventually("the made key opens", async || status(&gw, get(&made)).await == 200).await;
     assert_eq!(status(&gw, get(KEY)).await, 401);
-    let further = mint_admin_key(&gw.store, "further", Role::Viewer, false).await.unwrap().unwrap();
+    let further = mint_admin_key(gw.by(), "further", Role::Viewer, false).await.unwrap().unwrap();
     assert_ne!(further, made);
     eventually("the further key opens", async || status(&gw, get(&further)).await == 200).await;
     assert_eq!(status(&gw, bare("DELETE /routes/1").header("x-api-key", &further)).await, 401);
@@ -118,8 +118,8 @@ async fn s3_a_lost_key_is_made_anew(gw: Gateway) {
 async fn s3_keys_come_and_go_while_it_runs(gw: Gateway) {
     let get = || bare("GET /routes").header("x-api-key", "another");
     assert_eq!(status(&gw, get()).await, 401);
-    put_admin_key(&gw.store, "other", Role::Viewer, "another").await.unwrap();
+    put_admin_key(gw.by(), "other", Role::Viewer, "another").await.unwrap();
     eventually("the new key opens", async || status(&gw, get()).await == 200).await;
-    gw.store.admin_key_delete("other").await.unwrap();
+    gw.by().admin_key_delete("other").await.unwrap();
     eventually("the deleted key opens no more", async || status(&gw, get()).await == 401).await;
 }

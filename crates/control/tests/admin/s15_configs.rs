@@ -329,7 +329,7 @@ async fn s15_declaring_alone(_: Gateway) {
 }
 
 async fn s15_groups_are_declared_apart(gw: Gateway) {
-    gw.store.group_create(&milecastle_store::NewGroup::named("test")).await.unwrap();
+    gw.by().group_create(&milecastle_store::NewGroup::named("test")).await.unwrap();
     let there = gw.call(r#"PUT /configs?gateway_group_id=test {"upstreams":[{"id":"u","nodes":{}}]}"#);
     assert_eq!(there.header("x-digest", "1").to(gw.address()).await.unwrap().status, 202);
     assert_eq!(dump(&gw).await, versions());

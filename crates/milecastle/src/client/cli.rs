@@ -311,6 +311,81 @@ pub(crate) enum MembersCommand {
     },
 }
 
+/// `milecastle audit`.
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    #[command(subcommand)]
+    pub command: AuditCommand,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Show entries, newest first
+    List {
+        #[command(flatten)]
+        wanted: Wanted,
+        /// How many, at most 500
+        #[arg(short = 'n', long, default_value_t = 50)]
+        limit: u16,
+        /// Only entries older than the one with this id, as the last line of a list shows it
+        #[arg(long, value_name = "ID")]
+        before: Option<u64>,
+    },
+    /// Show one entry, with what was before and what is now
+    Show {
+        /// Its id, as lists show it
+        entry: u64,
+    },
+    /// Write all entries that are wanted to standard output
+    Export {
+        #[command(flatten)]
+        wanted: Wanted,
+        /// As what
+        #[arg(long, value_enum, default_value_t = ExportFormat::Json)]
+        format: ExportFormat,
+    },
+}
+
+/// Which entries of the audit log.
+#[derive(Debug, Args)]
+pub(crate) struct Wanted {
+    /// Not older than this
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Time>,
+    /// Only older than this
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<Time>,
+    /// Who did it: an account, the name of a key, token/NAME
+    #[arg(long, value_name = "NAME")]
+    pub actor: Option<String>,
+    /// The gateway group
+    #[arg(short, long)]
+    pub group: Option<String>,
+    /// What it is about: route, upstream, ..., gateway_group, node, account, session, ...
+    #[arg(long)]
+    pub kind: Option<String>,
+    /// Which one, by its id or name
+    #[arg(long, value_name = "ID")]
+    pub object: Option<String>,
+    /// create, update, delete, revoke, confirm, sign_in, sign_out; of refused calls read or write
+    #[arg(long)]
+    pub action: Option<String>,
+    /// done, refused or failed
+    #[arg(long)]
+    pub outcome: Option<String>,
+}
+
+/// How an export is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// A JSON list, an entry on each line
+    Json,
+    /// Comma-separated values, for spreadsheets
+    Csv,
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))

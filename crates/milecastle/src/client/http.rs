@@ -72,6 +72,11 @@ impl Client {
         self.call(Method::GET, path, None).await
     }
 
+    /// GET of what need not be JSON.
+    pub(super) async fn get_text(&self, path: &str) -> anyhow::Result<Bytes> {
+        self.send(&Asked { method: Method::GET, path, body: None, tag: None }).await
+    }
+
     /// As [`Self::call`], if what is to be changed has this entity tag; of any without one.
     pub(super) async fn call_if_match(
         &self,
@@ -80,7 +85,7 @@ impl Client {
         tag: Option<String>,
         body: Value,
     ) -> anyhow::Result<Value> {
-        self.send(&Asked { method, path, body: Some(&body), tag }).await
+        self.send(&Asked { method, path, body: Some(&body), tag }).await.map(parsed)
     }
 
     /// Sends a request; gives the body of an answer of success, `null` if it has none.
@@ -88,10 +93,10 @@ impl Client {
     /// # Errors
     /// [`Refused`] with what the server says; no server that can be reached.
     pub(super) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        self.send(&Asked { method, path, body: body.as_ref(), tag: None }).await
+        self.send(&Asked { method, path, body: body.as_ref(), tag: None }).await.map(parsed)
     }
 
-    async fn send(&self, asked: &Asked<'_>) -> anyhow::Result<Value> {
+    async fn send(&self, asked: &Asked<'_>) -> anyhow::Result<Bytes> {
         tokio::time::timeout(self.timeout, Box::pin(self.first_answer(asked)))
             .await
             .with_context(|| format!("no answer within {} s (--timeout)", self.timeout.as_secs()))?
@@ -99,7 +104,7 @@ impl Client {
 
     /// Asks one server after the other, until one answers. One that is not ready has the next one asked, if that cannot do
     /// twice what is asked.
-    async fn first_answer(&self, asked: &Asked<'_>) -> anyhow::Result<Value> {
+    async fn first_answer(&self, asked: &Asked<'_>) -> anyhow::Result<Bytes> {
         let mut failures = Vec::new();
         let mut unready = None;
         for server in &self.servers {
@@ -115,10 +120,10 @@ impl Client {
                 }
             };
             let (status, text) = self.exchange(server, stream, asked).await?;
-            let answer: Value = serde_json::from_slice(&text).unwrap_or_default();
             if (200..300).contains(&status) {
-                return Ok(answer);
+                return Ok(text);
             }
+            let answer = parsed(text.clone());
             let message = reason(status, &answer, &text);
             let undone = asked.method == Method::GET || answer.get("code").and_then(Value::as_str) == Some(STARTING);
             if status != 503 || !undone {
@@ -177,6 +182,11 @@ async fn read(answer: Response<hyper::body::Incoming>) -> anyhow::Result<(u16, B
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, LARGEST).collect().await.map_err(anyhow::Error::from_boxed)?;
     Ok((head.status.as_u16(), body.to_bytes()))
+}
+
+/// The JSON of a body, `null` if it has none.
+fn parsed(body: Bytes) -> Value {
+    serde_json::from_slice(&body).unwrap_or_default()
 }
 
 /// What an answer that is no success says.

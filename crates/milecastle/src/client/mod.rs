@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 it could not be done; 2 the command line is wrong; 3 there is no such thing; 4 it conflicts with what
 //! is there; 5 a wait ended before all nodes had the revision; 6 a node did not take all of it.
 
+mod audit;
 mod cli;
 mod commands;
 mod config;
@@ -11,7 +12,7 @@ mod settings;
 mod tls;
 mod view;
 
-pub(crate) use cli::{Config, Group, Members, Nodes, Token};
+pub(crate) use cli::{Audit, Config, Group, Members, Nodes, Token};
 pub(crate) use view::{Table, relative, say, tell};
 
 use anyhow::Context;
@@ -26,6 +27,7 @@ pub(crate) enum Command {
     Group(Group),
     Token(Token),
     Members(Members),
+    Audit(Audit),
 }
 
 /// How a command ended, if not with an error.
@@ -73,6 +75,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Group(command) => commands::group(command).await,
             Command::Token(command) => commands::token(command).await,
             Command::Members(command) => commands::members(command).await,
+            Command::Audit(command) => audit::run(command).await,
         }
     });
     match done {

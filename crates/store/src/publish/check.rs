@@ -17,7 +17,7 @@ impl Writing<'_> {
         if let Some((from, reference)) = plan.needs.iter().find(|(_, reference)| !found.contains(&reference.to)) {
             return Err(PublishError::MissingReference { from: from.clone(), reference: reference.clone() });
         }
-        let unforced = plan.deletes.iter().filter(|deletion| !deletion.force).map(|deletion| &deletion.key);
+        let unforced = plan.deletes.iter().filter(|deletion| !deletion.force).map(|deletion| &deletion.object.key);
         self.check_unused(&unforced.collect::<Vec<_>>()).await
     }
 

@@ -24,7 +24,7 @@ pub(super) struct Plan {
     pub(super) writes: Vec<Write>,
     pub(super) deletes: Vec<Deletion>,
     /// Objects that only live longer or shorter.
-    pub(super) expiries: Vec<(Key, Option<u64>)>,
+    pub(super) expiries: Vec<Expiry>,
     /// What must exist in the end, and who needs it. Also of puts that change nothing: a reference that dangles is refused
     /// however often the same body is sent.
     pub(super) needs: Vec<(Key, Reference)>,
@@ -35,7 +35,8 @@ pub(super) struct Plan {
 pub(super) struct Write {
     pub(super) object: Object,
     pub(super) sealed: bool,
-    pub(super) replaces: bool,
+    /// What it takes the place of.
+    pub(super) replaced: Option<Object>,
     pub(super) references: Vec<Reference>,
     pub(super) keys: Vec<UniqueKey>,
     pub(super) expires_at: Option<u64>,
@@ -43,8 +44,15 @@ pub(super) struct Write {
 
 /// An object to delete.
 pub(super) struct Deletion {
-    pub(super) key: Key,
+    pub(super) object: Object,
     pub(super) force: bool,
+}
+
+/// A time to live that ends at another moment.
+pub(super) struct Expiry {
+    pub(super) key: Key,
+    pub(super) before: Option<u64>,
+    pub(super) after: Option<u64>,
 }
 
 enum Planned {
@@ -107,29 +115,27 @@ impl Plan {
         let parent = key.parent().map(|to| Reference { to, plugin: None, must_exist: true, hinders: false });
         let needed = put.references.iter().filter(|reference| reference.must_exist).cloned();
         self.needs.extend(parent.into_iter().chain(needed).map(|reference| (key.clone(), reference)));
-        let (created, replaces) = match stored {
+        let (created, replaced) = match stored {
             Some(Stored { object, expires_at }) if same(&object.body, &body) => {
                 if expires_at != put.expires_at {
-                    self.expiries.push((key, put.expires_at));
+                    self.expiries.push(Expiry { key, before: expires_at, after: put.expires_at });
                 }
                 return Ok(Planned::Settled(Outcome::Unchanged(object)));
             }
-            Some(Stored { object, .. }) => (object.created, true),
-            None => (revision, false),
+            Some(Stored { object, .. }) => (object.created, Some(object)),
+            None => (revision, None),
         };
         let object = Object { key, body, created, modified: revision };
         let Put { sealed, references, keys, expires_at, .. } = put;
-        self.writes.push(Write { object, sealed, replaces, references, keys, expires_at });
+        self.writes.push(Write { object, sealed, replaced, references, keys, expires_at });
         Ok(Planned::Write(self.writes.len() - 1))
     }
 
     fn delete(&mut self, delete: Delete, stored: Option<Stored>) -> Result<Planned, PublishError> {
         let Delete { key, expect, force } = delete;
         check_expected(&key, expect, stored.as_ref())?;
-        if stored.is_none() {
-            return Ok(Planned::Settled(Outcome::Absent));
-        }
-        self.deletes.push(Deletion { key, force });
+        let Some(Stored { object, .. }) = stored else { return Ok(Planned::Settled(Outcome::Absent)) };
+        self.deletes.push(Deletion { object, force });
         Ok(Planned::Settled(Outcome::Deleted))
     }
 
@@ -147,7 +153,7 @@ impl Plan {
 
 impl Write {
     fn into_outcome(self) -> Outcome {
-        if self.replaces { Outcome::Replaced(self.object) } else { Outcome::Created(self.object) }
+        if self.replaced.is_some() { Outcome::Replaced(self.object) } else { Outcome::Created(self.object) }
     }
 }
 

@@ -28,10 +28,11 @@ pub(super) fn existing(rows: usize) -> String {
     )
 }
 
-/// Reads the keys of kind `$2` within ranges of ids. Rows: the ids below and above.
+/// Reads the objects of kind `$2` within ranges of ids. Rows: the ids below and above.
 pub(super) fn within(rows: usize) -> String {
     format!(
-        "WITH span (low, high) AS (VALUES {}) SELECT r.kind, r.id FROM span CROSS JOIN resource r \
+        "WITH span (low, high) AS (VALUES {}) SELECT r.kind, r.id, r.body, r.sealed, r.created, r.modified \
+         FROM span CROSS JOIN resource r \
          WHERE r.group_id = $1 AND r.kind = $2 AND r.id > span.low AND r.id < span.high ORDER BY r.id",
         tuples(rows, 2, 3)
     )

@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use milecastle_model::{Key, Kind};
+use milecastle_model::{Key, Kind, Object};
 
 use super::Writing;
-use super::plan::{Existing, Plan, Stored, Write};
+use super::plan::{Existing, Expiry, Plan, Stored, Write};
 use super::statements::{self, Table};
 use crate::error::StoreError;
-use crate::read::{body_context, key, object};
+use crate::read::{body_context, object};
 use crate::sql::{BATCH, Value, args};
 
 impl Writing<'_> {
@@ -36,8 +36,8 @@ impl Writing<'_> {
     }
 
     /// What lives below the objects to delete and must go with them.
-    pub(super) async fn below(&mut self, plan: &Plan) -> Result<Vec<Key>, StoreError> {
-        let named: HashSet<&Key> = plan.deletes.iter().map(|deletion| &deletion.key).collect();
+    pub(super) async fn below(&mut self, plan: &Plan) -> Result<Vec<Object>, StoreError> {
+        let named: HashSet<&Key> = plan.deletes.iter().map(|deletion| &deletion.object.key).collect();
         let mut below = Vec::new();
         for (parent, child) in Kind::ALL.iter().filter_map(|&child| Some((child.parent()?, child))) {
             let parents: Vec<&Key> = named.iter().copied().filter(|key| key.kind == parent).collect();
@@ -49,9 +49,9 @@ impl Writing<'_> {
                 let bounds = ranges.iter().flatten().map(Value::from);
                 let values: Vec<_> = args![self.group, child.name()].iter().copied().chain(bounds).collect();
                 for row in self.tx.rows(sql, &values).await? {
-                    let key = key(&row, 0)?;
-                    if !named.contains(&key) {
-                        below.push(key);
+                    let object = object(&row, self.sealer, self.group)?;
+                    if !named.contains(&object.key) {
+                        below.push(object);
                     }
                 }
             }
@@ -60,17 +60,17 @@ impl Writing<'_> {
     }
 
     /// Brings objects, references and lookup keys to the state that the plan wants.
-    pub(super) async fn write(&mut self, plan: &Plan, cascaded: &[Key]) -> Result<(), StoreError> {
-        let doomed: Vec<&Key> = plan.deletes.iter().map(|deletion| &deletion.key).chain(cascaded).collect();
+    pub(super) async fn write(&mut self, plan: &Plan, cascaded: &[Object]) -> Result<(), StoreError> {
+        let doomed = gone(plan, cascaded);
         self.delete(Table::Resource, &doomed).await?;
         // The rows below go with their object when it is deleted, but not when it is replaced.
         let replaced: Vec<&Key> =
-            plan.writes.iter().filter(|write| write.replaces).map(|write| &write.object.key).collect();
+            plan.writes.iter().filter(|write| write.replaced.is_some()).map(|write| &write.object.key).collect();
         self.delete(Table::Reference, &replaced).await?;
         self.delete(Table::KeyDigest, &replaced).await?;
-        for (key, expires_at) in &plan.expiries {
+        for Expiry { key, after, .. } in &plan.expiries {
             let sql = "UPDATE resource SET expires_at = $4 WHERE group_id = $1 AND kind = $2 AND id = $3";
-            self.tx.run(sql, args![self.group, key.kind.name(), &*key.id, *expires_at]).await?;
+            self.tx.run(sql, args![self.group, key.kind.name(), &*key.id, *after]).await?;
         }
         for writes in plan.writes.chunks(BATCH) {
             self.put(writes).await?;
@@ -145,15 +145,14 @@ impl Writing<'_> {
     }
 
     /// Writes the history of this revision. What was sealed is copied from the object, so that both hold the same blob.
-    pub(super) async fn log(&mut self, plan: &Plan, cascaded: &[Key]) -> Result<(), StoreError> {
+    pub(super) async fn log(&mut self, plan: &Plan, cascaded: &[Object]) -> Result<(), StoreError> {
         let revision = self.head + 1;
         let put: Vec<&Key> = plan.writes.iter().map(|write| &write.object.key).collect();
         for keys in put.chunks(BATCH) {
             let sql = statements::log_puts(keys.len());
             self.tx.run(sql, &self.keyed(keys.iter().copied())).await?;
         }
-        let deleted: Vec<&Key> = plan.deletes.iter().map(|deletion| &deletion.key).chain(cascaded).collect();
-        for keys in deleted.chunks(BATCH) {
+        for keys in gone(plan, cascaded).chunks(BATCH) {
             let sql = statements::log_deletes(keys.len());
             let mut values = Vec::with_capacity(keys.len() * 7);
             for key in keys {
@@ -164,6 +163,12 @@ impl Writing<'_> {
         }
         Ok(())
     }
+}
+
+/// All that goes.
+fn gone<'p>(plan: &'p Plan, cascaded: &'p [Object]) -> Vec<&'p Key> {
+    let named = plan.deletes.iter().map(|deletion| &deletion.object);
+    named.chain(cascaded).map(|object| &object.key).collect()
 }
 
 /// Whose a lookup key is: a consumer's and its credentials' are the consumer's, any other object's is its own.

@@ -3,7 +3,7 @@
 use milecastle_store::{DEFAULT_GROUP, NewNode, NewToken, NodeReport, Role, Store, StoreError};
 use serde_json::json;
 
-use crate::home::{Home, on_both};
+use crate::home::{Home, ann, on_both};
 
 on_both!(tokens, nodes, revoked_nodes_stay_out, admin_keys);
 
@@ -13,7 +13,11 @@ fn hash(n: u8) -> [u8; 32] {
 
 async fn token(store: &Store, id: &str, n: u8, expires_at: Option<u64>) {
     let (group, name) = (DEFAULT_GROUP.to_owned(), format!("token {id}"));
-    store.token_create(&NewToken { id: id.to_owned(), group, name, hash: hash(n), expires_at }).await.unwrap();
+    store
+        .by(ann())
+        .token_create(&NewToken { id: id.to_owned(), group, name, hash: hash(n), expires_at })
+        .await
+        .unwrap();
 }
 
 fn node(id: &str, token: &str) -> NewNode {
@@ -40,16 +44,16 @@ async fn tokens(home: Home) {
     assert_eq!((found.expires_at, found.revoked_at), (Some(100), None));
     assert_eq!(store.token_find(&hash(9)).await.unwrap(), None);
     let before = epoch(&store).await;
-    assert!(store.token_revoke(DEFAULT_GROUP, "t1").await.unwrap());
-    assert!(!store.token_revoke(DEFAULT_GROUP, "t1").await.unwrap());
-    assert!(!store.token_revoke("elsewhere", "t2").await.unwrap());
+    assert!(store.by(ann()).token_revoke(DEFAULT_GROUP, "t1").await.unwrap());
+    assert!(!store.by(ann()).token_revoke(DEFAULT_GROUP, "t1").await.unwrap());
+    assert!(!store.by(ann()).token_revoke("elsewhere", "t2").await.unwrap());
     assert_eq!(epoch(&store).await, before + 1);
     let revoked: Vec<_> =
         store.token_list(DEFAULT_GROUP).await.unwrap().iter().map(|t| t.revoked_at.is_some()).collect();
     assert_eq!(revoked, [true, false]);
     let nowhere =
         NewToken { id: "t3".into(), group: "nowhere".into(), name: String::new(), hash: hash(3), expires_at: None };
-    assert!(matches!(store.token_create(&nowhere).await.unwrap_err(), StoreError::UnknownGroup(_)));
+    assert!(matches!(store.by(ann()).token_create(&nowhere).await.unwrap_err(), StoreError::UnknownGroup(_)));
 }
 
 async fn nodes(home: Home) {
@@ -102,17 +106,17 @@ async fn revoked_nodes_stay_out(home: Home) {
     }
     let welcome = async || store.node_list(DEFAULT_GROUP).await.unwrap().iter().map(|n| n.welcome).collect::<Vec<_>>();
     let before = epoch(&store).await;
-    assert!(store.node_revoke(DEFAULT_GROUP, "n1").await.unwrap());
-    assert!(!store.node_revoke(DEFAULT_GROUP, "n1").await.unwrap());
+    assert!(store.by(ann()).node_revoke(DEFAULT_GROUP, "n1").await.unwrap());
+    assert!(!store.by(ann()).node_revoke(DEFAULT_GROUP, "n1").await.unwrap());
     assert_eq!(welcome().await, [false, true, true]);
     assert!(!store.node_join(&node("n1", "t2")).await.unwrap(), "a revoked node does not come back with another token");
     assert!(!store.node_renew(DEFAULT_GROUP, "n1", "0b").await.unwrap());
-    store.token_revoke(DEFAULT_GROUP, "t1").await.unwrap();
+    store.by(ann()).token_revoke(DEFAULT_GROUP, "t1").await.unwrap();
     assert_eq!(welcome().await, [false, false, true]);
     assert!(!store.node_renew(DEFAULT_GROUP, "n2", "0b").await.unwrap());
     assert!(store.node_join(&node("n2", "t2")).await.unwrap());
-    assert!(store.node_delete(DEFAULT_GROUP, "n1").await.unwrap());
-    assert!(!store.node_delete(DEFAULT_GROUP, "n1").await.unwrap());
+    assert!(store.by(ann()).node_delete(DEFAULT_GROUP, "n1").await.unwrap());
+    assert!(!store.by(ann()).node_delete(DEFAULT_GROUP, "n1").await.unwrap());
     assert!(store.node_join(&node("n1", "t2")).await.unwrap());
     assert_eq!(welcome().await, [true, true, true]);
     assert_eq!(epoch(&store).await, before + 3);
@@ -122,23 +126,23 @@ async fn admin_keys(home: Home) {
     let (store, other) = (home.open().await, home.open().await);
     let (hash1, hash2) = (hash(1), hash(2));
     let (a, b) = tokio::join!(
-        store.admin_key_put_first("admin", Role::Admin, &hash1),
-        other.admin_key_put_first("admin", Role::Admin, &hash2)
+        store.by(ann()).admin_key_put_first("admin", Role::Admin, &hash1),
+        other.by(ann()).admin_key_put_first("admin", Role::Admin, &hash2)
     );
     assert_ne!(a.unwrap(), b.unwrap(), "one of two first starts makes the key");
-    store.admin_key_put("reader", Role::Viewer, &hash(3)).await.unwrap();
-    store.admin_key_put("admin", Role::Admin, &hash(4)).await.unwrap();
+    store.by(ann()).admin_key_put("reader", Role::Viewer, &hash(3)).await.unwrap();
+    store.by(ann()).admin_key_put("admin", Role::Admin, &hash(4)).await.unwrap();
     let keys = store.admin_key_list().await.unwrap();
     let known: Vec<_> = keys.iter().map(|key| (&*key.name, key.role, key.hash)).collect();
     assert_eq!(known, [("admin", Role::Admin, hash(4)), ("reader", Role::Viewer, hash(3))]);
-    assert!(!store.admin_key_create("admin", Role::Viewer, &hash(5)).await.unwrap());
-    assert!(store.admin_key_create("second", Role::Admin, &hash(5)).await.unwrap());
+    assert!(!store.by(ann()).admin_key_create("admin", Role::Viewer, &hash(5)).await.unwrap());
+    assert!(store.by(ann()).admin_key_create("second", Role::Admin, &hash(5)).await.unwrap());
     let keys = store.admin_key_list().await.unwrap();
     let known: Vec<_> = keys.iter().map(|key| (&*key.name, key.role, key.hash)).collect();
     let admins = [("admin", Role::Admin, hash(4)), ("reader", Role::Viewer, hash(3)), ("second", Role::Admin, hash(5))];
     assert_eq!(known, admins);
-    assert!(store.admin_key_delete("second").await.unwrap());
-    assert!(store.admin_key_delete("reader").await.unwrap());
-    assert!(!store.admin_key_delete("reader").await.unwrap());
+    assert!(store.by(ann()).admin_key_delete("second").await.unwrap());
+    assert!(store.by(ann()).admin_key_delete("reader").await.unwrap());
+    assert!(!store.by(ann()).admin_key_delete("reader").await.unwrap());
     assert_eq!(store.admin_key_list().await.unwrap().len(), 1);
 }

@@ -1,6 +1,6 @@
 //! Accounts of people, their sessions, and logins that fail.
 
-use crate::home::{Home, on_both};
+use crate::home::{Home, ann, on_both};
 use milecastle_store::{AccountUpdate, Backoff, NewPassword, RoleGrant, SessionLimits, Store, Subject};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn password(hash: &str) -> NewPassword {
 }
 
 async fn make(store: &Store, name: &str) -> bool {
-    store.account_create(name, &password("p1"), &[RoleGrant::everywhere("viewer")]).await.unwrap()
+    store.by(ann()).account_create(name, &password("p1"), &[RoleGrant::everywhere("viewer")]).await.unwrap()
 }
 
 async fn accounts(home: Home) {
@@ -21,33 +21,35 @@ async fn accounts(home: Home) {
     assert!(make(&store, "bob").await && make(&store, "ann").await && !make(&store, "ann").await);
     let grants = vec![RoleGrant { role: "operator".into(), groups: vec!["a".into()] }];
     let update = AccountUpdate { grants: Some(grants.clone()), disabled: Some(true), password: None };
-    assert!(store.account_update("ann", &update, None).await.unwrap());
-    assert!(!store.account_update("eve", &update, None).await.unwrap());
-    let ann = store.account_get("ann").await.unwrap().unwrap();
-    assert_eq!((&ann.grants, ann.must_change), (&grants, false));
-    assert!(ann.disabled_at.is_some());
+    assert!(store.by(ann()).account_update("ann", &update, None).await.unwrap());
+    assert!(!store.by(ann()).account_update("eve", &update, None).await.unwrap());
+    let stored = store.account_get("ann").await.unwrap().unwrap();
+    assert_eq!((&stored.grants, stored.must_change), (&grants, false));
+    assert!(stored.disabled_at.is_some());
     let update = AccountUpdate { disabled: Some(false), ..AccountUpdate::default() };
-    assert!(store.account_update("ann", &update, None).await.unwrap());
+    assert!(store.by(ann()).account_update("ann", &update, None).await.unwrap());
     assert_eq!(store.account_get("ann").await.unwrap().unwrap().disabled_at, None);
     assert_eq!(store.account_password_hash("ann").await.unwrap().as_deref(), Some("p1"));
     assert_eq!(store.account_password_hash("eve").await.unwrap(), None);
     let names: Vec<_> = store.account_list().await.unwrap().into_iter().map(|account| account.name).collect();
     assert_eq!(names, ["ann", "bob"]);
-    assert!(store.account_delete("bob").await.unwrap() && !store.account_delete("bob").await.unwrap());
+    assert!(
+        store.by(ann()).account_delete("bob").await.unwrap() && !store.by(ann()).account_delete("bob").await.unwrap()
+    );
 }
 
 async fn the_first_account_is_made_once(home: Home) {
     let (store, other) = (home.open().await, home.open().await);
     let (hash, grants) = (password("p"), [RoleGrant::everywhere("administrator")]);
     let (a, b) = tokio::join!(
-        store.account_create_first("admin", &hash, &grants),
-        other.account_create_first("admin", &hash, &grants)
+        store.by(ann()).account_create_first("admin", &hash, &grants),
+        other.by(ann()).account_create_first("admin", &hash, &grants)
     );
     assert_ne!(a.unwrap(), b.unwrap());
 }
 
 async fn begin(store: &Store, n: u8, hash: &str) -> bool {
-    store.session_create(&[n; 32], "ann", hash, "192.0.2.1", LIMITS).await.unwrap()
+    store.by(ann()).session_create(&[n; 32], "ann", hash, "192.0.2.1", LIMITS).await.unwrap()
 }
 
 async fn lasts(store: &Store, n: u8) -> bool {
@@ -63,7 +65,7 @@ async fn sessions_end(home: Home) {
     }
     let found = other.session_find(&[1; 32], LIMITS).await.unwrap().unwrap();
     assert!(found.account.name == "ann" && found.ends_at.abs_diff(store.now() + 43_200) < 60);
-    store.session_delete(&[1; 32]).await.unwrap();
+    store.by(ann()).session_delete(&[1; 32]).await.unwrap();
     assert!(!lasts(&other, 1).await && lasts(&other, 2).await);
 
     // One that rests for too long, one that rests for less, and one that is over however much it is used.
@@ -79,10 +81,10 @@ async fn sessions_end(home: Home) {
     assert!(lasts(&store, 3).await);
 
     let update = AccountUpdate { password: Some(password("p2")), ..AccountUpdate::default() };
-    assert!(store.account_update("ann", &update, Some(&[5; 32])).await.unwrap());
+    assert!(store.by(ann()).account_update("ann", &update, Some(&[5; 32])).await.unwrap());
     assert_eq!((lasts(&other, 3).await, lasts(&other, 5).await), (false, true));
     let update = AccountUpdate { disabled: Some(true), ..AccountUpdate::default() };
-    assert!(store.account_update("ann", &update, None).await.unwrap());
+    assert!(store.by(ann()).account_update("ann", &update, None).await.unwrap());
     assert!(!lasts(&other, 5).await && !begin(&store, 6, "p2").await);
 }
 

@@ -1,6 +1,6 @@
 //! Tokens of machines that use the API.
 
-use crate::home::{Home, on_both};
+use crate::home::{Home, ann, on_both};
 use milecastle_store::{NewApiToken, RoleGrant};
 
 on_both!(api_tokens);
@@ -11,7 +11,7 @@ async fn api_tokens(home: Home) {
     for (n, expires_at) in [(1, None), (2, Some(1))] {
         let (id, name) = (format!("t{n}"), format!("token {n}"));
         let new = NewApiToken { id, name, hash: [n; 32], grants: grants.clone(), created_by: "ann".into(), expires_at };
-        store.api_token_create(&new).await.unwrap();
+        store.by(ann()).api_token_create(&new).await.unwrap();
     }
     let find = async |n: u8| other.api_token_find(&[n; 32]).await.unwrap();
     let found = find(1).await.unwrap();
@@ -26,8 +26,11 @@ async fn api_tokens(home: Home) {
     store.api_token_used(&used, "192.0.2.2").await.unwrap();
     store.api_token_used(&found, "192.0.2.2").await.unwrap();
     assert_eq!(find(1).await.unwrap().used_from.as_deref(), Some("192.0.2.1"));
-    assert!(store.api_token_revoke("t1").await.unwrap());
-    assert!(!store.api_token_revoke("t1").await.unwrap() && !store.api_token_revoke("t3").await.unwrap());
+    assert!(store.by(ann()).api_token_revoke("t1").await.unwrap());
+    assert!(
+        !store.by(ann()).api_token_revoke("t1").await.unwrap()
+            && !store.by(ann()).api_token_revoke("t3").await.unwrap()
+    );
     assert!(!find(1).await.unwrap().is_good(store.now()));
     let listed: Vec<_> = store.api_token_list().await.unwrap().into_iter().map(|token| token.id).collect();
     assert_eq!(listed, ["t1", "t2"]);

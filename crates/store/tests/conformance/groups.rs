@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use milecastle_model::Key;
 use milecastle_store::{Changes, DEFAULT_GROUP, Expect, GroupError, GroupUpdate, NewGroup, PublishError, StoreError};
 
-use crate::home::{Home, delete, on_both, put, route, set};
+use crate::home::{Home, ann, delete, on_both, put, route, set};
 
 on_both!(
     groups_come_change_and_go,
@@ -18,33 +18,33 @@ async fn groups_come_change_and_go(home: Home) {
     let store = home.open().await;
     let labels = BTreeMap::from([("env".to_owned(), "test".to_owned())]);
     let new = NewGroup { labels, ..NewGroup::named("test") };
-    let made = store.group_create(&new).await.unwrap();
+    let made = store.by(ann()).group_create(&new).await.unwrap();
     assert_eq!((made.revision, made.floor, made.epoch, &made.labels), (0, 0, 0, &new.labels));
-    assert!(matches!(store.group_create(&new).await.unwrap_err(), GroupError::Exists(id) if id == "test"));
+    assert!(matches!(store.by(ann()).group_create(&new).await.unwrap_err(), GroupError::Exists(id) if id == "test"));
 
     let update = GroupUpdate { name: Some("Test".to_owned()), ..GroupUpdate::default() };
-    let updated = store.group_update("test", &update).await.unwrap();
+    let updated = store.by(ann()).group_update("test", &update).await.unwrap();
     assert_eq!((&*updated.name, &updated.labels, updated.epoch), ("Test", &new.labels, 1));
     assert_eq!(updated.lineage, made.lineage);
     let ids: Vec<String> = store.group_list().await.unwrap().into_iter().map(|group| group.id).collect();
     assert_eq!(ids, [DEFAULT_GROUP, "test"]);
 
-    store.publish("test", set(vec![put(route("1"), "a")])).await.unwrap();
-    let refused = store.group_delete("test", false).await.unwrap_err();
+    store.by(ann()).publish("test", set(vec![put(route("1"), "a")])).await.unwrap();
+    let refused = store.by(ann()).group_delete("test", false).await.unwrap_err();
     assert_eq!(refused.to_string(), "gateway group `test` still has 1 objects and 0 nodes");
-    store.publish("test", set(vec![delete(route("1"))])).await.unwrap();
+    store.by(ann()).publish("test", set(vec![delete(route("1"))])).await.unwrap();
     // Settings alone do not keep a group.
-    store.publish("test", set(vec![put(Key::group_settings(), "a")])).await.unwrap();
-    store.group_delete("test", false).await.unwrap();
+    store.by(ann()).publish("test", set(vec![put(Key::group_settings(), "a")])).await.unwrap();
+    store.by(ann()).group_delete("test", false).await.unwrap();
     assert!(matches!(store.group_get("test").await.unwrap_err(), StoreError::UnknownGroup(_)));
     assert!(matches!(store.load("test").await.unwrap_err(), StoreError::UnknownGroup(_)));
-    store.group_delete("test", true).await.unwrap_err();
+    store.by(ann()).group_delete("test", true).await.unwrap_err();
 
     // A group of the same id has a history of its own.
-    let again = store.group_create(&new).await.unwrap();
+    let again = store.by(ann()).group_create(&new).await.unwrap();
     assert_ne!(again.lineage, made.lineage);
-    store.publish("test", set(vec![put(route("1"), "a")])).await.unwrap();
-    store.group_delete("test", true).await.unwrap();
+    store.by(ann()).publish("test", set(vec![put(route("1"), "a")])).await.unwrap();
+    store.by(ann()).group_delete("test", true).await.unwrap();
     assert_eq!(store.group_list().await.unwrap().len(), 1);
 }
 
@@ -56,8 +56,11 @@ async fn settings_are_an_object_of_the_group(home: Home) {
         set.require = vec![(Key::group_settings(), expect)];
         set
     };
-    store.publish(DEFAULT_GROUP, judged(Expect::Absent)).await.unwrap();
-    assert_eq!(store.publish(DEFAULT_GROUP, set(vec![put(settings.clone(), "a")])).await.unwrap().revision, 2);
+    store.by(ann()).publish(DEFAULT_GROUP, judged(Expect::Absent)).await.unwrap();
+    assert_eq!(
+        store.by(ann()).publish(DEFAULT_GROUP, set(vec![put(settings.clone(), "a")])).await.unwrap().revision,
+        2
+    );
     // They have a revision and are of the delta and of the whole, as any object.
     let Changes::Delta { changes, .. } = store.changes_since(DEFAULT_GROUP, 1, None).await.unwrap() else {
         panic!("no delta")
@@ -68,15 +71,15 @@ async fn settings_are_an_object_of_the_group(home: Home) {
     assert_eq!(store.history_get(DEFAULT_GROUP, 2).await.unwrap().unwrap().changes[0].key(), &settings);
     // What was judged under others is refused, and nothing of it is stored.
     for expect in [Expect::Absent, Expect::ModifiedAt(1)] {
-        let refused = store.publish(DEFAULT_GROUP, judged(expect)).await.unwrap_err();
+        let refused = store.by(ann()).publish(DEFAULT_GROUP, judged(expect)).await.unwrap_err();
         assert!(matches!(refused, PublishError::PreconditionFailed { key, .. } if key == settings));
     }
     assert_eq!(store.head(DEFAULT_GROUP).await.unwrap().revision, 2);
-    let unchanged = store.publish(DEFAULT_GROUP, judged(Expect::ModifiedAt(2))).await.unwrap();
+    let unchanged = store.by(ann()).publish(DEFAULT_GROUP, judged(Expect::ModifiedAt(2))).await.unwrap();
     assert!(!unchanged.changed);
     // Other groups have their own.
-    store.group_create(&NewGroup::named("test")).await.unwrap();
-    store.publish("test", judged(Expect::Absent)).await.unwrap();
+    store.by(ann()).group_create(&NewGroup::named("test")).await.unwrap();
+    store.by(ann()).publish("test", judged(Expect::Absent)).await.unwrap();
 }
 
 async fn lineages_that_were_over_stay_so_when_the_schema_is_brought_up_to_date(home: Home) {
@@ -97,20 +100,23 @@ async fn lineages_that_were_over_stay_so_when_the_schema_is_brought_up_to_date(h
 
 async fn lineages_are_superseded(home: Home) {
     let store = home.open().await;
-    store.publish(DEFAULT_GROUP, set(vec![put(route("1"), "a")])).await.unwrap();
+    store.by(ann()).publish(DEFAULT_GROUP, set(vec![put(route("1"), "a")])).await.unwrap();
     let before = store.group_get(DEFAULT_GROUP).await.unwrap();
     assert!(before.supersedes.is_empty());
     // A foreign lineage is declared over; the own one goes on.
     let foreign = ["x".to_owned(), before.lineage.clone()];
-    let after = store.group_supersede(DEFAULT_GROUP, &foreign, false).await.unwrap();
+    let after = store.by(ann()).group_supersede(DEFAULT_GROUP, &foreign, false).await.unwrap();
     assert_eq!((after.supersedes, &after.lineage, after.revision), (vec!["x".to_owned()], &before.lineage, 1));
     assert!(after.epoch > before.epoch);
     // The own one is declared over: a new one begins where it stands.
-    let anew = store.group_supersede(DEFAULT_GROUP, &[], true).await.unwrap();
+    let anew = store.by(ann()).group_supersede(DEFAULT_GROUP, &[], true).await.unwrap();
     let mut over = vec![before.lineage.clone(), "x".to_owned()];
     over.sort();
     assert_eq!((anew.supersedes, anew.revision), (over, 1));
     assert_ne!(anew.lineage, before.lineage);
-    assert_eq!(store.publish(DEFAULT_GROUP, set(vec![put(route("1"), "b")])).await.unwrap().revision, 2);
-    assert!(matches!(store.group_supersede("none", &[], true).await.unwrap_err(), StoreError::UnknownGroup(_)));
+    assert_eq!(store.by(ann()).publish(DEFAULT_GROUP, set(vec![put(route("1"), "b")])).await.unwrap().revision, 2);
+    assert!(matches!(
+        store.by(ann()).group_supersede("none", &[], true).await.unwrap_err(),
+        StoreError::UnknownGroup(_)
+    ));
 }

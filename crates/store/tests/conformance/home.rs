@@ -1,15 +1,17 @@
 //! A database of a test's own, on either side, and the words that tests share.
 
 use std::process::Stdio;
+use std::sync::LazyLock;
 use std::time::Duration;
 use std::{env, fs};
 
 use milecastle_model::{Key, Kind};
 use milecastle_store::{
-    ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Outcome, PublishError, Published, Put, Source, Store, Term, open,
+    Actor, ActorKind, ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Outcome, PublishError, Published, Put, Source,
+    Store, Term, Tuning, open_with,
 };
-use milecastle_testkit::TempDir;
 use milecastle_testkit::postgres::Database;
+use milecastle_testkit::{SOON, TempDir};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio::process::{Child, Command};
 
@@ -71,7 +73,9 @@ impl Home {
     }
 
     pub(crate) async fn open(&self) -> Store {
-        open(&self.dsn, &self.key).await.unwrap()
+        // Many writers queue here, on machines that are busy with other things.
+        let tuning = Tuning { acquire_timeout: SOON, ..Tuning::default() };
+        open_with(&self.dsn, &self.key, &tuning).await.unwrap()
     }
 
     /// The path of a file of this test.
@@ -134,13 +138,19 @@ pub(crate) fn delete(key: Key) -> Op {
     Op::Delete(Delete::new(key))
 }
 
+/// Who does what these tests do.
+pub(crate) fn ann() -> &'static Actor {
+    static ANN: LazyLock<Actor> = LazyLock::new(|| Actor::new(ActorKind::AdminKey, "ann"));
+    &ANN
+}
+
 pub(crate) fn set(ops: Vec<Op>) -> ChangeSet {
-    ChangeSet::new("ann", Source::Api, ops)
+    ChangeSet::new(Source::Api, ops)
 }
 
 /// Publishes to the default group.
 pub(crate) async fn publish(store: &Store, ops: Vec<Op>) -> Result<Published, PublishError> {
-    store.publish(DEFAULT_GROUP, set(ops)).await
+    store.by(ann()).publish(DEFAULT_GROUP, set(ops)).await
 }
 
 /// The revision that publishing makes; it must make one.

@@ -7,6 +7,7 @@ mod home;
 mod access;
 mod accounts;
 mod api_tokens;
+mod audit;
 mod checks;
 mod groups;
 mod members;

@@ -8,7 +8,7 @@ use milecastle_store::{
 use milecastle_testkit::{eventually, wait_for};
 use serde_json::json;
 
-use crate::home::{Home, body, office, on_both, route, set};
+use crate::home::{Home, ann, body, office, on_both, route, set};
 
 on_both!(
     members_come_and_go,
@@ -37,7 +37,7 @@ async fn join(store: &Store, id: &str) {
         expires_at: None,
     };
     if store.token_list(DEFAULT_GROUP).await.unwrap().is_empty() {
-        store.token_create(&token).await.unwrap();
+        store.by(ann()).token_create(&token).await.unwrap();
     }
     let node = NewNode {
         group: DEFAULT_GROUP.to_owned(),
@@ -116,7 +116,7 @@ async fn no_term_comes_back_with_a_database_that_lost_commits(home: Home) {
     let store = home.open().await;
     let lost = store.lease_take("l", "a", LONG).await.unwrap().unwrap();
     let passing = Put { expires_at: Some(1), ..Put::new(route("passing"), body("a")) };
-    store.publish(DEFAULT_GROUP, set(vec![Op::Put(passing)])).await.unwrap();
+    store.by(ann()).publish(DEFAULT_GROUP, set(vec![Op::Put(passing)])).await.unwrap();
     // A standby that did not have this takes over: there another term was the last one.
     home.sql("UPDATE lease SET holder = 'z', epoch = 1, ends_at = 0 WHERE name = 'l'").await;
     let next = store.lease_take("l", "b", LONG).await.unwrap().unwrap();
@@ -132,26 +132,26 @@ async fn maintenance_lasts_until_it_is_ended(home: Home) {
     let because = |reason: &str| Maintenance { reason: reason.to_owned(), by: "ann".to_owned(), since: 7 };
     // Members are in it by name, before, while and after a process of that name runs.
     assert_eq!(store.member_maintenance("h-a").await.unwrap(), None);
-    store.member_maintain("h-a", Some(&because("first"))).await.unwrap();
-    store.member_maintain("h-a", Some(&because("second"))).await.unwrap();
+    store.by(ann()).member_maintain("h-a", Some(&because("first"))).await.unwrap();
+    store.by(ann()).member_maintain("h-a", Some(&because("second"))).await.unwrap();
     store.member_beat(&member("a")).await.unwrap();
     store.member_leave("a").await.unwrap();
     let store = home.open().await;
     assert_eq!(store.member_maintenance("h-a").await.unwrap(), Some(because("second")));
     assert_eq!(store.member_maintenance_list().await.unwrap(), [("h-a".to_owned(), because("second"))]);
-    store.member_maintain("h-a", None).await.unwrap();
-    store.member_maintain("h-a", None).await.unwrap();
+    store.by(ann()).member_maintain("h-a", None).await.unwrap();
+    store.by(ann()).member_maintain("h-a", None).await.unwrap();
     assert_eq!(store.member_maintenance_list().await.unwrap(), []);
 
     // Nodes and groups are, and replicas hear of it.
     join(&store, "n").await;
     let epoch = async || store.head(DEFAULT_GROUP).await.unwrap().epoch;
     let before = epoch().await;
-    assert!(store.node_maintain(DEFAULT_GROUP, "n", Some(&because("disk"))).await.unwrap());
-    assert!(!store.node_maintain(DEFAULT_GROUP, "none", Some(&because("disk"))).await.unwrap());
-    store.group_maintain(DEFAULT_GROUP, Some(&because("rack"))).await.unwrap();
+    assert!(store.by(ann()).node_maintain(DEFAULT_GROUP, "n", Some(&because("disk"))).await.unwrap());
+    assert!(!store.by(ann()).node_maintain(DEFAULT_GROUP, "none", Some(&because("disk"))).await.unwrap());
+    store.by(ann()).group_maintain(DEFAULT_GROUP, Some(&because("rack"))).await.unwrap();
     assert_eq!(epoch().await, before + 2);
-    assert!(matches!(store.group_maintain("none", None).await.unwrap_err(), StoreError::UnknownGroup(_)));
+    assert!(matches!(store.by(ann()).group_maintain("none", None).await.unwrap_err(), StoreError::UnknownGroup(_)));
     // It joins again, and falls silent for long: its maintenance lasts.
     join(&store, "n").await;
     let term = office(&store).await;
@@ -159,8 +159,8 @@ async fn maintenance_lasts_until_it_is_ended(home: Home) {
     let node = store.node_get(DEFAULT_GROUP, "n").await.unwrap().unwrap();
     assert_eq!((node.maintenance, node.group_maintenance), (Some(because("disk")), Some(because("rack"))));
     assert_eq!(store.group_get(DEFAULT_GROUP).await.unwrap().maintenance, Some(because("rack")));
-    assert!(store.node_maintain(DEFAULT_GROUP, "n", None).await.unwrap());
-    store.group_maintain(DEFAULT_GROUP, None).await.unwrap();
+    assert!(store.by(ann()).node_maintain(DEFAULT_GROUP, "n", None).await.unwrap());
+    store.by(ann()).group_maintain(DEFAULT_GROUP, None).await.unwrap();
     let node = store.node_get(DEFAULT_GROUP, "n").await.unwrap().unwrap();
     assert_eq!((node.maintenance, node.group_maintenance), (None, None));
     let forgotten = store.forget_lost(term, LONG, u64::MAX >> 1).await.unwrap();
@@ -172,7 +172,7 @@ async fn a_leader_out_of_office_does_nothing(home: Home) {
     join(&store, "n").await;
     store.member_beat(&member("a")).await.unwrap();
     let passing = Put { expires_at: Some(1), ..Put::new(route("passing"), body("a")) };
-    store.publish(DEFAULT_GROUP, set(vec![Op::Put(passing)])).await.unwrap();
+    store.by(ann()).publish(DEFAULT_GROUP, set(vec![Op::Put(passing)])).await.unwrap();
     let nothing = Retention { most: 0, max_age: Duration::ZERO, least: 0 };
     let future = u64::MAX >> 1;
     assert_eq!(store.forget_lost(term("a", 1), LONG, future).await.unwrap(), None);

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use milecastle_store::{Body, DEFAULT_GROUP, Op, Put, Role, Slot, Store, Tuning, open, open_with};
 use sqlx::{Connection as _, Executor as _};
 
-use crate::home::{Home, body, on_both, publish, put, revision, route, state};
+use crate::home::{Home, ann, body, on_both, publish, put, revision, route, state};
 
 on_both!(writes_given_up_half_way_leave_the_connections_sound);
 
@@ -43,7 +43,7 @@ async fn writes_given_up_half_way_leave_the_connections_sound(home: Home) {
         done += usize::from(given_up(publish(&store, vec![op]), polls).await.is_some());
         given_up(store.load(DEFAULT_GROUP), polls).await.transpose().unwrap();
         // What is acknowledged is there for everybody, not just in a transaction left open.
-        store.admin_key_put(&word, Role::Viewer, &[polls; 32]).await.unwrap();
+        store.by(ann()).admin_key_put(&word, Role::Viewer, &[polls; 32]).await.unwrap();
         assert!(other.admin_key_list().await.unwrap().iter().any(|key| key.name == word), "{word} is lost");
         if done == 3 {
             break;
@@ -107,7 +107,7 @@ async fn nothing_is_acknowledged_once_the_file_is_gone() {
         let (path, aside) = (home.path(file), home.path(moved));
         fs::rename(&path, &aside).unwrap();
         refusal(publish(&store, vec![put(route("2"), "lost")]).await.map(drop).map_err(|e| e.to_string()), &path);
-        refusal(store.admin_key_put("a", Role::Admin, &[0; 32]).await.map_err(|e| e.to_string()), &path);
+        refusal(store.by(ann()).admin_key_put("a", Role::Admin, &[0; 32]).await.map_err(|e| e.to_string()), &path);
         refusal(store.ping().await.map_err(|e| e.to_string()), &path);
         fs::write(&path, fs::read(&aside).unwrap()).unwrap();
         refusal(publish(&store, vec![put(route("2"), "lost")]).await.map(drop).map_err(|e| e.to_string()), &path);

@@ -6,7 +6,7 @@ use milecastle_store::{
 use milecastle_testkit::postgres::Cluster;
 use milecastle_testkit::tls::Authority;
 
-use crate::home::{Home, body, office, on_both, publish, put, revision, route};
+use crate::home::{Home, ann, body, office, on_both, publish, put, revision, route};
 
 on_both!(
     what_is_written_is_there_after_reopening,
@@ -81,7 +81,7 @@ async fn a_rule_that_comes_while_a_store_is_open_ends_its_writes(home: Home) {
     outdated.wait_for(Option::is_some).await.unwrap();
     assert!(matches!(running.member_beat(&member("old")).await, Err(StoreError::Outdated { .. })));
     assert!(matches!(
-        running.group_create(&NewGroup::named("later")).await,
+        running.by(ann()).group_create(&NewGroup::named("later")).await,
         Err(GroupError::Store(StoreError::Outdated { .. }))
     ));
     // Reading harms nobody; and who is left is seen.

@@ -5,12 +5,12 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use milecastle_model::Change;
-use milecastle_store::{Body, DEFAULT_GROUP, Op, Put, Slot, Store};
+use milecastle_store::{AuditFilter, AuditScope, Body, DEFAULT_GROUP, Op, Put, Slot, Store};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tokio::task::JoinSet;
 
-use crate::home::{Home, body, on_both, publish, put, revision, route, state};
+use crate::home::{Home, ann, body, on_both, publish, put, revision, route, state};
 
 on_both!(
     writers_of_two_processes_lose_nothing,
@@ -114,7 +114,8 @@ async fn first_starts_of_several_processes_make_everything_once(home: Home) {
         let store = home.open().await;
         let secret = store.secret_get_or_create("ca", || uuid().into_bytes()).await.unwrap();
         let secret = String::from_utf8_lossy(secret.expose()).into_owned();
-        let first = store.admin_key_put_first("admin", milecastle_store::Role::Admin, &[1; 32]).await.unwrap();
+        let first =
+            store.by(ann()).admin_key_put_first("admin", milecastle_store::Role::Admin, &[1; 32]).await.unwrap();
         let groups = store.group_list().await.unwrap();
         (format!("{} {secret} {}", groups[0].lineage, groups.len()), first)
     };
@@ -188,15 +189,23 @@ async fn a_killed_writer_leaves_a_consistent_store(home: Home) {
     let bodies: BTreeSet<Bytes> =
         snapshot.objects.iter().filter(|o| &*o.key.id != "mine").map(|object| object.body.clone()).collect();
     assert_eq!(bodies.len(), 1, "half a change set: {bodies:?}");
+    let all = AuditScope { groups: None, access: true };
+    let entries = store.audit_list(&AuditFilter::default(), &all, u64::MAX).await.unwrap();
+    let mut audited: BTreeMap<u64, u64> = BTreeMap::new();
+    for entry in entries {
+        *audited.entry(entry.revision.unwrap()).or_default() += 1;
+    }
     let mut folded: BTreeMap<String, Bytes> = BTreeMap::new();
     for revision in 1..=snapshot.revision {
         let made = store.history_get(DEFAULT_GROUP, revision).await.unwrap().expect("history has no gap");
         assert_eq!(made.changes.len() as u64, made.info.puts + made.info.deletes);
+        assert_eq!(audited.remove(&revision), Some(made.info.puts), "entries of revision {revision}");
         folded.extend(made.changes.into_iter().map(|change| (change.key().path(), put_body(change))));
     }
     let stored = snapshot.objects.into_iter().map(|object| (object.key.path(), object.body));
     assert_eq!(stored.collect::<BTreeMap<_, _>>(), folded);
     assert!(store.history_get(DEFAULT_GROUP, snapshot.revision + 1).await.unwrap().is_none());
+    assert!(audited.is_empty(), "entries of what was not done: {audited:?}");
 }
 
 async fn a_watch_hears_another_process(home: Home) {

@@ -8,7 +8,9 @@ use milecastle_store::{
 };
 use milecastle_testkit::{SOON, wait_for};
 
-use crate::home::{Home, body, delete, office, on_both, publish, put, revision, route, set, short, state, upstream};
+use crate::home::{
+    Home, ann, body, delete, office, on_both, publish, put, revision, route, set, short, state, upstream,
+};
 
 on_both!(
     revisions_count_change_sets,
@@ -68,18 +70,18 @@ async fn a_stale_expected_revision_is_refused_with_the_current_one(home: Home) {
     }
     for expected in [0, 2, 4, u64::MAX] {
         let set = ChangeSet { expected_revision: Some(expected), ..set(vec![put(route("1"), "x")]) };
-        let refused = store.publish(DEFAULT_GROUP, set).await.unwrap_err();
+        let refused = store.by(ann()).publish(DEFAULT_GROUP, set).await.unwrap_err();
         assert_eq!(refused.to_string(), format!("the group is at revision 3, not {expected}"));
         assert!(matches!(refused, PublishError::StaleRevision { current: 3, .. }));
     }
     let set = ChangeSet { expected_revision: Some(3), ..set(vec![put(route("1"), "x")]) };
-    assert_eq!(store.publish(DEFAULT_GROUP, set).await.unwrap().revision, 4);
+    assert_eq!(store.by(ann()).publish(DEFAULT_GROUP, set).await.unwrap().revision, 4);
 }
 
 async fn preconditions_tell_what_is_there(home: Home) {
     let store = home.open().await;
     revision(&store, vec![put(route("1"), "a")]).await;
-    let refused = async |set| match store.publish(DEFAULT_GROUP, set).await.unwrap_err() {
+    let refused = async |set| match store.by(ann()).publish(DEFAULT_GROUP, set).await.unwrap_err() {
         PublishError::PreconditionFailed { key, current } => (key.path(), current.map(|object| object.modified)),
         other => panic!("{other}"),
     };
@@ -93,7 +95,7 @@ async fn preconditions_tell_what_is_there(home: Home) {
     let required = |id, expect| ChangeSet { require: vec![(route(id), expect)], ..set(vec![put(route("3"), "x")]) };
     assert_eq!(refused(required("1", Expect::Absent)).await, there);
     assert_eq!(refused(required("2", Expect::ModifiedAt(1))).await, nothing);
-    store.publish(DEFAULT_GROUP, required("1", Expect::ModifiedAt(1))).await.unwrap();
+    store.by(ann()).publish(DEFAULT_GROUP, required("1", Expect::ModifiedAt(1))).await.unwrap();
 }
 
 async fn a_refused_set_leaves_nothing(home: Home) {
@@ -105,7 +107,7 @@ async fn a_refused_set_leaves_nothing(home: Home) {
     let repeated = publish(&store, vec![put(route("4"), "a"), put(route("4"), "b")]).await.unwrap_err();
     assert!(matches!(repeated, PublishError::RepeatedKey(key) if key == route("4")));
     assert_eq!((store.head(DEFAULT_GROUP).await.unwrap(), state(&store).await), before);
-    let nowhere = store.publish("nowhere", set(vec![put(route("1"), "a")])).await.unwrap_err();
+    let nowhere = store.by(ann()).publish("nowhere", set(vec![put(route("1"), "a")])).await.unwrap_err();
     assert!(matches!(nowhere, PublishError::Store(StoreError::UnknownGroup(group)) if group == "nowhere"));
 }
 
@@ -185,10 +187,10 @@ async fn time_to_live(home: Home) {
 
 async fn groups_are_apart(home: Home) {
     let store = home.open().await;
-    store.group_create(&milecastle_store::NewGroup::named("test")).await.unwrap();
+    store.by(ann()).group_create(&milecastle_store::NewGroup::named("test")).await.unwrap();
     revision(&store, vec![put(route("1"), "a")]).await;
     revision(&store, vec![put(route("1"), "b")]).await;
-    let elsewhere = store.publish("test", set(vec![put(route("1"), "c")])).await.unwrap();
+    let elsewhere = store.by(ann()).publish("test", set(vec![put(route("1"), "c")])).await.unwrap();
     assert_eq!((elsewhere.revision, short(&elsewhere.outcomes[0])), (1, "C1/1".to_owned()));
     assert_eq!(state(&store).await, [r#"/routes/1={"desc":"b"}"#]);
     assert_ne!(store.head("test").await.unwrap().lineage, store.head(DEFAULT_GROUP).await.unwrap().lineage);
@@ -227,10 +229,10 @@ async fn work_does_not_grow_with_the_group() {
 
 async fn declarations_follow_each_other(home: Home) {
     let store = home.open().await;
-    store.group_create(&NewGroup::named("other")).await.unwrap();
+    store.by(ann()).group_create(&NewGroup::named("other")).await.unwrap();
     let declare = async |after: u64, digest: &str, ops| {
         let declaration = NewDeclaration { after, digest: digest.into(), body: format!("body of {digest}").into() };
-        store.publish(DEFAULT_GROUP, ChangeSet { declaration: Some(declaration), ..set(ops) }).await
+        store.by(ann()).publish(DEFAULT_GROUP, ChangeSet { declaration: Some(declaration), ..set(ops) }).await
     };
     let told = async || {
         let Declaration { number, revision, digest, body, at } = store.declaration(DEFAULT_GROUP).await.unwrap()?;

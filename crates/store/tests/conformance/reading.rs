@@ -6,7 +6,7 @@ use std::time::Duration;
 use milecastle_model::Change;
 use milecastle_store::{Changes, DEFAULT_GROUP, Fate, NewGroup, Op, Put, Retention, Store, Touched};
 
-use crate::home::{Home, body, delete, office, on_both, publish, put, revision, route, set, upstream};
+use crate::home::{Home, ann, body, delete, office, on_both, publish, put, revision, route, set, upstream};
 
 on_both!(
     deltas_lead_from_any_revision_to_the_head,
@@ -124,8 +124,8 @@ async fn lost_commits_are_told_from_those_that_follow(home: Home) {
 
 async fn history_ends(home: Home) {
     let store = home.open().await;
-    store.group_create(&NewGroup::named("quiet")).await.unwrap();
-    store.publish("quiet", set(vec![put(route("1"), "a")])).await.unwrap();
+    store.by(ann()).group_create(&NewGroup::named("quiet")).await.unwrap();
+    store.by(ann()).publish("quiet", set(vec![put(route("1"), "a")])).await.unwrap();
     // More than go in one transaction.
     for n in 0..450 {
         revision(&store, vec![put(route("1"), &n.to_string())]).await;
@@ -155,7 +155,7 @@ async fn history_pages(home: Home) {
     for word in ["a", "b", "c", "d", "e"] {
         let mut set = set(vec![put(route("1"), word), delete(route("2"))]);
         set.message = format!("made it {word}");
-        store.publish(DEFAULT_GROUP, set).await.unwrap();
+        store.by(ann()).publish(DEFAULT_GROUP, set).await.unwrap();
     }
     let page = async |before, limit| {
         let page = store.history_list(DEFAULT_GROUP, before, limit).await.unwrap();

@@ -4,7 +4,7 @@ use milecastle_store::{DEFAULT_GROUP, GroupUpdate, NewGroup, PublishError, Store
 use milecastle_testkit::postgres::Cluster;
 use milecastle_testkit::{SOON, wait_for};
 
-use crate::home::{Home, on_both, publish, put, revision, route};
+use crate::home::{Home, ann, on_both, publish, put, revision, route};
 
 on_both!(changes_of_another_store_are_heard, changes_without_a_notice_are_heard, groups_are_heard);
 
@@ -42,12 +42,12 @@ async fn changes_without_a_notice_are_heard(home: Home) {
 async fn groups_are_heard(home: Home) {
     let store = home.open().await;
     let mut watch = store.watch();
-    store.group_create(&NewGroup::named("test")).await.unwrap();
+    store.by(ann()).group_create(&NewGroup::named("test")).await.unwrap();
     assert!(watch.changed().await.unwrap().contains_key("test"));
     let epoch = watch.heads()["test"].epoch;
-    store.group_update("test", &GroupUpdate::default()).await.unwrap();
+    store.by(ann()).group_update("test", &GroupUpdate::default()).await.unwrap();
     assert!(watch.changed().await.unwrap()["test"].epoch > epoch);
-    store.group_delete("test", false).await.unwrap();
+    store.by(ann()).group_delete("test", false).await.unwrap();
     assert!(!watch.changed().await.unwrap().contains_key("test"));
 }
 

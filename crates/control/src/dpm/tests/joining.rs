@@ -54,9 +54,9 @@ async fn a_good_token_gives_a_certificate(replica: Replica) {
 async fn bad_tokens_give_none(replica: Replica) {
     let ca = cluster_ca(&replica.store).await.unwrap().fingerprint();
     let other_cluster = Ca::generate(SystemTime::now()).unwrap().fingerprint();
-    let expired = mint_group_token(&replica.store, DEFAULT_GROUP, "old", Some(1)).await.unwrap();
+    let expired = mint_group_token(replica.by(), DEFAULT_GROUP, "old", Some(1)).await.unwrap();
     let revoked = replica.token().await;
-    assert!(replica.store.token_revoke(DEFAULT_GROUP, revoked.id()).await.unwrap());
+    assert!(replica.by().token_revoke(DEFAULT_GROUP, revoked.id()).await.unwrap());
     let good = replica.token().await;
     // The right secret under another group's name.
     let misnamed = good.expose().replacen(DEFAULT_GROUP, "other", 1);
@@ -94,7 +94,7 @@ async fn what_cannot_be_signed_is_refused(replica: Replica) {
     assert_eq!(ask(&[0; 100_000], "n1").await.unwrap_err().code(), Code::OutOfRange);
     ask(&csr, "n1").await.unwrap();
 
-    assert!(replica.store.node_revoke(DEFAULT_GROUP, "n1").await.unwrap());
+    assert!(replica.by().node_revoke(DEFAULT_GROUP, "n1").await.unwrap());
     let status = ask(&csr, "n1").await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     ask(&csr, "n2").await.unwrap();
@@ -112,12 +112,12 @@ async fn revocation_ends_streams(replica: Replica) {
         streams.push(replica.settled(member).await);
     }
     // A token takes those with it that joined with it.
-    assert!(replica.store.token_revoke(DEFAULT_GROUP, token.id()).await.unwrap());
+    assert!(replica.by().token_revoke(DEFAULT_GROUP, token.id()).await.unwrap());
     assert_eq!(streams[0].end().await.unwrap_err().code(), Code::PermissionDenied);
     streams[1].only_beats(3).await;
-    assert!(replica.store.node_revoke(DEFAULT_GROUP, "n2").await.unwrap());
+    assert!(replica.by().node_revoke(DEFAULT_GROUP, "n2").await.unwrap());
     assert_eq!(streams[1].end().await.unwrap_err().code(), Code::PermissionDenied);
-    assert!(replica.store.node_delete(DEFAULT_GROUP, "n3").await.unwrap());
+    assert!(replica.by().node_delete(DEFAULT_GROUP, "n3").await.unwrap());
     assert_eq!(streams[2].end().await.unwrap_err().code(), Code::PermissionDenied);
     eventually("all streams are gone", async || replica.manager.streams() == 0).await;
     for member in &members {
@@ -136,8 +136,8 @@ async fn revocation_ends_streams(replica: Replica) {
 }
 
 async fn only_the_own_group_is_read(replica: Replica) {
-    replica.store.group_create(&NewGroup::named("other")).await.unwrap();
-    let token = mint_group_token(&replica.store, "other", "test", None).await.unwrap();
+    replica.by().group_create(&NewGroup::named("other")).await.unwrap();
+    let token = mint_group_token(replica.by(), "other", "test", None).await.unwrap();
     let foreign = replica.join(&token, "n1").await.unwrap();
     let member = replica.member("n1").await;
     let hellos = [
@@ -161,7 +161,7 @@ async fn only_the_own_group_is_read(replica: Replica) {
     let mut stream = stream.unwrap();
     stream.reach(0).await;
     assert!(stream.held.objects.is_empty());
-    replica.store.group_delete("other", true).await.unwrap();
+    replica.by().group_delete("other", true).await.unwrap();
     assert_eq!(stream.end().await.unwrap_err().code(), Code::PermissionDenied);
 }
 

@@ -59,7 +59,7 @@ async fn lost_commits_begin_another_lineage() {
     // It is one lineage for both replicas, and stays it.
     assert_eq!(other.publish(vec![put("new-4", "")]).await, 5);
     assert_eq!(other.store.head(DEFAULT_GROUP).await.unwrap().lineage, head.lineage);
-    replica.store.group_supersede(DEFAULT_GROUP, &[lineage], false).await.unwrap();
+    replica.by().group_supersede(DEFAULT_GROUP, &[lineage], false).await.unwrap();
     stream.reach(5).await;
     assert_eq!(stream.held.objects.len(), 5);
 }
@@ -67,8 +67,8 @@ async fn lost_commits_begin_another_lineage() {
 #[tokio::test]
 async fn a_group_made_anew_has_none_of_the_old_nodes() {
     let replica = Replica::postgres().await;
-    replica.store.group_create(&NewGroup::named("other")).await.unwrap();
-    let token = mint_group_token(&replica.store, "other", "test", None).await.unwrap();
+    replica.by().group_create(&NewGroup::named("other")).await.unwrap();
+    let token = mint_group_token(replica.by(), "other", "test", None).await.unwrap();
     let member = replica.join(&token, "n1").await.unwrap();
     let mut stream = None;
     eventually("the replica knows the new group", async || {
@@ -129,7 +129,7 @@ async fn a_database_that_was_restored_and_went_past_a_node_is_found_out_by_its_m
     stream.say(Message::Refused(stream.refused_message(pb::refused::Fault::Backwards))).await;
     stream.only_beats(2).await;
     // An operator confirms.
-    fresh.store.group_supersede(DEFAULT_GROUP, &[lineage], true).await.unwrap();
+    fresh.by().group_supersede(DEFAULT_GROUP, &[lineage], true).await.unwrap();
     stream.reach(4).await;
     assert_eq!(stream.held.objects.len(), 4);
     let next = fresh.publish(vec![put("next", "")]).await;

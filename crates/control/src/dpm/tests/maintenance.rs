@@ -23,8 +23,7 @@ async fn nodes_hear_of_their_maintenance(replica: Replica) {
     let member = replica.member("n1").await;
     let mut stream = replica.settled(&member).await;
     let mut other = replica.settled(&replica.member("n2").await).await;
-    let store = &replica.store;
-    assert!(store.node_maintain(DEFAULT_GROUP, "n1", Some(&because("a new disk"))).await.unwrap());
+    assert!(replica.by().node_maintain(DEFAULT_GROUP, "n1", Some(&because("a new disk"))).await.unwrap());
     assert_eq!(stream.step().await, told("a new disk"));
     let confirmed = async |on: bool| {
         eventually("the node's word is known", async || {
@@ -38,9 +37,9 @@ async fn nodes_hear_of_their_maintenance(replica: Replica) {
         confirmed(on).await;
     }
     // That of the group comes on top, and is heard of where it changes something.
-    store.group_maintain(DEFAULT_GROUP, Some(&because("a new rack"))).await.unwrap();
+    replica.by().group_maintain(DEFAULT_GROUP, Some(&because("a new rack"))).await.unwrap();
     assert_eq!(other.step().await, told("a new rack"));
-    store.node_maintain(DEFAULT_GROUP, "n1", None).await.unwrap();
+    replica.by().node_maintain(DEFAULT_GROUP, "n1", None).await.unwrap();
     assert_eq!(stream.step().await, told("a new rack"));
     // A new stream begins with it, and so does one of a node that joins.
     for id in ["n1", "n3"] {
@@ -48,7 +47,7 @@ async fn nodes_hear_of_their_maintenance(replica: Replica) {
         assert_eq!(stream.next().await.unwrap(), Some(Got::Beat));
         assert_eq!(stream.next().await.unwrap(), Some(told("a new rack")));
     }
-    store.group_maintain(DEFAULT_GROUP, None).await.unwrap();
+    replica.by().group_maintain(DEFAULT_GROUP, None).await.unwrap();
     assert_eq!(other.step().await, Got::Maintenance(None));
     // No revision knows of it.
     let revision = replica.publish(vec![put("a", "1")]).await;
@@ -59,7 +58,7 @@ async fn a_replica_in_maintenance_sends_its_nodes_away(replica: Replica) {
     let other = replica.another().await;
     let member = replica.member("n1").await;
     let mut stream = replica.settled(&member).await;
-    replica.store.member_maintain("replica-1", Some(&because("a new kernel"))).await.unwrap();
+    replica.by().member_maintain("replica-1", Some(&because("a new kernel"))).await.unwrap();
     while stream.next().await.unwrap().expect("a goodbye comes first") != Got::Goaway {}
     assert_eq!(stream.next().await.unwrap(), None);
     let refused = member.open(replica.address(), Held::default()).await.err().unwrap();
@@ -69,7 +68,7 @@ async fn a_replica_in_maintenance_sends_its_nodes_away(replica: Replica) {
     assert!(refused.code() == Code::Unavailable && refused.message().contains("maintenance"), "{refused}");
     // The other one takes them.
     other.settled(&member).await;
-    replica.store.member_maintain("replica-1", None).await.unwrap();
+    replica.by().member_maintain("replica-1", None).await.unwrap();
     eventually("it takes nodes again", async || member.open(replica.address(), Held::default()).await.is_ok()).await;
 }
 

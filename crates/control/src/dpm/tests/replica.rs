@@ -1,13 +1,18 @@
 //! A replica of a test's own, on either database.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use milecastle_model::{Key, Kind};
 use milecastle_pki::GroupToken;
+use milecastle_plugin_api::{NoSecrets, Registry as Plugins};
 use milecastle_settings as settings;
-use milecastle_store::{ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Put, Retention, Source, Store, Term, open};
+use milecastle_snapshot::Compiler;
+use milecastle_store::{
+    Acting, Actor, ActorKind, ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Put, Retention, Source, Store, Term,
+    open,
+};
 use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::node::{Held, Member, Stream};
 use milecastle_testkit::postgres::Database;
@@ -107,9 +112,12 @@ impl Replica {
             ..settings::Members::default()
         };
         let role = Role { roles: vec!["dp-manager".to_owned()], address: String::new(), version: "1".to_owned() };
+        let plugins = Plugins::new(&[], serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets));
         let own = MemberSettings {
             members: members.clone(),
             history: settings::History::default(),
+            audit: settings::Audit::default(),
+            compiler: Arc::new(Compiler::new(Arc::new(plugins))),
             clock: Clock::of(&store),
         };
         let membership = Membership::join(store.clone(), role, own).await.unwrap();
@@ -120,9 +128,15 @@ impl Replica {
         Self { store, state, manager, membership, metrics, home }
     }
 
+    /// Its store in the hands of whoever does what these tests do.
+    pub(super) fn by(&self) -> Acting<'_> {
+        static TESTER: LazyLock<Actor> = LazyLock::new(|| Actor::new(ActorKind::AdminKey, "test"));
+        self.store.by(&TESTER)
+    }
+
     /// A token for the default group.
     pub(super) async fn token(&self) -> GroupToken {
-        mint_group_token(&self.store, DEFAULT_GROUP, "test", None).await.unwrap()
+        mint_group_token(self.by(), DEFAULT_GROUP, "test", None).await.unwrap()
     }
 
     /// Where nodes join it.
@@ -149,7 +163,7 @@ impl Replica {
 
     /// Publishes to the default group; gives the revision.
     pub(super) async fn publish(&self, ops: Vec<Op>) -> u64 {
-        let published = self.store.publish(DEFAULT_GROUP, ChangeSet::new("test", Source::Api, ops)).await.unwrap();
+        let published = self.by().publish(DEFAULT_GROUP, ChangeSet::new(Source::Api, ops)).await.unwrap();
         assert!(published.changed);
         // Whoever opens a stream from here on finds it.
         self.state.group(DEFAULT_GROUP).unwrap().reach(published.revision, &published.mark).await.unwrap();

@@ -177,14 +177,14 @@ async fn another_lineage_is_an_alarm(replica: Replica) {
     // An operator says that the old one is over.
     let mut stream = member.open(replica.address(), old).await.unwrap();
     stream.only_beats(2).await;
-    replica.store.group_supersede(DEFAULT_GROUP, &["before-the-restore".to_owned()], false).await.unwrap();
+    replica.by().group_supersede(DEFAULT_GROUP, &["before-the-restore".to_owned()], false).await.unwrap();
     assert_eq!(stream.step().await, Got::Snapshot(revision));
     assert_eq!(stream.beat.as_ref().unwrap().supersedes, ["before-the-restore"]);
     // The present lineage gets a successor: whoever is ahead in it hears that it is over before it gets the snapshot.
     let ahead = Held { lineage: Some(lineage.clone()), revision: 99, ..Held::default() };
     let mut stream = member.open(replica.address(), ahead).await.unwrap();
     stream.only_beats(2).await;
-    let successor = replica.store.group_supersede(DEFAULT_GROUP, &[], true).await.unwrap();
+    let successor = replica.by().group_supersede(DEFAULT_GROUP, &[], true).await.unwrap();
     assert_eq!(stream.step().await, Got::Snapshot(revision));
     let beat = stream.beat.as_ref().unwrap();
     assert_eq!((&beat.lineage, beat.supersedes.contains(&lineage)), (&successor.lineage, true));
