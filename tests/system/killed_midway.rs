@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use milecastle_testkit::postgres::Database;
+use milecastle_testkit::postgres::{Database, Held};
 use milecastle_testkit::process::binary;
-use milecastle_testkit::{Echo, Process, eventually, wait_for};
+use milecastle_testkit::{Cutter, Echo, Process, eventually, wait_for};
 use milecastle_tests::{Cluster, Gateway, Replica, free, full};
 use serde_json::{Value, json};
 
@@ -99,6 +99,18 @@ impl Bed {
         );
         let waiting = async || (self.database().query(&sql).unwrap().trim() != "0").then_some(());
         wait_for(&format!("c{n} waits for a lock: {statement}"), LONG, waiting).await;
+    }
+
+    /// Waits until a statement of a replica that begins like this waits for a lock; says which replica's.
+    async fn who_waits(&self, statement: &str) -> usize {
+        let sql = format!(
+            "SELECT MIN(application_name) FROM pg_stat_activity WHERE application_name IN ('c0', 'c1') \
+             AND wait_event_type = 'Lock' AND query LIKE '{statement}%'"
+        );
+        wait_for(&format!("a replica waits for a lock: {statement}"), LONG, async || {
+            self.database().query(&sql).unwrap().trim().strip_prefix('c')?.parse().ok()
+        })
+        .await
     }
 
     /// Waits until each of these nodes is known once, healthy, without an alarm, and on the newest revision; gives their ids.
@@ -196,6 +208,95 @@ async fn replicas_may_be_killed_while_certificates_are_renewed() {
         eprintln!("round {round}: killed c{victim}, which {}", if victim == leader { "led" } else { "did not lead" });
     }
     bed.stop(gateways).await;
+}
+
+/// Two replicas whose answers to nodes can be kept back.
+struct Answers {
+    bed: Bed,
+    lines: [Cutter; 2],
+}
+
+impl Answers {
+    async fn start(settings: &[(&'static str, &'static str)]) -> Self {
+        let bed = Bed::start(settings).await;
+        let [one, other] = [&bed.replicas[0], &bed.replicas[1]].map(|replica| Cutter::start(replica.dp_manager));
+        let lines = [one.await, other.await];
+        Self { bed, lines }
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.lines.iter().map(Cutter::address).collect()
+    }
+
+    /// Kills the replica whose statement that begins like this waits for a lock: once the database has done it, and before the
+    /// node hears of it. Gives the replica's place, and what the database then knows of nodes.
+    async fn kill_before_the_answer(&mut self, held: Held, statement: &str) -> (usize, Vec<String>) {
+        let before = self.nodes();
+        let victim = self.bed.who_waits(statement).await;
+        self.lines[victim].hold_answers();
+        drop(held);
+        let after = wait_for("the database has done it", LONG, async || {
+            let now = self.nodes();
+            (now != before).then_some(now)
+        })
+        .await;
+        self.bed.replicas[victim].process.kill();
+        self.lines[victim].cut_all();
+        (victim, after)
+    }
+
+    /// Id and certificate of each node, as the database knows them.
+    fn nodes(&self) -> Vec<String> {
+        let rows = self.bed.database().query("SELECT id, certificate FROM node ORDER BY id").unwrap();
+        rows.lines().map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_was_recorded_and_never_arrived_is_renewed_by_another_replica() {
+    let mut answers = Answers::start(SHORT_LIVED).await;
+    let gateway = answers.bed.gateway("g0", &answers.addresses()).await;
+    let ids = answers.bed.all_well(1).await;
+    for round in 0..if full() { 6 } else { 2 } {
+        let held = answers.bed.database().hold("SELECT 1 FROM node FOR UPDATE").unwrap();
+        let (victim, lost) = answers.kill_before_the_answer(held, "UPDATE node SET certificate").await;
+        // Only the other replica is there to give another one.
+        let next = wait_for("the node has one that arrived", LONG, async || {
+            let now = answers.nodes();
+            (now != lost).then_some(now)
+        })
+        .await;
+        assert_eq!(next.len(), 1, "{next:?}");
+        answers.bed.put(1 - victim, round).await;
+        gateway.answers(&format!("/{round}"), 200).await;
+        answers.bed.again(SHORT_LIVED, victim).await;
+        assert_eq!(answers.bed.all_well(1).await, ids, "the node is who it was");
+        eprintln!("round {round}: c{victim} had recorded {lost:?}; c{} recorded {next:?}", 1 - victim);
+    }
+    answers.bed.stop(vec![gateway]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_join_was_recorded_and_not_answered_joins_as_the_same_node() {
+    let rounds = if full() { 6 } else { 2 };
+    let mut answers = Answers::start(&[]).await;
+    answers.bed.put(0, 1).await;
+    let mut gateways = Vec::new();
+    for round in 1..=rounds {
+        // A node is entered with a reference to its token.
+        let held = answers.bed.database().hold("SELECT 1 FROM token FOR UPDATE").unwrap();
+        let gateway = expecting(answers.bed.cluster.gateway(&format!("g{round}"), &answers.addresses()));
+        let (victim, entered) = answers.kill_before_the_answer(held, "INSERT INTO node").await;
+        gateway.ready().await;
+        gateway.answers("/1", 200).await;
+        answers.bed.again(&[], victim).await;
+        let ids: Vec<String> = answers.bed.all_well(round).await.into_iter().collect();
+        let known: Vec<&str> = entered.iter().map(|row| row.split('|').next().unwrap()).collect();
+        assert_eq!(ids, known, "the node is the one that was entered, and nobody else is left");
+        eprintln!("round {round}: c{victim} had entered a node");
+        gateways.push(gateway);
+    }
+    answers.bed.stop(gateways).await;
 }
 
 /// Starts a node that has joined before; it is killed before this step that it takes on the file of its next certificate.

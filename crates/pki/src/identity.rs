@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::rand;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// What the identity's URI begins with. The CA alone tells clusters apart, so the authority is the same in each.
@@ -23,6 +24,13 @@ impl NodeIdentity {
     /// [`IdentityError::Name`].
     pub fn new(group: impl Into<String>, node_id: impl Into<String>) -> Result<Self, IdentityError> {
         Ok(Self { group: checked("group", group.into())?, node_id: checked("node id", node_id.into())? })
+    }
+
+    /// An id for a node that has none: 64 random bits in hexadecimal; `None` if the system has no random numbers.
+    pub fn random_node_id() -> Option<String> {
+        let mut bytes = [0; 8];
+        rand::fill(&mut bytes).ok()?;
+        Some(format!("{:016x}", u64::from_be_bytes(bytes)))
     }
 
     /// The gateway group.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// Passes connections on to one address. While it cuts, each new one is reset on both sides after a number of bytes, counted over
@@ -23,6 +23,8 @@ pub struct Cutter {
 struct Shared {
     lives: Mutex<Option<Range<u64>>>,
     cuts: AtomicU64,
+    /// Whether answers are kept back.
+    held: watch::Sender<bool>,
     all: Notify,
 }
 
@@ -54,9 +56,15 @@ impl Cutter {
         *self.shared.lives() = None;
     }
 
-    /// Cuts all connections that there are, wherever they are.
+    /// From now on what servers say is kept back, as if it were still on its way, until all connections are cut.
+    pub fn hold_answers(&self) {
+        self.shared.held.send_replace(true);
+    }
+
+    /// Cuts all connections that there are, wherever they are, with what is kept back.
     pub fn cut_all(&self) {
         self.shared.all.notify_waiters();
+        self.shared.held.send_replace(false);
     }
 
     /// How many connections it has cut.
@@ -101,9 +109,11 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, shared: &Shared) -> 
     let cut = {
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
         tokio::select! {
-            cut = copy(from_client, to_server, &left) => cut,
-            cut = copy(from_server, to_client, &left) => cut,
+            // Before anything that was kept back could pass.
+            biased;
             () = shared.all.notified() => true,
+            cut = copy(from_client, to_server, &left, None) => cut,
+            cut = copy(from_server, to_client, &left, Some(shared.held.subscribe())) => cut,
         }
     };
     if cut {
@@ -115,11 +125,21 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, shared: &Shared) -> 
     Ok(())
 }
 
-/// Copies until the end, or until no life is left; whether it was that.
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, left: &AtomicU64) -> bool {
+/// Copies until the end, or until no life is left; whether it was that. Nothing passes while it is `held`, not even the end.
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    left: &AtomicU64,
+    mut held: Option<watch::Receiver<bool>>,
+) -> bool {
     let mut buffer = vec![0; 8192];
     loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return false };
+        let read = from.read(&mut buffer).await;
+        if let Some(held) = &mut held {
+            // The sender lives as long as any connection.
+            held.wait_for(|held| !held).await.map(drop).ok();
+        }
+        let Ok(read @ 1..) = read else { return false };
         let before = left.load(Ordering::Relaxed);
         let pass = read.min(usize::try_from(before).unwrap_or(usize::MAX));
         left.store(before - pass as u64, Ordering::Relaxed);

@@ -16,7 +16,6 @@ use super::away::Away;
 use super::line::Link;
 use super::metrics::Metrics;
 use super::nodes::clip;
-use super::random;
 
 /// Answers nodes that want a certificate.
 pub(super) struct JoinService {
@@ -72,7 +71,10 @@ impl JoinService {
             return Err(Status::unauthenticated("the group token is for another cluster"));
         }
         self.check(&token).await?;
-        let node_id = if request.node_id.is_empty() { new_node_id()? } else { request.node_id };
+        let node_id = match request.node_id.as_str() {
+            "" => NodeIdentity::random_node_id().ok_or_else(no_random)?,
+            _ => request.node_id,
+        };
         let identity =
             NodeIdentity::new(token.group(), node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let issued = self.sign(&request.csr, &identity)?;
@@ -175,10 +177,6 @@ pub(super) fn unavailable(error: StoreError) -> Status {
     Status::unavailable("the control plane cannot ask its database now: try again")
 }
 
-/// An id for a node that has none: 64 random bits in hexadecimal.
-// A status is what the service answers with; tonic takes no other error.
-#[allow(clippy::result_large_err)]
-fn new_node_id() -> Result<String, Status> {
-    let bits = random().ok_or_else(|| Status::unavailable("no random numbers from the system: try again"))?;
-    Ok(format!("{bits:016x}"))
+fn no_random() -> Status {
+    Status::unavailable("no random numbers from the system: try again")
 }

@@ -2,7 +2,9 @@
 
 use super::NodeConfig;
 use milecastle_pki::transport::{ConnectError, connect};
-use milecastle_pki::{GroupToken, KeyRequest, NodeKeys, NodeKeysError, PkiError, TokenError, join_client_config};
+use milecastle_pki::{
+    GroupToken, KeyRequest, NodeIdentity, NodeKeys, NodeKeysError, PkiError, TokenError, join_client_config,
+};
 use milecastle_settings::{ControlPlane, SecretError};
 use milecastle_wire::{MAX_MESSAGE_BYTES, pb};
 use pb::join_client::JoinClient;
@@ -58,6 +60,9 @@ pub(super) struct Identity {
     dir: PathBuf,
     settings: ControlPlane,
     keys: Option<Arc<NodeKeys>>,
+    /// The id that a node asks for which never had one. The same at each try, so that one whose answer was lost, with the DP
+    /// manager that had entered the node already, leaves no second node behind.
+    first_id: Option<String>,
     /// The operator was told that others can read the token's file.
     told_of_token_file: bool,
 }
@@ -65,7 +70,7 @@ pub(super) struct Identity {
 impl Identity {
     pub(super) fn new(config: &NodeConfig) -> Self {
         let (dir, settings) = (config.state.dir().to_owned(), config.control_plane.clone());
-        Self { dir, settings, keys: None, told_of_token_file: false }
+        Self { dir, settings, keys: None, first_id: None, told_of_token_file: false }
     }
 
     /// Keys whose certificate is valid now; joins with the group token where there are none, and where the token is of
@@ -126,7 +131,12 @@ impl Identity {
     pub(super) async fn join(&mut self, endpoint: &str, facts: pb::NodeFacts) -> Result<Arc<NodeKeys>, IdentityError> {
         let token = self.token()?;
         let before = NodeKeys::load(&self.dir).ok().flatten();
-        let node_id = before.map(|keys| keys.certificate().identity.node_id().to_owned()).unwrap_or_default();
+        let node_id = match &before {
+            Some(keys) => keys.certificate().identity.node_id(),
+            // Without random numbers here it is up to the control plane.
+            None => self.first_id.get_or_insert_with(|| NodeIdentity::random_node_id().unwrap_or_default()).as_str(),
+        }
+        .to_owned();
         let request = KeyRequest::generate()?;
         let channel = connect(endpoint, Arc::new(join_client_config(token.ca())?)).await?;
         let asked =
