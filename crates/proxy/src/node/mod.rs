@@ -9,6 +9,8 @@
 //! - A revision is built under the settings of the group that are part of it, or not at all.
 //! - The group token is needed to join, not while the node's certificate is valid.
 //! - The last good configuration is in force before the control plane is asked for anything.
+//! - Without one, the first that is in force is no older than the head when the stream began: a snapshot that was packed earlier
+//!   waits for what has changed since.
 
 mod holdings;
 mod identity;

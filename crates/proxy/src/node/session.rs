@@ -197,6 +197,11 @@ struct Session<'a> {
     report_every: Duration,
     /// When the first beat came.
     served_since: Option<Instant>,
+    /// The head that the first beat named, or a later one if that is lower. What is older does not become the first of its lineage
+    /// to be in force: it may open what has long been closed.
+    opens_at: Option<u64>,
+    /// What was built and is too old for that; the step that leads on is under way.
+    withheld: Option<Holdings>,
 }
 
 impl<'a> Session<'a> {
@@ -209,7 +214,19 @@ impl<'a> Session<'a> {
         let delta = DeltaAssembler::new(Limits::default());
         let report_every = member.config.control_plane.report_interval.get();
         let origin = Origin::of(&keys);
-        Self { member, outbox, channel, keys, origin, delta, supersedes: Vec::new(), report_every, served_since: None }
+        Self {
+            member,
+            outbox,
+            channel,
+            keys,
+            origin,
+            delta,
+            supersedes: Vec::new(),
+            report_every,
+            served_since: None,
+            opens_at: None,
+            withheld: None,
+        }
     }
 
     async fn send(&self, message: Message) {
@@ -290,6 +307,7 @@ impl<'a> Session<'a> {
 
     async fn beat(&mut self, beat: pb::Beat) {
         self.note_divergence(&beat);
+        self.opens_at = Some(self.opens_at.unwrap_or(beat.head).min(beat.head));
         self.supersedes = beat.supersedes;
         self.report_every = match Duration::from_millis(beat.report_every_ms.into()) {
             Duration::ZERO => self.member.config.control_plane.report_interval.get(),
@@ -310,6 +328,10 @@ impl<'a> Session<'a> {
             if self.member.lineage_refused.take().is_some() {
                 self.member.settle(Alarm::Lineage);
             }
+        }
+        // What it waits for may have been lost with a database.
+        if let Some(holdings) = self.withheld.clone().filter(|held| !self.is_to_withhold(held.position())) {
+            self.put_in_force(holdings, Step::Whole, Instant::now()).await;
         }
     }
 
@@ -396,7 +418,7 @@ impl<'a> Session<'a> {
             Ok(None) => return,
             Err(error) => return self.malformed(&error.to_string(), &head).await,
         };
-        let Some(held) = self.member.holdings.clone() else {
+        let Some(held) = self.withheld.clone().or_else(|| self.member.holdings.clone()) else {
             let refusal = Refusal { fault: Fault::Gap, detail: "this node holds no configuration yet".into() };
             return self.refuse(refusal, &head.lineage, head.revision).await;
         };
@@ -414,40 +436,60 @@ impl<'a> Session<'a> {
         self.build(head.lineage, head.revision, build).await;
     }
 
-    /// Builds off the runtime's threads, puts the result in force, has it written to disk and says so.
+    /// Whether something older than the head of the stream's beginning would be the first of its lineage to be in force.
+    fn is_to_withhold(&self, next: &Position) -> bool {
+        let held = self.member.holdings.as_ref().map(Holdings::position);
+        let is_first = held.is_none_or(|held| held.lineage != next.lineage);
+        is_first && self.opens_at.is_some_and(|head| next.revision < head)
+    }
+
+    /// Builds off the runtime's threads, and puts the result in force unless something newer is to come first.
     async fn build(
         &mut self,
         lineage: String,
         revision: u64,
         build: impl FnOnce() -> Result<(Holdings, Step), Refusal> + Send + 'static,
     ) {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let built = tokio::task::spawn_blocking(build).await.unwrap_or_else(|error| {
             Err(Refusal { fault: Fault::Malformed, detail: format!("building failed: {error}") })
         });
         match built {
-            Ok((holdings, step)) => {
-                let rejected = holdings.rejected();
-                let have = holdings.have();
-                self.member.take(holdings, self.origin.clone());
-                // It adds up with what was held before, or an operator or the very same configuration has settled it.
-                self.member.set_back.settle();
-                self.member.settle(Alarm::Settings);
-                let build_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
-                self.member.keep(step).await;
-                tracing::info!(revision, build_ms, quarantined = rejected.len(), "configuration in force");
-                let mut applied = pb::Applied {
-                    lineage: have.lineage,
-                    revision: have.revision,
-                    digest: have.digest,
-                    build_ms,
-                    ..pb::Applied::default()
-                };
-                applied.set_rejected(rejected, MAX_MESSAGE_BYTES / 2);
-                self.send(Message::Applied(applied)).await;
+            Ok((holdings, _)) if self.is_to_withhold(holdings.position()) => {
+                tracing::info!(
+                    revision,
+                    head = self.opens_at,
+                    "configuration built; what has changed since comes first"
+                );
+                self.withheld = Some(holdings);
             }
+            Ok((holdings, step)) => self.put_in_force(holdings, step, began).await,
             Err(refusal) => self.refuse(refusal, &lineage, revision).await,
         }
+    }
+
+    /// Puts in force what was built since `began`, has it written to disk and says so.
+    async fn put_in_force(&mut self, holdings: Holdings, step: Step, began: Instant) {
+        // What was withheld is not on the disk: nothing can follow on it there.
+        let step = if self.withheld.take().is_some() { Step::Whole } else { step };
+        let rejected = holdings.rejected();
+        let have = holdings.have();
+        self.member.take(holdings, self.origin.clone());
+        // It adds up with what was held before, or an operator or the very same configuration has settled it.
+        self.member.set_back.settle();
+        self.member.settle(Alarm::Settings);
+        let build_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
+        self.member.keep(step).await;
+        tracing::info!(revision = have.revision, build_ms, quarantined = rejected.len(), "configuration in force");
+        let mut applied = pb::Applied {
+            lineage: have.lineage,
+            revision: have.revision,
+            digest: have.digest,
+            build_ms,
+            ..pb::Applied::default()
+        };
+        applied.set_rejected(rejected, MAX_MESSAGE_BYTES / 2);
+        self.send(Message::Applied(applied)).await;
     }
 
     async fn malformed(&mut self, detail: &str, head: &SnapshotHead) {

@@ -73,6 +73,47 @@ async fn what_is_applied_is_on_the_disk_and_comes_back_without_the_control_plane
 }
 
 #[tokio::test]
+async fn nothing_older_than_the_head_of_the_beginning_is_the_first_in_force() {
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager().await;
+    let node = cluster.node(&[&manager.address], |_| ());
+    let mut stream = manager.stream().await;
+    let (one, two, three) = (route("1", "/a"), route("2", "/b"), route("3", "/c"));
+    stream.send(Control::Beat(beat(LINEAGE, 7))).await;
+    for message in snapshots(LINEAGE, 5, std::slice::from_ref(&one)) {
+        stream.send(message).await;
+    }
+    let both = [one.clone(), two.clone()];
+    stream.send(Control::Delta(delta(5, 6, vec![put(&two)], &both))).await;
+    // It goes on while the node gets there.
+    stream.send(Control::Beat(beat(LINEAGE, 9))).await;
+    let all = [one, two, three.clone()];
+    stream.send(Control::Delta(delta(6, 7, vec![put(&three)], &all))).await;
+    assert_eq!(stream.applied().await, 7);
+    assert_eq!(node.revisions(), [7]);
+    assert_eq!(node.node.status().last_good.revision, Some(7));
+    let home = node.kill();
+    let again = cluster.node_in(home, &["127.0.0.1:1"], |_| ()).await;
+    again.until("the last good configuration", |status| status.digest == digest(&all).to_string()).await;
+}
+
+#[tokio::test]
+async fn a_head_that_was_lost_is_not_waited_for() {
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager().await;
+    let node = cluster.node(&[&manager.address], |_| ());
+    let mut stream = manager.stream().await;
+    stream.send(Control::Beat(beat(LINEAGE, 7))).await;
+    for message in snapshots(LINEAGE, 5, &[route("1", "/a")]) {
+        stream.send(message).await;
+    }
+    // The database lost its last commits.
+    stream.send(Control::Beat(beat(LINEAGE, 5))).await;
+    assert_eq!(stream.applied().await, 5);
+    assert_eq!((node.revisions(), node.node.status().last_good.revision), (vec![5], Some(5)));
+}
+
+#[tokio::test]
 async fn a_snapshot_that_broke_off_goes_on_where_it_stopped() {
     let cluster = Cluster::new();
     let mut manager = cluster.manager().await;
