@@ -92,6 +92,15 @@ async fn groups_have_settings_of_their_own_and_nodes_never_serve_under_others() 
     })
     .await;
 
+    // Its group is found by its id.
+    let nodes = one.get("/api/nodes").await.json().unwrap();
+    let node = nodes["list"].as_array().unwrap().iter().find(|node| node["group"] == "a").unwrap()["id"].clone();
+    let node = node.as_str().unwrap();
+    for switch in ["on", "off"] {
+        let said = cluster.operator(&two, &["nodes", "maintenance", node, switch]);
+        assert!(said.code == 0 && said.text.contains(&format!("node {node} is ")), "{}", said.text);
+    }
+
     // Without any control plane the node starts with the settings that it had.
     tokio::task::spawn_blocking(move || (one.stop(), two.stop())).await.unwrap();
     in_a.process.kill();

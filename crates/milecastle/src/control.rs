@@ -19,6 +19,7 @@ use std::sync::Arc;
 /// A running control plane: store, and dashboard, DP manager or both.
 pub(crate) struct ControlPlane {
     pub store: Store,
+    nodes: Nodes,
     dashboard: Option<Dashboard>,
     dp_manager: Option<(DpManager, Time)>,
     probes: Option<Probes>,
@@ -84,14 +85,25 @@ impl ControlPlane {
         };
         let dp_manager = match settings.dp_manager {
             Some(settings) => {
-                let parts = DpParts { state, nodes, maintenance: membership.maintenance(), metrics };
+                let parts = DpParts { state, nodes: nodes.clone(), maintenance: membership.maintenance(), metrics };
                 Some((DpManager::start(settings, parts).await?, settings.server.drain))
             }
             None => None,
         };
         readiness.serves(store.clone(), membership.maintenance());
         let grace = settings.replica.shutdown.grace;
-        Ok(Self { store, dashboard, dp_manager, probes, membership, readiness, grace, new_admin_key, new_password })
+        Ok(Self {
+            store,
+            nodes,
+            dashboard,
+            dp_manager,
+            probes,
+            membership,
+            readiness,
+            grace,
+            new_admin_key,
+            new_password,
+        })
     }
 
     /// What opens the API, if this start made it: to be shown this once, and not to the log, which others read and keep.
@@ -132,6 +144,8 @@ impl ControlPlane {
             tracing::info!("/readyz says 503; serving on for {} (shutdown.grace)", self.grace);
         }
         tokio::time::sleep(self.grace.get()).await;
+        // While the nodes are still here.
+        self.nodes.end_waits();
         let nodes = async {
             if let Some((dp_manager, drain)) = self.dp_manager {
                 let streams = dp_manager.streams();

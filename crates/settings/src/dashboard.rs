@@ -65,6 +65,9 @@ pub struct Admin {
     pub declarative: Declarative,
     /// Largest body of `PUT /apisix/admin/configs`, at least 1k.
     pub max_configs_body: Size,
+    /// Longest time that a read waits for the database to say what is newest, so that it shows what another replica has written. Where
+    /// the database says nothing, the answer is what was heard of last. `0s`: always that, without asking.
+    pub max_read_wait: Time,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,
     /// Requests that may wait for nodes at a time, of all keys together; at most half of `limits.connections`. One more is
@@ -191,6 +194,7 @@ impl Default for Admin {
             max_body: Size::kib(1536),
             declarative: Declarative::Beside,
             max_configs_body: Size::kib(128 << 10),
+            max_read_wait: Time::millis(250),
             max_wait: Time::secs(30),
             max_waits: 1024,
             max_waits_of_a_key: 256,

@@ -26,6 +26,7 @@ use milecastle_store::{
 };
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How often a write is judged anew because what it rests on changed meanwhile.
 pub(crate) const ATTEMPTS: usize = 16;
@@ -36,6 +37,8 @@ pub(crate) struct Engine {
     /// Of the default settings.
     pub(crate) compiler: Arc<Compiler>,
     pub(crate) clock: Clock,
+    /// How long a read waits for the database to say where the group stands.
+    pub(crate) max_read_wait: Duration,
 }
 
 /// One request for a resource.
@@ -65,7 +68,7 @@ impl Engine {
             Ok(Reply::key_not_found())
         } else {
             match call.method {
-                Method::GET => get(&call),
+                Method::GET => get(&call, self.max_read_wait).await,
                 Method::DELETE => self.delete(&call).await,
                 Method::PATCH => self.patch(call, rules).await,
                 Method::POST => self.post(call).await,

@@ -80,7 +80,8 @@ impl AdminApi {
         settings: &Admin,
         waits: Waits,
     ) -> Self {
-        let engine = Engine { store: state.store().clone(), compiler, clock };
+        let max_read_wait = settings.max_read_wait.get();
+        let engine = Engine { store: state.store().clone(), compiler, clock, max_read_wait };
         Self {
             state,
             nodes,

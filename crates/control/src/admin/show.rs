@@ -12,6 +12,7 @@ use milecastle_store::Outcome;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// An answer, or the answer that refuses one.
 pub(crate) type Answer = Result<Reply, Box<Reply>>;
@@ -43,9 +44,9 @@ struct List<'a> {
     total: usize,
 }
 
-/// Answers a GET.
-pub(crate) fn get(call: &Call) -> Answer {
-    let image = call.group.image();
+/// Answers a GET, from what the database is found to have within `patience`.
+pub(crate) async fn get(call: &Call, patience: Duration) -> Answer {
+    let image = call.group.latest(patience).await;
     let Some(id) = &call.place.id else { return list(call, &image) };
     let Some(object) = image.get(&call.place.key(id)) else { return Err(Box::new(Reply::key_not_found())) };
     Ok(Reply::json(StatusCode::OK, &show(object)?))

@@ -1,12 +1,15 @@
-//! The configuration of every gateway group in memory, so that reading it never asks the database.
+//! The configuration of every gateway group in memory, so that reading it needs no database, and asks it for no more than where the
+//! group stands.
 //!
 //! What must stay true:
 //! - An [`Image`] is all of one group at one revision; its revision never goes back while the lineage stays the same. A database
 //!   that lost what an image shows, as by failover, is told so and gives the group another lineage; images follow it there.
-//! - Whoever writes waits for [`Group::reach`], so a client reads its own writes from the replica that took them.
+//! - Whoever writes waits for [`Group::reach`], so a client reads its own writes from the replica that took them; [`Group::latest`]
+//!   shows them on every other one.
 //! - A replica that hears nothing is late by no more than the store's poll, never wrong: writes are judged by the store.
 
 mod image;
+mod latest;
 
 pub use image::Image;
 
@@ -33,6 +36,7 @@ pub struct Group {
     image: watch::Sender<Arc<Image>>,
     /// Held while the image is brought up to date, so that each change is read once.
     refreshing: Mutex<()>,
+    asking: latest::Asking,
 }
 
 struct Groups {
@@ -132,7 +136,7 @@ impl Group {
     async fn load(store: Store, id: &str) -> Result<Self, StoreError> {
         let snapshot = store.load(id).await?;
         let image = watch::Sender::new(Arc::new(whole(snapshot)));
-        Ok(Self { id: id.into(), store, image, refreshing: Mutex::default() })
+        Ok(Self { id: id.into(), store, image, refreshing: Mutex::default(), asking: latest::Asking::default() })
     }
 
     /// Its id.

@@ -82,7 +82,12 @@ impl Gateway {
 
     /// Another dashboard on the same database.
     pub(crate) async fn replica(&self) -> Self {
-        Self::with(self.home.clone(), |_| {}).await
+        self.replica_with(|_| {}).await
+    }
+
+    /// The same, with settings that differ from the tests' own.
+    pub(crate) async fn replica_with(&self, change: impl FnOnce(&mut settings::Dashboard)) -> Self {
+        Self::with(self.home.clone(), change).await
     }
 
     /// The same, with a default group that serves TCP and UDP too.

@@ -1,6 +1,7 @@
 //! Several dashboards on one database.
 
 use crate::gateway::{Gateway, T};
+use milecastle_settings::Time;
 use milecastle_testkit::eventually;
 use milecastle_testkit::postgres::Cluster;
 use serde_json::{Value, json};
@@ -63,6 +64,22 @@ async fn a_patch_that_loses_the_race_is_told_so() {
     let lost = answers.iter().filter(|answer| answer.status == 503).count() as u64;
     assert_eq!((won + lost, one.revision().await), (24, 1 + won));
     assert!(lost > 0, "two dozen at once, and none of them met another");
+}
+
+#[tokio::test]
+async fn what_one_replica_has_answered_is_read_from_another_at_once() {
+    let one = Gateway::postgres().await;
+    let two = one.replica_with(|settings| settings.admin.max_read_wait = Time::secs(60)).await;
+    for n in 0..50 {
+        one.done(&format!(r#"PUT /upstreams/1 {{"nodes":{{}},"desc":"{n}"}}"#)).await;
+        // Readers that come at once ask the database together.
+        let readers = ["GET /upstreams/1", "GET /upstreams"].map(|line| two.send(line));
+        for answer in futures_util::future::join_all(readers).await {
+            assert!(answer.text().contains(&format!(r#""desc":"{n}""#)), "{n}: {}", answer.text());
+        }
+        one.done("DELETE /upstreams/1").await;
+        assert_eq!(two.send("GET /upstreams/1").await.status, 404, "{n}");
+    }
 }
 
 #[tokio::test]

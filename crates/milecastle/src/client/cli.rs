@@ -139,9 +139,9 @@ pub(crate) enum Switch {
 pub(crate) struct OneNode {
     /// The node's id
     pub node: String,
-    /// Its gateway group
-    #[arg(short, long, default_value = "default")]
-    pub group: String,
+    /// Its gateway group [default: the one that has the node]
+    #[arg(short, long)]
+    pub group: Option<String>,
 }
 
 /// `milecastle group`.

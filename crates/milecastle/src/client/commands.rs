@@ -1,12 +1,14 @@
 //! Groups, tokens, nodes, members.
 
 use super::cli::{
-    Group, GroupCommand, Members, MembersCommand, Nodes, NodesCommand, Order, Output, Switch, Token, TokenCommand,
+    Group, GroupCommand, Members, MembersCommand, Nodes, NodesCommand, OneNode, Order, Output, Switch, Token,
+    TokenCommand,
 };
 use super::http::Client;
 use super::settings;
 use super::view::{Table, ago, items, show, tell, text};
-use super::{Ended, client};
+use super::{Ended, Refused, client};
+use anyhow::bail;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -122,7 +124,6 @@ pub(super) async fn token(command: Token) -> anyhow::Result<Ended> {
 
 pub(super) async fn nodes(command: Nodes) -> anyhow::Result<Ended> {
     let (client, output) = (client(&command.server)?, command.server.output);
-    let path = |node: &str, group: &str| format!("/api/gateway_groups/{}/nodes/{}", encode(group), encode(node));
     match command.command {
         None => {
             let path = match &command.group {
@@ -159,19 +160,39 @@ pub(super) async fn nodes(command: Nodes) -> anyhow::Result<Ended> {
             })?;
         }
         Some(NodesCommand::Revoke(one)) => {
-            let answer = client.call(Method::POST, &format!("{}/revoke", path(&one.node, &one.group)), None).await?;
+            let answer = client.call(Method::POST, &format!("{}/revoke", path_of(&client, &one).await?), None).await?;
             show(output, &answer, |_| format!("node {} revoked", one.node))?;
         }
         Some(NodesCommand::Maintenance { one, order }) => {
-            let path = format!("{}/maintenance", path(&one.node, &one.group));
+            let path = format!("{}/maintenance", path_of(&client, &one).await?);
             maintain(&client, output, &path, &order, &format!("node {}", one.node)).await?;
         }
         Some(NodesCommand::Delete(one)) => {
-            let answer = client.call(Method::DELETE, &path(&one.node, &one.group), None).await?;
+            let answer = client.call(Method::DELETE, &path_of(&client, &one).await?, None).await?;
             show(output, &answer, |_| format!("node {} deleted", one.node))?;
         }
     }
     Ok(Ended::Done)
+}
+
+/// Where the API has a node; its group is looked up if it was not named.
+async fn path_of(client: &Client, one: &OneNode) -> anyhow::Result<String> {
+    let group = match &one.group {
+        Some(group) => group.clone(),
+        None => {
+            let all = client.get("/api/nodes").await?;
+            let mut groups = items(&all).filter(|node| text(node, "id") == one.node).map(|node| text(node, "group"));
+            match (groups.next(), groups.next()) {
+                (Some(group), None) => group,
+                (None, _) => {
+                    let message = format!("no gateway group has a node `{}`: `milecastle nodes` lists them", one.node);
+                    bail!(Refused { status: 404, message })
+                }
+                (Some(_), Some(_)) => bail!("several gateway groups have a node `{}`: name one with --group", one.node),
+            }
+        }
+    };
+    Ok(format!("/api/gateway_groups/{}/nodes/{}", encode(&group), encode(&one.node)))
 }
 
 /// What is wrong with a node, in few words.

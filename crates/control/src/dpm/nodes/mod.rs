@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use milecastle_settings::Members;
 use milecastle_store::{Head, Maintenance, Node, Store, StoreError};
+use tokio::sync::watch;
 
 pub(super) use live::{Alive, End, clip};
 use live::{Here, Live};
@@ -41,6 +42,8 @@ pub struct Nodes {
     lost_after: Duration,
     /// Silence after which a node is no longer called lost but offline.
     offline_after: Duration,
+    /// Turns true when this process stops: whoever waits for nodes hears how far they are.
+    stops: Arc<watch::Sender<bool>>,
 }
 
 /// How a node does, in a word.
@@ -194,7 +197,13 @@ impl Nodes {
             member: member.into(),
             lost_after,
             offline_after,
+            stops: Arc::default(),
         }
+    }
+
+    /// Ends all waiting for nodes, now and from now on: this process stops, and soon has no nodes to tell of.
+    pub fn end_waits(&self) {
+        self.stops.send_replace(true);
     }
 
     /// Silence after which a member of the control plane is lost.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::{Nodes, RefusedStep, Troubles};
 
@@ -106,16 +106,20 @@ impl Nodes {
 
     async fn wait(&self, group: &str, lineage: Option<&str>, revision: u64, wait: Duration) -> Receipt {
         let deadline = Instant::now() + wait;
-        let mut changed = self.live.changes();
+        let (mut changed, mut stops) = (self.live.changes(), self.stops.subscribe());
         loop {
             changed.borrow_and_update();
             let receipt = self.standing(group, lineage, revision).await;
-            if receipt.settled || Instant::now() >= deadline {
+            if receipt.settled || Instant::now() >= deadline || *stops.borrow() {
                 return receipt;
             }
             let look = deadline.min(Instant::now() + REMOTE_LOOK);
             // However it ends: the next round looks.
-            timeout_at(look, changed.changed()).await.map(drop).ok();
+            tokio::select! {
+                () = sleep_until(look) => {}
+                _ = changed.changed() => {}
+                _ = stops.wait_for(|stops| *stops) => {}
+            }
         }
     }
 

@@ -59,6 +59,16 @@ async fn a_write_waits_for_its_nodes(replica: Replica) {
         nodes.applied(DEFAULT_GROUP, revision).await == Receipt { applied: 2, total: 2, rejected: 0, settled: true }
     })
     .await;
+    // When the process stops, whoever waits hears how far they are.
+    streams[1].answers = false;
+    let revision = replica.publish(vec![put("a", "3")]).await;
+    for stream in &mut streams {
+        stream.reach(revision).await;
+    }
+    eventually("one has it", async || nodes.applied(DEFAULT_GROUP, revision).await.applied == 1).await;
+    let waiting = nodes.wait_applied(DEFAULT_GROUP, revision, Replica::LONG);
+    let (receipt, ()) = tokio::join!(waiting, async { nodes.end_waits() });
+    assert_eq!(receipt, Receipt { applied: 1, total: 2, ..Receipt::default() });
 }
 
 async fn rejections_are_known(replica: Replica) {
