@@ -32,8 +32,6 @@ enum Told {
         held: bool,
         how: Kind,
     },
-    /// The response has expired.
-    Expired,
 }
 
 impl Refresh {
@@ -73,8 +71,7 @@ impl Refresh {
         let held = self.slot.until().is_some();
         self.tally.set(held);
         let now = Told::Failing { held, how: error.kind() };
-        // What has expired is without a response for whatever reason: that was told.
-        if *told == now || (*told == Told::Expired && !held) {
+        if *told == now {
             return;
         }
         *told = now;
@@ -95,7 +92,11 @@ impl Refresh {
         tokio::time::sleep(left).await;
         self.slot.clear();
         self.tally.set(false);
-        *told = Told::Expired;
+        match told {
+            // The reason was told, and is told again only if it becomes another one.
+            Told::Failing { held, .. } => *held = false,
+            Told::Nothing | Told::Stapled => *told = Told::Nothing,
+        }
         let (ssl, responder) = (&*self.ssl, &self.certificate.responder);
         tracing::error!(ssl, %responder, "no ocsp response send: it has expired, and no newer one could be had");
         tokio::time::sleep(pause.saturating_sub(left)).await;
