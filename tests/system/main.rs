@@ -7,6 +7,7 @@ mod bad_input;
 mod bystanders;
 mod changes;
 mod clients;
+mod copied;
 mod discovery;
 mod ending;
 mod faults;

@@ -356,7 +356,7 @@ fn node_config(settings: &Settings, facts: &NodeFacts, lock: Option<Arc<File>>) 
         state: settings.state.clone(),
         hostname: facts.hostname.to_string(),
         version: facts.version.to_owned(),
-        boot_id: format!("{:x}-{:x}", boot.as_nanos(), std::process::id()),
+        boot_id: format!("{:016x}-{:08x}", boot.as_nanos(), std::process::id()),
         lock,
     }
 }

@@ -22,6 +22,9 @@ const TABLES: &str = "node n JOIN token t ON t.id = n.token_id JOIN gateway_grou
 /// Values of one node in [`Store::node_report`].
 const COLUMNS_OF_REPORT: usize = 12;
 
+/// Values of one node in [`Store::node_rivals`].
+const COLUMNS_OF_RIVAL: usize = 3;
+
 /// A node that joins.
 #[derive(Debug, Clone)]
 pub struct NewNode {
@@ -142,6 +145,28 @@ impl Store {
             self.0.db.run(sql, &values).await?;
         }
         Ok(())
+    }
+
+    /// Of these nodes (group, id, boot) those of which another member than this one says that a process of another boot has a stream
+    /// to it. Meant to be called with many at a time.
+    pub async fn node_rivals(&self, member: &str, nodes: &[(&str, &str, &str)]) -> Result<Vec<Node>, StoreError> {
+        let mut rivals = Vec::new();
+        for nodes in nodes.chunks(BATCH) {
+            let sql = format!(
+                "WITH seen (group_id, id, boot) AS (VALUES {}) {} JOIN seen ON seen.group_id = n.group_id AND seen.id = n.id \
+                 WHERE n.connected AND n.member <> $1 AND n.boot <> seen.boot",
+                tuples(nodes.len(), COLUMNS_OF_RIVAL, 2),
+                self.nodes_sql()
+            );
+            let mut values = args![member].to_vec();
+            for (group, id, boot) in nodes {
+                values.extend_from_slice(args![*group, *id, *boot]);
+            }
+            for row in &self.0.db.rows(sql, &values).await? {
+                rivals.push(node(row)?);
+            }
+        }
+        Ok(rivals)
     }
 
     /// All nodes of a group, by id.

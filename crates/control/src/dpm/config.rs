@@ -85,6 +85,7 @@ impl Config for ConfigService {
                 tonic::Code::Unauthenticated => "unauthenticated",
                 tonic::Code::PermissionDenied => "denied",
                 tonic::Code::ResourceExhausted => "too_many",
+                tonic::Code::AlreadyExists => "copied",
                 tonic::Code::InvalidArgument | tonic::Code::FailedPrecondition => "protocol",
                 _ => "error",
             };
@@ -103,7 +104,7 @@ impl ConfigService {
         let shared = &self.0;
         shared.away.turn_away()?;
         shared.admission.admit("streams")?;
-        let hello = match timeout(HELLO, inbox.message()).await {
+        let mut hello = match timeout(HELLO, inbox.message()).await {
             Ok(Ok(Some(pb::NodeMessage { message: Some(Message::Hello(hello)) }))) => hello,
             Ok(Ok(_)) => return Err(Status::invalid_argument("the first message must be Hello")),
             Ok(Err(status)) => return Err(status),
@@ -123,8 +124,11 @@ impl ConfigService {
         let (group, node) = (identity.group(), identity.node_id());
         let feed = shared.feeds.get(group).await.map_err(unavailable)?;
         let feed = feed.ok_or_else(|| Status::unavailable("this replica does not know the group (yet)"))?;
+        let facts = hello.facts.take().unwrap_or_default();
+        if !shared.nodes.admits(feed.group(), node, &facts, link.peer.address).await {
+            return Err(copied());
+        }
         let start = Start::of(&feed, &hello).await.map_err(unavailable)?;
-        let facts = hello.facts.unwrap_or_default();
         // Entered before it is asked whether the node is welcome, or in maintenance: what is said after that finds the stream.
         let (alive, ended) = shared.nodes.enter(feed.group(), node, link.peer.address, facts, start.held());
         if let Some(head) = start.unknown_at {
@@ -139,10 +143,21 @@ impl ConfigService {
         if !known.welcome {
             return Err(Status::permission_denied("this node or its group token was revoked"));
         }
+        if shared.nodes.gives_way(&alive, &known) {
+            return Err(copied());
+        }
         alive.begin(&known);
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let session = Session::new(shared.clone(), Open::new(shared), feed, start, alive, link, certificate, outbox);
         tokio::spawn(session.run(inbox, ended));
         Ok(ReceiverStream::new(messages))
     }
+}
+
+/// What a process hears whose identity an earlier one has that lives.
+fn copied() -> Status {
+    Status::already_exists(
+        "another process runs with this node's identity and started earlier, as when a state directory was copied: stop one of \
+         them, remove `node.pem` from its `state.dir` and start it again; with a group token it joins as a node of its own",
+    )
 }

@@ -44,6 +44,13 @@ pub enum IdentityError {
     Refused(#[from] Box<tonic::Status>),
 }
 
+impl IdentityError {
+    /// Whether nothing but somebody's acting on this host helps: another process has this node's identity.
+    pub(super) fn bars(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == tonic::Code::AlreadyExists)
+    }
+}
+
 /// What a call ended with: the DP manager's own words, or why the connection broke before there were any.
 fn refusal(status: &tonic::Status) -> String {
     let Some(mut cause) = status.source() else {

@@ -55,7 +55,7 @@ pub struct NodeConfig {
     pub hostname: String,
     /// Version of the software.
     pub version: String,
-    /// Differs after each start of the process.
+    /// Names the start of the process: `NodeFacts.boot_id` of the protocol.
     pub boot_id: String,
     /// The lock on the state directory, if it came from the process that this one takes over from.
     pub lock: Option<Arc<File>>,
@@ -273,6 +273,7 @@ impl Member {
                 session::Ended::NotOpened { retry_after: Some(pause), .. } => {
                     Outcome::Asked { pause: *pause, left: false }
                 }
+                session::Ended::NotOpened { barred: true, .. } => Outcome::Barred,
                 session::Ended::NotOpened { .. } => Outcome::NotOpened,
                 session::Ended::Goaway { retry_after } => Outcome::Asked { pause: *retry_after, left: true },
                 session::Ended::Lost { served, .. } => Outcome::Lost { served: *served },

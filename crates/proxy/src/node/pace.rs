@@ -4,6 +4,7 @@
 //! - A node that was connected lately, or has just started with its last good configuration, is quick: it waits for nobody
 //!   longer than `quick_limit`. What it misses are updates.
 //! - What the control plane asks for is done, within `longest_wait`.
+//! - Where somebody has to act first nothing is gained by haste.
 
 use milecastle_settings::ControlPlane;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ pub(super) enum Outcome {
     Renewed,
     /// No stream came about.
     NotOpened,
+    /// No stream comes about before somebody acts on this host.
+    Barred,
     /// A stream ended that had served the node for so long.
     Lost { served: Duration },
     /// The control plane asks for a pause. `left`: a stream had been open.
@@ -76,6 +79,11 @@ impl Pace {
                     self.failures = 0;
                 }
             }
+            Outcome::Barred => {
+                self.turn = self.turn.wrapping_add(1);
+                self.failures = self.failures.saturating_add(1);
+                return spread(self.settings.reconnect_max.get(), jitter);
+            }
             Outcome::Asked { pause, left } => {
                 self.turn = self.turn.wrapping_add(1);
                 if left {
@@ -93,9 +101,13 @@ impl Pace {
         let (shortest, longest) = (self.settings.reconnect_min.get(), self.settings.reconnect_max.get());
         let rounds = self.failures / endpoints;
         let pause = shortest.saturating_mul(1 << rounds.saturating_sub(1).min(16)).min(longest);
-        // Between half and all of it.
-        self.quick(pause, now).mul_f64(0.5 + f64::from(jitter) / 510.0)
+        spread(self.quick(pause, now), jitter)
     }
+}
+
+/// Between half of a pause and all of it.
+fn spread(pause: Duration, jitter: u8) -> Duration {
+    pause.mul_f64(0.5 + f64::from(jitter) / 510.0)
 }
 
 #[cfg(test)]
@@ -177,6 +189,14 @@ mod tests {
         assert_eq!((pace.endpoint(), ms(pace.patience(now))), (Some("b"), 5000));
         assert_eq!(pace.after(ask(u64::MAX, true), now, 0), Duration::from_secs(300));
         assert_eq!((pace.endpoint(), ms(pace.patience(now))), (Some("a"), 500));
+    }
+
+    #[test]
+    fn where_somebody_has_to_act_there_is_no_hurry() {
+        let (mut pace, lost) = (pace(&["a", "b"]), Instant::now());
+        pace.after(LONG, lost, 255);
+        assert_eq!(ms(pace.after(Outcome::Barred, lost, 255)), 15_000);
+        assert_eq!(ms(pace.after(Outcome::Barred, lost, 0)), 7500);
     }
 
     #[test]

@@ -24,8 +24,8 @@ use tonic::{Code, Status, Streaming};
 pub(super) enum Ended {
     /// The node wants a new one at once: its certificate is fresh.
     Renewed,
-    /// No stream came about.
-    NotOpened { reason: String, retry_after: Option<Duration> },
+    /// No stream came about. `barred`: none does before somebody acts on this host.
+    NotOpened { reason: String, retry_after: Option<Duration>, barred: bool },
     /// The replica drains or is in maintenance.
     Goaway { retry_after: Duration },
     /// The stream broke, after it had kept the node up to date for so long.
@@ -112,7 +112,7 @@ impl Member {
         if self.is_expired() {
             self.alarm(&reason);
         }
-        Ended::NotOpened { reason, retry_after: None }
+        Ended::NotOpened { reason, retry_after: None, barred: false }
     }
 
     /// The node cannot be a member now. That is an alarm if it will not pass by itself.
@@ -124,11 +124,11 @@ impl Member {
             }
             _ => (true, None),
         };
-        let reason = error.to_string();
-        if lasts || self.is_expired() {
+        let (reason, barred) = (error.to_string(), error.bars());
+        if lasts || barred || self.is_expired() {
             self.alarm(&reason);
         }
-        Ended::NotOpened { reason, retry_after: asked }
+        Ended::NotOpened { reason, retry_after: asked, barred }
     }
 
     fn is_expired(&self) -> bool {
@@ -138,7 +138,7 @@ impl Member {
     fn alarm(&self, reason: &str) {
         let state = match self.is_expired() {
             true => "its certificate is over",
-            false => "it has no certificate that is accepted",
+            false => "it is not let in",
         };
         let text = format!("this node gets no updates: {state} ({reason})");
         if self.raise(Alarm::Identity, text.clone()) {

@@ -89,6 +89,13 @@ impl Stream {
             Control::Goaway(_) => Got::Goaway,
             Control::Maintenance(order) => {
                 let told = self.maintenance.replace(order.clone());
+                if told.as_ref() == Some(&order) {
+                    // It is asked whether it lives.
+                    if self.answers {
+                        self.say(Message::Maintenance(order)).await;
+                    }
+                    return Box::pin(self.next()).await;
+                }
                 if told.is_none() && !order.on {
                     // What every stream of a node in service begins with is worth no word.
                     return Box::pin(self.next()).await;

@@ -1,5 +1,7 @@
 //! The nodes that have a stream here.
 
+mod rivals;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,6 +16,7 @@ use tokio::time::Instant;
 use super::super::head::Position;
 use super::receipt::{Stand, Standing};
 use super::{Figures, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles};
+use rivals::Rivals;
 
 /// Longest text of a node that is kept, in bytes.
 const LONGEST: usize = 512;
@@ -36,6 +39,8 @@ pub(in crate::dpm) enum End {
     NoGroup,
     /// The node opened another stream.
     Replaced,
+    /// An earlier process with its identity lives, and has a stream to another replica.
+    Later,
 }
 
 /// All nodes with a stream here.
@@ -70,6 +75,7 @@ struct Entry {
     heard_at: u64,
     position: Option<Position>,
     troubles: Troubles,
+    rivals: Rivals,
     figures: Option<Figures>,
     /// Differs from what the store was told.
     news: bool,
@@ -116,6 +122,7 @@ impl super::Nodes {
             heard_at: self.store.now(),
             position,
             troubles: Troubles::default(),
+            rivals: Rivals::default(),
             figures: None,
             news: true,
             told: None,
@@ -236,7 +243,7 @@ impl Live {
     /// A node as its stream here tells; `None` if it has none.
     pub(super) fn here(&self, group: &str, node: &str, member: &str) -> Option<Here> {
         let groups = self.lock();
-        let entry = groups.get(group)?.get(node)?;
+        let entry = groups.get(group)?.get(node).filter(|entry| !entry.rivals.gives_way)?;
         Some(Here { report: entry.report(true, member), address: entry.address, figures: entry.figures })
     }
 
@@ -250,7 +257,8 @@ impl Live {
         for (group, nodes) in &mut *groups {
             for (node, entry) in nodes {
                 let quiet = entry.told.is_some_and(|told| told.elapsed() < SIGN_OF_LIFE);
-                if entry.news || !quiet {
+                let due = entry.news || !quiet || entry.rivals.are_open();
+                if due && !entry.rivals.gives_way {
                     entry.news = false;
                     entry.told = Some(Instant::now());
                     reports.push((group.to_string(), node.clone(), entry.report(true, member)));
@@ -286,7 +294,7 @@ impl Entry {
             lineage: position.map_or_else(String::new, |position| position.lineage.to_string()),
             revision: position.map_or(0, |position| position.revision),
             digest: position.map_or_else(Vec::new, |position| position.digest.to_bytes().to_vec()),
-            rejected: serde_json::to_value(&self.troubles).unwrap_or_default(),
+            rejected: serde_json::to_value(self.troubles()).unwrap_or_default(),
             connected,
             member: member.to_owned(),
         }
@@ -385,10 +393,11 @@ impl Alive {
         let entry = groups.get_mut(&*self.group).and_then(|nodes| nodes.get_mut(&self.node));
         let Some(entry) = entry.filter(|entry| entry.stream == self.stream) else { return };
         entry.heard_at = self.live.store.now();
+        let answered = entry.rivals.answered();
         let news = change(entry);
         entry.news |= news;
         drop(groups);
-        if news {
+        if news || answered {
             self.live.changed(&self.group);
         }
     }
@@ -403,18 +412,22 @@ impl Drop for Alive {
         }
         let Some(entry) = nodes.remove(&self.node) else { return };
         let now = self.live.store.now();
-        let last = NodeReport { reported_at: now, ..entry.report(false, "") };
-        let mut departed = self.live.departed.lock().unwrap_or_else(PoisonError::into_inner);
-        departed.retain(|_, last| now.saturating_sub(last.reported_at) <= REMOTE_LIFE.as_secs());
-        // While the nodes are locked: whoever does not find it among them any more finds its last words.
-        departed.insert((self.group.clone(), self.node.clone()), last.clone());
-        drop(departed);
+        // Where an earlier process has the node's stream, nothing ends but a mistake.
+        let last = (!entry.rivals.gives_way).then(|| NodeReport { reported_at: now, ..entry.report(false, "") });
+        if let Some(last) = &last {
+            let mut departed = self.live.departed.lock().unwrap_or_else(PoisonError::into_inner);
+            departed.retain(|_, last| now.saturating_sub(last.reported_at) <= REMOTE_LIFE.as_secs());
+            // While the nodes are locked: whoever does not find it among them any more finds its last words.
+            departed.insert((self.group.clone(), self.node.clone()), last.clone());
+        }
         if nodes.is_empty() {
             groups.remove(&*self.group);
         }
         drop(groups);
-        let last = (self.group.to_string(), self.node.clone(), last);
-        self.live.left.lock().unwrap_or_else(PoisonError::into_inner).push(last);
+        if let Some(last) = last {
+            let last = (self.group.to_string(), self.node.clone(), last);
+            self.live.left.lock().unwrap_or_else(PoisonError::into_inner).push(last);
+        }
         self.live.urgent.store(true, Ordering::Release);
         self.live.changed(&self.group);
     }

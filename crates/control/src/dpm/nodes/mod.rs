@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milecastle_settings::Members;
-use milecastle_store::{Head, Maintenance, Node, Store, StoreError};
+use milecastle_store::{Head, Maintenance, Node, NodeReport, Store, StoreError};
 use tokio::sync::watch;
 
 pub(super) use live::{Alive, End, clip};
@@ -101,7 +101,7 @@ pub struct RefusedStep {
     pub revision: u64,
 }
 
-/// What a node does not do as it should.
+/// What a node does not do as it should, and what is not as it should be with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Troubles {
     /// Objects in quarantine: the first hundred.
@@ -113,12 +113,23 @@ pub struct Troubles {
     /// The step refused last, unless one was applied since.
     #[serde(default)]
     pub refused: Option<RefusedStep>,
-    /// What an operator should know of, in the node's words.
+    /// What an operator should know of: in the node's words, and last in the control plane's.
     #[serde(default)]
     pub alarms: Vec<String>,
+    /// Starts of later processes that have the node's identity too, and no right to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub later: Vec<String>,
     /// Whether it takes no new work because an operator wants that: the node's own word, after each order.
     #[serde(default)]
     pub maintained: bool,
+}
+
+impl Troubles {
+    /// Those that a report tells.
+    fn of(report: &NodeReport) -> Self {
+        // Written by another version, perhaps: then only this is not known.
+        serde_json::from_value(report.rejected.clone()).unwrap_or_default()
+    }
 }
 
 /// What a node counted, as it last told a replica; kept by that replica alone.
@@ -264,23 +275,23 @@ impl Nodes {
         }
     }
 
-    /// A node as its report has it: connected to a replica if it was heard of lately, and that replica was.
-    fn stored(&self, node: Node) -> NodeState {
-        let report = node.report;
-        let (mut troubles, mut digest) = (Troubles::default(), String::new());
-        if let Some(report) = &report {
-            // Written by another version, perhaps: then only this is not known.
-            troubles = serde_json::from_value(report.rejected.clone()).unwrap_or_default();
-            digest = report.digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        }
+    /// Whether a node has a stream by its report: it was heard of lately, and so was the replica.
+    fn is_connected(&self, node: &Node) -> bool {
         let recent = self.store.now().saturating_sub(REMOTE_LIFE.as_secs());
         let is_served = node.member_silence.is_some_and(|silence| silence < self.lost_after);
+        node.report.as_ref().is_some_and(|report| report.connected && report.reported_at >= recent && is_served)
+    }
+
+    /// A node as its report has it.
+    fn stored(&self, node: Node) -> NodeState {
+        let connected = self.is_connected(&node);
+        let report = node.report;
+        let troubles = report.as_ref().map(Troubles::of).unwrap_or_default();
+        let digest = report.iter().flat_map(|report| &report.digest).map(|byte| format!("{byte:02x}")).collect();
         let heard_at = report.as_ref().map(|report| report.reported_at);
-        let has_stream = report.as_ref().is_some_and(|report| report.connected);
         let member = report.as_ref().map(|report| report.member.clone()).unwrap_or_default();
         let (boot, lineage, revision) =
             report.map(|report| (report.boot, Some(report.lineage), report.revision)).unwrap_or_default();
-        let recent = heard_at.is_some_and(|at| at >= recent);
         NodeState {
             id: node.id,
             host: node.host,
@@ -291,7 +302,7 @@ impl Nodes {
             maintenance: node.maintenance,
             group_maintenance: node.group_maintenance,
             address: None,
-            connected: has_stream && recent && is_served,
+            connected,
             member,
             condition: Condition::Offline,
             heard_at,

@@ -69,12 +69,15 @@ async fn receipts(nodes: &Nodes) -> Result<(), StoreError> {
 }
 
 /// Writes what each node says of which there is something to write.
-async fn reports(nodes: &Nodes) -> Result<(), StoreError> {
-    let reports = nodes.live.take_news(&nodes.member);
+pub(super) async fn reports(nodes: &Nodes) -> Result<(), StoreError> {
+    let mut reports = nodes.live.take_news(&nodes.member);
     if reports.is_empty() {
         return Ok(());
     }
-    let done = nodes.store.node_report(&reports).await;
+    let done = match nodes.settle_rivals(&mut reports).await {
+        Ok(()) => nodes.store.node_report(&reports).await,
+        failed => failed,
+    };
     if done.is_err() {
         nodes.live.keep(reports);
     }

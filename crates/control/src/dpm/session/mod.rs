@@ -428,6 +428,7 @@ fn last_words(end: End) -> Status {
         End::Unwelcome => Status::permission_denied("this node was revoked or deleted, or its group token was revoked"),
         End::NoGroup => Status::permission_denied("the gateway group was deleted"),
         End::Replaced => Status::aborted("this node opened another stream"),
+        End::Later => Status::aborted("an earlier process with this node's identity has a stream to another replica"),
     }
 }
 

@@ -2,6 +2,7 @@
 //! and on PostgreSQL.
 
 mod certificates;
+mod copied;
 mod drain;
 mod hostile;
 mod joining;
