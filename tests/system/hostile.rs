@@ -233,7 +233,8 @@ async fn a_node_reads_no_other_group() {
         assert_eq!(status.code(), Code::PermissionDenied);
     }
     let forged = bed.token.replacen(".default.", ".other.", 1);
-    let asked = pb::JoinRequest { token: forged, csr: Bytes::new(), node_id: "bad".to_owned(), facts: None };
+    let asked =
+        pb::JoinRequest { token: forged, csr: Bytes::new(), node_id: "bad".to_owned(), ..pb::JoinRequest::default() };
     assert_eq!(call_join(at, theirs.ca(), asked).await.unwrap_err().code(), Code::Unauthenticated);
     // By saying that it stands in their history, or is in the middle of their snapshot.
     let have = stream.held.have();

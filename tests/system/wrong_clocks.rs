@@ -1,10 +1,10 @@
-//! A replica of the control plane whose clock is hours or weeks off, beside one whose clock is right. What is decided goes by the
-//! clock of the database, whichever of them decides it.
+//! Processes whose clock is hours or weeks off. Of the control plane: what is decided goes by the clock of the database, whichever
+//! replica decides it. Of nodes: where no certificate holds, both sides say so.
 
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use milecastle_testkit::{Echo, eventually, wait_for};
+use milecastle_testkit::{Echo, SOON, eventually, wait_for};
 use milecastle_tests::{Cluster, Replica, full};
 use serde_json::{Value, json};
 
@@ -142,4 +142,50 @@ async fn a_replica_whose_clock_is_wrong_decides_as_one_whose_clock_is_right() {
     for offset in offsets {
         beside_a_right_one(offset).await;
     }
+}
+
+#[tokio::test]
+async fn a_node_whose_clock_is_days_ahead_says_so_on_both_sides() {
+    let (mut cluster, echo) = (Cluster::new(), Echo::start());
+    let mut control = cluster.control("one");
+    control.process.announce("a node cannot join again");
+    control.ready().await;
+    cluster.token(&control);
+    let mut node = cluster.gateway("node", &[control.dp_manager]);
+    node.ready().await;
+    let upstream = json!({ "nodes": { echo.address().to_string(): 1 } });
+    control.put("/routes/1?wait=20s", &json!({ "uri": "/before", "upstream": upstream })).await;
+    node.answers("/before", 200).await;
+    let http = node.http;
+    node.process.kill();
+
+    // By its clock the certificate, which lasts seven days, is over.
+    cluster.for_gateways =
+        vec![("LD_PRELOAD", deceiver()), ("FAKETIME", "+10d"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+    let mut node = cluster.gateway_again("node", http);
+    for expected in ["no configuration stream", "this node gets no updates"] {
+        node.process.announce(expected);
+    }
+    let told = |line: &str| line.contains("this node gets no updates").then(|| line.to_owned());
+    let told = node.process.wait_for_line("what is the matter", SOON * 2, told);
+    assert!(told.contains("ahead of the control plane's") && told.contains("set the clock"), "{told}");
+    let shown = async || list(&control, "/api/nodes").await.remove(0);
+    eventually("the operator sees it", async || {
+        let node = shown().await;
+        node["state"] == "lost" && node["alarms"].to_string().contains("set the clock")
+    })
+    .await;
+    node.answers("/before", 200).await;
+    let joined = |line: &&String| line.contains("a node joined");
+    assert_eq!(control.process.log().iter().filter(joined).count(), 1, "each try cost a certificate");
+
+    node.process.kill();
+    cluster.for_gateways.clear();
+    let node = cluster.gateway_again("node", http);
+    eventually("it is well", async || {
+        let node = shown().await;
+        node["state"] == "healthy" && node["alarms"] == json!([])
+    })
+    .await;
+    tokio::task::spawn_blocking(move || (node.stop(), control.stop())).await.unwrap();
 }

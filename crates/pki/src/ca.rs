@@ -52,6 +52,8 @@ pub enum PkiError {
 pub struct Issued {
     /// In DER, without the CA's own.
     pub chain: Vec<CertificateDer<'static>>,
+    /// When it begins.
+    pub not_before: SystemTime,
     /// When it ends.
     pub not_after: SystemTime,
     /// Its serial number in lower-case hexadecimal: what lists of certificates name it by.
@@ -179,8 +181,8 @@ impl Ca {
         params.subject_alt_names = vec![SanType::URI(identity.uri().try_into()?)];
         let serial = params.serial_number.iter().flat_map(SerialNumber::to_bytes).map(|byte| format!("{byte:02x}"));
         let serial = serial.collect();
-        let (certificate, _, not_after) = self.sign(&params, &request.public_key)?;
-        Ok(Issued { chain: vec![certificate], not_after, serial })
+        let (certificate, not_before, not_after) = self.sign(&params, &request.public_key)?;
+        Ok(Issued { chain: vec![certificate], not_before, not_after, serial })
     }
 
     /// Makes a key and a certificate for a DP manager. It carries [`CLUSTER_NAME`], which nodes ask for, and the

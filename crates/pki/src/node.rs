@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 
 use crate::identity::parse;
-use crate::tls::{client_config, client_verifier, told};
+use crate::tls::{client_config, client_verifier, is_of_clock, told};
 use crate::{Fingerprint, IdentityError, NodeCertificate, PkiError};
 
 /// Key, certificate and CA stand in one file, so that a crash never leaves parts of two identities.
@@ -72,6 +72,12 @@ pub enum NodeKeysError {
 }
 
 impl NodeKeysError {
+    /// Whether the certificate is over or has not begun. Of one that was just made that means that the clocks of this host and of
+    /// the control plane differ.
+    pub fn is_of_clock(&self) -> bool {
+        matches!(self, Self::Certificate(error) if is_of_clock(error))
+    }
+
     /// Whether what a file holds is at fault, so that nothing but other keys can help; not the file system, nor who may read
     /// the file.
     pub fn is_of_content(&self) -> bool {

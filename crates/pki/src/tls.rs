@@ -44,6 +44,13 @@ pub(crate) fn told(error: &rustls::Error) -> String {
     }
 }
 
+/// Whether a certificate was refused for the time that it is: it is over, or has not begun.
+pub(crate) fn is_of_clock(error: &rustls::Error) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let rustls::Error::InvalidCertificate(error) = error else { return false };
+    matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+}
+
 fn roots(ca: &CertificateDer<'_>) -> Result<Arc<RootCertStore>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(ca.clone().into_owned())?;

@@ -26,7 +26,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use crate::tls::told;
+use crate::tls::{is_of_clock, told};
 use crate::{CLUSTER_NAME, NodeCertificate};
 
 /// The pause after the system refused to accept (no file descriptors left, say).
@@ -276,6 +276,16 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether the DP manager's certificate is over or has not begun, by this host's clock.
+    pub fn is_of_clock(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => of_tls(innermost(source)).is_some_and(is_of_clock),
+            Self::Address { .. } | Self::OtherCluster { .. } => false,
+        }
+    }
+}
+
 /// Connects to a DP manager at `host:port`. Whatever the address, the server must prove to be [`CLUSTER_NAME`].
 ///
 /// `config` is that of [`NodeKeys::client_config`](crate::NodeKeys::client_config) or
@@ -311,10 +321,7 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel
         }
     });
     endpoint.connect_with_connector(connect).await.map_err(|source| {
-        let mut innermost: &dyn std::error::Error = &source;
-        while let Some(inner) = innermost.source() {
-            innermost = inner;
-        }
+        let innermost = innermost(&source);
         let of_tls = of_tls(innermost);
         if let Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) = of_tls {
             return ConnectError::OtherCluster { address: address.to_owned() };
@@ -329,6 +336,14 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel
         };
         ConnectError::Connect { address: address.to_owned(), reason, source }
     })
+}
+
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    let mut innermost = error;
+    while let Some(inner) = innermost.source() {
+        innermost = inner;
+    }
+    innermost
 }
 
 /// The error of TLS that one of I/O may hold.

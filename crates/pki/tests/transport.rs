@@ -130,7 +130,7 @@ impl Cluster {
             token: token.expose(),
             csr: request.csr().to_vec().into(),
             node_id: "n1".to_owned(),
-            facts: None,
+            ..pb::JoinRequest::default()
         };
         let answer = client.join(message).await?.into_inner();
         Ok(request.accept(&answer.chain, &answer.ca, &token.ca(), SystemTime::now()).unwrap())
@@ -180,7 +180,8 @@ async fn a_node_joins_and_streams_and_renews() {
     let config = Arc::new(keys.client_config().unwrap());
     let mut client = JoinClient::new(connect(&cluster.address, config).await.unwrap());
     let request = KeyRequest::generate().unwrap();
-    let answer = client.renew(pb::RenewRequest { csr: request.csr().to_vec().into() }).await.unwrap().into_inner();
+    let answer =
+        client.renew(pb::RenewRequest { csr: request.csr().to_vec().into(), clock_ms: 0 }).await.unwrap().into_inner();
     let renewed = request.accept(&answer.chain, &answer.ca, &keys.ca_fingerprint(), SystemTime::now()).unwrap();
     assert_eq!(cluster.greet(renewed.client_config().unwrap()).await.unwrap(), "prod/n1");
 }

@@ -43,7 +43,7 @@ pub struct NewNode {
 }
 
 /// What a node says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeReport {
     /// Name of its machine.
     pub host: String,
@@ -63,7 +63,7 @@ pub struct NodeReport {
     pub rejected: Json,
     /// Whether it had a stream to the member that reports.
     pub connected: bool,
-    /// [`crate::NewMember::id`] of that member.
+    /// [`crate::NewMember::id`] of that member; empty if none has had a stream.
     pub member: String,
 }
 
@@ -131,7 +131,7 @@ impl Store {
                  FROM seen \
                  WHERE node.group_id = seen.group_id AND node.id = seen.id \
                  AND (node.reported_at IS NULL OR node.reported_at <= seen.reported_at) \
-                 AND (seen.connected OR node.member IS NULL OR node.member = seen.member) \
+                 AND (seen.connected OR NOT node.connected OR node.member = seen.member) \
                  AND (node.boot = seen.boot AND node.lineage = seen.lineage AND node.revision > seen.revision) IS NOT TRUE",
                 tuples(reports.len(), COLUMNS_OF_REPORT, 1)
             );

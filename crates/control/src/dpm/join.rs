@@ -13,6 +13,7 @@ use tonic::{Code, Request, Response, Status};
 use super::admission::Bucket;
 use super::authority::time_of;
 use super::away::Away;
+use super::clock;
 use super::line::Link;
 use super::metrics::Metrics;
 use super::nodes::clip;
@@ -78,6 +79,7 @@ impl JoinService {
         let identity =
             NodeIdentity::new(token.group(), node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let issued = self.sign(&request.csr, &identity)?;
+        self.check_clock(request.clock_ms, &issued, &identity).await?;
         let facts = request.facts.unwrap_or_default();
         let node = NewNode {
             group: identity.group().to_owned(),
@@ -116,12 +118,22 @@ impl JoinService {
     async fn renewed(&self, identity: NodeIdentity, request: pb::RenewRequest) -> Result<pb::Certificate, Status> {
         self.admission.admit("renewals")?;
         let issued = self.sign(&request.csr, &identity)?;
+        self.check_clock(request.clock_ms, &issued, &identity).await?;
         let (group, node) = (identity.group(), identity.node_id());
         if !self.store.node_renew(group, node, &issued.serial).await.map_err(unavailable)? {
             return Err(revoked());
         }
         tracing::debug!(node, group, "a node renewed its certificate");
         Ok(self.certificate(issued, &identity))
+    }
+
+    /// Whether the certificate holds by the node's clock. If not, lists show why the node does not come.
+    async fn check_clock(&self, clock_ms: i64, issued: &Issued, identity: &NodeIdentity) -> Result<(), Status> {
+        let told = u64::try_from(clock_ms).ok().filter(|clock| *clock > 0).map(Duration::from_millis);
+        let clock = told.and_then(|since| UNIX_EPOCH.checked_add(since));
+        let Some(fault) = clock.and_then(|clock| clock::fault(&self.store, clock, issued)) else { return Ok(()) };
+        clock::note(&self.store, identity, &fault).await.map_err(unavailable)?;
+        Err(Status::out_of_range(fault))
     }
 
     // A status is what the service answers with; tonic takes no other error.
@@ -160,6 +172,7 @@ impl JoinService {
             Err(Code::PermissionDenied) => "revoked",
             Err(Code::InvalidArgument) => "invalid",
             Err(Code::ResourceExhausted) => "too_many",
+            Err(Code::OutOfRange) => "clock",
             Err(_) => "error",
         };
         self.metrics.joins.with(&[call, result]).inc();

@@ -18,6 +18,7 @@
 mod admission;
 mod authority;
 mod away;
+mod clock;
 mod config;
 mod feed;
 mod head;

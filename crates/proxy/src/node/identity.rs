@@ -12,7 +12,8 @@ use std::error::Error;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tonic::Code;
 use tonic::transport::Channel;
 
 /// Why the node has no valid certificate.
@@ -45,9 +46,20 @@ pub enum IdentityError {
 }
 
 impl IdentityError {
-    /// Whether nothing but somebody's acting on this host helps: another process has this node's identity.
+    /// Whether nothing but somebody's acting on this host helps: another process has this node's identity, or the clock is wrong.
     pub(super) fn bars(&self) -> bool {
-        matches!(self, Self::Refused(status) if status.code() == tonic::Code::AlreadyExists)
+        let is_copied = matches!(self, Self::Refused(status) if status.code() == Code::AlreadyExists);
+        is_copied || self.is_of_clock()
+    }
+
+    /// Whether the clocks of this host and of the control plane differ by so much that certificates do not hold.
+    pub(super) fn is_of_clock(&self) -> bool {
+        match self {
+            Self::Keys(error) => error.is_of_clock(),
+            Self::Connect(error) => error.is_of_clock(),
+            Self::Refused(status) => status.code() == Code::OutOfRange,
+            _ => false,
+        }
     }
 }
 
@@ -146,8 +158,13 @@ impl Identity {
         .to_owned();
         let request = KeyRequest::generate()?;
         let channel = connect(endpoint, Arc::new(join_client_config(token.ca())?)).await?;
-        let asked =
-            pb::JoinRequest { token: token.expose(), csr: request.csr().to_vec().into(), node_id, facts: Some(facts) };
+        let asked = pb::JoinRequest {
+            token: token.expose(),
+            csr: request.csr().to_vec().into(),
+            node_id,
+            facts: Some(facts),
+            clock_ms: clock_ms(),
+        };
         let answer = join_client(channel).join(asked).await.map_err(Box::new)?.into_inner();
         let keys = self.accept(request, &answer, &token.ca())?;
         tracing::info!(node_id = answer.node_id, group = answer.group, "joined");
@@ -158,7 +175,7 @@ impl Identity {
     pub(super) async fn renew(&mut self, channel: Channel) -> Result<Arc<NodeKeys>, IdentityError> {
         let Some(present) = self.keys.clone() else { return Err(IdentityError::NoToken) };
         let request = KeyRequest::generate()?;
-        let asked = pb::RenewRequest { csr: request.csr().to_vec().into() };
+        let asked = pb::RenewRequest { csr: request.csr().to_vec().into(), clock_ms: clock_ms() };
         let answer = join_client(channel).renew(asked).await.map_err(Box::new)?.into_inner();
         self.accept(request, &answer, &present.ca_fingerprint())
     }
@@ -178,6 +195,12 @@ impl Identity {
         self.keys = Some(keys.clone());
         Ok(keys)
     }
+}
+
+/// This host's time, in milliseconds since 1970.
+fn clock_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn is_open_to_all(file: &Path) -> bool {

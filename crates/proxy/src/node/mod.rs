@@ -153,6 +153,7 @@ impl Node {
             origin: None,
             partial: None,
             lineage_refused: None,
+            renew_after: None,
             started: tokio::time::Instant::now(),
         };
         let (pause, asked) = Pause::new();
@@ -233,6 +234,8 @@ struct Member {
     /// The lineage that was refused last, so that the alarm is raised once.
     lineage_refused: Option<String>,
     set_back: SetBack,
+    /// No new certificate is asked for before, although by this host's clock one is due: that clock is wrong.
+    renew_after: Option<tokio::time::Instant>,
     started: tokio::time::Instant,
 }
 

@@ -91,7 +91,9 @@ async fn open<'a>(
         Err(status) => return Err(member.no_identity(&Box::new(status).into())),
     };
     member.settle(Alarm::Identity);
-    member.settle(Alarm::Renewal);
+    if member.renew_after.is_none() {
+        member.settle(Alarm::Renewal);
+    }
     // Whoever read that there is no stream shall read that there is one again.
     tracing::info!(%endpoint, "configuration stream open");
     member.tell(|status| {
@@ -245,7 +247,7 @@ impl<'a> Session<'a> {
                     message = inbox.message() => break message,
                     () = sleep_until(heard_by) => return self.lost("nothing was heard for too long"),
                     () = sleep_until(reported + self.report_every) => {
-                        if self.keys.needs_renewal(SystemTime::now()) && self.renew().await {
+                        if self.is_to_renew() && self.renew().await {
                             return Ended::Renewed;
                         }
                         self.send(Message::Report(self.report())).await;
@@ -264,12 +266,33 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Whether a new certificate is due, and the clock that says so is not known to be wrong.
+    fn is_to_renew(&mut self) -> bool {
+        if !self.keys.needs_renewal(SystemTime::now()) {
+            if self.member.renew_after.take().is_some() {
+                self.member.settle(Alarm::Renewal);
+            }
+            return false;
+        }
+        self.member.renew_after.is_none_or(|until| until <= Instant::now())
+    }
+
     /// Gets a fresh certificate. That it failed is an alarm: the present one will end.
     async fn renew(&mut self) -> bool {
         let patience = self.member.config.control_plane.join_timeout.get();
+        self.member.renew_after = None;
         let reason = match timeout(patience, self.member.identity.renew(self.channel.clone())).await {
-            Ok(Ok(_)) => return true,
-            Ok(Err(error)) => error.to_string(),
+            Ok(Ok(fresh)) => {
+                self.judge_clock(&fresh);
+                return true;
+            }
+            Ok(Err(error)) => {
+                if error.is_of_clock() {
+                    self.member.renew_after =
+                        Some(Instant::now() + self.member.config.control_plane.reconnect_max.get());
+                }
+                error.to_string()
+            }
             Err(_) => format!("no answer within {} s", patience.as_secs()),
         };
         let left = self.keys.certificate().not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
@@ -278,6 +301,24 @@ impl<'a> Session<'a> {
             tracing::warn!(reason, ends_in_s = left, "the node's certificate was not renewed yet; trying again");
         }
         false
+    }
+
+    /// A certificate that is due as soon as it is made tells of a clock that is ahead; the next one would be due too.
+    fn judge_clock(&mut self, fresh: &NodeKeys) {
+        let now = SystemTime::now();
+        if !fresh.needs_renewal(now) {
+            return;
+        }
+        let left = fresh.certificate().not_after.duration_since(now).unwrap_or_default();
+        self.member.renew_after = Some(Instant::now() + left / 2);
+        let text = format!(
+            "this host's clock is ahead of the control plane's: by it a certificate that was just made is due for renewal, and ends in \
+             {} s; set the clock",
+            left.as_secs()
+        );
+        if self.member.raise(Alarm::Renewal, text.clone()) {
+            tracing::warn!("{text}");
+        }
     }
 
     fn lost(&self, reason: &str) -> Ended {

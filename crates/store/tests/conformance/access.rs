@@ -94,6 +94,25 @@ async fn nodes(home: Home) {
         let known = store.node_get(DEFAULT_GROUP, "n1").await.unwrap().unwrap().report.unwrap();
         assert_eq!((known.connected, &*known.member), (connected, "m1"));
     }
+    // Of one that none has, any may say that it is gone.
+    store.node_report(&[of("n1", left("m2", 12))]).await.unwrap();
+    let known = store.node_get(DEFAULT_GROUP, "n1").await.unwrap().unwrap().report.unwrap();
+    assert_eq!((known.reported_at, &*known.member), (12, "m2"));
+    // Another process of it comes, to m1.
+    let come = |boot: &str| NodeReport { boot: boot.to_owned(), ..report(13, 5) };
+    store.node_report(&[of("n1", come("b2"))]).await.unwrap();
+    let rivals = async |member: &str, boot: &str| {
+        let here = [(DEFAULT_GROUP, "n1", boot), (DEFAULT_GROUP, "n2", boot), ("elsewhere", "n1", boot)];
+        let rivals = store.node_rivals(member, &here).await.unwrap();
+        rivals.into_iter().map(|node| (node.id, node.report.unwrap().boot)).collect::<Vec<_>>()
+    };
+    assert_eq!(rivals("m2", "b1").await, [("n1".to_owned(), "b2".to_owned())]);
+    for (member, boot) in [("m2", "b2"), ("m1", "b1")] {
+        assert!(rivals(member, boot).await.is_empty());
+    }
+    assert!(store.node_rivals("m2", &[]).await.unwrap().is_empty());
+    store.node_report(&[of("n1", NodeReport { connected: false, ..come("b2") })]).await.unwrap();
+    assert!(rivals("m2", "b1").await.is_empty());
     store.node_report(&[]).await.unwrap();
 }
 

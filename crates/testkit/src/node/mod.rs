@@ -55,6 +55,7 @@ impl Member {
             csr: request.csr().to_vec().into(),
             node_id: id.to_owned(),
             facts: Some(facts()),
+            ..pb::JoinRequest::default()
         };
         let trusted = token.ca();
         let answer = call_join(at, trusted, message).await?;

@@ -126,7 +126,7 @@ pub struct Troubles {
 
 impl Troubles {
     /// Those that a report tells.
-    fn of(report: &NodeReport) -> Self {
+    pub(super) fn of(report: &NodeReport) -> Self {
         // Written by another version, perhaps: then only this is not known.
         serde_json::from_value(report.rejected.clone()).unwrap_or_default()
     }

@@ -193,7 +193,8 @@ async fn a_large_request_to_join_is_refused_and_counted() {
     let replica = Replica::configured(|settings| settings.limits.join_bytes = Size::kib(1)).await;
     let ca = crate::dpm::cluster_ca(&replica.store).await.unwrap().fingerprint();
     let token = replica.token().await.expose();
-    let asked = pb::JoinRequest { token, csr: vec![0; 2 << 10].into(), node_id: "n1".to_owned(), facts: None };
+    let asked =
+        pb::JoinRequest { token, csr: vec![0; 2 << 10].into(), node_id: "n1".to_owned(), ..pb::JoinRequest::default() };
     let status = milecastle_testkit::node::call_join(replica.address(), ca, asked).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
     assert!(replica.metric("dp_calls_refused_total{code=\"OutOfRange\"}") > 0.0);

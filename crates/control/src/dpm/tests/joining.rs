@@ -1,7 +1,7 @@
 //! Who gets a certificate, and who gets a stream with it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use milecastle_pki::transport::connect;
 use milecastle_pki::{Ca, GroupToken, KeyRequest, NodeIdentity, NodeKeys, join_client_config};
@@ -21,6 +21,7 @@ on_both!(
     a_good_token_gives_a_certificate,
     bad_tokens_give_none,
     revocation_ends_streams,
+    by_a_clock_that_is_days_off_nobody_joins,
     what_cannot_be_signed_is_refused,
     only_the_own_group_is_read,
 );
@@ -40,8 +41,10 @@ async fn a_good_token_gives_a_certificate(replica: Replica) {
     // And a certificate gives the next one.
     let request = KeyRequest::generate().unwrap();
     let csr = request.csr().to_vec().into();
-    let answer =
-        JoinClient::new(named.channel(replica.address()).await.unwrap()).renew(pb::RenewRequest { csr }).await.unwrap();
+    let answer = JoinClient::new(named.channel(replica.address()).await.unwrap())
+        .renew(pb::RenewRequest { csr, clock_ms: 0 })
+        .await
+        .unwrap();
     let answer = answer.into_inner();
     let trusted = named.keys.ca_fingerprint();
     let renewed = request.accept(&answer.chain, &answer.ca, &trusted, SystemTime::now()).unwrap();
@@ -69,12 +72,47 @@ async fn bad_tokens_give_none(replica: Replica) {
         (misnamed, "does not know"),
     ] {
         let csr = KeyRequest::generate().unwrap().csr().to_vec().into();
-        let asked = pb::JoinRequest { token, csr, node_id: "n1".to_owned(), facts: None };
+        let asked = pb::JoinRequest { token, csr, node_id: "n1".to_owned(), ..pb::JoinRequest::default() };
         let status = call_join(replica.address(), ca, asked).await.unwrap_err();
         assert_eq!(status.code(), Code::Unauthenticated, "{why}");
         assert!(status.message().contains(why), "{}", status.message());
     }
     assert!(replica.store.node_list(DEFAULT_GROUP).await.unwrap().is_empty());
+}
+
+async fn by_a_clock_that_is_days_off_nobody_joins(replica: Replica) {
+    let token = replica.token().await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let day = Duration::from_secs(86_400);
+    let ask = |clock: Duration, node_id: &str| {
+        let csr = KeyRequest::generate().unwrap().csr().to_vec();
+        let message = pb::JoinRequest {
+            token: token.expose(),
+            csr: csr.into(),
+            node_id: node_id.to_owned(),
+            facts: Some(facts()),
+            clock_ms: clock.as_millis().try_into().unwrap(),
+        };
+        call_join(replica.address(), token.ca(), message)
+    };
+    for (clock, told) in [(now + 10 * day, "ahead of"), (now - 10 * day, "behind")] {
+        let status = ask(clock, "new").await.unwrap_err();
+        let expected = format!("10 days {told} the control plane's");
+        let in_time = format!("9 days {told} the control plane's");
+        let words = status.message();
+        assert!(words.contains(&expected) || words.contains(&in_time), "{status}");
+        assert_eq!(status.code(), Code::OutOfRange);
+    }
+    assert_eq!(replica.store.node_get(DEFAULT_GROUP, "new").await.unwrap(), None);
+    // Of a node that joined before, or could not tell, operators see what it lacks.
+    ask(Duration::ZERO, "n1").await.unwrap();
+    ask(now + 10 * day, "n1").await.unwrap_err();
+    let alarms = async || replica.manager.nodes().get(DEFAULT_GROUP, "n1").await.unwrap().unwrap().troubles.alarms;
+    let told = alarms().await;
+    assert!(told.len() == 1 && told[0].contains("set the clock"), "{told:?}");
+    ask(now, "n1").await.unwrap();
+    replica.settled(&replica.member("n1").await).await;
+    eventually("it is well", async || alarms().await.is_empty()).await;
 }
 
 async fn what_cannot_be_signed_is_refused(replica: Replica) {
@@ -86,6 +124,7 @@ async fn what_cannot_be_signed_is_refused(replica: Replica) {
             csr: csr.to_vec().into(),
             node_id: node_id.to_owned(),
             facts: Some(facts()),
+            ..pb::JoinRequest::default()
         };
         call_join(replica.address(), token.ca(), message)
     };
@@ -128,8 +167,9 @@ async fn revocation_ends_streams(replica: Replica) {
         let deleted = member.id() == "n3";
         assert_eq!(refused.code(), if deleted { Code::Unauthenticated } else { Code::PermissionDenied });
         let csr = KeyRequest::generate().unwrap().csr().to_vec().into();
-        let renewed =
-            JoinClient::new(member.channel(replica.address()).await.unwrap()).renew(pb::RenewRequest { csr }).await;
+        let renewed = JoinClient::new(member.channel(replica.address()).await.unwrap())
+            .renew(pb::RenewRequest { csr, clock_ms: 0 })
+            .await;
         assert_eq!(renewed.unwrap_err().code(), Code::PermissionDenied);
     }
     assert_eq!(replica.manager.streams(), 0);

@@ -160,6 +160,8 @@ impl Running {
 #[derive(Default)]
 struct Says {
     life: Duration,
+    /// How far its clock is behind that of the node.
+    behind: Duration,
     /// Instead of streams.
     refuse: VecDeque<Status>,
     refuse_joins: Option<Status>,
@@ -207,6 +209,11 @@ impl Manager {
 
     pub(super) fn refuse_renewals(&self, status: Option<Status>) {
         self.script.says.lock().unwrap().refuse_renewals = status;
+    }
+
+    /// Its clock is so far behind that of the node.
+    pub(super) fn fall_behind(&self, behind: Duration) {
+        self.script.says.lock().unwrap().behind = behind;
     }
 
     pub(super) fn sign_for(&self, life: Duration) {
@@ -277,8 +284,11 @@ impl Opened {
 impl Script {
     #[allow(clippy::result_large_err)]
     fn sign(&self, csr: &[u8], identity: &NodeIdentity) -> Result<Response<pb::Certificate>, Status> {
-        let life = self.says.lock().unwrap().life;
-        let issued = self.ca.sign_node(csr, identity, SystemTime::now(), life).unwrap();
+        let (life, behind) = {
+            let says = self.says.lock().unwrap();
+            (says.life, says.behind)
+        };
+        let issued = self.ca.sign_node(csr, identity, SystemTime::now() - behind, life).unwrap();
         Ok(Response::new(pb::Certificate {
             chain: issued.chain.iter().map(|der| der.to_vec().into()).collect(),
             ca: self.ca.certificate().to_vec().into(),

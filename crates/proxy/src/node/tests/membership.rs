@@ -90,7 +90,7 @@ async fn an_expired_certificate_stops_updates_and_nothing_else() {
     manager.refuse_joins(Some(Status::unauthenticated("the group token was revoked")));
     // As the control plane does when the certificate is over.
     node.until("the certificate is over", |_| {
-        let not_after = milecastle_pki::NodeKeys::load(node.home.path()).unwrap().unwrap().certificate().not_after;
+        let not_after = milecastle_pki::NodeKeys::load(node.dir()).unwrap().unwrap().certificate().not_after;
         not_after <= std::time::SystemTime::now()
     })
     .await;
@@ -137,4 +137,50 @@ async fn a_node_without_token_and_certificate_says_so() {
     node.until("the alarm", |status| status.alarms.get(&Alarm::Identity).is_some_and(|text| text.contains(&expected)))
         .await;
     assert_eq!(manager.signed(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_clock_that_is_days_ahead_is_an_alarm() {
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager_with(Duration::from_secs(2)).await;
+    let node = cluster.node(&[&manager.address], |settings| settings.reconnect_max = Time::secs(1));
+    let mut stream = manager.stream().await;
+    stream.bring(LINEAGE, 9, &[route("1", "/a")]).await;
+    // What it gets from here on is over by its own clock.
+    manager.fall_behind(2 * HOUR);
+    node.until("the certificate is over", |_| {
+        let not_after = milecastle_pki::NodeKeys::load(node.dir()).unwrap().unwrap().certificate().not_after;
+        not_after <= std::time::SystemTime::now()
+    })
+    .await;
+    stream.fail(Status::unauthenticated("the node's certificate has expired: join again")).await;
+    node.until("the alarm", |status| {
+        status.alarms.get(&Alarm::Identity).is_some_and(|text| text.contains("is the clock right"))
+    })
+    .await;
+    assert_eq!(node.revisions(), [9]);
+    manager.sign_for(HOUR);
+    manager.fall_behind(Duration::ZERO);
+    manager.stream().await;
+    node.until("no alarm", |status| status.alarms.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_by_less_than_a_certificate_lasts_renews_once() {
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager_with(4 * HOUR).await;
+    manager.fall_behind(3 * HOUR);
+    let node = cluster.node(&[&manager.address], |settings| settings.report_interval = Time::millis(50));
+    let _due = manager.stream().await;
+    let mut stream = manager.stream().await;
+    node.until("the alarm", |status| {
+        status.alarms.get(&Alarm::Renewal).is_some_and(|text| text.contains("set the clock"))
+    })
+    .await;
+    // It goes on with what it has, report after report.
+    stream.send(beat()).await;
+    for _ in 0..10 {
+        stream.report().await;
+    }
+    assert_eq!(manager.signed(), (1, 1));
 }
