@@ -91,7 +91,7 @@ async fn serve(args: &Up, mut settings: UpFile) -> anyhow::Result<()> {
         gateway.stop().await;
         control.stop().await;
     };
-    signals.see_out(ending, Some(&logs)).await;
+    signals.see_out(Box::pin(ending), Some(&logs)).await;
     Ok(())
 }
 
