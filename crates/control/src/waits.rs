@@ -1,7 +1,8 @@
 //! Requests that wait for nodes (`?wait=`), and how many of them there may be.
 //!
 //! What must stay true: whoever waits holds a connection, so those who do are bounded, for each key and for all of them
-//! together; what is left of the connections serves requests that do not wait.
+//! together; what is left of the connections serves requests that do not wait. None of them makes room for another, unlike
+//! connections ([`milecastle_places`]): each was promised an answer.
 
 use http::StatusCode;
 use std::collections::HashMap;

@@ -4,7 +4,6 @@
 
 mod pauses;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,13 +13,14 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use hyper_util::rt::TokioIo;
+use milecastle_places::Places;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
@@ -165,11 +165,11 @@ async fn accept(
     given_up: Arc<dyn Fn(GivenUp) + Send + Sync>,
     sender: mpsc::Sender<ServerStream>,
 ) {
-    let mut handshakes = Handshakes::default();
+    let places = Places::new(limits.most, limits.place);
+    // Dropped, they end.
+    let mut handshakes = JoinSet::new();
     loop {
-        if handshakes.make_room(&limits).await {
-            given_up(GivenUp::Place);
-        }
+        while handshakes.try_join_next().is_some() {}
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = sender.closed() => return,
@@ -182,57 +182,32 @@ async fn accept(
                 continue;
             }
         };
+        let place = tokio::select! {
+            place = places.take() => place,
+            () = sender.closed() => return,
+        };
         let (acceptor, sender, given_up) = (acceptor.clone(), sender.clone(), given_up.clone());
-        handshakes.begin(async move {
-            match timeout(limits.timeout, handshake(acceptor, stream, address)).await {
-                // A closed channel: the server is shutting down, and the connection goes with it.
-                Ok(Ok(stream)) => drop(sender.send(stream).await),
-                // Probes of load balancers connect and go.
-                Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    tracing::debug!(%address, %error, "TLS handshake broken off");
+        handshakes.spawn(async move {
+            let shaken = async {
+                match timeout(limits.timeout, handshake(acceptor, stream, address)).await {
+                    // A closed channel: the server is shutting down, and the connection goes with it.
+                    Ok(Ok(stream)) => drop(sender.send(stream).await),
+                    // Probes of load balancers connect and go.
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        tracing::debug!(%address, %error, "TLS handshake broken off");
+                    }
+                    Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake failed"),
+                    Err(_) => {
+                        given_up(GivenUp::Timeout);
+                        tracing::info!(%address, "TLS handshake took too long");
+                    }
                 }
-                Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake failed"),
-                Err(_) => {
-                    given_up(GivenUp::Timeout);
-                    tracing::info!(%address, "TLS handshake took too long");
-                }
+            };
+            tokio::select! {
+                () = shaken => {}
+                () = place.cut() => given_up(GivenUp::Place),
             }
         });
-    }
-}
-
-/// The handshakes under way. Dropped, they end.
-#[derive(Default)]
-struct Handshakes {
-    tasks: JoinSet<()>,
-    /// When each began, oldest first; some have ended.
-    begun: VecDeque<(Instant, AbortHandle)>,
-}
-
-impl Handshakes {
-    /// Waits until one more may begin; ends the oldest if need be, and says whether it did.
-    async fn make_room(&mut self, limits: &HandshakeLimits) -> bool {
-        while self.tasks.try_join_next().is_some() {}
-        if self.begun.len() < limits.most {
-            return false;
-        }
-        self.begun.retain(|(_, handshake)| !handshake.is_finished());
-        while self.begun.len() >= limits.most {
-            let Some((began, oldest)) = self.begun.front() else { return false };
-            tokio::select! {
-                () = sleep_until(*began + limits.place) => {
-                    oldest.abort();
-                    self.begun.pop_front();
-                    return true;
-                }
-                _ = self.tasks.join_next() => self.begun.retain(|(_, handshake)| !handshake.is_finished()),
-            }
-        }
-        false
-    }
-
-    fn begin(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
-        self.begun.push_back((Instant::now(), self.tasks.spawn(handshake)));
     }
 }
 

@@ -14,18 +14,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use milecastle_places::Places;
 use milecastle_settings::Gateway;
 use milecastle_telemetry::metrics::{Counter, Family, MetricError, Options, Registry};
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
 
 /// An answer of a side server.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -139,10 +137,11 @@ impl SideServer {
         A: Future<Output = Answer> + Send + 'static,
     {
         let SideListener { addr, sockets, gate, limits } = listener;
-        let (answer, places, leaving) = (Arc::new(answer), Arc::new(Places::new(limits)), Arc::<AtomicBool>::default());
+        let (answer, leaving) = (Arc::new(answer), Arc::<AtomicBool>::default());
+        let places = Places::new(limits.connections, limits.place);
         let accept = |socket| {
-            let (mut gate, served) =
-                (gate.clone(), serve(socket, answer.clone(), Arc::clone(&places), leaving.clone()));
+            let served = serve(socket, answer.clone(), limits.clone(), places.clone(), leaving.clone());
+            let mut gate = gate.clone();
             tokio::spawn(async move {
                 gate.passed().await;
                 served.await;
@@ -169,8 +168,13 @@ impl Drop for SideServer {
     }
 }
 
-async fn serve<F, A>(listener: TcpListener, answer: Arc<F>, places: Arc<Places>, leaving: Arc<AtomicBool>)
-where
+async fn serve<F, A>(
+    listener: TcpListener,
+    answer: Arc<F>,
+    limits: SideLimits,
+    places: Arc<Places>,
+    leaving: Arc<AtomicBool>,
+) where
     F: Fn(&Request<Incoming>) -> A + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
 {
@@ -184,21 +188,21 @@ where
                 continue;
             }
         };
-        places.make_room().await;
-        let (answer, place, leaving) = (answer.clone(), places.take(), leaving.clone());
+        let place = places.take().await;
+        let (answer, limits, leaving) = (answer.clone(), limits.clone(), leaving.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                place.renew();
+                let busy = place.busy();
                 let (answer, leaving) = (answer(&request), leaving.clone());
                 async move {
                     let mut answer = answer.await;
+                    drop(busy);
                     if leaving.load(Ordering::Acquire) {
                         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
                     Ok::<_, Infallible>(answer)
                 }
             });
-            let limits = &place.places.limits;
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
             builder.max_buf_size(limits.header_bytes);
@@ -211,87 +215,9 @@ where
                         limits.ended.with(&["head_time"]).inc();
                     }
                 },
-                () = place.cut.notified() => {}
+                () = place.cut() => limits.ended.with(&["place"]).inc(),
             }
         });
-    }
-}
-
-/// The connections there are, by when each was last heard of: a number that grows.
-struct Places {
-    limits: SideLimits,
-    taken: Mutex<BTreeMap<u64, Taken>>,
-    heard: AtomicU64,
-}
-
-/// What is known of a connection.
-struct Taken {
-    heard: Instant,
-    cut: Arc<Notify>,
-}
-
-/// A connection's place, until it is dropped or cut.
-struct Place {
-    places: Arc<Places>,
-    number: AtomicU64,
-    cut: Arc<Notify>,
-}
-
-impl Places {
-    fn new(limits: SideLimits) -> Self {
-        Self { limits, taken: Mutex::default(), heard: AtomicU64::default() }
-    }
-
-    /// Waits until there is a place for one more; the connection that was silent for longest is cut if there is none else.
-    async fn make_room(&self) {
-        while let Some(until) = self.kept_until() {
-            sleep_until(until).await;
-        }
-    }
-
-    /// Until when no place can be made; `None` if there is one.
-    fn kept_until(&self) -> Option<Instant> {
-        let mut taken = self.lock();
-        if taken.len() < self.limits.connections {
-            return None;
-        }
-        let longest = taken.first_entry()?;
-        let until = longest.get().heard + self.limits.place;
-        if until > Instant::now() {
-            return Some(until);
-        }
-        longest.remove().cut.notify_one();
-        self.limits.ended.with(&["place"]).inc();
-        None
-    }
-
-    /// A place for a connection that has come.
-    fn take(self: &Arc<Self>) -> Place {
-        let (number, cut) = (self.heard.fetch_add(1, Ordering::Relaxed), Arc::<Notify>::default());
-        self.lock().insert(number, Taken { heard: Instant::now(), cut: cut.clone() });
-        Place { places: self.clone(), number: number.into(), cut }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Taken>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Place {
-    /// The connection was heard of, unless it is being cut.
-    fn renew(&self) {
-        let mut taken = self.places.lock();
-        if let Some(Taken { cut, .. }) = taken.remove(&self.number.load(Ordering::Relaxed)) {
-            let number = self.places.heard.fetch_add(1, Ordering::Relaxed);
-            self.number.store(number, Ordering::Relaxed);
-            taken.insert(number, Taken { heard: Instant::now(), cut });
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.places.lock().remove(&self.number.load(Ordering::Relaxed));
     }
 }
 

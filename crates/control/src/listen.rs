@@ -6,8 +6,6 @@
 //! - Whoever only holds on to connections keeps nobody out: the one that has waited longest for a request makes room.
 //! - A connection without a request holds no more than a head.
 
-mod waiting;
-
 use crate::health::Readiness;
 use axum::Router;
 use axum::body::Body;
@@ -18,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use milecastle_places::{Place, Places};
 use milecastle_settings::HttpLimits;
 use milecastle_telemetry::metrics::{Counter, Family, MetricError, Options, Registry};
 use std::convert::Infallible;
@@ -26,9 +25,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tower::Service;
-use waiting::{Seat, Waiting};
 
 /// Pause after a failed accept, which mostly means that descriptors have run out.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -78,12 +76,10 @@ pub(crate) struct Ending {
 /// Serves until `stop` turns true, then lets connections end.
 pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch::Receiver<bool>, ending: Ending) {
     let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(served.limits.connections as usize));
+    let places = Places::new(served.limits.connections as usize, Duration::ZERO);
     let stopping = stop.clone();
-    let waiting = Arc::<Waiting>::default();
-    let start = |stream, peer, permit: Option<OwnedSemaphorePermit>| {
-        let seat = waiting.seat();
-        let connection = graceful.watch(connection(stream, peer, served.clone(), stopping.clone(), seat.clone()));
+    let start = |stream, peer, place: Arc<Place>| {
+        let connection = graceful.watch(connection(stream, peer, served.clone(), stopping.clone(), place.clone()));
         let count = served.ended.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -95,12 +91,11 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch
                     }
                     tracing::debug!(%peer, %error, "a connection ended early");
                 },
-                () = seat.cut() => {
+                () = place.cut() => {
                     count.count("place");
                     tracing::debug!(%peer, "a connection that waited for long made room for another one");
                 }
             }
-            drop(permit);
         });
     };
     loop {
@@ -110,14 +105,11 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch
         };
         match accepted {
             Ok((stream, peer)) => {
-                if room.available_permits() == 0 {
-                    waiting.make_room();
-                }
-                let permit = tokio::select! {
-                    permit = room.clone().acquire_owned() => permit.ok(),
-                    _ = stop.wait_for(|stop| *stop) => None,
+                let place = tokio::select! {
+                    place = places.take() => place,
+                    _ = stop.wait_for(|stop| *stop) => places.take_beyond(),
                 };
-                start(stream, peer, permit);
+                start(stream, peer, place);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -126,7 +118,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch
         }
     }
     for (stream, peer) in queued(listener) {
-        start(stream, peer, None);
+        start(stream, peer, places.take_beyond());
     }
     tokio::time::sleep(ending.last_call).await;
     if tokio::time::timeout(ending.drain, graceful.shutdown()).await.is_err() {
@@ -160,7 +152,7 @@ fn connection(
     peer: SocketAddr,
     served: Served,
     stopping: watch::Receiver<bool>,
-    seat: Arc<Seat>,
+    place: Arc<Place>,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "small packets may be delayed");
@@ -169,7 +161,7 @@ fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer.ip()));
-        let busy = seat.busy();
+        let busy = place.busy();
         let (Served { mut router, readiness, .. }, stopping) = (served.clone(), stopping.clone());
         async move {
             let mut answer = router.call(request).await?;
