@@ -33,8 +33,10 @@ impl fmt::Display for Origin {
 }
 
 /// The first record of each file: whose configuration, and at which position.
+///
+/// Members that this version does not know are overlooked, so that an operator can go back to it from a later one. What must not be
+/// overlooked takes another version of the layout (`file`).
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Head {
     origin: Origin,
     lineage: String,

@@ -1,7 +1,7 @@
 //! Damaged, moved and foreign files: an older good configuration or none, never a wrong one, never a panic.
 
 use super::super::directory;
-use super::super::file::{Kind, StateKey};
+use super::super::file::{Kind, Reader, StateKey, Writer};
 use super::super::generation::{self, find};
 use super::{Node, State4, eager, home, origin, state_of};
 use crate::node::tests::compiler;
@@ -248,6 +248,36 @@ impl Damage {
             }
         }
     }
+}
+
+/// What an operator finds who goes back to this version from a later one.
+#[tokio::test]
+async fn a_later_version_s_members_are_overlooked_and_its_layout_costs_a_generation() {
+    const NEWEST: u64 = 3;
+    let past = Past::new().await;
+    let key = StateKey::read(&past.settings).unwrap().unwrap();
+    let named = |kind| directory::path(Path::new(""), kind, NEWEST).display().to_string();
+    let checkpoint = named(Kind::Checkpoint);
+    let file = &past.files[&checkpoint];
+
+    let mut reader = Reader::open(&file[..], file.len() as u64, &key, Kind::Checkpoint, NEWEST).unwrap();
+    let mut head: serde_json::Value = serde_json::from_slice(&reader.next().unwrap().unwrap()).unwrap();
+    let objects = reader.next().unwrap().unwrap();
+    head["of_a_later_version"] = serde_json::json!({ "a": 1 });
+    let head = serde_json::to_vec(&head).unwrap();
+    let writer = Writer::begin(Vec::new(), &key, Kind::Checkpoint, NEWEST, head).unwrap().push(objects).unwrap();
+    let mut files = past.files.clone();
+    files.insert(checkpoint.clone(), writer.sink().clone());
+    assert_eq!(past.load(&files), past.states.last().cloned());
+
+    for name in [checkpoint, named(Kind::Changes)] {
+        let file = files.get_mut(&name).unwrap();
+        file[8] += 1;
+        let sum = crc32fast::hash(&file[..52]);
+        file[52..56].copy_from_slice(&sum.to_le_bytes());
+    }
+    // Five states of each generation.
+    assert_eq!(past.load(&files), Some(past.states[9].clone()));
 }
 
 #[tokio::test]
