@@ -17,6 +17,7 @@ fn cluster() -> Cluster {
     let mut cluster = Cluster::new();
     if !full() {
         cluster.for_control.push(("MILECASTLE__DP_MANAGER__STREAM__SILENCE", "4s"));
+        cluster.for_control.push(("MILECASTLE__DP_MANAGER__STREAM__NODE_REPORT_INTERVAL", "1s"));
         cluster.for_gateways.push(("MILECASTLE__CONTROL_PLANE__SILENCE", "3s"));
     }
     cluster

@@ -9,7 +9,6 @@
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest;
@@ -22,6 +21,7 @@ use milecastle_store::{Actor, ActorKind, Backoff, Session, SessionLimits, Store,
 use crate::admin::access;
 use crate::admin::query::Query;
 use crate::keys::{self, Keyring};
+use crate::passwords::Hashing;
 use crate::refusals::Refusals;
 use crate::rights::{Login, Need, Place, Principal, PrincipalKind, Refused};
 
@@ -30,9 +30,6 @@ const TOKEN: &str = "mcat_";
 
 /// Name of the cookie of a session.
 pub(crate) const SESSION: &str = "milecastle_session";
-
-/// How long the first login has to wait that comes after too many failures.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// The header that proves that a request with the cookie was meant.
 const CSRF: &str = "x-csrf-token";
@@ -45,6 +42,7 @@ pub(crate) struct Callers {
     pub(crate) store: Store,
     pub(crate) keyring: Keyring,
     pub(crate) access: Access,
+    pub(crate) hashing: Hashing,
     pub(crate) refusals: Arc<Refusals>,
 }
 
@@ -192,9 +190,10 @@ impl Callers {
 
     /// Whose failures count when somebody logs in.
     pub(crate) fn subjects(&self, account: &str, address: &str) -> [(Subject, Backoff); 2] {
-        let Access { login_failures, login_failures_of_address, login_wait_max, login_memory, .. } = &self.access;
-        let (most, memory) = (login_wait_max.get(), login_memory.get());
-        let backoff = |free| Backoff { free, first: FIRST_WAIT, most, memory };
+        let Access { login_failures, login_failures_of_address, .. } = &self.access;
+        let Access { login_wait_min, login_wait_max, login_memory, .. } = &self.access;
+        let (first, most, memory) = (login_wait_min.get(), login_wait_max.get(), login_memory.get());
+        let backoff = |free| Backoff { free, first, most, memory };
         [
             (Subject::Account(account.to_owned()), backoff(*login_failures)),
             (Subject::Address(address.to_owned()), backoff(*login_failures_of_address)),

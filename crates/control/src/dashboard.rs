@@ -1,6 +1,7 @@
 //! The dashboard: its listeners, and what is served on them.
 
 use crate::admin::AdminApi;
+use crate::admin::body::BodyLimits;
 use crate::api::Api;
 use crate::callers::Callers;
 use crate::clock::Clock;
@@ -9,12 +10,13 @@ use crate::health::Readiness;
 use crate::keys::Keyring;
 use crate::listen::{self, Ended, Ending, Served};
 use crate::pages::{self, Site};
+use crate::passwords::Hashing;
 use crate::refusals::Refusals;
 use crate::state::State;
 use crate::waits::Waits;
 use axum::Router;
 use milecastle_settings as settings;
-use milecastle_settings::{ControlShutdown, Peers, Time};
+use milecastle_settings::{ControlShutdown, Database, Peers, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Maintenance, StoreError};
 use milecastle_telemetry::metrics::{MetricError, Options, Registry};
@@ -139,7 +141,8 @@ impl Opening {
         let keyring = Keyring::load(store.clone(), &settings.admin.admin_key).await?;
         let refusals = Arc::new(Refusals::new(store.clone(), settings.access.refusals_most as usize));
         let access = settings.access.clone();
-        let callers = Arc::new(Callers { store, keyring, access, refusals: refusals.clone() });
+        let hashing = Hashing::new(settings.access.password_hashes);
+        let callers = Arc::new(Callers { store, keyring, access, hashing, refusals: refusals.clone() });
         let help = "Requests to the Admin API that were answered.";
         let answers = metrics.counter("admin_requests_total", help, &["method", "status"], Options::default())?;
         let help = "Revision of a gateway group that this process shows.";
@@ -155,7 +158,7 @@ impl Opening {
             callers: callers.clone(),
             clock: clock.clone(),
             key_required: admin.admin_key_required,
-            max_body: admin.max_body.as_len(),
+            body_limits: BodyLimits::new(admin, admin.max_body),
             max_wait: admin.max_wait.get(),
             waits: waits.clone(),
             allowed: admin.allow_admin_on_dashboard.as_slice().into(),
@@ -194,7 +197,7 @@ impl Dashboard {
         parts: Parts,
         maintenance: watch::Receiver<Option<Maintenance>>,
     ) -> Result<Self, StartError> {
-        let readiness = Readiness::starting();
+        let readiness = Readiness::starting(Database::default().probe_timeout);
         let store = parts.state.store().clone();
         let last_call = ControlShutdown::default().last_call;
         let opening = Opening::listen(settings, last_call, &readiness, &parts.metrics).await?;

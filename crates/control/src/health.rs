@@ -16,15 +16,15 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How long the database may take to give a sign of life before the process counts as not ready.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// How long an answer that is under way may still take when a [`Probes`] listener stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// What `/readyz` says of a process: shared by all that it serves.
 #[derive(Clone)]
-pub struct Readiness(Arc<RwLock<Phase>>);
+pub struct Readiness {
+    phase: Arc<RwLock<Phase>>,
+    probe_timeout: Duration,
+}
 
 #[derive(Clone)]
 enum Phase {
@@ -37,9 +37,10 @@ enum Phase {
 }
 
 impl Readiness {
-    /// Of a process that has just started.
-    pub fn starting() -> Self {
-        Self(Arc::new(RwLock::new(Phase::Waiting("starting".to_owned()))))
+    /// Of a process that has just started; `probe_timeout` is [`milecastle_settings::Database::probe_timeout`].
+    pub fn starting(probe_timeout: Time) -> Self {
+        let phase = Arc::new(RwLock::new(Phase::Waiting("starting".to_owned())));
+        Self { phase, probe_timeout: probe_timeout.get() }
     }
 
     /// The process waits for something: `why` says for what, and what to do about it.
@@ -58,7 +59,7 @@ impl Readiness {
     }
 
     fn set(&self, phase: Phase) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = phase;
+        *self.phase.write().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
     /// Whether clients should go to another process, although this one still serves.
@@ -76,7 +77,7 @@ impl Readiness {
     }
 
     fn phase(&self) -> Phase {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.phase.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why the process cannot serve now; `None` if it can.
@@ -95,10 +96,10 @@ impl Readiness {
         if let Some(release) = &*store.outdated().borrow() {
             return Some(StoreError::Outdated { release: release.clone() }.to_string());
         }
-        match tokio::time::timeout(PATIENCE, store.ping()).await {
+        match tokio::time::timeout(self.probe_timeout, store.ping()).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("the database does not answer in time".to_owned()),
+            Err(_) => Some("the database does not answer in time (database.probe_timeout)".to_owned()),
         }
     }
 }

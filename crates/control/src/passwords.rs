@@ -9,7 +9,7 @@ use argon2::{Argon2, Params};
 use aws_lc_rs::rand;
 use milecastle_store::{Actor, NewPassword, RoleGrant, Store, StoreError};
 use milecastle_telemetry::Secret;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::rights::Role;
 
@@ -19,15 +19,10 @@ const LONGEST: usize = 256;
 /// Name of the first account.
 pub const FIRST_ACCOUNT: &str = "admin";
 
-/// Passwords hashed at once: each takes 19 MiB and a processor for some tens of milliseconds.
-const AT_ONCE: usize = 2;
-
 /// Of passwords that are made: letters and digits that nobody takes for one another, five at a time.
 const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 const PARTS: usize = 4;
 const LETTERS_OF_A_PART: usize = 5;
-
-static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(AT_ONCE)));
 
 /// What stands for the password of an account that is not there.
 static OF_NOBODY: LazyLock<String> = LazyLock::new(|| hashed(&generate_password()));
@@ -88,19 +83,38 @@ pub async fn bootstrap_account(store: &Store) -> Result<Option<Secret<String>>, 
     Ok(made.then_some(password))
 }
 
-/// What is kept of a password: a PHC string.
+/// What is kept of a password: a PHC string. For whoever is not asked by strangers; requests have [`Hashing`].
 pub async fn hash_password(password: Secret<String>) -> String {
-    beside(move || hashed(&password)).await
+    beside(None, move || hashed(&password)).await
 }
 
-/// Whether a password is the one of which `kept` was kept; `None`: there is no such account.
-pub(crate) async fn verify(password: Secret<String>, kept: Option<String>) -> bool {
-    beside(move || {
-        let kept = kept.as_deref();
-        let matches = hasher().verify_password(password.reveal().as_bytes(), kept.unwrap_or(&OF_NOBODY)).is_ok();
-        matches && kept.is_some()
-    })
-    .await
+/// Hashes the passwords that requests bring, for few of them at a time.
+pub(crate) struct Hashing(Arc<Semaphore>);
+
+impl Hashing {
+    /// `at_once` is [`milecastle_settings::Access::password_hashes`].
+    pub(crate) fn new(at_once: u32) -> Self {
+        Self(Arc::new(Semaphore::new(at_once as usize)))
+    }
+
+    /// As [`hash_password`].
+    pub(crate) async fn hash(&self, password: Secret<String>) -> String {
+        beside(self.place().await, move || hashed(&password)).await
+    }
+
+    /// Whether a password is the one of which `kept` was kept; `None`: there is no such account.
+    pub(crate) async fn verify(&self, password: Secret<String>, kept: Option<String>) -> bool {
+        beside(self.place().await, move || {
+            let kept = kept.as_deref();
+            let matches = hasher().verify_password(password.reveal().as_bytes(), kept.unwrap_or(&OF_NOBODY)).is_ok();
+            matches && kept.is_some()
+        })
+        .await
+    }
+
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Some(self.0.clone().acquire_owned().await.expect("the semaphore is never closed"))
+    }
 }
 
 fn hashed(password: &Secret<String>) -> String {
@@ -114,9 +128,11 @@ fn hasher() -> Argon2<'static> {
     Argon2::from(Params::default())
 }
 
-/// Does it off the runtime's threads, for few at a time.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let place = PLACES.clone().acquire_owned().await.expect("the semaphore is never closed");
+/// Does it off the runtime's threads. The place is taken until it is done, also where nobody waits for that any more.
+async fn beside<T: Send + 'static>(
+    place: Option<OwnedSemaphorePermit>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let done = tokio::task::spawn_blocking(move || {
         let done = work();
         drop(place);
@@ -146,10 +162,11 @@ mod tests {
         let (one, other) = (generate_password(), generate_password());
         assert_ne!(one.reveal(), other.reveal());
         assert_eq!(check_password(one.reveal(), 23), Ok(()));
-        let kept = hash_password(one.clone()).await;
+        let hashing = Hashing::new(1);
+        let kept = hashing.hash(one.clone()).await;
         assert!(kept.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{kept}");
-        assert!(verify(one.clone(), Some(kept.clone())).await);
-        assert!(!verify(other, Some(kept)).await);
-        assert!(!verify(one, None).await);
+        assert!(hashing.verify(one.clone(), Some(kept.clone())).await);
+        assert!(!hashing.verify(other, Some(kept)).await);
+        assert!(!hashing.verify(one, None).await);
     }
 }

@@ -49,7 +49,7 @@ impl ControlPlane {
     /// A listener, the sealing key, or a database that is not to be had by waiting: each says what to do.
     pub(crate) async fn start(settings: ControlSettings<'_>) -> anyhow::Result<Self> {
         let key = sealing_key(&settings.replica.sealing, settings.sealing_key_file.clone())?;
-        let readiness = Readiness::starting();
+        let readiness = Readiness::starting(settings.replica.database.probe_timeout);
         let metrics = Arc::new(metrics::Registry::default());
         let last_call = settings.replica.shutdown.last_call;
         let opening = match settings.dashboard {

@@ -139,6 +139,8 @@ pub(crate) struct ClientLimits {
     /// Of one HTTP/2 connection in a second: requests that are cancelled, and frames that carry nothing of a request.
     pub(crate) cancels: u32,
     pub(crate) control_frames: u32,
+    /// Bytes of one answer over HTTP/2 that may wait for the client.
+    pub(crate) send_buffer: usize,
 }
 
 /// How paths are brought into their normal form.
@@ -159,6 +161,8 @@ pub(crate) struct TlsOffer {
     pub(crate) ciphers: String,
     pub(crate) fallback_sni: Option<String>,
     pub(crate) tickets: bool,
+    /// Sessions that are remembered for each ssl object.
+    pub(crate) sessions: usize,
 }
 
 /// Settings of the data plane.
@@ -182,6 +186,8 @@ pub struct GatewayConfig {
     /// Client connections of one worker; 0 is no limit.
     pub(crate) connections: u32,
     pub(crate) retry_body: usize,
+    /// What of a body is read for the conditions of routes.
+    pub(crate) matched_body: usize,
     /// Pipes of a worker.
     pub(crate) pipes: usize,
     /// Points of one ring of a consistent hash.
@@ -214,6 +220,10 @@ pub(crate) struct DnsConfig {
     max_ttl: Duration,
     /// How long every answer holds; `None`: as long as it says.
     valid: Option<Duration>,
+    /// How much longer an answer is used while fresh ones cannot be had.
+    pub(crate) stale: Duration,
+    /// How long a failed look-up is remembered.
+    pub(crate) failed: Duration,
 }
 
 impl DnsConfig {
@@ -282,6 +292,7 @@ impl GatewayConfig {
                 pending_resets: limits.http2_pending_resets as usize,
                 cancels: limits.http2_cancels,
                 control_frames: limits.http2_control_frames,
+                send_buffer: limits.http2_send_buffer.as_len(),
             },
             upstream: Limits {
                 head_bytes: limits.upstream_header_bytes.as_len(),
@@ -306,6 +317,7 @@ impl GatewayConfig {
             idle_connections: (settings.upstream_pool.idle_connections as usize).div_ceil(workers),
             connections: limits.connections.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX)),
             retry_body: limits.retry_body.as_len(),
+            matched_body: limits.matched_body.as_len(),
             pipes: limits.pipes as usize,
             ring_points: limits.hash_ring_points.into(),
             keepalive: Keep {
@@ -334,6 +346,7 @@ impl GatewayConfig {
                 ciphers: apisix.ssl.ssl_ciphers.clone(),
                 fallback_sni: apisix.ssl.fallback_sni.clone(),
                 tickets: apisix.ssl.ssl_session_tickets,
+                sessions: apisix.ssl.ssl_session_cache as usize,
             },
             show_upstream_status: apisix.show_upstream_status_in_response_header,
             server_header: server.unwrap_or(HeaderValue::from_static("Milecastle")),
@@ -355,6 +368,8 @@ impl GatewayConfig {
                 min_ttl: settings.dns.min_ttl.get(),
                 max_ttl: settings.dns.max_ttl.get(),
                 valid: apisix.dns_resolver_valid.map(milecastle_settings::Time::get),
+                stale: settings.dns.stale_ttl.get(),
+                failed: settings.dns.error_ttl.get(),
             },
         })
     }

@@ -11,11 +11,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Answers are used this much longer than they hold while fresh ones cannot be had.
-const STALE_FOR: Duration = Duration::from_secs(300);
-/// How long a failed look-up is remembered.
-const FAILED_FOR: Duration = Duration::from_secs(1);
-
 /// What is known of a name.
 #[derive(Clone)]
 struct Entry {
@@ -44,7 +39,7 @@ impl Resolver {
     pub(crate) async fn resolve(self: &Arc<Self>, name: &Arc<str>, now: Instant) -> Arc<[IpAddr]> {
         match self.known(name) {
             Some(entry) if entry.until > now => entry.addresses,
-            Some(entry) if !entry.addresses.is_empty() && entry.until + STALE_FOR > now => {
+            Some(entry) if !entry.addresses.is_empty() && entry.until + self.config.stale > now => {
                 self.look_up(name);
                 entry.addresses
             }
@@ -98,18 +93,17 @@ impl Resolver {
     }
 
     fn store(&self, name: &Arc<str>, addresses: Arc<[IpAddr]>, ttl: Option<Duration>) {
-        let now = Instant::now();
+        let (now, stale) = (Instant::now(), self.config.stale);
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         // A failure does not push a usable old answer out.
         if addresses.is_empty()
-            && let Some(old) =
-                entries.get_mut(name).filter(|old| !old.addresses.is_empty() && old.until + STALE_FOR > now)
+            && let Some(old) = entries.get_mut(name).filter(|old| !old.addresses.is_empty() && old.until + stale > now)
         {
             old.until = old.until.max(now);
             return;
         }
-        entries.retain(|_, entry| entry.until + STALE_FOR > now);
-        let holds = if addresses.is_empty() { FAILED_FOR } else { self.config.holds(ttl) };
+        entries.retain(|_, entry| entry.until + stale > now);
+        let holds = if addresses.is_empty() { self.config.failed } else { self.config.holds(ttl) };
         entries.insert(name.clone(), Entry { addresses, until: now + holds });
     }
 }

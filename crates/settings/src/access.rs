@@ -17,16 +17,23 @@ pub struct Access {
     /// Characters of a new password at least, 6 to 128; one of them must be neither letter nor digit.
     #[schemars(range(min = 6, max = 128), extend("x-unit" = "characters"))]
     pub password_min_length: u32,
-    /// Logins of one account that may fail before the next one has to wait: 1 s, and twice as long after each further failure.
+    /// Logins of one account that may fail before the next one has to wait: `login_wait_min`, and twice as long after each further
+    /// failure.
     #[schemars(range(min = 1), extend("x-unit" = "logins"))]
     pub login_failures: u32,
     /// The same of one address, whatever the accounts.
     #[schemars(range(min = 1), extend("x-unit" = "logins"))]
     pub login_failures_of_address: u32,
-    /// The longest wait after a login that failed.
+    /// The first wait after too many logins that failed.
+    pub login_wait_min: Time,
+    /// The longest one; at least `login_wait_min`.
     pub login_wait_max: Time,
     /// After this long without an attempt, failures are forgotten.
     pub login_memory: Time,
+    /// Passwords that are hashed at a time, in whatever request: each takes 19 MiB of memory, and a processor for some tens of
+    /// milliseconds. Further ones wait.
+    #[schemars(range(min = 1, max = 1024), extend("x-unit" = "passwords"))]
+    pub password_hashes: u32,
     /// Refused calls and failed logins are counted by who, from where and what, and put into the audit log once in this time.
     pub refusals_every: Time,
     /// Kinds of them that are told apart within that time; what comes beyond is counted together.
@@ -40,14 +47,13 @@ pub struct Access {
 impl Access {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         let mut checks = checks.at("access");
-        for (key, time) in [
+        checks.above_zero(&[
             ("session_idle", self.session_idle),
             ("login_memory", self.login_memory),
             ("refusals_every", self.refusals_every),
-        ] {
-            if time.is_zero() {
-                checks.fault(key, "expected more than 0");
-            }
+        ]);
+        if self.login_wait_min.is_zero() || self.login_wait_min > self.login_wait_max {
+            checks.fault("login_wait_min", "expected more than 0 and no more than `access.login_wait_max`");
         }
         if self.session_max < self.session_idle {
             checks.fault("session_max", "expected at least `access.session_idle`");
@@ -63,8 +69,10 @@ impl Default for Access {
             password_min_length: 6,
             login_failures: 5,
             login_failures_of_address: 20,
+            login_wait_min: Time::secs(1),
             login_wait_max: Time::secs(60),
             login_memory: Time::secs(900),
+            password_hashes: 2,
             refusals_every: Time::secs(60),
             refusals_most: 100,
             trusted_proxies: Vec::new(),

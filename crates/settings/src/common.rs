@@ -71,7 +71,7 @@ pub struct HttpLimits {
     pub header_timeout: Time,
 }
 
-/// The database of the control plane. All but `dsn` concerns PostgreSQL alone.
+/// The database of the control plane. All but `dsn` and `probe_timeout` concerns PostgreSQL alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Database {
@@ -94,6 +94,9 @@ pub struct Database {
     /// How long one statement may run before the database ends it. Where it does not, as one that has vanished without a word,
     /// the statement is given up `acquire_timeout` and 2 s later, and its connection closed.
     pub statement_timeout: Time,
+    /// How long the database may take to give a sign of life before `/readyz` says 503. Shorter than what load balancers wait for
+    /// an answer of theirs.
+    pub probe_timeout: Time,
 }
 
 /// The key that seals private keys and credentials in the database.
@@ -220,6 +223,7 @@ impl Database {
             ("connect_timeout", self.connect_timeout),
             ("acquire_timeout", self.acquire_timeout),
             ("statement_timeout", self.statement_timeout),
+            ("probe_timeout", self.probe_timeout),
         ]);
         if self.retry_min.is_zero() || self.retry_min > self.retry_max {
             checks.fault("database.retry_min", "expected more than 0 and no more than `database.retry_max`");
@@ -335,6 +339,7 @@ impl Default for Database {
             retry_max: Time::secs(15),
             acquire_timeout: Time::secs(3),
             statement_timeout: Time::secs(30),
+            probe_timeout: Time::secs(2),
         }
     }
 }

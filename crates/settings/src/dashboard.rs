@@ -65,6 +65,11 @@ pub struct Admin {
     pub declarative: Declarative,
     /// Largest body of `PUT /apisix/admin/configs`, at least 1k.
     pub max_configs_body: Size,
+    /// How long a client may take to send the body of a request, to `/api` as well.
+    pub body_timeout: Time,
+    /// What of a body that is too large is read and dropped, so that a client that sends first and reads then gets to read its
+    /// answer; beyond it the connection is cut.
+    pub lingering_bytes: Size,
     /// Longest time that a read waits for the database to say what is newest, so that it shows what another replica has written. Where
     /// the database says nothing, the answer is what was heard of last. `0s`: always that, without asking.
     pub max_read_wait: Time,
@@ -144,6 +149,7 @@ impl Dashboard {
                 checks.fault(key, "expected at least 1k: a smaller body holds no real object");
             }
         }
+        checks.at("admin").above_zero(&[("body_timeout", self.admin.body_timeout)]);
         self.limits.check(&mut checks.at("limits"));
         if self.admin.max_waits > self.limits.connections / 2 {
             checks.fault("admin.max_waits", "expected at most half of `limits.connections`");
@@ -194,6 +200,8 @@ impl Default for Admin {
             max_body: Size::kib(1536),
             declarative: Declarative::Beside,
             max_configs_body: Size::kib(128 << 10),
+            body_timeout: Time::secs(60),
+            lingering_bytes: Size::kib(64 << 10),
             max_read_wait: Time::millis(250),
             max_wait: Time::secs(30),
             max_waits: 1024,

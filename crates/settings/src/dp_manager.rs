@@ -65,6 +65,12 @@ pub struct DpLimits {
     pub join_bytes: Size,
     /// How long a call may take to be answered; of a stream, to be opened.
     pub call_timeout: Time,
+    /// How long a node may take to say who it is once its stream is open.
+    pub hello_timeout: Time,
+    /// Silence on a connection after which its peer is asked for a sign of life.
+    pub ping_interval: Time,
+    /// How long that may take before the connection is closed.
+    pub ping_timeout: Time,
     /// Handshakes under way. One more takes the place of the oldest (`why="handshake_place"`), so that peers who fall silent keep
     /// nobody out.
     #[schemars(range(min = 1), extend("x-unit" = "handshakes"))]
@@ -97,12 +103,29 @@ pub struct Stream {
     /// New streams admitted at once.
     #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub admit_burst: u32,
+    /// Longest time after which a node that is not admitted is told to come again, however many wait.
+    pub longest_wait: Time,
     /// Shortest time between two receipts written for one group: rows that tell where its nodes stand, for `?wait=`.
     pub receipt_interval: Time,
     /// Shortest time between two writes of what each node says, for lists of nodes on other replicas.
     pub report_interval: Time,
+    /// How often nodes are asked to report their state; 0s leaves it to `control_plane.report_interval` of their own files.
+    pub node_report_interval: Time,
     /// Silence after which a node's stream is closed.
     pub silence: Time,
+    /// Pause before a node that refused a step, or holds something else than it should, gets a snapshot for the second time
+    /// without having been well for `heal_max` in between; doubled each time.
+    pub heal_min: Time,
+    /// Longest such pause, and the pause after what only an operator can mend.
+    pub heal_max: Time,
+    /// Earlier revisions of each group that are kept in memory, so that nodes which are behind get deltas without the database
+    /// being asked.
+    #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "revisions"))]
+    pub past_revisions: u32,
+    /// What these may keep in memory of objects that were replaced or deleted since, for each group, the newest revision's aside.
+    pub past_bytes: Size,
+    /// How long the packed snapshot of a group is kept in memory after a node asked for it last.
+    pub snapshot_idle: Time,
 }
 
 impl DpManager {
@@ -136,6 +159,15 @@ impl DpManager {
         if self.stream.silence <= self.stream.beat {
             checks.fault("stream.silence", "expected more than `stream.beat`, and than `report_interval` of the nodes");
         }
+        if self.stream.silence <= self.stream.node_report_interval {
+            checks.fault("stream.node_report_interval", "expected less than `stream.silence`");
+        }
+        if self.stream.heal_min.is_zero() || self.stream.heal_min > self.stream.heal_max {
+            checks.fault("stream.heal_min", "expected more than 0 and no more than `stream.heal_max`");
+        }
+        checks
+            .at("stream")
+            .above_zero(&[("longest_wait", self.stream.longest_wait), ("snapshot_idle", self.stream.snapshot_idle)]);
     }
 }
 
@@ -148,6 +180,9 @@ impl DpLimits {
         }
         checks.above_zero(&[
             ("call_timeout", self.call_timeout),
+            ("hello_timeout", self.hello_timeout),
+            ("ping_interval", self.ping_interval),
+            ("ping_timeout", self.ping_timeout),
             ("handshake_timeout", self.handshake_timeout),
             ("guest_life", self.guest_life),
         ]);
@@ -202,6 +237,9 @@ impl Default for DpLimits {
             header_bytes: Size::kib(16),
             join_bytes: Size::kib(8),
             call_timeout: Time::secs(30),
+            hello_timeout: Time::secs(10),
+            ping_interval: Time::secs(10),
+            ping_timeout: Time::secs(10),
             handshakes: 1024,
             handshake_place: Time::secs(1),
             handshake_timeout: Time::secs(10),
@@ -224,9 +262,16 @@ impl Default for Stream {
             beat: Time::secs(1),
             admit_rate: 200,
             admit_burst: 400,
+            longest_wait: Time::secs(60),
             receipt_interval: Time::millis(250),
             report_interval: Time::secs(2),
+            node_report_interval: Time::secs(5),
             silence: Time::secs(20),
+            heal_min: Time::secs(1),
+            heal_max: Time::secs(60),
+            past_revisions: 256,
+            past_bytes: Size::kib(32 << 10),
+            snapshot_idle: Time::secs(60),
         }
     }
 }

@@ -4,6 +4,10 @@
 //! defaults, and the reference page `docs/configuration.md`. To add a key, add a field with a doc comment that tells what it
 //! is and its unit ([`Time`] and [`Size`] carry theirs), give it a default, and run `cargo xtask codegen`.
 //!
+//! What bounds the memory, places or time that others may take of a process, or how soon it notices and tries again, is a key;
+//! a constant is what a protocol or a file's layout says, the size of a buffer, the length of a name, and the pace of work that
+//! nobody outside sees.
+//!
 //! Invariants:
 //! - What a file leaves out is the type's `Default`; no other crate knows a default.
 //! - A loaded configuration is complete and checked; whoever reads it need not check again.

@@ -28,6 +28,7 @@ use crate::state::{Image, State};
 use crate::terms::Terms;
 use crate::waits::{Place, Waits};
 use axum::body::Body;
+use body::BodyLimits;
 use engine::{Call, Engine};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use milecastle_model::Kind;
@@ -55,8 +56,8 @@ pub(crate) struct AdminApi {
     key_required: bool,
     cors: bool,
     server: HeaderValue,
-    max_body: usize,
-    max_configs_body: usize,
+    body: BodyLimits,
+    configs_body: BodyLimits,
     declarative: Declarative,
     max_wait: Duration,
     waits: Waits,
@@ -93,8 +94,8 @@ impl AdminApi {
                 "" => HeaderValue::from_static(SERVER),
                 other => HeaderValue::try_from(other).expect("settings are checked when they are loaded"),
             },
-            max_body: settings.max_body.as_len(),
-            max_configs_body: settings.max_configs_body.as_len(),
+            body: BodyLimits::new(settings, settings.max_body),
+            configs_body: BodyLimits::new(settings, settings.max_configs_body),
             declarative: settings.declarative,
             max_wait: settings.max_wait.get(),
             waits,
@@ -164,13 +165,13 @@ impl AdminApi {
                 let text = format!("please use PUT method to reload the plugins, {method} method is not allowed.");
                 Reply::error(StatusCode::METHOD_NOT_ALLOWED, text)
             }
-            Target::ValidateSchema(collection) => match body::read_json(body, self.max_body).await {
+            Target::ValidateSchema(collection) => match self.body.read_json(body).await {
                 Ok(given) => describe::validate(&collection, &given.unwrap_or(Value::Null)),
                 Err(refused) => *refused,
             },
             Target::ValidateConfigs => {
                 let yaml = request.headers.get(header::CONTENT_TYPE).is_some_and(validate::is_yaml);
-                match (body::read(body, self.max_body).await, self.terms(&request).await) {
+                match (self.body.read(body).await.map_err(Box::<Reply>::from), self.terms(&request).await) {
                     (Ok(text), Ok((terms, image))) => validate::configs(terms.compiler(), &image, &text, yaml),
                     (Err(refused), _) | (_, Err(refused)) => *refused,
                 }
@@ -196,7 +197,7 @@ impl AdminApi {
         };
         let wait = self.wait(&request.query)?;
         let _place = self.place(wait, &request.caller.name)?;
-        let text = body::read(body, self.max_configs_body).await?;
+        let text = self.configs_body.read(body).await?;
         let yaml = asks(header::CONTENT_TYPE);
         let given = configs::Given { digest, text, yaml, actor: request.caller.actor };
         let reply = self.engine.configs_put(&group, given).await?;
@@ -235,7 +236,7 @@ impl AdminApi {
         if !matches!(typed, Typed::Resource(_)) && request.method != Method::GET {
             return Reply::error(StatusCode::NOT_FOUND, "not found");
         }
-        let body = match body::read_json(body, self.max_body).await {
+        let body = match self.body.read_json(body).await {
             Ok(body) => body,
             Err(refused) => return *refused,
         };

@@ -6,6 +6,7 @@ use milecastle_store::{GroupError, StoreError};
 use serde_json::{Map, Value, json};
 
 use super::json;
+use crate::admin::body::BodyError;
 use crate::waits::{self, Full};
 
 /// What a handler gives.
@@ -73,6 +74,23 @@ impl From<StoreError> for Failure {
             StoreError::Database(_) | StoreError::Corrupt(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
             }
+        }
+    }
+}
+
+impl From<BodyError> for Failure {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge { max, .. } => {
+                let message =
+                    format!("the body of the request is larger than the {max} bytes that are taken (admin.max_body)");
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+            }
+            BodyError::Slow => {
+                let message = "the body of the request did not arrive in time (admin.body_timeout)";
+                Self::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", message)
+            }
+            BodyError::Broken(error) => Self::bad("invalid_body", error.to_string()),
         }
     }
 }

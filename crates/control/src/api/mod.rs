@@ -24,7 +24,7 @@ mod tokens;
 mod users;
 
 use crate::admin::access;
-use crate::admin::body;
+use crate::admin::body::BodyLimits;
 use crate::admin::query::Query;
 use crate::callers::{Caller, Callers, FORGED, Stranger};
 use crate::dpm::Nodes;
@@ -63,7 +63,7 @@ pub(crate) struct Api {
     pub(crate) callers: Arc<Callers>,
     pub(crate) clock: Clock,
     pub(crate) key_required: bool,
-    pub(crate) max_body: usize,
+    pub(crate) body_limits: BodyLimits,
     pub(crate) max_wait: Duration,
     pub(crate) waits: Waits,
     /// Peers that may use it.
@@ -152,8 +152,7 @@ impl Api {
 
     /// The body of a request; what it leaves out has its default, and what it should not have is refused.
     async fn body<T: DeserializeOwned + Default>(&self, body: Body) -> Result<T, Failure> {
-        let text = body::read(body, self.max_body).await;
-        let text = text.map_err(|reply| Failure::bad("invalid_body", String::from_utf8_lossy(&reply.body).trim()))?;
+        let text = self.body_limits.read(body).await?;
         if text.is_empty() {
             return Ok(T::default());
         }

@@ -18,7 +18,7 @@ use super::groups::done;
 use super::{Api, Failure, Outcome, Site, Who, json};
 use crate::callers::{self, SESSION};
 use crate::listen::Peer;
-use crate::passwords::{check_password, hash_password, verify};
+use crate::passwords::check_password;
 use crate::rights::{Login, Principal, PrincipalKind};
 
 /// Media type of a login.
@@ -104,7 +104,7 @@ pub(super) async fn change_password(
     let unfit = check_password(new.reveal(), api.callers.access.password_min_length);
     unfit.map_err(|error| Failure::bad("unfit_password", error.to_string()).at("/new"))?;
     checked(&api, &who.name, old, (peer, &headers)).await?;
-    let password = NewPassword { hash: hash_password(new).await, must_change: false };
+    let password = NewPassword { hash: api.callers.hashing.hash(new).await, must_change: false };
     let update = AccountUpdate { password: Some(password), ..AccountUpdate::default() };
     api.by(&who).account_update(&who.name, &update, Some(&login.hash)).await?;
     tracing::info!(account = who.name, "password changed");
@@ -134,7 +134,7 @@ async fn checked(
         return Err(too_many(wait));
     }
     let kept = api.store().account_password_hash(name).await?;
-    if !verify(password, kept.clone()).await {
+    if !api.callers.hashing.verify(password, kept.clone()).await {
         failed(kept.is_some().then_some(name));
         tracing::info!(account = name, address, "a login failed");
         return Err(wrong());

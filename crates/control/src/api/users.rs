@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::groups::done;
 use super::roles::{granted, may_give};
 use super::{Api, Failure, Outcome, Site, Who, json};
-use crate::passwords::{check_password, generate_password, hash_password};
+use crate::passwords::{check_password, generate_password};
 use crate::rights::{Principal, PrincipalKind};
 
 /// Longest name, in bytes.
@@ -75,7 +75,7 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
     granted(&who, &roles)?;
     let made = password.is_none().then(generate_password);
     let password = match (password, &made) {
-        (None, Some(made)) => to_change(made.clone()).await,
+        (None, Some(made)) => to_change(&api, made.clone()).await,
         (chosen, _) => new_password(&api, chosen.unwrap_or_default()).await?,
     };
     if !api.by(&who).account_create(&name, &password, &roles).await? {
@@ -137,12 +137,12 @@ fn not_oneself(who: &Principal, name: &str) -> Result<(), Failure> {
 async fn new_password(api: &Api, chosen: Secret<String>) -> Result<NewPassword, Failure> {
     check_password(chosen.reveal(), api.callers.access.password_min_length)
         .map_err(|error| Failure::bad("unfit_password", error.to_string()).at("/password"))?;
-    Ok(to_change(chosen).await)
+    Ok(to_change(api, chosen).await)
 }
 
 /// A password that somebody else than its owner knows.
-async fn to_change(password: Secret<String>) -> NewPassword {
-    NewPassword { hash: hash_password(password).await, must_change: true }
+async fn to_change(api: &Api, password: Secret<String>) -> NewPassword {
+    NewPassword { hash: api.callers.hashing.hash(password).await, must_change: true }
 }
 
 async fn found(api: &Api, name: &str) -> Result<Account, Failure> {

@@ -3,11 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use milecastle_settings::Stream;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
-
-/// Whoever is sent away is told to come again within this time, however many wait.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The trailer that says when to come again.
 const RETRY_AFTER: &str = "retry-after-ms";
@@ -19,6 +17,8 @@ pub(super) struct Bucket {
     /// Tokens a second.
     rate: f64,
     burst: f64,
+    /// Whoever is sent away is told to come again within so many seconds, however many wait.
+    longest_wait: f64,
     level: Mutex<Level>,
 }
 
@@ -32,9 +32,10 @@ struct Level {
 
 impl Bucket {
     /// A full bucket.
-    pub(super) fn new(rate: u32, burst: u32, now: Instant) -> Self {
-        let (rate, burst) = (f64::from(rate.max(1)), f64::from(burst.max(1)));
-        Self { rate, burst, level: Mutex::new(Level { tokens: burst, waiting: 0.0, at: now }) }
+    pub(super) fn new(settings: &Stream, now: Instant) -> Self {
+        let (rate, burst) = (f64::from(settings.admit_rate), f64::from(settings.admit_burst));
+        let longest_wait = settings.longest_wait.get().as_secs_f64();
+        Self { rate, burst, longest_wait, level: Mutex::new(Level { tokens: burst, waiting: 0.0, at: now }) }
     }
 
     /// Takes a token, or says how long to stay away.
@@ -48,7 +49,7 @@ impl Bucket {
             level.tokens -= 1.0;
             return Ok(());
         }
-        level.waiting = (level.waiting + 1.0).min(LONGEST_WAIT.as_secs_f64() * self.rate);
+        level.waiting = (level.waiting + 1.0).min(self.longest_wait * self.rate);
         Err(Duration::from_secs_f64(level.waiting / self.rate))
     }
 
@@ -67,13 +68,20 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
+    use milecastle_settings::Time;
+
     use super::*;
+
+    fn bucket(admit_rate: u32, admit_burst: u32, now: Instant) -> Bucket {
+        let stream = Stream { admit_rate, admit_burst, longest_wait: Time::secs(60), ..Stream::default() };
+        Bucket::new(&stream, now)
+    }
 
     #[test]
     fn a_burst_then_the_rate_and_the_rest_spread_out() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let bucket = Bucket::new(10, 3, start);
+        let bucket = bucket(10, 3, start);
         for _ in 0..3 {
             assert_eq!(bucket.take(at(0)), Ok(()));
         }
@@ -90,15 +98,15 @@ mod tests {
 
     #[test]
     fn nobody_is_sent_away_for_long() {
-        let bucket = Bucket::new(1, 1, Instant::now());
+        let bucket = bucket(1, 1, Instant::now());
         let now = Instant::now();
         let longest = (0..1000).filter_map(|_| bucket.take(now).err()).max();
-        assert_eq!(longest, Some(LONGEST_WAIT));
+        assert_eq!(longest, Some(Duration::from_secs(60)));
     }
 
     #[test]
     fn the_trailer_says_when() {
-        let bucket = Bucket::new(1, 1, Instant::now());
+        let bucket = bucket(1, 1, Instant::now());
         assert!(bucket.admit("joins").is_ok());
         let status = bucket.admit("joins").unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);

@@ -25,9 +25,6 @@ use super::metrics::Metrics;
 use super::nodes::Nodes;
 use super::session::{Session, Start};
 
-/// How long the node may take to say `Hello`.
-const HELLO: Duration = Duration::from_secs(10);
-
 /// Messages that wait for the transport. The one that it works on comes on top, so a stream never holds more than three.
 const OUTBOX: usize = 2;
 
@@ -39,6 +36,8 @@ pub(super) struct ConfigService(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) settings: settings::Stream,
+    /// How long a node may take to say `Hello`.
+    pub(super) hello_timeout: Duration,
     pub(super) feeds: Feeds,
     pub(super) nodes: Nodes,
     pub(super) metrics: Arc<Metrics>,
@@ -104,7 +103,7 @@ impl ConfigService {
         let shared = &self.0;
         shared.away.turn_away()?;
         shared.admission.admit("streams")?;
-        let mut hello = match timeout(HELLO, inbox.message()).await {
+        let mut hello = match timeout(shared.hello_timeout, inbox.message()).await {
             Ok(Ok(Some(pb::NodeMessage { message: Some(Message::Hello(hello)) }))) => hello,
             Ok(Ok(_)) => return Err(Status::invalid_argument("the first message must be Hello")),
             Ok(Err(status)) => return Err(status),

@@ -5,21 +5,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use milecastle_settings as settings;
 use milecastle_store::{Changes, Store, StoreError};
 use milecastle_wire::{Digest, Frames, pack_snapshot, pb};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::head::{Head, History, Step};
+use super::head::{Head, History, Memory, Step};
 use crate::state::{Group, Image, State};
-
-/// A packed snapshot that nobody asked for this long is let go.
-const PACKED_IDLE: Duration = Duration::from_secs(60);
 
 /// All feeds of a DP manager, each made when the first node asks for it.
 pub(super) struct Feeds {
     state: Arc<State>,
+    memory: Memory,
+    snapshot_idle: Duration,
     /// Held while a feed is made, so that it is made once.
     by_group: Mutex<HashMap<Arc<str>, Arc<Feed>>>,
 }
@@ -28,6 +28,8 @@ pub(super) struct Feeds {
 pub(super) struct Feed {
     group: Arc<Group>,
     store: Store,
+    /// How long the packed snapshot is kept that nobody asks for.
+    snapshot_idle: Duration,
     head: watch::Sender<Arc<Head>>,
     supersedes: RwLock<Arc<[String]>>,
     /// Held while the database is asked, so that of many nodes that ask at once one does.
@@ -49,8 +51,9 @@ pub(super) struct Packed {
 }
 
 impl Feeds {
-    pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state, by_group: Mutex::default() }
+    pub(super) fn new(state: Arc<State>, settings: &settings::Stream) -> Self {
+        let memory = Memory { images: settings.past_revisions as usize, bytes: settings.past_bytes.as_len() };
+        Self { state, memory, snapshot_idle: settings.snapshot_idle.get(), by_group: Mutex::default() }
     }
 
     /// The feed of a group; `None` if there is no such group (or not here yet).
@@ -61,7 +64,7 @@ impl Feeds {
         if let Some(feed) = feeds.get(id).filter(|feed| Arc::ptr_eq(&feed.group, &group)) {
             return Ok(Some(feed.clone()));
         }
-        let feed = Feed::start(group, self.state.store().clone()).await?;
+        let feed = Feed::start(group, self.state.store().clone(), self.memory, self.snapshot_idle).await?;
         feeds.insert(feed.group.id().clone(), feed.clone());
         Ok(Some(feed))
     }
@@ -82,13 +85,19 @@ impl Feeds {
 }
 
 impl Feed {
-    async fn start(group: Arc<Group>, store: Store) -> Result<Arc<Self>, StoreError> {
+    async fn start(
+        group: Arc<Group>,
+        store: Store,
+        memory: Memory,
+        snapshot_idle: Duration,
+    ) -> Result<Arc<Self>, StoreError> {
         let mut images = group.subscribe();
         let image = images.borrow_and_update().clone();
-        let head = off_thread(move || Head::first(image)).await;
+        let head = off_thread(move || Head::first(image, memory)).await;
         let feed = Arc::new(Self {
             group,
             store,
+            snapshot_idle,
             head: watch::Sender::new(Arc::new(head)),
             supersedes: RwLock::default(),
             history: Mutex::default(),
@@ -102,7 +111,7 @@ impl Feed {
                 loop {
                     let changed = tokio::select! {
                         changed = images.changed() => changed.is_ok(),
-                        () = sleep(PACKED_IDLE) => false,
+                        () = sleep(snapshot_idle) => false,
                     };
                     let Some(feed) = following.upgrade() else { return };
                     if changed {
@@ -127,7 +136,7 @@ impl Feed {
     /// Frees what nobody asked for in a while.
     async fn let_go(&self) {
         let mut packed = self.packed.lock().await;
-        if packed.as_ref().is_some_and(|packed| packed.used.elapsed() >= PACKED_IDLE) {
+        if packed.as_ref().is_some_and(|packed| packed.used.elapsed() >= self.snapshot_idle) {
             *packed = None;
         }
     }

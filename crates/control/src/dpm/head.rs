@@ -14,17 +14,20 @@ use tokio::sync::OnceCell;
 
 use crate::state::Image;
 
-/// Earlier images kept, so that deltas are made without the database.
-const PAST_IMAGES: usize = 256;
-
-/// Bytes of replaced and deleted bodies that they may keep in memory, the newest step aside.
-const PAST_BYTES: usize = 32 << 20;
-
 /// Starting points whose deltas to one head are kept: nodes fall behind by few different distances.
 const STEPS: usize = 64;
 
 /// Messages of one delta, shared by all streams that need it.
 pub(super) type Step = Arc<[pb::Delta]>;
+
+/// How much of a group's past is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// Earlier images, so that deltas are made without the database.
+    pub(super) images: usize,
+    /// Bytes of replaced and deleted bodies that they may keep from being freed, the newest step aside.
+    pub(super) bytes: usize,
+}
 
 /// A revision and what it adds up to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,7 @@ pub(super) struct Head {
     image: Arc<Image>,
     digest: Digest,
     key: DigestKey,
+    memory: Memory,
     /// Earlier images of the lineage, oldest first.
     past: VecDeque<Past>,
     steps: Mutex<HashMap<u64, Arc<OnceCell<Option<Step>>>>>,
@@ -65,17 +69,17 @@ pub(super) struct History {
 
 impl Head {
     /// A group without a past. The work grows with the configuration.
-    pub(super) fn first(image: Arc<Image>) -> Self {
+    pub(super) fn first(image: Arc<Image>, memory: Memory) -> Self {
         let key = DigestKey::of_lineage(image.lineage());
         let digest = image.objects().map(|object| key.object(object)).sum();
-        Self { image, digest, key, past: VecDeque::new(), steps: Mutex::default() }
+        Self { image, digest, key, memory, past: VecDeque::new(), steps: Mutex::default() }
     }
 
     /// The group at a later image. Of another lineage, or set back: as [`first`](Self::first). Otherwise the work grows with
     /// the change.
     pub(super) fn after(&self, image: Arc<Image>) -> Self {
         if image.lineage() != self.image.lineage() || image.revision() <= self.image.revision() {
-            return Self::first(image);
+            return Self::first(image, self.memory);
         }
         let (mut digest, mut bytes) = (self.digest, 0);
         for difference in self.image.differences(&image) {
@@ -90,10 +94,10 @@ impl Head {
         let mut past = self.past.clone();
         past.push_back(Past { image: self.image.clone(), digest: self.digest, bytes });
         let mut kept: usize = past.iter().map(|past| past.bytes).sum();
-        while past.len() > PAST_IMAGES || (kept > PAST_BYTES && past.len() > 1) {
+        while past.len() > self.memory.images || (kept > self.memory.bytes && past.len() > 1) {
             kept -= past.pop_front().map_or(0, |past| past.bytes);
         }
-        Self { image, digest, key: self.key.clone(), past, steps: Mutex::default() }
+        Self { image, digest, key: self.key.clone(), memory: self.memory, past, steps: Mutex::default() }
     }
 
     pub(super) fn image(&self) -> &Arc<Image> {
@@ -203,6 +207,8 @@ mod tests {
 
     use super::*;
 
+    const MEMORY: Memory = Memory { images: 20, bytes: 1 << 20 };
+
     /// What a node holds: by kind and id the body.
     type Held = BTreeMap<(String, String), Vec<u8>>;
 
@@ -250,7 +256,7 @@ mod tests {
     #[test]
     fn every_remembered_revision_leads_to_the_head() {
         let mut image = Image::new("l", 0, []);
-        let mut heads = vec![Arc::new(Head::first(Arc::new(image.clone())))];
+        let mut heads = vec![Arc::new(Head::first(Arc::new(image.clone()), MEMORY))];
         // Revision 4 came together with 5, so no image of it was ever seen.
         for (to, changes) in [
             (1, vec![put("a", 1), put("b", 1)]),
@@ -279,10 +285,10 @@ mod tests {
 
     #[test]
     fn history_leads_over_the_gap() {
-        let old = Head::first(Arc::new(Image::new("l", 0, []).after(2, [put("a", 1), put("b", 2)])));
+        let old = Head::first(Arc::new(Image::new("l", 0, []).after(2, [put("a", 1), put("b", 2)])), MEMORY);
         let image = old.image.after(5, [put("a", 4), delete("b", 5), put("c", 5)]);
         // A replica that started at revision 5, and heard of 6.
-        let started = Head::first(Arc::new(image.clone()));
+        let started = Head::first(Arc::new(image.clone()), MEMORY);
         let head = started.after(Arc::new(image.after(6, [put("d", 6)])));
         assert_eq!(head.oldest(), 5);
         assert!(head.step(2, None).is_none());
@@ -300,7 +306,7 @@ mod tests {
 
     #[test]
     fn another_lineage_or_a_step_back_begins_anew() {
-        let first = Head::first(Arc::new(Image::new("l", 0, []).after(2, [put("a", 1)])));
+        let first = Head::first(Arc::new(Image::new("l", 0, []).after(2, [put("a", 1)])), MEMORY);
         let restored = first.after(Arc::new(Image::new("m", 0, []).after(3, [put("a", 1)])));
         assert_eq!(restored.oldest(), 3);
         assert_ne!(restored.digest, first.digest);
@@ -310,19 +316,19 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut head = Head::first(Arc::new(Image::new("l", 0, [])));
-        for revision in 1..=1000 {
+        let mut head = Head::first(Arc::new(Image::new("l", 0, [])), MEMORY);
+        for revision in 1..=100 {
             head = head.after(Arc::new(head.image.after(revision, [put("a", revision)])));
         }
-        assert_eq!(head.past.len(), PAST_IMAGES);
+        assert_eq!(head.past.len(), MEMORY.images);
         let large = |revision| {
-            let body = vec![b'x'; PAST_BYTES / 4].into();
+            let body = vec![b'x'; MEMORY.bytes / 4].into();
             Change::Put(Object { key: Key::new(Kind::Route, "large"), body, created: 1, modified: revision })
         };
-        for revision in 1001..=1020 {
+        for revision in 101..=120 {
             head = head.after(Arc::new(head.image.after(revision, [large(revision)])));
         }
         assert!(head.past.len() < 10);
-        assert!(head.past.iter().map(|past| past.bytes).sum::<usize>() <= PAST_BYTES);
+        assert!(head.past.iter().map(|past| past.bytes).sum::<usize>() <= MEMORY.bytes);
     }
 }

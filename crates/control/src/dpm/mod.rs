@@ -69,10 +69,6 @@ const CALLS_OF_A_CONNECTION: u32 = 8;
 const CALL_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 
-/// Silence on a connection after which its peer is asked for a sign of life, and how long that may take.
-const PING_AFTER: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The pause after the database could not be asked who is welcome.
 const SWEEP_RETRY: Duration = Duration::from_secs(1);
 
@@ -150,8 +146,7 @@ impl DpManager {
 
         let (draining, drained) = watch::channel(false);
         let (halt, halted) = watch::channel(());
-        let (rate, burst) = (settings.stream.admit_rate, settings.stream.admit_burst);
-        let bucket = || Bucket::new(rate, burst, Instant::now());
+        let bucket = || Bucket::new(&settings.stream, Instant::now());
         let watch = store.watch();
         let away = Away { draining: drained.clone(), maintenance, outdated: state.store().outdated() };
         let join = JoinService {
@@ -181,7 +176,8 @@ impl DpManager {
         let shared = Arc::new(Shared {
             store,
             settings: settings.stream.clone(),
-            feeds: Feeds::new(state),
+            hello_timeout: limits.hello_timeout.get(),
+            feeds: Feeds::new(state, &settings.stream),
             nodes: nodes.clone(),
             metrics,
             admission: bucket(),
@@ -198,8 +194,8 @@ impl DpManager {
             .initial_stream_window_size(CALL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_header_list_size(u32::try_from(limits.header_bytes.get()).unwrap_or(u32::MAX))
-            .http2_keepalive_interval(Some(PING_AFTER))
-            .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .http2_keepalive_interval(Some(limits.ping_interval.get()))
+            .http2_keepalive_timeout(Some(limits.ping_timeout.get()))
             .layer(MapResponseLayer::new(move |answer: http::Response<tonic::body::Body>| {
                 // A call that is refused is answered by a head alone.
                 if let Some(status) = Status::from_header_map(answer.headers()) {

@@ -2,7 +2,9 @@
 
 use crate::gateway::{Gateway, KEY, bare, on_both};
 use milecastle_settings::{Size, Time};
+use milecastle_testkit::raw::exchange;
 use milecastle_testkit::{Call, Target, eventually};
+use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
@@ -58,6 +60,30 @@ async fn connections_that_limits_end_are_counted() {
         .await;
     }
     drop(silent);
+}
+
+/// A plain body in the shape of `/api`; the Admin API answers in its own (§2 step 9).
+#[tokio::test]
+async fn bodies_that_are_too_large_or_too_slow_are_refused_in_the_shape_of_each_api() {
+    let gw = Gateway::configured(|settings| {
+        (settings.admin.max_body, settings.admin.body_timeout) = (Size::kib(1), Time::millis(300));
+    })
+    .await;
+    let call = Call::post("/api/gateway_groups", vec![b' '; 2 << 20]).header("x-api-key", KEY);
+    let large = call.to(gw.address()).await.unwrap();
+    let body = large.json().unwrap();
+    assert_eq!((large.status, &body["code"]), (413, &json!("body_too_large")));
+    let message = "the body of the request is larger than the 1024 bytes that are taken (admin.max_body)";
+    assert_eq!(body["message"], message);
+    assert!(body["request_id"].is_string() && body["error_msg"].is_null(), "{body}");
+    for (path, status, text) in [
+        ("/api/gateway_groups", "408", r#""code":"body_too_slow""#),
+        ("/apisix/admin/routes", "400", r#"{"error_msg":"invalid request body: it did not arrive in time"}"#),
+    ] {
+        let slow = format!("POST {path} HTTP/1.1\r\nHost: a\r\nX-API-KEY: {KEY}\r\nContent-Length: 10\r\n\r\n{{");
+        let answer = exchange(gw.address(), slow).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(text), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -13,9 +13,6 @@ use milecastle_snapshot::{CompiledRoute, Outcome};
 use std::future::poll_fn;
 use std::time::Duration;
 
-/// Most bytes of a body that are read for the conditions of routes.
-const MATCHED_BODY: usize = 1024 * 1024;
-
 /// Takes the request from the match to the head of the upstream's answer. The error is an answer made here.
 pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
     let pinned = live.pinned.clone();
@@ -24,7 +21,8 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
     if snapshot.wants_body() && conditions_read(live) {
-        Box::pin(read_body(live, MATCHED_BODY)).await?;
+        let most = live.client.worker.node.config.matched_body;
+        Box::pin(read_body(live, most)).await?;
     }
     let global = snapshot.global();
     let Some(route) = find(live, &pinned) else {

@@ -11,7 +11,7 @@ use crate::worker::Worker;
 use milecastle_plugin_api::TlsInfo;
 use milecastle_snapshot::CompiledSsl;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{Acceptor, ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CipherSuite, CommonState, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite,
@@ -24,14 +24,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Sessions kept for each ssl object.
-const SESSIONS: usize = 4096;
-
 /// Server configurations of a node.
 pub(crate) struct ServerTls {
     provider: Arc<CryptoProvider>,
     versions: Vec<&'static SupportedProtocolVersion>,
     tickets: bool,
+    /// Sessions kept for each ssl object.
+    sessions: usize,
     fallback_sni: Option<String>,
     stapling: Arc<Stapling>,
     /// By the ssl object's address, and what is offered beside it.
@@ -85,6 +84,7 @@ impl ServerTls {
             versions: versions.collect(),
             provider: Arc::new(provider),
             tickets: offer.tickets,
+            sessions: offer.sessions,
             fallback_sni: offer.fallback_sni.clone(),
             stapling,
             configs: RwLock::default(),
@@ -148,7 +148,10 @@ impl ServerTls {
             Alpn::Http2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             Alpn::Http3 => vec![b"h3".to_vec()],
         };
-        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        config.session_storage = match self.sessions {
+            0 => Arc::new(NoServerSessionStorage {}),
+            most => ServerSessionMemoryCache::new(most),
+        };
         if self.tickets {
             config.ticketer = aws_lc_rs::Ticketer::new()?;
         } else {

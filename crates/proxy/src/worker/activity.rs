@@ -260,6 +260,7 @@ pub(super) mod tests {
             pending_resets: 1,
             cancels: 1,
             control_frames: 1,
+            send_buffer: 1,
         }
     }
 

@@ -27,9 +27,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
-/// Answer bytes of all streams of a connection that may wait for the client.
-const SEND_BUFFER: usize = 1024 * 1024;
-
 /// Takes what hyper has read of a request.
 fn take(client: Rc<Client>, request: Request<Incoming>) -> request::Taken {
     let (parts, incoming) = request.into_parts();
@@ -62,7 +59,7 @@ pub(super) async fn serve(client: Rc<Client>, wire: Rc<Wire>, mut watch: Watch) 
         .max_pending_accept_reset_streams(limits.pending_resets)
         .max_local_error_reset_streams(limits.pending_resets)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .max_send_buf_size(SEND_BUFFER);
+        .max_send_buf_size(limits.send_buffer);
     if !limits.ping_timeout.is_zero() {
         builder.keep_alive_interval(limits.ping_timeout).keep_alive_timeout(limits.ping_timeout);
     }

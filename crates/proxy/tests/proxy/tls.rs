@@ -4,8 +4,13 @@ use crate::support::{Bed, Scripted, object, route_to};
 use milecastle_model::{Kind, Object};
 use milecastle_testkit::tls::{Authority, Identity};
 use milecastle_testkit::{Answer, Call, Echo, Target};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
 
 fn ssl(id: &str, identity: &Identity, more: Value) -> Object {
     let mut body = json!({ "cert": identity.cert, "key": identity.key });
@@ -81,6 +86,31 @@ fn many_answers_over_one_http2_connection() {
             assert_eq!(answer.body.len(), size);
         }
     });
+}
+
+/// Whether the handshakes of two connections of one client, over TLS 1.2, resumed a session.
+fn resumed(site: &Site, bed: &Bed) -> [bool; 2] {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(site.authority.pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS12]);
+    let config = Arc::new(builder.unwrap().with_root_certificates(roots).with_no_client_auth());
+    [(); 2].map(|()| {
+        let mut session = ClientConnection::new(config.clone(), "one.example".try_into().unwrap()).unwrap();
+        session.complete_io(&mut TcpStream::connect(bed.https).unwrap()).unwrap();
+        session.handshake_kind() == Some(HandshakeKind::Resumed)
+    })
+}
+
+#[test]
+fn sessions_are_resumed_where_the_settings_let_them_be_remembered() {
+    let site = Site::new();
+    let identity = site.authority.issue(&["one.example"]);
+    for (remembered, expected) in [(4096, [false, true]), (0, [false, false])] {
+        let ssls = vec![ssl("s", &identity, json!({ "snis": ["one.example"] }))];
+        let bed = Bed::with(site.objects(ssls), |settings| settings.apisix.ssl.ssl_session_cache = remembered);
+        assert_eq!(resumed(&site, &bed), expected, "{remembered}");
+    }
 }
 
 #[test]

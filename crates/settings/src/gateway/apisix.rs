@@ -111,6 +111,10 @@ pub struct Ssl {
     pub fallback_sni: Option<String>,
     /// Hands out session tickets for resumption.
     pub ssl_session_tickets: bool,
+    /// TLS 1.2 sessions that the node remembers for resumption without tickets, for each ssl object; the oldest are forgotten first,
+    /// and 0 remembers none.
+    #[schemars(extend("x-unit" = "sessions"))]
+    pub ssl_session_cache: u32,
     /// How long a client that comes over TCP may remember that the port also has HTTP/3 (`Alt-Svc`), where `enable_http3` is on;
     /// 0 tells nobody. A key of Milecastle's own.
     pub alt_svc_max_age: Time,
@@ -285,6 +289,7 @@ impl Default for Ssl {
                 .into(),
             fallback_sni: None,
             ssl_session_tickets: false,
+            ssl_session_cache: 4096,
             alt_svc_max_age: Time::secs(24 * 3600),
             ssl_trusted_certificate: "system".into(),
         }

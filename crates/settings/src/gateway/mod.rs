@@ -186,6 +186,7 @@ impl Gateway {
             checks.fault("limits.side_header_bytes", "expected 8k to 1g");
         }
         let streams = [
+            ("limits.http2_send_buffer", self.limits.http2_send_buffer),
             ("limits.upstream_http2_window", self.limits.upstream_http2_window),
             ("limits.upstream_http2_send_buffer", self.limits.upstream_http2_send_buffer),
         ];

@@ -92,6 +92,9 @@ pub struct Limits {
     pub upstream_header_count: u32,
     /// Request body that is kept so that the request can be sent again to another upstream node; a larger one is not retried.
     pub retry_body: Size,
+    /// What of a request's body is read, and held, for the conditions of routes on it (`post_arg`, `graphql`); of a longer body they see
+    /// no more.
+    pub matched_body: Size,
     /// Pipes of a worker, through which large answers pass from plain upstream connections to plain HTTP/1 clients without being
     /// copied; each takes two file descriptors while it exists. A worker keeps those that it has made. `0` copies all answers.
     #[schemars(extend("x-unit" = "pipes"))]
@@ -116,6 +119,8 @@ pub struct Limits {
     /// the connection (`ENHANCE_YOUR_CALM`).
     #[schemars(range(min = 1), extend("x-unit" = "frames"))]
     pub http2_control_frames: u32,
+    /// What of one answer may wait to be sent on an HTTP/2 client connection.
+    pub http2_send_buffer: Size,
     /// Concurrent streams on one HTTP/3 client connection.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
     pub http3_streams: u32,
@@ -307,6 +312,11 @@ pub struct Dns {
     pub min_ttl: Time,
     /// An answer is kept at most so long.
     pub max_ttl: Time,
+    /// How long an answer that is over is still used, counted anew from each look-up that brings no other one: a name that is in
+    /// use keeps its addresses while its resolvers are away.
+    pub stale_ttl: Time,
+    /// How long it is remembered that a name could not be resolved.
+    pub error_ttl: Time,
 }
 
 /// See [`crate::Gateway::ambiguous_path`].
@@ -455,12 +465,14 @@ impl Default for Limits {
             upstream_header_bytes: Size::kib(64),
             upstream_header_count: 200,
             retry_body: Size::kib(64),
+            matched_body: Size::kib(1024),
             pipes: 128,
             hash_ring_points: 1_048_576,
             http2_streams: 128,
             http2_pending_resets: 20,
             http2_cancels: 200,
             http2_control_frames: 1000,
+            http2_send_buffer: Size::kib(1024),
             http3_streams: 128,
             http3_handshakes: 1000,
             http3_cancels: 200,
@@ -535,6 +547,8 @@ impl Default for Dns {
             tries: 5,
             min_ttl: Time::secs(1),
             max_ttl: Time::secs(3600),
+            stale_ttl: Time::secs(300),
+            error_ttl: Time::secs(1),
         }
     }
 }

@@ -35,15 +35,6 @@ pub(super) use start::Start;
 /// Steps that may be on their way. More would queue up before a node that builds slowly, where none of them can be coalesced.
 pub(super) const UNANSWERED: usize = 4;
 
-/// The pause before a node is healed a second time without having got well in between; doubled each time …
-const HEAL_PAUSE: Duration = Duration::from_secs(1);
-
-/// … up to this.
-const HEAL_LONGEST: Duration = Duration::from_secs(60);
-
-/// How often nodes are asked to report.
-const REPORT_EVERY: Duration = Duration::from_secs(5);
-
 /// How long the last words may take before the connection is cut.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -293,7 +284,7 @@ impl Session {
                 self.least = self.at.take().map_or(0, |at| at.revision);
                 self.why = "too_old";
             }
-            Prepared::Failed => self.heal_at = Some(Instant::now() + HEAL_LONGEST),
+            Prepared::Failed => self.heal_at = Some(Instant::now() + self.shared.settings.heal_max.get()),
         }
     }
 
@@ -354,7 +345,8 @@ impl Session {
             head: head.revision,
             digest: head.digest.into(),
             supersedes: self.feed.supersedes().to_vec(),
-            report_every_ms: u32::try_from(REPORT_EVERY.as_millis()).unwrap_or(u32::MAX),
+            report_every_ms: u32::try_from(self.shared.settings.node_report_interval.get().as_millis())
+                .unwrap_or(u32::MAX),
             apart: self.apart.unwrap_or_default(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use milecastle_settings::Stream;
 use milecastle_wire::{Digest, pb};
 use pb::node_message::Message;
 use pb::refused::Fault;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::super::head::Position;
-use super::{HEAL_LONGEST, HEAL_PAUSE, Session};
+use super::Session;
 
 impl Session {
     /// Takes a message.
@@ -50,7 +51,7 @@ impl Session {
         // It runs what it should. Whether it is well shows in time: one that breaks whenever it was healed must not get
         // snapshots without pause.
         self.alarm = None;
-        if self.healed.elapsed() >= HEAL_LONGEST {
+        if self.healed.elapsed() >= self.shared.settings.heal_max.get() {
             self.heals = 0;
         }
         let lineage = if of_head { head.lineage().clone() } else { Arc::from(applied.lineage.as_str()) };
@@ -80,7 +81,7 @@ impl Session {
                 if let Some(Answered::Sent(_)) = answered {
                     // What it did not take now it may take later.
                     self.at = Some(position);
-                    self.heal_at = Some(Instant::now() + HEAL_LONGEST);
+                    self.heal_at = Some(Instant::now() + self.shared.settings.heal_max.get());
                 }
             }
             Fault::Unspecified | Fault::Digest | Fault::Gap | Fault::Malformed => {
@@ -136,7 +137,8 @@ impl Session {
         (self.at, self.transfer, self.preparing, self.why) = (None, None, None, "healing");
         self.void = self.unanswered.len();
         if let Some(doubled) = self.heals.checked_sub(1) {
-            let pause = HEAL_PAUSE.saturating_mul(1 << doubled.min(16)).min(HEAL_LONGEST);
+            let Stream { heal_min, heal_max, .. } = &self.shared.settings;
+            let pause = heal_min.get().saturating_mul(1 << doubled.min(16)).min(heal_max.get());
             self.heal_at = Some(Instant::now() + pause);
         }
         self.healed = Instant::now();
