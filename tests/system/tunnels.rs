@@ -6,6 +6,9 @@ use milecastle_tests::Up;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+const SIGTERM: i32 = 15;
 
 const ASK: &str = "GET /ws?room=1 HTTP/1.1\r\nHost: chat.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -126,8 +129,12 @@ pub(crate) async fn open_with(http: SocketAddr, host: &str, lines: &str) -> Raw 
 }
 
 async fn serving() -> (Up, serde_json::Value) {
-    let up = Up::start();
-    let route = json!({ "uri": "/ws", "enable_websocket": true, "upstream": { "nodes": { chat().to_string(): 1 } } });
+    serving_of(Up::start(), chat()).await
+}
+
+/// The same, of this server.
+async fn serving_of(up: Up, server: SocketAddr) -> (Up, serde_json::Value) {
+    let route = json!({ "uri": "/ws", "enable_websocket": true, "upstream": { "nodes": { server.to_string(): 1 } } });
     up.put("/routes/ws", route.clone()).await;
     eventually("the route is in force", async || {
         let mut client = Raw::connect(up.http).await.unwrap();
@@ -184,4 +191,43 @@ async fn tunnels_outlive_changes_of_their_route_and_can_be_closed_meanwhile() {
     assert!(first.read_to_end().await.unwrap().is_empty());
     drop(first);
     drop(up.stop());
+}
+
+#[tokio::test]
+async fn tunnels_that_are_left_when_the_process_ends_are_told_on_both_sides() {
+    const GOING_AWAY: [u8; 2] = 1001_u16.to_be_bytes();
+    let (tell, told) = std::sync::mpsc::channel();
+    let server = chat_telling(move |kind, payload| drop(tell.send((kind, payload.to_vec()))));
+    let settings = [
+        ("MILECASTLE__GATEWAY__SHUTDOWN__LAST_CALL", "100ms"),
+        ("MILECASTLE__GATEWAY__SHUTDOWN__DRAIN", "500ms"),
+        // Longer than anything takes on a busy machine: who takes leave ends it.
+        ("MILECASTLE__GATEWAY__SHUTDOWN__FAREWELL", "60s"),
+        ("MILECASTLE__GATEWAY__TIMEOUTS__LINGERING_TIMEOUT", "60s"),
+    ];
+    let (mut up, _) = serving_of(Up::start_with(&settings), server).await;
+    let (mut client, mut busy) = (open(&up).await, open(&up).await);
+    say(&mut client, b"hello").await;
+    // One whose client is in the middle of a message hears of it too, and the message is not torn for the server.
+    let message = frame(TEXT, b"to be continued", true);
+    let (begin, rest) = message.split_at(8);
+    busy.send(begin).await.unwrap();
+    up.process.announce("requests in flight were cut");
+    up.process.signal(SIGTERM);
+    for client in [&mut client, &mut busy] {
+        hear(client, CLOSE, &GOING_AWAY).await;
+    }
+    busy.send(rest).await.unwrap();
+    drop(client);
+    busy.finish_sending().await.unwrap();
+    let ended = tokio::task::spawn_blocking(move || {
+        let status = up.process.wait_for_end(Duration::from_secs(60));
+        assert!(status.success(), "{status}");
+        assert_eq!(up.process.unannounced(), Vec::<String>::new());
+    });
+    ended.await.unwrap();
+    let told: Vec<_> = told.try_iter().collect();
+    let closes = told.iter().filter(|(kind, payload)| *kind == CLOSE && *payload == GOING_AWAY).count();
+    assert_eq!(closes, 2, "{told:?}");
+    assert!(told.contains(&(TEXT, b"to be continued".to_vec())), "{told:?}");
 }

@@ -128,12 +128,16 @@ pub(crate) struct ClientLimits {
     pub(crate) handshake_timeout: Duration,
     pub(crate) proxy_protocol_timeout: Duration,
     pub(crate) ping_timeout: Duration,
+    /// How long a connection keeps its place that waits for a request, while another one has none.
+    pub(crate) connection_place: Duration,
     /// Who was answered before having sent everything may go on so long, be silent so long, and send so much.
     pub(crate) lingering_time: Duration,
     pub(crate) lingering_timeout: Duration,
     pub(crate) lingering_bytes: u64,
     /// While the node ends: how long a connection without a request in work may still send one.
     pub(crate) last_call: Duration,
+    /// At the very end: how long WebSockets that are left may take for their good-bye.
+    pub(crate) farewell: Duration,
     pub(crate) streams: u32,
     pub(crate) pending_resets: usize,
     /// Of one HTTP/2 connection in a second: requests that are cancelled, and frames that carry nothing of a request.
@@ -284,10 +288,12 @@ impl GatewayConfig {
                 handshake_timeout: settings.timeouts.tls_handshake.get(),
                 proxy_protocol_timeout: settings.timeouts.proxy_protocol.get(),
                 ping_timeout: settings.timeouts.http2_ping.get(),
+                connection_place: settings.timeouts.connection_place.get(),
                 lingering_time: settings.timeouts.lingering_time.get(),
                 lingering_timeout: settings.timeouts.lingering_timeout.get(),
                 lingering_bytes: limits.lingering_bytes.get(),
                 last_call: settings.shutdown.last_call.get(),
+                farewell: settings.shutdown.farewell.get(),
                 streams: limits.http2_streams,
                 pending_resets: limits.http2_pending_resets as usize,
                 cancels: limits.http2_cancels,

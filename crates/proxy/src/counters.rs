@@ -87,8 +87,10 @@ counters! {
     upstream_connects,
     /// Connections to upstreams that failed to open.
     upstream_connect_failures,
-    /// Times that a worker took no connections because of `limits.connections`.
+    /// Client connections that had to wait for room because of `limits.connections`.
     connections_held,
+    /// Client connections that had to make room for others because of `limits.connections`.
+    connections_evicted,
     /// Pipes that exist.
     pipes,
     /// Answers that were copied because all pipes were in use.

@@ -1,6 +1,7 @@
 //! What hostile clients can make the gateway hold and do: replays of known attacks on HTTP/2, and clients that are slow or many.
 //! Meanwhile others are served, memory and CPU time stay within bounds, and a metric tells what has happened.
 
+mod connections;
 mod http2;
 mod slow;
 mod windows;

@@ -82,7 +82,8 @@ async fn who_does_not_go_on_over_http2_is_cut_off() {
         ("MILECASTLE__GATEWAY__NGINX_CONFIG__HTTP__CLIENT_BODY_TIMEOUT", "1s"),
     ];
     let mut site = Site::start(&settings).await;
-    let (address, bystanders) = (site.up.http, site.bystanders());
+    let (address, page, bystanders) = (site.up.http, site.up.prometheus, site.bystanders());
+    let slow_heads = metric(page, SLOW_HEADS).await;
     let mut watched = site.watched();
     let post = request("POST", "/large/1", "h");
     for (flags, data) in [(0, &b""[..]), (END_HEADERS, b"hello")] {
@@ -103,6 +104,8 @@ async fn who_does_not_go_on_over_http2_is_cut_off() {
             watched.unharmed(&format!("after {connections} HTTP/2 connections with {} bytes of a body", data.len()));
         assert!(cpu < CPU, "{cpu:?}");
     }
+    counts(page, SLOW_HEADS, slow_heads + connections).await;
+    assert_eq!(metric(page, SLOW_HEADS).await, slow_heads + connections, "a body that stops is no head");
     bystanders.end("beside HTTP/2 clients that do not go on").await;
     site.stop().await;
 }

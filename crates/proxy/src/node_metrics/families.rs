@@ -443,7 +443,7 @@ fn superseded(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
 }
 
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
-    let figures: [(&str, &str, Read); 31] = [
+    let figures: [(&str, &str, Read); 32] = [
         ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
         ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
         ("bad_request_heads_total", "Requests refused because their head is malformed or too large", |t| t.bad_heads),
@@ -482,9 +482,14 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
         ("lingering_cut_total", "Connections cut because the client went on sending behind its answer", |t| {
             t.lingering_cut
         }),
-        ("connections_held_total", "Times that a worker took no connections because of limits.connections", |t| {
+        ("connections_held_total", "Connections that had to wait for room because of limits.connections", |t| {
             t.connections_held
         }),
+        (
+            "connections_evicted_total",
+            "Connections without a request that were closed so that others find room (limits.connections)",
+            |t| t.connections_evicted,
+        ),
         ("pipes_short_total", "Large answers that were copied because of limits.pipes", |t| t.pipes_short),
         ("upstream_connects_total", "Connections opened to upstreams", |t| t.upstream_connects),
         ("upstream_connect_failures_total", "Connections to upstreams that did not open", |t| {

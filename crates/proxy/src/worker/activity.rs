@@ -79,6 +79,8 @@ pub(crate) struct Activity {
     pub(crate) upload: Cell<Progress>,
     /// The answer that is being sent announces the end of the connection.
     pub(crate) closing: Cell<bool>,
+    /// Another connection is to have its place.
+    pub(crate) evicted: Cell<bool>,
     /// The answer was cut short, and its end is the end of the connection: only a reset tells it from a whole one.
     pub(crate) cut: Cell<bool>,
     /// The request in work wants its task woken if it lasts: it has left a limit unarmed.
@@ -105,6 +107,7 @@ impl Activity {
             idle_since: Cell::new(now),
             upload: Cell::new(Progress::Ended),
             closing: Cell::new(false),
+            evicted: Cell::new(false),
             cut: Cell::new(false),
             later: Cell::new(false),
             signal: Cell::new(Signal::None),
@@ -118,6 +121,7 @@ impl Activity {
         self.in_flight.set(self.in_flight.get() + 1);
         self.begun.set(self.begun.get() + 1);
         self.reading.set(false);
+        self.evicted.set(false);
     }
 
     /// A request's client has left before the answer was complete.
@@ -149,6 +153,18 @@ impl Activity {
     pub(super) fn send(&self, signal: Signal) {
         self.signal.set(signal);
         self.wake();
+    }
+
+    /// How long it has waited for a request, or for the rest of one's head; `None` while one is in work.
+    pub(super) fn waits_for(&self, now: Instant) -> Option<Duration> {
+        let waits = matches!(self.phase(), Phase::Idle | Phase::Head);
+        waits.then(|| now.saturating_duration_since(self.idle_since.get()))
+    }
+
+    /// Has it end as if its time were up, for another connection to have its place.
+    pub(super) fn evict(&self) {
+        self.evicted.set(true);
+        self.send(Signal::Over(self.phase()));
     }
 
     fn wake(&self) {
@@ -261,6 +277,8 @@ pub(super) mod tests {
             cancels: 1,
             control_frames: 1,
             send_buffer: 1,
+            connection_place: minute,
+            farewell: second,
         }
     }
 

@@ -6,11 +6,14 @@ use crate::config::ClientLimits;
 use crate::drain::Count;
 use http::HeaderValue;
 use milecastle_plugin_api::ClientConn;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+/// How often a worker that has no room for a connection looks for those that could make some.
+pub(super) const ROOM_EVERY: Duration = Duration::from_millis(50);
 
 /// One client connection.
 pub(crate) struct Client {
@@ -40,6 +43,8 @@ pub(crate) struct Believed {
 pub(crate) struct Registry {
     open: RefCell<HashMap<u64, Rc<Activity>, foldhash::fast::RandomState>>,
     gone: Notify,
+    /// When room was looked for last.
+    looked: Cell<Option<Instant>>,
 }
 
 /// Takes the connection off the list when it is dropped.
@@ -78,6 +83,27 @@ impl Registry {
         found
     }
 
+    /// Has connections end that wait for a request, or for the rest of its head, so that others find room: those that have waited
+    /// for longest, if for `keep` at least. A 16th of all at a time and not at once again, so that looking at all of them costs
+    /// little however many come. Gives how many were told for the first time.
+    pub(crate) fn make_room(&self, now: Instant, keep: Duration) -> u64 {
+        if self.looked.get().is_some_and(|looked| now.saturating_duration_since(looked) < ROOM_EVERY) {
+            return 0;
+        }
+        self.looked.set(Some(now));
+        let open = self.open.borrow();
+        let waiting = open.values().filter(|activity| activity.waits_for(now) >= Some(keep));
+        let (told, mut others): (Vec<_>, Vec<_>) = waiting.partition(|activity| activity.evicted.get());
+        told.into_iter().for_each(|activity| activity.evict());
+        let most = open.len().div_ceil(16);
+        if others.len() > most {
+            others.select_nth_unstable_by_key(most, |activity| activity.idle_since.get());
+            others.truncate(most);
+        }
+        others.iter().for_each(|activity| activity.evict());
+        others.len() as u64
+    }
+
     /// Counts what there is.
     pub(crate) fn count(&self) -> Count {
         let mut count = Count::default();
@@ -103,5 +129,47 @@ impl Drop for Registered {
         self.worker.clients.open.borrow_mut().remove(&self.serial);
         self.worker.counters.active.down();
         self.worker.clients.gone.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A registry with so many connections, of which each waits a second longer than the one before it.
+    fn registry(connections: u32, now: Instant) -> (Registry, Vec<Rc<Activity>>) {
+        let registry = Registry::default();
+        let all: Vec<_> = (0..connections).map(|n| Activity::new(now.checked_sub(n * SECOND).unwrap())).collect();
+        registry.open.borrow_mut().extend((0..).zip(all.iter().cloned()));
+        (registry, all)
+    }
+
+    fn evicted(all: &[Rc<Activity>]) -> Vec<usize> {
+        (0..all.len()).filter(|n| all[*n].evicted.get()).collect()
+    }
+
+    #[test]
+    fn those_make_room_that_have_waited_for_longest_and_have_nothing_in_work() {
+        let now = Instant::now() + 100 * SECOND;
+        let (registry, all) = registry(40, now);
+        all[38].begin();
+        assert_eq!(registry.make_room(now, SECOND), 3);
+        assert_eq!(evicted(&all), [36, 37, 39]);
+        assert_eq!(registry.make_room(now, SECOND), 0, "it has just been looked for");
+        // Those who were told are told again, and others instead of those who have a request by now.
+        all[37].begin();
+        assert_eq!(registry.make_room(now + ROOM_EVERY, SECOND), 3);
+        assert_eq!(evicted(&all), [33, 34, 35, 36, 39]);
+    }
+
+    #[test]
+    fn whoever_has_waited_for_less_keeps_its_place() {
+        let now = Instant::now() + 100 * SECOND;
+        let (registry, all) = registry(40, now);
+        assert_eq!(registry.make_room(now, 39 * SECOND), 1);
+        assert_eq!(evicted(&all), [39]);
+        assert_eq!(registry.make_room(now + SECOND, 50 * SECOND), 0);
     }
 }

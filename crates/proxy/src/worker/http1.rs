@@ -107,7 +107,7 @@ impl Connection {
                     None => Poll::Pending,
                     // A request that has arrived and was not yet seen is answered.
                     Some(_) if !activity.reading.get() && self.wire.is_readable() => Poll::Pending,
-                    Some(Phase::Head) if activity.reading.get() => {
+                    Some(Phase::Head) if activity.reading.get() && !activity.evicted.get() => {
                         worker.counters.slow_heads.up();
                         Poll::Ready(Err(Ended::Refused(StatusCode::REQUEST_TIMEOUT)))
                     }

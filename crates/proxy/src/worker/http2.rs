@@ -114,7 +114,12 @@ pub(super) async fn serve(client: Rc<Client>, wire: Rc<Wire>, mut watch: Watch) 
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            (Some(_), _) => Poll::Ready(Ok(())),
+            (Some(phase), _) => {
+                if phase == Phase::Head && streams.is_within_head() && !activity.evicted.get() {
+                    counters.slow_heads.up();
+                }
+                Poll::Ready(Ok(()))
+            }
             (None, _) => Poll::Pending,
         }
     })

@@ -19,6 +19,8 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const GOAWAY: u8 = 7;
+/// The flag of the frame with which a request's head ends (RFC 9113 §6.2).
+const END_HEADERS: u8 = 4;
 
 /// RFC 9113 §7.
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -41,11 +43,31 @@ struct Heads {
     head: [u8; HEAD],
     /// Bytes of the present head that have come.
     got: usize,
+    /// Where in the head of a request the present frame stands.
+    request: InRequest,
+}
+
+/// A frame's place in the head of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InRequest {
+    Outside,
+    /// Others follow it.
+    Within,
+    Last,
 }
 
 impl Heads {
     fn new() -> Self {
-        Self { skip: PREFACE, head: [0; HEAD], got: 0 }
+        Self { skip: PREFACE, head: [0; HEAD], got: 0, request: InRequest::Outside }
+    }
+
+    /// Whether the head of a request has begun and not ended.
+    fn is_within_request(&self) -> bool {
+        match self.request {
+            InRequest::Outside => false,
+            InRequest::Within => true,
+            InRequest::Last => self.skip > 0,
+        }
     }
 
     /// Goes through the next bytes, and hands over each head that is complete: type, length, stream.
@@ -62,9 +84,14 @@ impl Heads {
             self.got += taken;
             bytes = &bytes[taken..];
             if self.got == HEAD {
-                let [a, b, c, kind, _flags, stream @ ..] = self.head;
+                let [a, b, c, kind, flags, stream @ ..] = self.head;
                 self.got = 0;
                 self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
+                self.request = match kind {
+                    HEADERS | CONTINUATION if flags & END_HEADERS == 0 => InRequest::Within,
+                    HEADERS | CONTINUATION => InRequest::Last,
+                    _ => InRequest::Outside,
+                };
                 // The highest bit is reserved.
                 each(kind, self.skip, u32::from_be_bytes(stream) & (u32::MAX >> 1));
             }
@@ -99,6 +126,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
             }
             _ => control += 1,
         });
+        this.streams.set_within_head(this.heads.is_within_request());
         if control > 0 && !this.streams.take_control_frames(control) {
             return Poll::Ready(Err(io::Error::other("too many frames that carry nothing of a request")));
         }
@@ -152,6 +180,21 @@ mod tests {
                 .for_each(|piece| heads.read(piece, |kind, length, stream| found.push((kind, length, stream))));
             assert_eq!(found, [(4, 0, 0), (1, 5, 3), (0, 256, 3), (7, 0, 0)], "in pieces of {size}");
         }
+    }
+
+    #[test]
+    fn the_head_of_a_request_goes_from_its_first_frame_to_the_last_byte_of_its_last() {
+        let mut heads = Heads::new();
+        let mut within = |bytes: &[u8]| {
+            heads.read(bytes, |_, _, _| {});
+            heads.is_within_request()
+        };
+        assert!(!within(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+        assert!(within(&[0, 0, 2, HEADERS, 0, 0, 0, 0, 1, 7, 7]));
+        assert!(within(&[0, 0, 2, CONTINUATION, END_HEADERS, 0, 0, 0, 1, 7]));
+        assert!(!within(&[7]));
+        assert!(within(&[0, 0, 1, HEADERS, END_HEADERS, 0, 0, 0, 3]));
+        assert!(!within(&[7, 0, 0, 0, 4, 0, 0, 0, 0, 0]));
     }
 
     #[test]

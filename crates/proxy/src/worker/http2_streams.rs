@@ -38,6 +38,8 @@ pub(super) struct Streams {
     last: Cell<u32>,
     control_frames: Allowance,
     cancels: Cancels,
+    /// A head has begun to come, and not ended.
+    within_head: Cell<bool>,
     calmed: Cell<bool>,
 }
 
@@ -69,6 +71,7 @@ impl Streams {
             last: Cell::new(0),
             control_frames: Allowance::new(limits.control_frames, u64::MAX, now),
             cancels: Cancels::new(limits.cancels, now),
+            within_head: Cell::new(false),
             calmed: Cell::new(false),
         })
     }
@@ -84,6 +87,15 @@ impl Streams {
     /// The client has used a stream.
     pub(super) fn seen(&self, stream: u32) {
         self.last.set(self.last.get().max(stream));
+    }
+
+    /// Whether the client has begun a head and not ended it.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.within_head.get()
+    }
+
+    pub(super) fn set_within_head(&self, within: bool) {
+        self.within_head.set(within);
     }
 
     /// The highest number that the client has used.

@@ -7,7 +7,7 @@
 //! What cannot be helped: a handshake whose last packet takes longer than `shutdown.last_call`, and one that completes between
 //! the last look at the queue and the closing, a few microseconds later, are reset.
 
-use super::{Entrance, Worker, is_of_the_peer};
+use super::{Entrance, Worker, accept_one, is_of_the_peer};
 use socket2::{SockFilter, SockRef};
 use std::io;
 use std::rc::Rc;
@@ -54,7 +54,8 @@ pub(super) async fn leave(worker: Rc<Worker>, entrance: Rc<Entrance>, until: Ins
     let (listener, key) = (&entrance.listener, entrance.listen.key);
     let last_call = async {
         loop {
-            worker.accept_one(&entrance).await;
+            let (stream, peer) = accept_one(&entrance).await;
+            worker.welcome(stream, peer, &entrance);
         }
     };
     tokio::select! {

@@ -8,6 +8,7 @@ mod activity;
 mod allowance;
 mod client;
 mod defer;
+mod farewell;
 mod http1;
 mod http2;
 mod http2_frames;
@@ -50,6 +51,8 @@ use crate::request::Rooms;
 use crate::resolve::Resolver;
 use crate::stream::{self, InlineUpstreams, ReadRoom, StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
+use client::ROOM_EVERY;
+use farewell::Farewell;
 use http::HeaderValue;
 use http3::QuicEntrance;
 use milecastle_plugin_api::{Consumer, CredentialMatch, NodeFacts, View};
@@ -117,6 +120,7 @@ pub(crate) struct Worker {
     pub(crate) scratch: Rc<Scratch>,
     pub(crate) clients: Registry,
     pub(crate) lasting: Watched,
+    farewell: Farewell,
     /// What sessions of the TCP proxy read into.
     pub(crate) stream_room: ReadRoom,
     pub(crate) inline_upstreams: InlineUpstreams,
@@ -176,6 +180,8 @@ struct Entrance {
     listener: TcpListener,
     listen: Rc<Listen>,
     stream: Option<Rc<StreamListen>>,
+    /// A connection that was let in, and for which there is no room yet.
+    held: Cell<Option<(TcpStream, SocketAddr)>>,
 }
 
 /// Runs a worker until the stage says otherwise. Blocks the thread.
@@ -203,6 +209,7 @@ impl Worker {
             scratch: Rc::default(),
             clients: Registry::default(),
             lasting: Watched::default(),
+            farewell: Farewell::default(),
             stream_room: ReadRoom::default(),
             inline_upstreams: InlineUpstreams::default(),
             udp_sessions: Cell::new(0),
@@ -222,12 +229,13 @@ impl Worker {
         let count = tokio::task::spawn_local(self.clone().count(asked));
         tokio::select! {
             () = gate.passed() => {}
-            _stopped = stage.wait_for(|stage| *stage == Stage::Stopped) => return Ok(()),
+            () = stopped(&mut stage) => return Ok(()),
         }
         let mut entrances = Vec::with_capacity(doors.tcp.len());
         for Door { listen, socket, stream } in doors.tcp {
             let listener = TcpListener::from_std(socket)?;
-            entrances.push(Rc::new(Entrance { listener, listen: listen.into(), stream: stream.map(Rc::new) }));
+            let (listen, stream) = (listen.into(), stream.map(Rc::new));
+            entrances.push(Rc::new(Entrance { listener, listen, stream, held: Cell::default() }));
         }
         let accept = |entrance: &Rc<Entrance>| tokio::task::spawn_local(self.clone().accept(entrance.clone()));
         let accepting: Vec<_> = entrances.iter().map(accept).collect();
@@ -245,10 +253,11 @@ impl Worker {
         let ends = stage.wait_for(|stage| *stage != Stage::Running).await.map(|stage| stage.clone());
         let claimed = if let Ok(Stage::Replaced(claimed)) = ends { Some(claimed) } else { None };
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
+        entrances.iter().for_each(|entrance| self.welcome_held(entrance));
         look.abort();
         tokio::select! {
             () = self.leave(entrances, datagrams, quic, claimed.as_deref()) => {}
-            _stopped = stage.wait_for(|stage| *stage == Stage::Stopped) => {}
+            () = stopped(&mut stage) => self.cut_tunnels().await,
         }
         follow.abort();
         sweep.abort();
@@ -294,6 +303,18 @@ impl Worker {
         look.abort();
     }
 
+    /// Tells both sides of each tunnel that the gateway goes away, and leaves them as long as the settings say to hear it.
+    async fn cut_tunnels(&self) {
+        self.farewell.say();
+        let ended = async {
+            while self.counters.tunnels.get() > 0 {
+                self.clients.shrunk().await;
+            }
+        };
+        // Whoever has not taken leave by now will not.
+        tokio::time::timeout(self.node.config.client.farewell, ended).await.ok();
+    }
+
     /// Answers those who ask what there is.
     async fn count(self: Rc<Self>, mut asked: mpsc::UnboundedReceiver<drain::Ask>) {
         while let Some(ask) = asked.recv().await {
@@ -316,25 +337,33 @@ impl Worker {
 
     async fn accept(self: Rc<Self>, entrance: Rc<Entrance>) {
         loop {
-            let most = self.node.config.connections;
-            if most > 0 && self.clients.len() >= most as usize {
-                // They wait in the socket's queue.
-                self.counters.connections_held.up();
-                self.clients.shrunk().await;
-                continue;
-            }
-            self.accept_one(&entrance).await;
+            entrance.held.set(Some(accept_one(&entrance).await));
+            self.room().await;
+            self.welcome_held(&entrance);
         }
     }
 
-    async fn accept_one(self: &Rc<Self>, entrance: &Entrance) {
-        match entrance.listener.accept().await {
-            Ok((stream, peer)) => self.welcome(stream, peer, entrance),
-            Err(error) if is_of_the_peer(&error) => {}
-            Err(error) => {
-                tracing::error!(%error, key = entrance.listen.key, "accepting a connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+    /// Waits until there is room for one more connection. Those that wait for their clients have to make it; the others that come
+    /// meanwhile are in the socket's queue.
+    async fn room(&self) {
+        let (most, keep) = (self.node.config.connections as usize, self.node.config.client.connection_place);
+        if most == 0 || self.clients.len() < most {
+            return;
+        }
+        self.counters.connections_held.up();
+        while self.clients.len() >= most {
+            let evicted = self.clients.make_room(Instant::now(), keep);
+            self.counters.connections_evicted.add(evicted);
+            tokio::select! {
+                () = self.clients.shrunk() => {}
+                () = tokio::time::sleep(ROOM_EVERY) => {}
             }
+        }
+    }
+
+    fn welcome_held(self: &Rc<Self>, entrance: &Entrance) {
+        if let Some((stream, peer)) = entrance.held.take() {
+            self.welcome(stream, peer, entrance);
         }
     }
 
@@ -426,6 +455,26 @@ impl Worker {
     /// A number for a client connection that no other of this process has.
     pub(crate) fn next_serial(&self) -> u64 {
         self.node.connections.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Waits until everything is to end.
+async fn stopped(stage: &mut watch::Receiver<Stage>) {
+    // Without a sender there is no gateway any more.
+    stage.wait_for(|stage| *stage == Stage::Stopped).await.map(drop).ok();
+}
+
+/// The next connection in a listener's queue.
+async fn accept_one(entrance: &Entrance) -> (TcpStream, SocketAddr) {
+    loop {
+        match entrance.listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, key = entrance.listen.key, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 

@@ -12,11 +12,11 @@ use crate::transport::Transport;
 use bytes::BytesMut;
 use milecastle_plugin_api::{ClientConn, Scheme};
 use std::any::Any;
-use std::future::{Future as _, poll_fn};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
@@ -65,16 +65,19 @@ async fn open(
 ) -> io::Result<Option<Opened>> {
     let (mut stream, mut peer) = (stream, peer);
     if listen.proxy_protocol {
-        peer = named_client(&worker, &mut stream, peer).await?;
+        peer = unless_evicted(&activity, Box::pin(named_client(&worker, &mut stream, peer))).await?;
     }
     // The system is asked only where the listening socket takes connections to several addresses.
     let local = if listen.addr.ip().is_unspecified() { stream.local_addr()? } else { listen.addr };
     let limits = &worker.node.config.client;
     let (transport, first, http2, tls) = if listen.tls {
         // Boxed: a handshake's state is large, and needed for a moment only.
-        let accepting =
-            Box::pin(tokio::time::timeout(limits.handshake_timeout, crate::tls::accept(&worker, &listen, stream)));
-        let accepted = accepting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let accepting = Box::pin(async {
+            let accepting =
+                tokio::time::timeout(limits.handshake_timeout, crate::tls::accept(&worker, &listen, stream));
+            accepting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        });
+        let accepted = unless_evicted(&activity, accepting).await;
         if accepted.is_err() {
             worker.counters.tls_failures.up();
         }
@@ -109,10 +112,25 @@ async fn open(
     Ok(Some(Opened { client, wire: Wire::new(transport, first), watch, http2 }))
 }
 
+/// What a step of setting the connection up comes to, unless it has to make room for another one meanwhile.
+async fn unless_evicted<T>(
+    activity: &Activity,
+    mut step: impl Future<Output = io::Result<T>> + Unpin,
+) -> io::Result<T> {
+    poll_fn(|cx| {
+        activity.set_waker(cx);
+        match Pin::new(&mut step).poll(cx) {
+            Poll::Pending if activity.evicted.get() => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            polled => polled,
+        }
+    })
+    .await
+}
+
 /// Takes the PROXY header off a connection. The client that it names counts as the peer, if the proxy is believed.
 async fn named_client(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
     let config = &worker.node.config;
-    let reading = Box::pin(proxy_protocol::read(stream, config.client.proxy_protocol_timeout));
+    let reading = proxy_protocol::read(stream, config.client.proxy_protocol_timeout);
     let header = reading.await.inspect_err(|_| worker.counters.bad_proxy_headers.up())?;
     let believed = config.real_ip.from.contains(peer.ip());
     Ok(header.addresses.filter(|_| believed).map_or(peer, |(client, _)| client))

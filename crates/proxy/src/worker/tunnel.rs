@@ -1,7 +1,7 @@
 //! A connection after 101: bytes pass both ways, whatever they mean.
 //!
-//! Where the policy may end it before its sides do, the frames are counted along, so that a close frame can be put between two of
-//! them.
+//! The policy may end it before its sides do, and so may the end of the process: frames are counted along, so that a close frame can
+//! be put between two of them.
 
 use super::Worker;
 use super::activity::Nature;
@@ -52,9 +52,29 @@ impl Drop for Counted {
     }
 }
 
+/// What ends a tunnel before its sides do.
+struct Ends<'t> {
+    worker: &'t Worker,
+    /// Present if the policy may.
+    lasting: Option<&'t Lasting>,
+}
+
+impl Ends<'_> {
+    fn is_over(&self) -> bool {
+        self.worker.farewell.is_said() || self.lasting.is_some_and(Lasting::is_over)
+    }
+
+    async fn over(&self) {
+        tokio::select! {
+            () = self.worker.farewell.said() => {}
+            () = Lasting::over_if_watched(self.lasting) => {}
+        }
+    }
+}
+
 /// One direction.
 struct Way<'t> {
-    lasting: Option<&'t Lasting>,
+    ends: &'t Ends<'t>,
     frames: Frames,
     /// What a close frame is masked with, on the way to the server.
     mask: Option<[u8; 4]>,
@@ -62,7 +82,7 @@ struct Way<'t> {
     moved: &'t Cell<bool>,
 }
 
-/// Passes bytes both ways until both sides have ended, one fails, both are silent for too long, or the policy ends it.
+/// Passes bytes both ways until both sides have ended, one fails, both are silent for too long, or it is over for another reason.
 pub(crate) async fn run(tunnel: Tunnel, client: ClientIo) -> io::Result<()> {
     let Tunnel { upstream, first, idle, lasting, mut request } = tunnel;
     request.complete = true;
@@ -71,11 +91,11 @@ pub(crate) async fn run(tunnel: Tunnel, client: ClientIo) -> io::Result<()> {
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
     to_client.write_all(&first).await?;
     to_client.flush().await?;
-    let (moved, lasting) = (Cell::new(true), lasting.as_ref());
+    let (moved, ends) = (Cell::new(true), Ends { worker: &worker, lasting: lasting.as_ref() });
     let mask = (worker.random() as u32).to_ne_bytes();
-    let mut up = Way { lasting, frames: Frames::default(), mask: Some(mask), moved: &moved };
-    let mut down = Way { lasting, frames: Frames::default(), mask: None, moved: &moved };
-    down.note(&first);
+    let mut up = Way { ends: &ends, frames: Frames::default(), mask: Some(mask), moved: &moved };
+    let mut down = Way { ends: &ends, frames: Frames::default(), mask: None, moved: &moved };
+    down.frames.note(&first);
     let both = async {
         tokio::try_join!(up.pass(&mut from_client, &mut to_upstream), down.pass(&mut from_upstream, &mut to_client))
     };
@@ -85,7 +105,7 @@ pub(crate) async fn run(tunnel: Tunnel, client: ClientIo) -> io::Result<()> {
         }
     };
     let overdue = async {
-        Lasting::over_if_watched(lasting).await;
+        ends.over().await;
         tokio::time::sleep(worker.node.config.client.lingering_timeout).await;
     };
     tokio::select! {
@@ -106,33 +126,28 @@ impl Way<'_> {
         let mut buf = Vec::with_capacity(READ);
         loop {
             buf.clear();
-            let over = self.lasting.is_some_and(Lasting::is_over);
+            let over = self.ends.is_over();
             let most = match self.frames.missing() {
                 0 if over => return self.take_leave(from, to, buf).await,
                 missing if over => usize::try_from(missing).unwrap_or(READ).min(READ),
                 _ => READ,
             };
             let mut room = (&mut buf).limit(most);
-            let read = match self.lasting.filter(|_| !over) {
-                None => from.read_buf(&mut room).await?,
-                Some(lasting) => tokio::select! {
+            let read = match over {
+                true => from.read_buf(&mut room).await?,
+                false => tokio::select! {
+                    biased;
                     read = from.read_buf(&mut room) => read?,
-                    () = lasting.over() => continue,
+                    () = self.ends.over() => continue,
                 },
             };
             if read == 0 {
                 return to.shutdown().await;
             }
             self.moved.set(true);
-            self.note(&buf);
+            self.frames.note(&buf);
             to.write_all(&buf).await?;
             to.flush().await?;
-        }
-    }
-
-    fn note(&mut self, bytes: &[u8]) {
-        if self.lasting.is_some() {
-            self.frames.note(bytes);
         }
     }
 

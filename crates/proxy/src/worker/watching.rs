@@ -19,6 +19,7 @@ impl Watch {
     pub(super) fn new(activity: Rc<Activity>, registered: Registered) -> Self {
         // What was signalled while the connection was being set up concerned the setting up.
         activity.clear_signal();
+        activity.evicted.set(false);
         activity.idle_since.set(Instant::now());
         Self { activity, _registered: registered, waker_left: false, drained: false }
     }

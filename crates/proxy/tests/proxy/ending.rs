@@ -111,6 +111,7 @@ fn connections_in_the_queue_are_served_and_new_ones_not_let_in() {
     let echo = Echo::start();
     let mut bed = bed(&echo, |settings| {
         settings.limits.connections = 1;
+        settings.timeouts.connection_place = Time::secs(3600);
         settings.shutdown.last_call = Time::secs(1);
     });
     let address = bed.http;

@@ -77,7 +77,9 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Limits {
-    /// Client connections on this node, beyond which new ones wait in the listening socket's queue; 0 is no limit.
+    /// Client connections on this node; 0 is no limit. One more takes the place of one of those that have waited for a request, or for
+    /// the rest of its head, for longest (`connections_evicted_total`). While none has for `timeouts.connection_place`, it waits
+    /// (`connections_held_total`), and others behind it in the listening socket's queue.
     #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
     /// Head of a request, beyond which the answer is 431.
@@ -179,6 +181,9 @@ pub struct Limits {
 pub struct Timeouts {
     /// How long a client may take for its TLS handshake.
     pub tls_handshake: Time,
+    /// How long a client connection that waits for a request keeps its place among `limits.connections`, from its beginning or its last
+    /// answer on, while others have none.
+    pub connection_place: Time,
     /// How long a peer may take to send the PROXY protocol's header where it is expected.
     pub proxy_protocol: Time,
     /// How long a TCP client may take to send what a plugin looks at before its session is passed on.
@@ -215,6 +220,8 @@ pub struct Shutdown {
     pub last_call: Time,
     /// How long, after `grace`, requests in flight may take to end.
     pub drain: Time,
+    /// How long WebSockets that are left then may take for their good-bye: both sides are sent a close frame (1001, going away).
+    pub farewell: Time,
     /// How long, after the last request, log entries, spans and metrics that wait may take to be delivered.
     pub export: Time,
 }
@@ -497,6 +504,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             tls_handshake: Time::secs(10),
+            connection_place: Time::secs(1),
             proxy_protocol: Time::secs(5),
             stream_preread: Time::secs(30),
             side_header: Time::secs(10),
@@ -512,7 +520,13 @@ impl Default for Timeouts {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { grace: Time::secs(5), last_call: Time::secs(1), drain: Time::secs(30), export: Time::secs(5) }
+        Self {
+            grace: Time::secs(5),
+            last_call: Time::secs(1),
+            drain: Time::secs(30),
+            farewell: Time::secs(1),
+            export: Time::secs(5),
+        }
     }
 }
 
