@@ -37,5 +37,6 @@ async fn connections_that_only_wait_make_room_for_others() {
     let first = flood[0].read_to_end().await.unwrap();
     assert!(first.is_empty(), "a connection that said nothing is closed without a word");
     bystanders.end("beside connections that only wait").await;
+    drop(flood);
     site.stop().await;
 }

@@ -2,7 +2,7 @@
 
 use super::{CPU, Site, counts, metric};
 use milecastle_testkit::eventually;
-use milecastle_testkit::frames::{END_HEADERS, Frames, frame, kind, request};
+use milecastle_testkit::frames::{END_HEADERS, END_STREAM, Frames, frame, kind, request};
 use milecastle_testkit::raw::{Raw, exchange};
 use milecastle_tests::full;
 
@@ -85,19 +85,22 @@ async fn who_does_not_go_on_over_http2_is_cut_off() {
     let (address, page, bystanders) = (site.up.http, site.up.prometheus, site.bystanders());
     let slow_heads = metric(page, SLOW_HEADS).await;
     let mut watched = site.watched();
-    let post = request("POST", "/large/1", "h");
+    let (get, post) = (request("GET", "/", "h"), request("POST", "/large/1", "h"));
     for (flags, data) in [(0, &b""[..]), (END_HEADERS, b"hello")] {
         let mut clients = Vec::new();
         for _ in 0..connections {
             let mut client = Frames::connect(address, &[]).await.unwrap();
-            client.send(frame(kind::HEADERS, flags, 1, &post)).await.unwrap();
+            // Once settings were exchanged: within a head they would be what ends the connection.
+            client.send(frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &get)).await.unwrap();
+            assert_eq!(client.status(1).await.unwrap().ok(), Some(200));
+            client.send(frame(kind::HEADERS, flags, 3, &post)).await.unwrap();
             if !data.is_empty() {
-                client.send(frame(kind::DATA, 0, 1, data)).await.unwrap();
+                client.send(frame(kind::DATA, 0, 3, data)).await.unwrap();
             }
             clients.push(client);
         }
         for client in &mut clients {
-            let answered = client.status(1).await.unwrap();
+            let answered = client.status(3).await.unwrap();
             assert_eq!(answered.ok(), (!data.is_empty()).then_some(408));
         }
         let cpu =
