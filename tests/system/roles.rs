@@ -73,6 +73,29 @@ async fn roles_start_in_any_order_and_wait_for_what_they_need() {
 }
 
 #[tokio::test]
+async fn a_node_whose_token_is_of_another_cluster_says_what_to_do() {
+    let (cluster, other) = (Cluster::new(), Cluster::new());
+    let (control, foreign) = (cluster.control("one"), other.control("other"));
+    control.ready().await;
+    foreign.ready().await;
+    cluster.hand_out(&other.mint(&foreign, "default"));
+    let mut gateway = cluster.gateway("g1", &[control.dp_manager]);
+    gateway.process.announce("no configuration stream");
+    gateway.process.announce("this node gets no updates");
+    let alarm =
+        |line: &str| (line.contains("ERROR") && line.contains("this node gets no updates")).then(|| line.to_owned());
+    let said = gateway.process.wait_for_line("that it is locked out", SOON, alarm);
+    for part in ["group token is for", "check the address, and that the token is whole", "milecastle token create"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!said.contains("OtherCa"), "{said}");
+    // The right one is read without a restart.
+    cluster.token(&control);
+    gateway.ready().await;
+    tokio::task::spawn_blocking(move || (gateway.stop(), control.stop(), foreign.stop())).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_replica_that_is_killed_again_and_again_is_listed_once() {
     let cluster = Cluster::new();
     let (mut one, two) = (cluster.control("one"), cluster.control("two"));

@@ -51,6 +51,14 @@ pub(crate) fn is_of_clock(error: &rustls::Error) -> bool {
     matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
 }
 
+/// What our own verifier has against a server, if it is that.
+pub(crate) fn of_trust(error: &rustls::Error) -> Option<&TrustError> {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.downcast_ref(),
+        _ => None,
+    }
+}
+
 fn roots(ca: &CertificateDer<'_>) -> Result<Arc<RootCertStore>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(ca.clone().into_owned())?;

@@ -26,8 +26,8 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use crate::tls::{is_of_clock, told};
-use crate::{CLUSTER_NAME, NodeCertificate};
+use crate::tls::{TrustError, is_of_clock, of_trust, told};
+use crate::{CLUSTER_NAME, Fingerprint, NodeCertificate};
 
 /// The pause after the system refused to accept (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -239,6 +239,18 @@ pub enum ConnectError {
         /// As given.
         address: String,
     },
+    /// It shows no certificate authority that the group token names.
+    #[error(
+        "the DP manager at {address} is not of the cluster that this node's group token is for (it shows no authority with \
+         fingerprint {trusted}): check the address, and that the token is whole and unchanged, as it was handed out; else \
+         give this node a token of that cluster: milecastle token create GROUP"
+    )]
+    OtherAuthority {
+        /// As given.
+        address: String,
+        /// The authority that the token names.
+        trusted: Fingerprint,
+    },
     /// Not reachable, or not to be trusted.
     #[error("cannot connect to the DP manager at {address}: {reason}")]
     Connect {
@@ -252,11 +264,16 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether trying again is of no use before an operator has done something about it.
+    pub fn lasts(&self) -> bool {
+        matches!(self, Self::OtherCluster { .. } | Self::OtherAuthority { .. })
+    }
+
     /// Whether the DP manager's certificate is over or has not begun, by this host's clock.
     pub fn is_of_clock(&self) -> bool {
         match self {
             Self::Connect { source, .. } => of_tls(innermost(source)).is_some_and(is_of_clock),
-            Self::Address { .. } | Self::OtherCluster { .. } => false,
+            Self::Address { .. } | Self::OtherCluster { .. } | Self::OtherAuthority { .. } => false,
         }
     }
 }
@@ -300,6 +317,9 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel
         let of_tls = of_tls(innermost);
         if let Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) = of_tls {
             return ConnectError::OtherCluster { address: address.to_owned() };
+        }
+        if let Some(TrustError::OtherCa(trusted)) = of_tls.and_then(of_trust) {
+            return ConnectError::OtherAuthority { address: address.to_owned(), trusted: *trusted };
         }
         let reason = match of_tls {
             // Of whose certificate it speaks is to be said here.

@@ -209,6 +209,14 @@ async fn certificates_that_do_not_hold_are_refused() {
     let error = connect(&cluster.address, Arc::new(foreign.client_config().unwrap())).await.unwrap_err();
     assert!(matches!(error, ConnectError::OtherCluster { .. }), "{error}");
     assert!(error.to_string().contains(&cluster.address), "{error}");
+    // A token of another cluster, or one that was changed, names another authority.
+    let trusted = GroupToken::mint("prod", Ca::generate(SystemTime::now()).unwrap().fingerprint()).unwrap().ca();
+    let error = connect(&cluster.address, Arc::new(join_client_config(trusted).unwrap())).await.unwrap_err();
+    assert!(matches!(error, ConnectError::OtherAuthority { .. }) && error.lasts(), "{error}");
+    assert!(
+        error.to_string().contains(&cluster.address) && error.to_string().contains(&trusted.to_string()),
+        "{error}"
+    );
     // And if it did, the server would not trust it.
     assert_eq!(cluster.greet(disguised(&cluster, &foreign)).await, Err(Refusal::Tls));
     let ours = keys_of(&cluster.ca, SystemTime::now());

@@ -6,7 +6,7 @@ use super::last_good::{Origin, Step};
 use super::{Alarm, Member, TrafficFigures};
 use milecastle_model::Kind;
 use milecastle_pki::NodeKeys;
-use milecastle_pki::transport::{ConnectError, connect};
+use milecastle_pki::transport::connect;
 use milecastle_wire::{DeltaAssembler, Limits, MAX_MESSAGE_BYTES, PROTOCOL, Reader, encode_delta, pb};
 use pb::config_client::ConfigClient;
 use pb::control_message::Message as Control;
@@ -120,7 +120,7 @@ impl Member {
     /// The node cannot be a member now. That is an alarm if it will not pass by itself.
     fn no_identity(&self, error: &IdentityError) -> Ended {
         let (lasts, asked) = match error {
-            IdentityError::Connect(error) => (matches!(error, ConnectError::OtherCluster { .. }), None),
+            IdentityError::Connect(error) => (error.lasts(), None),
             IdentityError::Refused(status) => {
                 (matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied), retry_after(status))
             }
