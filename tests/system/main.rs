@@ -32,6 +32,7 @@ mod ocsp;
 mod on_the_wire;
 mod operator;
 mod partitions;
+mod read_only;
 mod recovery;
 mod restored;
 mod roles;

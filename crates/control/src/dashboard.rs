@@ -18,7 +18,7 @@ use axum::Router;
 use milecastle_settings as settings;
 use milecastle_settings::{ControlShutdown, Database, Peers, Time};
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Maintenance, StoreError};
+use milecastle_store::{Maintenance, Store, StoreError};
 use milecastle_telemetry::metrics::{MetricError, Options, Registry};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -130,15 +130,22 @@ impl Opening {
         self.address
     }
 
-    /// Serves all that a dashboard serves.
+    /// Reads the keys that will open it: all that it needs of the database before it serves.
     ///
     /// # Errors
     /// A store that does not answer.
-    pub async fn serve(self, parts: Parts) -> Result<Dashboard, StartError> {
+    pub async fn keys(&self, store: &Store) -> Result<Keyring, StoreError> {
+        Keyring::load(store.clone(), &self.settings.admin.admin_key).await
+    }
+
+    /// Serves all that a dashboard serves, to whom [`Opening::keys`] and sessions admit. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// A metric of the same name that is another one.
+    pub fn serve(self, keyring: Keyring, parts: Parts) -> Result<Dashboard, MetricError> {
         let Self { settings, readiness, address, admin_address, main, compatible, stop, listeners } = self;
         let Parts { state, nodes, compiler, metrics, clock } = parts;
         let store = state.store().clone();
-        let keyring = Keyring::load(store.clone(), &settings.admin.admin_key).await?;
         let refusals = Arc::new(Refusals::new(store.clone(), settings.access.refusals_most as usize));
         let access = settings.access.clone();
         let hashing = Hashing::new(settings.access.password_hashes);
@@ -201,7 +208,8 @@ impl Dashboard {
         let store = parts.state.store().clone();
         let last_call = ControlShutdown::default().last_call;
         let opening = Opening::listen(settings, last_call, &readiness, &parts.metrics).await?;
-        let dashboard = opening.serve(parts).await?;
+        let keyring = opening.keys(&store).await?;
+        let dashboard = opening.serve(keyring, parts)?;
         readiness.serves(store, maintenance);
         Ok(dashboard)
     }

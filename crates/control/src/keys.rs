@@ -17,30 +17,40 @@ const SECRET: &str = "admin-key-hmac";
 /// Name of the first key.
 const FIRST: &str = "admin";
 
-/// Sees to the first key of an installation: `given` (of `MILECASTLE_ADMIN_KEY`), or a random one, which is returned so that
-/// it can be shown, once. Does nothing if the store has a key already; of several processes that start at once, one makes it.
-///
-/// # Errors
-/// What the store says.
-pub async fn bootstrap_admin_key(store: &Store, given: Option<&str>) -> Result<Option<String>, StoreError> {
-    let secret = Secret::of(store).await?;
-    let made = match given {
-        Some(_) => None,
-        None => Some(random()),
-    };
-    let Some(key) = given.or(made.as_deref()) else { return Ok(None) };
-    if store.by(&Actor::system()).admin_key_put_first(FIRST, Role::Admin, &secret.tag(key)).await? {
-        return Ok(made);
+/// The first key of an installation, in the making: the same one however often its making is tried, so that a try whose answer
+/// was lost is known again.
+pub struct FirstKey {
+    key: String,
+    was_given: bool,
+}
+
+impl FirstKey {
+    /// The one that was given (`MILECASTLE_ADMIN_KEY`), or a random one.
+    pub fn new(given: Option<String>) -> Self {
+        let was_given = given.is_some();
+        Self { key: given.unwrap_or_else(random), was_given }
     }
-    if let Some(given) = given {
-        let tag = secret.tag(given);
-        if !store.admin_key_list().await?.iter().any(|key| key.hash == tag) {
+
+    /// Records it unless the store has a key already; of several processes that start at once, one does. Gives the random one
+    /// if it is recorded, so that it can be shown, once.
+    ///
+    /// # Errors
+    /// What the store says. If that may pass, this may be tried again.
+    pub async fn record(&self, store: &Store) -> Result<Option<&str>, StoreError> {
+        let tag = Secret::of(store).await?.tag(&self.key);
+        let mut keys = store.admin_key_list().await?;
+        if keys.is_empty() {
+            store.by(&Actor::system()).admin_key_put_first(FIRST, Role::Admin, &tag).await?;
+            keys = store.admin_key_list().await?;
+        }
+        let is_recorded = keys.iter().any(|key| key.hash == tag);
+        if self.was_given && !is_recorded {
             tracing::warn!(
                 "MILECASTLE_ADMIN_KEY is none of the admin keys there are; it counts on the first start only"
             );
         }
+        Ok((is_recorded && !self.was_given).then_some(&self.key))
     }
-    Ok(None)
 }
 
 /// Records a key under a name, in place of the key that had this name. Replicas know it within a second.
@@ -92,7 +102,7 @@ impl Secret {
 type Known = ([u8; 32], Principal);
 
 /// The keys that open the Admin API: those of the settings and those of the store.
-pub(crate) struct Keyring {
+pub struct Keyring {
     store: Store,
     secret: Secret,
     fixed: Vec<Known>,

@@ -5,7 +5,7 @@
 //! - [`Dashboard`] serves `/apisix/admin` (`docs/spec/admin-api.md`), `/api`, health, metrics, and later the
 //!   console.
 //! - [`dpm`] lets nodes join, streams to them, and knows what they run.
-//! - [`bootstrap_admin_key`] sees to the first key.
+//! - [`FirstKey`] and [`FirstAccount`] are how a new installation is opened.
 //!
 //! Invariants:
 //! - A write is accepted by the compiler that gateways build with, under the settings of its group, and by the store's
@@ -42,9 +42,9 @@ pub use api::Declared;
 pub use clock::Clock;
 pub use dashboard::{Dashboard, Opening, Parts, StartError};
 pub use health::{Probes, Readiness};
-pub use keys::{bootstrap_admin_key, mint_admin_key, put_admin_key};
+pub use keys::{FirstKey, Keyring, mint_admin_key, put_admin_key};
 pub use members::{MemberSettings, Membership, Role};
-pub use passwords::{FIRST_ACCOUNT, bootstrap_account, generate_password, hash_password};
+pub use passwords::{FIRST_ACCOUNT, FirstAccount, generate_password, hash_password};
 pub use state::State;
 
 /// Whether an account may be called so: 1 to 64 of `A-Z a-z 0-9 . _ @ -`.

@@ -63,7 +63,8 @@ pub struct Role {
 }
 
 impl Membership {
-    /// Becomes a member, and stays one until it is left or dropped. Must be called within a tokio runtime.
+    /// Becomes a member, and stays one until it is left or dropped. While the database refuses writes it is not known to the
+    /// others, and beats on until it is. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// What the store says.
@@ -73,7 +74,11 @@ impl Membership {
         let Role { roles, address, version } = role;
         let host = settings.members.name.clone().unwrap_or_else(host_name);
         let member = NewMember { id: new_id(), roles, host, version, address };
-        store.member_beat(&member).await?;
+        match store.member_beat(&member).await {
+            // It reads all the same, and says that it is not ready ([`Store::takes_writes`]).
+            Err(error) if error.refuses_writes() => {}
+            other => other?,
+        }
         let (maintained, maintenance) = watch::channel(store.member_maintenance(&member.host).await?);
         let id: Arc<str> = member.id.as_str().into();
         let (stop, stopped) = watch::channel(false);

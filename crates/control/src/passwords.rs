@@ -9,7 +9,7 @@ use argon2::{Argon2, Params};
 use aws_lc_rs::rand;
 use milecastle_store::{Actor, NewPassword, RoleGrant, Store, StoreError};
 use milecastle_telemetry::Secret;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use crate::rights::Role;
 
@@ -67,20 +67,42 @@ pub fn generate_password() -> Secret<String> {
     parts.join("-").into()
 }
 
-/// Sees to the first account of an installation, an administrator with a random password, which is returned so that it can be shown,
-/// once. Does nothing if there is an account already; of several processes that start at once, one makes it.
-///
-/// # Errors
-/// What the store says.
-pub async fn bootstrap_account(store: &Store) -> Result<Option<Secret<String>>, StoreError> {
-    if !store.account_list().await?.is_empty() {
-        return Ok(None);
+/// The first account of an installation, an administrator, in the making: with the same password however often its making is
+/// tried, so that a try whose answer was lost is known again.
+pub struct FirstAccount {
+    password: Secret<String>,
+    /// What is kept of it, once that was needed.
+    hash: OnceCell<String>,
+}
+
+impl FirstAccount {
+    /// With a random password.
+    pub fn new() -> Self {
+        Self { password: generate_password(), hash: OnceCell::new() }
     }
-    let password = generate_password();
-    let kept = NewPassword { hash: hash_password(password.clone()).await, must_change: true };
-    let grants = [RoleGrant::everywhere(Role::administrator().name)];
-    let made = store.by(&Actor::system()).account_create_first(FIRST_ACCOUNT, &kept, &grants).await?;
-    Ok(made.then_some(password))
+
+    /// Makes it unless there is an account already; of several processes that start at once, one does. Gives its password if it
+    /// is made, so that it can be shown, once.
+    ///
+    /// # Errors
+    /// What the store says. If that may pass, this may be tried again.
+    pub async fn record(&self, store: &Store) -> Result<Option<&Secret<String>>, StoreError> {
+        if store.account_list().await?.is_empty() {
+            let hash = self.hash.get_or_init(|| hash_password(self.password.clone())).await;
+            let kept = NewPassword { hash: hash.clone(), must_change: true };
+            let grants = [RoleGrant::everywhere(Role::administrator().name)];
+            store.by(&Actor::system()).account_create_first(FIRST_ACCOUNT, &kept, &grants).await?;
+        }
+        let Some(hash) = self.hash.get() else { return Ok(None) };
+        let is_made = store.account_password_hash(FIRST_ACCOUNT).await?.as_ref() == Some(hash);
+        Ok(is_made.then_some(&self.password))
+    }
+}
+
+impl Default for FirstAccount {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// What is kept of a password: a PHC string. For whoever is not asked by strangers; requests have [`Hashing`].

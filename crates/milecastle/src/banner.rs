@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Prints addresses, the first Admin key and password if this start made them, and what to try.
+/// Prints addresses, and what to try: with the first Admin key, if this start made it.
 ///
 /// # Errors
 /// Standard output is closed.
@@ -57,7 +57,6 @@ fn text(
         writeln!(out, "\n{usual} is not free, so the demo upstream is at {demo}:")?;
         writeln!(out, "where a guide says {usual}, take {demo}.")?;
     }
-    out.push_str(&control.made());
     let http = gateway.addresses().into_iter().find_map(|(what, address)| (what == "HTTP").then_some(address));
     if let (Some(demo), Some(http), Some(admin)) = (demo, http, admin) {
         let key = control.new_admin_key.as_deref().unwrap_or("YOUR-ADMIN-KEY");

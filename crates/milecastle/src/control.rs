@@ -1,17 +1,19 @@
 //! The control plane's part of a process.
 
 use crate::compiler::compiler;
+use crate::waiting::Waiting;
 use anyhow::Context;
 use milecastle_control::dpm::{DpManager, DpParts, Nodes};
 use milecastle_control::{
-    Clock, Dashboard, FIRST_ACCOUNT, MemberSettings, Membership, Opening, Parts, Probes, Readiness, Role, State,
-    bootstrap_account, bootstrap_admin_key,
+    Clock, Dashboard, FIRST_ACCOUNT, FirstAccount, FirstKey, MemberSettings, Membership, Opening, Parts, Probes,
+    Readiness, Role, State,
 };
 use milecastle_plugin_api::NoSecrets;
 use milecastle_settings::{Database, Replica, Sealing, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{KeySource, OpenError, SealingKey, Store, StoreError, Tuning, warn_if_open_to_others};
-use milecastle_telemetry::{Secret, metrics};
+use milecastle_telemetry::metrics;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,10 +29,8 @@ pub(crate) struct ControlPlane {
     readiness: Readiness,
     /// How long it serves on after it was told to stop.
     grace: Time,
-    /// The first Admin key, if this start made one. To be shown once.
+    /// The first Admin key, if this start made one; it was shown.
     pub new_admin_key: Option<String>,
-    /// The password of the first account, if this start made one. To be shown once.
-    pub new_password: Option<Secret<String>>,
 }
 
 /// What a control plane is made from.
@@ -43,7 +43,8 @@ pub(crate) struct ControlSettings<'a> {
 }
 
 impl ControlPlane {
-    /// Opens the listeners, waits for the database as long as it takes, and serves.
+    /// Opens the listeners, waits for the database as long as it takes, at whatever step it is away, and serves. What opens the
+    /// API, if this start made it, is written to standard output as soon as it is recorded.
     ///
     /// # Errors
     /// A listener, the sealing key, or a database that is not to be had by waiting: each says what to do.
@@ -67,58 +68,39 @@ impl ControlPlane {
         let role = role(&settings, opening.as_ref().map(Opening::address));
         // What is accepted depends on no node, and so not on any node's `plugin_attr`.
         let compiler = Arc::new(compiler(serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets)));
-        let (state, membership) = connect(&settings, &key, &role, &compiler, &readiness).await?;
+        let waiting = Waiting { database: &settings.replica.database, readiness: &readiness };
+        let dsn = settings.replica.database.dsn.as_ref().context("database.dsn is not set")?.reveal();
+        let (state, membership) = waiting.until(async || connect(dsn, &settings, &key, &role, &compiler).await).await?;
         let store = state.store().clone();
         let nodes = Nodes::new(store.clone(), membership.id(), &settings.replica.members);
         // Before anything is served, so that it opens the Admin API from the first request on.
-        let (new_admin_key, new_password) = match settings.dashboard {
-            Some(dashboard) => (first_key(&store, dashboard).await?, bootstrap_account(&store).await?),
-            None => (None, None),
+        let new_admin_key = match settings.dashboard {
+            Some(dashboard) => first_access(&waiting, &store, dashboard).await?,
+            None => None,
         };
         let dashboard = match opening {
             Some(opening) => {
+                let keyring = waiting.until(async || opening.keys(&store).await).await?;
                 let (state, nodes, metrics) = (state.clone(), nodes.clone(), metrics.clone());
                 let parts = Parts { state, nodes, compiler, metrics, clock: Clock::of(&store) };
-                Some(opening.serve(parts).await?)
+                Some(opening.serve(keyring, parts)?)
             }
             None => None,
         };
         let dp_manager = match settings.dp_manager {
             Some(settings) => {
-                let parts = DpParts { state, nodes: nodes.clone(), maintenance: membership.maintenance(), metrics };
-                Some((DpManager::start(settings, parts).await?, settings.server.drain))
+                let parts = || {
+                    let (state, nodes, metrics) = (state.clone(), nodes.clone(), metrics.clone());
+                    DpParts { state, nodes, maintenance: membership.maintenance(), metrics }
+                };
+                let started = waiting.until(async || DpManager::start(settings, parts()).await).await?;
+                Some((started, settings.server.drain))
             }
             None => None,
         };
         readiness.serves(store.clone(), membership.maintenance());
         let grace = settings.replica.shutdown.grace;
-        Ok(Self {
-            store,
-            nodes,
-            dashboard,
-            dp_manager,
-            probes,
-            membership,
-            readiness,
-            grace,
-            new_admin_key,
-            new_password,
-        })
-    }
-
-    /// What opens the API, if this start made it: to be shown this once, and not to the log, which others read and keep.
-    pub(crate) fn made(&self) -> String {
-        let mut text = String::new();
-        if let Some(key) = &self.new_admin_key {
-            text += &format!("\nAdmin key (shown this once; only its hash is kept):\n\n  {key}\n");
-        }
-        if let Some(password) = &self.new_password {
-            let password = password.reveal();
-            text += &format!(
-                "\nPassword of the account `{FIRST_ACCOUNT}` (shown this once; to be changed at the first login):\n\n  {password}\n"
-            );
-        }
-        text
+        Ok(Self { store, nodes, dashboard, dp_manager, probes, membership, readiness, grace, new_admin_key })
     }
 
     /// Where the dashboard serves.
@@ -200,60 +182,57 @@ fn role(settings: &ControlSettings<'_>, dashboard: Option<SocketAddr>) -> Role {
     }
 }
 
-/// Opens the store, reads the configuration and becomes a member, trying again for as long as the database may yet come.
+/// Opens the store, reads the configuration and becomes a member.
 async fn connect(
+    dsn: &str,
     settings: &ControlSettings<'_>,
     key: &KeySource,
     role: &Role,
     compiler: &Arc<Compiler>,
-    readiness: &Readiness,
-) -> anyhow::Result<(Arc<State>, Membership)> {
-    let database = &settings.replica.database;
-    let mut pause = database.retry_min.get();
-    loop {
-        let error = match try_connect(settings, key, role, compiler).await? {
-            Ok(connected) => return Ok(connected),
-            Err(error) if error.may_pass() => error,
-            Err(error) => return Err(error.into()),
-        };
-        tracing::warn!(%error, retry_in_ms = pause.as_millis(), "waiting for the database");
-        readiness.waits(format!("waiting for the database: {error}"));
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(database.retry_max.get());
-    }
-}
-
-async fn try_connect(
-    settings: &ControlSettings<'_>,
-    key: &KeySource,
-    role: &Role,
-    compiler: &Arc<Compiler>,
-) -> anyhow::Result<Result<(Arc<State>, Membership), OpenError>> {
-    let database = &settings.replica.database;
-    let dsn = database.dsn.as_ref().context("database.dsn is not set")?;
-    let connected = async {
-        let store = milecastle_store::open_with(dsn.reveal(), key, &tuning(database)).await?;
-        let state = State::start(store.clone()).await?;
-        let member = MemberSettings {
-            members: settings.replica.members.clone(),
-            history: settings.replica.history.clone(),
-            audit: settings.replica.audit.clone(),
-            compiler: compiler.clone(),
-            clock: Clock::of(&store),
-        };
-        let membership = Membership::join(store, role.clone(), member).await?;
-        Ok((Arc::new(state), membership))
+) -> Result<(Arc<State>, Membership), OpenError> {
+    let store = milecastle_store::open_with(dsn, key, &tuning(&settings.replica.database)).await?;
+    let state = State::start(store.clone()).await?;
+    let member = MemberSettings {
+        members: settings.replica.members.clone(),
+        history: settings.replica.history.clone(),
+        audit: settings.replica.audit.clone(),
+        compiler: compiler.clone(),
+        clock: Clock::of(&store),
     };
-    Ok(connected.await)
+    let membership = Membership::join(store, role.clone(), member).await?;
+    Ok((Arc::new(state), membership))
 }
 
-/// Sees to the first Admin key, unless the settings have one.
-async fn first_key(store: &Store, settings: &milecastle_settings::Dashboard) -> Result<Option<String>, StoreError> {
+/// Sees to the first Admin key, unless the settings have one, and to the first account; shows each as soon as it is known to be
+/// recorded, so that none is recorded and never seen. Gives the key, if this start made it.
+async fn first_access(
+    waiting: &Waiting<'_>,
+    store: &Store,
+    settings: &milecastle_settings::Dashboard,
+) -> anyhow::Result<Option<String>> {
     let given = std::env::var("MILECASTLE_ADMIN_KEY").ok().filter(|key| !key.is_empty());
-    if given.is_none() && !settings.admin.admin_key.is_empty() {
-        return Ok(None);
+    let mut new_key = None;
+    if given.is_some() || settings.admin.admin_key.is_empty() {
+        let first = FirstKey::new(given);
+        new_key = waiting.until(async || Ok::<_, StoreError>(first.record(store).await?.map(str::to_owned))).await?;
+        if let Some(key) = &new_key {
+            show(&format!("\nAdmin key (shown this once; only its hash is kept):\n\n  {key}\n"))?;
+        }
     }
-    bootstrap_admin_key(store, given.as_deref()).await
+    let first = FirstAccount::new();
+    if let Some(password) = waiting.until(async || Ok::<_, StoreError>(first.record(store).await?.cloned())).await? {
+        let password = password.reveal();
+        show(&format!(
+            "\nPassword of the account `{FIRST_ACCOUNT}` (shown this once; to be changed at the first login):\n\n  {password}\n\n"
+        ))?;
+    }
+    Ok(new_key)
+}
+
+/// Writes to standard output, and not to the log, which others read and keep.
+fn show(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
 pub(crate) fn tuning(database: &Database) -> Tuning {

@@ -23,6 +23,7 @@ mod successor;
 mod supervisor;
 mod up;
 mod user;
+mod waiting;
 
 use clap::Parser;
 use cli::{Cli, Command};

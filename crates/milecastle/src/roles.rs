@@ -9,10 +9,8 @@ use crate::gateway::{GatewayNode, LogFiles, Origin};
 use crate::process::{self, Asked, Signals};
 use crate::successor::Program;
 use crate::{ports, supervisor};
-use anyhow::Context;
 use milecastle_proxy::handover::HandedOver;
 use milecastle_settings::{ControlFile, DashboardFile, DpManagerFile, File, GatewayFile, Replica, load};
-use std::io::Write;
 use std::pin::pin;
 use tokio::sync::oneshot;
 
@@ -75,12 +73,6 @@ async fn serve(settings: ControlSettings<'_>) -> anyhow::Result<()> {
         started = ControlPlane::start(settings) => started?,
         () = signals.stop() => return Ok(()),
     };
-    let made = control.made();
-    if !made.is_empty() {
-        let mut out = std::io::stdout().lock();
-        let written = out.write_all(made.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
-        written.context("cannot write to standard output")?;
-    }
     tracing::info!("ready");
     signals.stop().await;
     signals.see_out(control.stop(), None).await;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 use crate::error::{OpenError, StoreError};
 use crate::group::{self, NewGroup};
@@ -138,7 +138,12 @@ async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
         let sql = if postgres { pg } else { lite };
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
-    let mut migrator = Migrator::with_migrations(migrations.collect());
+    let migrations: Vec<_> = migrations.collect();
+    // Not left to the migrator, which writes even if nothing is to be done: a database that is read only for now may be read.
+    if is_migrated(tx, &migrations).await? {
+        return Ok(());
+    }
+    let mut migrator = Migrator::with_migrations(migrations);
     migrator.dangerous_set_table_name("schema_migration");
     // Whoever is here has the bootstrap lock.
     migrator.set_locking(false);
@@ -152,7 +157,27 @@ async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
         Tx::Pg(tx, _) => migrator.run_direct(None, &mut **tx, false).await,
         Tx::Lite(tx, _) => migrator.run_direct(None, &mut **tx, false).await,
     };
-    done.map_err(|cause| OpenError::Migration { cause: Box::new(cause) })
+    done.map_err(|error| match error {
+        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => match StoreError::from(cause) {
+            passing if passing.may_pass() => OpenError::Store(passing),
+            lasting => OpenError::Migration { cause: Box::new(lasting) },
+        },
+        other => OpenError::Migration { cause: Box::new(other) },
+    })
+}
+
+/// Whether all of these migrations were applied as they are.
+async fn is_migrated(tx: &mut Tx, migrations: &[Migration]) -> Result<bool, StoreError> {
+    let table = tx.row(tx.has_migrations_sql(), &[]).await?;
+    if !table.map(|row| row.flag(0)).transpose()?.unwrap_or(false) {
+        return Ok(false);
+    }
+    let rows = tx.rows("SELECT version, checksum FROM schema_migration WHERE success", &[]).await?;
+    let applied = rows.iter().map(|row| Ok((row.int(0)?.cast_signed(), row.blob(1)?)));
+    let applied = applied.collect::<Result<BTreeMap<_, _>, StoreError>>()?;
+    Ok(migrations
+        .iter()
+        .all(|migration| applied.get(&migration.version).is_some_and(|checksum| **checksum == *migration.checksum)))
 }
 
 /// Refuses a schema on which only newer programs may run; what was done in the transaction is undone with it.

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 
 use milecastle_model::{Key, Object};
+use sqlx::error::DatabaseError;
 
 use crate::change::Reference;
 use crate::seal::SealingKeyError;
@@ -125,7 +126,7 @@ impl OpenError {
         use OpenError as E;
         match self {
             E::Unreachable { .. } | E::Tls { .. } | E::Refused { .. } | E::NoDatabase { .. } => true,
-            E::Store(error) => matches!(error, StoreError::Unavailable(_)),
+            E::Store(error) => error.may_pass(),
             E::BadDsn { .. } | E::File { .. } | E::NewerSchema { .. } | E::Migration { .. } => false,
             E::SealingKey(_) | E::WrongSealingKey { .. } | E::MissingSealingKey { .. } => false,
         }
@@ -156,6 +157,29 @@ pub enum StoreError {
     /// Something read from the database is not what was written.
     #[error("the database holds something unreadable: {0}")]
     Corrupt(String),
+}
+
+/// SQLSTATE read_only_sql_transaction: a standby that is yet to be promoted, or a session that began as read only.
+pub(crate) const READ_ONLY: &str = "25006";
+
+/// Why a database that answers takes no writes.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("it refuses writes: {message}; {advice}")]
+pub(crate) struct Refusal {
+    message: String,
+    advice: &'static str,
+}
+
+impl Refusal {
+    fn of(error: &dyn DatabaseError) -> Option<Self> {
+        let advice = match error.code().as_deref()? {
+            READ_ONLY => "does database.dsn lead to a standby, or is default_transaction_read_only set?",
+            // disk_full, SQLITE_FULL
+            "53100" | "13" => "make room on its disk",
+            _ => return None,
+        };
+        Some(Self { message: error.message().to_owned(), advice })
+    }
 }
 
 /// Why a change set was not published. Nothing of it was written.
@@ -246,12 +270,29 @@ pub enum GroupError {
 }
 
 impl StoreError {
-    /// Something stored that cannot be; `what` says what, without its content.
     /// The database took longer for something than it may.
     pub fn late() -> StoreError {
         StoreError::Unavailable("it does not answer in time".into())
     }
 
+    /// Whether the same may succeed later without anything being done to this program.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, StoreError::Unavailable(_))
+    }
+
+    /// Whether the database answers, and takes no writes.
+    pub fn refuses_writes(&self) -> bool {
+        self.refusal().is_some()
+    }
+
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            StoreError::Unavailable(cause) => cause.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    /// Something stored that cannot be; `what` says what, without its content.
     pub(crate) fn corrupt(what: impl Into<String>) -> StoreError {
         StoreError::Corrupt(what.into())
     }
@@ -261,6 +302,7 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> StoreError {
         use sqlx::Error as E;
         match error {
+            E::Database(e) if let Some(refusal) = Refusal::of(&*e) => StoreError::Unavailable(Box::new(refusal)),
             E::Database(e) if e.code().is_some_and(|code| is_passing(&code)) => StoreError::Unavailable(Box::new(e)),
             E::Database(_) | E::Encode(_) => StoreError::Database(Box::new(error)),
             E::Decode(_) | E::ColumnDecode { .. } => StoreError::corrupt(error.to_string()),
@@ -278,10 +320,9 @@ impl From<sqlx::Error> for StoreError {
 fn is_passing(code: &str) -> bool {
     match code.len() {
         // SQLSTATE: shut down or cancelled by the operator, out of resources, rolled back for another transaction's sake, lock not
-        // had in time, a standby that is yet to be promoted.
-        5 => ["57", "53", "40"].iter().any(|class| code.starts_with(class)) || matches!(code, "55P03" | "25006"),
-        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN; the low byte of an extended code is the
-        // primary one.
-        _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14)),
+        // had in time.
+        5 => ["57", "53", "40"].iter().any(|class| code.starts_with(class)) || code == "55P03",
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_CANTOPEN; the low byte of an extended code is the primary one.
+        _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 14)),
     }
 }

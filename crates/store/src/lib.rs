@@ -58,6 +58,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod writability;
 
 pub use access::{AdminKey, NewToken, Role, Token};
 pub use account::{Account, AccountUpdate, NewPassword, Session, SessionLimits};

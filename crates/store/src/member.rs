@@ -54,7 +54,7 @@ pub struct Forgotten {
 }
 
 impl Store {
-    /// Says that a member is alive, and all of what it says of itself.
+    /// Says that a member is alive, and all of what it says of itself; how that ends tells [`Store::takes_writes`].
     pub async fn member_beat(&self, member: &NewMember) -> Result<(), StoreError> {
         let sql = format!(
             "INSERT INTO member (id, roles, host, version, address, started_at, knows, beat_at) \
@@ -64,7 +64,10 @@ impl Store {
         );
         let NewMember { id, roles, host, version, address } = member;
         let roles = roles.join(",");
-        self.0.db.run(sql, args![id, &roles, host, version, address, self.now(), newest_known()]).await.map(drop)
+        let args = args![id, &roles, host, version, address, self.now(), newest_known()];
+        let beaten = self.0.db.run(sql, args).await.map(drop);
+        self.0.writability.note(&beaten);
+        beaten
     }
 
     /// Takes a member that stops off the list, and ends its leases.

@@ -6,6 +6,7 @@
 //! What must stay true:
 //! - Whatever the server does, each statement ends, and so does the return of each connection to the pool.
 //! - A connection on which a statement was given up is closed: nobody knows in what transaction it is.
+//! - A connection on which nothing may be written is closed: the next one may lead to another server, or a session that may.
 //! - Publishing never takes all connections: what keeps this replica alive finds one however many clients write.
 
 use std::io;
@@ -18,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::connect::Tuning;
-use crate::error::StoreError;
+use crate::error::{READ_ONLY, StoreError};
 use crate::rule::Rule;
 
 /// How long an answer may take on its way, beside the time that the server may work on it.
@@ -28,8 +29,8 @@ const MARGIN: Duration = Duration::from_secs(2);
 /// statement; one that takes longer is closed.
 const RETURN: Duration = Duration::from_secs(5);
 
-/// For how long connections are closed instead of kept once an answer was given up: longer than the one in question takes to
-/// come back to the pool.
+/// For how long connections are closed instead of kept once an answer was given up, or a write refused as read only: longer than
+/// the one in question takes to come back to the pool.
 const DOUBT: Duration = Duration::from_secs(60);
 
 /// A PostgreSQL server.
@@ -43,18 +44,18 @@ pub(crate) struct Server {
     acquire_timeout: Duration,
 }
 
-/// How long an answer is waited for, and whether one was given up lately.
+/// How long an answer is waited for, and whether connections are in doubt because of one lately.
 #[derive(Clone, Debug)]
 pub(crate) struct Patience {
     limit: Duration,
-    gave_up: Arc<Mutex<Option<Instant>>>,
+    doubted: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Server {
     /// Of the connections that `tuning` allows, one is for notices.
     pub(crate) fn new(options: PgConnectOptions, tuning: &Tuning) -> Self {
         let limit = tuning.acquire_timeout + tuning.statement_timeout + MARGIN;
-        let patience = Patience { limit, gave_up: Arc::default() };
+        let patience = Patience { limit, doubted: Arc::default() };
         let most = tuning.max_connections.saturating_sub(1).max(1);
         let returned = patience.clone();
         let pool = PgPoolOptions::new()
@@ -93,17 +94,22 @@ impl Patience {
     /// What the server answers, if it does in time.
     pub(crate) async fn answer<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
         let mut work = Box::pin(work);
-        if let Ok(done) = timeout(self.limit, work.as_mut()).await {
-            return done;
-        }
+        let done = timeout(self.limit, work.as_mut()).await;
+        let is_doubtful = match &done {
+            Ok(Err(sqlx::Error::Database(error))) => error.code().as_deref() == Some(READ_ONLY),
+            Ok(_) => false,
+            Err(_) => true,
+        };
         // Before the work is dropped, and its connection with it.
-        *self.gave_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        Err(late())
+        if is_doubtful {
+            *self.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        done.unwrap_or_else(|_| Err(late()))
     }
 
     fn doubts(&self) -> bool {
-        let gave_up = *self.gave_up.lock().unwrap_or_else(PoisonError::into_inner);
-        gave_up.is_some_and(|at| at.elapsed() < DOUBT)
+        let doubted = *self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        doubted.is_some_and(|at| at.elapsed() < DOUBT)
     }
 }
 

@@ -359,6 +359,14 @@ impl Tx {
         }
     }
 
+    /// The statement that says whether there is a table of migrations.
+    pub(crate) fn has_migrations_sql(&self) -> &'static str {
+        match self {
+            Tx::Pg(..) => "SELECT to_regclass('schema_migration') IS NOT NULL",
+            Tx::Lite(..) => "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'schema_migration')",
+        }
+    }
+
     /// Runs a statement and gives the number of rows that it touched.
     pub(crate) async fn run(&mut self, sql: impl Into<Sql>, args: &[Value<'_>]) -> Result<u64, StoreError> {
         Ok(match self {

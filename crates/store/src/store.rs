@@ -9,6 +9,7 @@ use crate::error::{OpenError, StoreError};
 use crate::seal::{KeySource, Sealer};
 use crate::sql::Db;
 use crate::watch::Watcher;
+use crate::writability::Writability;
 use crate::{bootstrap, connect};
 
 /// The gateway group that the first start makes and that requests without a group mean.
@@ -26,12 +27,13 @@ pub(crate) struct Inner {
     pub(crate) clock: DatabaseClock,
     pub(crate) watcher: Watcher,
     pub(crate) bodies: OnceLock<Bodies>,
+    pub(crate) writability: Writability,
 }
 
 /// Opens the database that `dsn` names: `postgres://USER:PASSWORD@HOST:PORT/DATABASE` or `sqlite:/path/to/file.db`.
 ///
-/// An empty database is readied: schema, data key and group [`DEFAULT_GROUP`]; an older one is migrated. Any number of
-/// processes may do this at once. Must be called within a tokio runtime, which then runs the watching.
+/// An empty database is readied: schema, data key and group [`DEFAULT_GROUP`]; an older one is migrated, and one that is
+/// ready only read. Any number of processes may do this at once. Must be called within a tokio runtime, which then runs the watching.
 pub async fn open(dsn: &str, sealing_key: &KeySource) -> Result<Store, OpenError> {
     open_with(dsn, sealing_key, &Tuning::default()).await
 }
@@ -42,14 +44,16 @@ pub async fn open_with(dsn: &str, sealing_key: &KeySource, tuning: &Tuning) -> R
     let clock = DatabaseClock::of(&db).await?;
     let sealer = bootstrap::bootstrap(&db, sealing_key, clock.now()).await?;
     let watcher = Watcher::start(&db, &clock).await?;
-    Ok(Store(Arc::new(Inner { db, sealer, clock, watcher, bodies: OnceLock::new() })))
+    let writability = Writability::default();
+    Ok(Store(Arc::new(Inner { db, sealer, clock, watcher, bodies: OnceLock::new(), writability })))
 }
 
 impl Store {
-    /// Asks the database for a sign of life.
+    /// Asks the database for a sign of life; fails too while it refuses writes ([`Store::takes_writes`]).
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.0.db.check_files()?;
-        self.0.db.rows("SELECT 1", &[]).await.map(drop)
+        self.0.db.rows("SELECT 1", &[]).await?;
+        self.takes_writes()
     }
 
     /// The database's time, Unix time in whole seconds: what all replicas agree on, whatever their own clocks say. It is read

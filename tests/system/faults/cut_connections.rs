@@ -6,8 +6,9 @@ use super::writer::{Desk, ROUTES, Writer};
 use super::{ALONE, either};
 use milecastle_testkit::history::{History, Outcome};
 use milecastle_testkit::postgres::Cluster as Postgres;
-use milecastle_testkit::{Cutter, Echo, wait_for};
-use milecastle_tests::Cluster;
+use milecastle_testkit::{Call, Cutter, Echo, wait_for};
+use milecastle_tests::{Cluster, full};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -74,7 +75,7 @@ async fn a_transaction_that_is_cut_in_the_middle_is_done_or_not_done() {
     })
     .await;
     wait_for("the node has it", LONG, async || {
-        let answer = milecastle_testkit::Call::get(&super::writer::path(ROUTES)).to(gateway.http).await.ok()?;
+        let answer = Call::get(&super::writer::path(ROUTES)).to(gateway.http).await.ok()?;
         (answer.header("x-version").parse() == Ok(version)).then_some(())
     })
     .await;
@@ -83,4 +84,39 @@ async fn a_transaction_that_is_cut_in_the_middle_is_done_or_not_done() {
     let history = History { writes, commits: commits(&postgres, "default"), ..History::default() };
     assert_eq!(history.check(), BTreeSet::new());
     tokio::task::spawn_blocking(move || (gateway.stop(), good.stop(), cut.stop())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_whose_connections_are_cut_again_and_again_goes_on() {
+    let (postgres, starts) = (Postgres::start().unwrap(), if full() { 40 } else { 6 });
+    for start in 0..starts {
+        postgres.query("DROP SCHEMA public CASCADE; CREATE SCHEMA public").unwrap();
+        let cutter = Cutter::start(postgres.address()).await;
+        let mut cluster = Cluster::at(&format!("postgres://postgres@{}/postgres", cutter.address()));
+        // None is given, so that one is made.
+        cluster.for_control.push(("MILECASTLE_ADMIN_KEY", ""));
+        // The longer connections live, the later the step of the start at which they end.
+        cutter.cut_after(500..10_000 * (1 + start));
+        let mut control = cluster.control("cut");
+        for expected in ["database", "not be answered", "nodes run"] {
+            control.process.announce(expected);
+        }
+        let ready = async || Call::get("/readyz").to(control.http).await.is_ok_and(|answer| answer.status == 200);
+        wait_for("connections are cut", LONG, async || (cutter.cuts() >= 10 || ready().await).then_some(())).await;
+        cutter.mend();
+        cutter.cut_all();
+        wait_for("it is ready", LONG, async || ready().await.then_some(())).await;
+        // What was recorded was shown, and is what opens.
+        let log = control.process.log();
+        let shown: Vec<_> = (0..log.len()).filter(|line| log[*line].contains("(shown this once")).collect();
+        assert_eq!(shown.len(), 2, "{log:#?}");
+        let [key, password] = [shown[0], shown[1]].map(|line| log[line + 2].trim().to_owned());
+        let routes = Call::get("/apisix/admin/routes").header("X-API-KEY", &key).to(control.http).await.unwrap();
+        assert_eq!(routes.status, 200, "{}", routes.text());
+        let body = json!({ "name": "admin", "password": password }).to_string();
+        let login = Call::post("/api/session", body).header("content-type", "application/json");
+        let login = login.to(control.http).await.unwrap();
+        assert!(login.header("set-cookie").contains("session"), "{} {}", login.status, login.text());
+        tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
+    }
 }

@@ -11,8 +11,9 @@ use super::{Outcome, Site, json};
 use crate::members::LEADER;
 
 /// `GET /api/members`: those that fell silent or are too old for the database's schema included, until they are forgotten or others have taken their place; and names in
-/// maintenance of which no process runs.
+/// maintenance of which no process runs. While the database takes no heartbeats, who lives is not known: 503.
 pub(super) async fn list(Shared(api): Site) -> Outcome {
+    api.store().takes_writes()?;
     let leader = api.store().lease_get(LEADER).await?.filter(|lease| !lease.left.is_zero());
     let members = api.store().member_list().await?;
     let mut maintained: BTreeMap<_, _> = api.store().member_maintenance_list().await?.into_iter().collect();

@@ -29,6 +29,13 @@ pub enum AuthorityError {
     Token(#[from] TokenError),
 }
 
+impl AuthorityError {
+    /// Whether the same may succeed later without anything being done to this program.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Store(error) if error.may_pass())
+    }
+}
+
 /// As it lies in the store.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Stored {

@@ -111,6 +111,13 @@ pub enum DpStartError {
     Metric(#[from] MetricError),
 }
 
+impl DpStartError {
+    /// Whether the same may succeed later without anything being done to this program.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Authority(error) if error.may_pass())
+    }
+}
+
 /// A DP manager that serves. Dropped, it stops at once; see [`DpManager::shutdown`].
 pub struct DpManager {
     address: SocketAddr,
@@ -129,7 +136,7 @@ impl DpManager {
     /// Listens and serves. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`DpStartError`].
+    /// [`DpStartError`]. If that may pass, this may be tried again.
     pub async fn start(settings: &settings::DpManager, parts: DpParts) -> Result<Self, DpStartError> {
         let DpParts { state, nodes, maintenance, metrics } = parts;
         let store = state.store().clone();

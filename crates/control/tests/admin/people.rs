@@ -2,7 +2,7 @@
 
 use crate::gateway::{Gateway, KEY, on_both};
 use http::Method;
-use milecastle_control::{bootstrap_account, generate_password, hash_password};
+use milecastle_control::{FirstAccount, generate_password, hash_password};
 use milecastle_store::{AccountUpdate, NewPassword, RoleGrant};
 use milecastle_testkit::{Answer, Call};
 use serde_json::{Value, json};
@@ -113,8 +113,11 @@ async fn the_cookie_keeps_to_itself(gw: Gateway) {
 }
 
 async fn the_first_account_has_to_change_its_password(gw: Gateway) {
-    let made = bootstrap_account(&gw.store).await.unwrap().unwrap();
-    assert!(bootstrap_account(&gw.store).await.unwrap().is_none());
+    let first = FirstAccount::new();
+    let made = first.record(&gw.store).await.unwrap().unwrap().clone();
+    // Whoever lost the answer is told again, and nobody else.
+    assert_eq!(first.record(&gw.store).await.unwrap().unwrap().reveal(), made.reveal());
+    assert!(FirstAccount::new().record(&gw.store).await.unwrap().is_none());
     let browser = Browser::of(&gw, "admin", made.reveal()).await;
     let refused = browser.send(&gw, Method::GET, "/api/users", Value::Null).await;
     assert_eq!((refused.status, refused.json().unwrap()["code"].as_str()), (403, Some("password_change_required")));

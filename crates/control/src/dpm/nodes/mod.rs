@@ -225,8 +225,9 @@ impl Nodes {
     /// All nodes that joined a group, by id.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store says; also that it refuses writes: what other replicas say of their nodes is out of date then.
     pub async fn list(&self, group: &str) -> Result<Vec<NodeState>, StoreError> {
+        self.store.takes_writes()?;
         let head = self.store.head(group).await?;
         let joined = self.store.node_list(group).await?;
         Ok(joined.into_iter().map(|node| self.known(node, &head)).collect())
@@ -235,8 +236,9 @@ impl Nodes {
     /// One node; `None` if the group has none of this id.
     ///
     /// # Errors
-    /// What the store says.
+    /// As [`Self::list`].
     pub async fn get(&self, group: &str, id: &str) -> Result<Option<NodeState>, StoreError> {
+        self.store.takes_writes()?;
         let head = self.store.head(group).await?;
         Ok(self.store.node_get(group, id).await?.map(|node| self.known(node, &head)))
     }

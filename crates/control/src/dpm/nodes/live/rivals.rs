@@ -253,7 +253,7 @@ mod tests {
     use std::collections::HashMap;
 
     use milecastle_settings::{Members, Time};
-    use milecastle_store::{DEFAULT_GROUP, KeySource, NewMember, NewNode, NewToken, Store, open};
+    use milecastle_store::{Actor, DEFAULT_GROUP, KeySource, NewMember, NewNode, NewToken, Store, open};
     use tokio::sync::oneshot;
 
     use super::super::super::write::reports;
@@ -277,7 +277,7 @@ mod tests {
             let store = open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
             let (id, group) = ("t".to_owned(), DEFAULT_GROUP.to_owned());
             let token = NewToken { id, group, name: String::new(), hash: [0; 32], expires_at: None };
-            store.token_create(&token).await.unwrap();
+            store.by(&Actor::system()).token_create(&token).await.unwrap();
             let (one, two) = (replica(&store, "one").await, replica(&store, "two").await);
             Self { _home: home, store, one, two }
         }
