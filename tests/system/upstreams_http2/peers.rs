@@ -64,10 +64,12 @@ impl Server {
         log.iter().filter_map(|line| serde_json::from_str(line.strip_prefix("seen ")?).ok()).collect()
     }
 
-    /// What it has said of the last call of a method.
-    pub(super) fn last(&self, method: &str) -> Value {
-        let seen = self.seen();
-        seen.into_iter().rfind(|seen| seen["method"] == method).unwrap_or_else(|| panic!("no call of {method}"))
+    /// Waits until what it has said of the last call of a method is so, and gives that: it says it before it answers, but through a
+    /// pipe.
+    pub(super) async fn says(&self, method: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let last = || self.seen().into_iter().rfind(|seen| seen["method"] == method).filter(&is_so);
+        eventually("the server says so of the last call", async || last().is_some()).await;
+        last().expect("nobody has called meanwhile")
     }
 
     /// Waits until it has seen a call end before its time.

@@ -173,13 +173,18 @@ impl Activity {
         }
     }
 
+    /// Whether the client of an HTTP/2 connection has begun a head and not ended it.
+    fn is_within_head(&self) -> bool {
+        self.streams.get().is_some_and(|streams| streams.is_within_head())
+    }
+
     pub(super) fn phase(&self) -> Phase {
         match (self.blocked.get(), self.in_flight.get(), self.reading.get()) {
             (true, ..) => Phase::Blocked,
             (false, 1.., _) => Phase::Busy,
             (false, 0, _) if self.upload.get() == Progress::Coming => Phase::Busy,
             (false, 0, true) => Phase::Head,
-            (false, 0, false) if self.begun.get() == 0 => Phase::Head,
+            (false, 0, false) if self.begun.get() == 0 || self.is_within_head() => Phase::Head,
             (false, 0, false) => Phase::Idle,
         }
     }
