@@ -96,9 +96,15 @@ async fn groups_have_settings_of_their_own_and_nodes_never_serve_under_others() 
     let nodes = one.get("/api/nodes").await.json().unwrap();
     let node = nodes["list"].as_array().unwrap().iter().find(|node| node["group"] == "a").unwrap()["id"].clone();
     let node = node.as_str().unwrap();
-    for switch in ["on", "off"] {
+    for (switch, is_on) in [("on", true), ("off", false)] {
         let said = cluster.operator(&two, &["nodes", "maintenance", node, switch]);
         assert!(said.code == 0 && said.text.contains(&format!("node {node} is ")), "{}", said.text);
+        // It keeps what it was told last.
+        eventually("it has said so", async || {
+            let nodes = one.get("/api/nodes").await.json().unwrap();
+            nodes["list"].as_array().unwrap().iter().any(|one| one["id"] == node && one["in_maintenance"] == is_on)
+        })
+        .await;
     }
 
     // Without any control plane the node starts with the settings that it had.
