@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from milecastle import get, until
@@ -20,11 +21,24 @@ STATUS = 20  # added to a gateway's port
 
 
 class Cluster:
-    """Two replicas, and a gateway for each pair in `gateways`: its port, and the number of its replica."""
+    """Two replicas, and a gateway for each pair in `gateways`: its port, and the number of its replica. Runs within `with`."""
 
-    def __init__(self, directory, gateways=()):
-        self.directory, self.wanted = directory, gateways
+    def __init__(self, gateways=()):
+        self.wanted, self.home = gateways, tempfile.TemporaryDirectory(prefix="cluster-bench-")
+        self.directory = Path(self.home.name)
         self.processes, self.replicas, self.gateways = [], [], []
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+        self.home.cleanup()
 
     def run(self, name, argv, **options):
         log = open(self.directory / f"{name}.log", "ab")

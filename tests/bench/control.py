@@ -15,7 +15,6 @@ MILECASTLE_BIN names the binary; `cargo xtask bench control` builds it and sets 
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
@@ -124,17 +123,12 @@ def main():
     ap.add_argument("--json", help="also write every figure here")
     opt = ap.parse_args()
     milecastle.PATIENCE, milecastle.TIMEOUT, milecastle.ADMIN = 120, 1800, ADMIN
-    with tempfile.TemporaryDirectory(prefix="control-bench-") as name:
-        cluster = Cluster(Path(name))
-        try:
-            cluster.start()
-            print(cluster.version)
-            admin = Admin(cluster.directory)
-            results = {"start": memory(cluster), "apply": apply(admin)}
-            results |= {"list": listing(admin, opt.routes), "routes": memory(cluster)}
-            results |= {"keys": keys(admin, opt.consumers), "consumers": memory(cluster)}
-        finally:
-            cluster.stop()
+    with Cluster() as cluster:
+        print(cluster.version)
+        admin = Admin(cluster.directory)
+        results = {"start": memory(cluster), "apply": apply(admin)}
+        results |= {"list": listing(admin, opt.routes), "routes": memory(cluster)}
+        results |= {"keys": keys(admin, opt.consumers), "consumers": memory(cluster)}
     if opt.json:
         Path(opt.json).write_text(json.dumps(results, indent=1))
 

@@ -21,7 +21,6 @@ import re
 import socket
 import statistics
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -132,27 +131,22 @@ def main():
     opt = ap.parse_args()
     milecastle.PATIENCE, milecastle.ADMIN = 120, ADMIN
     results = []
-    with tempfile.TemporaryDirectory(prefix="propagation-bench-") as name:
-        cluster = Cluster(Path(name), GATEWAYS)
-        try:
-            cluster.start()
-            print(f"{cluster.version}; {opt.writes} writes at {opt.rate:g}/s for each row\n")
-            print("| routes | p50 | p99 | slowest | the write itself, p50 / p99 | bytes a change and node | CPU a change and node |")
-            print("| --- " * 7 + "|", flush=True)
-            loaded = 0
-            for routes in (int(n) for n in opt.routes.split(",")):
-                admin = Admin(cluster.directory)
-                cluster.commits_wait_for_the_disk(False)
-                admin.put_all(route(f"r{n}") for n in range(loaded, routes))
-                cluster.commits_wait_for_the_disk(True)
-                loaded = routes
-                # Over a new connection: the one of before was idle for long.
-                admin = Admin(cluster.directory)
-                watchers = [Watcher(port) for port, _ in GATEWAYS]
-                until("the last route", lambda: all(w.ask(b"/r%d" % (routes - 1)) == PRESENT for w in watchers))
-                results.append(measure(cluster, admin, watchers, routes, opt))
-        finally:
-            cluster.stop()
+    with Cluster(GATEWAYS) as cluster:
+        print(f"{cluster.version}; {opt.writes} writes at {opt.rate:g}/s for each row\n")
+        print("| routes | p50 | p99 | slowest | the write itself, p50 / p99 | bytes a change and node | CPU a change and node |")
+        print("| --- " * 7 + "|", flush=True)
+        loaded = 0
+        for routes in (int(n) for n in opt.routes.split(",")):
+            admin = Admin(cluster.directory)
+            cluster.commits_wait_for_the_disk(False)
+            admin.put_all(route(f"r{n}") for n in range(loaded, routes))
+            cluster.commits_wait_for_the_disk(True)
+            loaded = routes
+            # Over a new connection: the one of before was idle for long.
+            admin = Admin(cluster.directory)
+            watchers = [Watcher(port) for port, _ in GATEWAYS]
+            until("the last route", lambda: all(w.ask(b"/r%d" % (routes - 1)) == PRESENT for w in watchers))
+            results.append(measure(cluster, admin, watchers, routes, opt))
     if opt.json:
         Path(opt.json).write_text(json.dumps(results, indent=1))
 

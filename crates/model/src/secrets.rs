@@ -4,7 +4,6 @@
 use serde_json::Value;
 
 use crate::Kind;
-use crate::schema::is_reference;
 
 /// What [`mask`] puts in place of a secret.
 pub const MASK: &str = "******";
@@ -28,8 +27,16 @@ pub fn secrets(kind: Kind, body: &Value) -> Vec<String> {
         None => vec![(*place).to_owned()],
     };
     let mut pointers: Vec<String> = secret_places(kind).iter().flat_map(of_place).collect();
-    pointers.retain(|pointer| body.pointer(pointer).is_some_and(|value| value.is_string() && !is_reference(value)));
+    pointers.retain(|pointer| body.pointer(pointer).and_then(Value::as_str).is_some_and(|text| !is_reference(text)));
     pointers
+}
+
+/// Whether a text stands for a value that is kept elsewhere: `$secret://…`, or `$env://…` in any case
+/// (`docs/spec/resources.md` §13).
+pub fn is_reference(text: &str) -> bool {
+    const ENV: &str = "$env://";
+    let of_env = || text.get(..ENV.len()).is_some_and(|head| head.eq_ignore_ascii_case(ENV));
+    text.starts_with("$secret://") || of_env()
 }
 
 /// Replaces every secret value by [`MASK`].

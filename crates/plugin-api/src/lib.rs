@@ -26,6 +26,7 @@ pub mod query;
 mod reference;
 mod registry;
 mod schema;
+mod secrets;
 mod shared;
 pub mod stream;
 mod superseded;
@@ -50,6 +51,7 @@ pub use hooks::{
     HookSet, Hooks, OnAccess, OnBeforeProxy, OnBody, OnDelayedBody, OnHeaders, OnLog, OnRewrite, RequestHook,
 };
 pub use meta::Meta;
+pub use milecastle_model::is_reference;
 pub use reference::reference_page;
 pub use registry::{Built, CompiledMetadata, Placement, Registry, Subsystem, checksum};
 pub use schema::schema_of;

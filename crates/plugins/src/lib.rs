@@ -72,11 +72,6 @@ stream_plugins! {
 
 pub use file_logger::reopen as reopen_log_files;
 
-/// Whether a text stands for a secret that could not be resolved here (`docs/spec/plugins/_auth-common.md` §6).
-fn is_reference(text: &str) -> bool {
-    text.starts_with("$secret://") || text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("$env://"))
-}
-
 #[cfg(test)]
 mod receiver;
 #[cfg(test)]

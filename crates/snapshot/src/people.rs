@@ -4,7 +4,7 @@ use crate::compiler::{Compiler, MetadataOf};
 use crate::route::plugins_of;
 use crate::snapshot::Snapshot;
 use http::HeaderValue;
-use milecastle_model::{Fault, Key, Kind};
+use milecastle_model::{Fault, Key, Kind, is_reference};
 use milecastle_plugin_api::{Built, Consumer, Placement};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -101,8 +101,7 @@ fn id_text(id: &Value) -> Option<Arc<str>> {
 fn resolve(value: &mut Value, secrets: &dyn Fn(&str) -> Option<String>) -> Result<(), ()> {
     match value {
         Value::String(text) => {
-            let lower = text.get(..9).unwrap_or(text).to_ascii_lowercase();
-            if lower.starts_with("$env://") || lower.starts_with("$secret:/") {
+            if is_reference(text) {
                 *text = secrets(text).ok_or(())?;
             }
             Ok(())

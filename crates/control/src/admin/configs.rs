@@ -174,7 +174,7 @@ fn plan(
             if same {
                 continue;
             }
-            plan.drafts.push(Draft::new(key, body, compiler.registry()));
+            plan.drafts.push(Draft::new(key, body, compiler));
         }
     }
     Ok(plan)

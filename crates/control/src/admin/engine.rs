@@ -92,7 +92,7 @@ impl Engine {
         let body = self.given(&call, body, stored.as_ref())?;
         let terms = self.check(&key, &body, &call, terms).await?;
         let now = self.clock.now();
-        let draft = Draft::new(key.clone(), body, terms.compiler().registry());
+        let draft = Draft::new(key.clone(), body, terms.compiler());
         let made = |draft: &Draft| {
             let mut body = draft.body().clone();
             let body = Body::make(move |slot| {
@@ -119,7 +119,7 @@ impl Engine {
         let terms = self.terms(&call.group.image())?;
         let terms = self.check(&placeholder, &body, &call, terms).await?;
         let now = self.clock.now();
-        let draft = Draft::new(placeholder, body, terms.compiler().registry());
+        let draft = Draft::new(placeholder, body, terms.compiler());
         let made = |draft: &Draft| {
             let mut body = draft.body().clone();
             let body = Body::make(move |slot| {
@@ -167,7 +167,7 @@ impl Engine {
         let body = restored(kind, Value::Object(body), Some(stored))?;
         let terms = self.check(&key, &body, &call, self.terms(&image)?).await?;
         let read = Expect::ModifiedAt(stored.modified);
-        let draft = Draft::new(key.clone(), body, terms.compiler().registry());
+        let draft = Draft::new(key.clone(), body, terms.compiler());
         let made = |draft: &Draft| (Target::Key(key.clone()), Body::Ready(encode(draft.body())), read);
         self.publish(&call, terms, draft, made).await
     }
@@ -258,7 +258,7 @@ impl Engine {
         if !faults.is_empty() {
             return Err(Box::new(Reply::faults(faults)));
         }
-        let draft = Draft::new(key, body, terms.compiler().registry());
+        let draft = Draft::new(key, body, terms.compiler());
         Ok((terms, draft))
     }
 

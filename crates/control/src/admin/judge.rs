@@ -1,8 +1,10 @@
 //! An object about to be written: what the store needs to know of it, and what only a look at other objects can tell.
 
+use crate::masks::mask;
 use crate::state::Image;
-use milecastle_model::{Fault, Key, Kind, Object, Reference};
+use milecastle_model::{Fault, Key, Kind, Object, Reference, is_reference};
 use milecastle_plugin_api::Registry;
+use milecastle_snapshot::Compiler;
 use milecastle_store::{Expect, UniqueKey};
 use serde_json::{Map, Value};
 
@@ -41,10 +43,10 @@ pub(crate) enum Verdict {
 
 impl Draft {
     /// `body` is an object; for a new one with a generated id the key ends where the id will stand.
-    pub(crate) fn new(key: Key, body: Value, registry: &Registry) -> Self {
+    pub(crate) fn new(key: Key, body: Value, compiler: &Compiler) -> Self {
         let references = milecastle_model::references(key.kind, &body);
-        let keys = lookups(key.kind, &body, registry);
-        let sealed = is_secret(key.kind, &body, registry);
+        let keys = lookups(key.kind, &body, compiler.registry());
+        let sealed = is_secret(&key, &body, compiler);
         let Value::Object(body) = body else { unreachable!("only objects pass the checks that come before") };
         Self { key, body, references, keys, sealed }
     }
@@ -186,22 +188,11 @@ fn lookups(kind: Kind, body: &Value, registry: &Registry) -> Vec<Lookup> {
     holders.filter_map(lookup).collect()
 }
 
-/// Whether a text stands for a value kept elsewhere (`docs/spec/resources.md` §13).
-pub(crate) fn is_reference(text: &str) -> bool {
-    let lower = text.get(..10).unwrap_or(text).to_ascii_lowercase();
-    lower.starts_with("$secret://") || lower.starts_with("$env://")
-}
-
-/// Whether the body holds something secret: a private key, or an attribute that its plugin declares so.
-fn is_secret(kind: Kind, body: &Value, registry: &Registry) -> bool {
-    if matches!(kind, Kind::Ssl | Kind::Secret) || !milecastle_model::secrets(kind, body).is_empty() {
-        return true;
-    }
-    let guarded = |plugin: &str| registry.built_in(plugin).is_some_and(|def| !def.encrypted.is_empty());
-    if kind == Kind::PluginMetadata {
-        return body.get("id").and_then(Value::as_str).is_some_and(guarded);
-    }
-    body.get("plugins").and_then(Value::as_object).into_iter().flatten().any(|(name, _)| guarded(name))
+/// Whether the body holds something secret, so that it is not to be stored in clear.
+fn is_secret(key: &Key, body: &Value, compiler: &Compiler) -> bool {
+    let mut masked = body.clone();
+    mask(key, &mut masked, |plugin| compiler.built_in(plugin));
+    matches!(key.kind, Kind::Ssl | Kind::Secret) || masked != *body
 }
 
 fn parsed(object: &Object) -> Option<Value> {

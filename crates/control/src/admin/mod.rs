@@ -44,7 +44,6 @@ use std::time::Duration;
 use target::{Target, Typed};
 
 pub(crate) use endpoints::declared;
-pub(crate) use judge::is_reference;
 pub(crate) use target::BASE;
 
 /// The Admin API of a process, on however many listeners.

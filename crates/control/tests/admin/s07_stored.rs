@@ -10,6 +10,7 @@ on_both!(
     s7_private_keys_of_ssls,
     s7_private_keys_of_upstreams,
     s7_plugin_secrets_are_shown_decrypted,
+    s7_private_keys_within_plugins_are_not_stored_in_clear,
 );
 
 async fn s7_no_defaults_are_added(gw: Gateway) {
@@ -92,6 +93,17 @@ async fn s7_plugin_secrets_are_shown_decrypted(gw: Gateway) {
     assert_eq!(shown["value"]["plugins"]["basic-auth"]["password"], "hush-hush");
     if let Some(database) = gw.database() {
         assert!(!database.dump().unwrap().contains(&hex("hush-hush")), "stored in clear");
+    }
+}
+
+async fn s7_private_keys_within_plugins_are_not_stored_in_clear(gw: Gateway) {
+    let (cert, key) = pair();
+    let upstream = json!({"nodes": {"a:1": 1}, "scheme": "https", "tls": {"client_cert": cert, "client_key": key}});
+    let split = json!({"rules": [{"weighted_upstreams": [{"weight": 1, "upstream": upstream}]}]});
+    put(&gw, "/routes/1", &json!({"uri": "/a", "plugins": {"traffic-split": split}})).await;
+    if let Some(database) = gw.database() {
+        let line = key.lines().nth(1).unwrap();
+        assert!(!database.dump().unwrap().contains(&hex(line)), "stored in clear");
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::pem;
 use crate::Fault;
-use crate::schema::is_reference;
+use crate::is_reference;
 
 /// Rules of an ssl object. Whether a key fits its certificate is not asked (`docs/spec/tls.md` §4).
 pub(super) fn check(ssl: &Value, faults: &mut Vec<Fault>) {
@@ -51,5 +51,5 @@ pub(super) fn key(value: Option<&Value>) -> Result<(), String> {
 
 /// The text itself, unless it stands for a text kept elsewhere.
 fn text(value: Option<&Value>) -> Option<&str> {
-    value.filter(|value| !is_reference(value)).and_then(Value::as_str)
+    value.and_then(Value::as_str).filter(|text| !is_reference(text))
 }

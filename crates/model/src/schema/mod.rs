@@ -31,7 +31,6 @@ use serde_json::Value;
 pub use text::lua_type;
 
 pub(crate) use number::whole;
-pub(crate) use walk::is_reference;
 
 use crate::Fault;
 use node::{Node, NodeId};

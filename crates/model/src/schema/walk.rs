@@ -13,7 +13,7 @@ use super::node::{
 };
 use super::number::{canonical, compare, is_multiple, text, whole};
 use super::text::{At, Step, lua_type, quoted};
-use crate::{Fault, pointer};
+use crate::{Fault, is_reference, pointer};
 
 /// All faults, up to [`MAX_FAULTS`].
 pub(super) fn faults(nodes: &[Node], root: NodeId, value: &Value) -> Vec<Fault> {
@@ -92,7 +92,7 @@ impl Walk<'_> {
         if node.never {
             return found.add(at, || "no value is allowed here".to_owned());
         }
-        if node.takes_references() && is_reference(value) {
+        if node.takes_references() && value.as_str().is_some_and(is_reference) {
             return;
         }
         if !node.types.is_empty() && !node.types.iter().any(|kind| is_type(*kind, value)) {
@@ -244,14 +244,6 @@ impl Node {
         let strings = self.types.iter().all(|kind| matches!(kind, Type::String | Type::Null));
         strings && (self.types.is_empty() || self.types.contains(&Type::String))
     }
-}
-
-/// Whether the value is a string that refers to a secret or to an environment variable (`docs/spec/resources.md` §13).
-pub(crate) fn is_reference(value: &Value) -> bool {
-    value.as_str().is_some_and(|text| {
-        let begins = |prefix: &str| text.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
-        text.starts_with("$secret://") || begins("$env://")
-    })
 }
 
 pub(super) fn is_type(kind: Type, value: &Value) -> bool {

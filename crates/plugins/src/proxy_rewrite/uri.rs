@@ -170,7 +170,7 @@ fn pairs_of(texts: &[String]) -> Result<Box<[Pair]>, Vec<ConfigError>> {
     let (mut pairs, mut faults) = (Vec::new(), Vec::new());
     for (n, pair) in texts.chunks_exact(2).enumerate() {
         let [pattern, replacement] = pair else { continue };
-        let checked = if crate::is_reference(pattern) { Ok(None) } else { compile(pattern).map(Some) };
+        let checked = if milecastle_plugin_api::is_reference(pattern) { Ok(None) } else { compile(pattern).map(Some) };
         match checked {
             Ok(pattern) => pairs.push(Pair { pattern, replacement: Replacement::parse(replacement) }),
             Err(reason) => faults.push(ConfigError::at(

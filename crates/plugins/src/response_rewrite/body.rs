@@ -97,7 +97,7 @@ fn compile(filter: &Filter) -> Result<Option<Pattern>, String> {
     if let Some(unknown) = filter.options.chars().find(|letter| !KNOWN_FLAGS.contains(*letter)) {
         return Err(format!("unknown flag \"{unknown}\""));
     }
-    if crate::is_reference(&filter.regex) {
+    if milecastle_plugin_api::is_reference(&filter.regex) {
         return Ok(None);
     }
     let pattern =

@@ -97,7 +97,7 @@ fn new_body(config: &Config) -> Result<NewBody, Vec<ConfigError>> {
         return Filters::new(filters, config.max_resp_body_size).map(NewBody::Filtered);
     }
     let text = config.body.as_deref();
-    if !config.body_base64 || text.is_some_and(crate::is_reference) {
+    if !config.body_base64 || text.is_some_and(milecastle_plugin_api::is_reference) {
         return Ok(text.map_or(NewBody::Kept, |text| NewBody::Fixed(Bytes::copy_from_slice(text.as_bytes()))));
     }
     match STANDARD.decode(text.unwrap_or_default()) {

@@ -38,21 +38,10 @@ fn plugin(name: &str, config: &mut Value, registry: &Registry) {
     if let Some(schema) = registry.schema(name) {
         defaults::fill(schema, config);
     }
-    for path in registry.built_in(name).map_or(&[][..], |def| def.encrypted) {
-        mask_at(config, path);
-    }
-}
-
-/// Masks what stands at a dotted path, in every item where the path leads through a list.
-fn mask_at(value: &mut Value, path: &str) {
-    if let Value::Array(items) = value {
-        return items.iter_mut().for_each(|item| mask_at(item, path));
-    }
-    let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
-    match (value.get_mut(first), rest) {
-        (Some(member), Some(rest)) => mask_at(member, rest),
-        (Some(secret), None) => *secret = MASK.into(),
-        (None, _) => {}
+    match registry.built_in(name) {
+        Some(def) => def.mask(config),
+        // What this version does not know may have secrets anywhere.
+        None => *config = MASK.into(),
     }
 }
 

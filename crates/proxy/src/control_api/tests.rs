@@ -169,10 +169,12 @@ async fn objects_are_shown_as_they_are_loaded() {
 async fn private_keys_do_not_leave() {
     let key = "k".repeat(64);
     let tls = json!({"client_cert": "c".repeat(128), "client_key": key});
+    // Of a plugin that this version does not know.
+    let plugins = json!({"of-a-later-version": {"upstream": {"tls": tls}}});
     let node = node(&[
         (Kind::Upstream, "1", json!({"id": "1", "nodes": {}, "tls": tls})),
         (Kind::Service, "1", json!({"id": "1", "upstream": {"nodes": {}, "tls": tls}})),
-        (Kind::Route, "1", json!({"id": "1", "uri": "/", "upstream": {"nodes": {}, "tls": tls}})),
+        (Kind::Route, "1", json!({"id": "1", "uri": "/", "upstream": {"nodes": {}, "tls": tls}, "plugins": plugins})),
     ])
     .await;
     for target in ["/v1/upstream/1", "/v1/upstreams", "/v1/service/1", "/v1/services", "/v1/route/1", "/v1/routes"] {

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use milecastle_plugin_api::ClientConn;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -29,6 +30,26 @@ pub(crate) struct Client {
     pub(crate) checked_host: RefCell<Option<(u64, Box<str>)>>,
 }
 
+impl Client {
+    /// A connection that is set up; `alternative` is what its answers say of HTTP/3.
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        facts: ClientConn,
+        activity: Rc<Activity>,
+        alternative: Option<HeaderValue>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            worker: worker.clone(),
+            believed: Believed::of(worker, facts.peer.ip().to_canonical()),
+            facts: Rc::new(facts),
+            activity,
+            alternative,
+            tunnel: None.into(),
+            checked_host: None.into(),
+        })
+    }
+}
+
 /// What a peer is believed to say about earlier proxies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Believed {
@@ -36,6 +57,16 @@ pub(crate) struct Believed {
     pub(crate) real_ip: bool,
     /// `X-Forwarded-*` and `Forwarded`.
     pub(crate) forwarded: bool,
+}
+
+impl Believed {
+    fn of(worker: &Worker, peer: IpAddr) -> Self {
+        let config = &worker.node.config;
+        Self {
+            real_ip: config.real_ip.from.contains(peer),
+            forwarded: config.trusted.as_ref().is_some_and(|trusted| trusted.contains(peer)),
+        }
+    }
 }
 
 /// The open client connections of a worker.

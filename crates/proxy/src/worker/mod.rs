@@ -27,7 +27,7 @@ mod websocket;
 mod wire;
 
 pub(crate) use activity::{Activity, Nature};
-pub(crate) use client::{Believed, Client, Registry};
+pub(crate) use client::{Client, Registry};
 pub(crate) use defer::{Flusher, defer};
 pub(crate) use http3::{Mail, QuicDoor};
 pub use listen::{ListenError, probe};

@@ -4,7 +4,7 @@ use super::activity::{Activity, Signal};
 use super::client::{Client, Registered, Registry};
 use super::watching::Watch;
 use super::wire::{Wire, is_readable};
-use super::{Believed, Worker, http1, http2};
+use super::{Worker, http1, http2};
 use crate::config::Listen;
 use crate::proxy_protocol;
 use crate::request;
@@ -14,7 +14,7 @@ use milecastle_plugin_api::{ClientConn, Scheme};
 use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -99,15 +99,7 @@ async fn open(
         serial,
         peer_text: peer.ip().to_canonical().to_string().into(),
     };
-    let client = Rc::new(Client {
-        worker: worker.clone(),
-        facts: Rc::new(facts),
-        activity,
-        believed: believed(&worker, peer.ip().to_canonical()),
-        alternative: listen.alternative.clone(),
-        tunnel: None.into(),
-        checked_host: None.into(),
-    });
+    let client = Client::new(&worker, facts, activity, listen.alternative.clone());
     let watch = Watch::new(client.activity.clone(), registered);
     Ok(Some(Opened { client, wire: Wire::new(transport, first), watch, http2 }))
 }
@@ -134,15 +126,6 @@ async fn named_client(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr)
     let header = reading.await.inspect_err(|_| worker.counters.bad_proxy_headers.up())?;
     let believed = config.real_ip.from.contains(peer.ip());
     Ok(header.addresses.filter(|_| believed).map_or(peer, |(client, _)| client))
-}
-
-/// What a peer is believed.
-pub(super) fn believed(worker: &Worker, peer: IpAddr) -> Believed {
-    let config = &worker.node.config;
-    Believed {
-        real_ip: config.real_ip.from.contains(peer),
-        forwarded: config.trusted.as_ref().is_some_and(|trusted| trusted.contains(peer)),
-    }
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2. `None`: it said nothing, or not enough in time.

@@ -1,7 +1,7 @@
 //! The node's certificate: got, renewed, lost and got again. Traffic never hears of it.
 
 use super::super::{Alarm, IdentityError};
-use super::manager::Cluster;
+use super::manager::{Cluster, Running};
 use super::{LINEAGE, route};
 use milecastle_settings::Time;
 use milecastle_testkit::eventually;
@@ -14,6 +14,15 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn beat() -> Control {
     Control::Beat(pb::Beat { lineage: LINEAGE.to_owned(), ..pb::Beat::default() })
+}
+
+/// Waits until the certificate of a node is over.
+async fn is_over(node: &Running) {
+    node.until("the certificate is over", |_| {
+        let not_after = milecastle_pki::NodeKeys::load(node.dir()).unwrap().unwrap().certificate().not_after;
+        not_after <= std::time::SystemTime::now()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -89,11 +98,7 @@ async fn an_expired_certificate_stops_updates_and_nothing_else() {
     stream.send(beat()).await;
     manager.refuse_joins(Some(Status::unauthenticated("the group token was revoked")));
     // As the control plane does when the certificate is over.
-    node.until("the certificate is over", |_| {
-        let not_after = milecastle_pki::NodeKeys::load(node.dir()).unwrap().unwrap().certificate().not_after;
-        not_after <= std::time::SystemTime::now()
-    })
-    .await;
+    is_over(&node).await;
     stream.fail(Status::unauthenticated("the node's certificate has expired: join again")).await;
     node.until("the alarm", |status| {
         status.alarms.get(&Alarm::Identity).is_some_and(|text| text.contains("certificate is over"))
@@ -148,11 +153,7 @@ async fn a_clock_that_is_days_ahead_is_an_alarm() {
     stream.bring(LINEAGE, 9, &[route("1", "/a")]).await;
     // What it gets from here on is over by its own clock.
     manager.fall_behind(2 * HOUR);
-    node.until("the certificate is over", |_| {
-        let not_after = milecastle_pki::NodeKeys::load(node.dir()).unwrap().unwrap().certificate().not_after;
-        not_after <= std::time::SystemTime::now()
-    })
-    .await;
+    is_over(&node).await;
     stream.fail(Status::unauthenticated("the node's certificate has expired: join again")).await;
     node.until("the alarm", |status| {
         status.alarms.get(&Alarm::Identity).is_some_and(|text| text.contains("is the clock right"))

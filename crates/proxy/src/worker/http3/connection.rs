@@ -7,7 +7,6 @@ use crate::worker::Worker;
 use crate::worker::activity::{Activity, Phase};
 use crate::worker::allowance::{Allowance, Cancels};
 use crate::worker::client::{Client, Registered};
-use crate::worker::serve::believed;
 use crate::worker::watching::Watch;
 use milecastle_plugin_api::{ClientConn, Scheme, TlsInfo};
 use quinn::{Connecting, Connection, RecvStream, SendStream, VarInt};
@@ -70,15 +69,7 @@ impl Opening {
             serial,
             peer_text: peer.ip().to_canonical().to_string().into(),
         };
-        let client = Rc::new(Client {
-            worker: worker.clone(),
-            facts: Rc::new(facts),
-            activity,
-            believed: believed(&worker, peer.ip().to_canonical()),
-            alternative: None,
-            tunnel: None.into(),
-            checked_host: None.into(),
-        });
+        let client = Client::new(&worker, facts, activity, None);
         let watch = Watch::new(client.activity.clone(), registered);
         Ok((Rc::new(Http3::new(client, quic)), watch))
     }
