@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// What the floods at one door may cost of memory. At the next one it is counted anew: what they have left behind is used again.
+/// What a flood may cost of memory while it lasts.
 const FLOOD_BYTES: u64 = 300 << 20;
 
 const JSON: &str = "application/json";
@@ -93,8 +93,8 @@ async fn floods_at_the_listeners_of_the_control_plane_harm_nobody() {
         Door { name: "the probes of a DP manager", address: manager.http, target: "/readyz", status: 200 },
     ];
     let bystanders = Bystanders::start(&doors);
+    let mut watched = Watched::new([&mut control.process, &mut manager.process], FLOOD_BYTES);
     for door in doors {
-        let mut watched = Watched::new([&mut control.process, &mut manager.process], FLOOD_BYTES);
         flood(door, &mut watched, if full() { 4500 } else { 1200 }).await;
     }
     bystanders.end("beside floods").await;
@@ -114,8 +114,8 @@ async fn floods_at_the_listeners_beside_the_traffic_harm_nobody() {
     ];
     let traffic = Door { name: "traffic", address: up.http, target: "/", status: 200 };
     let bystanders = Bystanders::start(&[&doors[..], &[traffic]].concat());
+    let mut watched = Watched::new([&mut up.process], FLOOD_BYTES);
     for door in doors {
-        let mut watched = Watched::new([&mut up.process], FLOOD_BYTES);
         flood(door, &mut watched, 600).await;
     }
     bystanders.end("beside floods").await;

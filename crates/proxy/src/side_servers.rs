@@ -117,7 +117,11 @@ impl SideServers {
             let snapshot = in_force(current.clone(), &compiler);
             let dir = settings.state.dir().to_owned();
             let api = ControlApi::new(snapshot, upstream_health.clone(), discovery.clone(), drain.clone(), dir);
-            Some(control_api::serve(open("apisix.control.port", apisix.control.socket())?, api))
+            Some(control_api::serve(
+                open("apisix.control.port", apisix.control.socket())?,
+                api,
+                settings.limits.control_answers,
+            ))
         } else {
             None
         };

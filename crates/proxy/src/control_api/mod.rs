@@ -17,10 +17,12 @@ use crate::side_http::{self, Answer, SideListener, SideServer, answer, json};
 use http::header::ACCEPT;
 use http::{Method, StatusCode};
 use milecastle_model::{Key, Kind, Object};
+use milecastle_plugin_api::Registry;
 use milecastle_snapshot::Snapshot;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// What storage keys begin with, as tools of the field expect them.
 pub(crate) const STORAGE_PREFIX: &str = "/apisix";
@@ -112,20 +114,22 @@ impl ControlApi {
         let snapshot = (self.snapshot)();
         let registry = snapshot.compiler().registry();
         let enabled = snapshot.objects(Kind::PluginMetadata).filter(|object| registry.get(&object.key.id).is_some());
-        json(StatusCode::OK, &Value::Array(enabled.map(metadata_value).collect()))
+        json(StatusCode::OK, &Value::Array(enabled.map(|object| metadata_value(object, registry)).collect()))
     }
 
     fn metadata(&self, name: &str) -> Answer {
-        match (self.snapshot)().object(&Key::new(Kind::PluginMetadata, name)) {
-            Some(object) => json(StatusCode::OK, &metadata_value(object)),
+        let snapshot = (self.snapshot)();
+        match snapshot.object(&Key::new(Kind::PluginMetadata, name)) {
+            Some(object) => json(StatusCode::OK, &metadata_value(object, snapshot.compiler().registry())),
             None => error(StatusCode::NOT_FOUND, format!("plugin metadata[{name}] not found")),
         }
     }
 }
 
-/// Serves the control API.
-pub(crate) fn serve(listener: SideListener, api: ControlApi) -> SideServer {
-    let api = Arc::new(api);
+/// Serves the control API, with so many answers in the making at a time: each takes a thread, and a thread keeps about a MiB of
+/// memory for some time, however many clients there are.
+pub(crate) fn serve(listener: SideListener, api: ControlApi, at_once: u32) -> SideServer {
+    let (api, turns) = (Arc::new(api), Arc::new(Semaphore::new(at_once as usize)));
     SideServer::start(listener, move |request| {
         let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         let ask = Ask {
@@ -133,11 +137,12 @@ pub(crate) fn serve(listener: SideListener, api: ControlApi) -> SideServer {
             path: request.uri().path().to_owned(),
             html: accept.contains("text/html"),
         };
-        let api = api.clone();
+        let (api, turns) = (api.clone(), turns.clone());
         async move {
             if ask.method == Method::GET && ask.path == "/v1/drain" {
                 return json(StatusCode::OK, &api.drain().await);
             }
+            let _turn = turns.acquire().await;
             // A dump of a large configuration takes a while, which the tasks of this runtime should not wait for.
             let answered = tokio::task::spawn_blocking(move || api.answer(&ask)).await;
             answered.unwrap_or_else(|_| side_http::stock(StatusCode::INTERNAL_SERVER_ERROR))
@@ -145,9 +150,12 @@ pub(crate) fn serve(listener: SideListener, api: ControlApi) -> SideServer {
     })
 }
 
-/// A plugin's metadata as its object has it, with the plugin's name as `id`.
-fn metadata_value(object: &Object) -> Value {
+/// A plugin's metadata as its object has it, with the plugin's name as `id`, secrets masked.
+fn metadata_value(object: &Object, registry: &Registry) -> Value {
     let mut value = body_of(object);
+    if let Some(def) = registry.built_in(&object.key.id) {
+        def.mask(&mut value);
+    }
     if let Value::Object(members) = &mut value {
         members.insert("id".to_owned(), object.key.own_id().into());
     }

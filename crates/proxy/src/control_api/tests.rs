@@ -38,6 +38,7 @@ struct Login {
 #[expect(dead_code, reason = "only its schema is read")]
 struct ProbeMetadata {
     level: Option<String>,
+    login: Option<Login>,
 }
 
 fn three() -> u32 {
@@ -88,7 +89,7 @@ async fn node(objects: &[(Kind, &str, Value)]) -> SideServer {
         Arc::new(Drain::new("1.2.3", std::time::Duration::ZERO)),
         PathBuf::new(),
     );
-    serve(SideListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), api)
+    serve(SideListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), api, 1)
 }
 
 async fn get(node: &SideServer, target: &str) -> Answer {
@@ -213,12 +214,13 @@ async fn lists_are_empty_and_objects_missing_on_an_empty_node() {
 #[tokio::test]
 async fn metadata_of_enabled_plugins_is_listed() {
     let node = node(&[
-        (Kind::PluginMetadata, "probe", json!({"level": "high"})),
+        (Kind::PluginMetadata, "probe", json!({"level": "high", "login": {"user": "u", "password": "p"}})),
         (Kind::PluginMetadata, "unknown", json!({"a": 1})),
     ])
     .await;
-    shows(&node, "/v1/plugin_metadatas", json!([{"level": "high", "id": "probe"}])).await;
-    shows(&node, "/v1/plugin_metadata/probe", json!({"level": "high", "id": "probe"})).await;
+    let shown = json!({"level": "high", "login": {"user": "u", "password": "******"}, "id": "probe"});
+    shows(&node, "/v1/plugin_metadatas", json!([shown])).await;
+    shows(&node, "/v1/plugin_metadata/probe", shown).await;
 }
 
 #[tokio::test]

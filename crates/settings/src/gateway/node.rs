@@ -167,6 +167,9 @@ pub struct Limits {
     pub side_connections: u32,
     /// Head of a request to one of them, at least 8k, beyond which the answer is 431.
     pub side_header_bytes: Size,
+    /// Answers of the control API that are made at a time; further requests wait. Each takes a thread, of about a MiB.
+    #[schemars(range(min = 1), extend("x-unit" = "answers"))]
+    pub control_answers: u32,
     /// Answer of a server that log entries, spans and metrics are sent to; of a longer one nothing is looked at but its status, and
     /// its connection is closed.
     pub export_answer: Size,
@@ -494,6 +497,7 @@ impl Default for Limits {
             stream_preread: Size::kib(16),
             side_connections: 256,
             side_header_bytes: Size::kib(16),
+            control_answers: 4,
             export_answer: Size::kib(64),
             pending_log_entries: 65_536,
         }
