@@ -36,6 +36,7 @@ mod refusals;
 mod rights;
 pub mod state;
 mod terms;
+mod traffic;
 mod waits;
 
 pub use api::Declared;
@@ -46,6 +47,7 @@ pub use keys::{FirstKey, Keyring, mint_admin_key, put_admin_key};
 pub use members::{MemberSettings, Membership, Role};
 pub use passwords::{FIRST_ACCOUNT, FirstAccount, generate_password, hash_password};
 pub use state::State;
+pub use traffic::Traffic;
 
 /// Whether an account may be called so: 1 to 64 of `A-Z a-z 0-9 . _ @ -`.
 pub fn is_account_name(name: &str) -> bool {

@@ -20,6 +20,8 @@ macro_rules! counters {
             $(pub(crate) $name: Counter,)*
             /// How long upstreams took, from the beginning of a try to the end of its answer.
             pub(crate) upstream_times: Times,
+            /// How long requests took, from their first byte to the end of their answer.
+            pub(crate) request_times: Times,
         }
 
         /// Sums over the workers since the start of the process.
@@ -57,6 +59,8 @@ counters! {
     responses_4xx,
     /// Answers of the 5xx class.
     responses_5xx,
+    /// Those of them that an upstream answered.
+    responses_5xx_upstream,
     /// TLS handshakes that failed.
     tls_failures,
     /// Client connections closed because a request's head came too slowly.
@@ -133,9 +137,8 @@ counters! {
     udp_datagrams_dropped,
 }
 
-/// Upper bounds of [`Times`], in milliseconds: those that the reference has for its latencies.
-pub(crate) const TIME_BOUNDS: [u64; 15] =
-    [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000];
+/// Upper bounds of [`Times`], in milliseconds.
+pub(crate) const TIME_BOUNDS: [u64; 15] = milecastle_wire::TIME_BOUNDS_MS;
 
 /// Counts of times by their length. Only one thread writes.
 #[derive(Debug, Default)]
@@ -300,8 +303,12 @@ impl Counters {
 
     /// How long upstreams took, over all workers.
     pub(crate) fn upstream_times(&self) -> TimeTotals {
+        self.times(|worker| &worker.upstream_times)
+    }
+
+    fn times(&self, of: impl Fn(&WorkerCounters) -> &Times) -> TimeTotals {
         let mut sums = TimeTotals::default();
-        for times in self.workers.iter().map(|worker| &worker.upstream_times) {
+        for times in self.workers.iter().map(|worker| of(worker)) {
             sums.counts.iter_mut().zip(&times.buckets).for_each(|(sum, bucket)| *sum += bucket.get());
             sums.sum += Duration::from_micros(times.micros.get());
         }
@@ -324,8 +331,16 @@ impl Counters {
     ) -> impl Fn() -> TrafficFigures + Send + Sync + use<> {
         let counters = self.clone();
         move || {
-            let Totals { requests, responses_5xx, active, .. } = counters.totals();
-            TrafficFigures { requests, responses_5xx, connections: active, upstreams: upstream_health.figures() }
+            let totals = counters.totals();
+            let Totals { responses_1xx, responses_2xx, responses_3xx, responses_4xx, responses_5xx, .. } = totals;
+            TrafficFigures {
+                requests: totals.requests,
+                responses: [responses_1xx, responses_2xx, responses_3xx, responses_4xx, responses_5xx],
+                responses_5xx_upstream: totals.responses_5xx_upstream,
+                request_times: counters.times(|worker| &worker.request_times).counts,
+                connections: totals.active,
+                upstreams: upstream_health.figures(),
+            }
         }
     }
 

@@ -78,6 +78,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0011_audit.sql"),
         include_str!("../../../migrations/sqlite/0011_audit.sql"),
     ),
+    (
+        15,
+        "rollout",
+        include_str!("../../../migrations/postgres/0015_rollout.sql"),
+        include_str!("../../../migrations/sqlite/0015_rollout.sql"),
+    ),
 ];
 
 /// The newest migration that this program knows.

@@ -13,14 +13,14 @@ use crate::store::Store;
 
 const COLUMNS: &str = "n.group_id, n.id, n.token_id, n.certificate, n.host, n.version, n.joined_at, n.revoked_at, \
                        t.revoked_at, n.boot, n.reported_at, n.lineage, n.revision, n.digest, n.rejected, n.connected, n.member, \
-                       n.maintenance, g.maintenance";
+                       n.maintenance, g.maintenance, n.traffic";
 
 /// Where they stand; `m` is the member that reported last, if it is still known.
 const TABLES: &str = "node n JOIN token t ON t.id = n.token_id JOIN gateway_group g ON g.id = n.group_id \
                       LEFT JOIN member m ON m.id = n.member";
 
 /// Values of one node in [`Store::node_report`].
-const COLUMNS_OF_REPORT: usize = 12;
+const COLUMNS_OF_REPORT: usize = 13;
 
 /// Values of one node in [`Store::node_rivals`].
 const COLUMNS_OF_RIVAL: usize = 3;
@@ -61,6 +61,8 @@ pub struct NodeReport {
     pub digest: Vec<u8>,
     /// Objects that it could not build, and why; as the control plane writes them.
     pub rejected: Json,
+    /// What it has counted of its traffic, as the control plane writes it; `None` if it has not told.
+    pub traffic: Option<Json>,
     /// Whether it had a stream to the member that reports.
     pub connected: bool,
     /// [`crate::NewMember::id`] of that member; empty if none has had a stream.
@@ -125,10 +127,10 @@ impl Store {
         for reports in reports.chunks(BATCH) {
             let sql = format!(
                 "WITH seen (group_id, id, host, version, boot, reported_at, lineage, revision, digest, rejected, \
-                 connected, member) AS (VALUES {}) UPDATE node SET host = seen.host, version = seen.version, boot = seen.boot, \
+                 connected, member, traffic) AS (VALUES {}) UPDATE node SET host = seen.host, version = seen.version, boot = seen.boot, \
                  reported_at = seen.reported_at, lineage = seen.lineage, revision = seen.revision, \
-                 digest = seen.digest, rejected = seen.rejected, connected = seen.connected, member = seen.member \
-                 FROM seen \
+                 digest = seen.digest, rejected = seen.rejected, connected = seen.connected, member = seen.member, \
+                 traffic = seen.traffic FROM seen \
                  WHERE node.group_id = seen.group_id AND node.id = seen.id \
                  AND (node.reported_at IS NULL OR node.reported_at <= seen.reported_at) \
                  AND (seen.connected OR NOT node.connected OR node.member = seen.member) \
@@ -136,11 +138,19 @@ impl Store {
                 tuples(reports.len(), COLUMNS_OF_REPORT, 1)
             );
             let rejected: Vec<String> = reports.iter().map(|(_, _, report)| report.rejected.to_string()).collect();
+            let traffic = reports.iter().map(|(_, _, report)| report.traffic.as_ref().map(Json::to_string));
+            let traffic: Vec<Option<String>> = traffic.collect();
             let mut values = Vec::with_capacity(reports.len() * COLUMNS_OF_REPORT);
-            for ((group, id, report), rejected) in reports.iter().zip(&rejected) {
+            for (((group, id, report), rejected), traffic) in reports.iter().zip(&rejected).zip(&traffic) {
                 values.extend_from_slice(args![group, id, &report.host, &report.version, &report.boot]);
                 values.extend_from_slice(args![report.reported_at, &report.lineage, report.revision]);
-                values.extend_from_slice(args![&report.digest[..], rejected, report.connected, &report.member]);
+                values.extend_from_slice(args![
+                    &report.digest[..],
+                    rejected,
+                    report.connected,
+                    &report.member,
+                    traffic.as_deref()
+                ]);
             }
             self.0.db.run(sql, &values).await?;
         }
@@ -253,6 +263,8 @@ fn node(row: &Row) -> Result<Node, StoreError> {
                 revision: row.int(12)?,
                 digest: row.blob(13)?,
                 rejected: serde_json::from_str(&rejected).map_err(|_| StoreError::corrupt("the report of a node"))?,
+                // Where it cannot be read, it is not known.
+                traffic: row.text_opt(19)?.and_then(|traffic| serde_json::from_str(&traffic).ok()),
                 connected: row.flag(15)?,
                 member: row.text_opt(16)?.unwrap_or_default(),
             })
@@ -272,6 +284,6 @@ fn node(row: &Row) -> Result<Node, StoreError> {
         group_maintenance: maintenance::read(row.text_opt(18))?,
         report,
         // A clock that was set back since the last beat makes it look like one of the future.
-        member_silence: row.signed_opt(19)?.map(|millis| Duration::from_millis(millis.try_into().unwrap_or(0))),
+        member_silence: row.signed_opt(20)?.map(|millis| Duration::from_millis(millis.try_into().unwrap_or(0))),
     })
 }

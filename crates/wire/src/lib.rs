@@ -36,3 +36,6 @@ pub const PROTOCOL: u32 = 1;
 
 /// No message of this protocol is larger, in bytes (1 MiB). Clients and servers set it as the limit of what they decode.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Upper bounds of `Report.request_times`, in milliseconds; those that the reference has for its latencies.
+pub const TIME_BOUNDS_MS: [u64; 15] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000];

@@ -16,6 +16,8 @@ fn shown(group: &str, head: u64, node: &NodeState) -> Value {
             "uptime_ms": u64::try_from(figures.uptime.as_millis()).unwrap_or(u64::MAX),
             "requests": figures.requests,
             "responses_5xx": figures.responses_5xx,
+            "responses_5xx_upstream": figures.traffic.map(|traffic| traffic.upstream_5xx),
+            "p99_ms": figures.traffic.and_then(|traffic| traffic.p99_ms()),
             "cpu_ms": u64::try_from(figures.cpu.as_millis()).unwrap_or(u64::MAX),
             "connections": figures.connections,
             "resident_bytes": figures.resident_bytes,

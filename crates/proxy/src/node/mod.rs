@@ -106,8 +106,12 @@ pub struct NodeStatus {
 pub struct TrafficFigures {
     /// Requests since the start.
     pub requests: u64,
-    /// Answers of the 5xx class since the start.
-    pub responses_5xx: u64,
+    /// Requests that are over since the start, by the class of the answer's status: 1xx to 5xx.
+    pub responses: [u64; 5],
+    /// Those of the 5xx class that an upstream answered.
+    pub responses_5xx_upstream: u64,
+    /// How long they took: how many for each of [`milecastle_wire::TIME_BOUNDS_MS`], and those above all bounds.
+    pub request_times: [u64; milecastle_wire::TIME_BOUNDS_MS.len() + 1],
     /// Client connections now.
     pub connections: u64,
     /// Health of upstream nodes now.

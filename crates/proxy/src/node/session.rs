@@ -559,7 +559,8 @@ impl<'a> Session<'a> {
     }
 
     fn report(&self) -> pb::Report {
-        let TrafficFigures { requests, responses_5xx, connections, upstreams } = (self.member.figures)();
+        let TrafficFigures { requests, responses, responses_5xx_upstream, request_times, connections, upstreams } =
+            (self.member.figures)();
         let (cpu_ms, resident_bytes) = crate::process::usage();
         let not_after = self.keys.certificate().not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
         let status = self.member.status.read();
@@ -567,7 +568,7 @@ impl<'a> Session<'a> {
             have: self.member.have(&self.origin),
             uptime_ms: u64::try_from(self.member.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             requests,
-            responses_5xx,
+            responses_5xx: responses[4],
             cpu_ms,
             connections,
             resident_bytes,
@@ -576,6 +577,9 @@ impl<'a> Session<'a> {
             alarms: status.alarms.into_values().collect(),
             upstream_targets: upstreams.targets,
             unhealthy_targets: upstreams.unhealthy,
+            responses: responses.into(),
+            responses_5xx_upstream,
+            request_times: request_times.into(),
         }
     }
 }

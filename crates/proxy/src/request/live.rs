@@ -5,7 +5,7 @@ use crate::lasting::{Ground, Kind, Lasting};
 use crate::upload::Upload;
 use crate::worker::{Client, Pinned, Worker};
 use http::{StatusCode, Version};
-use milecastle_plugin_api::{Chain, HookPanicked, RequestCx, WhenSuperseded};
+use milecastle_plugin_api::{Chain, HookPanicked, RequestCx, ResponseSource, WhenSuperseded};
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
@@ -200,13 +200,22 @@ impl Drop for Live {
         worker.spare.put_map(std::mem::take(&mut self.cx.request.headers));
         worker.spare.put_lists(self.cx.take_lists());
         worker.counters.in_flight.down();
-        match self.cx.response.logged_status() / 100 {
+        let class = self.cx.response.logged_status() / 100;
+        if class != 1 {
+            worker.counters.request_times.count(ended.saturating_duration_since(self.cx.timing.started));
+        }
+        match class {
             1 => worker.counters.responses_1xx.up(),
             2 => worker.counters.responses_2xx.up(),
             3 => worker.counters.responses_3xx.up(),
             4 => worker.counters.responses_4xx.up(),
             // A number that has no class is taken for an error of the server (RFC 9110 §15).
-            _ => worker.counters.responses_5xx.up(),
+            _ => {
+                worker.counters.responses_5xx.up();
+                if self.cx.response.source == ResponseSource::Upstream {
+                    worker.counters.responses_5xx_upstream.up();
+                }
+            }
         }
         self.client.activity.end(ended);
     }

@@ -44,6 +44,18 @@ fn when_every_node_fails_the_statuses_are_told() {
 }
 
 #[test]
+fn who_made_a_5xx_is_counted() {
+    let echo = Echo::start();
+    let beds = [bed(&[echo.address()], json!({})), bed(&[nowhere()], json!({}))];
+    for (bed, (status, of_upstream)) in beds.iter().zip([(503, 1), (502, 0)]) {
+        assert_eq!(bed.get("/status/503").status, status);
+        bed.wait_totals("it is counted", |totals| {
+            (totals.responses_5xx, totals.responses_5xx_upstream) == (1, of_upstream)
+        });
+    }
+}
+
+#[test]
 fn retries_are_as_many_as_configured() {
     let (a, b) = (closing(), closing());
     let bed_with = |retries: u32| bed(&[a.addr, b.addr], json!({ "retries": retries }));

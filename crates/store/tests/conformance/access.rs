@@ -76,6 +76,7 @@ async fn nodes(home: Home) {
         revision,
         digest: vec![1, 2, 3],
         rejected: json!([{"key": "/routes/1", "why": "no such plugin"}]),
+        traffic: Some(json!({ "requests": revision })),
         connected: true,
         member: "m1".to_owned(),
     };

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::super::head::Position;
 use super::receipt::{Stand, Standing};
 use super::{Figures, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles};
+use crate::traffic::Traffic;
 use rivals::Rivals;
 
 /// Longest text of a node that is kept, in bytes.
@@ -295,6 +296,7 @@ impl Entry {
             revision: position.map_or(0, |position| position.revision),
             digest: position.map_or_else(Vec::new, |position| position.digest.to_bytes().to_vec()),
             rejected: serde_json::to_value(self.troubles()).unwrap_or_default(),
+            traffic: self.figures.and_then(|figures| figures.traffic).and_then(|told| serde_json::to_value(told).ok()),
             connected,
             member: member.to_owned(),
         }
@@ -377,6 +379,7 @@ impl Alive {
             upstream_targets: report.upstream_targets,
             unhealthy_targets: report.unhealthy_targets,
             certificate_not_after: report.certificate_not_after,
+            traffic: Traffic::told(&report),
         };
         let alarms: Vec<String> = report.alarms.into_iter().take(ALARMS).map(clip).collect();
         self.update(|entry| {

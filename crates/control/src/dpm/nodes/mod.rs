@@ -27,6 +27,8 @@ use receipt::Elsewhere;
 pub use receipt::Receipt;
 pub(super) use write::{Pace, write};
 
+use crate::traffic::Traffic;
+
 /// A node of another replica that was not heard of for this long does not count any more.
 const REMOTE_LIFE: Duration = Duration::from_secs(30);
 
@@ -153,6 +155,8 @@ pub struct Figures {
     pub unhealthy_targets: u64,
     /// When its certificate ends, in seconds since 1970.
     pub certificate_not_after: i64,
+    /// Requests that are over since then; `None`: it is of a version that does not tell.
+    pub traffic: Option<Traffic>,
 }
 
 /// A node as known here.

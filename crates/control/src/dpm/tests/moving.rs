@@ -63,6 +63,7 @@ async fn what_is_told_of_a_node_never_goes_back(replica: Replica) {
         revision,
         digest: vec![0; 32],
         rejected: json!({}),
+        traffic: None,
         connected: true,
         member: member.to_owned(),
     };

@@ -93,6 +93,8 @@ async fn rejections_are_known(replica: Replica) {
             alarms: vec!["disk".to_owned()],
             upstream_targets: 5,
             unhealthy_targets: 2,
+            responses: vec![0, 5, 0, 1, 1],
+            request_times: vec![7; 16],
             ..pb::Report::default()
         }))
         .await;
@@ -106,6 +108,15 @@ async fn rejections_are_known(replica: Replica) {
     let figures = node.figures.unwrap();
     assert_eq!((node.troubles.alarms.as_slice(), figures.requests), (&["disk".to_owned()][..], 7));
     assert_eq!((figures.upstream_targets, figures.unhealthy_targets), (5, 2));
+    let traffic = figures.traffic.unwrap();
+    assert_eq!((traffic.responses, traffic.times), ([0, 5, 0, 1, 1], [7; 16]));
+    // Other replicas hear of it too.
+    eventually("what it counted is written", async || {
+        let node = replica.store.node_get(DEFAULT_GROUP, "n1").await.unwrap().unwrap();
+        let told = node.report.and_then(|report| report.traffic);
+        told.is_some_and(|told| serde_json::from_value::<crate::Traffic>(told).unwrap() == traffic)
+    })
+    .await;
     assert_eq!((node.host.as_str(), node.boot.as_str(), node.revision), ("host-1", "boot-1", revision));
     assert!(node.connected && node.welcome && node.address.is_some());
     // And so it stands in the database, for others.

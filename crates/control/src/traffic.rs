@@ -1,0 +1,61 @@
+//! What nodes count of their traffic, and what can be read from it.
+
+use milecastle_wire::{TIME_BOUNDS_MS, pb};
+use serde::{Deserialize, Serialize};
+
+/// Requests that are over, since some moment, of one node or of several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// By the class of the answer's status, from 1xx to 5xx.
+    pub responses: [u64; 5],
+    /// Those of the class 5xx that an upstream answered.
+    pub upstream_5xx: u64,
+    /// How long they took: for each of [`TIME_BOUNDS_MS`] those that are no longer and longer than the bound before, and last those
+    /// above all bounds.
+    pub times: [u64; TIME_BOUNDS_MS.len() + 1],
+}
+
+impl Traffic {
+    /// As a node tells; `None` if it is of a version that does not, or tells something else.
+    pub(crate) fn told(report: &pb::Report) -> Option<Self> {
+        Some(Self {
+            responses: report.responses.as_slice().try_into().ok()?,
+            upstream_5xx: report.responses_5xx_upstream,
+            times: report.request_times.as_slice().try_into().ok()?,
+        })
+    }
+
+    /// The bound, in milliseconds, within which 99 of 100 took; `None` if there are none. The last bound stands for all beyond it.
+    pub(crate) fn p99_ms(&self) -> Option<u64> {
+        let all: u64 = self.times.iter().sum();
+        let rank = all - all / 100;
+        let mut seen = 0;
+        let place = self.times.iter().position(|count| {
+            seen += count;
+            all > 0 && seen >= rank
+        })?;
+        TIME_BOUNDS_MS.get(place).or(TIME_BOUNDS_MS.last()).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_within_which_99_of_100_took() {
+        let mut traffic = Traffic::default();
+        assert_eq!(traffic.p99_ms(), None);
+        (traffic.times[3], traffic.times[6]) = (99, 1);
+        assert_eq!(traffic.p99_ms(), Some(10));
+        (traffic.times[3], traffic.times[15]) = (98, 2);
+        assert_eq!(traffic.p99_ms(), Some(60_000));
+    }
+
+    #[test]
+    fn what_another_version_tells_is_not_made_up() {
+        let told = pb::Report { responses: vec![0, 1, 2, 3, 4], request_times: vec![0; 16], ..pb::Report::default() };
+        assert_eq!(Traffic::told(&told).map(|traffic| traffic.responses), Some([0, 1, 2, 3, 4]));
+        assert_eq!(Traffic::told(&pb::Report { responses: vec![1], ..told }), None);
+    }
+}
