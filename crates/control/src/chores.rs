@@ -1,4 +1,4 @@
-//! What only one replica must do, done by whoever leads: lifetimes of objects that end, history and audit log that are not kept any
+//! What only one replica must do, done by whoever leads: lifetimes of objects that end, history, drafts and audit log that are not kept any
 //! longer, nodes and members of which nothing was heard for long.
 //!
 //! What must stay true: whatever is done here names the leader's term of office, and the database refuses it once that term is
@@ -38,6 +38,7 @@ pub(crate) async fn run(
             remembered = Some(Instant::now());
             chores.forget_the_lost().await;
             chores.trim_history().await;
+            chores.forget_drafts().await;
             chores.trim_audit().await;
         }
     }
@@ -80,6 +81,14 @@ impl Chores<'_> {
             Ok(0) => {}
             Ok(changes) => tracing::info!(changes, "history that is not kept any longer was forgotten"),
             Err(error) => tracing::debug!(%error, "history is trimmed later"),
+        }
+    }
+
+    async fn forget_drafts(&self) {
+        match self.store.drafts_expire(self.term, self.settings.history.drafts.get()).await {
+            Ok(0) => {}
+            Ok(drafts) => tracing::info!(drafts, "drafts that nobody has edited for long were forgotten"),
+            Err(error) => tracing::debug!(%error, "drafts are forgotten later"),
         }
     }
 

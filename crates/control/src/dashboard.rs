@@ -18,7 +18,7 @@ use axum::Router;
 use milecastle_settings as settings;
 use milecastle_settings::{ControlShutdown, Database, Peers, Time};
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Maintenance, Store, StoreError};
+use milecastle_store::{DraftLimits, Maintenance, Store, StoreError};
 use milecastle_telemetry::metrics::{MetricError, Options, Registry};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -166,6 +166,8 @@ impl Opening {
             clock: clock.clone(),
             key_required: admin.admin_key_required,
             body_limits: BodyLimits::new(admin, admin.max_body),
+            large_body_limits: BodyLimits::new(admin, admin.max_configs_body),
+            draft_limits: DraftLimits { drafts: admin.max_drafts.into(), objects: admin.max_draft_objects.into() },
             max_wait: admin.max_wait.get(),
             waits: waits.clone(),
             allowed: admin.allow_admin_on_dashboard.as_slice().into(),

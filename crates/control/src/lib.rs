@@ -33,6 +33,7 @@ mod members;
 mod pages;
 mod passwords;
 mod refusals;
+mod revisions;
 mod rights;
 pub mod state;
 mod terms;

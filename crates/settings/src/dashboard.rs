@@ -63,8 +63,14 @@ pub struct Admin {
     pub max_body: Size,
     /// Whether the configuration of a gateway group is taken and given as a whole, by `/apisix/admin/configs`.
     pub declarative: Declarative,
-    /// Largest body of `PUT /apisix/admin/configs`, at least 1k.
+    /// Largest body of `PUT /apisix/admin/configs`, and of what `/api` takes as a whole: change sets, drafts, a group's file. At least 1k.
     pub max_configs_body: Size,
+    /// Drafts of change sets that a gateway group may have at a time.
+    #[schemars(range(min = 1), extend("x-unit" = "drafts"))]
+    pub max_drafts: u32,
+    /// Objects that a draft may change.
+    #[schemars(range(min = 1), extend("x-unit" = "objects"))]
+    pub max_draft_objects: u32,
     /// How long a client may take to send the body of a request, to `/api` as well.
     pub body_timeout: Time,
     /// What of a body that is too large is read and dropped, so that a client that sends first and reads then gets to read its
@@ -200,6 +206,8 @@ impl Default for Admin {
             max_body: Size::kib(1536),
             declarative: Declarative::Beside,
             max_configs_body: Size::kib(128 << 10),
+            max_drafts: 100,
+            max_draft_objects: 10_000,
             body_timeout: Time::secs(60),
             lingering_bytes: Size::kib(64 << 10),
             max_read_wait: Time::millis(250),

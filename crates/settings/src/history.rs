@@ -20,6 +20,8 @@ pub struct History {
     /// The newest changes of each gateway group that stay, however old they are.
     #[schemars(range(min = 1), extend("x-unit" = "changes"))]
     pub min_changes: u64,
+    /// Drafts of change sets that nobody has edited for so long are forgotten.
+    pub drafts: Time,
     /// How often the leader looks for what is to be forgotten: history, and nodes and replicas that were silent for long.
     pub interval: Time,
 }
@@ -27,7 +29,7 @@ pub struct History {
 impl History {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         let mut checks = checks.at("history");
-        checks.above_zero(&[("max_age", self.max_age), ("interval", self.interval)]);
+        checks.above_zero(&[("max_age", self.max_age), ("drafts", self.drafts), ("interval", self.interval)]);
         if self.min_changes > self.changes {
             checks.fault("min_changes", "expected at most `history.changes`");
         }
@@ -36,6 +38,7 @@ impl History {
 
 impl Default for History {
     fn default() -> Self {
-        Self { changes: 100_000, max_age: Time::secs(90 * 86_400), min_changes: 1000, interval: Time::secs(30) }
+        let (max_age, drafts) = (Time::secs(90 * 86_400), Time::secs(30 * 86_400));
+        Self { changes: 100_000, max_age, min_changes: 1000, drafts, interval: Time::secs(30) }
     }
 }

@@ -19,6 +19,7 @@ use crate::error::StoreError;
 use crate::sql::{BATCH, Tx, args, tuples};
 use crate::store::Store;
 
+pub use body::masked;
 pub use read::{AuditFilter, AuditScope, Entry};
 
 /// Values of one entry in [`record`].
@@ -96,6 +97,8 @@ pub mod audited {
     pub const GROUP: &str = "gateway_group";
     /// The configuration of a group as a whole.
     pub const CONFIGS: &str = "configs";
+    /// A change set that is being prepared.
+    pub const DRAFT: &str = "draft";
     /// A token with which nodes join.
     pub const JOIN_TOKEN: &str = "join_token";
     /// A gateway node.

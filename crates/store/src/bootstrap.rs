@@ -79,6 +79,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0011_audit.sql"),
     ),
     (
+        12,
+        "changes",
+        include_str!("../../../migrations/postgres/0012_changes.sql"),
+        include_str!("../../../migrations/sqlite/0012_changes.sql"),
+    ),
+    (
         15,
         "rollout",
         include_str!("../../../migrations/postgres/0015_rollout.sql"),

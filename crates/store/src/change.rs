@@ -21,6 +21,9 @@ pub struct ChangeSet {
     pub require: Vec<(Key, Expect)>,
     /// What the group is declared to be by it, where it is about all of the group.
     pub declaration: Option<NewDeclaration>,
+    /// The draft that it publishes, by id and version: it is gone afterwards. Refused with [`crate::PublishError::StaleDraft`] if it is
+    /// of another version.
+    pub draft: Option<(String, u64)>,
     /// What to do; each key at most once. Order does not matter: checks look at the state after all of it.
     pub ops: Vec<Op>,
 }
@@ -28,8 +31,15 @@ pub struct ChangeSet {
 impl ChangeSet {
     /// A set of `ops` without message or preconditions.
     pub fn new(source: Source, ops: Vec<Op>) -> ChangeSet {
-        let message = String::new();
-        ChangeSet { message, source, expected_revision: None, require: Vec::new(), declaration: None, ops }
+        ChangeSet {
+            message: String::new(),
+            source,
+            expected_revision: None,
+            require: Vec::new(),
+            declaration: None,
+            draft: None,
+            ops,
+        }
     }
 }
 
@@ -96,6 +106,8 @@ pub struct Put {
     pub keys: Vec<UniqueKey>,
     /// Unix time in seconds at which the object disappears (`docs/spec/admin-api.md` §10); `None` keeps it for good.
     pub expires_at: Option<u64>,
+    /// What it replaces lives as long as it would have; [`Put::expires_at`] is that of a new object alone.
+    pub keeps_lifetime: bool,
 }
 
 impl Put {
@@ -109,6 +121,7 @@ impl Put {
             references: Vec::new(),
             keys: Vec::new(),
             expires_at: None,
+            keeps_lifetime: false,
         }
     }
 }

@@ -231,6 +231,9 @@ pub enum PublishError {
     /// Another declaration came before this one ([`crate::NewDeclaration::after`]).
     #[error("the group has been declared anew meanwhile")]
     StaleDeclaration,
+    /// The draft that it publishes ([`crate::ChangeSet::draft`]) has been edited, published or discarded meanwhile.
+    #[error("the draft `{0}` has been edited, published or discarded meanwhile: look at it again")]
+    StaleDraft(String),
     /// The change set names a key twice.
     #[error("the change set names {0} more than once")]
     RepeatedKey(Key),
@@ -263,6 +266,40 @@ pub enum GroupError {
         objects: u64,
         /// Nodes that joined it.
         nodes: u64,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a draft was not begun or edited. Nothing of it was written.
+#[derive(Debug, thiserror::Error)]
+pub enum DraftError {
+    /// There is none of this id.
+    #[error("there is no draft `{0}`: it may have been published, discarded or forgotten")]
+    Missing(String),
+    /// The id is taken.
+    #[error("draft `{0}` exists already")]
+    Exists(String),
+    /// Somebody has edited it meanwhile.
+    #[error("the draft is of version {current}, not {expected}: look at it again")]
+    Stale {
+        /// What the caller expected.
+        expected: u64,
+        /// What is.
+        current: u64,
+    },
+    /// The group has as many as it may.
+    #[error("the gateway group has {most} drafts already: publish or discard one (admin.max_drafts)")]
+    TooMany {
+        /// [`crate::DraftLimits::drafts`].
+        most: u64,
+    },
+    /// It would change more objects than a draft may.
+    #[error("a draft changes at most {most} objects (admin.max_draft_objects): make several")]
+    TooLarge {
+        /// [`crate::DraftLimits::objects`].
+        most: u64,
     },
     /// The store failed.
     #[error(transparent)]

@@ -9,6 +9,7 @@ use milecastle_model::{Change, Key};
 use crate::change::Source;
 use crate::error::StoreError;
 use crate::lease::Term;
+use crate::past;
 use crate::read::{change, key};
 use crate::sql::{Row, args};
 use crate::store::Store;
@@ -89,6 +90,15 @@ impl Touched {
 }
 
 impl Fate {
+    /// Stable name for interfaces: what was done.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fate::Created => "create",
+            Fate::Updated => "update",
+            Fate::Deleted => "delete",
+        }
+    }
+
     /// `created`: the revision in which the object was made; `None` for a deletion.
     fn of(created: Option<u64>, revision: u64) -> Self {
         match created {
@@ -178,6 +188,7 @@ impl Store {
         if !term.lasts(&mut tx, &self.0.db).await? {
             return Ok(None);
         }
+        past::raise(&mut tx, group, floor).await?;
         let delete = "DELETE FROM change_set WHERE group_id = $1 AND revision <= $2";
         let trimmed = tx.run(delete, args![group, floor]).await?;
         tx.commit().await?;

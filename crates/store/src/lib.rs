@@ -37,6 +37,7 @@ mod change;
 mod clock;
 mod connect;
 mod declaration;
+mod draft;
 mod error;
 mod file;
 mod grant;
@@ -47,6 +48,7 @@ mod login;
 mod maintenance;
 mod member;
 mod node;
+mod past;
 mod publish;
 mod read;
 mod rule;
@@ -64,14 +66,15 @@ pub use access::{AdminKey, NewToken, Role, Token};
 pub use account::{Account, AccountUpdate, NewPassword, Session, SessionLimits};
 pub use api_token::{ApiToken, NewApiToken};
 pub use audit::{
-    Acting, Actor, ActorKind, Attempt, AuditAction, AuditFilter, AuditOutcome, AuditScope, Entry, Mask, audited,
+    Acting, Actor, ActorKind, Attempt, AuditAction, AuditFilter, AuditOutcome, AuditScope, Entry, Mask, audited, masked,
 };
 pub use change::{
     Body, ChangeSet, Delete, Expect, Op, Outcome, Published, Put, Reference, Slot, Source, Target, UniqueKey,
 };
 pub use connect::Tuning;
 pub use declaration::{Declaration, NewDeclaration};
-pub use error::{GroupError, Holder, OpenError, PublishError, StoreError};
+pub use draft::{Draft, DraftChange, DraftLimits, DraftUpdate};
+pub use error::{DraftError, GroupError, Holder, OpenError, PublishError, StoreError};
 pub use grant::RoleGrant;
 pub use group::{Group, GroupUpdate, NewGroup};
 pub use history::{ChangeSetInfo, Fate, Publication, Retention, Touched};
@@ -80,6 +83,8 @@ pub use login::{Backoff, Subject};
 pub use maintenance::Maintenance;
 pub use member::{Forgotten, Member, NewMember};
 pub use node::{NewNode, Node, NodeReport};
+pub use past::Past;
+pub use publish::says_the_same;
 pub use read::{Changes, Snapshot};
 pub use seal::{KeySource, SealingKey, SealingKeyError, warn_if_open_to_others};
 pub use secret::SecretBytes;

@@ -21,6 +21,7 @@ use crate::read::key;
 use crate::seal::{Sealer, hex, random};
 use crate::sql::{Tx, args};
 use crate::store::{Inner, Store};
+pub use plan::says_the_same;
 use plan::{Expiry, Plan};
 
 impl Acting<'_> {
@@ -39,6 +40,16 @@ impl Acting<'_> {
             watcher.hint();
         }
         Ok(published)
+    }
+
+    /// What [`Self::publish`] would do at this moment, or refuse; nothing is written.
+    pub async fn rehearse(self, group: &str, set: ChangeSet) -> Result<Published, PublishError> {
+        let db = &self.store.0.db;
+        let _turn = db.publisher().await?;
+        let mut tx = db.begin_write().await?;
+        let mut write = Writing::begin(&mut tx, self, group).await?;
+        // Dropped without a commit, the transaction is rolled back.
+        Box::pin(write.apply(set)).await
     }
 }
 
@@ -87,6 +98,8 @@ pub(crate) struct Writing<'a> {
     pub(crate) sealer: &'a Sealer,
     pub(crate) group: &'a str,
     head: u64,
+    /// The oldest revision that the history reaches back to.
+    floor: u64,
     /// Unix time in seconds, by the database's clock.
     pub(crate) now: u64,
 }
@@ -99,11 +112,12 @@ impl<'a> Writing<'a> {
         let rule = store.0.db.rule();
         rule.told(&row, 3, 4)?;
         rule.check()?;
-        Ok(Writing { tx, by, sealer: &store.0.sealer, group, head: row.int(1)?, now: store.now() })
+        let (head, floor) = (row.int(1)?, row.int(2)?);
+        Ok(Writing { tx, by, sealer: &store.0.sealer, group, head, floor, now: store.now() })
     }
 
     async fn apply(&mut self, set: ChangeSet) -> Result<Published, PublishError> {
-        let ChangeSet { message, source, expected_revision, require, declaration, ops } = set;
+        let ChangeSet { message, source, expected_revision, require, declaration, draft, ops } = set;
         if let Some(expected) = expected_revision.filter(|&expected| expected != self.head) {
             return Err(PublishError::StaleRevision { expected, current: self.head });
         }
@@ -136,6 +150,9 @@ impl<'a> Writing<'a> {
         let revision = if changed { revision } else { self.head };
         if let Some(declaration) = &declaration {
             self.declare(declaration, revision).await?;
+        }
+        if let Some((id, version)) = &draft {
+            self.finish_draft(id, *version).await?;
         }
         let declared = declaration.map(|declaration| self.declared(&declaration, revision));
         let entries: Vec<NewEntry> = self.audited(&plan, &cascaded).chain(declared).collect();

@@ -11,9 +11,10 @@ use crate::sql::{Row, Tx, args};
 use crate::store::Store;
 use crate::watch::{self, Head, heads};
 
-/// Reads the last change of each key of group `$1` after revision `$2`. `CROSS JOIN`, because SQLite keeps its order.
-pub(crate) const DELTA: &str = "WITH last AS (SELECT kind, id, MAX(revision) AS revision FROM change \
-                   WHERE group_id = $1 AND revision > $2 GROUP BY kind, id) \
+/// Reads the last change of each key of group `$1` after revision `$2`. `CROSS JOIN`, because SQLite keeps its order; `kind || ''`,
+/// because it would read all of the group's history to spare itself the sorting.
+pub(crate) const DELTA: &str = "WITH last AS (SELECT kind || '' AS kind, id, MAX(revision) AS revision FROM change \
+                   WHERE group_id = $1 AND revision > $2 GROUP BY kind || '', id) \
      SELECT c.kind, c.id, c.body, c.sealed, c.created, c.revision FROM last CROSS JOIN change c \
      WHERE c.group_id = $1 AND c.revision = last.revision AND c.kind = last.kind AND c.id = last.id \
      ORDER BY c.revision, c.kind, c.id";
@@ -78,7 +79,7 @@ impl Store {
         let sql =
             "SELECT kind, id, body, sealed, created, modified FROM resource WHERE group_id = $1 ORDER BY kind, id";
         tx.each(sql, args![group], |row| {
-            objects.push(object(&row, &self.0.sealer, group)?);
+            objects.push(object(&row, &self.0.sealer, group, 2)?);
             Ok(())
         })
         .await?;
@@ -151,11 +152,11 @@ pub(crate) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
     Ok(Key { kind, id: Arc::from(row.text(at + 1)?) })
 }
 
-/// The object in columns kind, id, body, sealed, created, modified.
-pub(crate) fn object(row: &Row, sealer: &Sealer, group: &str) -> Result<Object, StoreError> {
+/// The object in columns kind, id, then from `at` on body, sealed, created, modified.
+pub(crate) fn object(row: &Row, sealer: &Sealer, group: &str, at: usize) -> Result<Object, StoreError> {
     let key = key(row, 0)?;
-    let body = body(row.blob(2)?, row.flag(3)?, sealer, group, &key)?;
-    Ok(Object { key, body, created: row.int(4)?, modified: row.int(5)? })
+    let body = body(row.blob(at)?, row.flag(at + 1)?, sealer, group, &key)?;
+    Ok(Object { key, body, created: row.int(at + 2)?, modified: row.int(at + 3)? })
 }
 
 /// The change in columns kind, id, body (none: deleted), sealed, created, revision.

@@ -222,6 +222,7 @@ impl Engine {
                 sealed: draft.sealed(),
                 references: draft.references(),
                 keys: draft.keys(),
+                keeps_lifetime: false,
                 expires_at: call.ttl.map(|seconds| self.clock.now().saturating_add(seconds)),
             };
             let mut set = ChangeSet::new(Source::Api, vec![Op::Put(put)]);

@@ -73,6 +73,16 @@ pub(crate) fn of_put(error: &PublishError, draft: &Draft, image: &Image, registr
         PublishError::MissingReference { from, reference } if from.parent().as_ref() == Some(&reference.to) => {
             Box::new(Reply::error(StatusCode::NOT_FOUND, format!("{} not found", reference.to.kind.word())))
         }
+        PublishError::MissingReference { .. } | PublishError::DuplicateDigest { .. } => {
+            Box::new(Reply::faults(faults_of_put(error, draft, image, registry)))
+        }
+        other => of_any(other),
+    }
+}
+
+/// The faults that the store found in what a put leads to; none if it is about something else.
+pub(crate) fn faults_of_put(error: &PublishError, draft: &Draft, image: &Image, registry: &Registry) -> Vec<Fault> {
+    match error {
         PublishError::MissingReference { reference, .. } => {
             let body = Value::Object(draft.body().clone());
             let named = milecastle_model::references(draft.key().kind, &body);
@@ -80,41 +90,44 @@ pub(crate) fn of_put(error: &PublishError, draft: &Draft, image: &Image, registr
                 let to = Key::new(one.kind, one.id.as_str());
                 one.plugin.is_none() && (to == reference.to || image.get(&to).is_none())
             };
-            Box::new(Reply::faults(named.iter().filter(|one| missing(one)).map(fault_of).collect()))
+            named.iter().filter(|one| missing(one)).map(fault_of).collect()
         }
         PublishError::DuplicateDigest { plugin, holder, .. } if plugin == GLOBAL_RULES => {
-            Box::new(Reply::faults(in_both_rules(draft, holder, image)))
+            in_both_rules(draft, holder, image)
         }
         PublishError::DuplicateDigest { plugin, holder, .. } if plugin.starts_with(FIELD_PATHS) => {
             let (path, other) = (field_path(draft.body()).unwrap_or_default(), holder.own_id());
             let text = format!("field_path {path} is already decorated on this service by [{other}]");
-            Box::new(Reply::faults(vec![Fault::rule("/field_path", text)]))
+            vec![Fault::rule("/field_path", text)]
         }
         PublishError::DuplicateDigest { plugin, holder, .. } => {
             let attribute = registry.get(plugin).and_then(|def| def.auth).map_or("key", |auth| auth.key);
-            Box::new(Reply::faults(vec![duplicate(plugin, attribute, holder)]))
+            vec![duplicate(plugin, attribute, holder)]
         }
-        other => of_any(other),
+        _ => Vec::new(),
     }
 }
 
 /// Why a deletion was refused.
 pub(crate) fn of_delete(error: &PublishError) -> Box<Reply> {
     match error {
-        PublishError::StillReferenced { key, by } => {
-            let mut by: Vec<&Holder> = by.iter().collect();
-            by.sort_by_key(|holder| (rank(holder.key.kind), holder.plugin.is_some()));
-            let hindrance = |holder: &&Holder| {
-                // Of the reference only who holds it matters to the text, and whether a plugin does.
-                let plugin = holder.plugin.as_ref().map(|_| "");
-                let id = key.id.parse::<Id>().ok()?;
-                let reference = Reference { path: String::new(), kind: key.kind, id, plugin };
-                Some(Fault::rule("", reference.hindrance_text(&holder.key)?))
-            };
-            Box::new(Reply::faults(by.iter().filter_map(hindrance).collect()))
-        }
+        PublishError::StillReferenced { key, by } => Box::new(Reply::faults(hindrances(key, by))),
         other => of_any(other),
     }
+}
+
+/// What hinders the deletion of `key`: those that still refer to it.
+pub(crate) fn hindrances(key: &Key, by: &[Holder]) -> Vec<Fault> {
+    let mut by: Vec<&Holder> = by.iter().collect();
+    by.sort_by_key(|holder| (rank(holder.key.kind), holder.plugin.is_some()));
+    let hindrance = |holder: &&Holder| {
+        // Of the reference only who holds it matters to the text, and whether a plugin does.
+        let plugin = holder.plugin.as_ref().map(|_| "");
+        let id = key.id.parse::<Id>().ok()?;
+        let reference = Reference { path: String::new(), kind: key.kind, id, plugin };
+        Some(Fault::rule("", reference.hindrance_text(&holder.key)?))
+    };
+    by.iter().filter_map(hindrance).collect()
 }
 
 fn of_any(error: &PublishError) -> Box<Reply> {

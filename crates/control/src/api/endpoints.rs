@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use super::{Api, BASE, Failure, Who};
 use super::{
-    api_tokens, audit, groups, lineage, maintenance, members, nodes, revisions, roles, session, settings, tokens, users,
+    api_tokens, audit, drafts, groups, lineage, maintenance, members, nodes, past, revisions, roles, session, settings,
+    tokens, transfer, users,
 };
 use crate::rights::{Need, Place, Refused, Resource as R};
 
@@ -124,6 +125,20 @@ fn table() -> Vec<Endpoint> {
         get("/gateway_groups/{group}/revisions", R::Revisions, group, revisions::list),
         get("/gateway_groups/{group}/revisions/{revision}", R::Revisions, group, revisions::show),
         get("/gateway_groups/{group}/revisions/{revision}/receipt", R::Revisions, group, revisions::receipt),
+        get("/gateway_groups/{group}/revisions/{revision}/objects", R::Configuration, group, past::objects),
+        get("/gateway_groups/{group}/revisions/{revision}/diff/{other}", R::Configuration, group, past::diff),
+        post("/gateway_groups/{group}/revisions/{revision}/rollback", R::Configuration, group, past::rollback),
+        post("/gateway_groups/{group}/changes", R::ChangeSets, group, drafts::publish_edits),
+        get("/gateway_groups/{group}/drafts", R::ChangeSets, group, drafts::list),
+        post("/gateway_groups/{group}/drafts", R::ChangeSets, group, drafts::create),
+        get("/gateway_groups/{group}/drafts/{draft}", R::ChangeSets, group, drafts::show),
+        patch("/gateway_groups/{group}/drafts/{draft}", R::ChangeSets, group, drafts::update),
+        delete("/gateway_groups/{group}/drafts/{draft}", R::ChangeSets, group, drafts::discard),
+        post("/gateway_groups/{group}/drafts/{draft}/publish", R::ChangeSets, group, drafts::publish),
+        get("/gateway_groups/{group}/export", R::Configuration, group, transfer::export),
+        post("/gateway_groups/{group}/import", R::Configuration, group, transfer::import),
+        post("/gateway_groups/{group}/promote", R::Configuration, group, transfer::promote),
+        get("/changes", R::Revisions, anywhere, revisions::everywhere),
         get("/nodes", R::Nodes, anywhere, nodes::all),
         get("/members", R::Members, cluster, members::list),
         put("/members/{name}/maintenance", R::Maintenance, cluster, maintenance::begin_member),

@@ -5,10 +5,12 @@
 //! - Whoever may not use the Admin API on this listener may not use this one.
 //! - No endpoint is served without the right that it takes ([`endpoints`]).
 //! - Every refusal has one shape ([`Failure`]); a failure of ours has an id under which the log says more.
-//! - No answer shows a secret, but the one that minted it.
+//! - No answer shows a secret, but the one that minted it, and the file of a group those that reads of the Admin API show too.
 
 mod api_tokens;
 mod audit;
+mod change_sets;
+mod drafts;
 mod endpoints;
 mod failure;
 mod groups;
@@ -16,11 +18,13 @@ mod lineage;
 mod maintenance;
 mod members;
 mod nodes;
+mod past;
 mod revisions;
 mod roles;
 mod session;
 mod settings;
 mod tokens;
+mod transfer;
 mod users;
 
 use crate::admin::access;
@@ -29,8 +33,9 @@ use crate::admin::query::Query;
 use crate::callers::{Caller, Callers, FORGED, Stranger};
 use crate::dpm::Nodes;
 use crate::listen::Peer;
+use crate::revisions::Editor;
 use crate::rights::Principal;
-use crate::state::State;
+use crate::state::{Group, State};
 use crate::waits::{Place, Waits};
 use crate::{Clock, SERVER};
 use axum::Router;
@@ -44,7 +49,7 @@ use failure::{Failure, Outcome};
 use http::{HeaderValue, StatusCode, header};
 use milecastle_settings::{Peers, Time};
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Acting, Store};
+use milecastle_store::{Acting, DraftLimits, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -64,6 +69,9 @@ pub(crate) struct Api {
     pub(crate) clock: Clock,
     pub(crate) key_required: bool,
     pub(crate) body_limits: BodyLimits,
+    /// Of what is taken as a whole: change sets, drafts, a group's file.
+    pub(crate) large_body_limits: BodyLimits,
+    pub(crate) draft_limits: DraftLimits,
     pub(crate) max_wait: Duration,
     pub(crate) waits: Waits,
     /// Peers that may use it.
@@ -150,13 +158,19 @@ impl Api {
         self.store().by(&who.actor)
     }
 
+    /// Whoever calls, as somebody who changes a group by whole change sets.
+    fn editor<'a>(&'a self, who: &'a Caller, group: &'a Group) -> Editor<'a> {
+        Editor { store: self.store(), compiler: &self.compiler, group, actor: &who.actor }
+    }
+
     /// The body of a request; what it leaves out has its default, and what it should not have is refused.
     async fn body<T: DeserializeOwned + Default>(&self, body: Body) -> Result<T, Failure> {
-        let text = self.body_limits.read(body).await?;
-        if text.is_empty() {
-            return Ok(T::default());
-        }
-        serde_json::from_slice(&text).map_err(|error| Failure::bad("invalid_body", error.to_string()))
+        parsed(&self.body_limits.read(body).await?)
+    }
+
+    /// The same of a body that holds many objects.
+    async fn large_body<T: DeserializeOwned + Default>(&self, body: Body) -> Result<T, Failure> {
+        parsed(&self.large_body_limits.read(body).await?)
     }
 
     /// How long the argument `wait` asks to wait; no longer than the settings allow, and not at all without it.
@@ -172,6 +186,13 @@ impl Api {
     fn place(&self, who: &Principal, wait: Duration) -> Result<Option<Place>, Failure> {
         if wait.is_zero() { Ok(None) } else { Ok(Some(self.waits.enter(&who.name)?)) }
     }
+}
+
+fn parsed<T: DeserializeOwned + Default>(text: &[u8]) -> Result<T, Failure> {
+    if text.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(text).map_err(|error| Failure::bad("invalid_body", error.to_string()))
 }
 
 /// The query of a request.

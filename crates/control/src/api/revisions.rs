@@ -2,11 +2,13 @@
 
 use axum::extract::{Extension, Path, State as Shared};
 use http::{StatusCode, Uri};
-use milecastle_store::{ChangeSetInfo, Fate, Touched};
+use milecastle_store::{ChangeSetInfo, Touched};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use super::{Api, Failure, Outcome, Site, Who, json, query_of};
+use crate::admin::query::Query;
+use crate::rights::{Need, Place, Resource};
 
 /// Revisions in a list unless asked for fewer or more, and at most.
 const LIMIT: u64 = 50;
@@ -32,27 +34,16 @@ fn shown<'a>(info: &ChangeSetInfo, changes: impl IntoIterator<Item = &'a Touched
 }
 
 fn change(touched: &Touched) -> Value {
-    let op = match touched.fate {
-        Fate::Created => "create",
-        Fate::Updated => "update",
-        Fate::Deleted => "delete",
-    };
-    json!({ "op": op, "kind": touched.key.kind.name(), "id": &*touched.key.id })
+    json!({ "op": touched.fate.name(), "kind": touched.key.kind.name(), "id": &*touched.key.id })
 }
 
 /// `GET /api/gateway_groups/{group}/revisions`: newest first; `limit` of them, below `before`, each with the first objects that
 /// it changed.
 pub(super) async fn list(Shared(api): Site, Path(group): Path<String>, uri: Uri) -> Outcome {
     let query = query_of(&uri);
-    let number = |name: &str| match query.get(name).map(str::parse::<u64>) {
-        None => Ok(None),
-        Some(Ok(number)) => Ok(Some(number)),
-        Some(Err(_)) => Err(Failure::bad("invalid_argument", format!("{name}: expected a whole number"))),
-    };
-    let (limit, before) = (number("limit")?.unwrap_or(LIMIT), number("before")?);
-    if !(1..=MOST).contains(&limit) {
-        return Err(Failure::bad("invalid_argument", format!("limit: expected 1 to {MOST}")));
-    }
+    let before = query.get("before").map(str::parse::<u64>).transpose();
+    let before = before.map_err(|_| Failure::bad("invalid_argument", "before: expected a whole number"))?;
+    let limit = limit(&query)?;
     let head = api.store().head(&group).await?;
     let page = api.store().history_list(&group, before, limit).await?;
     let touched = match (page.last(), page.first()) {
@@ -64,6 +55,51 @@ pub(super) async fn list(Shared(api): Site, Path(group): Path<String>, uri: Uri)
     let list: Vec<Value> =
         page.iter().map(|info| shown(info, touched.get(&info.revision).into_iter().flatten())).collect();
     let body = json!({ "list": list, "head": head.revision, "lineage": head.lineage });
+    Ok(json(StatusCode::OK, &body))
+}
+
+/// How many revisions are asked for.
+fn limit(query: &Query) -> Result<u64, Failure> {
+    let limit = query.get("limit").map_or(Ok(LIMIT), str::parse);
+    let limit = limit.ok().filter(|limit| (1..=MOST).contains(limit));
+    limit.ok_or_else(|| Failure::bad("invalid_argument", format!("limit: expected 1 to {MOST}")))
+}
+
+/// `GET /api/changes`: what was published to all groups that whoever asks may see, newest first. A page names in `next` what `before` is
+/// for the one after: of each group the revision that it has come to.
+pub(super) async fn everywhere(Shared(api): Site, Extension(who): Who, uri: Uri) -> Outcome {
+    let query = query_of(&uri);
+    let limit = limit(&query)?;
+    let wanted = query.get("group");
+    let mut reached = BTreeMap::new();
+    for one in query.get("before").into_iter().flat_map(|text| text.split(',')) {
+        let place = one.rsplit_once(':').and_then(|(group, revision)| Some((group, revision.parse::<u64>().ok()?)));
+        let wrong = || Failure::bad("invalid_argument", "before: expected `next` of the page before");
+        let (group, revision) = place.ok_or_else(wrong)?;
+        reached.insert(group.to_owned(), revision);
+    }
+    let mut found = Vec::new();
+    for group in api.store().group_list().await?.into_iter().map(|group| group.id) {
+        let seen = who.rights.allow(Need::read(Resource::Revisions), Place::Group(&group));
+        if seen && wanted.is_none_or(|wanted| wanted == group) {
+            // One more, to tell whether there is a page after this one.
+            let page = api.store().history_list(&group, reached.get(&group).copied(), limit + 1).await?;
+            found.extend(page.into_iter().map(|info| (group.clone(), info)));
+        }
+    }
+    found.sort_by(|(one, a), (other, b)| b.at.cmp(&a.at).then_with(|| (one, b.revision).cmp(&(other, a.revision))));
+    let more = found.len() as u64 > limit;
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    for (group, info) in &found {
+        reached.insert(group.clone(), info.revision);
+    }
+    let list = found.iter().map(|(group, info)| {
+        let mut one = shown(info, []);
+        one["group"] = group.as_str().into();
+        one
+    });
+    let next = reached.iter().map(|(group, revision)| format!("{group}:{revision}")).collect::<Vec<_>>().join(",");
+    let body = json!({ "list": list.collect::<Vec<_>>(), "next": more.then_some(next) });
     Ok(json(StatusCode::OK, &body))
 }
 
@@ -109,10 +145,20 @@ pub(super) async fn receipt(
     Ok(json(StatusCode::OK, &body))
 }
 
-async fn number(api: &Api, group: &str, text: &str) -> Result<u64, Failure> {
-    if text == HEAD {
-        return Ok(api.store().head(group).await?.revision);
+/// The revision that a path names.
+pub(super) async fn number(api: &Api, group: &str, text: &str) -> Result<u64, Failure> {
+    match text {
+        HEAD => Ok(api.store().head(group).await?.revision),
+        _ => parsed(text, 0),
     }
-    text.parse()
-        .map_err(|_| Failure::bad("invalid_argument", format!("expected a revision or `{HEAD}`, found `{text}`")))
+}
+
+/// The same, where the newest one is known.
+pub(super) fn parsed(text: &str, head: u64) -> Result<u64, Failure> {
+    match text {
+        HEAD => Ok(head),
+        _ => text
+            .parse()
+            .map_err(|_| Failure::bad("invalid_argument", format!("expected a revision or `{HEAD}`, found `{text}`"))),
+    }
 }

@@ -33,6 +33,8 @@ pub(crate) enum Resource {
     Nodes,
     /// What is published to a gateway group, and how far it has come.
     Revisions,
+    /// Edits of many objects at once, published or prepared as drafts: each object takes the right to write its kind besides.
+    ChangeSets,
     /// Whether nodes take over what the database holds.
     Lineage,
     /// Taking nodes, groups and replicas of the control plane out of service.
@@ -73,6 +75,7 @@ impl Resource {
             Resource::JoinTokens,
             Resource::Nodes,
             Resource::Revisions,
+            Resource::ChangeSets,
             Resource::Lineage,
             Resource::Maintenance,
             Resource::Members,
@@ -94,6 +97,7 @@ impl Resource {
             Resource::JoinTokens => "join_tokens",
             Resource::Nodes => "nodes",
             Resource::Revisions => "revisions",
+            Resource::ChangeSets => "change_sets",
             Resource::Lineage => "lineage",
             Resource::Maintenance => "maintenance",
             Resource::Members => "members",

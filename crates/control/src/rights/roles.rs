@@ -55,7 +55,8 @@ impl Role {
 
     /// Whoever publishes APIs: writes what belongs to one API, sees the rest.
     pub(crate) fn api_owner() -> Self {
-        let written = OF_AN_API.map(|kind| (Action::Write, Resource::Objects(kind)));
+        let written = OF_AN_API.map(Resource::Objects).into_iter().chain([Resource::ChangeSets]);
+        let written = written.map(|resource| (Action::Write, resource));
         Self::new("api_owner", Self::viewer().allowed.into_iter().chain(written))
     }
 

@@ -11,7 +11,7 @@
 mod image;
 mod latest;
 
-pub use image::Image;
+pub use image::{Difference, Image};
 
 use milecastle_store::{Changes, Head, Heads, Snapshot, Store, StoreError};
 use std::collections::BTreeMap;

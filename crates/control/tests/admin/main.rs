@@ -9,8 +9,10 @@ mod plugins;
 
 mod audit;
 mod bad_input;
+mod changes;
 mod client_adc;
 mod client_dashboard;
+mod drafts;
 mod examples;
 mod people;
 mod replicas;
@@ -33,4 +35,5 @@ mod s15_configs;
 mod s16_texts;
 mod serving;
 mod settings;
+mod transfer;
 mod waiting;

@@ -4,7 +4,7 @@ use super::cli::{Config, ConfigCommand};
 use super::commands::encode;
 use super::http::Client;
 use super::view::{Table, ago, items, show, tell, text};
-use super::{Ended, client};
+use super::{Ended, changes, client};
 use milecastle_settings::Time;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
             show(output, &answer, |answer| {
                 let mut table = Table::new(&["revision", "when", "who", "source", "what", "message"]);
                 for one in items(answer) {
-                    let cells = [text(one, "author"), text(one, "source"), changes(one), text(one, "message")];
+                    let cells = [text(one, "author"), text(one, "source"), touched(one), text(one, "message")];
                     table.row([text(one, "revision"), ago(one, "at")].into_iter().chain(cells));
                 }
                 table.text()
@@ -86,6 +86,17 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
                 table.text()
             })?;
         }
+        ConfigCommand::Export { chosen, format } => return changes::export(&client, &group, &chosen, format).await,
+        ConfigCommand::Apply { file, arrive, publish } => {
+            return changes::apply(&client, output, &group, &file, &arrive, &publish).await;
+        }
+        ConfigCommand::Promote { from, arrive, publish } => {
+            return changes::promote(&client, output, &group, &from, &arrive, &publish).await;
+        }
+        ConfigCommand::Diff { from, to } => return changes::diff(&client, output, &group, &from, &to).await,
+        ConfigCommand::Rollback { revision, publish } => {
+            return changes::rollback(&client, output, &group, revision, &publish).await;
+        }
         ConfigCommand::Wait { revision, within } => {
             let (ended, receipt) = wait(&client, &group, revision, within).await?;
             show(output, &receipt, |receipt| {
@@ -101,7 +112,7 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
 }
 
 /// What a revision changed: the first objects by name, the others by number.
-fn changes(revision: &Value) -> String {
+fn touched(revision: &Value) -> String {
     let named = revision.get("changes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let named = named.iter().take(NAMED);
     let mut said: Vec<String> =
@@ -177,7 +188,7 @@ mod tests {
         let change = |id: &str| json!({ "op": "create", "kind": "route", "id": id });
         let check = |ids: &[&str], puts: u64, deletes: u64, expected: &str| {
             let named: Vec<Value> = ids.iter().map(|id| change(id)).collect();
-            assert_eq!(changes(&json!({ "puts": puts, "deletes": deletes, "changes": named })), expected);
+            assert_eq!(touched(&json!({ "puts": puts, "deletes": deletes, "changes": named })), expected);
         };
         check(&[], 0, 0, "");
         check(&["1"], 1, 0, "create route 1");

@@ -31,11 +31,31 @@ pub(super) struct Client {
     timeout: Duration,
 }
 
+/// What a request brings along.
+#[derive(Clone)]
+pub(super) struct Payload {
+    media: &'static str,
+    bytes: Bytes,
+}
+
+impl Payload {
+    /// A JSON value.
+    pub(super) fn json(value: &Value) -> Self {
+        Self { media: "application/json", bytes: value.to_string().into() }
+    }
+
+    /// A file, as it is: JSON if it begins like an object of it, else YAML.
+    pub(super) fn file(text: String) -> Self {
+        let media = if text.trim_start().starts_with('{') { "application/json" } else { "application/yaml" };
+        Self { media, bytes: text.into() }
+    }
+}
+
 /// What is asked of whichever server answers.
 struct Asked<'a> {
     method: Method,
     path: &'a str,
-    body: Option<&'a Value>,
+    body: Option<Payload>,
     /// The entity tag that what is to be changed must have.
     tag: Option<String>,
 }
@@ -83,9 +103,9 @@ impl Client {
         method: Method,
         path: &str,
         tag: Option<String>,
-        body: Value,
+        body: Option<Payload>,
     ) -> anyhow::Result<Value> {
-        self.send(&Asked { method, path, body: Some(&body), tag }).await.map(parsed)
+        self.send(&Asked { method, path, body, tag }).await.map(parsed)
     }
 
     /// Sends a request; gives the body of an answer of success, `null` if it has none.
@@ -93,7 +113,8 @@ impl Client {
     /// # Errors
     /// [`Refused`] with what the server says; no server that can be reached.
     pub(super) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        self.send(&Asked { method, path, body: body.as_ref(), tag: None }).await.map(parsed)
+        let body = body.as_ref().map(Payload::json);
+        self.send(&Asked { method, path, body, tag: None }).await.map(parsed)
     }
 
     async fn send(&self, asked: &Asked<'_>) -> anyhow::Result<Bytes> {
@@ -153,16 +174,17 @@ impl Client {
 
     fn request(&self, server: &Uri, asked: &Asked<'_>) -> anyhow::Result<Request<Full<Bytes>>> {
         let host = server.authority().context("a server has an address")?.as_str();
-        let body = asked.body.map(Value::to_string).unwrap_or_default();
+        let Payload { media, bytes } =
+            asked.body.clone().unwrap_or(Payload { media: "application/json", bytes: Bytes::new() });
         let mut request = Request::builder().method(&asked.method).uri(asked.path).header(HOST, host);
-        request = request.header(CONTENT_TYPE, "application/json");
+        request = request.header(CONTENT_TYPE, media);
         if let Some(tag) = &asked.tag {
             request = request.header(IF_MATCH, tag);
         }
         if let Some(key) = &self.key {
             request = request.header("x-api-key", key);
         }
-        Ok(request.body(Full::from(body))?)
+        Ok(request.body(Full::from(bytes))?)
     }
 
     async fn open(&self, server: &Uri) -> anyhow::Result<Box<dyn Stream>> {

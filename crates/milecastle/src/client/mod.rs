@@ -4,6 +4,7 @@
 //! is there; 5 a wait ended before all nodes had the revision; 6 a node did not take all of it.
 
 mod audit;
+mod changes;
 mod cli;
 mod commands;
 mod config;

@@ -2,7 +2,7 @@
 
 use super::cli::{Output, SettingsChange, SettingsCommand};
 use super::commands::encode;
-use super::http::Client;
+use super::http::{Client, Payload};
 use super::view::{show, text as member};
 use anyhow::{Context, anyhow};
 use hyper::Method;
@@ -27,7 +27,7 @@ pub(super) async fn run(client: &Client, output: Output, command: SettingsComman
             let wait = wait.map(argument).transpose()?.unwrap_or_default();
             let path = format!("{}?force={force}{wait}", path(&id));
             let tag = expected_revision.map(|revision| format!("\"{revision}\""));
-            let answer = client.call_if_match(method, &path, tag, body).await?;
+            let answer = client.call_if_match(method, &path, tag, Some(Payload::json(&body))).await?;
             show(output, &answer, |answer| {
                 let receipt =
                     answer.get("receipt").map(|_| format!(", {}", member(answer, "receipt"))).unwrap_or_default();
@@ -37,7 +37,8 @@ pub(super) async fn run(client: &Client, output: Output, command: SettingsComman
     }
 }
 
-fn argument(wait: Time) -> anyhow::Result<String> {
+/// The argument of a path that has some already.
+pub(super) fn argument(wait: Time) -> anyhow::Result<String> {
     let text = serde_json::to_value(wait)?;
     Ok(format!("&wait={}", encode(text.as_str().unwrap_or_default())))
 }
@@ -78,7 +79,8 @@ fn registries(text: &str) -> anyhow::Result<Value> {
     })
 }
 
-fn text(file: &Path) -> anyhow::Result<String> {
+/// The text of a file, or of standard input.
+pub(super) fn text(file: &Path) -> anyhow::Result<String> {
     if file != Path::new("-") {
         return Ok(std::fs::read_to_string(file)?);
     }

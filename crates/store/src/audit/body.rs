@@ -12,8 +12,9 @@ const WRITTEN_AT: &str = "update_time";
 /// What stands behind the mask of a secret that is another one than before.
 const CHANGED: &str = " (changed)";
 
-/// Both sides of a change of an object, masked; what is no JSON is left out.
-pub(super) fn masked(
+/// Both sides of a change of an object as people may see them: without secrets, of what is there before and after only the members that
+/// differ, but for `update_time`. What is no JSON is left out.
+pub fn masked(
     mask: &dyn Mask,
     key: &Key,
     before: Option<&[u8]>,

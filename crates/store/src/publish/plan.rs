@@ -115,10 +115,14 @@ impl Plan {
         let parent = key.parent().map(|to| Reference { to, plugin: None, must_exist: true, hinders: false });
         let needed = put.references.iter().filter(|reference| reference.must_exist).cloned();
         self.needs.extend(parent.into_iter().chain(needed).map(|reference| (key.clone(), reference)));
+        let until = match &stored {
+            Some(stored) if put.keeps_lifetime => stored.expires_at,
+            _ => put.expires_at,
+        };
         let (created, replaced) = match stored {
-            Some(Stored { object, expires_at }) if same(&object.body, &body) => {
-                if expires_at != put.expires_at {
-                    self.expiries.push(Expiry { key, before: expires_at, after: put.expires_at });
+            Some(Stored { object, expires_at }) if says_the_same(&object.body, &body) => {
+                if expires_at != until {
+                    self.expiries.push(Expiry { key, before: expires_at, after: until });
                 }
                 return Ok(Planned::Settled(Outcome::Unchanged(object)));
             }
@@ -126,8 +130,8 @@ impl Plan {
             None => (revision, None),
         };
         let object = Object { key, body, created, modified: revision };
-        let Put { sealed, references, keys, expires_at, .. } = put;
-        self.writes.push(Write { object, sealed, replaced, references, keys, expires_at });
+        let Put { sealed, references, keys, .. } = put;
+        self.writes.push(Write { object, sealed, replaced, references, keys, expires_at: until });
         Ok(Planned::Write(self.writes.len() - 1))
     }
 
@@ -157,8 +161,9 @@ impl Write {
     }
 }
 
-/// Whether two bodies say the same, timestamps aside. The order of members says nothing in JSON.
-fn same(stored: &Bytes, new: &Bytes) -> bool {
+/// Whether two bodies say the same, timestamps aside, so that one in place of the other is no change. The order of members says nothing
+/// in JSON.
+pub fn says_the_same(stored: &Bytes, new: &Bytes) -> bool {
     if stored == new {
         return true;
     }
@@ -188,7 +193,8 @@ mod tests {
 
     #[test]
     fn timestamps_and_order_make_no_difference() {
-        let check = |a: &'static str, b: &'static str, equal| assert_eq!(same(&a.into(), &b.into()), equal, "{a} {b}");
+        let check =
+            |a: &'static str, b: &'static str, equal| assert_eq!(says_the_same(&a.into(), &b.into()), equal, "{a} {b}");
         check(
             r#"{"uri":"/a","id":"1","create_time":1}"#,
             r#"{"id":"1","uri":"/a","create_time":2,"update_time":3}"#,

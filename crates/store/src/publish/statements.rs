@@ -113,6 +113,17 @@ pub(super) fn hold_keys(rows: usize) -> String {
     )
 }
 
+/// Copies objects, as they are, to what was at the floor of the history. Rows: kind, id.
+pub(super) fn keep(rows: usize) -> String {
+    format!(
+        "WITH want (kind, id) AS (VALUES {}) \
+         INSERT INTO base (group_id, kind, id, body, sealed, created, modified) \
+         SELECT r.group_id, r.kind, r.id, r.body, r.sealed, r.created, r.modified FROM want CROSS JOIN resource r \
+         WHERE r.group_id = $1 AND r.kind = want.kind AND r.id = want.id ON CONFLICT DO NOTHING",
+        tuples(rows, 2, 2)
+    )
+}
+
 /// Copies objects, as just written, into the history: what was sealed is the same blob in both. Rows: kind, id.
 pub(super) fn log_puts(rows: usize) -> String {
     format!(
@@ -140,18 +151,21 @@ mod tests {
     async fn sqlite_looks_everything_up_by_the_whole_key() {
         let mut db = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         db.execute(include_str!("../../../../migrations/sqlite/0001_spine.sql")).await.unwrap();
+        db.execute(include_str!("../../../../migrations/sqlite/0012_changes.sql")).await.unwrap();
         let tables = [Table::Resource, Table::Reference, Table::KeyDigest];
         let deletes = tables.map(|table| move |rows| delete(table, rows));
-        let reads: [fn(usize) -> String; 6] = [stored, existing, within, users, shared_keys, log_puts];
+        let reads: [fn(usize) -> String; 7] = [stored, existing, within, users, shared_keys, log_puts, keep];
         for rows in [1, 2, 200] {
             let statements = reads.iter().map(|sql| sql(rows)).chain(deletes.iter().map(|sql| sql(rows)));
-            for sql in statements.chain([crate::read::DELTA.to_owned()]) {
+            for sql in statements.chain([crate::read::DELTA, crate::past::PAST, crate::past::KEEP].map(str::to_owned)) {
                 let plan = db.fetch_all(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).await.unwrap();
                 let steps: Vec<String> = plan.iter().map(|step| step.get::<String, _>("detail")).collect();
                 let looked_up = steps.iter().filter(|step| step.starts_with("SEARCH")).count();
                 assert!(looked_up > 0, "{sql}: {steps:#?}");
                 for step in steps {
-                    let scans = ["SCAN r", "SCAN mine", "SCAN other", "SCAN c", "SCAN change"].contains(&&*step);
+                    let scans =
+                        ["SCAN r", "SCAN mine", "SCAN other", "SCAN c", "SCAN change", "SCAN n", "SCAN w", "SCAN b"]
+                            .contains(&&*step);
                     let by_a_part =
                         ["group_id=?", "kind=?", "plugin=?"].iter().any(|last| step.ends_with(&format!("{last})")));
                     assert!(!scans && !by_a_part && !step.contains("AUTOMATIC"), "{sql}: {step}");

@@ -19,7 +19,7 @@ impl Writing<'_> {
         for keys in keys.chunks(BATCH) {
             let sql = statements::stored(keys.len());
             for row in self.tx.rows(sql, &self.keyed(keys.iter().copied())).await? {
-                let object = object(&row, self.sealer, self.group)?;
+                let object = object(&row, self.sealer, self.group, 2)?;
                 stored.insert(object.key.clone(), Stored { object, expires_at: row.int_opt(6)? });
             }
         }
@@ -49,7 +49,7 @@ impl Writing<'_> {
                 let bounds = ranges.iter().flatten().map(Value::from);
                 let values: Vec<_> = args![self.group, child.name()].iter().copied().chain(bounds).collect();
                 for row in self.tx.rows(sql, &values).await? {
-                    let object = object(&row, self.sealer, self.group)?;
+                    let object = object(&row, self.sealer, self.group, 2)?;
                     if !named.contains(&object.key) {
                         below.push(object);
                     }
@@ -61,6 +61,7 @@ impl Writing<'_> {
 
     /// Brings objects, references and lookup keys to the state that the plan wants.
     pub(super) async fn write(&mut self, plan: &Plan, cascaded: &[Object]) -> Result<(), StoreError> {
+        self.keep(plan, cascaded).await?;
         let doomed = gone(plan, cascaded);
         self.delete(Table::Resource, &doomed).await?;
         // The rows below go with their object when it is deleted, but not when it is replaced.
@@ -77,6 +78,19 @@ impl Writing<'_> {
         }
         self.refer(&plan.writes).await?;
         self.hold_keys(&plan.writes).await
+    }
+
+    /// Keeps what is as old as the floor of the history, and will be otherwise: nothing else tells it then.
+    async fn keep(&mut self, plan: &Plan, cascaded: &[Object]) -> Result<(), StoreError> {
+        let replaced = plan.writes.iter().filter_map(|write| write.replaced.as_ref());
+        let gone = plan.deletes.iter().map(|deletion| &deletion.object).chain(cascaded);
+        let old: Vec<&Key> =
+            replaced.chain(gone).filter(|object| object.modified <= self.floor).map(|object| &object.key).collect();
+        for keys in old.chunks(BATCH) {
+            let sql = statements::keep(keys.len());
+            self.tx.run(sql, &self.keyed(keys.iter().copied())).await?;
+        }
+        Ok(())
     }
 
     async fn delete(&mut self, table: Table, keys: &[&Key]) -> Result<(), StoreError> {

@@ -13,6 +13,7 @@ mod groups;
 mod members;
 mod mishaps;
 mod opening;
+mod past;
 mod processes;
 mod publishing;
 mod reading;

@@ -1,0 +1,313 @@
+//! Change sets of edits: published at once, or prepared as drafts that any replica serves until they are published, discarded or forgotten.
+//!
+//! What must stay true: whoever edits or publishes an object may write its kind.
+
+use axum::body::Body;
+use axum::extract::{Extension, Path, State as Shared};
+use http::{HeaderMap, StatusCode, Uri, header};
+use milecastle_model::{Fault, Key};
+use milecastle_store::{Draft, DraftChange, DraftError, DraftUpdate, Source};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::change_sets::{self, Asked, LONGEST, tagged};
+use super::groups::done;
+use super::{Api, Failure, Outcome, Site, Who, json as answer};
+use crate::admin::engine::ATTEMPTS;
+use crate::callers::Caller;
+use crate::keys;
+use crate::revisions::{Clash, Editor, Edits, GivenEdit, Op, Plan, stamped};
+use crate::rights::{Need, Place, Resource};
+use crate::state::Image;
+
+/// Longest id and name, in bytes.
+const LONGEST_NAME: usize = 64;
+
+/// What is given to publish edits at once.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GivenSet {
+    edits: Vec<GivenEdit>,
+}
+
+/// What is given to begin a draft, or to edit it.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GivenDraft {
+    /// Of a new one; without it, one is made.
+    id: Option<String>,
+    name: Option<String>,
+    message: Option<String>,
+    edits: Vec<GivenEdit>,
+}
+
+/// `POST /api/gateway_groups/{group}/changes`: edits of any kinds as one revision.
+pub(super) async fn publish_edits(
+    Shared(api): Site,
+    Extension(who): Who,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Outcome {
+    let asked = Asked::of(&api, &uri, &headers)?;
+    let GivenSet { edits } = api.large_body(body).await?;
+    let group = api.state.find(&id).await?;
+    let (api, who, id, edits, asked) = (&*api, &*who, &*id, &edits, &asked);
+    let editor = api.editor(who, &group);
+    let plan = |base: Arc<Image>| async move {
+        let update = edited(&base, &BTreeMap::new(), edits.clone())?;
+        if !update.leave.is_empty() {
+            return Err(Failure::bad("invalid_body", "op: `leave` is for drafts: leave the edit out"));
+        }
+        let plan = planned(api, editor, base, update.put, asked.force()).await?;
+        may_write(who, id, plan.keys())?;
+        Ok(plan)
+    };
+    change_sets::run(api, who, &group, asked, Source::Api, plan).await
+}
+
+/// `GET /api/gateway_groups/{group}/drafts`.
+pub(super) async fn list(Shared(api): Site, Path(group): Path<String>) -> Outcome {
+    api.store().head(&group).await?;
+    let drafts: Vec<Value> = api.store().draft_list(&group).await?.iter().map(shown).collect();
+    Ok(super::list(&drafts))
+}
+
+/// `POST /api/gateway_groups/{group}/drafts`.
+pub(super) async fn create(Shared(api): Site, Extension(who): Who, Path(id): Path<String>, body: Body) -> Outcome {
+    let GivenDraft { id: draft, name, message, edits } = api.large_body(body).await?;
+    let draft = draft.unwrap_or_else(keys::random_id);
+    fit(&draft, name.as_deref(), message.as_deref())?;
+    let group = api.state.find(&id).await?;
+    let base = group.current().await?;
+    let DraftUpdate { put, leave, .. } = edited(&base, &BTreeMap::new(), edits)?;
+    let update = DraftUpdate { name, message, put, leave };
+    may_write(&who, &id, update.put.iter().map(|change| &change.key))?;
+    let made = api.by(&who).draft_create(&id, &draft, &update, api.draft_limits).await?;
+    Ok(tagged(answer(StatusCode::CREATED, &shown(&made)), made.version))
+}
+
+/// `GET /api/gateway_groups/{group}/drafts/{draft}`: what it would do now, and what stands against it.
+pub(super) async fn show(Shared(api): Site, Extension(who): Who, Path((id, draft)): Path<(String, String)>) -> Outcome {
+    let group = api.state.find(&id).await?;
+    let (draft, changes) = found(&api, &id, &draft).await?;
+    let plan = planned(&api, api.editor(&who, &group), group.current().await?, changes, false).await?;
+    let mut body = change_sets::shown(&api, plan).await?;
+    body["draft"] = shown(&draft);
+    Ok(tagged(answer(StatusCode::OK, &body), draft.version))
+}
+
+/// `PATCH /api/gateway_groups/{group}/drafts/{draft}`: more edits, another name or message. With `If-Match` only if it is still of that
+/// version.
+pub(super) async fn update(
+    Shared(api): Site,
+    Extension(who): Who,
+    Path((id, draft)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Outcome {
+    let GivenDraft { id: renamed, name, message, edits } = api.large_body(body).await?;
+    if renamed.is_some() {
+        return Err(Failure::bad("invalid_body", "the id of a draft stays as it is: change its name").at("/id"));
+    }
+    fit(&draft, name.as_deref(), message.as_deref())?;
+    let expected = version(&headers)?;
+    let group = api.state.find(&id).await?;
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let (stored, changes) = found(&api, &id, &draft).await?;
+        let changes = changes.into_iter().map(|change| (change.key.clone(), change)).collect();
+        let base = group.current().await?;
+        let DraftUpdate { put, leave, .. } = edited(&base, &changes, edits.clone())?;
+        let update = DraftUpdate { name: name.clone(), message: message.clone(), put, leave };
+        may_write(&who, &id, update.put.iter().map(|change| &change.key))?;
+        let at = expected.unwrap_or(stored.version);
+        match api.by(&who).draft_update(&id, &draft, at, &update, api.draft_limits).await {
+            Ok(updated) => return Ok(tagged(answer(StatusCode::OK, &shown(&updated)), updated.version)),
+            Err(DraftError::Stale { .. }) if expected.is_none() && attempts < ATTEMPTS => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// `DELETE /api/gateway_groups/{group}/drafts/{draft}`.
+pub(super) async fn discard(
+    Shared(api): Site,
+    Extension(who): Who,
+    Path((group, draft)): Path<(String, String)>,
+) -> Outcome {
+    match api.by(&who).draft_delete(&group, &draft).await? {
+        true => Ok(done()),
+        false => Err(DraftError::Missing(draft).into()),
+    }
+}
+
+/// `POST /api/gateway_groups/{group}/drafts/{draft}/publish`: all of it as one revision; then there is no such draft any more.
+pub(super) async fn publish(
+    Shared(api): Site,
+    Extension(who): Who,
+    Path((id, draft)): Path<(String, String)>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Outcome {
+    let (stored, _) = found(&api, &id, &draft).await?;
+    let message = if stored.message.is_empty() { stored.name } else { stored.message };
+    let asked = Asked::of(&api, &uri, &headers)?.saying(message);
+    let group = api.state.find(&id).await?;
+    let (api, who, id, draft, asked) = (&*api, &*who, &*id, &*draft, &asked);
+    let editor = api.editor(who, &group);
+    let plan = |base: Arc<Image>| async move {
+        let (stored, changes) = found(api, id, draft).await?;
+        let plan = planned(api, editor, base, changes, asked.force()).await?;
+        may_write(who, id, plan.keys())?;
+        Ok(plan.finishing(stored.id, stored.version))
+    };
+    change_sets::run(api, who, &group, asked, Source::Api, plan).await
+}
+
+/// What changes come to on top of `base`, with what clashes.
+async fn planned(
+    api: &Api,
+    editor: Editor<'_>,
+    base: Arc<Image>,
+    changes: Vec<DraftChange>,
+    force: bool,
+) -> Result<Plan, Failure> {
+    let clashes = changes.iter().filter_map(|change| clash(&base, change)).collect();
+    let edits: Edits = changes.into_iter().map(|change| (change.key, change.body)).collect();
+    let edits = stamped(edits, api.clock.now(), |key| Some(base.get(key)?.body.clone()));
+    Ok(editor.plan(base, edits, force).await?.with_clashes(clashes))
+}
+
+/// An object that is another one than the draft has seen, and than it would make it.
+fn clash(base: &Image, change: &DraftChange) -> Option<Clash> {
+    let stored = base.get(&change.key);
+    let current = stored.map(|object| object.modified);
+    let same = match (stored, &change.body) {
+        (None, None) => true,
+        (Some(object), Some(body)) => milecastle_store::says_the_same(&object.body, body),
+        _ => false,
+    };
+    (current != change.seen && !same).then(|| Clash { key: change.key.clone(), seen: change.seen, current })
+}
+
+/// What edits make of objects, given what there is and what a draft makes of it already.
+fn edited(base: &Image, drafted: &BTreeMap<Key, DraftChange>, edits: Vec<GivenEdit>) -> Result<DraftUpdate, Failure> {
+    let mut made: BTreeMap<Key, Option<DraftChange>> = BTreeMap::new();
+    for (n, edit) in edits.into_iter().enumerate() {
+        let place = format!("/edits/{n}");
+        let key = edit.key().map_err(|why| Failure::bad("invalid_body", why).at(&place))?;
+        let before = match made.get(&key) {
+            Some(made) => made.as_ref(),
+            None => drafted.get(&key),
+        };
+        if edit.op == Op::Leave {
+            made.insert(key, None);
+            continue;
+        }
+        let stored = base.get(&key);
+        let seen = match before {
+            // Whoever merges goes on with what was drafted.
+            Some(before) if edit.op == Op::Patch => before.seen,
+            _ => stored.map(|object| object.modified),
+        };
+        let there = match before {
+            Some(before) => before.body.as_ref(),
+            None => stored.map(|object| &object.body),
+        };
+        let body = edit.body(&key, there).map_err(|faults| unfit(&place, &key, &faults))?;
+        let change = DraftChange { key: key.clone(), body, seen };
+        made.insert(key, Some(change));
+    }
+    let mut update = DraftUpdate::default();
+    for (key, change) in made {
+        match change {
+            Some(change) => update.put.push(change),
+            None => update.leave.push(key),
+        }
+    }
+    Ok(update)
+}
+
+fn unfit(place: &str, key: &Key, faults: &[Fault]) -> Failure {
+    let listed = faults.iter().map(|fault| json!({ "path": fault.path, "message": fault.to_string() }));
+    let listed: Vec<Value> = listed.collect();
+    let path = faults.first().map(|fault| fault.path.as_str()).unwrap_or_default();
+    let told = faults.first().map(Fault::placed).unwrap_or_default();
+    Failure::bad("invalid_body", format!("{key}: {told}")).at(&format!("{place}/body{path}")).with("faults", listed)
+}
+
+/// Refuses whoever may not write each of these.
+fn may_write<'a>(who: &Caller, group: &str, keys: impl Iterator<Item = &'a Key>) -> Result<(), Failure> {
+    let mut kinds: Vec<_> = keys.map(|key| key.kind).collect();
+    kinds.sort();
+    kinds.dedup();
+    for kind in kinds {
+        who.authorise(Need::write(Resource::Objects(kind)), Place::Group(group))?;
+    }
+    Ok(())
+}
+
+async fn found(api: &Api, group: &str, id: &str) -> Result<(Draft, Vec<DraftChange>), Failure> {
+    let found = api.store().draft_get(group, id).await?;
+    found.ok_or_else(|| DraftError::Missing(id.to_owned()).into())
+}
+
+fn shown(draft: &Draft) -> Value {
+    json!({
+        "id": draft.id,
+        "name": draft.name,
+        "message": draft.message,
+        "author": draft.author,
+        "version": draft.version,
+        "objects": draft.objects,
+        "created_at": draft.created_at,
+        "touched_at": draft.touched_at,
+    })
+}
+
+fn fit(id: &str, name: Option<&str>, message: Option<&str>) -> Result<(), Failure> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if !(1..=LONGEST_NAME).contains(&id.len()) || !id.bytes().all(fits) {
+        let message = format!("the id of a draft is 1 to {LONGEST_NAME} of A-Z a-z 0-9 . _ -");
+        return Err(Failure::bad("invalid_id", message).at("/id"));
+    }
+    for (member, text, most) in [("name", name, LONGEST_NAME), ("message", message, LONGEST)] {
+        if text.is_some_and(|text| text.len() > most) {
+            return Err(
+                Failure::bad("invalid_body", format!("expected at most {most} bytes")).at(&format!("/{member}"))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The version that a draft must have.
+fn version(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
+    let named = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().trim_matches('"'));
+    let version = named.filter(|named| *named != "*").map(str::parse).transpose();
+    version.map_err(|_| {
+        Failure::bad("invalid_argument", "If-Match: expected the `version` of the draft, as its ETag has it")
+    })
+}
+
+impl From<DraftError> for Failure {
+    fn from(error: DraftError) -> Self {
+        let message = error.to_string();
+        match error {
+            DraftError::Missing(_) => Self::missing("no_such_draft", message),
+            DraftError::Exists(_) => Self::conflict("draft_exists", message),
+            DraftError::Stale { expected, current } => {
+                let failure = Self::new(StatusCode::PRECONDITION_FAILED, "stale_draft", message);
+                failure.with("expected", expected).with("current", current)
+            }
+            DraftError::TooMany { .. } => Self::conflict("too_many_drafts", message),
+            DraftError::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "draft_too_large", message),
+            DraftError::Store(error) => error.into(),
+        }
+    }
+}
