@@ -45,6 +45,7 @@ mod resolve;
 mod secrets;
 mod side_http;
 mod side_servers;
+mod socket;
 pub mod status;
 mod stream;
 mod tls;

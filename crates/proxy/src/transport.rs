@@ -4,6 +4,8 @@
 //! cancelled, which costs two locked instructions a call; no thread here ever is.
 #![allow(unsafe_code, reason = "bytes are received into memory that was not written before")]
 
+use crate::socket::{Socket, is_readable};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,22 +14,53 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A TCP connection, or TLS over one.
-pub(crate) enum Transport<S> {
-    Tcp(TcpStream),
+pub(crate) enum Transport<S, T = TcpStream> {
+    Tcp(T),
     Tls(Box<S>),
+}
+
+/// A TCP connection that bytes are moved over by the calls of this module.
+pub(crate) trait Plain {
+    /// As [`AsyncRead::poll_read`].
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
+    /// As [`AsyncWrite::poll_write`].
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+    /// As [`AsyncWrite::poll_write_vectored`].
+    fn poll_send_vectored(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+    /// As [`AsyncWrite::poll_shutdown`].
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
 /// A connection that we opened to an upstream.
 pub(crate) type ToUpstream = Transport<tokio_rustls::client::TlsStream<TcpStream>>;
 /// A connection that a client opened to us.
-pub(crate) type FromClient = Transport<tokio_rustls::server::TlsStream<TcpStream>>;
+pub(crate) type FromClient = Transport<tokio_rustls::server::TlsStream<TcpStream>, Socket>;
 
 impl FromClient {
-    /// The TCP connection below.
-    pub(crate) fn tcp(&self) -> &TcpStream {
+    /// The socket below.
+    ///
+    /// # Errors
+    /// It is closed.
+    pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tcp(socket) => socket.fd(),
+            Self::Tls(stream) => Ok(stream.get_ref().0.as_fd()),
+        }
+    }
+
+    /// Whether bytes lie unread in the socket.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.fd().is_ok_and(is_readable)
+    }
+
+    /// The TCP connection below, watched by the runtime.
+    ///
+    /// # Errors
+    /// [`Socket::watched`].
+    pub(crate) fn tcp(&mut self) -> io::Result<&TcpStream> {
+        match self {
+            Self::Tcp(socket) => Ok(socket.watched()?),
+            Self::Tls(stream) => Ok(stream.get_ref().0),
         }
     }
 }
@@ -42,19 +75,19 @@ impl ToUpstream {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Transport<S> {
+impl<S: AsyncRead + Unpin, T: Plain + Unpin> AsyncRead for Transport<S, T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => poll_receive(stream, cx, buf),
+            Self::Tcp(stream) => stream.poll_receive(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
+impl<S: AsyncWrite + Unpin, T: Plain + Unpin> AsyncWrite for Transport<S, T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => poll_send(stream, cx, buf),
+            Self::Tcp(stream) => stream.poll_send(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -65,7 +98,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tcp(stream) => stream.poll_send_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
@@ -83,40 +116,55 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tcp(stream) => stream.poll_end(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
 
-fn poll_receive(stream: &TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-    loop {
-        ready!(stream.poll_read_ready(cx))?;
-        // SAFETY: nothing is written to the room but what is received, which leaves none of it less initialised than before.
-        let room = unsafe { buf.unfilled_mut() };
-        let size = room.len();
-        let received =
-            once(stream, Interest::READABLE, size, || Ok(rustix::net::recv(stream, &mut *room, RecvFlags::empty())?.1));
-        if let Some(received) = received {
-            let bytes = received?;
-            // SAFETY: so many bytes have been written to its beginning by the system.
-            unsafe { buf.assume_init(bytes) };
-            buf.advance(bytes);
-            return Poll::Ready(Ok(()));
+impl Plain for TcpStream {
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            let size = buf.remaining();
+            if let Some(received) = once(self, Interest::READABLE, size, || receive(&*self, buf)) {
+                return Poll::Ready(received.map(drop));
+            }
         }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_write_ready(cx))?;
+            if let Some(sent) = once(self, Interest::WRITABLE, bytes.len(), || send(&*self, bytes)) {
+                return Poll::Ready(sent);
+            }
+        }
+    }
+
+    fn poll_send_vectored(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write_vectored(cx, pieces)
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
     }
 }
 
-fn poll_send(stream: &TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(stream.poll_write_ready(cx))?;
-        let sent = once(stream, Interest::WRITABLE, bytes.len(), || {
-            Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
-        });
-        if let Some(sent) = sent {
-            return Poll::Ready(sent);
-        }
-    }
+/// Receives what there is room for, and says how much that was.
+pub(crate) fn receive(socket: impl AsFd, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+    // SAFETY: nothing is written to the room but what is received, which leaves none of it less initialised than before.
+    let room = unsafe { buf.unfilled_mut() };
+    let bytes = rustix::net::recv(socket, room, RecvFlags::empty())?.1;
+    // SAFETY: so many bytes have been written to its beginning by the system.
+    unsafe { buf.assume_init(bytes) };
+    buf.advance(bytes);
+    Ok(bytes)
+}
+
+/// Sends what there is room for, and says how much that was.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
 }
 
 /// Makes a call that moves up to `size` bytes. `None`: the socket is not ready after all.

@@ -7,6 +7,7 @@ use super::session::{Session, status};
 use crate::config::Listen;
 use crate::lasting::Lasting;
 use crate::proxy_protocol;
+use crate::socket::Socket;
 use crate::tls::Profile;
 use crate::transport::{FromClient, ToUpstream, Transport};
 use crate::worker::{Activity, Nature, Pinned, Registry, Worker};
@@ -14,6 +15,7 @@ use bytes::BytesMut;
 use milecastle_plugin_api::View;
 use milecastle_plugin_api::stream::{Preread, SessionEnd, StreamCx, Transport as Over};
 use milecastle_snapshot::{CompiledStreamRoute, CompiledUpstream, UpstreamScheme};
+use rustix::fd::{AsFd as _, BorrowedFd};
 use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
@@ -31,7 +33,7 @@ const DROPPED: usize = 4 * 1024;
 /// Serves a connection in a task of its own.
 pub(crate) fn spawn(
     worker: &Rc<Worker>,
-    stream: TcpStream,
+    socket: Socket,
     peer: SocketAddr,
     listen: &Rc<Listen>,
     own: &Rc<StreamListen>,
@@ -45,6 +47,10 @@ pub(crate) fn spawn(
     let (worker, listen, own) = (worker.clone(), listen.clone(), own.clone());
     drop(tokio::task::spawn_local(async move {
         let _registered = registered;
+        let stream = match socket.into_watched() {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%peer, %error, "a TCP session could not be opened"),
+        };
         let local = match listen.addr.ip().is_unspecified() {
             true => stream.local_addr().unwrap_or(listen.addr),
             false => listen.addr,
@@ -78,7 +84,7 @@ async fn serve(
         session.cx.status = 200;
     }
     let mut client = match listen.tls {
-        false => Transport::Tcp(stream),
+        false => Transport::Tcp(Socket::Watched(stream)),
         true => {
             session.cx.status = status::BAD_CLIENT;
             let accepting = crate::tls::accept(&session.worker, listen, stream);
@@ -253,8 +259,8 @@ async fn pass(
     session.cx.end = end;
     let Some(error) = error else { return Ok(()) };
     if error.kind() != io::ErrorKind::TimedOut {
-        reset(client.tcp());
-        reset(upstream.tcp());
+        reset(client.fd()?);
+        reset(upstream.tcp().as_fd());
     }
     Err(error)
 }
@@ -269,8 +275,8 @@ async fn drop_rest(side: &mut (impl AsyncRead + Unpin)) {
 }
 
 /// Makes the coming end of a connection a reset: what was sent must not pass for all there was.
-fn reset(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+fn reset(socket: BorrowedFd<'_>) {
+    if let Err(error) = SockRef::from(&socket).set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "a connection is closed without a reset");
     }
 }

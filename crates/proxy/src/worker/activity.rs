@@ -5,6 +5,7 @@
 //! exact to a tick.
 
 use super::http2_streams::Streams;
+use super::newcomers::Introduction;
 use crate::config::ClientLimits;
 use crate::drain::{Count, Use};
 use crate::upload::Progress;
@@ -85,6 +86,8 @@ pub(crate) struct Activity {
     pub(crate) cut: Cell<bool>,
     /// The request in work wants its task woken if it lasts: it has left a limit unarmed.
     pub(crate) later: Cell<bool>,
+    /// How it stands with the worker's newcomers.
+    pub(super) introduction: Cell<Introduction>,
     signal: Cell<Signal>,
     waker: RefCell<Option<Waker>>,
     /// As it was found last: the phase, since when, and how many requests had begun.
@@ -110,6 +113,7 @@ impl Activity {
             evicted: Cell::new(false),
             cut: Cell::new(false),
             later: Cell::new(false),
+            introduction: Cell::new(Introduction::None),
             signal: Cell::new(Signal::None),
             waker: RefCell::new(None),
             seen: Cell::new((Phase::Head, now, 0)),
@@ -167,7 +171,7 @@ impl Activity {
         self.send(Signal::Over(self.phase()));
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }

@@ -221,7 +221,9 @@ impl Connection {
 
     /// Whether the connection ends while a request is in work.
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Ended> {
-        if self.client.activity.in_flight.get() > 0 && self.wire.poll_gone(cx).is_ready() {
+        let activity = &self.client.activity;
+        let watched = || self.wire.is_watched() || !self.client.worker.newcomers.may_wait(activity);
+        if activity.in_flight.get() > 0 && watched() && self.wire.poll_gone(cx).is_ready() {
             return Poll::Ready(Ended::Gone);
         }
         match self.watch.over() {

@@ -10,10 +10,10 @@
 use super::{Entrance, Worker, accept_one, is_of_the_peer};
 use socket2::{SockFilter, SockRef};
 use std::io;
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Once;
 use std::time::Instant;
-use tokio::net::{TcpListener, TcpStream};
 
 /// Lets a listening socket overlook SYN packets: a client that begins a handshake now tries again a second later, and is then
 /// refused, or let in by another process. Packets of handshakes under way pass.
@@ -36,7 +36,7 @@ fn overlook_handshakes(listener: &TcpListener) -> io::Result<()> {
 /// Lets a listener begin no more handshakes. To be done before any client is told of the end: who was told finds the door
 /// closed.
 pub(super) fn close_door(entrance: &Entrance) {
-    if let Err(error) = overlook_handshakes(&entrance.listener) {
+    if let Err(error) = overlook_handshakes(entrance.listener.socket()) {
         static TOLD: Once = Once::new();
         TOLD.call_once(|| {
             tracing::warn!(
@@ -54,8 +54,8 @@ pub(super) async fn leave(worker: Rc<Worker>, entrance: Rc<Entrance>, until: Ins
     let (listener, key) = (&entrance.listener, entrance.listen.key);
     let last_call = async {
         loop {
-            let (stream, peer) = accept_one(&entrance).await;
-            worker.welcome(stream, peer, &entrance);
+            let (socket, peer) = accept_one(&entrance).await;
+            worker.welcome(socket, peer, &entrance);
         }
     };
     tokio::select! {
@@ -63,28 +63,14 @@ pub(super) async fn leave(worker: Rc<Worker>, entrance: Rc<Entrance>, until: Ins
         () = last_call => {}
     }
     loop {
-        match accept_now(listener) {
-            Ok(Some((stream, peer))) => worker.welcome(stream, peer, &entrance),
-            Ok(None) => return,
+        match listener.accept_now() {
+            Ok((socket, peer)) => worker.welcome(socket, peer, &entrance),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
                 tracing::error!(%error, key, "connections are lost that could not be accepted at the end");
                 return;
             }
         }
-    }
-}
-
-/// The next connection in the queue; `None` if there is none. The system itself is asked: the runtime knows only what it was
-/// told before.
-fn accept_now(listener: &TcpListener) -> io::Result<Option<(TcpStream, std::net::SocketAddr)>> {
-    match SockRef::from(listener).accept() {
-        Ok((socket, peer)) => {
-            socket.set_nonblocking(true)?;
-            let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Some((TcpStream::from_std(socket.into())?, peer)))
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -18,6 +18,7 @@ mod http3;
 mod leave;
 mod linger;
 mod listen;
+mod newcomers;
 mod overlay;
 mod serve;
 mod spare;
@@ -49,6 +50,7 @@ use crate::health::Checkers;
 use crate::lasting::Watched;
 use crate::request::Rooms;
 use crate::resolve::Resolver;
+use crate::socket::{Listener, Socket};
 use crate::stream::{self, InlineUpstreams, ReadRoom, StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
 use client::ROOM_EVERY;
@@ -57,16 +59,16 @@ use http::HeaderValue;
 use http3::QuicEntrance;
 use milecastle_plugin_api::{Consumer, CredentialMatch, NodeFacts, View};
 use milecastle_snapshot::{CompiledUpstream, Snapshot};
+use newcomers::Newcomers;
 use overlay::Overlays;
 use spare::Spare;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 /// How often a worker looks for idle upstream connections that have rested too long.
@@ -119,6 +121,7 @@ pub(crate) struct Worker {
     pub(crate) rooms: Rooms,
     pub(crate) scratch: Rc<Scratch>,
     pub(crate) clients: Registry,
+    newcomers: Newcomers,
     pub(crate) lasting: Watched,
     farewell: Farewell,
     /// What sessions of the TCP proxy read into.
@@ -162,7 +165,7 @@ pub(crate) enum Stage {
 /// A listening socket and what is spoken on it.
 pub(crate) struct Door {
     pub(crate) listen: Listen,
-    pub(crate) socket: std::net::TcpListener,
+    pub(crate) socket: TcpListener,
     /// Present if sessions of the TCP proxy come in.
     pub(crate) stream: Option<StreamListen>,
 }
@@ -177,11 +180,11 @@ pub(crate) struct Doors {
 
 /// A listening socket on a worker's runtime.
 struct Entrance {
-    listener: TcpListener,
+    listener: Listener,
     listen: Rc<Listen>,
     stream: Option<Rc<StreamListen>>,
     /// A connection that was let in, and for which there is no room yet.
-    held: Cell<Option<(TcpStream, SocketAddr)>>,
+    held: Cell<Option<(Socket, SocketAddr)>>,
 }
 
 /// Runs a worker until the stage says otherwise. Blocks the thread.
@@ -208,6 +211,7 @@ impl Worker {
             rooms: Rooms::default(),
             scratch: Rc::default(),
             clients: Registry::default(),
+            newcomers: Newcomers::default(),
             lasting: Watched::default(),
             farewell: Farewell::default(),
             stream_room: ReadRoom::default(),
@@ -233,7 +237,7 @@ impl Worker {
         }
         let mut entrances = Vec::with_capacity(doors.tcp.len());
         for Door { listen, socket, stream } in doors.tcp {
-            let listener = TcpListener::from_std(socket)?;
+            let listener = Listener::new(socket)?;
             let (listen, stream) = (listen.into(), stream.map(Rc::new));
             entrances.push(Rc::new(Entrance { listener, listen, stream, held: Cell::default() }));
         }
@@ -248,6 +252,7 @@ impl Worker {
         let datagrams = datagrams.collect::<std::io::Result<Vec<_>>>()?;
         let follow = tokio::task::spawn_local(self.clone().follow());
         let sweep = tokio::task::spawn_local(self.clone().sweep());
+        let introduce = tokio::task::spawn_local(self.clone().introduce());
         let look = tokio::task::spawn_local(self.clone().look());
         // The sender lives as long as the gateway; if it is gone, the worker ends as well.
         let ends = stage.wait_for(|stage| *stage != Stage::Running).await.map(|stage| stage.clone());
@@ -261,6 +266,7 @@ impl Worker {
         }
         follow.abort();
         sweep.abort();
+        introduce.abort();
         count.abort();
         Ok(())
     }
@@ -362,16 +368,16 @@ impl Worker {
     }
 
     fn welcome_held(self: &Rc<Self>, entrance: &Entrance) {
-        if let Some((stream, peer)) = entrance.held.take() {
-            self.welcome(stream, peer, entrance);
+        if let Some((socket, peer)) = entrance.held.take() {
+            self.welcome(socket, peer, entrance);
         }
     }
 
-    fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, entrance: &Entrance) {
+    fn welcome(self: &Rc<Self>, socket: Socket, peer: SocketAddr, entrance: &Entrance) {
         self.counters.accepted.up();
         match &entrance.stream {
-            None => serve::spawn(self, stream, peer, &entrance.listen),
-            Some(own) => stream::spawn(self, stream, peer, &entrance.listen, own),
+            None => serve::spawn(self, socket, peer, &entrance.listen),
+            Some(own) => stream::spawn(self, socket, peer, &entrance.listen, own),
         }
     }
 
@@ -402,6 +408,11 @@ impl Worker {
             self.pool.sweep(now);
             self.http2.sweep(now);
         }
+    }
+
+    /// Has connections watched whose first request lasts.
+    async fn introduce(self: Rc<Self>) {
+        self.newcomers.introduce().await;
     }
 
     /// Looks after the time limits of client connections.
@@ -465,7 +476,7 @@ async fn stopped(stage: &mut watch::Receiver<Stage>) {
 }
 
 /// The next connection in a listener's queue.
-async fn accept_one(entrance: &Entrance) -> (TcpStream, SocketAddr) {
+async fn accept_one(entrance: &Entrance) -> (Socket, SocketAddr) {
     loop {
         match entrance.listener.accept().await {
             Ok(accepted) => return accepted,

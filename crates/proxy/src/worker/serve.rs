@@ -3,11 +3,12 @@
 use super::activity::{Activity, Signal};
 use super::client::{Client, Registered, Registry};
 use super::watching::Watch;
-use super::wire::{Wire, is_readable};
+use super::wire::Wire;
 use super::{Worker, http1, http2};
 use crate::config::Listen;
 use crate::proxy_protocol;
 use crate::request;
+use crate::socket::Socket;
 use crate::transport::Transport;
 use bytes::BytesMut;
 use milecastle_plugin_api::{ClientConn, Scheme};
@@ -30,13 +31,13 @@ const FIRST_READ: usize = 4096;
 
 /// Serves a connection in a task of its own. What speaks the protocol is boxed: the task keeps room for the larger of its parts
 /// as long as it lives.
-pub(super) fn spawn(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, listen: &Rc<Listen>) {
+pub(super) fn spawn(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr, listen: &Rc<Listen>) {
     let serial = worker.next_serial();
     let activity = Activity::new(Instant::now());
     let registered = Registry::add(worker, serial, &activity);
     let (worker, listen) = (worker.clone(), listen.clone());
     drop(tokio::task::spawn_local(async move {
-        match open(worker, stream, peer, listen, serial, activity, registered).await {
+        match open(worker, socket, peer, listen, serial, activity, registered).await {
             Ok(Some(Opened { client, wire, watch, http2: false })) => Box::pin(http1::serve(client, wire, watch)).await,
             Ok(Some(Opened { client, wire, watch, http2: true })) => Box::pin(http2::serve(client, wire, watch)).await,
             Ok(None) => {}
@@ -56,21 +57,22 @@ struct Opened {
 /// `None`: the client said nothing.
 async fn open(
     worker: Rc<Worker>,
-    stream: TcpStream,
+    socket: Socket,
     peer: SocketAddr,
     listen: Rc<Listen>,
     serial: u64,
     activity: Rc<Activity>,
     registered: Registered,
 ) -> io::Result<Option<Opened>> {
-    let (mut stream, mut peer) = (stream, peer);
+    let (mut socket, mut peer) = (socket, peer);
     if listen.proxy_protocol {
-        peer = unless_evicted(&activity, Box::pin(named_client(&worker, &mut stream, peer))).await?;
+        peer = unless_evicted(&activity, Box::pin(named_client(&worker, socket.watched()?, peer))).await?;
     }
     // The system is asked only where the listening socket takes connections to several addresses.
-    let local = if listen.addr.ip().is_unspecified() { stream.local_addr()? } else { listen.addr };
+    let local = if listen.addr.ip().is_unspecified() { socket.local_addr()? } else { listen.addr };
     let limits = &worker.node.config.client;
     let (transport, first, http2, tls) = if listen.tls {
+        let stream = socket.into_watched()?;
         // Boxed: a handshake's state is large, and needed for a moment only.
         let accepting = Box::pin(async {
             let accepting =
@@ -85,10 +87,10 @@ async fn open(
         let http2 = info.alpn == Some("h2");
         (Transport::Tls(Box::new(stream)), BytesMut::new(), http2, Some(info))
     } else if listen.http2 {
-        let Some((first, http2)) = sniff(&mut stream, &activity).await? else { return Ok(None) };
-        (Transport::Tcp(stream), first, http2, None)
+        let Some((first, http2)) = sniff(&mut socket, &activity).await? else { return Ok(None) };
+        (Transport::Tcp(socket), first, http2, None)
     } else {
-        (Transport::Tcp(stream), BytesMut::new(), false, None)
+        (Transport::Tcp(socket), BytesMut::new(), false, None)
     };
     worker.counters.handled.up();
     let facts = ClientConn {
@@ -129,7 +131,7 @@ async fn named_client(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr)
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2. `None`: it said nothing, or not enough in time.
-async fn sniff(stream: &mut TcpStream, activity: &Activity) -> io::Result<Option<(BytesMut, bool)>> {
+async fn sniff(socket: &mut Socket, activity: &Activity) -> io::Result<Option<(BytesMut, bool)>> {
     let mut first = BytesMut::with_capacity(FIRST_READ);
     let mut waker_left = false;
     loop {
@@ -137,9 +139,9 @@ async fn sniff(stream: &mut TcpStream, activity: &Activity) -> io::Result<Option
             if !std::mem::replace(&mut waker_left, true) {
                 activity.set_waker(cx);
             }
-            match pin!(stream.read_buf(&mut first)).poll(cx) {
+            match pin!(socket.read_buf(&mut first)).poll(cx) {
                 // Too late: a connection that has said nothing is closed without a word.
-                Poll::Pending if matches!(activity.signal(), Signal::Over(_)) && !is_readable(stream) => {
+                Poll::Pending if matches!(activity.signal(), Signal::Over(_)) && !socket.is_readable() => {
                     Poll::Ready(Ok(0))
                 }
                 other => other,

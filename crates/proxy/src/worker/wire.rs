@@ -10,7 +10,6 @@ use http::HeaderMap;
 use socket2::SockRef;
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -29,11 +28,6 @@ pub(crate) struct Wire {
     inbound: RefCell<Inbound>,
     /// Somebody may still read the present request's body (HTTP/1).
     pub(crate) body_has_reader: Cell<bool>,
-}
-
-/// Whether bytes lie unread in the socket. The system is asked: the runtime knows only what it was told before.
-pub(super) fn is_readable(stream: &TcpStream) -> bool {
-    SockRef::from(stream).peek(&mut [MaybeUninit::uninit(); 1]).is_ok_and(|bytes| bytes > 0)
 }
 
 impl Wire {
@@ -72,22 +66,30 @@ impl Wire {
         out.poll_send(&mut *self.transport.borrow_mut(), cx, &scratch.text)
     }
 
-    /// Does something with the connection itself; `None` if TLS lies over it.
+    /// Does something with the connection itself; `None` if TLS lies over it, or it is lost.
     pub(super) fn with_plain<T>(&self, act: impl FnOnce(&TcpStream) -> T) -> Option<T> {
-        match &*self.transport.borrow() {
-            Transport::Tcp(stream) => Some(act(stream)),
+        match &mut *self.transport.borrow_mut() {
+            Transport::Tcp(socket) => socket.watched().ok().map(|stream| act(stream)),
             Transport::Tls(_) => None,
+        }
+    }
+
+    /// Whether the runtime says when something happens to the connection.
+    pub(super) fn is_watched(&self) -> bool {
+        match &*self.transport.borrow() {
+            Transport::Tcp(socket) => socket.is_watched(),
+            Transport::Tls(_) => true,
         }
     }
 
     /// Whether something that the client has sent waits to be read.
     pub(super) fn is_readable(&self) -> bool {
-        self.inbound().is_ahead() || is_readable(self.transport.borrow().tcp())
+        self.inbound().is_ahead() || self.transport.borrow().is_readable()
     }
 
     /// Makes the coming end of the connection a reset: what was sent must not pass for a whole answer.
     pub(super) fn reset(&self) -> io::Result<()> {
-        SockRef::from(self.transport.borrow().tcp()).set_linger(Some(Duration::ZERO))
+        SockRef::from(&self.transport.borrow().fd()?).set_linger(Some(Duration::ZERO))
     }
 
     /// Whether the end has to be said in the connection, and not only by closing it.
@@ -102,8 +104,8 @@ impl Wire {
 
     /// Takes bytes off the socket and drops them, without a look at what they mean; 0 is the end.
     pub(super) fn poll_drop(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let transport = self.transport.borrow();
-        let stream = transport.tcp();
+        let mut transport = self.transport.borrow_mut();
+        let stream = transport.tcp()?;
         loop {
             ready!(stream.poll_read_ready(cx))?;
             match stream.try_read(&mut [0; DROPPED]) {
@@ -120,7 +122,8 @@ impl Wire {
             return Poll::Pending;
         }
         match &mut *self.transport.borrow_mut() {
-            Transport::Tcp(stream) => {
+            Transport::Tcp(socket) => {
+                let Ok(stream) = socket.watched() else { return Poll::Ready(()) };
                 let mut byte = [0; 1];
                 match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
                     Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
