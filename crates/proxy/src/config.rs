@@ -128,6 +128,8 @@ pub(crate) struct ClientLimits {
     pub(crate) handshake_timeout: Duration,
     pub(crate) proxy_protocol_timeout: Duration,
     pub(crate) ping_timeout: Duration,
+    /// How long the system keeps silent connections back. Zero: not at all.
+    pub(crate) deferred_accept: Duration,
     /// How long a connection keeps its place that waits for a request, while another one has none.
     pub(crate) connection_place: Duration,
     /// Who was answered before having sent everything may go on so long, be silent so long, and send so much.
@@ -288,6 +290,7 @@ impl GatewayConfig {
                 handshake_timeout: settings.timeouts.tls_handshake.get(),
                 proxy_protocol_timeout: settings.timeouts.proxy_protocol.get(),
                 ping_timeout: settings.timeouts.http2_ping.get(),
+                deferred_accept: settings.timeouts.deferred_accept.get(),
                 connection_place: settings.timeouts.connection_place.get(),
                 lingering_time: settings.timeouts.lingering_time.get(),
                 lingering_timeout: settings.timeouts.lingering_timeout.get(),

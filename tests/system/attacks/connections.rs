@@ -18,6 +18,8 @@ async fn connections_that_only_wait_make_room_for_others() {
         ("MILECASTLE__GATEWAY__LIMITS__CONNECTIONS", connections.as_str()),
         // Longer than an honest client of a busy machine takes from connecting to asking.
         ("MILECASTLE__GATEWAY__TIMEOUTS__CONNECTION_PLACE", "3s"),
+        // All are let in in the order in which they come, so that the first is among those who make room.
+        ("MILECASTLE__GATEWAY__TIMEOUTS__DEFERRED_ACCEPT", "0s"),
     ];
     let mut site = Site::start(&settings).await;
     let (http, https, page, bystanders) = (site.up.http, site.up.https, site.up.prometheus, site.bystanders());

@@ -288,6 +288,7 @@ pub(super) mod tests {
             send_buffer: 1,
             connection_place: minute,
             farewell: second,
+            deferred_accept: second,
         }
     }
 

@@ -13,7 +13,7 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Once;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Lets a listening socket overlook SYN packets: a client that begins a handshake now tries again a second later, and is then
 /// refused, or let in by another process. Packets of handshakes under way pass.
@@ -36,6 +36,8 @@ fn overlook_handshakes(listener: &TcpListener) -> io::Result<()> {
 /// Lets a listener begin no more handshakes. To be done before any client is told of the end: who was told finds the door
 /// closed.
 pub(super) fn close_door(entrance: &Entrance) {
+    // Whoever is let in from here on has little time to speak.
+    entrance.defer(Duration::ZERO);
     if let Err(error) = overlook_handshakes(entrance.listener.socket()) {
         static TOLD: Once = Once::new();
         TOLD.call_once(|| {

@@ -187,6 +187,18 @@ struct Entrance {
     held: Cell<Option<(Socket, SocketAddr)>>,
 }
 
+impl Entrance {
+    /// How long the system may keep connections back whose clients are silent. Never those of sessions, in which the upstream may
+    /// be the first to speak.
+    fn defer(&self, patience: Duration) {
+        let patience = if self.stream.is_none() { patience } else { Duration::ZERO };
+        if let Err(error) = self.listener.defer(patience) {
+            let key = self.listen.key;
+            tracing::debug!(%error, key, "silent connections are accepted at once: the system does not keep them back");
+        }
+    }
+}
+
 /// Runs a worker until the stage says otherwise. Blocks the thread.
 pub(crate) fn run(node: Arc<Node>, index: usize, doors: Doors, orders: Orders) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -239,7 +251,9 @@ impl Worker {
         for Door { listen, socket, stream } in doors.tcp {
             let listener = Listener::new(socket)?;
             let (listen, stream) = (listen.into(), stream.map(Rc::new));
-            entrances.push(Rc::new(Entrance { listener, listen, stream, held: Cell::default() }));
+            let entrance = Entrance { listener, listen, stream, held: Cell::default() };
+            entrance.defer(self.node.config.client.deferred_accept);
+            entrances.push(Rc::new(entrance));
         }
         let accept = |entrance: &Rc<Entrance>| tokio::task::spawn_local(self.clone().accept(entrance.clone()));
         let accepting: Vec<_> = entrances.iter().map(accept).collect();

@@ -182,6 +182,10 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Timeouts {
+    /// How long the system keeps a new connection to an HTTP port to itself while its client says nothing (`TCP_DEFER_ACCEPT`): until
+    /// then it costs nothing, and is not counted. In whole seconds; the system lets it in as soon as it has repeated its part of the
+    /// handshake in that time (after 1 s, 3 s, 7 s and so on). 0: connections are accepted at once.
+    pub deferred_accept: Time,
     /// How long a client may take for its TLS handshake.
     pub tls_handshake: Time,
     /// How long a client connection that waits for a request keeps its place among `limits.connections`, from its beginning or its last
@@ -507,6 +511,7 @@ impl Default for Limits {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            deferred_accept: Time::secs(1),
             tls_handshake: Time::secs(10),
             connection_place: Time::secs(1),
             proxy_protocol: Time::secs(5),
