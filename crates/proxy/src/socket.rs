@@ -72,7 +72,7 @@ impl Listener {
     /// # Errors
     /// The system's (accept(2)), which may concern this one connection alone.
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
-        self.0.async_io(Interest::READABLE, |socket| accept(socket)).await
+        self.0.async_io(Interest::READABLE, accept).await
     }
 
     /// The same, but not to be waited for. The system itself is asked: the runtime knows only what it was told before.
