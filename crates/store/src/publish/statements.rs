@@ -113,13 +113,16 @@ pub(super) fn hold_keys(rows: usize) -> String {
     )
 }
 
-/// Copies objects, as they are, to what was at the floor of the history. Rows: kind, id.
+/// Copies objects, as they are, to what was at the floor of the history, in place of what a release may have left there that does not
+/// keep it up to date. Rows: kind, id.
 pub(super) fn keep(rows: usize) -> String {
     format!(
         "WITH want (kind, id) AS (VALUES {}) \
          INSERT INTO base (group_id, kind, id, body, sealed, created, modified) \
          SELECT r.group_id, r.kind, r.id, r.body, r.sealed, r.created, r.modified FROM want CROSS JOIN resource r \
-         WHERE r.group_id = $1 AND r.kind = want.kind AND r.id = want.id ON CONFLICT DO NOTHING",
+         WHERE r.group_id = $1 AND r.kind = want.kind AND r.id = want.id \
+         ON CONFLICT (group_id, kind, id) DO UPDATE SET body = excluded.body, sealed = excluded.sealed, \
+         created = excluded.created, modified = excluded.modified",
         tuples(rows, 2, 2)
     )
 }

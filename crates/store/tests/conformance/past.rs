@@ -86,11 +86,17 @@ async fn every_kept_revision_is_known_however_much_was_forgotten(home: Home) {
 
 async fn what_another_release_did_not_keep_is_not_made_up(home: Home) {
     let store = home.open().await;
-    revision(&store, vec![put(route("1"), "a"), put(route("2"), "a")]).await;
+    revision(&store, vec![put(route("1"), "a"), put(route("2"), "z")]).await;
     let keep = Retention { most: 0, max_age: Duration::MAX, least: 0 };
     store.history_retain(office(&store).await, &keep, 0).await.unwrap();
     revision(&store, vec![put(route("3"), "b")]).await;
+    // As one would leave it that forgets history without bringing to the new floor what was at the one before.
+    let stale = "SELECT group_id, kind, '1', body, sealed, created, modified FROM resource WHERE id = '2'";
+    home.sql(&format!("INSERT INTO base (group_id, kind, id, body, sealed, created, modified) {stale}")).await;
     revision(&store, vec![put(route("1"), "c"), delete(route("2"))]).await;
+    let Past::Known(known) = store.past(DEFAULT_GROUP, 1..3).await.unwrap() else { panic!("it is known") };
+    let bodies: Vec<_> = known.iter().map(|(key, was)| (&*key.id, was.as_ref().map(|was| was.body.to_vec()))).collect();
+    assert_eq!(bodies[..2], [("1", Some(body("a").into_bytes())), ("2", Some(body("z").into_bytes()))]);
     // As a release would leave it that publishes without keeping anything.
     home.sql("DELETE FROM base WHERE id = '2'").await;
     assert!(matches!(store.past(DEFAULT_GROUP, 1..3).await.unwrap(), Past::Forgotten { floor: 1 }));
