@@ -59,10 +59,13 @@ impl Load {
 }
 
 fn haproxy(cluster: &Cluster, address: SocketAddr, dashboards: &[SocketAddr]) -> Process {
+    // A check may take its time: on a machine that is busy, a dashboard that answers late is not one that is gone. What says so at once is a
+    // 503, and a port where nobody listens.
     let servers: String = dashboards.iter().map(|d| format!("  server {} {d}\n", d.port())).collect();
     let config = format!(
         "global\n  maxconn 1000\n\
-         defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  retries 0\n\
+         defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  timeout check 10s\n\
+         \x20 retries 0\n\
          frontend all\n  bind {address}\n  default_backend dashboards\n\
          backend dashboards\n  balance roundrobin\n  option httpchk GET /readyz\n  http-check expect status 200\n\
          \x20 default-server check inter 100ms fall 2 rise 1\n{servers}"
