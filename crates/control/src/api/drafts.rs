@@ -187,12 +187,12 @@ async fn planned(
 fn clash(base: &Image, change: &DraftChange) -> Option<Clash> {
     let stored = base.get(&change.key);
     let current = stored.map(|object| object.modified);
-    let same = match (stored, &change.body) {
+    let same = || match (stored, &change.body) {
         (None, None) => true,
         (Some(object), Some(body)) => milecastle_store::says_the_same(&object.body, body),
         _ => false,
     };
-    (current != change.seen && !same).then(|| Clash { key: change.key.clone(), seen: change.seen, current })
+    (current != change.seen && !same()).then(|| Clash { key: change.key.clone(), seen: change.seen, current })
 }
 
 /// What edits make of objects, given what there is and what a draft makes of it already.
