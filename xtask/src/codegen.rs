@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::run::{cargo, root, run};
 
-/// The pages of the plugins, and the table of the metrics. Only their crates can make them, so a test of each does: it checks
-/// them, or writes them if told so.
-const PAGES: [&[&str]; 2] = [
+/// The pages of the plugins, the table of the metrics, and the OpenAPI document. Only their crates can make them, so a test of each
+/// does: it checks them, or writes them if told so.
+const PAGES: [&[&str]; 3] = [
     &["test", "--quiet", "--locked", "--package", "milecastle-plugins", "--lib", "reference_pages_are_current"],
     &["test", "--quiet", "--locked", "--package", "milecastle", "--bin", "milecastle", "metrics_page_is_current"],
+    &["test", "--quiet", "--locked", "--package", "milecastle-control", "--lib", "openapi_file_is_current"],
 ];
 
 /// The files made here, by their paths from the root, with their contents.

@@ -16,7 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, Method, header};
 use milecastle_settings::Access;
-use milecastle_store::{Actor, ActorKind, Backoff, Session, SessionLimits, Store, StoreError, Subject};
+use milecastle_store::{Acting, Actor, ActorKind, Backoff, Once, Session, SessionLimits, Store, StoreError, Subject};
 
 use crate::admin::access;
 use crate::admin::query::Query;
@@ -58,10 +58,22 @@ pub(crate) struct Caller {
     pub(crate) principal: Principal,
     /// As the audit log names him.
     pub(crate) actor: Actor,
+    /// The write that he asks for, if it is to be done once.
+    pub(crate) once: Option<Arc<Once>>,
     refusals: Arc<Refusals>,
 }
 
 impl Caller {
+    /// The store in his hands.
+    pub(crate) fn acting<'a>(&'a self, store: &'a Store) -> Acting<'a> {
+        store.by(&self.actor).once(self.once.as_deref())
+    }
+
+    /// The same, whose write is done once.
+    pub(crate) fn doing(self, once: Arc<Once>) -> Self {
+        Self { once: Some(once), ..self }
+    }
+
     /// Lets a call pass, or says what is missing, of which the audit log takes note.
     pub(crate) fn authorise(&self, need: Need, place: Place<'_>) -> Result<(), Refused> {
         self.principal.authorise(need, place).inspect_err(|_| self.refused(need, place))
@@ -142,7 +154,7 @@ impl Callers {
         if let PrincipalKind::Token(id) = &principal.kind {
             actor.id.clone_from(id);
         }
-        Caller { principal, actor, refusals: self.refusals.clone() }
+        Caller { principal, actor, once: None, refusals: self.refusals.clone() }
     }
 
     /// The same, of whom not more is known.

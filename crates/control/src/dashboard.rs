@@ -13,6 +13,7 @@ use crate::pages::{self, Site};
 use crate::passwords::Hashing;
 use crate::refusals::Refusals;
 use crate::state::State;
+use crate::tls::{Tls, TlsError};
 use crate::waits::Waits;
 use axum::Router;
 use milecastle_settings as settings;
@@ -64,6 +65,9 @@ pub enum StartError {
     /// A metric of the same name is another one.
     #[error(transparent)]
     Metric(#[from] MetricError),
+    /// TLS cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// A dashboard whose listeners are open, and which has nothing to serve yet but `/healthz` and `/readyz`: to everything else
@@ -77,6 +81,7 @@ pub struct Opening {
     compatible: Arc<OnceLock<Router>>,
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
+    tls: Option<Tls>,
 }
 
 /// A dashboard that serves. Dropped, it stops at once; see [`Dashboard::stop`].
@@ -86,6 +91,7 @@ pub struct Dashboard {
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
     refresher: JoinHandle<()>,
+    renewer: Option<JoinHandle<()>>,
     refusals: Arc<Refusals>,
     noter: JoinHandle<()>,
 }
@@ -103,6 +109,7 @@ impl Opening {
         metrics: &Registry,
     ) -> Result<Self, StartError> {
         let ended = Ended::register(metrics)?;
+        let tls = Tls::load(&settings.tls)?;
         let own = bind("server.listen", settings.server.listen.socket()).await?;
         let admin = match settings.admin.enable {
             true => Some(bind("admin.admin_listen", settings.admin.admin_listen.socket()).await?),
@@ -114,7 +121,8 @@ impl Opening {
         let ending = Ending { last_call: last_call.get(), drain: settings.server.drain.get() };
         let mut serve = |(listener, address): (TcpListener, SocketAddr), cell: &Arc<OnceLock<Router>>| {
             let (router, readiness) = (pages::until(cell.clone(), readiness), readiness.clone());
-            let served = Served { router, readiness, limits: settings.limits.clone(), ended: ended.clone() };
+            let (limits, ended) = (settings.limits.clone(), ended.clone());
+            let served = Served { router, readiness, limits, ended, tls: tls.clone() };
             listeners.spawn(listen::serve(listener, served, stopped.clone(), ending));
             address
         };
@@ -122,7 +130,7 @@ impl Opening {
         let admin_address = admin.map(|admin| serve(admin, &compatible));
         tracing::info!(%address, admin = ?admin_address, "the dashboard listens");
         let (settings, readiness) = (settings.clone(), readiness.clone());
-        Ok(Self { settings, readiness, address, admin_address, main, compatible, stop, listeners })
+        Ok(Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, tls })
     }
 
     /// Where console, `/api` and Admin API will be served.
@@ -143,7 +151,7 @@ impl Opening {
     /// # Errors
     /// A metric of the same name that is another one.
     pub fn serve(self, keyring: Keyring, parts: Parts) -> Result<Dashboard, MetricError> {
-        let Self { settings, readiness, address, admin_address, main, compatible, stop, listeners } = self;
+        let Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, tls } = self;
         let Parts { state, nodes, compiler, metrics, clock } = parts;
         let store = state.store().clone();
         let refusals = Arc::new(Refusals::new(store.clone(), settings.access.refusals_most as usize));
@@ -186,13 +194,14 @@ impl Opening {
         main.get_or_init(|| pages::dashboard(site(&settings.admin.allow_admin_on_dashboard), api, &readiness));
         compatible.get_or_init(|| pages::compatible(site(&settings.admin.allow_admin)));
         let refresher = tokio::spawn(refresh(callers));
+        let renewer = tls.map(|tls| tokio::spawn(tls.keep_current(settings.tls.clone())));
         let every = settings.access.refusals_every.get();
         let noter = tokio::spawn({
             let refusals = refusals.clone();
             async move { refusals.note_every(every).await }
         });
         tracing::info!(%address, admin = ?admin_address, "the dashboard serves");
-        Ok(Dashboard { address, admin_address, stop, listeners, refresher, refusals, noter })
+        Ok(Dashboard { address, admin_address, stop, listeners, refresher, renewer, refusals, noter })
     }
 }
 
@@ -238,6 +247,9 @@ impl Drop for Dashboard {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         self.refresher.abort();
+        if let Some(renewer) = &self.renewer {
+            renewer.abort();
+        }
         self.noter.abort();
     }
 }

@@ -148,7 +148,8 @@ impl Probes {
         let ended = Ended::register(&metrics).map_err(io::Error::other)?;
         let router = routes(readiness).route("/metrics", get(move || async move { metrics_page(&metrics) }));
         let (stop, stopped) = watch::channel(false);
-        let served = Served { router, readiness: readiness.clone(), limits: settings.limits.clone(), ended };
+        let (readiness, limits) = (readiness.clone(), settings.limits.clone());
+        let served = Served { router, readiness, limits, ended, tls: None };
         let ending = Ending { last_call: last_call.get(), drain: LAST_ANSWERS };
         let server = tokio::spawn(listen::serve(listener, served, stopped, ending));
         tracing::info!(%address, "probes are answered");

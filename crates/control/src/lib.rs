@@ -13,8 +13,7 @@
 //! - A client reads its own writes from the replica that took them.
 //! - No answer, log line, metric, error or entry of the audit log shows a private key or a key of the Admin API.
 //!
-//! Deliberately absent: the data plane, any single plugin (the registry is handed in), SQL, TLS on the dashboard's listeners
-//! (put a proxy in front of them, or keep them on a private network).
+//! Deliberately absent: the data plane, any single plugin (the registry is handed in), SQL.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -24,12 +23,15 @@ mod callers;
 mod chores;
 mod clock;
 mod dashboard;
+mod database;
 pub mod dpm;
 mod health;
 mod keys;
 mod listen;
 mod masks;
 mod members;
+mod once;
+mod openapi;
 mod pages;
 mod passwords;
 mod refusals;
@@ -37,17 +39,20 @@ mod revisions;
 mod rights;
 pub mod state;
 mod terms;
+mod tls;
 mod traffic;
 mod waits;
 
 pub use api::Declared;
 pub use clock::Clock;
 pub use dashboard::{Dashboard, Opening, Parts, StartError};
+pub use database::watch_database;
 pub use health::{Probes, Readiness};
 pub use keys::{FirstKey, Keyring, mint_admin_key, put_admin_key};
 pub use members::{MemberSettings, Membership, Role};
 pub use passwords::{FIRST_ACCOUNT, FirstAccount, generate_password, hash_password};
 pub use state::State;
+pub use tls::TlsError;
 pub use traffic::Traffic;
 
 /// Whether an account may be called so: 1 to 64 of `A-Z a-z 0-9 . _ @ -`.

@@ -1,4 +1,4 @@
-//! One listener: accepting, serving, draining.
+//! One listener: accepting, TLS where there is a certificate, serving, draining.
 //!
 //! What must stay true:
 //! - A request that came on a connection of which nobody had said that it ends is answered, and a listener is closed only when
@@ -7,15 +7,16 @@
 //! - A connection without a request holds no more than a head.
 
 use crate::health::Readiness;
+use crate::tls::Tls;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown, Watcher};
 use milecastle_places::{Place, Places};
 use milecastle_settings::HttpLimits;
 use milecastle_telemetry::metrics::{Counter, Family, MetricError, Options, Registry};
@@ -24,8 +25,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tower::Service;
 
 /// Pause after a failed accept, which mostly means that descriptors have run out.
@@ -34,6 +37,10 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// The address of the peer of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// Whether a request came over TLS that ends here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Encrypted(pub(crate) bool);
 
 /// Counts connections that a limit has ended, by `why`: see [`HttpLimits`]. One for all listeners of a process.
 #[derive(Clone)]
@@ -62,6 +69,8 @@ pub(crate) struct Served {
     pub(crate) readiness: Readiness,
     pub(crate) limits: HttpLimits,
     pub(crate) ended: Ended,
+    /// Without it, plain HTTP.
+    pub(crate) tls: Option<Tls>,
 }
 
 /// How long a listener's connections live once it is closed.
@@ -79,15 +88,13 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch
     let places = Places::new(served.limits.connections as usize, Duration::ZERO);
     let stopping = stop.clone();
     let start = |stream, peer, place: Arc<Place>| {
-        let connection = graceful.watch(connection(stream, peer, served.clone(), stopping.clone(), place.clone()));
+        let connection = connection(stream, peer, served.clone(), stopping.clone(), place.clone(), graceful.watcher());
         let count = served.ended.clone();
         tokio::spawn(async move {
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
-                    if error.is_parse_too_large() {
-                        count.count("head_size");
-                    } else if error.is_timeout() {
-                        count.count("head_time");
+                    if let Some(why) = error.why() {
+                        count.count(why);
                     }
                     tracing::debug!(%peer, %error, "a connection ended early");
                 },
@@ -147,24 +154,73 @@ fn queued(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
     queued
 }
 
-fn connection(
+/// Why a connection ended before it was over.
+#[derive(Debug, thiserror::Error)]
+enum Early {
+    /// What was said over HTTP.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// No TLS came about.
+    #[error("no TLS came about: {0}")]
+    Handshake(io::Error),
+    /// The client took too long for it.
+    #[error("no TLS came about in time")]
+    SlowHandshake(#[from] tokio::time::error::Elapsed),
+}
+
+impl Early {
+    /// As [`Ended`] counts it, if a limit was the reason.
+    fn why(&self) -> Option<&'static str> {
+        match self {
+            Self::Http(error) if error.is_parse_too_large() => Some("head_size"),
+            Self::Http(error) if error.is_timeout() => Some("head_time"),
+            Self::Http(_) | Self::Handshake(_) => None,
+            Self::SlowHandshake(_) => Some("handshake_time"),
+        }
+    }
+}
+
+/// Speaks with a client until the connection ends.
+async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     served: Served,
     stopping: watch::Receiver<bool>,
     place: Arc<Place>,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
+    watcher: Watcher,
+) -> Result<(), Early> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "small packets may be delayed");
     }
+    match served.tls.clone() {
+        None => watcher.watch(http(stream, peer, false, served, stopping, place)).await?,
+        Some(tls) => {
+            let handshake = tls.acceptor().accept(stream);
+            let stream = timeout(served.limits.header_timeout.get(), handshake).await?.map_err(Early::Handshake)?;
+            watcher.watch(http(stream, peer, true, served, stopping, place)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    peer: SocketAddr,
+    encrypted: bool,
+    served: Served,
+    stopping: watch::Receiver<bool>,
+    place: Arc<Place>,
+) -> impl GracefulConnection<Error = hyper::Error> {
     let HttpLimits { header_bytes, header_timeout, .. } = served.limits;
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer.ip()));
+        request.extensions_mut().insert(Encrypted(encrypted));
         let busy = place.busy();
         let (Served { mut router, readiness, .. }, stopping) = (served.clone(), stopping.clone());
         async move {
             let mut answer = router.call(request).await?;
+            strict(answer.headers_mut(), encrypted);
             if readiness.sends_away() || *stopping.borrow() {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -177,4 +233,25 @@ fn connection(
         .header_read_timeout(header_timeout.get())
         .max_buf_size(header_bytes.as_len())
         .serve_connection(TokioIo::new(stream), service)
+}
+
+/// A year, in which browsers come back over TLS alone.
+const TRANSPORT: &str = "max-age=31536000";
+
+/// Tells browsers of every answer that does not say otherwise: it is what its media type says, is no page in another one, loads and
+/// runs nothing, is kept nowhere, and tells no other site where one came from.
+fn strict(headers: &mut HeaderMap, encrypted: bool) {
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if encrypted {
+        let transport = HeaderValue::from_static(TRANSPORT);
+        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(transport);
+    }
 }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use milecastle_settings::{Audit, History, Members};
+use milecastle_settings::{Audit, History, Idempotency, Members};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Maintenance, NewMember, Store, StoreError};
 use tokio::sync::watch;
@@ -45,6 +45,8 @@ pub struct MemberSettings {
     pub history: History,
     /// How long the audit log is kept, and how much of each object it shows.
     pub audit: Audit,
+    /// How long names of writes are kept, and how many.
+    pub idempotency: Idempotency,
     /// Knows which plugins have secrets, for the audit log: any compiler with all plugins built in.
     pub compiler: Arc<Compiler>,
     /// The time for lifetimes of objects.

@@ -2,19 +2,18 @@
 
 use crate::SERVER;
 use crate::admin::{AdminApi, BASE};
-use crate::api::{self, Api};
+use crate::api::{self, Api, Starting};
 use crate::health::{self, Readiness};
 use crate::listen::Peer;
 use crate::state::State;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State as Shared};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
 use milecastle_settings::Peers;
 use milecastle_telemetry::metrics::{Counter, Family, Gauge, Registry};
-use serde_json::json;
 use std::sync::{Arc, OnceLock};
 use tower::Service;
 
@@ -57,7 +56,7 @@ pub(crate) fn until(then: Arc<OnceLock<Router>>, readiness: &Readiness) -> Route
 /// Answers probes, and 503 to all else.
 fn probes(readiness: &Readiness, code: &'static str, text: &'static str) -> Router {
     health::routes(readiness).fallback(move || async move {
-        let body = json!({ "code": code, "error_msg": text });
+        let body = serde_json::to_string(&Starting { code, error_msg: text }).expect("texts have a JSON form");
         let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "1")];
         (StatusCode::SERVICE_UNAVAILABLE, headers, format!("{body}\n"))
     })
@@ -68,7 +67,6 @@ pub(crate) fn dashboard(site: Site, api: Arc<Api>, readiness: &Readiness) -> Rou
     health::routes(readiness)
         .route("/", get(|| async { ROOT }))
         .route("/metrics", get(metrics))
-        .route("/api/version", get(version))
         .fallback(admin)
         .with_state(site)
         .nest(api::BASE, api::router(api))
@@ -92,11 +90,6 @@ async fn metrics(Shared(site): Shared<Site>) -> Response {
         site.objects.with(&[group.id()]).set(objects);
     }
     health::metrics_page(&site.metrics)
-}
-
-async fn version() -> Response {
-    let body = json!({ "value": env!("CARGO_PKG_VERSION") });
-    ([(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 
 async fn admin(Shared(site): Shared<Site>, Extension(Peer(peer)): Extension<Peer>, request: Request) -> Response {

@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Key(Key),
     /// List, make, disable or delete accounts of people, or give one a new password, in the database itself
     User(User),
+    /// Replace the key that seals secrets in the database, or seal what a configuration file should not tell
+    SealingKey(SealingKey),
     /// Check a configuration file and say everything that is wrong with it
     Check(Check),
 }
@@ -87,6 +89,27 @@ pub(crate) struct Key {
     pub command: KeyCommand,
     #[command(flatten)]
     pub database: OnDatabase,
+}
+
+/// `milecastle sealing-key`.
+#[derive(Debug, Args)]
+pub(crate) struct SealingKey {
+    #[command(subcommand)]
+    pub command: SealingKeyCommand,
+    #[command(flatten)]
+    pub database: OnDatabase,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SealingKeyCommand {
+    /// Seal the database with another key, beside the processes that run on it. All or nothing, and no harm if it is repeated
+    Replace {
+        /// The new key: 32 bytes in base64
+        #[arg(long, value_name = "FILE")]
+        next_key_file: PathBuf,
+    },
+    /// Seal what comes on standard input, such as database.dsn, so that a configuration file can hold it
+    Seal,
 }
 
 /// Which database a command works on.

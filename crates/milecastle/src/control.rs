@@ -6,17 +6,18 @@ use anyhow::Context;
 use milecastle_control::dpm::{DpManager, DpParts, Nodes};
 use milecastle_control::{
     Clock, Dashboard, FIRST_ACCOUNT, FirstAccount, FirstKey, MemberSettings, Membership, Opening, Parts, Probes,
-    Readiness, Role, State,
+    Readiness, Role, State, watch_database,
 };
 use milecastle_plugin_api::NoSecrets;
 use milecastle_settings::{Database, Replica, Sealing, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{KeySource, OpenError, SealingKey, Store, StoreError, Tuning, warn_if_open_to_others};
-use milecastle_telemetry::metrics;
+use milecastle_telemetry::{Secret, metrics};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// A running control plane: store, and dashboard, DP manager or both.
 pub(crate) struct ControlPlane {
@@ -26,6 +27,8 @@ pub(crate) struct ControlPlane {
     dp_manager: Option<(DpManager, Time)>,
     probes: Option<Probes>,
     membership: Membership,
+    /// Keeps the metrics of the database current.
+    usage: JoinHandle<()>,
     readiness: Readiness,
     /// How long it serves on after it was told to stop.
     grace: Time,
@@ -69,8 +72,9 @@ impl ControlPlane {
         // What is accepted depends on no node, and so not on any node's `plugin_attr`.
         let compiler = Arc::new(compiler(serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets)));
         let waiting = Waiting { database: &settings.replica.database, readiness: &readiness };
-        let dsn = settings.replica.database.dsn.as_ref().context("database.dsn is not set")?.reveal();
-        let (state, membership) = waiting.until(async || connect(dsn, &settings, &key, &role, &compiler).await).await?;
+        let dsn = dsn(&settings.replica.database, &key)?;
+        let (state, membership) =
+            waiting.until(async || connect(dsn.reveal(), &settings, &key, &role, &compiler).await).await?;
         let store = state.store().clone();
         let nodes = Nodes::new(store.clone(), membership.id(), &settings.replica.members);
         // Before anything is served, so that it opens the Admin API from the first request on.
@@ -98,9 +102,10 @@ impl ControlPlane {
             }
             None => None,
         };
+        let usage = tokio::spawn(watch_database(store.clone(), &metrics)?);
         readiness.serves(store.clone(), membership.maintenance());
         let grace = settings.replica.shutdown.grace;
-        Ok(Self { store, nodes, dashboard, dp_manager, probes, membership, readiness, grace, new_admin_key })
+        Ok(Self { store, nodes, dashboard, dp_manager, probes, membership, usage, readiness, grace, new_admin_key })
     }
 
     /// Where the dashboard serves.
@@ -151,6 +156,7 @@ impl ControlPlane {
             probes.stop().await;
         }
         self.membership.leave().await;
+        self.usage.abort();
         self.store.close().await;
     }
 }
@@ -160,14 +166,23 @@ pub(crate) fn sealing_key(settings: &Sealing, file: Option<PathBuf>) -> anyhow::
     if let (None, Some(path)) = (&settings.key, &settings.key_file) {
         warn_if_open_to_others(path);
     }
-    match (settings.read()?, file) {
-        (Some(key), _) => Ok(KeySource::Key(SealingKey::from_text(key.reveal())?)),
-        (None, Some(path)) => Ok(KeySource::File(path)),
+    let current = match (settings.read()?, file) {
+        (Some(key), _) => KeySource::Key(SealingKey::from_text(key.reveal())?),
+        (None, Some(path)) => KeySource::File(path),
         (None, None) => anyhow::bail!(
             "sealing.key_file is not set: all processes on one database need the same key; make it once with \
              `head -c 32 /dev/urandom | base64 > sealing-key`, copy it to every replica of the control plane, and keep a backup"
         ),
-    }
+    };
+    let Some(next) = settings.next_key_file.clone() else { return Ok(current) };
+    warn_if_open_to_others(&next);
+    Ok(KeySource::Replaced { by: Box::new(current), next })
+}
+
+/// The connection string, opened if it is sealed.
+pub(crate) fn dsn(settings: &Database, key: &KeySource) -> anyhow::Result<Secret<String>> {
+    let given = settings.dsn.as_ref().context("database.dsn is not set")?;
+    Ok(key.open_text(given.reveal()).context("database.dsn cannot be opened")?.into())
 }
 
 /// What lists of members say of this process.
@@ -196,6 +211,7 @@ async fn connect(
         members: settings.replica.members.clone(),
         history: settings.replica.history.clone(),
         audit: settings.replica.audit.clone(),
+        idempotency: settings.replica.idempotency.clone(),
         compiler: compiler.clone(),
         clock: Clock::of(&store),
     };

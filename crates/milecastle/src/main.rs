@@ -19,6 +19,7 @@ mod on_the_database;
 mod ports;
 mod process;
 mod roles;
+mod sealing_key;
 mod successor;
 mod supervisor;
 mod up;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Gateway(gateway) => done(roles::gateway(&gateway)),
         Command::Key(command) => done(key::run(&command)),
         Command::User(command) => done(user::run(&command)),
+        Command::SealingKey(command) => done(sealing_key::run(&command)),
         Command::Check(check) => done(check::run(&check)),
         Command::Config(command) => client::run(client::Command::Config(command)),
         Command::Nodes(command) => client::run(client::Command::Nodes(command)),

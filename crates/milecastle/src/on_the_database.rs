@@ -5,12 +5,14 @@
 
 use crate::cli::{OnDatabase, Role};
 use crate::config::known;
-use crate::control::{sealing_key, tuning};
+use crate::control::{dsn, sealing_key, tuning};
 use crate::up;
 use anyhow::{Context, ensure};
 use milecastle_settings::{ControlFile, DashboardFile, Database, DpManagerFile, Sealing, load};
-use milecastle_store::{Actor, ActorKind, Store};
+use milecastle_store::{Actor, ActorKind, KeySource, Store};
+use milecastle_telemetry::Secret;
 use std::path::PathBuf;
+use tokio::runtime::Runtime;
 
 /// Opens the database that the options name and works on it.
 ///
@@ -21,16 +23,32 @@ pub(crate) fn with_store(
     work: impl AsyncFnOnce(&Store) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let place = place(options)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let key = sealing_key(&place.sealing, place.sealing_key_file)?;
-        let dsn = place.database.dsn.as_ref().context("database.dsn is not set")?;
+        let dsn = dsn(&place.database, &key)?;
         let store = milecastle_store::open_with(dsn.reveal(), &key, &tuning(&place.database)).await?;
         let done = work(&store).await;
         store.close().await;
         done
     })
+}
+
+/// For work of a command's own.
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// The connection string of the database that the options name, and the key that it is sealed with.
+pub(crate) fn database(options: &OnDatabase) -> anyhow::Result<(Secret<String>, KeySource)> {
+    let place = place(options)?;
+    let key = sealing_key(&place.sealing, place.sealing_key_file)?;
+    Ok((dsn(&place.database, &key)?, key))
+}
+
+/// The key that the database is sealed with, of which nothing is asked.
+pub(crate) fn key(options: &OnDatabase) -> anyhow::Result<KeySource> {
+    let place = place(options)?;
+    sealing_key(&place.sealing, place.sealing_key_file)
 }
 
 /// Who runs the command, as the audit log names him: what the machine calls him, which nobody vouches for.

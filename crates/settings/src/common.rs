@@ -75,7 +75,8 @@ pub struct HttpLimits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Database {
-    /// Where the data is: `postgres://user:password@host:5432/name`, or `sqlite:path/to/file.db` for a single process.
+    /// Where the data is: `postgres://user:password@host:5432/name`, or `sqlite:path/to/file.db` for a single process. Or what
+    /// `milecastle sealing-key seal` made of it, `sealed:…`, which opens with the sealing key alone.
     #[serde(skip_serializing)]
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub dsn: Option<Secret<String>>,
@@ -112,6 +113,9 @@ pub struct Sealing {
     pub key: Option<Secret<String>>,
     /// A file that holds the key in base64; only its owner should be able to read it.
     pub key_file: Option<PathBuf>,
+    /// The file of the key that is to take its place (`milecastle sealing-key replace`): while it is set, a start takes whichever of both the
+    /// database is sealed with.
+    pub next_key_file: Option<PathBuf>,
 }
 
 /// What the process writes to standard error.
@@ -206,6 +210,9 @@ impl Log {
     }
 }
 
+/// What a connection string may begin with; `sealed:` tells only the process that opens it.
+const DSN_BEGINS: [&str; 4] = ["postgres://", "postgresql://", "sqlite:", "sealed:"];
+
 impl Database {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         match &self.dsn {
@@ -214,7 +221,7 @@ impl Database {
                 "required: say where the database is, e.g. `postgres://user:password@host:5432/milecastle` (better in the \
                  environment variable MILECASTLE__DATABASE__DSN)",
             ),
-            Some(dsn) if !["postgres://", "postgresql://", "sqlite:"].iter().any(|k| dsn.reveal().starts_with(k)) => {
+            Some(dsn) if !DSN_BEGINS.iter().any(|begin| dsn.reveal().starts_with(begin)) => {
                 checks.fault("database.dsn", "expected an address that begins with `postgres://` or `sqlite:`");
             }
             Some(_) => {}

@@ -1,6 +1,7 @@
 //! The dashboard's file: console, `/api`, and the compatible Admin API (docs/spec/admin-api.md §1–3).
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use milecastle_telemetry::Secret;
 use schemars::JsonSchema;
@@ -15,6 +16,8 @@ use crate::{Access, HostPort, HttpLimits, IpPort, Log, Peers, Replica, Server, S
 pub struct Dashboard {
     /// The server of console, `/api` and `/apisix/admin`.
     pub server: Server,
+    /// TLS of each of its listeners.
+    pub tls: ListenTls,
     /// Caps of each of its listeners.
     pub limits: HttpLimits,
     /// The compatible Admin API; the reference has these keys under `deployment.admin`.
@@ -91,6 +94,44 @@ pub struct Admin {
     pub max_waits_of_a_key: u32,
 }
 
+/// TLS of the dashboard's listeners; plain HTTP unless a certificate is given. Files that change are read anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ListenTls {
+    /// The certificate, with those between it and its authority, in PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub key_file: Option<PathBuf>,
+    /// Authorities in PEM: only clients that show a certificate of one of them are let in, probes of load balancers included.
+    pub client_ca_file: Option<PathBuf>,
+    /// How often the files are looked at.
+    pub reload: Time,
+}
+
+impl ListenTls {
+    fn check(&self, checks: &mut Checks<'_>) {
+        let mut checks = checks.at("tls");
+        checks.above_zero(&[("reload", self.reload)]);
+        match (&self.cert_file, &self.key_file) {
+            (Some(_), None) => checks.fault("key_file", "expected the private key of `tls.cert_file`"),
+            (None, Some(_)) => checks.fault("cert_file", "expected the certificate of `tls.key_file`"),
+            (None, None) if self.client_ca_file.is_some() => {
+                checks.fault(
+                    "cert_file",
+                    "clients show certificates to a server with one of its own: set it, and `tls.key_file`",
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Default for ListenTls {
+    fn default() -> Self {
+        Self { cert_file: None, key_file: None, client_ca_file: None, reload: Time::secs(60) }
+    }
+}
+
 /// A key of the Admin API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AdminKey {
@@ -139,6 +180,7 @@ impl Dashboard {
 
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         self.access.check(checks);
+        self.tls.check(checks);
         let keys = &self.admin.admin_key;
         for (i, key) in keys.iter().enumerate() {
             if keys.iter().take(i).any(|other| other.key == key.key) {
@@ -184,6 +226,7 @@ impl Default for Dashboard {
     fn default() -> Self {
         Self {
             server: Server { listen: HostPort::any(17080), ..Server::default() },
+            tls: ListenTls::default(),
             limits: HttpLimits::default(),
             admin: Admin::default(),
             access: Access::default(),

@@ -27,6 +27,7 @@ mod discovery;
 mod dp_manager;
 mod gateway;
 mod history;
+mod idempotency;
 mod load;
 mod members;
 pub mod reference;
@@ -41,7 +42,7 @@ mod tests;
 pub use access::Access;
 pub use audit::Audit;
 pub use common::{Database, HostPort, HttpLimits, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
-pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, Declarative};
+pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, Declarative, ListenTls};
 pub use discovery::{
     Consul, ConsulTimeout, DefaultMetadata, DefaultService, Discovery, DnsDiscovery, DnsOrder, Eureka, Kubernetes,
     KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector, Registries,
@@ -56,6 +57,7 @@ pub use gateway::{
     VerifyUpstreams,
 };
 pub use history::History;
+pub use idempotency::Idempotency;
 pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, Known, LoadError, load, load_with, parse};
 pub use members::Members;
 pub use replica::{ControlShutdown, Replica};

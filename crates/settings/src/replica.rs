@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Checks;
-use crate::{Audit, Database, History, Members, Sealing, Time};
+use crate::{Audit, Database, History, Idempotency, Members, Sealing, Time};
 
 /// A process of the control plane: its database, its like, its end. Stands at the top of its file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +21,8 @@ pub struct Replica {
     pub history: History,
     /// The audit log: who changed what. The same on all replicas, since whichever leads trims it.
     pub audit: Audit,
+    /// Writes that clients have named, so that they are done once. The same on all replicas, since whichever leads trims them.
+    pub idempotency: Idempotency,
     /// How the process ends.
     pub shutdown: ControlShutdown,
 }
@@ -46,6 +48,7 @@ impl Replica {
         self.members.check(checks);
         self.history.check(checks);
         self.audit.check(checks);
+        self.idempotency.check(checks);
     }
 }
 

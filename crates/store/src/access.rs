@@ -106,7 +106,7 @@ impl Acting<'_> {
         let sql = "INSERT INTO token (id, group_id, name, hash, created_at, expires_at) \
                    SELECT $1, g.id, $3, $4, $5, $6 FROM gateway_group g WHERE g.id = $2";
         let NewToken { id, group, name, hash, expires_at } = token;
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let args = args![id, group, name, &hash[..], self.store.now(), *expires_at];
         if tx.run(sql, args).await? == 0 {
             return Err(StoreError::UnknownGroup(group.clone()));
@@ -120,7 +120,7 @@ impl Acting<'_> {
     /// Revokes a token for good, and with it every node that joined with it; the group's epoch grows. `false`: the group has
     /// no such token that is not revoked yet.
     pub async fn token_revoke(self, group: &str, id: &str) -> Result<bool, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let now = self.store.now();
         let sql = "UPDATE token SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";
         let revoked = tx.run(sql, args![group, id, now]).await? > 0;
@@ -135,7 +135,7 @@ impl Acting<'_> {
 
     /// Records the hash of an admin key under `name`, in place of the key that had this name.
     pub async fn admin_key_put(self, name: &str, role: Role, hash: &[u8; 32]) -> Result<(), StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let before = stored_key(&mut tx, name).await?;
         let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) \
                    DO UPDATE SET role = excluded.role, hash = excluded.hash, created_at = excluded.created_at";
@@ -150,7 +150,7 @@ impl Acting<'_> {
     /// As [`Acting::admin_key_put`], but only while there is no key of this name: `false` if there is one.
     pub async fn admin_key_create(self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {
         let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let made = tx.run(sql, args![name, role.name(), &hash[..], self.store.now()]).await? > 0;
         self.key_made(&mut tx, made, name, role).await?;
         tx.commit().await?;
@@ -171,7 +171,7 @@ impl Acting<'_> {
 
     /// Deletes an admin key; `false` if there is none of this name.
     pub async fn admin_key_delete(self, name: &str) -> Result<bool, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let before = stored_key(&mut tx, name).await?;
         let deleted = tx.run("DELETE FROM admin_key WHERE name = $1", args![name]).await? > 0;
         self.record(&mut tx, NewEntry::of(audited::ADMIN_KEY, name, before.filter(|_| deleted), None)).await?;

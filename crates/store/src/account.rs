@@ -122,7 +122,7 @@ impl Acting<'_> {
         password: &NewPassword,
         grants: &[RoleGrant],
     ) -> Result<bool, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let made = self.insert(&mut tx, name, password, grants).await?;
         tx.commit().await?;
         Ok(made)
@@ -153,7 +153,7 @@ impl Acting<'_> {
         keep: Option<&[u8; 32]>,
     ) -> Result<bool, StoreError> {
         let now = self.store.now();
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         // Held by a statement that changes nothing, so that no login comes in between.
         if tx.run("UPDATE account SET name = name WHERE name = $1", args![name]).await? == 0 {
             return Ok(false);
@@ -187,7 +187,7 @@ impl Acting<'_> {
 
     /// Deletes an account with its sessions. `false`: there is none.
     pub async fn account_delete(self, name: &str) -> Result<bool, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let before = stored(&mut tx, name).await?;
         let deleted = tx.run("DELETE FROM account WHERE name = $1", args![name]).await? > 0;
         if deleted {
@@ -209,7 +209,7 @@ impl Acting<'_> {
         limits: SessionLimits,
     ) -> Result<bool, StoreError> {
         let now = self.store.now();
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let held = "UPDATE account SET name = name WHERE name = $1 AND password = $2 AND disabled_at IS NULL";
         if tx.run(held, args![account, password]).await? == 0 {
             return Ok(false);
@@ -225,7 +225,7 @@ impl Acting<'_> {
 
     /// Ends a session, which is the actor's own.
     pub async fn session_delete(self, hash: &[u8; 32]) -> Result<(), StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         if tx.run("DELETE FROM session WHERE hash = $1", args![&hash[..]]).await? > 0 {
             self.record(&mut tx, [login(&self.actor.name, AuditAction::SignOut)]).await?;
         }

@@ -69,7 +69,7 @@ impl Acting<'_> {
                    VALUES ($1, $2, $3, $4, $5, $6, $7)";
         let NewApiToken { id, name, hash, grants, created_by, expires_at } = token;
         let (roles, now) = (grant::written(grants), self.store.now());
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         tx.run(sql, args![id, name, &hash[..], &roles, created_by, now, *expires_at]).await?;
         let made = json!({ "name": name, "roles": grants, "expires_at": expires_at });
         self.record(&mut tx, NewEntry::of(audited::API_TOKEN, id, None, Some(made))).await?;
@@ -79,7 +79,7 @@ impl Acting<'_> {
     /// Revokes a token for good. `false`: there is none of this id that is not revoked yet.
     pub async fn api_token_revoke(self, id: &str) -> Result<bool, StoreError> {
         let now = self.store.now();
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let sql = "UPDATE api_token SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
         let revoked = tx.run(sql, args![id, now]).await? > 0;
         if revoked {

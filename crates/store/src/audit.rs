@@ -16,6 +16,7 @@ use milecastle_model::{Key, Object};
 use serde_json::Value as Json;
 
 use crate::error::StoreError;
+use crate::once::Once;
 use crate::sql::{BATCH, Tx, args, tuples};
 use crate::store::Store;
 
@@ -137,6 +138,8 @@ pub(crate) struct Bodies {
 pub struct Acting<'a> {
     pub(crate) store: &'a Store,
     pub(crate) actor: &'a Actor,
+    /// The write, if it is to be done once ([`Acting::once`]).
+    pub(crate) once: Option<&'a Once>,
 }
 
 /// Something that was tried in vain; the log counts how often.
@@ -258,7 +261,7 @@ impl NewEntry {
 impl Store {
     /// The store in the hands of `actor`: whatever is changed by it is in the audit log under his name.
     pub fn by<'a>(&'a self, actor: &'a Actor) -> Acting<'a> {
-        Acting { store: self, actor }
+        Acting { store: self, actor, once: None }
     }
 
     /// Has the audit log record bodies of objects as `mask` leaves them, and of any value no more than `most` bytes. Without it

@@ -85,6 +85,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0012_changes.sql"),
     ),
     (
+        14,
+        "idempotency",
+        include_str!("../../../migrations/postgres/0014_idempotency.sql"),
+        include_str!("../../../migrations/sqlite/0014_idempotency.sql"),
+    ),
+    (
         15,
         "rollout",
         include_str!("../../../migrations/postgres/0015_rollout.sql"),
@@ -132,12 +138,31 @@ pub(crate) async fn bootstrap(db: &Db, source: &KeySource, now: u64) -> Result<S
 }
 
 fn unwrap(source: &KeySource, id: u32, wrapped: Vec<u8>, sealed_with: String) -> Result<[u8; KEY_LEN], OpenError> {
-    let master = match (source.read()?, source) {
-        (Some(master), _) => master,
-        (None, KeySource::File(path)) => return Err(OpenError::MissingSealingKey { path: path.clone(), sealed_with }),
-        (None, KeySource::Key(_)) => unreachable!("a key that was given reads"),
+    let Some(master) = source.find(&sealed_with)? else {
+        let path = source.file().expect("a key that was given reads").to_owned();
+        return Err(OpenError::MissingSealingKey { path, sealed_with });
     };
     master.unwrap(id, wrapped).ok_or_else(|| wrong_key(&master, sealed_with))
+}
+
+/// Wraps the data keys, which `source` opens, with another sealing key; `false`: they are already. All in one transaction.
+pub(crate) async fn reseal(db: &Db, source: &KeySource, next: &SealingKey) -> Result<bool, OpenError> {
+    let mut tx = db.begin_alone().await?;
+    let fingerprint = next.fingerprint();
+    let mut changed = false;
+    for row in tx.rows("SELECT id, wrapped, master FROM data_key ORDER BY id", &[]).await? {
+        let (number, wrapped, sealed_with) = (row.int(0)?, row.blob(1)?, row.text(2)?);
+        if sealed_with == fingerprint {
+            continue;
+        }
+        let id = u32::try_from(number).map_err(|_| StoreError::corrupt("the id of a data key"))?;
+        let wrapped = next.wrap(id, &unwrap(source, id, wrapped, sealed_with)?);
+        let sql = "UPDATE data_key SET wrapped = $2, master = $3 WHERE id = $1";
+        tx.run(sql, args![number, &wrapped[..], &fingerprint]).await?;
+        changed = true;
+    }
+    tx.commit().await?;
+    Ok(changed)
 }
 
 fn wrong_key(given: &SealingKey, sealed_with: String) -> OpenError {

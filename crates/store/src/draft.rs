@@ -134,7 +134,7 @@ impl Acting<'_> {
         update: &DraftUpdate,
         limits: DraftLimits,
     ) -> Result<Draft, DraftError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
         let count = tx.row("SELECT COUNT(*) FROM draft WHERE group_id = $1", args![group]).await?;
@@ -164,7 +164,7 @@ impl Acting<'_> {
         update: &DraftUpdate,
         limits: DraftLimits,
     ) -> Result<Draft, DraftError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let sql = "UPDATE draft SET version = version + 1, touched_at = $4, name = COALESCE($5, name), \
                    message = COALESCE($6, message) WHERE group_id = $1 AND id = $2 AND version = $3";
         let (name, message) = (update.name.as_deref(), update.message.as_deref());
@@ -181,7 +181,7 @@ impl Acting<'_> {
 
     /// Discards a draft. `false`: there is none of this id.
     pub async fn draft_delete(self, group: &str, id: &str) -> Result<bool, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let gone = tx.run("DELETE FROM draft WHERE group_id = $1 AND id = $2", args![group, id]).await? > 0;
         if gone {
             self.record(&mut tx, [entry(group, id, AuditAction::Delete, None)]).await?;

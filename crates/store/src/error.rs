@@ -151,6 +151,9 @@ pub enum StoreError {
         /// The oldest release that may run on it.
         release: std::sync::Arc<str>,
     },
+    /// It was done before, under the same name ([`crate::Once`]). Nothing was written.
+    #[error("a write of this name was done before")]
+    Repeated,
     /// There is no such gateway group.
     #[error("there is no gateway group `{0}`")]
     UnknownGroup(String),

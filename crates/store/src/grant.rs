@@ -1,5 +1,6 @@
 //! The roles that somebody has, as they are stored. What a role allows is the control plane's to know.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
@@ -8,7 +9,7 @@ use crate::error::StoreError;
 const ALL: &str = "*";
 
 /// A role in some gateway groups.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RoleGrant {
     /// Name of the role.

@@ -108,7 +108,7 @@ impl Store {
 impl Acting<'_> {
     /// Creates a group, at revision 0 and with a lineage of its own.
     pub async fn group_create(self, group: &NewGroup) -> Result<Group, GroupError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         if insert(&mut tx, group, self.store.now()).await? == 0 {
             return Err(GroupError::Exists(group.id.clone()));
         }
@@ -122,7 +122,7 @@ impl Acting<'_> {
 
     /// Changes name or labels; the group's epoch grows.
     pub async fn group_update(self, id: &str, update: &GroupUpdate) -> Result<Group, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?;
         let before = get(&mut tx, id).await?;
@@ -142,7 +142,7 @@ impl Acting<'_> {
     /// ([`Group::supersedes`]). With `anew` the group's present lineage is among them and gets a successor: its revisions
     /// were counted further elsewhere than here, so the next ones must not be taken for those. The group's epoch grows.
     pub async fn group_supersede(self, id: &str, over: &[String], anew: bool) -> Result<Group, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
         let before = get(&mut tx, id).await?;
@@ -167,7 +167,7 @@ impl Acting<'_> {
 
     /// Deletes a group with all that belongs to it. Unless `force`, only one without objects and nodes.
     pub async fn group_delete(self, id: &str, force: bool) -> Result<(), GroupError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
         // Its settings are no reason to keep it.

@@ -3,6 +3,7 @@
 //! Of a replica it is kept by name, since its id is another one after each start; of nodes and groups with what is known of
 //! them, and a node in maintenance is not forgotten.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use serde_json::json;
@@ -17,7 +18,7 @@ use crate::store::Store;
 const OF_MEMBER: &str = "SELECT maintenance FROM member_maintenance WHERE name = $1";
 
 /// That something takes no new work.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Maintenance {
     /// Why, for people; may be empty.
     pub reason: String,
@@ -41,7 +42,7 @@ impl Acting<'_> {
 
     /// Puts all nodes of a group in maintenance, those to come included, or ends that with `None`; the group's epoch grows.
     pub async fn group_maintain(self, id: &str, maintenance: Option<&Maintenance>) -> Result<(), StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?;
         let before = group::get(&mut tx, id).await?;
@@ -57,7 +58,7 @@ impl Acting<'_> {
 
     /// Puts the members of a name ([`crate::NewMember::host`]) in maintenance, or ends that with `None`.
     pub async fn member_maintain(self, name: &str, maintenance: Option<&Maintenance>) -> Result<(), StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let row = tx.row(OF_MEMBER, args![name]).await?;
         let before = row.map(|row| read(row.text_opt(0))).transpose()?.flatten();
         match written(maintenance) {

@@ -222,7 +222,7 @@ impl Acting<'_> {
         sql: &'static str,
         args: &[crate::sql::Value<'_>],
     ) -> Result<bool, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let before = shown(&mut tx, group, id).await?;
         let changed = tx.run(sql, args).await? > 0;
         if changed {

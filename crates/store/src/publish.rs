@@ -17,6 +17,7 @@ use crate::change::{ChangeSet, Delete, Expect, Op, Published, Source};
 use crate::declaration::NewDeclaration;
 use crate::error::{PublishError, StoreError};
 use crate::lease::Term;
+use crate::once::Answered;
 use crate::read::key;
 use crate::seal::{Sealer, hex, random};
 use crate::sql::{Tx, args};
@@ -30,11 +31,24 @@ impl Acting<'_> {
     /// Waits for other publishes to the same group to end. On [`StoreError::Unavailable`] the set may have been published
     /// all the same, if the connection broke while it was being committed.
     pub async fn publish(self, group: &str, set: ChangeSet) -> Result<Published, PublishError> {
+        self.publish_answering(group, set, |_| None).await
+    }
+
+    /// As [`Acting::publish`]; of a write that is done once, what `answer` makes of it is kept in the same transaction.
+    pub async fn publish_answering(
+        self,
+        group: &str,
+        set: ChangeSet,
+        answer: impl Fn(&Published) -> Option<Answered>,
+    ) -> Result<Published, PublishError> {
         let Inner { db, watcher, .. } = &*self.store.0;
         let _turn = db.publisher().await?;
-        let mut tx = db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let mut write = Writing::begin(&mut tx, self, group).await?;
         let published = Box::pin(write.apply(set)).await?;
+        if let Some(answered) = self.once.and_then(|_| answer(&published)) {
+            self.keep(&mut tx, &answered).await?;
+        }
         tx.commit().await?;
         if published.changed {
             watcher.hint();

@@ -36,6 +36,13 @@ pub enum KeySource {
     File(PathBuf),
     /// The key itself, from an environment variable or a credential store.
     Key(SealingKey),
+    /// One of two, while the key is being replaced: whichever the database is sealed with ([`crate::reseal`]).
+    Replaced {
+        /// Where the key is that is to go.
+        by: Box<KeySource>,
+        /// The file of the one that takes its place.
+        next: PathBuf,
+    },
 }
 
 /// Why a sealing key could not be had.
@@ -54,6 +61,14 @@ pub enum SealingKeyError {
         /// The operating system's word.
         cause: io::Error,
     },
+    /// There is no key yet.
+    #[error(
+        "there is no sealing key: make one with `head -c 32 /dev/urandom | base64`, and name its file as sealing.key_file"
+    )]
+    Missing,
+    /// What is sealed does not open.
+    #[error("it is sealed with another sealing key, or was altered: seal it anew with `milecastle sealing-key seal`")]
+    Closed,
 }
 
 impl SealingKey {
@@ -85,6 +100,9 @@ impl SealingKey {
     }
 }
 
+/// What begins a text that is sealed.
+const SEALED: &str = "sealed:";
+
 /// Shows the fingerprint, not the key.
 impl fmt::Debug for SealingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,10 +111,22 @@ impl fmt::Debug for SealingKey {
 }
 
 impl KeySource {
+    /// The key that a database is sealed with, by its fingerprint, or what there is in its place; `None` if there is no file.
+    pub(crate) fn find(&self, sealed_with: &str) -> Result<Option<SealingKey>, SealingKeyError> {
+        if let KeySource::Replaced { next, .. } = self {
+            let next = KeySource::File(next.clone()).read()?;
+            if let Some(key) = next.filter(|key| key.fingerprint() == sealed_with) {
+                return Ok(Some(key));
+            }
+        }
+        self.read()
+    }
+
     /// The key; `None` if its file does not exist.
     pub(crate) fn read(&self) -> Result<Option<SealingKey>, SealingKeyError> {
         let path = match self {
             KeySource::Key(key) => return Ok(Some(key.clone())),
+            KeySource::Replaced { by, .. } => return by.read(),
             KeySource::File(path) => path,
         };
         let text = match fs::read_to_string(path) {
@@ -109,15 +139,43 @@ impl KeySource {
         key.map(Some).map_err(|_| SealingKeyError::Form(format!("in {}", path.display())))
     }
 
+    /// Seals a text for [`KeySource::open_text`].
+    pub fn seal_text(&self, text: &str) -> Result<String, SealingKeyError> {
+        let key = self.read()?.ok_or(SealingKeyError::Missing)?;
+        Ok(format!("{SEALED}{}", STANDARD.encode(seal(&aead(&key.0), 0, &text_context(), text.as_bytes()))))
+    }
+
+    /// A text as it was before it was sealed; one that is not sealed as it is.
+    pub fn open_text(&self, text: &str) -> Result<String, SealingKeyError> {
+        let Some(sealed) = text.strip_prefix(SEALED) else { return Ok(text.to_owned()) };
+        let blob = STANDARD.decode(sealed.trim()).map_err(|_| SealingKeyError::Closed)?;
+        let next = match self {
+            KeySource::Replaced { next, .. } => KeySource::File(next.clone()).read()?,
+            _ => None,
+        };
+        let mut keys = self.read()?.into_iter().chain(next);
+        let opened = keys.find_map(|key| open(&aead(&key.0), &text_context(), blob.clone()));
+        opened.and_then(|text| String::from_utf8(text.into()).ok()).ok_or(SealingKeyError::Closed)
+    }
+
+    /// The file of the key, if it is in one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            KeySource::Key(_) => None,
+            KeySource::File(path) => Some(path),
+            KeySource::Replaced { by, .. } => by.file(),
+        }
+    }
+
     /// The key, made first if its file does not exist. Of several who make it at once all get the same.
     pub(crate) fn read_or_make(&self) -> Result<SealingKey, SealingKeyError> {
         if let Some(key) = self.read()? {
             return Ok(key);
         }
-        let KeySource::File(path) = self else { unreachable!("a key that was given reads") };
-        make_file(path).map_err(|cause| SealingKeyError::File { path: path.clone(), action: "made", cause })?;
+        let path = self.file().expect("a key that was given reads");
+        make_file(path).map_err(|cause| SealingKeyError::File { path: path.to_owned(), action: "made", cause })?;
         self.read()?.ok_or_else(|| SealingKeyError::File {
-            path: path.clone(),
+            path: path.to_owned(),
             action: "read",
             cause: io::ErrorKind::NotFound.into(),
         })
@@ -162,6 +220,10 @@ impl Context {
         }
         Context(bytes)
     }
+}
+
+fn text_context() -> Context {
+    Context::of(&["text"])
 }
 
 fn data_key_context(id: u32) -> Context {
@@ -312,6 +374,19 @@ mod tests {
         assert_eq!(entries[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(dir.path().join("sealing.key"), "too short").unwrap();
         assert!(source.read().unwrap_err().to_string().contains("sealing.key is not 32 bytes in base64"));
+    }
+
+    #[test]
+    fn texts_open_with_the_key_they_were_sealed_with() {
+        let key = KeySource::Key(SealingKey::generate());
+        let sealed = key.seal_text("postgres://u:hush@h/d").unwrap();
+        assert!(sealed.starts_with("sealed:") && !sealed.contains("hush"));
+        assert_eq!(key.open_text(&sealed).unwrap(), "postgres://u:hush@h/d");
+        assert_eq!(key.open_text("postgres://u@h/d").unwrap(), "postgres://u@h/d");
+        let other = KeySource::Key(SealingKey::generate());
+        for (key, text) in [(&other, &*sealed), (&key, "sealed:aGVsbG8="), (&key, "sealed:%")] {
+            assert!(matches!(key.open_text(text), Err(SealingKeyError::Closed)), "{text}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! - Publishing never takes all connections: what keeps this replica alive finds one however many clients write.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,13 +50,37 @@ pub(crate) struct Server {
 pub(crate) struct Patience {
     limit: Duration,
     doubted: Arc<Mutex<Option<Instant>>>,
+    counts: Arc<Counts>,
+}
+
+/// What was asked of the server since the start.
+#[derive(Debug, Default)]
+struct Counts {
+    done: AtomicU64,
+    failed: AtomicU64,
+    micros: AtomicU64,
+}
+
+/// How a process uses its database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Connections in use.
+    pub used: u32,
+    /// Connections that wait for use.
+    pub idle: u32,
+    /// Statements that were answered, since the start.
+    pub done: u64,
+    /// Statements that failed or were given up, since the start.
+    pub failed: u64,
+    /// Time that statements took since the start, waiting for a connection included.
+    pub took: Duration,
 }
 
 impl Server {
     /// Of the connections that `tuning` allows, one is for notices.
     pub(crate) fn new(options: PgConnectOptions, tuning: &Tuning) -> Self {
         let limit = tuning.acquire_timeout + tuning.statement_timeout + MARGIN;
-        let patience = Patience { limit, doubted: Arc::default() };
+        let patience = Patience { limit, doubted: Arc::default(), counts: Arc::default() };
         let most = tuning.max_connections.saturating_sub(1).max(1);
         let returned = patience.clone();
         let pool = PgPoolOptions::new()
@@ -81,6 +106,19 @@ impl Server {
         PgPoolOptions::new().max_connections(1).acquire_timeout(self.acquire_timeout).connect_lazy_with(options)
     }
 
+    /// How it is used.
+    pub(crate) fn usage(&self) -> Usage {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        let Counts { done, failed, micros } = &*self.patience.counts;
+        Usage {
+            used: self.pool.size().saturating_sub(idle),
+            idle,
+            done: done.load(Ordering::Relaxed),
+            failed: failed.load(Ordering::Relaxed),
+            took: Duration::from_micros(micros.load(Ordering::Relaxed)),
+        }
+    }
+
     /// Waits for its turn to publish, as long as for a connection.
     pub(crate) async fn publisher(&self) -> Result<OwnedSemaphorePermit, StoreError> {
         match timeout(self.acquire_timeout, self.publishers.clone().acquire_owned()).await {
@@ -91,8 +129,22 @@ impl Server {
 }
 
 impl Patience {
-    /// What the server answers, if it does in time.
+    /// What the server answers to a statement, if it does in time.
     pub(crate) async fn answer<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        let begun = Instant::now();
+        let answered = self.further(work).await;
+        let Counts { done, failed, micros } = &*self.counts;
+        let counted = if answered.is_ok() { done } else { failed };
+        counted.fetch_add(1, Ordering::Relaxed);
+        micros.fetch_add(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        answered
+    }
+
+    /// What more the server answers to a statement, if it does in time.
+    pub(crate) async fn further<T>(
+        &self,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
         let mut work = Box::pin(work);
         let done = timeout(self.limit, work.as_mut()).await;
         let is_doubtful = match &done {

@@ -401,8 +401,10 @@ impl Tx {
         match self {
             Tx::Pg(tx, patience) => {
                 let mut rows = pg(sql.into(), args).fetch(&mut **tx);
-                while let Some(row) = patience.answer(rows.try_next()).await? {
+                let mut read = patience.answer(rows.try_next()).await?;
+                while let Some(row) = read {
                     take(Row::Pg(row))?;
+                    read = patience.further(rows.try_next()).await?;
                 }
             }
             Tx::Lite(tx, _) => {

@@ -6,7 +6,8 @@ use crate::audit::Bodies;
 use crate::clock::DatabaseClock;
 use crate::connect::Tuning;
 use crate::error::{OpenError, StoreError};
-use crate::seal::{KeySource, Sealer};
+use crate::seal::{KeySource, Sealer, SealingKey};
+use crate::server::Usage;
 use crate::sql::Db;
 use crate::watch::Watcher;
 use crate::writability::Writability;
@@ -48,6 +49,16 @@ pub async fn open_with(dsn: &str, sealing_key: &KeySource, tuning: &Tuning) -> R
     Ok(Store(Arc::new(Inner { db, sealer, clock, watcher, bodies: OnceLock::new(), writability })))
 }
 
+/// Seals the database that `dsn` names with another sealing key: what `current` opens, `next` opens from then on, and `current` no
+/// more. `false`: it was done before. Processes that have the database open go on as they are; whichever opens it later needs the
+/// new key ([`KeySource::Replaced`]). What is sealed stays as it is, under data keys that are wrapped anew.
+pub async fn reseal(dsn: &str, current: &KeySource, next: &SealingKey) -> Result<bool, OpenError> {
+    let db = connect::connect(dsn, &Tuning::default()).await?;
+    let done = bootstrap::reseal(&db, current, next).await;
+    db.close().await;
+    done
+}
+
 impl Store {
     /// Asks the database for a sign of life; fails too while it refuses writes ([`Store::takes_writes`]).
     pub async fn ping(&self) -> Result<(), StoreError> {
@@ -60,6 +71,14 @@ impl Store {
     /// every second and carried on in between; nobody is asked.
     pub fn now(&self) -> u64 {
         self.0.clock.now()
+    }
+
+    /// How PostgreSQL is used; `None` on SQLite.
+    pub fn usage(&self) -> Option<Usage> {
+        match &self.0.db {
+            Db::Pg(server) => Some(server.usage()),
+            Db::Lite { .. } => None,
+        }
     }
 
     /// Closes the connections after the work under way; whatever is asked later fails. Not needed for safety: it spares

@@ -15,6 +15,7 @@ use crate::admin::private_keys::{self, Occasion};
 use crate::admin::refusal;
 use crate::admin::reply::{Reply, Stamp};
 use crate::admin::yaml;
+use crate::callers::Caller;
 use crate::state::{Group, Image};
 use crate::terms::Terms;
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use http::StatusCode;
 use kept::Kept;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Actor, ChangeSet, Declaration, Delete, NewDeclaration, Op, PublishError, Put, Source};
+use milecastle_store::{ChangeSet, Declaration, Delete, NewDeclaration, Op, PublishError, Published, Put, Source};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub(crate) struct Given {
     pub(crate) text: Bytes,
     pub(crate) yaml: bool,
     /// Who puts it.
-    pub(crate) actor: Actor,
+    pub(crate) caller: Caller,
 }
 
 /// What a configuration comes to.
@@ -73,7 +74,7 @@ impl Engine {
 
     /// `PUT /configs`.
     pub(crate) async fn configs_put(&self, group: &Group, given: Given) -> Answer {
-        let Given { digest, text, yaml, actor } = given;
+        let Given { digest, text, yaml, caller } = given;
         let members = Arc::new(off_thread(move || declared::read(&text, yaml)).await?);
         for _ in 0..ATTEMPTS {
             let declared = self.declared(group).await?;
@@ -93,7 +94,8 @@ impl Engine {
             set.expected_revision = Some(image.revision());
             let after = declared.map_or(0, |declared| declared.number);
             set.declaration = Some(NewDeclaration { after, digest: digest.clone(), body: plan.kept.encode() });
-            match self.store.by(&actor).publish(group.id(), set).await {
+            let accepted = |_: &Published| Some(Reply::empty(StatusCode::ACCEPTED).answered());
+            match caller.acting(&self.store).publish_answering(group.id(), set, accepted).await {
                 Ok(published) => {
                     self.reach(group, &published).await;
                     // Another one may have followed: its time is a later one, its digest is not ours.

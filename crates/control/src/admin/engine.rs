@@ -14,6 +14,7 @@ use crate::admin::refusal;
 use crate::admin::reply::Reply;
 use crate::admin::show::{Answer, PREFIX, get, written};
 use crate::admin::target::Place;
+use crate::callers::Caller;
 use crate::clock::Clock;
 use crate::state::{Group, Image};
 use crate::terms::{self, Terms};
@@ -22,7 +23,7 @@ use http::{Method, StatusCode};
 use milecastle_model::{Fault, FaultClass, Id, Key, Kind, Object, schema_of};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{
-    Actor, Body, ChangeSet, Delete, Expect, Op, Outcome, PublishError, Published, Put, Source, Store, Target,
+    Body, ChangeSet, Delete, Expect, Op, Outcome, PublishError, Published, Put, Source, Store, Target,
 };
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -50,7 +51,7 @@ pub(crate) struct Call {
     /// Lifetime of what is written, in seconds.
     pub(crate) ttl: Option<u64>,
     /// Who asks.
-    pub(crate) actor: Actor,
+    pub(crate) caller: Caller,
     pub(crate) group: Arc<Group>,
 }
 
@@ -178,16 +179,18 @@ impl Engine {
         let force = call.query.get("force") == Some("true");
         let delete = Delete { force, ..Delete::new(key.clone()) };
         let set = ChangeSet::new(Source::Api, vec![Op::Delete(delete)]);
-        let published = match self.store.by(&call.actor).publish(call.group.id(), set).await {
+        let deleted = |published: &Published| match published.outcomes.contains(&Outcome::Absent) {
+            true => Err(Box::new(Reply::key_not_found())),
+            false => Ok(Reply::json(StatusCode::OK, &json!({ "key": format!("{PREFIX}{key}"), "deleted": "1" }))),
+        };
+        let answered = |published: &Published| Some(deleted(published).unwrap_or_else(|refused| *refused).answered());
+        let acting = call.caller.acting(&self.store);
+        let published = match acting.publish_answering(call.group.id(), set, answered).await {
             Ok(published) => published,
             Err(error) => return Err(refusal::of_delete(&error)),
         };
         self.reach(&call.group, &published).await;
-        if published.outcomes.contains(&Outcome::Absent) {
-            return Err(Box::new(Reply::key_not_found()));
-        }
-        let reply = Reply::json(StatusCode::OK, &json!({ "key": format!("{PREFIX}{key}"), "deleted": "1" }));
-        Ok(Reply { revision: Some(published.revision), ..reply })
+        Ok(Reply { revision: Some(published.revision), ..deleted(&published)? })
     }
 
     /// Writes what has been judged, judging it again as long as what it rests on changes meanwhile.
@@ -228,10 +231,11 @@ impl Engine {
             let mut set = ChangeSet::new(Source::Api, vec![Op::Put(put)]);
             require.push(terms.require());
             set.require = require;
-            match self.store.by(&call.actor).publish(call.group.id(), set).await {
+            let answered = |published: &Published| Some(written(published.outcomes.first()).ok()?.answered());
+            match call.caller.acting(&self.store).publish_answering(call.group.id(), set, answered).await {
                 Ok(published) => {
                     self.reach(&call.group, &published).await;
-                    let reply = written(published.outcomes.into_iter().next())?;
+                    let reply = written(published.outcomes.first())?;
                     return Ok(Reply { revision: Some(published.revision), ..reply });
                 }
                 // What the judgement rested on is not what it was; an object that the write itself concerns is lost.

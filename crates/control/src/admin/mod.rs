@@ -23,6 +23,7 @@ use crate::SERVER;
 use crate::callers::{Caller, Callers, Stranger};
 use crate::clock::Clock;
 use crate::dpm::Nodes;
+use crate::once;
 use crate::rights::{Place as Where, Principal};
 use crate::state::{Image, State};
 use crate::terms::Terms;
@@ -30,7 +31,7 @@ use crate::waits::{Place, Waits};
 use axum::body::Body;
 use body::BodyLimits;
 use engine::{Call, Engine};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use milecastle_model::Kind;
 use milecastle_settings::{Admin, Declarative, Peers, Time};
 use milecastle_snapshot::{Compiler, STREAMS_OFF};
@@ -43,7 +44,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use target::{Target, Typed};
 
-pub(crate) use endpoints::declared;
+pub(crate) use endpoints::{About, declared, documented};
+pub(crate) use kinds::Rules;
 pub(crate) use target::BASE;
 
 /// The Admin API of a process, on however many listeners.
@@ -116,7 +118,9 @@ impl AdminApi {
                 let query = Query::parse(parts.uri.query().unwrap_or_default());
                 match self.admitted(&target, peer, query, &parts).await {
                     Err(refused) => *refused,
-                    Ok(admitted) => self.served(target, admitted, body).await,
+                    Ok(admitted) => {
+                        self.once(target, admitted, &parts.uri, body).await.unwrap_or_else(|refused| *refused)
+                    }
                 }
             }
         };
@@ -143,11 +147,47 @@ impl AdminApi {
         };
         let caller = self.callers.caller(principal, peer, &head.headers);
         let admitted = Admitted { method: &head.method, query, headers: &head.headers, caller };
+        if group_of(&admitted).contains('\0') {
+            // No group is called so, and no database takes it.
+            return Err(Box::new(refusal::unknown_group(group_of(&admitted))));
+        }
         if let Some(need) = target.need(&head.method) {
             let allowed = admitted.caller.authorise(need, Where::Group(group_of(&admitted)));
             allowed.map_err(|refused| Box::new(refusal::not_allowed(&refused)))?;
         }
         Ok(admitted)
+    }
+
+    /// Serves a request; one that has an idempotency key and was done before is answered as it was then.
+    async fn once(
+        &self,
+        target: Target,
+        mut request: Admitted<'_>,
+        uri: &Uri,
+        body: Body,
+    ) -> Result<Reply, Box<Reply>> {
+        let unfit = |fault: once::Fault| refusal::key(&fault);
+        let Some(key) = once::key_of(request.method, request.headers).map_err(|error| unfit(error.into()))? else {
+            return Ok(Box::pin(self.served(target, request, body)).await);
+        };
+        let limits = if target == Target::Configs { &self.configs_body } else { &self.body };
+        let body = limits.read(body).await?;
+        let once = Arc::new(once::asked(key, request.method, uri, group_of(&request), &body));
+        let (caller, by_handler) = (request.caller.clone(), matches!(target, Target::Typed(_)));
+        let acting = caller.acting(&self.engine.store);
+        let again = |answered| Reply { by_handler, ..Reply::again(answered) };
+        if let Some(answered) = once::answered(acting, &once).await.map_err(unfit)? {
+            return Ok(again(answered));
+        }
+        request.caller.once = Some(once.clone());
+        let reply = Box::pin(self.served(target, request, Body::from(body))).await;
+        if once.is_repeated() {
+            // Somebody else has come with the same key meanwhile.
+            let answered = once::answered(acting, &once).await.map_err(unfit)?;
+            return Ok(answered.map_or(reply, again));
+        }
+        once::keep(acting, &once, reply.answered()).await;
+        Ok(reply)
     }
 
     async fn served(&self, target: Target, request: Admitted<'_>, body: Body) -> Reply {
@@ -198,7 +238,7 @@ impl AdminApi {
         let _place = self.place(wait, &request.caller.name)?;
         let text = self.configs_body.read(body).await?;
         let yaml = asks(header::CONTENT_TYPE);
-        let given = configs::Given { digest, text, yaml, actor: request.caller.actor };
+        let given = configs::Given { digest, text, yaml, caller: request.caller };
         let reply = self.engine.configs_put(&group, given).await?;
         Ok(self.with_receipt(reply, group.id(), wait).await)
     }
@@ -265,8 +305,7 @@ impl AdminApi {
                     Ok(group) => {
                         let Admitted { method, query, caller, .. } = request;
                         let (method, id) = (method.clone(), group.id().clone());
-                        let actor = caller.actor;
-                        let reply = self.engine.answer(Call { method, place, query, body, ttl, actor, group }).await;
+                        let reply = self.engine.answer(Call { method, place, query, body, ttl, caller, group }).await;
                         self.with_receipt(reply, &id, wait).await
                     }
                 }
@@ -346,6 +385,9 @@ impl AdminApi {
         if let Some(Stamp { at, digest }) = &reply.stamp {
             headers.insert("x-last-modified", (*at).into());
             headers.insert("x-digest", HeaderValue::try_from(digest).expect("it came in a header"));
+        }
+        if reply.replayed {
+            headers.insert(once::REPLAYED, HeaderValue::from_static("true"));
         }
         if cors {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));

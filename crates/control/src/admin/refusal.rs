@@ -3,6 +3,7 @@
 use crate::admin::judge::{Draft, FIELD_PATHS, GLOBAL_RULES, duplicate, field_path, in_other_rule, plugins};
 use crate::admin::reply::Reply;
 use crate::admin::show::PREFIX;
+use crate::once::{self, Unfit};
 use crate::rights::Refused;
 use crate::state::Image;
 use crate::terms::Unreadable;
@@ -13,13 +14,17 @@ use milecastle_plugin_api::Registry;
 use milecastle_store::{Holder, PublishError, StoreError};
 use serde_json::{Map, Value, json};
 
+/// Seconds after which to ask a database again that did not do what was asked of it: one that is restarted takes about as long.
+pub(crate) const DATABASE_RETRY_AFTER: u64 = 2;
+
 /// The database did not do what was asked of it.
 pub(crate) fn unavailable(error: &StoreError) -> Box<Reply> {
     if let StoreError::UnknownGroup(id) = error {
         return Box::new(unknown_group(id));
     }
     tracing::warn!(%error, "an Admin API request was answered with 503");
-    Box::new(Reply::error(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+    let reply = Reply::error(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+    Box::new(Reply { retry_after: Some(DATABASE_RETRY_AFTER), ..reply })
 }
 
 /// There is no gateway group of that id.
@@ -60,6 +65,17 @@ pub(crate) fn not_allowed(refused: &Refused) -> Reply {
 pub(crate) fn no_place(full: &Full) -> Reply {
     let reply = Reply::error(full.status(), full.to_string());
     Reply { retry_after: Some(waits::RETRY_AFTER), ..reply }
+}
+
+/// An idempotency key opens no answer.
+pub(crate) fn key(fault: &once::Fault) -> Box<Reply> {
+    let (status, retry_after) = match fault {
+        once::Fault::Store(error) => return unavailable(error),
+        once::Fault::Unfit(Unfit::Form) => (StatusCode::BAD_REQUEST, None),
+        once::Fault::Unfit(Unfit::Reused) => (StatusCode::UNPROCESSABLE_ENTITY, None),
+        once::Fault::Unfit(Unfit::Unanswered) => (StatusCode::CONFLICT, Some(once::RETRY_AFTER)),
+    };
+    Box::new(Reply { retry_after, ..Reply::error(status, fault.to_string()) })
 }
 
 /// Somebody else wrote in between.

@@ -4,6 +4,7 @@ use crate::dpm::Receipt;
 use bytes::Bytes;
 use http::StatusCode;
 use milecastle_model::Fault;
+use milecastle_store::Answered;
 use serde::Serialize;
 use serde_json::json;
 
@@ -28,6 +29,8 @@ pub(crate) struct Reply {
     pub(crate) retry_after: Option<u64>,
     /// Of answers about a declared configuration, once there is one.
     pub(crate) stamp: Option<Stamp>,
+    /// It was given before, to the same write.
+    pub(crate) replayed: bool,
 }
 
 /// What a declared configuration is known by.
@@ -43,7 +46,8 @@ impl Reply {
     fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let body = body.into();
         let (faults, revision, receipt, retry_after, stamp) = (Vec::new(), None, None, None, None);
-        Self { status, body, content_type, by_handler: false, faults, revision, receipt, retry_after, stamp }
+        let (by_handler, replayed) = (false, false);
+        Self { status, body, content_type, by_handler, faults, revision, receipt, retry_after, stamp, replayed }
     }
 
     /// A JSON body, ended by a newline.
@@ -87,6 +91,18 @@ impl Reply {
     /// No body, for `HEAD`, `PUT /configs` and `POST /schema/validate`.
     pub(crate) fn empty(status: StatusCode) -> Self {
         Self::new(status, JSON, Bytes::new())
+    }
+
+    /// What was answered to a write at first.
+    pub(crate) fn again(answered: Answered) -> Self {
+        let Answered { status, body } = answered;
+        let status = StatusCode::from_u16(status).expect("a status was kept");
+        Self { replayed: true, ..Self::new(status, JSON, body) }
+    }
+
+    /// What is kept of it for the same write.
+    pub(crate) fn answered(&self) -> Answered {
+        Answered { status: self.status.as_u16(), body: self.body.clone() }
     }
 
     /// No body, as text: `OPTIONS`.

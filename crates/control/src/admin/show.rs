@@ -80,12 +80,12 @@ fn value_of(object: &Object, occasion: Occasion) -> Result<Cow<'_, RawValue>, Bo
 }
 
 /// Answers a write.
-pub(crate) fn written(outcome: Option<Outcome>) -> Answer {
+pub(crate) fn written(outcome: Option<&Outcome>) -> Answer {
     let (status, object) = match outcome {
         Some(Outcome::Created(object)) => (StatusCode::CREATED, object),
         Some(Outcome::Replaced(object) | Outcome::Unchanged(object)) => (StatusCode::OK, object),
         other => unreachable!("a put is answered with what became of it, not with {other:?}"),
     };
-    let written = Written { key: format!("{PREFIX}{}", object.key), value: value_of(&object, Occasion::Write)? };
+    let written = Written { key: format!("{PREFIX}{}", object.key), value: value_of(object, Occasion::Write)? };
     Ok(Reply::json(status, &written))
 }

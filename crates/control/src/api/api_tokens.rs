@@ -5,50 +5,79 @@ use axum::extract::{Extension, Path, State as Shared};
 use http::StatusCode;
 use milecastle_settings::Time;
 use milecastle_store::{ApiToken, NewApiToken, RoleGrant};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::groups::done;
 use super::roles::granted;
-use super::{Failure, Outcome, Site, Who, json};
+use super::{Failure, List, Outcome, Site, Who, json};
 use crate::callers::mint_token;
 use crate::keys;
+use crate::openapi::{Doc, SPAN};
 
 /// Longest name, in bytes.
 const LONGEST: usize = 64;
 
 /// What is given to make one.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "ApiTokenGiven")]
 #[serde(deny_unknown_fields, default)]
 struct Given {
     /// What people call it; histories name it.
+    #[schemars(regex(pattern = "^[A-Za-z0-9._-]{1,64}$"))]
     name: String,
     /// What it may do.
+    #[schemars(length(min = 1))]
     roles: Vec<RoleGrant>,
     /// How long it opens anything; without it, until it is revoked.
+    #[schemars(with = "Option<String>", regex(pattern = SPAN))]
     expires_in: Option<Time>,
 }
 
 /// A token as lists show it: everything but the token.
-fn shown(token: &ApiToken) -> Value {
-    json!({
-        "id": token.id,
-        "name": token.name,
-        "roles": token.grants,
-        "created_by": token.created_by,
-        "created_at": token.created_at,
-        "expires_at": token.expires_at,
-        "revoked_at": token.revoked_at,
-        "used_at": token.used_at,
-        "used_from": token.used_from,
-    })
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ApiToken")]
+struct Shown {
+    id: String,
+    name: String,
+    roles: Vec<RoleGrant>,
+    created_by: String,
+    created_at: u64,
+    expires_at: Option<u64>,
+    revoked_at: Option<u64>,
+    used_at: Option<u64>,
+    used_from: Option<String>,
 }
+
+/// A token that was just made.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ApiTokenMade")]
+struct Made {
+    id: String,
+    name: String,
+    roles: Vec<RoleGrant>,
+    expires_at: Option<u64>,
+    /// Shown this once.
+    token: String,
+}
+
+impl From<ApiToken> for Shown {
+    fn from(token: ApiToken) -> Self {
+        let ApiToken { id, name, grants: roles, created_by, created_at, expires_at, .. } = token;
+        let (revoked_at, used_at, used_from) = (token.revoked_at, token.used_at, token.used_from);
+        Self { id, name, roles, created_by, created_at, expires_at, revoked_at, used_at, used_from }
+    }
+}
+
+pub(super) const LIST: Doc = Doc::gives::<List<'static, Shown>>("Tokens of machines that use the API.");
 
 /// `GET /api/tokens`: revoked ones included.
 pub(super) async fn list(Shared(api): Site) -> Outcome {
-    let tokens: Vec<Value> = api.store().api_token_list().await?.iter().map(shown).collect();
+    let tokens: Vec<Shown> = api.store().api_token_list().await?.into_iter().map(Shown::from).collect();
     Ok(super::list(&tokens))
 }
+
+pub(super) const CREATE: Doc = Doc::makes::<Made>("Makes a token, which is shown this once.").takes::<Given>();
 
 /// `POST /api/tokens`: the one answer that shows the token.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {
@@ -67,9 +96,10 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
     api.by(&who).api_token_create(&new).await?;
     tracing::info!(token = new.id, name = new.name, by = who.name, "API token minted");
     let NewApiToken { id, name, grants, .. } = new;
-    let shown = json!({ "id": id, "name": name, "roles": grants, "expires_at": expires_at, "token": token });
-    Ok(json(StatusCode::CREATED, &shown))
+    Ok(json(StatusCode::CREATED, &Made { id, name, roles: grants, expires_at, token }))
 }
+
+pub(super) const REVOKE: Doc = Doc::done("Revokes a token.");
 
 /// `DELETE /api/tokens/{token}`: it opens nothing any more, on any replica.
 pub(super) async fn revoke(Shared(api): Site, Extension(who): Who, Path(token): Path<String>) -> Outcome {

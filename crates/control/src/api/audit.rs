@@ -9,10 +9,13 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use http::{StatusCode, Uri, header};
 use milecastle_store::{AuditFilter, AuditScope, Entry, Store, StoreError};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
-use super::{Failure, Outcome, Site, Who, json, query_of};
+use super::{Failure, Outcome, Site, Who, json, query_of, whole};
 use crate::admin::query::Query;
+use crate::openapi::{self, Doc, Param};
 use crate::rights::{Groups, Need, Place, Resource, Rights};
 
 /// Entries in a list unless asked for fewer or more, and at most.
@@ -46,46 +49,94 @@ enum Format {
     Csv,
 }
 
-fn shown(entry: &Entry) -> Value {
-    json!({
-        "id": entry.id,
-        "at_ms": entry.at,
-        "actor_kind": entry.actor_kind,
-        "actor": entry.actor,
-        "actor_id": entry.actor_id,
-        "address": entry.address,
-        "request_id": entry.request,
-        "group": entry.group,
-        "kind": entry.kind,
-        "object": entry.object,
-        "action": entry.action,
-        "outcome": entry.outcome,
-        "times": entry.times,
-        "revision": entry.revision,
-        "before": entry.before,
-        "after": entry.after,
-    })
+/// An entry as answers show it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AuditEntry")]
+struct Shown<'a> {
+    id: u64,
+    /// Unix time in milliseconds.
+    at_ms: u64,
+    actor_kind: &'a str,
+    actor: &'a str,
+    actor_id: &'a str,
+    address: Option<&'a str>,
+    request_id: Option<&'a str>,
+    group: Option<&'a str>,
+    kind: &'a str,
+    object: &'a str,
+    action: &'a str,
+    outcome: &'a str,
+    times: u64,
+    revision: Option<u64>,
+    before: Option<&'a Value>,
+    after: Option<&'a Value>,
 }
+
+/// A page of entries.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AuditPage")]
+struct Listed<'a> {
+    list: Vec<Shown<'a>>,
+    /// What `before` is for the page after; `null` on the last one.
+    next: Option<u64>,
+}
+
+fn shown(entry: &Entry) -> Shown<'_> {
+    Shown {
+        id: entry.id,
+        at_ms: entry.at,
+        actor_kind: &entry.actor_kind,
+        actor: &entry.actor,
+        actor_id: &entry.actor_id,
+        address: entry.address.as_deref(),
+        request_id: entry.request.as_deref(),
+        group: entry.group.as_deref(),
+        kind: &entry.kind,
+        object: &entry.object,
+        action: &entry.action,
+        outcome: &entry.outcome,
+        times: entry.times,
+        revision: entry.revision,
+        before: entry.before.as_ref(),
+        after: entry.after.as_ref(),
+    }
+}
+
+const SINCE: Param = Param::whole("since", 0, openapi::MOST, "From then on, Unix time in seconds.");
+const UNTIL: Param = Param::whole("until", 0, openapi::MOST, "Before then, Unix time in seconds.");
+const ACTOR: Param = Param::text("actor", "Who did it.");
+const GROUP: Param = Param::text("group", "In which gateway group.");
+const KIND: Param = Param::text("kind", "What it is about.");
+const OBJECT: Param = Param::text("object", "Which one.");
+const ACTION: Param = Param::text("action", "What was done.");
+const OUTCOME: Param = Param::text("outcome", "What became of it.");
+const BEFORE: Param = Param::whole("before", 0, openapi::MOST, "Only entries below this one.");
+const PAGE: Param = Param::whole("limit", 1, MOST, "Entries at most; 50 without it.");
+const FORMAT: Param = Param::one_of("format", &["json", "csv"], "A list, or a table; a list without it.");
+
+pub(super) const LIST: Doc = Doc::gives::<Listed<'static>>("Who changed what, newest first.")
+    .query(&[SINCE, UNTIL, ACTOR, GROUP, KIND, OBJECT, ACTION, OUTCOME, BEFORE, PAGE]);
 
 /// `GET /api/audit`: newest first; `limit` of them, below `before`.
 pub(super) async fn list(Shared(api): Site, Extension(who): Who, uri: Uri) -> Outcome {
     let query = query_of(&uri);
-    let limit = number(&query, "limit")?.unwrap_or(LIMIT);
+    let limit = whole(&query, "limit")?.unwrap_or(LIMIT);
     if !(1..=MOST).contains(&limit) {
         return Err(Failure::bad("invalid_argument", format!("limit: expected 1 to {MOST}")));
     }
     let page = api.store().audit_list(&filter(&query)?, &scope(&who.rights), limit).await?;
     let full = page.len() as u64 == limit;
     let next = page.last().map(|last| last.id).filter(|_| full);
-    let list: Vec<Value> = page.iter().map(shown).collect();
-    Ok(json(StatusCode::OK, &json!({ "list": list, "next": next })))
+    Ok(json(StatusCode::OK, &Listed { list: page.iter().map(shown).collect(), next }))
 }
+
+pub(super) const SHOW: Doc = Doc::gives::<Shown<'static>>("One entry of the audit log.");
 
 /// `GET /api/audit/{entry}`.
 pub(super) async fn show(Shared(api): Site, Extension(who): Who, Path(id): Path<String>) -> Outcome {
     let found = match id.parse() {
-        Ok(number) => api.store().audit_get(number, &scope(&who.rights)).await?,
-        Err(_) => None,
+        Ok(number) if number <= openapi::MOST => api.store().audit_get(number, &scope(&who.rights)).await?,
+        _ => None,
     };
     let missing = || {
         let message = format!("the audit log has no entry `{id}`, does not keep it any more, or you may not see it");
@@ -93,6 +144,10 @@ pub(super) async fn show(Shared(api): Site, Extension(who): Who, Path(id): Path<
     };
     Ok(json(StatusCode::OK, &shown(&found.ok_or_else(missing)?)))
 }
+
+pub(super) const EXPORT: Doc = Doc::gives::<Vec<Shown<'static>>>("All entries in one answer.")
+    .also("text/csv")
+    .query(&[FORMAT, SINCE, UNTIL, ACTOR, GROUP, KIND, OBJECT, ACTION, OUTCOME, BEFORE]);
 
 /// `GET /api/audit/export`: all entries that a list would show on all of its pages, in one answer. It is read page by page while
 /// it is sent; if the database fails meanwhile, the answer breaks off.
@@ -161,7 +216,7 @@ impl Export {
             Format::Json => {
                 for entry in &page {
                     text += if std::mem::take(&mut self.first) { "[\n" } else { ",\n" };
-                    text += &shown(entry).to_string();
+                    text += &written(entry).to_string();
                 }
                 if !self.more {
                     text += if std::mem::take(&mut self.first) { "[]\n" } else { "\n]\n" };
@@ -172,13 +227,18 @@ impl Export {
                     text += &row(COLUMNS.map(str::to_owned));
                 }
                 for entry in &page {
-                    let members = shown(entry);
+                    let members = written(entry);
                     text += &row(COLUMNS.map(|column| plain(&members[column])));
                 }
             }
         }
         Some(text.into())
     }
+}
+
+/// An entry with its members by name.
+fn written(entry: &Entry) -> Value {
+    serde_json::to_value(shown(entry)).expect("an entry has a JSON form")
 }
 
 /// A value as a cell of a table holds it.
@@ -206,7 +266,7 @@ fn row(cells: [String; COLUMNS.len()]) -> String {
 /// Which entries a query asks for.
 fn filter(query: &Query) -> Result<AuditFilter, Failure> {
     let text = |name: &str| query.get(name).filter(|text| !text.is_empty()).map(str::to_owned);
-    let millis = |name| Ok::<_, Failure>(number(query, name)?.map(|seconds| seconds.saturating_mul(1000)));
+    let millis = |name| Ok::<_, Failure>(whole(query, name)?.map(|seconds| seconds.saturating_mul(1000)));
     Ok(AuditFilter {
         since: millis("since")?,
         until: millis("until")?,
@@ -216,16 +276,8 @@ fn filter(query: &Query) -> Result<AuditFilter, Failure> {
         object: text("object"),
         action: text("action"),
         outcome: text("outcome"),
-        before: number(query, "before")?,
+        before: whole(query, "before")?,
     })
-}
-
-fn number(query: &Query, name: &str) -> Result<Option<u64>, Failure> {
-    match query.get(name).map(str::parse) {
-        None => Ok(None),
-        Some(Ok(number)) => Ok(Some(number)),
-        Some(Err(_)) => Err(Failure::bad("invalid_argument", format!("{name}: expected a whole number"))),
-    }
 }
 
 /// Which entries these rights show.

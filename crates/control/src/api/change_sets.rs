@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Api, Failure, Outcome, json as answer, query_of};
+use super::{Api, Failure, Outcome, flag, json as answer, query_of};
 use crate::admin::engine::ATTEMPTS;
-use crate::admin::query::Query;
 use crate::callers::Caller;
 use crate::masks::Masks;
+use crate::openapi::Param;
 use crate::revisions::{self, Clash, Flaw, Plan, Refused};
 use crate::state::{Difference, Group, Image};
 
@@ -21,6 +21,13 @@ const LISTED: usize = 500;
 
 /// Longest message, in bytes: every list of revisions shows it.
 pub(super) const LONGEST: usize = 1024;
+
+pub(super) const DRY_RUN: Param = Param::flag("dry_run", "Only say what it would do.");
+pub(super) const FORCE: Param = Param::flag("force", "Let references dangle, and leave objects that cannot be built.");
+pub(super) const MESSAGE: Param = Param::text("message", "Why, for people.");
+pub(super) const WAIT: Param = Param::span("wait", "Waits so long for the nodes to have it in force.");
+/// By what arguments a change set is asked for.
+pub(super) const ASKED: &[Param] = &[DRY_RUN, FORCE, MESSAGE, WAIT];
 
 /// How a change set is asked for.
 pub(super) struct Asked {
@@ -95,15 +102,6 @@ impl Expected {
             Self::Revision(expected) if expected != current => Err(Refused::Stale { expected, current }),
             _ => Ok(()),
         }
-    }
-}
-
-/// An argument that is true or false, which it is without it.
-pub(super) fn flag(query: &Query, name: &str) -> Result<bool, Failure> {
-    match query.get(name) {
-        None | Some("false") => Ok(false),
-        Some("true") => Ok(true),
-        Some(_) => Err(Failure::bad("invalid_argument", format!("{name}: expected true or false"))),
     }
 }
 

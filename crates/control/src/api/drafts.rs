@@ -8,16 +8,17 @@ use http::{HeaderMap, StatusCode, Uri, header};
 use milecastle_model::{Fault, Key};
 use milecastle_store::{Draft, DraftChange, DraftError, DraftUpdate, Source};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::change_sets::{self, Asked, LONGEST, tagged};
+use super::change_sets::{self, ASKED, Asked, LONGEST, tagged};
 use super::groups::done;
-use super::{Api, Failure, Outcome, Site, Who, json as answer};
+use super::{Api, Failure, List, Outcome, Site, Who, json as answer};
 use crate::admin::engine::ATTEMPTS;
 use crate::callers::Caller;
 use crate::keys;
+use crate::openapi::Doc;
 use crate::revisions::{Clash, Editor, Edits, GivenEdit, Op, Plan, stamped};
 use crate::rights::{Need, Place, Resource};
 use crate::state::Image;
@@ -42,6 +43,14 @@ struct GivenDraft {
     message: Option<String>,
     edits: Vec<GivenEdit>,
 }
+
+/// Members as docs/changes.md has them.
+type Open = Map<String, Value>;
+
+pub(super) const PUBLISH_EDITS: Doc = Doc::gives::<Open>("Publishes edits of any kinds as one revision.")
+    .takes::<Open>()
+    .query(ASKED)
+    .refuses(&[409, 412]);
 
 /// `POST /api/gateway_groups/{group}/changes`: edits of any kinds as one revision.
 pub(super) async fn publish_edits(
@@ -69,12 +78,16 @@ pub(super) async fn publish_edits(
     change_sets::run(api, who, &group, asked, Source::Api, plan).await
 }
 
+pub(super) const LIST: Doc = Doc::gives::<List<'static, Open>>("The drafts of a gateway group.");
+
 /// `GET /api/gateway_groups/{group}/drafts`.
 pub(super) async fn list(Shared(api): Site, Path(group): Path<String>) -> Outcome {
     api.store().head(&group).await?;
     let drafts: Vec<Value> = api.store().draft_list(&group).await?.iter().map(shown).collect();
     Ok(super::list(&drafts))
 }
+
+pub(super) const CREATE: Doc = Doc::makes::<Open>("Begins a draft.").takes::<Open>().refuses(&[409, 412]);
 
 /// `POST /api/gateway_groups/{group}/drafts`.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, Path(id): Path<String>, body: Body) -> Outcome {
@@ -90,6 +103,8 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, Path(id): Pat
     Ok(tagged(answer(StatusCode::CREATED, &shown(&made)), made.version))
 }
 
+pub(super) const SHOW: Doc = Doc::gives::<Open>("What a draft would do now.");
+
 /// `GET /api/gateway_groups/{group}/drafts/{draft}`: what it would do now, and what stands against it.
 pub(super) async fn show(Shared(api): Site, Extension(who): Who, Path((id, draft)): Path<(String, String)>) -> Outcome {
     let group = api.state.find(&id).await?;
@@ -99,6 +114,8 @@ pub(super) async fn show(Shared(api): Site, Extension(who): Who, Path((id, draft
     body["draft"] = shown(&draft);
     Ok(tagged(answer(StatusCode::OK, &body), draft.version))
 }
+
+pub(super) const UPDATE: Doc = Doc::gives::<Open>("Edits a draft.").takes::<Open>().refuses(&[409, 412]);
 
 /// `PATCH /api/gateway_groups/{group}/drafts/{draft}`: more edits, another name or message. With `If-Match` only if it is still of that
 /// version.
@@ -134,6 +151,8 @@ pub(super) async fn update(
     }
 }
 
+pub(super) const DISCARD: Doc = Doc::done("Discards a draft.");
+
 /// `DELETE /api/gateway_groups/{group}/drafts/{draft}`.
 pub(super) async fn discard(
     Shared(api): Site,
@@ -145,6 +164,9 @@ pub(super) async fn discard(
         false => Err(DraftError::Missing(draft).into()),
     }
 }
+
+pub(super) const PUBLISH: Doc =
+    Doc::gives::<Open>("Publishes a draft as one revision.").query(ASKED).refuses(&[409, 412]);
 
 /// `POST /api/gateway_groups/{group}/drafts/{draft}/publish`: all of it as one revision; then there is no such draft any more.
 pub(super) async fn publish(

@@ -1,8 +1,10 @@
 //! Every endpoint of `/api`, with the right that it takes.
 //!
-//! What must stay true: the router is made of this table and of nothing else, and a row has no way to leave out what it takes.
+//! What must stay true: the router and the OpenAPI document are made of this table and of nothing else, and a row has no way to
+//! leave out what it takes, or what there is to say of it.
 
 use axum::Router;
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{Extension, RawPathParams, Request, State as Shared};
 use axum::handler::Handler;
 use axum::middleware::{self, Next};
@@ -13,9 +15,10 @@ use std::sync::Arc;
 
 use super::{Api, BASE, Failure, Who};
 use super::{
-    api_tokens, audit, drafts, groups, lineage, maintenance, members, nodes, past, revisions, roles, session, settings,
-    tokens, transfer, users,
+    about, api_tokens, audit, drafts, groups, lineage, maintenance, members, nodes, past, repeat, revisions, roles,
+    session, settings, tokens, transfer, users,
 };
+use crate::openapi::Doc;
 use crate::rights::{Need, Place, Refused, Resource as R};
 
 /// Name of the parameter of a path that names the gateway group.
@@ -23,6 +26,9 @@ const GROUP: &str = "group";
 
 /// Where one logs in.
 const SESSION_PATH: &str = "/session";
+
+/// Where the version is.
+const VERSION_PATH: &str = "/version";
 
 /// Where the right of an endpoint must be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +44,7 @@ enum Scope {
 /// What an endpoint takes of whoever calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
-    /// Nothing: it is how one comes to be known.
+    /// Nothing: it is how one comes to be known, or says what probes may know.
     Nothing,
     /// To be known: it is about the caller himself.
     Known,
@@ -53,6 +59,7 @@ struct Endpoint {
     path: &'static str,
     takes: Takes,
     serves: MethodRouter<Arc<Api>>,
+    doc: Doc,
 }
 
 /// An endpoint as others see it.
@@ -64,6 +71,8 @@ pub struct Declared {
     pub path: String,
     /// The right that it takes, as `write routes`; `None`: it shows and changes nothing but what is the caller's own.
     pub right: Option<String>,
+    /// Whether nobody need be known to call it.
+    pub open: bool,
 }
 
 /// The router, each endpoint behind its right.
@@ -82,18 +91,23 @@ pub(super) fn router() -> Router<Arc<Api>> {
 
 /// Whether nobody need be known to call this, below [`BASE`].
 pub(super) fn is_open(method: &Method, path: &str) -> bool {
-    *method == Method::POST && path == SESSION_PATH
+    (*method == Method::POST && path == SESSION_PATH) || (*method == Method::GET && path == VERSION_PATH)
 }
 
 /// Every endpoint with the right that it takes.
 pub(crate) fn declared() -> Vec<Declared> {
-    let shown = |endpoint: Endpoint| Declared {
-        method: endpoint.method,
-        path: format!("{BASE}{}", endpoint.path),
-        right: match endpoint.takes {
+    documented().into_iter().map(|(declared, _)| declared).collect()
+}
+
+/// The same with what each says of itself.
+pub(crate) fn documented() -> Vec<(Declared, Doc)> {
+    let shown = |endpoint: Endpoint| {
+        let right = match endpoint.takes {
             Takes::Right(need, _) => Some(need.to_string()),
             Takes::Known | Takes::Nothing => None,
-        },
+        };
+        let (path, open) = (format!("{BASE}{}", endpoint.path), endpoint.takes == Takes::Nothing);
+        (Declared { method: endpoint.method, path, right, open }, endpoint.doc)
     };
     table().into_iter().map(shown).collect()
 }
@@ -101,82 +115,150 @@ pub(crate) fn declared() -> Vec<Declared> {
 fn table() -> Vec<Endpoint> {
     let (cluster, anywhere, group) = (Scope::Cluster, Scope::Anywhere, Scope::Group);
     vec![
-        get("/gateway_groups", R::Groups, anywhere, groups::list),
-        post("/gateway_groups", R::Groups, cluster, groups::create),
-        get("/gateway_groups/{group}", R::Groups, group, groups::show),
-        patch("/gateway_groups/{group}", R::Groups, group, groups::update),
-        delete("/gateway_groups/{group}", R::Groups, group, groups::delete),
-        get("/gateway_groups/{group}/lineage", R::Lineage, group, lineage::show),
-        post("/gateway_groups/{group}/lineage/confirm", R::Lineage, group, lineage::confirm),
-        put("/gateway_groups/{group}/maintenance", R::Maintenance, group, maintenance::begin_group),
-        delete("/gateway_groups/{group}/maintenance", R::Maintenance, group, maintenance::end_group),
-        get("/gateway_groups/{group}/settings", R::Settings, group, settings::show),
-        put("/gateway_groups/{group}/settings", R::Settings, group, settings::replace),
-        patch("/gateway_groups/{group}/settings", R::Settings, group, settings::patch),
-        get("/gateway_groups/{group}/tokens", R::JoinTokens, group, tokens::list),
-        post("/gateway_groups/{group}/tokens", R::JoinTokens, group, tokens::create),
-        delete("/gateway_groups/{group}/tokens/{token}", R::JoinTokens, group, tokens::revoke),
-        get("/gateway_groups/{group}/nodes", R::Nodes, group, nodes::of_group),
-        get("/gateway_groups/{group}/nodes/{node}", R::Nodes, group, nodes::show),
-        delete("/gateway_groups/{group}/nodes/{node}", R::Nodes, group, nodes::delete),
-        post("/gateway_groups/{group}/nodes/{node}/revoke", R::Nodes, group, nodes::revoke),
-        put("/gateway_groups/{group}/nodes/{node}/maintenance", R::Maintenance, group, maintenance::begin_node),
-        delete("/gateway_groups/{group}/nodes/{node}/maintenance", R::Maintenance, group, maintenance::end_node),
-        get("/gateway_groups/{group}/revisions", R::Revisions, group, revisions::list),
-        get("/gateway_groups/{group}/revisions/{revision}", R::Revisions, group, revisions::show),
-        get("/gateway_groups/{group}/revisions/{revision}/receipt", R::Revisions, group, revisions::receipt),
-        get("/gateway_groups/{group}/revisions/{revision}/objects", R::Configuration, group, past::objects),
-        get("/gateway_groups/{group}/revisions/{revision}/diff/{other}", R::Configuration, group, past::diff),
-        post("/gateway_groups/{group}/revisions/{revision}/rollback", R::Configuration, group, past::rollback),
-        post("/gateway_groups/{group}/changes", R::ChangeSets, group, drafts::publish_edits),
-        get("/gateway_groups/{group}/drafts", R::ChangeSets, group, drafts::list),
-        post("/gateway_groups/{group}/drafts", R::ChangeSets, group, drafts::create),
-        get("/gateway_groups/{group}/drafts/{draft}", R::ChangeSets, group, drafts::show),
-        patch("/gateway_groups/{group}/drafts/{draft}", R::ChangeSets, group, drafts::update),
-        delete("/gateway_groups/{group}/drafts/{draft}", R::ChangeSets, group, drafts::discard),
-        post("/gateway_groups/{group}/drafts/{draft}/publish", R::ChangeSets, group, drafts::publish),
-        get("/gateway_groups/{group}/export", R::Configuration, group, transfer::export),
-        post("/gateway_groups/{group}/import", R::Configuration, group, transfer::import),
-        post("/gateway_groups/{group}/promote", R::Configuration, group, transfer::promote),
-        get("/changes", R::Revisions, anywhere, revisions::everywhere),
-        get("/nodes", R::Nodes, anywhere, nodes::all),
-        get("/members", R::Members, cluster, members::list),
-        put("/members/{name}/maintenance", R::Maintenance, cluster, maintenance::begin_member),
-        delete("/members/{name}/maintenance", R::Maintenance, cluster, maintenance::end_member),
-        own(Method::POST, SESSION_PATH, Takes::Nothing, axum::routing::post(session::login)),
-        own(Method::GET, SESSION_PATH, Takes::Known, axum::routing::get(session::show)),
-        own(Method::DELETE, SESSION_PATH, Takes::Known, axum::routing::delete(session::logout)),
-        own(Method::PUT, "/session/password", Takes::Known, axum::routing::put(session::change_password)),
-        get("/users", R::Users, cluster, users::list),
-        post("/users", R::Users, cluster, users::create),
-        get("/users/{name}", R::Users, cluster, users::show),
-        patch("/users/{name}", R::Users, cluster, users::update),
-        delete("/users/{name}", R::Users, cluster, users::delete),
-        get("/roles", R::Roles, anywhere, roles::list),
-        get("/tokens", R::ApiTokens, cluster, api_tokens::list),
-        post("/tokens", R::ApiTokens, cluster, api_tokens::create),
-        delete("/tokens/{token}", R::ApiTokens, cluster, api_tokens::revoke),
-        get("/audit", R::Audit, anywhere, audit::list),
-        get("/audit/export", R::Audit, anywhere, audit::export),
-        get("/audit/{entry}", R::Audit, anywhere, audit::show),
+        get("/gateway_groups", R::Groups, anywhere, groups::list, groups::LIST),
+        post("/gateway_groups", R::Groups, cluster, groups::create, groups::CREATE),
+        get("/gateway_groups/{group}", R::Groups, group, groups::show, groups::SHOW),
+        patch("/gateway_groups/{group}", R::Groups, group, groups::update, groups::UPDATE),
+        delete("/gateway_groups/{group}", R::Groups, group, groups::delete, groups::DELETE),
+        get("/gateway_groups/{group}/lineage", R::Lineage, group, lineage::show, lineage::SHOW),
+        post("/gateway_groups/{group}/lineage/confirm", R::Lineage, group, lineage::confirm, lineage::CONFIRM),
+        put(
+            "/gateway_groups/{group}/maintenance",
+            R::Maintenance,
+            group,
+            maintenance::begin_group,
+            maintenance::BEGIN_GROUP,
+        ),
+        delete(
+            "/gateway_groups/{group}/maintenance",
+            R::Maintenance,
+            group,
+            maintenance::end_group,
+            maintenance::END_GROUP,
+        ),
+        get("/gateway_groups/{group}/settings", R::Settings, group, settings::show, settings::SHOW),
+        put("/gateway_groups/{group}/settings", R::Settings, group, settings::replace, settings::REPLACE),
+        patch("/gateway_groups/{group}/settings", R::Settings, group, settings::patch, settings::PATCH),
+        get("/gateway_groups/{group}/tokens", R::JoinTokens, group, tokens::list, tokens::LIST),
+        post("/gateway_groups/{group}/tokens", R::JoinTokens, group, tokens::create, tokens::CREATE),
+        delete("/gateway_groups/{group}/tokens/{token}", R::JoinTokens, group, tokens::revoke, tokens::REVOKE),
+        get("/gateway_groups/{group}/nodes", R::Nodes, group, nodes::of_group, nodes::OF_GROUP),
+        get("/gateway_groups/{group}/nodes/{node}", R::Nodes, group, nodes::show, nodes::SHOW),
+        delete("/gateway_groups/{group}/nodes/{node}", R::Nodes, group, nodes::delete, nodes::DELETE),
+        post("/gateway_groups/{group}/nodes/{node}/revoke", R::Nodes, group, nodes::revoke, nodes::REVOKE),
+        put(
+            "/gateway_groups/{group}/nodes/{node}/maintenance",
+            R::Maintenance,
+            group,
+            maintenance::begin_node,
+            maintenance::BEGIN_NODE,
+        ),
+        delete(
+            "/gateway_groups/{group}/nodes/{node}/maintenance",
+            R::Maintenance,
+            group,
+            maintenance::end_node,
+            maintenance::END_NODE,
+        ),
+        get("/gateway_groups/{group}/revisions", R::Revisions, group, revisions::list, revisions::LIST),
+        get("/gateway_groups/{group}/revisions/{revision}", R::Revisions, group, revisions::show, revisions::SHOW),
+        get(
+            "/gateway_groups/{group}/revisions/{revision}/receipt",
+            R::Revisions,
+            group,
+            revisions::receipt,
+            revisions::RECEIPT,
+        ),
+        get(
+            "/gateway_groups/{group}/revisions/{revision}/objects",
+            R::Configuration,
+            group,
+            past::objects,
+            past::OBJECTS,
+        ),
+        get(
+            "/gateway_groups/{group}/revisions/{revision}/diff/{other}",
+            R::Configuration,
+            group,
+            past::diff,
+            past::DIFF,
+        ),
+        post(
+            "/gateway_groups/{group}/revisions/{revision}/rollback",
+            R::Configuration,
+            group,
+            past::rollback,
+            past::ROLLBACK,
+        ),
+        post("/gateway_groups/{group}/changes", R::ChangeSets, group, drafts::publish_edits, drafts::PUBLISH_EDITS),
+        get("/gateway_groups/{group}/drafts", R::ChangeSets, group, drafts::list, drafts::LIST),
+        post("/gateway_groups/{group}/drafts", R::ChangeSets, group, drafts::create, drafts::CREATE),
+        get("/gateway_groups/{group}/drafts/{draft}", R::ChangeSets, group, drafts::show, drafts::SHOW),
+        patch("/gateway_groups/{group}/drafts/{draft}", R::ChangeSets, group, drafts::update, drafts::UPDATE),
+        delete("/gateway_groups/{group}/drafts/{draft}", R::ChangeSets, group, drafts::discard, drafts::DISCARD),
+        post("/gateway_groups/{group}/drafts/{draft}/publish", R::ChangeSets, group, drafts::publish, drafts::PUBLISH),
+        get("/gateway_groups/{group}/export", R::Configuration, group, transfer::export, transfer::EXPORT),
+        post("/gateway_groups/{group}/import", R::Configuration, group, transfer::import, transfer::IMPORT),
+        post("/gateway_groups/{group}/promote", R::Configuration, group, transfer::promote, transfer::PROMOTE),
+        get("/changes", R::Revisions, anywhere, revisions::everywhere, revisions::EVERYWHERE),
+        get("/nodes", R::Nodes, anywhere, nodes::all, nodes::ALL),
+        get("/members", R::Members, cluster, members::list, members::LIST),
+        put(
+            "/members/{name}/maintenance",
+            R::Maintenance,
+            cluster,
+            maintenance::begin_member,
+            maintenance::BEGIN_MEMBER,
+        ),
+        delete(
+            "/members/{name}/maintenance",
+            R::Maintenance,
+            cluster,
+            maintenance::end_member,
+            maintenance::END_MEMBER,
+        ),
+        own(Method::GET, VERSION_PATH, Takes::Nothing, axum::routing::get(about::version), about::VERSION),
+        own(Method::GET, "/openapi.json", Takes::Known, axum::routing::get(about::openapi), about::OPENAPI),
+        own(Method::POST, SESSION_PATH, Takes::Nothing, axum::routing::post(session::login), session::LOGIN),
+        own(Method::GET, SESSION_PATH, Takes::Known, axum::routing::get(session::show), session::SHOW),
+        own(Method::DELETE, SESSION_PATH, Takes::Known, axum::routing::delete(session::logout), session::LOGOUT),
+        own(
+            Method::PUT,
+            "/session/password",
+            Takes::Known,
+            axum::routing::put(session::change_password),
+            session::CHANGE_PASSWORD,
+        ),
+        get("/users", R::Users, cluster, users::list, users::LIST),
+        post("/users", R::Users, cluster, users::create, users::CREATE),
+        get("/users/{name}", R::Users, cluster, users::show, users::SHOW),
+        patch("/users/{name}", R::Users, cluster, users::update, users::UPDATE),
+        delete("/users/{name}", R::Users, cluster, users::delete, users::DELETE),
+        get("/roles", R::Roles, anywhere, roles::list, roles::LIST),
+        get("/tokens", R::ApiTokens, cluster, api_tokens::list, api_tokens::LIST),
+        post("/tokens", R::ApiTokens, cluster, api_tokens::create, api_tokens::CREATE),
+        delete("/tokens/{token}", R::ApiTokens, cluster, api_tokens::revoke, api_tokens::REVOKE),
+        get("/audit", R::Audit, anywhere, audit::list, audit::LIST),
+        get("/audit/export", R::Audit, anywhere, audit::export, audit::EXPORT),
+        get("/audit/{entry}", R::Audit, anywhere, audit::show, audit::SHOW),
     ]
 }
 
 /// A row of what takes no right.
-fn own(method: Method, path: &'static str, takes: Takes, serves: MethodRouter<Arc<Api>>) -> Endpoint {
-    Endpoint { method, path, takes, serves }
+fn own(method: Method, path: &'static str, takes: Takes, serves: MethodRouter<Arc<Api>>, doc: Doc) -> Endpoint {
+    Endpoint { method, path, takes, serves, doc }
 }
 
 /// Defines the functions that make the rows of the table: the method, and whether it reads or writes.
 macro_rules! rows {
     ($($name:ident $method:ident $action:ident),+ $(,)?) => {$(
-        fn $name<H, T>(path: &'static str, resource: R, scope: Scope, handler: H) -> Endpoint
+        fn $name<H, T>(path: &'static str, resource: R, scope: Scope, handler: H, doc: Doc) -> Endpoint
         where
             H: Handler<T, Arc<Api>>,
             T: 'static,
         {
             let serves = on(MethodFilter::$method, handler);
-            Endpoint { method: Method::$method, path, takes: Takes::Right(Need::$action(resource), scope), serves }
+            Endpoint { method: Method::$method, path, takes: Takes::Right(Need::$action(resource), scope), serves, doc }
         }
     )+};
 }
@@ -193,10 +275,19 @@ struct Gate {
 async fn pass(
     Shared(gate): Shared<Gate>,
     Extension(who): Who,
-    params: RawPathParams,
+    Extension(api): Extension<Arc<Api>>,
+    params: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
     next: Next,
 ) -> Response {
+    let params = match params {
+        Ok(params) => params,
+        Err(error) => return Failure::bad("invalid_path", error.body_text()).into_response(),
+    };
+    // No name has it, and no database takes it.
+    if params.iter().any(|(_, value)| value.contains('\0')) {
+        return Failure::bad("invalid_path", "a path has no NUL in it").into_response();
+    }
     let group = params.iter().find_map(|(name, value)| (name == GROUP).then_some(value)).unwrap_or_default();
     let place = match gate.scope {
         Scope::Group => Place::Group(group),
@@ -204,7 +295,7 @@ async fn pass(
         Scope::Anywhere => Place::Anywhere,
     };
     match who.authorise(gate.need, place) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => repeat::once(&api, &who, request, next).await.unwrap_or_else(IntoResponse::into_response),
         Err(refused) => Failure::from(refused).into_response(),
     }
 }
@@ -239,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_need_be_known_to_log_in_alone() {
+    fn nobody_need_be_known_where_the_table_says_so_alone() {
         for Endpoint { method, path, takes, .. } in table() {
             assert_eq!(is_open(&method, path), takes == Takes::Nothing, "{method} {path}");
         }

@@ -3,14 +3,43 @@
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use milecastle_store::{GroupError, StoreError};
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::json;
 use crate::admin::body::BodyError;
+use crate::admin::refusal::DATABASE_RETRY_AFTER;
+use crate::once::{self, Fault, Unfit};
 use crate::waits::{self, Full};
 
 /// What a handler gives.
 pub(super) type Outcome = Result<Response, Failure>;
+
+/// A refusal as clients read it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Refusal")]
+pub(crate) struct Refusal {
+    /// For programs; stays the same whatever the message says.
+    code: &'static str,
+    /// For people: what is wrong and what to do.
+    message: String,
+    /// Under which the log says more, of a failure of ours.
+    request_id: String,
+    /// What else belongs to the code: `path` is the member of the body that is at fault.
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
+/// What is said while there is nothing to serve yet, or nothing any more.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Starting")]
+pub(crate) struct Starting {
+    /// `starting` or `outdated`.
+    pub(crate) code: &'static str,
+    /// What to do.
+    pub(crate) error_msg: &'static str,
+}
 
 /// Why a request was not done: `{"code":…,"message":…,"request_id":…}` and what else belongs to the code.
 #[derive(Debug)]
@@ -68,8 +97,11 @@ impl From<StoreError> for Failure {
         match &error {
             StoreError::UnknownGroup(_) => Self::missing("no_such_group", error.to_string()),
             StoreError::Outdated { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "outdated", error.to_string()),
+            // Where the key was taken meanwhile: the first answer is given in its place ([`super::repeat`]).
+            StoreError::Repeated => Self::conflict("answer_unknown", error.to_string()),
             StoreError::Unavailable(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", error.to_string())
+                let failure = Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", error.to_string());
+                failure.after(DATABASE_RETRY_AFTER)
             }
             StoreError::Database(_) | StoreError::Corrupt(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
@@ -91,6 +123,19 @@ impl From<BodyError> for Failure {
                 Self::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", message)
             }
             BodyError::Broken(error) => Self::bad("invalid_body", error.to_string()),
+        }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Store(error) => error.into(),
+            Fault::Unfit(Unfit::Form) => Self::bad("invalid_key", fault.to_string()),
+            Fault::Unfit(Unfit::Reused) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", fault.to_string()),
+            Fault::Unfit(Unfit::Unanswered) => {
+                Self::conflict("answer_unknown", fault.to_string()).after(once::RETRY_AFTER)
+            }
         }
     }
 }
@@ -122,11 +167,7 @@ impl IntoResponse for Failure {
         if status.is_server_error() {
             tracing::warn!(request_id, code, message, "a request to /api failed");
         }
-        let mut body = json!({ "code": code, "message": message, "request_id": request_id });
-        if let Value::Object(members) = &mut body {
-            members.extend(more);
-        }
-        let mut response = json(status, &body);
+        let mut response = json(status, &Refusal { code, message, request_id, more });
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }

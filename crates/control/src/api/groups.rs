@@ -6,14 +6,17 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, Uri};
 use milecastle_pki::NodeIdentity;
 use milecastle_store::{DEFAULT_GROUP, Group, GroupUpdate, Maintenance, NewGroup};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::{Failure, Outcome, Site, Who, json, query_of};
+use super::{Failure, List, Outcome, Site, Who, flag, json, query_of};
+use crate::openapi::{Doc, Param};
 use crate::rights::{Need, Place, Resource};
 
 /// A group as answers show it.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "GatewayGroup")]
 struct Shown {
     id: String,
     name: String,
@@ -25,7 +28,8 @@ struct Shown {
 }
 
 /// What is given to make a group, or to change one.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "GatewayGroupGiven")]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Given {
     id: Option<String>,
@@ -40,6 +44,9 @@ impl From<Group> for Shown {
     }
 }
 
+pub(super) const LIST: Doc =
+    Doc::gives::<List<'static, Shown>>("The gateway groups.").query(&[Param::text("name", "Only those of this name.")]);
+
 /// `GET /api/gateway_groups`: all that whoever asks may see, or those of the name that `name` says.
 pub(super) async fn list(Shared(api): Site, Extension(who): Who, uri: Uri) -> Outcome {
     let query = query_of(&uri);
@@ -49,6 +56,8 @@ pub(super) async fn list(Shared(api): Site, Extension(who): Who, uri: Uri) -> Ou
     let shown: Vec<Shown> = groups.into_iter().filter(|group| named(group) && seen(group)).map(Shown::from).collect();
     Ok(super::list(&shown))
 }
+
+pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes a gateway group.").takes::<Given>().refuses(&[409]);
 
 /// `POST /api/gateway_groups`.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {
@@ -65,10 +74,14 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
     Ok(json(StatusCode::CREATED, &Shown::from(group)))
 }
 
+pub(super) const SHOW: Doc = Doc::gives::<Shown>("A gateway group.");
+
 /// `GET /api/gateway_groups/{group}`.
 pub(super) async fn show(Shared(api): Site, Path(id): Path<String>) -> Outcome {
     Ok(json(StatusCode::OK, &Shown::from(api.store().group_get(&id).await?)))
 }
+
+pub(super) const UPDATE: Doc = Doc::gives::<Shown>("Changes name and labels of a gateway group.").takes::<Given>();
 
 /// `PATCH /api/gateway_groups/{group}`: name and labels.
 pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(id): Path<String>, body: Body) -> Outcome {
@@ -82,13 +95,17 @@ pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(id): Pat
     Ok(json(StatusCode::OK, &Shown::from(group)))
 }
 
+pub(super) const DELETE: Doc = Doc::done("Deletes a gateway group.")
+    .query(&[Param::flag("force", "Also with objects and nodes.")])
+    .refuses(&[409]);
+
 /// `DELETE /api/gateway_groups/{group}`: one without objects and nodes, or with `force=true` any but the default one.
 pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(id): Path<String>, uri: Uri) -> Outcome {
+    let force = flag(&query_of(&uri), "force")?;
     if id == DEFAULT_GROUP {
         let message = "the default group stays: requests that name no group mean it";
         return Err(Failure::conflict("default_group", message));
     }
-    let force = query_of(&uri).get("force") == Some("true");
     api.by(&who).group_delete(&id, force).await?;
     tracing::info!(group = id, force, by = who.name, "gateway group deleted");
     Ok(done())

@@ -5,20 +5,24 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, State as Shared};
 use http::StatusCode;
 use milecastle_store::Maintenance;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::groups::done;
 use super::nodes::missing;
 use super::{Api, Failure, Outcome, Site, Who, json};
+use crate::openapi::Doc;
 
 /// Longest reason, in bytes: it is shown by every probe.
 const LONGEST: usize = 512;
 
 /// What is given to begin it.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "MaintenanceGiven")]
 #[serde(deny_unknown_fields, default)]
 struct Given {
-    /// Why, for people.
+    /// Why, for people; at most 512 bytes.
+    #[schemars(length(max = 512))]
     reason: String,
 }
 
@@ -31,6 +35,9 @@ async fn given(api: &Api, who: &Who, body: Body) -> Result<Maintenance, Failure>
     Ok(Maintenance { reason, by: who.name.to_string(), since: api.clock.now() })
 }
 
+pub(super) const BEGIN_GROUP: Doc =
+    Doc::gives::<Maintenance>("Takes all nodes of a gateway group out of service.").takes::<Given>();
+
 /// `PUT /api/gateway_groups/{group}/maintenance`: of all of its nodes, those to come included.
 pub(super) async fn begin_group(Shared(api): Site, who: Who, Path(group): Path<String>, body: Body) -> Outcome {
     let maintenance = given(&api, &who, body).await?;
@@ -39,12 +46,16 @@ pub(super) async fn begin_group(Shared(api): Site, who: Who, Path(group): Path<S
     Ok(json(StatusCode::OK, &maintenance))
 }
 
+pub(super) const END_GROUP: Doc = Doc::done("Takes them back into service.");
+
 /// `DELETE /api/gateway_groups/{group}/maintenance`: nodes that are in maintenance by themselves stay so.
 pub(super) async fn end_group(Shared(api): Site, Extension(who): Who, Path(group): Path<String>) -> Outcome {
     api.by(&who).group_maintain(&group, None).await?;
     tracing::info!(group, by = who.name, "maintenance of a gateway group ends");
     Ok(done())
 }
+
+pub(super) const BEGIN_NODE: Doc = Doc::gives::<Maintenance>("Takes a node out of service.").takes::<Given>();
 
 /// `PUT /api/gateway_groups/{group}/nodes/{node}/maintenance`.
 pub(super) async fn begin_node(
@@ -61,6 +72,8 @@ pub(super) async fn begin_node(
     Ok(json(StatusCode::OK, &maintenance))
 }
 
+pub(super) const END_NODE: Doc = Doc::done("Takes a node back into service.");
+
 /// `DELETE /api/gateway_groups/{group}/nodes/{node}/maintenance`: that of its group, if there is one, goes on.
 pub(super) async fn end_node(
     Shared(api): Site,
@@ -74,6 +87,9 @@ pub(super) async fn end_node(
     Ok(done())
 }
 
+pub(super) const BEGIN_MEMBER: Doc =
+    Doc::gives::<Maintenance>("Takes the replicas of a name out of service.").takes::<Given>();
+
 /// `PUT /api/members/{name}/maintenance`: of all members of that name, and of those that start later.
 pub(super) async fn begin_member(Shared(api): Site, who: Who, Path(name): Path<String>, body: Body) -> Outcome {
     let maintenance = given(&api, &who, body).await?;
@@ -86,6 +102,8 @@ pub(super) async fn begin_member(Shared(api): Site, who: Who, Path(name): Path<S
     tracing::info!(name, reason = maintenance.reason, by = maintenance.by, "maintenance of a member begins");
     Ok(json(StatusCode::OK, &maintenance))
 }
+
+pub(super) const END_MEMBER: Doc = Doc::done("Takes them back into service.");
 
 /// `DELETE /api/members/{name}/maintenance`.
 pub(super) async fn end_member(Shared(api): Site, Extension(who): Who, Path(name): Path<String>) -> Outcome {

@@ -4,11 +4,60 @@ use std::collections::BTreeMap;
 
 use axum::extract::State as Shared;
 use http::StatusCode;
-use milecastle_store::Member;
-use serde_json::{Value, json};
+use milecastle_store::{Maintenance, Member};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{Outcome, Site, json};
 use crate::members::LEADER;
+use crate::openapi::Doc;
+
+/// A member as answers show it. Of a name of which no process runs there are only name, roles, state and maintenance.
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(rename = "Member")]
+struct Shown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    name: String,
+    roles: Vec<String>,
+    #[serde(flatten)]
+    process: Option<Process>,
+    /// `alive`, `lost`, `stopped` or `outdated`.
+    state: &'static str,
+    leads: bool,
+    maintenance: Option<Maintenance>,
+}
+
+/// What is known of the process of a member.
+#[derive(Serialize, JsonSchema)]
+struct Process {
+    address: String,
+    version: String,
+    started_at: u64,
+    silence_ms: u64,
+    /// The oldest release that may run, if this one may not.
+    needs: Option<String>,
+}
+
+/// The members of the control plane, and which of them leads.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Members")]
+struct Members {
+    list: Vec<Shown>,
+    total: usize,
+    leader: Option<Leader>,
+}
+
+/// Who leads.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Leader")]
+struct Leader {
+    member: String,
+    /// Its term of office.
+    epoch: u64,
+}
+
+pub(super) const LIST: Doc = Doc::gives::<Members>("The processes of the control plane.");
 
 /// `GET /api/members`: those that fell silent or are too old for the database's schema included, until they are forgotten or others have taken their place; and names in
 /// maintenance of which no process runs. While the database takes no heartbeats, who lives is not known: 503.
@@ -24,7 +73,7 @@ pub(super) async fn list(Shared(api): Site) -> Outcome {
         };
         lost(gone) && members.iter().any(|member| member.silence < gone.silence && has_its_place(member))
     };
-    let mut shown: Vec<Value> = Vec::new();
+    let mut shown: Vec<Shown> = Vec::new();
     for member in members.iter().filter(|member| !replaced(member)) {
         let leads = leader.as_ref().is_some_and(|lease| lease.holder == member.told.id);
         let state = match &member.outdated {
@@ -32,25 +81,31 @@ pub(super) async fn list(Shared(api): Site) -> Outcome {
             None if lost(member) => "lost",
             None => "alive",
         };
-        shown.push(json!({
-            "id": member.told.id,
-            "name": member.told.host,
-            "roles": member.told.roles,
-            "address": member.told.address,
-            "version": member.told.version,
-            "started_at": member.started_at,
-            "silence_ms": u64::try_from(member.silence.as_millis()).unwrap_or(u64::MAX),
-            "state": state,
-            "needs": member.outdated,
-            "leads": leads,
-            "maintenance": maintained.get(&member.told.host),
-        }));
+        let process = Process {
+            address: member.told.address.clone(),
+            version: member.told.version.clone(),
+            started_at: member.started_at,
+            silence_ms: u64::try_from(member.silence.as_millis()).unwrap_or(u64::MAX),
+            needs: member.outdated.clone(),
+        };
+        shown.push(Shown {
+            id: Some(member.told.id.clone()),
+            name: member.told.host.clone(),
+            roles: member.told.roles.clone(),
+            process: Some(process),
+            state,
+            leads,
+            maintenance: maintained.get(&member.told.host).cloned(),
+        });
     }
     // Of those that do not run it must be seen too, or nobody would know why they take no work when they start.
     maintained.retain(|name, _| members.iter().all(|member| member.told.host != *name));
-    shown.extend(maintained.iter().map(|(name, maintenance)| {
-        json!({ "name": name, "roles": [], "state": "stopped", "leads": false, "maintenance": maintenance })
+    shown.extend(maintained.into_iter().map(|(name, maintenance)| Shown {
+        name,
+        state: "stopped",
+        maintenance: Some(maintenance),
+        ..Shown::default()
     }));
-    let leader = leader.map(|lease| json!({ "member": lease.holder, "epoch": lease.epoch }));
-    Ok(json(StatusCode::OK, &json!({ "list": shown, "total": shown.len(), "leader": leader })))
+    let leader = leader.map(|lease| Leader { member: lease.holder, epoch: lease.epoch });
+    Ok(json(StatusCode::OK, &Members { total: shown.len(), list: shown, leader }))
 }

@@ -7,6 +7,7 @@
 //! - Every refusal has one shape ([`Failure`]); a failure of ours has an id under which the log says more.
 //! - No answer shows a secret, but the one that minted it, and the file of a group those that reads of the Admin API show too.
 
+mod about;
 mod api_tokens;
 mod audit;
 mod change_sets;
@@ -19,6 +20,7 @@ mod maintenance;
 mod members;
 mod nodes;
 mod past;
+mod repeat;
 mod revisions;
 mod roles;
 mod session;
@@ -33,6 +35,7 @@ use crate::admin::query::Query;
 use crate::callers::{Caller, Callers, FORGED, Stranger};
 use crate::dpm::Nodes;
 use crate::listen::Peer;
+use crate::openapi;
 use crate::revisions::Editor;
 use crate::rights::Principal;
 use crate::state::{Group, State};
@@ -44,12 +47,14 @@ use axum::extract::{Extension, Request, State as Shared};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 pub use endpoints::Declared;
-pub(crate) use endpoints::declared;
+pub(crate) use endpoints::{declared, documented};
 use failure::{Failure, Outcome};
+pub(crate) use failure::{Refusal, Starting};
 use http::{HeaderValue, StatusCode, header};
 use milecastle_settings::{Peers, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Acting, DraftLimits, Store};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -98,6 +103,7 @@ async fn admit(Shared(api): Site, Extension(Peer(peer)): Extension<Peer>, reques
         Ok(principal) => {
             if let Some(principal) = principal {
                 head.extensions.insert(Arc::new(api.callers.caller(principal, peer, &head.headers)));
+                head.extensions.insert(api.clone());
             }
             next.run(Request::from_parts(head, body)).await
         }
@@ -116,6 +122,9 @@ async fn entering(
     if !access::admits(&api.allowed, peer) {
         let message = "this address may not use the API here: see admin.allow_admin_on_dashboard";
         return Err(Failure::new(StatusCode::FORBIDDEN, "address_not_allowed", message));
+    }
+    if query_of(&head.uri).iter().any(|(_, value)| value.contains('\0')) {
+        return Err(Failure::bad("invalid_argument", "an argument has no NUL in it"));
     }
     if endpoints::is_open(&head.method, head.uri.path()) {
         return Ok(None);
@@ -155,12 +164,12 @@ impl Api {
 
     /// The store in the hands of whoever calls.
     fn by<'a>(&'a self, who: &'a Caller) -> Acting<'a> {
-        self.store().by(&who.actor)
+        who.acting(self.store())
     }
 
     /// Whoever calls, as somebody who changes a group by whole change sets.
     fn editor<'a>(&'a self, who: &'a Caller, group: &'a Group) -> Editor<'a> {
-        Editor { store: self.store(), compiler: &self.compiler, group, actor: &who.actor }
+        Editor { acting: self.by(who), compiler: &self.compiler, group }
     }
 
     /// The body of a request; what it leaves out has its default, and what it should not have is refused.
@@ -192,7 +201,23 @@ fn parsed<T: DeserializeOwned + Default>(text: &[u8]) -> Result<T, Failure> {
     if text.is_empty() {
         return Ok(T::default());
     }
+    if has_nul(text) {
+        return Err(Failure::bad("invalid_body", "a text has no NUL (\\u0000) in it"));
+    }
     serde_json::from_slice(text).map_err(|error| Failure::bad("invalid_body", error.to_string()))
+}
+
+/// Whether a text of JSON spells a NUL, which PostgreSQL does not take.
+fn has_nul(json: &[u8]) -> bool {
+    let mut rest = json;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        let escaped = rest.get(at + 1..).unwrap_or_default();
+        if escaped.starts_with(b"u0000") {
+            return true;
+        }
+        rest = escaped.get(1..).unwrap_or_default();
+    }
+    false
 }
 
 /// The query of a request.
@@ -208,6 +233,54 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response {
 }
 
 /// A list with its length, as all lists here are.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ListOf{T}")]
+struct List<'a, T> {
+    list: &'a [T],
+    total: usize,
+}
+
+/// Answers with a [`List`].
 fn list<T: Serialize>(items: &[T]) -> Response {
-    json(StatusCode::OK, &serde_json::json!({ "list": items, "total": items.len() }))
+    json(StatusCode::OK, &List { list: items, total: items.len() })
+}
+
+/// A switch among the arguments: off without it.
+fn flag(query: &Query, name: &str) -> Result<bool, Failure> {
+    match query.get(name) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Failure::bad("invalid_argument", format!("{name}: expected true or false"))),
+    }
+}
+
+/// A whole number among the arguments.
+fn whole(query: &Query, name: &str) -> Result<Option<u64>, Failure> {
+    match query.get(name).map(str::parse) {
+        None => Ok(None),
+        Some(Ok(number)) if number <= openapi::MOST => Ok(Some(number)),
+        Some(_) => {
+            let message = format!("{name}: expected a whole number of at most {}", openapi::MOST);
+            Err(Failure::bad("invalid_argument", message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nuls_are_found_where_they_are_spelt() {
+        for (json, expected) in [
+            (r#"{"a":"b"}"#, false),
+            (r#"{"a":"\u0000"}"#, true),
+            (r#"{"a":"\\u0000"}"#, false),
+            (r#"{"a":"\\\u0000"}"#, true),
+            (r#"{"a":"\u00001"}"#, true),
+            (r#"{"a":"\u0001\"}"#, false),
+        ] {
+            assert_eq!(has_nul(json.as_bytes()), expected, "{json}");
+        }
+    }
 }

@@ -2,66 +2,127 @@
 
 use axum::extract::{Extension, Path, State as Shared};
 use http::StatusCode;
-use serde_json::{Value, json};
+use milecastle_store::Maintenance;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::groups::done;
-use super::{Api, Failure, Outcome, Site, Who, json};
-use crate::dpm::NodeState;
+use super::{Api, Failure, List, Outcome, Site, Who, json};
+use crate::dpm::{Figures, NodeState, RefusedStep, RejectedObject};
+use crate::openapi::Doc;
 use crate::rights::{Need, Place, Resource};
 
-/// A node as answers show it. `head` is the newest revision of its group.
-fn shown(group: &str, head: u64, node: &NodeState) -> Value {
-    let figures = node.figures.map(|figures| {
-        json!({
-            "uptime_ms": u64::try_from(figures.uptime.as_millis()).unwrap_or(u64::MAX),
-            "requests": figures.requests,
-            "responses_5xx": figures.responses_5xx,
-            "responses_5xx_upstream": figures.traffic.map(|traffic| traffic.upstream_5xx),
-            "p99_ms": figures.traffic.and_then(|traffic| traffic.p99_ms()),
-            "cpu_ms": u64::try_from(figures.cpu.as_millis()).unwrap_or(u64::MAX),
-            "connections": figures.connections,
-            "resident_bytes": figures.resident_bytes,
-            "upstream_targets": figures.upstream_targets,
-            "unhealthy_targets": figures.unhealthy_targets,
-            "certificate_not_after": figures.certificate_not_after,
-        })
-    });
-    json!({
-        "id": node.id,
-        "group": group,
-        "state": node.condition.name(),
-        "host": node.host,
-        "version": node.version,
-        "boot": node.boot,
-        "joined_at": node.joined_at,
-        "heard_at": node.heard_at,
-        "connected": node.connected,
-        "member": node.member,
-        "address": node.address,
-        "lineage": node.lineage,
-        "revision": node.revision,
-        "head": head,
-        "digest": node.digest,
-        "rejected": node.troubles.rejected,
-        "rejected_total": node.troubles.rejected_total,
-        "refused": node.troubles.refused,
-        "alarms": node.troubles.alarms,
-        "maintenance": node.maintenance,
-        "group_maintenance": node.group_maintenance,
-        "in_maintenance": node.troubles.maintained,
-        "figures": figures,
-    })
+/// A node as answers show it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Node")]
+struct Shown {
+    id: String,
+    group: String,
+    /// `healthy`, `late`, `rejected`, `lost`, `offline` or `revoked`.
+    state: &'static str,
+    host: String,
+    version: String,
+    boot: String,
+    joined_at: u64,
+    heard_at: Option<u64>,
+    connected: bool,
+    member: String,
+    address: Option<String>,
+    lineage: Option<String>,
+    revision: u64,
+    /// The newest revision of its group.
+    head: u64,
+    digest: String,
+    rejected: Vec<RejectedObject>,
+    rejected_total: u32,
+    refused: Option<RefusedStep>,
+    alarms: Vec<String>,
+    maintenance: Option<Maintenance>,
+    group_maintenance: Option<Maintenance>,
+    in_maintenance: bool,
+    figures: Option<ShownFigures>,
 }
 
-async fn listed(api: &Api, group: &str) -> Result<Vec<Value>, Failure> {
-    let head = api.store().head(group).await?.revision;
-    Ok(api.nodes.list(group).await?.iter().map(|node| shown(group, head, node)).collect())
+/// What a node counted since its process started.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "NodeFigures")]
+struct ShownFigures {
+    uptime_ms: u64,
+    requests: u64,
+    responses_5xx: u64,
+    /// Those of them that an upstream answered; `null` of a node whose version does not tell.
+    responses_5xx_upstream: Option<u64>,
+    /// The time within which 99 of 100 requests were over.
+    p99_ms: Option<u64>,
+    cpu_ms: u64,
+    connections: u64,
+    resident_bytes: u64,
+    upstream_targets: u64,
+    unhealthy_targets: u64,
+    certificate_not_after: i64,
 }
+
+impl From<Figures> for ShownFigures {
+    fn from(figures: Figures) -> Self {
+        let Figures { requests, responses_5xx, connections, resident_bytes, upstream_targets, .. } = figures;
+        Self {
+            uptime_ms: u64::try_from(figures.uptime.as_millis()).unwrap_or(u64::MAX),
+            requests,
+            responses_5xx,
+            responses_5xx_upstream: figures.traffic.map(|traffic| traffic.upstream_5xx),
+            p99_ms: figures.traffic.and_then(|traffic| traffic.p99_ms()),
+            cpu_ms: u64::try_from(figures.cpu.as_millis()).unwrap_or(u64::MAX),
+            connections,
+            resident_bytes,
+            upstream_targets,
+            unhealthy_targets: figures.unhealthy_targets,
+            certificate_not_after: figures.certificate_not_after,
+        }
+    }
+}
+
+/// A node of a group whose newest revision is `head`.
+fn shown(group: &str, head: u64, node: NodeState) -> Shown {
+    Shown {
+        id: node.id,
+        group: group.to_owned(),
+        state: node.condition.name(),
+        host: node.host,
+        version: node.version,
+        boot: node.boot,
+        joined_at: node.joined_at,
+        heard_at: node.heard_at,
+        connected: node.connected,
+        member: node.member,
+        address: node.address.map(|address| address.to_string()),
+        lineage: node.lineage,
+        revision: node.revision,
+        head,
+        digest: node.digest,
+        rejected: node.troubles.rejected,
+        rejected_total: node.troubles.rejected_total,
+        refused: node.troubles.refused,
+        alarms: node.troubles.alarms,
+        maintenance: node.maintenance,
+        group_maintenance: node.group_maintenance,
+        in_maintenance: node.troubles.maintained,
+        figures: node.figures.map(ShownFigures::from),
+    }
+}
+
+async fn listed(api: &Api, group: &str) -> Result<Vec<Shown>, Failure> {
+    let head = api.store().head(group).await?.revision;
+    Ok(api.nodes.list(group).await?.into_iter().map(|node| shown(group, head, node)).collect())
+}
+
+pub(super) const OF_GROUP: Doc = Doc::gives::<List<'static, Shown>>("The nodes of a gateway group.");
 
 /// `GET /api/gateway_groups/{group}/nodes`.
 pub(super) async fn of_group(Shared(api): Site, Path(group): Path<String>) -> Outcome {
     Ok(super::list(&listed(&api, &group).await?))
 }
+
+pub(super) const ALL: Doc = Doc::gives::<List<'static, Shown>>("The nodes of all gateway groups.");
 
 /// `GET /api/nodes`: of all groups of which whoever asks may see them.
 pub(super) async fn all(Shared(api): Site, Extension(who): Who) -> Outcome {
@@ -75,14 +136,18 @@ pub(super) async fn all(Shared(api): Site, Extension(who): Who) -> Outcome {
     Ok(super::list(&all))
 }
 
+pub(super) const SHOW: Doc = Doc::gives::<Shown>("A node.");
+
 /// `GET /api/gateway_groups/{group}/nodes/{node}`.
 pub(super) async fn show(Shared(api): Site, Path((group, id)): Path<(String, String)>) -> Outcome {
     let head = api.store().head(&group).await?.revision;
     match api.nodes.get(&group, &id).await? {
-        Some(node) => Ok(json(StatusCode::OK, &shown(&group, head, &node))),
+        Some(node) => Ok(json(StatusCode::OK, &shown(&group, head, node))),
         None => Err(missing(&group, &id)),
     }
 }
+
+pub(super) const DELETE: Doc = Doc::done("Forgets a node; with a good token it may join again.");
 
 /// `DELETE /api/gateway_groups/{group}/nodes/{node}`: forgets it and ends its stream. With a good token it may join again.
 pub(super) async fn delete(
@@ -96,6 +161,8 @@ pub(super) async fn delete(
     tracing::info!(group, node, by = who.name, "node deleted");
     Ok(done())
 }
+
+pub(super) const REVOKE: Doc = Doc::done("Cuts a node off and keeps it out.");
 
 /// `POST /api/gateway_groups/{group}/nodes/{node}/revoke`: ends its stream and keeps it out until it is deleted.
 pub(super) async fn revoke(

@@ -4,13 +4,14 @@ use axum::extract::{Extension, Path, State as Shared};
 use http::{HeaderMap, StatusCode, Uri};
 use milecastle_model::Kind;
 use milecastle_store::{Mask as _, Source};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::change_sets::{self, Asked};
+use super::change_sets::{self, ASKED, Asked};
 use super::revisions::{number, parsed};
 use super::{Api, Failure, Outcome, Site, Who, json as answer, query_of};
 use crate::callers::Caller;
 use crate::masks::Masks;
+use crate::openapi::{self, Doc, Param};
 use crate::revisions::Refused;
 use crate::state::Image;
 
@@ -39,6 +40,18 @@ impl Page {
         }
     }
 }
+
+const OFFSET: Param = Param::whole("offset", 0, openapi::MOST, "Skips so many.");
+const COUNT: Param = Param::whole("limit", 1, MOST as u64, "So many at most; 500 without it.");
+
+pub(super) const OBJECTS: Doc = Doc::gives::<Map<String, Value>>("What a gateway group held at a revision.")
+    .query(&[
+        OFFSET,
+        COUNT,
+        Param::text("kind", "Only objects of this kind."),
+        Param::text("id", "Only those of this id."),
+    ])
+    .refuses(&[410]);
 
 /// `GET /api/gateway_groups/{group}/revisions/{revision}/objects`: all that the group held then, without secrets; with `kind` and `id`
 /// only these.
@@ -78,6 +91,10 @@ pub(super) async fn objects(
     Ok(answer(StatusCode::OK, &body))
 }
 
+pub(super) const DIFF: Doc = Doc::gives::<Map<String, Value>>("What lies between two revisions of a gateway group.")
+    .query(&[OFFSET, COUNT])
+    .refuses(&[410]);
+
 /// `GET /api/gateway_groups/{group}/revisions/{revision}/diff/{other}`: what it takes to come from the one to the other, object by object.
 pub(super) async fn diff(
     Shared(api): Site,
@@ -98,6 +115,11 @@ pub(super) async fn diff(
     let body = tokio::task::spawn_blocking(work).await.map_err(Refused::from)?;
     Ok(answer(StatusCode::OK, &body))
 }
+
+pub(super) const ROLLBACK: Doc =
+    Doc::gives::<Map<String, Value>>("Brings a gateway group back to what it was at a revision.")
+        .query(ASKED)
+        .refuses(&[409, 410, 412, 428]);
 
 /// `POST /api/gateway_groups/{group}/revisions/{revision}/rollback`: the group becomes what it was then, as a new revision.
 pub(super) async fn rollback(

@@ -3,11 +3,13 @@
 use axum::extract::{Extension, Path, State as Shared};
 use http::{StatusCode, Uri};
 use milecastle_store::{ChangeSetInfo, Touched};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use std::collections::BTreeMap;
 
-use super::{Api, Failure, Outcome, Site, Who, json, query_of};
+use super::{Api, Failure, Outcome, Site, Who, json, query_of, whole};
 use crate::admin::query::Query;
+use crate::openapi::{self, Doc, Param};
 use crate::rights::{Need, Place, Resource};
 
 /// Revisions in a list unless asked for fewer or more, and at most.
@@ -20,30 +22,75 @@ const HEAD: &str = "head";
 /// Objects that a list names for each revision; the others are in `puts` and `deletes` only.
 const NAMED: u64 = 5;
 
-fn shown<'a>(info: &ChangeSetInfo, changes: impl IntoIterator<Item = &'a Touched>) -> Value {
-    json!({
-        "revision": info.revision,
-        "author": info.author,
-        "message": info.message,
-        "source": info.source.name(),
-        "at": info.at,
-        "puts": info.puts,
-        "deletes": info.deletes,
-        "changes": changes.into_iter().map(change).collect::<Vec<_>>(),
-    })
+/// A revision as answers show it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Revision")]
+struct Shown {
+    revision: u64,
+    author: String,
+    message: String,
+    /// `api`, `console`, `file`, `rollback` or `expiry`.
+    source: &'static str,
+    at: u64,
+    puts: u64,
+    deletes: u64,
+    changes: Vec<Changed>,
 }
 
-fn change(touched: &Touched) -> Value {
-    json!({ "op": touched.fate.name(), "kind": touched.key.kind.name(), "id": &*touched.key.id })
+/// An object that a revision changed.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Changed")]
+struct Changed {
+    /// `create`, `update` or `delete`.
+    op: &'static str,
+    kind: &'static str,
+    id: String,
 }
+
+/// A page of revisions.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Revisions")]
+struct Listed {
+    list: Vec<Shown>,
+    /// The newest revision.
+    head: u64,
+    lineage: String,
+}
+
+/// How far a revision has come.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Receipt")]
+struct Come {
+    group: String,
+    revision: u64,
+    head: u64,
+    applied: usize,
+    total: usize,
+    rejected: usize,
+    settled: bool,
+    receipt: String,
+}
+
+fn shown<'a>(info: ChangeSetInfo, changes: impl IntoIterator<Item = &'a Touched>) -> Shown {
+    let ChangeSetInfo { revision, author, message, source, at, puts, deletes } = info;
+    let changes = changes.into_iter().map(change).collect();
+    Shown { revision, author, message, source: source.name(), at, puts, deletes, changes }
+}
+
+fn change(touched: &Touched) -> Changed {
+    Changed { op: touched.fate.name(), kind: touched.key.kind.name(), id: touched.key.id.to_string() }
+}
+
+pub(super) const LIST: Doc = Doc::gives::<Listed>("What was published to a gateway group, newest first.").query(&[
+    Param::whole("limit", 1, MOST, "Revisions at most; 50 without it."),
+    Param::whole("before", 0, openapi::MOST, "Only those below this one."),
+]);
 
 /// `GET /api/gateway_groups/{group}/revisions`: newest first; `limit` of them, below `before`, each with the first objects that
 /// it changed.
 pub(super) async fn list(Shared(api): Site, Path(group): Path<String>, uri: Uri) -> Outcome {
     let query = query_of(&uri);
-    let before = query.get("before").map(str::parse::<u64>).transpose();
-    let before = before.map_err(|_| Failure::bad("invalid_argument", "before: expected a whole number"))?;
-    let limit = limit(&query)?;
+    let (limit, before) = (limit(&query)?, whole(&query, "before")?);
     let head = api.store().head(&group).await?;
     let page = api.store().history_list(&group, before, limit).await?;
     let touched = match (page.last(), page.first()) {
@@ -52,10 +99,12 @@ pub(super) async fn list(Shared(api): Site, Path(group): Path<String>, uri: Uri)
         }
         _ => BTreeMap::new(),
     };
-    let list: Vec<Value> =
-        page.iter().map(|info| shown(info, touched.get(&info.revision).into_iter().flatten())).collect();
-    let body = json!({ "list": list, "head": head.revision, "lineage": head.lineage });
-    Ok(json(StatusCode::OK, &body))
+    let with_changes = |info: ChangeSetInfo| {
+        let changes = touched.get(&info.revision).into_iter().flatten();
+        shown(info, changes)
+    };
+    let list = page.into_iter().map(with_changes).collect();
+    Ok(json(StatusCode::OK, &Listed { list, head: head.revision, lineage: head.lineage }))
 }
 
 /// How many revisions are asked for.
@@ -64,6 +113,31 @@ fn limit(query: &Query) -> Result<u64, Failure> {
     let limit = limit.ok().filter(|limit| (1..=MOST).contains(limit));
     limit.ok_or_else(|| Failure::bad("invalid_argument", format!("limit: expected 1 to {MOST}")))
 }
+
+/// A revision with its group.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RevisionOfGroup")]
+struct OfGroup {
+    #[serde(flatten)]
+    revision: Shown,
+    group: String,
+}
+
+/// A page of what was published to all groups.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Changes")]
+struct Everywhere {
+    list: Vec<OfGroup>,
+    /// What `before` is for the page after; `null` on the last one.
+    next: Option<String>,
+}
+
+pub(super) const EVERYWHERE: Doc =
+    Doc::gives::<Everywhere>("What was published to all groups, newest first.").query(&[
+        Param::whole("limit", 1, MOST, "Revisions at most; 50 without it."),
+        Param::text("group", "Only those of this group."),
+        Param::text("before", "`next` of the page before."),
+    ]);
 
 /// `GET /api/changes`: what was published to all groups that whoever asks may see, newest first. A page names in `next` what `before` is
 /// for the one after: of each group the revision that it has come to.
@@ -93,15 +167,12 @@ pub(super) async fn everywhere(Shared(api): Site, Extension(who): Who, uri: Uri)
     for (group, info) in &found {
         reached.insert(group.clone(), info.revision);
     }
-    let list = found.iter().map(|(group, info)| {
-        let mut one = shown(info, []);
-        one["group"] = group.as_str().into();
-        one
-    });
     let next = reached.iter().map(|(group, revision)| format!("{group}:{revision}")).collect::<Vec<_>>().join(",");
-    let body = json!({ "list": list.collect::<Vec<_>>(), "next": more.then_some(next) });
-    Ok(json(StatusCode::OK, &body))
+    let list = found.into_iter().map(|(group, info)| OfGroup { group, revision: shown(info, []) }).collect();
+    Ok(json(StatusCode::OK, &Everywhere { list, next: more.then_some(next) }))
 }
+
+pub(super) const SHOW: Doc = Doc::gives::<Shown>("Which objects a revision changed.");
 
 /// `GET /api/gateway_groups/{group}/revisions/{revision}`: which objects it changed. Their bodies are not shown: they may
 /// hold secrets.
@@ -112,8 +183,11 @@ pub(super) async fn show(Shared(api): Site, Path((group, revision)): Path<(Strin
         return Err(Failure::missing("no_such_revision", message));
     };
     let changes: Vec<Touched> = published.changes.iter().map(Touched::by).collect();
-    Ok(json(StatusCode::OK, &shown(&published.info, &changes)))
+    Ok(json(StatusCode::OK, &shown(published.info, &changes)))
 }
+
+pub(super) const RECEIPT: Doc = Doc::gives::<Come>("How many of the connected nodes have a revision in force.")
+    .query(&[Param::span("wait", "Waits so long at most until all have it in force.")]);
 
 /// `GET /api/gateway_groups/{group}/revisions/{revision}/receipt`: how far it has come, after waiting for `wait` at most.
 /// `revision` is a number or `head`.
@@ -132,17 +206,17 @@ pub(super) async fn receipt(
         return Err(Failure::missing("no_such_revision", message).with("head", head.revision));
     }
     let receipt = api.nodes.wait_applied(&group, revision, wait).await;
-    let body = json!({
-        "group": group,
-        "revision": revision,
-        "head": head.revision,
-        "applied": receipt.applied,
-        "total": receipt.total,
-        "rejected": receipt.rejected,
-        "settled": receipt.settled,
-        "receipt": receipt.to_string(),
-    });
-    Ok(json(StatusCode::OK, &body))
+    let come = Come {
+        group,
+        revision,
+        head: head.revision,
+        applied: receipt.applied,
+        total: receipt.total,
+        rejected: receipt.rejected,
+        settled: receipt.settled,
+        receipt: receipt.to_string(),
+    };
+    Ok(json(StatusCode::OK, &come))
 }
 
 /// The revision that a path names.
@@ -157,8 +231,8 @@ pub(super) async fn number(api: &Api, group: &str, text: &str) -> Result<u64, Fa
 pub(super) fn parsed(text: &str, head: u64) -> Result<u64, Failure> {
     match text {
         HEAD => Ok(head),
-        _ => text
-            .parse()
-            .map_err(|_| Failure::bad("invalid_argument", format!("expected a revision or `{HEAD}`, found `{text}`"))),
+        _ => text.parse().ok().filter(|number| *number <= openapi::MOST).ok_or_else(|| {
+            Failure::bad("invalid_argument", format!("expected a revision or `{HEAD}`, found `{text}`"))
+        }),
     }
 }

@@ -2,21 +2,37 @@
 
 use http::StatusCode;
 use milecastle_store::RoleGrant;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::{Failure, Outcome, Site};
+use super::{Failure, List, Outcome, Site};
 use crate::callers::Caller;
+use crate::openapi::Doc;
 use crate::rights::{Action, Need, Place, Resource, Rights, Role};
 
 /// A role as answers show it.
-fn shown(role: &Role) -> Value {
-    let names = |action| role.resources(action).map(|resource| resource.name()).collect::<Vec<_>>();
-    json!({ "name": role.name, "read": names(Action::Read), "write": names(Action::Write) })
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Role")]
+struct Shown {
+    name: String,
+    /// Resources that it may read.
+    read: Vec<String>,
+    /// Resources that it may write.
+    write: Vec<String>,
 }
+
+impl From<&Role> for Shown {
+    fn from(role: &Role) -> Self {
+        let names = |action| role.resources(action).map(|resource| resource.name().to_owned()).collect();
+        Self { name: role.name.clone(), read: names(Action::Read), write: names(Action::Write) }
+    }
+}
+
+pub(super) const LIST: Doc = Doc::gives::<List<'static, Shown>>("The roles, and what each allows.");
 
 /// `GET /api/roles`: what each of them allows.
 pub(super) async fn list(_: Site) -> Outcome {
-    Ok(super::list(&Role::built_in().iter().map(shown).collect::<Vec<_>>()))
+    Ok(super::list(&Role::built_in().iter().map(Shown::from).collect::<Vec<_>>()))
 }
 
 /// Refuses grants that are none, or that `who` may not make.

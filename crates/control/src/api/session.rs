@@ -9,15 +9,16 @@ use axum::body::Body;
 use axum::extract::{Extension, State as Shared};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use milecastle_store::{AccountUpdate, ActorKind, NewPassword};
+use milecastle_store::{AccountUpdate, ActorKind, NewPassword, RoleGrant};
 use milecastle_telemetry::Secret;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::groups::done;
 use super::{Api, Failure, Outcome, Site, Who, json};
 use crate::callers::{self, SESSION};
-use crate::listen::Peer;
+use crate::listen::{Encrypted, Peer};
+use crate::openapi::Doc;
 use crate::passwords::check_password;
 use crate::rights::{Login, Principal, PrincipalKind};
 
@@ -25,40 +26,74 @@ use crate::rights::{Login, Principal, PrincipalKind};
 const JSON: &[u8] = b"application/json";
 
 /// What is given to log in.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "LoginGiven")]
 #[serde(deny_unknown_fields, default)]
 struct Given {
     name: String,
+    #[schemars(with = "String")]
     password: Secret<String>,
 }
 
 /// What is given to change one's password.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "PasswordGiven")]
 #[serde(deny_unknown_fields, default)]
 struct Change {
+    #[schemars(with = "String")]
     old: Secret<String>,
+    #[schemars(with = "String")]
     new: Secret<String>,
 }
+
+/// Who asks, as answers show it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Caller")]
+struct Shown {
+    name: String,
+    /// `account`, `key`, `token` or `anonymous`.
+    kind: &'static str,
+    roles: Vec<RoleGrant>,
+    #[serde(flatten)]
+    login: Option<ShownLogin>,
+}
+
+/// What belongs to a session.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Login")]
+struct ShownLogin {
+    must_change_password: bool,
+    ends_at: u64,
+    csrf_token: String,
+}
+
+pub(super) const SHOW: Doc = Doc::gives::<Shown>("Who asks.");
 
 /// `GET /api/session`: who asks, and what he may do.
 pub(super) async fn show(Extension(who): Who) -> Outcome {
     Ok(json(StatusCode::OK, &shown(&who)))
 }
 
-fn shown(who: &Principal) -> Value {
-    let mut body = json!({ "name": who.name, "kind": who.kind.name(), "roles": who.rights.grants() });
-    if let PrincipalKind::Account(login) = &who.kind {
-        body["must_change_password"] = login.must_change.into();
-        body["ends_at"] = login.ends_at.into();
-        body["csrf_token"] = login.csrf.clone().into();
-    }
-    body
+fn shown(who: &Principal) -> Shown {
+    let login = match &who.kind {
+        PrincipalKind::Account(login) => Some(ShownLogin {
+            must_change_password: login.must_change,
+            ends_at: login.ends_at,
+            csrf_token: login.csrf.clone(),
+        }),
+        _ => None,
+    };
+    Shown { name: who.name.clone(), kind: who.kind.name(), roles: who.rights.grants(), login }
 }
+
+pub(super) const LOGIN: Doc =
+    Doc::makes::<Shown>("Logs in; the answer sets the cookie of the session.").takes::<Given>().refuses(&[401, 429]);
 
 /// `POST /api/session`: logs in; the answer sets the cookie of the session.
 pub(super) async fn login(
     Shared(api): Site,
     Extension(Peer(peer)): Extension<Peer>,
+    Extension(encrypted): Extension<Encrypted>,
     headers: HeaderMap,
     body: Body,
 ) -> Outcome {
@@ -79,14 +114,24 @@ pub(super) async fn login(
     let session = api.callers.session(&text).await?.ok_or_else(wrong)?;
     tracing::info!(account = name, address, "logged in");
     let response = json(StatusCode::CREATED, &shown(&session));
-    Ok(with_cookie(response, &headers, &format!("{SESSION}={text}")))
+    Ok(with_cookie(response, encrypted, &headers, &format!("{SESSION}={text}")))
 }
 
+pub(super) const LOGOUT: Doc = Doc::done("Logs out.");
+
 /// `DELETE /api/session`: logs out.
-pub(super) async fn logout(Shared(api): Site, Extension(who): Who, headers: HeaderMap) -> Outcome {
+pub(super) async fn logout(
+    Shared(api): Site,
+    Extension(who): Who,
+    Extension(encrypted): Extension<Encrypted>,
+    headers: HeaderMap,
+) -> Outcome {
     api.by(&who).session_delete(&login_of(&who)?.hash).await?;
-    Ok(with_cookie(done(), &headers, &format!("{SESSION}=; Max-Age=0")))
+    Ok(with_cookie(done(), encrypted, &headers, &format!("{SESSION}=; Max-Age=0")))
 }
+
+pub(super) const CHANGE_PASSWORD: Doc =
+    Doc::done("Changes one's own password; all other sessions of the account end.").takes::<Change>().refuses(&[429]);
 
 /// `PUT /api/session/password`: another one for oneself; all other sessions of the account end.
 pub(super) async fn change_password(
@@ -163,14 +208,14 @@ fn login_of(who: &Principal) -> Result<&Login, Failure> {
     }
 }
 
-/// Sets the cookie: for this site alone, out of reach of scripts, and for encrypted connections only where a proxy says that this is
-/// one. Whoever says so falsely keeps only himself from sending it.
-fn with_cookie(mut response: Response, headers: &HeaderMap, cookie: &str) -> Response {
-    let tls = headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+/// Sets the cookie: for this site alone, out of reach of scripts, and for encrypted connections only where this is one, or a proxy
+/// says so. Whoever says so falsely keeps only himself from sending it.
+fn with_cookie(mut response: Response, Encrypted(encrypted): Encrypted, headers: &HeaderMap, cookie: &str) -> Response {
+    let tls = encrypted
+        || headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
     let secure = if tls { "; Secure" } else { "" };
     let value = format!("{cookie}; Path=/; HttpOnly; SameSite=Strict{secure}");
     let value = HeaderValue::try_from(value).expect("a cookie of letters, digits, - and _");
     response.headers_mut().insert(header::SET_COOKIE, value);
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -12,14 +12,18 @@ use milecastle_model::{Fault, Key, Kind};
 use milecastle_plugin_api::Registry;
 use milecastle_settings::Registries;
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Actor, ChangeSet, Op, PublishError, Published, Put, Source};
+use milecastle_store::{ChangeSet, Op, PublishError, Published, Put, Source};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Api, Failure, Outcome, Site, Who, json as answer, query_of};
+use super::{Api, Failure, Outcome, Site, Who, flag, json as answer, query_of};
 use crate::callers::Caller;
 use crate::dpm::Receipt;
+use crate::openapi::{Doc, Param};
 use crate::state::{Group, Image};
 use crate::terms::{self, Review, Terms, Unreadable};
 
@@ -36,13 +40,55 @@ struct Asked {
     /// The revision that the settings must have; 0 where there are none yet.
     expected: Option<u64>,
     wait: Option<Duration>,
-    actor: Actor,
+    who: Arc<Caller>,
 }
+
+/// Settings as answers show them.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "GroupSettings")]
+struct Shown {
+    group: String,
+    /// That changed them last; 0: none did.
+    revision: u64,
+    /// As they were written, but for secrets.
+    settings: Map<String, Value>,
+    /// With the defaults filled in.
+    effective: Map<String, Value>,
+    /// How far the change has come, if that was waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<String>,
+}
+
+/// Settings as they are given: by the schema that they are judged by.
+struct Given;
+
+impl JsonSchema for Given {
+    fn schema_name() -> Cow<'static, str> {
+        "GroupSettingsGiven".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let schema = milecastle_model::named_schema(Kind::GroupSettings.name()).expect("every kind has a schema");
+        schema.clone().try_into().expect("a schema of a kind is an object")
+    }
+}
+
+const CHANGE: &[Param] = &[
+    Param::flag("force", "Also where stored objects could not be built any more."),
+    Param::span("wait", "Waits so long for the nodes to have it in force."),
+];
+
+pub(super) const SHOW: Doc = Doc::gives::<Shown>("Settings of a gateway group.");
 
 /// `GET /api/gateway_groups/{group}/settings`.
 pub(super) async fn show(Shared(api): Site, Path(id): Path<String>) -> Outcome {
     shown(&api, &id, &*api.state.find(&id).await?.current().await?, None)
 }
+
+pub(super) const REPLACE: Doc = Doc::gives::<Shown>("Replaces the settings of a gateway group.")
+    .takes::<Given>()
+    .query(CHANGE)
+    .refuses(&[409, 412]);
 
 /// `PUT /api/gateway_groups/{group}/settings`: all of them anew; what is left out has its default.
 pub(super) async fn replace(
@@ -58,6 +104,11 @@ pub(super) async fn replace(
     let _place = api.place(&who, asked.wait.unwrap_or_default())?;
     change(&api, &id, asked, |_| given.clone()).await
 }
+
+pub(super) const PATCH: Doc = Doc::gives::<Shown>("Merges into the settings of a gateway group.")
+    .takes::<Given>()
+    .query(CHANGE)
+    .refuses(&[409, 412]);
 
 /// `PATCH /api/gateway_groups/{group}/settings`: merged into what is there; `null` takes a member away.
 pub(super) async fn patch(
@@ -78,7 +129,7 @@ pub(super) async fn patch(
     change(&api, &id, asked, merged).await
 }
 
-fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: &Caller) -> Result<Asked, Failure> {
+fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: &Arc<Caller>) -> Result<Asked, Failure> {
     let query = query_of(uri);
     let named = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().trim_matches('"'));
     let expected = named.filter(|named| *named != "*").map(str::parse::<u64>).transpose();
@@ -86,7 +137,7 @@ fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: &Caller) -> Result<Aske
         Failure::bad("invalid_argument", "If-Match: expected the `revision` of the settings, as their ETag has it")
     })?;
     let wait = query.get("wait").map(|_| api.wait(&query)).transpose()?;
-    Ok(Asked { force: query.get("force") == Some("true"), expected, wait, actor: who.actor.clone() })
+    Ok(Asked { force: flag(&query, "force")?, expected, wait, who: who.clone() })
 }
 
 async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value) -> Outcome {
@@ -113,11 +164,11 @@ async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value
             }
             review = Some(seen);
         }
-        match api.store().by(&asked.actor).publish(id, set).await {
+        match api.by(&asked.who).publish(id, set).await {
             Ok(published) => {
                 tracing::info!(
                     group = id,
-                    by = asked.actor.name,
+                    by = asked.who.name,
                     revision = published.revision,
                     "settings of a group changed"
                 );
@@ -255,14 +306,21 @@ fn shown(api: &Api, group: &str, image: &Image, receipt: Option<Receipt>) -> Out
         Registries::mask(registries);
     }
     let revision = revision(image);
-    let mut body = json!({ "group": group, "revision": revision, "settings": settings, "effective": effective });
-    if let Some(receipt) = receipt {
-        body["receipt"] = receipt.to_string().into();
-    }
+    let receipt = receipt.map(|receipt| receipt.to_string());
+    let (settings, effective) = (members(settings), members(effective));
+    let body = Shown { group: group.to_owned(), revision, settings, effective, receipt };
     let mut response = answer(StatusCode::OK, &body);
     let tag = HeaderValue::try_from(format!("\"{revision}\"")).expect("a number in quotes");
     response.headers_mut().insert(header::ETAG, tag);
     Ok(response)
+}
+
+/// Of an object, as all settings are.
+fn members(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(members) => members,
+        other => unreachable!("settings are an object, not {other}"),
+    }
 }
 
 impl From<Unreadable> for Failure {

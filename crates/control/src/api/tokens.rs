@@ -5,15 +5,17 @@ use axum::extract::{Extension, Path, State as Shared};
 use http::StatusCode;
 use milecastle_settings::Time;
 use milecastle_store::Token;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::groups::done;
-use super::{Failure, Outcome, Site, Who, json};
+use super::{Failure, List, Outcome, Site, Who, json};
 use crate::dpm::{AuthorityError, mint_group_token};
+use crate::openapi::{Doc, SPAN};
 
 /// A token as lists show it: everything but the token.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "JoinToken")]
 struct Shown {
     id: String,
     group: String,
@@ -23,13 +25,27 @@ struct Shown {
     revoked_at: Option<u64>,
 }
 
+/// A token that was just made.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "JoinTokenMade")]
+struct Made<'a> {
+    id: &'a str,
+    group: &'a str,
+    name: &'a str,
+    expires_at: Option<u64>,
+    /// Shown this once.
+    token: &'a str,
+}
+
 /// What is given to mint one.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "JoinTokenGiven")]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Given {
     /// What people call it.
     name: String,
     /// How long nodes may join with it; nodes that did stay.
+    #[schemars(with = "Option<String>", regex(pattern = SPAN))]
     expires_in: Option<Time>,
 }
 
@@ -40,12 +56,17 @@ impl From<Token> for Shown {
     }
 }
 
+pub(super) const LIST: Doc = Doc::gives::<List<'static, Shown>>("The join tokens of a gateway group.");
+
 /// `GET /api/gateway_groups/{group}/tokens`: revoked ones included.
 pub(super) async fn list(Shared(api): Site, Path(group): Path<String>) -> Outcome {
     api.store().head(&group).await?;
     let tokens: Vec<Shown> = api.store().token_list(&group).await?.into_iter().map(Shown::from).collect();
     Ok(super::list(&tokens))
 }
+
+pub(super) const CREATE: Doc =
+    Doc::makes::<Made<'static>>("Makes a join token, which is shown this once.").takes::<Given>();
 
 /// `POST /api/gateway_groups/{group}/tokens`: the one answer that shows the token.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, Path(group): Path<String>, body: Body) -> Outcome {
@@ -59,11 +80,11 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, Path(group): 
         }
     })?;
     tracing::info!(group, token = token.id(), by = who.name, "group token minted");
-    let shown = json!({
-        "id": token.id(), "group": group, "name": given.name, "expires_at": expires_at, "token": token.expose(),
-    });
-    Ok(json(StatusCode::CREATED, &shown))
+    let made = Made { id: token.id(), group: &group, name: &given.name, expires_at, token: &token.expose() };
+    Ok(json(StatusCode::CREATED, &made))
 }
+
+pub(super) const REVOKE: Doc = Doc::done("Revokes a join token; nodes that joined with it are cut off.");
 
 /// `DELETE /api/gateway_groups/{group}/tokens/{token}`: nobody joins with it any more, and nodes that did are cut off.
 pub(super) async fn revoke(

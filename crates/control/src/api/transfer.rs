@@ -7,13 +7,15 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Uri, header};
 use milecastle_model::{Key, Kind};
 use milecastle_store::Source;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::change_sets::{self, Asked, tagged};
-use super::{Failure, Outcome, Site, Who, query_of};
+use super::change_sets::{self, Asked, DRY_RUN, FORCE, MESSAGE, WAIT, tagged};
+use super::{Failure, Outcome, Site, Who, flag, query_of};
 use crate::admin::validate::is_yaml;
 use crate::admin::yaml;
+use crate::openapi::{Doc, Param};
 use crate::revisions::{Arrival, Editor, Existing, Plan, Refused, Selection, transfer};
 use crate::rights::{Need, Place, Resource};
 use crate::state::Image;
@@ -21,6 +23,12 @@ use crate::state::Image;
 /// Media types of files.
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
+
+const KINDS: Param = Param::text("kinds", "Only objects of these kinds, joined by commas.");
+const OBJECTS: Param = Param::text("objects", "Only these objects, such as /routes/1, joined by commas.");
+const EXISTING: Param =
+    Param::one_of("existing", &["overwrite", "keep", "refuse"], "What becomes of objects that are there already.");
+const PRUNE: Param = Param::flag("prune", "Delete what does not arrive.");
 
 /// Which objects the arguments `kinds` and `objects` name.
 fn selection(uri: &Uri) -> Result<Selection, Failure> {
@@ -48,8 +56,12 @@ fn arrival(uri: &Uri) -> Result<Arrival, Failure> {
         Some(Some(existing)) => existing,
         Some(None) => return Err(Failure::bad("invalid_argument", "existing: expected overwrite, keep or refuse")),
     };
-    Ok(Arrival { selection: selection(uri)?, existing, prune: change_sets::flag(&query, "prune")? })
+    Ok(Arrival { selection: selection(uri)?, existing, prune: flag(&query, "prune")? })
 }
+
+pub(super) const EXPORT: Doc = Doc::gives::<Map<String, Value>>("A gateway group as one file.")
+    .also("application/yaml")
+    .query(&[Param::one_of("format", &["json", "yaml"], "JSON without it."), KINDS, OBJECTS]);
 
 /// `GET /api/gateway_groups/{group}/export`: the group as one file, as JSON or with `format=yaml` as YAML.
 pub(super) async fn export(Shared(api): Site, Path(id): Path<String>, uri: Uri) -> Outcome {
@@ -74,6 +86,11 @@ pub(super) async fn export(Shared(api): Site, Path(id): Path<String>, uri: Uri) 
     let (media, text) = tokio::task::spawn_blocking(work).await.map_err(Refused::from)?.map_err(unreadable)?;
     Ok(tagged((StatusCode::OK, [(header::CONTENT_TYPE, media)], text).into_response(), revision))
 }
+
+pub(super) const IMPORT: Doc = Doc::gives::<Map<String, Value>>("Takes over the objects of such a file.")
+    .takes::<Map<String, Value>>()
+    .query(&[DRY_RUN, FORCE, MESSAGE, WAIT, KINDS, OBJECTS, EXISTING, PRUNE])
+    .refuses(&[409, 412, 428]);
 
 /// `POST /api/gateway_groups/{group}/import`: objects of such a file become the group's.
 pub(super) async fn import(
@@ -101,6 +118,20 @@ pub(super) async fn import(
     let plan = |base| async move { arrived(editor, base, bodies.clone(), arrival, force).await };
     change_sets::run(&api, &who, &group, &asked, Source::File, plan).await
 }
+
+pub(super) const PROMOTE: Doc = Doc::gives::<Map<String, Value>>("Takes over objects of another group.")
+    .query(&[
+        Param::text("from", "The group that they come from."),
+        DRY_RUN,
+        FORCE,
+        MESSAGE,
+        WAIT,
+        KINDS,
+        OBJECTS,
+        EXISTING,
+        PRUNE,
+    ])
+    .refuses(&[409, 412, 428]);
 
 /// `POST /api/gateway_groups/{group}/promote?from=`: objects of another group become this group's, secrets included.
 pub(super) async fn promote(

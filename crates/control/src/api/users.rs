@@ -5,12 +5,13 @@ use axum::extract::{Extension, Path, State as Shared};
 use http::StatusCode;
 use milecastle_store::{Account, AccountUpdate, NewPassword, RoleGrant};
 use milecastle_telemetry::Secret;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::groups::done;
 use super::roles::{granted, may_give};
-use super::{Api, Failure, Outcome, Site, Who, json};
+use super::{Api, Failure, List, Outcome, Site, Who, json};
+use crate::openapi::Doc;
 use crate::passwords::{check_password, generate_password};
 use crate::rights::{Principal, PrincipalKind};
 
@@ -18,34 +19,52 @@ use crate::rights::{Principal, PrincipalKind};
 const LONGEST: usize = 64;
 
 /// What is given to make one.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "UserNew")]
 #[serde(deny_unknown_fields, default)]
 struct New {
+    #[schemars(regex(pattern = "^[A-Za-z0-9._@-]{1,64}$"))]
     name: String,
     /// Without it, one is made and shown.
+    #[schemars(with = "Option<String>")]
     password: Option<Secret<String>>,
+    #[schemars(length(min = 1))]
     roles: Vec<RoleGrant>,
 }
 
 /// What is given to change one.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "UserUpdate")]
 #[serde(deny_unknown_fields, default)]
 struct Update {
     roles: Option<Vec<RoleGrant>>,
     disabled: Option<bool>,
     /// For somebody who has forgotten his own.
+    #[schemars(with = "Option<String>")]
     password: Option<Secret<String>>,
 }
 
-fn shown(account: &Account) -> Value {
-    json!({
-        "name": account.name,
-        "roles": account.grants,
-        "must_change_password": account.must_change,
-        "disabled_at": account.disabled_at,
-        "created_at": account.created_at,
-        "password_at": account.password_at,
-    })
+/// An account as answers show it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "User")]
+struct Shown {
+    name: String,
+    roles: Vec<RoleGrant>,
+    must_change_password: bool,
+    disabled_at: Option<u64>,
+    created_at: u64,
+    password_at: u64,
+    /// One that was made, shown this once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
+}
+
+impl From<Account> for Shown {
+    fn from(account: Account) -> Self {
+        let Account { name, grants: roles, disabled_at, created_at, password_at, .. } = account;
+        let must_change_password = account.must_change;
+        Self { name, roles, must_change_password, disabled_at, created_at, password_at, password: None }
+    }
 }
 
 /// Whether an account may be called so.
@@ -54,16 +73,22 @@ pub(crate) fn is_name(name: &str) -> bool {
     (1..=LONGEST).contains(&name.len()) && name.bytes().all(fit)
 }
 
+pub(super) const LIST: Doc = Doc::gives::<List<'static, Shown>>("The accounts.");
+
 /// `GET /api/users`.
 pub(super) async fn list(Shared(api): Site) -> Outcome {
-    let accounts: Vec<Value> = api.store().account_list().await?.iter().map(shown).collect();
+    let accounts: Vec<Shown> = api.store().account_list().await?.into_iter().map(Shown::from).collect();
     Ok(super::list(&accounts))
 }
 
+pub(super) const SHOW: Doc = Doc::gives::<Shown>("An account.");
+
 /// `GET /api/users/{name}`.
 pub(super) async fn show(Shared(api): Site, Path(name): Path<String>) -> Outcome {
-    Ok(json(StatusCode::OK, &shown(&found(&api, &name).await?)))
+    Ok(json(StatusCode::OK, &Shown::from(found(&api, &name).await?)))
 }
+
+pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes an account.").takes::<New>().refuses(&[409]);
 
 /// `POST /api/users`: the password is to be changed at the first login, whoever chose it.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {
@@ -82,12 +107,14 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
         return Err(Failure::conflict("user_exists", format!("there is an account `{name}` already")));
     }
     tracing::info!(account = name, by = who.name, "account made");
-    let mut body = shown(&found(&api, &name).await?);
-    if let Some(made) = made {
-        body["password"] = made.reveal().clone().into();
-    }
-    Ok(json(StatusCode::CREATED, &body))
+    let password = made.map(|made| made.reveal().clone());
+    Ok(json(StatusCode::CREATED, &Shown { password, ..found(&api, &name).await?.into() }))
 }
+
+pub(super) const UPDATE: Doc =
+    Doc::gives::<Shown>("Changes roles or password of an account, or whether it may log in.")
+        .takes::<Update>()
+        .refuses(&[409]);
 
 /// `PATCH /api/users/{name}`: roles, a new password, or whether it may log in. All but new roles ends its sessions; new ones count
 /// at once.
@@ -110,8 +137,10 @@ pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(name): P
         return Err(missing(&name));
     }
     tracing::info!(account = name, by = who.name, "account changed");
-    Ok(json(StatusCode::OK, &shown(&found(&api, &name).await?)))
+    Ok(json(StatusCode::OK, &Shown::from(found(&api, &name).await?)))
 }
+
+pub(super) const DELETE: Doc = Doc::done("Deletes an account.").refuses(&[409]);
 
 /// `DELETE /api/users/{name}`: its sessions end.
 pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(name): Path<String>) -> Outcome {

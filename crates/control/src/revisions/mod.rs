@@ -21,17 +21,17 @@ use crate::state::{Group, Image};
 use crate::terms::Unreadable;
 use milecastle_model::Change;
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Actor, Past, PublishError, Published, Source, Store, StoreError};
+use milecastle_store::{Acting, Past, PublishError, Published, Source, StoreError};
 use std::sync::Arc;
 
 /// Somebody who changes a group by whole change sets.
 #[derive(Clone, Copy)]
 pub(crate) struct Editor<'a> {
-    pub(crate) store: &'a Store,
+    /// The store in his hands.
+    pub(crate) acting: Acting<'a>,
     /// Any that this process has.
     pub(crate) compiler: &'a Arc<Compiler>,
     pub(crate) group: &'a Group,
-    pub(crate) actor: &'a Actor,
 }
 
 /// Why a change set was not made, or not published. Nothing of it was written.
@@ -93,7 +93,7 @@ impl Editor<'_> {
         if revision > head.revision() {
             return Err(Refused::Unborn { revision, head: head.revision() });
         }
-        match self.store.past(self.group.id(), revision..head.revision()).await? {
+        match self.acting.store().past(self.group.id(), revision..head.revision()).await? {
             Past::Forgotten { floor } => Err(Refused::Forgotten { revision, floor }),
             Past::Known(known) => {
                 let changes = known.into_iter().map(|(key, was)| match was {
@@ -127,7 +127,7 @@ impl Editor<'_> {
     pub(crate) async fn rehearse(&self, plan: &mut Plan, source: Source) -> Result<(), Refused> {
         if plan.flaws().is_empty() {
             let set = plan.change_set(source, String::new());
-            if let Err(error) = self.store.by(self.actor).rehearse(self.group.id(), set).await {
+            if let Err(error) = self.acting.rehearse(self.group.id(), set).await {
                 match plan.refused(error) {
                     Refused::Flawed(flaws) => plan.add_flaws(flaws),
                     other => return Err(other),
@@ -146,7 +146,7 @@ impl Editor<'_> {
             return Err(Refused::Flawed(plan.flaws().to_vec()));
         }
         let set = plan.change_set(source, message);
-        let published = match self.store.by(self.actor).publish(self.group.id(), set).await {
+        let published = match self.acting.publish(self.group.id(), set).await {
             Ok(published) => published,
             Err(error) => return Err(plan.refused(error)),
         };

@@ -219,8 +219,9 @@ fn tester() -> &'static Actor {
 async fn member(store: &Store, clock: &Arc<AtomicU64>, history: settings::History) -> Membership {
     let (roles, address, version) = (vec!["dashboard".to_owned()], String::new(), "1".to_owned());
     let members = settings::Members { heartbeat: settings::Time::millis(200), ..settings::Members::default() };
-    let (audit, compiler) = (settings::Audit::default(), plugins::compiler());
-    let settings = MemberSettings { members, history, audit, compiler, clock: told(clock) };
+    let (audit, idempotency) = (settings::Audit::default(), settings::Idempotency::default());
+    let (compiler, clock) = (plugins::compiler(), told(clock));
+    let settings = MemberSettings { members, history, audit, idempotency, compiler, clock };
     Membership::join(store.clone(), milecastle_control::Role { roles, address, version }, settings).await.unwrap()
 }
 

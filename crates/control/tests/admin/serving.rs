@@ -23,6 +23,9 @@ async fn pages_of_the_dashboard(gw: Gateway) {
     assert!(page.contains("control_group_revision{group=\"default\"} 0\n"), "{page}");
     assert!(page.contains("control_group_objects{group=\"default\"} 0\n"), "{page}");
     assert_eq!(get("/nothing").await.status, 404);
+    assert_eq!(get("/api/openapi.json").await.status, 401);
+    let document = Call::get("/api/openapi.json").header("x-api-key", KEY).to(gw.address()).await.unwrap();
+    assert_eq!((document.status, &*document.text()), (200, include_str!("../../../../docs/openapi.json")));
 }
 
 async fn readiness_follows_the_database(gw: Gateway) {

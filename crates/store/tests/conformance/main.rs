@@ -12,6 +12,7 @@ mod checks;
 mod groups;
 mod members;
 mod mishaps;
+mod once;
 mod opening;
 mod past;
 mod processes;

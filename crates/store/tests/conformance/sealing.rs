@@ -3,7 +3,7 @@
 use std::fs;
 
 use milecastle_model::{Key, Kind};
-use milecastle_store::{DEFAULT_GROUP, KeySource, Op, OpenError, Put, SealingKey, UniqueKey, open};
+use milecastle_store::{DEFAULT_GROUP, KeySource, Op, OpenError, Put, SealingKey, UniqueKey, open, reseal};
 
 use crate::home::{Home, body, on_both, publish, put, revision, route};
 
@@ -11,6 +11,7 @@ on_both!(
     secrets_are_not_on_the_disk,
     sealed_bodies_do_not_open_elsewhere,
     another_key_does_not_open_the_store,
+    the_sealing_key_is_replaced_beside_whoever_has_the_store_open,
     secrets_are_made_once,
 );
 
@@ -73,6 +74,31 @@ async fn another_key_does_not_open_the_store(home: Home) {
 
     let store = open(&home.dsn, &KeySource::Key(right)).await.unwrap();
     publish(&store, vec![put(route("1"), "a")]).await.unwrap();
+}
+
+async fn the_sealing_key_is_replaced_beside_whoever_has_the_store_open(home: Home) {
+    let running = home.open().await;
+    running.secret_put("ca", b"before").await.unwrap();
+    let path = home.path("next.key");
+    fs::write(&path, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+    let next = SealingKey::from_text(&fs::read_to_string(&path).unwrap()).unwrap();
+    let both = KeySource::Replaced { by: Box::new(home.key.clone()), next: path.clone() };
+    let secret = async |key: &KeySource| {
+        let store = open(&home.dsn, key).await?;
+        let secret = store.secret_get("ca").await?.unwrap();
+        Ok::<_, OpenError>(String::from_utf8(secret.expose().to_vec()).unwrap())
+    };
+    assert_eq!(secret(&both).await.unwrap(), "before");
+    assert!(reseal(&home.dsn, &home.key, &next).await.unwrap());
+    running.secret_put("ca", b"while it ran").await.unwrap();
+    for key in [&both, &KeySource::File(path)] {
+        assert_eq!(secret(key).await.unwrap(), "while it ran");
+    }
+    assert!(matches!(secret(&home.key).await, Err(OpenError::WrongSealingKey { .. })));
+    // Whoever repeats it, for he has not seen how it ended, does no harm.
+    assert!(!reseal(&home.dsn, &home.key, &next).await.unwrap());
+    let other = SealingKey::generate();
+    assert!(matches!(reseal(&home.dsn, &home.key, &other).await, Err(OpenError::WrongSealingKey { .. })));
 }
 
 async fn secrets_are_made_once(home: Home) {

@@ -80,7 +80,7 @@ impl Condition {
 }
 
 /// An object that a node could not build.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct RejectedObject {
     /// The name of its kind, which may be one that this version does not know.
     pub kind: String,
@@ -93,7 +93,7 @@ pub struct RejectedObject {
 }
 
 /// A step that a node did not take as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct RefusedStep {
     /// `digest`, `gap`, `lineage`, `backwards`, `malformed` or `unspecified`.
     pub fault: String,

@@ -117,6 +117,7 @@ impl Replica {
             members: members.clone(),
             history: settings::History::default(),
             audit: settings::Audit::default(),
+            idempotency: settings::Idempotency::default(),
             compiler: Arc::new(Compiler::new(Arc::new(plugins))),
             clock: Clock::of(&store),
         };

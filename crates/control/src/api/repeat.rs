@@ -1,0 +1,54 @@
+//! Requests with an idempotency key ([`crate::once`]).
+
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use milecastle_store::Answered;
+
+use super::{Api, Failure};
+use crate::callers::Caller;
+use crate::once::{self, Fault};
+
+/// Serves a request that was let in; one that has a key and was done before is answered as it was then.
+pub(super) async fn once(api: &Api, who: &Caller, request: Request, next: Next) -> Result<Response, Failure> {
+    let Some(key) = once::key_of(request.method(), request.headers()).map_err(Fault::from)? else {
+        return Ok(next.run(request).await);
+    };
+    let key = key.to_owned();
+    let (mut head, body) = request.into_parts();
+    // The endpoint itself holds the body to its own limit.
+    let body = api.large_body_limits.read(body).await?;
+    let once = Arc::new(once::asked(&key, &head.method, &head.uri, "", &body));
+    if let Some(answered) = once::answered(api.by(who), &once).await? {
+        return Ok(replayed(answered));
+    }
+    head.extensions.insert(Arc::new(who.clone().doing(once.clone())));
+    let (head, body) = next.run(Request::from_parts(head, Body::from(body))).await.into_parts();
+    // Answers to writes are made in memory.
+    let body = to_bytes(body, usize::MAX).await.map_err(|error| Failure::bad("invalid_body", error.to_string()))?;
+    if once.is_repeated() {
+        // Somebody else has come with the same key meanwhile.
+        if let Some(answered) = once::answered(api.by(who), &once).await? {
+            return Ok(replayed(answered));
+        }
+    }
+    once::keep(api.by(who), &once, Answered { status: head.status.as_u16(), body: body.clone() }).await;
+    Ok(Response::from_parts(head, Body::from(body)))
+}
+
+/// The answer that was given at first.
+fn replayed(answered: Answered) -> Response {
+    let Answered { status, body } = answered;
+    let status = StatusCode::from_u16(status).expect("a status was kept");
+    let json = (!body.is_empty()).then_some([(header::CONTENT_TYPE, "application/json")]);
+    let mut response = match json {
+        Some(json) => (status, json, body).into_response(),
+        None => status.into_response(),
+    };
+    response.headers_mut().insert(once::REPLAYED, HeaderValue::from_static("true"));
+    response
+}

@@ -1,0 +1,134 @@
+//! What an endpoint of `/api` says of itself: the part of a row of its table that becomes the document.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Value, json};
+
+/// Lengths of time as arguments and bodies have them: `500ms`, `30s`, `1h30m`, a bare number of seconds.
+pub(crate) const SPAN: &str = "^([0-9]{1,4}(ms|s|m|h|d)){1,3}$|^[0-9]{1,8}$";
+
+/// The schema of a type, made where definitions are collected.
+pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// What an endpoint takes and gives. What follows from its method, its path and its right is not said again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Doc {
+    /// What it does, in a line.
+    pub(super) summary: &'static str,
+    /// Arguments of the query.
+    pub(super) query: &'static [Param],
+    /// The body of the request.
+    pub(super) takes: Option<SchemaOf>,
+    /// The status of success, and the body that comes with it.
+    pub(super) status: u16,
+    pub(super) gives: Option<SchemaOf>,
+    /// A media type beside JSON, in which it is given too.
+    pub(super) also: Option<&'static str>,
+    /// Statuses of refusals that only this endpoint knows.
+    pub(super) refuses: &'static [u16],
+}
+
+/// An argument of a query.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Param {
+    name: &'static str,
+    about: &'static str,
+    form: Form,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Text,
+    Flag,
+    Whole { min: u64, max: u64 },
+    Span,
+    OneOf(&'static [&'static str]),
+}
+
+fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+impl Doc {
+    const fn new(summary: &'static str, status: u16, gives: Option<SchemaOf>) -> Self {
+        Self { summary, query: &[], takes: None, status, gives, also: None, refuses: &[] }
+    }
+
+    /// Answers 200 with a `T`.
+    pub(crate) const fn gives<T: JsonSchema>(summary: &'static str) -> Self {
+        Self::new(summary, 200, Some(schema_of::<T>))
+    }
+
+    /// Answers 201 with a `T`.
+    pub(crate) const fn makes<T: JsonSchema>(summary: &'static str) -> Self {
+        Self::new(summary, 201, Some(schema_of::<T>))
+    }
+
+    /// Answers 204.
+    pub(crate) const fn done(summary: &'static str) -> Self {
+        Self::new(summary, 204, None)
+    }
+
+    /// Takes a `T` as its body.
+    pub(crate) const fn takes<T: JsonSchema>(self) -> Self {
+        Self { takes: Some(schema_of::<T>), ..self }
+    }
+
+    /// Takes these arguments.
+    pub(crate) const fn query(self, query: &'static [Param]) -> Self {
+        Self { query, ..self }
+    }
+
+    /// Refuses with these statuses too.
+    pub(crate) const fn refuses(self, refuses: &'static [u16]) -> Self {
+        Self { refuses, ..self }
+    }
+
+    /// Gives this media type too.
+    pub(crate) const fn also(self, media_type: &'static str) -> Self {
+        Self { also: Some(media_type), ..self }
+    }
+}
+
+impl Param {
+    /// Any text.
+    pub(crate) const fn text(name: &'static str, about: &'static str) -> Self {
+        Self { name, about, form: Form::Text }
+    }
+
+    /// `true` or `false`; `false` without it.
+    pub(crate) const fn flag(name: &'static str, about: &'static str) -> Self {
+        Self { name, about, form: Form::Flag }
+    }
+
+    /// A whole number of these bounds.
+    pub(crate) const fn whole(name: &'static str, min: u64, max: u64, about: &'static str) -> Self {
+        Self { name, about, form: Form::Whole { min, max } }
+    }
+
+    /// A length of time.
+    pub(crate) const fn span(name: &'static str, about: &'static str) -> Self {
+        Self { name, about, form: Form::Span }
+    }
+
+    /// One of these words.
+    pub(crate) const fn one_of(name: &'static str, words: &'static [&'static str], about: &'static str) -> Self {
+        Self { name, about, form: Form::OneOf(words) }
+    }
+
+    /// Whether it makes a request wait for nodes, for which there may be no place.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.form, Form::Span)
+    }
+
+    /// As the document has it.
+    pub(super) fn shown(&self) -> Value {
+        let schema = match self.form {
+            Form::Text => json!({ "type": "string" }),
+            Form::Flag => json!({ "type": "boolean", "default": false }),
+            Form::Whole { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
+            Form::Span => json!({ "type": "string", "pattern": SPAN }),
+            Form::OneOf(words) => json!({ "type": "string", "enum": words }),
+        };
+        json!({ "name": self.name, "in": "query", "description": self.about, "schema": schema })
+    }
+}

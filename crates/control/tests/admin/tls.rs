@@ -1,0 +1,112 @@
+//! TLS on the dashboard's listeners, and what every answer tells browsers (`docs/security.md`).
+
+use crate::gateway::{Gateway, KEY, bare};
+use milecastle_settings::Time;
+use milecastle_testkit::tls::{Authority, Identity};
+use milecastle_testkit::{Call, Target, eventually};
+use std::fs;
+
+/// Files of a dashboard, which operators of `people` may use.
+struct Files {
+    dir: tempfile::TempDir,
+    servers: Authority,
+    people: Authority,
+}
+
+impl Files {
+    fn new() -> Self {
+        let files = Self {
+            dir: tempfile::tempdir().unwrap(),
+            servers: Authority::new("servers"),
+            people: Authority::new("people"),
+        };
+        files.put(&files.servers.issue(&["localhost"]));
+        fs::write(files.dir.path().join("people.pem"), files.people.pem()).unwrap();
+        files
+    }
+
+    fn put(&self, identity: &Identity) {
+        fs::write(self.dir.path().join("key.pem"), &identity.key).unwrap();
+        fs::write(self.dir.path().join("cert.pem"), &identity.cert).unwrap();
+    }
+
+    async fn dashboard(&self, mutual: bool) -> Gateway {
+        let path = |name: &str| Some(self.dir.path().join(name));
+        Gateway::configured(|settings| {
+            (settings.tls.cert_file, settings.tls.key_file) = (path("cert.pem"), path("key.pem"));
+            settings.tls.client_ca_file = path("people.pem").filter(|_| mutual);
+            settings.tls.reload = Time::millis(50);
+            settings.admin.enable = true;
+        })
+        .await
+    }
+}
+
+fn target(gw: &Gateway, authority: &Authority, identity: Option<&Identity>) -> Target {
+    let target = Target::tls(gw.address(), "localhost", &authority.pem());
+    match identity {
+        Some(identity) => target.with_identity(identity),
+        None => target,
+    }
+}
+
+async fn status(target: &Target) -> Option<u16> {
+    let mut connection = target.connect().await.ok()?;
+    let call = bare("GET /routes").header("x-api-key", KEY);
+    Some(call.send(&mut connection).await.ok()?.status)
+}
+
+#[tokio::test]
+async fn both_listeners_speak_tls_with_the_certificate_that_the_files_hold_now() {
+    let files = Files::new();
+    let gw = files.dashboard(false).await;
+    let trusting = target(&gw, &files.servers, None);
+    assert_eq!(status(&trusting).await, Some(200));
+    assert!(bare("GET /routes").to(gw.address()).await.is_err(), "no plain HTTP");
+    let admin = gw.dashboard.admin_address().unwrap();
+    assert_eq!(status(&Target::tls(admin, "localhost", &files.servers.pem())).await, Some(200));
+    // Files that do not go together change nothing.
+    let renewed = Authority::new("renewed");
+    let next = renewed.issue(&["localhost"]);
+    fs::write(files.dir.path().join("key.pem"), &next.key).unwrap();
+    assert_eq!(status(&trusting).await, Some(200));
+    files.put(&next);
+    eventually("the renewed certificate is shown", async || status(&target(&gw, &renewed, None)).await == Some(200))
+        .await;
+    assert_eq!(status(&trusting).await, None);
+}
+
+#[tokio::test]
+async fn with_authorities_of_clients_nobody_else_comes_in() {
+    let files = Files::new();
+    let gw = files.dashboard(true).await;
+    let (operator, other) = (files.people.issue(&["ann"]), files.servers.issue(&["bob"]));
+    assert_eq!(status(&target(&gw, &files.servers, Some(&operator))).await, Some(200));
+    assert_eq!(status(&target(&gw, &files.servers, None)).await, None);
+    assert_eq!(status(&target(&gw, &files.servers, Some(&other))).await, None);
+}
+
+#[tokio::test]
+async fn every_answer_tells_browsers_to_be_strict() {
+    let gw = Gateway::sqlite().await;
+    for path in ["/", "/healthz", "/metrics", "/nothing", "/api/version", "/api/nodes", "/apisix/admin/routes"] {
+        let answer = Call::get(path).to(gw.address()).await.unwrap();
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", "no-store"),
+            ("strict-transport-security", ""),
+        ] {
+            assert_eq!(answer.header(name), value, "{path}");
+        }
+    }
+    let files = Files::new();
+    let gw = files.dashboard(false).await;
+    let mut connection = target(&gw, &files.servers, None).connect().await.unwrap();
+    let body = r#"{"name":"nobody","password":"x"}"#;
+    let login = Call::post("/api/session", body).header("content-type", "application/json");
+    let answer = login.send(&mut connection).await.unwrap();
+    assert_eq!((answer.status, &*answer.header("strict-transport-security")), (401, "max-age=31536000"));
+}

@@ -1,0 +1,71 @@
+//! Writes that are done once.
+
+use std::time::Duration;
+
+use crate::home::{Home, ann, office, on_both, put, route};
+use milecastle_store::{
+    Actor, ActorKind, Answered, ChangeSet, DEFAULT_GROUP, Done, Once, Op, PublishError, Source, StoreError,
+};
+
+on_both!(a_write_is_done_once_with_its_answer, names_go_when_they_are_old_or_too_many);
+
+fn changes(id: &str) -> ChangeSet {
+    ChangeSet::new(Source::Api, vec![put(route(id), "a")])
+}
+
+fn answer() -> Answered {
+    Answered { status: 201, body: "shown but once".into() }
+}
+
+async fn a_write_is_done_once_with_its_answer(home: Home) {
+    let (store, other) = (home.open().await, home.open().await);
+    let once = Once::new("k", [7; 32]);
+    let writer = store.by(ann()).once(Some(&once));
+    writer.publish_answering(DEFAULT_GROUP, changes("1"), |_| Some(answer())).await.unwrap();
+    assert!(!once.is_repeated());
+    let again = other.by(ann()).once(Some(&once)).publish(DEFAULT_GROUP, changes("2")).await;
+    assert!(matches!(again, Err(PublishError::Store(StoreError::Repeated))), "{again:?}");
+    assert!(once.is_repeated());
+    assert_eq!(store.head(DEFAULT_GROUP).await.unwrap().revision, 1);
+    let done = other.by(ann()).done("k").await.unwrap();
+    assert_eq!(done, Some(Done { request: [7; 32], answered: Some(answer()) }));
+    let bob = Actor::new(ActorKind::AdminKey, "bob");
+    assert_eq!(other.by(&bob).done("k").await.unwrap(), None, "a name is its giver's");
+    assert!(!home.on_disk().windows(14).any(|window| window == b"shown but once"));
+    // What fails takes no name.
+    let refused = Once::new("r", [1; 32]);
+    let mut stale = changes("3");
+    stale.expected_revision = Some(9);
+    store.by(ann()).once(Some(&refused)).publish(DEFAULT_GROUP, stale).await.unwrap_err();
+    assert_eq!(store.by(ann()).done("r").await.unwrap(), None);
+    // The first answer stays.
+    let other_answer = Answered { status: 200, body: "other".into() };
+    store.by(ann()).once(Some(&once)).answered(&other_answer).await.unwrap();
+    assert_eq!(store.by(ann()).done("k").await.unwrap().unwrap().answered, Some(answer()));
+}
+
+async fn names_go_when_they_are_old_or_too_many(home: Home) {
+    let store = home.open().await;
+    for n in 0..5 {
+        let once = Once::new(n.to_string(), [n; 32]);
+        let changes = ChangeSet::new(Source::Api, Vec::<Op>::new());
+        store.by(ann()).once(Some(&once)).publish(DEFAULT_GROUP, changes).await.unwrap();
+    }
+    home.sql("UPDATE idempotency SET at = at - 100 + CAST(key AS INTEGER)").await;
+    let left = async || {
+        let mut left = String::new();
+        for n in 0..5 {
+            let name = n.to_string();
+            if store.by(ann()).done(&name).await.unwrap().is_some() {
+                left += &name;
+            }
+        }
+        left
+    };
+    let (office, keep) = (office(&store).await, Duration::from_secs(1000));
+    assert_eq!((store.once_trim(office, keep, 5).await.unwrap(), left().await), (0, "01234".to_owned()));
+    assert_eq!((store.once_trim(office, keep, 3).await.unwrap(), left().await), (2, "234".to_owned()));
+    let over = milecastle_store::Term { epoch: office.epoch - 1, ..office };
+    assert_eq!(store.once_trim(over, Duration::ZERO, 3).await.unwrap(), 0);
+    assert_eq!((store.once_trim(office, Duration::from_secs(10), 3).await.unwrap(), left().await), (3, String::new()));
+}

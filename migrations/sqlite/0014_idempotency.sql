@@ -1,0 +1,14 @@
+-- Writes that clients have named (docs/api.md): such a write is done once, however often it is asked for. A row is made in the
+-- transaction of its write. `request` is SHA-256 of what was asked for; `status` and `answer` (sealed) are what was answered, null
+-- where the process ended before it knew. `at` is Unix time in seconds.
+CREATE TABLE idempotency (
+    actor_kind TEXT NOT NULL,
+    actor_id   TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    request    BLOB NOT NULL,
+    status     INTEGER,
+    answer     BLOB,
+    at         INTEGER NOT NULL,
+    PRIMARY KEY (actor_kind, actor_id, key)
+) STRICT;
+CREATE INDEX idempotency_at ON idempotency (at);
