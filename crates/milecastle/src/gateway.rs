@@ -309,11 +309,10 @@ impl GatewayNode {
         export_rest(&self.exporters, export.get()).await;
     }
 
-    /// Ends with its connections: another process has the sockets. Whatever is left after `upgrade.drain` is cut; if it is
+    /// Ends with its connections, which follow what that other process has in force that has the sockets. Whatever is left after `upgrade.drain` is cut; if it is
     /// `hurried`, after `shutdown.drain`.
     pub(crate) async fn leave(self, handed: HandedOver, hurried: oneshot::Receiver<()>) {
         self.side.leave();
-        drop(self.node);
         let (drain, hurry) = (self.upgrade.drain, self.shutdown.drain);
         self.drain.comes_to(Stage::Replaced, drain.get());
         let Totals { active: connections, in_flight: requests, tunnels, .. } = self.gateway.counters().totals();
@@ -338,6 +337,8 @@ impl GatewayNode {
         if !self.gateway.leave(handed.claimed, over).await {
             tracing::warn!("connections were cut: they did not end in time");
         }
+        // Up to here it has followed the configuration.
+        drop(self.node);
         export_rest(&self.exporters, self.shutdown.export.get()).await;
     }
 }
@@ -357,6 +358,7 @@ fn node_config(settings: &Settings, facts: &NodeFacts, lock: Option<Arc<File>>) 
         hostname: facts.hostname.to_string(),
         version: facts.version.to_owned(),
         boot_id: format!("{:016x}-{:08x}", boot.as_nanos(), std::process::id()),
+        follow_interval: settings.upgrade.follow_interval.get(),
         lock,
     }
 }

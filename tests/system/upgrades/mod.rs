@@ -1,5 +1,6 @@
 //! A gateway process takes the place of another one (`docs/upgrading.md`).
 
+mod followed;
 mod killed;
 mod load;
 mod one_by_one;

@@ -18,6 +18,7 @@ mod last_good;
 mod maintenance;
 mod pace;
 mod pause;
+mod replaced;
 mod session;
 mod set_back;
 
@@ -34,11 +35,12 @@ use milecastle_settings::{ControlPlane, State};
 use milecastle_snapshot::{Compiler, Snapshot};
 use milecastle_wire::pb;
 use pace::{Outcome, Pace};
+use replaced::Replaced;
 use set_back::SetBack;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use identity::IdentityError;
 pub use last_good::{DirectoryInUse, LastGoodFigures};
@@ -57,6 +59,8 @@ pub struct NodeConfig {
     pub version: String,
     /// Names the start of the process: `NodeFacts.boot_id` of the protocol.
     pub boot_id: String,
+    /// How often the process looks, once it was replaced, at what the other one has in force: `upgrade.follow_interval`.
+    pub follow_interval: Duration,
     /// The lock on the state directory, if it came from the process that this one takes over from.
     pub lock: Option<Arc<File>>,
 }
@@ -117,6 +121,9 @@ pub struct TrafficFigures {
     /// Health of upstream nodes now.
     pub upstreams: HealthFigures,
 }
+
+/// Puts a snapshot in force.
+type Publish = Box<dyn Fn(Arc<Snapshot>) + Send + Sync>;
 
 /// The running member. It ends when this is dropped.
 pub struct Node {
@@ -207,6 +214,19 @@ impl StatusCell {
 }
 
 impl StatusCell {
+    /// Puts what was built in force and shows it, in one: whoever is woken by the one finds the other.
+    fn put_in_force(&self, holdings: &Holdings, publish: &(dyn Fn(Arc<Snapshot>) + Send + Sync)) {
+        let quarantined = holdings.rejected().len();
+        let mut status = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        publish(holdings.snapshot().clone());
+        let position = holdings.position();
+        status.lineage = Some(position.lineage.to_string());
+        status.revision = position.revision;
+        status.digest = position.digest.to_string();
+        status.head = status.head.max(position.revision);
+        status.quarantined = quarantined;
+    }
+
     /// Raises an alarm, or takes it back.
     fn note(&self, alarm: Alarm, trouble: Option<String>) {
         let mut status = self.own.lock().unwrap_or_else(PoisonError::into_inner);
@@ -225,7 +245,7 @@ struct Member {
     config: NodeConfig,
     identity: Identity,
     compiler: Arc<Compiler>,
-    publish: Box<dyn Fn(Arc<Snapshot>) + Send + Sync>,
+    publish: Publish,
     figures: Box<dyn Fn() -> TrafficFigures + Send + Sync>,
     status: StatusCell,
     last_good: LastGood,
@@ -244,7 +264,8 @@ struct Member {
 }
 
 impl Member {
-    /// Starts from what is on the disk; then follows the control plane, resting whenever it is asked to.
+    /// Starts from what is on the disk; then follows the control plane, resting whenever it is asked to; and once another process
+    /// has the membership, that one.
     async fn run(mut self, mut asked: pause::Asked) {
         self.start_from_last_good().await;
         loop {
@@ -255,9 +276,19 @@ impl Member {
             // Nobody can ask any more: the node is gone.
             let Some(ask) = ask else { return };
             if !self.rest(ask).await {
-                return;
+                break;
             }
         }
+        if let Some(replaced) = self.replaced().await {
+            replaced.run().await;
+        }
+    }
+
+    /// What is left of it in the process that was replaced; `None` if it had no configuration. Lock and disk are the other's.
+    async fn replaced(self) -> Option<Replaced> {
+        let Self { config, compiler, publish, status, last_good, holdings, origin, .. } = self;
+        let trail = last_good.into_trail(holdings?, origin?).await;
+        Some(Replaced { trail, compiler, publish, status, interval: config.follow_interval })
     }
 
     /// Connects again and again, to one DP manager after the other.
@@ -337,18 +368,9 @@ impl Member {
         }
     }
 
-    /// Puts what was built in force and shows it, in one: whoever is woken by the one finds the other.
+    /// Puts what was built in force, and shows it.
     fn take(&mut self, holdings: Holdings, origin: Origin) {
-        let quarantined = holdings.rejected().len();
-        self.tell(|status| {
-            (self.publish)(holdings.snapshot().clone());
-            let position = holdings.position();
-            status.lineage = Some(position.lineage.to_string());
-            status.revision = position.revision;
-            status.digest = position.digest.to_string();
-            status.head = status.head.max(position.revision);
-            status.quarantined = quarantined;
-        });
+        self.status.put_in_force(&holdings, &*self.publish);
         (self.holdings, self.origin) = (Some(holdings), Some(origin));
     }
 

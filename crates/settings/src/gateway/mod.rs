@@ -202,6 +202,7 @@ impl Gateway {
             ("timeouts.side_header", self.timeouts.side_header),
             ("upgrade.ready_timeout", self.upgrade.ready_timeout),
             ("upgrade.first_word", self.upgrade.first_word),
+            ("upgrade.follow_interval", self.upgrade.follow_interval),
             ("dns.timeout", self.dns.timeout),
             ("dns.try_timeout", self.dns.try_timeout),
         ]);

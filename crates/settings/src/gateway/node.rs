@@ -246,6 +246,9 @@ pub struct Upgrade {
     /// Shortest time between two counts of what is open, for `/v1/drain` and those who ask through that socket: workers count for
     /// all of them together.
     pub count_interval: Time,
+    /// How often the process that was replaced looks for what the other one has put in force, for the connections that it still
+    /// has.
+    pub follow_interval: Time,
     /// How long connections of the process that was replaced may go on: tunnels, sessions, streams and large bodies. After that
     /// what is left is cut. SIGTERM shortens it to `shutdown.drain`.
     pub drain: Time,
@@ -545,6 +548,7 @@ impl Default for Upgrade {
             ready_timeout: Time::secs(60),
             first_word: Time::secs(5),
             count_interval: Time::millis(200),
+            follow_interval: Time::millis(500),
             drain: Time::secs(3600),
         }
     }

@@ -14,7 +14,7 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, rand};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
 const MAGIC: [u8; 8] = *b"MCSTATE\n";
 const VERSION: u16 = 1;
@@ -149,9 +149,26 @@ pub(super) enum ReadError {
     Content(String),
 }
 
+/// A place in a file, between two records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    offset: u64,
+    /// Of the next record.
+    sequence: u64,
+}
+
+impl Place {
+    /// Bytes of the file before it.
+    pub(super) fn offset(self) -> u64 {
+        self.offset
+    }
+}
+
 /// Reads one file.
 pub(super) struct Reader<R> {
     source: R,
+    /// Bytes of the file.
+    bytes: u64,
     /// Bytes of the file that were not read yet: no record is longer.
     left: u64,
     sealer: Sealer,
@@ -176,7 +193,12 @@ impl<R: Read> Reader<R> {
         if told[10..12] != (kind as u16).to_le_bytes() || told[12..20] != number.to_le_bytes() {
             return Err(ReadError::Foreign("it was renamed or copied"));
         }
-        Ok(Self { source, left, sealer: Sealer::new(key, header) })
+        Ok(Self { source, bytes, left, sealer: Sealer::new(key, header) })
+    }
+
+    /// Where the next record begins. Without a meaning after an error.
+    pub(super) fn place(&self) -> Place {
+        Place { offset: self.bytes - self.left, sequence: self.sealer.sequence }
     }
 
     /// The next record; `None` at the end.
@@ -203,6 +225,16 @@ impl<R: Read> Reader<R> {
         record.truncate(plain);
         self.sealer.sequence += 1;
         Ok(Some(record))
+    }
+}
+
+impl<R: Read + Seek> Reader<R> {
+    /// Goes to a place that a reader of this file has come to.
+    pub(super) fn go_to(&mut self, place: Place) -> Result<(), ReadError> {
+        self.left = self.bytes.checked_sub(place.offset).ok_or(ReadError::Torn)?;
+        self.source.seek(SeekFrom::Start(place.offset))?;
+        self.sealer.sequence = place.sequence;
+        Ok(())
     }
 }
 
@@ -281,6 +313,29 @@ mod tests {
         assert!(matches!(read_as(&file, &KEY, Kind::Changes, 4).1, Some(ReadError::Foreign(_))));
         assert!(matches!(read_as(b"", &KEY, Kind::Changes, 3).1, Some(ReadError::Torn)));
         assert!(matches!(read_as(&[b'x'; 99], &KEY, Kind::Changes, 3).1, Some(ReadError::Foreign(_))));
+    }
+
+    #[test]
+    fn a_file_that_has_grown_is_read_on_from_a_place() {
+        let whole = written(&["head", "one", "two"]);
+        let one = written(&["head", "one"]).len();
+        let open = |bytes: &[u8]| {
+            let source = io::Cursor::new(bytes.to_vec());
+            Reader::open(source, bytes.len() as u64, &KEY, Kind::Changes, 3).unwrap()
+        };
+        let mut reader = open(&whole[..one + 5]);
+        reader.next().unwrap();
+        reader.next().unwrap();
+        let place = reader.place();
+        assert_eq!(place.offset(), one as u64);
+        assert!(matches!(reader.next(), Err(ReadError::Torn)));
+        let mut reader = open(&whole);
+        reader.go_to(place).unwrap();
+        assert_eq!(reader.next().unwrap().unwrap(), b"two");
+        assert!(reader.next().unwrap().is_none());
+        let mut reader = open(&whole);
+        reader.go_to(Place { sequence: 0, ..place }).unwrap();
+        assert!(matches!(reader.next(), Err(ReadError::Damaged)));
     }
 
     #[test]

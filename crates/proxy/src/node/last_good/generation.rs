@@ -37,7 +37,7 @@ impl fmt::Display for Origin {
 /// Members that this version does not know are overlooked, so that an operator can go back to it from a later one. What must not be
 /// overlooked takes another version of the layout (`file`).
 #[derive(Serialize, Deserialize)]
-struct Head {
+pub(super) struct Head {
     origin: Origin,
     lineage: String,
     revision: u64,
@@ -54,7 +54,8 @@ impl Head {
         serde_json::to_vec(&head).expect("texts and a number have a JSON form")
     }
 
-    fn read(reader: &mut Reader<impl io::Read>) -> Result<(Origin, Position, String), ReadError> {
+    /// Reads it: whose configuration, at which position, with which mark.
+    pub(super) fn read(reader: &mut Reader<impl io::Read>) -> Result<(Origin, Position, String), ReadError> {
         let record = reader.next()?.ok_or(ReadError::Torn)?;
         let head: Self = serde_json::from_slice(&record).map_err(|error| content(format!("its head: {error}")))?;
         let digest = head.digest.parse::<Digest>().map_err(content)?;
@@ -63,7 +64,8 @@ impl Head {
     }
 }
 
-fn content(why: impl ToString) -> ReadError {
+/// What makes no sense in a file that opens.
+pub(super) fn content(why: impl ToString) -> ReadError {
     ReadError::Content(why.to_string())
 }
 
@@ -96,7 +98,7 @@ pub(super) fn begin_changes<W: Write>(
 type ObjectKey = (String, String);
 
 /// A configuration as it was read: what a checkpoint holds, and what changed since.
-struct Read {
+pub(super) struct Read {
     origin: Origin,
     position: Position,
     mark: String,
@@ -109,7 +111,7 @@ struct Read {
 
 impl Read {
     /// The checkpoint in a file; its objects add up to its digest.
-    fn checkpoint(path: &Path, number: u64, key: &StateKey) -> Result<Self, ReadError> {
+    pub(super) fn checkpoint(path: &Path, number: u64, key: &StateKey) -> Result<Self, ReadError> {
         let mut reader = open(path, key, Kind::Checkpoint, number)?;
         let (origin, position, mark) = Head::read(&mut reader)?;
         let objects = reader.next()?.ok_or(ReadError::Torn)?;
@@ -186,10 +188,12 @@ impl Read {
         found.ok().and_then(|at| self.base.get(at))
     }
 
-    fn build(&self, compiler: &Compiler) -> Result<Holdings, Refusal> {
+    /// Builds it, sharing with `previous` what is equal.
+    pub(super) fn build(&self, compiler: &Compiler, previous: Option<&Holdings>) -> Result<Holdings, Refusal> {
         let replaced: BTreeSet<(&str, &str)> = self.changed.keys().map(|(kind, id)| (&**kind, &**id)).collect();
         let kept = self.base.iter().filter(|object| !replaced.contains(&order(object)));
-        Holdings::build(compiler, None, self.position.clone(), &self.mark, kept.chain(self.changed.values().flatten()))
+        let objects = kept.chain(self.changed.values().flatten());
+        Holdings::build(compiler, previous, self.position.clone(), &self.mark, objects)
     }
 }
 
@@ -197,7 +201,8 @@ fn order(object: &pb::Object) -> (&str, &str) {
     object.key.as_ref().map_or(("", ""), |key| (&key.kind, &key.id))
 }
 
-fn open(path: &Path, key: &StateKey, kind: Kind, number: u64) -> Result<Reader<BufReader<File>>, ReadError> {
+/// Opens a file that should be of this kind and number.
+pub(super) fn open(path: &Path, key: &StateKey, kind: Kind, number: u64) -> Result<Reader<BufReader<File>>, ReadError> {
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
     Reader::open(BufReader::new(file), bytes, key, kind, number)
@@ -248,7 +253,7 @@ pub(super) fn find(
                 spoilt(path, &error);
             }
         }
-        match read.build(compiler) {
+        match read.build(compiler, None) {
             Ok(holdings) => {
                 return Some(Found { origin: read.origin, holdings, generation, changes_bytes, changes_files });
             }

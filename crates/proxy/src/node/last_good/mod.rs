@@ -25,6 +25,7 @@ mod generation;
 mod keeper;
 mod key;
 mod load;
+mod trail;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ use keeper::Keeper;
 use load::Loader;
 
 pub(super) use generation::Origin;
+pub(super) use trail::{Look, Trail};
 
 /// Files of changes after one checkpoint, beyond which it is time for the next: each start may add one.
 const MANY_FILES: usize = 16;
@@ -230,6 +232,12 @@ impl LastGood {
     pub(super) async fn begin_anew(&self) {
         let mut lane = self.lane.lock().await;
         *lane = Lane { next: lane.next, key: lane.key.take(), ..Lane::default() };
+    }
+
+    /// Leaves the directory to another process, and follows what that one writes from `held` on, which is [settled](Self::settle).
+    pub(super) async fn into_trail(self, held: Holdings, origin: Origin) -> Trail {
+        let passed = self.lane.lock().await.next.saturating_sub(1);
+        Trail::new(self.shared.settings.clone(), origin, held, passed)
     }
 
     /// The lock on the directory, if it was had.

@@ -71,7 +71,8 @@ impl Cluster {
         change(&mut control_plane);
         let state = State { dir: Some(home.path().to_owned()), write_timeout: Time::secs(60), ..State::default() };
         let (hostname, version, boot_id) = ("host".to_owned(), "1.2.3".to_owned(), "boot".to_owned());
-        let config = NodeConfig { control_plane, state, hostname, version, boot_id, lock: None };
+        let follow_interval = Duration::from_millis(5);
+        let config = NodeConfig { control_plane, state, hostname, version, boot_id, follow_interval, lock: None };
         let published = Arc::<Mutex<Vec<Arc<Snapshot>>>>::default();
         let publish = {
             let published = published.clone();

@@ -3,6 +3,7 @@
 mod damage;
 mod disk;
 mod life;
+mod trail;
 
 use super::{LastGood, LastGoodFigures, Origin, Step};
 use crate::node::holdings::{Holdings, SnapshotHead};
