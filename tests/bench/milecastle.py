@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Milecastle as a proxy under test: the whole product, `milecastle up` with one worker.
+"""Milecastle as a proxy under test: the whole product, `milecastle up` with one worker, or with BENCH_WORKERS of them.
 
   milecastle.py start       writes a configuration file and becomes `milecastle up`
   milecastle.py configure   puts the benchmark's configuration through the Admin API, waits until it is in force, and
@@ -34,7 +34,7 @@ TIMEOUT = 60  # seconds that a call to the Admin API may take
 
 # ---------------------------------------------------------------- start
 def settings(admin_key):
-    """The configuration file. As the peers: one worker, no access log, connections kept for an hour."""
+    """The configuration file. As the peers: as many workers, no access log, connections kept for an hour."""
     at = lambda port: {"ip": "127.0.0.1", "port": port}
     return {
         "log": {"level": "warn"},
@@ -44,7 +44,7 @@ def settings(admin_key):
         },
         "dp_manager": {"server": {"listen": {"host": "127.0.0.1", "port": DP_MANAGER}}},
         "gateway": {
-            "workers": 1,
+            "workers": int(os.environ.get("BENCH_WORKERS", "1")),
             "apisix": {
                 "node_listen": [at(HTTP), at(GATEWAY)],
                 "ssl": {"listen": [at(HTTPS)], "fallback_sni": "localhost", "ssl_session_tickets": False},

@@ -31,6 +31,12 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
         ["cold-start", rest @ ..] => python.arg(scripts.join("cold_start.py")).args(rest),
         ["control", rest @ ..] => python.arg(scripts.join("control.py")).args(rest),
         ["propagation", rest @ ..] => python.arg(scripts.join("propagation.py")).args(rest),
+        ["workers", rest @ ..] => {
+            // Both cores to all: with two workers there is none left for the load.
+            let two = ["--workers", "2", "--proxy-cpus", "0,1", "--load-cpus", "0,1"];
+            let scenarios = ["--scenarios", "h1,gateway,tls,h2,h2-few,half"];
+            python.arg(scripts.join("compare.py")).args(["--proxy", &proxy]).args(two).args(scenarios).args(rest)
+        }
         ["idle", rest @ ..] => python.arg(scripts.join("idle.py")).args(["--proxy", &proxy]).args(rest),
         all => python.arg(scripts.join("compare.py")).args(["--proxy", &proxy]).args(all),
     };
