@@ -1,7 +1,8 @@
 """An HTTP/3 client that does what it reads on its standard input, one JSON object a line, and prints how each went.
 
 The argument is a JSON object too: `port`, `name` (for SNI and the certificate), `ca` (a file), and where asked for `identity` (files of
-certificate and key). The first line that is printed is `connected` or `refused`.
+certificate and key) and `window` (bytes that may come on a stream, and no more, whatever was read). The first line that is printed is
+`connected` or `refused`.
 """
 
 import asyncio
@@ -18,6 +19,8 @@ from aioquic.quic.events import ConnectionTerminated, StopSendingReceived, Strea
 
 # Longest body that is shown.
 SHOWN = 4096
+# Longest line that is read: bytes are written as two digits.
+LINE = 1 << 20
 
 
 class Http3(H3Connection):
@@ -177,9 +180,11 @@ class Client(QuicConnectionProtocol):
         return self.exchanges[asked["stream"]].told()
 
     async def raw(self, asked):
-        """Bytes on a stream of their own; what the gateway says to them."""
+        """Bytes on a stream of their own; what the gateway says to them. `head`: its answer has no body."""
         stream = self._quic.get_next_available_stream_id(is_unidirectional=asked.get("one_way", False))
         exchange = self.exchange(stream)
+        if asked.get("head"):
+            self.http.without_body.add(stream)
         for piece in asked["bytes"]:
             self._quic.send_stream_data(stream, bytes.fromhex(piece), end_stream=False)
         if asked.get("end"):
@@ -196,6 +201,12 @@ class Client(QuicConnectionProtocol):
         await self.http.goaway.wait()
         return {"goaway": True}
 
+    async def leave(self, asked):
+        """Ends the connection."""
+        self.close()
+        await self.wait_closed()
+        return {"left": True}
+
     async def over(self, asked):
         """Waits for the end of the connection."""
         await self.closed.wait()
@@ -203,7 +214,7 @@ class Client(QuicConnectionProtocol):
 
 
 async def serve(client):
-    lines = asyncio.StreamReader()
+    lines = asyncio.StreamReader(limit=LINE)
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
@@ -211,13 +222,25 @@ async def serve(client):
         print(json.dumps(await getattr(client, asked["do"])(asked)), flush=True)
 
 
+class Miser(Client):
+    """Opens no window again."""
+
+    def __init__(self, quic, *args, **kwargs):
+        super().__init__(quic, *args, **kwargs)
+        quic._write_connection_limits = quic._write_stream_limits = lambda *args, **kwargs: None
+
+
 async def main(asked):
     configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name=asked["name"])
+    protocol = Client
+    if "window" in asked:
+        configuration.max_stream_data = asked["window"]
+        protocol = Miser
     configuration.load_verify_locations(asked["ca"])
     if "identity" in asked:
         configuration.load_cert_chain(*asked["identity"])
     try:
-        async with connect("127.0.0.1", asked["port"], configuration=configuration, create_protocol=Client) as client:
+        async with connect("127.0.0.1", asked["port"], configuration=configuration, create_protocol=protocol) as client:
             names = client._quic.tls._peer_certificate.subject.rfc4514_string()
             serial = str(client._quic.tls._peer_certificate.serial_number)
             print(json.dumps({"connected": True, "subject": names, "serial": serial}), flush=True)

@@ -1,11 +1,13 @@
 //! OCSP stapling (`docs/ocsp-stapling.md`), with `openssl ocsp` as the responder and `openssl s_client` as the client.
 
+use crate::stream;
 use milecastle_testkit::eventually;
 use milecastle_testkit::ocsp::{Responder, Standing};
 use milecastle_testkit::registry::{Fault, Server};
 use milecastle_testkit::tls::{Authority, Identity};
 use milecastle_tests::{Up, full};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 const NAME: &str = "a.test";
@@ -41,15 +43,23 @@ fn on(cache_ttl: u32) -> Value {
 
 /// What `openssl s_client` tells of a handshake under the name, which succeeds.
 fn handshake(up: &Up, options: &[&str]) -> Option<String> {
+    handshake_at(up.https, options)
+}
+
+fn handshake_at(address: SocketAddr, options: &[&str]) -> Option<String> {
     let mut command = Command::new("openssl");
-    command.args(["s_client", "-servername", NAME, "-connect", &up.https.to_string()]).args(options);
+    command.args(["s_client", "-servername", NAME, "-connect", &address.to_string()]).args(options);
     let output = command.stdin(Stdio::null()).output().expect("openssl is installed");
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The status that is stapled; `None` if nothing is.
 fn stapled(up: &Up, options: &[&str]) -> Option<String> {
-    let said = handshake(up, &[&["-status"], options].concat()).expect("a handshake");
+    stapled_at(up.https, options)
+}
+
+fn stapled_at(address: SocketAddr, options: &[&str]) -> Option<String> {
+    let said = handshake_at(address, &[&["-status"], options].concat()).expect("a handshake");
     if said.contains("OCSP response: no response sent") {
         return None;
     }
@@ -120,6 +130,27 @@ async fn a_response_is_stapled_for_those_who_ask_and_follows_the_certificate() {
         assert_eq!(up.admin("DELETE", &format!("/ssls/{id}"), None).await.status, 200);
     }
     until_counted(&up, 0.0, 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_the_tcp_proxy_begin_with_the_same_response() {
+    let (authority, responder, identity) = site();
+    let gateway = stream::Gateway::start(&[json!({ "addr": "127.0.0.1:0", "tls": true })], &[], &[]);
+    let at = gateway.at("TLS");
+    // A server that ends at once: the handshake is what is looked at.
+    gateway.route("1", stream::server(drop), json!({ "server_port": at.port() })).await;
+    show(&gateway.up, &authority, &identity, on(3600)).await;
+    until_stapled(&gateway.up, Some("good")).await;
+    for version in ["-tls1_2", "-tls1_3"] {
+        assert_eq!(stapled_at(at, &[version]).as_deref(), Some("good"), "{version}");
+    }
+    assert!(!handshake_at(at, &["-tls1_2", "-msg"]).unwrap().contains("CertificateStatus"), "the client has not asked");
+    assert_eq!(responder.asked().len(), 1, "both listeners show one response");
+    responder.set(&identity, Standing::Revoked);
+    show(&gateway.up, &authority, &identity, on(3601)).await;
+    until_stapled(&gateway.up, None).await;
+    assert_eq!(stapled_at(at, &[]), None);
+    gateway.up.kill();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,12 +30,23 @@ impl Authority {
     /// # Panics
     /// If the crypto provider fails, as do the other functions here.
     pub fn new(name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::self_signed(Self::params(name), key).expect("a signature"))
+    }
+
+    /// An authority that this one vouches for.
+    #[must_use]
+    pub fn issue_authority(&self, name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::signed_by(Self::params(name), key, &self.0).expect("a signature"))
+    }
+
+    fn params(name: &str) -> CertificateParams {
         let mut params = CertificateParams::new(Vec::new()).expect("no names to get wrong");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("a key");
-        Self(CertifiedIssuer::self_signed(params, key).expect("a signature"))
+        params
     }
 
     /// The authority's certificate, PEM.

@@ -32,8 +32,13 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to a port of the loopback address under this name; `ca` is who has signed its certificate.
     pub(crate) fn connect(port: u16, name: &str, ca: &str, identity: Option<&Identity>) -> Self {
+        Self::connect_with(json!({ "port": port, "name": name }), ca, identity)
+    }
+
+    /// The same, of whom the script is told more.
+    pub(crate) fn connect_with(mut asked: Value, ca: &str, identity: Option<&Identity>) -> Self {
         let dir = TempDir::new();
-        let mut asked = json!({ "port": port, "name": name, "ca": dir.write("ca.pem", ca) });
+        asked["ca"] = json!(dir.write("ca.pem", ca));
         if let Some(identity) = identity {
             asked["identity"] = json!([dir.write("cert.pem", &identity.cert), dir.write("key.pem", &identity.key)]);
         }

@@ -2,7 +2,9 @@
 
 pub(crate) mod client;
 mod hostile;
+mod limits;
 mod moves;
+mod requests;
 
 use client::Client;
 use milecastle_testkit::tls::{Authority, Identity};
@@ -18,15 +20,15 @@ const LISTEN: (&str, &str) =
     ("MILECASTLE__GATEWAY__APISIX__SSL__LISTEN", "[{ip: 127.0.0.1, port: 0, enable_http3: true}]");
 
 /// A gateway with HTTP/3, in front of an upstream.
-struct Site {
-    up: Up,
-    echo: Echo,
+pub(crate) struct Site {
+    pub(crate) up: Up,
+    pub(crate) echo: Echo,
     authority: Authority,
 }
 
 impl Site {
     /// With a route of everything, and a certificate for `localhost`.
-    async fn start(settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
         let (up, echo) = (Up::start_with(&[&[LISTEN], settings].concat()), Echo::start());
         let site = Self { up, echo, authority: Authority::new("test") };
         site.route("all", "/*", json!({})).await;
@@ -34,7 +36,7 @@ impl Site {
         site
     }
 
-    async fn route(&self, id: &str, uri: &str, plugins: Value) {
+    pub(crate) async fn route(&self, id: &str, uri: &str, plugins: Value) {
         let upstream = json!({ "nodes": { self.echo.address().to_string(): 1 } });
         self.up.put(&format!("/routes/{id}"), json!({ "uri": uri, "plugins": plugins, "upstream": upstream })).await;
         let target = uri.replace('*', "");
@@ -63,7 +65,7 @@ impl Site {
         self.metric("nginx_http_current_connections{state=\"writing\"}").await
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.client_of("localhost")
     }
 
@@ -76,7 +78,7 @@ impl Site {
         Target::tls(self.up.https, "localhost", &self.authority.pem())
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         tokio::task::spawn_blocking(move || self.up.stop()).await.unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! The corpus of raw requests in `tests/strictness`; its README says how it is written.
 
+use super::http3;
 use milecastle_testkit::frames::{self, END_HEADERS, END_STREAM, kind};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,8 @@ pub(super) struct Case {
     /// Over HTTP/2: the frames of the first stream.
     pub(super) http2: bool,
     pub(super) bytes: Vec<u8>,
+    /// The same request as the stream of HTTP/3, if it is one of HTTP/2.
+    pub(super) http3: Option<Vec<u8>>,
     /// In the order in which things happen on the connection.
     pub(super) expected: Vec<Expected>,
 }
@@ -76,10 +79,16 @@ fn family(path: &Path) -> Vec<Case> {
             Some((mark @ ("+" | "-"), rest)) => {
                 let (filling, expected) = rest.rsplit_once("=>").unwrap_or_else(|| panic!("{at}: no =>"));
                 let http2 = name.starts_with("http2_");
-                let lay_out: fn(&[String], &str) -> Vec<u8> = if http2 { lay_out_frames } else { lay_out };
-                let bytes = lay_out(&fill(&frame, filling.trim(), &at), &at);
+                let lines = fill(&frame, filling.trim(), &at);
+                let (bytes, http3) = match http2 {
+                    false => (lay_out(&lines, &at), None),
+                    true => {
+                        let parts = parts(&lines, &at);
+                        (lay_out_frames(&parts), Some(http3::lay_out(&parts)))
+                    }
+                };
                 let expected: Vec<Expected> = expected.split(" & ").map(|item| expectation(item.trim(), &at)).collect();
-                cases.push(Case { at, legal: mark == "+", http2, bytes, expected });
+                cases.push(Case { at, legal: mark == "+", http2, bytes, http3, expected });
             }
             Some(_) => panic!("{at}: begins with none of # | + -"),
         }
@@ -107,27 +116,55 @@ fn lay_out(lines: &[String], at: &str) -> Vec<u8> {
     bytes
 }
 
-/// The frames of a request on stream 1, of which the last ends it.
-fn lay_out_frames(lines: &[String], at: &str) -> Vec<u8> {
-    let mut frames: Vec<(u8, Vec<u8>)> = vec![(kind::HEADERS, Vec::new())];
-    let mut trailers = false;
-    for item in lines.iter().flat_map(|line| line.split(" && ")).filter(|item| !item.is_empty()) {
-        if item == "/" {
-            frames.push((kind::CONTINUATION, Vec::new()));
-        } else if let Some(data) = item.strip_prefix("> ") {
-            let data = if data == r"\e" { "" } else { data };
-            frames.push((kind::DATA, unescape(data, at)));
-        } else {
-            let (item, trailer) = item.strip_prefix(". ").map_or((item, false), |item| (item, true));
-            if trailer && !std::mem::replace(&mut trailers, true) {
-                frames.push((kind::HEADERS, Vec::new()));
+/// A part of a request over HTTP/2 or HTTP/3.
+pub(super) enum Part {
+    /// A field of the head.
+    Field(Vec<u8>, Vec<u8>),
+    /// A frame of the body.
+    Data(Vec<u8>),
+    /// A field of the trailers.
+    Trailer(Vec<u8>, Vec<u8>),
+    /// Over HTTP/2 the frame ends, and the fields go on in the next one.
+    FrameEnd,
+}
+
+fn parts(lines: &[String], at: &str) -> Vec<Part> {
+    let items = lines.iter().flat_map(|line| line.split(" && ")).filter(|item| !item.is_empty());
+    items
+        .map(|item| {
+            if item == "/" {
+                return Part::FrameEnd;
             }
+            if let Some(data) = item.strip_prefix("> ") {
+                let data = if data == r"\e" { "" } else { data };
+                return Part::Data(unescape(data, at));
+            }
+            let (item, trailer) = item.strip_prefix(". ").map_or((item, false), |item| (item, true));
             // The colon of a pseudo-header field is none between name and value.
             let (colon, rest) = item.split_at(usize::from(item.starts_with(':')));
             let (name, value) = rest.split_once(": ").unwrap_or_else(|| panic!("{at}: no field: {item}"));
-            let name = format!("{colon}{name}");
             let value = if value == r"\e" { "" } else { value };
-            frames.last_mut().unwrap().1.extend(frames::field(&unescape(&name, at), &unescape(value, at)));
+            let (name, value) = (unescape(&format!("{colon}{name}"), at), unescape(value, at));
+            if trailer { Part::Trailer(name, value) } else { Part::Field(name, value) }
+        })
+        .collect()
+}
+
+/// The frames of a request on stream 1, of which the last ends it.
+fn lay_out_frames(parts: &[Part]) -> Vec<u8> {
+    let mut frames: Vec<(u8, Vec<u8>)> = vec![(kind::HEADERS, Vec::new())];
+    let mut trailers = false;
+    for part in parts {
+        match part {
+            Part::FrameEnd => frames.push((kind::CONTINUATION, Vec::new())),
+            Part::Data(data) => frames.push((kind::DATA, data.clone())),
+            Part::Field(name, value) | Part::Trailer(name, value) => {
+                let trailer = matches!(part, Part::Trailer(..));
+                if trailer && !std::mem::replace(&mut trailers, true) {
+                    frames.push((kind::HEADERS, Vec::new()));
+                }
+                frames.last_mut().unwrap().1.extend(frames::field(name, value));
+            }
         }
     }
     let last_of_block = |at: usize| frames.get(at + 1).is_none_or(|(next, _)| *next != kind::CONTINUATION);

@@ -4,6 +4,7 @@
 mod canonical;
 mod corpus;
 mod exchange;
+mod http3;
 mod origins;
 
 use corpus::{Case, Expected, Passed};

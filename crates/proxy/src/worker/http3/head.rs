@@ -74,9 +74,11 @@ impl Reading {
         }
         if name == header::CONTENT_LENGTH {
             let length = length(&value)?;
-            if self.length.replace(length).is_some() {
-                return None;
+            if let Some(known) = self.length {
+                // The same once more is one (RFC 9110 §8.6), as over the other protocols.
+                return (length == known).then_some(());
             }
+            self.length = Some(length);
         }
         if self.fields.len() < self.most_fields {
             self.fields.append(name, value);
@@ -191,6 +193,8 @@ mod tests {
     fn sound_heads_are_taken() {
         let (head, length) = with(&[("te", "trailers"), ("content-length", "5")]).unwrap();
         assert_eq!((head.method, head.uri.to_string(), length), (Method::GET, "https://a.test/x?y".into(), Some(5)));
+        let (head, length) = with(&[("content-length", "5"), ("content-length", "5")]).unwrap();
+        assert_eq!((head.headers.get_all(header::CONTENT_LENGTH).iter().count(), length), (1, Some(5)));
         let (head, _) = with(&[("cookie", "a"), ("cookie", "b")]).unwrap();
         assert_eq!(head.headers[header::COOKIE], "a; b");
         let (head, _) = read_fields(&[GET[3], GET[1], GET[0], ("host", "b.test")]).unwrap();
@@ -218,7 +222,8 @@ mod tests {
             &[("x", "y\n")],
             &[("content-length", "")],
             &[("content-length", "+1")],
-            &[("content-length", "1"), ("content-length", "1")],
+            &[("content-length", "1"), ("content-length", "2")],
+            &[("content-length", "1, 1")],
             &[(":path", "/")],
             &[("x", "y"), (":protocol", "websocket")],
             &[(":protocol", "websocket")],

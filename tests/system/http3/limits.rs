@@ -1,0 +1,62 @@
+//! Clients that take nothing, send nothing more, or are too many, over HTTP/3.
+
+use super::Site;
+use super::client::Client;
+use milecastle_testkit::eventually;
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_nobody_takes_is_given_up_and_others_go_on() {
+    let site = Site::start(&[("MILECASTLE__GATEWAY__NGINX_CONFIG__HTTP__SEND_TIMEOUT", "1s")]).await;
+    let asked = json!({ "port": site.up.https.port(), "name": "localhost", "window": 65536 });
+    let mut miser = Client::connect_with(asked, &site.authority.pem(), None);
+    for count in 1..=3 {
+        let answer = miser.request("/large/1000000", json!({}));
+        assert_eq!((&answer["status"], &answer["reset"]), (&json!(200), &json!(0x10c)), "{answer}");
+        assert!(answer["length"].as_u64().unwrap() <= 65536, "{answer}");
+        eventually("it is counted", async || site.metric("http3_stuck_streams_total").await == count).await;
+    }
+    assert_eq!(miser.request("/", json!({}))["status"], 200, "the connection goes on");
+    eventually("nothing is held", async || site.in_work().await == 0).await;
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_stops_is_answered_in_time() {
+    let site = Site::start(&[("MILECASTLE__GATEWAY__NGINX_CONFIG__HTTP__CLIENT_BODY_TIMEOUT", "1s")]).await;
+    let mut client = site.client();
+    site.echo.take();
+    for headers in [json!([["content-length", "5"]]), json!([])] {
+        let asked =
+            json!({ "do": "start", "authority": "localhost", "method": "POST", "open": true, "headers": headers });
+        let started = client.ask(asked);
+        let answer = client.ask(json!({ "do": "rest", "stream": started["stream"] }));
+        assert_eq!(answer["status"], 408, "{headers}: {answer}");
+    }
+    assert!(site.echo.take().is_empty(), "no upstream gets the whole of it");
+    assert_eq!(client.request("/", json!({}))["status"], 200);
+    eventually("nothing is held", async || site.in_work().await == 0).await;
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_beyond_the_connections_that_may_be_is_refused_until_one_has_left() {
+    let settings = [("MILECASTLE__GATEWAY__WORKERS", "1"), ("MILECASTLE__GATEWAY__LIMITS__CONNECTIONS", "2")];
+    let site = Site::start(&settings).await;
+    // Those over TCP by which the site was looked at count until they are gone.
+    let open = async || site.metric("nginx_http_current_connections{state=\"active\"}").await;
+    eventually("nobody is there", async || open().await == 0).await;
+    let mut clients = [site.client(), site.client()];
+    for client in &mut clients {
+        assert_eq!(client.request("/", json!({}))["status"], 200, "{}", client.greeting);
+    }
+    let refused = site.client();
+    assert!(refused.greeting["refused"].is_string(), "{}", refused.greeting);
+    eventually("it is counted", async || site.metric("http3_refused_total").await == 1).await;
+    let [mut first, mut second] = clients;
+    assert_eq!(second.request("/", json!({}))["status"], 200, "who was there before goes on");
+    first.ask(json!({ "do": "leave" }));
+    eventually("there is room", async || open().await == 1).await;
+    assert_eq!(site.client().request("/", json!({}))["status"], 200);
+    site.stop().await;
+}
