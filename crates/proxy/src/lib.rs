@@ -74,6 +74,10 @@ pub mod fuzzing {
         BadHead, Length, Parsing as RequestParsing, RequestHead, take_head as take_request_head,
     };
     pub use crate::h1::{Asked, ChunkError, Decoder, Framing, Head, Limits, Malformed, Parsing, Piece, take_head};
+    pub use crate::h3::{
+        BlockFault, FrameHead, decode as decode_fields, entry as static_field, numbers as http3_numbers,
+    };
+    pub use crate::ocsp::{Judged, judge};
     pub use crate::proxy_protocol::{
         Header as ProxyHeader, MOST as LONGEST_PROXY_HEADER, Malformed as MalformedProxyHeader,
         parse as parse_proxy_header,

@@ -52,8 +52,32 @@ impl Number {
     }
 }
 
+/// The head of a frame, which comes byte by byte: its type and the length of its payload.
+#[derive(Debug, Default)]
+pub struct FrameHead {
+    number: Number,
+    /// The type, once its length comes next.
+    kind: Option<u64>,
+}
+
+impl FrameHead {
+    /// Takes what it needs; type and length once it is whole, and from there on it is that of the next frame.
+    pub fn feed(&mut self, bytes: &mut Bytes) -> Option<(u64, u64)> {
+        if self.kind.is_none() {
+            self.kind = Some(self.number.feed(bytes)?);
+        }
+        let length = self.number.feed(bytes)?;
+        Some((self.kind.take()?, length))
+    }
+
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        self.kind.is_some() || self.number.missing > 0
+    }
+}
+
 /// The numbers that these bytes are; `None` if the last is cut short.
-pub(crate) fn numbers(bytes: Vec<u8>) -> Option<Vec<u64>> {
+pub fn numbers(bytes: Vec<u8>) -> Option<Vec<u64>> {
     let (mut bytes, mut number) = (Bytes::from(bytes), Number::default());
     let mut all = Vec::new();
     while !bytes.is_empty() {
@@ -69,23 +93,14 @@ pub(crate) struct Frames {
     room: BytesMut,
     /// Read, but not yet looked at.
     ahead: Bytes,
-    number: Number,
-    /// The type of the frame whose length comes next.
-    kind: Option<u64>,
+    head: FrameHead,
     ended: bool,
 }
 
 impl Frames {
     pub(crate) fn new(quic: Connection, recv: RecvStream) -> Self {
-        Self {
-            quic,
-            recv,
-            room: BytesMut::new(),
-            ahead: Bytes::new(),
-            number: Number::default(),
-            kind: None,
-            ended: false,
-        }
+        let (room, ahead, head) = (BytesMut::new(), Bytes::new(), FrameHead::default());
+        Self { quic, recv, room, ahead, head, ended: false }
     }
 
     /// Ends the connection for what came on the stream.
@@ -116,7 +131,7 @@ impl Frames {
     pub(crate) async fn number(&mut self) -> Result<Option<u64>, StreamFault> {
         poll_fn(|cx| {
             loop {
-                if let Some(number) = self.number.feed(&mut self.ahead) {
+                if let Some(number) = self.head.number.feed(&mut self.ahead) {
                     return Poll::Ready(Ok(Some(number)));
                 }
                 if !ready!(self.poll_more(cx))? {
@@ -138,19 +153,12 @@ impl Frames {
     /// Type and length of the next frame; `None` at the end of the stream.
     pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<(u64, u64)>, StreamFault>> {
         loop {
-            match (self.number.feed(&mut self.ahead), self.kind) {
-                (Some(kind), None) => self.kind = Some(kind),
-                (Some(length), Some(kind)) => {
-                    self.kind = None;
-                    return Poll::Ready(Ok(Some((kind, length))));
-                }
-                (None, kind) => {
-                    if !ready!(self.poll_more(cx))? {
-                        let within = kind.is_some() || self.number.missing > 0;
-                        let end = if within { Err(self.cut_short()) } else { Ok(None) };
-                        return Poll::Ready(end);
-                    }
-                }
+            if let Some(head) = self.head.feed(&mut self.ahead) {
+                return Poll::Ready(Ok(Some(head)));
+            }
+            if !ready!(self.poll_more(cx))? {
+                let end = if self.head.has_begun() { Err(self.cut_short()) } else { Ok(None) };
+                return Poll::Ready(end);
             }
         }
     }

@@ -14,8 +14,10 @@ mod frames;
 mod qpack;
 
 pub(crate) use body::Body;
-pub(crate) use frames::{Frames, StreamFault, numbers};
-pub(crate) use qpack::{BlockFault, decode, encode};
+pub use frames::{FrameHead, numbers};
+pub(crate) use frames::{Frames, StreamFault};
+pub(crate) use qpack::encode;
+pub use qpack::{BlockFault, decode, entry};
 
 use quinn::VarInt;
 

@@ -17,6 +17,7 @@
 
 mod asker;
 mod certificate;
+mod judged;
 mod message;
 mod refresh;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod samples;
 mod slot;
 mod verify;
 
+pub use judged::{Judged, judge};
 pub(crate) use slot::Staple;
 
 use crate::current::Current;

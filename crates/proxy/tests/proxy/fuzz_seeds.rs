@@ -6,6 +6,10 @@ mod answer_head;
 mod chunks;
 #[path = "../../../../tests/fuzz/checks/dns_answer.rs"]
 mod dns_answer;
+#[path = "../../../../tests/fuzz/checks/http3.rs"]
+mod http3;
+#[path = "../../../../tests/fuzz/checks/ocsp_response.rs"]
+mod ocsp_response;
 #[path = "../../../../tests/fuzz/checks/proxy_protocol.rs"]
 mod proxy_protocol;
 #[path = "../../../../tests/fuzz/checks/request_head.rs"]
@@ -26,6 +30,16 @@ fn seeds_of_chunks_hold() {
 #[test]
 fn seeds_of_dns_answer_hold() {
     seeds::replay("dns_answer", dns_answer::try_input);
+}
+
+#[test]
+fn seeds_of_http3_hold() {
+    seeds::replay("http3", http3::try_input);
+}
+
+#[test]
+fn seeds_of_ocsp_response_hold() {
+    seeds::replay("ocsp_response", ocsp_response::try_input);
 }
 
 #[test]

@@ -13,7 +13,7 @@ const OVERHEAD: u64 = 32;
 
 /// Why a block of fields is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BlockFault {
+pub enum BlockFault {
     /// It has more bytes than it may, by the measure of RFC 9114 §4.2.2.
     TooLarge,
     /// It is none: an error of the connection.
@@ -24,7 +24,7 @@ pub(crate) enum BlockFault {
 ///
 /// # Errors
 /// Fields that were handed over before mean nothing then.
-pub(crate) fn decode(block: &[u8], most: u64, mut each: impl FnMut(&[u8], &[u8])) -> Result<(), BlockFault> {
+pub fn decode(block: &[u8], most: u64, mut each: impl FnMut(&[u8], &[u8])) -> Result<(), BlockFault> {
     let mut rest = block;
     let required = take_number(&mut rest, 8)?;
     let _base = take_number(&mut rest, 7)?;
@@ -62,7 +62,11 @@ pub(crate) fn decode(block: &[u8], most: u64, mut each: impl FnMut(&[u8], &[u8])
     Ok(())
 }
 
-fn entry(index: u64) -> Result<(&'static str, &'static str), BlockFault> {
+/// A field of the static table (RFC 9204, appendix A).
+///
+/// # Errors
+/// There is none of this number.
+pub fn entry(index: u64) -> Result<(&'static str, &'static str), BlockFault> {
     let index = usize::try_from(index).map_err(|_| BlockFault::Malformed)?;
     ENTRIES.get(index).copied().ok_or(BlockFault::Malformed)
 }
