@@ -2,7 +2,7 @@
 
 use super::frames::{Frames, StreamFault};
 use super::qpack::{self, BlockFault};
-use super::{code, frame};
+use super::{code, frame, is_of_a_connection};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::cell::Cell;
@@ -184,7 +184,9 @@ impl Body {
         let mut sound = true;
         let decoded = qpack::decode(block, self.most_trailers as u64, |name, value| {
             match (HeaderName::from_lowercase(name), HeaderValue::from_bytes(value)) {
-                (Ok(name), Ok(value)) => sound &= fields.try_append(name, value).is_ok(),
+                (Ok(name), Ok(value)) => {
+                    sound &= !is_of_a_connection(&name, &value) && fields.try_append(name, value).is_ok();
+                }
                 // A pseudo-header field among them (RFC 9114 §4.3).
                 _ => sound = false,
             }

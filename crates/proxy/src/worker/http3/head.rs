@@ -1,7 +1,7 @@
 //! The head of a request over HTTP/3: what makes it malformed (RFC 9114 §4.1.2, §4.2, §4.3.1).
 
 use crate::config::ClientLimits;
-use crate::h3::{self, BlockFault};
+use crate::h3::{self, BlockFault, is_of_a_connection};
 use crate::request::{Head, Seen};
 use crate::worker::http2_head::{is_sound, join_cookies};
 use bytes::Bytes;
@@ -139,15 +139,6 @@ impl Pseudo {
             parts.path_and_query = Some(path);
         }
         Some((method, Uri::from_parts(parts).ok()?))
-    }
-}
-
-/// Fields that are about a connection of HTTP/1.1 (RFC 9114 §4.2).
-fn is_of_a_connection(name: &HeaderName, value: &HeaderValue) -> bool {
-    match name.as_str() {
-        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" => true,
-        "te" => !value.as_bytes().eq_ignore_ascii_case(b"trailers"),
-        _ => false,
     }
 }
 
