@@ -34,6 +34,7 @@ mod ocsp;
 mod on_the_wire;
 mod openapi;
 mod operator;
+mod outages;
 mod partitions;
 mod promotion;
 mod read_only;

@@ -177,6 +177,7 @@ impl Opening {
             large_body_limits: BodyLimits::new(admin, admin.max_configs_body),
             draft_limits: DraftLimits { drafts: admin.max_drafts.into(), objects: admin.max_draft_objects.into() },
             max_wait: admin.max_wait.get(),
+            max_read_wait: admin.max_read_wait.get(),
             waits: waits.clone(),
             allowed: admin.allow_admin_on_dashboard.as_slice().into(),
         });

@@ -43,6 +43,9 @@ mod tls;
 mod traffic;
 mod waits;
 
+use http::{HeaderName, HeaderValue};
+use std::time::Duration;
+
 pub use api::Declared;
 pub use clock::Clock;
 pub use dashboard::{Dashboard, Opening, Parts, StartError};
@@ -68,6 +71,17 @@ pub fn is_role(name: &str) -> bool {
 /// Every endpoint of the Admin API and of `/api`, with the right that it takes.
 pub fn endpoints() -> Vec<Declared> {
     [admin::declared(), api::declared()].concat()
+}
+
+/// Seconds after which whoever cannot be served at the moment is told to try again (`Retry-After`).
+pub(crate) const RETRY_AFTER: u64 = 1;
+
+/// The header of answers from memory while the database says nothing: by how many seconds they may be late (`docs/api.md`).
+pub(crate) const STALE: HeaderName = HeaderName::from_static("milecastle-stale");
+
+/// What [`STALE`] says of an answer of this age: whole seconds, rounded up.
+pub(crate) fn staleness(age: Duration) -> HeaderValue {
+    age.as_secs().saturating_add(u64::from(age.subsec_nanos() > 0)).into()
 }
 
 /// What the control plane calls itself in the header `Server`; tools read the version from it.

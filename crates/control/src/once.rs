@@ -18,9 +18,6 @@ const LONGEST: usize = 255;
 /// On an answer that was given before.
 pub(crate) const REPLAYED: &str = "idempotency-replayed";
 
-/// Seconds after which to ask again whether an answer is known.
-pub(crate) const RETRY_AFTER: u64 = 1;
-
 /// Why a key opens no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unfit {

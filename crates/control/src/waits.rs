@@ -8,9 +8,6 @@ use http::StatusCode;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Seconds after which one that found no place is told to try again.
-pub(crate) const RETRY_AFTER: u64 = 1;
-
 /// The places of a process. Cheap to clone, and the same for all clones.
 #[derive(Clone)]
 pub(crate) struct Waits(Arc<Places>);

@@ -24,6 +24,11 @@ impl RoleGrant {
         Self { role: role.into(), groups: vec![ALL.to_owned()] }
     }
 
+    /// The groups that it names, in order and with their places in [`RoleGrant::groups`].
+    pub fn named(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.groups.iter().map(String::as_str).enumerate().filter(|(_, group)| *group != ALL)
+    }
+
     /// Whether it is in all groups.
     pub fn is_everywhere(&self) -> bool {
         self.groups.iter().any(|group| group == ALL)

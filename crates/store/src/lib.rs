@@ -92,4 +92,4 @@ pub use seal::{KeySource, SealingKey, SealingKeyError, warn_if_open_to_others};
 pub use secret::SecretBytes;
 pub use server::Usage;
 pub use store::{DEFAULT_GROUP, Store, open, open_with, reseal};
-pub use watch::{Head, Heads, Watch};
+pub use watch::{Head, Heads, Heard, Watch};

@@ -12,7 +12,7 @@ use sqlx::Executor as _;
 use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::clock::DatabaseClock;
 use crate::error::StoreError;
@@ -59,14 +59,24 @@ pub struct Head {
 /// All groups by id.
 pub type Heads = BTreeMap<String, Head>;
 
+/// What the database said last of where groups stand.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// All of them.
+    pub heads: Arc<Heads>,
+    /// When it was asked: whatever was written before then is in them. While it answers, no longer ago than a second and the
+    /// time that an answer takes.
+    pub at: Instant,
+}
+
 /// Hears of changes to any group, those of other processes included.
 #[derive(Debug, Clone)]
-pub struct Watch(watch::Receiver<Arc<Heads>>);
+pub struct Watch(watch::Receiver<Heard>);
 
 impl Watch {
     /// The heads as last read. The next [`Watch::changed`] waits for others.
     pub fn heads(&mut self) -> Arc<Heads> {
-        self.0.borrow_and_update().clone()
+        self.0.borrow_and_update().heads.clone()
     }
 
     /// Waits until some head differs from those last seen here, however many changes lie between. `None`: the store is
@@ -84,11 +94,16 @@ impl Store {
         watch.heads();
         watch
     }
+
+    /// What the database said last of where groups stand, without asking it.
+    pub fn heard(&self) -> Heard {
+        self.0.watcher.heads.borrow().clone()
+    }
 }
 
 /// The background work of a store.
 pub(crate) struct Watcher {
-    heads: watch::Receiver<Arc<Heads>>,
+    heads: watch::Receiver<Heard>,
     hint: Arc<Notify>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -96,7 +111,8 @@ pub(crate) struct Watcher {
 impl Watcher {
     pub(crate) async fn start(db: &Db, clock: &DatabaseClock) -> Result<Watcher, StoreError> {
         let hint = Arc::new(Notify::new());
-        let (sender, heads) = watch::channel(Arc::new(read(db, clock).await?));
+        let at = Instant::now();
+        let (sender, heads) = watch::channel(Heard { heads: Arc::new(read(db, clock).await?), at });
         let mut tasks = vec![tokio::spawn(follow(db.clone(), clock.clone(), hint.clone(), sender))];
         if let Db::Pg(server) = db {
             tasks.push(tokio::spawn(listen(server.clone(), hint.clone())));
@@ -120,7 +136,7 @@ impl Drop for Watcher {
     }
 }
 
-async fn follow(db: Db, clock: DatabaseClock, hint: Arc<Notify>, sender: watch::Sender<Arc<Heads>>) {
+async fn follow(db: Db, clock: DatabaseClock, hint: Arc<Notify>, sender: watch::Sender<Heard>) {
     let mut tick = interval(POLL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -129,6 +145,7 @@ async fn follow(db: Db, clock: DatabaseClock, hint: Arc<Notify>, sender: watch::
             () = hint.notified() => {}
             _ = tick.tick() => {}
         }
+        let at = Instant::now();
         let heads = timeout(LATE, read(&db, &clock)).await.unwrap_or_else(|_| Err(StoreError::late()));
         if let Err(StoreError::Database(_)) = &heads {
             // A newer schema, perhaps, in which there is no such statement any more.
@@ -141,10 +158,11 @@ async fn follow(db: Db, clock: DatabaseClock, hint: Arc<Notify>, sender: watch::
                 if std::mem::take(&mut failing) {
                     tracing::info!("the database answers again");
                 }
-                sender.send_if_modified(|known| {
-                    let changed = **known != heads;
+                sender.send_if_modified(|heard| {
+                    heard.at = at;
+                    let changed = *heard.heads != heads;
                     if changed {
-                        *known = Arc::new(heads);
+                        heard.heads = Arc::new(heads);
                     }
                     changed
                 });

@@ -49,6 +49,7 @@ pub struct Cluster {
     dir: PathBuf,
     port: u16,
     running: Option<Child>,
+    frozen: bool,
 }
 
 impl Cluster {
@@ -85,7 +86,7 @@ impl Cluster {
         let programs = programs()?;
         let dir = parent.join(format!("milecastle-postgres-{}", unique()));
         fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
-        let cluster = Cluster { programs, dir, port: free_port(), running: None };
+        let cluster = Cluster { programs, dir, port: free_port(), running: None, frozen: false };
         if let Some((uid, gid)) = unprivileged()? {
             chown(&cluster.dir, Some(uid), Some(gid)).context("giving the cluster's directory to its user")?;
         }
@@ -118,6 +119,7 @@ impl Cluster {
 
     /// Stops the server at once, as a crash would, and as `pg_ctl stop -m immediate` does; the data stays.
     pub fn stop(&mut self) -> anyhow::Result<()> {
+        self.freeze(false)?;
         if let Some(mut child) = self.running.take() {
             child.stdin.take().context("the supervisor has a standard input")?.write_all(b"keep\n")?;
             child.wait()?;
@@ -132,6 +134,37 @@ impl Cluster {
         supervisor.args(["-c", SUPERVISE, "supervise"]).arg(&self.programs).arg(&self.dir).arg(self.port.to_string());
         self.running = Some(supervisor.stdin(Stdio::piped()).spawn().context("starting PostgreSQL")?);
         self.wait_until_ready()
+    }
+
+    /// Stops all processes of the server where they are (SIGSTOP), or lets them go on: connections stay, also new ones are
+    /// taken by the system, and nothing is said on them.
+    pub fn freeze(&mut self, frozen: bool) -> anyhow::Result<()> {
+        if self.frozen == frozen {
+            return Ok(());
+        }
+        let pid_file = fs::read_to_string(self.dir.join("data/postmaster.pid")).context("reading postmaster.pid")?;
+        let server: u32 = pid_file.lines().next().unwrap_or_default().trim().parse().context("a process id")?;
+        // Its children come from it alone, so from then on there are no more of them; and it goes on last, or it would mourn some.
+        match frozen {
+            true => {
+                self.signal("STOP", &[server])?;
+                self.signal("STOP", &children(server)?)?;
+            }
+            false => {
+                self.signal("CONT", &children(server)?)?;
+                self.signal("CONT", &[server])?;
+            }
+        }
+        self.frozen = frozen;
+        Ok(())
+    }
+
+    /// Sends a signal to those of these processes that still run.
+    fn signal(&self, name: &str, processes: &[u32]) -> anyhow::Result<()> {
+        let mut kill = self.command("sh")?;
+        kill.args(["-c", r#"for process; do kill -s "$0" "$process" || true; done"#, name])
+            .args(processes.iter().map(u32::to_string));
+        run(&mut kill).map(drop)
     }
 
     fn wait_until_ready(&mut self) -> anyhow::Result<()> {
@@ -162,6 +195,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // What does not run does not hear that it should end.
+        self.freeze(false).ok();
         if let Some(mut child) = self.running.take() {
             drop(child.stdin.take());
             // Nothing to do about a failure: the supervisor stops the server in any case.
@@ -334,6 +369,21 @@ fn run(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// The processes that this one has started, and that run.
+fn children(parent: u32) -> anyhow::Result<Vec<u32>> {
+    let parent = parent.to_string();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("listing processes")?.flatten() {
+        let id: Option<u32> = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        // One that has just ended has no file any more.
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The name, in brackets, may hold blanks. The second field after it is the parent.
+        let is_child = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)) == Some(&parent);
+        found.extend(id.filter(|_| is_child));
+    }
+    Ok(found)
+}
+
 /// A name that nothing else on this machine has.
 fn unique() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -362,6 +412,20 @@ mod tests {
         assert!(cluster.query("SELECT 1").is_err());
         cluster.resume().unwrap();
         assert_eq!(cluster.query("SELECT count(*) FROM kept").unwrap(), "0\n");
+        let dir = cluster.dir.clone();
+        drop(cluster);
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_frozen_cluster_says_nothing_and_goes_on() {
+        let mut cluster = Cluster::start().unwrap();
+        cluster.freeze(true).unwrap();
+        let dsn = format!("{}?connect_timeout=2", cluster.dsn("postgres"));
+        assert!(query(&cluster.programs, &dsn, "SELECT 1").is_err());
+        cluster.freeze(false).unwrap();
+        assert_eq!(cluster.query("SELECT 1").unwrap(), "1\n");
+        cluster.freeze(true).unwrap();
         let dir = cluster.dir.clone();
         drop(cluster);
         assert!(!dir.exists());

@@ -51,14 +51,14 @@ struct Plan {
 impl Engine {
     /// `HEAD /configs`.
     pub(crate) async fn configs_head(&self, group: &Group) -> Answer {
-        let declared = self.declared(group).await?;
+        let declared = self.read_declared(group).await?;
         Ok(Reply { stamp: declared.as_ref().map(stamp), ..Reply::empty(StatusCode::OK) })
     }
 
     /// `GET /configs`.
     pub(crate) async fn configs_get(&self, group: &Group, as_yaml: bool) -> Answer {
         // The image last, so that it is not older than the declaration.
-        let declared = self.declared(group).await?;
+        let declared = self.read_declared(group).await?;
         let kept = declared.as_ref().map_or_else(|| Ok(Kept::default()), kept)?;
         let image = group.current().await.map_err(|error| refusal::unavailable(&error))?;
         let stamp = declared.as_ref().map(stamp);
@@ -115,8 +115,14 @@ impl Engine {
         Err(Box::new(refusal::race()))
     }
 
+    /// What was declared last, for a write.
     async fn declared(&self, group: &Group) -> Result<Option<Declaration>, Box<Reply>> {
         self.store.declaration(group.id()).await.map_err(|error| failed(&error))
+    }
+
+    /// The same, for a read. Memory has no part of it: without the database there is no answer.
+    async fn read_declared(&self, group: &Group) -> Result<Option<Declaration>, Box<Reply>> {
+        self.store.declaration(group.id()).await.map_err(|error| refusal::unavailable(&error))
     }
 }
 

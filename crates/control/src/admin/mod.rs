@@ -19,18 +19,19 @@ mod target;
 pub(crate) mod validate;
 pub(crate) mod yaml;
 
-use crate::SERVER;
 use crate::callers::{Caller, Callers, Stranger};
 use crate::clock::Clock;
 use crate::dpm::Nodes;
 use crate::once;
 use crate::rights::{Place as Where, Principal};
-use crate::state::{Image, State};
+use crate::state::{Seen, State};
 use crate::terms::Terms;
 use crate::waits::{Place, Waits};
+use crate::{SERVER, STALE, staleness};
 use axum::body::Body;
 use body::BodyLimits;
 use engine::{Call, Engine};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use milecastle_model::Kind;
 use milecastle_settings::{Admin, Declarative, Peers, Time};
@@ -112,19 +113,32 @@ impl AdminApi {
             return if self.cors { self.preflight() } else { self.finish(Reply::page(StatusCode::NOT_FOUND), false) };
         }
         let (parts, body) = request.into_parts();
-        let reply = match Target::of(&parts.method, parts.uri.path(), self.declarative) {
-            None => Reply::page(StatusCode::NOT_FOUND),
-            Some(target) => {
-                let query = Query::parse(parts.uri.query().unwrap_or_default());
-                match self.admitted(&target, peer, query, &parts).await {
-                    Err(refused) => *refused,
-                    Ok(admitted) => {
-                        self.once(target, admitted, &parts.uri, body).await.unwrap_or_else(|refused| *refused)
-                    }
-                }
+        let reply = match self.entered(peer, &parts).await {
+            Err(refused) => *refused,
+            Ok((target, admitted)) => {
+                self.once(target, admitted, &parts.uri, body).await.unwrap_or_else(|refused| *refused)
             }
         };
         self.finish(reply, self.cors)
+    }
+
+    /// What [`Self::answer`] refuses a request with by its head alone; `None` if it would read the body.
+    pub(crate) async fn refusal(&self, allowed: &[Peers], peer: IpAddr, head: &Parts) -> Option<Response<Body>> {
+        if !access::admits(allowed, peer) {
+            return Some(self.finish(Reply::page(StatusCode::FORBIDDEN), false));
+        }
+        let refused = self.entered(peer, head).await.err()?;
+        Some(self.finish(*refused, self.cors))
+    }
+
+    /// Finds out what a request is about, and whether whoever sent it may.
+    async fn entered<'a>(&self, peer: IpAddr, head: &'a Parts) -> Result<(Target, Admitted<'a>), Box<Reply>> {
+        let Some(target) = Target::of(&head.method, head.uri.path(), self.declarative) else {
+            return Err(Box::new(Reply::page(StatusCode::NOT_FOUND)));
+        };
+        let query = Query::parse(head.uri.query().unwrap_or_default());
+        let admitted = self.admitted(&target, peer, query, head).await?;
+        Ok((target, admitted))
     }
 
     /// Finds out whose request it is and whether he may, or refuses it.
@@ -133,7 +147,7 @@ impl AdminApi {
         target: &Target,
         peer: IpAddr,
         query: Query,
-        head: &'a http::request::Parts,
+        head: &'a Parts,
     ) -> Result<Admitted<'a>, Box<Reply>> {
         let required = self.key_required && *target != Target::Probe;
         let principal = match self.callers.who(peer, &head.method, &query, &head.headers).await {
@@ -194,7 +208,7 @@ impl AdminApi {
         match target {
             Target::Probe => Reply::empty(StatusCode::OK),
             Target::PluginNames => match self.compiler(&request).await {
-                Ok(compiler) => describe::plugin_names(&compiler, &request.query),
+                Ok((compiler, stale)) => Reply { stale, ..describe::plugin_names(&compiler, &request.query) },
                 Err(refused) => *refused,
             },
             // The list of plugins is a setting of the gateway group and comes with the configuration.
@@ -211,7 +225,7 @@ impl AdminApi {
             Target::ValidateConfigs => {
                 let yaml = request.headers.get(header::CONTENT_TYPE).is_some_and(validate::is_yaml);
                 match (self.body.read(body).await.map_err(Box::<Reply>::from), self.terms(&request).await) {
-                    (Ok(text), Ok((terms, image))) => validate::configs(terms.compiler(), &image, &text, yaml),
+                    (Ok(text), Ok((terms, seen))) => validate::configs(terms.compiler(), &seen.image, &text, yaml),
                     (Err(refused), _) | (_, Err(refused)) => *refused,
                 }
             }
@@ -286,7 +300,9 @@ impl AdminApi {
         };
         let reply = match typed {
             Typed::Plugins(name) => match self.compiler(&request).await {
-                Ok(compiler) => describe::plugins(&compiler, name.as_deref(), &request.query),
+                Ok((compiler, stale)) => {
+                    Reply { stale, ..describe::plugins(&compiler, name.as_deref(), &request.query) }
+                }
                 Err(refused) => *refused,
             },
             Typed::Schema(name) => describe::schema(name.as_deref().unwrap_or_default()),
@@ -314,27 +330,32 @@ impl AdminApi {
         Reply { by_handler: true, ..reply }
     }
 
-    /// The compiler of the group that a request names.
-    async fn compiler(&self, request: &Admitted<'_>) -> Result<Compiler, Box<Reply>> {
-        Ok(self.terms(request).await?.0.compiler().clone())
+    /// The compiler of the group that a request names, and how old its settings may be ([`Seen::stale`]).
+    async fn compiler(&self, request: &Admitted<'_>) -> Result<(Compiler, Option<Duration>), Box<Reply>> {
+        let (terms, seen) = self.terms(request).await?;
+        Ok((terms.compiler().clone(), seen.stale))
     }
 
     /// What writes to the group that a request names are judged by, and what there is in it.
-    async fn terms(&self, request: &Admitted<'_>) -> Result<(Terms, Arc<Image>), Box<Reply>> {
+    async fn terms(&self, request: &Admitted<'_>) -> Result<(Terms, Seen), Box<Reply>> {
         let group = self.state.find(group_of(request)).await.map_err(|error| refusal::unavailable(&error))?;
-        let image = group.image();
-        let terms = Terms::of(&self.engine.compiler, &image).map_err(|error| refusal::unreadable(&error))?;
-        Ok((terms, image))
+        let seen = group.seen();
+        let terms = Terms::of(&self.engine.compiler, &seen.image).map_err(|error| refusal::unreadable(&error))?;
+        Ok((terms, seen))
     }
 
-    /// Whether the group that a request names has stream routes; where it seems not to, the database is asked.
+    /// Whether the group that a request names has stream routes; where it seems not to, the database is asked, which a read
+    /// does without if need be.
     async fn serves_streams(&self, request: &Admitted<'_>) -> Result<bool, Box<Reply>> {
-        if self.compiler(request).await?.streams().is_some() {
+        if self.compiler(request).await?.0.streams().is_some() {
             return Ok(true);
         }
         let group = self.state.find(group_of(request)).await.map_err(|error| refusal::unavailable(&error))?;
-        group.current().await.map_err(|error| refusal::unavailable(&error))?;
-        Ok(self.compiler(request).await?.streams().is_some())
+        match *request.method == Method::GET {
+            true => drop(group.latest(self.engine.max_read_wait).await),
+            false => drop(group.current().await.map_err(|error| refusal::unavailable(&error))?),
+        }
+        Ok(self.compiler(request).await?.0.streams().is_some())
     }
 
     /// The answer to a write, after waiting for the nodes if the client asked for it. However long they take, the write is
@@ -377,6 +398,9 @@ impl AdminApi {
         }
         if let Some(seconds) = reply.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(age) = reply.stale {
+            headers.insert(STALE, staleness(age));
         }
         if let Some(receipt) = &reply.receipt {
             let value = HeaderValue::try_from(receipt.to_string()).expect("words and numbers");

@@ -1,5 +1,6 @@
 //! The store's verdicts in the specification's words (`docs/spec/admin-api.md` §5, §11).
 
+use crate::RETRY_AFTER;
 use crate::admin::judge::{Draft, FIELD_PATHS, GLOBAL_RULES, duplicate, field_path, in_other_rule, plugins};
 use crate::admin::reply::Reply;
 use crate::admin::show::PREFIX;
@@ -7,15 +8,12 @@ use crate::once::{self, Unfit};
 use crate::rights::Refused;
 use crate::state::Image;
 use crate::terms::Unreadable;
-use crate::waits::{self, Full};
+use crate::waits::Full;
 use http::StatusCode;
 use milecastle_model::{Fault, Id, Key, Kind, Object, Reference};
 use milecastle_plugin_api::Registry;
 use milecastle_store::{Holder, PublishError, StoreError};
 use serde_json::{Map, Value, json};
-
-/// Seconds after which to ask a database again that did not do what was asked of it: one that is restarted takes about as long.
-pub(crate) const DATABASE_RETRY_AFTER: u64 = 2;
 
 /// The database did not do what was asked of it.
 pub(crate) fn unavailable(error: &StoreError) -> Box<Reply> {
@@ -24,7 +22,7 @@ pub(crate) fn unavailable(error: &StoreError) -> Box<Reply> {
     }
     tracing::warn!(%error, "an Admin API request was answered with 503");
     let reply = Reply::error(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
-    Box::new(Reply { retry_after: Some(DATABASE_RETRY_AFTER), ..reply })
+    Box::new(Reply { retry_after: Some(RETRY_AFTER), ..reply })
 }
 
 /// There is no gateway group of that id.
@@ -64,7 +62,7 @@ pub(crate) fn not_allowed(refused: &Refused) -> Reply {
 /// Too many requests wait for nodes.
 pub(crate) fn no_place(full: &Full) -> Reply {
     let reply = Reply::error(full.status(), full.to_string());
-    Reply { retry_after: Some(waits::RETRY_AFTER), ..reply }
+    Reply { retry_after: Some(RETRY_AFTER), ..reply }
 }
 
 /// An idempotency key opens no answer.
@@ -73,14 +71,15 @@ pub(crate) fn key(fault: &once::Fault) -> Box<Reply> {
         once::Fault::Store(error) => return unavailable(error),
         once::Fault::Unfit(Unfit::Form) => (StatusCode::BAD_REQUEST, None),
         once::Fault::Unfit(Unfit::Reused) => (StatusCode::UNPROCESSABLE_ENTITY, None),
-        once::Fault::Unfit(Unfit::Unanswered) => (StatusCode::CONFLICT, Some(once::RETRY_AFTER)),
+        once::Fault::Unfit(Unfit::Unanswered) => (StatusCode::CONFLICT, Some(RETRY_AFTER)),
     };
     Box::new(Reply { retry_after, ..Reply::error(status, fault.to_string()) })
 }
 
 /// Somebody else wrote in between.
 pub(crate) fn race() -> Reply {
-    Reply::error(StatusCode::SERVICE_UNAVAILABLE, "value changed before overwritten")
+    let reply = Reply::error(StatusCode::SERVICE_UNAVAILABLE, "value changed before overwritten");
+    Reply { retry_after: Some(RETRY_AFTER), ..reply }
 }
 
 /// Why a put was refused. `image` shows what stands now, for what the store does not tell.

@@ -7,6 +7,7 @@ use milecastle_model::Fault;
 use milecastle_store::Answered;
 use serde::Serialize;
 use serde_json::json;
+use std::time::Duration;
 
 /// Media type of all answers but default pages and `OPTIONS`, whatever the body is (`docs/spec/admin-api.md` §1).
 const JSON: &str = "application/json";
@@ -31,6 +32,8 @@ pub(crate) struct Reply {
     pub(crate) stamp: Option<Stamp>,
     /// It was given before, to the same write.
     pub(crate) replayed: bool,
+    /// Of what was read from memory while the database said nothing: how old it may be.
+    pub(crate) stale: Option<Duration>,
 }
 
 /// What a declared configuration is known by.
@@ -46,8 +49,8 @@ impl Reply {
     fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let body = body.into();
         let (faults, revision, receipt, retry_after, stamp) = (Vec::new(), None, None, None, None);
-        let (by_handler, replayed) = (false, false);
-        Self { status, body, content_type, by_handler, faults, revision, receipt, retry_after, stamp, replayed }
+        let (by_handler, replayed, stale) = (false, false, None);
+        Self { status, body, content_type, by_handler, faults, revision, receipt, retry_after, stamp, replayed, stale }
     }
 
     /// A JSON body, ended by a newline.

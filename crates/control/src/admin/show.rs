@@ -6,6 +6,7 @@ use crate::admin::list::Selection;
 use crate::admin::private_keys::{self, Occasion};
 use crate::admin::refusal;
 use crate::admin::reply::Reply;
+use crate::state::{Image, Seen};
 use http::StatusCode;
 use milecastle_model::Object;
 use milecastle_store::Outcome;
@@ -46,13 +47,18 @@ struct List<'a> {
 
 /// Answers a GET, from what the database is found to have within `patience`.
 pub(crate) async fn get(call: &Call, patience: Duration) -> Answer {
-    let image = call.group.latest(patience).await;
-    let Some(id) = &call.place.id else { return list(call, &image) };
-    let Some(object) = image.get(&call.place.key(id)) else { return Err(Box::new(Reply::key_not_found())) };
-    Ok(Reply::json(StatusCode::OK, &show(object)?))
+    let Seen { image, stale } = call.group.latest(patience).await;
+    let reply = match &call.place.id {
+        None => list(call, &image)?,
+        Some(id) => match image.get(&call.place.key(id)) {
+            Some(object) => Reply::json(StatusCode::OK, &show(object)?),
+            None => Reply::key_not_found(),
+        },
+    };
+    Ok(Reply { stale, ..reply })
 }
 
-fn list(call: &Call, image: &crate::state::Image) -> Answer {
+fn list(call: &Call, image: &Image) -> Answer {
     let kind = call.place.kind;
     let selection = Selection::of(kind, &call.query)?;
     let (total, chosen) = match &call.place.parent {
@@ -60,7 +66,7 @@ fn list(call: &Call, image: &crate::state::Image) -> Answer {
         None => selection.apply(image.of_kind(kind)),
     };
     if total == 0 && Rules::of(kind).empty_list_is_404 {
-        return Err(Box::new(Reply::key_not_found()));
+        return Ok(Reply::key_not_found());
     }
     let list = chosen.into_iter().map(show).collect::<Result<_, _>>()?;
     Ok(Reply::json(StatusCode::OK, &List { list, total }))

@@ -87,7 +87,7 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
         let message = format!("the name of a token is 1 to {LONGEST} of A-Z a-z 0-9 . _ -");
         return Err(Failure::bad("invalid_body", message).at("/name"));
     }
-    granted(&who, &roles)?;
+    granted(&api, &who, &roles).await?;
     let now = api.store().now();
     let expires_at = expires_in.map(|life| now.saturating_add(life.get().as_secs()));
     let (token, hash) = mint_token();

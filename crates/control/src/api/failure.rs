@@ -8,10 +8,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::json;
+use crate::RETRY_AFTER;
 use crate::admin::body::BodyError;
-use crate::admin::refusal::DATABASE_RETRY_AFTER;
 use crate::once::{self, Fault, Unfit};
-use crate::waits::{self, Full};
+use crate::waits::Full;
 
 /// What a handler gives.
 pub(super) type Outcome = Result<Response, Failure>;
@@ -100,8 +100,7 @@ impl From<StoreError> for Failure {
             // Where the key was taken meanwhile: the first answer is given in its place ([`super::repeat`]).
             StoreError::Repeated => Self::conflict("answer_unknown", error.to_string()),
             StoreError::Unavailable(_) => {
-                let failure = Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", error.to_string());
-                failure.after(DATABASE_RETRY_AFTER)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", error.to_string()).after(RETRY_AFTER)
             }
             StoreError::Database(_) | StoreError::Corrupt(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
@@ -134,7 +133,7 @@ impl From<Fault> for Failure {
             Fault::Unfit(Unfit::Form) => Self::bad("invalid_key", fault.to_string()),
             Fault::Unfit(Unfit::Reused) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", fault.to_string()),
             Fault::Unfit(Unfit::Unanswered) => {
-                Self::conflict("answer_unknown", fault.to_string()).after(once::RETRY_AFTER)
+                Self::conflict("answer_unknown", fault.to_string()).after(RETRY_AFTER)
             }
         }
     }
@@ -143,7 +142,7 @@ impl From<Fault> for Failure {
 impl From<Full> for Failure {
     fn from(full: Full) -> Self {
         let failure = Self::new(full.status(), "too_many_wait", full.to_string());
-        failure.after(waits::RETRY_AFTER)
+        failure.after(RETRY_AFTER)
     }
 }
 

@@ -78,6 +78,8 @@ pub(crate) struct Api {
     pub(crate) large_body_limits: BodyLimits,
     pub(crate) draft_limits: DraftLimits,
     pub(crate) max_wait: Duration,
+    /// How long a read waits for the database to say what is newest.
+    pub(crate) max_read_wait: Duration,
     pub(crate) waits: Waits,
     /// Peers that may use it.
     pub(crate) allowed: Arc<[Peers]>,

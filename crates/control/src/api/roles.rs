@@ -1,11 +1,11 @@
 //! Roles, and who may give them.
 
 use http::StatusCode;
-use milecastle_store::RoleGrant;
+use milecastle_store::{RoleGrant, StoreError};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Failure, List, Outcome, Site};
+use super::{Api, Failure, List, Outcome, Site};
 use crate::callers::Caller;
 use crate::openapi::Doc;
 use crate::rights::{Action, Need, Place, Resource, Rights, Role};
@@ -36,7 +36,7 @@ pub(super) async fn list(_: Site) -> Outcome {
 }
 
 /// Refuses grants that are none, or that `who` may not make.
-pub(super) fn granted(who: &Caller, grants: &[RoleGrant]) -> Result<(), Failure> {
+pub(super) async fn granted(api: &Api, who: &Caller, grants: &[RoleGrant]) -> Result<(), Failure> {
     if grants.is_empty() {
         return Err(Failure::bad("invalid_body", "without a role nothing is allowed: GET /api/roles").at("/roles"));
     }
@@ -50,7 +50,26 @@ pub(super) fn granted(who: &Caller, grants: &[RoleGrant]) -> Result<(), Failure>
             return Err(Failure::bad("invalid_body", message).at(&format!("/roles/{i}/groups")));
         }
     }
-    may_give(who, grants)
+    may_give(who, grants)?;
+    // After that, so that nobody learns of groups in which he may do nothing.
+    groups_exist(api, grants).await
+}
+
+/// A group of that name that is made later is another one, and whoever makes it does not know who may write to it already.
+async fn groups_exist(api: &Api, grants: &[RoleGrant]) -> Result<(), Failure> {
+    for (i, grant) in grants.iter().enumerate() {
+        for (j, group) in grant.named() {
+            match api.store().head(group).await {
+                Ok(_) => {}
+                Err(StoreError::UnknownGroup(_)) => {
+                    let message = format!("there is no gateway group `{group}`: GET /api/gateway_groups");
+                    return Err(Failure::bad("invalid_body", message).at(&format!("/roles/{i}/groups/{j}")));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Refuses if `who` may not do all that these grants allow.

@@ -24,8 +24,9 @@ use super::{Api, Failure, Outcome, Site, Who, flag, json as answer, query_of};
 use crate::callers::Caller;
 use crate::dpm::Receipt;
 use crate::openapi::{Doc, Param};
-use crate::state::{Group, Image};
+use crate::state::{Group, Image, Seen};
 use crate::terms::{self, Review, Terms, Unreadable};
+use crate::{RETRY_AFTER, STALE, staleness};
 
 /// How often a change is judged anew because the group was written to meanwhile. Later rounds look at what was written alone.
 const ATTEMPTS: usize = 32;
@@ -82,7 +83,10 @@ pub(super) const SHOW: Doc = Doc::gives::<Shown>("Settings of a gateway group.")
 
 /// `GET /api/gateway_groups/{group}/settings`.
 pub(super) async fn show(Shared(api): Site, Path(id): Path<String>) -> Outcome {
-    shown(&api, &id, &*api.state.find(&id).await?.current().await?, None)
+    let Seen { image, stale } = api.state.find(&id).await?.latest(api.max_read_wait).await;
+    let mut response = shown(&api, &id, &image, None)?;
+    response.headers_mut().extend(stale.map(|age| (STALE, staleness(age))));
+    Ok(response)
 }
 
 pub(super) const REPLACE: Doc = Doc::gives::<Shown>("Replaces the settings of a gateway group.")
@@ -183,7 +187,7 @@ async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value
         }
     }
     let message = "the group is written to without pause: try again, or pause the writers";
-    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message))
+    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).after(RETRY_AFTER))
 }
 
 /// Refuses if the settings are not those that the request expects.

@@ -97,7 +97,7 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
         let message = format!("the name of an account is 1 to {LONGEST} of A-Z a-z 0-9 . _ @ -");
         return Err(Failure::bad("invalid_body", message).at("/name"));
     }
-    granted(&who, &roles)?;
+    granted(&api, &who, &roles).await?;
     let made = password.is_none().then(generate_password);
     let password = match (password, &made) {
         (None, Some(made)) => to_change(&api, made.clone()).await,
@@ -123,7 +123,7 @@ pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(name): P
     let account = found(&api, &name).await?;
     may_give(&who, &account.grants)?;
     if let Some(roles) = &roles {
-        granted(&who, roles)?;
+        granted(&api, &who, roles).await?;
     }
     if roles.is_some() || disabled == Some(true) || password.is_some() {
         not_oneself(&who, &name)?;

@@ -7,11 +7,13 @@
 //! - Whoever writes waits for [`Group::reach`], so a client reads its own writes from the replica that took them; [`Group::latest`]
 //!   shows them on every other one.
 //! - A replica that hears nothing is late by no more than the store's poll, never wrong: writes are judged by the store.
+//! - Where the database says nothing, reads are served all the same, and say how old they may be ([`Seen`]).
 
 mod image;
 mod latest;
 
 pub use image::{Difference, Image};
+pub use latest::Seen;
 
 use milecastle_store::{Changes, Head, Heads, Snapshot, Store, StoreError};
 use std::collections::BTreeMap;
@@ -134,9 +136,10 @@ impl Groups {
 
 impl Group {
     async fn load(store: Store, id: &str) -> Result<Self, StoreError> {
+        let asking = latest::Asking::beginning();
         let snapshot = store.load(id).await?;
         let image = watch::Sender::new(Arc::new(whole(snapshot)));
-        Ok(Self { id: id.into(), store, image, refreshing: Mutex::default(), asking: latest::Asking::default() })
+        Ok(Self { id: id.into(), store, image, refreshing: Mutex::default(), asking })
     }
 
     /// Its id.

@@ -167,6 +167,7 @@ async fn accounts_are_made_changed_and_deleted(gw: Gateway) {
     for (body, path) in [
         (json!({ "name": "a b", "roles": viewer }), "/name"),
         (json!({ "name": "eve", "roles": [] }), "/roles"),
+        (json!({ "name": "eve", "roles": [{ "role": "viewer", "groups": ["none"] }] }), "/roles/0/groups/0"),
         (json!({ "name": "eve", "roles": viewer, "password": "short" }), "/password"),
     ] {
         let answer = root.send(&gw, Method::POST, "/api/users", body).await;

@@ -344,6 +344,7 @@ async fn tokens_that_are_none(gw: Gateway) {
         (json!({ "name": "n" }), "/roles"),
         (json!({ "name": "n", "roles": everywhere("god") }), "/roles/0/role"),
         (json!({ "name": "n", "roles": [{ "role": "viewer", "groups": [] }] }), "/roles/0/groups"),
+        (json!({ "name": "n", "roles": [{ "role": "viewer", "groups": ["default", "none"] }] }), "/roles/0/groups/1"),
     ] {
         let answer = send(&gw, Method::POST, "/api/tokens", body.clone()).await;
         assert_eq!((answer.status, answer.json().unwrap()["path"].as_str()), (400, Some(path)), "{body}");
