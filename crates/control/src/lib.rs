@@ -19,6 +19,7 @@
 
 mod admin;
 mod api;
+mod api7;
 mod callers;
 mod chores;
 mod clock;

@@ -1,11 +1,12 @@
 //! What the dashboard's listeners answer besides the Admin API.
 
-use crate::SERVER;
 use crate::admin::{AdminApi, BASE};
 use crate::api::{self, Api, Starting};
+use crate::api7::{self, Api7};
 use crate::health::{self, Readiness};
 use crate::listen::Peer;
 use crate::state::State;
+use crate::{RETRY_AFTER, SERVER};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State as Shared};
@@ -22,6 +23,7 @@ const ROOT: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\n\n/apisix/admin   Admin API, see docs/spec/admin-api.md (header X-API-KEY)\n",
     "/api            groups, tokens, nodes, revisions, members, see docs/api.md (header X-API-KEY)\n",
+    "/api7           the same for adc's backend api7ee, see docs/spec/clients.md\n",
     "/api/version    version\n/healthz        process is alive\n/readyz         process can serve\n",
     "/metrics        Prometheus page\n"
 );
@@ -57,19 +59,26 @@ pub(crate) fn until(then: Arc<OnceLock<Router>>, readiness: &Readiness) -> Route
 fn probes(readiness: &Readiness, code: &'static str, text: &'static str) -> Router {
     health::routes(readiness).fallback(move || async move {
         let body = serde_json::to_string(&Starting { code, error_msg: text }).expect("texts have a JSON form");
-        let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "1")];
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (header::RETRY_AFTER, RETRY_AFTER.into()),
+        ];
         (StatusCode::SERVICE_UNAVAILABLE, headers, format!("{body}\n"))
     })
 }
 
 /// The dashboard's own listener.
 pub(crate) fn dashboard(site: Site, api: Arc<Api>, readiness: &Readiness) -> Router {
+    let (admin_api, allowed, body_limits) = (site.admin.clone(), site.allowed.clone(), api.body_limits);
+    let api = api::router(api);
+    let api7 = api7::router(Api7 { admin: admin_api, api: api.clone(), allowed, body_limits });
     health::routes(readiness)
         .route("/", get(|| async { ROOT }))
         .route("/metrics", get(metrics))
         .fallback(admin)
         .with_state(site)
-        .nest(api::BASE, api::router(api))
+        .nest(api::BASE, api)
+        .nest(api7::BASE, api7)
 }
 
 /// The listener where tools of the field look for the Admin API, and nothing else.

@@ -53,6 +53,12 @@ pub(crate) fn decode(text: &str, plus: bool) -> String {
     }
 }
 
+/// The inverse of [`decode`]: `%XX` for every byte that has a meaning anywhere in a target.
+pub(crate) fn encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
@@ -69,5 +75,6 @@ mod tests {
         assert_eq!((query.get("a"), query.get("c"), query.get("f")), (Some("1"), Some(""), None));
         assert_eq!(decode("a+b%2b", false), "a+b+");
         assert_eq!(decode("%ff", true), "\u{fffd}");
+        assert_eq!(decode(&encode("a +&=%/ä"), true), "a +&=%/ä");
     }
 }

@@ -11,6 +11,7 @@ mod audit;
 mod bad_input;
 mod changes;
 mod client_adc;
+mod client_api7;
 mod client_dashboard;
 mod drafts;
 mod examples;
