@@ -1,6 +1,7 @@
 //! The real binary from outside.
 #![allow(clippy::unwrap_used)]
 
+mod admin_examples;
 mod admin_matrix;
 mod attacks;
 mod bad_input;

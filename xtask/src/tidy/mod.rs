@@ -5,6 +5,7 @@
 mod files;
 mod layers;
 mod plugins;
+mod rules;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,6 +28,7 @@ pub(crate) fn tidy() -> Result<()> {
     let mut faults = files::check(&files);
     faults.extend(layers::check(&files)?);
     faults.extend(plugins::check(&files));
+    faults.extend(rules::check(&files));
     faults.extend(codegen::stale());
     if faults.is_empty() {
         println!("tidy: {} files", files.len());

@@ -35,6 +35,7 @@ mod s12_describe;
 mod s14_validate;
 mod s15_configs;
 mod s16_texts;
+mod s17_liveness;
 mod serving;
 mod settings;
 mod tls;

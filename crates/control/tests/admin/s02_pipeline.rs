@@ -6,6 +6,7 @@ use serde_json::json;
 
 on_both!(
     s2_1_a_peer_outside_the_list_gets_403,
+    s2_2_options_is_answered_before_anything_is_looked_at,
     s2_3_what_the_route_table_lacks_gets_the_default_page,
     s2_3_exact_paths_fall_through_by_method,
     s2_4_the_key_comes_before_the_type,
@@ -18,6 +19,7 @@ on_both!(
     s2_9_a_body_that_is_no_json,
     s2_9_the_body_is_json_whatever_its_type,
     s2_10_ttl_must_be_a_number,
+    s2_11_the_handler_looks_last,
     s2_groups_are_apart,
 );
 
@@ -32,6 +34,14 @@ async fn s2_1_a_peer_outside_the_list_gets_403(_: Gateway) {
         let answer = gw.call(line).to(outside).await.unwrap();
         assert_eq!((answer.status, answer.header("content-type").as_str()), (403, "text/html"), "{line}");
         assert_ne!(gw.call(line).to(gw.address()).await.unwrap().status, 403, "{line}");
+    }
+}
+
+async fn s2_2_options_is_answered_before_anything_is_looked_at(gw: Gateway) {
+    let without_cors = gw.replica_with(|settings| settings.admin.enable_admin_cors = false).await;
+    for line in ["OPTIONS /routes", "OPTIONS /nope/1?ttl=x", "OPTIONS /routes {", "OPTIONS /routes?api_key=wrong"] {
+        assert_eq!(bare(line).to(gw.address()).await.unwrap().status, 200, "{line}");
+        assert_eq!(bare(line).to(without_cors.address()).await.unwrap().status, 404, "{line}");
     }
 }
 
@@ -145,6 +155,19 @@ async fn s2_10_ttl_must_be_a_number(gw: Gateway) {
     let answer = gw.send("POST /consumers?ttl=x {").await;
     assert!(answer.text().contains("invalid request body"));
     gw.refused("POST /consumers?ttl=x {}", 400, "invalid argument ttl: should be a number").await;
+}
+
+async fn s2_11_the_handler_looks_last(gw: Gateway) {
+    // What only a handler finds, alone and beside what is found before.
+    gw.refused("PUT /routes {}", 400, "missing route id").await;
+    gw.refused("POST /consumers {}", 405, "not supported `POST` method for consumer").await;
+    for line in ["PUT /routes?ttl=x {}", "POST /consumers?ttl=x {}"] {
+        gw.refused(line, 400, "invalid argument ttl: should be a number").await;
+    }
+    for line in ["PUT /routes?ttl=x {", "POST /consumers?ttl=x {"] {
+        let answer = gw.send(line).await;
+        assert_eq!((answer.status, answer.json().unwrap()["req_body"].as_str()), (400, Some("{")), "{line}");
+    }
 }
 
 async fn s2_groups_are_apart(gw: Gateway) {

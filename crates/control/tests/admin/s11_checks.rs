@@ -41,18 +41,22 @@ async fn s11_1_exclusive_attributes(gw: Gateway) {
 }
 
 async fn s11_1_dangling_references(gw: Gateway) {
-    let fetch = |word: &str| format!("failed to fetch {word} info by {word} id [9], response code: 404");
-    for (line, word) in [
-        (r#"PUT /routes/1 {"uri":"/a","upstream_id":9}"#, "upstream"),
-        (r#"PUT /services/1 {"upstream_id":"9"}"#, "upstream"),
-        (r#"PUT /routes/1 {"uri":"/a","service_id":"9"}"#, "service"),
-        (r#"PUT /routes/1 {"uri":"/a","plugins":{},"plugin_config_id":"9"}"#, "plugin config"),
-        (r#"PUT /consumers {"username":"jack","group_id":"9"}"#, "consumer group"),
-        (r#"PUT /upstreams/1 {"nodes":{},"tls":{"client_cert_id":"9"}}"#, "ssl"),
-        (r#"PUT /routes/1 {"uri":"/a","upstream":{"nodes":{},"tls":{"client_cert_id":9}}}"#, "ssl"),
-        (r#"POST /routes {"uri":"/a","upstream_id":"9","service_id":"9"}"#, "upstream"),
+    let upstream = "failed to fetch upstream info by upstream id [9], response code: 404";
+    let service = "failed to fetch service info by service id [9], response code: 404";
+    let config = "failed to fetch plugin config info by plugin config id [9], response code: 404";
+    let group = "failed to fetch consumer group info by consumer group id [9], response code: 404";
+    let ssl = "failed to fetch ssl info by ssl id [9], response code: 404";
+    for (line, message) in [
+        (r#"PUT /routes/1 {"uri":"/a","upstream_id":9}"#, upstream),
+        (r#"PUT /services/1 {"upstream_id":"9"}"#, upstream),
+        (r#"PUT /routes/1 {"uri":"/a","service_id":"9"}"#, service),
+        (r#"PUT /routes/1 {"uri":"/a","plugins":{},"plugin_config_id":"9"}"#, config),
+        (r#"PUT /consumers {"username":"jack","group_id":"9"}"#, group),
+        (r#"PUT /upstreams/1 {"nodes":{},"tls":{"client_cert_id":"9"}}"#, ssl),
+        (r#"PUT /routes/1 {"uri":"/a","upstream":{"nodes":{},"tls":{"client_cert_id":9}}}"#, ssl),
+        (r#"POST /routes {"uri":"/a","upstream_id":"9","service_id":"9"}"#, upstream),
     ] {
-        gw.refused(line, 400, &fetch(word)).await;
+        gw.refused(line, 400, message).await;
     }
 }
 
@@ -276,18 +280,21 @@ async fn s11_1_graphql_cost_decorations(gw: Gateway) {
 async fn s11_2_upstreams_in_use(gw: Gateway) {
     gw.done(r#"PUT /upstreams/1 {"nodes":{}}"#).await;
     // Each is looked at before those that follow.
-    for (path, body, user) in [
-        ("/global_rules/g", format!(r#"{{"plugins":{SPLIT}}}"#), "plugin in global_rules [g]"),
-        ("/consumer_groups/cg", format!(r#"{{"plugins":{SPLIT}}}"#), "plugin in consumer_group [cg]"),
-        ("/consumers/jack", format!(r#"{{"username":"jack","plugins":{SPLIT}}}"#), "plugin in consumer [jack]"),
-        ("/plugin_configs/pc", format!(r#"{{"plugins":{SPLIT}}}"#), "plugin in plugin_config [pc]"),
-        ("/services/s2", format!(r#"{{"plugins":{SPLIT}}}"#), "plugin in service [s2]"),
-        ("/services/s1", r#"{"upstream_id":1}"#.to_owned(), "service [s1]"),
-        ("/routes/r2", format!(r#"{{"uri":"/a","plugins":{SPLIT}}}"#), "plugin in route [r2]"),
-        ("/routes/r1", r#"{"uri":"/a","upstream_id":"1"}"#.to_owned(), "route [r1]"),
+    let within =
+        |kind: &str, id: &str| format!("can not delete this upstream, plugin in {kind} [{id}] is still using it now");
+    let service = "can not delete this upstream, service [s1] is still using it now".to_owned();
+    let route = "can not delete this upstream, route [r1] is still using it now".to_owned();
+    for (path, body, message) in [
+        ("/global_rules/g", format!(r#"{{"plugins":{SPLIT}}}"#), within("global_rules", "g")),
+        ("/consumer_groups/cg", format!(r#"{{"plugins":{SPLIT}}}"#), within("consumer_group", "cg")),
+        ("/consumers/jack", format!(r#"{{"username":"jack","plugins":{SPLIT}}}"#), within("consumer", "jack")),
+        ("/plugin_configs/pc", format!(r#"{{"plugins":{SPLIT}}}"#), within("plugin_config", "pc")),
+        ("/services/s2", format!(r#"{{"plugins":{SPLIT}}}"#), within("service", "s2")),
+        ("/services/s1", r#"{"upstream_id":1}"#.to_owned(), service),
+        ("/routes/r2", format!(r#"{{"uri":"/a","plugins":{SPLIT}}}"#), within("route", "r2")),
+        ("/routes/r1", r#"{"uri":"/a","upstream_id":"1"}"#.to_owned(), route),
     ] {
         gw.done(&format!("PUT {path} {body}")).await;
-        let message = format!("can not delete this upstream, {user} is still using it now");
         gw.refused("DELETE /upstreams/1", 400, &message).await;
     }
 }
