@@ -102,7 +102,7 @@ async fn the_connection_string_may_be_sealed() {
     let spoilt = Said::by(
         Command::new(binary())
             .args(["key", "list", "--role", "dashboard", "--config", &cluster.file("one")])
-            .env("MILECASTLE__DATABASE__DSN", format!("{}AA", &sealed[..sealed.len() - 8])),
+            .env("MILECASTLE__DATABASE__DSN", format!("{}AA", sealed.split_at(sealed.len() - 8).0)),
     );
     assert!(spoilt.code == 1 && spoilt.text.contains("milecastle sealing-key seal"), "{}", spoilt.text);
     tokio::task::spawn_blocking(move || [one, two].map(milecastle_tests::Replica::stop)).await.unwrap();

@@ -75,7 +75,7 @@ async fn serve(settings: ControlSettings<'_>) -> anyhow::Result<()> {
     };
     tracing::info!("ready");
     signals.stop().await;
-    signals.see_out(control.stop(), None).await;
+    Box::pin(signals.see_out(control.stop(), None)).await;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::json;
 use crate::RETRY_AFTER;
 use crate::admin::body::BodyError;
-use crate::once::{self, Fault, Unfit};
+use crate::once::{Fault, Unfit};
 use crate::waits::Full;
 
 /// What a handler gives.
@@ -132,9 +132,7 @@ impl From<Fault> for Failure {
             Fault::Store(error) => error.into(),
             Fault::Unfit(Unfit::Form) => Self::bad("invalid_key", fault.to_string()),
             Fault::Unfit(Unfit::Reused) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", fault.to_string()),
-            Fault::Unfit(Unfit::Unanswered) => {
-                Self::conflict("answer_unknown", fault.to_string()).after(RETRY_AFTER)
-            }
+            Fault::Unfit(Unfit::Unanswered) => Self::conflict("answer_unknown", fault.to_string()).after(RETRY_AFTER),
         }
     }
 }

@@ -40,8 +40,8 @@ async fn writes_given_up_half_way_leave_the_connections_sound(home: Home) {
     for polls in 0..=u8::MAX {
         let word = format!("word {polls}");
         let op = put(route("1"), &word);
-        done += usize::from(given_up(publish(&store, vec![op]), polls).await.is_some());
-        given_up(store.load(DEFAULT_GROUP), polls).await.transpose().unwrap();
+        done += usize::from(Box::pin(given_up(publish(&store, vec![op]), polls)).await.is_some());
+        Box::pin(given_up(store.load(DEFAULT_GROUP), polls)).await.transpose().unwrap();
         // What is acknowledged is there for everybody, not just in a transaction left open.
         store.by(ann()).admin_key_put(&word, Role::Viewer, &[polls; 32]).await.unwrap();
         assert!(other.admin_key_list().await.unwrap().iter().any(|key| key.name == word), "{word} is lost");
