@@ -11,6 +11,7 @@ mod clients;
 mod copied;
 mod discovery;
 mod ending;
+mod events;
 mod faults;
 mod first_steps;
 mod floods;

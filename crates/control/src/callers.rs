@@ -117,11 +117,11 @@ impl Callers {
         query: &Query,
         headers: &HeaderMap,
     ) -> Result<Principal, Stranger> {
-        let found = match access::key_of(query, headers).or_else(|| bearer(headers)) {
-            Some(token) if token.starts_with(TOKEN) => {
+        let found = match shown(query, headers) {
+            Some(Shown::Token(token)) => {
                 self.token(&token, self.address(peer, headers)).await.map_err(Stranger::Unavailable)?
             }
-            Some(key) => self.keyring.find(&key),
+            Some(Shown::Key(key)) => self.keyring.find(&key),
             None => {
                 let Some(text) = access::cookie(headers, SESSION) else { return Err(Stranger::Nameless) };
                 let found = self.session(&text).await.map_err(Stranger::Unavailable)?;
@@ -139,6 +139,27 @@ impl Callers {
                 Err(Stranger::ReadsOnly(principal.name))
             }
             Some(principal) => Ok(principal),
+        }
+    }
+
+    /// What became of whoever was let in with these, for an answer that lasts: `None` if he is not let in any more. Looking is no use
+    /// of a session, which ends when nobody does anything.
+    pub(crate) async fn still(&self, query: &Query, headers: &HeaderMap) -> Result<Option<Principal>, StoreError> {
+        match shown(query, headers) {
+            Some(Shown::Token(token)) => {
+                let found = self.store.api_token_find(&hash_of(&token)).await?;
+                let good = found.filter(|token| token.is_good(self.store.now()));
+                Ok(good.map(|token| Principal::of_token(&token)))
+            }
+            Some(Shown::Key(key)) => Ok(self.keyring.find(&key)),
+            None => match access::cookie(headers, SESSION) {
+                Some(text) => {
+                    let found = self.store.session_look(&hash_of(&text), self.session_limits()).await?;
+                    Ok(found.map(|session| of_session(session, &text)))
+                }
+                // He was let in without, so nothing is asked for.
+                None => Ok(Some(Principal::anonymous())),
+            },
         }
     }
 
@@ -175,10 +196,7 @@ impl Callers {
     /// Whose session it is, if it lasts.
     pub(crate) async fn session(&self, text: &str) -> Result<Option<Principal>, StoreError> {
         let found = self.store.session_find(&hash_of(text), self.session_limits()).await?;
-        Ok(found.map(|Session { hash, account, ends_at }| {
-            let login = Login { hash, csrf: csrf_of(text), ends_at, must_change: account.must_change };
-            Principal::of_account(&account, login)
-        }))
+        Ok(found.map(|session| of_session(session, text)))
     }
 
     /// The address of whoever asks, behind proxies that are trusted.
@@ -211,6 +229,23 @@ impl Callers {
             (Subject::Address(address.to_owned()), backoff(*login_failures_of_address)),
         ]
     }
+}
+
+/// What a request shows to be let in, but for the cookie of a session.
+enum Shown {
+    Key(String),
+    Token(String),
+}
+
+fn shown(query: &Query, headers: &HeaderMap) -> Option<Shown> {
+    let text = access::key_of(query, headers).or_else(|| bearer(headers))?;
+    Some(if text.starts_with(TOKEN) { Shown::Token(text) } else { Shown::Key(text) })
+}
+
+/// Whoever is logged in with a session that this cookie names.
+fn of_session(Session { hash, account, ends_at }: Session, text: &str) -> Principal {
+    let login = Login { hash, csrf: csrf_of(text), ends_at, must_change: account.must_change };
+    Principal::of_account(&account, login)
 }
 
 /// Whether a request with a session was meant: it only reads, or proves it.

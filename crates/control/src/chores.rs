@@ -1,5 +1,5 @@
-//! What only one replica must do, done by whoever leads: lifetimes of objects that end, history, drafts and audit log that are not kept any
-//! longer, idempotency keys, nodes and members of which nothing was heard for long.
+//! What only one replica must do, done by whoever leads: lifetimes of objects that end, history, drafts, audit log and events that are
+//! not kept any longer, idempotency keys, nodes and members of which nothing was heard for long.
 //!
 //! What must stay true: whatever is done here names the leader's term of office, and the database refuses it once that term is
 //! over, however late the leader notices.
@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use milecastle_settings::{History, Idempotency, Members};
+use milecastle_settings::{Events, History, Idempotency, Members};
 use milecastle_store::{Retention, Store, Term};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -41,6 +41,7 @@ pub(crate) async fn run(
             chores.forget_drafts().await;
             chores.trim_audit().await;
             chores.trim_idempotency().await;
+            chores.trim_events().await;
         }
     }
 }
@@ -107,6 +108,15 @@ impl Chores<'_> {
         let Idempotency { keep, most } = &self.settings.idempotency;
         if let Err(error) = self.store.once_trim(self.term, keep.get(), *most).await {
             tracing::debug!(%error, "idempotency keys are forgotten later");
+        }
+    }
+
+    async fn trim_events(&self) {
+        let Events { keep, most, .. } = &self.settings.events;
+        match self.store.event_trim(self.term, keep.get(), *most).await {
+            Ok(0) => {}
+            Ok(events) => tracing::info!(events, "events that are not kept any longer were forgotten"),
+            Err(error) => tracing::debug!(%error, "events are trimmed later"),
         }
     }
 }

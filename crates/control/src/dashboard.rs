@@ -6,6 +6,7 @@ use crate::api::Api;
 use crate::callers::Callers;
 use crate::clock::Clock;
 use crate::dpm::Nodes;
+use crate::events::{self, Tail};
 use crate::health::Readiness;
 use crate::keys::Keyring;
 use crate::listen::{self, Ended, Ending, Served};
@@ -14,7 +15,7 @@ use crate::passwords::Hashing;
 use crate::refusals::Refusals;
 use crate::state::State;
 use crate::tls::{Tls, TlsError};
-use crate::waits::Waits;
+use crate::waits::{STREAMS, WAITS, Waits};
 use axum::Router;
 use milecastle_settings as settings;
 use milecastle_settings::{ControlShutdown, Database, Peers, Time};
@@ -165,7 +166,17 @@ impl Opening {
         let help = "Objects in a gateway group.";
         let objects = metrics.gauge("group_objects", help, &["group"], Options::default())?;
         let admin = &settings.admin;
-        let waits = Waits::new(admin.max_waits as usize, admin.max_waits_of_a_key as usize);
+        let waits = Waits::new(&WAITS, admin.max_waits as usize, admin.max_waits_of_a_key as usize);
+        let streams = settings.event_streams.clone();
+        let most = streams.most.min(settings.limits.connections / 4).max(1) as usize;
+        let places = Waits::new(&STREAMS, most, streams.most_of_a_caller as usize);
+        let events = events::Shared {
+            store: state.store().clone(),
+            tail: Arc::new(Tail::new(state.store().clone(), streams.memory as usize)),
+            settings: streams,
+            readiness: readiness.clone(),
+            stop: stop.subscribe(),
+        };
         let api = Arc::new(Api {
             state: state.clone(),
             nodes: nodes.clone(),
@@ -179,6 +190,8 @@ impl Opening {
             max_wait: admin.max_wait.get(),
             max_read_wait: admin.max_read_wait.get(),
             waits: waits.clone(),
+            streams: places,
+            events,
             allowed: admin.allow_admin_on_dashboard.as_slice().into(),
         });
         let admin = AdminApi::new(state.clone(), nodes, compiler, callers.clone(), clock.clone(), admin, waits);

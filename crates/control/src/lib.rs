@@ -5,6 +5,7 @@
 //! - [`Dashboard`] serves `/apisix/admin` (`docs/spec/admin-api.md`), `/api`, health, metrics, and later the
 //!   console.
 //! - [`dpm`] lets nodes join, streams to them, and knows what they run.
+//! - What happens is told as events, by whoever leads, and followed on any replica (`docs/events.md`).
 //! - [`FirstKey`] and [`FirstAccount`] are how a new installation is opened.
 //!
 //! Invariants:
@@ -26,6 +27,7 @@ mod clock;
 mod dashboard;
 mod database;
 pub mod dpm;
+mod events;
 mod health;
 mod keys;
 mod listen;

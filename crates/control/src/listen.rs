@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown, Watcher};
-use milecastle_places::{Place, Places};
+use milecastle_places::{Busy, Place, Places};
 use milecastle_settings::HttpLimits;
 use milecastle_telemetry::metrics::{Counter, Family, MetricError, Options, Registry};
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tower::Service;
 
@@ -41,6 +41,25 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 /// Whether a request came over TLS that ends here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Encrypted(pub(crate) bool);
+
+/// The connection of a request, for an answer that lasts.
+#[derive(Clone)]
+pub(crate) struct Line {
+    place: Arc<Place>,
+    hang_up: Arc<Notify>,
+}
+
+impl Line {
+    /// Counts the connection as busy, which makes no room for others, until that is dropped.
+    pub(crate) fn busy(&self) -> Busy {
+        self.place.busy()
+    }
+
+    /// Cuts the connection: its client takes nothing of what it is sent.
+    pub(crate) fn hang_up(&self) {
+        self.hang_up.notify_one();
+    }
+}
 
 /// Counts connections that a limit has ended, by `why`: see [`HttpLimits`]. One for all listeners of a process.
 #[derive(Clone)]
@@ -88,7 +107,8 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch
     let places = Places::new(served.limits.connections as usize, Duration::ZERO);
     let stopping = stop.clone();
     let start = |stream, peer, place: Arc<Place>| {
-        let connection = connection(stream, peer, served.clone(), stopping.clone(), place.clone(), graceful.watcher());
+        let line = Line { place: place.clone(), hang_up: Arc::default() };
+        let connection = connection(stream, peer, served.clone(), stopping.clone(), line.clone(), graceful.watcher());
         let count = served.ended.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -101,6 +121,10 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, mut stop: watch
                 () = place.cut() => {
                     count.count("place");
                     tracing::debug!(%peer, "a connection that waited for long made room for another one");
+                }
+                () = line.hang_up.notified() => {
+                    count.count("unread");
+                    tracing::debug!(%peer, "a client that took nothing of a stream of events was cut off");
                 }
             }
         });
@@ -186,18 +210,18 @@ async fn connection(
     peer: SocketAddr,
     served: Served,
     stopping: watch::Receiver<bool>,
-    place: Arc<Place>,
+    line: Line,
     watcher: Watcher,
 ) -> Result<(), Early> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "small packets may be delayed");
     }
     match served.tls.clone() {
-        None => watcher.watch(http(stream, peer, false, served, stopping, place)).await?,
+        None => watcher.watch(http(stream, peer, false, served, stopping, line)).await?,
         Some(tls) => {
             let handshake = tls.acceptor().accept(stream);
             let stream = timeout(served.limits.header_timeout.get(), handshake).await?.map_err(Early::Handshake)?;
-            watcher.watch(http(stream, peer, true, served, stopping, place)).await?;
+            watcher.watch(http(stream, peer, true, served, stopping, line)).await?;
         }
     }
     Ok(())
@@ -209,14 +233,15 @@ fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     encrypted: bool,
     served: Served,
     stopping: watch::Receiver<bool>,
-    place: Arc<Place>,
+    line: Line,
 ) -> impl GracefulConnection<Error = hyper::Error> {
     let HttpLimits { header_bytes, header_timeout, .. } = served.limits;
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer.ip()));
         request.extensions_mut().insert(Encrypted(encrypted));
-        let busy = place.busy();
+        request.extensions_mut().insert(line.clone());
+        let busy = line.busy();
         let (Served { mut router, readiness, .. }, stopping) = (served.clone(), stopping.clone());
         async move {
             let mut answer = router.call(request).await?;

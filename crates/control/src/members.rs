@@ -2,14 +2,14 @@
 //!
 //! What must stay true:
 //! - At most one member leads at any moment of the database's clock.
-//! - Nothing but [`chores`](crate::chores) depends on who leads: any replica serves any request.
+//! - Nothing but [`chores`](crate::chores) and the telling of events depends on who leads: any replica serves any request.
 //! - A member that may not run on the database's schema any more neither leads nor beats: it writes nothing.
 //! - A member in maintenance does not lead. It is so by its name, hence also after its next start, until an operator ends it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use milecastle_settings::{Audit, History, Idempotency, Members};
+use milecastle_settings::{Audit, Events, History, Idempotency, Members};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Maintenance, NewMember, Store, StoreError};
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::chores;
 use crate::clock::Clock;
+use crate::events;
 use crate::masks::Masks;
 
 /// The lease of whoever leads.
@@ -34,6 +35,7 @@ pub struct Membership {
     maintenance: watch::Receiver<Option<Maintenance>>,
     task: JoinHandle<()>,
     chores: JoinHandle<()>,
+    teller: JoinHandle<()>,
 }
 
 /// What a member goes by; the same for all of them, since any may come to lead.
@@ -47,6 +49,8 @@ pub struct MemberSettings {
     pub audit: Audit,
     /// How long names of writes are kept, and how many.
     pub idempotency: Idempotency,
+    /// What is told as events.
+    pub events: Events,
     /// Knows which plugins have secrets, for the audit log: any compiler with all plugins built in.
     pub compiler: Arc<Compiler>,
     /// The time for lifetimes of objects.
@@ -87,8 +91,9 @@ impl Membership {
         let (lead, epoch) = watch::channel(None);
         let heart = Heart { store: store.clone(), member, settings: settings.members.clone(), lead, maintained };
         let task = tokio::spawn(heart.beat(stopped));
+        let teller = tokio::spawn(events::tell(store.clone(), id.clone(), settings.clone(), epoch.clone()));
         let chores = tokio::spawn(chores::run(store.clone(), id.clone(), settings, epoch));
-        Ok(Self { id, store, stop, maintenance, task, chores })
+        Ok(Self { id, store, stop, maintenance, task, chores, teller })
     }
 
     /// Its id among the members.
@@ -122,6 +127,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         self.task.abort();
         self.chores.abort();
+        self.teller.abort();
     }
 }
 

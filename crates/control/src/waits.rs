@@ -1,4 +1,4 @@
-//! Requests that wait for nodes (`?wait=`), and how many of them there may be.
+//! Requests that last, as those that wait for nodes (`?wait=`) and streams of events do, and how many of them there may be.
 //!
 //! What must stay true: whoever waits holds a connection, so those who do are bounded, for each key and for all of them
 //! together; what is left of the connections serves requests that do not wait. None of them makes room for another, unlike
@@ -13,11 +13,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) struct Waits(Arc<Places>);
 
 struct Places {
+    what: &'static What,
     most: usize,
     most_of_a_key: usize,
     /// Places taken, by the name of the key.
     taken: Mutex<HashMap<String, usize>>,
 }
+
+/// What lasts, in the words of those who hear that there is no place.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct What {
+    /// The code of the refusal.
+    pub(crate) code: &'static str,
+    /// After `256 `.
+    all: &'static str,
+    /// After `32 requests of the key \`ci\` `.
+    of_a_key: &'static str,
+}
+
+/// Requests that wait for nodes.
+pub(crate) static WAITS: What = What {
+    code: "too_many_wait",
+    all: "requests wait for nodes already, and nothing was done: try again later, or without `wait` (admin.max_waits)",
+    of_a_key: "wait for nodes already, and nothing was done: try again later, or without `wait` (admin.max_waits_of_a_key)",
+};
+
+/// Streams of events.
+pub(crate) static STREAMS: What = What {
+    code: "too_many_streams",
+    all: "streams of events are open already: try again later (event_streams.most)",
+    of_a_key: "are streams of events already: end one of them first (event_streams.most_of_a_caller)",
+};
 
 /// A place. Dropped, it is free.
 pub(crate) struct Place {
@@ -29,38 +55,40 @@ pub(crate) struct Place {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
     /// The key's own are taken.
-    #[error(
-        "{most} requests of the key `{key}` wait for nodes already, and nothing was done: try again later, or without `wait` \
-         (admin.max_waits_of_a_key)"
-    )]
+    #[error("{most} requests of the key `{key}` {}", what.of_a_key)]
     OfTheKey {
+        /// What lasts.
+        what: &'static What,
         /// Its name.
         key: String,
         /// How many it may have.
         most: usize,
     },
     /// All are taken.
-    #[error(
-        "{0} requests wait for nodes already, and nothing was done: try again later, or without `wait` (admin.max_waits)"
-    )]
-    All(usize),
+    #[error("{most} {}", what.all)]
+    All {
+        /// What lasts.
+        what: &'static What,
+        /// How many there may be.
+        most: usize,
+    },
 }
 
 impl Waits {
     /// `most` places, `most_of_a_key` of them for one key.
-    pub(crate) fn new(most: usize, most_of_a_key: usize) -> Self {
-        Self(Arc::new(Places { most, most_of_a_key, taken: Mutex::default() }))
+    pub(crate) fn new(what: &'static What, most: usize, most_of_a_key: usize) -> Self {
+        Self(Arc::new(Places { what, most, most_of_a_key, taken: Mutex::default() }))
     }
 
     /// A place for a request that the key of this name opened.
     pub(crate) fn enter(&self, key: &str) -> Result<Place, Full> {
         let mut taken = self.0.lock();
         if taken.values().sum::<usize>() >= self.0.most {
-            return Err(Full::All(self.0.most));
+            return Err(Full::All { what: self.0.what, most: self.0.most });
         }
         let of_the_key = taken.entry(key.to_owned()).or_default();
         if *of_the_key >= self.0.most_of_a_key {
-            return Err(Full::OfTheKey { key: key.to_owned(), most: self.0.most_of_a_key });
+            return Err(Full::OfTheKey { what: self.0.what, key: key.to_owned(), most: self.0.most_of_a_key });
         }
         *of_the_key += 1;
         Ok(Place { places: self.0.clone(), key: key.to_owned() })
@@ -72,7 +100,14 @@ impl Full {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::OfTheKey { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::All(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::All { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// What a program is told.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::OfTheKey { what, .. } | Self::All { what, .. } => what.code,
         }
     }
 }
@@ -101,13 +136,14 @@ mod tests {
 
     #[test]
     fn a_key_has_its_places_and_all_have_theirs() {
-        let waits = Waits::new(3, 2);
+        let waits = Waits::new(&WAITS, 3, 2);
+        let what = &WAITS;
         let first = waits.enter("a").ok().unwrap();
         let _second = waits.enter("a").ok().unwrap();
         let full = |key: &str| waits.enter(key).err();
-        assert_eq!(full("a"), Some(Full::OfTheKey { key: "a".to_owned(), most: 2 }));
+        assert_eq!(full("a"), Some(Full::OfTheKey { what, key: "a".to_owned(), most: 2 }));
         let third = waits.enter("b").ok().unwrap();
-        assert_eq!(full("c"), Some(Full::All(3)));
+        assert_eq!(full("c"), Some(Full::All { what, most: 3 }));
         drop(third);
         drop(first);
         assert_eq!(full("a"), None);

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Members(client::Members),
     /// Show who changed what, or write it to a file
     Audit(client::Audit),
+    /// Show what happened, and what happens: changes, receipts, nodes, replicas, alarms
+    Events(client::Events),
     /// Make, list or delete keys of the Admin API in the database itself: the way back in when they are lost
     Key(Key),
     /// List, make, disable or delete accounts of people, or give one a new password, in the database itself

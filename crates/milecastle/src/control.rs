@@ -212,6 +212,7 @@ async fn connect(
         history: settings.replica.history.clone(),
         audit: settings.replica.audit.clone(),
         idempotency: settings.replica.idempotency.clone(),
+        events: settings.replica.events.clone(),
         compiler: compiler.clone(),
         clock: Clock::of(&store),
     };

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Command::Token(command) => client::run(client::Command::Token(command)),
         Command::Members(command) => client::run(client::Command::Members(command)),
         Command::Audit(command) => client::run(client::Command::Audit(command)),
+        Command::Events(command) => client::run(client::Command::Events(command)),
     };
     match result {
         Ok(code) => code,

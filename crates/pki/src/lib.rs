@@ -25,6 +25,7 @@ mod ca;
 mod fingerprint;
 mod identity;
 mod node;
+mod public;
 mod tls;
 mod token;
 pub mod transport;
@@ -33,6 +34,7 @@ pub use ca::{Ca, Issued, PkiError, ServerCertificate};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use identity::{IdentityError, NodeCertificate, NodeIdentity};
 pub use node::{KeyRequest, NodeKeys, NodeKeysError};
+pub use public::chain_ends;
 pub use tls::{ServerIdentity, TrustError, join_client_config, server_config};
 pub use token::{GroupToken, TokenError, TokenHash};
 

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::{Access, HostPort, HttpLimits, IpPort, Log, Peers, Replica, Server, Size, Time};
+use crate::{Access, EventStreams, HostPort, HttpLimits, IpPort, Log, Peers, Replica, Server, Size, Time};
 
 /// Configuration of a dashboard: the section `dashboard` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +24,8 @@ pub struct Dashboard {
     pub admin: Admin,
     /// People who log in.
     pub access: Access,
+    /// Streams of events with clients.
+    pub event_streams: EventStreams,
 }
 
 /// The file of `milecastle dashboard`.
@@ -197,6 +199,7 @@ impl Dashboard {
                 checks.fault(key, "expected at least 1k: a smaller body holds no real object");
             }
         }
+        self.event_streams.check(checks);
         checks.at("admin").above_zero(&[("body_timeout", self.admin.body_timeout)]);
         self.limits.check(&mut checks.at("limits"));
         if self.admin.max_waits > self.limits.connections / 2 {
@@ -230,6 +233,7 @@ impl Default for Dashboard {
             limits: HttpLimits::default(),
             admin: Admin::default(),
             access: Access::default(),
+            event_streams: EventStreams::default(),
         }
     }
 }

@@ -25,6 +25,7 @@ mod common;
 mod dashboard;
 mod discovery;
 mod dp_manager;
+mod events;
 mod gateway;
 mod history;
 mod idempotency;
@@ -49,6 +50,7 @@ pub use discovery::{
     RegistrySettings, RegistryTimeout, RegistryUrl,
 };
 pub use dp_manager::{Certificates, DpLimits, DpManager, DpManagerFile, Stream};
+pub use events::{EventStreams, Events};
 pub use gateway::{
     AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, Limits,
     LongConnectionPolicy, LongConnections, MetricSettings, MetricsPush, NginxConfig, NginxHttp, NginxStream,

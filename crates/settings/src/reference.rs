@@ -30,7 +30,7 @@ pub fn markdown() -> String {
     file::<GatewayFile>(&mut page, "The gateway's file", "Read by `milecastle gateway`.");
     file::<DashboardFile>(&mut page, "The dashboard's file", "Read by `milecastle dashboard`.");
     file::<DpManagerFile>(&mut page, "The DP manager's file", "Read by `milecastle dp-manager`.");
-    let together = "Has `log`, `database`, `sealing`, `members`, `history`, `audit` and `shutdown` once; the dashboard's other keys stand \
+    let together = "Has `log`, `database`, `sealing`, `members`, `history`, `audit`, `events` and `shutdown` once; the dashboard's other keys stand \
                     under `dashboard`, the DP manager's under `dp_manager`";
     let control = defaults::<ControlFile>();
     let up = defaults::<UpFile>();
@@ -181,8 +181,8 @@ fn differences(page: &mut String, whole: &Value) {
         ("dp_manager", defaults::<DpManagerFile>()),
         ("gateway", defaults::<GatewayFile>()),
     ];
-    let shared =
-        ["log", "sealing", "members", "history", "audit", "shutdown"].map(|name| (name, single[0].1[name].clone()));
+    let shared = ["log", "sealing", "members", "history", "audit", "events", "shutdown"]
+        .map(|name| (name, single[0].1[name].clone()));
     let mut found = Vec::new();
     for (name, single) in shared.iter().chain(&single) {
         if let Some(section) = whole.get(*name) {

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Checks;
-use crate::{Audit, Database, History, Idempotency, Members, Sealing, Time};
+use crate::{Audit, Database, Events, History, Idempotency, Members, Sealing, Time};
 
 /// A process of the control plane: its database, its like, its end. Stands at the top of its file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +23,8 @@ pub struct Replica {
     pub audit: Audit,
     /// Writes that clients have named, so that they are done once. The same on all replicas, since whichever leads trims them.
     pub idempotency: Idempotency,
+    /// What happened, as events that can be followed. The same on all replicas, since whichever leads tells them.
+    pub events: Events,
     /// How the process ends.
     pub shutdown: ControlShutdown,
 }
@@ -49,6 +51,7 @@ impl Replica {
         self.history.check(checks);
         self.audit.check(checks);
         self.idempotency.check(checks);
+        self.events.check(checks);
     }
 }
 

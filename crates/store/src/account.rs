@@ -97,20 +97,30 @@ impl Store {
 
     /// The session with this SHA-256, unless it has ended or its account is disabled; and notes that it is used.
     pub async fn session_find(&self, hash: &[u8; 32], limits: SessionLimits) -> Result<Option<Session>, StoreError> {
-        let sql = "SELECT s.created_at, s.used_at, a.name, a.grants, a.must_change, a.disabled_at, a.created_at, a.password_at \
-                   FROM session s JOIN account a ON a.name = s.account WHERE s.hash = $1";
-        let Some(row) = self.0.db.row(sql, args![&hash[..]]).await? else { return Ok(None) };
-        let (now, created_at, used_at, account) = (self.now(), row.int(0)?, row.int(1)?, account(&row, 2)?);
-        let (idle, ends_at) = (limits.idle.as_secs(), created_at.saturating_add(limits.max.as_secs()));
-        if now >= used_at.saturating_add(idle) || now >= ends_at || account.disabled_at.is_some() {
-            return Ok(None);
-        }
+        let Some((session, used_at)) = self.session_read(hash, limits).await? else { return Ok(None) };
+        let (now, idle) = (self.now(), limits.idle.as_secs());
         let stale = now.saturating_sub(NOTED_EVERY.min(idle / NOTES_WITHIN_IDLE));
         if used_at <= stale {
             let sql = "UPDATE session SET used_at = $2 WHERE hash = $1 AND used_at <= $3";
             self.0.db.run(sql, args![&hash[..], now, stale]).await?;
         }
-        Ok(Some(Session { hash: *hash, account, ends_at }))
+        Ok(Some(session))
+    }
+
+    /// As [`Store::session_find`], for whoever only looks whether it lasts: that is no use of it.
+    pub async fn session_look(&self, hash: &[u8; 32], limits: SessionLimits) -> Result<Option<Session>, StoreError> {
+        Ok(self.session_read(hash, limits).await?.map(|(session, _)| session))
+    }
+
+    /// A session that lasts, and when it was used last (Unix seconds).
+    async fn session_read(&self, hash: &[u8; 32], limits: SessionLimits) -> Result<Option<(Session, u64)>, StoreError> {
+        let sql = "SELECT s.created_at, s.used_at, a.name, a.grants, a.must_change, a.disabled_at, a.created_at, a.password_at \
+                   FROM session s JOIN account a ON a.name = s.account WHERE s.hash = $1";
+        let Some(row) = self.0.db.row(sql, args![&hash[..]]).await? else { return Ok(None) };
+        let (now, created_at, used_at, account) = (self.now(), row.int(0)?, row.int(1)?, account(&row, 2)?);
+        let (idle, ends_at) = (limits.idle.as_secs(), created_at.saturating_add(limits.max.as_secs()));
+        let is_over = now >= used_at.saturating_add(idle) || now >= ends_at || account.disabled_at.is_some();
+        Ok((!is_over).then_some((Session { hash: *hash, account, ends_at }, used_at)))
     }
 }
 

@@ -85,6 +85,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0012_changes.sql"),
     ),
     (
+        13,
+        "events",
+        include_str!("../../../migrations/postgres/0013_events.sql"),
+        include_str!("../../../migrations/sqlite/0013_events.sql"),
+    ),
+    (
         14,
         "idempotency",
         include_str!("../../../migrations/postgres/0014_idempotency.sql"),

@@ -122,6 +122,12 @@ impl Store {
         rows.iter().map(info).collect()
     }
 
+    /// The first `limit` change sets of a group after revision `after`, oldest first; those that are not kept are left out.
+    pub async fn history_after(&self, group: &str, after: u64, limit: u64) -> Result<Vec<ChangeSetInfo>, StoreError> {
+        let sql = format!("{COLUMNS} AND revision > $2 ORDER BY revision LIMIT $3");
+        self.0.db.rows(sql, args![group, after, limit]).await?.iter().map(info).collect()
+    }
+
     /// For each of these revisions of a group the first `most` objects that it touched, by kind's name, then id. Revisions that
     /// are not kept are left out.
     pub async fn history_touched(

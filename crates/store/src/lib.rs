@@ -1,5 +1,5 @@
 //! What must survive: the configuration of every gateway group with its history, keys, tokens and nodes, which replicas of the
-//! control plane there are, and who changed what; in PostgreSQL or SQLite.
+//! control plane there are, who changed what, and what happened; in PostgreSQL or SQLite.
 //!
 //! [`open`] gives a [`Store`]. One implementation speaks to both databases; they differ only in how a connection is made,
 //! how a transaction begins and how a notice travels, all of it in `sql`, `connect` and `watch`. One conformance suite
@@ -39,6 +39,7 @@ mod connect;
 mod declaration;
 mod draft;
 mod error;
+mod event;
 mod file;
 mod grant;
 mod group;
@@ -76,6 +77,7 @@ pub use connect::Tuning;
 pub use declaration::{Declaration, NewDeclaration};
 pub use draft::{Draft, DraftChange, DraftLimits, DraftUpdate};
 pub use error::{DraftError, GroupError, Holder, OpenError, PublishError, StoreError};
+pub use event::{Event, EventPage, NewEvent, Recorded, Told, Topic};
 pub use grant::RoleGrant;
 pub use group::{Group, GroupUpdate, NewGroup};
 pub use history::{ChangeSetInfo, Fate, Publication, Retention, Touched};

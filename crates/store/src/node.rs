@@ -186,6 +186,12 @@ impl Store {
         rows.iter().map(node).collect()
     }
 
+    /// The nodes of all groups, by group and id.
+    pub async fn node_list_all(&self) -> Result<Vec<Node>, StoreError> {
+        let rows = self.0.db.rows(format!("{} ORDER BY n.group_id, n.id", self.nodes_sql()), &[]).await?;
+        rows.iter().map(node).collect()
+    }
+
     /// One node.
     pub async fn node_get(&self, group: &str, id: &str) -> Result<Option<Node>, StoreError> {
         let sql = format!("{} WHERE n.group_id = $1 AND n.id = $2", self.nodes_sql());

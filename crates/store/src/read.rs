@@ -86,6 +86,14 @@ impl Store {
         Ok(Snapshot { lineage, revision, mark, objects })
     }
 
+    /// All objects of a kind in a group, by id in byte order.
+    pub async fn load_kind(&self, group: &str, kind: Kind) -> Result<Vec<Object>, StoreError> {
+        let sql = "SELECT kind, id, body, sealed, created, modified FROM resource \
+                   WHERE group_id = $1 AND kind = $2 ORDER BY id";
+        let rows = self.0.db.rows(sql, args![group, kind.name()]).await?;
+        rows.iter().map(|row| object(row, &self.0.sealer, group)).collect()
+    }
+
     /// What changed in a group after `revision`, which must have this `mark`; without one, whatever revision has the number
     /// now. The work grows with the changes, not with the configuration.
     pub async fn changes_since(&self, group: &str, revision: u64, mark: Option<&str>) -> Result<Changes, StoreError> {

@@ -101,9 +101,18 @@ impl Store {
     }
 }
 
+/// What is read again and again.
+struct Read {
+    heads: Heads,
+    /// Id of the newest event.
+    event: u64,
+}
+
 /// The background work of a store.
 pub(crate) struct Watcher {
     heads: watch::Receiver<Heard>,
+    /// Id of the newest event.
+    events: watch::Receiver<u64>,
     hint: Arc<Notify>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -112,12 +121,20 @@ impl Watcher {
     pub(crate) async fn start(db: &Db, clock: &DatabaseClock) -> Result<Watcher, StoreError> {
         let hint = Arc::new(Notify::new());
         let at = Instant::now();
-        let (sender, heads) = watch::channel(Heard { heads: Arc::new(read(db, clock).await?), at });
-        let mut tasks = vec![tokio::spawn(follow(db.clone(), clock.clone(), hint.clone(), sender))];
+        let first = read(db, clock).await?;
+        let (heads_sender, heads) = watch::channel(Heard { heads: Arc::new(first.heads), at });
+        let (events_sender, events) = watch::channel(first.event);
+        let follow = follow(db.clone(), clock.clone(), hint.clone(), heads_sender, events_sender);
+        let mut tasks = vec![tokio::spawn(follow)];
         if let Db::Pg(server) = db {
             tasks.push(tokio::spawn(listen(server.clone(), hint.clone())));
         }
-        Ok(Watcher { heads, hint, tasks })
+        Ok(Watcher { heads, events, hint, tasks })
+    }
+
+    /// Hears of events.
+    pub(crate) fn events(&self) -> watch::Receiver<u64> {
+        self.events.clone()
     }
 
     /// Has the heads read now: this process wrote something.
@@ -136,7 +153,13 @@ impl Drop for Watcher {
     }
 }
 
-async fn follow(db: Db, clock: DatabaseClock, hint: Arc<Notify>, sender: watch::Sender<Heard>) {
+async fn follow(
+    db: Db,
+    clock: DatabaseClock,
+    hint: Arc<Notify>,
+    heads: watch::Sender<Heard>,
+    events: watch::Sender<u64>,
+) {
     let mut tick = interval(POLL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -146,26 +169,27 @@ async fn follow(db: Db, clock: DatabaseClock, hint: Arc<Notify>, sender: watch::
             _ = tick.tick() => {}
         }
         let at = Instant::now();
-        let heads = timeout(LATE, read(&db, &clock)).await.unwrap_or_else(|_| Err(StoreError::late()));
-        if let Err(StoreError::Database(_)) = &heads {
+        let read = timeout(LATE, read(&db, &clock)).await.unwrap_or_else(|_| Err(StoreError::late()));
+        if let Err(StoreError::Database(_)) = &read {
             // A newer schema, perhaps, in which there is no such statement any more.
             if let Ok(Err(error)) = timeout(LATE, db.rule().ask(&db)).await {
                 tracing::debug!(%error, "the rule of the schema cannot be read either");
             }
         }
-        match heads {
-            Ok(heads) => {
+        match read {
+            Ok(read) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!("the database answers again");
                 }
-                sender.send_if_modified(|heard| {
+                heads.send_if_modified(|heard| {
                     heard.at = at;
-                    let changed = *heard.heads != heads;
+                    let changed = *heard.heads != read.heads;
                     if changed {
-                        heard.heads = Arc::new(heads);
+                        heard.heads = Arc::new(read.heads);
                     }
                     changed
                 });
+                events.send_if_modified(|known| std::mem::replace(known, read.event) != read.event);
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -176,16 +200,23 @@ async fn follow(db: Db, clock: DatabaseClock, hint: Arc<Notify>, sender: watch::
     }
 }
 
-/// Reads all heads, and the clock and the rule of the schema along with them.
-async fn read(db: &Db, clock: &DatabaseClock) -> Result<Heads, StoreError> {
+/// Reads all heads, and the clock, the rule of the schema and where the events stand along with them.
+async fn read(db: &Db, clock: &DatabaseClock) -> Result<Read, StoreError> {
     db.check_files()?;
-    let sql = format!("SELECT heads.*, {}, {OLDEST}, {RELEASE} FROM ({}) heads", db.clock_sql(), heads!(""));
+    let sql = format!(
+        "SELECT heads.*, {}, {OLDEST}, {RELEASE}, (SELECT last FROM event_log) FROM ({}) heads",
+        db.clock_sql(),
+        heads!("")
+    );
     let rows = db.rows(sql, &[]).await?;
+    let mut event = 0;
     if let Some(row) = rows.last() {
         clock.told(row.int_or_zero(6)?);
         db.rule().told(row, 7, 8)?;
+        event = row.int_opt(9)?.unwrap_or(0);
     }
-    rows.iter().map(|row| Ok((row.text(0)?, head(row)?))).collect()
+    let heads = rows.iter().map(|row| Ok((row.text(0)?, head(row)?))).collect::<Result<_, StoreError>>()?;
+    Ok(Read { heads, event })
 }
 
 /// The head in a row of [`heads`].

@@ -1,10 +1,11 @@
 //! Certificates for tests, and rustls configurations around them.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -62,6 +63,12 @@ impl Authority {
     /// A certificate for these host names or addresses; the first is its common name too.
     pub fn issue(&self, names: &[&str]) -> Identity {
         self.issue_with(names, |_| {})
+    }
+
+    /// The same, which ends after that long, by the clock of this machine.
+    pub fn issue_for(&self, names: &[&str], life: Duration) -> Identity {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+        self.issue_with(names, |params| params.not_after = date_time_ymd(1970, 1, 1) + now + life)
     }
 
     /// The same, which names an OCSP responder.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::{Api, BASE, Failure, Who};
 use super::{
-    about, api_tokens, audit, drafts, groups, lineage, maintenance, members, nodes, past, repeat, revisions, roles,
+    about, api_tokens, audit, drafts, events, groups, lineage, maintenance, members, nodes, past, repeat, revisions, roles,
     session, settings, tokens, transfer, users,
 };
 use crate::openapi::Doc;
@@ -202,6 +202,8 @@ fn table() -> Vec<Endpoint> {
         post("/gateway_groups/{group}/promote", R::Configuration, group, transfer::promote, transfer::PROMOTE),
         get("/changes", R::Revisions, anywhere, revisions::everywhere, revisions::EVERYWHERE),
         get("/nodes", R::Nodes, anywhere, nodes::all, nodes::ALL),
+        get("/events", R::Events, anywhere, events::follow, events::FOLLOW),
+        get("/alarms", R::Events, anywhere, events::alarms, events::ALARMS),
         get("/members", R::Members, cluster, members::list, members::LIST),
         put(
             "/members/{name}/maintenance",

@@ -139,7 +139,7 @@ impl From<Fault> for Failure {
 
 impl From<Full> for Failure {
     fn from(full: Full) -> Self {
-        let failure = Self::new(full.status(), "too_many_wait", full.to_string());
+        let failure = Self::new(full.status(), full.code(), full.to_string());
         failure.after(RETRY_AFTER)
     }
 }

@@ -13,6 +13,7 @@ mod audit;
 mod change_sets;
 mod drafts;
 mod endpoints;
+mod events;
 mod failure;
 mod groups;
 mod lineage;
@@ -54,6 +55,7 @@ use http::{HeaderValue, StatusCode, header};
 use milecastle_settings::{Peers, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Acting, DraftLimits, Store};
+pub(crate) use revisions::told as revision_told;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -81,6 +83,9 @@ pub(crate) struct Api {
     /// How long a read waits for the database to say what is newest.
     pub(crate) max_read_wait: Duration,
     pub(crate) waits: Waits,
+    /// Places of streams of events.
+    pub(crate) streams: Waits,
+    pub(crate) events: crate::events::Shared,
     /// Peers that may use it.
     pub(crate) allowed: Arc<[Peers]>,
 }

@@ -77,6 +77,11 @@ fn shown<'a>(info: ChangeSetInfo, changes: impl IntoIterator<Item = &'a Touched>
     Shown { revision, author, message, source: source.name(), at, puts, deletes, changes }
 }
 
+/// The same, as an event has it.
+pub(crate) fn told<'a>(info: ChangeSetInfo, changes: impl IntoIterator<Item = &'a Touched>) -> Value {
+    serde_json::to_value(shown(info, changes)).expect("texts and numbers have a JSON form")
+}
+
 fn change(touched: &Touched) -> Changed {
     Changed { op: touched.fate.name(), kind: touched.key.kind.name(), id: touched.key.id.to_string() }
 }

@@ -39,6 +39,8 @@ pub(crate) enum Resource {
     Lineage,
     /// Taking nodes, groups and replicas of the control plane out of service.
     Maintenance,
+    /// What happens: of each event, besides, what it is about.
+    Events,
     /// Replicas of the control plane.
     Members,
     /// Accounts of people.
@@ -78,6 +80,7 @@ impl Resource {
             Resource::ChangeSets,
             Resource::Lineage,
             Resource::Maintenance,
+            Resource::Events,
             Resource::Members,
             Resource::Users,
             Resource::Roles,
@@ -100,6 +103,7 @@ impl Resource {
             Resource::ChangeSets => "change_sets",
             Resource::Lineage => "lineage",
             Resource::Maintenance => "maintenance",
+            Resource::Events => "events",
             Resource::Members => "members",
             Resource::Users => "users",
             Resource::Roles => "roles",

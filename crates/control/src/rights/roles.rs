@@ -34,6 +34,9 @@ const OF_ACCESS: [Resource; 2] = [Resource::Users, Resource::ApiTokens];
 /// What only those see who run gateways and control plane: it tells what people do, and from where.
 const OF_OPERATORS: [Resource; 1] = [Resource::Audit];
 
+/// Of what happened there is nothing to write: nobody changes it.
+const TOLD: [Resource; 2] = [Resource::Audit, Resource::Events];
+
 impl Role {
     /// Those that are always there, the mightiest first.
     pub(crate) fn built_in() -> [Role; 4] {
@@ -43,8 +46,8 @@ impl Role {
     /// Everything that there is.
     pub(crate) fn administrator() -> Self {
         let all = Action::ALL.into_iter().flat_map(|action| Resource::all().map(move |resource| (action, resource)));
-        // Of the audit log there is nothing to write: nobody changes it.
-        Self::new("administrator", all.filter(|right| *right != (Action::Write, Resource::Audit)))
+        let written = |(action, resource): &(Action, Resource)| *action == Action::Read || !TOLD.contains(resource);
+        Self::new("administrator", all.filter(written))
     }
 
     /// Whoever runs gateways and control plane: everything but who may do what.

@@ -220,8 +220,10 @@ async fn member(store: &Store, clock: &Arc<AtomicU64>, history: settings::Histor
     let (roles, address, version) = (vec!["dashboard".to_owned()], String::new(), "1".to_owned());
     let members = settings::Members { heartbeat: settings::Time::millis(200), ..settings::Members::default() };
     let (audit, idempotency) = (settings::Audit::default(), settings::Idempotency::default());
+    let often = settings::Time::millis(100);
+    let events = settings::Events { look: often, certificates: often, ..settings::Events::default() };
     let (compiler, clock) = (plugins::compiler(), told(clock));
-    let settings = MemberSettings { members, history, audit, idempotency, compiler, clock };
+    let settings = MemberSettings { members, history, audit, idempotency, events, compiler, clock };
     Membership::join(store.clone(), milecastle_control::Role { roles, address, version }, settings).await.unwrap()
 }
 

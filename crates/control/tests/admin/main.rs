@@ -14,6 +14,7 @@ mod client_adc;
 mod client_api7;
 mod client_dashboard;
 mod drafts;
+mod events;
 mod examples;
 mod idempotency;
 mod people;

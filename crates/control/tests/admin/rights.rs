@@ -156,6 +156,8 @@ POST /api/gateway_groups/{group}/import operator
 POST /api/gateway_groups/{group}/promote operator
 GET /api/changes viewer
 GET /api/nodes viewer
+GET /api/events viewer
+GET /api/alarms viewer
 GET /api/members viewer
 PUT /api/members/{name}/maintenance operator
 DELETE /api/members/{name}/maintenance operator

@@ -443,6 +443,31 @@ pub(crate) enum AuditCommand {
     },
 }
 
+/// `milecastle events`.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Show what happens from now on, until the command is ended: on the next server that answers when one ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only events of this gateway group
+    #[arg(short, long)]
+    pub group: Option<String>,
+    /// Only events of these kinds, with commas between them: group, change, receipt, lineage, node, member, leader, alarm
+    #[arg(long, value_delimiter = ',')]
+    pub kind: Vec<String>,
+    /// Only events that are not older than this
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Time>,
+    /// Only events after the one with this id
+    #[arg(long, value_name = "ID", conflicts_with = "since")]
+    pub after: Option<u64>,
+    /// Show each event as a JSON object in a line of its own
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
 /// Which entries of the audit log.
 #[derive(Debug, Args)]
 pub(crate) struct Wanted {

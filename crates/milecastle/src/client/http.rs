@@ -3,7 +3,7 @@
 use super::Refused;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, IF_MATCH};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
@@ -117,6 +117,40 @@ impl Client {
         self.send(&Asked { method, path, body, tag: None }).await.map(parsed)
     }
 
+    /// GET of an answer that lasts, after the event with this id, from the first server that answers.
+    ///
+    /// # Errors
+    /// [`Refused`] with what the server says; no server that can be reached.
+    pub(super) async fn follow(&self, path: &str, after: Option<u64>) -> anyhow::Result<Followed> {
+        let asked = Asked { method: Method::GET, path, body: None, tag: None };
+        let mut failures = Vec::new();
+        for server in &self.servers {
+            let answered = tokio::time::timeout(self.timeout, self.follow_one(server, &asked, after)).await;
+            match answered.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", self.timeout.as_secs()))) {
+                Ok(followed) => return Ok(followed),
+                Err(error) => match error.downcast_ref::<Refused>() {
+                    Some(refused) if refused.status != 503 => return Err(error),
+                    _ => failures.push(format!("{server}: {error:#}")),
+                },
+            }
+        }
+        bail!("no dashboard can be reached (--server, MILECASTLE_SERVER):\n  {}", failures.join("\n  "))
+    }
+
+    async fn follow_one(&self, server: &Uri, asked: &Asked<'_>, after: Option<u64>) -> anyhow::Result<Followed> {
+        let stream = tokio::time::timeout(CONNECT, self.open(server)).await.context("it takes no connection")??;
+        let mut request = self.request(server, asked)?;
+        if let Some(after) = after {
+            request.headers_mut().insert("last-event-id", after.into());
+        }
+        let answer = sent(stream, request).await?;
+        if answer.status().is_success() {
+            return Ok(Followed { body: answer.into_body(), read: Vec::new() });
+        }
+        let (status, text) = read(answer).await?;
+        bail!(Refused { status, message: reason(status, &parsed(text.clone()), &text) })
+    }
+
     async fn send(&self, asked: &Asked<'_>) -> anyhow::Result<Bytes> {
         tokio::time::timeout(self.timeout, Box::pin(self.first_answer(asked)))
             .await
@@ -165,10 +199,7 @@ impl Client {
 
     /// Sends a request on `stream` and reads its answer: status and body.
     async fn exchange(&self, server: &Uri, stream: Box<dyn Stream>, asked: &Asked<'_>) -> anyhow::Result<(u16, Bytes)> {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // How the connection ends is told by the request on it.
-        tokio::spawn(async move { drop(connection.await) });
-        let answer = sender.send_request(self.request(server, asked)?).await?;
+        let answer = sent(stream, self.request(server, asked)?).await?;
         read(answer).await.with_context(|| format!("{server} broke off its answer"))
     }
 
@@ -200,7 +231,39 @@ impl Client {
     }
 }
 
-async fn read(answer: Response<hyper::body::Incoming>) -> anyhow::Result<(u16, Bytes)> {
+/// An answer that lasts, line by line.
+pub(super) struct Followed {
+    body: Incoming,
+    /// What has come of the next line.
+    read: Vec<u8>,
+}
+
+impl Followed {
+    /// The next line without its end; `None` once the server has ended or broken off its answer.
+    pub(super) async fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return Some(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned());
+            }
+            match self.body.frame().await?.ok()?.into_data() {
+                Ok(data) if self.read.len() + data.len() <= LARGEST => self.read.extend_from_slice(&data),
+                Ok(_) => return None,
+                Err(_trailers) => {}
+            }
+        }
+    }
+}
+
+/// Sends a request on a connection of its own.
+async fn sent(stream: Box<dyn Stream>, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // How the connection ends is told by the request on it.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender.send_request(request).await?)
+}
+
+async fn read(answer: Response<Incoming>) -> anyhow::Result<(u16, Bytes)> {
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, LARGEST).collect().await.map_err(anyhow::Error::from_boxed)?;
     Ok((head.status.as_u16(), body.to_bytes()))

@@ -8,12 +8,13 @@ mod changes;
 mod cli;
 mod commands;
 mod config;
+mod events;
 mod http;
 mod settings;
 mod tls;
 mod view;
 
-pub(crate) use cli::{Audit, Config, Group, Members, Nodes, Token};
+pub(crate) use cli::{Audit, Config, Events, Group, Members, Nodes, Token};
 pub(crate) use view::{Table, relative, say, tell};
 
 use anyhow::Context;
@@ -29,6 +30,7 @@ pub(crate) enum Command {
     Token(Token),
     Members(Members),
     Audit(Audit),
+    Events(Events),
 }
 
 /// How a command ended, if not with an error.
@@ -77,6 +79,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Token(command) => commands::token(command).await,
             Command::Members(command) => commands::members(command).await,
             Command::Audit(command) => audit::run(command).await,
+            Command::Events(command) => events::run(command).await,
         }
     });
     match done {

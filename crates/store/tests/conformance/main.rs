@@ -9,6 +9,7 @@ mod accounts;
 mod api_tokens;
 mod audit;
 mod checks;
+mod events;
 mod groups;
 mod members;
 mod mishaps;

@@ -367,6 +367,11 @@ impl Alive {
         });
     }
 
+    /// When the node's certificate ends (Unix seconds), if it should have had the next one for some time.
+    pub(in crate::dpm) fn certificate_ends(&self, ends: Option<u64>) {
+        self.update(|entry| std::mem::replace(&mut entry.troubles.certificate_ends, ends) != ends);
+    }
+
     /// The node says how it does.
     pub(in crate::dpm) fn report(&self, report: pb::Report) {
         let figures = Figures {

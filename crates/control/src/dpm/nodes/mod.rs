@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milecastle_settings::Members;
-use milecastle_store::{Head, Maintenance, Node, NodeReport, Store, StoreError};
+use milecastle_store::{Head, Heads, Maintenance, Node, NodeReport, Store, StoreError};
 use tokio::sync::watch;
 
 pub(super) use live::{Alive, End, clip};
@@ -121,6 +121,9 @@ pub struct Troubles {
     /// Starts of later processes that have the node's identity too, and no right to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub later: Vec<String>,
+    /// When its certificate ends (Unix seconds), once it should have had the next one for some time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_ends: Option<u64>,
     /// Whether it takes no new work because an operator wants that: the node's own word, after each order.
     #[serde(default)]
     pub maintained: bool,
@@ -235,6 +238,21 @@ impl Nodes {
         let head = self.store.head(group).await?;
         let joined = self.store.node_list(group).await?;
         Ok(joined.into_iter().map(|node| self.known(node, &head)).collect())
+    }
+
+    /// All nodes of all groups, with their groups, by group and id. `heads` are those that they are compared with.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn list_all(&self, heads: &Heads) -> Result<Vec<(String, NodeState)>, StoreError> {
+        self.store.takes_writes()?;
+        let joined = self.store.node_list_all().await?;
+        let known = |node: Node| {
+            // Of a group that was made or deleted at this moment nothing is told.
+            let head = heads.get(&node.group)?;
+            Some((node.group.clone(), self.known(node, head)))
+        };
+        Ok(joined.into_iter().filter_map(known).collect())
     }
 
     /// One node; `None` if the group has none of this id.

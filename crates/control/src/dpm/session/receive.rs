@@ -107,10 +107,19 @@ impl Session {
             let known = head.at(have.revision).filter(|_| have.lineage == **head.lineage());
             settled && known.is_some_and(|(_, digest)| *have.digest != digest.to_bytes())
         });
+        self.alive.certificate_ends(self.overdue(report.certificate_not_after));
         self.alive.report(report);
         if let Some(have) = have {
             self.mismatch(have);
         }
+    }
+
+    /// When the node's newest certificate ends, which it says, if half of the time is over that it has for getting the next one.
+    fn overdue(&self, not_after: i64) -> Option<u64> {
+        let stream = &self.certificate;
+        let spare = stream.not_after.duration_since(stream.renew_at()).unwrap_or_default() / 2;
+        let ends = u64::try_from(not_after).ok().filter(|ends| *ends > 0)?;
+        (ends.saturating_sub(self.shared.store.now()) < spare.as_secs()).then_some(ends)
     }
 
     /// The node holds something else than what the revision that it names adds up to.

@@ -1,0 +1,161 @@
+//! Nodes: how they do, what alarms that is, and how far they have come.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use milecastle_store::{Heads, Topic};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{days_left, topic};
+use crate::dpm::{Condition, NodeState, Nodes};
+use crate::events::news::News;
+use crate::events::{alarm, kind};
+
+/// What was told of a node.
+#[derive(Serialize, Deserialize)]
+struct Seen {
+    state: String,
+}
+
+/// Up to which revision receipts were told.
+#[derive(Serialize, Deserialize, PartialEq, Eq)]
+struct Received {
+    lineage: String,
+    revision: u64,
+}
+
+/// Since when nodes are behind, by group and id, as far as this process has seen it.
+#[derive(Default)]
+pub(in crate::events) struct Lags(HashMap<(String, String), Instant>);
+
+/// Faults that end only when an operator has decided.
+const UNDECIDED: [&str; 2] = ["lineage", "backwards"];
+
+/// Nodes of which another state is to be told than before. A connected node that is behind is so called only after that long: each
+/// change makes all of them late for a moment.
+pub(in crate::events) fn nodes(
+    nodes: &[(String, NodeState)],
+    heads: &Heads,
+    (lags, patience): (&mut Lags, Duration),
+    news: &mut News<'_>,
+) {
+    let now = Instant::now();
+    let mut late = HashMap::new();
+    let mut there = BTreeSet::new();
+    for (group, node) in nodes {
+        let subject = topic(kind::NODE, Some(group), &node.id);
+        let before = news.before::<Seen>(&subject);
+        there.insert(subject.clone());
+        let mut state = node.condition.name();
+        if node.condition == Condition::Late {
+            let key = (group.clone(), node.id.clone());
+            let since = lags.0.get(&key).copied().unwrap_or(now);
+            late.insert(key, since);
+            let was_well = [Condition::Healthy, Condition::Rejected].map(Condition::name);
+            let well = before.as_ref().and_then(|before| was_well.into_iter().find(|well| **well == before.state));
+            if let Some(well) = well.filter(|_| now.duration_since(since) < patience) {
+                state = well;
+            }
+        }
+        if before.as_ref().is_some_and(|before| before.state == state) {
+            continue;
+        }
+        if !(before.is_none() && news.is_first()) {
+            let head = heads.get(group).map(|head| head.revision);
+            news.say(&subject, told(node, state, head, before.map(|before| before.state)));
+        }
+        news.remember(subject, &Seen { state: state.to_owned() });
+    }
+    lags.0 = late;
+    for gone in news.topics(kind::NODE).filter(|topic| !there.contains(topic)) {
+        let before = news.before::<Seen>(gone).map(|before| before.state);
+        news.say(gone, json!({ "node": gone.subject, "state": "deleted", "before": before }));
+        news.forget(gone);
+    }
+}
+
+fn told(node: &NodeState, state: &str, head: Option<u64>, before: Option<String>) -> Value {
+    json!({
+        "node": node.id,
+        "host": node.host,
+        "version": node.version,
+        "state": state,
+        "before": before,
+        "member": node.member,
+        "revision": node.revision,
+        "head": head,
+        "rejected_total": node.troubles.rejected_total,
+        "refused": node.troubles.refused,
+    })
+}
+
+/// What of the nodes needs an operator. `days` are those of [`milecastle_settings::Events::certificate_days`].
+pub(in crate::events) fn alarms_of_nodes(nodes: &[(String, NodeState)], days: &[u64], news: &mut News<'_>) {
+    let mut present = BTreeMap::new();
+    for (group, node) in nodes.iter().filter(|(_, node)| node.welcome) {
+        let mut raise = |alarm: &str, mut detail: Value| {
+            detail["node"] = node.id.as_str().into();
+            present.insert(of_node(group, alarm, &node.id), detail);
+        };
+        let state = news.before::<Seen>(&topic(kind::NODE, Some(group), &node.id)).map(|seen| seen.state);
+        // By the state that was told, so that a moment's lag is none.
+        if node.condition == Condition::Late && state.as_deref() == Some(Condition::Late.name()) {
+            raise(alarm::NODE_BEHIND, json!({}));
+        }
+        let out_of_service = node.maintenance.is_some() || node.group_maintenance.is_some();
+        if matches!(node.condition, Condition::Lost | Condition::Offline) && node.heard_at.is_some() && !out_of_service
+        {
+            raise(alarm::NODE_LOST, json!({}));
+        }
+        let troubles = &node.troubles;
+        if let Some(refused) = troubles.refused.as_ref().filter(|refused| UNDECIDED.contains(&&*refused.fault)) {
+            raise(alarm::LINEAGE, json!({ "fault": refused.fault }));
+        }
+        if !troubles.alarms.is_empty() {
+            raise(alarm::NODE, json!({ "texts": troubles.alarms }));
+        }
+        if let Some(ends) = troubles.certificate_ends
+            && let Some(days) = days_left(ends, news.now(), days)
+        {
+            raise(alarm::NODE_CERTIFICATE, json!({ "days": days, "not_after": ends }));
+        }
+    }
+    news.alarms(present, |topic| !topic.subject.starts_with(&format!("{}/", alarm::CERTIFICATE)));
+}
+
+fn of_node(group: &str, alarm: &str, node: &str) -> Topic {
+    topic(kind::ALARM, Some(group), &format!("{alarm}/{node}"))
+}
+
+/// Groups of which every connected node has the newest revision in force or refused it, where that was not told yet.
+pub(in crate::events) async fn receipts(
+    live: &Nodes,
+    nodes: &[(String, NodeState)],
+    heads: &Heads,
+    news: &mut News<'_>,
+) {
+    let connected: BTreeSet<&str> =
+        nodes.iter().filter(|(_, node)| node.connected).map(|(group, _)| group.as_str()).collect();
+    for (group, head) in connected.into_iter().filter_map(|group| heads.get_key_value(group)) {
+        let topic = topic(kind::RECEIPT, Some(group), "");
+        let now = Received { lineage: head.lineage.clone(), revision: head.revision };
+        if head.revision == 0 || news.before::<Received>(&topic).is_some_and(|before| before == now) {
+            continue;
+        }
+        let receipt = live.applied(group, head.revision).await;
+        if receipt.settled && receipt.total > 0 {
+            if !news.is_first() {
+                let data = json!({
+                    "revision": head.revision,
+                    "applied": receipt.applied,
+                    "total": receipt.total,
+                    "rejected": receipt.rejected,
+                });
+                news.say(&topic, data);
+            }
+            news.remember(topic, &now);
+        }
+    }
+}

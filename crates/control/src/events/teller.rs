@@ -1,0 +1,126 @@
+//! The leader's part: looks, compares, records.
+//!
+//! What must stay true: what was told is known from the database alone. What is remembered of it here is read anew whenever the
+//! database may have lost some of it, which shows in heads that went back or in a log that stands elsewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use milecastle_settings::Events;
+use milecastle_store::{Heads, Recorded, Store, StoreError, Term, Told};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::news::News;
+use super::sights::{self, Certificates, Lags};
+use crate::dpm::Nodes;
+use crate::members::{LEADER, MemberSettings};
+
+/// Tells for as long as `epoch` names a term of office of this process, which is this member, for ever.
+pub(crate) async fn tell(
+    store: Store,
+    member: Arc<str>,
+    settings: MemberSettings,
+    epoch: watch::Receiver<Option<u64>>,
+) {
+    let mut watch = store.watch();
+    let mut tick = interval(settings.events.look.get());
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let pace = settings.events.pace.get();
+    let mut teller = Teller::new(store, member, settings);
+    loop {
+        let whole = tokio::select! {
+            _ = tick.tick() => true,
+            changed = watch.changed() => match changed {
+                Some(_) => false,
+                None => return,
+            },
+        };
+        let leads = *epoch.borrow();
+        match leads {
+            Some(epoch) => {
+                if let Err(error) = teller.look(epoch, &watch.heads(), whole).await {
+                    tracing::debug!(%error, "what happened is told later");
+                }
+            }
+            None => teller.told = None,
+        }
+        sleep(pace).await;
+    }
+}
+
+struct Teller {
+    store: Store,
+    member: Arc<str>,
+    nodes: Nodes,
+    /// Silence after which a member is lost.
+    lost_after: Duration,
+    settings: Events,
+    /// What was told, unless the database has to be asked.
+    told: Option<Told>,
+    certificates: Certificates,
+    lags: Lags,
+}
+
+impl Teller {
+    fn new(store: Store, member: Arc<str>, settings: MemberSettings) -> Self {
+        // Of no member: what this process knows of its own nodes counts no more than what others have written of theirs.
+        let nodes = Nodes::new(store.clone(), "", &settings.members);
+        Self {
+            nodes,
+            store,
+            member,
+            lost_after: settings.members.lost_after.get(),
+            settings: settings.events,
+            told: None,
+            certificates: Certificates::default(),
+            lags: Lags::default(),
+        }
+    }
+
+    /// Looks at what was published, if `whole` at all else too, and records what there is to tell.
+    async fn look(&mut self, epoch: u64, heads: &Heads, whole: bool) -> Result<(), StoreError> {
+        loop {
+            // However this ends early, what was told is read anew.
+            let remembered = self.told.take();
+            let mut told = match remembered.filter(|told| !sights::went_back(told, heads)) {
+                Some(told) => told,
+                None => self.store.event_told().await?,
+            };
+            let mut news = News::new(&told, self.store.now());
+            sights::leader(&self.member, epoch, &mut news);
+            let more = sights::groups(&self.store, heads, &mut news).await?;
+            if whole && !more {
+                self.look_around(heads, &mut news).await?;
+            }
+            let (events, states) = news.into_parts();
+            if events.is_empty() && states.is_empty() {
+                self.told = Some(told);
+                return Ok(());
+            }
+            let term = Term { lease: LEADER, holder: &self.member, epoch };
+            match self.store.event_record(term, told.last, &events, &states).await? {
+                Recorded::Done(last) => {
+                    told.last = last;
+                    told.remember(states);
+                    self.told = Some(told);
+                    if !more {
+                        return Ok(());
+                    }
+                }
+                Recorded::Elsewhere => {}
+                Recorded::TermOver => return Ok(()),
+            }
+        }
+    }
+
+    /// Looks at members, nodes and certificates.
+    async fn look_around(&mut self, heads: &Heads, news: &mut News<'_>) -> Result<(), StoreError> {
+        sights::members(&self.store.member_list().await?, self.lost_after, news);
+        let nodes = self.nodes.list_all(heads).await?;
+        sights::nodes(&nodes, heads, (&mut self.lags, self.settings.behind_after.get()), news);
+        sights::alarms_of_nodes(&nodes, &self.settings.certificate_days, news);
+        sights::receipts(&self.nodes, &nodes, heads, news).await;
+        self.certificates.look(&self.store, heads, &self.settings, news).await
+    }
+}

@@ -1,0 +1,33 @@
+//! Certificates that others issued.
+
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+use crate::identity::{parse, validity};
+
+/// When the first of the certificates in a text ends, which is a chain in PEM; `None` if it holds none that can be read.
+pub fn chain_ends(pem: &str) -> Option<SystemTime> {
+    let read = CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok);
+    read.filter_map(|certificate| Some(validity(&parse(&certificate)?).1)).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Ca;
+
+    #[test]
+    fn a_chain_ends_with_the_first_of_its_certificates() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+        let ca = Ca::generate(now).unwrap();
+        let server = ca.issue_server(&[], &[], now, Duration::from_secs(3600)).unwrap();
+        let leaf = pem::encode(&pem::Pem::new("CERTIFICATE", server.chain[0].as_ref()));
+        assert_eq!(chain_ends(&ca.certificate_pem()), Some(ca.not_after()));
+        assert_eq!(chain_ends(&format!("{}{leaf}", ca.certificate_pem())), Some(server.not_after));
+        assert_eq!(chain_ends("$secret://vault/1/cert"), None);
+    }
+}
