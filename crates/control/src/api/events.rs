@@ -72,7 +72,7 @@ pub(super) async fn follow(
     let place = api.streams.enter(&who.name)?;
     let after = after.unwrap_or_else(|| api.events.tail.newest());
     let proof = Proof { callers: api.callers.clone(), query, headers };
-    let client = Client { proof, rights: who.rights.clone(), filter, after, line, place };
+    let client = Client { proof, rights: who.rights.clone(), filter, after, line, _place: place };
     let body = events::serve(client, api.events.clone());
     // Proxies that hold answers back would hold back the present.
     let head = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];

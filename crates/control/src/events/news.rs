@@ -53,8 +53,9 @@ impl<'a> News<'a> {
     }
 
     /// What was told of a kind, in all groups or in one.
-    pub(super) fn topics(&self, kind: &'static str) -> impl Iterator<Item = &'a Topic> {
-        self.told.states.keys().filter(move |topic| topic.kind == kind)
+    pub(super) fn topics(&self, kind: &'static str) -> impl Iterator<Item = &'a Topic> + use<'a> {
+        let told = self.told;
+        told.states.keys().filter(move |topic| topic.kind == kind)
     }
 
     /// Tells something.

@@ -61,7 +61,7 @@ pub(crate) struct Client {
     pub(crate) after: u64,
     pub(crate) line: Line,
     /// Its place among the streams.
-    pub(crate) place: waits::Place,
+    pub(crate) _place: waits::Place,
 }
 
 /// What streams of a process share.
@@ -138,9 +138,12 @@ async fn run(client: Client, shared: Shared, out: mpsc::Sender<Bytes>, gone: one
     let mut stream = Stream { checked: Instant::now(), client, shared, out, refused: None };
     let end = stream.follow().await;
     tracing::debug!(?end, after = stream.client.after, "a stream of events ends");
-    if let Some((reason, message)) = end.words() {
-        let data = json!({ "reason": reason, "message": message });
-        drop(last_word.send(piece(None, "end", &data)));
+    match end.words() {
+        Some((reason, message)) => {
+            let data = json!({ "reason": reason, "message": message });
+            drop(last_word.send(piece(None, "end", &data)));
+        }
+        None => drop(last_word),
     }
     drop(stream);
     if timeout(stall, gone).await.is_err() {
