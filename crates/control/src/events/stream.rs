@@ -173,7 +173,8 @@ impl Stream {
         let (mut news, mut stop) = (self.shared.tail.news(), self.shared.stop.clone());
         let mut beat = interval(self.shared.settings.beat.get());
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.send(format!("retry: {RETRY}\n\n").into()).await?;
+        // From the first line on it is known where to go on.
+        self.send(format!("id: {}\nretry: {RETRY}\n\n", self.client.after).into()).await?;
         let out = self.out.clone();
         loop {
             news.borrow_and_update();
@@ -182,7 +183,7 @@ impl Stream {
                 changed = news.changed() => if changed.is_err() { return Ok(()) },
                 () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
                 _ = beat.tick() => self.beat().await?,
-                _ = stop.wait_for(|stop| *stop) => return Err(End::Away),
+                () = stopping(&mut stop) => return Err(End::Away),
                 () = out.closed() => return Ok(()),
             }
         }
@@ -256,6 +257,12 @@ impl Stream {
             Err(_) => Err(End::Slow),
         }
     }
+}
+
+/// Ready once the process stops.
+async fn stopping(stop: &mut watch::Receiver<bool>) {
+    // An error means that the dashboard is gone, which is the same.
+    stop.wait_for(|stop| *stop).await.map(drop).ok();
 }
 
 /// An event as it is sent. One without an id is not resumed from.
