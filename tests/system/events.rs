@@ -54,7 +54,9 @@ async fn whoever_follows_misses_nothing_when_a_replica_is_killed() {
     one.ready().await;
     two.ready().await;
     cluster.token(&one);
-    let gateway = cluster.gateway("g1", &[one.dp_manager, two.dp_manager]);
+    let mut gateway = cluster.gateway("g1", &[one.dp_manager, two.dp_manager]);
+    // When one of them is killed.
+    gateway.process.announce("configuration stream");
     one.put("/upstreams/1", &json!({ "nodes": {} })).await;
     gateway.ready().await;
     // The one that dies leads, and is the one that is followed.

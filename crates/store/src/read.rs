@@ -91,7 +91,7 @@ impl Store {
         let sql = "SELECT kind, id, body, sealed, created, modified FROM resource \
                    WHERE group_id = $1 AND kind = $2 ORDER BY id";
         let rows = self.0.db.rows(sql, args![group, kind.name()]).await?;
-        rows.iter().map(|row| object(row, &self.0.sealer, group)).collect()
+        rows.iter().map(|row| object(row, &self.0.sealer, group, 2)).collect()
     }
 
     /// What changed in a group after `revision`, which must have this `mark`; without one, whatever revision has the number

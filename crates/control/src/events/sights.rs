@@ -72,7 +72,8 @@ pub(super) fn members(members: &[Member], lost_after: Duration, news: &mut News<
             Some(before) if before.state == "lost" && state == "alive" => Some("back"),
             Some(_) => Some(state),
             None if news.is_first() => None,
-            None => Some("joined"),
+            None if state == "alive" => Some("joined"),
+            None => Some(state),
         };
         if let Some(word) = word {
             let told = &member.told;

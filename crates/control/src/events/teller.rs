@@ -90,7 +90,8 @@ impl Teller {
             let mut news = News::new(&told, self.store.now());
             sights::leader(&self.member, epoch, &mut news);
             let more = sights::groups(&self.store, heads, &mut news).await?;
-            if whole && !more {
+            // What is there at the very first look is no news, whatever it is.
+            if (whole || news.is_first()) && !more {
                 self.look_around(heads, &mut news).await?;
             }
             let (events, states) = news.into_parts();
@@ -119,7 +120,8 @@ impl Teller {
         sights::members(&self.store.member_list().await?, self.lost_after, news);
         let nodes = self.nodes.list_all(heads).await?;
         sights::nodes(&nodes, heads, (&mut self.lags, self.settings.behind_after.get()), news);
-        sights::alarms_of_nodes(&nodes, &self.settings.certificate_days, news);
+        let late = (&self.lags, self.settings.behind_after.get());
+        sights::alarms_of_nodes(&nodes, late, &self.settings.certificate_days, news);
         sights::receipts(&self.nodes, &nodes, heads, news).await;
         self.certificates.look(&self.store, heads, &self.settings, news).await
     }

@@ -62,7 +62,8 @@ impl Follower {
     async fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let read = timeout(SOON, self.lines.read_line(&mut line)).await.expect("a line comes").unwrap_or(0);
-        (read > 0).then(|| line.trim_end().to_owned())
+        // The last chunk is empty; the connection may go on.
+        (read > 0 && line != "0\r\n").then(|| line.trim_end().to_owned())
     }
 
     /// The next event that is not about replicas; `None` at the end.

@@ -203,7 +203,9 @@ mod tests {
         assert_eq!(taken, [Frame { event: "node".to_owned(), data: json!({ "node": "n" }) }]);
         assert_eq!(lines.last, Some(7));
         // What is half said when a server dies is asked for again, and not mixed with what the next one says.
-        ["id: 9", "event: node", "data: {"].map(|line| assert_eq!(lines.take(line), None));
+        for line in ["id: 9", "event: node", "data: {"] {
+            assert_eq!(lines.take(line), None);
+        }
         lines.begin();
         assert_eq!(lines.last, Some(7));
         assert_eq!(lines.take("data: {}"), None);

@@ -92,16 +92,20 @@ fn told(node: &NodeState, state: &str, head: Option<u64>, before: Option<String>
 }
 
 /// What of the nodes needs an operator. `days` are those of [`milecastle_settings::Events::certificate_days`].
-pub(in crate::events) fn alarms_of_nodes(nodes: &[(String, NodeState)], days: &[u64], news: &mut News<'_>) {
+pub(in crate::events) fn alarms_of_nodes(
+    nodes: &[(String, NodeState)],
+    (lags, patience): (&Lags, Duration),
+    days: &[u64],
+    news: &mut News<'_>,
+) {
     let mut present = BTreeMap::new();
     for (group, node) in nodes.iter().filter(|(_, node)| node.welcome) {
         let mut raise = |alarm: &str, mut detail: Value| {
             detail["node"] = node.id.as_str().into();
             present.insert(of_node(group, alarm, &node.id), detail);
         };
-        let state = news.before::<Seen>(&topic(kind::NODE, Some(group), &node.id)).map(|seen| seen.state);
-        // By the state that was told, so that a moment's lag is none.
-        if node.condition == Condition::Late && state.as_deref() == Some(Condition::Late.name()) {
+        let since = lags.0.get(&(group.clone(), node.id.clone()));
+        if since.is_some_and(|since| since.elapsed() >= patience) {
             raise(alarm::NODE_BEHIND, json!({}));
         }
         let out_of_service = node.maintenance.is_some() || node.group_maintenance.is_some();
