@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use super::{Api, BASE, Failure, Who};
 use super::{
-    about, api_tokens, audit, drafts, events, groups, lineage, maintenance, members, nodes, past, repeat, revisions, roles,
-    session, settings, tokens, transfer, users,
+    about, api_tokens, audit, drafts, events, groups, lineage, maintenance, members, nodes, past, repeat, revisions,
+    roles, session, settings, tokens, transfer, users,
 };
 use crate::openapi::Doc;
 use crate::rights::{Need, Place, Refused, Resource as R};

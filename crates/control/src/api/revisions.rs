@@ -5,6 +5,7 @@ use http::{StatusCode, Uri};
 use milecastle_store::{ChangeSetInfo, Touched};
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 use super::{Api, Failure, Outcome, Site, Who, json, query_of, whole};
