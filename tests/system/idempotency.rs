@@ -54,7 +54,7 @@ async fn while_postgresql_is_away_writes_are_put_off_and_repeating_them_does_the
     let mut server = postgres::Cluster::start().unwrap();
     let cluster = Cluster::on(&server);
     let mut replica = cluster.dashboard("d");
-    for expected in ["database", "answered with 503"] {
+    for expected in ["database", "answered with 503", "terminating connection"] {
         replica.process.announce(expected);
     }
     replica.ready().await;
