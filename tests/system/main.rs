@@ -34,7 +34,6 @@ mod many_nodes;
 mod observability;
 mod ocsp;
 mod on_the_wire;
-mod openapi;
 mod operator;
 mod outages;
 mod partitions;
