@@ -62,9 +62,9 @@ pub(crate) fn asked(key: &str, method: &Method, uri: &Uri, group: &str, body: &[
 
 /// What was answered to the write at first; `None` if it was not done yet.
 pub(crate) async fn answered(acting: Acting<'_>, once: &Once) -> Result<Option<Answered>, Fault> {
-    match acting.done(&once.key).await? {
+    match acting.done(once).await? {
         None => Ok(None),
-        Some(Done { request, .. }) if request != once.request => Err(Unfit::Reused.into()),
+        Some(Done { same: false, .. }) => Err(Unfit::Reused.into()),
         Some(Done { answered: Some(answered), .. }) => Ok(Some(answered)),
         Some(Done { answered: None, .. }) => Err(Unfit::Unanswered.into()),
     }

@@ -123,14 +123,14 @@ impl Acting<'_> {
         let mut tx = self.begin().await?;
         let now = self.store.now();
         let sql = "UPDATE token SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";
-        let revoked = tx.run(sql, args![group, id, now]).await? > 0;
-        if revoked {
-            group::touch(&mut tx, group).await?;
-            self.record(&mut tx, revocation(audited::JOIN_TOKEN, id, now).map(|entry| entry.within(group))).await?;
+        if tx.run(sql, args![group, id, now]).await? == 0 {
+            return Ok(false);
         }
+        group::touch(&mut tx, group).await?;
+        self.record(&mut tx, revocation(audited::JOIN_TOKEN, id, now).map(|entry| entry.within(group))).await?;
         tx.commit().await?;
         self.store.0.watcher.hint();
-        Ok(revoked)
+        Ok(true)
     }
 
     /// Records the hash of an admin key under `name`, in place of the key that had this name.

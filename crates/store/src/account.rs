@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use crate::audit::{Acting, AuditAction, NewEntry, audited};
+use crate::audit::{Acting, ActorKind, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
 use crate::grant::{self, RoleGrant};
 use crate::sql::{Row, Tx, args};
@@ -133,9 +133,11 @@ impl Acting<'_> {
         grants: &[RoleGrant],
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let made = self.insert(&mut tx, name, password, grants).await?;
+        if !self.insert(&mut tx, name, password, grants).await? {
+            return Ok(false);
+        }
         tx.commit().await?;
-        Ok(made)
+        Ok(true)
     }
 
     /// As [`Acting::account_create`], but only while there is no account at all. Of several who start at once, one is told `true`.
@@ -199,13 +201,15 @@ impl Acting<'_> {
     pub async fn account_delete(self, name: &str) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let before = stored(&mut tx, name).await?;
-        let deleted = tx.run("DELETE FROM account WHERE name = $1", args![name]).await? > 0;
-        if deleted {
-            let before = before.as_ref().map(shown);
-            self.record(&mut tx, NewEntry::of(audited::ACCOUNT, name, before, None)).await?;
+        if tx.run("DELETE FROM account WHERE name = $1", args![name]).await? == 0 {
+            return Ok(false);
         }
+        // An account that is made of that name later is somebody else's.
+        self.forget_answers(&mut tx, ActorKind::Account, name).await?;
+        let before = before.as_ref().map(shown);
+        self.record(&mut tx, NewEntry::of(audited::ACCOUNT, name, before, None)).await?;
         tx.commit().await?;
-        Ok(deleted)
+        Ok(true)
     }
 
     /// Begins a session of an account from an address, and forgets those that have ended. `false`: the account is not there, is

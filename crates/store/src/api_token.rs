@@ -81,12 +81,12 @@ impl Acting<'_> {
         let now = self.store.now();
         let mut tx = self.begin().await?;
         let sql = "UPDATE api_token SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
-        let revoked = tx.run(sql, args![id, now]).await? > 0;
-        if revoked {
-            self.record(&mut tx, revocation(audited::API_TOKEN, id, now)).await?;
+        if tx.run(sql, args![id, now]).await? == 0 {
+            return Ok(false);
         }
+        self.record(&mut tx, revocation(audited::API_TOKEN, id, now)).await?;
         tx.commit().await?;
-        Ok(revoked)
+        Ok(true)
     }
 }
 

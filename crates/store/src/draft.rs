@@ -182,12 +182,12 @@ impl Acting<'_> {
     /// Discards a draft. `false`: there is none of this id.
     pub async fn draft_delete(self, group: &str, id: &str) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let gone = tx.run("DELETE FROM draft WHERE group_id = $1 AND id = $2", args![group, id]).await? > 0;
-        if gone {
-            self.record(&mut tx, [entry(group, id, AuditAction::Delete, None)]).await?;
+        if tx.run("DELETE FROM draft WHERE group_id = $1 AND id = $2", args![group, id]).await? == 0 {
+            return Ok(false);
         }
+        self.record(&mut tx, [entry(group, id, AuditAction::Delete, None)]).await?;
         tx.commit().await?;
-        Ok(gone)
+        Ok(true)
     }
 
     async fn write_draft(

@@ -230,16 +230,16 @@ impl Acting<'_> {
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let before = shown(&mut tx, group, id).await?;
-        let changed = tx.run(sql, args).await? > 0;
-        if changed {
-            group::touch(&mut tx, group).await?;
-            let after = shown(&mut tx, group, id).await?;
-            let entry = NewEntry::of(audited::NODE, id, before, after);
-            self.record(&mut tx, entry.map(|entry| entry.within(group).called(action))).await?;
+        if tx.run(sql, args).await? == 0 {
+            return Ok(false);
         }
+        group::touch(&mut tx, group).await?;
+        let after = shown(&mut tx, group, id).await?;
+        let entry = NewEntry::of(audited::NODE, id, before, after);
+        self.record(&mut tx, entry.map(|entry| entry.within(group).called(action))).await?;
         tx.commit().await?;
         self.store.0.watcher.hint();
-        Ok(changed)
+        Ok(true)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::audit::Acting;
+use crate::audit::{Acting, ActorKind};
 use crate::error::StoreError;
 use crate::lease::Term;
 use crate::seal::Context;
@@ -23,7 +23,7 @@ const TRIM_BATCH: u64 = 1000;
 pub struct Once {
     /// The name that the client has given it.
     pub key: String,
-    /// SHA-256 of what is asked for.
+    /// SHA-256 of what is asked for. Stored as a keyed hash of it: a request may hold a secret that can be guessed.
     pub request: [u8; 32],
     repeated: AtomicBool,
 }
@@ -40,8 +40,8 @@ pub struct Answered {
 /// A write that was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Done {
-    /// As in [`Once::request`].
-    pub request: [u8; 32],
+    /// Whether the same was asked for.
+    pub same: bool,
     /// What was answered; `None` where that is not known yet, or never will be.
     pub answered: Option<Answered>,
 }
@@ -74,11 +74,11 @@ impl<'a> Acting<'a> {
     /// Begins a transaction that writes, and takes the name of the write in it.
     pub(crate) async fn begin(self) -> Result<Tx, StoreError> {
         let mut tx = self.store.0.db.begin_write().await?;
-        if let Some(Once { key, request, repeated }) = self.once {
+        if let Some(once @ Once { key, repeated, .. }) = self.once {
             let sql = "INSERT INTO idempotency (actor_kind, actor_id, key, request, at) VALUES ($1, $2, $3, $4, $5) \
                        ON CONFLICT (actor_kind, actor_id, key) DO NOTHING";
             let (kind, id) = (self.actor.kind.name(), &self.actor.id);
-            if tx.run(sql, args![kind, id, key, &request[..], self.store.now()]).await? == 0 {
+            if tx.run(sql, args![kind, id, key, &self.keyed(once)[..], self.store.now()]).await? == 0 {
                 repeated.store(true, Ordering::Relaxed);
                 return Err(StoreError::Repeated);
             }
@@ -102,13 +102,14 @@ impl<'a> Acting<'a> {
     }
 
     /// The write of this name, if it was done.
-    pub async fn done(self, key: &str) -> Result<Option<Done>, StoreError> {
+    pub async fn done(self, once: &Once) -> Result<Option<Done>, StoreError> {
+        let key = &once.key;
         let sql =
             "SELECT request, status, answer FROM idempotency WHERE actor_kind = $1 AND actor_id = $2 AND key = $3";
         let (kind, id) = (self.actor.kind.name(), &self.actor.id);
         let Some(row) = self.store.0.db.row(sql, args![kind, id, key]).await? else { return Ok(None) };
         let unreadable = || StoreError::corrupt("a write that was named");
-        let request = row.blob(0)?.try_into().map_err(|_| unreadable())?;
+        let same = row.blob(0)? == self.keyed(once);
         let answered = match (row.int_opt(1)?, row.blob_opt(2)?) {
             (Some(status), Some(sealed)) => Some(Answered {
                 status: u16::try_from(status).map_err(|_| unreadable())?,
@@ -116,7 +117,17 @@ impl<'a> Acting<'a> {
             }),
             _ => None,
         };
-        Ok(Some(Done { request, answered }))
+        Ok(Some(Done { same, answered }))
+    }
+
+    /// Forgets the names of writes, and their answers, of one who is no longer.
+    pub(crate) async fn forget_answers(self, tx: &mut Tx, kind: ActorKind, id: &str) -> Result<(), StoreError> {
+        let sql = "DELETE FROM idempotency WHERE actor_kind = $1 AND actor_id = $2";
+        tx.run(sql, args![kind.name(), id]).await.map(drop)
+    }
+
+    fn keyed(self, once: &Once) -> [u8; 32] {
+        self.store.0.sealer.digest("", "idempotency", &once.request)
     }
 
     fn sealed(self, key: &str, answered: &Answered) -> Vec<u8> {
@@ -139,7 +150,8 @@ impl Store {
             "DELETE FROM idempotency WHERE at IN (SELECT at FROM idempotency WHERE at < $1 ORDER BY at LIMIT {TRIM_BATCH})"
         );
         let beyond = format!(
-            "DELETE FROM idempotency WHERE at IN (SELECT at FROM idempotency ORDER BY at LIMIT \
+            "DELETE FROM idempotency WHERE (actor_kind, actor_id, key) IN \
+             (SELECT actor_kind, actor_id, key FROM idempotency ORDER BY at LIMIT \
              (SELECT CASE WHEN COUNT(*) - $1 > {TRIM_BATCH} THEN {TRIM_BATCH} WHEN COUNT(*) > $1 THEN COUNT(*) - $1 ELSE 0 END \
              FROM idempotency))"
         );

@@ -139,9 +139,16 @@ impl KeySource {
         key.map(Some).map_err(|_| SealingKeyError::Form(format!("in {}", path.display())))
     }
 
-    /// Seals a text for [`KeySource::open_text`].
+    /// Seals a text for [`KeySource::open_text`]; while the key is being replaced, with the one that stays.
     pub fn seal_text(&self, text: &str) -> Result<String, SealingKeyError> {
-        let key = self.read()?.ok_or(SealingKeyError::Missing)?;
+        let next = match self {
+            KeySource::Replaced { next, .. } => KeySource::File(next.clone()).read()?,
+            _ => None,
+        };
+        let key = match next {
+            Some(next) => next,
+            None => self.read()?.ok_or(SealingKeyError::Missing)?,
+        };
         Ok(format!("{SEALED}{}", STANDARD.encode(seal(&aead(&key.0), 0, &text_context(), text.as_bytes()))))
     }
 
@@ -387,6 +394,15 @@ mod tests {
         for (key, text) in [(&other, &*sealed), (&key, "sealed:aGVsbG8="), (&key, "sealed:%")] {
             assert!(matches!(key.open_text(text), Err(SealingKeyError::Closed)), "{text}");
         }
+        // Who seals while the key is being replaced does so for the time after.
+        let dir = milecastle_testkit::TempDir::new();
+        let next = dir.path().join("next.key");
+        let both = KeySource::Replaced { by: Box::new(key.clone()), next: next.clone() };
+        assert_eq!(both.open_text(&both.seal_text("early").unwrap()).unwrap(), "early");
+        fs::write(&next, STANDARD.encode([7; KEY_LEN])).unwrap();
+        let anew = both.seal_text("late").unwrap();
+        assert_eq!(KeySource::File(next).open_text(&anew).unwrap(), "late");
+        assert_eq!(both.open_text(&sealed).unwrap(), "postgres://u:hush@h/d");
     }
 
     #[test]

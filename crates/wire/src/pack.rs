@@ -66,10 +66,15 @@ pub struct Limits {
     pub total_bytes: u64,
 }
 
-impl Default for Limits {
+impl Limits {
     /// Records of 16 MiB, 4 GiB together.
+    pub const DEFAULT: Self = Self { record_bytes: 16 << 20, total_bytes: 4 << 30 };
+}
+
+/// [`Limits::DEFAULT`].
+impl Default for Limits {
     fn default() -> Self {
-        Self { record_bytes: 16 << 20, total_bytes: 4 << 30 }
+        Self::DEFAULT
     }
 }
 

@@ -12,13 +12,13 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::change_sets::{self, ASKED, Asked, LONGEST, tagged};
+use super::change_sets::{self, ASKED, Asked, DRY_RUN, FORCE, LONGEST, MESSAGE, WAIT, tagged};
 use super::groups::done;
-use super::{Api, Failure, List, Outcome, Site, Who, json as answer};
+use super::{Api, Failure, List, Outcome, Site, Who, json as answer, query_of};
 use crate::admin::engine::ATTEMPTS;
 use crate::callers::Caller;
 use crate::keys;
-use crate::openapi::Doc;
+use crate::openapi::{self, Doc, Param};
 use crate::revisions::{Clash, Editor, Edits, GivenEdit, Op, Plan, stamped};
 use crate::rights::{Need, Place, Resource};
 use crate::state::Image;
@@ -141,7 +141,7 @@ pub(super) async fn update(
         let base = group.current().await?;
         let DraftUpdate { put, leave, .. } = edited(&base, &changes, edits.clone())?;
         let update = DraftUpdate { name: name.clone(), message: message.clone(), put, leave };
-        may_write(&who, &id, update.put.iter().map(|change| &change.key))?;
+        may_write(&who, &id, update.put.iter().map(|change| &change.key).chain(&update.leave))?;
         let at = expected.unwrap_or(stored.version);
         match api.by(&who).draft_update(&id, &draft, at, &update, api.draft_limits).await {
             Ok(updated) => return Ok(tagged(answer(StatusCode::OK, &shown(&updated)), updated.version)),
@@ -159,6 +159,8 @@ pub(super) async fn discard(
     Extension(who): Who,
     Path((group, draft)): Path<(String, String)>,
 ) -> Outcome {
+    let (_, changes) = found(&api, &group, &draft).await?;
+    may_write(&who, &group, changes.iter().map(|change| &change.key))?;
     match api.by(&who).draft_delete(&group, &draft).await? {
         true => Ok(done()),
         false => Err(DraftError::Missing(draft).into()),
@@ -166,7 +168,21 @@ pub(super) async fn discard(
 }
 
 pub(super) const PUBLISH: Doc =
-    Doc::gives::<Open>("Publishes a draft as one revision.").query(ASKED).refuses(&[409, 412]);
+    Doc::gives::<Open>("Publishes a draft as one revision.").query(PUBLISHING).refuses(&[409, 412]);
+
+/// By what arguments a draft is published.
+const PUBLISHING: &[Param] = &[
+    DRY_RUN,
+    FORCE,
+    MESSAGE,
+    WAIT,
+    Param::whole(
+        "version",
+        0,
+        openapi::MOST,
+        "Only if the draft is still of this version: the one that was looked at.",
+    ),
+];
 
 /// `POST /api/gateway_groups/{group}/drafts/{draft}/publish`: all of it as one revision; then there is no such draft any more.
 pub(super) async fn publish(
@@ -179,11 +195,17 @@ pub(super) async fn publish(
     let (stored, _) = found(&api, &id, &draft).await?;
     let message = if stored.message.is_empty() { stored.name } else { stored.message };
     let asked = Asked::of(&api, &uri, &headers)?.saying(message);
+    let wanted = query_of(&uri).get("version").map(str::parse::<u64>).transpose().map_err(|_| {
+        Failure::bad("invalid_argument", "version: expected the `version` of the draft that was looked at")
+    })?;
     let group = api.state.find(&id).await?;
     let (api, who, id, draft, asked) = (&*api, &*who, &*id, &*draft, &asked);
     let editor = api.editor(who, &group);
     let plan = |base: Arc<Image>| async move {
         let (stored, changes) = found(api, id, draft).await?;
+        if let Some(expected) = wanted.filter(|wanted| *wanted != stored.version) {
+            return Err(DraftError::Stale { expected, current: stored.version }.into());
+        }
         let plan = planned(api, editor, base, changes, asked.force()).await?;
         may_write(who, id, plan.keys())?;
         Ok(plan.finishing(stored.id, stored.version))

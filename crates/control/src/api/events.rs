@@ -22,6 +22,9 @@ use crate::rights::{Need, Place, Resource};
 const LIMIT: usize = 100;
 const MOST: usize = 500;
 
+/// Pages of events that are looked through for one list at most, where the filter takes few of them.
+const PAGES: usize = 16;
+
 /// The header by which a browser says what it has.
 const LAST: &str = "last-event-id";
 
@@ -84,9 +87,10 @@ pub(super) async fn follow(
 /// Events after one, oldest first; `next` is what `after` is for those that follow.
 async fn listed(api: &Api, who: &crate::callers::Caller, filter: &Filter, after: u64, limit: usize) -> Outcome {
     let (mut list, mut next, mut gap) = (Vec::new(), after, None);
-    loop {
+    for _ in 0..PAGES {
         let found = api.events.tail.next(next).await?;
-        gap = gap.or(found.gap);
+        gap = found.gap.or(gap);
+        next = next.max(gap.unwrap_or(0));
         let Some(last) = found.events.last().map(|last| last.id) else { break };
         for event in &found.events {
             if list.len() == limit {

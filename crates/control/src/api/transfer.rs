@@ -146,7 +146,8 @@ pub(super) async fn promote(
     let Some(from) = query.get("from").filter(|from| !from.is_empty()) else {
         return Err(Failure::bad("invalid_argument", "from: name the gateway group that the objects come from"));
     };
-    who.authorise(Need::read(Resource::Configuration), Place::Group(from))?;
+    // Private keys and other secrets come along, which nobody is shown who may only read there.
+    who.authorise(Need::write(Resource::Configuration), Place::Group(from))?;
     let (source, group) = (api.state.find(from).await?, api.state.find(&id).await?);
     let (editor, source, arrival, force) = (api.editor(&who, &group), &source, &arrival, asked.force());
     let plan = |base| async move {

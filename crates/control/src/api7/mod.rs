@@ -10,6 +10,7 @@ use crate::admin::BASE as ADMIN;
 use crate::admin::body::BodyLimits;
 use crate::admin::query::{Query, encode};
 use crate::listen::Peer;
+use crate::once;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State as Shared};
@@ -64,6 +65,8 @@ struct Ask<'a> {
     peer: IpAddr,
     head: &'a Parts,
     query: Query,
+    /// It comes to several writes, of which each does no harm when it is repeated: they cannot share one idempotency key.
+    many: bool,
 }
 
 /// What the Admin API has answered.
@@ -90,7 +93,8 @@ pub(crate) fn router(api7: Api7) -> Router {
 async fn groups(Shared(api7): Site, mut request: Request) -> Response {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let name = query.get("name").or_else(|| query.get("search")).unwrap_or_default();
-    let target = format!("/gateway_groups?name={}", encode(name));
+    let key = query.get("api_key").map(|key| format!("&api_key={}", encode(key))).unwrap_or_default();
+    let target = format!("/gateway_groups?name={}{key}", encode(name));
     *request.uri_mut() = target.parse().expect("a path, and an encoded value");
     match api7.api.clone().call(request).await {
         Ok(response) => response,
@@ -101,7 +105,8 @@ async fn groups(Shared(api7): Site, mut request: Request) -> Response {
 /// `GET /api/schema/core`.
 async fn schemas(Shared(api7): Site, Extension(Peer(peer)): Extension<Peer>, request: Request) -> Response {
     let (head, _) = request.into_parts();
-    let ask = Ask { api7: &api7, peer, head: &head, query: Query::default() };
+    let query = Query::parse(head.uri.query().unwrap_or_default());
+    let ask = Ask { api7: &api7, peer, head: &head, query, many: false };
     let mut all = Map::new();
     for (name, kind) in SCHEMAS {
         let mut told = ask.admin(Method::GET, &format!("/schema/{kind}"), "", Bytes::new()).await;
@@ -128,8 +133,9 @@ async fn objects(Shared(api7): Site, Extension(Peer(peer)): Extension<Peer>, req
         Err(error) => return refused(StatusCode::BAD_REQUEST, &format!("invalid request body: {error}")),
     };
     let query = Query::parse(head.uri.query().unwrap_or_default());
-    let ask = Ask { api7: &api7, peer, head: &head, query };
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    let many = head.method == Method::DELETE && matches!(segments[..], ["services", _]);
+    let ask = Ask { api7: &api7, peer, head: &head, query, many };
     ask.answer(&segments, body).await.unwrap_or_else(|told| told.into_response())
 }
 
@@ -186,8 +192,9 @@ impl Ask<'_> {
 
     /// Asks the Admin API as whoever has asked, about the gateway group that he has named.
     async fn admin(&self, method: Method, path: &str, more: &str, body: Bytes) -> Told {
-        let group = self.query.get("gateway_group_id").map(|id| format!("gateway_group_id={}", encode(id)));
-        let uri = format!("{ADMIN}{path}?{}{more}", group.unwrap_or_default());
+        let kept =
+            |name: &str| self.query.get(name).map(|value| format!("{name}={}&", encode(value))).unwrap_or_default();
+        let uri = format!("{ADMIN}{path}?{}{}{more}", kept("gateway_group_id"), kept("api_key"));
         let mut request = match Request::builder().method(method).uri(uri).body(Body::from(body)) {
             Ok(request) => request,
             Err(error) => return Told::error(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -195,6 +202,9 @@ impl Ask<'_> {
         request.headers_mut().clone_from(&self.head.headers);
         for about_the_body in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING] {
             request.headers_mut().remove(about_the_body);
+        }
+        if self.many {
+            request.headers_mut().remove(once::HEADER);
         }
         let (head, body) = self.api7.admin.answer(&self.api7.allowed, self.peer, request).await.into_parts();
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
@@ -213,7 +223,10 @@ impl Ask<'_> {
         wanted: impl Fn(&Map<String, Value>) -> bool,
     ) -> Result<Response, Refusal> {
         let told = self.admin(Method::GET, path, more, Bytes::new()).await;
-        let nothing = told.status == StatusCode::NOT_FOUND && kind == Kind::Credential;
+        // Of a consumer that there is not. Of a gateway group that there is not, the same is asked for its consumers.
+        let nothing = told.status == StatusCode::NOT_FOUND
+            && kind == Kind::Credential
+            && self.admin(Method::GET, "/consumers", "", Bytes::new()).await.status.is_success();
         let told = if nothing { Told { status: StatusCode::OK, ..told } } else { told.done()? };
         let labels: Vec<(&str, &str)> =
             self.query.iter().filter_map(|(name, value)| Some((shapes::label(name)?, value))).collect();

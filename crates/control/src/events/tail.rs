@@ -66,29 +66,33 @@ impl Tail {
         let at_the_end = after == kept.to;
         if !at_the_end {
             drop(kept);
-            let next = self.read(after).await?;
+            let (next, floor) = self.read(after).await?;
             let caught_up = (next.events.len() as u64) < PAGE && next.gap.is_none();
             kept = self.kept.lock().await;
             if caught_up && next.events.last().is_some_and(|last| last.id > kept.to) {
                 // Nobody was at the end for long: from now on somebody is.
-                *kept = Kept { from: after, to: after, ..Kept::default() };
+                // What was forgotten is not there either, though nobody is told so who asks from 0 on.
+                let from = after.max(floor);
+                *kept = Kept { from, to: from, ..Kept::default() };
                 kept.add(&next.events, self.most);
             }
             return Ok(next);
         }
-        let next = self.read(after).await?;
-        if let Some(gap) = next.gap {
-            *kept = Kept { from: gap, to: gap, ..Kept::default() };
+        let (next, floor) = self.read(after).await?;
+        let from = after.max(floor);
+        if from > after {
+            *kept = Kept { from, to: from, ..Kept::default() };
         }
         kept.add(&next.events, self.most);
         Ok(next)
     }
 
-    async fn read(&self, after: u64) -> Result<Next, StoreError> {
+    /// What follows, and up to which id events are not kept any more.
+    async fn read(&self, after: u64) -> Result<(Next, u64), StoreError> {
         let page = self.store.event_list(after, PAGE).await?;
         // Whoever asks from 0 on wants what there is.
         let gap = (after > 0 && after < page.floor).then_some(page.floor);
-        Ok(Next { gap, events: page.events.into_iter().map(Arc::new).collect() })
+        Ok((Next { gap, events: page.events.into_iter().map(Arc::new).collect() }, page.floor))
     }
 }
 

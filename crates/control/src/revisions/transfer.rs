@@ -141,6 +141,9 @@ pub(crate) fn arrive(base: &Image, bodies: BTreeMap<Key, Bytes>, arrival: &Arriv
     let named: BTreeSet<Key> = bodies.keys().cloned().collect();
     for (key, body) in bodies.into_iter().filter(|(key, _)| arrival.selection.holds(key)) {
         let stored = base.get(&key);
+        if arrival.existing == Existing::Keep && stored.is_some() {
+            continue;
+        }
         let body = match unmasked(&key, body, base) {
             Ok(body) => body,
             Err(faults) => {
@@ -150,7 +153,6 @@ pub(crate) fn arrive(base: &Image, bodies: BTreeMap<Key, Bytes>, arrival: &Arriv
         };
         let other = stored.is_some_and(|object| !milecastle_store::says_the_same(&object.body, &body));
         match arrival.existing {
-            Existing::Keep if stored.is_some() => {}
             Existing::Refuse if other => {
                 flaws.push(Flaw { key, fault: Fault::rule("", "it is there already, and another one") });
             }

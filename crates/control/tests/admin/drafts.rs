@@ -344,6 +344,18 @@ async fn whoever_may_not_write_a_kind_publishes_none_of_it(gw: Gateway) {
     // Nor what somebody else has drafted.
     send(&gw, "POST /drafts", json!({ "id": "d", "edits": [rule] }), 201).await;
     assert_eq!(call("POST /drafts/d/publish", Value::Null).await.0, 403);
+    // Nor takes any of it out.
+    assert_eq!(
+        call("PATCH /drafts/d", json!({ "edits": [{ "op": "leave", "kind": "global_rule", "id": "1" }] })).await.0,
+        403
+    );
+    assert_eq!(call("DELETE /drafts/d", Value::Null).await.0, 403);
+    // Who has looked at one version publishes no other.
+    send(&gw, "PATCH /drafts/d", json!({ "message": "new" }), 200).await;
+    let stale = send(&gw, "POST /drafts/d/publish?version=1", Value::Null, 412).await;
+    assert_eq!((&stale["code"], &stale["current"]), (&json!("stale_draft"), &json!(2)));
+    send(&gw, "POST /drafts/d/publish?version=x", Value::Null, 400).await;
+    send(&gw, "POST /drafts/d/publish?version=2&dry_run=true", Value::Null, 200).await;
     assert_eq!(call("POST /revisions/0/rollback?dry_run=true", Value::Null).await.0, 403);
     assert_eq!(gw.send("GET /global_rules/1").await.status, 404);
 }

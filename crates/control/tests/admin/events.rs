@@ -171,6 +171,9 @@ async fn a_client_goes_on_where_it_stopped(gw: Gateway) {
     })
     .await;
     let third = gw.replica().await;
+    // Whoever asks for all that there is leaves nobody in the belief that nothing is missing.
+    let all = Call::new(Method::GET, "/api/events?after=0").header("x-api-key", KEY).to(third.address()).await.unwrap();
+    assert_eq!((all.status, &all.json().unwrap()["gap"]), (200, &Value::Null));
     let mut late = Follower::with(third.address(), "/api/events", &headers).await;
     assert_eq!(late.next_of("gap").await["after"].as_u64(), Some(last));
 }

@@ -139,4 +139,16 @@ async fn what_was_refused_is_judged_again(gw: Gateway) {
     let done = route.to(gw.address()).await;
     assert_eq!(done.status, 201, "{}", done.text());
     same(&done, &route.to(gw.address()).await);
+    // Nor is what found nothing to do.
+    let gone = Write { body: Value::Null, ..upstream(Method::DELETE, "/api/tokens/none", "t") };
+    let token = json!({ "name": "ci", "roles": [{ "role": "viewer", "groups": ["*"] }] });
+    assert_eq!(gone.to(gw.address()).await.status, 404);
+    let again = gone.to(gw.address()).await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (404, String::new()));
+    let made = Write { body: token, ..upstream(Method::POST, "/api/tokens", "m") }.to(gw.address()).await;
+    let path = format!("/api/tokens/{}", made.json().unwrap()["id"].as_str().unwrap());
+    let revoke = Write { body: Value::Null, ..upstream(Method::DELETE, &path, "r2") };
+    let revoked = revoke.to(gw.address()).await;
+    assert_eq!(revoked.status, 204, "{}", revoked.text());
+    same(&revoked, &revoke.to(gw.address()).await);
 }

@@ -143,6 +143,13 @@ async fn objects_are_promoted_with_their_secrets(gw: Gateway) {
     gw.done(r#"PUT /routes/1 {"uri":"/a","upstream_id":"1"}"#).await;
     gw.done(r#"PUT /consumers {"username":"jack","plugins":{"key-auth":{"key":"canary"}}}"#).await;
     gw.done(r#"PUT /upstreams/9?gateway_group_id=prod {"nodes":{}}"#).await;
+    // Secrets go along, so reading there is not enough.
+    let roles = json!([{ "role": "operator", "groups": ["prod"] }, { "role": "viewer", "groups": [DEFAULT_GROUP] }]);
+    let token = Call::post("/api/tokens", json!({ "name": "t", "roles": roles }).to_string());
+    let token = token.header("x-api-key", KEY).to(gw.address()).await.unwrap().json().unwrap();
+    let promotion = Call::post("/api/gateway_groups/prod/promote?from=default", String::new()).header("if-match", "*");
+    let refused = promotion.header("x-api-key", token["token"].as_str().unwrap()).to(gw.address()).await.unwrap();
+    assert_eq!((refused.status, &refused.json().unwrap()["missing"]["group"]), (403, &json!(DEFAULT_GROUP)));
     // What is chosen names what is not: said with its place, and nothing is done.
     let (status, refused) = arrive(&gw, "/prod/promote?from=default&kinds=route", "", "").await;
     assert_eq!((status, &refused["faults"][0]["path"]), (409, &json!("/upstream_id")), "{refused}");

@@ -27,21 +27,25 @@ async fn a_write_is_done_once_with_its_answer(home: Home) {
     assert!(matches!(again, Err(PublishError::Store(StoreError::Repeated))), "{again:?}");
     assert!(once.is_repeated());
     assert_eq!(store.head(DEFAULT_GROUP).await.unwrap().revision, 1);
-    let done = other.by(ann()).done("k").await.unwrap();
-    assert_eq!(done, Some(Done { request: [7; 32], answered: Some(answer()) }));
+    let done = other.by(ann()).done(&once).await.unwrap();
+    assert_eq!(done, Some(Done { same: true, answered: Some(answer()) }));
+    let another = other.by(ann()).done(&Once::new("k", [8; 32])).await.unwrap();
+    assert!(another.is_some_and(|done| !done.same), "another request has the name");
+    let guessable = home.on_disk().windows(32).any(|window| window == [7; 32]);
+    assert!(!guessable, "a dump would tell whether a guess at what was asked for is right");
     let bob = Actor::new(ActorKind::AdminKey, "bob");
-    assert_eq!(other.by(&bob).done("k").await.unwrap(), None, "a name is its giver's");
+    assert_eq!(other.by(&bob).done(&once).await.unwrap(), None, "a name is its giver's");
     assert!(!home.on_disk().windows(14).any(|window| window == b"shown but once"));
     // What fails takes no name.
     let refused = Once::new("r", [1; 32]);
     let mut stale = changes("3");
     stale.expected_revision = Some(9);
     store.by(ann()).once(Some(&refused)).publish(DEFAULT_GROUP, stale).await.unwrap_err();
-    assert_eq!(store.by(ann()).done("r").await.unwrap(), None);
+    assert_eq!(store.by(ann()).done(&refused).await.unwrap(), None);
     // The first answer stays.
     let other_answer = Answered { status: 200, body: "other".into() };
     store.by(ann()).once(Some(&once)).answered(&other_answer).await.unwrap();
-    assert_eq!(store.by(ann()).done("k").await.unwrap().unwrap().answered, Some(answer()));
+    assert_eq!(store.by(ann()).done(&once).await.unwrap().unwrap().answered, Some(answer()));
 }
 
 async fn names_go_when_they_are_old_or_too_many(home: Home) {
@@ -56,7 +60,7 @@ async fn names_go_when_they_are_old_or_too_many(home: Home) {
         let mut left = String::new();
         for n in 0..5 {
             let name = n.to_string();
-            if store.by(ann()).done(&name).await.unwrap().is_some() {
+            if store.by(ann()).done(&Once::new(&*name, [n; 32])).await.unwrap().is_some() {
                 left += &name;
             }
         }

@@ -63,7 +63,13 @@ impl Certificates {
             if known.is_some_and(|known| known.lineage == *lineage && known.revision == *revision) {
                 continue;
             }
-            let objects = store.load_kind(group, Kind::Ssl).await?;
+            let objects = match store.load_kind(group, Kind::Ssl).await {
+                Err(error @ StoreError::Corrupt(_)) => {
+                    tracing::warn!(group, %error, "the certificates of a gateway group cannot be read; no alarms are raised of them");
+                    continue;
+                }
+                objects => objects?,
+            };
             let ends = objects.iter().filter_map(|object| Some((object.key.id.to_string(), ends(object)?))).collect();
             self.groups.insert(group.clone(), Found { lineage: lineage.clone(), revision: *revision, ends });
         }

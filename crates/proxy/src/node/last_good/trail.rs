@@ -118,12 +118,19 @@ impl Trail {
             Err(ReadError::Io(error)) => return Err(at(path, &error)),
             head => head,
         };
+        let before = (self.passed, self.place);
         (self.passed, self.place) = (number, None);
         let (origin, position, _) = head.map_err(|error| at(path, &error))?;
         if origin == self.origin && position == *self.held.position() {
             return Ok(());
         }
-        let read = Read::checkpoint(path, number, key).map_err(|error| at(path, &error))?;
+        let read = match Read::checkpoint(path, number, key) {
+            Err(ReadError::Io(error)) => {
+                (self.passed, self.place) = before;
+                return if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(at(path, &error)) };
+            }
+            read => read.map_err(|error| at(path, &error))?,
+        };
         self.held = read.build(compiler, Some(&self.held)).map_err(|refusal| at(path, &refusal.detail))?;
         self.origin = origin;
         Ok(())
