@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milecastle_settings::{Events, History, Idempotency, Members};
-use milecastle_store::{Retention, Store, Term};
+use milecastle_store::{Kept, Retention, Store, Term};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -105,8 +105,9 @@ impl Chores<'_> {
     }
 
     async fn trim_idempotency(&self) {
-        let Idempotency { keep, most } = &self.settings.idempotency;
-        if let Err(error) = self.store.once_trim(self.term, keep.get(), *most).await {
+        let Idempotency { keep, most, most_of_a_caller } = &self.settings.idempotency;
+        let kept = Kept { age: keep.get(), all: *most, of_an_actor: *most_of_a_caller };
+        if let Err(error) = self.store.once_trim(self.term, kept).await {
             tracing::debug!(%error, "idempotency keys are forgotten later");
         }
     }

@@ -186,7 +186,11 @@ impl Opening {
             key_required: admin.admin_key_required,
             body_limits: BodyLimits::new(admin, admin.max_body),
             large_body_limits: BodyLimits::new(admin, admin.max_configs_body),
-            draft_limits: DraftLimits { drafts: admin.max_drafts.into(), objects: admin.max_draft_objects.into() },
+            draft_limits: DraftLimits {
+                drafts: admin.max_drafts.into(),
+                objects: admin.max_draft_objects.into(),
+                bytes: admin.max_configs_body.get(),
+            },
             max_wait: admin.max_wait.get(),
             max_read_wait: admin.max_read_wait.get(),
             waits: waits.clone(),

@@ -68,7 +68,7 @@ pub struct Admin {
     pub max_body: Size,
     /// Whether the configuration of a gateway group is taken and given as a whole, by `/apisix/admin/configs`.
     pub declarative: Declarative,
-    /// Largest body of `PUT /apisix/admin/configs`, and of what `/api` takes as a whole: change sets, drafts, a group's file. At least 1k.
+    /// Largest body of `PUT /apisix/admin/configs`, and of what `/api` takes as a whole: change sets, drafts, a group's file; also most bytes of all objects of a draft. At least 1k.
     pub max_configs_body: Size,
     /// Drafts of change sets that a gateway group may have at a time.
     #[schemars(range(min = 1), extend("x-unit" = "drafts"))]

@@ -16,6 +16,9 @@ pub struct Idempotency {
     /// that it wrote.
     #[schemars(range(min = 1), extend("x-unit" = "writes"))]
     pub most: u64,
+    /// Those that are kept at most of one account, key or token, so that nobody has those of others forgotten.
+    #[schemars(range(min = 1), extend("x-unit" = "writes"))]
+    pub most_of_a_caller: u64,
 }
 
 impl Idempotency {
@@ -26,6 +29,6 @@ impl Idempotency {
 
 impl Default for Idempotency {
     fn default() -> Self {
-        Self { keep: Time::secs(86_400), most: 100_000 }
+        Self { keep: Time::secs(86_400), most: 100_000, most_of_a_caller: 10_000 }
     }
 }

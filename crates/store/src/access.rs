@@ -3,7 +3,7 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::audit::{Acting, AuditAction, NewEntry, audited};
+use crate::audit::{Acting, ActorKind, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
 use crate::group;
 use crate::sql::{Row, Tx, args};
@@ -173,10 +173,14 @@ impl Acting<'_> {
     pub async fn admin_key_delete(self, name: &str) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let before = stored_key(&mut tx, name).await?;
-        let deleted = tx.run("DELETE FROM admin_key WHERE name = $1", args![name]).await? > 0;
-        self.record(&mut tx, NewEntry::of(audited::ADMIN_KEY, name, before.filter(|_| deleted), None)).await?;
+        if tx.run("DELETE FROM admin_key WHERE name = $1", args![name]).await? == 0 {
+            return Ok(false);
+        }
+        // A key that is made of that name later is somebody else's.
+        self.forget_answers(&mut tx, ActorKind::AdminKey, name).await?;
+        self.record(&mut tx, NewEntry::of(audited::ADMIN_KEY, name, before, None)).await?;
         tx.commit().await?;
-        Ok(deleted)
+        Ok(true)
     }
 
     async fn key_made(self, tx: &mut Tx, made: bool, name: &str, role: Role) -> Result<(), StoreError> {

@@ -85,6 +85,8 @@ pub struct DraftLimits {
     pub drafts: u64,
     /// Objects that a draft changes.
     pub objects: u64,
+    /// Bytes of their bodies together, as they are stored.
+    pub bytes: u64,
 }
 
 impl Store {
@@ -224,9 +226,16 @@ impl Acting<'_> {
             );
             tx.run(sql, &values).await?;
         }
-        let count = "SELECT COUNT(*) FROM draft_change WHERE group_id = $1 AND draft_id = $2";
-        let objects = tx.row(count, args![group, id]).await?.map(|row| row.int(0)).transpose()?.unwrap_or(0);
-        if objects > limits.objects { Err(DraftError::TooLarge { most: limits.objects }) } else { Ok(()) }
+        let size =
+            "SELECT COUNT(*), COALESCE(SUM(LENGTH(body)), 0) FROM draft_change WHERE group_id = $1 AND draft_id = $2";
+        let Some(row) = tx.row(size, args![group, id]).await? else { return Ok(()) };
+        if row.int(0)? > limits.objects {
+            return Err(DraftError::TooLarge { most: limits.objects });
+        }
+        if row.int(1)? > limits.bytes {
+            return Err(DraftError::TooHeavy { most: limits.bytes });
+        }
+        Ok(())
     }
 }
 

@@ -304,6 +304,12 @@ pub enum DraftError {
         /// [`crate::DraftLimits::objects`].
         most: u64,
     },
+    /// Its bodies would have more bytes than those of a draft may.
+    #[error("the objects of a draft have at most {most} bytes together (admin.max_configs_body): make several")]
+    TooHeavy {
+        /// [`crate::DraftLimits::bytes`].
+        most: u64,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

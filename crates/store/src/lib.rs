@@ -86,7 +86,7 @@ pub use login::{Backoff, Subject};
 pub use maintenance::Maintenance;
 pub use member::{Forgotten, Member, NewMember};
 pub use node::{NewNode, Node, NodeReport};
-pub use once::{Answered, Done, Once};
+pub use once::{Answered, Done, Kept, Once};
 pub use past::Past;
 pub use publish::says_the_same;
 pub use read::{Changes, Snapshot};

@@ -65,6 +65,17 @@ impl Once {
     }
 }
 
+/// How many names of writes are kept, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept {
+    /// Those that are older are forgotten.
+    pub age: Duration,
+    /// At most.
+    pub all: u64,
+    /// At most of those that one actor has given.
+    pub of_an_actor: u64,
+}
+
 impl<'a> Acting<'a> {
     /// The same, whose next write is done only if it was not done before. A request that has a name makes one transaction.
     pub fn once(self, once: Option<&'a Once>) -> Self {
@@ -143,9 +154,9 @@ const KEEP: &str = "UPDATE idempotency SET status = $4, answer = $5 \
                     WHERE actor_kind = $1 AND actor_id = $2 AND key = $3 AND status IS NULL";
 
 impl Store {
-    /// Forgets the names of writes that are older than `keep`, and the oldest ones where there are more than `most`, as long as
-    /// the term of office lasts. Gives how many.
-    pub async fn once_trim(&self, term: Term<'_>, keep: Duration, most: u64) -> Result<u64, StoreError> {
+    /// Forgets the names of writes that are older, and the oldest ones where there are more, than are to be kept, as long as the
+    /// term of office lasts. Gives how many.
+    pub async fn once_trim(&self, term: Term<'_>, kept: Kept) -> Result<u64, StoreError> {
         let old = format!(
             "DELETE FROM idempotency WHERE at IN (SELECT at FROM idempotency WHERE at < $1 ORDER BY at LIMIT {TRIM_BATCH})"
         );
@@ -155,14 +166,22 @@ impl Store {
              (SELECT CASE WHEN COUNT(*) - $1 > {TRIM_BATCH} THEN {TRIM_BATCH} WHEN COUNT(*) > $1 THEN COUNT(*) - $1 ELSE 0 END \
              FROM idempotency))"
         );
-        let until = self.now().saturating_sub(keep.as_secs());
+        let too_many = format!(
+            "DELETE FROM idempotency WHERE (actor_kind, actor_id, key) IN \
+             (SELECT actor_kind, actor_id, key FROM (SELECT actor_kind, actor_id, key, ROW_NUMBER() OVER \
+             (PARTITION BY actor_kind, actor_id ORDER BY at DESC) AS place FROM idempotency) ranked \
+             WHERE place > $1 LIMIT {TRIM_BATCH})"
+        );
+        let until = self.now().saturating_sub(kept.age.as_secs());
         let mut forgotten = 0;
         loop {
             let mut tx = self.0.db.begin_write().await?;
             if !term.lasts(&mut tx, &self.0.db).await? {
                 return Ok(forgotten);
             }
-            let batch = tx.run(old.clone(), args![until]).await? + tx.run(beyond.clone(), args![most]).await?;
+            let mut batch = tx.run(old.clone(), args![until]).await?;
+            batch += tx.run(too_many.clone(), args![kept.of_an_actor]).await?;
+            batch += tx.run(beyond.clone(), args![kept.all]).await?;
             tx.commit().await?;
             forgotten += batch;
             if batch < TRIM_BATCH {

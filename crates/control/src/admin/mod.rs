@@ -352,9 +352,10 @@ impl AdminApi {
         }
         let group = self.state.find(group_of(request)).await.map_err(|error| refusal::unavailable(&error))?;
         match *request.method == Method::GET {
-            true => drop(group.latest(self.engine.max_read_wait).await),
-            false => drop(group.current().await.map_err(|error| refusal::unavailable(&error))?),
+            true => group.latest(self.engine.max_read_wait).await.map(drop),
+            false => group.current().await.map(drop),
         }
+        .map_err(|error| refusal::unavailable(&error))?;
         Ok(self.compiler(request).await?.0.streams().is_some())
     }
 

@@ -47,7 +47,7 @@ struct List<'a> {
 
 /// Answers a GET, from what the database is found to have within `patience`.
 pub(crate) async fn get(call: &Call, patience: Duration) -> Answer {
-    let Seen { image, stale } = call.group.latest(patience).await;
+    let Seen { image, stale } = call.group.latest(patience).await.map_err(|error| refusal::unavailable(&error))?;
     let reply = match &call.place.id {
         None => list(call, &image)?,
         Some(id) => match image.get(&call.place.key(id)) {

@@ -350,7 +350,9 @@ impl From<DraftError> for Failure {
                 failure.with("expected", expected).with("current", current)
             }
             DraftError::TooMany { .. } => Self::conflict("too_many_drafts", message),
-            DraftError::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "draft_too_large", message),
+            DraftError::TooLarge { .. } | DraftError::TooHeavy { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "draft_too_large", message)
+            }
             DraftError::Store(error) => error.into(),
         }
     }

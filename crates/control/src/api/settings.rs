@@ -83,7 +83,7 @@ pub(super) const SHOW: Doc = Doc::gives::<Shown>("Settings of a gateway group.")
 
 /// `GET /api/gateway_groups/{group}/settings`.
 pub(super) async fn show(Shared(api): Site, Path(id): Path<String>) -> Outcome {
-    let Seen { image, stale } = api.state.find(&id).await?.latest(api.max_read_wait).await;
+    let Seen { image, stale } = api.state.find(&id).await?.latest(api.max_read_wait).await?;
     let mut response = shown(&api, &id, &image, None)?;
     response.headers_mut().extend(stale.map(|age| (STALE, staleness(age))));
     Ok(response)

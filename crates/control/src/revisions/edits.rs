@@ -97,7 +97,7 @@ impl GivenEdit {
 }
 
 /// Has a body name the object that it is of, as every stored one does.
-fn identify(key: &Key, members: &mut Map<String, Value>) -> Result<(), Vec<Fault>> {
+pub(super) fn identify(key: &Key, members: &mut Map<String, Value>) -> Result<(), Vec<Fault>> {
     let (member, own) = match Rules::of(key.kind).identity {
         Identity::Username => ("username", &*key.id),
         Identity::Id | Identity::Plugin => ("id", key.own_id()),
@@ -133,6 +133,6 @@ pub(crate) fn stamped(edits: Edits, now: u64, stored: impl Fn(&Key) -> Option<By
     edits.into_iter().map(each).collect()
 }
 
-fn encode(body: &Value) -> Bytes {
+pub(super) fn encode(body: &Value) -> Bytes {
     serde_json::to_vec(body).expect("a JSON value can be written as text").into()
 }

@@ -1,5 +1,6 @@
 //! A group's objects on their way: into one file and out of it, and from one group to another.
 
+use super::edits::{encode, identify};
 use super::plan::{Edits, Flaw};
 use crate::admin::private_keys::{self, Occasion};
 use crate::state::Image;
@@ -8,8 +9,8 @@ use milecastle_model::{Fault, Key, Kind};
 use milecastle_settings::Registries;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How files of this form are told from others.
@@ -144,7 +145,7 @@ pub(crate) fn arrive(base: &Image, bodies: BTreeMap<Key, Bytes>, arrival: &Arriv
         if arrival.existing == Existing::Keep && stored.is_some() {
             continue;
         }
-        let body = match unmasked(&key, body, base) {
+        let body = match identified(&key, body).and_then(|body| unmasked(&key, body, base)) {
             Ok(body) => body,
             Err(faults) => {
                 flaws.extend(faults.into_iter().map(|fault| Flaw { key: key.clone(), fault }));
@@ -167,6 +168,17 @@ pub(crate) fn arrive(base: &Image, bodies: BTreeMap<Key, Bytes>, arrival: &Arriv
         edits.extend(gone.map(|key| (key.clone(), None)));
     }
     (edits, flaws)
+}
+
+/// The body with the name of its object, which every stored one has; as it is where it has that.
+fn identified(key: &Key, bytes: Bytes) -> Result<Bytes, Vec<Fault>> {
+    if key.kind == Kind::GroupSettings {
+        return Ok(bytes);
+    }
+    let Ok(given) = serde_json::from_slice::<Map<String, Value>>(&bytes) else { return Ok(bytes) };
+    let mut members = given.clone();
+    identify(key, &mut members)?;
+    Ok(if members == given { bytes } else { encode(&Value::Object(members)) })
 }
 
 /// The body with what the group has in place of marks and masks; as it is where it has none.

@@ -65,13 +65,16 @@ impl Asking {
 impl Group {
     /// The image as the database has it, so that a client reads from any replica what another one has answered that it wrote. Where
     /// the database does not tell within `patience`, the newest image that was heard of, which is stale.
-    pub async fn latest(&self, patience: Duration) -> Seen {
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownGroup`]: the database told that there is no such group any more.
+    pub async fn latest(&self, patience: Duration) -> Result<Seen, StoreError> {
         let asking = &self.asking;
         if patience.is_zero() {
-            return self.seen();
+            return Ok(self.seen());
         }
         if asking.is_in_vain() {
-            return self.stale();
+            return Ok(self.stale());
         }
         let came = Instant::now();
         let seen = asking.begun.load(Ordering::Acquire);
@@ -85,9 +88,13 @@ impl Group {
             }
             Ok::<_, StoreError>(())
         };
-        let told = matches!(timeout(patience, ask).await, Ok(Ok(())));
-        asking.note(came, told);
-        if told { Seen { image: self.image(), stale: None } } else { self.stale() }
+        let told = timeout(patience, ask).await;
+        asking.note(came, matches!(told, Ok(Ok(()) | Err(StoreError::UnknownGroup(_)))));
+        match told {
+            Ok(Ok(())) => Ok(Seen { image: self.image(), stale: None }),
+            Ok(Err(error @ StoreError::UnknownGroup(_))) => Err(error),
+            Ok(Err(_)) | Err(_) => Ok(self.stale()),
+        }
     }
 
     /// The newest image that was heard of, without asking: late by no more than a second while the database answers, stale once

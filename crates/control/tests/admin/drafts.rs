@@ -365,6 +365,7 @@ async fn drafts_are_bounded_and_forgotten(gw: Gateway) {
         .with_settings(|settings| {
             settings.admin.max_drafts = 2;
             settings.admin.max_draft_objects = 3;
+            settings.admin.max_configs_body = "4k".parse().unwrap();
         })
         .await;
     let edits = |ids: std::ops::Range<u32>| {
@@ -379,6 +380,13 @@ async fn drafts_are_bounded_and_forgotten(gw: Gateway) {
     send(&gw, "PATCH /drafts/a", edits(0..3), 200).await;
     assert_eq!(send(&gw, "PATCH /drafts/a", edits(2..4), 413).await["code"], "draft_too_large");
     assert_eq!(send(&gw, "GET /drafts/a", Value::Null, 200).await["draft"]["version"], 2, "nothing of it was written");
+    // Nor more bytes than a group's configuration may be put with at once, in however many steps.
+    let heavy =
+        |id: &str| json!({ "edits": [edit("put", "upstream", id, json!({ "nodes": {}, "desc": "d".repeat(1500) }))] });
+    for id in ["0", "1"] {
+        send(&gw, "PATCH /drafts/b", heavy(id), 200).await;
+    }
+    assert_eq!(send(&gw, "PATCH /drafts/b", heavy("2"), 413).await["code"], "draft_too_large");
     for (body, code) in
         [(json!({ "id": "a b" }), "invalid_id"), (json!({ "id": "c", "name": "n".repeat(65) }), "invalid_body")]
     {

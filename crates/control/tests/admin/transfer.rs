@@ -12,6 +12,7 @@ on_both!(
     a_group_goes_into_a_file_and_comes_out_of_it,
     private_keys_stay_at_home,
     objects_are_promoted_with_their_secrets,
+    what_arrives_names_its_object,
     what_arrives_may_leave_what_is_there,
     no_path_drops_what_it_does_not_know,
 );
@@ -169,6 +170,15 @@ async fn objects_are_promoted_with_their_secrets(gw: Gateway) {
     assert_eq!(words(&arrive(&gw, "/prod/promote?from=default", "", "").await.1), [""; 0]);
     let named = arrive(&gw, "/prod/promote?from=default&kinds=group_settings", "", "").await.1;
     assert_eq!(words(&named), ["create group_settings group"]);
+}
+
+async fn what_arrives_names_its_object(gw: Gateway) {
+    let file = |body: &str| format!(r#"{{"milecastle":1,"objects":{{"/upstreams/1":{body}}}}}"#);
+    let import = async |body: &str| arrive(&gw, "/default/import", "application/json", &file(body)).await;
+    let (status, refused) = import(r#"{"id":"2","nodes":{}}"#).await;
+    assert_eq!((status, &refused["faults"][0]["path"]), (409, &json!("/id")), "{refused}");
+    let (status, _) = import(r#"{"nodes":{}}"#).await;
+    assert_eq!((status, &gw.done("GET /upstreams/1").await["id"]), (200, &json!("1")));
 }
 
 async fn what_arrives_may_leave_what_is_there(gw: Gateway) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::home::{Home, ann, office, on_both, put, route};
 use milecastle_store::{
-    Actor, ActorKind, Answered, ChangeSet, DEFAULT_GROUP, Done, Once, Op, PublishError, Source, StoreError,
+    Actor, ActorKind, Answered, ChangeSet, DEFAULT_GROUP, Done, Kept, Once, Op, PublishError, Source, StoreError,
 };
 
 on_both!(a_write_is_done_once_with_its_answer, names_go_when_they_are_old_or_too_many);
@@ -66,10 +66,18 @@ async fn names_go_when_they_are_old_or_too_many(home: Home) {
         }
         left
     };
-    let (office, keep) = (office(&store).await, Duration::from_secs(1000));
-    assert_eq!((store.once_trim(office, keep, 5).await.unwrap(), left().await), (0, "01234".to_owned()));
-    assert_eq!((store.once_trim(office, keep, 3).await.unwrap(), left().await), (2, "234".to_owned()));
+    let office = office(&store).await;
+    let kept = |age, all, of_an_actor| Kept { age: Duration::from_secs(age), all, of_an_actor };
+    let bob = Actor::new(ActorKind::AdminKey, "bob");
+    let his = Once::new("his", [9; 32]);
+    let nothing = ChangeSet::new(Source::Api, Vec::<Op>::new());
+    store.by(&bob).once(Some(&his)).publish(DEFAULT_GROUP, nothing).await.unwrap();
+    assert_eq!((store.once_trim(office, kept(1000, 6, 5)).await.unwrap(), left().await), (0, "01234".to_owned()));
+    assert_eq!((store.once_trim(office, kept(1000, 5, 5)).await.unwrap(), left().await), (1, "1234".to_owned()));
+    // Whoever has many pushes out his own alone.
+    assert_eq!((store.once_trim(office, kept(1000, 5, 2)).await.unwrap(), left().await), (2, "34".to_owned()));
+    assert!(store.by(&bob).done(&his).await.unwrap().is_some());
     let over = milecastle_store::Term { epoch: office.epoch - 1, ..office };
-    assert_eq!(store.once_trim(over, Duration::ZERO, 3).await.unwrap(), 0);
-    assert_eq!((store.once_trim(office, Duration::from_secs(10), 3).await.unwrap(), left().await), (3, String::new()));
+    assert_eq!(store.once_trim(over, kept(0, 0, 0)).await.unwrap(), 0);
+    assert_eq!((store.once_trim(office, kept(10, 5, 5)).await.unwrap(), left().await), (2, String::new()));
 }
