@@ -71,7 +71,8 @@ pub(super) async fn serve(client: Rc<Client>, wire: Rc<Wire>, mut watch: Watch) 
             let stream = streams.begin();
             let taken = catch_unwind(AssertUnwindSafe(|| take(client.clone(), request)));
             let answered = answer(client.worker.clone(), taken);
-            async { Ok::<_, Infallible>(stream.answer(answered.await)) }
+            // Boxed: the library and the runtime move a stream's task about until it runs, and once more when it has ended.
+            Box::pin(async { Ok::<_, Infallible>(stream.answer(answered.await)) })
         })
     };
     let mut connection = Some(Box::pin(builder.serve_connection(TokioIo::new(io), service)));
