@@ -2,16 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use milecastle_testkit::node::{Follower, Member};
+use milecastle_testkit::node::Follower;
 use milecastle_testkit::postgres::Cluster as Postgres;
 use milecastle_testkit::wait_for;
 use milecastle_tests::{Cluster, Replica, free, full};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How long anything here may take on a busy machine.
@@ -52,8 +49,7 @@ struct Bed {
 impl Bed {
     async fn start() -> Self {
         let postgres = Postgres::start().unwrap();
-        postgres.query("ALTER SYSTEM SET log_statement = 'all'").unwrap();
-        postgres.query("SELECT pg_reload_conf()").unwrap();
+        postgres.log_statements().unwrap();
         let cluster = Cluster::on(&postgres);
         let dashboard = cluster.dashboard("d");
         let managers = vec![cluster.dp_manager("m1", free()), cluster.dp_manager("m2", free())];
@@ -70,18 +66,7 @@ impl Bed {
 
     /// Nodes of these numbers, half of them at each DP manager.
     async fn nodes(&self, token: &str, numbers: std::ops::Range<usize>) -> Vec<Follower> {
-        let (addresses, at_once) = (self.addresses(), Arc::new(Semaphore::new(16)));
-        let mut joining = JoinSet::new();
-        for n in numbers {
-            let (addresses, token, at_once) = (addresses.clone(), token.parse().unwrap(), at_once.clone());
-            joining.spawn(async move {
-                let _turn = at_once.acquire().await.unwrap();
-                let at = addresses[n % addresses.len()];
-                let member = Member::join(at, &token, &format!("node-{n:03}")).await.unwrap();
-                Follower::start(member, addresses, n)
-            });
-        }
-        joining.join_all().await
+        Follower::start_all(numbers.map(|n| format!("node-{n:03}")), &token.parse().unwrap(), &self.addresses()).await
     }
 
     /// Writes a route; gives its revision.
@@ -98,15 +83,9 @@ impl Bed {
         list["list"][0]["revision"].as_u64().unwrap_or(0)
     }
 
-    /// Statements that the database has taken so far.
-    fn statements(&self) -> usize {
-        let log = self.postgres.log().unwrap();
-        log.lines().filter(|line| line.contains("LOG:  execute ") || line.contains("LOG:  statement: ")).count()
-    }
-
     /// Writes at the rate of the test; gives how many statements there were for each of them.
     async fn statements_of_a_write(&mut self, writes: usize, nodes: &[Follower]) -> f64 {
-        let before = self.statements();
+        let before = self.postgres.statements().unwrap();
         let mut pace = interval(Duration::from_secs(1) / RATE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let began = Instant::now();
@@ -119,7 +98,7 @@ impl Bed {
         let head = self.head().await;
         fresh(nodes, head).await;
         let converged = last.elapsed();
-        let statements = (self.statements() - before) as f64 / writes as f64;
+        let statements = (self.postgres.statements().unwrap() - before) as f64 / writes as f64;
         eprintln!(
             "{} nodes, {writes} writes in {took:.1?}: all up to date {converged:.1?} after the last; {statements:.1} statements \
              a write, {} of memory",

@@ -117,6 +117,24 @@ impl Cluster {
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     }
 
+    /// Has it write down every statement from now on, for [`Cluster::statements`].
+    ///
+    /// # Errors
+    /// If it does not take the setting.
+    pub fn log_statements(&self) -> anyhow::Result<()> {
+        self.query("ALTER SYSTEM SET log_statement = 'all'")?;
+        self.query("SELECT pg_reload_conf()").map(drop)
+    }
+
+    /// How many statements it has written down so far.
+    ///
+    /// # Errors
+    /// If its log cannot be read.
+    pub fn statements(&self) -> anyhow::Result<usize> {
+        let is_one = |line: &&str| line.contains("LOG:  execute ") || line.contains("LOG:  statement: ");
+        Ok(self.log()?.lines().filter(is_one).count())
+    }
+
     /// Stops the server at once, as a crash would, and as `pg_ctl stop -m immediate` does; the data stays.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         self.freeze(false)?;

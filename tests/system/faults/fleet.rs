@@ -162,7 +162,7 @@ impl Fleet {
     /// Starts everything, load balancers included, and waits until it is ready. Gateways of group `prod` reach the DP managers
     /// over the load balancer, those of `test` know them all by themselves.
     pub(super) async fn start() -> Self {
-        let mut fleet = Self::control_plane().await;
+        let mut fleet = Self::control_plane(2).await;
         let places: Vec<_> = GROUPS.iter().map(|(group, count)| (*group, places(*count))).collect();
         for (group, places) in &places {
             let mut backends = vec![("gateways", places.iter().map(Place::server).collect())];
@@ -183,20 +183,25 @@ impl Fleet {
 
     /// The same without load balancers.
     pub(super) async fn start_bare() -> Self {
-        let mut fleet = Self::control_plane().await;
+        Self::start_replicas(2, &GROUPS).await
+    }
+
+    /// As many dashboards and DP managers, and the gateways of these groups.
+    pub(super) async fn start_replicas(count: usize, groups: &[(&'static str, usize)]) -> Self {
+        let mut fleet = Self::control_plane(count).await;
         let direct: Vec<SocketAddr> = fleet.dp_managers.iter().map(|part| part.address).collect();
-        for (group, count) in GROUPS {
-            fleet.join(group, places(count), &direct).await;
+        for (group, count) in groups {
+            fleet.join(group, places(*count), &direct).await;
         }
         fleet
     }
 
-    /// Database, dashboards and DP managers, with the groups.
-    async fn control_plane() -> Self {
+    /// Database, as many dashboards and DP managers, with the groups.
+    async fn control_plane(replicas: usize) -> Self {
         let postgres = Postgres::start().unwrap();
         let cluster = Cluster::on(&postgres);
         let mut parts = Vec::new();
-        for n in 1..=2 {
+        for n in 1..=replicas {
             let (name, address) = (format!("dashboard-{n}"), free());
             let settings = format!(
                 "{}\nserver: {{ listen: {{ host: 127.0.0.1, port: {} }} }}\n",
@@ -205,7 +210,7 @@ impl Fleet {
             );
             parts.push(Part::of(&cluster.dir, name, "dashboard", &settings, address, address, "/readyz"));
         }
-        for n in 1..=2 {
+        for n in 1..=replicas {
             let (name, address, probe) = (format!("dp-manager-{n}"), free(), free());
             let settings = format!(
                 "{}\nserver: {{ listen: {{ host: 127.0.0.1, port: {} }} }}\n\
@@ -222,7 +227,7 @@ impl Fleet {
         for part in &parts {
             part.ready().await;
         }
-        let dp_managers = parts.split_off(2);
+        let dp_managers = parts.split_off(replicas);
         let fleet = Self {
             dashboards: parts,
             dp_managers,
@@ -240,10 +245,10 @@ impl Fleet {
 
     /// Starts the gateways of a group, which join one after the other.
     async fn join(&mut self, group: &'static str, places: Vec<Place>, dp_managers: &[SocketAddr]) {
-        let token = self.api("POST", &format!("/api/gateway_groups/{group}/tokens"), &json!({ "name": group })).await;
+        let token = self.token(group).await;
         let token_file = self.cluster.dir.write(&format!("token-{group}"), "");
         std::fs::set_permissions(&token_file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        std::fs::write(&token_file, token["token"].as_str().unwrap()).unwrap();
+        std::fs::write(&token_file, token).unwrap();
         let endpoints: Vec<String> = dp_managers.iter().map(|address| format!("'https://{address}'")).collect();
         for (n, Place { http, status }) in places.into_iter().enumerate() {
             let name = format!("{group}-{}", n + 1);
@@ -272,6 +277,12 @@ impl Fleet {
             .await;
             self.nodes.push(Node { part, id, group });
         }
+    }
+
+    /// A token to join a group with.
+    pub(super) async fn token(&self, group: &str) -> String {
+        let made = self.api("POST", &format!("/api/gateway_groups/{group}/tokens"), &json!({ "name": group })).await;
+        made["token"].as_str().unwrap().to_owned()
     }
 
     /// Where a frontend of the load balancer listens.

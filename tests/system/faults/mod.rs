@@ -1,5 +1,6 @@
 //! A cluster whose parts die, end and come back under load, and what its clients, writers and nodes see meanwhile.
 
+mod at_scale;
 mod balancer;
 mod cluster_run;
 mod cut_connections;

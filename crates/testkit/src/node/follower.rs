@@ -1,12 +1,14 @@
 //! A node that drives itself.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use milecastle_pki::GroupToken;
 use milecastle_wire::{Digest, pb};
 use pb::node_message::Message;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
@@ -20,6 +22,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// How often it says that it is there.
 const REPORT: Duration = Duration::from_secs(5);
+
+/// Nodes that join at a time.
+const JOINING: usize = 16;
 
 /// A node that stays with whichever DP manager takes it: it follows its stream, and when that ends, goes on with the next one
 /// of the list, as nodes do that were connected lately. Dropped, it is gone.
@@ -63,6 +68,28 @@ impl Follower {
         let (stop, stopped) = watch::channel(false);
         let life = Life { member, endpoints, turn: first, tell };
         Self { seen, stop, task: tokio::spawn(life.run(stopped)) }
+    }
+
+    /// Has nodes of these ids join with a token, and starts them, evenly spread over the DP managers.
+    ///
+    /// # Panics
+    /// If one may not join.
+    pub async fn start_all(
+        ids: impl Iterator<Item = String>,
+        token: &GroupToken,
+        endpoints: &[SocketAddr],
+    ) -> Vec<Self> {
+        let (token, at_once) = (Arc::new(token.clone()), Arc::new(Semaphore::new(JOINING)));
+        let mut joining = JoinSet::new();
+        for (n, id) in ids.enumerate() {
+            let (endpoints, token, at_once) = (endpoints.to_vec(), token.clone(), at_once.clone());
+            joining.spawn(async move {
+                let _turn = at_once.acquire().await.expect("it is never closed");
+                let member = Member::join(endpoints[n % endpoints.len()], &token, &id).await.expect("it may join");
+                Self::start(member, endpoints, n)
+            });
+        }
+        joining.join_all().await
     }
 
     /// How it does now.
