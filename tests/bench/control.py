@@ -3,6 +3,7 @@
 
 - `apply`: `PUT /apisix/admin/configs` with 10,000 objects, from the call to the answer: into an empty group, again with a
   hundredth of them changed, and again as it was.
+- `changes`: one change set of 10,000 edits, what differs from the revision before, and the rollback to that one.
 - `list`: pages of a hundred of many routes, with and without filters, each asked for a hundred times.
 - `keys`: many consumers with a key each; one more whose key is free, and one whose key another has (refused with 400), one
   after the other; and a consumer looked up.
@@ -57,6 +58,30 @@ def apply(admin):
     same = declare(admin, "same", upstreams=[UPSTREAM], routes=routes)
     print(f"apply {OBJECTS:,} objects: {first:.2f} s; a hundredth changed: {hundredth:.2f} s; nothing changed: {same:.2f} s", flush=True)
     return {"first_s": first, "hundredth_s": hundredth, "same_s": same}
+
+
+def changes(admin):
+    group = "/api/gateway_groups/default"
+    head = lambda: json.loads(admin.ask("GET", f"{group}/revisions?limit=1", None)[1])["list"][0]["revision"]
+    before = head()
+
+    def timed(method, path, body=None, headers=None):
+        began = time.perf_counter()
+        answer, said = admin.ask(method, group + path, None if body is None else json.dumps(body), headers)
+        took = time.perf_counter() - began
+        if answer.status not in (200, 201):
+            raise RuntimeError(f"{method} {path}: {answer.status} {said[:500]!r}")
+        return took, json.loads(said)
+
+    bodies = ({k: v for k, v in route(n).items() if k != "id"} for n in range(OBJECTS, 2 * OBJECTS))
+    edits = [{"op": "put", "kind": "route", "id": f"r{OBJECTS + n}", "body": body} for n, body in enumerate(bodies)]
+    publish, _ = timed("POST", "/changes", {"edits": edits})
+    diff, differs = timed("GET", f"/revisions/{before}/diff/head")
+    if differs["total"] != OBJECTS:
+        raise RuntimeError(f"{differs['total']} objects differ, not {OBJECTS}")
+    rollback, _ = timed("POST", f"/revisions/{before}/rollback", headers={"If-Match": f'"{head()}"'})
+    print(f"a change set of {OBJECTS:,} edits: {publish:.2f} s; its diff: {diff:.2f} s; its rollback: {rollback:.2f} s", flush=True)
+    return {"publish_s": publish, "diff_s": diff, "rollback_s": rollback}
 
 
 def times(name, ask):
@@ -126,7 +151,7 @@ def main():
     with Cluster() as cluster:
         print(cluster.version)
         admin = Admin(cluster.directory)
-        results = {"start": memory(cluster), "apply": apply(admin)}
+        results = {"start": memory(cluster), "apply": apply(admin), "changes": changes(admin)}
         results |= {"list": listing(admin, opt.routes), "routes": memory(cluster)}
         results |= {"keys": keys(admin, opt.consumers), "consumers": memory(cluster)}
     if opt.json:

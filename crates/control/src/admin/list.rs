@@ -5,8 +5,10 @@ use crate::admin::reply::Reply;
 use http::StatusCode;
 use milecastle_model::{Id, Kind, Object};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// What a list request asks for.
 #[derive(Debug)]
@@ -26,17 +28,30 @@ struct Page {
     size: usize,
 }
 
-/// The attributes that filters look at.
+/// The attributes that filters look at, as they are written: of a hundred thousand objects only what is asked for is read.
 #[derive(Deserialize)]
 struct Facets<'a> {
     #[serde(borrow)]
-    name: Option<Cow<'a, str>>,
-    labels: Option<Map<String, Value>>,
+    name: Option<&'a RawValue>,
     #[serde(borrow)]
-    uri: Option<Cow<'a, str>>,
-    uris: Option<Vec<String>>,
-    service_id: Option<Id>,
-    upstream_id: Option<Id>,
+    labels: Option<&'a RawValue>,
+    #[serde(borrow)]
+    uri: Option<&'a RawValue>,
+    #[serde(borrow)]
+    uris: Option<&'a RawValue>,
+    #[serde(borrow)]
+    service_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    upstream_id: Option<&'a RawValue>,
+}
+
+/// A text that is borrowed unless something in it is escaped.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// What is written, if it is of the kind that is asked for.
+fn read<'a, T: Deserialize<'a>>(written: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(written?.get()).ok()
 }
 
 impl Selection {
@@ -92,16 +107,21 @@ impl Selection {
             return true;
         }
         let Ok(facets) = serde_json::from_slice::<Facets<'_>>(&object.body) else { return false };
-        let same = |wanted: &Option<String>, found: &Option<Id>| {
-            wanted.as_ref().is_none_or(|wanted| found.as_ref().is_some_and(|id| id.as_str() == wanted))
+        let finds = |pattern: &Pattern, text: Option<Text<'_>>| text.is_some_and(|text| pattern.finds(&text.0));
+        let same = |wanted: &Option<String>, found: Option<&RawValue>| {
+            wanted.as_ref().is_none_or(|wanted| read::<Id>(found).is_some_and(|id| id.as_str() == wanted))
         };
-        self.name.as_ref().is_none_or(|re| facets.name.as_ref().is_some_and(|name| re.finds(name)))
-            && self.label.as_ref().is_none_or(|key| facets.labels.as_ref().is_some_and(|all| all.contains_key(key)))
-            && self.uri.as_ref().is_none_or(|re| {
-                facets.uri.iter().any(|uri| re.finds(uri)) || facets.uris.iter().flatten().any(|uri| re.finds(uri))
+        self.name.as_ref().is_none_or(|re| finds(re, read(facets.name)))
+            && self.label.as_ref().is_none_or(|key| {
+                read::<BTreeMap<Cow<'_, str>, IgnoredAny>>(facets.labels)
+                    .is_some_and(|all| all.contains_key(key.as_str()))
             })
-            && same(&self.service_id, &facets.service_id)
-            && same(&self.upstream_id, &facets.upstream_id)
+            && self.uri.as_ref().is_none_or(|re| {
+                finds(re, read(facets.uri))
+                    || read::<Vec<Text<'_>>>(facets.uris).into_iter().flatten().any(|uri| re.finds(&uri.0))
+            })
+            && same(&self.service_id, facets.service_id)
+            && same(&self.upstream_id, facets.upstream_id)
     }
 }
 
@@ -153,7 +173,7 @@ impl Pattern {
 mod tests {
     use super::*;
     use milecastle_model::Key;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn object(id: &str, created: u64, body: Value) -> Object {
         let key = Key::new(Kind::Route, id);
