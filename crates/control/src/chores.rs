@@ -1,5 +1,5 @@
 //! What only one replica must do, done by whoever leads: lifetimes of objects that end, history, drafts, audit log and events that are
-//! not kept any longer, idempotency keys, nodes and members of which nothing was heard for long.
+//! not kept any longer, idempotency keys, nodes and members of which nothing was heard for long, and rollouts that go on or are taken back.
 //!
 //! What must stay true: whatever is done here names the leader's term of office, and the database refuses it once that term is
 //! over, however late the leader notices.
@@ -13,13 +13,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::members::{LEADER, MemberSettings};
+use crate::rollout;
+use crate::state::State;
 
-/// How often lifetimes are looked after.
+/// How often lifetimes and rollouts are looked after.
 const LIFETIMES: Duration = Duration::from_secs(1);
 
 /// Does the chores for as long as `epoch` names a term of office of this process, which is this member, for ever.
 pub(crate) async fn run(
-    store: Store,
+    state: Arc<State>,
     member: Arc<str>,
     settings: MemberSettings,
     mut epoch: watch::Receiver<Option<u64>>,
@@ -32,8 +34,9 @@ pub(crate) async fn run(
         let Ok(leads) = epoch.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
         let Some(epoch) = leads else { continue };
         let term = Term { lease: LEADER, holder: &member, epoch };
-        let chores = Chores { store: &store, settings: &settings, term };
+        let chores = Chores { store: state.store(), settings: &settings, term };
         chores.end_lifetimes().await;
+        rollout::look(&state, &settings.compiler, (&settings.members).into(), term).await;
         if remembered.is_none_or(|at| at.elapsed() >= settings.history.interval.get()) {
             remembered = Some(Instant::now());
             chores.forget_the_lost().await;

@@ -20,6 +20,7 @@ use crate::chores;
 use crate::clock::Clock;
 use crate::events;
 use crate::masks::Masks;
+use crate::state::State;
 
 /// The lease of whoever leads.
 pub(crate) const LEADER: &str = "leader";
@@ -74,7 +75,8 @@ impl Membership {
     ///
     /// # Errors
     /// What the store says.
-    pub async fn join(store: Store, role: Role, settings: MemberSettings) -> Result<Self, StoreError> {
+    pub async fn join(state: Arc<State>, role: Role, settings: MemberSettings) -> Result<Self, StoreError> {
+        let store = state.store().clone();
         let masks = Masks { compiler: settings.compiler.clone() };
         store.audit_bodies(Arc::new(masks), settings.audit.max_body.as_len());
         let Role { roles, address, version } = role;
@@ -92,7 +94,7 @@ impl Membership {
         let heart = Heart { store: store.clone(), member, settings: settings.members.clone(), lead, maintained };
         let task = tokio::spawn(heart.beat(stopped));
         let teller = tokio::spawn(events::tell(store.clone(), id.clone(), settings.clone(), epoch.clone()));
-        let chores = tokio::spawn(chores::run(store.clone(), id.clone(), settings, epoch));
+        let chores = tokio::spawn(chores::run(state, id.clone(), settings, epoch));
         Ok(Self { id, store, stop, maintenance, task, chores, teller })
     }
 

@@ -105,6 +105,7 @@ fn kind_of(resource: Resource) -> &'static str {
         Resource::Objects(kind) => kind.name(),
         Resource::Configuration => audited::CONFIGS,
         Resource::Groups => audited::GROUP,
+        Resource::Rollout => audited::ROLLOUT,
         Resource::JoinTokens => audited::JOIN_TOKEN,
         Resource::Nodes => audited::NODE,
         Resource::Members => audited::MEMBER,

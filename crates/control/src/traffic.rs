@@ -25,6 +25,37 @@ impl Traffic {
         })
     }
 
+    /// What came on top of what there was before.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        self.with(before, u64::saturating_sub)
+    }
+
+    /// Both together.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    fn with(&self, other: &Self, join: fn(u64, u64) -> u64) -> Self {
+        let mut joined = *self;
+        joined.responses.iter_mut().zip(other.responses).for_each(|(own, other)| *own = join(*own, other));
+        joined.times.iter_mut().zip(other.times).for_each(|(own, other)| *own = join(*own, other));
+        joined.upstream_5xx = join(joined.upstream_5xx, other.upstream_5xx);
+        joined
+    }
+
+    /// How many there are.
+    pub(crate) fn requests(&self) -> u64 {
+        self.responses.iter().sum()
+    }
+
+    /// Those of a class, 1 to 5, in percent of all; 0 if there are none.
+    pub(crate) fn percent(&self, class: usize) -> f64 {
+        match self.requests() {
+            0 => 0.0,
+            all => 100.0 * self.responses[class - 1] as f64 / all as f64,
+        }
+    }
+
     /// The bound, in milliseconds, within which 99 of 100 took; `None` if there are none. The last bound stands for all beyond it.
     pub(crate) fn p99_ms(&self) -> Option<u64> {
         let all: u64 = self.times.iter().sum();
@@ -43,13 +74,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_within_which_99_of_100_took() {
-        let mut traffic = Traffic::default();
-        assert_eq!(traffic.p99_ms(), None);
+    fn shares_and_percentiles() {
+        let mut traffic = Traffic { responses: [0, 90, 0, 5, 5], ..Traffic::default() };
         (traffic.times[3], traffic.times[6]) = (99, 1);
-        assert_eq!(traffic.p99_ms(), Some(10));
+        assert_eq!((traffic.requests(), traffic.percent(5), traffic.p99_ms()), (100, 5.0, Some(10)));
         (traffic.times[3], traffic.times[15]) = (98, 2);
         assert_eq!(traffic.p99_ms(), Some(60_000));
+        assert_eq!((Traffic::default().percent(5), Traffic::default().p99_ms()), (0.0, None));
+    }
+
+    #[test]
+    fn what_came_since_is_a_difference() {
+        let before = Traffic { responses: [0, 3, 0, 0, 1], upstream_5xx: 1, ..Traffic::default() };
+        let now = Traffic { responses: [0, 8, 0, 0, 1], upstream_5xx: 1, ..Traffic::default() };
+        let came = now.since(&before);
+        assert_eq!((came.responses, came.upstream_5xx), ([0, 5, 0, 0, 0], 0));
+        assert_eq!(came.and(&before), now);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Audit(client::Audit),
     /// Show what happened, and what happens: changes, receipts, nodes, replicas, alarms
     Events(client::Events),
+    /// How new revisions of a gateway group go out: canaries first, the others later; and the rollout that is on
+    Rollout(client::Rollout),
     /// Make, list or delete keys of the Admin API in the database itself: the way back in when they are lost
     Key(Key),
     /// List, make, disable or delete accounts of people, or give one a new password, in the database itself

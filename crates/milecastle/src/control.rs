@@ -6,7 +6,7 @@ use anyhow::Context;
 use milecastle_control::dpm::{DpManager, DpParts, Nodes};
 use milecastle_control::{
     Clock, Dashboard, FIRST_ACCOUNT, FirstAccount, FirstKey, MemberSettings, Membership, Opening, Parts, Probes,
-    Readiness, Role, State, watch_database,
+    Readiness, Role, State, watch_database, watch_rollouts,
 };
 use milecastle_plugin_api::NoSecrets;
 use milecastle_settings::{Database, Replica, Sealing, Time};
@@ -27,8 +27,8 @@ pub(crate) struct ControlPlane {
     dp_manager: Option<(DpManager, Time)>,
     probes: Option<Probes>,
     membership: Membership,
-    /// Keeps the metrics of the database current.
-    usage: JoinHandle<()>,
+    /// Keep the metrics of the database and of rollouts current.
+    watches: Vec<JoinHandle<()>>,
     readiness: Readiness,
     /// How long it serves on after it was told to stop.
     grace: Time,
@@ -102,10 +102,13 @@ impl ControlPlane {
             }
             None => None,
         };
-        let usage = tokio::spawn(watch_database(store.clone(), &metrics)?);
+        let watches = vec![
+            tokio::spawn(watch_database(store.clone(), &metrics)?),
+            tokio::spawn(watch_rollouts(store.clone(), &metrics)?),
+        ];
         readiness.serves(store.clone(), membership.maintenance());
         let grace = settings.replica.shutdown.grace;
-        Ok(Self { store, nodes, dashboard, dp_manager, probes, membership, usage, readiness, grace, new_admin_key })
+        Ok(Self { store, nodes, dashboard, dp_manager, probes, membership, watches, readiness, grace, new_admin_key })
     }
 
     /// Where the dashboard serves.
@@ -156,7 +159,7 @@ impl ControlPlane {
             probes.stop().await;
         }
         self.membership.leave().await;
-        self.usage.abort();
+        self.watches.iter().for_each(JoinHandle::abort);
         self.store.close().await;
     }
 }
@@ -206,7 +209,7 @@ async fn connect(
     compiler: &Arc<Compiler>,
 ) -> Result<(Arc<State>, Membership), OpenError> {
     let store = milecastle_store::open_with(dsn, key, &tuning(&settings.replica.database)).await?;
-    let state = State::start(store.clone()).await?;
+    let state = Arc::new(State::start(store.clone()).await?);
     let member = MemberSettings {
         members: settings.replica.members.clone(),
         history: settings.replica.history.clone(),
@@ -216,8 +219,8 @@ async fn connect(
         compiler: compiler.clone(),
         clock: Clock::of(&store),
     };
-    let membership = Membership::join(store, role.clone(), member).await?;
-    Ok((Arc::new(state), membership))
+    let membership = Membership::join(state.clone(), role.clone(), member).await?;
+    Ok((state, membership))
 }
 
 /// Sees to the first Admin key, unless the settings have one, and to the first account; shows each as soon as it is known to be

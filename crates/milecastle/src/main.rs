@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         Command::Members(command) => client::run(client::Command::Members(command)),
         Command::Audit(command) => client::run(client::Command::Audit(command)),
         Command::Events(command) => client::run(client::Command::Events(command)),
+        Command::Rollout(command) => client::run(client::Command::Rollout(command)),
     };
     match result {
         Ok(code) => code,

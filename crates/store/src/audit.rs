@@ -102,6 +102,8 @@ pub mod audited {
     pub const DRAFT: &str = "draft";
     /// A token with which nodes join.
     pub const JOIN_TOKEN: &str = "join_token";
+    /// How the revisions of a group go out.
+    pub const ROLLOUT: &str = "rollout";
     /// A gateway node.
     pub const NODE: &str = "node";
     /// A replica of the control plane.

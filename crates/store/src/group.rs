@@ -13,9 +13,10 @@ use crate::read;
 use crate::seal::{hex, random};
 use crate::sql::{Row, Tx, args};
 use crate::store::Store;
+use crate::watch::{self, Gate};
 
-const COLUMNS: &str = "SELECT id, name, labels, supersedes, lineage, head, floor, epoch, created_at, maintenance FROM \
-                       gateway_group";
+const COLUMNS: &str = "SELECT id, name, labels, supersedes, lineage, head, floor, epoch, created_at, maintenance, base, \
+                       candidate FROM gateway_group";
 
 /// A gateway group as it stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +39,8 @@ pub struct Group {
     pub floor: u64,
     /// As in [`crate::Head`].
     pub epoch: u64,
+    /// As in [`crate::Head`].
+    pub gate: Option<Gate>,
     /// Unix time in seconds.
     pub created_at: u64,
 }
@@ -244,6 +247,7 @@ fn group(row: &Row) -> Result<Group, StoreError> {
         revision: row.int(5)?,
         floor: row.int(6)?,
         epoch: row.int(7)?,
+        gate: watch::gate(row.int_opt(10)?, row.int_opt(11)?),
         created_at: row.int(8)?,
     })
 }

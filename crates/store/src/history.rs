@@ -169,7 +169,9 @@ impl Store {
     pub async fn history_retain(&self, term: Term<'_>, retention: &Retention, now: u64) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         for group in self.group_list().await? {
-            let newest_to_go = group.revision.saturating_sub(retention.least);
+            // What leads back to the base of a rollout stays; the base of one that begins meanwhile is a later revision.
+            let before_base = group.gate.map_or(u64::MAX, |gate| gate.base.saturating_sub(1));
+            let newest_to_go = group.revision.saturating_sub(retention.least).min(before_base);
             let too_many = group.revision.saturating_sub(retention.most).min(newest_to_go);
             let too_old = now.saturating_sub(retention.max_age.as_secs());
             let sql = "SELECT revision FROM (SELECT revision, at FROM change_set WHERE group_id = $1 AND revision <= $2 \

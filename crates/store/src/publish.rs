@@ -114,12 +114,16 @@ pub(crate) struct Writing<'a> {
     head: u64,
     /// The oldest revision that the history reaches back to.
     floor: u64,
+    /// Whether new revisions go to canaries first.
+    staged: bool,
+    /// Whether a rollout is on.
+    gated: bool,
     /// Unix time in seconds, by the database's clock.
     pub(crate) now: u64,
 }
 
 impl<'a> Writing<'a> {
-    async fn begin(tx: &'a mut Tx, by: Acting<'a>, group: &'a str) -> Result<Writing<'a>, StoreError> {
+    pub(crate) async fn begin(tx: &'a mut Tx, by: Acting<'a>, group: &'a str) -> Result<Writing<'a>, StoreError> {
         let lock = tx.lock_group_sql();
         let row = tx.row(lock, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;
         let store = by.store;
@@ -127,10 +131,11 @@ impl<'a> Writing<'a> {
         rule.told(&row, 3, 4)?;
         rule.check()?;
         let (head, floor) = (row.int(1)?, row.int(2)?);
-        Ok(Writing { tx, by, sealer: &store.0.sealer, group, head, floor, now: store.now() })
+        let (staged, gated) = (row.flag(5)?, row.int_opt(6)?.is_some());
+        Ok(Writing { tx, by, sealer: &store.0.sealer, group, head, floor, staged, gated, now: store.now() })
     }
 
-    async fn apply(&mut self, set: ChangeSet) -> Result<Published, PublishError> {
+    pub(crate) async fn apply(&mut self, set: ChangeSet) -> Result<Published, PublishError> {
         let ChangeSet { message, source, expected_revision, require, declaration, draft, ops } = set;
         if let Some(expected) = expected_revision.filter(|&expected| expected != self.head) {
             return Err(PublishError::StaleRevision { expected, current: self.head });
@@ -158,7 +163,7 @@ impl<'a> Writing<'a> {
             let args = args![self.group, revision, author, &message, source.name(), self.now, puts, deletes, &mark];
             self.tx.run(insert, args).await?;
             self.log(&plan, &cascaded).await?;
-            self.tx.run("UPDATE gateway_group SET head = $2 WHERE id = $1", args![self.group, revision]).await?;
+            self.advance().await?;
             self.tx.notify(self.group).await?;
         }
         let revision = if changed { revision } else { self.head };
@@ -173,6 +178,20 @@ impl<'a> Writing<'a> {
         self.by.record(self.tx, entries).await?;
         let cascaded = cascaded.into_iter().map(|object| object.key).collect();
         Ok(Published { revision, mark, changed, outcomes: plan.into_outcomes(), cascaded })
+    }
+
+    /// Moves the head to the next revision. Where revisions go to canaries first, that begins a rollout, unless one is on; then its
+    /// candidate follows the head for as long as nobody has looked at it.
+    async fn advance(&mut self) -> Result<(), StoreError> {
+        let sql = match (self.gated, self.staged) {
+            (true, _) => {
+                "UPDATE gateway_group SET head = $2, candidate = CASE WHEN EXISTS (SELECT 1 FROM rollout r \
+                 WHERE r.group_id = $1 AND r.stage IS NOT NULL) THEN candidate ELSE $2 END WHERE id = $1"
+            }
+            (false, true) => "UPDATE gateway_group SET base = head, candidate = $2, head = $2 WHERE id = $1",
+            (false, false) => "UPDATE gateway_group SET head = $2 WHERE id = $1",
+        };
+        self.tx.run(sql, args![self.group, self.head + 1]).await.map(drop)
     }
 
     /// What the audit log says of each object.

@@ -9,7 +9,7 @@ use crate::error::StoreError;
 use crate::seal::{Context, Sealer};
 use crate::sql::{Row, Tx, args};
 use crate::store::Store;
-use crate::watch::{self, Head, heads};
+use crate::watch::{self, Gate, Head, heads};
 
 /// Reads the last change of each key of group `$1` after revision `$2`. `CROSS JOIN`, because SQLite keeps its order; `kind || ''`,
 /// because it would read all of the group's history to spare itself the sorting.
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// As in [`Head`].
     pub mark: String,
+    /// As in [`Head`].
+    pub gate: Option<Gate>,
     /// By kind's name, then id, in byte order.
     pub objects: Vec<Object>,
 }
@@ -49,6 +51,8 @@ pub enum Changes {
         to: u64,
         /// As in [`Head`], of that revision.
         mark: String,
+        /// As in [`Head`].
+        gate: Option<Gate>,
         /// For each key that changed, the last change only; in order of revision, then key.
         changes: Vec<Change>,
     },
@@ -74,7 +78,7 @@ impl Store {
     /// The whole configuration of a group, as it stands at one revision.
     pub async fn load(&self, group: &str) -> Result<Snapshot, StoreError> {
         let mut tx = self.0.db.begin_read().await?;
-        let (Head { lineage, revision, mark, .. }, _) = head(&mut tx, group).await?;
+        let (Head { lineage, revision, mark, gate, .. }, _) = head(&mut tx, group).await?;
         let mut objects = Vec::new();
         let sql =
             "SELECT kind, id, body, sealed, created, modified FROM resource WHERE group_id = $1 ORDER BY kind, id";
@@ -83,7 +87,7 @@ impl Store {
             Ok(())
         })
         .await?;
-        Ok(Snapshot { lineage, revision, mark, objects })
+        Ok(Snapshot { lineage, revision, mark, gate, objects })
     }
 
     /// All objects of a kind in a group, by id in byte order.
@@ -98,7 +102,7 @@ impl Store {
     /// now. The work grows with the changes, not with the configuration.
     pub async fn changes_since(&self, group: &str, revision: u64, mark: Option<&str>) -> Result<Changes, StoreError> {
         let mut tx = self.0.db.begin_read().await?;
-        let (Head { lineage, revision: to, mark: newest, .. }, floor) = head(&mut tx, group).await?;
+        let (Head { lineage, revision: to, mark: newest, gate, .. }, floor) = head(&mut tx, group).await?;
         let gone = match mark {
             _ if revision < floor || revision > to => true,
             Some(mark) => mark_of(&mut tx, group, revision).await? != mark,
@@ -113,7 +117,7 @@ impl Store {
             Ok(())
         })
         .await?;
-        Ok(Changes::Delta { lineage, to, mark: newest, changes })
+        Ok(Changes::Delta { lineage, to, mark: newest, gate, changes })
     }
 
     /// Whether the database has `revision` of a group with this mark.

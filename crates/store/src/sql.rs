@@ -341,7 +341,8 @@ impl Db {
 macro_rules! locked_group {
     ($hold:literal) => {
         concat!(
-            "SELECT lineage, head, floor, (SELECT oldest FROM schema_rule), (SELECT release FROM schema_rule) ",
+            "SELECT lineage, head, floor, (SELECT oldest FROM schema_rule), (SELECT release FROM schema_rule), ",
+            "staged, base, candidate ",
             "FROM gateway_group WHERE id = $1",
             $hold
         )
@@ -349,8 +350,8 @@ macro_rules! locked_group {
 }
 
 impl Tx {
-    /// The statement that reads `lineage, head, floor`, then the rule of the schema, of group `$1`, and holds its row until the end
-    /// of the transaction.
+    /// The statement that reads `lineage, head, floor`, then the rule of the schema, then `staged, base, candidate`, of group `$1`,
+    /// and holds its row until the end of the transaction.
     pub(crate) fn lock_group_sql(&self) -> &'static str {
         match self {
             // Not FOR UPDATE: that would also hold up whoever inserts a token or a node, whose foreign key names the row.

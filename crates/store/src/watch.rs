@@ -30,11 +30,11 @@ const LATE: Duration = Duration::from_secs(5);
 /// Silence after which the connection of the notices is asked for a sign of life.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// The statement that reads where groups stand: the columns of [`head`], then the floor. With `$which` of them.
+/// The statement that reads where groups stand: the columns of [`head`] and the floor. With `$which` of them.
 macro_rules! heads {
     ($which:literal) => {
         concat!(
-            "SELECT g.id, g.lineage, g.head, c.mark, g.epoch, g.floor FROM gateway_group g ",
+            "SELECT g.id, g.lineage, g.head, c.mark, g.epoch, g.floor, g.base, g.candidate FROM gateway_group g ",
             "LEFT JOIN change_set c ON c.group_id = g.id AND c.revision = g.head",
             $which
         )
@@ -52,8 +52,20 @@ pub struct Head {
     /// Tells this revision from another one of the same number, made after the database lost the first. Empty where the database
     /// has none: at revision 0, and for revisions that are old.
     pub mark: String,
-    /// Grows with every change to the group besides its objects: lineages declared over, maintenance, tokens and nodes revoked.
+    /// Grows with every change to the group besides its objects: lineages declared over, maintenance, tokens and nodes revoked,
+    /// steps of a rollout.
     pub epoch: u64,
+    /// Up to where nodes may go, while a rollout is on; `None`: to the head.
+    pub gate: Option<Gate>,
+}
+
+/// Up to where nodes may go while a rollout is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Gate {
+    /// The revision that every node may have.
+    pub base: u64,
+    /// The one that canaries may have: a later one, and the head's at most.
+    pub candidate: u64,
 }
 
 /// All groups by id.
@@ -211,9 +223,9 @@ async fn read(db: &Db, clock: &DatabaseClock) -> Result<Read, StoreError> {
     let rows = db.rows(sql, &[]).await?;
     let mut event = 0;
     if let Some(row) = rows.last() {
-        clock.told(row.int_or_zero(6)?);
-        db.rule().told(row, 7, 8)?;
-        event = row.int_opt(9)?.unwrap_or(0);
+        clock.told(row.int_or_zero(8)?);
+        db.rule().told(row, 9, 10)?;
+        event = row.int_opt(11)?.unwrap_or(0);
     }
     let heads = rows.iter().map(|row| Ok((row.text(0)?, head(row)?))).collect::<Result<_, StoreError>>()?;
     Ok(Read { heads, event })
@@ -222,7 +234,13 @@ async fn read(db: &Db, clock: &DatabaseClock) -> Result<Read, StoreError> {
 /// The head in a row of [`heads`].
 pub(crate) fn head(row: &Row) -> Result<Head, StoreError> {
     let mark = row.text_opt(3)?.unwrap_or_default();
-    Ok(Head { lineage: row.text(1)?, revision: row.int(2)?, mark, epoch: row.int(4)? })
+    let gate = gate(row.int_opt(6)?, row.int_opt(7)?);
+    Ok(Head { lineage: row.text(1)?, revision: row.int(2)?, mark, epoch: row.int(4)?, gate })
+}
+
+/// The gate that two columns hold.
+pub(crate) fn gate(base: Option<u64>, candidate: Option<u64>) -> Option<Gate> {
+    Some(Gate { base: base?, candidate: candidate? })
 }
 
 /// Turns notices of PostgreSQL into hints. While there is no connection, the poll serves.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::{Api, BASE, Failure, Who};
 use super::{
     about, api_tokens, audit, drafts, events, groups, lineage, maintenance, members, nodes, past, repeat, revisions,
-    roles, session, settings, tokens, transfer, users,
+    roles, rollout, session, settings, tokens, transfer, users,
 };
 use crate::openapi::Doc;
 use crate::rights::{Need, Place, Refused, Resource as R};
@@ -139,6 +139,13 @@ fn table() -> Vec<Endpoint> {
         get("/gateway_groups/{group}/settings", R::Settings, group, settings::show, settings::SHOW),
         put("/gateway_groups/{group}/settings", R::Settings, group, settings::replace, settings::REPLACE),
         patch("/gateway_groups/{group}/settings", R::Settings, group, settings::patch, settings::PATCH),
+        get("/gateway_groups/{group}/rollout", R::Rollout, group, rollout::show, rollout::SHOW),
+        put("/gateway_groups/{group}/rollout", R::Rollout, group, rollout::replace, rollout::REPLACE),
+        patch("/gateway_groups/{group}/rollout", R::Rollout, group, rollout::patch, rollout::PATCH),
+        post("/gateway_groups/{group}/rollout/pause", R::Rollout, group, rollout::pause, rollout::PAUSE),
+        post("/gateway_groups/{group}/rollout/resume", R::Rollout, group, rollout::resume, rollout::RESUME),
+        post("/gateway_groups/{group}/rollout/promote", R::Rollout, group, rollout::promote, rollout::PROMOTE),
+        post("/gateway_groups/{group}/rollout/abort", R::Rollout, group, rollout::abort, rollout::ABORT),
         get("/gateway_groups/{group}/tokens", R::JoinTokens, group, tokens::list, tokens::LIST),
         post("/gateway_groups/{group}/tokens", R::JoinTokens, group, tokens::create, tokens::CREATE),
         delete("/gateway_groups/{group}/tokens/{token}", R::JoinTokens, group, tokens::revoke, tokens::REVOKE),

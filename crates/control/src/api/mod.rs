@@ -24,6 +24,7 @@ mod past;
 mod repeat;
 mod revisions;
 mod roles;
+mod rollout;
 mod session;
 mod settings;
 mod tokens;

@@ -32,6 +32,8 @@ struct Shown {
     revision: u64,
     /// The newest revision of its group.
     head: u64,
+    /// Whether it goes ahead of others in the rollout that is on.
+    canary: bool,
     digest: String,
     rejected: Vec<RejectedObject>,
     rejected_total: u32,
@@ -98,6 +100,7 @@ fn shown(group: &str, head: u64, node: NodeState) -> Shown {
         lineage: node.lineage,
         revision: node.revision,
         head,
+        canary: node.canary,
         digest: node.digest,
         rejected: node.troubles.rejected,
         rejected_total: node.troubles.rejected_total,

@@ -68,6 +68,8 @@ struct Come {
     applied: usize,
     total: usize,
     rejected: usize,
+    /// From which a rollout keeps it for now.
+    held: usize,
     settled: bool,
     receipt: String,
 }
@@ -219,6 +221,7 @@ pub(super) async fn receipt(
         applied: receipt.applied,
         total: receipt.total,
         rejected: receipt.rejected,
+        held: receipt.held,
         settled: receipt.settled,
         receipt: receipt.to_string(),
     };

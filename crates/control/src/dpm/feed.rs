@@ -1,5 +1,5 @@
-//! One gateway group as all its streams see it: the head, what leads there, and the packed snapshot, each made once and
-//! shared.
+//! One gateway group as all its streams see it: up to where nodes may go, what leads there, and the packed snapshot, each made once
+//! and shared.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,7 +13,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::head::{Head, History, Memory, Step};
-use crate::state::{Group, Image, State};
+use super::lines::Lines;
+use crate::state::{Group, State};
+
+/// The pause after the database could not be asked what nodes may have.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// All feeds of a DP manager, each made when the first node asks for it.
 pub(super) struct Feeds {
@@ -30,7 +34,10 @@ pub(super) struct Feed {
     store: Store,
     /// How long the packed snapshot is kept that nobody asks for.
     snapshot_idle: Duration,
-    head: watch::Sender<Arc<Head>>,
+    memory: Memory,
+    lines: watch::Sender<Arc<Lines>>,
+    /// Held while the lines are made, so that each follow on those before.
+    making: Mutex<()>,
     supersedes: RwLock<Arc<[String]>>,
     /// Held while the database is asked, so that of many nodes that ask at once one does.
     history: Mutex<Option<Arc<History>>>,
@@ -74,13 +81,12 @@ impl Feeds {
         self.by_group.lock().await.remove(id);
     }
 
-    /// Has the lineages that are over read again, if any node asked for the group.
-    pub(super) async fn refresh_supersedes(&self, id: &str) -> Result<(), StoreError> {
+    /// Has the lineages that are over and the canaries read again, if any node asked for the group.
+    pub(super) async fn refresh(&self, id: &str) -> Result<(), StoreError> {
         let feed = self.by_group.lock().await.get(id).cloned();
-        match feed {
-            Some(feed) => feed.read_supersedes().await,
-            None => Ok(()),
-        }
+        let Some(feed) = feed else { return Ok(()) };
+        feed.read_supersedes().await?;
+        feed.advance().await
     }
 }
 
@@ -92,13 +98,15 @@ impl Feed {
         snapshot_idle: Duration,
     ) -> Result<Arc<Self>, StoreError> {
         let mut images = group.subscribe();
-        let image = images.borrow_and_update().clone();
-        let head = off_thread(move || Head::first(image, memory)).await;
+        images.borrow_and_update();
+        let lines = Lines::first(&store, group.id(), group.image(), memory).await?;
         let feed = Arc::new(Self {
             group,
             store,
             snapshot_idle,
-            head: watch::Sender::new(Arc::new(head)),
+            memory,
+            lines: watch::Sender::new(Arc::new(lines)),
+            making: Mutex::default(),
             supersedes: RwLock::default(),
             history: Mutex::default(),
             packed: Mutex::default(),
@@ -108,15 +116,21 @@ impl Feed {
         let following = Arc::downgrade(&feed);
         feed.follower.get_or_init(|| {
             tokio::spawn(async move {
+                let mut failed = false;
                 loop {
                     let changed = tokio::select! {
                         changed = images.changed() => changed.is_ok(),
-                        () = sleep(snapshot_idle) => false,
+                        () = sleep(if failed { RETRY } else { snapshot_idle }) => failed,
                     };
                     let Some(feed) = following.upgrade() else { return };
                     if changed {
-                        let image = images.borrow_and_update().clone();
-                        feed.advance(image).await;
+                        images.borrow_and_update();
+                        let advanced = feed.advance().await;
+                        failed = advanced.is_err();
+                        if let Err(error) = advanced {
+                            let group = feed.group();
+                            tracing::warn!(%group, %error, "cannot ask the database what nodes may have; trying again");
+                        }
                     } else {
                         *feed.history.lock().await = None;
                     }
@@ -127,10 +141,13 @@ impl Feed {
         Ok(feed)
     }
 
-    async fn advance(&self, image: Arc<Image>) {
-        let old = self.head.borrow().clone();
-        let head = off_thread(move || old.after(image)).await;
-        self.head.send_replace(Arc::new(head));
+    /// Brings the lines to the newest image.
+    async fn advance(&self) -> Result<(), StoreError> {
+        let _alone = self.making.lock().await;
+        let before = self.lines.borrow().clone();
+        let lines = before.after(&self.store, self.group.id(), self.group.image(), self.memory).await?;
+        self.lines.send_replace(Arc::new(lines));
+        Ok(())
     }
 
     /// Frees what nobody asked for in a while.
@@ -157,23 +174,21 @@ impl Feed {
         self.supersedes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The group as it is known now.
-    pub(super) fn head(&self) -> Arc<Head> {
-        self.head.borrow().clone()
+    /// The group as it is known now, as far as a node may go.
+    pub(super) fn head(&self, node: &str) -> Arc<Head> {
+        self.lines.borrow().of(node).clone()
     }
 
-    /// Hears of each new head; several may come as one.
-    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Head>> {
-        self.head.subscribe()
+    /// Hears whenever nodes may go further, or others may; several changes may come as one.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Lines>> {
+        self.lines.subscribe()
     }
 
-    /// Brings the head to what the database holds at this moment: for a node that knows more than this replica does.
+    /// Brings the lines to what the database holds at this moment: for a node that knows more than this replica does.
     pub(super) async fn catch_up(&self) -> Result<(), StoreError> {
-        self.group.current().await?;
-        // The follower is on its way; that it is gone cannot be while this feed is held.
-        let there = |head: &Arc<Head>| Arc::ptr_eq(head.image(), &self.group.image());
-        self.head.subscribe().wait_for(there).await.map(drop).ok();
-        Ok(())
+        let image = self.group.current().await?;
+        let there = Arc::ptr_eq(self.lines.borrow().image(), &image);
+        if there { Ok(()) } else { self.advance().await }
     }
 
     /// Whether the database has another revision of that number than the node that holds `have`, which is of the head's lineage
@@ -285,7 +300,7 @@ async fn pack(head: Arc<Head>, revision: u64) -> Option<Packed> {
 }
 
 /// Runs what may take long with a large configuration beside the threads that serve.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {

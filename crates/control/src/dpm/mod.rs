@@ -10,6 +10,8 @@
 //! - A stream takes a bounded amount of memory, whatever its node does or leaves undone.
 //! - A node reads the group that its certificate names and no other. Revoking it, its token or its group ends its stream, and
 //!   so does the end of its certificate.
+//! - Up to where a node may go the database alone says: while a rollout is on, canaries go to its candidate and others to its base,
+//!   whichever replica they have a stream to.
 //! - No node is ever set back, or moved to another lineage that does not supersede its own.
 //!
 //! Deliberately absent: what nodes do with a configuration, how operators are asked about lineages, other replicas (the
@@ -24,6 +26,7 @@ mod feed;
 mod head;
 mod join;
 mod line;
+mod lines;
 mod metrics;
 mod nodes;
 mod session;
@@ -61,6 +64,7 @@ use nodes::End;
 
 pub use authority::{AuthorityError, cluster_ca, mint_group_token};
 pub use nodes::{Condition, Figures, NodeState, Nodes, Receipt, RefusedStep, RejectedObject, Troubles};
+pub(crate) use nodes::{Silence, is_connected};
 
 /// Calls of one connection at a time. A node has one stream, and renews its certificate now and then.
 const CALLS_OF_A_CONNECTION: u32 = 8;
@@ -308,7 +312,7 @@ fn standings(heads: &Heads) -> BTreeMap<String, (String, u64)> {
 }
 
 async fn look_at(shared: &Shared, group: &str) -> Result<(), StoreError> {
-    match shared.feeds.refresh_supersedes(group).await {
+    match shared.feeds.refresh(group).await {
         // Deleted since: the next round sees to it.
         Err(StoreError::UnknownGroup(_)) => return Ok(()),
         other => other?,

@@ -38,6 +38,8 @@ pub(crate) mod kind {
     pub(crate) const RECEIPT: &str = "receipt";
     /// The revisions of a group count in another history than before.
     pub(crate) const LINEAGE: &str = "lineage";
+    /// A rollout began or ended.
+    pub(crate) const ROLLOUT: &str = "rollout";
     /// A node is in another state than before.
     pub(crate) const NODE: &str = "node";
     /// A replica of the control plane is.
@@ -48,7 +50,7 @@ pub(crate) mod kind {
     pub(crate) const ALARM: &str = "alarm";
 
     /// All of them.
-    pub(crate) const ALL: [&str; 8] = [GROUP, CHANGE, RECEIPT, LINEAGE, NODE, MEMBER, LEADER, ALARM];
+    pub(crate) const ALL: [&str; 9] = [GROUP, CHANGE, RECEIPT, LINEAGE, ROLLOUT, NODE, MEMBER, LEADER, ALARM];
 }
 
 /// What alarms are about: the first part of the subject of theirs, before a slash.
@@ -65,6 +67,8 @@ pub(crate) mod alarm {
     pub(crate) const NODE: &str = "node";
     /// A node keeps another history than the database has, until an operator decides.
     pub(crate) const LINEAGE: &str = "lineage";
+    /// The last rollout of a group was taken back by the cluster itself.
+    pub(crate) const ROLLOUT: &str = "rollout";
 }
 
 /// Whether somebody may see what is about this.
@@ -74,9 +78,11 @@ pub(crate) fn is_visible(topic: &Topic, rights: &Rights) -> bool {
         kind::GROUP => Resource::Groups,
         kind::CHANGE | kind::RECEIPT => Resource::Revisions,
         kind::LINEAGE => Resource::Lineage,
+        kind::ROLLOUT => Resource::Rollout,
         kind::NODE => Resource::Nodes,
         kind::ALARM if about == alarm::CERTIFICATE => Resource::Objects(Kind::Ssl),
         kind::ALARM if about == alarm::LINEAGE => Resource::Lineage,
+        kind::ALARM if about == alarm::ROLLOUT => Resource::Rollout,
         kind::ALARM => Resource::Nodes,
         // Also what a later version tells of.
         _ => Resource::Members,

@@ -3,10 +3,12 @@
 mod certificates;
 mod groups;
 mod nodes;
+mod rollouts;
 
 pub(super) use certificates::Certificates;
 pub(super) use groups::{groups, went_back};
 pub(super) use nodes::{Lags, alarms_of_nodes, nodes, receipts};
+pub(super) use rollouts::rollouts;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

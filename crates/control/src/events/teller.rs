@@ -115,14 +115,16 @@ impl Teller {
         }
     }
 
-    /// Looks at members, nodes and certificates.
+    /// Looks at members, nodes, rollouts and certificates.
     async fn look_around(&mut self, heads: &Heads, news: &mut News<'_>) -> Result<(), StoreError> {
         sights::members(&self.store.member_list().await?, self.lost_after, news);
-        let nodes = self.nodes.list_all(heads).await?;
+        let rollouts = self.store.rollout_list().await?;
+        let nodes = self.nodes.list_all(heads, &rollouts).await?;
         sights::nodes(&nodes, heads, (&mut self.lags, self.settings.behind_after.get()), news);
         let late = (&self.lags, self.settings.behind_after.get());
         sights::alarms_of_nodes(&nodes, late, &self.settings.certificate_days, news);
         sights::receipts(&self.nodes, &nodes, heads, news).await;
+        sights::rollouts(&rollouts, news);
         self.certificates.look(&self.store, heads, &self.settings, news).await
     }
 }

@@ -17,11 +17,10 @@ pub(crate) use edits::{GivenEdit, Op, stamped};
 pub(crate) use plan::{Clash, Edits, Flaw, Plan};
 pub(crate) use transfer::{Arrival, Existing, Selection};
 
-use crate::state::{Group, Image};
+use crate::state::{self, Group, Image};
 use crate::terms::Unreadable;
-use milecastle_model::Change;
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Acting, Past, PublishError, Published, Source, StoreError};
+use milecastle_store::{Acting, PublishError, Published, Source, StoreError};
 use std::sync::Arc;
 
 /// Somebody who changes a group by whole change sets.
@@ -93,14 +92,10 @@ impl Editor<'_> {
         if revision > head.revision() {
             return Err(Refused::Unborn { revision, head: head.revision() });
         }
-        match self.acting.store().past(self.group.id(), revision..head.revision()).await? {
-            Past::Forgotten { floor } => Err(Refused::Forgotten { revision, floor }),
-            Past::Known(known) => {
-                let changes = known.into_iter().map(|(key, was)| match was {
-                    Some(object) => Change::Put(object),
-                    None => Change::Delete { key, revision },
-                });
-                Ok(head.after(revision, changes))
+        match state::past(self.acting.store(), self.group.id(), head, revision).await? {
+            Some(image) => Ok(image),
+            None => {
+                Err(Refused::Forgotten { revision, floor: self.acting.store().group_get(self.group.id()).await?.floor })
             }
         }
     }

@@ -211,7 +211,7 @@ impl Plan {
     }
 
     /// To be published on top of the revision that it was made of, and no other.
-    pub(super) fn change_set(&self, source: Source, message: String) -> ChangeSet {
+    pub(crate) fn change_set(&self, source: Source, message: String) -> ChangeSet {
         let puts = self.puts.iter().map(|(draft, bytes)| {
             let references = draft.references().into_iter();
             let references = references
@@ -235,7 +235,7 @@ impl Plan {
     }
 
     /// Why the store refused it.
-    pub(super) fn refused(&self, error: PublishError) -> Refused {
+    pub(crate) fn refused(&self, error: PublishError) -> Refused {
         let (key, faults) = match &error {
             PublishError::StillReferenced { key, by } => (key, refusal::hindrances(key, by)),
             PublishError::MissingReference { from: key, .. } | PublishError::DuplicateDigest { key, .. } => {

@@ -35,6 +35,8 @@ pub(crate) enum Resource {
     Revisions,
     /// Edits of many objects at once, published or prepared as drafts: each object takes the right to write its kind besides.
     ChangeSets,
+    /// How new revisions of a gateway group go out.
+    Rollout,
     /// Whether nodes take over what the database holds.
     Lineage,
     /// Taking nodes, groups and replicas of the control plane out of service.
@@ -78,6 +80,7 @@ impl Resource {
             Resource::Nodes,
             Resource::Revisions,
             Resource::ChangeSets,
+            Resource::Rollout,
             Resource::Lineage,
             Resource::Maintenance,
             Resource::Events,
@@ -101,6 +104,7 @@ impl Resource {
             Resource::Nodes => "nodes",
             Resource::Revisions => "revisions",
             Resource::ChangeSets => "change_sets",
+            Resource::Rollout => "rollout",
             Resource::Lineage => "lineage",
             Resource::Maintenance => "maintenance",
             Resource::Events => "events",

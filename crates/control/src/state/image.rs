@@ -3,6 +3,7 @@
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use milecastle_model::{Change, Key, Kind, Object};
+use milecastle_store::Gate;
 use std::sync::Arc;
 
 /// All objects of a gateway group at one revision. Immutable; a copy shares everything with the original.
@@ -11,6 +12,7 @@ pub struct Image {
     lineage: Arc<str>,
     revision: u64,
     mark: Arc<str>,
+    gate: Option<Gate>,
     /// By kind in the order of [`Kind::ALL`], then by id.
     objects: Vec<OrdMap<Arc<str>, Object>>,
 }
@@ -28,18 +30,18 @@ impl Image {
     /// The image of `objects`, which are all of the group at `revision`.
     pub fn new(lineage: impl Into<Arc<str>>, revision: u64, objects: impl IntoIterator<Item = Object>) -> Self {
         let maps = Kind::ALL.iter().map(|_| OrdMap::new()).collect();
-        let mut image = Self { lineage: lineage.into(), revision, mark: "".into(), objects: maps };
+        let mut image = Self { lineage: lineage.into(), revision, mark: "".into(), gate: None, objects: maps };
         for object in objects {
             image.kind_mut(object.key.kind).insert(object.key.id.clone(), object);
         }
         image
     }
 
-    /// The image after `changes`, which lead to `revision`; without a mark.
+    /// The image after `changes`, which lead to `revision`; without mark and gate.
     #[must_use]
     pub fn after(&self, revision: u64, changes: impl IntoIterator<Item = Change>) -> Self {
         let mut image = self.clone();
-        (image.revision, image.mark) = (revision, "".into());
+        (image.revision, image.mark, image.gate) = (revision, "".into(), None);
         for change in changes {
             match change {
                 Change::Put(object) => {
@@ -58,6 +60,17 @@ impl Image {
     pub fn marked(mut self, mark: impl Into<Arc<str>>) -> Self {
         self.mark = mark.into();
         self
+    }
+
+    /// The same, with the gate that was read along with it.
+    #[must_use]
+    pub fn gated(self, gate: Option<Gate>) -> Self {
+        Self { gate, ..self }
+    }
+
+    /// Up to where nodes might go when it was read, if it was the head.
+    pub fn gate(&self) -> Option<Gate> {
+        self.gate
     }
 
     /// As in [`milecastle_store::Head`]; empty unless [`marked`](Self::marked).

@@ -15,7 +15,8 @@ mod latest;
 pub use image::{Difference, Image};
 pub use latest::Seen;
 
-use milecastle_store::{Changes, Head, Heads, Snapshot, Store, StoreError};
+use milecastle_model::Change;
+use milecastle_store::{Changes, Head, Heads, Past, Snapshot, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -181,8 +182,12 @@ impl Group {
 
     /// Brings the image to a head heard of.
     async fn meet(&self, head: &Head) -> Result<(), StoreError> {
-        let Head { lineage, revision, mark, .. } = head;
-        let same = || **self.image.borrow().lineage() == **lineage;
+        let Head { lineage, revision, mark, gate, .. } = head;
+        // The gate of a head that is behind by now says nothing.
+        let same = || {
+            let image = self.image.borrow();
+            **image.lineage() == **lineage && (image.gate() == *gate || image.revision() > *revision)
+        };
         if same() && self.shows(*revision, mark).await? {
             return Ok(());
         }
@@ -204,8 +209,8 @@ impl Group {
     async fn refresh(&self) -> Result<(), StoreError> {
         let old = self.image();
         let new = match self.store.changes_since(&self.id, old.revision(), Some(old.mark())).await? {
-            Changes::Delta { lineage, to, mark, changes } if *lineage == **old.lineage() => {
-                old.after(to, changes).marked(mark)
+            Changes::Delta { lineage, to, mark, gate, changes } if *lineage == **old.lineage() => {
+                old.after(to, changes).marked(mark).gated(gate)
             }
             Changes::Delta { .. } | Changes::Gone { .. } => {
                 if self.store.group_diverge(&self.id, old.lineage(), old.revision(), old.mark()).await? {
@@ -226,5 +231,19 @@ impl Group {
 }
 
 fn whole(snapshot: Snapshot) -> Image {
-    Image::new(snapshot.lineage, snapshot.revision, snapshot.objects).marked(snapshot.mark)
+    Image::new(snapshot.lineage, snapshot.revision, snapshot.objects).marked(snapshot.mark).gated(snapshot.gate)
+}
+
+/// A group as it stood at `revision`, which shares with `head` what has not changed since; without a mark. `None`: the history does not
+/// tell it any more.
+///
+/// # Errors
+/// What the store says.
+pub(crate) async fn past(store: &Store, group: &str, head: &Image, revision: u64) -> Result<Option<Image>, StoreError> {
+    let Past::Known(known) = store.past(group, revision..head.revision()).await? else { return Ok(None) };
+    let changes = known.into_iter().map(|(key, was)| match was {
+        Some(object) => Change::Put(object),
+        None => Change::Delete { key, revision },
+    });
+    Ok(Some(head.after(revision, changes)))
 }

@@ -101,7 +101,7 @@ impl Gateway {
 
     /// The same dashboard, once its process has left and another one may lead, which keeps this much history.
     pub(crate) async fn next_leader(mut self, history: settings::History) -> Self {
-        let next = member(&self.store, &self.clock, history).await;
+        let next = member(&self.state, &self.clock, history).await;
         std::mem::replace(&mut self.membership, next).leave().await;
         self
     }
@@ -131,7 +131,7 @@ impl Gateway {
         put_admin_key(store.by(tester()), "viewer", Role::Viewer, VIEWER).await.unwrap();
         let clock = Arc::new(AtomicU64::new(T));
         let state = Arc::new(State::start(store.clone()).await.unwrap());
-        let membership = member(&store, &clock, settings::History::default()).await;
+        let membership = member(&state, &clock, settings::History::default()).await;
         let maintenance = membership.maintenance();
         let dashboard = Dashboard::start(&settings, parts(&state, &clock), maintenance).await.unwrap();
         Self { store, dashboard, state, clock, home, membership }
@@ -216,7 +216,7 @@ fn tester() -> &'static Actor {
 }
 
 /// A process of the control plane on this store.
-async fn member(store: &Store, clock: &Arc<AtomicU64>, history: settings::History) -> Membership {
+async fn member(state: &Arc<State>, clock: &Arc<AtomicU64>, history: settings::History) -> Membership {
     let (roles, address, version) = (vec!["dashboard".to_owned()], String::new(), "1".to_owned());
     let members = settings::Members { heartbeat: settings::Time::millis(200), ..settings::Members::default() };
     let (audit, idempotency) = (settings::Audit::default(), settings::Idempotency::default());
@@ -224,7 +224,7 @@ async fn member(store: &Store, clock: &Arc<AtomicU64>, history: settings::Histor
     let events = settings::Events { look: often, certificates: often, ..settings::Events::default() };
     let (compiler, clock) = (plugins::compiler(), told(clock));
     let settings = MemberSettings { members, history, audit, idempotency, events, compiler, clock };
-    Membership::join(store.clone(), milecastle_control::Role { roles, address, version }, settings).await.unwrap()
+    Membership::join(state.clone(), milecastle_control::Role { roles, address, version }, settings).await.unwrap()
 }
 
 /// Ports that the system chooses, on the loopback.

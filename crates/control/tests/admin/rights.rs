@@ -129,6 +129,13 @@ DELETE /api/gateway_groups/{group}/maintenance operator
 GET /api/gateway_groups/{group}/settings viewer
 PUT /api/gateway_groups/{group}/settings operator
 PATCH /api/gateway_groups/{group}/settings operator
+GET /api/gateway_groups/{group}/rollout viewer
+PUT /api/gateway_groups/{group}/rollout operator
+PATCH /api/gateway_groups/{group}/rollout operator
+POST /api/gateway_groups/{group}/rollout/pause operator
+POST /api/gateway_groups/{group}/rollout/resume operator
+POST /api/gateway_groups/{group}/rollout/promote operator
+POST /api/gateway_groups/{group}/rollout/abort operator
 GET /api/gateway_groups/{group}/tokens viewer
 POST /api/gateway_groups/{group}/tokens operator
 DELETE /api/gateway_groups/{group}/tokens/{token} operator

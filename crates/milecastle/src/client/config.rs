@@ -136,20 +136,32 @@ async fn wait(client: &Client, group: &str, revision: Option<u64>, within: Time)
         let path = format!("/api/gateway_groups/{}/revisions/{revision}/receipt?wait={round}ms", encode(group));
         let receipt = client.get(&path).await?;
         let nobody = count(&receipt, "total") == 0;
-        if !nobody && receipt.get("settled").and_then(Value::as_bool).unwrap_or_default() {
-            let ended = if count(&receipt, "rejected") > 0 { Ended::Rejected } else { Ended::Done };
+        let held = count(&receipt, "held") > 0;
+        if !nobody && !held && receipt.get("settled").and_then(Value::as_bool).unwrap_or_default() {
+            let taken_back = is_taken_back(client, group, count(&receipt, "revision")).await;
+            let ended = if taken_back || count(&receipt, "rejected") > 0 { Ended::Rejected } else { Ended::Done };
             return Ok((ended, receipt));
         }
         if left.is_zero() {
             return Ok((Ended::Late, receipt));
         }
-        if nobody {
-            // Where there is nobody to wait for, the server answers at once.
+        if nobody || held {
+            // Where there is nobody to wait for, or a rollout keeps it from some, the server answers at once.
             tokio::time::sleep(left.min(LOOK)).await;
         }
         // What was the head at first is what is waited for.
         revision = text(&receipt, "revision");
     }
+}
+
+/// Whether a rollout with which a revision went out was taken back, of which it is told. Whoever may not look at rollouts is none the wiser.
+async fn is_taken_back(client: &Client, group: &str, revision: u64) -> bool {
+    let rollout = client.get(&format!("/api/gateway_groups/{}/rollout", encode(group))).await.unwrap_or_default();
+    let outcomes = rollout.get("outcomes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let had_it = |one: &&Value| count(one, "base") < revision && revision <= count(one, "candidate");
+    let Some(outcome) = outcomes.iter().find(had_it).filter(|one| text(one, "end") != "promoted") else { return false };
+    let reason = text(outcome, "reason");
+    tell(&format!("revision {revision} was taken back by {}: {reason}", text(outcome, "by"))).is_ok()
 }
 
 fn count(receipt: &Value, member: &str) -> u64 {

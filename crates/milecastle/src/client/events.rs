@@ -176,11 +176,16 @@ fn words(event: &Value) -> String {
         "member" => format!("{} ({}) {}", member("name"), member("member"), member("state")),
         "leader" => format!("{} leads", member("member")),
         "group" => member("state"),
+        "rollout" => {
+            let reason = member("reason");
+            let reason = if reason.is_empty() { reason } else { format!(" by {}: {reason}", member("by")) };
+            format!("revision {} {}{reason}", member("candidate"), member("state"))
+        }
         "lineage" => format!("{} at revision {}", member("lineage"), member("revision")),
         "alarm" => {
             let days = member("days");
             let days = if days.is_empty() { days } else { format!(", at most {days} days left") };
-            let about = [member("object"), member("node")].concat();
+            let about = [member("object"), member("node"), member("reason")].concat();
             format!("{} {} {about}{days}", member("alarm"), member("state"))
         }
         _ => event.to_string(),
@@ -222,6 +227,10 @@ mod tests {
         check(json!({"kind": "node", "node": "n1", "state": "lost", "before": "healthy"}), "n1 lost, was healthy");
         let alarm = json!({"kind": "alarm", "alarm": "certificate", "state": "raised", "object": "ssls/1", "days": 7});
         check(alarm, "certificate raised ssls/1, at most 7 days left");
+        let rollout =
+            json!({"kind": "rollout", "candidate": 5, "state": "rolled_back", "by": "rollout", "reason": "bad"});
+        check(rollout, "revision 5 rolled_back by rollout: bad");
+        check(json!({"kind": "rollout", "candidate": 5, "state": "begun"}), "revision 5 begun");
         let event = json!({"id": 1_700_000_000_123_u64, "kind": "leader", "group": null, "member": "m1"});
         assert_eq!(line(&event), "Tue, 14 Nov 2023 22:13:20 GMT  leader    -  m1 leads");
     }

@@ -1,7 +1,8 @@
 //! The operator's commands: thin clients of the dashboard's REST API.
 //!
 //! Exit codes: 0 done; 1 it could not be done; 2 the command line is wrong; 3 there is no such thing; 4 it conflicts with what
-//! is there; 5 a wait ended before all nodes had the revision; 6 a node did not take all of it.
+//! is there; 5 a wait ended before all nodes had the revision; 6 a node did not take all of it, or it was taken
+//! back.
 
 mod audit;
 mod changes;
@@ -10,11 +11,13 @@ mod commands;
 mod config;
 mod events;
 mod http;
+mod rollout;
 mod settings;
 mod tls;
 mod view;
 
 pub(crate) use cli::{Audit, Config, Events, Group, Members, Nodes, Token};
+pub(crate) use rollout::Rollout;
 pub(crate) use view::{Table, relative, say, tell};
 
 use anyhow::Context;
@@ -31,6 +34,7 @@ pub(crate) enum Command {
     Members(Members),
     Audit(Audit),
     Events(Events),
+    Rollout(Rollout),
 }
 
 /// How a command ended, if not with an error.
@@ -39,7 +43,7 @@ pub(crate) enum Ended {
     Done,
     /// A wait ended before all nodes had the revision.
     Late,
-    /// A node did not take all of the revision.
+    /// A node did not take all of the revision, or it was taken back.
     Rejected,
 }
 
@@ -80,6 +84,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Members(command) => commands::members(command).await,
             Command::Audit(command) => audit::run(command).await,
             Command::Events(command) => events::run(command).await,
+            Command::Rollout(command) => rollout::run(command).await,
         }
     });
     match done {

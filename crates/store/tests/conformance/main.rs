@@ -19,6 +19,7 @@ mod past;
 mod processes;
 mod publishing;
 mod reading;
+mod rollouts;
 mod sealing;
 mod silence;
 mod watching;

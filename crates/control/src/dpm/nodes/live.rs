@@ -78,6 +78,8 @@ struct Entry {
     troubles: Troubles,
     rivals: Rivals,
     figures: Option<Figures>,
+    /// It goes ahead of others while a rollout is on.
+    canary: bool,
     /// Differs from what the store was told.
     news: bool,
     told: Option<Instant>,
@@ -125,6 +127,7 @@ impl super::Nodes {
             troubles: Troubles::default(),
             rivals: Rivals::default(),
             figures: None,
+            canary: false,
             news: true,
             told: None,
         };
@@ -225,7 +228,7 @@ impl Live {
         for entry in self.lock().get(group).into_iter().flat_map(HashMap::values) {
             let position = entry.position.as_ref();
             let (lineage, revision) = (position.map(|p| &*p.lineage), position.map_or(0, |p| p.revision));
-            *standing.entry(Stand::new(lineage, revision, &entry.troubles)).or_default() += 1;
+            *standing.entry(Stand::new(lineage, revision, &entry.troubles, entry.canary)).or_default() += 1;
         }
         standing
     }
@@ -372,8 +375,20 @@ impl Alive {
         self.update(|entry| std::mem::replace(&mut entry.troubles.certificate_ends, ends) != ends);
     }
 
-    /// The node says how it does.
-    pub(in crate::dpm) fn report(&self, report: pb::Report) {
+    /// The node goes ahead of others, or does not any more.
+    pub(in crate::dpm) fn goes_ahead(&self, canary: bool) {
+        let mut groups = self.live.lock();
+        let entry = groups.get_mut(&*self.group).and_then(|nodes| nodes.get_mut(&self.node));
+        let Some(entry) = entry.filter(|entry| entry.stream == self.stream) else { return };
+        let news = std::mem::replace(&mut entry.canary, canary) != canary;
+        drop(groups);
+        if news {
+            self.live.changed(&self.group);
+        }
+    }
+
+    /// The node says how it does. `watched`: what it counts is news too.
+    pub(in crate::dpm) fn report(&self, report: pb::Report, watched: bool) {
         let figures = Figures {
             uptime: Duration::from_millis(report.uptime_ms),
             requests: report.requests,
@@ -388,7 +403,8 @@ impl Alive {
         };
         let alarms: Vec<String> = report.alarms.into_iter().take(ALARMS).map(clip).collect();
         self.update(|entry| {
-            let news = entry.troubles.alarms != alarms;
+            let counted = watched && entry.figures.is_none_or(|known| known.traffic != figures.traffic);
+            let news = counted || entry.troubles.alarms != alarms;
             entry.figures = Some(figures);
             entry.troubles.alarms = alarms;
             news

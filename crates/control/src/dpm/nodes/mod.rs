@@ -13,12 +13,13 @@ mod live;
 mod receipt;
 mod write;
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use milecastle_settings::Members;
-use milecastle_store::{Head, Heads, Maintenance, Node, NodeReport, Store, StoreError};
+use milecastle_store::{Head, Heads, Maintenance, Node, NodeReport, Rollout, Store, StoreError};
 use tokio::sync::watch;
 
 pub(super) use live::{Alive, End, clip};
@@ -27,6 +28,7 @@ use receipt::Elsewhere;
 pub use receipt::Receipt;
 pub(super) use write::{Pace, write};
 
+use crate::rollout::canaries_of;
 use crate::traffic::Traffic;
 
 /// A node of another replica that was not heard of for this long does not count any more.
@@ -40,20 +42,32 @@ pub struct Nodes {
     elsewhere: Arc<Elsewhere>,
     /// The member of the control plane that this process is.
     member: Arc<str>,
-    /// Silence after which a member is lost, and its nodes are not counted.
-    lost_after: Duration,
-    /// Silence after which a node is no longer called lost but offline.
-    offline_after: Duration,
+    silence: Silence,
     /// Turns true when this process stops: whoever waits for nodes hears how far they are.
     stops: Arc<watch::Sender<bool>>,
+}
+
+/// After how long a silence others are taken for gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Silence {
+    /// A member, whose nodes are not counted then.
+    pub(crate) lost_after: Duration,
+    /// A node, which is no longer called lost but offline.
+    pub(crate) offline_after: Duration,
+}
+
+impl From<&Members> for Silence {
+    fn from(settings: &Members) -> Self {
+        Self { lost_after: settings.lost_after.get(), offline_after: settings.nodes_offline_after.get() }
+    }
 }
 
 /// How a node does, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
-    /// It runs the group's newest revision, all of it.
+    /// It runs the newest revision that it may have, all of it.
     Healthy,
-    /// It is connected, and behind the newest revision.
+    /// It is connected, and behind that revision.
     Late,
     /// It is connected, and does not take all that it is sent.
     Rejected,
@@ -131,7 +145,7 @@ pub struct Troubles {
 
 impl Troubles {
     /// Those that a report tells.
-    pub(super) fn of(report: &NodeReport) -> Self {
+    pub(crate) fn of(report: &NodeReport) -> Self {
         // Written by another version, perhaps: then only this is not known.
         serde_json::from_value(report.rejected.clone()).unwrap_or_default()
     }
@@ -187,6 +201,8 @@ pub struct NodeState {
     pub connected: bool,
     /// The member of the control plane that heard of it last.
     pub member: String,
+    /// Whether it goes ahead of others, in the rollout that is on.
+    pub canary: bool,
     /// How it does.
     pub condition: Condition,
     /// Unix time in seconds when it was last heard.
@@ -207,14 +223,12 @@ impl Nodes {
     /// The nodes that the store knows; those with streams to this process as soon as a DP manager shares this. `member` is
     /// the id under which this process is a member of the control plane.
     pub fn new(store: Store, member: &str, settings: &Members) -> Self {
-        let (lost_after, offline_after) = (settings.lost_after.get(), settings.nodes_offline_after.get());
         Self {
             live: Arc::new(Live::new(&store)),
             store,
             elsewhere: Arc::default(),
             member: member.into(),
-            lost_after,
-            offline_after,
+            silence: settings.into(),
             stops: Arc::default(),
         }
     }
@@ -226,7 +240,12 @@ impl Nodes {
 
     /// Silence after which a member of the control plane is lost.
     pub fn lost_after(&self) -> Duration {
-        self.lost_after
+        self.silence.lost_after
+    }
+
+    /// After how long a silence others are taken for gone.
+    pub(crate) fn silence(&self) -> Silence {
+        self.silence
     }
 
     /// All nodes that joined a group, by id.
@@ -235,22 +254,27 @@ impl Nodes {
     /// What the store says; also that it refuses writes: what other replicas say of their nodes is out of date then.
     pub async fn list(&self, group: &str) -> Result<Vec<NodeState>, StoreError> {
         self.store.takes_writes()?;
-        let head = self.store.head(group).await?;
+        let rollout = self.store.rollout_get(group).await?;
+        let canaries = canaries_of(&rollout);
         let joined = self.store.node_list(group).await?;
-        Ok(joined.into_iter().map(|node| self.known(node, &head)).collect())
+        Ok(joined.into_iter().map(|node| self.known(node, &rollout.head, &canaries)).collect())
     }
 
-    /// All nodes of all groups, with their groups, by group and id. `heads` are those that they are compared with.
+    /// All nodes of all groups, with their groups, by group and id. `heads` and `rollouts` are what they are compared with.
     ///
     /// # Errors
     /// As [`Self::list`].
-    pub async fn list_all(&self, heads: &Heads) -> Result<Vec<(String, NodeState)>, StoreError> {
+    pub async fn list_all(&self, heads: &Heads, rollouts: &[Rollout]) -> Result<Vec<(String, NodeState)>, StoreError> {
         self.store.takes_writes()?;
+        let canaries: HashMap<&str, BTreeSet<String>> =
+            rollouts.iter().map(|rollout| (rollout.group.as_str(), canaries_of(rollout))).collect();
+        let nobody = BTreeSet::new();
         let joined = self.store.node_list_all().await?;
         let known = |node: Node| {
             // Of a group that was made or deleted at this moment nothing is told.
             let head = heads.get(&node.group)?;
-            Some((node.group.clone(), self.known(node, head)))
+            let canaries = canaries.get(node.group.as_str()).unwrap_or(&nobody);
+            Some((node.group.clone(), self.known(node, head, canaries)))
         };
         Ok(joined.into_iter().filter_map(known).collect())
     }
@@ -261,12 +285,13 @@ impl Nodes {
     /// As [`Self::list`].
     pub async fn get(&self, group: &str, id: &str) -> Result<Option<NodeState>, StoreError> {
         self.store.takes_writes()?;
-        let head = self.store.head(group).await?;
-        Ok(self.store.node_get(group, id).await?.map(|node| self.known(node, &head)))
+        let rollout = self.store.rollout_get(group).await?;
+        let canaries = canaries_of(&rollout);
+        Ok(self.store.node_get(group, id).await?.map(|node| self.known(node, &rollout.head, &canaries)))
     }
 
     /// A node as far as it is known, from here and from the store.
-    fn known(&self, mut node: Node, head: &Head) -> NodeState {
+    fn known(&self, mut node: Node, head: &Head, canaries: &BTreeSet<String>) -> NodeState {
         // In this order: one that is not here any more has left its last words.
         let here = self.live.here(&node.group, &node.id, &self.member);
         let last = || self.live.last_words(&node, &self.member);
@@ -281,34 +306,29 @@ impl Nodes {
             state.address = Some(address);
             state.figures = figures;
         }
+        state.canary = canaries.contains(&state.id);
         state.condition = self.condition(&state, head);
         state
     }
 
     fn condition(&self, state: &NodeState, head: &Head) -> Condition {
         let quiet = state.heard_at.map(|at| Duration::from_secs(self.store.now().saturating_sub(at)));
-        let at_head = state.lineage.as_deref() == Some(&head.lineage) && state.revision >= head.revision;
+        let due = head.gate.map_or(head.revision, |gate| if state.canary { gate.candidate } else { gate.base });
+        let at_head = state.lineage.as_deref() == Some(&head.lineage) && state.revision >= due;
         let refuses = state.troubles.rejected_total > 0 || state.troubles.refused.is_some();
         match (state.connected, at_head) {
             _ if !state.welcome => Condition::Revoked,
             (true, _) if refuses => Condition::Rejected,
             (true, true) => Condition::Healthy,
             (true, false) => Condition::Late,
-            (false, _) if quiet.is_some_and(|quiet| quiet < self.offline_after) => Condition::Lost,
+            (false, _) if quiet.is_some_and(|quiet| quiet < self.silence.offline_after) => Condition::Lost,
             (false, _) => Condition::Offline,
         }
     }
 
-    /// Whether a node has a stream by its report: it was heard of lately, and so was the replica.
-    fn is_connected(&self, node: &Node) -> bool {
-        let recent = self.store.now().saturating_sub(REMOTE_LIFE.as_secs());
-        let is_served = node.member_silence.is_some_and(|silence| silence < self.lost_after);
-        node.report.as_ref().is_some_and(|report| report.connected && report.reported_at >= recent && is_served)
-    }
-
     /// A node as its report has it.
     fn stored(&self, node: Node) -> NodeState {
-        let connected = self.is_connected(&node);
+        let connected = is_connected(&node, self.store.now(), self.silence.lost_after);
         let report = node.report;
         let troubles = report.as_ref().map(Troubles::of).unwrap_or_default();
         let digest = report.iter().flat_map(|report| &report.digest).map(|byte| format!("{byte:02x}")).collect();
@@ -328,6 +348,7 @@ impl Nodes {
             address: None,
             connected,
             member,
+            canary: false,
             condition: Condition::Offline,
             heard_at,
             lineage: lineage.filter(|lineage| !lineage.is_empty()),
@@ -337,4 +358,12 @@ impl Nodes {
             figures: None,
         }
     }
+}
+
+/// Whether a node has a stream by its report, at `now` (Unix seconds): it was heard of lately, and so was the replica, which is
+/// lost after so long a silence.
+pub(crate) fn is_connected(node: &Node, now: u64, lost_after: Duration) -> bool {
+    let recent = now.saturating_sub(REMOTE_LIFE.as_secs());
+    let is_served = node.member_silence.is_some_and(|silence| silence < lost_after);
+    node.report.as_ref().is_some_and(|report| report.connected && report.reported_at >= recent && is_served)
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use milecastle_store::Gate;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
@@ -17,7 +18,7 @@ use super::{Nodes, RefusedStep, Troubles};
 const REMOTE_LOOK: Duration = Duration::from_millis(100);
 
 /// How far a revision has come. `Display` is the value of the header `Milecastle-Receipt`: `applied 3/3`, and
-/// `applied 2/3, rejected 1` where a node did not take all of it.
+/// `applied 2/3, rejected 1` where a node did not take all of it; `applied 1/3, held 2` where a rollout keeps it from two.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Receipt {
     /// Nodes that have the revision, or a later one, in force.
@@ -26,7 +27,9 @@ pub struct Receipt {
     pub total: usize,
     /// Nodes that refused the step, or have it in force with objects in quarantine.
     pub rejected: usize,
-    /// Whether nothing more is to be expected: every node has it in force or refused it.
+    /// Nodes that a rollout keeps it from for now.
+    pub held: usize,
+    /// Whether nothing more is to be expected: every node has it in force, refused it, or is kept from it for now.
     pub settled: bool,
 }
 
@@ -35,6 +38,9 @@ impl fmt::Display for Receipt {
         write!(f, "applied {}/{}", self.applied, self.total)?;
         if self.rejected > 0 {
             write!(f, ", rejected {}", self.rejected)?;
+        }
+        if self.held > 0 {
+            write!(f, ", held {}", self.held)?;
         }
         Ok(())
     }
@@ -53,6 +59,9 @@ pub(super) struct Stand {
     /// It counts its revisions in another history than the database, or holds something else than its revision adds up to.
     #[serde(default)]
     apart: bool,
+    /// It goes ahead of others while a rollout is on.
+    #[serde(default)]
+    canary: bool,
 }
 
 /// Nodes by where they stand: few different places, however many nodes.
@@ -71,7 +80,7 @@ struct Written {
 pub(super) struct Elsewhere(Mutex<BTreeMap<String, (Instant, Arc<Standing>)>>);
 
 impl Stand {
-    pub(super) fn new(lineage: Option<&str>, revision: u64, troubles: &Troubles) -> Self {
+    pub(super) fn new(lineage: Option<&str>, revision: u64, troubles: &Troubles, canary: bool) -> Self {
         let refused = troubles.refused.as_ref();
         let apart = |step: &RefusedStep| step.revision <= revision || step.fault == "backwards";
         Self {
@@ -80,6 +89,7 @@ impl Stand {
             quarantine: troubles.rejected_total > 0,
             refused: refused.map(|step| step.revision),
             apart: refused.is_some_and(apart),
+            canary,
         }
     }
 }
@@ -132,10 +142,15 @@ impl Nodes {
     async fn standing(&self, group: &str, lineage: Option<&str>, revision: u64) -> Receipt {
         let elsewhere = self.standing_elsewhere(group).await;
         let heads = self.store.watch().heads();
-        let lineage = lineage.or_else(|| heads.get(group).map(|head| head.lineage.as_str()));
+        let head = heads.get(group);
+        let wanted = Wanted {
+            lineage: lineage.or_else(|| head.map(|head| head.lineage.as_str())),
+            revision,
+            gate: head.and_then(|head| head.gate),
+        };
         let mut count = Count::default();
         let here = self.live.standing(group);
-        here.iter().chain(&*elsewhere).for_each(|(stand, nodes)| count.add(stand, *nodes, (lineage, revision)));
+        here.iter().chain(&*elsewhere).for_each(|(stand, nodes)| count.add(stand, *nodes, &wanted));
         Receipt { settled: count.settled == count.receipt.total, ..count.receipt }
     }
 
@@ -151,7 +166,7 @@ impl Nodes {
             return standing.clone();
         }
         let mut standing = Standing::new();
-        match self.store.receipt_list(group, self.lost_after).await {
+        match self.store.receipt_list(group, self.silence.lost_after).await {
             Ok(rows) => {
                 for (_, row) in rows.into_iter().filter(|(member, _)| **member != *self.member) {
                     // Written by another version, perhaps: then its nodes are not known.
@@ -168,6 +183,13 @@ impl Nodes {
     }
 }
 
+/// What a receipt is about.
+struct Wanted<'a> {
+    lineage: Option<&'a str>,
+    revision: u64,
+    gate: Option<Gate>,
+}
+
 /// A receipt in the making.
 #[derive(Default)]
 struct Count {
@@ -177,15 +199,18 @@ struct Count {
 }
 
 impl Count {
-    fn add(&mut self, stand: &Stand, nodes: usize, wanted: (Option<&str>, u64)) {
-        let same = !stand.apart && stand.lineage.is_some() && stand.lineage.as_deref() == wanted.0;
-        let applied = same && stand.revision >= wanted.1;
-        let refused = stand.apart || stand.refused.is_some_and(|revision| revision >= wanted.1);
+    fn add(&mut self, stand: &Stand, nodes: usize, wanted: &Wanted<'_>) {
+        let same = !stand.apart && stand.lineage.is_some() && stand.lineage.as_deref() == wanted.lineage;
+        let applied = same && stand.revision >= wanted.revision;
+        let refused = stand.apart || stand.refused.is_some_and(|revision| revision >= wanted.revision);
+        let beyond = |gate: Gate| wanted.revision > if stand.canary { gate.candidate } else { gate.base };
+        let held = !applied && !refused && wanted.gate.is_some_and(beyond);
         let rejected = (applied && stand.quarantine) || (!applied && refused);
         self.receipt.total += nodes;
         self.receipt.applied += if applied { nodes } else { 0 };
         self.receipt.rejected += if rejected { nodes } else { 0 };
-        self.settled += if applied || refused { nodes } else { 0 };
+        self.receipt.held += if held { nodes } else { 0 };
+        self.settled += if applied || refused || held { nodes } else { 0 };
     }
 }
 
@@ -202,7 +227,8 @@ mod tests {
         let quarantined = Troubles { rejected_total: 2, ..Troubles::default() };
         let check = |held: (Option<&str>, u64), troubles: &Troubles, expected: (usize, usize, usize)| {
             let mut count = Count::default();
-            count.add(&Stand::new(held.0, held.1, troubles), 3, (Some("l"), 5));
+            let wanted = Wanted { lineage: Some("l"), revision: 5, gate: None };
+            count.add(&Stand::new(held.0, held.1, troubles, false), 3, &wanted);
             assert_eq!((count.receipt.applied, count.receipt.rejected, count.settled), expected);
             assert_eq!(count.receipt.total, 3);
         };
@@ -224,15 +250,32 @@ mod tests {
     }
 
     #[test]
+    fn whom_a_rollout_keeps_it_from_is_waited_for_no_longer() {
+        let check = |canary, at, revision, expected: (usize, usize, usize)| {
+            let mut count = Count::default();
+            let wanted = Wanted { lineage: Some("l"), revision, gate: Some(Gate { base: 4, candidate: 5 }) };
+            count.add(&Stand::new(Some("l"), at, &Troubles::default(), canary), 2, &wanted);
+            assert_eq!((count.receipt.applied, count.receipt.held, count.settled), expected);
+        };
+        check(false, 4, 5, (0, 2, 2));
+        check(true, 4, 5, (0, 0, 0));
+        check(true, 5, 5, (2, 0, 2));
+        check(true, 5, 6, (0, 2, 2));
+        check(false, 3, 4, (0, 0, 0));
+    }
+
+    #[test]
     fn a_receipt_as_a_header() {
         let receipt = Receipt { applied: 2, total: 3, ..Receipt::default() };
         assert_eq!(receipt.to_string(), "applied 2/3");
         assert_eq!(Receipt { rejected: 1, ..receipt }.to_string(), "applied 2/3, rejected 1");
+        assert_eq!(Receipt { applied: 1, held: 2, ..receipt }.to_string(), "applied 1/3, held 2");
     }
 
     #[test]
     fn a_standing_survives_the_store() {
-        let stand = |revision| Stand::new(Some("l"), revision, &Troubles { rejected_total: 1, ..Troubles::default() });
+        let stand =
+            |revision| Stand::new(Some("l"), revision, &Troubles { rejected_total: 1, ..Troubles::default() }, true);
         let standing = Standing::from([(stand(4), 2), (stand(5), 7), (Stand::default(), 1)]);
         let read: Vec<Written> = serde_json::from_value(to_json(&standing)).unwrap();
         let read: Standing = read.into_iter().map(|written| (written.stand, written.nodes)).collect();

@@ -27,6 +27,7 @@ use super::config::{Open, Shared};
 use super::feed::{Feed, Packed};
 use super::head::{Head, Position, Step};
 use super::line::Link;
+use super::lines::Lines;
 use super::nodes::{Alive, End};
 use super::random;
 
@@ -64,7 +65,7 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     _open: Open,
     feed: Arc<Feed>,
-    heads: watch::Receiver<Arc<Head>>,
+    heads: watch::Receiver<Arc<Lines>>,
     alive: Alive,
     link: Link,
     certificate: NodeCertificate,
@@ -125,7 +126,10 @@ impl Session {
         outbox: Outbox,
     ) -> Self {
         let (heads, maintenance) = (feed.subscribe(), alive.maintenance());
-        let lineage = heads.borrow().lineage().clone();
+        let lines = heads.borrow().clone();
+        let node = certificate.identity.node_id();
+        let lineage = lines.of(node).lineage().clone();
+        alive.goes_ahead(lines.is_canary(node));
         Self {
             lineage,
             shared,
@@ -211,7 +215,10 @@ impl Session {
                     if changed.is_err() {
                         return Ended::Told(last_words(End::NoGroup));
                     }
-                    let lineage = heads.borrow_and_update().lineage().clone();
+                    let lines = heads.borrow_and_update().clone();
+                    let node = self.certificate.identity.node_id();
+                    self.alive.goes_ahead(lines.is_canary(node));
+                    let lineage = lines.of(node).lineage().clone();
                     if std::mem::replace(&mut self.lineage, lineage) != self.lineage || self.alarm == Some(Fault::Settings) {
                         // An operator has decided, or may have: what the node did not take before is no reason to wait.
                         self.heal_at = None;
@@ -233,13 +240,18 @@ impl Session {
         }
     }
 
+    /// As far as the node may go.
+    fn head(&self) -> Arc<Head> {
+        self.heads.borrow().of(self.certificate.identity.node_id()).clone()
+    }
+
     /// Begins work on what the node lacks, if there is anything to do and nothing under way.
     fn plan(&mut self) {
         let busy = self.preparing.is_some() || self.transfer.is_some() || self.heal_at.is_some();
         if busy || self.unanswered.len() - self.void >= UNANSWERED {
             return;
         }
-        let head = self.heads.borrow().clone();
+        let head = self.head();
         let Some(at) = &self.at else { return self.prepare_snapshot(head) };
         if at.lineage != *head.lineage() {
             if self.feed.supersedes().iter().any(|over| **over == *at.lineage) {
@@ -339,7 +351,7 @@ impl Session {
     }
 
     fn beat(&self) -> pb::Beat {
-        let head = self.heads.borrow().position();
+        let head = self.head().position();
         pb::Beat {
             lineage: head.lineage.to_string(),
             head: head.revision,

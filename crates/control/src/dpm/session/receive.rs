@@ -34,7 +34,7 @@ impl Session {
         if sent == Some(Answered::Void) {
             return;
         }
-        let head = self.heads.borrow().clone();
+        let head = self.head();
         let of_head = applied.lineage == **head.lineage();
         let expected = match sent {
             Some(Answered::Sent(position)) => Some(position.digest),
@@ -98,7 +98,7 @@ impl Session {
     }
 
     fn report(&mut self, mut report: pb::Report) {
-        let head = self.heads.borrow().clone();
+        let head = self.head();
         let have = report.have.take().filter(|have| {
             // While something is on its way, what it has may be older or newer than this message.
             let settled = self.unanswered.is_empty() && self.transfer.is_none() && self.at.is_some();
@@ -108,7 +108,8 @@ impl Session {
             settled && known.is_some_and(|(_, digest)| *have.digest != digest.to_bytes())
         });
         self.alive.certificate_ends(self.overdue(report.certificate_not_after));
-        self.alive.report(report);
+        let watched = self.heads.borrow().is_gated();
+        self.alive.report(report, watched);
         if let Some(have) = have {
             self.mismatch(have);
         }
@@ -140,7 +141,7 @@ impl Session {
 
     /// Sees to it that a snapshot comes next; at once if the node was well, later and later if it was not.
     fn heal(&mut self, have: Option<pb::Have>) {
-        let head = self.heads.borrow().clone();
+        let head = self.head();
         let ahead_of = have.filter(|have| have.lineage == **head.lineage()).map_or(0, |have| have.revision);
         self.least = ahead_of.min(head.revision());
         (self.at, self.transfer, self.preparing, self.why) = (None, None, None, "healing");

@@ -28,12 +28,12 @@ pub(in crate::dpm) struct Start {
 impl Start {
     /// Compares what the node has with what the group has. Asks the database if the node knows more than this replica.
     pub(in crate::dpm) async fn of(feed: &Feed, hello: &pb::Hello) -> Result<Self, StoreError> {
-        let mut head = feed.head();
+        let mut head = feed.head(&hello.node_id);
         if let Some(have) = &hello.have
             && (have.lineage != **head.lineage() || have.revision > head.revision())
         {
             feed.catch_up().await?;
-            head = feed.head();
+            head = feed.head(&hello.node_id);
         }
         let held = hello.have.as_ref().filter(|have| have.lineage == **head.lineage());
         let apart = match held.filter(|have| have.revision <= head.revision()) {

@@ -11,6 +11,7 @@ mod maintenance;
 mod moving;
 mod receipts;
 mod replica;
+mod rollouts;
 mod stream;
 
 use milecastle_testkit::node::{Got, Member};

@@ -122,7 +122,7 @@ impl Replica {
             compiler: Arc::new(Compiler::new(Arc::new(plugins))),
             clock: Clock::of(&store),
         };
-        let membership = Membership::join(store.clone(), role, own).await.unwrap();
+        let membership = Membership::join(state.clone(), role, own).await.unwrap();
         let nodes = Nodes::new(store.clone(), membership.id(), &members);
         let maintenance = membership.maintenance();
         let parts = DpParts { state: state.clone(), nodes, maintenance, metrics: metrics.clone() };

@@ -126,7 +126,8 @@ pub(in crate::events) fn alarms_of_nodes(
             raise(alarm::NODE_CERTIFICATE, json!({ "days": days, "not_after": ends }));
         }
     }
-    news.alarms(present, |topic| !topic.subject.starts_with(&format!("{}/", alarm::CERTIFICATE)));
+    let others = [alarm::CERTIFICATE, alarm::ROLLOUT].map(|about| format!("{about}/"));
+    news.alarms(present, |topic| !others.iter().any(|other| topic.subject.starts_with(other)));
 }
 
 fn of_node(group: &str, alarm: &str, node: &str) -> Topic {
@@ -149,7 +150,7 @@ pub(in crate::events) async fn receipts(
             continue;
         }
         let receipt = live.applied(group, head.revision).await;
-        if receipt.settled && receipt.total > 0 {
+        if receipt.settled && receipt.held == 0 && receipt.total > 0 {
             if !news.is_first() {
                 let data = json!({
                     "revision": head.revision,

@@ -16,7 +16,7 @@ use milecastle_store::{Node, NodeReport, StoreError};
 use milecastle_wire::pb;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::{Nodes, REMOTE_LIFE, Troubles};
+use super::super::{Nodes, REMOTE_LIFE, Troubles, is_connected};
 use super::{Alive, End, Entry, Live, clip};
 
 /// How long a process that is asked whether it lives has to say anything.
@@ -239,7 +239,7 @@ impl Nodes {
     fn rival<'a>(&self, node: &'a Node, boot: &str) -> Option<&'a NodeReport> {
         let report = node.report.as_ref().filter(|report| *report.member != *self.member)?;
         let is_another = is_earlier(&report.boot, boot) || is_earlier(boot, &report.boot);
-        Some(report).filter(|_| is_another && self.is_connected(node))
+        Some(report).filter(|_| is_another && is_connected(node, self.store.now(), self.silence.lost_after))
     }
 }
 

@@ -1,0 +1,147 @@
+//! Up to where the nodes of a group may go: all of them to the head, or, while a rollout is on, canaries to its candidate and the
+//! others to its base.
+//!
+//! What must stay true: which revision these are, and who is a canary, the database alone says; of what was read at different
+//! times the gate that came with the image counts.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use milecastle_store::{Gate, Store, StoreError};
+
+use super::feed::off_thread;
+use super::head::{Head, Memory};
+use crate::rollout::canaries_of;
+use crate::state::{Image, past};
+
+/// A group's lines. Without a rollout both are the same.
+pub(super) struct Lines {
+    /// What the database holds, whoever may have it.
+    image: Arc<Image>,
+    canary: Arc<Head>,
+    rest: Arc<Head>,
+    /// Ids of the canaries.
+    canaries: Arc<BTreeSet<String>>,
+}
+
+impl Lines {
+    /// Those of a group of which nothing is known yet.
+    pub(super) async fn first(
+        store: &Store,
+        group: &str,
+        image: Arc<Image>,
+        memory: Memory,
+    ) -> Result<Self, StoreError> {
+        Making { store, group, image, memory, before: None }.lines().await
+    }
+
+    /// Those of a later image, or of the same one with another gate or other canaries.
+    pub(super) async fn after(
+        &self,
+        store: &Store,
+        group: &str,
+        image: Arc<Image>,
+        memory: Memory,
+    ) -> Result<Self, StoreError> {
+        Making { store, group, image, memory, before: Some(self) }.lines().await
+    }
+
+    /// What the database holds, whoever may have it.
+    pub(super) fn image(&self) -> &Arc<Image> {
+        &self.image
+    }
+
+    /// As far as a node may go.
+    pub(super) fn of(&self, node: &str) -> &Arc<Head> {
+        if self.is_canary(node) { &self.canary } else { &self.rest }
+    }
+
+    /// Whether a node goes ahead of others.
+    pub(super) fn is_canary(&self, node: &str) -> bool {
+        self.canaries.contains(node)
+    }
+
+    /// Whether a rollout is on.
+    pub(super) fn is_gated(&self) -> bool {
+        self.image.gate().is_some()
+    }
+}
+
+/// Lines in the making.
+struct Making<'a> {
+    store: &'a Store,
+    group: &'a str,
+    image: Arc<Image>,
+    memory: Memory,
+    before: Option<&'a Lines>,
+}
+
+impl Making<'_> {
+    async fn lines(self) -> Result<Lines, StoreError> {
+        let (rest, canary, canaries) = match self.image.gate() {
+            None => {
+                let head = self.head(self.image.clone()).await;
+                (head.clone(), head, Arc::default())
+            }
+            Some(gate) => {
+                (self.head_at(gate.base).await?, self.head_at(gate.candidate).await?, self.canaries(gate).await?)
+            }
+        };
+        Ok(Lines { image: self.image, canary, rest, canaries })
+    }
+
+    /// Who is a canary of the rollout that has this gate.
+    async fn canaries(&self, gate: Gate) -> Result<Arc<BTreeSet<String>>, StoreError> {
+        let rollout = self.store.rollout_get(self.group).await?;
+        if rollout.head.gate == Some(gate) {
+            return Ok(Arc::new(canaries_of(&rollout)));
+        }
+        // It goes on, and the next image says so. Those that were canaries stay so until then.
+        let known = self.before.filter(|before| before.image.gate() == Some(gate));
+        Ok(known.map(|before| before.canaries.clone()).unwrap_or_default())
+    }
+
+    /// The head at a revision that the image leads back to.
+    async fn head_at(&self, revision: u64) -> Result<Arc<Head>, StoreError> {
+        if revision == self.image.revision() {
+            return Ok(self.head(self.image.clone()).await);
+        }
+        for known in self.known() {
+            if known.revision() == revision {
+                return Ok(known.clone());
+            }
+            if let Some((image, _)) = known.at(revision) {
+                return Ok(self.head(image.clone()).await);
+            }
+        }
+        let Some(image) = past(self.store, self.group, &self.image, revision).await? else {
+            return Err(StoreError::Corrupt(format!("what the group was at revision {revision} is not known")));
+        };
+        let mark = self.store.mark(self.group, revision).await?;
+        Ok(self.head(Arc::new(image.marked(mark))).await)
+    }
+
+    /// The head of an image: by what changed since one that is known, if that is possible.
+    async fn head(&self, image: Arc<Image>) -> Arc<Head> {
+        let same = |known: &&Arc<Head>| known.revision() == image.revision() && known.image().mark() == image.mark();
+        if let Some(known) = self.known().find(same) {
+            return known.clone();
+        }
+        let before =
+            self.known().filter(|known| known.revision() < image.revision()).max_by_key(|known| known.revision());
+        let (before, memory) = (before.cloned(), self.memory);
+        off_thread(move || {
+            Arc::new(match before {
+                Some(before) => before.after(image),
+                None => Head::first(image, memory),
+            })
+        })
+        .await
+    }
+
+    /// The heads known of the image's lineage.
+    fn known(&self) -> impl Iterator<Item = &Arc<Head>> {
+        let known = self.before.into_iter().flat_map(|before| [&before.canary, &before.rest]);
+        known.filter(|known| known.lineage() == self.image.lineage())
+    }
+}

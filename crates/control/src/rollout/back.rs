@@ -1,0 +1,116 @@
+//! Taking a candidate back: a change set that restores what it changed, as it was at the base.
+//!
+//! What was written since the candidate is kept, and is the next candidate; unless the group cannot be without what is taken back, as
+//! where a later object refers to it. Then all that was written since the base is taken back.
+
+use milecastle_model::Key;
+use milecastle_store::{Advance, Gate, PublishError, Published, Rollout, Source, Step, Term};
+use std::collections::BTreeSet;
+
+use super::course::{End, Situation, Stage};
+use crate::revisions::{Editor, Edits, Plan, Refused};
+use crate::state::Difference;
+
+/// Longest message of a change set, in bytes.
+const LONGEST: usize = 500;
+
+/// Somebody who takes a candidate back, and why.
+pub(crate) struct Back<'a> {
+    pub(crate) editor: Editor<'a>,
+    /// His name.
+    pub(crate) by: &'a str,
+    pub(crate) reason: &'a str,
+    /// The leader's term of office, if it is the leader's doing.
+    pub(crate) term: Option<Term<'a>>,
+}
+
+impl Back<'_> {
+    /// Takes back the candidate of a rollout that is on. `None`, and nothing done: the group has moved on, or the term of office is
+    /// over.
+    pub(crate) async fn take(
+        &self,
+        rollout: &Rollout,
+        situation: &Situation<'_>,
+    ) -> Result<Option<Published>, Refused> {
+        let head = self.editor.group.current().await?;
+        let Some(gate) = rollout.head.gate.filter(|_| head.revision() == rollout.head.revision) else {
+            return Ok(None);
+        };
+        let base = self.editor.at(&head, gate.base).await?;
+        let candidate = self.editor.at(&head, gate.candidate).await?;
+        let queued: BTreeSet<&Key> =
+            candidate.differences(&head).filter_map(|difference| key_of(&difference)).collect();
+        let settings = [&base, &candidate, &*head].map(|image| image.get(&Key::group_settings()));
+        if !queued.is_empty() && settings.iter().all(|one| *one == settings[0]) {
+            let undone =
+                base.differences(&candidate).filter(|one| key_of(one).is_some_and(|key| !queued.contains(key)));
+            let plan = self.editor.plan(head.clone(), edits(undone), true).await?;
+            let told = match plan.flaws().is_empty() {
+                true => match self.publish(rollout, situation, gate, &plan, Advance::Next).await {
+                    Ok(published) => return Ok(published),
+                    Err(PublishError::StaleRevision { .. }) => return Ok(None),
+                    Err(PublishError::Store(error)) => return Err(error.into()),
+                    Err(error) => error.to_string(),
+                },
+                false => Refused::Flawed(plan.flaws().to_vec()).to_string(),
+            };
+            let group = &rollout.group;
+            tracing::warn!(
+                group,
+                reason = told,
+                "what was written since the candidate rests on it, and is taken back with it"
+            );
+        }
+        // Whatever stands against it, this is what the group was.
+        let plan = self.editor.plan(head.clone(), edits(base.differences(&head)), true).await?;
+        match self.publish(rollout, situation, gate, &plan, Advance::Head).await {
+            Ok(published) => Ok(published),
+            Err(PublishError::StaleRevision { .. }) => Ok(None),
+            Err(error) => Err(plan.refused(error)),
+        }
+    }
+
+    async fn publish(
+        &self,
+        rollout: &Rollout,
+        situation: &Situation<'_>,
+        gate: Gate,
+        plan: &Plan,
+        advance: Advance,
+    ) -> Result<Option<Published>, PublishError> {
+        let none = Stage::default();
+        let stage = situation.stage.as_ref();
+        let end = if self.term.is_some() { End::RolledBack } else { End::Aborted };
+        let record = situation.ended(gate, stage.unwrap_or(&none), end, self.by, self.reason);
+        let anew = stage.map(Stage::anew).filter(|_| advance == Advance::Next);
+        let step = Step {
+            name: "take back",
+            version: rollout.version,
+            term: self.term,
+            stage: anew.map(super::written),
+            record: super::written(record),
+            advance,
+        };
+        let set = plan.change_set(Source::Rollback, message(gate.candidate, self.reason));
+        self.editor.acting.rollout_back(&rollout.group, &step, set).await
+    }
+}
+
+fn message(candidate: u64, reason: &str) -> String {
+    let mut message = format!("rollout of revision {candidate} taken back: {reason}");
+    message.truncate(message.floor_char_boundary(LONGEST));
+    message
+}
+
+/// What brings objects back to what they were before.
+fn edits<'a>(differences: impl Iterator<Item = Difference<'a>>) -> Edits {
+    let edit = |difference: Difference<'a>| {
+        let key = key_of(&difference)?.clone();
+        Some((key, difference.before.map(|object| object.body.clone())))
+    };
+    differences.filter_map(edit).collect()
+}
+
+fn key_of<'a>(difference: &Difference<'a>) -> Option<&'a Key> {
+    Some(&difference.before.or(difference.after)?.key)
+}

@@ -1,0 +1,373 @@
+//! How a rollout goes on: what follows from the policy, from how far it has come, and from what nodes say. Pure; the clock is an
+//! argument.
+//!
+//! What must stay true:
+//! - Canaries are chosen once for each rollout, and nobody ceases to be one before its end: no node is set back.
+//! - A candidate is open to all only once the canaries have served with it for the whole soak time, none of them lost meanwhile, and none
+//!   of them gives reason to take it back; or when there is no node that could be harmed; or when an operator says so.
+//! - What is remembered of the time before is never of a time in which a candidate was taken back.
+
+use milecastle_store::{Advance, Gate, Rollout};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::policy::{Policy, WithoutTraffic};
+use super::verdict::Compared;
+use crate::traffic::Traffic;
+
+/// Notes kept: canaries are compared with the time since the first.
+const NOTES: usize = 2;
+
+/// Ends of rollouts that are remembered.
+const OUTCOMES: usize = 20;
+
+/// A node as it is seen from here.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) id: String,
+    pub(crate) host: String,
+    /// It has a stream to some replica.
+    pub(crate) connected: bool,
+    /// It was heard of so lately that it may still serve.
+    pub(crate) present: bool,
+    /// It is in maintenance.
+    pub(crate) maintained: bool,
+    /// Names the run of its process.
+    pub(crate) boot: String,
+    /// What it has in force of the group's lineage; 0 if nothing.
+    pub(crate) revision: u64,
+    /// Objects that it has in quarantine.
+    pub(crate) rejected: u32,
+    /// The revision whose settings it does not know.
+    pub(crate) refused: Option<u64>,
+    /// What it has counted since its start.
+    pub(crate) traffic: Option<Traffic>,
+}
+
+/// A node at some moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    pub(crate) boot: String,
+    pub(crate) rejected: u32,
+    /// `None` if it has not told.
+    pub(crate) traffic: Option<Traffic>,
+}
+
+/// All connected nodes at some moment, by id.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    /// Unix time in seconds.
+    pub(crate) at: u64,
+    pub(crate) nodes: BTreeMap<String, Mark>,
+}
+
+/// How far a rollout has come at which somebody has looked: [`Rollout::stage`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stage {
+    pub(crate) canaries: BTreeSet<String>,
+    /// Since when all canaries that are connected serve with the candidate, Unix time in seconds.
+    pub(crate) soaking_since: Option<u64>,
+    /// Who wants it to stay here.
+    pub(crate) paused_by: Option<String>,
+    /// The nodes when the canaries were chosen.
+    pub(crate) note: Note,
+    /// What the canaries had counted in the minutes before.
+    pub(crate) before: Traffic,
+    /// It goes on with what was written since a candidate that was taken back: what is counted meanwhile says nothing.
+    pub(crate) settling: bool,
+}
+
+impl Stage {
+    /// The stage of the same canaries with what was written since the candidate, which was taken back.
+    pub(crate) fn anew(&self) -> Self {
+        Self { soaking_since: None, settling: true, ..self.clone() }
+    }
+}
+
+/// How a rollout ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RolloutEnd")]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum End {
+    /// Every node may have the candidate.
+    Promoted,
+    /// The cluster took it back.
+    RolledBack,
+    /// An operator took it back.
+    Aborted,
+}
+
+impl End {
+    /// Stable name for interfaces.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            End::Promoted => "promoted",
+            End::RolledBack => "rolled_back",
+            End::Aborted => "aborted",
+        }
+    }
+}
+
+/// A rollout that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RolloutOutcome")]
+pub(crate) struct Outcome {
+    /// Unix time in seconds.
+    pub(crate) at: u64,
+    pub(crate) base: u64,
+    pub(crate) candidate: u64,
+    pub(crate) end: End,
+    /// Who ended it: an operator, or the cluster itself.
+    pub(crate) by: String,
+    /// Why, for people.
+    pub(crate) reason: String,
+    pub(crate) canaries: BTreeSet<String>,
+    /// Requests to the canaries meanwhile, and those of them answered with 5xx.
+    pub(crate) requests: u64,
+    pub(crate) responses_5xx: u64,
+}
+
+/// What is remembered beyond one rollout: [`Rollout::record`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Record {
+    /// Oldest first.
+    pub(crate) notes: Vec<Note>,
+    /// Newest first.
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+/// All that the course depends on.
+#[derive(Debug)]
+pub(crate) struct Situation<'a> {
+    /// Unix time in seconds, by the database's clock.
+    pub(crate) now: u64,
+    pub(crate) policy: &'a Policy,
+    /// The group's head.
+    pub(crate) head: u64,
+    pub(crate) gate: Option<Gate>,
+    pub(crate) stage: Option<Stage>,
+    pub(crate) record: Record,
+    pub(crate) nodes: &'a [Seen],
+}
+
+/// How it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// Not at all before something changes; what, for people.
+    Wait(String),
+    /// By this step, of that name.
+    Step { name: &'static str, stage: Option<Box<Stage>>, record: Record, advance: Advance },
+    /// The candidate is taken back, for this reason.
+    Back(String),
+}
+
+/// What is stored of a rollout, as far as this version can read it.
+pub(crate) fn stored(rollout: &Rollout) -> (Option<Stage>, Record) {
+    let stage = rollout.stage.as_ref().and_then(|stage| Stage::deserialize(stage).ok());
+    (stage, Record::deserialize(&rollout.record).unwrap_or_default())
+}
+
+impl Record {
+    /// Whether it is time to note what nodes have counted, at `now` (Unix seconds).
+    pub(crate) fn is_note_due(&self, policy: &Policy, now: u64) -> bool {
+        self.notes.last().is_none_or(|last| now.saturating_sub(last.at) >= policy.baseline.get().as_secs())
+    }
+}
+
+impl Situation<'_> {
+    /// How it goes on.
+    pub(crate) fn course(&self) -> Course {
+        match (self.gate, &self.stage) {
+            (None, _) => self.at_rest(),
+            (Some(gate), None) => self.begin(gate),
+            (Some(gate), Some(stage)) => self.go_on(gate, stage),
+        }
+    }
+
+    /// No rollout is on: it is noted what nodes have counted, for the next one to be compared with.
+    fn at_rest(&self) -> Course {
+        let due = self.record.is_note_due(self.policy, self.now);
+        let settled = self.connected().all(|node| node.revision >= self.head);
+        if !due || !settled {
+            return Course::Wait("no rollout is on".to_owned());
+        }
+        let mut record = self.record.clone();
+        record.notes.push(self.note());
+        record.notes.drain(..record.notes.len().saturating_sub(NOTES));
+        Course::Step { name: "note", stage: None, record, advance: Advance::Stay }
+    }
+
+    /// Nobody has looked at it yet.
+    fn begin(&self, gate: Gate) -> Course {
+        if !self.nodes.iter().any(|node| node.present) {
+            return self.promote(gate, &Stage::default(), "there is no node that could be harmed");
+        }
+        let taken_back = self.record.outcomes.first().filter(|last| last.end != End::Promoted);
+        if taken_back.is_some_and(|last| self.now.saturating_sub(last.at) < self.settling()) {
+            return Course::Wait("what was taken back is still being told of".to_owned());
+        }
+        let canaries: BTreeSet<String> = self.policy.choose(self.nodes).into_iter().collect();
+        if canaries.is_empty() {
+            return Course::Wait("none of the nodes that are to be canaries is connected".to_owned());
+        }
+        let note = self.note();
+        let before = self.record.notes.first().map(|earlier| {
+            let marks = canaries.iter().filter_map(|id| Some((note.nodes.get(id)?, earlier.nodes.get(id)?)));
+            sum(marks.filter_map(|(now, then)| now.since(then)))
+        });
+        let stage = Stage { canaries, note, before: before.unwrap_or_default(), ..Stage::default() };
+        self.stay("choose", stage)
+    }
+
+    fn go_on(&self, gate: Gate, stage: &Stage) -> Course {
+        if let Some(stage) = self.completed(stage) {
+            return self.stay("count", stage);
+        }
+        let canaries = || self.nodes.iter().filter(|node| stage.canaries.contains(&node.id));
+        if let Some(reason) = canaries().find_map(|node| rejection(node, stage, gate)) {
+            return Course::Back(reason);
+        }
+        let compared = self.compared(stage);
+        if let Some(reason) = compared.verdict(self.policy) {
+            return Course::Back(reason);
+        }
+        let serving = canaries().any(|node| node.connected);
+        let lost = canaries().any(|node| node.present && !node.connected);
+        let settled = canaries().filter(|node| node.connected).all(|node| node.revision >= gate.candidate);
+        let Some(since) = stage.soaking_since else {
+            return match (serving, lost, settled) {
+                (false, ..) => Course::Wait("no canary is connected".to_owned()),
+                (true, true, _) => Course::Wait("a canary has lost its connection".to_owned()),
+                (true, false, false) => Course::Wait("canaries do not have it in force yet".to_owned()),
+                (true, false, true) => self.stay("soak", Stage { soaking_since: Some(self.now), ..stage.clone() }),
+            };
+        };
+        if !serving || lost || !settled {
+            // It begins anew once they serve again.
+            return self.stay("lose", Stage { soaking_since: None, ..stage.clone() });
+        }
+        if stage.settling && self.now.saturating_sub(since) >= self.settling() {
+            let note = self.note();
+            return self.stay("judge", Stage { settling: false, soaking_since: Some(self.now), note, ..stage.clone() });
+        }
+        let left = self.policy.soak.get().as_secs().saturating_sub(self.now.saturating_sub(since));
+        if left > 0 || stage.settling {
+            return Course::Wait(format!("canaries serve with it for {left} s more"));
+        }
+        if let Some(by) = &stage.paused_by {
+            return Course::Wait(format!("paused by {by}"));
+        }
+        if !compared.is_enough(self.policy) && self.policy.without_traffic == WithoutTraffic::Hold {
+            let (has, needs) = (compared.canaries.requests(), self.policy.min_requests);
+            return Course::Wait(format!("canaries have had {has} requests, and need {needs}"));
+        }
+        self.promote(gate, stage, "canaries have served with it for the soak time")
+    }
+
+    fn stay(&self, name: &'static str, stage: Stage) -> Course {
+        Course::Step { name, stage: Some(Box::new(stage)), record: self.record.clone(), advance: Advance::Stay }
+    }
+
+    fn promote(&self, gate: Gate, stage: &Stage, reason: &str) -> Course {
+        let record = self.ended(gate, stage, End::Promoted, super::NAME, reason);
+        Course::Step { name: "promote", stage: None, record, advance: Advance::Candidate }
+    }
+
+    /// Seconds after which what nodes counted with a candidate that was taken back has been told.
+    fn settling(&self) -> u64 {
+        self.policy.settle.get().as_secs()
+    }
+
+    /// The stage with what nodes have counted that had told nothing when the canaries were chosen, if there are such by now: as of one
+    /// that had just opened another stream. What it has counted before is not laid at anybody's door.
+    fn completed(&self, stage: &Stage) -> Option<Stage> {
+        let lacks = |node: &&Seen| {
+            let mark = stage.note.nodes.get(&node.id);
+            node.traffic.is_some() && mark.is_none_or(|mark| mark.traffic.is_none() && mark.boot == node.boot)
+        };
+        let mut late = self.connected().filter(lacks).peekable();
+        late.peek()?;
+        let mut stage = stage.clone();
+        for node in late {
+            stage.note.nodes.entry(node.id.clone()).or_insert_with(|| node.mark()).traffic = node.traffic;
+        }
+        Some(stage)
+    }
+
+    /// The record with this end.
+    pub(crate) fn ended(&self, gate: Gate, stage: &Stage, end: End, by: &str, reason: &str) -> Record {
+        let mut record = self.record.clone();
+        let canaries = self.compared(stage).canaries;
+        let outcome = Outcome {
+            at: self.now,
+            base: gate.base,
+            candidate: gate.candidate,
+            end,
+            by: by.to_owned(),
+            reason: reason.to_owned(),
+            canaries: stage.canaries.clone(),
+            requests: canaries.requests(),
+            responses_5xx: canaries.responses[4],
+        };
+        record.outcomes.insert(0, outcome);
+        record.outcomes.truncate(OUTCOMES);
+        if end != End::Promoted {
+            record.notes.clear();
+        }
+        record
+    }
+
+    /// What the canaries have answered so far, and what it is compared with.
+    pub(crate) fn compared(&self, stage: &Stage) -> Compared {
+        if stage.settling {
+            return Compared { before: stage.before, ..Compared::default() };
+        }
+        let came = |ahead: bool| {
+            let nodes = self.nodes.iter().filter(move |node| stage.canaries.contains(&node.id) == ahead);
+            sum(nodes.filter_map(|node| node.mark().since(stage.note.nodes.get(&node.id)?)))
+        };
+        Compared { canaries: came(true), others: came(false), before: stage.before }
+    }
+
+    fn connected(&self) -> impl Iterator<Item = &Seen> {
+        self.nodes.iter().filter(|node| node.connected)
+    }
+
+    fn note(&self) -> Note {
+        let nodes = self.connected().map(|node| (node.id.clone(), node.mark())).collect();
+        Note { at: self.now, nodes }
+    }
+}
+
+impl Seen {
+    fn mark(&self) -> Mark {
+        Mark { boot: self.boot.clone(), rejected: self.rejected, traffic: self.traffic }
+    }
+}
+
+impl Mark {
+    /// What was counted since then, if that is known. A process that started since then has counted from nothing.
+    fn since(&self, then: &Self) -> Option<Traffic> {
+        if self.boot == then.boot { Some(self.traffic?.since(&then.traffic?)) } else { self.traffic }
+    }
+}
+
+fn sum(traffic: impl Iterator<Item = Traffic>) -> Traffic {
+    traffic.fold(Traffic::default(), |sum, one| sum.and(&one))
+}
+
+/// Why a canary does not take the candidate as it should, if it does not.
+fn rejection(node: &Seen, stage: &Stage, gate: Gate) -> Option<String> {
+    let Seen { id, host, .. } = node;
+    if node.refused.is_some_and(|revision| revision > gate.base && revision <= gate.candidate) {
+        return Some(format!("the canary {id} ({host}) does not know the settings of the group that it comes with"));
+    }
+    let before = stage.note.nodes.get(id).map_or(0, |mark| mark.rejected);
+    (node.revision >= gate.candidate && node.rejected > before)
+        .then(|| format!("the canary {id} ({host}) has {} objects in quarantine, {before} before", node.rejected))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+use super::*;
+use crate::rollout::policy::{Canaries, Strategy};
+use milecastle_settings::Time;
+
+const GATE: Gate = Gate { base: 4, candidate: 5 };
+const T0: u64 = 1_000_000;
+const NOTED_EVERY: u64 = 300;
+const SETTLING: u64 = 10;
+
+/// Two nodes and what has come of them, and a rollout that goes on from there.
+struct Run {
+    policy: Policy,
+    gate: Option<Gate>,
+    head: u64,
+    stage: Option<Stage>,
+    record: Record,
+    nodes: Vec<Seen>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let node = |id: &str| Seen {
+            id: id.to_owned(),
+            connected: true,
+            present: true,
+            boot: "b1".to_owned(),
+            revision: 4,
+            traffic: Some(Traffic::default()),
+            ..Seen::default()
+        };
+        Self {
+            policy: Policy {
+                strategy: Strategy::Canary,
+                soak: Time::secs(10),
+                baseline: Time::secs(NOTED_EVERY),
+                settle: Time::secs(SETTLING),
+                ..Policy::default()
+            },
+            gate: Some(GATE),
+            head: 5,
+            stage: None,
+            record: Record::default(),
+            nodes: vec![node("a"), node("b")],
+        }
+    }
+
+    fn situation(&self, now: u64) -> Situation<'_> {
+        Situation {
+            now: T0 + now,
+            policy: &self.policy,
+            head: self.head,
+            gate: self.gate,
+            stage: self.stage.clone(),
+            record: self.record.clone(),
+            nodes: &self.nodes,
+        }
+    }
+
+    /// Takes the step that is due, as the store does.
+    fn step(&mut self, now: u64) -> Advance {
+        let Course::Step { stage, record, advance, .. } = self.situation(now).course() else {
+            panic!("{:?}", self.situation(now).course());
+        };
+        (self.stage, self.record) = (stage.map(|stage| *stage), record);
+        if advance == Advance::Candidate {
+            self.gate = None;
+        }
+        advance
+    }
+
+    fn waits(&self, now: u64, expected: &str) {
+        let course = self.situation(now).course();
+        assert!(matches!(&course, Course::Wait(why) if why.contains(expected)), "{course:?}");
+    }
+
+    fn goes_back(&self, now: u64, expected: &str) {
+        let course = self.situation(now).course();
+        assert!(matches!(&course, Course::Back(why) if why.contains(expected)), "{course:?}");
+    }
+
+    /// Chooses the canary, `a`, and begins to soak.
+    fn soaking() -> Self {
+        let mut run = Self::new();
+        assert_eq!(run.step(0), Advance::Stay);
+        assert_eq!(run.stage.as_ref().unwrap().canaries, BTreeSet::from(["a".to_owned()]));
+        run.waits(1, "do not have it in force");
+        run.nodes[0].revision = 5;
+        assert_eq!(run.step(2), Advance::Stay);
+        assert_eq!(run.stage.as_ref().unwrap().soaking_since, Some(T0 + 2));
+        run
+    }
+
+    fn answers(&mut self, node: usize, good: u64, bad: u64) {
+        let traffic = self.nodes[node].traffic.get_or_insert_default();
+        traffic.responses[1] += good;
+        traffic.responses[4] += bad;
+        traffic.times[2] += good + bad;
+    }
+}
+
+#[test]
+fn after_the_soak_time_all_get_it() {
+    let mut run = Run::soaking();
+    run.answers(0, 500, 0);
+    run.waits(11, "for 1 s more");
+    assert_eq!(run.step(12), Advance::Candidate);
+    let Outcome { end, requests, canaries, .. } = &run.record.outcomes[0];
+    assert_eq!((*end, *requests, canaries.len()), (End::Promoted, 500, 1));
+}
+
+#[test]
+fn bad_answers_take_it_back_at_once() {
+    let mut run = Run::soaking();
+    run.answers(0, 0, 49);
+    run.waits(3, "s more");
+    run.answers(0, 0, 1);
+    run.goes_back(3, "100.0 % of 50 requests");
+    // As bad elsewhere.
+    run.answers(1, 0, 50);
+    run.waits(3, "s more");
+}
+
+#[test]
+fn objects_in_quarantine_and_unknown_settings_take_it_back() {
+    let mut run = Run::soaking();
+    run.nodes[0].rejected = 2;
+    run.goes_back(3, "2 objects in quarantine, 0 before");
+    run.nodes[0].rejected = 0;
+    run.nodes[0].refused = Some(5);
+    run.goes_back(3, "settings");
+    run.nodes[0].refused = Some(4);
+    run.waits(3, "s more");
+    // What was in quarantine before is none of its doing.
+    let mut run = Run::new();
+    run.nodes[0].rejected = 2;
+    run.step(0);
+    run.nodes[0].revision = 5;
+    run.step(1);
+    run.waits(2, "s more");
+}
+
+#[test]
+fn without_a_canary_nothing_goes_on() {
+    let mut run = Run::new();
+    run.policy.canaries = Canaries { nodes: Some(vec!["z".to_owned()]), ..Canaries::default() };
+    run.waits(0, "none of the nodes");
+    let mut run = Run::soaking();
+    (run.nodes[0].connected, run.nodes[0].present) = (false, false);
+    assert_eq!(run.step(5), Advance::Stay);
+    run.waits(100, "no canary is connected");
+    // It comes back, having started anew: it soaks for the whole time, and is judged by what it has answered since.
+    (run.nodes[0].connected, run.nodes[0].boot) = (true, "b2".to_owned());
+    run.nodes[0].traffic = None;
+    run.answers(0, 80, 0);
+    assert_eq!(run.step(101), Advance::Stay);
+    run.waits(110, "s more");
+    assert_eq!(run.step(111), Advance::Candidate);
+    assert_eq!(run.record.outcomes[0].requests, 80);
+}
+
+#[test]
+fn a_canary_that_is_lost_holds_it_for_as_long_as_it_may_come_back() {
+    let mut run = Run::new();
+    run.policy.canaries = Canaries { count: Some(2), ..Canaries::default() };
+    run.step(0);
+    run.nodes.iter_mut().for_each(|node| node.revision = 5);
+    run.step(1);
+    run.nodes[1].connected = false;
+    assert_eq!(run.step(5), Advance::Stay);
+    run.waits(100, "a canary has lost its connection");
+    run.nodes[1].present = false;
+    assert_eq!(run.step(101), Advance::Stay);
+    run.waits(110, "s more");
+    assert_eq!(run.step(111), Advance::Candidate);
+}
+
+#[test]
+fn what_a_canary_had_not_told_when_it_was_chosen_is_not_counted() {
+    let mut run = Run::new();
+    run.nodes[0].traffic = None;
+    run.step(0);
+    run.nodes[0].revision = 5;
+    run.step(1);
+    run.answers(0, 0, 1000);
+    assert_eq!(run.step(2), Advance::Stay);
+    run.waits(3, "s more");
+    run.answers(0, 0, 50);
+    run.goes_back(4, "100.0 % of 50 requests");
+}
+
+#[test]
+fn where_there_is_no_node_nobody_waits() {
+    let mut run = Run::new();
+    run.nodes.iter_mut().for_each(|node| node.connected = false);
+    // They may serve all the same: the control plane may just have started.
+    run.waits(0, "none of the nodes");
+    run.nodes.iter_mut().for_each(|node| node.present = false);
+    assert_eq!(run.step(0), Advance::Candidate);
+}
+
+#[test]
+fn a_pause_and_a_want_of_traffic_hold_it() {
+    let mut run = Run::soaking();
+    run.policy.without_traffic = WithoutTraffic::Hold;
+    run.waits(60, "have had 0 requests, and need 50");
+    run.answers(0, 50, 0);
+    run.stage.as_mut().unwrap().paused_by = Some("alice".to_owned());
+    run.waits(60, "paused by alice");
+    run.answers(0, 0, 10);
+    // What is bad is taken back all the same.
+    run.goes_back(60, "5xx");
+}
+
+#[test]
+fn canaries_are_compared_with_the_minutes_before() {
+    let mut run = Run::new();
+    (run.gate, run.head) = (None, 4);
+    run.answers(0, 100, 0);
+    assert_eq!(run.step(0), Advance::Stay);
+    run.waits(NOTED_EVERY - 1, "no rollout");
+    run.answers(0, 50, 50);
+    assert_eq!(run.step(NOTED_EVERY), Advance::Stay);
+    run.answers(0, 50, 50);
+    (run.gate, run.head) = (Some(GATE), 5);
+    run.step(NOTED_EVERY + 60);
+    let before = run.stage.as_ref().unwrap().before;
+    assert_eq!((before.requests(), before.percent(5)), (200, 50.0));
+    run.nodes[0].revision = 5;
+    run.step(NOTED_EVERY + 61);
+    run.answers(0, 50, 50);
+    run.waits(NOTED_EVERY + 62, "s more");
+}
+
+#[test]
+fn what_was_taken_back_is_not_laid_at_the_door_of_what_follows() {
+    let mut run = Run::soaking();
+    run.answers(0, 0, 100);
+    run.stage = run.stage.as_ref().map(Stage::anew);
+    (run.gate, run.head) = (Some(Gate { base: 4, candidate: 7 }), 7);
+    run.waits(3, "do not have it");
+    run.nodes[0].revision = 7;
+    run.step(4);
+    run.answers(0, 0, 100);
+    run.waits(4 + SETTLING - 1, "s more");
+    run.step(4 + SETTLING);
+    run.answers(0, 100, 0);
+    // It is judged for all of the soak time.
+    run.waits(4 + SETTLING + 9, "for 1 s more");
+    assert_eq!(run.step(4 + SETTLING + 10), Advance::Candidate);
+    assert_eq!(run.record.outcomes[0].responses_5xx, 0);
+    // Nor of a rollout that begins after it.
+    let mut run = Run::new();
+    let back = run.situation(0).ended(GATE, &Stage::default(), End::RolledBack, "rollout", "bad");
+    run.record = back;
+    run.waits(SETTLING - 1, "told of");
+    run.step(SETTLING);
+}
+
+#[test]
+fn what_was_taken_back_is_not_compared_with() {
+    let mut run = Run::soaking();
+    run.record.notes.push(Note::default());
+    run.answers(0, 0, 100);
+    let situation = run.situation(3);
+    let record = situation.ended(GATE, run.stage.as_ref().unwrap(), End::RolledBack, "rollout", "bad");
+    assert_eq!((record.notes.len(), record.outcomes[0].responses_5xx), (0, 100));
+    // Nor is anything noted before all have what leads back.
+    (run.gate, run.stage, run.record, run.head) = (None, None, record, 6);
+    run.waits(4, "no rollout");
+    run.nodes.iter_mut().for_each(|node| node.revision = 6);
+    assert_eq!(run.step(5), Advance::Stay);
+}
