@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use crate::audit::{Acting, ActorKind, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
 use crate::grant::{self, RoleGrant};
+use crate::role;
 use crate::sql::{Row, Tx, args};
 use crate::store::Store;
 
@@ -173,6 +174,7 @@ impl Acting<'_> {
         let before = stored(&mut tx, name).await?;
         let AccountUpdate { grants, disabled, password } = update;
         if let Some(grants) = grants {
+            role::hold(&mut tx, grants).await?;
             tx.run("UPDATE account SET grants = $2 WHERE name = $1", args![name, &grant::written(grants)]).await?;
         }
         if let Some(disabled) = disabled {
@@ -253,6 +255,7 @@ impl Acting<'_> {
         password: &NewPassword,
         grants: &[RoleGrant],
     ) -> Result<bool, StoreError> {
+        role::hold(tx, grants).await?;
         let sql = "INSERT INTO account (name, password, must_change, grants, created_at, password_at) \
                    VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (name) DO NOTHING";
         let (hash, must_change, now) = (&password.hash, password.must_change, self.store.now());

@@ -51,7 +51,7 @@ pub use endpoints::Declared;
 pub(crate) use endpoints::{declared, documented};
 use failure::{Failure, Outcome};
 pub(crate) use failure::{Refusal, Starting};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use milecastle_settings::{Peers, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Acting, DraftLimits, Store};
@@ -61,6 +61,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
+pub(crate) use roles::is_name as is_role_name;
 pub(crate) use users::is_name as is_account_name;
 
 /// Where it lives.
@@ -259,6 +260,13 @@ fn flag(query: &Query, name: &str) -> Result<bool, Failure> {
         Some("true") => Ok(true),
         Some(_) => Err(Failure::bad("invalid_argument", format!("{name}: expected true or false"))),
     }
+}
+
+/// The number that the header `If-Match` names; `what` says which it has to be. `*` is any.
+fn if_match(headers: &HeaderMap, what: &str) -> Result<Option<u64>, Failure> {
+    let named = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().trim_matches('"'));
+    let number = named.filter(|named| *named != "*").map(str::parse).transpose();
+    number.map_err(|_| Failure::bad("invalid_argument", format!("If-Match: expected {what}")))
 }
 
 /// A whole number among the arguments.

@@ -121,7 +121,7 @@ pub(super) const UPDATE: Doc =
 pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(name): Path<String>, body: Body) -> Outcome {
     let Update { roles, disabled, password } = api.body(body).await?;
     let account = found(&api, &name).await?;
-    may_give(&who, &account.grants)?;
+    may_give(&api, &who, &account.grants).await?;
     if let Some(roles) = &roles {
         granted(&api, &who, roles).await?;
     }
@@ -144,7 +144,7 @@ pub(super) const DELETE: Doc = Doc::done("Deletes an account.").refuses(&[409]);
 
 /// `DELETE /api/users/{name}`: its sessions end.
 pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(name): Path<String>) -> Outcome {
-    may_give(&who, &found(&api, &name).await?.grants)?;
+    may_give(&api, &who, &found(&api, &name).await?.grants).await?;
     not_oneself(&who, &name)?;
     if !api.by(&who).account_delete(&name).await? {
         return Err(missing(&name));

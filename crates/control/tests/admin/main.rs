@@ -20,6 +20,7 @@ mod idempotency;
 mod people;
 mod replicas;
 mod rights;
+mod roles;
 mod s01_headers;
 mod s02_pipeline;
 mod s03_keys;

@@ -19,6 +19,7 @@ mod past;
 mod processes;
 mod publishing;
 mod reading;
+mod roles;
 mod sealing;
 mod silence;
 mod watching;
