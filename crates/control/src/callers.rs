@@ -235,16 +235,21 @@ impl Callers {
         SessionLimits { idle: self.access.session_idle.get(), max: self.access.session_max.get() }
     }
 
-    /// Whose failures count when somebody logs in.
+    /// Whose failures count when somebody logs in with a password.
     pub(crate) fn subjects(&self, account: &str, address: &str) -> [(Subject, Backoff); 2] {
-        let Access { login_failures, login_failures_of_address, .. } = &self.access;
+        let of_account = (Subject::Account(account.to_owned()), self.backoff(self.access.login_failures));
+        [of_account, self.subject(address)]
+    }
+
+    /// Whose failures count when somebody logs in from an address, by whatever account.
+    pub(crate) fn subject(&self, address: &str) -> (Subject, Backoff) {
+        (Subject::Address(address.to_owned()), self.backoff(self.access.login_failures_of_address))
+    }
+
+    fn backoff(&self, free: u32) -> Backoff {
         let Access { login_wait_min, login_wait_max, login_memory, .. } = &self.access;
         let (first, most, memory) = (login_wait_min.get(), login_wait_max.get(), login_memory.get());
-        let backoff = |free| Backoff { free, first, most, memory };
-        [
-            (Subject::Account(account.to_owned()), backoff(*login_failures)),
-            (Subject::Address(address.to_owned()), backoff(*login_failures_of_address)),
-        ]
+        Backoff { free, first, most, memory }
     }
 }
 

@@ -108,7 +108,8 @@ impl Acting<'_> {
 
     /// Makes another one of a role that is of this version; it counts for all who have it.
     pub async fn role_update(self, name: &str, version: u64, role: &RoleUpdate) -> Result<(), RoleError> {
-        let sql = "UPDATE role SET description = $2, allows = $3, version = version + 1, changed_at = $4 WHERE name = $1";
+        let sql =
+            "UPDATE role SET description = $2, allows = $3, version = version + 1, changed_at = $4 WHERE name = $1";
         let mut tx = self.begin().await?;
         let before = held(&mut tx, name, version).await?;
         tx.run(sql, args![name, &role.description, &written(&role.allows), self.store.now()]).await?;

@@ -20,6 +20,7 @@ mod lineage;
 mod maintenance;
 mod members;
 mod nodes;
+mod oidc;
 mod past;
 mod repeat;
 mod revisions;
@@ -36,6 +37,7 @@ use crate::admin::query::Query;
 use crate::callers::{Caller, Callers, FORGED, Stranger};
 use crate::dpm::Nodes;
 use crate::listen::Peer;
+use crate::oidc::{Provider, Tickets};
 use crate::openapi;
 use crate::revisions::Editor;
 use crate::rights::Principal;
@@ -56,12 +58,12 @@ use milecastle_settings::{Peers, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Acting, DraftLimits, Store};
 pub(crate) use revisions::told as revision_told;
+pub(crate) use roles::is_name as is_role_name;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
-pub(crate) use roles::is_name as is_role_name;
 pub(crate) use users::is_name as is_account_name;
 
 /// Where it lives.
@@ -74,6 +76,9 @@ pub(crate) struct Api {
     /// Of the default settings of a group.
     pub(crate) compiler: Arc<Compiler>,
     pub(crate) callers: Arc<Callers>,
+    /// Through which people log in, if the settings name one.
+    pub(crate) provider: Option<Provider>,
+    pub(crate) tickets: Tickets,
     pub(crate) clock: Clock,
     pub(crate) key_required: bool,
     pub(crate) body_limits: BodyLimits,

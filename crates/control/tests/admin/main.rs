@@ -17,6 +17,7 @@ mod drafts;
 mod events;
 mod examples;
 mod idempotency;
+mod oidc;
 mod people;
 mod replicas;
 mod rights;

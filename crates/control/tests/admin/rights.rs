@@ -165,6 +165,9 @@ DELETE /api/members/{name}/maintenance operator
 GET /api/version anybody
 GET /api/openapi.json anybody
 POST /api/session anybody
+GET /api/session/methods anybody
+GET /api/session/oidc anybody
+GET /api/session/oidc/callback anybody
 GET /api/session anybody
 DELETE /api/session own
 PUT /api/session/password own

@@ -17,6 +17,7 @@ mod once;
 mod opening;
 mod past;
 mod processes;
+mod provider;
 mod publishing;
 mod reading;
 mod roles;
