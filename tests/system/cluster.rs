@@ -146,6 +146,13 @@ impl Cluster {
         self.dashboard_at(name, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "0s")
     }
 
+    /// As [`Self::dashboard`], with these settings besides.
+    pub fn dashboard_with(&self, name: &str, more: &str) -> Replica {
+        let settings = format!("{}\nserver: {{ listen: {{ host: 127.0.0.1, port: 0 }} }}\n{more}\n", self.common(name));
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        self.replica("dashboard", name, &settings, "the dashboard listens", nowhere)
+    }
+
     /// As [`Self::dashboard`], on this address, and serving on for `grace` after it was told to stop.
     pub fn dashboard_at(&self, name: &str, address: SocketAddr, grace: &str) -> Replica {
         let settings = format!(

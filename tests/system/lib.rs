@@ -8,7 +8,7 @@ mod up;
 
 pub use cluster::{Cluster, Gateway, Place, Replica, Said, free};
 pub use network::Network;
-pub use python::python;
+pub use python::{python, tools};
 pub use up::{ADMIN_KEY, Up};
 
 /// Whether the long forms are asked for (`cargo xtask test --full`).

@@ -33,6 +33,7 @@ mod maintenance;
 mod many_nodes;
 mod observability;
 mod ocsp;
+mod oidc;
 mod on_the_wire;
 mod operator;
 mod outages;

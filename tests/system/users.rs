@@ -44,6 +44,23 @@ async fn a_forgotten_password_is_replaced_beside_the_running_process() {
     assert!(listed.contains("operator") && listed.contains("disabled"), "{listed}");
     assert_eq!(run(&["enable", "ann"]).code, 0);
     assert_eq!(login(control.http, "ann", ann.line()).await.status, 201);
+    let role = |args: &[&str]| {
+        Said::by(Command::new(binary()).arg("role").args(args).args(["--role", "control", "--config", &file]))
+    };
+    let unfit = role(&["create", "dev", "--read", "routes,spells"]);
+    assert!(unfit.code == 1 && unfit.text.contains("there is no resource `spells`"), "{}", unfit.text);
+    assert_eq!(role(&["create", "dev", "--read", "routes,nodes", "--write", "routes"]).code, 0);
+    assert_eq!((role(&["create", "dev"]).code, role(&["delete", "viewer"]).code), (4, 3));
+    assert_eq!(run(&["create", "bob", "--allows", "dev"]).code, 0);
+    let in_use = role(&["delete", "dev"]);
+    assert!(in_use.code == 4 && in_use.text.contains("account `bob`"), "{}", in_use.text);
+    assert_eq!(role(&["change", "dev", "--write", "upstreams", "--description", "who develops"]).code, 0);
+    let roles = role(&["list"]).text;
+    assert!(
+        roles.contains("nodes, routes") && roles.contains("upstreams") && roles.contains("who develops"),
+        "{roles}"
+    );
+    assert_eq!((run(&["delete", "bob"]).code, role(&["delete", "dev"]).code), (0, 0));
     for secret in [made.line(), again.line(), ann.line()] {
         assert!(!listed.contains(secret) && !control.process.log().iter().any(|line| line.contains(secret)));
     }

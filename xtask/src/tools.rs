@@ -28,6 +28,28 @@ pub(crate) fn installed(name: &str, version: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Directory of the Node modules that the lock file in a folder of the repository names, under the target directory. They are installed
+/// anew when it has changed.
+pub(crate) fn node_modules(name: &str, folder: &str) -> Result<PathBuf> {
+    const LOCK: &str = "package-lock.json";
+    let from = root().join(folder);
+    let wanted = std::fs::read(from.join(LOCK)).with_context(|| format!("cannot read {folder}/{LOCK}"))?;
+    let directory = target().join("tools").join(name);
+    let installed = directory.join("installed.json");
+    if std::fs::read(&installed).is_ok_and(|found| found == wanted) {
+        return Ok(directory);
+    }
+    println!("installing {folder}/{LOCK} into {}", directory.display());
+    let npm = packages::program("npm", "npm")?;
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    for file in ["package.json", LOCK] {
+        std::fs::copy(from.join(file), directory.join(file)).with_context(|| format!("cannot copy {folder}/{file}"))?;
+    }
+    run(Command::new(npm).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&directory))?;
+    std::fs::write(&installed, wanted).with_context(|| format!("cannot write {}", installed.display()))?;
+    Ok(directory)
+}
+
 /// Directory of the programs of these Python packages, in a virtual environment of this name under the target directory. It is
 /// made anew when the list of packages has changed.
 pub(crate) fn python_programs(name: &str, requirements: &str) -> Result<PathBuf> {

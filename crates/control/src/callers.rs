@@ -16,14 +16,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, Method, header};
 use milecastle_settings::Access;
-use milecastle_store::{Acting, Actor, ActorKind, Backoff, Once, Session, SessionLimits, Store, StoreError, Subject};
+use milecastle_store::{
+    Acting, Actor, ActorKind, Backoff, Once, RoleGrant, Session, SessionLimits, Store, StoreError, Subject,
+};
 
 use crate::admin::access;
 use crate::admin::query::Query;
 use crate::keys::{self, Keyring};
 use crate::passwords::Hashing;
 use crate::refusals::Refusals;
-use crate::rights::{Login, Need, Place, Principal, PrincipalKind, Refused};
+use crate::rights::{Login, Need, Place, Principal, PrincipalKind, Refused, Rights};
 
 /// With what a token of the API begins, so that it is told from a key, and found where it has no place to be.
 const TOKEN: &str = "mcat_";
@@ -148,14 +150,16 @@ impl Callers {
         match shown(query, headers) {
             Some(Shown::Token(token)) => {
                 let found = self.store.api_token_find(&hash_of(&token)).await?;
-                let good = found.filter(|token| token.is_good(self.store.now()));
-                Ok(good.map(|token| Principal::of_token(&token)))
+                match found.filter(|token| token.is_good(self.store.now())) {
+                    Some(token) => Ok(Some(Principal::of_token(&token, self.rights(&token.grants).await?))),
+                    None => Ok(None),
+                }
             }
             Some(Shown::Key(key)) => Ok(self.keyring.find(&key)),
             None => match access::cookie(headers, SESSION) {
                 Some(text) => {
                     let found = self.store.session_look(&hash_of(&text), self.session_limits()).await?;
-                    Ok(found.map(|session| of_session(session, &text)))
+                    self.of_session(found, &text).await
                 }
                 // He was let in without, so nothing is asked for.
                 None => Ok(Some(Principal::anonymous())),
@@ -190,13 +194,26 @@ impl Callers {
         let found = self.store.api_token_find(&hash_of(text)).await?;
         let Some(token) = found.filter(|token| token.is_good(self.store.now())) else { return Ok(None) };
         self.store.api_token_used(&token, &address.to_string()).await?;
-        Ok(Some(Principal::of_token(&token)))
+        Ok(Some(Principal::of_token(&token, self.rights(&token.grants).await?)))
     }
 
     /// Whose session it is, if it lasts.
     pub(crate) async fn session(&self, text: &str) -> Result<Option<Principal>, StoreError> {
         let found = self.store.session_find(&hash_of(text), self.session_limits()).await?;
-        Ok(found.map(|session| of_session(session, text)))
+        self.of_session(found, text).await
+    }
+
+    /// Whoever is logged in with a session that this cookie names.
+    async fn of_session(&self, found: Option<Session>, text: &str) -> Result<Option<Principal>, StoreError> {
+        let Some(Session { hash, account, ends_at }) = found else { return Ok(None) };
+        let login = Login { hash, csrf: csrf_of(text), ends_at, must_change: account.must_change };
+        let rights = self.rights(&account.grants).await?;
+        Ok(Some(Principal::of_account(&account, login, rights)))
+    }
+
+    /// What grants allow by the roles as they are now: a role that changes does so for all who have it, on any replica.
+    pub(crate) async fn rights(&self, grants: &[RoleGrant]) -> Result<Rights, StoreError> {
+        Ok(Rights::of(grants, &self.store.roles_of(grants).await?))
     }
 
     /// The address of whoever asks, behind proxies that are trusted.
@@ -218,16 +235,21 @@ impl Callers {
         SessionLimits { idle: self.access.session_idle.get(), max: self.access.session_max.get() }
     }
 
-    /// Whose failures count when somebody logs in.
+    /// Whose failures count when somebody logs in with a password.
     pub(crate) fn subjects(&self, account: &str, address: &str) -> [(Subject, Backoff); 2] {
-        let Access { login_failures, login_failures_of_address, .. } = &self.access;
+        let of_account = (Subject::Account(account.to_owned()), self.backoff(self.access.login_failures));
+        [of_account, self.subject(address)]
+    }
+
+    /// Whose failures count when somebody logs in from an address, by whatever account.
+    pub(crate) fn subject(&self, address: &str) -> (Subject, Backoff) {
+        (Subject::Address(address.to_owned()), self.backoff(self.access.login_failures_of_address))
+    }
+
+    fn backoff(&self, free: u32) -> Backoff {
         let Access { login_wait_min, login_wait_max, login_memory, .. } = &self.access;
         let (first, most, memory) = (login_wait_min.get(), login_wait_max.get(), login_memory.get());
-        let backoff = |free| Backoff { free, first, most, memory };
-        [
-            (Subject::Account(account.to_owned()), backoff(*login_failures)),
-            (Subject::Address(address.to_owned()), backoff(*login_failures_of_address)),
-        ]
+        Backoff { free, first, most, memory }
     }
 }
 
@@ -240,12 +262,6 @@ enum Shown {
 fn shown(query: &Query, headers: &HeaderMap) -> Option<Shown> {
     let text = access::key_of(query, headers).or_else(|| bearer(headers))?;
     Some(if text.starts_with(TOKEN) { Shown::Token(text) } else { Shown::Key(text) })
-}
-
-/// Whoever is logged in with a session that this cookie names.
-fn of_session(Session { hash, account, ends_at }: Session, text: &str) -> Principal {
-    let login = Login { hash, csrf: csrf_of(text), ends_at, must_change: account.must_change };
-    Principal::of_account(&account, login)
 }
 
 /// Whether a request with a session was meant: it only reads, or proves it.

@@ -10,6 +10,7 @@ use crate::events::{self, Tail};
 use crate::health::Readiness;
 use crate::keys::Keyring;
 use crate::listen::{self, Ended, Ending, Served};
+use crate::oidc::{Provider, Tickets, TrustError};
 use crate::pages::{self, Site};
 use crate::passwords::Hashing;
 use crate::refusals::Refusals;
@@ -69,6 +70,9 @@ pub enum StartError {
     /// TLS cannot be spoken.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Nobody vouches for the provider of logins.
+    #[error(transparent)]
+    Provider(#[from] TrustError),
 }
 
 /// A dashboard whose listeners are open, and which has nothing to serve yet but `/healthz` and `/readyz`: to everything else
@@ -83,6 +87,7 @@ pub struct Opening {
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
     tls: Option<Tls>,
+    provider: Option<Provider>,
 }
 
 /// A dashboard that serves. Dropped, it stops at once; see [`Dashboard::stop`].
@@ -111,6 +116,7 @@ impl Opening {
     ) -> Result<Self, StartError> {
         let ended = Ended::register(metrics)?;
         let tls = Tls::load(&settings.tls)?;
+        let provider = Provider::new(&settings.oidc)?;
         let own = bind("server.listen", settings.server.listen.socket()).await?;
         let admin = match settings.admin.enable {
             true => Some(bind("admin.admin_listen", settings.admin.admin_listen.socket()).await?),
@@ -131,7 +137,7 @@ impl Opening {
         let admin_address = admin.map(|admin| serve(admin, &compatible));
         tracing::info!(%address, admin = ?admin_address, "the dashboard listens");
         let (settings, readiness) = (settings.clone(), readiness.clone());
-        Ok(Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, tls })
+        Ok(Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, tls, provider })
     }
 
     /// Where console, `/api` and Admin API will be served.
@@ -152,7 +158,8 @@ impl Opening {
     /// # Errors
     /// A metric of the same name that is another one.
     pub fn serve(self, keyring: Keyring, parts: Parts) -> Result<Dashboard, MetricError> {
-        let Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, tls } = self;
+        let Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, tls, provider } =
+            self;
         let Parts { state, nodes, compiler, metrics, clock } = parts;
         let store = state.store().clone();
         let refusals = Arc::new(Refusals::new(store.clone(), settings.access.refusals_most as usize));
@@ -182,6 +189,8 @@ impl Opening {
             nodes: nodes.clone(),
             compiler: compiler.clone(),
             callers: callers.clone(),
+            provider,
+            tickets: Tickets::default(),
             clock: clock.clone(),
             key_required: admin.admin_key_required,
             body_limits: BodyLimits::new(admin, admin.max_body),

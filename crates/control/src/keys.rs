@@ -146,7 +146,7 @@ impl Keyring {
     }
 }
 
-fn random_bytes() -> [u8; 32] {
+pub(crate) fn random_bytes() -> [u8; 32] {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).expect("the system's random source works");
     bytes

@@ -33,6 +33,7 @@ mod keys;
 mod listen;
 mod masks;
 mod members;
+mod oidc;
 mod once;
 mod openapi;
 mod pages;
@@ -48,6 +49,8 @@ mod traffic;
 mod waits;
 
 use http::{HeaderName, HeaderValue};
+use milecastle_store::{Store, StoreError};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use api::Declared;
@@ -57,6 +60,7 @@ pub use database::watch_database;
 pub use health::{Probes, Readiness};
 pub use keys::{FirstKey, Keyring, mint_admin_key, put_admin_key};
 pub use members::{MemberSettings, Membership, Role};
+pub use oidc::TrustError;
 pub use passwords::{FIRST_ACCOUNT, FirstAccount, generate_password, hash_password};
 pub use rollout::watch_rollouts;
 pub use state::State;
@@ -68,9 +72,29 @@ pub fn is_account_name(name: &str) -> bool {
     api::is_account_name(name)
 }
 
-/// Whether there is a role of this name.
-pub fn is_role(name: &str) -> bool {
-    rights::Role::find(name).is_some()
+/// Whether a role may be called so: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+pub fn is_role_name(name: &str) -> bool {
+    api::is_role_name(name)
+}
+
+/// Whether there is a role of this name, built in or made.
+///
+/// # Errors
+/// What the store says.
+pub async fn is_role(store: &Store, name: &str) -> Result<bool, StoreError> {
+    Ok(rights::Role::find(name).is_some() || store.role_get(name).await?.is_some())
+}
+
+/// What a role that may read and write these resources allows, as the store has it.
+///
+/// # Errors
+/// A resource that there is not, in the operator's words.
+pub fn role_allows(
+    read: Vec<String>,
+    write: Vec<String>,
+) -> Result<BTreeMap<String, BTreeSet<String>>, impl std::error::Error + Send + Sync + 'static> {
+    let named = [(rights::Action::Read, read), (rights::Action::Write, write)];
+    rights::Role::of("", &named).map(|role| role.stored())
 }
 
 /// Every endpoint of the Admin API and of `/api`, with the right that it takes.

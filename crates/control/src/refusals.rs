@@ -111,6 +111,7 @@ fn kind_of(resource: Resource) -> &'static str {
         Resource::Members => audited::MEMBER,
         Resource::Users => audited::ACCOUNT,
         Resource::ApiTokens => audited::API_TOKEN,
+        Resource::Roles => audited::ROLE,
         other => other.name(),
     }
 }

@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Key(Key),
     /// List, make, disable or delete accounts of people, or give one a new password, in the database itself
     User(User),
+    /// List, make, change or delete roles beside the built-in ones, in the database itself
+    Role(Roles),
     /// Replace the key that seals secrets in the database, or seal what a configuration file should not tell
     SealingKey(SealingKey),
     /// Check a configuration file and say everything that is wrong with it
@@ -147,7 +149,7 @@ pub(crate) enum UserCommand {
     Create {
         /// What the account is called, 1 to 64 of A-Z a-z 0-9 . _ @ -
         name: String,
-        /// What it may do, in all gateway groups: administrator, operator, api_owner or viewer
+        /// What it may do, in all gateway groups: administrator, operator, api_owner, viewer, or a role that was made
         #[arg(long, value_name = "ROLE", default_value = "viewer")]
         allows: String,
     },
@@ -172,6 +174,54 @@ pub(crate) enum UserCommand {
         /// What the account is called
         name: String,
     },
+}
+
+/// `milecastle role`.
+#[derive(Debug, Args)]
+pub(crate) struct Roles {
+    #[command(subcommand)]
+    pub command: RoleCommand,
+    #[command(flatten)]
+    pub database: OnDatabase,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoleCommand {
+    /// List the roles that were made, and the names of those that are built in
+    List,
+    /// Make a role
+    Create {
+        /// What the role is called, 1 to 64 of A-Z a-z 0-9 . _ -
+        name: String,
+        #[command(flatten)]
+        allows: RoleAllows,
+    },
+    /// Change what a role allows, for all who have it; what is not given stays
+    Change {
+        /// What the role is called
+        name: String,
+        #[command(flatten)]
+        allows: RoleAllows,
+    },
+    /// Delete a role that nobody has
+    Delete {
+        /// What the role is called
+        name: String,
+    },
+}
+
+/// What a role is to be.
+#[derive(Debug, Args)]
+pub(crate) struct RoleAllows {
+    /// Resources that it may read, as GET /api/roles names them
+    #[arg(long, value_name = "RESOURCE,…", value_delimiter = ',')]
+    pub read: Option<Vec<String>>,
+    /// Resources that it may write
+    #[arg(long, value_name = "RESOURCE,…", value_delimiter = ',')]
+    pub write: Option<Vec<String>>,
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -57,7 +57,10 @@ impl ControlPlane {
         let metrics = Arc::new(metrics::Registry::default());
         let last_call = settings.replica.shutdown.last_call;
         let opening = match settings.dashboard {
-            Some(dashboard) => Some(Opening::listen(dashboard, last_call, &readiness, &metrics).await?),
+            Some(dashboard) => {
+                let opened = opened(dashboard, &key)?;
+                Some(Opening::listen(&opened, last_call, &readiness, &metrics).await?)
+            }
             None => None,
         };
         let probes = match settings.dp_manager.map(|settings| &settings.probes).filter(|probes| probes.enable) {
@@ -186,6 +189,19 @@ pub(crate) fn sealing_key(settings: &Sealing, file: Option<PathBuf>) -> anyhow::
 pub(crate) fn dsn(settings: &Database, key: &KeySource) -> anyhow::Result<Secret<String>> {
     let given = settings.dsn.as_ref().context("database.dsn is not set")?;
     Ok(key.open_text(given.reveal()).context("database.dsn cannot be opened")?.into())
+}
+
+/// The settings of a dashboard, with the secrets that they point at, opened if they are sealed.
+fn opened(
+    settings: &milecastle_settings::Dashboard,
+    key: &KeySource,
+) -> anyhow::Result<milecastle_settings::Dashboard> {
+    let mut opened = settings.clone();
+    if let Some(secret) = settings.oidc.secret()? {
+        let secret = key.open_text(secret.reveal()).context("oidc.client_secret cannot be opened")?;
+        opened.oidc.client_secret = Some(secret.into());
+    }
+    Ok(opened)
 }
 
 /// What lists of members say of this process.

@@ -18,6 +18,7 @@ mod metrics_reference;
 mod on_the_database;
 mod ports;
 mod process;
+mod role;
 mod roles;
 mod sealing_key;
 mod successor;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Gateway(gateway) => done(roles::gateway(&gateway)),
         Command::Key(command) => done(key::run(&command)),
         Command::User(command) => done(user::run(&command)),
+        Command::Role(command) => done(role::run(command)),
         Command::SealingKey(command) => done(sealing_key::run(&command)),
         Command::Check(check) => done(check::run(&check)),
         Command::Config(command) => client::run(client::Command::Config(command)),

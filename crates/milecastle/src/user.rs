@@ -34,7 +34,7 @@ async fn command(command: &UserCommand, store: &Store) -> anyhow::Result<()> {
         }
         UserCommand::Create { name, allows } => {
             ensure!(is_account_name(name), "an account's name is 1 to 64 of A-Z a-z 0-9 . _ @ -, not `{name}`");
-            ensure!(is_role(allows), "there is no role `{allows}`: administrator, operator, api_owner or viewer");
+            ensure!(is_role(store, allows).await?, "there is no role `{allows}`: milecastle role list");
             let (password, kept) = new_password().await;
             if !by.account_create(name, &kept, &[RoleGrant::everywhere(allows)]).await? {
                 let message =

@@ -14,6 +14,8 @@ pub struct Access {
     pub session_idle: Time,
     /// A session ends this long after the login, however much it is used; at least `session_idle`.
     pub session_max: Time,
+    /// Whether people log in with a password. Off, they do so through the provider of `oidc` alone.
+    pub password_login: bool,
     /// Characters of a new password at least, 6 to 128; one of them must be neither letter nor digit.
     #[schemars(range(min = 6, max = 128), extend("x-unit" = "characters"))]
     pub password_min_length: u32,
@@ -66,6 +68,7 @@ impl Default for Access {
         Self {
             session_idle: Time::secs(3600),
             session_max: Time::secs(12 * 3600),
+            password_login: true,
             password_min_length: 6,
             login_failures: 5,
             login_failures_of_address: 20,

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::{Access, EventStreams, HostPort, HttpLimits, IpPort, Log, Peers, Replica, Server, Size, Time};
+use crate::{Access, EventStreams, HostPort, HttpLimits, IpPort, Log, Oidc, Peers, Replica, Server, Size, Time};
 
 /// Configuration of a dashboard: the section `dashboard` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +24,8 @@ pub struct Dashboard {
     pub admin: Admin,
     /// People who log in.
     pub access: Access,
+    /// Logging in through a provider of OpenID Connect.
+    pub oidc: Oidc,
     /// Streams of events with clients.
     pub event_streams: EventStreams,
 }
@@ -182,6 +184,10 @@ impl Dashboard {
 
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         self.access.check(checks);
+        self.oidc.check(checks);
+        if !self.access.password_login && self.oidc.issuer.is_none() {
+            checks.fault("access.password_login", "without it, nobody logs in: set `oidc.issuer` first");
+        }
         self.tls.check(checks);
         let keys = &self.admin.admin_key;
         for (i, key) in keys.iter().enumerate() {
@@ -233,6 +239,7 @@ impl Default for Dashboard {
             limits: HttpLimits::default(),
             admin: Admin::default(),
             access: Access::default(),
+            oidc: Oidc::default(),
             event_streams: EventStreams::default(),
         }
     }

@@ -10,10 +10,12 @@ use serde_json::{Value as Json, json};
 use crate::audit::{Acting, ActorKind, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
 use crate::grant::{self, RoleGrant};
+use crate::role;
 use crate::sql::{Row, Tx, args};
 use crate::store::Store;
 
-const COLUMNS: &str = "SELECT name, grants, must_change, disabled_at, created_at, password_at FROM account";
+pub(crate) const COLUMNS: &str =
+    "SELECT name, grants, must_change, disabled_at, created_at, password_at, issuer, subject FROM account";
 
 /// A use of a session is noted once in this part of the time for which it may rest, and once a minute at the most.
 const NOTES_WITHIN_IDLE: u64 = 10;
@@ -32,8 +34,12 @@ pub struct Account {
     pub disabled_at: Option<u64>,
     /// Unix time in seconds.
     pub created_at: u64,
-    /// Unix time in seconds when its password was set.
+    /// Unix time in seconds when its password was set; where there is none, when it was made.
     pub password_at: u64,
+    /// The provider through which its owner logs in, if he does.
+    pub issuer: Option<String>,
+    /// What that calls him, once he has.
+    pub subject: Option<String>,
 }
 
 /// A password to record.
@@ -89,9 +95,9 @@ impl Store {
         row.as_ref().map(|row| account(row, 0)).transpose()
     }
 
-    /// [`NewPassword::hash`] of an account.
+    /// [`NewPassword::hash`] of an account, if it has a password.
     pub async fn account_password_hash(&self, name: &str) -> Result<Option<String>, StoreError> {
-        let row = self.0.db.row("SELECT password FROM account WHERE name = $1", args![name]).await?;
+        let row = self.0.db.row("SELECT password FROM account WHERE name = $1 AND password <> ''", args![name]).await?;
         row.map(|row| row.text(0)).transpose()
     }
 
@@ -114,8 +120,8 @@ impl Store {
 
     /// A session that lasts, and when it was used last (Unix seconds).
     async fn session_read(&self, hash: &[u8; 32], limits: SessionLimits) -> Result<Option<(Session, u64)>, StoreError> {
-        let sql = "SELECT s.created_at, s.used_at, a.name, a.grants, a.must_change, a.disabled_at, a.created_at, a.password_at \
-                   FROM session s JOIN account a ON a.name = s.account WHERE s.hash = $1";
+        let sql = "SELECT s.created_at, s.used_at, a.name, a.grants, a.must_change, a.disabled_at, a.created_at, a.password_at, \
+                   a.issuer, a.subject FROM session s JOIN account a ON a.name = s.account WHERE s.hash = $1";
         let Some(row) = self.0.db.row(sql, args![&hash[..]]).await? else { return Ok(None) };
         let (now, created_at, used_at, account) = (self.now(), row.int(0)?, row.int(1)?, account(&row, 2)?);
         let (idle, ends_at) = (limits.idle.as_secs(), created_at.saturating_add(limits.max.as_secs()));
@@ -173,6 +179,7 @@ impl Acting<'_> {
         let before = stored(&mut tx, name).await?;
         let AccountUpdate { grants, disabled, password } = update;
         if let Some(grants) = grants {
+            role::hold(&mut tx, grants).await?;
             tx.run("UPDATE account SET grants = $2 WHERE name = $1", args![name, &grant::written(grants)]).await?;
         }
         if let Some(disabled) = disabled {
@@ -228,10 +235,7 @@ impl Acting<'_> {
         if tx.run(held, args![account, password]).await? == 0 {
             return Ok(false);
         }
-        let insert = "INSERT INTO session (hash, account, address, created_at, used_at) VALUES ($1, $2, $3, $4, $4)";
-        tx.run(insert, args![&hash[..], account, address, now]).await?;
-        let [rested, over] = [limits.idle, limits.max].map(|limit| now.saturating_sub(limit.as_secs()));
-        tx.run("DELETE FROM session WHERE used_at <= $1 OR created_at <= $2", args![rested, over]).await?;
+        begin_session(&mut tx, hash, account, address, now, limits).await?;
         self.record(&mut tx, [login(account, AuditAction::SignIn)]).await?;
         tx.commit().await?;
         Ok(true)
@@ -253,6 +257,7 @@ impl Acting<'_> {
         password: &NewPassword,
         grants: &[RoleGrant],
     ) -> Result<bool, StoreError> {
+        role::hold(tx, grants).await?;
         let sql = "INSERT INTO account (name, password, must_change, grants, created_at, password_at) \
                    VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (name) DO NOTHING";
         let (hash, must_change, now) = (&password.hash, password.must_change, self.store.now());
@@ -265,30 +270,51 @@ impl Acting<'_> {
     }
 }
 
+/// Begins a session at `now` (Unix seconds), and forgets those that have ended.
+pub(crate) async fn begin_session(
+    tx: &mut Tx,
+    hash: &[u8; 32],
+    account: &str,
+    address: &str,
+    now: u64,
+    limits: SessionLimits,
+) -> Result<(), StoreError> {
+    let insert = "INSERT INTO session (hash, account, address, created_at, used_at) VALUES ($1, $2, $3, $4, $4)";
+    tx.run(insert, args![&hash[..], account, address, now]).await?;
+    let [rested, over] = [limits.idle, limits.max].map(|limit| now.saturating_sub(limit.as_secs()));
+    tx.run("DELETE FROM session WHERE used_at <= $1 OR created_at <= $2", args![rested, over]).await?;
+    Ok(())
+}
+
 /// One account, as the transaction sees it.
-async fn stored(tx: &mut Tx, name: &str) -> Result<Option<Account>, StoreError> {
+pub(crate) async fn stored(tx: &mut Tx, name: &str) -> Result<Option<Account>, StoreError> {
     let row = tx.row(format!("{COLUMNS} WHERE name = $1"), args![name]).await?;
     row.as_ref().map(|row| account(row, 0)).transpose()
 }
 
 /// What the audit log shows of an account.
-fn shown(account: &Account) -> Json {
-    json!({
+pub(crate) fn shown(account: &Account) -> Json {
+    let mut shown = json!({
         "roles": account.grants,
         "must_change_password": account.must_change,
         "disabled_at": account.disabled_at,
         "password_at": account.password_at,
-    })
+    });
+    if account.issuer.is_some() {
+        shown["issuer"] = account.issuer.as_deref().into();
+        shown["subject"] = account.subject.as_deref().into();
+    }
+    shown
 }
 
 /// That somebody logged in or out.
-fn login(account: &str, action: AuditAction) -> NewEntry {
+pub(crate) fn login(account: &str, action: AuditAction) -> NewEntry {
     let (group, object, revision) = (None, account.to_owned(), None);
     NewEntry { group, kind: audited::SESSION, object, action, revision, before: None, after: None }
 }
 
 /// An account whose columns begin at `first`.
-fn account(row: &Row, first: usize) -> Result<Account, StoreError> {
+pub(crate) fn account(row: &Row, first: usize) -> Result<Account, StoreError> {
     Ok(Account {
         name: row.text(first)?,
         grants: grant::read(&row.text(first + 1)?)?,
@@ -296,5 +322,7 @@ fn account(row: &Row, first: usize) -> Result<Account, StoreError> {
         disabled_at: row.int_opt(first + 3)?,
         created_at: row.int(first + 4)?,
         password_at: row.int(first + 5)?,
+        issuer: row.text_opt(first + 6)?,
+        subject: row.text_opt(first + 7)?,
     })
 }

@@ -6,6 +6,7 @@ use crate::access::revocation;
 use crate::audit::{Acting, NewEntry, audited};
 use crate::error::StoreError;
 use crate::grant::{self, RoleGrant};
+use crate::role;
 use crate::sql::{Row, args};
 use crate::store::Store;
 
@@ -70,6 +71,7 @@ impl Acting<'_> {
         let NewApiToken { id, name, hash, grants, created_by, expires_at } = token;
         let (roles, now) = (grant::written(grants), self.store.now());
         let mut tx = self.begin().await?;
+        role::hold(&mut tx, grants).await?;
         tx.run(sql, args![id, name, &hash[..], &roles, created_by, now, *expires_at]).await?;
         let made = json!({ "name": name, "roles": grants, "expires_at": expires_at });
         self.record(&mut tx, NewEntry::of(audited::API_TOKEN, id, None, Some(made))).await?;

@@ -116,11 +116,13 @@ pub mod audited {
     pub const API_TOKEN: &str = "api_token";
     /// A key of the Admin API.
     pub const ADMIN_KEY: &str = "admin_key";
+    /// A role that is not built in.
+    pub const ROLE: &str = "role";
     /// A request, whatever it was about.
     pub const REQUEST: &str = "request";
 
     /// Those that say who may do what: not everybody who may read the log may read these.
-    pub const OF_ACCESS: [&str; 4] = [ACCOUNT, SESSION, API_TOKEN, ADMIN_KEY];
+    pub const OF_ACCESS: [&str; 5] = [ACCOUNT, SESSION, API_TOKEN, ADMIN_KEY, ROLE];
 }
 
 /// Replaces the secrets in the body of an object.

@@ -102,6 +102,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0015_rollout.sql"),
         include_str!("../../../migrations/sqlite/0015_rollout.sql"),
     ),
+    (
+        18,
+        "roles",
+        include_str!("../../../migrations/postgres/0018_roles.sql"),
+        include_str!("../../../migrations/sqlite/0018_roles.sql"),
+    ),
 ];
 
 /// The newest migration that this program knows.

@@ -157,6 +157,9 @@ pub enum StoreError {
     /// There is no such gateway group.
     #[error("there is no gateway group `{0}`")]
     UnknownGroup(String),
+    /// There is no such role, built in or made.
+    #[error("there is no role `{0}`")]
+    UnknownRole(String),
     /// Something read from the database is not what was written.
     #[error("the database holds something unreadable: {0}")]
     Corrupt(String),
@@ -309,6 +312,47 @@ pub enum DraftError {
     TooHeavy {
         /// [`crate::DraftLimits::bytes`].
         most: u64,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Holders of a role that a message names.
+const NAMED: usize = 5;
+
+fn listed(by: &[crate::RoleHolder]) -> String {
+    let mut named: Vec<String> = by.iter().take(NAMED).map(ToString::to_string).collect();
+    if by.len() > NAMED {
+        named.push(format!("{} more", by.len() - NAMED));
+    }
+    named.join(", ")
+}
+
+/// Why a role was not made, changed or deleted. Nothing of it was written.
+#[derive(Debug, thiserror::Error)]
+pub enum RoleError {
+    /// There is none of this name that can be changed.
+    #[error("there is no role `{0}` beside the built-in ones")]
+    Missing(String),
+    /// The name is taken.
+    #[error("there is a role `{0}` already")]
+    Exists(String),
+    /// Somebody has changed it meanwhile.
+    #[error("the role is of version {current}, not {expected}: look at it again")]
+    Stale {
+        /// What the caller expected.
+        expected: u64,
+        /// What is.
+        current: u64,
+    },
+    /// Somebody has it. Never without a holder.
+    #[error("the role `{name}` is in use: take it from {} first", listed(.by))]
+    Held {
+        /// Which role.
+        name: String,
+        /// Who has it.
+        by: Vec<crate::RoleHolder>,
     },
     /// The store failed.
     #[error(transparent)]

@@ -4,7 +4,7 @@
 
 use axum::body::Body;
 use axum::extract::{Extension, Path, State as Shared};
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{HeaderMap, StatusCode, Uri};
 use milecastle_model::{Fault, Key};
 use milecastle_store::{Draft, DraftChange, DraftError, DraftUpdate, Source};
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::change_sets::{self, ASKED, Asked, DRY_RUN, FORCE, LONGEST, MESSAGE, WAIT, tagged};
 use super::groups::done;
-use super::{Api, Failure, List, Outcome, Site, Who, json as answer, query_of};
+use super::{Api, Failure, List, Outcome, Site, Who, if_match, json as answer, query_of};
 use crate::admin::engine::ATTEMPTS;
 use crate::callers::Caller;
 use crate::keys;
@@ -131,7 +131,7 @@ pub(super) async fn update(
         return Err(Failure::bad("invalid_body", "the id of a draft stays as it is: change its name").at("/id"));
     }
     fit(&draft, name.as_deref(), message.as_deref())?;
-    let expected = version(&headers)?;
+    let expected = if_match(&headers, "the `version` of the draft, as its ETag has it")?;
     let group = api.state.find(&id).await?;
     let mut attempts = 0;
     loop {
@@ -328,15 +328,6 @@ fn fit(id: &str, name: Option<&str>, message: Option<&str>) -> Result<(), Failur
         }
     }
     Ok(())
-}
-
-/// The version that a draft must have.
-fn version(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
-    let named = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().trim_matches('"'));
-    let version = named.filter(|named| *named != "*").map(str::parse).transpose();
-    version.map_err(|_| {
-        Failure::bad("invalid_argument", "If-Match: expected the `version` of the draft, as its ETag has it")
-    })
 }
 
 impl From<DraftError> for Failure {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use super::{Api, BASE, Failure, Who};
 use super::{
-    about, api_tokens, audit, drafts, events, groups, lineage, maintenance, members, nodes, past, repeat, revisions,
-    roles, rollout, session, settings, tokens, transfer, users,
+    about, api_tokens, audit, drafts, events, groups, lineage, maintenance, members, nodes, oidc, past, repeat,
+    revisions, roles, rollout, session, settings, tokens, transfer, users,
 };
 use crate::openapi::Doc;
 use crate::rights::{Need, Place, Refused, Resource as R};
@@ -26,6 +26,13 @@ const GROUP: &str = "group";
 
 /// Where one logs in.
 const SESSION_PATH: &str = "/session";
+
+/// Where one learns how one may log in.
+const METHODS_PATH: &str = "/session/methods";
+
+/// Where a login through a provider begins, and where it ends.
+const OIDC_PATH: &str = "/session/oidc";
+const CALLBACK_PATH: &str = "/session/oidc/callback";
 
 /// Where the version is.
 const VERSION_PATH: &str = "/version";
@@ -91,7 +98,8 @@ pub(super) fn router() -> Router<Arc<Api>> {
 
 /// Whether nobody need be known to call this, below [`BASE`].
 pub(super) fn is_open(method: &Method, path: &str) -> bool {
-    (*method == Method::POST && path == SESSION_PATH) || (*method == Method::GET && path == VERSION_PATH)
+    let seen = [VERSION_PATH, METHODS_PATH, OIDC_PATH, CALLBACK_PATH];
+    (*method == Method::POST && path == SESSION_PATH) || (*method == Method::GET && seen.contains(&path))
 }
 
 /// Every endpoint with the right that it takes.
@@ -229,6 +237,9 @@ fn table() -> Vec<Endpoint> {
         own(Method::GET, VERSION_PATH, Takes::Nothing, axum::routing::get(about::version), about::VERSION),
         own(Method::GET, "/openapi.json", Takes::Known, axum::routing::get(about::openapi), about::OPENAPI),
         own(Method::POST, SESSION_PATH, Takes::Nothing, axum::routing::post(session::login), session::LOGIN),
+        own(Method::GET, METHODS_PATH, Takes::Nothing, axum::routing::get(oidc::methods), oidc::METHODS),
+        own(Method::GET, OIDC_PATH, Takes::Nothing, axum::routing::get(oidc::begin), oidc::BEGIN),
+        own(Method::GET, CALLBACK_PATH, Takes::Nothing, axum::routing::get(oidc::finish), oidc::FINISH),
         own(Method::GET, SESSION_PATH, Takes::Known, axum::routing::get(session::show), session::SHOW),
         own(Method::DELETE, SESSION_PATH, Takes::Known, axum::routing::delete(session::logout), session::LOGOUT),
         own(
@@ -244,6 +255,10 @@ fn table() -> Vec<Endpoint> {
         patch("/users/{name}", R::Users, cluster, users::update, users::UPDATE),
         delete("/users/{name}", R::Users, cluster, users::delete, users::DELETE),
         get("/roles", R::Roles, anywhere, roles::list, roles::LIST),
+        post("/roles", R::Roles, cluster, roles::create, roles::CREATE),
+        get("/roles/{name}", R::Roles, anywhere, roles::show, roles::SHOW),
+        patch("/roles/{name}", R::Roles, cluster, roles::update, roles::UPDATE),
+        delete("/roles/{name}", R::Roles, cluster, roles::delete, roles::DELETE),
         get("/tokens", R::ApiTokens, cluster, api_tokens::list, api_tokens::LIST),
         post("/tokens", R::ApiTokens, cluster, api_tokens::create, api_tokens::CREATE),
         delete("/tokens/{token}", R::ApiTokens, cluster, api_tokens::revoke, api_tokens::REVOKE),

@@ -96,6 +96,8 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::UnknownGroup(_) => Self::missing("no_such_group", error.to_string()),
+            // It was there when it was given, and is deleted meanwhile.
+            StoreError::UnknownRole(_) => Self::bad("invalid_body", error.to_string()).at("/roles"),
             StoreError::Outdated { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "outdated", error.to_string()),
             // Where the key was taken meanwhile: the first answer is given in its place ([`super::repeat`]).
             StoreError::Repeated => Self::conflict("answer_unknown", error.to_string()),

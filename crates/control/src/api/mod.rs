@@ -20,6 +20,7 @@ mod lineage;
 mod maintenance;
 mod members;
 mod nodes;
+mod oidc;
 mod past;
 mod repeat;
 mod revisions;
@@ -37,6 +38,7 @@ use crate::admin::query::Query;
 use crate::callers::{Caller, Callers, FORGED, Stranger};
 use crate::dpm::Nodes;
 use crate::listen::Peer;
+use crate::oidc::{Provider, Tickets};
 use crate::openapi;
 use crate::revisions::Editor;
 use crate::rights::Principal;
@@ -52,11 +54,12 @@ pub use endpoints::Declared;
 pub(crate) use endpoints::{declared, documented};
 use failure::{Failure, Outcome};
 pub(crate) use failure::{Refusal, Starting};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use milecastle_settings::{Peers, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Acting, DraftLimits, Store};
 pub(crate) use revisions::told as revision_told;
+pub(crate) use roles::is_name as is_role_name;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -74,6 +77,9 @@ pub(crate) struct Api {
     /// Of the default settings of a group.
     pub(crate) compiler: Arc<Compiler>,
     pub(crate) callers: Arc<Callers>,
+    /// Through which people log in, if the settings name one.
+    pub(crate) provider: Option<Provider>,
+    pub(crate) tickets: Tickets,
     pub(crate) clock: Clock,
     pub(crate) key_required: bool,
     pub(crate) body_limits: BodyLimits,
@@ -260,6 +266,13 @@ fn flag(query: &Query, name: &str) -> Result<bool, Failure> {
         Some("true") => Ok(true),
         Some(_) => Err(Failure::bad("invalid_argument", format!("{name}: expected true or false"))),
     }
+}
+
+/// The number that the header `If-Match` names; `what` says which it has to be. `*` is any.
+fn if_match(headers: &HeaderMap, what: &str) -> Result<Option<u64>, Failure> {
+    let named = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().trim_matches('"'));
+    let number = named.filter(|named| *named != "*").map(str::parse).transpose();
+    number.map_err(|_| Failure::bad("invalid_argument", format!("If-Match: expected {what}")))
 }
 
 /// A whole number among the arguments.

@@ -101,6 +101,10 @@ pub(super) async fn login(
     if !headers.get(header::CONTENT_TYPE).is_some_and(|given| given.as_bytes().starts_with(JSON)) {
         return Err(Failure::bad("invalid_body", "logging in takes the header Content-Type: application/json"));
     }
+    if !api.callers.access.password_login {
+        let message = "nobody logs in with a password here (access.password_login): GET /api/session/methods";
+        return Err(Failure::new(StatusCode::FORBIDDEN, "no_password_login", message));
+    }
     let Given { name, password } = api.body(body).await?;
     let address = api.callers.address(peer, &headers).to_string();
     let kept = checked(&api, &name, password, (peer, &headers)).await?;
@@ -114,7 +118,7 @@ pub(super) async fn login(
     let session = api.callers.session(&text).await?.ok_or_else(wrong)?;
     tracing::info!(account = name, address, "logged in");
     let response = json(StatusCode::CREATED, &shown(&session));
-    Ok(with_cookie(response, encrypted, &headers, &format!("{SESSION}={text}")))
+    Ok(with_session(response, &text, is_encrypted(encrypted, &headers)))
 }
 
 pub(super) const LOGOUT: Doc = Doc::done("Logs out.");
@@ -127,7 +131,8 @@ pub(super) async fn logout(
     headers: HeaderMap,
 ) -> Outcome {
     api.by(&who).session_delete(&login_of(&who)?.hash).await?;
-    Ok(with_cookie(done(), encrypted, &headers, &format!("{SESSION}=; Max-Age=0")))
+    let over = Cookie { pair: &format!("{SESSION}=; Max-Age=0"), ..Cookie::default() };
+    Ok(with_cookie(done(), &over, is_encrypted(encrypted, &headers)))
 }
 
 pub(super) const CHANGE_PASSWORD: Doc =
@@ -192,7 +197,7 @@ fn wrong() -> Failure {
     Failure::new(StatusCode::UNAUTHORIZED, "wrong_login", "name or password is wrong, or the account is disabled")
 }
 
-fn too_many(wait: Duration) -> Failure {
+pub(super) fn too_many(wait: Duration) -> Failure {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     let message = format!("too many logins failed: the next one may be tried in {seconds} s");
     Failure::new(StatusCode::TOO_MANY_REQUESTS, "too_many_logins", message).after(seconds)
@@ -208,14 +213,40 @@ fn login_of(who: &Principal) -> Result<&Login, Failure> {
     }
 }
 
-/// Sets the cookie: for this site alone, out of reach of scripts, and for encrypted connections only where this is one, or a proxy
-/// says so. Whoever says so falsely keeps only himself from sending it.
-fn with_cookie(mut response: Response, Encrypted(encrypted): Encrypted, headers: &HeaderMap, cookie: &str) -> Response {
-    let tls = encrypted
-        || headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
-    let secure = if tls { "; Secure" } else { "" };
-    let value = format!("{cookie}; Path=/; HttpOnly; SameSite=Strict{secure}");
-    let value = HeaderValue::try_from(value).expect("a cookie of letters, digits, - and _");
-    response.headers_mut().insert(header::SET_COOKIE, value);
+/// Whether the browser's connection is encrypted: this one, or that to a proxy which says so. Whoever says so falsely keeps only
+/// himself from sending cookies.
+fn is_encrypted(Encrypted(encrypted): Encrypted, headers: &HeaderMap) -> bool {
+    let told = headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+    encrypted || told
+}
+
+/// A cookie that is out of reach of scripts.
+pub(super) struct Cookie<'a> {
+    /// Name and value, and how long it lasts.
+    pub(super) pair: &'a str,
+    /// Below which it is sent.
+    pub(super) path: &'a str,
+    /// Of what requests that other sites make it is sent along.
+    pub(super) same_site: &'a str,
+}
+
+impl Default for Cookie<'_> {
+    /// Below all of this site, with no request that another one makes.
+    fn default() -> Self {
+        Self { pair: "", path: "/", same_site: "Strict" }
+    }
+}
+
+/// Sets the cookie of a session.
+pub(super) fn with_session(response: Response, text: &str, encrypted: bool) -> Response {
+    with_cookie(response, &Cookie { pair: &format!("{SESSION}={text}"), ..Cookie::default() }, encrypted)
+}
+
+/// Sets a cookie beside others, for encrypted connections only where this is one.
+pub(super) fn with_cookie(mut response: Response, cookie: &Cookie<'_>, encrypted: bool) -> Response {
+    let Cookie { pair, path, same_site } = cookie;
+    let secure = if encrypted { "; Secure" } else { "" };
+    let value = HeaderValue::try_from(format!("{pair}; Path={path}; HttpOnly; SameSite={same_site}{secure}"));
+    response.headers_mut().append(header::SET_COOKIE, value.expect("a cookie of letters, digits, - and _"));
     response
 }

@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Api, Failure, Outcome, Site, Who, flag, json as answer, query_of};
+use super::{Api, Failure, Outcome, Site, Who, flag, if_match, json as answer, query_of};
 use crate::callers::Caller;
 use crate::dpm::Receipt;
 use crate::openapi::{Doc, Param};
@@ -135,11 +135,7 @@ pub(super) async fn patch(
 
 fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: &Arc<Caller>) -> Result<Asked, Failure> {
     let query = query_of(uri);
-    let named = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().trim_matches('"'));
-    let expected = named.filter(|named| *named != "*").map(str::parse::<u64>).transpose();
-    let expected = expected.map_err(|_| {
-        Failure::bad("invalid_argument", "If-Match: expected the `revision` of the settings, as their ETag has it")
-    })?;
+    let expected = if_match(headers, "the `revision` of the settings, as their ETag has it")?;
     let wait = query.get("wait").map(|_| api.wait(&query)).transpose()?;
     Ok(Asked { force: flag(&query, "force")?, expected, wait, who: who.clone() })
 }

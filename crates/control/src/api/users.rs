@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::groups::done;
 use super::roles::{granted, may_give};
 use super::{Api, Failure, List, Outcome, Site, Who, json};
+use crate::callers::Caller;
 use crate::openapi::Doc;
 use crate::passwords::{check_password, generate_password};
 use crate::rights::{Principal, PrincipalKind};
@@ -30,6 +31,9 @@ struct New {
     password: Option<Secret<String>>,
     #[schemars(length(min = 1))]
     roles: Vec<RoleGrant>,
+    /// Whether its owner logs in through the provider of OpenID Connect, as whom that calls so at the first login; then it has no
+    /// password.
+    provider: bool,
 }
 
 /// What is given to change one.
@@ -54,6 +58,9 @@ struct Shown {
     disabled_at: Option<u64>,
     created_at: u64,
     password_at: u64,
+    /// The provider through which its owner logs in, and what that calls him once he has.
+    issuer: Option<String>,
+    subject: Option<String>,
     /// One that was made, shown this once.
     #[serde(skip_serializing_if = "Option::is_none")]
     password: Option<String>,
@@ -61,9 +68,10 @@ struct Shown {
 
 impl From<Account> for Shown {
     fn from(account: Account) -> Self {
-        let Account { name, grants: roles, disabled_at, created_at, password_at, .. } = account;
-        let must_change_password = account.must_change;
-        Self { name, roles, must_change_password, disabled_at, created_at, password_at, password: None }
+        let Account { name, grants: roles, must_change: must_change_password, disabled_at, .. } = account;
+        let Account { created_at, password_at, issuer, subject, .. } = account;
+        let password = None;
+        Self { name, roles, must_change_password, disabled_at, created_at, password_at, issuer, subject, password }
     }
 }
 
@@ -92,23 +100,44 @@ pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes an account.").takes::<
 
 /// `POST /api/users`: the password is to be changed at the first login, whoever chose it.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {
-    let New { name, password, roles } = api.body(body).await?;
+    let New { name, password, roles, provider } = api.body(body).await?;
     if !is_name(&name) {
         let message = format!("the name of an account is 1 to {LONGEST} of A-Z a-z 0-9 . _ @ -");
         return Err(Failure::bad("invalid_body", message).at("/name"));
     }
     granted(&api, &who, &roles).await?;
+    if provider {
+        return create_for_provider(&api, &who, &name, password.is_some(), &roles).await;
+    }
     let made = password.is_none().then(generate_password);
     let password = match (password, &made) {
         (None, Some(made)) => to_change(&api, made.clone()).await,
         (chosen, _) => new_password(&api, chosen.unwrap_or_default()).await?,
     };
     if !api.by(&who).account_create(&name, &password, &roles).await? {
-        return Err(Failure::conflict("user_exists", format!("there is an account `{name}` already")));
+        return Err(exists(&name));
     }
     tracing::info!(account = name, by = who.name, "account made");
     let password = made.map(|made| made.reveal().clone());
     Ok(json(StatusCode::CREATED, &Shown { password, ..found(&api, &name).await?.into() }))
+}
+
+async fn create_for_provider(api: &Api, who: &Caller, name: &str, password: bool, roles: &[RoleGrant]) -> Outcome {
+    let refused = |message| Failure::bad("invalid_body", message).at("/provider");
+    if password {
+        return Err(refused("an account of the provider has no password: leave out one of both"));
+    }
+    let none = || refused("no provider of OpenID Connect is configured here (oidc.issuer)");
+    let issuer = api.provider.as_ref().ok_or_else(none)?.issuer();
+    if !api.by(who).account_create_for(issuer, name, roles).await? {
+        return Err(exists(name));
+    }
+    tracing::info!(account = name, by = who.name, "account of the provider made");
+    Ok(json(StatusCode::CREATED, &Shown::from(found(api, name).await?)))
+}
+
+fn exists(name: &str) -> Failure {
+    Failure::conflict("user_exists", format!("there is an account `{name}` already"))
 }
 
 pub(super) const UPDATE: Doc =
@@ -121,7 +150,7 @@ pub(super) const UPDATE: Doc =
 pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(name): Path<String>, body: Body) -> Outcome {
     let Update { roles, disabled, password } = api.body(body).await?;
     let account = found(&api, &name).await?;
-    may_give(&who, &account.grants)?;
+    may_give(&api, &who, &account.grants).await?;
     if let Some(roles) = &roles {
         granted(&api, &who, roles).await?;
     }
@@ -144,7 +173,7 @@ pub(super) const DELETE: Doc = Doc::done("Deletes an account.").refuses(&[409]);
 
 /// `DELETE /api/users/{name}`: its sessions end.
 pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(name): Path<String>) -> Outcome {
-    may_give(&who, &found(&api, &name).await?.grants)?;
+    may_give(&api, &who, &found(&api, &name).await?.grants).await?;
     not_oneself(&who, &name)?;
     if !api.by(&who).account_delete(&name).await? {
         return Err(missing(&name));

@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn events_of_other_groups_are_not_seen() {
         let viewer = RoleGrant { role: "viewer".to_owned(), groups: vec!["a".to_owned()] };
-        let rights = Rights::of(&[viewer]);
+        let rights = Rights::of(&[viewer], &[]);
         for kind in kind::ALL {
             assert!(!is_visible(&topic(kind, Some("b"), "x/y"), &rights), "{kind}");
             assert!(!is_visible(&topic(kind, None, "x/y"), &rights), "{kind}");

@@ -68,6 +68,11 @@ impl Doc {
         Self::new(summary, 204, None)
     }
 
+    /// Answers 303: sends the browser elsewhere.
+    pub(crate) const fn leads(summary: &'static str) -> Self {
+        Self::new(summary, 303, None)
+    }
+
     /// Takes a `T` as its body.
     pub(crate) const fn takes<T: JsonSchema>(self) -> Self {
         Self { takes: Some(schema_of::<T>), ..self }

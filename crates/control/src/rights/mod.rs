@@ -12,14 +12,14 @@ mod resource;
 mod roles;
 
 pub(crate) use resource::{Action, Resource};
-pub(crate) use roles::Role;
+pub(crate) use roles::{Role, Unfit};
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use http::Method;
-use milecastle_store::{Account, ApiToken, Role as KeyRole, RoleGrant};
+use milecastle_store::{Account, ApiToken, CustomRole, Role as KeyRole, RoleGrant};
 
 /// What a call takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,14 +140,18 @@ impl Need {
 }
 
 impl Rights {
-    /// Those of stored grants. A role that this version does not know allows nothing.
-    pub(crate) fn of(grants: &[RoleGrant]) -> Self {
+    /// Those of stored grants; `made` has the roles among them that are not built in. One that is in neither allows nothing.
+    pub(crate) fn of(grants: &[RoleGrant], made: &[CustomRole]) -> Self {
+        let role = |name: &str| {
+            let custom = || made.iter().find(|role| role.name == name).map(Role::made);
+            Role::find(name).or_else(custom)
+        };
         let known = grants.iter().filter_map(|grant| {
             let groups = match grant.is_everywhere() {
                 true => Groups::All,
                 false => Groups::Named(grant.groups.iter().cloned().collect()),
             };
-            Some(Grant { role: Arc::new(Role::find(&grant.role)?), groups })
+            Some(Grant { role: Arc::new(role(&grant.role)?), groups })
         });
         Self(known.collect())
     }
@@ -238,15 +242,14 @@ impl Principal {
         Self { name, kind: PrincipalKind::AdminKey(role), rights }
     }
 
-    /// A machine with a token.
-    pub(crate) fn of_token(token: &ApiToken) -> Self {
+    /// A machine with a token, which gives these rights.
+    pub(crate) fn of_token(token: &ApiToken, rights: Rights) -> Self {
         let (name, kind) = (format!("token/{}", token.name), PrincipalKind::Token(token.id.clone()));
-        Self { name, kind, rights: Rights::of(&token.grants) }
+        Self { name, kind, rights }
     }
 
-    /// Somebody who has logged in.
-    pub(crate) fn of_account(account: &Account, login: Login) -> Self {
-        let rights = Rights::of(&account.grants);
+    /// Somebody who has logged in to an account, which gives these rights.
+    pub(crate) fn of_account(account: &Account, login: Login, rights: Rights) -> Self {
         Self { name: account.name.clone(), kind: PrincipalKind::Account(login), rights }
     }
 
@@ -295,7 +298,7 @@ mod tests {
     #[test]
     fn nobody_covers_more_than_he_may_do() {
         let check = |own: &[RoleGrant], others: &[RoleGrant], expected: bool| {
-            assert_eq!(Rights::of(own).cover(&Rights::of(others)), expected, "{own:?} {others:?}");
+            assert_eq!(Rights::of(own, &[]).cover(&Rights::of(others, &[])), expected, "{own:?} {others:?}");
         };
         let everywhere = RoleGrant::everywhere;
         check(&[everywhere("administrator")], &[everywhere("administrator"), given("viewer", "a")], true);
@@ -309,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_role_counts_where_it_is_given() {
-        let rights = Rights::of(&[given("operator", "prod"), RoleGrant::everywhere("viewer")]);
+        let rights = Rights::of(&[given("operator", "prod"), RoleGrant::everywhere("viewer")], &[]);
         let check = |need: Need, place: Place<'_>, expected: bool| {
             assert_eq!(rights.allow(need, place), expected, "{need} {place:?}");
         };

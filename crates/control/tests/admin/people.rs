@@ -19,30 +19,30 @@ on_both!(
     addresses_behind_a_trusted_proxy_are_told_apart,
 );
 
-const PASSWORD: &str = "correct-horse";
+pub(crate) const PASSWORD: &str = "correct-horse";
 
 /// A browser.
-struct Browser {
+pub(crate) struct Browser {
     cookie: String,
     csrf: String,
 }
 
 impl Browser {
     /// After a login that must succeed.
-    async fn of(gw: &Gateway, name: &str, password: &str) -> Self {
+    pub(crate) async fn of(gw: &Gateway, name: &str, password: &str) -> Self {
         let answer = login(gw, name, password).await;
         assert_eq!(answer.status, 201, "{}", answer.text());
         let cookie = answer.header("set-cookie").split(';').next().unwrap().to_owned();
         Self { cookie, csrf: answer.json().unwrap()["csrf_token"].as_str().unwrap().to_owned() }
     }
 
-    async fn send(&self, gw: &Gateway, method: Method, path: &str, body: Value) -> Answer {
+    pub(crate) async fn send(&self, gw: &Gateway, method: Method, path: &str, body: Value) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let call = Call::new(method, path).header("cookie", &self.cookie).header("x-csrf-token", &self.csrf);
         call.body(body).to(gw.address()).await.unwrap()
     }
 
-    async fn get(&self, gw: &Gateway, path: &str) -> u16 {
+    pub(crate) async fn get(&self, gw: &Gateway, path: &str) -> u16 {
         self.send(gw, Method::GET, path, Value::Null).await.status
     }
 }
@@ -58,7 +58,7 @@ async fn by_key(gw: &Gateway, method: Method, path: &str, body: Value) -> Answer
 }
 
 /// An account whose password is [`PASSWORD`], and need not be changed.
-async fn account(gw: &Gateway, name: &str, role: &str) {
+pub(crate) async fn account(gw: &Gateway, name: &str, role: &str) {
     let hash = hash_password(PASSWORD.to_owned().into()).await;
     let password = NewPassword { hash, must_change: false };
     assert!(gw.by().account_create(name, &password, &[RoleGrant::everywhere(role)]).await.unwrap());

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 on_both!(
     every_endpoint_with_every_role,
+    every_endpoint_with_a_role_that_was_made,
     a_role_in_one_group_ends_there,
     what_is_missing_is_said,
     a_token_opens_until_it_is_revoked_on_any_replica,
@@ -171,6 +172,9 @@ DELETE /api/members/{name}/maintenance operator
 GET /api/version anybody
 GET /api/openapi.json anybody
 POST /api/session anybody
+GET /api/session/methods anybody
+GET /api/session/oidc anybody
+GET /api/session/oidc/callback anybody
 GET /api/session anybody
 DELETE /api/session own
 PUT /api/session/password own
@@ -180,6 +184,10 @@ GET /api/users/{name} administrator
 PATCH /api/users/{name} administrator
 DELETE /api/users/{name} administrator
 GET /api/roles viewer
+POST /api/roles administrator
+GET /api/roles/{name} viewer
+PATCH /api/roles/{name} administrator
+DELETE /api/roles/{name} administrator
 GET /api/tokens administrator
 POST /api/tokens administrator
 DELETE /api/tokens/{token} administrator
@@ -262,6 +270,26 @@ async fn every_endpoint_with_every_role(gw: Gateway) {
                 );
             }
         }
+    }
+    assert_eq!(gw.revision().await, 0, "what was refused or unfit changed nothing");
+}
+
+async fn every_endpoint_with_a_role_that_was_made(gw: Gateway) {
+    // Every other right, so that for each endpoint that is let in there is one that is not.
+    let rights: BTreeSet<String> = endpoints().into_iter().filter_map(|one| one.right).collect();
+    let given: BTreeSet<&str> = rights.iter().step_by(2).map(String::as_str).collect();
+    let of = |action: &str| -> Vec<&str> {
+        given.iter().filter_map(|right| right.strip_prefix(action)?.strip_prefix(' ')).collect()
+    };
+    let role = json!({ "name": "half", "read": of("read"), "write": of("write") });
+    assert_eq!(send(&gw, Method::POST, "/api/roles", role).await.status, 201);
+    let (token, _) = token(&gw, everywhere("half")).await;
+    for Declared { method, path, right, .. } in endpoints() {
+        let Some(right) = right else { continue };
+        let answer = with(&gw, &token, method.clone(), &filled(&path), &json!("unfit")).await;
+        let may = given.contains(&*right);
+        assert_eq!(answer.status == 403, !may, "{right}: {method} {path}: {} {}", answer.status, answer.text());
+        assert_ne!(answer.status, 401, "{method} {path}");
     }
     assert_eq!(gw.revision().await, 0, "what was refused or unfit changed nothing");
 }

@@ -7,7 +7,7 @@ use milecastle_model::{Key, Kind};
 use milecastle_store::{
     AccountUpdate, Actor, ActorKind, Attempt, AuditAction, AuditFilter, AuditOutcome, AuditScope, ChangeSet,
     DEFAULT_GROUP, Entry, Expect, GroupUpdate, Maintenance, Mask, NewApiToken, NewDeclaration, NewGroup, NewNode,
-    NewPassword, NewToken, Op, Put, Role, RoleGrant, SessionLimits, Store, audited,
+    NewPassword, NewToken, Op, Put, Role, RoleGrant, RoleUpdate, SessionLimits, Store, audited,
 };
 use serde_json::{Value, json};
 
@@ -116,6 +116,11 @@ async fn every_write_leaves_one_entry(home: Home) {
     leaves!(by.api_token_create(&token), "create api_token a1 a");
     leaves!(by.api_token_revoke("a1"), "revoke api_token a1 ba");
     leaves!(by.api_token_revoke("a1"),);
+    let role = RoleUpdate { description: "d".into(), ..RoleUpdate::default() };
+    leaves!(by.role_create("dev", &role), "create role dev a");
+    leaves!(by.role_update("dev", 1, &RoleUpdate::default()), "update role dev ba");
+    leaves!(by.role_update("dev", 2, &RoleUpdate::default()),);
+    leaves!(by.role_delete("dev", 3), "delete role dev b");
     let password = NewPassword { hash: "h".into(), must_change: false };
     leaves!(by.account_create_first("admin", &password, &grants), "create account admin a");
     leaves!(by.account_create_first("other", &password, &grants),);
