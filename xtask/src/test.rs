@@ -95,6 +95,7 @@ fn tools(_: &Options) -> Result<()> {
         let requirements = format!("tests/clients/{client}/requirements.txt");
         println!("{client}: {}", tools::python_programs(&format!("client-{client}"), &requirements)?.display());
     }
+    println!("schemathesis: {}", tools::python_programs("openapi", "tests/openapi/requirements.txt")?.display());
     println!("OTLP: {}", tools::python_programs("otlp", "tests/otlp/requirements.txt")?.display());
     println!("cargo-deny: {}", tools::installed("cargo-deny", CARGO_DENY)?.display());
     Ok(())

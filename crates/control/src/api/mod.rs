@@ -14,6 +14,7 @@ mod change_sets;
 mod drafts;
 mod endpoints;
 mod events;
+mod expected;
 mod failure;
 mod groups;
 mod lineage;
@@ -49,6 +50,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 pub use endpoints::Declared;
 pub(crate) use endpoints::{declared, documented};
+pub(crate) use expected::FORM as EXPECTED;
 use failure::{Failure, Outcome};
 pub(crate) use failure::{Refusal, Starting};
 use http::{HeaderValue, StatusCode, header};
@@ -59,6 +61,7 @@ pub(crate) use revisions::told as revision_told;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 pub(crate) use users::is_name as is_account_name;
@@ -184,7 +187,12 @@ impl Api {
         parsed(&self.body_limits.read(body).await?)
     }
 
-    /// The same of a body that holds many objects.
+    /// Whatever JSON there is, for who judges it by a schema; `null` of an empty body.
+    async fn any_body(&self, body: Body) -> Result<Value, Failure> {
+        value(&self.body_limits.read(body).await?)
+    }
+
+    /// The body of a request that holds many objects.
     async fn large_body<T: DeserializeOwned + Default>(&self, body: Body) -> Result<T, Failure> {
         parsed(&self.large_body_limits.read(body).await?)
     }
@@ -204,7 +212,15 @@ impl Api {
     }
 }
 
+/// What has these members; a list would pass for it that has them in their order.
 fn parsed<T: DeserializeOwned + Default>(text: &[u8]) -> Result<T, Failure> {
+    match text.trim_ascii_start().first() {
+        Some(b'[') => Err(Failure::bad("invalid_body", "an object is expected, not a list")),
+        _ => value(text),
+    }
+}
+
+fn value<T: DeserializeOwned + Default>(text: &[u8]) -> Result<T, Failure> {
     if text.is_empty() {
         return Ok(T::default());
     }
