@@ -16,7 +16,7 @@ use std::time::Duration;
 const LONG: Duration = Duration::from_secs(60);
 
 /// A key that no other test has.
-const NEXT: &str = "Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=\n";
+pub(crate) const NEXT: &str = "Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=\n";
 
 fn command(cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = Command::new(binary());
@@ -25,7 +25,7 @@ fn command(cluster: &Cluster, args: &[&str]) -> Command {
 }
 
 /// Writes credentials, which are sealed, one after the other, until it is told to stop; counts them.
-async fn write(address: SocketAddr, stop: Arc<AtomicBool>, written: Arc<AtomicU64>) {
+pub(crate) async fn write(address: SocketAddr, stop: Arc<AtomicBool>, written: Arc<AtomicU64>) {
     while !stop.load(Ordering::Relaxed) {
         let n = written.load(Ordering::Relaxed);
         let body = json!({ "username": format!("c{n}"), "plugins": { "key-auth": { "key": format!("k{n}") } } });

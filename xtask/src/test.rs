@@ -96,6 +96,7 @@ fn tools(_: &Options) -> Result<()> {
         println!("{client}: {}", tools::python_programs(&format!("client-{client}"), &requirements)?.display());
     }
     println!("oidc-provider: {}", tools::node_modules("oidc", "tests/oidc")?.display());
+    println!("schemathesis: {}", tools::python_programs("openapi", "tests/openapi/requirements.txt")?.display());
     println!("OTLP: {}", tools::python_programs("otlp", "tests/otlp/requirements.txt")?.display());
     println!("cargo-deny: {}", tools::installed("cargo-deny", CARGO_DENY)?.display());
     Ok(())

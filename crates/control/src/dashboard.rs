@@ -86,7 +86,6 @@ pub struct Opening {
     compatible: Arc<OnceLock<Router>>,
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
-    tls: Option<Tls>,
     provider: Option<Provider>,
 }
 
@@ -97,7 +96,6 @@ pub struct Dashboard {
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
     refresher: JoinHandle<()>,
-    renewer: Option<JoinHandle<()>>,
     refusals: Arc<Refusals>,
     noter: JoinHandle<()>,
 }
@@ -135,9 +133,19 @@ impl Opening {
         };
         let address = serve(own, &main);
         let admin_address = admin.map(|admin| serve(admin, &compatible));
+        // From now on, however long the database is waited for: certificates run out meanwhile.
+        if let Some(tls) = tls {
+            let (renewing, mut stopped) = (tls.keep_current(settings.tls.clone()), stopped);
+            listeners.spawn(async move {
+                tokio::select! {
+                    () = renewing => {}
+                    _ = stopped.wait_for(|stopped| *stopped) => {}
+                }
+            });
+        }
         tracing::info!(%address, admin = ?admin_address, "the dashboard listens");
         let (settings, readiness) = (settings.clone(), readiness.clone());
-        Ok(Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, tls, provider })
+        Ok(Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, provider })
     }
 
     /// Where console, `/api` and Admin API will be served.
@@ -158,8 +166,7 @@ impl Opening {
     /// # Errors
     /// A metric of the same name that is another one.
     pub fn serve(self, keyring: Keyring, parts: Parts) -> Result<Dashboard, MetricError> {
-        let Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, tls, provider } =
-            self;
+        let Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, provider } = self;
         let Parts { state, nodes, compiler, metrics, clock } = parts;
         let store = state.store().clone();
         let refusals = Arc::new(Refusals::new(store.clone(), settings.access.refusals_most as usize));
@@ -221,14 +228,13 @@ impl Opening {
         main.get_or_init(|| pages::dashboard(site(&settings.admin.allow_admin_on_dashboard), api, &readiness));
         compatible.get_or_init(|| pages::compatible(site(&settings.admin.allow_admin)));
         let refresher = tokio::spawn(refresh(callers));
-        let renewer = tls.map(|tls| tokio::spawn(tls.keep_current(settings.tls.clone())));
         let every = settings.access.refusals_every.get();
         let noter = tokio::spawn({
             let refusals = refusals.clone();
             async move { refusals.note_every(every).await }
         });
         tracing::info!(%address, admin = ?admin_address, "the dashboard serves");
-        Ok(Dashboard { address, admin_address, stop, listeners, refresher, renewer, refusals, noter })
+        Ok(Dashboard { address, admin_address, stop, listeners, refresher, refusals, noter })
     }
 }
 
@@ -274,9 +280,6 @@ impl Drop for Dashboard {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         self.refresher.abort();
-        if let Some(renewer) = &self.renewer {
-            renewer.abort();
-        }
         self.noter.abort();
     }
 }

@@ -1,6 +1,7 @@
 //! What a write to a gateway group is judged by: the settings of the group, which are an object of its configuration.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use milecastle_model::{Fault, Key, Kind, Object};
@@ -9,6 +10,9 @@ use milecastle_store::Expect;
 use serde_json::Value;
 
 use crate::state::Image;
+
+/// Most bytes of an object: what nodes take as one record, less room for what is written beside it.
+const LARGEST: usize = milecastle_wire::Limits::DEFAULT.record_bytes - (64 << 10);
 
 /// The settings of a group as an image has them.
 ///
@@ -56,8 +60,43 @@ pub(crate) fn settings(image: &Image) -> Expect {
 
 /// All that an object could be refused for without looking at others but the metadata of its plugins, which `image` has.
 pub(crate) fn faults(compiler: &Compiler, key: &Key, body: &Value, image: &Image) -> Vec<Fault> {
+    if let Some(fault) = too_large(size_of(body), body) {
+        return vec![fault];
+    }
     let metadata = |plugin: &str| parsed(image.get(&Key::new(Kind::PluginMetadata, plugin))?);
     compiler.check_beside(key.kind, &key.id, body, &metadata)
+}
+
+/// The fault of an object of so many bytes, if nodes do not take it; its place is the member that has most of them.
+pub(crate) fn too_large(size: usize, body: &Value) -> Option<Fault> {
+    (size > LARGEST).then(|| {
+        let members = body.as_object().into_iter().flatten();
+        let largest = members.max_by_key(|(_, member)| size_of(member)).map(|(name, _)| name.as_str());
+        let name = largest.unwrap_or_default();
+        let message = format!("an object has at most {LARGEST} bytes, this one has {size}, most of them in {name}");
+        Fault::configuration(format!("/{name}"), message)
+    })
+}
+
+/// How many bytes a value has as text.
+pub(crate) fn size_of(value: &Value) -> usize {
+    let mut counted = Counted(0);
+    serde_json::to_writer(&mut counted, value).expect("a JSON value can be written, and counting does not fail");
+    counted.0
+}
+
+/// Counts what is written.
+struct Counted(usize);
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn parsed(object: &Object) -> Option<Value> {

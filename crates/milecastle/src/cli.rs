@@ -52,6 +52,10 @@ pub(crate) enum Command {
     Role(Roles),
     /// Replace the key that seals secrets in the database, or seal what a configuration file should not tell
     SealingKey(SealingKey),
+    /// Write the database into one file, beside the processes that run on it; the sealing key is not in it
+    Backup(Backup),
+    /// Bring a backup into a database that is empty
+    Restore(Restore),
     /// Check a configuration file and say everything that is wrong with it
     Check(Check),
 }
@@ -116,6 +120,26 @@ pub(crate) enum SealingKeyCommand {
     },
     /// Seal what comes on standard input, such as database.dsn, so that a configuration file can hold it
     Seal,
+}
+
+/// `milecastle backup`.
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// The file to make. There must be none of that name
+    #[arg(value_name = "BACKUP")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub database: OnDatabase,
+}
+
+/// `milecastle restore`.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// What `milecastle backup` made, or of PostgreSQL `pg_dump --format=custom`
+    #[arg(value_name = "BACKUP")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub database: OnDatabase,
 }
 
 /// Which database a command works on.

@@ -2,6 +2,7 @@
 //! planes, starts and stops them.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod backup;
 mod banner;
 mod check;
 mod cli;
@@ -47,6 +48,8 @@ fn main() -> ExitCode {
         Command::User(command) => done(user::run(&command)),
         Command::Role(command) => done(role::run(command)),
         Command::SealingKey(command) => done(sealing_key::run(&command)),
+        Command::Backup(command) => done(backup::back_up(&command)),
+        Command::Restore(command) => done(backup::restore(&command)),
         Command::Check(check) => done(check::run(&check)),
         Command::Config(command) => client::run(client::Command::Config(command)),
         Command::Nodes(command) => client::run(client::Command::Nodes(command)),

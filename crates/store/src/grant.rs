@@ -13,8 +13,10 @@ const ALL: &str = "*";
 #[serde(deny_unknown_fields)]
 pub struct RoleGrant {
     /// Name of the role.
+    #[schemars(length(min = 1))]
     pub role: String,
     /// Ids of the groups; `*` is all of them.
+    #[schemars(length(min = 1))]
     pub groups: Vec<String>,
 }
 

@@ -32,6 +32,7 @@ mod access;
 mod account;
 mod api_token;
 mod audit;
+mod backup;
 mod bootstrap;
 mod change;
 mod clock;
@@ -73,6 +74,7 @@ pub use api_token::{ApiToken, NewApiToken};
 pub use audit::{
     Acting, Actor, ActorKind, Attempt, AuditAction, AuditFilter, AuditOutcome, AuditScope, Entry, Mask, audited, masked,
 };
+pub use backup::{copy_sqlite, is_empty, sqlite_file};
 pub use change::{
     Body, ChangeSet, Delete, Expect, Op, Outcome, Published, Put, Reference, Slot, Source, Target, UniqueKey,
 };

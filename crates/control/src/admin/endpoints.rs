@@ -111,5 +111,6 @@ fn of(method: Method, path: &str) -> Declared {
     let path = format!("{BASE}{path}");
     let target = Target::of(&method, &path, Declarative::Beside).expect("the route table knows what is declared");
     let right = target.need(&method).map(|need| need.to_string());
-    Declared { method, path, right, open: false }
+    let open = target == Target::Probe;
+    Declared { method, path, right, open }
 }

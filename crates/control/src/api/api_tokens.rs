@@ -20,7 +20,7 @@ const LONGEST: usize = 64;
 
 /// What is given to make one.
 #[derive(Default, Deserialize, JsonSchema)]
-#[schemars(rename = "ApiTokenGiven")]
+#[schemars(rename = "ApiTokenGiven", extend("required" = ["name", "roles"]))]
 #[serde(deny_unknown_fields, default)]
 struct Given {
     /// What people call it; histories name it.
@@ -77,7 +77,7 @@ pub(super) async fn list(Shared(api): Site) -> Outcome {
     Ok(super::list(&tokens))
 }
 
-pub(super) const CREATE: Doc = Doc::makes::<Made>("Makes a token, which is shown this once.").takes::<Given>();
+pub(super) const CREATE: Doc = Doc::makes::<Made>("Makes a token, which is shown this once.").needs::<Given>();
 
 /// `POST /api/tokens`: the one answer that shows the token.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {

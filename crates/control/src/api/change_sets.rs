@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::expected::Expected;
 use super::{Api, Failure, Outcome, flag, json as answer, query_of};
 use crate::admin::engine::ATTEMPTS;
 use crate::callers::Caller;
@@ -42,13 +43,6 @@ pub(super) struct Asked {
     wait: Option<Duration>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Expected {
-    Unsaid,
-    Any,
-    Revision(u64),
-}
-
 impl Asked {
     /// By the arguments `dry_run`, `force`, `message` and `wait`, and the header `If-Match`.
     pub(super) fn of(api: &Api, uri: &Uri, headers: &HeaderMap) -> Result<Self, Failure> {
@@ -58,7 +52,7 @@ impl Asked {
             return Err(Failure::bad("invalid_argument", format!("message: expected at most {LONGEST} bytes")));
         }
         let wait = query.get("wait").map(|_| api.wait(&query)).transpose()?;
-        let expected = Expected::of(headers)?;
+        let expected = Expected::of(headers, "the revision of the group, as an ETag or a dry run has it")?;
         Ok(Self { dry_run: flag(&query, "dry_run")?, force: flag(&query, "force")?, message, expected, wait })
     }
 
@@ -83,28 +77,6 @@ impl Asked {
     }
 }
 
-impl Expected {
-    fn of(headers: &HeaderMap) -> Result<Self, Failure> {
-        let Some(named) = headers.get(header::IF_MATCH) else { return Ok(Self::Unsaid) };
-        match named.to_str().unwrap_or_default().trim().trim_matches('"') {
-            "*" => Ok(Self::Any),
-            number => number.parse().map(Self::Revision).map_err(|_| {
-                Failure::bad(
-                    "invalid_argument",
-                    "If-Match: expected the revision of the group, as an ETag or a dry run has it",
-                )
-            }),
-        }
-    }
-
-    fn check(self, current: u64) -> Result<(), Refused> {
-        match self {
-            Self::Revision(expected) if expected != current => Err(Refused::Stale { expected, current }),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// Plans a change set of what the group is, and publishes it unless only that was asked for. Where no revision of the group was
 /// named, it is planned anew as long as others write meanwhile.
 pub(super) async fn run<F: Future<Output = Result<Plan, Failure>>>(
@@ -119,7 +91,10 @@ pub(super) async fn run<F: Future<Output = Result<Plan, Failure>>>(
     let editor = api.editor(who, group);
     for _ in 0..ATTEMPTS {
         let base = group.current().await?;
-        asked.expected.check(base.revision())?;
+        let current = base.revision();
+        if let Some(expected) = asked.expected.number().filter(|expected| *expected != current) {
+            return Err(Refused::Stale { expected, current }.into());
+        }
         let mut plan = plan(base).await?;
         let done = match asked.dry_run {
             true => editor.rehearse(&mut plan, source).await.map(|()| None),
@@ -127,7 +102,7 @@ pub(super) async fn run<F: Future<Output = Result<Plan, Failure>>>(
         };
         match done {
             Ok(published) => return told(api, group, asked, plan, published).await,
-            Err(Refused::Stale { .. }) if !matches!(asked.expected, Expected::Revision(_)) => {}
+            Err(Refused::Stale { .. }) if asked.expected.number().is_none() => {}
             Err(refused) => return Err(refused.into()),
         }
     }

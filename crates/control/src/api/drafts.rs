@@ -7,18 +7,20 @@ use axum::extract::{Extension, Path, State as Shared};
 use http::{HeaderMap, StatusCode, Uri};
 use milecastle_model::{Fault, Key};
 use milecastle_store::{Draft, DraftChange, DraftError, DraftUpdate, Source};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::change_sets::{self, ASKED, Asked, DRY_RUN, FORCE, LONGEST, MESSAGE, WAIT, tagged};
+use super::expected::Expected;
 use super::groups::done;
-use super::{Api, Failure, List, Outcome, Site, Who, if_match, json as answer, query_of};
+use super::{Api, Failure, List, Outcome, Site, Who, json as answer, query_of};
 use crate::admin::engine::ATTEMPTS;
 use crate::callers::Caller;
 use crate::keys;
-use crate::openapi::{self, Doc, Param};
+use crate::openapi::{self, Doc, NAME, Param};
 use crate::revisions::{Clash, Editor, Edits, GivenEdit, Op, Plan, stamped};
 use crate::rights::{Need, Place, Resource};
 use crate::state::Image;
@@ -27,19 +29,40 @@ use crate::state::Image;
 const LONGEST_NAME: usize = 64;
 
 /// What is given to publish edits at once.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "ChangeSetGiven")]
 #[serde(deny_unknown_fields, default)]
 struct GivenSet {
     edits: Vec<GivenEdit>,
 }
 
-/// What is given to begin a draft, or to edit it.
-#[derive(Default, Deserialize)]
+/// What is given to begin a draft.
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "DraftNew")]
 #[serde(deny_unknown_fields, default)]
 struct GivenDraft {
-    /// Of a new one; without it, one is made.
+    /// Without it, one is made.
+    #[schemars(regex(pattern = NAME))]
     id: Option<String>,
+    /// At most 64 bytes.
+    #[schemars(length(max = 64))]
     name: Option<String>,
+    /// At most 1024 bytes.
+    #[schemars(length(max = 1024))]
+    message: Option<String>,
+    edits: Vec<GivenEdit>,
+}
+
+/// What is given to edit one. Its id stays as it is.
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "DraftUpdate")]
+#[serde(deny_unknown_fields, default)]
+struct GivenUpdate {
+    /// At most 64 bytes.
+    #[schemars(length(max = 64))]
+    name: Option<String>,
+    /// At most 1024 bytes.
+    #[schemars(length(max = 1024))]
     message: Option<String>,
     edits: Vec<GivenEdit>,
 }
@@ -48,7 +71,7 @@ struct GivenDraft {
 type Open = Map<String, Value>;
 
 pub(super) const PUBLISH_EDITS: Doc = Doc::gives::<Open>("Publishes edits of any kinds as one revision.")
-    .takes::<Open>()
+    .takes::<GivenSet>()
     .query(ASKED)
     .refuses(&[409, 412]);
 
@@ -87,7 +110,7 @@ pub(super) async fn list(Shared(api): Site, Path(group): Path<String>) -> Outcom
     Ok(super::list(&drafts))
 }
 
-pub(super) const CREATE: Doc = Doc::makes::<Open>("Begins a draft.").takes::<Open>().refuses(&[409, 412]);
+pub(super) const CREATE: Doc = Doc::makes::<Open>("Begins a draft.").takes::<GivenDraft>().refuses(&[409]);
 
 /// `POST /api/gateway_groups/{group}/drafts`.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, Path(id): Path<String>, body: Body) -> Outcome {
@@ -115,7 +138,7 @@ pub(super) async fn show(Shared(api): Site, Extension(who): Who, Path((id, draft
     Ok(tagged(answer(StatusCode::OK, &body), draft.version))
 }
 
-pub(super) const UPDATE: Doc = Doc::gives::<Open>("Edits a draft.").takes::<Open>().refuses(&[409, 412]);
+pub(super) const UPDATE: Doc = Doc::gives::<Open>("Edits a draft.").takes::<GivenUpdate>().refuses(&[409, 412]);
 
 /// `PATCH /api/gateway_groups/{group}/drafts/{draft}`: more edits, another name or message. With `If-Match` only if it is still of that
 /// version.
@@ -126,12 +149,9 @@ pub(super) async fn update(
     headers: HeaderMap,
     body: Body,
 ) -> Outcome {
-    let GivenDraft { id: renamed, name, message, edits } = api.large_body(body).await?;
-    if renamed.is_some() {
-        return Err(Failure::bad("invalid_body", "the id of a draft stays as it is: change its name").at("/id"));
-    }
+    let GivenUpdate { name, message, edits } = api.large_body(body).await?;
     fit(&draft, name.as_deref(), message.as_deref())?;
-    let expected = if_match(&headers, "the `version` of the draft, as its ETag has it")?;
+    let expected = Expected::of(&headers, "the `version` of the draft, as its ETag has it")?.number();
     let group = api.state.find(&id).await?;
     let mut attempts = 0;
     loop {

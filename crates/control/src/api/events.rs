@@ -145,8 +145,9 @@ fn after(query: &Query, headers: &HeaderMap) -> Result<Option<u64>, Failure> {
     let header = headers.get(LAST).map(|value| value.to_str().unwrap_or_default());
     let given = header.filter(|text| !text.is_empty()).or_else(|| query.get("after"));
     let wrong =
-        |_| Failure::bad("invalid_argument", "after, Last-Event-ID: expected the id of an event, a whole number");
-    given.map(str::parse).transpose().map_err(wrong)
+        || Failure::bad("invalid_argument", "after, Last-Event-ID: expected the id of an event, a whole number");
+    let number = |text: &str| text.parse().ok().filter(|id| *id <= openapi::MOST).ok_or_else(wrong);
+    given.map(number).transpose()
 }
 
 fn limit(query: &Query) -> Result<usize, Failure> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::{Failure, List, Outcome, Site, Who, flag, json, query_of};
-use crate::openapi::{Doc, Param};
+use crate::openapi::{Doc, NAME, Param};
 use crate::rights::{Need, Place, Resource};
 
 /// A group as answers show it.
@@ -27,12 +27,23 @@ struct Shown {
     created_at: u64,
 }
 
-/// What is given to make a group, or to change one.
+/// What is given to make a group.
 #[derive(Default, Deserialize, JsonSchema)]
-#[schemars(rename = "GatewayGroupGiven")]
+#[schemars(rename = "GatewayGroupNew", extend("required" = ["id"]))]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Given {
-    id: Option<String>,
+struct New {
+    #[schemars(regex(pattern = NAME))]
+    id: String,
+    /// The id without it.
+    name: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// What is given to change one. Its id does not change.
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "GatewayGroupUpdate")]
+#[serde(deny_unknown_fields)]
+struct Update {
     name: Option<String>,
     labels: Option<BTreeMap<String, String>>,
 }
@@ -57,16 +68,15 @@ pub(super) async fn list(Shared(api): Site, Extension(who): Who, uri: Uri) -> Ou
     Ok(super::list(&shown))
 }
 
-pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes a gateway group.").takes::<Given>().refuses(&[409]);
+pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes a gateway group.").needs::<New>().refuses(&[409]);
 
 /// `POST /api/gateway_groups`.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {
-    let given: Given = api.body(body).await?;
-    let Some(id) = given.id else { return Err(Failure::bad("invalid_body", "a group needs an id").at("/id")) };
+    let New { id, name, labels } = api.body(body).await?;
     // What can stand in the certificates of its nodes.
     NodeIdentity::new(id.as_str(), "any").map_err(|error| Failure::bad("invalid_id", error.to_string()).at("/id"))?;
-    let name = given.name.unwrap_or_else(|| id.clone());
-    let new = NewGroup { name, labels: given.labels.unwrap_or_default(), ..NewGroup::named(id) };
+    let name = name.unwrap_or_else(|| id.clone());
+    let new = NewGroup { name, labels: labels.unwrap_or_default(), ..NewGroup::named(id) };
     let group = api.by(&who).group_create(&new).await?;
     // Whoever made it may use it here at once.
     api.state.find(&group.id).await?;
@@ -81,15 +91,12 @@ pub(super) async fn show(Shared(api): Site, Path(id): Path<String>) -> Outcome {
     Ok(json(StatusCode::OK, &Shown::from(api.store().group_get(&id).await?)))
 }
 
-pub(super) const UPDATE: Doc = Doc::gives::<Shown>("Changes name and labels of a gateway group.").takes::<Given>();
+pub(super) const UPDATE: Doc = Doc::gives::<Shown>("Changes name and labels of a gateway group.").takes::<Update>();
 
 /// `PATCH /api/gateway_groups/{group}`: name and labels.
 pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(id): Path<String>, body: Body) -> Outcome {
-    let given: Given = api.body(body).await?;
-    if given.id.is_some_and(|given| given != id) {
-        return Err(Failure::bad("invalid_body", "the id of a group does not change").at("/id"));
-    }
-    let update = GroupUpdate { name: given.name, labels: given.labels };
+    let Update { name, labels } = api.body(body).await?;
+    let update = GroupUpdate { name, labels };
     let group = api.by(&who).group_update(&id, &update).await?;
     tracing::info!(group = id, by = who.name, "gateway group changed");
     Ok(json(StatusCode::OK, &Shown::from(group)))

@@ -14,6 +14,7 @@ mod change_sets;
 mod drafts;
 mod endpoints;
 mod events;
+mod expected;
 mod failure;
 mod groups;
 mod lineage;
@@ -52,9 +53,10 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 pub use endpoints::Declared;
 pub(crate) use endpoints::{declared, documented};
+pub(crate) use expected::FORM as EXPECTED;
 use failure::{Failure, Outcome};
 pub(crate) use failure::{Refusal, Starting};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use milecastle_settings::{Peers, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Acting, DraftLimits, Store};
@@ -63,6 +65,7 @@ pub(crate) use roles::is_name as is_role_name;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 pub(crate) use users::is_name as is_account_name;
@@ -191,7 +194,12 @@ impl Api {
         parsed(&self.body_limits.read(body).await?)
     }
 
-    /// The same of a body that holds many objects.
+    /// Whatever JSON there is, for who judges it by a schema; `null` of an empty body.
+    async fn any_body(&self, body: Body) -> Result<Value, Failure> {
+        value(&self.body_limits.read(body).await?)
+    }
+
+    /// The body of a request that holds many objects.
     async fn large_body<T: DeserializeOwned + Default>(&self, body: Body) -> Result<T, Failure> {
         parsed(&self.large_body_limits.read(body).await?)
     }
@@ -211,7 +219,15 @@ impl Api {
     }
 }
 
+/// What has these members; a list would pass for it that has them in their order.
 fn parsed<T: DeserializeOwned + Default>(text: &[u8]) -> Result<T, Failure> {
+    match text.trim_ascii_start().first() {
+        Some(b'[') => Err(Failure::bad("invalid_body", "an object is expected, not a list")),
+        _ => value(text),
+    }
+}
+
+fn value<T: DeserializeOwned + Default>(text: &[u8]) -> Result<T, Failure> {
     if text.is_empty() {
         return Ok(T::default());
     }
@@ -266,13 +282,6 @@ fn flag(query: &Query, name: &str) -> Result<bool, Failure> {
         Some("true") => Ok(true),
         Some(_) => Err(Failure::bad("invalid_argument", format!("{name}: expected true or false"))),
     }
-}
-
-/// The number that the header `If-Match` names; `what` says which it has to be. `*` is any.
-fn if_match(headers: &HeaderMap, what: &str) -> Result<Option<u64>, Failure> {
-    let named = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().trim_matches('"'));
-    let number = named.filter(|named| *named != "*").map(str::parse).transpose();
-    number.map_err(|_| Failure::bad("invalid_argument", format!("If-Match: expected {what}")))
 }
 
 /// A whole number among the arguments.

@@ -48,7 +48,7 @@ pub(super) const OBJECTS: Doc = Doc::gives::<Map<String, Value>>("What a gateway
     .query(&[
         OFFSET,
         COUNT,
-        Param::text("kind", "Only objects of this kind."),
+        Param::kind("kind", "Only objects of this kind."),
         Param::text("id", "Only those of this id."),
     ])
     .refuses(&[410]);

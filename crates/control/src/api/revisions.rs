@@ -140,11 +140,14 @@ struct Everywhere {
     next: Option<String>,
 }
 
+/// Groups, each with the revision that it has come to.
+const REACHED: &str = "^[^,]*:[0-9]{1,15}(,[^,]*:[0-9]{1,15})*$";
+
 pub(super) const EVERYWHERE: Doc =
     Doc::gives::<Everywhere>("What was published to all groups, newest first.").query(&[
         Param::whole("limit", 1, MOST, "Revisions at most; 50 without it."),
         Param::text("group", "Only those of this group."),
-        Param::text("before", "`next` of the page before."),
+        Param::like("before", REACHED, "`next` of the page before."),
     ]);
 
 /// `GET /api/changes`: what was published to all groups that whoever asks may see, newest first. A page names in `next` what `before` is

@@ -14,8 +14,9 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::change_sets::tagged;
+use super::expected::Expected;
 use super::groups::done;
-use super::{Api, Failure, List, Outcome, Site, Who, if_match, json};
+use super::{Api, Failure, List, Outcome, Site, Who, json};
 use crate::callers::Caller;
 use crate::openapi::Doc;
 use crate::rights::{Action, Need, Place, PrincipalKind, Resource, Rights, Role, Unfit};
@@ -196,7 +197,7 @@ pub(super) async fn delete(
 /// A role that `who` may change: a made one, of the version that he wants, that allows nothing which he may not do. Not one that he
 /// has himself, so that there is always an administrator left.
 async fn changeable(api: &Api, who: &Caller, name: &str, headers: &HeaderMap) -> Result<CustomRole, Failure> {
-    let wanted = if_match(headers, "the `version` of the role, as its ETag has it")?;
+    let wanted = Expected::of(headers, "the `version` of the role, as its ETag has it")?.number();
     if Role::find(name).is_some() {
         let message = format!("`{name}` is built in and stays as it is: make a role of your own");
         return Err(Failure::conflict("built_in_role", message));

@@ -27,7 +27,7 @@ const JSON: &[u8] = b"application/json";
 
 /// What is given to log in.
 #[derive(Default, Deserialize, JsonSchema)]
-#[schemars(rename = "LoginGiven")]
+#[schemars(rename = "LoginGiven", extend("required" = ["name", "password"]))]
 #[serde(deny_unknown_fields, default)]
 struct Given {
     name: String,
@@ -37,7 +37,7 @@ struct Given {
 
 /// What is given to change one's password.
 #[derive(Default, Deserialize, JsonSchema)]
-#[schemars(rename = "PasswordGiven")]
+#[schemars(rename = "PasswordGiven", extend("required" = ["old", "new"]))]
 #[serde(deny_unknown_fields, default)]
 struct Change {
     #[schemars(with = "String")]
@@ -87,7 +87,7 @@ fn shown(who: &Principal) -> Shown {
 }
 
 pub(super) const LOGIN: Doc =
-    Doc::makes::<Shown>("Logs in; the answer sets the cookie of the session.").takes::<Given>().refuses(&[401, 429]);
+    Doc::makes::<Shown>("Logs in; the answer sets the cookie of the session.").needs::<Given>().refuses(&[401, 429]);
 
 /// `POST /api/session`: logs in; the answer sets the cookie of the session.
 pub(super) async fn login(
@@ -136,7 +136,7 @@ pub(super) async fn logout(
 }
 
 pub(super) const CHANGE_PASSWORD: Doc =
-    Doc::done("Changes one's own password; all other sessions of the account end.").takes::<Change>().refuses(&[429]);
+    Doc::done("Changes one's own password; all other sessions of the account end.").needs::<Change>().refuses(&[429]);
 
 /// `PUT /api/session/password`: another one for oneself; all other sessions of the account end.
 pub(super) async fn change_password(

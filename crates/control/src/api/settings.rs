@@ -20,7 +20,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Api, Failure, Outcome, Site, Who, flag, if_match, json as answer, query_of};
+use super::expected::Expected;
+use super::{Api, Failure, Outcome, Site, Who, flag, json as answer, query_of};
 use crate::callers::Caller;
 use crate::dpm::Receipt;
 use crate::openapi::{Doc, Param};
@@ -90,7 +91,7 @@ pub(super) async fn show(Shared(api): Site, Path(id): Path<String>) -> Outcome {
 }
 
 pub(super) const REPLACE: Doc = Doc::gives::<Shown>("Replaces the settings of a gateway group.")
-    .takes::<Given>()
+    .needs::<Given>()
     .query(CHANGE)
     .refuses(&[409, 412]);
 
@@ -103,14 +104,14 @@ pub(super) async fn replace(
     headers: HeaderMap,
     body: Body,
 ) -> Outcome {
-    let given: Value = api.body(body).await?;
+    let given = api.any_body(body).await?;
     let asked = asked(&api, &uri, &headers, &who)?;
     let _place = api.place(&who, asked.wait.unwrap_or_default())?;
     change(&api, &id, asked, |_| given.clone()).await
 }
 
 pub(super) const PATCH: Doc = Doc::gives::<Shown>("Merges into the settings of a gateway group.")
-    .takes::<Given>()
+    .needs::<Given>()
     .query(CHANGE)
     .refuses(&[409, 412]);
 
@@ -123,7 +124,7 @@ pub(super) async fn patch(
     headers: HeaderMap,
     body: Body,
 ) -> Outcome {
-    let given: Value = api.body(body).await?;
+    let given = api.any_body(body).await?;
     let asked = asked(&api, &uri, &headers, &who)?;
     let _place = api.place(&who, asked.wait.unwrap_or_default())?;
     let merged = |mut stored: Value| {
@@ -135,7 +136,7 @@ pub(super) async fn patch(
 
 fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: &Arc<Caller>) -> Result<Asked, Failure> {
     let query = query_of(uri);
-    let expected = if_match(headers, "the `revision` of the settings, as their ETag has it")?;
+    let expected = Expected::of(headers, "the `revision` of the settings, as their ETag has it")?.number();
     let wait = query.get("wait").map(|_| api.wait(&query)).transpose()?;
     Ok(Asked { force: flag(&query, "force")?, expected, wait, who: who.clone() })
 }
@@ -201,7 +202,8 @@ fn check_expected(asked: &Asked, image: &Image) -> Result<(), Failure> {
 
 /// The compiler of new settings, if they are any.
 fn judged(compiler: &Compiler, new: &Value) -> Result<Compiler, Failure> {
-    let faults = compiler.check(Kind::GroupSettings, &Key::group_settings().id, new);
+    let mut faults = compiler.check(Kind::GroupSettings, &Key::group_settings().id, new);
+    faults.extend(terms::too_large(terms::size_of(new), new));
     if faults.is_empty() {
         return compiler.under_settings(new).map_err(|faults| refused(&faults));
     }

@@ -15,7 +15,7 @@ use super::change_sets::{self, Asked, DRY_RUN, FORCE, MESSAGE, WAIT, tagged};
 use super::{Failure, Outcome, Site, Who, flag, query_of};
 use crate::admin::validate::is_yaml;
 use crate::admin::yaml;
-use crate::openapi::{Doc, Param};
+use crate::openapi::{Doc, NAME, Param};
 use crate::revisions::{Arrival, Editor, Existing, Plan, Refused, Selection, transfer};
 use crate::rights::{Need, Place, Resource};
 use crate::state::Image;
@@ -24,8 +24,8 @@ use crate::state::Image;
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
 
-const KINDS: Param = Param::text("kinds", "Only objects of these kinds, joined by commas.");
-const OBJECTS: Param = Param::text("objects", "Only these objects, such as /routes/1, joined by commas.");
+const KINDS: Param = Param::kinds("kinds", "Only objects of these kinds, joined by commas.");
+const OBJECTS: Param = Param::objects("objects", "Only these objects, such as /routes/1, joined by commas.");
 const EXISTING: Param =
     Param::one_of("existing", &["overwrite", "keep", "refuse"], "What becomes of objects that are there already.");
 const PRUNE: Param = Param::flag("prune", "Delete what does not arrive.");
@@ -88,7 +88,7 @@ pub(super) async fn export(Shared(api): Site, Path(id): Path<String>, uri: Uri) 
 }
 
 pub(super) const IMPORT: Doc = Doc::gives::<Map<String, Value>>("Takes over the objects of such a file.")
-    .takes::<Map<String, Value>>()
+    .needs::<transfer::GroupFile>()
     .query(&[DRY_RUN, FORCE, MESSAGE, WAIT, KINDS, OBJECTS, EXISTING, PRUNE])
     .refuses(&[409, 412, 428]);
 
@@ -121,7 +121,7 @@ pub(super) async fn import(
 
 pub(super) const PROMOTE: Doc = Doc::gives::<Map<String, Value>>("Takes over objects of another group.")
     .query(&[
-        Param::text("from", "The group that they come from."),
+        Param::like("from", NAME, "The group that they come from.").needed(),
         DRY_RUN,
         FORCE,
         MESSAGE,

@@ -21,7 +21,7 @@ const LONGEST: usize = 64;
 
 /// What is given to make one.
 #[derive(Default, Deserialize, JsonSchema)]
-#[schemars(rename = "UserNew")]
+#[schemars(rename = "UserNew", extend("required" = ["name", "roles"]))]
 #[serde(deny_unknown_fields, default)]
 struct New {
     #[schemars(regex(pattern = "^[A-Za-z0-9._@-]{1,64}$"))]
@@ -41,6 +41,7 @@ struct New {
 #[schemars(rename = "UserUpdate")]
 #[serde(deny_unknown_fields, default)]
 struct Update {
+    #[schemars(length(min = 1))]
     roles: Option<Vec<RoleGrant>>,
     disabled: Option<bool>,
     /// For somebody who has forgotten his own.
@@ -96,7 +97,7 @@ pub(super) async fn show(Shared(api): Site, Path(name): Path<String>) -> Outcome
     Ok(json(StatusCode::OK, &Shown::from(found(&api, &name).await?)))
 }
 
-pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes an account.").takes::<New>().refuses(&[409]);
+pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes an account.").needs::<New>().refuses(&[409]);
 
 /// `POST /api/users`: the password is to be changed at the first login, whoever chose it.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {

@@ -136,7 +136,8 @@ pub(super) fn operation(declared: &Declared, about: About) -> Option<Map<String,
     forbidden["application/json"] = json!({ "schema": named(REFUSAL) });
     responses.insert("403".to_owned(), json!({ "description": meaning(403), "content": forbidden }));
     let of_keys: &[u16] = if takes_key(declared) { &[400, 409, 422] } else { &[] };
-    for status in [401, 503].iter().chain(of_keys) {
+    let of_strangers: &[u16] = if declared.open { &[] } else { &[401] };
+    for status in [503].iter().chain(of_strangers).chain(of_keys) {
         let content = json!({ "application/json": { "schema": named(REFUSAL) } });
         let response = json!({ "description": meaning(*status), "content": content });
         responses.entry(status.to_string()).or_insert(response);
@@ -147,6 +148,9 @@ pub(super) fn operation(declared: &Declared, about: About) -> Option<Map<String,
     all.insert("tags".to_owned(), json!([tag]));
     all.insert("summary".to_owned(), operation.summary.into());
     all.extend(declared.right.as_ref().map(|right| ("description".to_owned(), takes(right))));
+    if declared.open {
+        all.insert("security".to_owned(), json!([]));
+    }
     all.insert("parameters".to_owned(), parameters.into());
     all.extend(operation.body.map(|body| ("requestBody".to_owned(), body)));
     all.insert("responses".to_owned(), responses.into());
@@ -171,7 +175,7 @@ fn described(about: About) -> Option<Operation> {
         }
         About::PluginReload => {
             let operation = Operation::new("Does nothing: which plugins are enabled is a setting of the group.");
-            operation.answers(200, None)
+            operation.answers(200, None).refuses(&[404])
         }
         About::Plugins => {
             let all = query("all", json!({ "type": "boolean" }), "Each plugin with its schemas.");
@@ -216,7 +220,9 @@ fn described(about: About) -> Option<Operation> {
         }
         About::List(kind) => {
             let words = format!("The {}s of a group.", kind.word());
-            Operation::new(words).with(selection(kind)).gives(200, &named(LIST)).refuses(&[400, 404])
+            let operation = Operation::new(words).with(selection(kind)).gives(200, &named(LIST));
+            // Plain words where it is about the size of pages, whatever the media type says.
+            operation.answers(400, None).refuses(&[404])
         }
         About::Show(kind) => {
             Operation::new(format!("One {}.", kind.word())).gives(200, &named(SHOWN)).refuses(&[400, 404])

@@ -1,6 +1,9 @@
 //! What an endpoint of `/api` says of itself: the part of a row of its table that becomes the document.
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use std::collections::BTreeSet;
+
+use milecastle_model::{Key, Kind};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 /// Lengths of time as arguments and bodies have them: `500ms`, `30s`, `1h30m`, a bare number of seconds.
@@ -18,6 +21,8 @@ pub(crate) struct Doc {
     pub(super) query: &'static [Param],
     /// The body of the request.
     pub(super) takes: Option<SchemaOf>,
+    /// Whether there must be one.
+    pub(super) needs: bool,
     /// The status of success, and the body that comes with it.
     pub(super) status: u16,
     pub(super) gives: Option<SchemaOf>,
@@ -33,15 +38,20 @@ pub(crate) struct Param {
     name: &'static str,
     about: &'static str,
     form: Form,
+    needed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Form {
     Text,
+    Like(&'static str),
     Flag,
     Whole { min: u64, max: u64 },
     Span,
     OneOf(&'static [&'static str]),
+    Kind,
+    Kinds,
+    Objects,
 }
 
 fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
@@ -50,7 +60,7 @@ fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 
 impl Doc {
     const fn new(summary: &'static str, status: u16, gives: Option<SchemaOf>) -> Self {
-        Self { summary, query: &[], takes: None, status, gives, also: None, refuses: &[] }
+        Self { summary, query: &[], takes: None, needs: false, status, gives, also: None, refuses: &[] }
     }
 
     /// Answers 200 with a `T`.
@@ -73,9 +83,14 @@ impl Doc {
         Self::new(summary, 303, None)
     }
 
-    /// Takes a `T` as its body.
+    /// Takes a `T` as its body, of which all may be left out.
     pub(crate) const fn takes<T: JsonSchema>(self) -> Self {
         Self { takes: Some(schema_of::<T>), ..self }
+    }
+
+    /// Needs a `T` as its body.
+    pub(crate) const fn needs<T: JsonSchema>(self) -> Self {
+        Self { needs: true, ..self.takes::<T>() }
     }
 
     /// Takes these arguments.
@@ -95,29 +110,58 @@ impl Doc {
 }
 
 impl Param {
+    const fn new(name: &'static str, about: &'static str, form: Form) -> Self {
+        Self { name, about, form, needed: false }
+    }
+
     /// Any text.
     pub(crate) const fn text(name: &'static str, about: &'static str) -> Self {
-        Self { name, about, form: Form::Text }
+        Self::new(name, about, Form::Text)
+    }
+
+    /// A text that this regular expression describes.
+    pub(crate) const fn like(name: &'static str, pattern: &'static str, about: &'static str) -> Self {
+        Self::new(name, about, Form::Like(pattern))
+    }
+
+    /// The name of a kind of object.
+    pub(crate) const fn kind(name: &'static str, about: &'static str) -> Self {
+        Self::new(name, about, Form::Kind)
+    }
+
+    /// Names of kinds or of their collections, with commas between them.
+    pub(crate) const fn kinds(name: &'static str, about: &'static str) -> Self {
+        Self::new(name, about, Form::Kinds)
+    }
+
+    /// Paths of objects, with commas between them.
+    pub(crate) const fn objects(name: &'static str, about: &'static str) -> Self {
+        Self::new(name, about, Form::Objects)
+    }
+
+    /// Nothing is done without it.
+    pub(crate) const fn needed(self) -> Self {
+        Self { needed: true, ..self }
     }
 
     /// `true` or `false`; `false` without it.
     pub(crate) const fn flag(name: &'static str, about: &'static str) -> Self {
-        Self { name, about, form: Form::Flag }
+        Self::new(name, about, Form::Flag)
     }
 
     /// A whole number of these bounds.
     pub(crate) const fn whole(name: &'static str, min: u64, max: u64, about: &'static str) -> Self {
-        Self { name, about, form: Form::Whole { min, max } }
+        Self::new(name, about, Form::Whole { min, max })
     }
 
     /// A length of time.
     pub(crate) const fn span(name: &'static str, about: &'static str) -> Self {
-        Self { name, about, form: Form::Span }
+        Self::new(name, about, Form::Span)
     }
 
     /// One of these words.
     pub(crate) const fn one_of(name: &'static str, words: &'static [&'static str], about: &'static str) -> Self {
-        Self { name, about, form: Form::OneOf(words) }
+        Self::new(name, about, Form::OneOf(words))
     }
 
     /// Whether it makes a request wait for nodes, for which there may be no place.
@@ -129,11 +173,52 @@ impl Param {
     pub(super) fn shown(&self) -> Value {
         let schema = match self.form {
             Form::Text => json!({ "type": "string" }),
+            Form::Like(pattern) => json!({ "type": "string", "pattern": pattern }),
             Form::Flag => json!({ "type": "boolean", "default": false }),
             Form::Whole { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
             Form::Span => json!({ "type": "string", "pattern": SPAN }),
             Form::OneOf(words) => json!({ "type": "string", "enum": words }),
+            Form::Kind => json!({ "type": "string", "enum": kind_names(Kind::ALL.iter().copied()) }),
+            Form::Kinds => {
+                let names = Kind::ALL.iter().flat_map(|kind| BTreeSet::from([kind.name(), kind.collection()]));
+                json!({ "type": "string", "pattern": listed(&names.collect::<Vec<_>>().join("|")) })
+            }
+            Form::Objects => {
+                let paths: Vec<String> = Kind::ALL.iter().copied().map(path_of).collect();
+                json!({ "type": "string", "pattern": listed(&paths.join("|")) })
+            }
         };
-        json!({ "name": self.name, "in": "query", "description": self.about, "schema": schema })
+        let mut shown = json!({ "name": self.name, "in": "query", "description": self.about, "schema": schema });
+        if self.needed {
+            shown["required"] = true.into();
+        }
+        shown
+    }
+}
+
+/// Names of kinds, as arguments and bodies have them.
+fn kind_names(kinds: impl Iterator<Item = Kind>) -> Vec<&'static str> {
+    kinds.map(Kind::name).collect()
+}
+
+/// The schema of the name of a kind that the Admin API knows.
+pub(crate) fn resource_kind(_: &mut SchemaGenerator) -> Schema {
+    let names = kind_names(Kind::ALL.iter().copied().filter(|kind| kind.is_resource()));
+    json_schema!({ "type": "string", "enum": names })
+}
+
+/// A pattern of what this one describes, once, several times with commas between them, or not at all.
+fn listed(one: &str) -> String {
+    format!("^(({one})(,({one}))*)?$")
+}
+
+/// A pattern of the paths of the objects of a kind.
+fn path_of(kind: Kind) -> String {
+    let collection = kind.collection();
+    match kind.parent() {
+        _ if !kind.is_resource() => Key::group_settings().path(),
+        Some(parent) => format!("/{}/[^,/]+/{collection}/[^,/]+", parent.collection()),
+        None if kind == Kind::Secret => format!("/{collection}/[^,/]+/[^,/]+"),
+        None => format!("/{collection}/[^,/]+"),
     }
 }

@@ -7,7 +7,7 @@
 mod admin;
 mod doc;
 
-pub(crate) use doc::{Doc, Param, SPAN};
+pub(crate) use doc::{Doc, Param, SPAN, resource_kind};
 
 use std::sync::LazyLock;
 
@@ -16,10 +16,18 @@ use schemars::SchemaGenerator;
 use schemars::generate::{Contract, SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::api::{self, Declared, Refusal, Starting};
+use crate::api::{self, Declared, EXPECTED, Refusal, Starting};
+
+/// Ids that clients choose: of gateway groups, and of drafts.
+pub(crate) const NAME: &str = "^[A-Za-z0-9._-]{1,64}$";
 
 /// Where definitions are, in the document.
 const SCHEMAS: &str = "#/components/schemas/";
+
+/// Refused where something else is there than was expected: by all that take `If-Match`.
+const STALE: u16 = 412;
+/// Refused where it was not said what is expected: by those that need it.
+const UNSAID: u16 = 428;
 
 /// Largest whole number that every parser of JSON keeps.
 pub(crate) const MOST: u64 = (1 << 53) - 1;
@@ -117,13 +125,14 @@ fn operation(declared: &Declared, doc: &Doc, schemas: &mut Schemas) -> Map<Strin
     let names = parameters_of(&declared.path);
     let mut parameters: Vec<Value> = names.iter().map(|name| path_parameter(name)).collect();
     parameters.extend(doc.query.iter().map(Param::shown));
+    parameters.extend(doc.refuses.contains(&STALE).then(|| if_match(doc.refuses.contains(&UNSAID))));
     parameters.extend(takes_key(declared).then(idempotency_key));
     let mut success = json!({ "description": "Done." });
     if let Some(gives) = doc.gives {
         success["content"] = json!({ "application/json": { "schema": gives(&mut schemas.given) } });
     }
     if let Some(media_type) = doc.also {
-        success["content"][media_type] = json!({ "schema": { "type": "string" } });
+        success["content"][media_type] = json!({ "schema": given_as(media_type) });
     }
     let refusal = schemas.given.subschema_for::<Refusal>();
     let starting = schemas.given.subschema_for::<Starting>();
@@ -146,10 +155,22 @@ fn operation(declared: &Declared, doc: &Doc, schemas: &mut Schemas) -> Map<Strin
     operation.insert("parameters".to_owned(), parameters.into());
     if let Some(body) = doc.takes {
         let schema = body(&mut schemas.taken);
-        operation.insert("requestBody".to_owned(), json!({ "content": { "application/json": { "schema": schema } } }));
+        let content = json!({ "application/json": { "schema": schema } });
+        operation.insert("requestBody".to_owned(), json!({ "required": doc.needs, "content": content }));
     }
     operation.insert("responses".to_owned(), responses.into());
     operation
+}
+
+/// What is given in other media types than JSON: texts, and of a stream each of its events.
+fn given_as(media_type: &str) -> Value {
+    let text = json!({ "type": "string" });
+    match media_type {
+        "text/event-stream" => {
+            json!({ "type": "object", "properties": { "id": text, "event": text, "data": text } })
+        }
+        _ => text,
+    }
 }
 
 /// With what statuses an endpoint refuses, from what follows from its row and what that says itself.
@@ -171,6 +192,18 @@ fn refusals(declared: &Declared, doc: &Doc, path: &[&str]) -> Vec<u16> {
 /// Whether it can be repeated under an idempotency key.
 fn takes_key(declared: &Declared) -> bool {
     declared.right.is_some() && !declared.method.is_safe()
+}
+
+/// The header that names what must still be there.
+fn if_match(needed: bool) -> Value {
+    let about = match needed {
+        true => "What must still be there, as an ETag has it, or `*` for whatever is. Needed, but for a dry run.",
+        false => "What must still be there, as an ETag has it, or `*` for whatever is.",
+    };
+    json!({
+        "name": "If-Match", "in": "header", "description": about,
+        "schema": { "type": "string", "pattern": EXPECTED },
+    })
 }
 
 /// The header that names a write.
@@ -195,7 +228,7 @@ fn parameters_of(path: &str) -> Vec<&str> {
 /// A parameter of a path of `/api`.
 fn path_parameter(name: &str) -> Value {
     let schema = match name {
-        "group" => json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" }),
+        "group" | "draft" => json!({ "type": "string", "pattern": NAME }),
         "revision" | "other" => json!({ "type": "string", "pattern": "^(head|[0-9]{1,15})$" }),
         "entry" => json!({ "type": "integer", "minimum": 0, "maximum": MOST }),
         _ => json!({ "type": "string", "minLength": 1 }),

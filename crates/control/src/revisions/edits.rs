@@ -4,19 +4,24 @@ use super::plan::Edits;
 use crate::admin::engine::id_text;
 use crate::admin::kinds::{Identity, Rules};
 use crate::admin::private_keys;
+use crate::openapi::resource_kind;
 use bytes::Bytes;
 use milecastle_model::{Fault, Key, Kind, Object, patch, schema_of};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 /// An edit as a client writes it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(rename = "Edit")]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GivenEdit {
     pub(crate) op: Op,
     /// The name of a kind: `route`.
+    #[schemars(schema_with = "resource_kind")]
     pub(crate) kind: String,
-    /// As in [`Key`]: of a credential `<consumer>/credentials/<id>`.
+    /// Of a credential `<consumer>/credentials/<id>`, and so on.
+    #[schemars(length(min = 1))]
     pub(crate) id: String,
     /// The whole body, or what is to be merged into it.
     #[serde(default)]
@@ -24,7 +29,8 @@ pub(crate) struct GivenEdit {
 }
 
 /// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "EditOp")]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Op {
     /// This is its body.

@@ -16,9 +16,6 @@ use std::sync::Arc;
 /// What is to become of objects: these bodies, or to be gone.
 pub(crate) type Edits = BTreeMap<Key, Option<Bytes>>;
 
-/// Most bytes of an object: what nodes take as one record, less room for what is written beside it.
-const LARGEST: usize = milecastle_wire::Limits::DEFAULT.record_bytes - (64 << 10);
-
 /// Flaws that a message tells.
 const TOLD: usize = 3;
 
@@ -140,10 +137,6 @@ impl Plan {
     }
 
     fn put(&mut self, key: Key, bytes: Bytes) {
-        if bytes.len() > LARGEST {
-            let fault = Fault::configuration("", format!("{} bytes, an object has at most {LARGEST}", bytes.len()));
-            return self.flaws.push(Flaw { key, fault });
-        }
         let body = match serde_json::from_slice::<Value>(&bytes) {
             Ok(body @ Value::Object(_)) => body,
             Ok(_) => return self.flaws.push(Flaw { key, fault: Fault::configuration("", "an object is expected") }),
@@ -152,6 +145,10 @@ impl Plan {
                 return self.flaws.push(Flaw { key, fault });
             }
         };
+        // As it would be stored, with the blanks that the client put in.
+        if let Some(fault) = terms::too_large(bytes.len(), &body) {
+            return self.flaws.push(Flaw { key, fault });
+        }
         // What the settings themselves lack was said already.
         let mut faults = match key.kind {
             Kind::GroupSettings => Vec::new(),

@@ -7,6 +7,7 @@ use crate::state::Image;
 use bytes::Bytes;
 use milecastle_model::{Fault, Key, Kind};
 use milecastle_settings::Registries;
+use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -55,14 +56,17 @@ struct Written<'a> {
 }
 
 /// The same as it is read; group and revision say where it comes from, and nothing more.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Read {
+pub(crate) struct GroupFile {
+    #[schemars(extend("const" = FORMAT))]
     milecastle: u64,
     #[serde(default, rename = "group")]
     _group: Option<String>,
     #[serde(default, rename = "revision")]
     _revision: Option<u64>,
+    /// Bodies by the paths of objects: `/routes/1`.
+    #[schemars(with = "BTreeMap<String, Map<String, Value>>")]
     objects: BTreeMap<String, Box<RawValue>>,
 }
 
@@ -125,7 +129,7 @@ pub(crate) fn write(group: &str, image: &Image, selection: &Selection) -> Result
 /// # Errors
 /// Why it is none.
 pub(crate) fn read(text: &[u8]) -> Result<BTreeMap<Key, Bytes>, String> {
-    let Read { milecastle, objects, .. } = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let GroupFile { milecastle, objects, .. } = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     if milecastle != FORMAT {
         return Err(format!("a file of form {milecastle}, this version reads form {FORMAT}"));
     }

@@ -228,7 +228,8 @@ async fn member(state: &Arc<State>, clock: &Arc<AtomicU64>, history: settings::H
 }
 
 /// Ports that the system chooses, on the loopback.
-fn settings() -> settings::Dashboard {
+/// On free ports of the loopback.
+pub(crate) fn settings() -> settings::Dashboard {
     let mut settings = settings::Dashboard::default();
     settings.server.listen = settings::HostPort { host: [127, 0, 0, 1].into(), port: 0 };
     settings.admin.admin_listen.port = 0;

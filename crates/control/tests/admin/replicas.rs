@@ -1,9 +1,10 @@
 //! Several dashboards on one database.
 
-use crate::gateway::{Gateway, T};
+use crate::gateway::{Gateway, KEY, T};
+use http::Method;
 use milecastle_settings::Time;
-use milecastle_testkit::eventually;
 use milecastle_testkit::postgres::Cluster;
+use milecastle_testkit::{Call, eventually};
 use serde_json::{Value, json};
 
 /// Sends a line until the answer is not the one that a lost race gets; gives how often it was lost.
@@ -90,6 +91,30 @@ async fn a_replica_hears_of_the_others_writes() {
     eventually("the other replica shows it", async || two.send("GET /upstreams/1").await.status == 200).await;
     two.done("DELETE /upstreams/1").await;
     eventually("and that it is gone", async || one.send("GET /upstreams/1").await.status == 404).await;
+}
+
+#[tokio::test]
+async fn a_group_that_one_replica_has_deleted_is_read_from_no_other() {
+    let one = Gateway::postgres().await;
+    let two = one.replica_with(|settings| settings.admin.max_read_wait = Time::secs(60)).await;
+    let call = async |gw: &Gateway, method: Method, path: &str, body: &str| {
+        let call = Call::new(method, path).header("x-api-key", KEY).body(body.to_owned());
+        call.to(gw.address()).await.unwrap().status
+    };
+    for _ in 0..10 {
+        assert_eq!(call(&one, Method::POST, "/api/gateway_groups", r#"{"id":"prod"}"#).await, 201);
+        one.done(r#"PUT /upstreams/1?gateway_group_id=prod {"nodes":{}}"#).await;
+        assert_eq!(two.send("GET /upstreams/1?gateway_group_id=prod").await.status, 200);
+        assert_eq!(call(&one, Method::DELETE, "/api/gateway_groups/prod?force=true", "").await, 204);
+        for line in ["GET /upstreams/1?gateway_group_id=prod", "GET /upstreams?gateway_group_id=prod"] {
+            let gone = json!({ "error_msg": "gateway group [prod] not found" });
+            two.check(line, 404, gone).await;
+        }
+        for path in ["", "/settings", "/export", "/revisions/head/objects", "/drafts", "/nodes"] {
+            let status = call(&two, Method::GET, &format!("/api/gateway_groups/prod{path}"), "").await;
+            assert_eq!(status, 404, "{path}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! TLS on the dashboard's listeners, and what every answer tells browsers (`docs/security.md`).
 
-use crate::gateway::{Gateway, KEY, bare};
-use milecastle_settings::Time;
+use crate::gateway::{self, Gateway, KEY, bare};
+use milecastle_control::{Opening, Readiness};
+use milecastle_settings::{self as settings, Time};
+use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::tls::{Authority, Identity};
 use milecastle_testkit::{Call, Target, eventually};
 use std::fs;
@@ -31,14 +33,15 @@ impl Files {
     }
 
     async fn dashboard(&self, mutual: bool) -> Gateway {
+        Gateway::configured(|settings| self.name_in(settings, mutual)).await
+    }
+
+    fn name_in(&self, settings: &mut settings::Dashboard, mutual: bool) {
         let path = |name: &str| Some(self.dir.path().join(name));
-        Gateway::configured(|settings| {
-            (settings.tls.cert_file, settings.tls.key_file) = (path("cert.pem"), path("key.pem"));
-            settings.tls.client_ca_file = path("people.pem").filter(|_| mutual);
-            settings.tls.reload = Time::millis(50);
-            settings.admin.enable = true;
-        })
-        .await
+        (settings.tls.cert_file, settings.tls.key_file) = (path("cert.pem"), path("key.pem"));
+        settings.tls.client_ca_file = path("people.pem").filter(|_| mutual);
+        settings.tls.reload = Time::millis(50);
+        settings.admin.enable = true;
     }
 }
 
@@ -74,6 +77,25 @@ async fn both_listeners_speak_tls_with_the_certificate_that_the_files_hold_now()
     eventually("the renewed certificate is shown", async || status(&target(&gw, &renewed, None)).await == Some(200))
         .await;
     assert_eq!(status(&trusting).await, None);
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_too_while_the_database_is_waited_for() {
+    let files = Files::new();
+    let mut settings = gateway::settings();
+    files.name_in(&mut settings, false);
+    let readiness = Readiness::starting(settings::Database::default().probe_timeout);
+    let opening = Opening::listen(&settings, Time::secs(1), &readiness, &Registry::default()).await.unwrap();
+    let alive = async |authority: &Authority| {
+        let target = Target::tls(opening.address(), "localhost", &authority.pem());
+        let mut connection = target.connect().await.ok()?;
+        Some(Call::get("/healthz").send(&mut connection).await.ok()?.status)
+    };
+    assert_eq!(alive(&files.servers).await, Some(200));
+    let renewed = Authority::new("renewed");
+    files.put(&renewed.issue(&["localhost"]));
+    eventually("the renewed certificate is shown", async || alive(&renewed).await == Some(200)).await;
+    assert_eq!(alive(&files.servers).await, None);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ pub(super) async fn rollback(
     publish: &Publish,
 ) -> anyhow::Result<Ended> {
     let path = format!("{}/{revision}/rollback", revisions(group));
-    run(client, output, &path, "", None, publish).await
+    publish_by(client, output, &path, "", None, publish).await
 }
 
 /// Writes the group, or what is chosen of it, to standard output as one file.
@@ -55,7 +55,7 @@ pub(super) async fn apply(
 ) -> anyhow::Result<Ended> {
     let text = settings::text(file).with_context(|| format!("cannot read {}", file.display()))?;
     let path = format!("/api/gateway_groups/{}/import", encode(group));
-    run(client, output, &path, &how(arrive), Some(Payload::file(text)), publish).await
+    publish_by(client, output, &path, &how(arrive), Some(Payload::file(text)), publish).await
 }
 
 /// Says what the objects of another group would change, or makes them the group's.
@@ -69,7 +69,7 @@ pub(super) async fn promote(
 ) -> anyhow::Result<Ended> {
     let path = format!("/api/gateway_groups/{}/promote", encode(group));
     let arguments = format!("&from={}{}", encode(from), how(arrive));
-    run(client, output, &path, &arguments, None, publish).await
+    publish_by(client, output, &path, &arguments, None, publish).await
 }
 
 fn how(Arrive { chosen, existing, prune }: &Arrive) -> String {
@@ -86,7 +86,7 @@ fn arguments(Select { kinds, objects }: &Select) -> String {
 
 /// Says what a change set that a path stands for would do, or has it published, on top of the revision that was named or the one that
 /// the group has now.
-async fn run(
+pub(super) async fn publish_by(
     client: &Client,
     output: Output,
     path: &str,

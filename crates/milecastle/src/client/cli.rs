@@ -116,6 +116,11 @@ pub(crate) enum ConfigCommand {
         #[command(flatten)]
         publish: Publish,
     },
+    /// Prepare a change set that others look at before it is published
+    Draft {
+        #[command(subcommand)]
+        command: DraftCommand,
+    },
     /// Wait until every connected node has a revision in force
     ///
     /// Ends with 0 when all have it, with 6 when all have answered and some did not take all of it, and with 5 when the time
@@ -128,6 +133,63 @@ pub(crate) enum ConfigCommand {
         #[arg(long, value_name = "TIME", default_value = "30s")]
         within: Time,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DraftCommand {
+    /// List the drafts of the group
+    List,
+    /// Begin a draft
+    Begin {
+        /// What it is called in commands; without it, an id is made
+        id: Option<String>,
+        #[command(flatten)]
+        edits: Edits,
+    },
+    /// Add edits to a draft, or give it another name or message
+    Edit {
+        /// The draft
+        id: String,
+        #[command(flatten)]
+        edits: Edits,
+        /// Only if it is still of this version
+        #[arg(long, value_name = "N")]
+        draft_version: Option<u64>,
+    },
+    /// Show what a draft would do now, and what stands against it
+    Show {
+        /// The draft
+        id: String,
+    },
+    /// Make a draft the group's next revision; without --yes, say what that would change
+    Publish {
+        /// The draft
+        id: String,
+        /// Only if it is still of this version: the one that was looked at
+        #[arg(long, value_name = "N")]
+        draft_version: Option<u64>,
+        #[command(flatten)]
+        publish: Publish,
+    },
+    /// Throw a draft away
+    Discard {
+        /// The draft
+        id: String,
+    },
+}
+
+/// What goes into a draft.
+#[derive(Debug, Args)]
+pub(crate) struct Edits {
+    /// JSON file of edits, `-` for standard input: [{"op":"put","kind":"route","id":"1","body":{…}}, …] (docs/changes.md)
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// What people call it
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Why, for people: the history shows it once it is published
+    #[arg(short, long)]
+    pub message: Option<String>,
 }
 
 /// Which objects; all of them where none are named.
@@ -165,6 +227,7 @@ pub(crate) enum ExportAs {
 
 /// How a change set is published.
 #[derive(Debug, Args)]
+#[group(id = "publishing")]
 pub(crate) struct Publish {
     /// Do it
     #[arg(long)]

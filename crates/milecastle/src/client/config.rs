@@ -4,7 +4,7 @@ use super::cli::{Config, ConfigCommand};
 use super::commands::encode;
 use super::http::Client;
 use super::view::{Table, ago, items, show, tell, text};
-use super::{Ended, changes, client};
+use super::{Ended, changes, client, drafts};
 use milecastle_settings::Time;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
@@ -97,6 +97,7 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
         ConfigCommand::Rollback { revision, publish } => {
             return changes::rollback(&client, output, &group, revision, &publish).await;
         }
+        ConfigCommand::Draft { command } => return drafts::run(&client, output, &group, command).await,
         ConfigCommand::Wait { revision, within } => {
             let (ended, receipt) = wait(&client, &group, revision, within).await?;
             show(output, &receipt, |receipt| {

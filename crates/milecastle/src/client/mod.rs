@@ -9,6 +9,7 @@ mod changes;
 mod cli;
 mod commands;
 mod config;
+mod drafts;
 mod events;
 mod http;
 mod rollout;
