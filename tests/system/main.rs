@@ -43,6 +43,7 @@ mod recovery;
 mod restored;
 mod roles;
 mod rolling;
+mod rules;
 mod sealing_key;
 mod settings_at_scale;
 mod start_up;
