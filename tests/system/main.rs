@@ -48,6 +48,7 @@ mod restored;
 mod roles;
 mod rolling;
 mod rollout;
+mod rules;
 mod sealing_key;
 mod settings_at_scale;
 mod start_up;

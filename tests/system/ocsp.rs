@@ -98,7 +98,7 @@ async fn until_counted(up: &Up, stapled: f64, without: f64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_response_is_stapled_for_those_who_ask_and_follows_the_certificate() {
+async fn tls_7_a_response_is_stapled_for_those_who_ask_and_follows_the_certificate() {
     let (authority, responder, identity) = site();
     let up = up();
     show(&up, &authority, &identity, json!({ "enabled": false })).await;

@@ -1,8 +1,11 @@
 //! `milecastle up` as a test runs it.
 
+use crate::cluster::Said;
+use milecastle_testkit::process::binary;
 use milecastle_testkit::{Answer, Call, Process, TempDir};
 use serde_json::Value;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 /// The Admin key of every test.
@@ -99,6 +102,16 @@ impl Up {
         let args = [&args, options].concat();
         let environment = [&[("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")], settings].concat();
         Process::milecastle("milecastle up", &args, &environment)
+    }
+
+    /// Changes the settings of the gateway group, by options of `milecastle group settings set`; they are in force when it returns.
+    pub fn set_group(&mut self, options: &[&str]) {
+        let dashboard = |line: &str| line.trim().strip_prefix("dashboard ").map(|address| address.trim().to_owned());
+        let server = format!("http://{}", self.process.wait_for_line("the dashboard", START, dashboard));
+        let mut set = Command::new(binary());
+        set.args(["group", "settings", "set", "--wait", "20s"]).args(options);
+        let said = Said::by(set.envs([("MILECASTLE_SERVER", &*server), ("MILECASTLE_ADMIN_KEY", ADMIN_KEY)]));
+        assert_eq!(said.code, 0, "{}", said.text);
     }
 
     /// Ends it as an operator would.

@@ -83,24 +83,29 @@ async fn a_key_has_the_same_node_on_every_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_is_asked_for_again_when_its_time_is_over() {
+async fn upstream_2_3_a_name_is_asked_for_again_when_its_time_is_over() {
     let on = |name: &str, last: u8, port: u16| Echo::on(name, (Ipv4Addr::new(127, 0, 0, last), port).into());
-    let a = on("a", 21, 0);
-    let b = on("b", 22, a.port());
     let record = |ip: &str| [format!("host-record=node.test,{ip}"), "cname=alias.test,node.test".to_owned()];
-    let mut dns = Dnsmasq::start(1, &record("127.0.0.21"));
-    let resolver = format!("['{}']", dns.address());
-    let up = Up::start_with(&[("MILECASTLE__GATEWAY__APISIX__DNS_RESOLVER", &resolver)]);
-    let upstream = json!({ "nodes": { format!("alias.test:{}", a.port()): 1 }, "retries": 0, "pass_host": "node" });
-    up.put("/routes/r", json!({ "uri": "/*", "upstream": upstream })).await;
-    up.answers("/", 200).await;
-    assert_eq!(serving(&up, 8, "/").await, ["a".to_owned()].into());
-    assert_eq!(a.take().pop().unwrap().header("host"), [format!("alias.test:{}", a.port())]);
-    dns.set(1, &record("127.0.0.22"));
-    eventually("the other address", async || serving(&up, 4, "/").await == ["b".to_owned()].into()).await;
-    // While no resolver answers, the last answer is used.
-    dns.stop();
-    drop(a);
-    assert_eq!(serving(&up, 8, "/").await, ["b".to_owned()].into());
-    drop(b);
+    // The time is the answer's, or where it is set that one.
+    for (ttl, valid) in [(1, None), (3600, Some("1s"))] {
+        let a = on("a", 21, 0);
+        let b = on("b", 22, a.port());
+        let mut dns = Dnsmasq::start(ttl, &record("127.0.0.21"));
+        let resolver = format!("['{}']", dns.address());
+        let resolver = ("MILECASTLE__GATEWAY__APISIX__DNS_RESOLVER", &*resolver);
+        let valid = valid.map(|time| ("MILECASTLE__GATEWAY__APISIX__DNS_RESOLVER_VALID", time));
+        let up = Up::start_with(&[resolver].into_iter().chain(valid).collect::<Vec<_>>());
+        let upstream = json!({ "nodes": { format!("alias.test:{}", a.port()): 1 }, "retries": 0, "pass_host": "node" });
+        up.put("/routes/r", json!({ "uri": "/*", "upstream": upstream })).await;
+        up.answers("/", 200).await;
+        assert_eq!(serving(&up, 8, "/").await, ["a".to_owned()].into());
+        assert_eq!(a.take().pop().unwrap().header("host"), [format!("alias.test:{}", a.port())]);
+        dns.set(ttl, &record("127.0.0.22"));
+        eventually("the other address", async || serving(&up, 4, "/").await == ["b".to_owned()].into()).await;
+        // While no resolver answers, the last answer is used.
+        dns.stop();
+        drop(a);
+        assert_eq!(serving(&up, 8, "/").await, ["b".to_owned()].into());
+        drop(b);
+    }
 }

@@ -445,7 +445,8 @@ impl Pass {
                 body.and_then(|body: Value| route::compile(&self.compiler, &self.next, key, &body, true).ok())
             }
         };
-        self.next.body_routes.remove(&key.id);
+        self.next.field_routes.remove(&key.id);
+        self.next.document_routes.remove(&key.id);
         self.next.router.remove(&key.id);
         let Some(form) = form else {
             self.next.routes.remove(&*key.id);
@@ -453,8 +454,11 @@ impl Pass {
         };
         if let Some(entry) = form.entry {
             self.next.router.insert(entry);
-            if form.reads_body {
-                self.next.body_routes.insert(key.id.clone());
+            if form.reads.fields {
+                self.next.field_routes.insert(key.id.clone());
+            }
+            if form.reads.document {
+                self.next.document_routes.insert(key.id.clone());
             }
         }
         self.next.routes.insert(key.id.clone(), form.route);

@@ -5,7 +5,7 @@ use crate::compiler::Compiler;
 use crate::snapshot::Snapshot;
 use crate::upstream::{self, CompiledUpstream};
 use http::StatusCode;
-use milecastle_matching::{CidrSet, Expr, ExprError, Family, MethodSet, RouteEntry, VarName};
+use milecastle_matching::{CidrSet, Expr, ExprError, Family, MethodSet, RouteEntry};
 use milecastle_model::{Fault, Key, Kind, Plugins, Route, Service, UpstreamSource};
 use milecastle_plugin_api::{Built, Chain, Placement, RouteInfo};
 use serde_json::Value;
@@ -23,7 +23,16 @@ pub(crate) struct Compiled {
     pub route: Arc<CompiledRoute>,
     /// `None` if the route's status takes it out.
     pub entry: Option<RouteEntry<Arc<CompiledRoute>>>,
-    pub reads_body: bool,
+    pub reads: BodyReads,
+}
+
+/// What the conditions of a route read of a request's body.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct BodyReads {
+    /// Fields of a form or of JSON.
+    pub fields: bool,
+    /// A GraphQL document.
+    pub document: bool,
 }
 
 /// The objects that a route is merged from, whether they exist or not.
@@ -150,8 +159,11 @@ pub(crate) fn compile(
 ) -> Result<Compiled, Vec<Fault>> {
     let route: Route = compiler.typed(body)?;
     let (vars, addresses) = conditions(&route)?;
-    let of_body = |name: &&VarName| matches!(name.family(), Family::PostArg | Family::PostArgPath | Family::Graphql);
-    let reads_body = vars.as_ref().is_some_and(|vars| vars.names().iter().any(of_body));
+    let names = vars.as_ref().map(Expr::names).unwrap_or_default();
+    let reads = BodyReads {
+        fields: names.iter().any(|name| matches!(name.family(), Family::PostArg | Family::PostArgPath)),
+        document: names.iter().any(|name| name.family() == Family::Graphql),
+    };
     let mut outcome = if quarantine { Outcome::Fail(StatusCode::SERVICE_UNAVAILABLE) } else { Outcome::Serve };
     let mut faults = Vec::new();
     let mut plugins = Vec::new();
@@ -232,5 +244,5 @@ pub(crate) fn compile(
         // Among equals the smaller id wins, whatever the order of the changes that led here.
         ..RouteEntry::new(key.id.clone(), 0, route.paths().map(Into::into).collect(), compiled.clone())
     });
-    Ok(Compiled { route: compiled, entry, reads_body })
+    Ok(Compiled { route: compiled, entry, reads })
 }

@@ -40,8 +40,10 @@ pub struct Snapshot {
     pub(crate) router: Router<Arc<CompiledRoute>>,
     /// Every route that has a form, also those that are switched off.
     pub(crate) routes: Map<Arc<CompiledRoute>>,
-    /// Routes whose conditions read the request's body.
-    pub(crate) body_routes: OrdSet<Arc<str>>,
+    /// Routes whose conditions read fields of the request's body.
+    pub(crate) field_routes: OrdSet<Arc<str>>,
+    /// Routes whose conditions read a GraphQL document, which may be the request's body.
+    pub(crate) document_routes: OrdSet<Arc<str>>,
     /// Routes by the service or plugin_config that they name, whether it exists or not.
     pub(crate) dependents: GenericHashMap<Key, OrdSet<Arc<str>>, RandomState, DefaultSharedPtr>,
     /// The other direction, for routes that name one.
@@ -74,7 +76,8 @@ impl Snapshot {
             quarantined: OrdMap::new(),
             router: Router::new(compiler.mode()),
             routes: Map::default(),
-            body_routes: OrdSet::new(),
+            field_routes: OrdSet::new(),
+            document_routes: OrdSet::new(),
             dependents: GenericHashMap::default(),
             merged_from: Map::default(),
             services: Map::default(),
@@ -135,9 +138,15 @@ impl Snapshot {
         self.stream_routes.get(id)
     }
 
-    /// Whether a route's conditions read the request's body, so that it must be read before the match.
-    pub fn wants_body(&self) -> bool {
-        !self.body_routes.is_empty()
+    /// Whether a route's conditions read fields of the request's body, so that one which has fields must be read before the match.
+    pub fn wants_fields(&self) -> bool {
+        !self.field_routes.is_empty()
+    }
+
+    /// Whether a route's conditions read a GraphQL document, so that the body of a POST must be read before the match, of whatever
+    /// type it is.
+    pub fn wants_document(&self) -> bool {
+        !self.document_routes.is_empty()
     }
 
     /// The plugins of all global rules. A name that occurs in several of them is left out

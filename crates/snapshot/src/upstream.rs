@@ -199,7 +199,7 @@ pub struct CompiledUpstream {
     /// Path of the object that carries it, such as `/upstreams/1` or, inline, `/routes/7`. State that outlives snapshots
     /// is kept under it.
     pub key: Arc<str>,
-    /// The nodes, in configuration order.
+    /// The nodes by host and port: in which order they were written does not matter.
     pub nodes: Arc<[CompiledNode]>,
     /// How one is chosen.
     pub algorithm: Algorithm,
@@ -228,7 +228,7 @@ pub struct CompiledUpstream {
 }
 
 impl CompiledUpstream {
-    /// The same upstream over these nodes, which service discovery has found.
+    /// The same upstream over these nodes, which service discovery has found and sorted.
     pub fn over(&self, nodes: Arc<[CompiledNode]>) -> Self {
         let fingerprint = fingerprint(&nodes, &self.algorithm, self.scheme);
         Self { nodes, fingerprint, ..self.clone() }
@@ -274,6 +274,7 @@ pub fn compile(
     if !faults.is_empty() {
         return Err(faults);
     }
+    nodes.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
     let algorithm = algorithm(upstream);
     let fingerprint = fingerprint(&nodes, &algorithm, scheme);
     Ok(CompiledUpstream {

@@ -1,11 +1,11 @@
 //! Bytes on a TCP connection, for requests that no client would send.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// How long any step may take.
@@ -22,6 +22,15 @@ impl Raw {
     /// Connects.
     pub async fn connect(address: SocketAddr) -> Result<Self> {
         let stream = timeout(STEP, TcpStream::connect(address)).await.context("connecting took too long")??;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: Vec::new() })
+    }
+
+    /// Connects from an address of this machine.
+    pub async fn connect_from(local: IpAddr, address: SocketAddr) -> Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.bind((local, 0).into())?;
+        let stream = timeout(STEP, socket.connect(address)).await.context("connecting took too long")??;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::new() })
     }

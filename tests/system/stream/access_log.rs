@@ -28,7 +28,7 @@ async fn line(file: &Path, what: &str, fits: impl Fn(&str) -> bool) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_line_tells_of_each_session_whatever_became_of_it() {
+async fn stream_6_1_a_line_tells_of_each_session_whatever_became_of_it() {
     let (gateway, file, _dir) = logging(&[]);
     let at = gateway.at("TCP");
     assert!(talk(at, b"").unwrap_or_default().is_empty());

@@ -10,17 +10,15 @@ mod tcp;
 mod tls;
 mod udp;
 
-use milecastle_testkit::process::binary;
 use milecastle_testkit::{TempDir, eventually};
-use milecastle_tests::{ADMIN_KEY, Said, Up};
+use milecastle_tests::Up;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::time::Duration;
 
 /// How long a test waits for what should come at once.
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A gateway that serves TCP and UDP beside HTTP.
 pub(crate) struct Gateway {
@@ -39,12 +37,7 @@ impl Gateway {
         let proxy = json!({ "tcp": tcp, "udp": udp }).to_string();
         let own = [("MILECASTLE__GATEWAY__APISIX__STREAM_PROXY", &*proxy)];
         let mut up = Up::start_with(&[&own, settings].concat());
-        let dashboard = |line: &str| line.trim().strip_prefix("dashboard ").map(|address| address.trim().to_owned());
-        let server = format!("http://{}", up.process.wait_for_line("the dashboard", SOON, dashboard));
-        let mut set = Command::new(binary());
-        set.args(["group", "settings", "set", "--wait", "20s"]).args(group);
-        let said = Said::by(set.envs([("MILECASTLE_SERVER", &*server), ("MILECASTLE_ADMIN_KEY", ADMIN_KEY)]));
-        assert_eq!(said.code, 0, "{}", said.text);
+        up.set_group(group);
         let said = up.process.log();
         let address = |line: &String| {
             let (what, address) = line.trim().split_once(char::is_whitespace)?;

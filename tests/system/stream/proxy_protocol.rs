@@ -25,7 +25,7 @@ fn entries() -> Vec<Value> {
 const TRUST: (&str, &str) = ("MILECASTLE__GATEWAY__NGINX_CONFIG__STREAM__REAL_IP_FROM", "[127.0.0.1]");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn accepting_and_sending_in_all_four_ways() {
+async fn stream_1_accepting_and_sending_the_proxy_protocol_in_all_four_ways() {
     let gateway = Gateway::start(&entries(), &[], &[TRUST]);
     let (plain, proxied) = (gateway.all("TCP"), gateway.all("PROXY+TCP"));
     let (neither, accepts, sends, both) = (plain[0], proxied[0], plain[1], proxied[1]);

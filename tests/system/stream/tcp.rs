@@ -69,7 +69,7 @@ async fn much_passes_unchanged_at_once_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_cannot_be_passed_on_is_closed_without_a_word() {
+async fn stream_3_5_a_session_that_cannot_be_passed_on_is_closed_without_a_word() {
     let mut gateway = Gateway::plain();
     gateway.up.process.announce("could not be connected");
     let at = gateway.at("TCP");
@@ -88,7 +88,7 @@ async fn a_session_that_cannot_be_passed_on_is_closed_without_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connecting_is_tried_at_the_next_node() {
+async fn stream_3_4_connecting_is_tried_at_the_next_node() {
     let mut gateway = Gateway::plain();
     gateway.up.process.announce("could not be connected");
     let at = gateway.at("TCP");

@@ -39,19 +39,25 @@ pub(super) fn liner(name: &'static str) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_are_told_apart_by_server_name() {
+async fn stream_2_2_sessions_are_told_apart_by_server_name() {
     let gateway = Gateway::start(&[json!({ "addr": "127.0.0.1:0", "tls": true })], &[], &[]);
     let at = gateway.at("TLS");
     let authority = Authority::new("tests");
-    let identity = authority.issue(&["a.test", "*.a.test", "*.b.a.test", "other.test"]);
-    gateway.up.put("/ssls/1", ssl(&identity, &["a.test", "*.a.test", "*.b.a.test", "other.test"])).await;
+    let identity = authority.issue(&["a.test", "*.a.test", "*.b.a.test", "*.w.a.test", "other.test"]);
+    gateway.up.put("/ssls/1", ssl(&identity, &["a.test", "*.a.test", "*.b.a.test", "*.w.a.test", "other.test"])).await;
     for (id, sni, name) in [("1", "*.a.test", "wide"), ("2", "*.b.a.test", "narrow"), ("3", "x.b.a.test", "exact")] {
         gateway.route(id, liner(name), json!({ "sni": sni })).await;
     }
+    // One whose other conditions do not hold is passed over, for the next of its name, and for the next name.
+    let elsewhere = |sni: &str| json!({ "sni": sni, "remote_addr": "192.0.2.1" });
+    gateway.route("00", liner("elsewhere"), elsewhere("x.b.a.test")).await;
+    gateway.route("01", liner("elsewhere"), elsewhere("z.b.a.test")).await;
     gateway.route("0", liner("any"), json!({})).await;
     let ask = |name: &str| s_client(at, name, "hello\n", &[]).unwrap_or_default();
     eventually("the exact name", async || ask("x.b.a.test") == "exact:hello\n").await;
     assert_eq!(ask("y.b.a.test"), "narrow:hello\n");
+    assert_eq!(ask("z.b.a.test"), "narrow:hello\n");
+    assert_eq!(ask("v.w.a.test"), "wide:hello\n", "several labels");
     assert_eq!(ask("y.a.test"), "wide:hello\n");
     assert_eq!(ask("other.test"), "any:hello\n", "routes without a name come last");
     assert_eq!(s_client(at, "other.test", "hello\n", &["-alpn", "mqtt"]).unwrap_or_default(), "any:hello\n");
@@ -82,7 +88,7 @@ async fn a_client_certificate_is_part_of_the_handshake() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_towards_an_upstream_carries_the_clients_name_or_the_stock_one() {
+async fn stream_3_3_tls_towards_an_upstream_carries_the_clients_name_or_the_stock_one() {
     let entries = [json!("127.0.0.1:0"), json!({ "addr": "127.0.0.1:0", "tls": true })];
     let gateway = Gateway::start(&entries, &[], &[]);
     let (plain, tls) = (gateway.at("TCP"), gateway.at("TLS"));

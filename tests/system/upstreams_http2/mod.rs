@@ -105,9 +105,8 @@ async fn a_client_that_leaves_takes_its_call_along() {
     drop(up.stop());
 }
 
-/// §10.2, §10.3 and §8.1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_head_is_written_by_the_rules() {
+async fn upstream_10_2_the_head_is_written_by_the_rules() {
     let (up, server) = echo().await;
     let asked = json!({ "metadata": [
         ["x-real-ip", "1.2.3.4"], ["x-consumer-username", "admin"], ["x-kept", "1"], ["x-forwarded-for", "9.9.9.9"],
@@ -124,9 +123,21 @@ async fn the_head_is_written_by_the_rules() {
     drop(up.stop());
 }
 
-/// §10.1: over TLS, and to `grpcs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_on_both_sides() {
+async fn upstream_10_3_the_clients_address_is_not_added() {
+    let (up, server) = echo().await;
+    assert_eq!(call(up.http, "unary", json!({})).await["code"], "OK");
+    let fields = server.says("Unary", |_| true).await["fields"].clone();
+    assert_eq!([&fields["x-real-ip"], &fields["x-forwarded-for"]], [&Value::Null, &Value::Null], "{fields}");
+    let port = up.http.port().to_string();
+    let said = ["x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"].map(|name| fields[name].clone());
+    assert_eq!(said, [json!("http"), json!(up.http.to_string()), json!(port)], "{fields}");
+    drop(up.stop());
+}
+
+/// And in clear text in all other tests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_10_1_tls_on_both_sides() {
     let authority = Authority::new("test");
     let identity = authority.issue(&["localhost", "inner.test"]);
     let (up, server) = (Up::start(), Server::tls(&ServerTls { identity: &identity, client_ca: None }));
@@ -166,9 +177,8 @@ async fn http1_clients_get_the_trailers_that_they_ask_for() {
     drop(up.stop());
 }
 
-/// §10.4.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failures_of_the_connection_are_answers_of_http() {
+async fn upstream_10_4_failures_of_the_connection_are_answers_of_http() {
     let (mut up, server) = (Up::start(), Server::start(&[]));
     up.process.announce("an upstream node gave no answer");
     let status = async |method: &str| message(method).to(up.http).await.unwrap().status;
@@ -208,9 +218,9 @@ fn pair(identity: &Identity) -> Value {
     json!({ "client_cert": identity.cert, "client_key": identity.key })
 }
 
-/// §10.5, §11 and §1: the certificate of the upstream's own, and the one that it names.
+/// §11 and §1 as well: the certificate of the upstream's own, and the one that it names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn grpcs_upstreams_are_shown_a_certificate() {
+async fn upstream_10_5_grpcs_upstreams_are_shown_a_certificate() {
     let (mut up, servers, clients) = (Up::start(), Authority::new("servers"), Authority::new("clients"));
     up.process.announce("an upstream node gave no answer");
     up.process.announce("the certificate to show to this upstream cannot be used");

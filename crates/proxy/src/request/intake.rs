@@ -315,7 +315,7 @@ fn mutual_tls_holds(client: &Client, pinned: &Pinned, cx: &RequestCx) -> bool {
     let auth_of = |name: &str| pinned.snapshot.certificate(name).and_then(|ssl| ssl.client.as_ref());
     let (of_host, of_sni) = (auth_of(host), auth_of(sni));
     if of_host.is_some() && sni != host {
-        tracing::warn!(sni, host, "client certificate verified with SNI, but the host is another");
+        tracing::warn!("client certificate verified with SNI {sni}, but the host is {host}");
         return false;
     }
     if let Some(auth) = of_sni
@@ -323,7 +323,10 @@ fn mutual_tls_holds(client: &Client, pinned: &Pinned, cx: &RequestCx) -> bool {
         && &*tls.client_verify != "SUCCESS"
         && !auth.skip_uri.iter().any(|pattern| pattern.is_match(cx.request.path()))
     {
-        tracing::warn!(sni, verified = &*tls.client_verify, "client certificate was not present or not valid");
+        match &*tls.client_verify {
+            "NONE" => tracing::warn!(sni, "client certificate was not present"),
+            result => tracing::warn!(sni, "client certificate verification is not passed: {result}"),
+        }
         return false;
     }
     if of_host.is_none() && of_sni.is_none() {

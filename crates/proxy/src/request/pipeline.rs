@@ -6,10 +6,10 @@ use super::{Refusal, refuse};
 use crate::upload::{Upload, UploadError};
 use crate::worker::Pinned;
 use bytes::{Bytes, BytesMut};
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use milecastle_matching::router::MatchInput;
 use milecastle_plugin_api::{Body, BodyNeed, Reply};
-use milecastle_snapshot::{CompiledRoute, Outcome};
+use milecastle_snapshot::{CompiledRoute, Outcome, Snapshot};
 use std::future::poll_fn;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
     if !snapshot.global_is_whole() {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
-    if snapshot.wants_body() && conditions_read(live) {
+    if conditions_read(live, snapshot) {
         let most = live.client.worker.node.config.matched_body;
         Box::pin(read_body(live, most)).await?;
     }
@@ -95,13 +95,16 @@ async fn lay_consumer_over(live: &mut Live, route: &CompiledRoute) -> Result<(),
     Ok(merged.run_rewrite(&mut live.cx).await?)
 }
 
-/// Whether conditions of routes can read this request's body.
-fn conditions_read(live: &Live) -> bool {
-    let kind = live.cx.request.header("content-type").unwrap_or_default();
-    live.body.is_some()
-        && ["application/json", "application/x-www-form-urlencoded", "application/graphql", "multipart/form-data"]
-            .iter()
-            .any(|readable| kind.get(..readable.len()).is_some_and(|start| start.eq_ignore_ascii_case(readable)))
+/// Whether conditions of routes read this request's body: a type that has fields, or any that may be a GraphQL document.
+fn conditions_read(live: &Live, snapshot: &Snapshot) -> bool {
+    const WITH_FIELDS: [&str; 3] = ["application/json", "application/x-www-form-urlencoded", "multipart/form-data"];
+    if live.body.is_none() || !(snapshot.wants_fields() || snapshot.wants_document()) {
+        return false;
+    }
+    let request = &live.cx.request;
+    let kind = request.header("content-type").unwrap_or_default();
+    let is = |readable: &&str| kind.get(..readable.len()).is_some_and(|start| start.eq_ignore_ascii_case(readable));
+    snapshot.wants_document() && request.method == Method::POST || snapshot.wants_fields() && WITH_FIELDS.iter().any(is)
 }
 
 /// Reads the body, or its first `max_bytes`.

@@ -29,7 +29,8 @@ pub struct Apisix {
     pub enable_control: bool,
     /// Where the control API is served. It has no authentication: keep it local.
     pub control: IpPort,
-    /// Peers whose `X-Forwarded-*` headers are believed; unset believes every peer, as the reference does.
+    /// Peers whose `X-Forwarded-*` and `Forwarded` headers are believed. Unset believes nobody, but `X-Forwarded-For` of any peer goes on,
+    /// with its address behind.
     pub trusted_addresses: Option<TrustedAddresses>,
     /// Resolvers for the names of upstream nodes, `address` or `address:port`; unset asks those of `/etc/resolv.conf`.
     pub dns_resolver: Option<Vec<NameServer>>,

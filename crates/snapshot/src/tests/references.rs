@@ -115,9 +115,12 @@ fn a_route_that_is_switched_off_does_not_match() {
 fn only_conditions_on_the_body_make_the_gateway_read_it() {
     let mut config = Config::new();
     config.good(&[put(Kind::Route, "1", json!({ "uri": "/", "vars": [["arg_a", "==", "1"]] }))]);
-    assert!(!config.now.wants_body());
+    let wants = |config: &Config| (config.now.wants_fields(), config.now.wants_document());
+    assert_eq!(wants(&config), (false, false));
     config.good(&[put(Kind::Route, "2", json!({ "uri": "/", "vars": [["post_arg_a", "==", "1"]] }))]);
-    assert!(config.now.wants_body());
+    assert_eq!(wants(&config), (true, false));
+    config.good(&[put(Kind::Route, "2", json!({ "uri": "/", "vars": [["graphql_name", "==", "Q"]] }))]);
+    assert_eq!(wants(&config), (false, true));
     config.good(&[delete(Kind::Route, "2")]);
-    assert!(!config.now.wants_body());
+    assert_eq!(wants(&config), (false, false));
 }

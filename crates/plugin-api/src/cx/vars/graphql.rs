@@ -40,8 +40,10 @@ fn operation(cx: &RequestCx) -> Option<&Operation> {
 /// The `query` argument of a GET, the member `query` of a JSON POST, or the raw body of a POST.
 fn document(cx: &RequestCx) -> Option<Cow<'_, str>> {
     let request = &cx.request;
-    if request.method == Method::GET {
-        return query::first(request.query()?, "query");
+    match request.method {
+        Method::GET => return query::first(request.query()?, "query"),
+        Method::POST => {}
+        _ => return None,
     }
     let body = body::whole(cx)?;
     if request.header("content-type").is_some_and(|kind| kind.starts_with("application/json")) {
