@@ -1,5 +1,5 @@
 //! What only one replica must do, done by whoever leads: lifetimes of objects that end, history, drafts, audit log and events that are
-//! not kept any longer, idempotency keys, nodes and members of which nothing was heard for long.
+//! not kept any longer, idempotency keys, nodes and members of which nothing was heard for long; samples of what nodes count.
 //!
 //! What must stay true: whatever is done here names the leader's term of office, and the database refuses it once that term is
 //! over, however late the leader notices.
@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milecastle_settings::{Events, History, Idempotency, Members};
-use milecastle_store::{Kept, Retention, Store, Term};
+use milecastle_store::{Kept, Retention, Sampling, Store, Term};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::charts::{COARSE_STEP, STEP};
 use crate::members::{LEADER, MemberSettings};
 
 /// How often lifetimes are looked after.
@@ -27,6 +28,7 @@ pub(crate) async fn run(
     let mut tick = interval(LIFETIMES);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut remembered: Option<Instant> = None;
+    let mut sampled = 0;
     loop {
         tick.tick().await;
         let Ok(leads) = epoch.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
@@ -34,6 +36,11 @@ pub(crate) async fn run(
         let term = Term { lease: LEADER, holder: &member, epoch };
         let chores = Chores { store: &store, settings: &settings, term };
         chores.end_lifetimes().await;
+        let step = store.now() / STEP * STEP;
+        if step != sampled {
+            sampled = step;
+            chores.sample(step).await;
+        }
         if remembered.is_none_or(|at| at.elapsed() >= settings.history.interval.get()) {
             remembered = Some(Instant::now());
             chores.forget_the_lost().await;
@@ -42,6 +49,7 @@ pub(crate) async fn run(
             chores.trim_audit().await;
             chores.trim_idempotency().await;
             chores.trim_events().await;
+            chores.trim_warnings().await;
         }
     }
 }
@@ -57,6 +65,19 @@ impl Chores<'_> {
     async fn end_lifetimes(&self) {
         if let Err(error) = self.store.expire_due(self.term, self.settings.clock.now()).await {
             tracing::debug!(%error, "lifetimes are looked after later");
+        }
+    }
+
+    async fn sample(&self, step: u64) {
+        let History { samples, fine_samples, .. } = &self.settings.history;
+        let sampling = Sampling {
+            silence: Duration::from_secs(STEP),
+            fine: fine_samples.get(),
+            coarse: samples.get(),
+            coarse_step: COARSE_STEP,
+        };
+        if let Err(error) = self.store.node_sample_take(self.term, step, &sampling).await {
+            tracing::debug!(%error, "charts have a gap here: what nodes have counted could not be sampled");
         }
     }
 
@@ -118,6 +139,15 @@ impl Chores<'_> {
             Ok(0) => {}
             Ok(events) => tracing::info!(events, "events that are not kept any longer were forgotten"),
             Err(error) => tracing::debug!(%error, "events are trimmed later"),
+        }
+    }
+
+    async fn trim_warnings(&self) {
+        let History { node_warnings, node_warnings_most, .. } = &self.settings.history;
+        match self.store.node_warning_trim(self.term, node_warnings.get(), *node_warnings_most).await {
+            Ok(0) => {}
+            Ok(lines) => tracing::debug!(lines, "lines of logs of nodes were forgotten"),
+            Err(error) => tracing::debug!(%error, "logs of nodes are trimmed later"),
         }
     }
 }

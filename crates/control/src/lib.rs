@@ -22,6 +22,7 @@ mod admin;
 mod api;
 mod api7;
 mod callers;
+mod charts;
 mod chores;
 mod clock;
 mod dashboard;

@@ -25,10 +25,33 @@ impl Traffic {
         })
     }
 
+    /// What came on top of what there was before.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        self.with(before, u64::saturating_sub)
+    }
+
+    /// Both together.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    fn with(&self, other: &Self, join: fn(u64, u64) -> u64) -> Self {
+        let mut joined = *self;
+        joined.responses.iter_mut().zip(other.responses).for_each(|(own, other)| *own = join(*own, other));
+        joined.times.iter_mut().zip(other.times).for_each(|(own, other)| *own = join(*own, other));
+        joined.upstream_5xx = join(joined.upstream_5xx, other.upstream_5xx);
+        joined
+    }
+
     /// The bound, in milliseconds, within which 99 of 100 took; `None` if there are none. The last bound stands for all beyond it.
     pub(crate) fn p99_ms(&self) -> Option<u64> {
+        self.percentile_ms(99)
+    }
+
+    /// The same for as many of 100 as `percent` says.
+    pub(crate) fn percentile_ms(&self, percent: u64) -> Option<u64> {
         let all: u64 = self.times.iter().sum();
-        let rank = all - all / 100;
+        let rank = all - all * (100 - percent) / 100;
         let mut seen = 0;
         let place = self.times.iter().position(|count| {
             seen += count;
@@ -36,6 +59,23 @@ impl Traffic {
         })?;
         TIME_BOUNDS_MS.get(place).or(TIME_BOUNDS_MS.last()).copied()
     }
+}
+
+/// What a replica writes of a node for all others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    /// Since its process started.
+    #[serde(flatten)]
+    pub(crate) traffic: Traffic,
+    /// Client connections.
+    #[serde(default)]
+    pub(crate) connections: u64,
+    /// Addresses of upstreams whose health it watches.
+    #[serde(default)]
+    pub(crate) upstream_targets: u64,
+    /// Those of them that are not healthy.
+    #[serde(default)]
+    pub(crate) unhealthy_targets: u64,
 }
 
 #[cfg(test)]
@@ -48,6 +88,7 @@ mod tests {
         assert_eq!(traffic.p99_ms(), None);
         (traffic.times[3], traffic.times[6]) = (99, 1);
         assert_eq!(traffic.p99_ms(), Some(10));
+        assert_eq!((traffic.percentile_ms(50), traffic.percentile_ms(100)), (Some(10), Some(100)));
         (traffic.times[3], traffic.times[15]) = (98, 2);
         assert_eq!(traffic.p99_ms(), Some(60_000));
     }

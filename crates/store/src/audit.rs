@@ -106,6 +106,8 @@ pub mod audited {
     pub const NODE: &str = "node";
     /// A replica of the control plane.
     pub const MEMBER: &str = "member";
+    /// A link to another system.
+    pub const LINK: &str = "link";
     /// An account.
     pub const ACCOUNT: &str = "account";
     /// A login of an account.

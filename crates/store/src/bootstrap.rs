@@ -102,6 +102,18 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0015_rollout.sql"),
         include_str!("../../../migrations/sqlite/0015_rollout.sql"),
     ),
+    (
+        17,
+        "cluster view",
+        include_str!("../../../migrations/postgres/0017_cluster_view.sql"),
+        include_str!("../../../migrations/sqlite/0017_cluster_view.sql"),
+    ),
+    (
+        20,
+        "samples of nodes",
+        include_str!("../../../migrations/postgres/0020_node_samples.sql"),
+        include_str!("../../../migrations/sqlite/0020_node_samples.sql"),
+    ),
 ];
 
 /// The newest migration that this program knows.

@@ -17,8 +17,10 @@ mod events;
 mod failure;
 mod groups;
 mod lineage;
+mod links;
 mod maintenance;
 mod members;
+mod metrics;
 mod nodes;
 mod past;
 mod repeat;
@@ -29,6 +31,7 @@ mod settings;
 mod tokens;
 mod transfer;
 mod users;
+mod warnings;
 
 use crate::admin::access;
 use crate::admin::body::BodyLimits;

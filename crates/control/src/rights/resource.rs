@@ -43,6 +43,8 @@ pub(crate) enum Resource {
     Events,
     /// Replicas of the control plane.
     Members,
+    /// Links to other systems.
+    Links,
     /// Accounts of people.
     Users,
     /// What roles there are.
@@ -82,6 +84,7 @@ impl Resource {
             Resource::Maintenance,
             Resource::Events,
             Resource::Members,
+            Resource::Links,
             Resource::Users,
             Resource::Roles,
             Resource::ApiTokens,
@@ -105,6 +108,7 @@ impl Resource {
             Resource::Maintenance => "maintenance",
             Resource::Events => "events",
             Resource::Members => "members",
+            Resource::Links => "links",
             Resource::Users => "users",
             Resource::Roles => "roles",
             Resource::ApiTokens => "api_tokens",

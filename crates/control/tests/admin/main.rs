@@ -17,6 +17,8 @@ mod drafts;
 mod events;
 mod examples;
 mod idempotency;
+mod links;
+mod metrics;
 mod people;
 mod replicas;
 mod rights;

@@ -156,11 +156,17 @@ POST /api/gateway_groups/{group}/import operator
 POST /api/gateway_groups/{group}/promote operator
 GET /api/changes viewer
 GET /api/nodes viewer
+GET /api/metrics viewer
+GET /api/warnings viewer
 GET /api/events viewer
 GET /api/alarms viewer
 GET /api/members viewer
 PUT /api/members/{name}/maintenance operator
 DELETE /api/members/{name}/maintenance operator
+GET /api/links viewer
+GET /api/links/{link} viewer
+PUT /api/links/{link} operator
+DELETE /api/links/{link} operator
 GET /api/version anybody
 GET /api/openapi.json anybody
 POST /api/session anybody

@@ -7,6 +7,7 @@ use super::{Alarm, Member, TrafficFigures};
 use milecastle_model::Kind;
 use milecastle_pki::NodeKeys;
 use milecastle_pki::transport::connect;
+use milecastle_telemetry::Warning;
 use milecastle_wire::{DeltaAssembler, Limits, MAX_MESSAGE_BYTES, PROTOCOL, Reader, encode_delta, pb};
 use pb::config_client::ConfigClient;
 use pb::control_message::Message as Control;
@@ -41,6 +42,9 @@ pub(super) struct Partial {
 
 /// Messages of ours that may wait to be sent.
 const OUTBOX: usize = 64;
+
+/// Lines of the log in a report at most; the others follow with the next ones.
+const WARNINGS: usize = 20;
 
 /// The shortest interval of reports that the control plane can ask for.
 const SHORTEST_REPORT: Duration = Duration::from_millis(100);
@@ -204,6 +208,8 @@ struct Session<'a> {
     opens_at: Option<u64>,
     /// What was built and is too old for that; the step that leads on is under way.
     withheld: Option<Holdings>,
+    /// Number of the last line of the log that was reported.
+    warned: u64,
 }
 
 impl<'a> Session<'a> {
@@ -228,6 +234,7 @@ impl<'a> Session<'a> {
             served_since: None,
             opens_at: None,
             withheld: None,
+            warned: 0,
         }
     }
 
@@ -239,7 +246,8 @@ impl<'a> Session<'a> {
     async fn follow(mut self, mut inbox: Streaming<pb::ControlMessage>) -> Ended {
         let silence = self.member.config.control_plane.silence.get();
         let mut reported = Instant::now();
-        self.send(Message::Report(self.report())).await;
+        let first = self.report();
+        self.send(Message::Report(first)).await;
         loop {
             let heard_by = Instant::now() + silence;
             let message = loop {
@@ -250,7 +258,8 @@ impl<'a> Session<'a> {
                         if self.is_to_renew() && self.renew().await {
                             return Ended::Renewed;
                         }
-                        self.send(Message::Report(self.report())).await;
+                        let report = self.report();
+                        self.send(Message::Report(report)).await;
                         reported = Instant::now();
                     }
                 }
@@ -558,7 +567,7 @@ impl<'a> Session<'a> {
         .await;
     }
 
-    fn report(&self) -> pb::Report {
+    fn report(&mut self) -> pb::Report {
         let TrafficFigures { requests, responses, responses_5xx_upstream, request_times, connections, upstreams } =
             (self.member.figures)();
         let (cpu_ms, resident_bytes) = crate::process::usage();
@@ -580,6 +589,22 @@ impl<'a> Session<'a> {
             responses: responses.into(),
             responses_5xx_upstream,
             request_times: request_times.into(),
+            warnings: self.warnings(),
         }
+    }
+
+    /// What was logged since the last report.
+    fn warnings(&mut self) -> Vec<pb::Warning> {
+        let news = milecastle_telemetry::warnings().since(self.warned, WARNINGS);
+        self.warned = news.last().map_or(self.warned, |last| last.number);
+        let told = |line: Warning| pb::Warning {
+            is_error: line.is_error,
+            target: line.target,
+            text: line.text,
+            times: line.times,
+            first_at: line.first_at,
+            last_at: line.last_at,
+        };
+        news.into_iter().map(told).collect()
     }
 }

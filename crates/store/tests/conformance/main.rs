@@ -19,6 +19,8 @@ mod past;
 mod processes;
 mod publishing;
 mod reading;
+mod samples;
 mod sealing;
 mod silence;
+mod warnings;
 mod watching;
