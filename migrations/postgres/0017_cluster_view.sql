@@ -1,5 +1,5 @@
 -- Lines of the logs of nodes, of level WARN and ERROR: one row for each line that a node wrote, however often it did. `times` is the
--- number of times in all runs of its process; `in_boot` that of the run `boot`. Times are Unix seconds, by the node's clock.
+-- number of times in all runs of its process; `in_boot` that of the run `boot`. Times are Unix seconds of the database's clock.
 CREATE TABLE node_warning (
     group_id TEXT COLLATE "C" NOT NULL,
     node_id  TEXT COLLATE "C" NOT NULL,

@@ -24,6 +24,14 @@ async fn fails(gateway: &Gateway) {
     assert_eq!(call.body("canary-in-body").to(gateway.http).await.unwrap().status, 502);
 }
 
+/// Kind, state and word of all whose availability is known.
+async fn states(replica: &Replica) -> Vec<String> {
+    let found = got(replica, "/api/availability?window=1h").await;
+    let word = |one: &Value, member: &str| one[member].as_str().unwrap().to_owned();
+    let short = |one: &Value| ["kind", "state", "detail"].map(|member| word(one, member)).join(" ");
+    found["list"].as_array().unwrap().iter().map(short).collect()
+}
+
 /// Answers in a second of the class 5xx of each node at the times of a chart.
 fn failures(chart: &Value) -> Vec<(u64, Vec<Value>)> {
     let times = chart["at"].as_array().unwrap().iter().map(|at| at.as_u64().unwrap());
@@ -34,7 +42,12 @@ fn failures(chart: &Value) -> Vec<(u64, Vec<Value>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn complaints_and_charts_of_all_nodes_are_the_same_on_any_replica() {
-    let cluster = Cluster::new();
+    let mut cluster = Cluster::new();
+    cluster.for_control.extend([
+        ("MILECASTLE__AVAILABILITY__LOOK", "1s"),
+        ("MILECASTLE__AVAILABILITY__TIMEOUT", "900ms"),
+        ("MILECASTLE__AVAILABILITY__DENY", "[]"),
+    ]);
     let (one, two) = (cluster.control("one"), cluster.control("two"));
     one.ready().await;
     two.ready().await;
@@ -87,7 +100,29 @@ async fn complaints_and_charts_of_all_nodes_are_the_same_on_any_replica() {
         })
         .await;
     }
-    gateways.into_iter().for_each(Gateway::stop);
+    let probe = json!({ "url": format!("http://{}/readyz", two.http) });
+    assert_eq!(one.call("PUT", "/api/probes/two", Some(&probe)).await.status, 200);
+    let up = [
+        "cluster up up",
+        "member up alive",
+        "member up alive",
+        "node up healthy",
+        "node up healthy",
+        "probe up status 200",
+    ];
+    for replica in [&one, &two] {
+        eventually("all is up", async || states(replica).await == up).await;
+    }
+    let [gateway, gone] = gateways;
+    gone.stop();
+    for replica in [&one, &two] {
+        eventually("a node is down, and the cluster is not", async || {
+            let states = states(replica).await;
+            states.contains(&"node down lost".to_owned()) && states.contains(&up[0].to_owned())
+        })
+        .await;
+    }
+    gateway.stop();
     one.stop();
     two.stop();
 }

@@ -151,8 +151,11 @@ mod tests {
         NodeSample { at, group, node, boot, reported_at: at, traffic }
     }
 
-    /// Nodes and answers of the class 2xx in a second at each point of each line.
-    fn drawn(by: By, samples: &[NodeSample]) -> Vec<(Name, Vec<Option<(u64, f64)>>)> {
+    /// Nodes, and answers of the class 2xx in a second.
+    type Short = Option<(u64, f64)>;
+
+    /// What there is at each point of each line.
+    fn drawn(by: By, samples: &[NodeSample]) -> Vec<(Name, Vec<Short>)> {
         let mut chart = Chart::new(WINDOW, by);
         samples.iter().cloned().for_each(|sample| chart.add(sample));
         let short = |points: Vec<Option<Point>>| {

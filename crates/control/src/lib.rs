@@ -21,6 +21,7 @@
 mod admin;
 mod api;
 mod api7;
+mod availability;
 mod callers;
 mod charts;
 mod chores;

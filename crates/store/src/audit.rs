@@ -108,6 +108,8 @@ pub mod audited {
     pub const MEMBER: &str = "member";
     /// A link to another system.
     pub const LINK: &str = "link";
+    /// An address that is probed.
+    pub const PROBE: &str = "probe";
     /// An account.
     pub const ACCOUNT: &str = "account";
     /// A login of an account.

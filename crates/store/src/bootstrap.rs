@@ -114,6 +114,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0020_node_samples.sql"),
         include_str!("../../../migrations/sqlite/0020_node_samples.sql"),
     ),
+    (
+        21,
+        "availability",
+        include_str!("../../../migrations/postgres/0021_availability.sql"),
+        include_str!("../../../migrations/sqlite/0021_availability.sql"),
+    ),
 ];
 
 /// The newest migration that this program knows.

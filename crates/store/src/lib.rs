@@ -32,6 +32,7 @@ mod access;
 mod account;
 mod api_token;
 mod audit;
+mod availability;
 mod bootstrap;
 mod change;
 mod clock;
@@ -52,6 +53,7 @@ mod member;
 mod node;
 mod once;
 mod past;
+mod probe;
 mod publish;
 mod read;
 mod rule;
@@ -73,6 +75,7 @@ pub use api_token::{ApiToken, NewApiToken};
 pub use audit::{
     Acting, Actor, ActorKind, Attempt, AuditAction, AuditFilter, AuditOutcome, AuditScope, Entry, Mask, audited, masked,
 };
+pub use availability::{Observation, Span, Watched};
 pub use change::{
     Body, ChangeSet, Delete, Expect, Op, Outcome, Published, Put, Reference, Slot, Source, Target, UniqueKey,
 };
@@ -92,6 +95,7 @@ pub use member::{Forgotten, Member, NewMember};
 pub use node::{NewNode, Node, NodeReport};
 pub use once::{Answered, Done, Kept, Once};
 pub use past::Past;
+pub use probe::Probe;
 pub use publish::says_the_same;
 pub use read::{Changes, Snapshot};
 pub use sample::{NodeSample, SampleFilter, Sampling};

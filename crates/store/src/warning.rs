@@ -29,7 +29,7 @@ pub struct NodeWarning {
     pub boot: String,
     /// How often it was written: in that run, and since the node forgot it last, where it is told; in all where it is read.
     pub times: u64,
-    /// When it was written first, Unix time in seconds by the node's clock, which no reader takes for the database's.
+    /// When it was written first, Unix time in seconds.
     pub first_at: u64,
     /// The same, of the last time.
     pub last_at: u64,

@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(shorts(&warnings), ["2 bx1", "3 ax2"]);
         let [_, a] = &warnings.since(0, 9)[..] else { panic!("two lines") };
         assert_eq!((a.first_at, a.last_at), (1, 3));
-        assert_eq!(warnings.since(2, 9), [a.clone()]);
+        assert_eq!(warnings.since(2, 9), std::slice::from_ref(a));
         assert_eq!(warnings.since(0, 1).len(), 1);
         // Of another level it is another one.
         warnings.add("p", true, "t", "a", 4);

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use super::{Api, BASE, Failure, Who};
 use super::{
-    about, api_tokens, audit, drafts, events, groups, lineage, links, maintenance, members, metrics, nodes, past,
-    repeat, revisions, roles, session, settings, tokens, transfer, users, warnings,
+    about, api_tokens, audit, availability, drafts, events, groups, lineage, links, maintenance, members, metrics,
+    nodes, past, probes, repeat, revisions, roles, session, settings, tokens, transfer, users, warnings,
 };
 use crate::openapi::Doc;
 use crate::rights::{Need, Place, Refused, Resource as R};
@@ -225,6 +225,11 @@ fn table() -> Vec<Endpoint> {
         get("/links/{link}", R::Links, cluster, links::show, links::SHOW),
         put("/links/{link}", R::Links, cluster, links::put, links::PUT),
         delete("/links/{link}", R::Links, cluster, links::delete, links::DELETE),
+        get("/availability", R::Nodes, anywhere, availability::list, availability::LIST),
+        get("/probes", R::Probes, cluster, probes::list, probes::LIST),
+        get("/probes/{probe}", R::Probes, cluster, probes::show, probes::SHOW),
+        put("/probes/{probe}", R::Probes, cluster, probes::put, probes::PUT),
+        delete("/probes/{probe}", R::Probes, cluster, probes::delete, probes::DELETE),
         own(Method::GET, VERSION_PATH, Takes::Nothing, axum::routing::get(about::version), about::VERSION),
         own(Method::GET, "/openapi.json", Takes::Known, axum::routing::get(about::openapi), about::OPENAPI),
         own(Method::POST, SESSION_PATH, Takes::Nothing, axum::routing::post(session::login), session::LOGIN),

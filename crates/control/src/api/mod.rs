@@ -10,6 +10,7 @@
 mod about;
 mod api_tokens;
 mod audit;
+mod availability;
 mod change_sets;
 mod drafts;
 mod endpoints;
@@ -23,6 +24,7 @@ mod members;
 mod metrics;
 mod nodes;
 mod past;
+mod probes;
 mod repeat;
 mod revisions;
 mod roles;
@@ -89,6 +91,10 @@ pub(crate) struct Api {
     /// Places of streams of events.
     pub(crate) streams: Waits,
     pub(crate) events: crate::events::Shared,
+    /// How often it is looked at what is up.
+    pub(crate) look: Duration,
+    /// Probes that there may be.
+    pub(crate) most_probes: u64,
     /// Peers that may use it.
     pub(crate) allowed: Arc<[Peers]>,
 }

@@ -28,7 +28,7 @@ struct Shown {
     text: String,
     /// How often it was written.
     times: u64,
-    /// Unix time in seconds, by the node's clock.
+    /// Unix time in seconds.
     first_at: u64,
     last_at: u64,
 }

@@ -63,6 +63,8 @@ pub(crate) mod alarm {
     pub(crate) const NODE_LOST: &str = "node_lost";
     /// A node says that something is wrong with it.
     pub(crate) const NODE: &str = "node";
+    /// The cluster, or an address that is probed, is down.
+    pub(crate) const UNAVAILABLE: &str = "unavailable";
     /// A node keeps another history than the database has, until an operator decides.
     pub(crate) const LINEAGE: &str = "lineage";
 }
@@ -76,6 +78,7 @@ pub(crate) fn is_visible(topic: &Topic, rights: &Rights) -> bool {
         kind::LINEAGE => Resource::Lineage,
         kind::NODE => Resource::Nodes,
         kind::ALARM if about == alarm::CERTIFICATE => Resource::Objects(Kind::Ssl),
+        kind::ALARM if about == alarm::UNAVAILABLE => Resource::Probes,
         kind::ALARM if about == alarm::LINEAGE => Resource::Lineage,
         kind::ALARM => Resource::Nodes,
         // Also what a later version tells of.

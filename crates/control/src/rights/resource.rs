@@ -45,6 +45,8 @@ pub(crate) enum Resource {
     Members,
     /// Links to other systems.
     Links,
+    /// Addresses that are probed.
+    Probes,
     /// Accounts of people.
     Users,
     /// What roles there are.
@@ -85,6 +87,7 @@ impl Resource {
             Resource::Events,
             Resource::Members,
             Resource::Links,
+            Resource::Probes,
             Resource::Users,
             Resource::Roles,
             Resource::ApiTokens,
@@ -109,6 +112,7 @@ impl Resource {
             Resource::Events => "events",
             Resource::Members => "members",
             Resource::Links => "links",
+            Resource::Probes => "probes",
             Resource::Users => "users",
             Resource::Roles => "roles",
             Resource::ApiTokens => "api_tokens",

@@ -20,6 +20,7 @@ mod idempotency;
 mod links;
 mod metrics;
 mod people;
+mod probes;
 mod replicas;
 mod rights;
 mod s01_headers;

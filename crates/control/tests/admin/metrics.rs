@@ -42,7 +42,7 @@ async fn sampled(gw: &Gateway, lease: &Lease, at: u64, nodes: &[(&str, u64)]) {
     let reports = nodes.iter().map(|(node, good)| (DEFAULT_GROUP.to_owned(), (*node).to_owned(), report(*good)));
     gw.store.node_report(&reports.collect::<Vec<_>>()).await.unwrap();
     let hour = Duration::from_secs(3600);
-    let sampling = Sampling { silence: Duration::from_secs(STEP), fine: hour, coarse: hour, coarse_step: 300 };
+    let sampling = Sampling { silence: Duration::from_secs(STEP - 1), fine: hour, coarse: hour, coarse_step: 300 };
     let term = Term { lease: "leader", holder: &lease.holder, epoch: lease.epoch };
     assert_eq!(gw.store.node_sample_take(term, at, &sampling).await.unwrap(), nodes.len() as u64);
 }

@@ -167,6 +167,11 @@ GET /api/links viewer
 GET /api/links/{link} viewer
 PUT /api/links/{link} operator
 DELETE /api/links/{link} operator
+GET /api/availability viewer
+GET /api/probes viewer
+GET /api/probes/{probe} viewer
+PUT /api/probes/{probe} operator
+DELETE /api/probes/{probe} operator
 GET /api/version anybody
 GET /api/openapi.json anybody
 POST /api/session anybody

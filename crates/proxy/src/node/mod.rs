@@ -12,6 +12,7 @@
 //! - Without one, the first that is in force is no older than the head when the stream began: a snapshot that was packed earlier
 //!   waits for what has changed since.
 
+mod complaints;
 mod holdings;
 mod identity;
 mod last_good;

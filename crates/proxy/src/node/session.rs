@@ -1,5 +1,6 @@
 //! One configuration stream, from `Hello` to its end.
 
+use super::complaints::Complaints;
 use super::holdings::{Holdings, Position, Refusal, SnapshotHead};
 use super::identity::IdentityError;
 use super::last_good::{Origin, Step};
@@ -7,7 +8,6 @@ use super::{Alarm, Member, TrafficFigures};
 use milecastle_model::Kind;
 use milecastle_pki::NodeKeys;
 use milecastle_pki::transport::connect;
-use milecastle_telemetry::Warning;
 use milecastle_wire::{DeltaAssembler, Limits, MAX_MESSAGE_BYTES, PROTOCOL, Reader, encode_delta, pb};
 use pb::config_client::ConfigClient;
 use pb::control_message::Message as Control;
@@ -42,9 +42,6 @@ pub(super) struct Partial {
 
 /// Messages of ours that may wait to be sent.
 const OUTBOX: usize = 64;
-
-/// Lines of the log in a report at most; the others follow with the next ones.
-const WARNINGS: usize = 20;
 
 /// The shortest interval of reports that the control plane can ask for.
 const SHORTEST_REPORT: Duration = Duration::from_millis(100);
@@ -208,8 +205,8 @@ struct Session<'a> {
     opens_at: Option<u64>,
     /// What was built and is too old for that; the step that leads on is under way.
     withheld: Option<Holdings>,
-    /// Number of the last line of the log that was reported.
-    warned: u64,
+    /// What was told of the node's log.
+    complaints: Complaints,
 }
 
 impl<'a> Session<'a> {
@@ -234,7 +231,7 @@ impl<'a> Session<'a> {
             served_since: None,
             opens_at: None,
             withheld: None,
-            warned: 0,
+            complaints: Complaints::default(),
         }
     }
 
@@ -589,22 +586,7 @@ impl<'a> Session<'a> {
             responses: responses.into(),
             responses_5xx_upstream,
             request_times: request_times.into(),
-            warnings: self.warnings(),
+            warnings: self.complaints.news(),
         }
-    }
-
-    /// What was logged since the last report.
-    fn warnings(&mut self) -> Vec<pb::Warning> {
-        let news = milecastle_telemetry::warnings().since(self.warned, WARNINGS);
-        self.warned = news.last().map_or(self.warned, |last| last.number);
-        let told = |line: Warning| pb::Warning {
-            is_error: line.is_error,
-            target: line.target,
-            text: line.text,
-            times: line.times,
-            first_at: line.first_at,
-            last_at: line.last_at,
-        };
-        news.into_iter().map(told).collect()
     }
 }

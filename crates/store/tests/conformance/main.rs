@@ -8,6 +8,7 @@ mod access;
 mod accounts;
 mod api_tokens;
 mod audit;
+mod availability;
 mod checks;
 mod events;
 mod groups;

@@ -64,11 +64,9 @@ impl Warnings {
     }
 }
 
-/// A line as it is kept: of texts that the database takes, and of no time that is still to come, after which nothing else would be
-/// seen.
+/// A line as it is kept: of texts that the database takes.
 fn taken(origin: Origin<'_>, told: pb::Warning, now: u64) -> NodeWarning {
     let text = |text: String| clip(text.replace(char::is_control, " "));
-    let last_at = told.last_at.min(now);
     NodeWarning {
         group: origin.group.to_owned(),
         node: origin.node.to_owned(),
@@ -77,8 +75,8 @@ fn taken(origin: Origin<'_>, told: pb::Warning, now: u64) -> NodeWarning {
         text: text(told.text),
         boot: origin.boot.to_owned(),
         times: told.times,
-        first_at: told.first_at.min(last_at),
-        last_at,
+        first_at: now.saturating_sub(told.first_age_s),
+        last_at: now.saturating_sub(told.last_age_s),
     }
 }
 
@@ -88,22 +86,22 @@ mod tests {
 
     const ORIGIN: Origin<'_> = Origin { group: "g", node: "n", boot: "b" };
 
-    fn told(text: &str, last_at: u64) -> pb::Warning {
-        pb::Warning { text: text.to_owned(), times: 1, first_at: last_at, last_at, ..pb::Warning::default() }
+    fn told(text: &str, last_age_s: u64) -> pb::Warning {
+        pb::Warning { text: text.to_owned(), times: 1, first_age_s: 9, last_age_s, ..pb::Warning::default() }
     }
 
     #[test]
     fn no_more_than_fit_wait_and_the_newest_word_of_each() {
         let warnings = Warnings::default();
-        warnings.add(ORIGIN, vec![told("a", 1), told("b", 2), told("c", 3), told("a", 4)], 10, 2);
+        warnings.add(ORIGIN, vec![told("a", 4), told("b", 3), told("c", 2), told("a", 1)], 10, 2);
         let waiting = warnings.lock();
         let seen: Vec<_> = waiting.values().map(|line| (&*line.text, line.last_at)).collect();
-        assert_eq!(seen, [("a", 4), ("b", 2)]);
+        assert_eq!(seen, [("a", 9), ("b", 7)]);
     }
 
     #[test]
     fn a_line_is_one_that_the_database_takes() {
         let line = taken(ORIGIN, told("a\0b\nc", u64::MAX), 10);
-        assert_eq!((&*line.text, line.first_at, line.last_at), ("a b c", 10, 10));
+        assert_eq!((&*line.text, line.first_at, line.last_at), ("a b c", 1, 0));
     }
 }
