@@ -9,6 +9,7 @@ mod bad_input;
 mod bystanders;
 mod changes;
 mod clients;
+mod cluster_view;
 mod copied;
 mod discovery;
 mod drafts;

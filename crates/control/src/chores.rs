@@ -1,5 +1,6 @@
 //! What only one replica must do, done by whoever leads: lifetimes of objects that end, history, drafts, audit log and events that are
-//! not kept any longer, idempotency keys, nodes and members of which nothing was heard for long, and rollouts that go on or are taken back.
+//! not kept any longer, idempotency keys, nodes and members of which nothing was heard for long; rollouts that go on or are taken back,
+//! and samples of what nodes count.
 //!
 //! What must stay true: whatever is done here names the leader's term of office, and the database refuses it once that term is
 //! over, however late the leader notices.
@@ -8,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milecastle_settings::{Events, History, Idempotency, Members};
-use milecastle_store::{Kept, Retention, Store, Term};
+use milecastle_store::{Kept, Retention, Sampling, Store, Term};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::charts::{COARSE_STEP, STEP};
 use crate::members::{LEADER, MemberSettings};
 use crate::rollout;
 use crate::state::State;
@@ -29,6 +31,7 @@ pub(crate) async fn run(
     let mut tick = interval(LIFETIMES);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut remembered: Option<Instant> = None;
+    let mut sampled = 0;
     loop {
         tick.tick().await;
         let Ok(leads) = epoch.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
@@ -37,6 +40,11 @@ pub(crate) async fn run(
         let chores = Chores { store: state.store(), settings: &settings, term };
         chores.end_lifetimes().await;
         rollout::look(&state, &settings.compiler, (&settings.members).into(), term).await;
+        let step = chores.store.now() / STEP * STEP;
+        if step != sampled {
+            sampled = step;
+            chores.sample(step).await;
+        }
         if remembered.is_none_or(|at| at.elapsed() >= settings.history.interval.get()) {
             remembered = Some(Instant::now());
             chores.forget_the_lost().await;
@@ -45,6 +53,7 @@ pub(crate) async fn run(
             chores.trim_audit().await;
             chores.trim_idempotency().await;
             chores.trim_events().await;
+            chores.trim_warnings().await;
         }
     }
 }
@@ -60,6 +69,19 @@ impl Chores<'_> {
     async fn end_lifetimes(&self) {
         if let Err(error) = self.store.expire_due(self.term, self.settings.clock.now()).await {
             tracing::debug!(%error, "lifetimes are looked after later");
+        }
+    }
+
+    async fn sample(&self, step: u64) {
+        let History { samples, fine_samples, .. } = &self.settings.history;
+        let sampling = Sampling {
+            silence: Duration::from_secs(STEP),
+            fine: fine_samples.get(),
+            coarse: samples.get(),
+            coarse_step: COARSE_STEP,
+        };
+        if let Err(error) = self.store.node_sample_take(self.term, step, &sampling).await {
+            tracing::debug!(%error, "charts have a gap here: what nodes have counted could not be sampled");
         }
     }
 
@@ -121,6 +143,15 @@ impl Chores<'_> {
             Ok(0) => {}
             Ok(events) => tracing::info!(events, "events that are not kept any longer were forgotten"),
             Err(error) => tracing::debug!(%error, "events are trimmed later"),
+        }
+    }
+
+    async fn trim_warnings(&self) {
+        let History { node_warnings, node_warnings_most, .. } = &self.settings.history;
+        match self.store.node_warning_trim(self.term, node_warnings.get(), *node_warnings_most).await {
+            Ok(0) => {}
+            Ok(lines) => tracing::debug!(lines, "lines of logs of nodes were forgotten"),
+            Err(error) => tracing::debug!(%error, "logs of nodes are trimmed later"),
         }
     }
 }

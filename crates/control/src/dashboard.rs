@@ -19,7 +19,7 @@ use crate::tls::{Tls, TlsError};
 use crate::waits::{STREAMS, WAITS, Waits};
 use axum::Router;
 use milecastle_settings as settings;
-use milecastle_settings::{ControlShutdown, Database, Peers, Time};
+use milecastle_settings::{Availability, ControlShutdown, Database, Peers, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{DraftLimits, Maintenance, Store, StoreError};
 use milecastle_telemetry::metrics::{MetricError, Options, Registry};
@@ -46,6 +46,8 @@ pub struct Parts {
     pub metrics: Arc<Registry>,
     /// The time for timestamps, and for when lifetimes end.
     pub clock: Clock,
+    /// How whoever leads looks at what is up: what is unknown, and how many probes there may be.
+    pub availability: Availability,
 }
 
 /// Why a dashboard did not start.
@@ -167,7 +169,7 @@ impl Opening {
     /// A metric of the same name that is another one.
     pub fn serve(self, keyring: Keyring, parts: Parts) -> Result<Dashboard, MetricError> {
         let Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, provider } = self;
-        let Parts { state, nodes, compiler, metrics, clock } = parts;
+        let Parts { state, nodes, compiler, metrics, clock, availability } = parts;
         let store = state.store().clone();
         let refusals = Arc::new(Refusals::new(store.clone(), settings.access.refusals_most as usize));
         let access = settings.access.clone();
@@ -212,6 +214,8 @@ impl Opening {
             waits: waits.clone(),
             streams: places,
             events,
+            look: availability.look.get(),
+            most_probes: availability.most_probes.into(),
             allowed: admin.allow_admin_on_dashboard.as_slice().into(),
         });
         let admin = AdminApi::new(state.clone(), nodes, compiler, callers.clone(), clock.clone(), admin, waits);

@@ -21,7 +21,9 @@
 mod admin;
 mod api;
 mod api7;
+mod availability;
 mod callers;
+mod charts;
 mod chores;
 mod clock;
 mod dashboard;

@@ -2,20 +2,21 @@
 //!
 //! What must stay true:
 //! - At most one member leads at any moment of the database's clock.
-//! - Nothing but [`chores`](crate::chores) and the telling of events depends on who leads: any replica serves any request.
+//! - Nothing but [`chores`](crate::chores), looks at what is up and the telling of events depends on who leads: any replica serves any request.
 //! - A member that may not run on the database's schema any more neither leads nor beats: it writes nothing.
 //! - A member in maintenance does not lead. It is so by its name, hence also after its next start, until an operator ends it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use milecastle_settings::{Audit, Events, History, Idempotency, Members};
+use milecastle_settings::{Audit, Availability, Events, History, Idempotency, Members};
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Maintenance, NewMember, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::availability;
 use crate::chores;
 use crate::clock::Clock;
 use crate::events;
@@ -37,6 +38,7 @@ pub struct Membership {
     task: JoinHandle<()>,
     chores: JoinHandle<()>,
     teller: JoinHandle<()>,
+    looks: JoinHandle<()>,
 }
 
 /// What a member goes by; the same for all of them, since any may come to lead.
@@ -52,6 +54,8 @@ pub struct MemberSettings {
     pub idempotency: Idempotency,
     /// What is told as events.
     pub events: Events,
+    /// How often it is looked at what is up, and how that is kept.
+    pub availability: Availability,
     /// Knows which plugins have secrets, for the audit log: any compiler with all plugins built in.
     pub compiler: Arc<Compiler>,
     /// The time for lifetimes of objects.
@@ -93,9 +97,12 @@ impl Membership {
         let (lead, epoch) = watch::channel(None);
         let heart = Heart { store: store.clone(), member, settings: settings.members.clone(), lead, maintained };
         let task = tokio::spawn(heart.beat(stopped));
-        let teller = tokio::spawn(events::tell(store.clone(), id.clone(), settings.clone(), epoch.clone()));
+        let (seen, last_seen) = watch::channel(None);
+        let looks = availability::look(store.clone(), id.clone(), settings.clone(), epoch.clone(), seen);
+        let looks = tokio::spawn(looks);
+        let teller = tokio::spawn(events::tell(store.clone(), id.clone(), settings.clone(), epoch.clone(), last_seen));
         let chores = tokio::spawn(chores::run(state, id.clone(), settings, epoch));
-        Ok(Self { id, store, stop, maintenance, task, chores, teller })
+        Ok(Self { id, store, stop, maintenance, task, chores, teller, looks })
     }
 
     /// Its id among the members.
@@ -130,6 +137,7 @@ impl Drop for Membership {
         self.task.abort();
         self.chores.abort();
         self.teller.abort();
+        self.looks.abort();
     }
 }
 

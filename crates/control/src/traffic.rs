@@ -58,8 +58,13 @@ impl Traffic {
 
     /// The bound, in milliseconds, within which 99 of 100 took; `None` if there are none. The last bound stands for all beyond it.
     pub(crate) fn p99_ms(&self) -> Option<u64> {
+        self.percentile_ms(99)
+    }
+
+    /// The same for as many of 100 as `percent` says.
+    pub(crate) fn percentile_ms(&self, percent: u64) -> Option<u64> {
         let all: u64 = self.times.iter().sum();
-        let rank = all - all / 100;
+        let rank = all - all * (100 - percent) / 100;
         let mut seen = 0;
         let place = self.times.iter().position(|count| {
             seen += count;
@@ -67,6 +72,23 @@ impl Traffic {
         })?;
         TIME_BOUNDS_MS.get(place).or(TIME_BOUNDS_MS.last()).copied()
     }
+}
+
+/// What a replica writes of a node for all others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    /// Since its process started.
+    #[serde(flatten)]
+    pub(crate) traffic: Traffic,
+    /// Client connections.
+    #[serde(default)]
+    pub(crate) connections: u64,
+    /// Addresses of upstreams whose health it watches.
+    #[serde(default)]
+    pub(crate) upstream_targets: u64,
+    /// Those of them that are not healthy.
+    #[serde(default)]
+    pub(crate) unhealthy_targets: u64,
 }
 
 #[cfg(test)]
@@ -78,6 +100,7 @@ mod tests {
         let mut traffic = Traffic { responses: [0, 90, 0, 5, 5], ..Traffic::default() };
         (traffic.times[3], traffic.times[6]) = (99, 1);
         assert_eq!((traffic.requests(), traffic.percent(5), traffic.p99_ms()), (100, 5.0, Some(10)));
+        assert_eq!((traffic.percentile_ms(50), traffic.percentile_ms(100)), (Some(10), Some(100)));
         (traffic.times[3], traffic.times[15]) = (98, 2);
         assert_eq!(traffic.p99_ms(), Some(60_000));
         assert_eq!((Traffic::default().percent(5), Traffic::default().p99_ms()), (0.0, None));

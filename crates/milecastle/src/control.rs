@@ -89,7 +89,8 @@ impl ControlPlane {
             Some(opening) => {
                 let keyring = waiting.until(async || opening.keys(&store).await).await?;
                 let (state, nodes, metrics) = (state.clone(), nodes.clone(), metrics.clone());
-                let parts = Parts { state, nodes, compiler, metrics, clock: Clock::of(&store) };
+                let availability = settings.replica.availability.clone();
+                let parts = Parts { state, nodes, compiler, metrics, clock: Clock::of(&store), availability };
                 Some(opening.serve(keyring, parts)?)
             }
             None => None,
@@ -232,6 +233,7 @@ async fn connect(
         audit: settings.replica.audit.clone(),
         idempotency: settings.replica.idempotency.clone(),
         events: settings.replica.events.clone(),
+        availability: settings.replica.availability.clone(),
         compiler: compiler.clone(),
         clock: Clock::of(&store),
     };

@@ -111,6 +111,10 @@ pub struct Stream {
     pub report_interval: Time,
     /// How often nodes are asked to report their state; 0s leaves it to `control_plane.report_interval` of their own files.
     pub node_report_interval: Time,
+    /// Lines of the logs of nodes that wait to be written at most, of all nodes together; what comes beyond while the database is
+    /// away is left out.
+    #[schemars(range(min = 1), extend("x-unit" = "lines"))]
+    pub node_warnings: u32,
     /// Silence after which a node's stream is closed.
     pub silence: Time,
     /// Pause before a node that refused a step, or holds something else than it should, gets a snapshot for the second time
@@ -266,6 +270,7 @@ impl Default for Stream {
             receipt_interval: Time::millis(250),
             report_interval: Time::secs(2),
             node_report_interval: Time::secs(5),
+            node_warnings: 10_000,
             silence: Time::secs(20),
             heal_min: Time::secs(1),
             heal_max: Time::secs(60),

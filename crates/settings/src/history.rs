@@ -22,6 +22,15 @@ pub struct History {
     pub min_changes: u64,
     /// Drafts of change sets that nobody has edited for so long are forgotten.
     pub drafts: Time,
+    /// Lines of the logs of nodes that were not written for this long are forgotten.
+    pub node_warnings: Time,
+    /// Different lines of the log of each node that are kept at most: those that were written last.
+    #[schemars(range(min = 1), extend("x-unit" = "lines"))]
+    pub node_warnings_most: u64,
+    /// How long what nodes counted is kept for charts of up to 24 hours: one sample of each node in 5 minutes.
+    pub samples: Time,
+    /// The same for charts of up to an hour: one sample in 30 seconds. No longer than `samples`.
+    pub fine_samples: Time,
     /// How often the leader looks for what is to be forgotten: history, and nodes and replicas that were silent for long.
     pub interval: Time,
 }
@@ -29,7 +38,16 @@ pub struct History {
 impl History {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         let mut checks = checks.at("history");
-        checks.above_zero(&[("max_age", self.max_age), ("drafts", self.drafts), ("interval", self.interval)]);
+        checks.above_zero(&[
+            ("max_age", self.max_age),
+            ("drafts", self.drafts),
+            ("node_warnings", self.node_warnings),
+            ("fine_samples", self.fine_samples),
+            ("interval", self.interval),
+        ]);
+        if self.fine_samples > self.samples {
+            checks.fault("fine_samples", "expected at most `history.samples`");
+        }
         if self.min_changes > self.changes {
             checks.fault("min_changes", "expected at most `history.changes`");
         }
@@ -38,7 +56,16 @@ impl History {
 
 impl Default for History {
     fn default() -> Self {
-        let (max_age, drafts) = (Time::secs(90 * 86_400), Time::secs(30 * 86_400));
-        Self { changes: 100_000, max_age, min_changes: 1000, drafts, interval: Time::secs(30) }
+        Self {
+            changes: 100_000,
+            max_age: Time::secs(90 * 86_400),
+            min_changes: 1000,
+            drafts: Time::secs(30 * 86_400),
+            node_warnings: Time::secs(7 * 86_400),
+            node_warnings_most: 200,
+            samples: Time::secs(25 * 3600),
+            fine_samples: Time::secs(65 * 60),
+            interval: Time::secs(30),
+        }
     }
 }

@@ -20,6 +20,7 @@
 
 mod access;
 mod audit;
+mod availability;
 mod check;
 mod common;
 mod dashboard;
@@ -43,6 +44,7 @@ mod tests;
 
 pub use access::Access;
 pub use audit::Audit;
+pub use availability::Availability;
 pub use common::{Database, HostPort, HttpLimits, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
 pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, Declarative, ListenTls};
 pub use discovery::{

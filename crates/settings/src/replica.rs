@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Checks;
-use crate::{Audit, Database, Events, History, Idempotency, Members, Sealing, Time};
+use crate::{Audit, Availability, Database, Events, History, Idempotency, Members, Sealing, Time};
 
 /// A process of the control plane: its database, its like, its end. Stands at the top of its file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +25,8 @@ pub struct Replica {
     pub idempotency: Idempotency,
     /// What happened, as events that can be followed. The same on all replicas, since whichever leads tells them.
     pub events: Events,
+    /// Looks at what is up and what is down. The same on all replicas, since whichever leads takes them.
+    pub availability: Availability,
     /// How the process ends.
     pub shutdown: ControlShutdown,
 }
@@ -52,6 +54,7 @@ impl Replica {
         self.audit.check(checks);
         self.idempotency.check(checks);
         self.events.check(checks);
+        self.availability.check(checks);
     }
 }
 

@@ -108,6 +108,10 @@ pub mod audited {
     pub const NODE: &str = "node";
     /// A replica of the control plane.
     pub const MEMBER: &str = "member";
+    /// A link to another system.
+    pub const LINK: &str = "link";
+    /// An address that is probed.
+    pub const PROBE: &str = "probe";
     /// An account.
     pub const ACCOUNT: &str = "account";
     /// A login of an account.

@@ -103,10 +103,28 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0015_rollout.sql"),
     ),
     (
+        17,
+        "cluster view",
+        include_str!("../../../migrations/postgres/0017_cluster_view.sql"),
+        include_str!("../../../migrations/sqlite/0017_cluster_view.sql"),
+    ),
+    (
         18,
         "roles",
         include_str!("../../../migrations/postgres/0018_roles.sql"),
         include_str!("../../../migrations/sqlite/0018_roles.sql"),
+    ),
+    (
+        20,
+        "samples of nodes",
+        include_str!("../../../migrations/postgres/0020_node_samples.sql"),
+        include_str!("../../../migrations/sqlite/0020_node_samples.sql"),
+    ),
+    (
+        21,
+        "availability",
+        include_str!("../../../migrations/postgres/0021_availability.sql"),
+        include_str!("../../../migrations/sqlite/0021_availability.sql"),
     ),
 ];
 

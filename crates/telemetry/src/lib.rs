@@ -14,5 +14,7 @@
 pub mod log;
 pub mod metrics;
 mod secret;
+mod warnings;
 
 pub use secret::Secret;
+pub use warnings::{Warning, Warnings, warnings};

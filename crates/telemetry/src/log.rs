@@ -6,6 +6,10 @@ use std::io;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::warnings::Collect;
 
 /// Environment variable that overrides the filter of the configuration file, in the syntax of
 /// [`EnvFilter`]: `info`, `warn,milecastle_proxy=debug`, …
@@ -93,7 +97,7 @@ fn parse(text: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError
 }
 
 /// Sets the process's log subscriber: events go to standard error in `format`, filtered by `MILECASTLE_LOG` or, where that
-/// is unset, by `filter`. Time stamps are UTC with microseconds. There are no colours: the subscriber is built without them, and
+/// is unset, by `filter`; warnings and errors are kept as [`crate::warnings`] too. Time stamps are UTC with microseconds. There are no colours: the subscriber is built without them, and
 /// says so in each process that asks for them.
 pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
     let (text, origin) = match std::env::var(FILTER_VARIABLE) {
@@ -105,8 +109,8 @@ pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
     let filter = parse(&text).map_err(|error| fault(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(BoxMakeWriter::new(io::stderr));
     let set = match format {
-        Format::Text => builder.with_ansi(false).try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Text => builder.with_ansi(false).finish().with(Collect).try_init(),
+        Format::Json => builder.json().flatten_event(true).finish().with(Collect).try_init(),
     };
     set.map_err(|_| LogError::Twice)
 }

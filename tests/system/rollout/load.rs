@@ -78,7 +78,7 @@ impl Drop for Load {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
         let slow: u64 = self.counts.iter().map(|count| count.slow.load(Ordering::SeqCst)).sum();
-        println!("answers that took longer than {TOO_SLOW:?}: {slow}");
+        eprintln!("answers that took longer than {TOO_SLOW:?}: {slow}");
     }
 }
 

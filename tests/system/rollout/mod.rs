@@ -35,7 +35,7 @@ async fn bad_changes_stop_at_the_canaries_and_are_undone() {
         site.is_as_before().await;
         let (of_canary, of_others) = site.load.since(&before, site.canary);
         let name = bad.name;
-        println!(
+        eprintln!(
             "{name}: {} of {} requests harmed at the canary, {} of {} at the others; {}",
             of_canary.harmed, of_canary.sent, of_others.harmed, of_others.sent, outcome["reason"]
         );
@@ -47,7 +47,7 @@ async fn bad_changes_stop_at_the_canaries_and_are_undone() {
         }
     }
     let share = 100.0 * harmed as f64 / sent as f64;
-    println!("{} bad changes, all of them taken back: {harmed} of {sent} requests harmed ({share:.1} %)", bad.len());
+    eprintln!("{} bad changes, all of them taken back: {harmed} of {sent} requests harmed ({share:.1} %)", bad.len());
     let audit = site.control().get("/api/audit?actor=rollout&limit=500").await.json().unwrap();
     assert!(audit["list"].as_array().unwrap().len() >= bad.len(), "{audit}");
     let told = site.told("rolled_back", bad.len()).await;

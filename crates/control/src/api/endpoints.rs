@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use super::{Api, BASE, Failure, Who};
 use super::{
-    about, api_tokens, audit, drafts, events, groups, lineage, maintenance, members, nodes, oidc, past, repeat,
-    revisions, roles, rollout, session, settings, tokens, transfer, users,
+    about, api_tokens, audit, availability, drafts, events, groups, lineage, links, maintenance, members, metrics,
+    nodes, oidc, past, probes, repeat, revisions, roles, rollout, session, settings, tokens, transfer, users, warnings,
 };
 use crate::openapi::Doc;
 use crate::rights::{Need, Place, Refused, Resource as R};
@@ -217,6 +217,8 @@ fn table() -> Vec<Endpoint> {
         post("/gateway_groups/{group}/promote", R::Configuration, group, transfer::promote, transfer::PROMOTE),
         get("/changes", R::Revisions, anywhere, revisions::everywhere, revisions::EVERYWHERE),
         get("/nodes", R::Nodes, anywhere, nodes::all, nodes::ALL),
+        get("/metrics", R::Nodes, anywhere, metrics::chart, metrics::CHART),
+        get("/warnings", R::Nodes, anywhere, warnings::list, warnings::LIST),
         get("/events", R::Events, anywhere, events::follow, events::FOLLOW),
         get("/alarms", R::Events, anywhere, events::alarms, events::ALARMS),
         get("/members", R::Members, cluster, members::list, members::LIST),
@@ -234,6 +236,15 @@ fn table() -> Vec<Endpoint> {
             maintenance::end_member,
             maintenance::END_MEMBER,
         ),
+        get("/links", R::Links, cluster, links::list, links::LIST),
+        get("/links/{link}", R::Links, cluster, links::show, links::SHOW),
+        put("/links/{link}", R::Links, cluster, links::put, links::PUT),
+        delete("/links/{link}", R::Links, cluster, links::delete, links::DELETE),
+        get("/availability", R::Nodes, anywhere, availability::list, availability::LIST),
+        get("/probes", R::Probes, cluster, probes::list, probes::LIST),
+        get("/probes/{probe}", R::Probes, cluster, probes::show, probes::SHOW),
+        put("/probes/{probe}", R::Probes, cluster, probes::put, probes::PUT),
+        delete("/probes/{probe}", R::Probes, cluster, probes::delete, probes::DELETE),
         own(Method::GET, VERSION_PATH, Takes::Nothing, axum::routing::get(about::version), about::VERSION),
         own(Method::GET, "/openapi.json", Takes::Known, axum::routing::get(about::openapi), about::OPENAPI),
         own(Method::POST, SESSION_PATH, Takes::Nothing, axum::routing::post(session::login), session::LOGIN),

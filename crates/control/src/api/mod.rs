@@ -10,6 +10,7 @@
 mod about;
 mod api_tokens;
 mod audit;
+mod availability;
 mod change_sets;
 mod drafts;
 mod endpoints;
@@ -18,11 +19,14 @@ mod expected;
 mod failure;
 mod groups;
 mod lineage;
+mod links;
 mod maintenance;
 mod members;
+mod metrics;
 mod nodes;
 mod oidc;
 mod past;
+mod probes;
 mod repeat;
 mod revisions;
 mod roles;
@@ -32,6 +36,7 @@ mod settings;
 mod tokens;
 mod transfer;
 mod users;
+mod warnings;
 
 use crate::admin::access;
 use crate::admin::body::BodyLimits;
@@ -96,6 +101,10 @@ pub(crate) struct Api {
     /// Places of streams of events.
     pub(crate) streams: Waits,
     pub(crate) events: crate::events::Shared,
+    /// How often it is looked at what is up.
+    pub(crate) look: Duration,
+    /// Probes that there may be.
+    pub(crate) most_probes: u64,
     /// Peers that may use it.
     pub(crate) allowed: Arc<[Peers]>,
 }

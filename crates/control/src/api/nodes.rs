@@ -8,9 +8,11 @@ use serde::Serialize;
 
 use super::groups::done;
 use super::{Api, Failure, List, Outcome, Site, Who, json};
+use crate::admin::query::Query;
+use crate::callers::Caller;
 use crate::dpm::{Figures, NodeState, RefusedStep, RejectedObject};
 use crate::openapi::Doc;
-use crate::rights::{Need, Place, Resource};
+use crate::rights::{Groups, Need, Place, Resource};
 
 /// A node as answers show it.
 #[derive(Serialize, JsonSchema)]
@@ -137,6 +139,20 @@ pub(super) async fn all(Shared(api): Site, Extension(who): Who) -> Outcome {
         all.append(&mut listed(&api, &group.id).await?);
     }
     Ok(super::list(&all))
+}
+
+/// Of which groups what nodes say is asked for: of the one that the argument `group` names, or of those of which whoever asks may see
+/// the nodes; `None`: of all.
+pub(super) fn groups_asked(query: &Query, who: &Caller) -> Result<Option<Vec<String>>, Failure> {
+    let need = Need::read(Resource::Nodes);
+    if let Some(group) = query.get("group").filter(|group| !group.is_empty()) {
+        who.authorise(need, Place::Group(group))?;
+        return Ok(Some(vec![group.to_owned()]));
+    }
+    Ok(match who.rights.groups(need) {
+        Groups::All => None,
+        Groups::Named(groups) => Some(groups.into_iter().collect()),
+    })
 }
 
 pub(super) const SHOW: Doc = Doc::gives::<Shown>("A node.");

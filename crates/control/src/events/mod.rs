@@ -65,6 +65,8 @@ pub(crate) mod alarm {
     pub(crate) const NODE_LOST: &str = "node_lost";
     /// A node says that something is wrong with it.
     pub(crate) const NODE: &str = "node";
+    /// The cluster, or an address that is probed, is down.
+    pub(crate) const UNAVAILABLE: &str = "unavailable";
     /// A node keeps another history than the database has, until an operator decides.
     pub(crate) const LINEAGE: &str = "lineage";
     /// The last rollout of a group was taken back by the cluster itself.
@@ -81,6 +83,7 @@ pub(crate) fn is_visible(topic: &Topic, rights: &Rights) -> bool {
         kind::ROLLOUT => Resource::Rollout,
         kind::NODE => Resource::Nodes,
         kind::ALARM if about == alarm::CERTIFICATE => Resource::Objects(Kind::Ssl),
+        kind::ALARM if about == alarm::UNAVAILABLE => Resource::Probes,
         kind::ALARM if about == alarm::LINEAGE => Resource::Lineage,
         kind::ALARM if about == alarm::ROLLOUT => Resource::Rollout,
         kind::ALARM => Resource::Nodes,

@@ -10,15 +10,16 @@ pub(super) use groups::{groups, went_back};
 pub(super) use nodes::{Lags, alarms_of_nodes, nodes, receipts};
 pub(super) use rollouts::rollouts;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use milecastle_store::{Member, Topic};
+use milecastle_store::{Member, Observation, Topic};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::kind;
 use super::news::News;
+use super::{alarm, kind};
+use crate::availability::kind as watched;
 
 /// Seconds in a day.
 const DAY: u64 = 86_400;
@@ -94,6 +95,19 @@ pub(super) fn members(members: &[Member], lost_after: Duration, news: &mut News<
         news.say(topic, json!({ "member": topic.subject, "name": name, "state": state }));
         news.forget(topic);
     }
+}
+
+/// The cluster, or addresses that are probed, which are down. Of nodes and replicas there are alarms and events of their own.
+pub(super) fn unavailable(seen: &[Observation], news: &mut News<'_>) {
+    let mut present = BTreeMap::new();
+    for Observation { subject, detail, .. } in seen.iter().filter(|seen| !seen.is_up) {
+        let what = &*subject.kind;
+        if [watched::CLUSTER, watched::PROBE].contains(&what) {
+            let topic = topic(kind::ALARM, None, &format!("{}/{what}/{}", alarm::UNAVAILABLE, subject.name));
+            present.insert(topic, json!({ "what": what, "name": subject.name, "detail": detail }));
+        }
+    }
+    news.alarms(present, |topic| topic.subject.starts_with(&format!("{}/", alarm::UNAVAILABLE)));
 }
 
 #[cfg(test)]

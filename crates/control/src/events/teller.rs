@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milecastle_settings::Events;
-use milecastle_store::{Heads, Recorded, Store, StoreError, Term, Told};
+use milecastle_store::{Heads, Observation, Recorded, Store, StoreError, Term, Told};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -22,12 +22,13 @@ pub(crate) async fn tell(
     member: Arc<str>,
     settings: MemberSettings,
     epoch: watch::Receiver<Option<u64>>,
+    last_seen: watch::Receiver<Option<Vec<Observation>>>,
 ) {
     let mut watch = store.watch();
     let mut tick = interval(settings.events.look.get());
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let pace = settings.events.pace.get();
-    let mut teller = Teller::new(store, member, settings);
+    let mut teller = Teller::new(store, member, settings, last_seen);
     loop {
         let whole = tokio::select! {
             _ = tick.tick() => true,
@@ -60,10 +61,17 @@ struct Teller {
     told: Option<Told>,
     certificates: Certificates,
     lags: Lags,
+    /// What was up and what was not, at the last look.
+    last_seen: watch::Receiver<Option<Vec<Observation>>>,
 }
 
 impl Teller {
-    fn new(store: Store, member: Arc<str>, settings: MemberSettings) -> Self {
+    fn new(
+        store: Store,
+        member: Arc<str>,
+        settings: MemberSettings,
+        last_seen: watch::Receiver<Option<Vec<Observation>>>,
+    ) -> Self {
         // Of no member: what this process knows of its own nodes counts no more than what others have written of theirs.
         let nodes = Nodes::new(store.clone(), "", &settings.members);
         Self {
@@ -75,6 +83,7 @@ impl Teller {
             told: None,
             certificates: Certificates::default(),
             lags: Lags::default(),
+            last_seen,
         }
     }
 
@@ -115,7 +124,7 @@ impl Teller {
         }
     }
 
-    /// Looks at members, nodes, rollouts and certificates.
+    /// Looks at members, nodes, rollouts, what is down, and certificates.
     async fn look_around(&mut self, heads: &Heads, news: &mut News<'_>) -> Result<(), StoreError> {
         sights::members(&self.store.member_list().await?, self.lost_after, news);
         let rollouts = self.store.rollout_list().await?;
@@ -123,6 +132,9 @@ impl Teller {
         sights::nodes(&nodes, heads, (&mut self.lags, self.settings.behind_after.get()), news);
         let late = (&self.lags, self.settings.behind_after.get());
         sights::alarms_of_nodes(&nodes, late, &self.settings.certificate_days, news);
+        if let Some(seen) = &*self.last_seen.borrow() {
+            sights::unavailable(seen, news);
+        }
         sights::receipts(&self.nodes, &nodes, heads, news).await;
         sights::rollouts(&rollouts, news);
         self.certificates.look(&self.store, heads, &self.settings, news).await

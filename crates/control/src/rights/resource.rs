@@ -45,6 +45,10 @@ pub(crate) enum Resource {
     Events,
     /// Replicas of the control plane.
     Members,
+    /// Links to other systems.
+    Links,
+    /// Addresses that are probed.
+    Probes,
     /// Accounts of people.
     Users,
     /// What roles there are.
@@ -85,6 +89,8 @@ impl Resource {
             Resource::Maintenance,
             Resource::Events,
             Resource::Members,
+            Resource::Links,
+            Resource::Probes,
             Resource::Users,
             Resource::Roles,
             Resource::ApiTokens,
@@ -109,6 +115,8 @@ impl Resource {
             Resource::Maintenance => "maintenance",
             Resource::Events => "events",
             Resource::Members => "members",
+            Resource::Links => "links",
+            Resource::Probes => "probes",
             Resource::Users => "users",
             Resource::Roles => "roles",
             Resource::ApiTokens => "api_tokens",

@@ -217,13 +217,15 @@ fn tester() -> &'static Actor {
 
 /// A process of the control plane on this store.
 async fn member(state: &Arc<State>, clock: &Arc<AtomicU64>, history: settings::History) -> Membership {
-    let (roles, address, version) = (vec!["dashboard".to_owned()], String::new(), "1".to_owned());
+    let roles = ["dashboard", "dp-manager"].map(str::to_owned).into();
+    let (address, version) = (String::new(), "1".to_owned());
     let members = settings::Members { heartbeat: settings::Time::millis(200), ..settings::Members::default() };
     let (audit, idempotency) = (settings::Audit::default(), settings::Idempotency::default());
     let often = settings::Time::millis(100);
     let events = settings::Events { look: often, certificates: often, ..settings::Events::default() };
     let (compiler, clock) = (plugins::compiler(), told(clock));
-    let settings = MemberSettings { members, history, audit, idempotency, events, compiler, clock };
+    let availability = availability();
+    let settings = MemberSettings { members, history, audit, idempotency, events, availability, compiler, clock };
     Membership::join(state.clone(), milecastle_control::Role { roles, address, version }, settings).await.unwrap()
 }
 
@@ -243,6 +245,18 @@ fn parts(state: &Arc<State>, clock: &Arc<AtomicU64>) -> Parts {
         compiler: plugins::compiler(),
         metrics: Arc::new(Registry::new("control_", 1)),
         clock: told(clock),
+        availability: availability(),
+    }
+}
+
+/// Often, few, and of whatever there is on this machine.
+fn availability() -> settings::Availability {
+    settings::Availability {
+        look: settings::Time::secs(1),
+        timeout: settings::Time::millis(900),
+        most_probes: 2,
+        deny: Vec::new(),
+        ..settings::Availability::default()
     }
 }
 

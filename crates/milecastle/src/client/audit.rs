@@ -2,12 +2,11 @@
 
 use super::cli::{Audit, AuditCommand, ExportFormat, Wanted};
 use super::commands::encode;
-use super::view::{Table, ago, items, show, text};
+use super::view::{Table, ago, items, now, show, text};
 use super::{Ended, client};
 use anyhow::Context;
 use serde_json::Value;
 use std::io::{self, Write as _};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) async fn run(command: Audit) -> anyhow::Result<Ended> {
     let (client, output) = (client(&command.server)?, command.server.output);
@@ -55,9 +54,8 @@ fn table(answer: &Value) -> String {
 /// What is wanted, as arguments that follow others.
 fn query(wanted: &Wanted) -> String {
     let Wanted { since, until, actor, group, kind, object, action, outcome } = wanted;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let moment =
-        |age: &Option<milecastle_settings::Time>| age.map(|age| now.saturating_sub(age.get().as_secs()).to_string());
+        |age: &Option<milecastle_settings::Time>| age.map(|age| now().saturating_sub(age.get().as_secs()).to_string());
     let arguments = [
         ("since", moment(since)),
         ("until", moment(until)),

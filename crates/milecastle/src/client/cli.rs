@@ -261,6 +261,27 @@ pub(crate) struct Nodes {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodesCommand {
+    /// Show what nodes have logged of level WARN and ERROR, what was written last first
+    Warnings {
+        /// Gateway group; without it, all groups
+        #[arg(short, long)]
+        group: Option<String>,
+        /// Only of this node
+        #[arg(long, value_name = "ID")]
+        node: Option<String>,
+        /// Only of this level
+        #[arg(long, value_enum)]
+        level: Option<LogLevel>,
+        /// Only lines in which this stands
+        #[arg(long)]
+        text: Option<String>,
+        /// Only lines that were last written no longer ago than this
+        #[arg(long, value_name = "TIME")]
+        since: Option<Time>,
+        /// How many, at most 1000
+        #[arg(short = 'n', long, default_value_t = 100)]
+        limit: u16,
+    },
     /// Cut a node off at once and keep it out until it is deleted
     Revoke(OneNode),
     /// Forget a node and cut it off; if it runs and its group token is good it joins again by itself: to keep it out, revoke it
@@ -272,6 +293,13 @@ pub(crate) enum NodesCommand {
         #[command(flatten)]
         order: Order,
     },
+}
+
+/// Levels of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Warn,
+    Error,
 }
 
 /// Maintenance lasts until it is switched off, whatever starts anew meanwhile.

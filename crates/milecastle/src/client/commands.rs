@@ -1,12 +1,12 @@
 //! Groups, tokens, nodes, members.
 
 use super::cli::{
-    Group, GroupCommand, Members, MembersCommand, Nodes, NodesCommand, OneNode, Order, Output, Switch, Token,
+    Group, GroupCommand, LogLevel, Members, MembersCommand, Nodes, NodesCommand, OneNode, Order, Output, Switch, Token,
     TokenCommand,
 };
 use super::http::Client;
 use super::settings;
-use super::view::{Table, ago, items, show, tell, text};
+use super::view::{Table, ago, items, now, show, tell, text};
 use super::{Ended, Refused, client};
 use anyhow::bail;
 use hyper::Method;
@@ -159,6 +159,17 @@ pub(super) async fn nodes(command: Nodes) -> anyhow::Result<Ended> {
                 table.text()
             })?;
         }
+        Some(NodesCommand::Warnings { group, node, level, text, since, limit }) => {
+            let level = level.map(|level| match level {
+                LogLevel::Warn => "warn".to_owned(),
+                LogLevel::Error => "error".to_owned(),
+            });
+            let since = since.map(|since| now().saturating_sub(since.get().as_secs()).to_string());
+            let given = [("group", group), ("node", node), ("level", level), ("text", text), ("since", since)];
+            let given = given.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", encode(&value?))));
+            let answer = client.get(&format!("/api/warnings?limit={limit}{}", given.collect::<String>())).await?;
+            show(output, &answer, warnings)?;
+        }
         Some(NodesCommand::Revoke(one)) => {
             let answer = client.call(Method::POST, &format!("{}/revoke", path_of(&client, &one).await?), None).await?;
             show(output, &answer, |_| format!("node {} revoked", one.node))?;
@@ -274,6 +285,16 @@ pub(super) fn encode(text: &str) -> String {
         other => format!("%{other:02X}"),
     };
     text.bytes().map(encoded).collect()
+}
+
+/// What nodes have logged, as a table.
+fn warnings(answer: &Value) -> String {
+    let mut table = Table::new(&["last", "group", "node", "level", "times", "text"]);
+    for line in items(answer) {
+        let cells = ["group", "node", "level", "times", "text"].map(|member| text(line, member));
+        table.row([ago(line, "last_at")].into_iter().chain(cells));
+    }
+    table.text()
 }
 
 #[cfg(test)]

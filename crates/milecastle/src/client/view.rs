@@ -83,9 +83,14 @@ pub(super) fn ago(item: &Value, member: &str) -> String {
     item.get(member).and_then(Value::as_u64).map(relative).unwrap_or_default()
 }
 
+/// The time of this machine, in Unix seconds.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// How long ago a moment was, or how long it is until then, in Unix seconds.
 pub(crate) fn relative(at: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = now();
     if at > now { format!("in {}", span(at - now)) } else { format!("{} ago", span(now - at)) }
 }
 

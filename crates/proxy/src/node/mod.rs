@@ -12,6 +12,7 @@
 //! - Without one, the first that is in force is no older than the head when the stream began: a snapshot that was packed earlier
 //!   waits for what has changed since.
 
+mod complaints;
 mod holdings;
 mod identity;
 mod last_good;
@@ -150,6 +151,7 @@ impl Node {
         // Before any configuration is in force, so that no probe finds the node in service in between.
         let maintenance = Maintenance::resume(config.state.dir(), Box::new(maintain));
         let status = StatusCell { own: Arc::default(), last_good: last_good.figures() };
+        milecastle_telemetry::warnings().keep(config.control_plane.warnings as usize);
         let member = Member {
             identity: Identity::new(&config),
             set_back: SetBack::read(config.state.dir()),

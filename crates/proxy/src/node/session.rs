@@ -1,5 +1,6 @@
 //! One configuration stream, from `Hello` to its end.
 
+use super::complaints::Complaints;
 use super::holdings::{Holdings, Position, Refusal, SnapshotHead};
 use super::identity::IdentityError;
 use super::last_good::{Origin, Step};
@@ -204,6 +205,8 @@ struct Session<'a> {
     opens_at: Option<u64>,
     /// What was built and is too old for that; the step that leads on is under way.
     withheld: Option<Holdings>,
+    /// What was told of the node's log.
+    complaints: Complaints,
 }
 
 impl<'a> Session<'a> {
@@ -228,6 +231,7 @@ impl<'a> Session<'a> {
             served_since: None,
             opens_at: None,
             withheld: None,
+            complaints: Complaints::default(),
         }
     }
 
@@ -239,7 +243,8 @@ impl<'a> Session<'a> {
     async fn follow(mut self, mut inbox: Streaming<pb::ControlMessage>) -> Ended {
         let silence = self.member.config.control_plane.silence.get();
         let mut reported = Instant::now();
-        self.send(Message::Report(self.report())).await;
+        let first = self.report();
+        self.send(Message::Report(first)).await;
         loop {
             let heard_by = Instant::now() + silence;
             let message = loop {
@@ -250,7 +255,8 @@ impl<'a> Session<'a> {
                         if self.is_to_renew() && self.renew().await {
                             return Ended::Renewed;
                         }
-                        self.send(Message::Report(self.report())).await;
+                        let report = self.report();
+                        self.send(Message::Report(report)).await;
                         reported = Instant::now();
                     }
                 }
@@ -558,7 +564,7 @@ impl<'a> Session<'a> {
         .await;
     }
 
-    fn report(&self) -> pb::Report {
+    fn report(&mut self) -> pb::Report {
         let TrafficFigures { requests, responses, responses_5xx_upstream, request_times, connections, upstreams } =
             (self.member.figures)();
         let (cpu_ms, resident_bytes) = crate::process::usage();
@@ -580,6 +586,7 @@ impl<'a> Session<'a> {
             responses: responses.into(),
             responses_5xx_upstream,
             request_times: request_times.into(),
+            warnings: self.complaints.news(),
         }
     }
 }

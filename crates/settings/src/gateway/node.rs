@@ -44,6 +44,10 @@ pub struct ControlPlane {
     pub silence: Time,
     /// How often the node reports its state, unless the control plane asks for another interval.
     pub report_interval: Time,
+    /// Different lines of the node's log of level WARN and ERROR that are kept in memory and told to the control plane, a few with
+    /// each report; one more takes the place of the oldest. 0 keeps and tells none.
+    #[schemars(range(max = 10_000), extend("x-unit" = "lines"))]
+    pub warnings: u32,
 }
 
 /// Where the last good configuration is kept, from which the node starts when the control plane is away.
@@ -455,6 +459,7 @@ impl Default for ControlPlane {
             longest_wait: Time::secs(300),
             silence: Time::secs(8),
             report_interval: Time::secs(5),
+            warnings: 100,
         }
     }
 }

@@ -7,8 +7,8 @@ use std::{env, fs};
 
 use milecastle_model::{Key, Kind};
 use milecastle_store::{
-    Actor, ActorKind, ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Outcome, PublishError, Published, Put, Source,
-    Store, Term, Tuning, open_with,
+    Actor, ActorKind, ChangeSet, DEFAULT_GROUP, Delete, KeySource, NewNode, NewToken, Op, Outcome, PublishError,
+    Published, Put, Source, Store, Term, Tuning, open_with,
 };
 use milecastle_testkit::postgres::Database;
 use milecastle_testkit::{SOON, TempDir};
@@ -175,6 +175,29 @@ pub(crate) fn short(outcome: &Outcome) -> String {
 pub(crate) async fn state(store: &Store) -> Vec<String> {
     let objects = store.load(DEFAULT_GROUP).await.unwrap().objects;
     objects.iter().map(|object| format!("{}={}", object.key, String::from_utf8_lossy(&object.body))).collect()
+}
+
+/// Nodes that have joined the default group.
+pub(crate) async fn nodes(store: &Store, ids: &[&str]) {
+    let token = NewToken {
+        id: "t".to_owned(),
+        group: DEFAULT_GROUP.to_owned(),
+        name: "t".to_owned(),
+        hash: [1; 32],
+        expires_at: None,
+    };
+    store.by(ann()).token_create(&token).await.unwrap();
+    for id in ids {
+        let node = NewNode {
+            group: DEFAULT_GROUP.to_owned(),
+            id: (*id).to_owned(),
+            token: "t".to_owned(),
+            certificate: String::new(),
+            host: String::new(),
+            version: String::new(),
+        };
+        assert!(store.node_join(&node).await.unwrap());
+    }
 }
 
 /// A term of office that outlasts the test.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::super::head::Position;
 use super::receipt::{Stand, Standing};
+use super::warnings::{Origin, Warnings};
 use super::{Figures, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles};
 use crate::traffic::Traffic;
 use rivals::Rivals;
@@ -57,6 +58,8 @@ pub(super) struct Live {
     moved: Mutex<BTreeSet<Arc<str>>>,
     streams: AtomicU64,
     version: watch::Sender<u64>,
+    /// What nodes have logged, still to be written.
+    pub(super) warnings: Warnings,
     /// A node came or left: the store should hear of it soon.
     pub(super) urgent: AtomicBool,
     /// Something is to be written.
@@ -189,6 +192,7 @@ impl Live {
             moved: Mutex::default(),
             streams: AtomicU64::default(),
             version: watch::Sender::default(),
+            warnings: Warnings::default(),
             urgent: AtomicBool::default(),
             news: Notify::default(),
         }
@@ -299,7 +303,7 @@ impl Entry {
             revision: position.map_or(0, |position| position.revision),
             digest: position.map_or_else(Vec::new, |position| position.digest.to_bytes().to_vec()),
             rejected: serde_json::to_value(self.troubles()).unwrap_or_default(),
-            traffic: self.figures.and_then(|figures| figures.traffic).and_then(|told| serde_json::to_value(told).ok()),
+            traffic: self.figures.and_then(Figures::told).and_then(|told| serde_json::to_value(told).ok()),
             connected,
             member: member.to_owned(),
         }
@@ -373,6 +377,16 @@ impl Alive {
     /// When the node's certificate ends (Unix seconds), if it should have had the next one for some time.
     pub(in crate::dpm) fn certificate_ends(&self, ends: Option<u64>) {
         self.update(|entry| std::mem::replace(&mut entry.troubles.certificate_ends, ends) != ends);
+    }
+
+    /// The node says what it has logged; with more than `most` lines of all nodes waiting, new ones are left out.
+    pub(in crate::dpm) fn warned(&self, told: Vec<pb::Warning>, most: u32) {
+        let groups = self.live.lock();
+        let Some(entry) = groups.get(&*self.group).and_then(|nodes| nodes.get(&self.node)) else { return };
+        if !told.is_empty() && entry.stream == self.stream {
+            let origin = Origin { group: &self.group, node: &self.node, boot: &entry.boot };
+            self.live.warnings.add(origin, told, self.live.store.now(), most as usize);
+        }
     }
 
     /// The node goes ahead of others, or does not any more.

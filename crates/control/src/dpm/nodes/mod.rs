@@ -11,6 +11,7 @@
 
 mod live;
 mod receipt;
+mod warnings;
 mod write;
 
 use std::collections::{BTreeSet, HashMap};
@@ -29,7 +30,7 @@ pub use receipt::Receipt;
 pub(super) use write::{Pace, write};
 
 use crate::rollout::canaries_of;
-use crate::traffic::Traffic;
+use crate::traffic::{Told, Traffic};
 
 /// A node of another replica that was not heard of for this long does not count any more.
 const REMOTE_LIFE: Duration = Duration::from_secs(30);
@@ -174,6 +175,14 @@ pub struct Figures {
     pub certificate_not_after: i64,
     /// Requests that are over since then; `None`: it is of a version that does not tell.
     pub traffic: Option<Traffic>,
+}
+
+impl Figures {
+    /// What the other replicas are to know of them; `None`: its version tells no traffic.
+    fn told(self) -> Option<Told> {
+        let Self { connections, upstream_targets, unhealthy_targets, .. } = self;
+        Some(Told { traffic: self.traffic?, connections, upstream_targets, unhealthy_targets })
+    }
 }
 
 /// A node as known here.

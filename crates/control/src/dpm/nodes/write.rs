@@ -37,6 +37,7 @@ pub(in crate::dpm) async fn write(nodes: Nodes, pace: Pace, mut stop: watch::Rec
         if stopped || urgent || written.is_none_or(|written| written.elapsed() >= pace.node) {
             written = Some(Instant::now());
             done = done.and(reports(&nodes).await);
+            done = done.and(nodes.live.warnings.write(&nodes.store).await);
         }
         let failed = done.is_err();
         if let Err(error) = done.as_ref().map_err(|error| error.to_string())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milecastle_store::DEFAULT_GROUP;
+use milecastle_store::{DEFAULT_GROUP, WarningFilter};
 use milecastle_testkit::eventually;
 use milecastle_testkit::node::Held;
 use milecastle_wire::pb;
@@ -56,7 +56,8 @@ async fn a_write_waits_for_its_nodes(replica: Replica) {
     assert_eq!(receipt.to_string(), "applied 2/3, rejected 1");
     drop(streams.pop());
     eventually("the node has left", async || {
-        nodes.applied(DEFAULT_GROUP, revision).await == Receipt { applied: 2, total: 2, rejected: 0, settled: true }
+        nodes.applied(DEFAULT_GROUP, revision).await
+            == Receipt { applied: 2, total: 2, rejected: 0, held: 0, settled: true }
     })
     .await;
     // When the process stops, whoever waits hears how far they are.
@@ -86,7 +87,7 @@ async fn rejections_are_known(replica: Replica) {
     applied.set_rejected((0..300).map(rejection).collect(), 1 << 20);
     stream.say(Message::Applied(applied)).await;
     let receipt = replica.manager.nodes().wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await;
-    assert_eq!(receipt, Receipt { applied: 1, total: 1, rejected: 1, settled: true });
+    assert_eq!(receipt, Receipt { applied: 1, total: 1, rejected: 1, held: 0, settled: true });
     stream
         .say(Message::Report(pb::Report {
             requests: 7,
@@ -95,6 +96,12 @@ async fn rejections_are_known(replica: Replica) {
             unhealthy_targets: 2,
             responses: vec![0, 5, 0, 1, 1],
             request_times: vec![7; 16],
+            warnings: vec![pb::Warning {
+                is_error: true,
+                text: "a\0disk".to_owned(),
+                times: 3,
+                ..pb::Warning::default()
+            }],
             ..pb::Report::default()
         }))
         .await;
@@ -115,6 +122,12 @@ async fn rejections_are_known(replica: Replica) {
         let node = replica.store.node_get(DEFAULT_GROUP, "n1").await.unwrap().unwrap();
         let told = node.report.and_then(|report| report.traffic);
         told.is_some_and(|told| serde_json::from_value::<crate::Traffic>(told).unwrap() == traffic)
+    })
+    .await;
+    eventually("what it logged is written", async || {
+        let lines = replica.store.node_warning_list(&WarningFilter::default(), 9).await.unwrap();
+        let seen: Vec<_> = lines.iter().map(|line| (&*line.node, line.is_error, &*line.text, line.times)).collect();
+        seen == [("n1", true, "a disk", 3)]
     })
     .await;
     assert_eq!((node.host.as_str(), node.boot.as_str(), node.revision), ("host-1", "boot-1", revision));

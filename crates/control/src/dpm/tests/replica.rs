@@ -118,6 +118,7 @@ impl Replica {
             history: settings::History::default(),
             audit: settings::Audit::default(),
             idempotency: settings::Idempotency::default(),
+            availability: settings::Availability::default(),
             events: settings::Events::default(),
             compiler: Arc::new(Compiler::new(Arc::new(plugins))),
             clock: Clock::of(&store),

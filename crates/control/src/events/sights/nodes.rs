@@ -126,8 +126,8 @@ pub(in crate::events) fn alarms_of_nodes(
             raise(alarm::NODE_CERTIFICATE, json!({ "days": days, "not_after": ends }));
         }
     }
-    let others = [alarm::CERTIFICATE, alarm::ROLLOUT].map(|about| format!("{about}/"));
-    news.alarms(present, |topic| !others.iter().any(|other| topic.subject.starts_with(other)));
+    let of_others = [alarm::CERTIFICATE, alarm::ROLLOUT, alarm::UNAVAILABLE].map(|alarm| format!("{alarm}/"));
+    news.alarms(present, |topic| !of_others.iter().any(|of_others| topic.subject.starts_with(of_others)));
 }
 
 fn of_node(group: &str, alarm: &str, node: &str) -> Topic {

@@ -1,0 +1,25 @@
+-- Lines of the logs of nodes, of level WARN and ERROR: one row for each line that a node wrote, however often it did. `times` is the
+-- number of times in all runs of its process; `in_boot` that of the run `boot`. Times are Unix seconds of the database's clock.
+CREATE TABLE node_warning (
+    group_id TEXT NOT NULL,
+    node_id  TEXT NOT NULL,
+    is_error INTEGER NOT NULL,
+    target   TEXT NOT NULL,
+    text     TEXT NOT NULL,
+    boot     TEXT NOT NULL,
+    times    INTEGER NOT NULL,
+    in_boot  INTEGER NOT NULL,
+    first_at INTEGER NOT NULL,
+    last_at  INTEGER NOT NULL,
+    PRIMARY KEY (group_id, node_id, is_error, target, text),
+    FOREIGN KEY (group_id, node_id) REFERENCES node (group_id, id) ON DELETE CASCADE
+) STRICT;
+CREATE INDEX node_warning_last ON node_warning (last_at);
+
+-- Links to other systems (docs/api.md), for people.
+CREATE TABLE link (
+    id          TEXT PRIMARY KEY,
+    name        TEXT NOT NULL,
+    url         TEXT NOT NULL,
+    description TEXT NOT NULL
+) STRICT;
