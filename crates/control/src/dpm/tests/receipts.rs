@@ -56,7 +56,8 @@ async fn a_write_waits_for_its_nodes(replica: Replica) {
     assert_eq!(receipt.to_string(), "applied 2/3, rejected 1");
     drop(streams.pop());
     eventually("the node has left", async || {
-        nodes.applied(DEFAULT_GROUP, revision).await == Receipt { applied: 2, total: 2, rejected: 0, settled: true }
+        nodes.applied(DEFAULT_GROUP, revision).await
+            == Receipt { applied: 2, total: 2, rejected: 0, held: 0, settled: true }
     })
     .await;
     // When the process stops, whoever waits hears how far they are.
@@ -86,7 +87,7 @@ async fn rejections_are_known(replica: Replica) {
     applied.set_rejected((0..300).map(rejection).collect(), 1 << 20);
     stream.say(Message::Applied(applied)).await;
     let receipt = replica.manager.nodes().wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await;
-    assert_eq!(receipt, Receipt { applied: 1, total: 1, rejected: 1, settled: true });
+    assert_eq!(receipt, Receipt { applied: 1, total: 1, rejected: 1, held: 0, settled: true });
     stream
         .say(Message::Report(pb::Report {
             requests: 7,
