@@ -2,7 +2,7 @@
 
 use milecastle_model::Fault;
 use milecastle_settings::Time;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::course::Seen;
@@ -13,7 +13,7 @@ const FACTORS: std::ops::RangeInclusive<f64> = 1.0..=1_000_000.0;
 
 /// How new revisions of a group go out. What is left out has its default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "RolloutPolicy")]
+#[schemars(rename = "RolloutPolicy", transform = any_may_be_missing)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Policy {
     /// Whether canaries go first.
@@ -48,6 +48,11 @@ pub(crate) struct Policy {
     /// default, and no less than nodes and DP managers need to tell (`stream.node_report_interval`, `stream.report_interval`).
     #[schemars(with = "String", regex(pattern = SPAN))]
     pub(crate) settle: Time,
+}
+
+/// As it is given it has all of its members, as it is taken any may be missing: it is one schema for both.
+fn any_may_be_missing(schema: &mut Schema) {
+    schema.remove("required");
 }
 
 /// Who gets new revisions when.
