@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::change_sets::{self, ASKED, Asked, DRY_RUN, FORCE, LONGEST, MESSAGE, WAIT, tagged};
 use super::expected::Expected;
 use super::groups::done;
-use super::{Api, Failure, List, Outcome, Site, Who, json as answer, query_of};
+use super::{Api, Failure, List, Outcome, Site, Who, json as answer, query_of, whole};
 use crate::admin::engine::ATTEMPTS;
 use crate::callers::Caller;
 use crate::keys;
@@ -215,9 +215,7 @@ pub(super) async fn publish(
     let (stored, _) = found(&api, &id, &draft).await?;
     let message = if stored.message.is_empty() { stored.name } else { stored.message };
     let asked = Asked::of(&api, &uri, &headers)?.saying(message);
-    let wanted = query_of(&uri).get("version").map(str::parse::<u64>).transpose().map_err(|_| {
-        Failure::bad("invalid_argument", "version: expected the `version` of the draft that was looked at")
-    })?;
+    let wanted = whole(&query_of(&uri), "version")?;
     let group = api.state.find(&id).await?;
     let (api, who, id, draft, asked) = (&*api, &*who, &*id, &*draft, &asked);
     let editor = api.editor(who, &group);

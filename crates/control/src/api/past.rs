@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::change_sets::{self, ASKED, Asked};
 use super::revisions::{number, parsed};
-use super::{Api, Failure, Outcome, Site, Who, json as answer, query_of};
+use super::{Api, Failure, Outcome, Site, Who, json as answer, query_of, whole};
 use crate::callers::Caller;
 use crate::masks::Masks;
 use crate::openapi::{self, Doc, Param};
@@ -28,12 +28,9 @@ struct Page {
 impl Page {
     fn of(uri: &Uri) -> Result<Self, Failure> {
         let query = query_of(uri);
-        let number = |name: &str, default: usize| match query.get(name).map(str::parse) {
-            None => Ok(default),
-            Some(Ok(number)) => Ok(number),
-            Some(Err(_)) => Err(Failure::bad("invalid_argument", format!("{name}: expected a whole number"))),
-        };
-        let page = Self { offset: number("offset", 0)?, limit: number("limit", LIMIT)? };
+        let number =
+            |name: &str| whole(&query, name).map(|found| found.map(|n| usize::try_from(n).unwrap_or(usize::MAX)));
+        let page = Self { offset: number("offset")?.unwrap_or(0), limit: number("limit")?.unwrap_or(LIMIT) };
         match (1..=MOST).contains(&page.limit) {
             true => Ok(page),
             false => Err(Failure::bad("invalid_argument", format!("limit: expected 1 to {MOST}"))),
