@@ -50,6 +50,7 @@ pub mod status;
 mod stream;
 mod tls;
 mod transport;
+mod turns;
 mod upload;
 mod worker;
 

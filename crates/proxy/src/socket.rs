@@ -100,6 +100,12 @@ pub(crate) fn is_readable(socket: BorrowedFd<'_>) -> bool {
     SockRef::from(&socket).peek(&mut [MaybeUninit::uninit(); 1]).is_ok_and(|bytes| bytes > 0)
 }
 
+/// Whether a socket is open and nothing lies unread in it, as the system knows it.
+pub(crate) fn is_quiet(socket: BorrowedFd<'_>) -> bool {
+    let peeked = SockRef::from(&socket).peek(&mut [MaybeUninit::uninit(); 1]);
+    peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
 impl Socket {
     pub(crate) fn is_watched(&self) -> bool {
         matches!(self, Self::Watched(_))

@@ -105,12 +105,12 @@ fn an_unknown_algorithm_gives_no_node() {
 #[test]
 fn requests_in_flight_survive_a_change_of_the_nodes() {
     let least = json!({ "type": "least_conn" });
-    let one = balancer(&upstream(&[(1, 1, 0)], least.clone()), None);
+    let one = balancer(&upstream(&[(2, 1, 0)], least.clone()), None);
     // A single node is counted too.
-    let addr = ([127, 0, 0, 1], 1).into();
+    let addr = ([127, 0, 0, 1], 2).into();
     let leases = [one.lease(0, addr), one.lease(0, addr)];
     assert!(leases.iter().all(Option::is_some));
-    let two = balancer(&upstream(&[(2, 1, 0), (1, 1, 0)], least), Some(&one));
+    let two = balancer(&upstream(&[(1, 1, 0), (2, 1, 0)], least), Some(&one));
     let pick = || two.pick(&mut Selection::default(), &NoVars, || 0).unwrap();
     assert_eq!([pick(), pick(), pick()], [0, 0, 0]);
     drop(leases);

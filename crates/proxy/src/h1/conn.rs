@@ -8,13 +8,16 @@ use super::scratch::Scratch;
 use super::{Limits, Patience, Waiting};
 use crate::deadline::Deadline;
 use crate::failure::Failure;
+use crate::socket::is_quiet;
 use crate::transport::{ToUpstream, Transport};
+use crate::turns;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -51,6 +54,8 @@ pub(crate) struct Conn {
     pub(super) requests: u32,
     /// When it is too old to be taken from the pool.
     pub(super) expires: Instant,
+    /// The worker's turn in which it came to rest.
+    rests_since: u64,
 }
 
 /// Opens a TCP connection.
@@ -73,6 +78,7 @@ impl Conn {
             deadline: Deadline::new(now + patience),
             requests: 0,
             expires: now,
+            rests_since: turns::present(),
         })
     }
 
@@ -230,9 +236,11 @@ impl Conn {
         }
     }
 
-    /// Whether an idle connection is still open and silent. Costs a system call only if something has happened to it.
+    /// Whether an idle connection is still open and silent. Costs a system call only if something has happened to it, or if it has come
+    /// to rest in this very turn of the worker: what an upstream sent since is not known to the runtime then, and would pass for the
+    /// answer to the next request.
     pub(super) fn is_silent(&mut self) -> bool {
-        match &mut self.io {
+        let known = match &mut self.io {
             Transport::Tcp(stream) => {
                 matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
@@ -242,7 +250,8 @@ impl Conn {
                 let mut cx = Context::from_waker(Waker::noop());
                 Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
             }
-        }
+        };
+        known && (self.rests_since != turns::present() || is_quiet(self.io.tcp().as_fd()))
     }
 
     /// The worker's buffer for reads of the present kind.
@@ -263,6 +272,7 @@ impl Conn {
 
     /// Gives back what it holds, before the connection rests in the pool.
     pub(super) fn rest(&mut self) {
+        self.rests_since = turns::present();
         self.give_back_read();
         self.out.data = Bytes::new();
     }

@@ -53,6 +53,7 @@ use crate::resolve::Resolver;
 use crate::socket::{Listener, Socket};
 use crate::stream::{self, InlineUpstreams, ReadRoom, StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
+use crate::turns;
 use client::ROOM_EVERY;
 use farewell::Farewell;
 use http::HeaderValue;
@@ -203,6 +204,7 @@ impl Entrance {
 pub(crate) fn run(node: Arc<Node>, index: usize, doors: Doors, orders: Orders) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_unpark(turns::begin)
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(Worker::new(node, index).serve(doors, orders))
 }

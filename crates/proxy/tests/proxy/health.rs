@@ -61,8 +61,9 @@ fn rule_4_4_4_what_has_had_traffic_is_probed_and_shown() {
         json!({ "ip": "127.0.0.1", "port": addr.port(), "hostname": "check.test", "status": "healthy",
             "counter": { "success": 0, "http_failure": 0, "tcp_failure": 0, "timeout_failure": 0 } })
     };
-    let watched =
-        json!({ "name": "/apisix/upstreams/u", "type": "http", "nodes": [node(a.address()), node(b.address())] });
+    let mut addresses = [a.address(), b.address()];
+    addresses.sort();
+    let watched = json!({ "name": "/apisix/upstreams/u", "type": "http", "nodes": addresses.map(node) });
     assert_eq!(shown("/v1/healthcheck").json().unwrap(), json!([watched]));
     assert_eq!(shown("/v1/healthcheck/upstreams/u").json().unwrap(), watched);
     let probe = wait_for_blocking("a probe", SOON, || a.received().into_iter().find(|got| got.target() == "/ping?x"));
