@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::StoreError;
 use crate::member::millis;
+use crate::seal::{Sealer, hex};
 use crate::sql::{Db, Tx, args};
 use crate::store::Store;
 
@@ -42,9 +43,11 @@ impl Backoff {
 }
 
 impl Subject {
-    fn key(&self) -> String {
+    /// What it is called in the database. Somebody may have typed his password where the name belongs, so names are told apart by their
+    /// keyed hashes.
+    fn key(&self, sealer: &Sealer) -> String {
         match self {
-            Subject::Account(name) => format!("account {name}"),
+            Subject::Account(name) => format!("account {}", hex(&sealer.digest("", "login", name.as_bytes()))),
             Subject::Address(address) => format!("address {address}"),
         }
     }
@@ -55,7 +58,8 @@ impl Store {
     /// so long, and nothing was counted.
     pub async fn login_attempt(&self, subjects: &[(Subject, Backoff)]) -> Result<Option<Duration>, StoreError> {
         // Rows are taken in one order by all, so that none waits for another in a circle.
-        let mut subjects: Vec<_> = subjects.iter().map(|(subject, backoff)| (subject.key(), *backoff)).collect();
+        let mut subjects: Vec<_> =
+            subjects.iter().map(|(subject, backoff)| (subject.key(&self.0.sealer), *backoff)).collect();
         subjects.sort_by(|(one, _), (other, _)| one.cmp(other));
         let clock = format!("SELECT {}", self.0.db.clock_sql());
         let mut tx = self.0.db.begin_write().await?;
@@ -108,7 +112,7 @@ impl Store {
                     "UPDATE login_failure SET failures = failures - 1 WHERE subject = $1 AND failures > 0"
                 }
             };
-            self.0.db.run(sql, args![&subject.key()]).await?;
+            self.0.db.run(sql, args![&subject.key(&self.0.sealer)]).await?;
         }
         Ok(())
     }

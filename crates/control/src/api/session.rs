@@ -185,8 +185,9 @@ async fn checked(
     }
     let kept = api.store().account_password_hash(name).await?;
     if !api.callers.hashing.verify(password, kept.clone()).await {
-        failed(kept.is_some().then_some(name));
-        tracing::info!(account = name, address, "a login failed");
+        let known = kept.is_some().then_some(name);
+        failed(known);
+        tracing::info!(account = known.unwrap_or("unknown"), address, "a login failed");
         return Err(wrong());
     }
     api.store().login_succeeded(&subjects).await?;
