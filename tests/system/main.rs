@@ -7,6 +7,7 @@ mod attacks;
 mod backup;
 mod bad_input;
 mod bystanders;
+mod canaries;
 mod changes;
 mod clients;
 mod cluster_view;

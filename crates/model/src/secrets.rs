@@ -39,12 +39,22 @@ pub fn is_reference(text: &str) -> bool {
     text.starts_with("$secret://") || of_env()
 }
 
-/// Replaces every secret value by [`MASK`].
+/// Replaces every secret value by [`MASK`], and whatever else stands where one belongs: somebody may have put it there in another form.
 pub fn mask(kind: Kind, body: &mut Value) {
-    for pointer in secrets(kind, body) {
-        if let Some(value) = body.pointer_mut(&pointer) {
-            *value = MASK.into();
+    for place in secret_places(kind) {
+        match body.pointer_mut(place) {
+            Some(Value::Array(items)) => items.iter_mut().for_each(mask_one),
+            Some(value) => mask_one(value),
+            None => {}
         }
+    }
+}
+
+fn mask_one(value: &mut Value) {
+    match value {
+        Value::Null => {}
+        Value::String(text) if is_reference(text) => {}
+        secret => *secret = MASK.into(),
     }
 }
 
@@ -81,7 +91,8 @@ mod tests {
             json!({"token": MASK, "auth_config": {"private_key": MASK, "project_id": "i"}}),
         );
         check(Kind::Consumer, json!({"key": "k"}), json!({"key": "k"}));
-        check(Kind::Ssl, json!({"key": 1, "keys": {}}), json!({"key": 1, "keys": {}}));
+        check(Kind::Ssl, json!({"key": {"of": "k"}, "keys": [["k"]]}), json!({"key": MASK, "keys": [MASK]}));
+        check(Kind::Ssl, json!({"key": null, "keys": "k"}), json!({"key": null, "keys": MASK}));
         check(Kind::Ssl, json!(null), json!(null));
     }
 }
