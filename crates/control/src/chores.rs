@@ -32,6 +32,7 @@ pub(crate) async fn run(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut remembered: Option<Instant> = None;
     let mut sampled = 0;
+    let mut began: Option<(u64, Instant)> = None;
     loop {
         tick.tick().await;
         let Ok(leads) = epoch.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
@@ -39,7 +40,9 @@ pub(crate) async fn run(
         let term = Term { lease: LEADER, holder: &member, epoch };
         let chores = Chores { store: state.store(), settings: &settings, term };
         chores.end_lifetimes().await;
-        rollout::look(&state, &settings.compiler, (&settings.members).into(), term).await;
+        let since = began.filter(|(of, _)| *of == epoch).map_or_else(Instant::now, |(_, since)| since);
+        began = Some((epoch, since));
+        rollout::look(&state, &settings.compiler, (&settings.members).into(), term, since.elapsed()).await;
         let step = chores.store.now() / STEP * STEP;
         if step != sampled {
             sampled = step;

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +19,9 @@ use crate::on_the_database::{database, runtime, with_store};
 
 /// Where Debian and its kin keep PostgreSQL's programs, by version.
 const POSTGRESQL: &str = "/usr/lib/postgresql";
+
+/// How files of SQLite begin (<https://www.sqlite.org/fileformat.html> 1.3).
+const SQLITE: &[u8; 16] = b"SQLite format 3\0";
 
 /// Why a database is left alone.
 const NOT_EMPTY: &str =
@@ -74,6 +77,17 @@ pub(crate) fn restore(args: &Restore) -> anyhow::Result<()> {
 /// Puts a copy in its place once the key opens it.
 fn restore_sqlite(mut from: File, path: &Path, key: &KeySource) -> anyhow::Result<()> {
     ensure!(!fs::metadata(path).is_ok_and(|there| there.len() > 0), NOT_EMPTY);
+    // SQLite would play what is left of another database over this one.
+    for end in ["-wal", "-shm", "-journal"] {
+        let left = beside(path, end);
+        ensure!(!left.exists(), "there is a {} of a database that is gone: move it away first", left.display());
+    }
+    let mut beginning = [0; SQLITE.len()];
+    from.read_exact(&mut beginning)
+        .ok()
+        .filter(|()| beginning == *SQLITE)
+        .context("the file is no backup of SQLite")?;
+    from.rewind()?;
     let part = Part::of_any(path)?;
     let mut to = OpenOptions::new().write(true).open(&part.path)?;
     io::copy(&mut from, &mut to).with_context(|| format!("cannot write {}", part.path.display()))?;

@@ -39,7 +39,7 @@ impl Store {
 impl Acting<'_> {
     /// Makes a link, or replaces the one of its id.
     pub async fn link_put(self, new: &Link) -> Result<(), StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let before = shown(&mut tx, &new.id).await?;
         let sql = "INSERT INTO link (id, name, url, description) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET \
                    name = excluded.name, url = excluded.url, description = excluded.description";
@@ -51,7 +51,7 @@ impl Acting<'_> {
 
     /// Deletes a link. `false`: there is none of this id.
     pub async fn link_delete(self, id: &str) -> Result<bool, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let before = shown(&mut tx, id).await?;
         let deleted = tx.run("DELETE FROM link WHERE id = $1", args![id]).await? > 0;
         self.record(&mut tx, NewEntry::of(audited::LINK, id, before, None)).await?;

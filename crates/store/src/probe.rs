@@ -37,7 +37,7 @@ impl Store {
 impl Acting<'_> {
     /// Makes a probe, or replaces the one of its id. `false`, and nothing done: it would be one more than `most`.
     pub async fn probe_put(self, new: &Probe, most: u64) -> Result<bool, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let before = shown(&mut tx, &new.id).await?;
         let sql = "INSERT INTO probe (id, name, url) SELECT $1, $2, $3 \
                    WHERE (SELECT COUNT(*) FROM probe WHERE id <> $1) < $4 \
@@ -53,7 +53,7 @@ impl Acting<'_> {
 
     /// Deletes a probe. `false`: there is none of this id.
     pub async fn probe_delete(self, id: &str) -> Result<bool, StoreError> {
-        let mut tx = self.store.0.db.begin_write().await?;
+        let mut tx = self.begin().await?;
         let before = shown(&mut tx, id).await?;
         let deleted = tx.run("DELETE FROM probe WHERE id = $1", args![id]).await? > 0;
         self.record(&mut tx, NewEntry::of(audited::PROBE, id, before, None)).await?;

@@ -101,7 +101,11 @@ impl Acting<'_> {
             if account.disabled_at.is_some() {
                 return Ok(SignedIn::Disabled);
             }
-            tx.run("UPDATE account SET subject = $2 WHERE name = $1", args![name, subject]).await?;
+            // Whoever has a password for it goes on with that: it becomes nobody else's by its name alone.
+            let bind = "UPDATE account SET subject = $2 WHERE name = $1 AND (subject IS NOT NULL OR password = '')";
+            if tx.run(bind, args![name, subject]).await? == 0 {
+                return Ok(SignedIn::Taken);
+            }
             if let Some(grants) = grants.filter(|grants| **grants != *account.grants) {
                 role::hold(&mut tx, grants).await?;
                 tx.run("UPDATE account SET grants = $2 WHERE name = $1", args![name, &grant::written(grants)]).await?;

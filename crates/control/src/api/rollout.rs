@@ -128,6 +128,17 @@ impl Present {
         self.rollout.head.gate.ok_or_else(none)
     }
 
+    /// The same, for somebody who tries again: not the gate of another rollout than the one that he meant.
+    fn gate_as(&self, meant: &mut Option<Gate>) -> Result<Gate, Failure> {
+        let gate = self.gate()?;
+        if *meant.get_or_insert(gate) != gate {
+            let message =
+                "the rollout that was on is over, and another one has begun meanwhile: look at that one first";
+            return Err(Failure::conflict("no_rollout", message));
+        }
+        Ok(gate)
+    }
+
     fn shown(self, api: &Api) -> Shown {
         let situation = self.situation(api);
         let state = match (situation.gate, &situation.stage) {
@@ -223,9 +234,10 @@ pub(super) const ABORT: Doc = Doc::gives::<Shown>("Takes back what the canaries 
 
 /// `POST /api/gateway_groups/{group}/rollout/abort`: takes the candidate back.
 pub(super) async fn abort(Shared(api): Site, Extension(who): Who, Path(group): Path<String>) -> Outcome {
+    let mut meant = None;
     for _ in 0..ATTEMPTS {
         let present = Present::of(&api, &group).await?;
-        let gate = present.gate()?;
+        let gate = present.gate_as(&mut meant)?;
         let here = api.state.find(&group).await?;
         let reason = format!("aborted by {}", who.name);
         let back = Back { editor: api.editor(&who, &here), by: &who.name, reason: &reason, term: None };
@@ -272,9 +284,10 @@ async fn change(api: &Api, who: &Caller, group: &str, make: impl Fn(Value) -> Va
 }
 
 async fn fulfil(api: &Api, who: &Caller, group: &str, wish: Wish) -> Outcome {
+    let mut meant = None;
     for _ in 0..ATTEMPTS {
         let present = Present::of(api, group).await?;
-        let gate = present.gate()?;
+        let gate = present.gate_as(&mut meant)?;
         let situation = present.situation(api);
         let stage = match (situation.stage.clone(), wish) {
             (Some(stage), _) => stage,

@@ -158,6 +158,12 @@ pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(name): P
     if roles.is_some() || disabled == Some(true) || password.is_some() {
         not_oneself(&who, &name)?;
     }
+    if password.is_some() && account.issuer.is_some() {
+        // It would be a second way in, to whatever the provider gives its owner later.
+        let message =
+            "an account of the provider has no password here; `milecastle user passwd` on the machine gives it one";
+        return Err(Failure::bad("invalid_body", message).at("/password"));
+    }
     let password = match password {
         Some(chosen) => Some(new_password(&api, chosen).await?),
         None => None,

@@ -113,7 +113,9 @@ fn of_members(members: &[Member], settings: &MemberSettings) -> Vec<Observation>
 /// A node that may be there. One that an operator has taken out of service is none.
 fn of_node(group: &str, node: &NodeState) -> Option<Observation> {
     let out_of_service = !node.welcome || node.maintenance.is_some() || node.group_maintenance.is_some();
-    let seen = || observed(kind::NODE, group, &node.id, node.connected, node.condition.name());
+    // How far a node that is up has come changes with each write: a span for each of that would be without end.
+    let detail = if node.connected { "connected" } else { node.condition.name() };
+    let seen = || observed(kind::NODE, group, &node.id, node.connected, detail);
     (!out_of_service).then(seen)
 }
 

@@ -68,6 +68,9 @@ pub(crate) struct Stage {
     pub(crate) canaries: BTreeSet<String>,
     /// Since when all canaries that are connected serve with the candidate, Unix time in seconds.
     pub(crate) soaking_since: Option<u64>,
+    /// The runs of their processes since then, by id: with another one they serve anew, and nothing goes on that brings down its nodes.
+    #[serde(default)]
+    pub(crate) boots: BTreeMap<String, String>,
     /// Who wants it to stay here.
     pub(crate) paused_by: Option<String>,
     /// The nodes when the canaries were chosen.
@@ -241,10 +244,15 @@ impl Situation<'_> {
                 (false, ..) => Course::Wait("no canary is connected".to_owned()),
                 (true, true, _) => Course::Wait("a canary has lost its connection".to_owned()),
                 (true, false, false) => Course::Wait("canaries do not have it in force yet".to_owned()),
-                (true, false, true) => self.stay("soak", Stage { soaking_since: Some(self.now), ..stage.clone() }),
+                (true, false, true) => {
+                    let boots = canaries().filter(|node| node.connected);
+                    let boots = boots.map(|node| (node.id.clone(), node.boot.clone())).collect();
+                    self.stay("soak", Stage { soaking_since: Some(self.now), boots, ..stage.clone() })
+                }
             };
         };
-        if !serving || lost || !settled {
+        let is_another_run = |node: &Seen| stage.boots.get(&node.id).is_some_and(|boot| *boot != node.boot);
+        if !serving || lost || !settled || canaries().any(is_another_run) {
             // It begins anew once they serve again.
             return self.stay("lose", Stage { soaking_since: None, ..stage.clone() });
         }

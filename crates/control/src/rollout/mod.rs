@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use back::Back;
 #[cfg(test)]
@@ -56,8 +57,11 @@ pub(crate) fn written(value: impl Serialize) -> Value {
     serde_json::to_value(value).expect("numbers, texts and maps by text have a JSON form")
 }
 
-/// Looks at all rollouts, as the leader of this term, and moves each on as far as it may go.
-pub(crate) async fn look(state: &State, compiler: &Arc<Compiler>, silence: Silence, term: Term<'_>) {
+/// Looks at all rollouts, as the leader of this term, and moves each on as far as it may go. `leading` is for how long it has led: before
+/// nodes could have been heard of, none passes for gone.
+pub(crate) async fn look(state: &State, compiler: &Arc<Compiler>, silence: Silence, term: Term<'_>, leading: Duration) {
+    let offline_after = if leading < silence.offline_after { Duration::MAX } else { silence.offline_after };
+    let silence = Silence { offline_after, ..silence };
     let rollouts = match state.store().rollout_list().await {
         Ok(rollouts) => rollouts,
         Err(error) => return tracing::debug!(%error, "rollouts are looked at later"),

@@ -24,6 +24,9 @@ pub(super) struct Origin<'a> {
 /// What makes two lines the same: group, node, level, target, text.
 type Line = (String, String, bool, String, String);
 
+/// The most that a node may have written a line: sums of it have room in the database.
+const MOST_TIMES: u64 = 1 << 40;
+
 /// Lines that are still to be written, with the newest word of each.
 #[derive(Default)]
 pub(super) struct Warnings(Mutex<BTreeMap<Line, NodeWarning>>);
@@ -74,7 +77,7 @@ fn taken(origin: Origin<'_>, told: pb::Warning, now: u64) -> NodeWarning {
         target: text(told.target),
         text: text(told.text),
         boot: origin.boot.to_owned(),
-        times: told.times,
+        times: told.times.min(MOST_TIMES),
         first_at: now.saturating_sub(told.first_age_s),
         last_at: now.saturating_sub(told.last_age_s),
     }

@@ -73,10 +73,10 @@ async fn canaries_go_ahead(replica: Replica) {
 async fn a_replica_that_starts_meanwhile_knows_both_lines(replica: Replica) {
     let token = replica.token().await;
     replica.publish(vec![put("a", "1"), put("b", "1")]).await;
-    let mut members = Vec::new();
+    let (mut members, mut here) = (Vec::new(), Vec::new());
     for id in ["canary", "other"] {
         let member = replica.join(&token, id).await.unwrap();
-        replica.settled(&member).await;
+        here.push(replica.settled(&member).await);
         members.push(member);
     }
     eventually("it is known that they were here", async || {
@@ -84,6 +84,7 @@ async fn a_replica_that_starts_meanwhile_knows_both_lines(replica: Replica) {
         nodes.iter().all(|node| node.report.as_ref().is_some_and(|report| report.revision > 0))
     })
     .await;
+    drop(here);
     stage(&replica).await;
     let candidate = replica.publish(vec![put("a", "2"), delete("b"), put("c", "2")]).await;
     step(&replica, &["canary"], Advance::Stay).await;
