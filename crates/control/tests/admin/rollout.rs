@@ -29,7 +29,7 @@ async fn a_policy_is_read_and_written(gw: Gateway) {
     let policy = &patched["policy"];
     assert_eq!(
         (&policy["strategy"], &policy["soak"], &policy["min_requests"]),
-        (&json!("canary"), &json!("60s"), &json!(7))
+        (&json!("canary"), &json!("1m"), &json!(7))
     );
     let replica = gw.replica().await;
     assert_eq!(&send(&replica, "GET", PATH, &Value::Null).await.1["policy"], policy);

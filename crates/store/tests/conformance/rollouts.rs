@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use milecastle_store::{Advance, DEFAULT_GROUP, Gate, Past, Retention, Rollout, Step, Store, Term};
+use milecastle_testkit::eventually;
 use serde_json::{Value, json};
 
 use crate::home::{Home, ann, delete, office, on_both, put, revision, route, set};
@@ -22,7 +23,10 @@ async fn rollout(store: &Store) -> Rollout {
 
 async fn gate(store: &Store) -> Option<(u64, u64)> {
     let gate = rollout(store).await.head.gate;
-    assert_eq!(store.watch().heads()[DEFAULT_GROUP].epoch, store.head(DEFAULT_GROUP).await.unwrap().epoch);
+    eventually("it is watched", async || {
+        store.watch().heads()[DEFAULT_GROUP].epoch == store.head(DEFAULT_GROUP).await.unwrap().epoch
+    })
+    .await;
     gate.map(|Gate { base, candidate }| (base, candidate))
 }
 
