@@ -21,7 +21,7 @@ const URL: &str = "^https?://[A-Za-z0-9.-]+(:[0-9]{1,4})?(/[A-Za-z0-9/._~!$&'()*
 
 /// What is given of a link.
 #[derive(Default, Deserialize, JsonSchema)]
-#[schemars(rename = "LinkGiven")]
+#[schemars(rename = "LinkGiven", extend("required" = ["name", "url"]))]
 #[serde(deny_unknown_fields, default)]
 struct Given {
     /// What people read.

@@ -22,7 +22,7 @@ const URL: &str = "^(http://[a-z0-9.-]+(:[0-9]{1,4})?(/[A-Za-z0-9/._~-]*)?|tcp:/
 
 /// What is given of a probe.
 #[derive(Default, Deserialize, JsonSchema)]
-#[schemars(rename = "ProbeGiven")]
+#[schemars(rename = "ProbeGiven", extend("required" = ["url"]))]
 #[serde(deny_unknown_fields, default)]
 struct Given {
     /// What people read; its id without it.

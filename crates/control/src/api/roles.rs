@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, State as Shared};
 use http::{HeaderMap, StatusCode};
 use milecastle_store::{CustomRole, RoleError, RoleGrant, RoleUpdate, StoreError};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ type Others = BTreeMap<String, IgnoredAny>;
 
 /// What is given to make one.
 #[derive(Default, Deserialize, JsonSchema)]
-#[schemars(rename = "RoleNew", deny_unknown_fields)]
+#[schemars(rename = "RoleNew", extend("required" = ["name"]), deny_unknown_fields)]
 #[serde(default)]
 struct New {
     #[schemars(regex(pattern = "^[A-Za-z0-9._-]{1,64}$"))]
@@ -39,12 +39,28 @@ struct New {
     #[schemars(length(max = 512))]
     description: String,
     /// Resources that it may read.
+    #[schemars(transform = readable)]
     read: Vec<String>,
     /// Resources that it may write.
+    #[schemars(transform = writable)]
     write: Vec<String>,
     #[serde(flatten)]
     #[schemars(skip)]
     others: Others,
+}
+
+fn readable(schema: &mut Schema) {
+    named(schema, Action::Read);
+}
+
+fn writable(schema: &mut Schema) {
+    named(schema, Action::Write);
+}
+
+/// Has a list hold the names of resources alone on which there is something to do.
+fn named(schema: &mut Schema, action: Action) {
+    let names: Vec<&str> = Role::administrator().resources(action).map(Resource::name).collect();
+    schema.insert("items".to_owned(), serde_json::json!({ "type": "string", "enum": names }));
 }
 
 /// What is given to change one.
@@ -55,8 +71,10 @@ struct Update {
     #[schemars(length(max = 512))]
     description: Option<String>,
     /// All resources that it may read anew.
+    #[schemars(transform = readable)]
     read: Option<Vec<String>>,
     /// All resources that it may write anew.
+    #[schemars(transform = writable)]
     write: Option<Vec<String>>,
     #[serde(flatten)]
     #[schemars(skip)]
