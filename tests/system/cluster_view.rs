@@ -106,8 +106,8 @@ async fn complaints_and_charts_of_all_nodes_are_the_same_on_any_replica() {
         "cluster up up",
         "member up alive",
         "member up alive",
-        "node up healthy",
-        "node up healthy",
+        "node up connected",
+        "node up connected",
         "probe up status 200",
     ];
     for replica in [&one, &two] {

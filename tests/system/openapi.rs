@@ -22,7 +22,9 @@ async fn schemathesis_finds_nothing() {
 }
 
 async fn nothing_is_found(cluster: &Cluster) {
-    let dashboard = cluster.dashboard("d");
+    let mut dashboard = cluster.dashboard("d");
+    // It is sent there too.
+    dashboard.process.announce("this replica is in maintenance");
     dashboard.ready().await;
     // What the Admin API refuses is most of what there is to send, and the short form leaves it to other tests.
     for (paths, mode) in [("^/api/", "all"), ("^/apisix/admin", if full() { "all" } else { "positive" })] {
