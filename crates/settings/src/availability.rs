@@ -36,7 +36,18 @@ impl Availability {
 
 impl Default for Availability {
     fn default() -> Self {
-        let deny = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "::/127", "fe80::/10", "ff00::/8"];
+        // Hosts themselves, what is reached by no router, and where clouds hand out credentials.
+        let deny = [
+            "0.0.0.0/8",
+            "100.100.100.200/32",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "224.0.0.0/4",
+            "::/127",
+            "fd00:ec2::254/128",
+            "fe80::/10",
+            "ff00::/8",
+        ];
         Self {
             look: Time::secs(30),
             timeout: Time::secs(5),
@@ -53,6 +64,6 @@ mod tests {
 
     #[test]
     fn all_networks_that_are_denied_are_networks() {
-        assert_eq!(Availability::default().deny.len(), 7);
+        assert_eq!(Availability::default().deny.len(), 9);
     }
 }

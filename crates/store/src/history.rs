@@ -1,6 +1,6 @@
 //! What was published, when and by whom; and how long that is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -149,6 +149,15 @@ impl Store {
             touched.entry(revision).or_default().push(one);
         }
         Ok(touched)
+    }
+
+    /// The objects whose lifetime has ended after a revision, as far as the history reaches.
+    pub async fn history_expired(&self, group: &str, after: u64) -> Result<BTreeSet<Key>, StoreError> {
+        let sql = "SELECT DISTINCT change.kind, change.id FROM change JOIN change_set \
+                   ON change_set.group_id = change.group_id AND change_set.revision = change.revision \
+                   WHERE change.group_id = $1 AND change.revision > $2 AND change_set.source = $3 AND change.body IS NULL";
+        let rows = self.0.db.rows(sql, args![group, after, Source::Expiry.name()]).await?;
+        rows.iter().map(|row| key(row, 0)).collect()
     }
 
     /// One change set; `None` if that revision is not kept, or not yet made.

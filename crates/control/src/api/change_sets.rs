@@ -3,6 +3,7 @@
 
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use milecastle_model::Key;
 use milecastle_store::{Fate, Published, Source};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::callers::Caller;
 use crate::masks::Masks;
 use crate::openapi::Param;
 use crate::revisions::{self, Clash, Flaw, Plan, Refused};
+use crate::rights::{Need, Place, Resource};
 use crate::state::{Difference, Group, Image};
 
 /// Changes that an answer lists, and flaws; it counts all of them.
@@ -96,6 +98,11 @@ pub(super) async fn run<F: Future<Output = Result<Plan, Failure>>>(
             return Err(Refused::Stale { expected, current }.into());
         }
         let mut plan = plan(base).await?;
+        // A right of their own, by whatever way they come.
+        let settings = Key::group_settings();
+        if plan.differences().any(|one| one.before.or(one.after).is_some_and(|object| object.key == settings)) {
+            who.authorise(Need::write(Resource::Settings), Place::Group(group.id()))?;
+        }
         let done = match asked.dry_run {
             true => editor.rehearse(&mut plan, source).await.map(|()| None),
             false => editor.publish(&plan, source, asked.message.clone()).await.map(Some),

@@ -100,9 +100,13 @@ pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(id): Pat
     if api.by(&who).link_delete(&id).await? { Ok(done()) } else { Err(missing(&id)) }
 }
 
-/// Whether a browser that is led there asks a server: it runs what some other addresses hold.
+/// Whether a browser that is led there asks a server: it runs what some other addresses hold. Nor one whose name is only that of a user
+/// at another server.
 fn leads(url: &str) -> bool {
-    url.parse::<Uri>().is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
+    url.parse::<Uri>().is_ok_and(|uri| {
+        let authority = uri.authority().map_or("@", |authority| authority.as_str());
+        matches!(uri.scheme_str(), Some("http" | "https")) && !authority.contains('@')
+    })
 }
 
 pub(super) fn is_id(text: &str) -> bool {

@@ -1,7 +1,8 @@
 //! Taking a candidate back: a change set that restores what it changed, as it was at the base.
 //!
 //! What was written since the candidate is kept, and is the next candidate; unless the group cannot be without what is taken back, as
-//! where a later object refers to it. Then all that was written since the base is taken back.
+//! where a later object refers to it. Then all that was written since the base is taken back. What is gone because its lifetime ended stays
+//! gone: brought back it would have none, and nobody has decided that.
 
 use milecastle_model::Key;
 use milecastle_store::{Advance, Gate, PublishError, Published, Rollout, Source, Step, Term};
@@ -38,12 +39,15 @@ impl Back<'_> {
         };
         let base = self.editor.at(&head, gate.base).await?;
         let candidate = self.editor.at(&head, gate.candidate).await?;
+        let expired = self.editor.acting.store().history_expired(&rollout.group, gate.base).await?;
+        let returns =
+            |one: &Difference<'_>| one.after.is_some() || key_of(one).is_some_and(|key| !expired.contains(key));
         let queued: BTreeSet<&Key> =
             candidate.differences(&head).filter_map(|difference| key_of(&difference)).collect();
         let settings = [&base, &candidate, &*head].map(|image| image.get(&Key::group_settings()));
         if !queued.is_empty() && settings.iter().all(|one| *one == settings[0]) {
-            let undone =
-                base.differences(&candidate).filter(|one| key_of(one).is_some_and(|key| !queued.contains(key)));
+            let undone = base.differences(&candidate).filter(&returns);
+            let undone = undone.filter(|one| key_of(one).is_some_and(|key| !queued.contains(key)));
             let plan = self.editor.plan(head.clone(), edits(undone), true).await?;
             let told = match plan.flaws().is_empty() {
                 true => match self.publish(rollout, situation, gate, &plan, Advance::Next).await {
@@ -62,7 +66,7 @@ impl Back<'_> {
             );
         }
         // Whatever stands against it, this is what the group was.
-        let plan = self.editor.plan(head.clone(), edits(base.differences(&head)), true).await?;
+        let plan = self.editor.plan(head.clone(), edits(base.differences(&head).filter(returns)), true).await?;
         match self.publish(rollout, situation, gate, &plan, Advance::Head).await {
             Ok(published) => Ok(published),
             Err(PublishError::StaleRevision { .. }) => Ok(None),

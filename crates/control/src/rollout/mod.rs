@@ -92,6 +92,10 @@ impl Leader<'_> {
             }
             rollout = self.state.store().rollout_get(&rollout.group).await?;
         }
+        tracing::info!(
+            group = rollout.group,
+            "a rollout waits: the group is written to without pause, or another replica leads"
+        );
         Ok(())
     }
 

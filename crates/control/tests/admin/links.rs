@@ -39,6 +39,7 @@ async fn links_that_are_none(gw: Gateway) {
         (json!({ "url": "https://a.test" }), "/name"),
         (json!({ "name": "n" }), "/url"),
         (json!({ "name": "n", "url": "javascript:alert(1)" }), "/url"),
+        (json!({ "name": "n", "url": "https://wiki.example@elsewhere.example/" }), "/url"),
         (json!({ "name": "n", "url": "//a.test" }), "/url"),
         (json!({ "name": "n", "url": format!("https://a.test/{long}") }), "/url"),
         (json!({ "name": "n", "url": "https://a.test", "description": long }), "/description"),

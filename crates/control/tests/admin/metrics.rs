@@ -47,7 +47,19 @@ async fn sampled(gw: &Gateway, lease: &Lease, at: u64, nodes: &[(&str, u64)]) {
     assert_eq!(gw.store.node_sample_take(term, at, &sampling).await.unwrap(), nodes.len() as u64);
 }
 
-async fn join(gw: &Gateway, node: &str) {
+/// The token that nodes join with.
+pub(crate) async fn token(gw: &Gateway) {
+    let token = NewToken {
+        id: "t".to_owned(),
+        group: DEFAULT_GROUP.to_owned(),
+        name: "t".to_owned(),
+        hash: [1; 32],
+        expires_at: None,
+    };
+    gw.by().token_create(&token).await.unwrap();
+}
+
+pub(crate) async fn join(gw: &Gateway, node: &str) {
     let new = NewNode {
         group: DEFAULT_GROUP.to_owned(),
         id: node.to_owned(),
@@ -70,14 +82,7 @@ fn place(chart: &Value, at: u64) -> usize {
 
 async fn every_replica_draws_the_same_chart(gw: Gateway) {
     let other = gw.replica().await;
-    let token = NewToken {
-        id: "t".to_owned(),
-        group: DEFAULT_GROUP.to_owned(),
-        name: "t".to_owned(),
-        hash: [1; 32],
-        expires_at: None,
-    };
-    gw.by().token_create(&token).await.unwrap();
+    token(&gw).await;
     join(&gw, "a").await;
     join(&gw, "b").await;
     eventually("somebody leads", async || gw.store.lease_get("leader").await.unwrap().is_some()).await;

@@ -3,6 +3,7 @@
 use crate::gateway::{Gateway, KEY, on_both};
 use crate::people::{Browser, PASSWORD, account};
 use http::Method;
+use milecastle_model::Key;
 use milecastle_testkit::{Answer, Call};
 use serde_json::{Value, json};
 
@@ -16,6 +17,7 @@ on_both!(
     a_role_in_use_is_not_deleted,
     a_change_names_the_version_that_it_follows,
     who_may_do_what_is_told_to_few,
+    settings_are_a_right_of_their_own_by_whatever_way_they_come,
 );
 
 async fn with(gw: &Gateway, key: &str, method: Method, path: &str, body: Value) -> Answer {
@@ -214,4 +216,24 @@ async fn who_may_do_what_is_told_to_few(gw: Gateway) {
     let (operator, _) = token(&gw, "operator").await;
     let seen = with(&gw, &operator, Method::GET, "/api/audit?kind=role", Value::Null).await.json().unwrap();
     assert_eq!(seen["list"], json!([]));
+}
+
+async fn settings_are_a_right_of_their_own_by_whatever_way_they_come(gw: Gateway) {
+    make(&gw, "deployer", &["configs"], &["configs"]).await;
+    let (token, _) = token(&gw, "deployer").await;
+    let group = "/api/gateway_groups/default";
+    let arrive = async |key: &str, path: &str, body: &Value| {
+        let call = Call::new(Method::POST, &format!("{group}/{path}")).header("x-api-key", key).header("if-match", "*");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        call.body(body).to(gw.address()).await.unwrap()
+    };
+    let file = |objects: Value| json!({ "milecastle": 1, "objects": objects });
+    let routes = file(json!({ "/routes/1": { "uri": "/a", "upstream": { "nodes": {} } } }));
+    assert_eq!(arrive(&token, "import", &routes).await.status, 200);
+    let settings = file(json!({ Key::group_settings().path(): { "plugins": ["key-auth"] } }));
+    let refused = arrive(&token, "import", &settings).await;
+    assert_eq!(told(&refused), (403, "not_allowed".to_owned()), "{}", refused.text());
+    assert_eq!(arrive(KEY, "import", &settings).await.status, 200);
+    let back = arrive(&token, "revisions/1/rollback", &Value::Null).await;
+    assert_eq!(told(&back), (403, "not_allowed".to_owned()), "{}", back.text());
 }

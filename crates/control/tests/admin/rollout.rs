@@ -1,13 +1,15 @@
 //! How new revisions of a gateway group go out: the policy, and a rollout where there is no node.
 
 use crate::gateway::{Gateway, KEY, on_both};
-use milecastle_testkit::{Call, SOON, wait_for};
+use crate::metrics::{join, token};
+use milecastle_testkit::{Call, SOON, eventually, wait_for};
 use serde_json::{Value, json};
 
 on_both!(
     a_policy_is_read_and_written,
     a_policy_that_is_none_is_refused_with_its_places,
     where_there_is_no_node_a_rollout_ends_by_itself,
+    what_has_lived_its_time_is_not_brought_back,
 );
 
 const PATH: &str = "/api/gateway_groups/default/rollout";
@@ -71,4 +73,20 @@ async fn where_there_is_no_node_a_rollout_ends_by_itself(gw: Gateway) {
         (&outcome["end"], &outcome["base"], &outcome["candidate"], &outcome["by"]),
         (&json!("promoted"), &json!(0), &json!(1), &json!("rollout"))
     );
+}
+
+async fn what_has_lived_its_time_is_not_brought_back(gw: Gateway) {
+    // A node that may be about to serve, and is no canary: nothing goes on by itself.
+    token(&gw).await;
+    join(&gw, "n").await;
+    gw.done(r#"PUT /upstreams/1?ttl=60 {"nodes":{}}"#).await;
+    let policy = json!({ "strategy": "canary", "canaries": { "nodes": ["nobody"] } });
+    assert_eq!(send(&gw, "PUT", PATH, &policy).await.0, 200);
+    gw.advance(61);
+    let status = async |id: u8| gw.send(&format!("GET /upstreams/{id}")).await.status;
+    eventually("its life has ended", async || status(1).await == 404).await;
+    gw.done(r#"PUT /upstreams/2 {"nodes":{}}"#).await;
+    let (aborted, shown) = send(&gw, "POST", &format!("{PATH}/abort"), &Value::Null).await;
+    assert_eq!((aborted, &shown["state"]), (200, &json!("idle")), "{shown}");
+    assert_eq!((status(1).await, status(2).await), (404, 404));
 }
