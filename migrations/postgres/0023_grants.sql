@@ -5,7 +5,7 @@ ALTER TABLE account ADD COLUMN by_hand TEXT NOT NULL DEFAULT '[]';
 -- Keys of the Admin API with a role of any name, in all gateway groups. Programs of before know nothing of them, and let none in.
 CREATE TABLE role_key (
     name       TEXT COLLATE "C" PRIMARY KEY,
-    role       TEXT COLLATE "C" NOT NULL,
+    role       TEXT   NOT NULL,
     hash       BYTEA  NOT NULL UNIQUE,
     created_at BIGINT NOT NULL
 );

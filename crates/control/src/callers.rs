@@ -1,7 +1,7 @@
 //! Who calls: keys of the Admin API, tokens of machines, and sessions of people.
 //!
 //! What must stay true:
-//! - Keys are known in memory, so that the database need not answer. Tokens and sessions are asked of the database each time, so that
+//! - Keys are known in memory, so that the database need not answer, unless to say what a role that was made allows. Tokens and sessions are asked of the database each time, so that
 //!   one which is over opens nothing from then on, on any replica.
 //! - What a browser sends by itself is no proof that its user wants it: a session changes something only for whoever also sends what
 //!   no other site can read ([`Login::csrf`]).
@@ -22,7 +22,7 @@ use milecastle_store::{
 
 use crate::admin::access;
 use crate::admin::query::Query;
-use crate::keys::{self, Keyring};
+use crate::keys::{self, KeyError, Keyring};
 use crate::passwords::Hashing;
 use crate::refusals::Refusals;
 use crate::rights::{Login, Need, Place, Principal, PrincipalKind, Refused, Rights};
@@ -104,10 +104,21 @@ pub(crate) enum Stranger {
     Unknown,
     /// The key of this name may only GET.
     ReadsOnly(String),
+    /// The key has a role that is not there; what to do.
+    NoRole(String),
     /// The session's request lacks the proof that it was meant.
     Forged,
     /// The database does not say.
     Unavailable(StoreError),
+}
+
+impl From<KeyError> for Stranger {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Store(error) => Self::Unavailable(error),
+            no_role @ KeyError::NoRole { .. } => Self::NoRole(no_role.to_string()),
+        }
+    }
 }
 
 impl Callers {
@@ -123,7 +134,7 @@ impl Callers {
             Some(Shown::Token(token)) => {
                 self.token(&token, self.address(peer, headers)).await.map_err(Stranger::Unavailable)?
             }
-            Some(Shown::Key(key)) => self.keyring.find(&key),
+            Some(Shown::Key(key)) => self.keyring.find(&key).await?,
             None => {
                 let Some(text) = access::cookie(headers, SESSION) else { return Err(Stranger::Nameless) };
                 let found = self.session(&text).await.map_err(Stranger::Unavailable)?;
@@ -155,7 +166,11 @@ impl Callers {
                     None => Ok(None),
                 }
             }
-            Some(Shown::Key(key)) => Ok(self.keyring.find(&key)),
+            Some(Shown::Key(key)) => match self.keyring.find(&key).await {
+                Ok(found) => Ok(found),
+                Err(KeyError::NoRole { .. }) => Ok(None),
+                Err(KeyError::Store(error)) => Err(error),
+            },
             None => match access::cookie(headers, SESSION) {
                 Some(text) => {
                     let found = self.store.session_look(&hash_of(&text), self.session_limits()).await?;
