@@ -30,9 +30,16 @@ async fn a_lost_key_is_replaced_beside_the_running_process() {
     assert_eq!(status(up.admin, ADMIN_KEY).await, 401);
     let reader = run(&["create", "reader", "--allows", "viewer"]);
     eventually("the viewer reads", async || status(up.admin, reader.line()).await == 200).await;
+    let unknown = run(&["create", "ops", "--allows", "nobody"]);
+    assert!(unknown.code == 1 && unknown.text.contains("milecastle role list"), "{}", unknown.text);
+    let ops = run(&["create", "ops", "--allows", "operator"]);
+    eventually("the operator reads", async || status(up.admin, ops.line()).await == 200).await;
+    let users = Call::get("/api/users").header("X-API-KEY", ops.line()).to(up.admin).await.unwrap();
+    assert_eq!(users.status, 403, "{}", users.text());
     let listed = run(&["list"]).text;
     assert!(listed.contains("admin ") && listed.contains("reader  viewer "), "{listed}");
-    for secret in [made.line(), reader.line()] {
+    assert!(listed.contains("ops     operator "), "{listed}");
+    for secret in [made.line(), reader.line(), ops.line()] {
         assert!(!listed.contains(secret) && !up.process.log().iter().any(|line| line.contains(secret)));
     }
     assert_eq!(run(&["delete", "reader"]).code, 0);

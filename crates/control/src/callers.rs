@@ -30,8 +30,10 @@ use crate::rights::{Login, Need, Place, Principal, PrincipalKind, Refused, Right
 /// With what a token of the API begins, so that it is told from a key, and found where it has no place to be.
 const TOKEN: &str = "mcat_";
 
-/// Name of the cookie of a session.
+/// Name of the cookie of a session; over TLS with the prefix with which browsers take it from this very host over TLS alone (RFC 6265bis,
+/// §4.1.3.2), and with which it counts more than one that a neighbour may have planted.
 pub(crate) const SESSION: &str = "milecastle_session";
+pub(crate) const HOST_SESSION: &str = "__Host-milecastle_session";
 
 /// The header that proves that a request with the cookie was meant.
 const CSRF: &str = "x-csrf-token";
@@ -136,7 +138,7 @@ impl Callers {
             }
             Some(Shown::Key(key)) => self.keyring.find(&key).await?,
             None => {
-                let Some(text) = access::cookie(headers, SESSION) else { return Err(Stranger::Nameless) };
+                let Some(text) = session_of(headers) else { return Err(Stranger::Nameless) };
                 let found = self.session(&text).await.map_err(Stranger::Unavailable)?;
                 if let Some(principal) = found.as_ref().filter(|principal| !is_meant(principal, method, headers)) {
                     self.refusals.of_request(self.actor(ActorKind::Account, &principal.name, peer, headers));
@@ -171,7 +173,7 @@ impl Callers {
                 Err(KeyError::NoRole { .. }) => Ok(None),
                 Err(KeyError::Store(error)) => Err(error),
             },
-            None => match access::cookie(headers, SESSION) {
+            None => match session_of(headers) {
                 Some(text) => {
                     let found = self.store.session_look(&hash_of(&text), self.session_limits()).await?;
                     self.of_session(found, &text).await
@@ -277,6 +279,11 @@ enum Shown {
 fn shown(query: &Query, headers: &HeaderMap) -> Option<Shown> {
     let text = access::key_of(query, headers).or_else(|| bearer(headers))?;
     Some(if text.starts_with(TOKEN) { Shown::Token(text) } else { Shown::Key(text) })
+}
+
+/// What the cookie of a session holds.
+fn session_of(headers: &HeaderMap) -> Option<String> {
+    [HOST_SESSION, SESSION].into_iter().find_map(|name| access::cookie(headers, name))
 }
 
 /// Whether a request with a session was meant: it only reads, or proves it.

@@ -60,7 +60,7 @@ pub(crate) fn restore(args: &Restore) -> anyhow::Result<()> {
     let (dsn, key) = database(&args.database)?;
     let from = File::open(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     match sqlite_file(dsn.reveal()) {
-        Some(path) => restore_sqlite((&args.file, from), &path, &key)?,
+        Some(path) => restore_sqlite((args.file.as_path(), from), &path, &key)?,
         None => {
             let listed = run("pg_restore", |restore| restore.arg("--list").arg(&args.file)).context(NOT_OURS)?;
             ensure!(lists_ours(&listed), NOT_OURS);

@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_node_tells_so_many_lines_in_a_minute() {
         let (warnings, bounds) = (Warnings::default(), Bounds { a_minute: 2, ..BOUNDS });
-        let mut at = |now, text| {
+        let at = |now, text| {
             warnings.add(ORIGIN, vec![told(text, 0)], now, bounds);
             waiting(&warnings).len()
         };
