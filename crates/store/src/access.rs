@@ -6,9 +6,9 @@ use serde_json::{Value as Json, json};
 use crate::audit::{Acting, ActorKind, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
 use crate::grant::RoleGrant;
-use crate::{group, role};
 use crate::sql::{Row, Tx, args};
 use crate::store::Store;
+use crate::{group, role};
 
 const TOKEN: &str = "SELECT id, group_id, name, created_at, expires_at, revoked_at FROM token";
 
@@ -236,7 +236,9 @@ fn key_shown(role: &Role) -> Json {
 
 /// The same of the one of this name.
 async fn stored_key(tx: &mut Tx, name: &str) -> Result<Option<Json>, StoreError> {
-    let row = tx.row(format!("SELECT name, role, hash, created_at FROM ({KEYS}) AS keys WHERE name = $1"), args![name]).await?;
+    let row = tx
+        .row(format!("SELECT name, role, hash, created_at FROM ({KEYS}) AS keys WHERE name = $1"), args![name])
+        .await?;
     Ok(row.as_ref().map(admin_key).transpose()?.map(|key| key_shown(&key.role)))
 }
 

@@ -15,7 +15,8 @@ pub const OUR_TABLES: [&str; 4] = ["schema_migration", "data_key", "gateway_grou
 
 /// Whether a file is a SQLite database of ours. It is read as it is, and nothing is made beside it.
 pub async fn is_ours(file: &Path) -> bool {
-    let options = SqliteConnectOptions::new().filename(file).read_only(true).immutable(true).disable_statement_logging();
+    let options =
+        SqliteConnectOptions::new().filename(file).read_only(true).immutable(true).disable_statement_logging();
     let Ok(mut connection) = options.connect().await else { return false };
     let tables = "SELECT name FROM sqlite_schema WHERE type = 'table'";
     let found = sqlx::query_scalar::<_, String>(tables).fetch_all(&mut connection).await;

@@ -67,8 +67,9 @@ mod tests {
 
     #[test]
     fn grants_are_told_apart_group_by_group() {
-        let grant = |role: &str, groups: &[&str]| {
-            RoleGrant { role: role.to_owned(), groups: groups.iter().map(|group| (*group).to_owned()).collect() }
+        let grant = |role: &str, groups: &[&str]| RoleGrant {
+            role: role.to_owned(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
         };
         let (one, other) = ([grant("dev", &["a", "b"]), grant("ops", &["*"])], [grant("dev", &["b", "c"])]);
         assert_eq!(without(&one, &other), [grant("dev", &["a"]), grant("ops", &["*"])]);

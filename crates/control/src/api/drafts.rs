@@ -326,12 +326,7 @@ async fn found(api: &Api, group: &str, id: &str) -> Result<(Draft, Vec<DraftChan
 }
 
 /// A draft that is of the version that is expected.
-async fn wanted(
-    api: &Api,
-    group: &str,
-    id: &str,
-    expected: &Expected,
-) -> Result<(Draft, Vec<DraftChange>), Failure> {
+async fn wanted(api: &Api, group: &str, id: &str, expected: &Expected) -> Result<(Draft, Vec<DraftChange>), Failure> {
     let (draft, changes) = found(api, group, id).await?;
     match expected.unmet(draft.version) {
         Some(expected) => Err(DraftError::Stale { expected, current: draft.version }.into()),

@@ -5,8 +5,7 @@ use http::{HeaderMap, header};
 use super::Failure;
 
 /// Its form: entity tags, or `*`. A number of at most 15 digits may stand for its tag, without the quotes.
-pub(crate) const FORM: &str =
-    r#"^(\*|((W/)?"[!#-~]*"|[0-9]{1,15})([ \t]*,[ \t]*((W/)?"[!#-~]*"|[0-9]{1,15}))*)$"#;
+pub(crate) const FORM: &str = r#"^(\*|((W/)?"[!#-~]*"|[0-9]{1,15})([ \t]*,[ \t]*((W/)?"[!#-~]*"|[0-9]{1,15}))*)$"#;
 const DIGITS: usize = 15;
 
 /// What must be there.
@@ -103,7 +102,21 @@ mod tests {
         // Of nothing here, or weak, which is never as strong as it has to be.
         check(&["\"\""], Some(&[]));
         check(&["\"a,b\",W/\"7\",\"1000000000000000\""], Some(&[]));
-        for none in ["", ",", "\"", "\"7", "7\"", "+7", "-7", "w/\"7\"", "7 8", "\"7\"\"8\"", "\"a b\"", "*, \"7\"", "1000000000000000"] {
+        for none in [
+            "",
+            ",",
+            "\"",
+            "\"7",
+            "7\"",
+            "+7",
+            "-7",
+            "w/\"7\"",
+            "7 8",
+            "\"7\"\"8\"",
+            "\"a b\"",
+            "*, \"7\"",
+            "1000000000000000",
+        ] {
             check(&[none], None);
         }
         check(&["*", "\"7\""], None);

@@ -164,9 +164,8 @@ async fn create_for_provider(
     }
     let none = || refused("no provider of OpenID Connect is configured here (oidc.issuer)");
     let issuer = api.provider.as_ref().ok_or_else(none)?.issuer();
-    let fits = |subject: &str| {
-        (1..=LONGEST_SUBJECT).contains(&subject.chars().count()) && !subject.contains(char::is_control)
-    };
+    let fits =
+        |subject: &str| (1..=LONGEST_SUBJECT).contains(&subject.chars().count()) && !subject.contains(char::is_control);
     if !subject.is_none_or(fits) {
         let message = format!("a subject has 1 to {LONGEST_SUBJECT} characters, none of them a control character");
         return Err(Failure::bad("invalid_body", message).at("/subject"));

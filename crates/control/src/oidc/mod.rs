@@ -238,7 +238,9 @@ impl Provider {
         match self.web.get(address, Some(proof)).await {
             Ok(Value::Object(told)) => Ok(told),
             Ok(_) | Err(WebError::Form) => Err(refused("its answer is no JSON object; signed answers are not read")),
-            Err(WebError::Status(status)) if !status.is_server_error() => Err(refused(&format!("it answered {status}"))),
+            Err(WebError::Status(status)) if !status.is_server_error() => {
+                Err(refused(&format!("it answered {status}")))
+            }
             Err(error) => Err(self.away(&error)),
         }
     }
@@ -278,8 +280,9 @@ impl Provider {
             error => self.away(&error),
         })?;
         match status {
-            StatusCode::OK => serde_json::from_value(body)
-                .map_err(|_| OidcError::Redeem("its answer has no `id_token`".to_owned())),
+            StatusCode::OK => {
+                serde_json::from_value(body).map_err(|_| OidcError::Redeem("its answer has no `id_token`".to_owned()))
+            }
             status if status.is_server_error() => Err(self.away(&WebError::Status(status))),
             _ => Err(OidcError::Redeem(word(body["error"].as_str().unwrap_or_default()))),
         }
