@@ -1,8 +1,8 @@
 //! Who calls: keys of the Admin API, tokens of machines, and sessions of people.
 //!
 //! What must stay true:
-//! - Keys are known in memory, so that the database need not answer, unless to say what a role that was made allows. Tokens and sessions are asked of the database each time, so that
-//!   one which is over opens nothing from then on, on any replica.
+//! - Keys are known in memory, so that the database need not answer, unless to say what a role that was made allows. Tokens and
+//!   sessions are asked of the database each time, so that one which is over opens nothing from then on, on any replica.
 //! - What a browser sends by itself is no proof that its user wants it: a session changes something only for whoever also sends what
 //!   no other site can read ([`Login::csrf`]).
 

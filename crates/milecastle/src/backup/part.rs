@@ -1,7 +1,7 @@
 //! A file in the making.
 //!
-//! What must stay true: it is for its owner alone from the beginning, one process writes it, and what has the name in the end is whole and on
-//! the disk. What is left of a process that was killed keeps nobody from trying again.
+//! What must stay true: it is for its owner alone from the beginning, one process writes it, and what has the name in the end is whole and
+//! on the disk. What is left of a process that was killed keeps nobody from trying again.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
