@@ -33,6 +33,9 @@ async fn what_is_written_meanwhile_is_in_it_up_to_one_moment_on_sqlite() {
     assert!(refused.code == 1 && refused.text.contains("nothing was restored"), "{}", refused.text);
     assert!(!empty.dir.path().join("store.db").exists());
     fs::write(&key, right).unwrap();
+    let other = cluster.dir.write("other", "is no database");
+    is_not_restored(&config, &other);
+    assert!(!empty.dir.path().join("store.db").exists());
     comes_back(&empty, &backup, seen).await;
 }
 
@@ -41,7 +44,19 @@ async fn what_is_written_meanwhile_is_in_it_up_to_one_moment_on_postgresql() {
     let (mut cluster, empty) = (Cluster::new(), Cluster::new());
     let backup = cluster.dir.path().join("backup");
     let seen = back_up_under_writes(&mut cluster, &backup).await;
+    // A dump, but of a database on which nothing of ours has run.
+    let config = empty.dir.write("two.yaml", empty.common("two"));
+    let other = cluster.dir.path().join("other");
+    let said = command("backup", &config, &other);
+    assert_eq!(said.code, 0, "{}", said.text);
+    is_not_restored(&config, &other);
+    is_not_restored(&config, &cluster.dir.write("text", "is no dump"));
     comes_back(&empty, &backup, seen).await;
+}
+
+fn is_not_restored(config: &Path, file: &Path) {
+    let refused = restore(config, file);
+    assert!(refused.code == 1 && refused.text.contains("is no backup that milecastle made"), "{}", refused.text);
 }
 
 fn back_up(cluster: &Cluster, backup: &Path) -> Said {
@@ -72,6 +87,8 @@ async fn back_up_under_writes(cluster: &mut Cluster, backup: &Path) -> (u64, u64
         written.load(Ordering::Relaxed)
     };
     let before = reached(20).await;
+    // As of one that was killed.
+    fs::write(backup.with_extension("part"), "left behind").unwrap();
     let said = back_up(cluster, backup);
     assert_eq!(said.code, 0, "{}", said.text);
     let after = written.load(Ordering::Relaxed);

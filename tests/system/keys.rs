@@ -1,5 +1,6 @@
 //! Keys of the Admin API that are lost, and made anew on the machine itself.
 
+use http::Method;
 use milecastle_testkit::process::binary;
 use milecastle_testkit::{Call, TempDir, eventually};
 use milecastle_tests::{ADMIN_KEY, Cluster, Said, Up};
@@ -30,9 +31,19 @@ async fn a_lost_key_is_replaced_beside_the_running_process() {
     assert_eq!(status(up.admin, ADMIN_KEY).await, 401);
     let reader = run(&["create", "reader", "--allows", "viewer"]);
     eventually("the viewer reads", async || status(up.admin, reader.line()).await == 200).await;
+    let unknown = run(&["create", "ops", "--allows", "nobody"]);
+    assert!(unknown.code == 1 && unknown.text.contains("milecastle role list"), "{}", unknown.text);
+    let owner = run(&["create", "owner", "--allows", "api_owner"]);
+    eventually("the owner reads", async || status(up.admin, owner.line()).await == 200).await;
+    for (path, expected) in [("routes", 201), ("global_rules", 403)] {
+        let call = Call::new(Method::PUT, &format!("/apisix/admin/{path}/1")).header("X-API-KEY", owner.line());
+        let put = call.body(r#"{"uri":"/a","plugins":{}}"#).to(up.admin).await.unwrap();
+        assert_eq!(put.status, expected, "{}", put.text());
+    }
     let listed = run(&["list"]).text;
     assert!(listed.contains("admin ") && listed.contains("reader  viewer "), "{listed}");
-    for secret in [made.line(), reader.line()] {
+    assert!(listed.contains("owner   api_owner "), "{listed}");
+    for secret in [made.line(), reader.line(), owner.line()] {
         assert!(!listed.contains(secret) && !up.process.log().iter().any(|line| line.contains(secret)));
     }
     assert_eq!(run(&["delete", "reader"]).code, 0);

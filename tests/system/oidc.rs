@@ -33,7 +33,8 @@ struct Provider {
 }
 
 impl Provider {
-    fn start(cluster: &Cluster) -> Self {
+    /// What names somebody and his groups is told by the ID token or by the userinfo endpoint.
+    fn start(cluster: &Cluster, teller: &str) -> Self {
         let authority = Authority::new("of the provider");
         let identity = authority.issue(&["localhost"]);
         let modules = tools("oidc");
@@ -47,7 +48,7 @@ impl Provider {
         command
             .arg(cluster.dir.write("provider.pem", identity.cert))
             .arg(cluster.dir.write("provider.key", identity.key));
-        command.arg(SECRET).arg(format!("{PUBLIC}/api/session/oidc/callback"));
+        command.arg(SECRET).arg(format!("{PUBLIC}/api/session/oidc/callback")).arg(teller);
         let mut process = Process::start("provider", command);
         let issuer = process.wait_for_line("its address", START, |line| {
             line.starts_with("https://localhost:").then(|| line.to_owned())
@@ -56,12 +57,12 @@ impl Provider {
     }
 
     /// Settings of a dashboard that knows it.
-    fn settings(&self, cluster: &Cluster, secret: &str) -> String {
+    fn settings(&self, cluster: &Cluster, secret: &str, userinfo: bool) -> String {
         let ca = cluster.dir.write("provider-ca.pem", &self.ca);
         let settings = json!({ "oidc": {
             "issuer": self.issuer, "public_url": PUBLIC, "client_id": "milecastle", "client_secret": secret, "ca_file": ca,
             "create_accounts": true, "roles": [{ "value": "ops", "role": "operator", "groups": ["*"] }],
-            "scopes": ["openid", "profile"],
+            "scopes": ["openid", "profile"], "userinfo": userinfo,
         } });
         // YAML takes JSON as it is.
         format!("oidc: {}", settings["oidc"])
@@ -155,11 +156,11 @@ fn sealed(cluster: &Cluster, text: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certified_provider_vouches_for_people() {
     let cluster = Cluster::new();
-    let mut provider = Provider::start(&cluster);
+    let mut provider = Provider::start(&cluster, "token");
     let plain = cluster.dashboard("plain");
-    let settings = provider.settings(&cluster, &sealed(&cluster, SECRET));
+    let settings = provider.settings(&cluster, &sealed(&cluster, SECRET), false);
     let (one, two) = (cluster.dashboard_with("one", &settings), cluster.dashboard_with("two", &settings));
-    let mut wrong = cluster.dashboard_with("wrong", &provider.settings(&cluster, "another-secret"));
+    let mut wrong = cluster.dashboard_with("wrong", &provider.settings(&cluster, "another-secret", false));
     for dashboard in [&plain, &one, &two, &wrong] {
         dashboard.ready().await;
     }
@@ -201,4 +202,28 @@ async fn a_certified_provider_vouches_for_people() {
     tokio::task::spawn_blocking(move || [plain, one, two, wrong, late].into_iter().for_each(Replica::stop))
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_token_lacks_is_asked_for_and_its_user_is_logged_out_there() {
+    let cluster = Cluster::new();
+    let provider = Provider::start(&cluster, "userinfo");
+    let dashboard = |name, userinfo| cluster.dashboard_with(name, &provider.settings(&cluster, SECRET, userinfo));
+    let (mut without, with) = (dashboard("without", false), dashboard("with", true));
+    for dashboard in [&without, &with] {
+        dashboard.ready().await;
+    }
+    without.process.announce("is not let in");
+    assert_eq!(log_in(&provider, &without, &without).await.status, 403);
+    let answer = log_in(&provider, &with, &with).await;
+    let mut cookies = Cookies::default();
+    cookies.take(&answer);
+    let told = Call::get("/api/session").header("cookie", &cookies.shown()).to(with.http).await.unwrap();
+    let told = told.json().unwrap();
+    assert_eq!((&told["name"], &told["roles"][0]["role"]), (&json!("ann"), &json!("operator")), "{told}");
+    // The provider takes where the browser is led to for what it is, and asks its user.
+    let led = Call::get("/api/session/oidc/logout").to(with.http).await.unwrap().header("location");
+    let page = provider.send(Call::get(led.strip_prefix(&provider.issuer).unwrap())).await;
+    assert!(page.status == 200 && page.text().contains("name=\"xsrf\""), "{} {}", page.status, page.text());
+    tokio::task::spawn_blocking(move || [without, with].into_iter().for_each(Replica::stop)).await.unwrap();
 }

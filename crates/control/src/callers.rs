@@ -1,8 +1,8 @@
 //! Who calls: keys of the Admin API, tokens of machines, and sessions of people.
 //!
 //! What must stay true:
-//! - Keys are known in memory, so that the database need not answer. Tokens and sessions are asked of the database each time, so that
-//!   one which is over opens nothing from then on, on any replica.
+//! - Keys are known in memory, so that the database need not answer, unless to say what a role that was made allows. Tokens and
+//!   sessions are asked of the database each time, so that one which is over opens nothing from then on, on any replica.
 //! - What a browser sends by itself is no proof that its user wants it: a session changes something only for whoever also sends what
 //!   no other site can read ([`Login::csrf`]).
 
@@ -22,7 +22,7 @@ use milecastle_store::{
 
 use crate::admin::access;
 use crate::admin::query::Query;
-use crate::keys::{self, Keyring};
+use crate::keys::{self, KeyError, Keyring};
 use crate::passwords::Hashing;
 use crate::refusals::Refusals;
 use crate::rights::{Login, Need, Place, Principal, PrincipalKind, Refused, Rights};
@@ -30,8 +30,10 @@ use crate::rights::{Login, Need, Place, Principal, PrincipalKind, Refused, Right
 /// With what a token of the API begins, so that it is told from a key, and found where it has no place to be.
 const TOKEN: &str = "mcat_";
 
-/// Name of the cookie of a session.
+/// Name of the cookie of a session; over TLS with the prefix with which browsers take it from this very host over TLS alone (RFC 6265bis,
+/// §4.1.3.2), and with which it counts more than one that a neighbour may have planted.
 pub(crate) const SESSION: &str = "milecastle_session";
+pub(crate) const HOST_SESSION: &str = "__Host-milecastle_session";
 
 /// The header that proves that a request with the cookie was meant.
 const CSRF: &str = "x-csrf-token";
@@ -104,10 +106,21 @@ pub(crate) enum Stranger {
     Unknown,
     /// The key of this name may only GET.
     ReadsOnly(String),
+    /// The key has a role that is not there; what to do.
+    NoRole(String),
     /// The session's request lacks the proof that it was meant.
     Forged,
     /// The database does not say.
     Unavailable(StoreError),
+}
+
+impl From<KeyError> for Stranger {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Store(error) => Self::Unavailable(error),
+            no_role @ KeyError::NoRole { .. } => Self::NoRole(no_role.to_string()),
+        }
+    }
 }
 
 impl Callers {
@@ -123,9 +136,9 @@ impl Callers {
             Some(Shown::Token(token)) => {
                 self.token(&token, self.address(peer, headers)).await.map_err(Stranger::Unavailable)?
             }
-            Some(Shown::Key(key)) => self.keyring.find(&key),
+            Some(Shown::Key(key)) => self.keyring.find(&key).await?,
             None => {
-                let Some(text) = access::cookie(headers, SESSION) else { return Err(Stranger::Nameless) };
+                let Some(text) = session_of(headers) else { return Err(Stranger::Nameless) };
                 let found = self.session(&text).await.map_err(Stranger::Unavailable)?;
                 if let Some(principal) = found.as_ref().filter(|principal| !is_meant(principal, method, headers)) {
                     self.refusals.of_request(self.actor(ActorKind::Account, &principal.name, peer, headers));
@@ -155,8 +168,12 @@ impl Callers {
                     None => Ok(None),
                 }
             }
-            Some(Shown::Key(key)) => Ok(self.keyring.find(&key)),
-            None => match access::cookie(headers, SESSION) {
+            Some(Shown::Key(key)) => match self.keyring.find(&key).await {
+                Ok(found) => Ok(found),
+                Err(KeyError::NoRole { .. }) => Ok(None),
+                Err(KeyError::Store(error)) => Err(error),
+            },
+            None => match session_of(headers) {
                 Some(text) => {
                     let found = self.store.session_look(&hash_of(&text), self.session_limits()).await?;
                     self.of_session(found, &text).await
@@ -262,6 +279,11 @@ enum Shown {
 fn shown(query: &Query, headers: &HeaderMap) -> Option<Shown> {
     let text = access::key_of(query, headers).or_else(|| bearer(headers))?;
     Some(if text.starts_with(TOKEN) { Shown::Token(text) } else { Shown::Key(text) })
+}
+
+/// What the cookie of a session holds.
+fn session_of(headers: &HeaderMap) -> Option<String> {
+    [HOST_SESSION, SESSION].into_iter().find_map(|name| access::cookie(headers, name))
 }
 
 /// Whether a request with a session was meant: it only reads, or proves it.

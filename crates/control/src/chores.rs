@@ -150,8 +150,7 @@ impl Chores<'_> {
     }
 
     async fn trim_warnings(&self) {
-        let History { node_warnings, node_warnings_most, .. } = &self.settings.history;
-        match self.store.node_warning_trim(self.term, node_warnings.get(), *node_warnings_most).await {
+        match self.store.node_warning_trim(self.term, self.settings.history.node_warnings.get()).await {
             Ok(0) => {}
             Ok(lines) => tracing::debug!(lines, "lines of logs of nodes were forgotten"),
             Err(error) => tracing::debug!(%error, "logs of nodes are trimmed later"),

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::dpm::Nodes;
 use crate::events::{self, Tail};
 use crate::health::Readiness;
-use crate::keys::Keyring;
+use crate::keys::{KeyError, Keyring};
 use crate::listen::{self, Ended, Ending, Served};
 use crate::oidc::{Provider, Tickets, TrustError};
 use crate::pages::{self, Site};
@@ -66,6 +66,9 @@ pub enum StartError {
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A key of the settings opens nothing.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A metric of the same name is another one.
     #[error(transparent)]
     Metric(#[from] MetricError),
@@ -158,8 +161,8 @@ impl Opening {
     /// Reads the keys that will open it: all that it needs of the database before it serves.
     ///
     /// # Errors
-    /// A store that does not answer.
-    pub async fn keys(&self, store: &Store) -> Result<Keyring, StoreError> {
+    /// A store that does not answer, or a key of the settings whose role is not there.
+    pub async fn keys(&self, store: &Store) -> Result<Keyring, KeyError> {
         Keyring::load(store.clone(), &self.settings.admin.admin_key).await
     }
 

@@ -3,13 +3,13 @@
 //! A key is known by its HMAC under a secret of the installation, which the store keeps sealed: whoever reads the database
 //! can neither use a key nor test guesses. Requests are checked in memory; a wrong key asks the database nothing.
 
-use crate::rights::Principal;
+use crate::rights::{Principal, PrincipalKind, Rights};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use milecastle_settings::{AdminKey, AdminRole};
-use milecastle_store::{Acting, Actor, Role, Store, StoreError};
+use milecastle_settings::AdminKey;
+use milecastle_store::{Acting, Actor, Role, RoleGrant, Store, StoreError};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Name of the secret in the store.
@@ -98,6 +98,25 @@ impl Secret {
     }
 }
 
+/// Why a key opens nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// It has a role that is not there.
+    #[error(
+        "there is no role `{role}`, which the Admin key `{key}` is to have: make it (`milecastle role create`, POST /api/roles), or give \
+         the key another one"
+    )]
+    NoRole {
+        /// Name of the key.
+        key: String,
+        /// Name of the role.
+        role: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// A key by its tag, and whose it is.
 type Known = ([u8; 32], Principal);
 
@@ -110,16 +129,16 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    pub(crate) async fn load(store: Store, settings: &[AdminKey]) -> Result<Self, StoreError> {
+    pub(crate) async fn load(store: Store, settings: &[AdminKey]) -> Result<Self, KeyError> {
         let secret = Secret::of(&store).await?;
         let fixed = settings.iter().map(|key| {
-            let role = match key.role {
-                AdminRole::Admin => Role::Admin,
-                AdminRole::Viewer => Role::Viewer,
-            };
-            (secret.tag(key.key.reveal()), Principal::of_key(key.name.clone(), role))
+            let principal = Principal::of_key(key.name.clone(), Role::from_name(&key.role));
+            (secret.tag(key.key.reveal()), principal)
         });
         let keyring = Self { fixed: fixed.collect(), store, secret, stored: RwLock::new([].into()) };
+        for (_, principal) in &keyring.fixed {
+            keyring.allowed(principal.clone()).await?;
+        }
         keyring.refresh().await?;
         Ok(keyring)
     }
@@ -132,8 +151,29 @@ impl Keyring {
         Ok(())
     }
 
-    /// Whose key it is.
-    pub(crate) fn find(&self, key: &str) -> Option<Principal> {
+    /// Whose key it is. The database is asked where its role was made, and only there.
+    pub(crate) async fn find(&self, key: &str) -> Result<Option<Principal>, KeyError> {
+        match self.known(key) {
+            Some(principal) => self.allowed(principal).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The holder of a key with what its role allows now.
+    async fn allowed(&self, principal: Principal) -> Result<Principal, KeyError> {
+        let role = match &principal.kind {
+            PrincipalKind::AdminKey(Role::Named(role)) if principal.rights.is_empty() => role,
+            _ => return Ok(principal),
+        };
+        let grants = [RoleGrant::everywhere(role)];
+        let rights = Rights::of(&grants, &self.store.roles_of(&grants).await?);
+        if rights.is_empty() {
+            return Err(KeyError::NoRole { role: role.clone(), key: principal.name });
+        }
+        Ok(Principal { rights, ..principal })
+    }
+
+    fn known(&self, key: &str) -> Option<Principal> {
         let tag = self.secret.tag(key);
         let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut found = None;

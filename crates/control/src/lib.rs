@@ -60,7 +60,7 @@ pub use clock::Clock;
 pub use dashboard::{Dashboard, Opening, Parts, StartError};
 pub use database::watch_database;
 pub use health::{Probes, Readiness};
-pub use keys::{FirstKey, Keyring, mint_admin_key, put_admin_key};
+pub use keys::{FirstKey, KeyError, Keyring, mint_admin_key, put_admin_key};
 pub use members::{MemberSettings, Membership, Role};
 pub use oidc::TrustError;
 pub use passwords::{FIRST_ACCOUNT, FirstAccount, generate_password, hash_password};

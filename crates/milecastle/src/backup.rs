@@ -1,17 +1,20 @@
 //! `milecastle backup` and `milecastle restore`: the database as one file (docs/backup.md).
 //!
-//! What must stay true: a file with the name of a backup is a whole one; nothing that is there is written over; no backup holds the
-//! sealing key; and the password of the database is in no list of processes.
+//! What must stay true: a file with the name of a backup is a whole one; nothing that is there is written over; what is restored is a
+//! database of ours, which is looked at before anything is written; no backup holds the sealing key; and the password of the database is in
+//! no list of processes.
+
+mod part;
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
-use milecastle_store::{KeySource, copy_sqlite, is_empty, open, sqlite_file};
+use milecastle_store::{KeySource, OUR_TABLES, copy_sqlite, is_empty, is_ours, open, sqlite_file};
+use part::Part;
 
 use crate::cli::{Backup, Restore};
 use crate::client::tell;
@@ -20,12 +23,12 @@ use crate::on_the_database::{database, runtime, with_store};
 /// Where Debian and its kin keep PostgreSQL's programs, by version.
 const POSTGRESQL: &str = "/usr/lib/postgresql";
 
-/// How files of SQLite begin (<https://www.sqlite.org/fileformat.html> 1.3).
-const SQLITE: &[u8; 16] = b"SQLite format 3\0";
-
 /// Why a database is left alone.
 const NOT_EMPTY: &str =
     "there is something in the database already, and a restore writes over nothing: name an empty one";
+
+/// Why a file is not restored.
+const NOT_OURS: &str = "nothing was restored: the file is no backup that milecastle made of such a database";
 
 /// Writes the database into a file, beside the processes that run on it.
 ///
@@ -39,7 +42,7 @@ pub(crate) fn back_up(args: &Backup) -> anyhow::Result<()> {
             ensure!(path.exists(), "there is no {}: nothing has run on this database yet", path.display());
             runtime()?.block_on(copy_sqlite(dsn.reveal(), &part.path))?;
         }
-        None => run("pg_dump", dsn.reveal(), |dump| dump.args(["--format=custom", "--file"]).arg(&part.path))?,
+        None => on_database("pg_dump", dsn.reveal(), |dump| dump.args(["--format=custom", "--file"]).arg(&part.path))?,
     }
     part.becomes(&args.file)?;
     tell(&format!(
@@ -52,16 +55,18 @@ pub(crate) fn back_up(args: &Backup) -> anyhow::Result<()> {
 /// Brings such a file into a database that is empty.
 ///
 /// # Errors
-/// There is something in the database, the file is none, or the sealing key is another one.
+/// There is something in the database, the file is no backup of ours, or the sealing key is another one.
 pub(crate) fn restore(args: &Restore) -> anyhow::Result<()> {
     let (dsn, key) = database(&args.database)?;
     let from = File::open(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     match sqlite_file(dsn.reveal()) {
-        Some(path) => restore_sqlite(from, &path, &key)?,
+        Some(path) => restore_sqlite((args.file.as_path(), from), &path, &key)?,
         None => {
+            let listed = run("pg_restore", |restore| restore.arg("--list").arg(&args.file)).context(NOT_OURS)?;
+            ensure!(lists_ours(&listed), NOT_OURS);
             ensure!(runtime()?.block_on(is_empty(dsn.reveal()))?, NOT_EMPTY);
             let whole = ["--exit-on-error", "--single-transaction", "--no-owner"];
-            run("pg_restore", dsn.reveal(), |restore| restore.args(whole).arg(&args.file))?;
+            on_database("pg_restore", dsn.reveal(), |restore| restore.args(whole).arg(&args.file))?;
         }
     }
     with_store(&args.database, async |store| {
@@ -75,19 +80,14 @@ pub(crate) fn restore(args: &Restore) -> anyhow::Result<()> {
 }
 
 /// Puts a copy in its place once the key opens it.
-fn restore_sqlite(mut from: File, path: &Path, key: &KeySource) -> anyhow::Result<()> {
+fn restore_sqlite((backup, mut from): (&Path, File), path: &Path, key: &KeySource) -> anyhow::Result<()> {
+    ensure!(runtime()?.block_on(is_ours(backup)), NOT_OURS);
     ensure!(!fs::metadata(path).is_ok_and(|there| there.len() > 0), NOT_EMPTY);
     // SQLite would play what is left of another database over this one.
     for end in ["-wal", "-shm", "-journal"] {
         let left = beside(path, end);
         ensure!(!left.exists(), "there is a {} of a database that is gone: move it away first", left.display());
     }
-    let mut beginning = [0; SQLITE.len()];
-    from.read_exact(&mut beginning)
-        .ok()
-        .filter(|()| beginning == *SQLITE)
-        .context("the file is no backup of SQLite")?;
-    from.rewind()?;
     let part = Part::of_any(path)?;
     let mut to = OpenOptions::new().write(true).open(&part.path)?;
     io::copy(&mut from, &mut to).with_context(|| format!("cannot write {}", part.path.display()))?;
@@ -103,41 +103,6 @@ fn restore_sqlite(mut from: File, path: &Path, key: &KeySource) -> anyhow::Resul
     part.becomes(path)
 }
 
-/// A file in the making, for its owner alone. Unless it becomes what it is to be, nothing is left of it.
-struct Part {
-    path: PathBuf,
-}
-
-impl Part {
-    /// Of a file that must not be there.
-    fn of(file: &Path) -> anyhow::Result<Self> {
-        ensure!(!file.exists(), "there is a {} already: choose another name", file.display());
-        Self::of_any(file)
-    }
-
-    fn of_any(file: &Path) -> anyhow::Result<Self> {
-        let path = beside(file, ".part");
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        made.with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self { path })
-    }
-
-    /// Gives it its name, once all of it is on the disk. What has the name by then stays.
-    fn becomes(self, file: &Path) -> anyhow::Result<()> {
-        File::open(&self.path).and_then(|part| part.sync_all()).context("cannot bring the file to the disk")?;
-        fs::hard_link(&self.path, file).with_context(|| format!("cannot make {}", file.display()))
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        for end in ["", "-wal", "-shm"] {
-            // Whatever is not there was not made.
-            let _gone = fs::remove_file(beside(&self.path, end));
-        }
-    }
-}
-
 /// A path with something at its end.
 fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = OsString::from(path);
@@ -145,15 +110,27 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
+/// Whether a list of what is in a dump of PostgreSQL's names the tables of ours.
+fn lists_ours(listed: &str) -> bool {
+    // As `215; 1259 16385 TABLE public node milecastle`.
+    let tables = listed.lines().filter_map(|line| line.split_once(" TABLE ")?.1.split(' ').nth(1));
+    let tables: Vec<&str> = tables.collect();
+    OUR_TABLES.iter().all(|table| tables.contains(table))
+}
+
 /// Runs one of PostgreSQL's programs on the database.
-fn run(program: &str, dsn: &str, with: impl FnOnce(&mut Command) -> &mut Command) -> anyhow::Result<()> {
-    let path = found(program)?;
+fn on_database(program: &str, dsn: &str, with: impl FnOnce(&mut Command) -> &mut Command) -> anyhow::Result<()> {
     let (shown, password) = without_password(dsn)?;
-    let mut command = Command::new(&path);
-    command.arg("--dbname").arg(shown).envs(password.map(|password| ("PGPASSWORD", password)));
-    let said = with(&mut command).output().with_context(|| format!("cannot run {}", path.display()))?;
+    let password = password.map(|password| ("PGPASSWORD", password));
+    run(program, |command| with(command.arg("--dbname").arg(shown).envs(password))).map(drop)
+}
+
+/// Runs one of PostgreSQL's programs; gives what it says.
+fn run(program: &str, with: impl FnOnce(&mut Command) -> &mut Command) -> anyhow::Result<String> {
+    let path = found(program)?;
+    let said = with(&mut Command::new(&path)).output().with_context(|| format!("cannot run {}", path.display()))?;
     ensure!(said.status.success(), "{program} failed: {}", String::from_utf8_lossy(&said.stderr).trim());
-    Ok(())
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }
 
 /// Where a program of PostgreSQL's is: in the PATH, or else the newest one that is installed.
@@ -213,6 +190,15 @@ fn decoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dump_is_ours_by_its_tables() {
+        let entry = |table: &str| format!("215; 1259 16385 TABLE public {table} milecastle\n");
+        let ours: String = OUR_TABLES.iter().map(|table| entry(table)).collect();
+        assert!(lists_ours(&format!("; Format: CUSTOM\n;\n216; 1259 1 SEQUENCE public s m\n{ours}")));
+        assert!(!lists_ours(&ours.replace("TABLE public", "TABLE DATA public")));
+        assert!(!lists_ours(&entry("node")) && !lists_ours(""));
+    }
 
     #[test]
     fn the_password_is_taken_out_of_the_connection_string() {

@@ -254,9 +254,9 @@ pub(crate) enum KeyCommand {
     Create {
         /// What the key is called, 1 to 64 of A-Z a-z 0-9 . _ -; that of the first start is called `admin`
         name: String,
-        /// What it allows
-        #[arg(long, value_enum, default_value_t = Allows::Admin)]
-        allows: Allows,
+        /// What it allows, in all gateway groups: admin (everything), viewer (GET alone), or a role of `milecastle role list`
+        #[arg(long, value_name = "ROLE", default_value = "admin")]
+        allows: String,
         /// Put it in place of the key of this name, which opens nothing from then on
         #[arg(long)]
         replace: bool,
@@ -268,15 +268,6 @@ pub(crate) enum KeyCommand {
         /// What the key is called
         name: String,
     },
-}
-
-/// What a key of the Admin API allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Allows {
-    /// Everything.
-    Admin,
-    /// Reading.
-    Viewer,
 }
 
 #[derive(Debug, Args)]

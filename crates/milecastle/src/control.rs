@@ -95,11 +95,14 @@ impl ControlPlane {
             }
             None => None,
         };
+        let history = &settings.replica.history;
         let dp_manager = match settings.dp_manager {
             Some(settings) => {
+                let kept_warnings = history.node_warnings_most;
                 let parts = || {
                     let (state, nodes, metrics) = (state.clone(), nodes.clone(), metrics.clone());
-                    DpParts { state, nodes, maintenance: membership.maintenance(), metrics }
+                    let maintenance = membership.maintenance();
+                    DpParts { state, nodes, maintenance, metrics, kept_warnings }
                 };
                 let started = waiting.until(async || DpManager::start(settings, parts()).await).await?;
                 Some((started, settings.server.drain))

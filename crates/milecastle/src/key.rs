@@ -1,10 +1,10 @@
 //! `milecastle key`: keys of the Admin API in the database itself, for operators who have none that opens it any more.
 
-use crate::cli::{Allows, Key, KeyCommand};
+use crate::cli::{Key, KeyCommand};
 use crate::client::{Refused, Table, relative, say, tell};
 use crate::on_the_database::{operator, with_store};
 use anyhow::ensure;
-use milecastle_control::mint_admin_key;
+use milecastle_control::{is_role, mint_admin_key};
 use milecastle_store::{Role as KeyRole, Store};
 
 /// Does what was asked; processes that run on the database know of it within a second.
@@ -25,16 +25,16 @@ async fn command(command: &KeyCommand, store: &Store) -> anyhow::Result<()> {
                 (1..=64).contains(&name.len()) && name.bytes().all(fit),
                 "a key's name is 1 to 64 of A-Z a-z 0-9 . _ -, not `{name}`"
             );
-            let role = match allows {
-                Allows::Admin => KeyRole::Admin,
-                Allows::Viewer => KeyRole::Viewer,
-            };
+            let role = KeyRole::from_name(allows);
+            if let KeyRole::Named(role) = &role {
+                ensure!(is_role(store, role).await?, "there is no role `{role}`: milecastle role list");
+            }
             let Some(key) = mint_admin_key(by, name, role, *replace).await? else {
                 let message = format!("there is a key `{name}` already: choose another name, or --replace it");
                 return Err(Refused::conflict(message).into());
             };
             // The key alone on standard output, so that it can go into a file.
-            tell(&format!("key `{name}` ({}), shown this once; only its hash is kept:", role.name()))?;
+            tell(&format!("key `{name}` ({allows}), shown this once; only its hash is kept:"))?;
             say(&key)
         }
         KeyCommand::List => {

@@ -1,7 +1,7 @@
 //! Waiting for the database, at whatever step of a start it is away.
 
-use milecastle_control::Readiness;
 use milecastle_control::dpm::DpStartError;
+use milecastle_control::{KeyError, Readiness};
 use milecastle_settings::Database;
 use milecastle_store::{OpenError, StoreError};
 
@@ -47,6 +47,12 @@ impl Passing for OpenError {
 impl Passing for StoreError {
     fn may_pass(&self) -> bool {
         StoreError::may_pass(self)
+    }
+}
+
+impl Passing for KeyError {
+    fn may_pass(&self) -> bool {
+        matches!(self, KeyError::Store(error) if error.may_pass())
     }
 }
 

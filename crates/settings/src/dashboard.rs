@@ -146,8 +146,10 @@ pub struct AdminKey {
     #[serde(skip_serializing)]
     #[schemars(with = "String", length(min = 1), extend("writeOnly" = true))]
     pub key: Secret<String>,
-    /// What it may do.
-    pub role: AdminRole,
+    /// What it may do: `admin` (everything), `viewer` (GET alone), or a role of any name, built in or made, in all gateway groups
+    /// (docs/access.md). One that is not there is refused at the start.
+    #[schemars(length(min = 1))]
+    pub role: String,
 }
 
 /// See [`Admin::declarative`].
@@ -160,16 +162,6 @@ pub enum Declarative {
     Beside,
     /// It is, and of the Admin API there is nothing else but `/configs/validate`.
     Only,
-}
-
-/// See [`AdminKey::role`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum AdminRole {
-    /// Every method.
-    Admin,
-    /// GET alone.
-    Viewer,
 }
 
 impl Dashboard {

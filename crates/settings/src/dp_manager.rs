@@ -115,6 +115,12 @@ pub struct Stream {
     /// away is left out.
     #[schemars(range(min = 1), extend("x-unit" = "lines"))]
     pub node_warnings: u32,
+    /// The same, of one node: no more new lines of it are written at once, and none of them takes another node's place.
+    #[schemars(range(min = 1), extend("x-unit" = "lines"))]
+    pub node_warnings_of_a_node: u32,
+    /// New lines that one node may tell in a minute; what comes beyond is left out.
+    #[schemars(range(min = 1), extend("x-unit" = "lines/min"))]
+    pub node_warnings_a_minute: u32,
     /// Silence after which a node's stream is closed.
     pub silence: Time,
     /// Pause before a node that refused a step, or holds something else than it should, gets a snapshot for the second time
@@ -271,6 +277,8 @@ impl Default for Stream {
             report_interval: Time::secs(2),
             node_report_interval: Time::secs(5),
             node_warnings: 10_000,
+            node_warnings_of_a_node: 50,
+            node_warnings_a_minute: 200,
             silence: Time::secs(20),
             heal_min: Time::secs(1),
             heal_max: Time::secs(60),

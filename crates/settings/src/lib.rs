@@ -46,7 +46,7 @@ pub use access::Access;
 pub use audit::Audit;
 pub use availability::Availability;
 pub use common::{Database, HostPort, HttpLimits, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
-pub use dashboard::{Admin, AdminKey, AdminRole, Dashboard, DashboardFile, Declarative, ListenTls};
+pub use dashboard::{Admin, AdminKey, Dashboard, DashboardFile, Declarative, ListenTls};
 pub use discovery::{
     Consul, ConsulTimeout, DefaultMetadata, DefaultService, Discovery, DnsDiscovery, DnsOrder, Eureka, Kubernetes,
     KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector, Registries,

@@ -39,15 +39,16 @@ pub struct Oidc {
     pub ca_file: Option<PathBuf>,
     /// What the provider is asked for; `openid` must be among it.
     pub scopes: Vec<String>,
-    /// The claim of the ID token that names the account of whoever logs in for the first time. Of `email` only one that the provider has
-    /// verified counts.
+    /// The claim that names the account of whoever logs in for the first time. Of `email` only one that the provider has verified counts.
     #[schemars(length(min = 1))]
     pub account_claim: String,
-    /// The claim of the ID token whose values `oidc.roles` maps: a text, or a list of texts.
+    /// The claim whose values `oidc.roles` maps: a text, or a list of texts.
     #[schemars(length(min = 1))]
     pub groups_claim: String,
-    /// Which roles the values of that claim give. If there is any, accounts of the provider have at each login the roles that come of
-    /// it, and nobody logs in without one; if there is none, they have those that an administrator gave them.
+    /// Whether the provider's userinfo endpoint is asked for these two claims where the ID token lacks one of them.
+    pub userinfo: bool,
+    /// Which roles the values of that claim give. If there is any, accounts of the provider have at each login the roles that come of it,
+    /// beside those that an administrator gave them, and nobody logs in without one; if there is none, they have the administrator's.
     pub roles: Vec<OidcRole>,
     /// Whether accounts are made for people who have none; takes `oidc.roles`.
     pub create_accounts: bool,
@@ -169,6 +170,7 @@ impl Default for Oidc {
             scopes: ["openid", "profile", "email"].map(str::to_owned).to_vec(),
             account_claim: "preferred_username".to_owned(),
             groups_claim: "groups".to_owned(),
+            userinfo: false,
             roles: Vec::new(),
             create_accounts: false,
             login_timeout: Time::secs(600),

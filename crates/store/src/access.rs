@@ -5,11 +5,16 @@ use serde_json::{Value as Json, json};
 
 use crate::audit::{Acting, ActorKind, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
-use crate::group;
+use crate::grant::RoleGrant;
 use crate::sql::{Row, Tx, args};
 use crate::store::Store;
+use crate::{group, role};
 
 const TOKEN: &str = "SELECT id, group_id, name, created_at, expires_at, revoked_at FROM token";
+
+/// All keys of the Admin API.
+const KEYS: &str = "SELECT name, role, hash, created_at FROM admin_key \
+                    UNION ALL SELECT name, role, hash, created_at FROM role_key";
 
 /// A token with which nodes join a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,26 +49,46 @@ pub struct NewToken {
 }
 
 /// What a key of the Admin API allows (`docs/spec/admin-api.md` §3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// Everything.
     Admin,
-    /// Reading.
+    /// Reading, with GET alone.
     Viewer,
+    /// What the role of this name allows, built in or made, in all gateway groups.
+    Named(String),
 }
 
 impl Role {
     /// Stable name for storage and interfaces.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Role::Admin => "admin",
             Role::Viewer => "viewer",
+            Role::Named(name) => name,
         }
     }
 
     /// Inverse of [`Role::name`].
-    pub fn from_name(name: &str) -> Option<Role> {
-        [Role::Admin, Role::Viewer].into_iter().find(|role| role.name() == name)
+    pub fn from_name(name: &str) -> Role {
+        let known = [Role::Admin, Role::Viewer].into_iter().find(|role| role.name() == name);
+        known.unwrap_or_else(|| Role::Named(name.to_owned()))
+    }
+
+    /// Where keys of such a role are: programs of before the others were let every key in that they found in theirs.
+    fn tables(&self) -> (&'static str, &'static str) {
+        match self {
+            Role::Admin | Role::Viewer => ("admin_key", "role_key"),
+            Role::Named(_) => ("role_key", "admin_key"),
+        }
+    }
+
+    /// Holds a role that may be deleted until the end of the transaction.
+    async fn hold(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        match self {
+            Role::Admin | Role::Viewer => Ok(()),
+            Role::Named(name) => role::hold(tx, &[RoleGrant::everywhere(name)]).await,
+        }
     }
 }
 
@@ -95,8 +120,7 @@ impl Store {
 
     /// All admin keys, by name.
     pub async fn admin_key_list(&self) -> Result<Vec<AdminKey>, StoreError> {
-        let rows = self.0.db.rows("SELECT name, role, hash, created_at FROM admin_key ORDER BY name", &[]).await?;
-        rows.iter().map(admin_key).collect()
+        self.0.db.rows(format!("{KEYS} ORDER BY name"), &[]).await?.iter().map(admin_key).collect()
     }
 }
 
@@ -136,11 +160,16 @@ impl Acting<'_> {
     /// Records the hash of an admin key under `name`, in place of the key that had this name.
     pub async fn admin_key_put(self, name: &str, role: Role, hash: &[u8; 32]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
+        role.hold(&mut tx).await?;
         let before = stored_key(&mut tx, name).await?;
-        let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) \
-                   DO UPDATE SET role = excluded.role, hash = excluded.hash, created_at = excluded.created_at";
+        let (table, other) = role.tables();
+        let sql = format!(
+            "INSERT INTO {table} (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) \
+             DO UPDATE SET role = excluded.role, hash = excluded.hash, created_at = excluded.created_at"
+        );
         tx.run(sql, args![name, role.name(), &hash[..], self.store.now()]).await?;
-        let after = Some(key_shown(role));
+        tx.run(format!("DELETE FROM {other} WHERE name = $1"), args![name]).await?;
+        let after = Some(key_shown(&role));
         let replaced = before.map(|before| NewEntry::replaced(audited::ADMIN_KEY, name, before, after.clone()));
         let entry = replaced.or_else(|| NewEntry::of(audited::ADMIN_KEY, name, None, after));
         self.record(&mut tx, entry).await?;
@@ -149,10 +178,15 @@ impl Acting<'_> {
 
     /// As [`Acting::admin_key_put`], but only while there is no key of this name: `false` if there is one.
     pub async fn admin_key_create(self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {
-        let sql = "INSERT INTO admin_key (name, role, hash, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
+        let (table, other) = role.tables();
+        let sql = format!(
+            "INSERT INTO {table} (name, role, hash, created_at) SELECT $1, $2, $3, $4 \
+             WHERE NOT EXISTS (SELECT 1 FROM {other} WHERE name = $1) ON CONFLICT (name) DO NOTHING"
+        );
         let mut tx = self.begin().await?;
+        role.hold(&mut tx).await?;
         let made = tx.run(sql, args![name, role.name(), &hash[..], self.store.now()]).await? > 0;
-        self.key_made(&mut tx, made, name, role).await?;
+        self.key_made(&mut tx, made, name, &role).await?;
         tx.commit().await?;
         Ok(made)
     }
@@ -161,10 +195,13 @@ impl Acting<'_> {
     /// start at once, one is told `true`.
     pub async fn admin_key_put_first(self, name: &str, role: Role, hash: &[u8; 32]) -> Result<bool, StoreError> {
         let mut tx = self.store.0.db.begin_alone().await?;
-        let sql = "INSERT INTO admin_key (name, role, hash, created_at) SELECT $1, $2, $3, $4 \
-                   WHERE NOT EXISTS (SELECT 1 FROM admin_key)";
+        role.hold(&mut tx).await?;
+        let sql = format!(
+            "INSERT INTO {} (name, role, hash, created_at) SELECT $1, $2, $3, $4 WHERE NOT EXISTS ({KEYS})",
+            role.tables().0
+        );
         let first = tx.run(sql, args![name, role.name(), &hash[..], self.store.now()]).await? > 0;
-        self.key_made(&mut tx, first, name, role).await?;
+        self.key_made(&mut tx, first, name, &role).await?;
         tx.commit().await?;
         Ok(first)
     }
@@ -173,8 +210,11 @@ impl Acting<'_> {
     pub async fn admin_key_delete(self, name: &str) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let before = stored_key(&mut tx, name).await?;
-        if tx.run("DELETE FROM admin_key WHERE name = $1", args![name]).await? == 0 {
+        if before.is_none() {
             return Ok(false);
+        }
+        for table in ["admin_key", "role_key"] {
+            tx.run(format!("DELETE FROM {table} WHERE name = $1"), args![name]).await?;
         }
         // A key that is made of that name later is somebody else's.
         self.forget_answers(&mut tx, ActorKind::AdminKey, name).await?;
@@ -183,21 +223,23 @@ impl Acting<'_> {
         Ok(true)
     }
 
-    async fn key_made(self, tx: &mut Tx, made: bool, name: &str, role: Role) -> Result<(), StoreError> {
+    async fn key_made(self, tx: &mut Tx, made: bool, name: &str, role: &Role) -> Result<(), StoreError> {
         let after = made.then(|| key_shown(role));
         self.record(tx, NewEntry::of(audited::ADMIN_KEY, name, None, after)).await
     }
 }
 
 /// What the audit log shows of a key of the Admin API.
-fn key_shown(role: Role) -> Json {
+fn key_shown(role: &Role) -> Json {
     json!({ "role": role.name() })
 }
 
 /// The same of the one of this name.
 async fn stored_key(tx: &mut Tx, name: &str) -> Result<Option<Json>, StoreError> {
-    let row = tx.row("SELECT name, role, hash, created_at FROM admin_key WHERE name = $1", args![name]).await?;
-    Ok(row.as_ref().map(admin_key).transpose()?.map(|key| key_shown(key.role)))
+    let row = tx
+        .row(format!("SELECT name, role, hash, created_at FROM ({KEYS}) AS keys WHERE name = $1"), args![name])
+        .await?;
+    Ok(row.as_ref().map(admin_key).transpose()?.map(|key| key_shown(&key.role)))
 }
 
 /// That a token opens nothing any more from `now` on (Unix seconds).
@@ -218,8 +260,7 @@ fn token(row: &Row) -> Result<Token, StoreError> {
 }
 
 fn admin_key(row: &Row) -> Result<AdminKey, StoreError> {
-    let role = row.text(1)?;
-    let role = Role::from_name(&role).ok_or_else(|| StoreError::corrupt("the role of an admin key"))?;
+    let role = Role::from_name(&row.text(1)?);
     let hash = row.blob(2)?.try_into().map_err(|_| StoreError::corrupt("the hash of an admin key"))?;
     Ok(AdminKey { name: row.text(0)?, role, hash, created_at: row.int(3)? })
 }

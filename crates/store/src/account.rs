@@ -15,7 +15,7 @@ use crate::sql::{Row, Tx, args};
 use crate::store::Store;
 
 pub(crate) const COLUMNS: &str =
-    "SELECT name, grants, must_change, disabled_at, created_at, password_at, issuer, subject FROM account";
+    "SELECT name, grants, must_change, disabled_at, created_at, password_at, issuer, subject, by_hand FROM account";
 
 /// A use of a session is noted once in this part of the time for which it may rest, and once a minute at the most.
 const NOTES_WITHIN_IDLE: u64 = 10;
@@ -38,8 +38,10 @@ pub struct Account {
     pub password_at: u64,
     /// The provider through which its owner logs in, if he does.
     pub issuer: Option<String>,
-    /// What that calls him, once he has.
+    /// What that calls him, once he has, or once somebody has said so.
     pub subject: Option<String>,
+    /// Of [`Account::grants`] those that the provider does not take away; of an account of no provider it says nothing.
+    pub by_hand: Vec<RoleGrant>,
 }
 
 /// A password to record.
@@ -121,7 +123,7 @@ impl Store {
     /// A session that lasts, and when it was used last (Unix seconds).
     async fn session_read(&self, hash: &[u8; 32], limits: SessionLimits) -> Result<Option<(Session, u64)>, StoreError> {
         let sql = "SELECT s.created_at, s.used_at, a.name, a.grants, a.must_change, a.disabled_at, a.created_at, a.password_at, \
-                   a.issuer, a.subject FROM session s JOIN account a ON a.name = s.account WHERE s.hash = $1";
+                   a.issuer, a.subject, a.by_hand FROM session s JOIN account a ON a.name = s.account WHERE s.hash = $1";
         let Some(row) = self.0.db.row(sql, args![&hash[..]]).await? else { return Ok(None) };
         let (now, created_at, used_at, account) = (self.now(), row.int(0)?, row.int(1)?, account(&row, 2)?);
         let (idle, ends_at) = (limits.idle.as_secs(), created_at.saturating_add(limits.max.as_secs()));
@@ -178,9 +180,11 @@ impl Acting<'_> {
         }
         let before = stored(&mut tx, name).await?;
         let AccountUpdate { grants, disabled, password } = update;
-        if let Some(grants) = grants {
+        if let (Some(grants), Some(before)) = (grants, &before) {
             role::hold(&mut tx, grants).await?;
-            tx.run("UPDATE account SET grants = $2 WHERE name = $1", args![name, &grant::written(grants)]).await?;
+            // What the provider gave is its own to take away, also where whoever gives more repeats it.
+            let by_provider = grant::without(&before.grants, &before.by_hand);
+            set_grants(&mut tx, name, grants, &grant::without(grants, &by_provider)).await?;
         }
         if let Some(disabled) = disabled {
             let at = disabled.then_some(now);
@@ -292,6 +296,17 @@ pub(crate) async fn stored(tx: &mut Tx, name: &str) -> Result<Option<Account>, S
     row.as_ref().map(|row| account(row, 0)).transpose()
 }
 
+/// Gives an account these roles, of which those `by_hand` are not the provider's.
+pub(crate) async fn set_grants(
+    tx: &mut Tx,
+    name: &str,
+    grants: &[RoleGrant],
+    by_hand: &[RoleGrant],
+) -> Result<(), StoreError> {
+    let sql = "UPDATE account SET grants = $2, by_hand = $3 WHERE name = $1";
+    tx.run(sql, args![name, &grant::written(grants), &grant::written(by_hand)]).await.map(drop)
+}
+
 /// What the audit log shows of an account.
 pub(crate) fn shown(account: &Account) -> Json {
     let mut shown = json!({
@@ -324,5 +339,6 @@ pub(crate) fn account(row: &Row, first: usize) -> Result<Account, StoreError> {
         password_at: row.int(first + 5)?,
         issuer: row.text_opt(first + 6)?,
         subject: row.text_opt(first + 7)?,
+        by_hand: grant::read(&row.text(first + 8)?)?,
     })
 }

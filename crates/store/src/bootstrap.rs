@@ -126,6 +126,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0021_availability.sql"),
         include_str!("../../../migrations/sqlite/0021_availability.sql"),
     ),
+    (
+        23,
+        "grants by hand",
+        include_str!("../../../migrations/postgres/0023_grants.sql"),
+        include_str!("../../../migrations/sqlite/0023_grants.sql"),
+    ),
 ];
 
 /// The newest migration that this program knows.

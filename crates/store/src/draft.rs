@@ -171,8 +171,7 @@ impl Acting<'_> {
                    message = COALESCE($6, message) WHERE group_id = $1 AND id = $2 AND version = $3";
         let (name, message) = (update.name.as_deref(), update.message.as_deref());
         if tx.run(sql, args![group, id, version, self.store.now(), name, message]).await? == 0 {
-            let found = get(&mut tx, group, id).await?.ok_or_else(|| DraftError::Missing(id.to_owned()))?;
-            return Err(DraftError::Stale { expected: version, current: found.version });
+            return Err(another(&mut tx, group, id, version).await?);
         }
         self.write_draft(&mut tx, group, id, update, limits).await?;
         let updated = get(&mut tx, group, id).await?.ok_or_else(|| DraftError::Missing(id.to_owned()))?;
@@ -181,15 +180,15 @@ impl Acting<'_> {
         Ok(updated)
     }
 
-    /// Discards a draft. `false`: there is none of this id.
-    pub async fn draft_delete(self, group: &str, id: &str) -> Result<bool, StoreError> {
+    /// Discards a draft that is at `version`.
+    pub async fn draft_delete(self, group: &str, id: &str, version: u64) -> Result<(), DraftError> {
         let mut tx = self.begin().await?;
-        if tx.run("DELETE FROM draft WHERE group_id = $1 AND id = $2", args![group, id]).await? == 0 {
-            return Ok(false);
+        let sql = "DELETE FROM draft WHERE group_id = $1 AND id = $2 AND version = $3";
+        if tx.run(sql, args![group, id, version]).await? == 0 {
+            return Err(another(&mut tx, group, id, version).await?);
         }
         self.record(&mut tx, [entry(group, id, AuditAction::Delete, None)]).await?;
-        tx.commit().await?;
-        Ok(true)
+        Ok(tx.commit().await?)
     }
 
     async fn write_draft(
@@ -246,6 +245,14 @@ impl Writing<'_> {
         let gone = self.tx.run(sql, args![self.group, id, version]).await?;
         if gone == 0 { Err(PublishError::StaleDraft(id.to_owned())) } else { Ok(()) }
     }
+}
+
+/// Why there is no draft of this version.
+async fn another(tx: &mut Tx, group: &str, id: &str, version: u64) -> Result<DraftError, StoreError> {
+    Ok(match get(tx, group, id).await? {
+        Some(found) => DraftError::Stale { expected: version, current: found.version },
+        None => DraftError::Missing(id.to_owned()),
+    })
 }
 
 async fn get(tx: &mut Tx, group: &str, id: &str) -> Result<Option<Draft>, StoreError> {

@@ -37,6 +37,20 @@ impl RoleGrant {
     }
 }
 
+/// Grants without the groups of others, role by role.
+pub(crate) fn without(grants: &[RoleGrant], others: &[RoleGrant]) -> Vec<RoleGrant> {
+    let left = grants.iter().map(|RoleGrant { role, groups }| {
+        let has = |group: &String| others.iter().any(|other| other.role == *role && other.groups.contains(group));
+        RoleGrant { role: role.clone(), groups: groups.iter().filter(|group| !has(group)).cloned().collect() }
+    });
+    left.filter(|grant| !grant.groups.is_empty()).collect()
+}
+
+/// Grants, and what others give beyond them.
+pub(crate) fn with(grants: &[RoleGrant], others: &[RoleGrant]) -> Vec<RoleGrant> {
+    [grants, &without(others, grants)].concat()
+}
+
 /// Grants as a column holds them.
 pub(crate) fn written(grants: &[RoleGrant]) -> String {
     serde_json::to_string(grants).expect("texts have a JSON form")
@@ -45,4 +59,22 @@ pub(crate) fn written(grants: &[RoleGrant]) -> String {
 /// Inverse of [`written`].
 pub(crate) fn read(column: &str) -> Result<Vec<RoleGrant>, StoreError> {
     serde_json::from_str(column).map_err(|_| StoreError::corrupt("the roles of an account or a token"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_are_told_apart_group_by_group() {
+        let grant = |role: &str, groups: &[&str]| RoleGrant {
+            role: role.to_owned(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        };
+        let (one, other) = ([grant("dev", &["a", "b"]), grant("ops", &["*"])], [grant("dev", &["b", "c"])]);
+        assert_eq!(without(&one, &other), [grant("dev", &["a"]), grant("ops", &["*"])]);
+        assert_eq!(without(&other, &one), [grant("dev", &["c"])]);
+        assert_eq!(with(&one, &other), [grant("dev", &["a", "b"]), grant("ops", &["*"]), grant("dev", &["c"])]);
+        assert_eq!((without(&one, &one), with(&one, &one)), (Vec::new(), one.to_vec()));
+    }
 }

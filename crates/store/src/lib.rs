@@ -80,7 +80,7 @@ pub use audit::{
     Acting, Actor, ActorKind, Attempt, AuditAction, AuditFilter, AuditOutcome, AuditScope, Entry, Mask, audited, masked,
 };
 pub use availability::{Observation, Span, Watched};
-pub use backup::{copy_sqlite, is_empty, sqlite_file};
+pub use backup::{OUR_TABLES, copy_sqlite, is_empty, is_ours, sqlite_file};
 pub use change::{
     Body, ChangeSet, Delete, Expect, Op, Outcome, Published, Put, Reference, Slot, Source, Target, UniqueKey,
 };

@@ -33,6 +33,8 @@ pub struct Once {
 pub struct Answered {
     /// The status.
     pub status: u16,
+    /// The entity tag of what was written, if it was told.
+    pub etag: Option<String>,
     /// The body; stored sealed, since it may hold what is shown but once.
     pub body: Bytes,
 }
@@ -101,7 +103,8 @@ impl<'a> Acting<'a> {
     pub(crate) async fn keep(self, tx: &mut Tx, answered: &Answered) -> Result<(), StoreError> {
         let Some(Once { key, .. }) = self.once else { return Ok(()) };
         let (kind, id) = (self.actor.kind.name(), &self.actor.id);
-        tx.run(KEEP, args![kind, id, key, u64::from(answered.status), &self.sealed(key, answered)[..]]).await.map(drop)
+        let (status, sealed) = (u64::from(answered.status), self.sealed(key, answered));
+        tx.run(KEEP, args![kind, id, key, status, &sealed[..], answered.etag.as_deref()]).await.map(drop)
     }
 
     /// Keeps what was answered to the write, where that is not kept yet and the write was done.
@@ -109,14 +112,15 @@ impl<'a> Acting<'a> {
         let Some(Once { key, .. }) = self.once else { return Ok(()) };
         let (kind, id) = (self.actor.kind.name(), &self.actor.id);
         let (status, sealed) = (u64::from(answered.status), self.sealed(key, answered));
-        self.store.0.db.run(KEEP, args![kind, id, key, status, &sealed[..]]).await.map(drop)
+        let values = args![kind, id, key, status, &sealed[..], answered.etag.as_deref()];
+        self.store.0.db.run(KEEP, values).await.map(drop)
     }
 
     /// The write of this name, if it was done.
     pub async fn done(self, once: &Once) -> Result<Option<Done>, StoreError> {
         let key = &once.key;
-        let sql =
-            "SELECT request, status, answer FROM idempotency WHERE actor_kind = $1 AND actor_id = $2 AND key = $3";
+        let sql = "SELECT request, status, answer, etag FROM idempotency \
+                   WHERE actor_kind = $1 AND actor_id = $2 AND key = $3";
         let (kind, id) = (self.actor.kind.name(), &self.actor.id);
         let Some(row) = self.store.0.db.row(sql, args![kind, id, key]).await? else { return Ok(None) };
         let unreadable = || StoreError::corrupt("a write that was named");
@@ -124,6 +128,7 @@ impl<'a> Acting<'a> {
         let answered = match (row.int_opt(1)?, row.blob_opt(2)?) {
             (Some(status), Some(sealed)) => Some(Answered {
                 status: u16::try_from(status).map_err(|_| unreadable())?,
+                etag: row.text_opt(3)?,
                 body: self.store.0.sealer.open(&self.context(key), sealed)?,
             }),
             _ => None,
@@ -150,7 +155,7 @@ impl<'a> Acting<'a> {
     }
 }
 
-const KEEP: &str = "UPDATE idempotency SET status = $4, answer = $5 \
+const KEEP: &str = "UPDATE idempotency SET status = $4, answer = $5, etag = $6 \
                     WHERE actor_kind = $1 AND actor_id = $2 AND key = $3 AND status IS NULL";
 
 impl Store {

@@ -1,5 +1,8 @@
 //! Addresses that operators have given, of which it is probed whether they answer.
+//!
+//! What must stay true: what a query says is shown nowhere; it may open something.
 
+use milecastle_model::MASK;
 use serde_json::{Value as Json, json};
 
 use crate::audit::{Acting, NewEntry, audited};
@@ -20,6 +23,18 @@ pub struct Probe {
     pub url: String,
 }
 
+impl Probe {
+    /// [`Probe::url`] as others may see it: without the values of its query.
+    pub fn shown_url(&self) -> String {
+        let Some((address, query)) = self.url.split_once('?') else { return self.url.clone() };
+        let hidden = |argument: &str| match argument.split_once('=') {
+            Some((name, _)) => format!("{name}={MASK}"),
+            None => MASK.to_owned(),
+        };
+        format!("{address}?{}", query.split('&').map(hidden).collect::<Vec<_>>().join("&"))
+    }
+}
+
 impl Store {
     /// All probes, by id.
     pub async fn probe_list(&self) -> Result<Vec<Probe>, StoreError> {
@@ -38,15 +53,19 @@ impl Acting<'_> {
     /// Makes a probe, or replaces the one of its id. `false`, and nothing done: it would be one more than `most`.
     pub async fn probe_put(self, new: &Probe, most: u64) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let before = shown(&mut tx, &new.id).await?;
+        let before = stored(&mut tx, &new.id).await?;
         let sql = "INSERT INTO probe (id, name, url) SELECT $1, $2, $3 \
                    WHERE (SELECT COUNT(*) FROM probe WHERE id <> $1) < $4 \
                    ON CONFLICT (id) DO UPDATE SET name = excluded.name, url = excluded.url";
         if tx.run(sql, args![&new.id, &new.name, &new.url, most]).await? == 0 {
             return Ok(false);
         }
-        let after = shown(&mut tx, &new.id).await?;
-        self.record(&mut tx, NewEntry::of(audited::PROBE, &new.id, before, after)).await?;
+        let mut after = shown(new);
+        if before.as_ref().is_some_and(|before| before.url != new.url && before.shown_url() == new.shown_url()) {
+            after["url"] = format!("{} (changed)", new.shown_url()).into();
+        }
+        let before = before.as_ref().map(shown);
+        self.record(&mut tx, NewEntry::of(audited::PROBE, &new.id, before, Some(after))).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -54,7 +73,7 @@ impl Acting<'_> {
     /// Deletes a probe. `false`: there is none of this id.
     pub async fn probe_delete(self, id: &str) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let before = shown(&mut tx, id).await?;
+        let before = stored(&mut tx, id).await?.as_ref().map(shown);
         let deleted = tx.run("DELETE FROM probe WHERE id = $1", args![id]).await? > 0;
         self.record(&mut tx, NewEntry::of(audited::PROBE, id, before, None)).await?;
         tx.commit().await?;
@@ -62,13 +81,35 @@ impl Acting<'_> {
     }
 }
 
-/// What the audit log shows of a probe.
-async fn shown(tx: &mut Tx, id: &str) -> Result<Option<Json>, StoreError> {
+/// One probe, as the transaction sees it.
+async fn stored(tx: &mut Tx, id: &str) -> Result<Option<Probe>, StoreError> {
     let row = tx.row(format!("{COLUMNS} WHERE id = $1"), args![id]).await?;
-    let probe = row.as_ref().map(probe).transpose()?;
-    Ok(probe.map(|probe| json!({ "name": probe.name, "url": probe.url })))
+    row.as_ref().map(probe).transpose()
+}
+
+/// What the audit log shows of a probe.
+fn shown(probe: &Probe) -> Json {
+    json!({ "name": probe.name, "url": probe.shown_url() })
 }
 
 fn probe(row: &Row) -> Result<Probe, StoreError> {
     Ok(Probe { id: row.text(0)?, name: row.text(1)?, url: row.text(2)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_query_says_is_hidden() {
+        for (url, expected) in [
+            ("http://a.test/readyz", "http://a.test/readyz"),
+            ("tcp://a.test:1", "tcp://a.test:1"),
+            ("http://a.test/?token=t&x", "http://a.test/?token=******&******"),
+            ("http://a.test/?a=b=c?d=e#f", "http://a.test/?a=******"),
+        ] {
+            let probe = Probe { id: String::new(), name: String::new(), url: url.to_owned() };
+            assert_eq!(probe.shown_url(), expected);
+        }
+    }
 }

@@ -2,14 +2,15 @@
 //!
 //! What must stay true:
 //! - An account is somebody's by what the provider calls him (`subject`), never by its name alone: that stands for it only until he
-//!   has logged in for the first time, and only where the account was made for the provider.
+//!   has logged in for the first time, and only where the account was made for the provider and for nobody in particular.
+//! - Roles that the provider gave go with its word; those that were given by hand stay.
 //! - A login comes to its end once, whichever replica is asked.
 
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::account::{Account, COLUMNS, SessionLimits, account, begin_session, login, shown, stored};
+use crate::account::{Account, COLUMNS, SessionLimits, account, begin_session, login, set_grants, shown, stored};
 use crate::audit::{Acting, AuditAction, NewEntry, audited};
 use crate::error::StoreError;
 use crate::grant::{self, RoleGrant};
@@ -28,7 +29,7 @@ pub struct ProviderLogin<'a> {
     pub issuer: &'a str,
     /// What that calls whoever logs in.
     pub subject: &'a str,
-    /// The roles that he has by its word; `None` leaves those of the account.
+    /// The roles that he has by its word, beside those that were given by hand; `None` leaves those of the account.
     pub grants: Option<&'a [RoleGrant]>,
     /// Whether the account is made if there is none.
     pub make: bool,
@@ -53,6 +54,9 @@ pub enum SignedIn {
     Taken,
     /// The account is disabled.
     Disabled,
+    /// He has no role, neither by the provider's word nor by hand: those that he had by the provider's are taken away, where there is an
+    /// account.
+    Roleless,
 }
 
 impl Store {
@@ -65,10 +69,17 @@ impl Store {
 }
 
 impl Acting<'_> {
-    /// Makes an account without a password, for whoever the provider calls so at the first login. `false`: the name is taken.
-    pub async fn account_create_for(self, issuer: &str, name: &str, grants: &[RoleGrant]) -> Result<bool, StoreError> {
+    /// Makes an account without a password, for whoever the provider calls `subject`; without that, for whoever it calls by the account's
+    /// name at the first login. `false`: the name is taken, or somebody has an account already.
+    pub async fn account_create_for(
+        self,
+        issuer: &str,
+        subject: Option<&str>,
+        name: &str,
+        grants: &[RoleGrant],
+    ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        if !self.insert_for(&mut tx, issuer, None, name, grants).await? {
+        if !self.insert_for(&mut tx, (issuer, subject), name, grants, grants).await? {
             return Ok(false);
         }
         let made = stored(&mut tx, name).await?.as_ref().map(shown);
@@ -86,12 +97,20 @@ impl Acting<'_> {
             return Ok(SignedIn::Repeated);
         }
         let mut before = held(&mut tx, name).await?;
-        if before.is_none() && given.make {
-            let made = self.insert_for(&mut tx, issuer, Some(subject), name, grants.unwrap_or_default()).await?;
-            // Somebody may have made it meanwhile.
-            before = if made { None } else { held(&mut tx, name).await? };
-        } else if before.is_none() {
-            return Ok(SignedIn::Unknown);
+        if before.is_none() {
+            if !given.make {
+                return Ok(SignedIn::Unknown);
+            }
+            if grants.is_some_and(<[_]>::is_empty) {
+                return Ok(SignedIn::Roleless);
+            }
+            if !self.insert_for(&mut tx, (issuer, Some(subject)), name, grants.unwrap_or_default(), &[]).await? {
+                // Somebody has made it meanwhile, or another one for him.
+                before = held(&mut tx, name).await?;
+                if before.is_none() {
+                    return Ok(SignedIn::Taken);
+                }
+            }
         }
         if let Some(account) = &before {
             let is_his = account.subject.as_deref().is_none_or(|his| his == subject);
@@ -106,14 +125,20 @@ impl Acting<'_> {
             if tx.run(bind, args![name, subject]).await? == 0 {
                 return Ok(SignedIn::Taken);
             }
-            if let Some(grants) = grants.filter(|grants| **grants != *account.grants) {
-                role::hold(&mut tx, grants).await?;
-                tx.run("UPDATE account SET grants = $2 WHERE name = $1", args![name, &grant::written(grants)]).await?;
+            let grants = grants.map(|grants| grant::with(&account.by_hand, grants));
+            if let Some(grants) = grants.filter(|grants| *grants != account.grants) {
+                role::hold(&mut tx, &grants).await?;
+                set_grants(&mut tx, name, &grants, &account.by_hand).await?;
             }
         }
         let after = stored(&mut tx, name).await?;
+        let is_roleless = after.as_ref().is_none_or(|account| account.grants.is_empty());
         let [before, after] = [before, after].map(|account| account.as_ref().map(shown));
         self.record(&mut tx, NewEntry::of(audited::ACCOUNT, name, before, after)).await?;
+        if is_roleless {
+            tx.commit().await?;
+            return Ok(SignedIn::Roleless);
+        }
         begin_session(&mut tx, &given.session, name, given.address, now, given.limits).await?;
         let by = Some(json!({ "issuer": issuer, "subject": subject }));
         self.record(&mut tx, [NewEntry { after: by, ..login(name, AuditAction::SignIn) }]).await?;
@@ -124,16 +149,16 @@ impl Acting<'_> {
     async fn insert_for(
         self,
         tx: &mut Tx,
-        issuer: &str,
-        subject: Option<&str>,
+        (issuer, subject): (&str, Option<&str>),
         name: &str,
         grants: &[RoleGrant],
+        by_hand: &[RoleGrant],
     ) -> Result<bool, StoreError> {
         role::hold(tx, grants).await?;
-        let sql = "INSERT INTO account (name, password, must_change, grants, created_at, password_at, issuer, subject) \
-                   VALUES ($1, '', $2, $3, $4, $4, $5, $6) ON CONFLICT (name) DO NOTHING";
-        let roles = grant::written(grants);
-        Ok(tx.run(sql, args![name, false, &roles, self.store.now(), issuer, subject]).await? > 0)
+        let sql = "INSERT INTO account (name, password, must_change, grants, created_at, password_at, issuer, subject, by_hand) \
+                   VALUES ($1, '', $2, $3, $4, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+        let [roles, by_hand] = [grants, by_hand].map(grant::written);
+        Ok(tx.run(sql, args![name, false, &roles, self.store.now(), issuer, subject, &by_hand]).await? > 0)
     }
 }
 

@@ -57,6 +57,8 @@ pub enum RoleHolder {
         /// What people call it.
         name: String,
     },
+    /// A key of the Admin API, by its name.
+    Key(String),
 }
 
 impl fmt::Display for RoleHolder {
@@ -64,6 +66,7 @@ impl fmt::Display for RoleHolder {
         match self {
             RoleHolder::Account(name) => write!(f, "account `{name}`"),
             RoleHolder::Token { id, name } => write!(f, "token `{name}` ({id})"),
+            RoleHolder::Key(name) => write!(f, "Admin key `{name}`"),
         }
     }
 }
@@ -171,6 +174,9 @@ async fn holders(tx: &mut Tx, name: &str, now: u64) -> Result<Vec<RoleHolder>, S
         if has(&row.text(2)?)? {
             found.push(RoleHolder::Token { id: row.text(0)?, name: row.text(1)? });
         }
+    }
+    for row in tx.rows("SELECT name FROM role_key WHERE role = $1 ORDER BY name", args![name]).await? {
+        found.push(RoleHolder::Key(row.text(0)?));
     }
     Ok(found)
 }

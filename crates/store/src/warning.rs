@@ -2,6 +2,7 @@
 //!
 //! What must stay true: a line that a node writes again and again is one row; what is kept of a node is bounded.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::error::StoreError;
@@ -51,9 +52,9 @@ pub struct WarningFilter {
 }
 
 impl Store {
-    /// Records what nodes have told of their logs; of nodes that are unknown by now nothing is. Meant to be called with many at a
-    /// time, none of them twice.
-    pub async fn node_warn(&self, warnings: &[NodeWarning]) -> Result<(), StoreError> {
+    /// Records what nodes have told of their logs; of nodes that are unknown by now nothing is. Of each of these nodes the `most` lines
+    /// stay that were written last. Meant to be called with many at a time, none of them twice.
+    pub async fn node_warn(&self, warnings: &[NodeWarning], most: u64) -> Result<(), StoreError> {
         for warnings in warnings.chunks(BATCH) {
             let sql = format!(
                 "INSERT INTO node_warning (group_id, node_id, is_error, target, text, boot, times, in_boot, first_at, last_at) \
@@ -72,6 +73,21 @@ impl Store {
                 values
                     .extend_from_slice(args![group, node, *is_error, target, text, boot, *times, *first_at, *last_at]);
             }
+            self.0.db.run(sql, &values).await?;
+        }
+        let nodes: BTreeSet<_> = warnings.iter().map(|warning| (&warning.group, &warning.node)).collect();
+        let nodes: Vec<_> = nodes.into_iter().collect();
+        for nodes in nodes.chunks(BATCH) {
+            let mut values = args![most].to_vec();
+            values.extend(nodes.iter().flat_map(|(group, node)| args![*group, *node].to_vec()));
+            // Of what others have told nothing is read: lines are found by their nodes, with which their key begins.
+            let sql = format!(
+                "DELETE FROM node_warning WHERE (group_id, node_id, is_error, target, text) IN \
+                 (SELECT group_id, node_id, is_error, target, text FROM (SELECT group_id, node_id, is_error, target, text, \
+                 ROW_NUMBER() OVER (PARTITION BY group_id, node_id ORDER BY last_at DESC, target, text) AS place \
+                 FROM node_warning WHERE (group_id, node_id) IN (VALUES {})) AS placed WHERE place > $1)",
+                tuples(nodes.len(), 2, 2)
+            );
             self.0.db.run(sql, &values).await?;
         }
         Ok(())
@@ -107,19 +123,14 @@ impl Store {
         self.0.db.rows(sql, &values).await?.iter().map(warning).collect()
     }
 
-    /// Forgets lines that were not written for `keep`, and of each node all but the `most` that were written last, as long as the
-    /// term of office lasts; gives how many.
-    pub async fn node_warning_trim(&self, term: Term<'_>, keep: Duration, most: u64) -> Result<u64, StoreError> {
+    /// Forgets lines that were not written for `keep`, as long as the term of office lasts; gives how many.
+    pub async fn node_warning_trim(&self, term: Term<'_>, keep: Duration) -> Result<u64, StoreError> {
         let mut tx = self.0.db.begin_write().await?;
         if !term.lasts(&mut tx, &self.0.db).await? {
             return Ok(0);
         }
         let until = self.now().saturating_sub(keep.as_secs());
-        let sql = "DELETE FROM node_warning WHERE last_at < $1 OR (group_id, node_id, is_error, target, text) IN \
-                   (SELECT group_id, node_id, is_error, target, text FROM (SELECT group_id, node_id, is_error, target, text, \
-                    ROW_NUMBER() OVER (PARTITION BY group_id, node_id ORDER BY last_at DESC, target, text) AS place \
-                    FROM node_warning) AS placed WHERE place > $2)";
-        let forgotten = tx.run(sql, args![until, most]).await?;
+        let forgotten = tx.run("DELETE FROM node_warning WHERE last_at < $1", args![until]).await?;
         tx.commit().await?;
         Ok(forgotten)
     }

@@ -156,6 +156,7 @@ impl AdminApi {
             Err(Stranger::Nameless) => return Err(refusal::stranger("missing apikey")),
             Err(Stranger::Unknown) => return Err(refusal::stranger("wrong apikey")),
             Err(Stranger::ReadsOnly(_)) => return Err(refusal::stranger("invalid method for role viewer")),
+            Err(Stranger::NoRole(why)) => return Err(refusal::no_role(&why)),
             Err(Stranger::Forged) => return Err(refusal::forged()),
             Err(Stranger::Unavailable(error)) => return Err(refusal::unavailable(&error)),
         };

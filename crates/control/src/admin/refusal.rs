@@ -54,6 +54,11 @@ pub(crate) fn forged() -> Box<Reply> {
     Box::new(Reply::error(StatusCode::FORBIDDEN, crate::callers::FORGED))
 }
 
+/// The key has a role that is not there.
+pub(crate) fn no_role(why: &str) -> Box<Reply> {
+    Box::new(Reply::error(StatusCode::FORBIDDEN, why))
+}
+
 /// Whoever asks may not.
 pub(crate) fn not_allowed(refused: &Refused) -> Reply {
     Reply::error(StatusCode::FORBIDDEN, refused.to_string())

@@ -98,14 +98,14 @@ impl Reply {
 
     /// What was answered to a write at first.
     pub(crate) fn again(answered: Answered) -> Self {
-        let Answered { status, body } = answered;
+        let Answered { status, body, .. } = answered;
         let status = StatusCode::from_u16(status).expect("a status was kept");
         Self { replayed: true, ..Self::new(status, JSON, body) }
     }
 
     /// What is kept of it for the same write.
     pub(crate) fn answered(&self) -> Answered {
-        Answered { status: self.status.as_u16(), body: self.body.clone() }
+        Answered { status: self.status.as_u16(), etag: None, body: self.body.clone() }
     }
 
     /// No body, as text: `OPTIONS`.

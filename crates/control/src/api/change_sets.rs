@@ -79,8 +79,8 @@ impl Asked {
     }
 }
 
-/// Plans a change set of what the group is, and publishes it unless only that was asked for. Where no revision of the group was
-/// named, it is planned anew as long as others write meanwhile.
+/// Plans a change set of what the group is, and publishes it unless only that was asked for. It is planned anew as long as others write
+/// meanwhile and the group is still what was expected.
 pub(super) async fn run<F: Future<Output = Result<Plan, Failure>>>(
     api: &Api,
     who: &Caller,
@@ -94,7 +94,7 @@ pub(super) async fn run<F: Future<Output = Result<Plan, Failure>>>(
     for _ in 0..ATTEMPTS {
         let base = group.current().await?;
         let current = base.revision();
-        if let Some(expected) = asked.expected.number().filter(|expected| *expected != current) {
+        if let Some(expected) = asked.expected.unmet(current) {
             return Err(Refused::Stale { expected, current }.into());
         }
         let mut plan = plan(base).await?;
@@ -109,7 +109,8 @@ pub(super) async fn run<F: Future<Output = Result<Plan, Failure>>>(
         };
         match done {
             Ok(published) => return told(api, group, asked, plan, published).await,
-            Err(Refused::Stale { .. }) if asked.expected.number().is_none() => {}
+            // Whether it is what was expected, the next round looks.
+            Err(Refused::Stale { .. }) => {}
             Err(refused) => return Err(refused.into()),
         }
     }

@@ -151,39 +151,45 @@ pub(super) async fn update(
 ) -> Outcome {
     let GivenUpdate { name, message, edits } = api.large_body(body).await?;
     fit(&draft, name.as_deref(), message.as_deref())?;
-    let expected = Expected::of(&headers, "the `version` of the draft, as its ETag has it")?.number();
+    let expected = of_a_draft(&headers)?;
     let group = api.state.find(&id).await?;
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let (stored, changes) = found(&api, &id, &draft).await?;
+        let (stored, changes) = wanted(&api, &id, &draft, &expected).await?;
         let changes = changes.into_iter().map(|change| (change.key.clone(), change)).collect();
         let base = group.current().await?;
         let DraftUpdate { put, leave, .. } = edited(&base, &changes, edits.clone())?;
         let update = DraftUpdate { name: name.clone(), message: message.clone(), put, leave };
         may_write(&who, &id, update.put.iter().map(|change| &change.key).chain(&update.leave))?;
-        let at = expected.unwrap_or(stored.version);
-        match api.by(&who).draft_update(&id, &draft, at, &update, api.draft_limits).await {
+        match api.by(&who).draft_update(&id, &draft, stored.version, &update, api.draft_limits).await {
             Ok(updated) => return Ok(tagged(answer(StatusCode::OK, &shown(&updated)), updated.version)),
-            Err(DraftError::Stale { .. }) if expected.is_none() && attempts < ATTEMPTS => {}
+            Err(DraftError::Stale { .. }) if attempts < ATTEMPTS => {}
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-pub(super) const DISCARD: Doc = Doc::done("Discards a draft.");
+pub(super) const DISCARD: Doc = Doc::done("Discards a draft.").refuses(&[412]);
 
-/// `DELETE /api/gateway_groups/{group}/drafts/{draft}`.
+/// `DELETE /api/gateway_groups/{group}/drafts/{draft}`. With `If-Match` only if it is still of that version.
 pub(super) async fn discard(
     Shared(api): Site,
     Extension(who): Who,
     Path((group, draft)): Path<(String, String)>,
+    headers: HeaderMap,
 ) -> Outcome {
-    let (_, changes) = found(&api, &group, &draft).await?;
-    may_write(&who, &group, changes.iter().map(|change| &change.key))?;
-    match api.by(&who).draft_delete(&group, &draft).await? {
-        true => Ok(done()),
-        false => Err(DraftError::Missing(draft).into()),
+    let expected = of_a_draft(&headers)?;
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let (stored, changes) = wanted(&api, &group, &draft, &expected).await?;
+        may_write(&who, &group, changes.iter().map(|change| &change.key))?;
+        match api.by(&who).draft_delete(&group, &draft, stored.version).await {
+            Ok(()) => return Ok(done()),
+            Err(DraftError::Stale { .. }) if attempts < ATTEMPTS => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -317,6 +323,19 @@ fn may_write<'a>(who: &Caller, group: &str, keys: impl Iterator<Item = &'a Key>)
 async fn found(api: &Api, group: &str, id: &str) -> Result<(Draft, Vec<DraftChange>), Failure> {
     let found = api.store().draft_get(group, id).await?;
     found.ok_or_else(|| DraftError::Missing(id.to_owned()).into())
+}
+
+/// A draft that is of the version that is expected.
+async fn wanted(api: &Api, group: &str, id: &str, expected: &Expected) -> Result<(Draft, Vec<DraftChange>), Failure> {
+    let (draft, changes) = found(api, group, id).await?;
+    match expected.unmet(draft.version) {
+        Some(expected) => Err(DraftError::Stale { expected, current: draft.version }.into()),
+        None => Ok((draft, changes)),
+    }
+}
+
+fn of_a_draft(headers: &HeaderMap) -> Result<Expected, Failure> {
+    Expected::of(headers, "the `version` of the draft, as its ETag has it")
 }
 
 fn shown(draft: &Draft) -> Value {

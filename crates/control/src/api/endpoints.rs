@@ -30,9 +30,10 @@ const SESSION_PATH: &str = "/session";
 /// Where one learns how one may log in.
 const METHODS_PATH: &str = "/session/methods";
 
-/// Where a login through a provider begins, and where it ends.
+/// Where a login through a provider begins, where it ends, and where browsers go to be logged out there too.
 const OIDC_PATH: &str = "/session/oidc";
 const CALLBACK_PATH: &str = "/session/oidc/callback";
+const LEAVE_PATH: &str = "/session/oidc/logout";
 
 /// Where the version is.
 const VERSION_PATH: &str = "/version";
@@ -251,6 +252,7 @@ fn table() -> Vec<Endpoint> {
         own(Method::GET, METHODS_PATH, Takes::Nothing, axum::routing::get(oidc::methods), oidc::METHODS),
         own(Method::GET, OIDC_PATH, Takes::Nothing, axum::routing::get(oidc::begin), oidc::BEGIN),
         own(Method::GET, CALLBACK_PATH, Takes::Nothing, axum::routing::get(oidc::finish), oidc::FINISH),
+        own(Method::GET, LEAVE_PATH, Takes::Nothing, axum::routing::get(oidc::leave), oidc::LEAVE),
         own(Method::GET, SESSION_PATH, Takes::Known, axum::routing::get(session::show), session::SHOW),
         own(Method::DELETE, SESSION_PATH, Takes::Known, axum::routing::delete(session::logout), session::LOGOUT),
         own(

@@ -1,67 +1,131 @@
-//! The header `If-Match`: what must still be there for a write to be done.
+//! The header `If-Match` (RFC 9110, §13.1.1): what must still be there for a write to be done.
 
 use http::{HeaderMap, header};
 
 use super::Failure;
 
-/// Its form: a number of at most 15 digits, in quotes as entity tags are or without, or `*`.
-pub(crate) const FORM: &str = r#"^("[0-9]{1,15}"|[0-9]{1,15}|\*)$"#;
+/// Its form: entity tags, or `*`. A number of at most 15 digits may stand for its tag, without the quotes.
+pub(crate) const FORM: &str = r#"^(\*|((W/)?"[!#-~]*"|[0-9]{1,15})([ \t]*,[ \t]*((W/)?"[!#-~]*"|[0-9]{1,15}))*)$"#;
 const DIGITS: usize = 15;
 
 /// What must be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Expected {
     /// Nothing is said of it.
     Unsaid,
     /// Whatever is there.
     Any,
-    /// This revision of a group, or this version of a draft.
-    Number(u64),
+    /// One of these: revisions of a group, or versions of something. Tags that are of nothing here are not among them.
+    OneOf(Vec<u64>),
 }
 
 impl Expected {
-    /// What the headers of a request say; `what` is named where they say something else.
+    /// What the headers of a request say, in however many lines; `what` is named where they say something else.
     pub(super) fn of(headers: &HeaderMap, what: &str) -> Result<Self, Failure> {
-        let Some(value) = headers.get(header::IF_MATCH) else { return Ok(Self::Unsaid) };
-        let text = value.to_str().unwrap_or_default().trim();
-        if text == "*" {
+        let unfit = || Failure::bad("invalid_argument", format!("If-Match: expected {what}, several of them, or *"));
+        let mut lines = headers.get_all(header::IF_MATCH).iter().peekable();
+        if lines.peek().is_none() {
+            return Ok(Self::Unsaid);
+        }
+        let lines = lines.map(|line| line.to_str().map_err(|_| unfit()));
+        let text = lines.collect::<Result<Vec<_>, _>>()?.join(",");
+        if text.trim() == "*" {
             return Ok(Self::Any);
         }
-        let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-        let number = quoted.unwrap_or(text);
-        let is_number = number.len() <= DIGITS && number.bytes().all(|byte| byte.is_ascii_digit());
-        let number = number.parse::<u64>().ok().filter(|_| is_number);
-        number
-            .map(Self::Number)
-            .ok_or_else(|| Failure::bad("invalid_argument", format!("If-Match: expected {what}, or *")))
+        let tags = tags(&text).filter(|tags| !tags.is_empty()).ok_or_else(unfit)?;
+        Ok(Self::OneOf(tags.into_iter().flatten().collect()))
     }
 
-    /// The number, where there is one.
-    pub(super) fn number(self) -> Option<u64> {
+    /// What was expected where that is not what is there: of several the last one, 0 where none is of anything here.
+    pub(super) fn unmet(&self, current: u64) -> Option<u64> {
         match self {
-            Self::Number(number) => Some(number),
-            Self::Unsaid | Self::Any => None,
+            Self::OneOf(numbers) if !numbers.contains(&current) => Some(numbers.last().copied().unwrap_or_default()),
+            Self::Unsaid | Self::Any | Self::OneOf(_) => None,
         }
     }
+}
+
+/// The numbers of a list of entity tags, `None` for each that has none or is weak, which matches nothing here; `None` for what is no such
+/// list.
+fn tags(text: &str) -> Option<Vec<Option<u64>>> {
+    let (mut tags, mut rest) = (Vec::new(), text);
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        if rest.is_empty() {
+            return Some(tags);
+        }
+        let strong = rest.strip_prefix("W/").unwrap_or(rest);
+        let (tag, after) = match strong.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"').filter(|(tag, _)| !tag.contains([' ', '\t']))?,
+            None => {
+                let (number, after) = rest.split_at(rest.find([' ', '\t', ',']).unwrap_or(rest.len()));
+                number_of(number)?;
+                (number, after)
+            }
+        };
+        tags.push(number_of(tag).filter(|_| strong.len() == rest.len()));
+        rest = after.trim_start_matches([' ', '\t']);
+        if !rest.is_empty() && !rest.starts_with(',') {
+            return None;
+        }
+    }
+}
+
+fn number_of(tag: &str) -> Option<u64> {
+    let is_number = (1..=DIGITS).contains(&tag.len()) && tag.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| tag.parse().ok())?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn numbers_with_quotes_and_without_and_a_star() {
-        let check = |text: &'static str, expected: Option<Expected>| {
-            let headers = HeaderMap::from_iter([(header::IF_MATCH, text.parse().unwrap())]);
-            assert_eq!(Expected::of(&headers, "a number").ok(), expected, "{text}");
-        };
-        check("*", Some(Expected::Any));
-        check("\"7\"", Some(Expected::Number(7)));
-        check("7", Some(Expected::Number(7)));
-        check("999999999999999", Some(Expected::Number(999_999_999_999_999)));
-        for none in ["", "\"", "\"\"", "\"7", "7\"", "\"*\"", "+7", "-7", "W/\"7\"", "7, 8", "1000000000000000"] {
-            check(none, None);
+    fn of(lines: &[&'static str]) -> Option<Expected> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::IF_MATCH, http::HeaderValue::from_static(line));
         }
-        assert_eq!(Expected::of(&HeaderMap::new(), "a number").unwrap(), Expected::Unsaid);
+        Expected::of(&headers, "a number").ok()
+    }
+
+    #[test]
+    fn tags_are_listed_in_any_number_of_lines() {
+        let check = |lines: &[&'static str], expected: Option<&[u64]>| {
+            assert_eq!(of(lines), expected.map(|numbers| Expected::OneOf(numbers.to_vec())), "{lines:?}");
+        };
+        assert_eq!((of(&[]), of(&["*"])), (Some(Expected::Unsaid), Some(Expected::Any)));
+        check(&["\"7\""], Some(&[7]));
+        check(&["7"], Some(&[7]));
+        check(&["999999999999999"], Some(&[999_999_999_999_999]));
+        check(&["\"7\", \"8\"", "\"9\""], Some(&[7, 8, 9]));
+        check(&[" ,\"7\" ,, \"8\","], Some(&[7, 8]));
+        // Of nothing here, or weak, which is never as strong as it has to be.
+        check(&["\"\""], Some(&[]));
+        check(&["\"a,b\",W/\"7\",\"1000000000000000\""], Some(&[]));
+        for none in [
+            "",
+            ",",
+            "\"",
+            "\"7",
+            "7\"",
+            "+7",
+            "-7",
+            "w/\"7\"",
+            "7 8",
+            "\"7\"\"8\"",
+            "\"a b\"",
+            "*, \"7\"",
+            "1000000000000000",
+        ] {
+            check(&[none], None);
+        }
+        check(&["*", "\"7\""], None);
+    }
+
+    #[test]
+    fn what_is_there_is_one_of_what_was_expected() {
+        let one = Expected::OneOf(vec![7, 8]);
+        assert_eq!([7, 8, 9].map(|current| one.unmet(current)), [None, None, Some(8)]);
+        assert_eq!((Expected::OneOf(Vec::new()).unmet(0), Expected::Any.unmet(0)), (Some(0), None));
     }
 }

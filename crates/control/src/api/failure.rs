@@ -75,6 +75,11 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, code, message)
     }
 
+    /// Whether it says nothing of who asked: something that is needed does not answer, or is broken.
+    pub(super) fn is_ours(&self) -> bool {
+        self.status.is_server_error()
+    }
+
     /// Names the member of the body that is at fault.
     pub(super) fn at(self, path: &str) -> Self {
         self.with("path", path)

@@ -175,6 +175,7 @@ async fn principal(api: &Api, peer: std::net::IpAddr, head: &http::request::Part
             "wrong_key",
             "this is none of the Admin keys, and no token that is good",
         ),
+        Stranger::NoRole(why) => Failure::new(StatusCode::FORBIDDEN, "no_role", why),
         Stranger::Forged => Failure::new(StatusCode::FORBIDDEN, "forged_request", FORGED),
         Stranger::ReadsOnly(name) => {
             Failure::new(StatusCode::FORBIDDEN, "read_only_key", format!("the key `{name}` may read only"))

@@ -2,8 +2,9 @@
 //!
 //! What must stay true:
 //! - A login ends in the browser in which it began, once, and in time: what that has to bring is a cookie of its own, which no script
-//!   reads and no other site's request but a navigation carries.
+//!   reads, no other site's request but a navigation carries, and where there is TLS nobody else can have set.
 //! - Whoever is let in has an account here; what the provider calls him says which.
+//! - What the provider or the database does not answer is nobody's failed login.
 
 use std::net::IpAddr;
 
@@ -24,8 +25,10 @@ use crate::listen::Peer;
 use crate::oidc::{Attempt, CALLBACK, OidcError, Person, Provider, Returned, word};
 use crate::openapi::{Doc, Param};
 
-/// Name of the cookie that a browser carries from the beginning of a login to its end.
+/// Name of the cookie that a browser carries from the beginning of a login to its end. Over TLS with the prefix with which browsers take
+/// it from this host alone, by TLS and for all of it (RFC 6265bis, §4.1.3.2): no neighbour and nobody on the way plants one.
 const TICKET: &str = "milecastle_login";
+const HOST_TICKET: &str = "__Host-milecastle_login";
 
 /// Of a navigation that another site has begun it is sent along: the provider's sending back is one.
 const LAX: &str = "Lax";
@@ -56,8 +59,19 @@ pub(super) async fn begin(Shared(api): Site) -> Outcome {
     let provider = configured(&api)?;
     let (location, attempt) = provider.begin(api.store().now()).await.map_err(|error| failed(&error))?;
     let ticket = api.tickets.seal(api.store(), &attempt).await?;
-    let pair = format!("{TICKET}={ticket}; Max-Age={}", provider.patience().as_secs());
-    Ok(with_cookie(led(&location)?, &Cookie { pair: &pair, path: CALLBACK, same_site: LAX }, is_encrypted(provider)))
+    Ok(with_ticket(led(&location)?, provider, &ticket, provider.patience().as_secs()))
+}
+
+pub(super) const LEAVE: Doc = Doc::leads(
+    "Leads to where the provider of OpenID Connect logs its user out, after the session here has ended; home, where it does not say where.",
+)
+.refuses(&[404]);
+
+/// `GET /api/session/oidc/logout`: for browsers, once `DELETE /api/session` has been answered.
+pub(super) async fn leave(Shared(api): Site) -> Outcome {
+    let provider = configured(&api)?;
+    let location = provider.leave().await.map_err(|error| failed(&error))?;
+    led(&location.unwrap_or_else(|| home(provider)))
 }
 
 pub(super) const FINISH: Doc =
@@ -82,15 +96,28 @@ pub(super) async fn finish(
     let response = match asked.finished(&query_of(&uri)).await {
         Ok(response) => response,
         Err(failure) => {
-            // Who it was is not known, or he has no account.
-            let actor = api.callers.actor(ActorKind::Anonymous, "unknown", peer, &headers);
-            api.callers.refusals.of_login(actor);
+            if !failure.is_ours() {
+                // Who it was is not known, or he has no account.
+                let actor = api.callers.actor(ActorKind::Anonymous, "unknown", peer, &headers);
+                api.callers.refusals.of_login(actor);
+            }
             failure.into_response()
         }
     };
     // Whatever became of it, it is over.
-    let pair = format!("{TICKET}=; Max-Age=0");
-    Ok(with_cookie(response, &Cookie { pair: &pair, path: CALLBACK, same_site: LAX }, is_encrypted(provider)))
+    Ok(with_ticket(response, provider, "", 0))
+}
+
+/// Sets the cookie of a login for so many seconds.
+fn with_ticket(response: Response, provider: &Provider, ticket: &str, seconds: u64) -> Response {
+    let encrypted = is_encrypted(provider);
+    let path = if encrypted { "/" } else { CALLBACK };
+    let pair = format!("{}={ticket}; Max-Age={seconds}", ticket_of(provider));
+    with_cookie(response, &Cookie { pair: &pair, path, same_site: LAX }, encrypted)
+}
+
+fn ticket_of(provider: &Provider) -> &'static str {
+    if is_encrypted(provider) { HOST_TICKET } else { TICKET }
 }
 
 /// A browser that was sent back.
@@ -116,15 +143,18 @@ impl Asked<'_> {
         if let Some(wait) = api.store().login_attempt(&subjects).await? {
             return Err(too_many(wait));
         }
-        let person = provider.finish(&attempt, &returned, api.store().now()).await.map_err(|error| failed(&error))?;
-        api.store().login_succeeded(&subjects).await?;
+        let known = provider.finish(&attempt, &returned, api.store().now()).await;
+        if matches!(known, Ok(_) | Err(OidcError::Away { .. })) {
+            api.store().login_succeeded(&subjects).await?;
+        }
+        let person = known.map_err(|error| failed(&error))?;
         self.let_in(&attempt, &person, &address).await
     }
 
     /// The login that this browser has begun, if it is the one that it is sent back with, and not begun too long ago.
     async fn attempt(&self, query: &Query) -> Result<Option<Attempt>, StoreError> {
         let (api, state) = (self.api, query.get("state").unwrap_or_default());
-        let Some(ticket) = access::cookie(self.headers, TICKET) else { return Ok(None) };
+        let Some(ticket) = access::cookie(self.headers, ticket_of(self.provider)) else { return Ok(None) };
         let attempt = api.tickets.open(api.store(), &ticket).await?;
         let over = |attempt: &Attempt| attempt.began.saturating_add(self.provider.patience().as_secs());
         Ok(attempt.filter(|attempt| {
@@ -154,9 +184,6 @@ impl Asked<'_> {
             Some(grants) => Some(self.existing(grants).await?),
             None => None,
         };
-        if grants.as_ref().is_some_and(Vec::is_empty) {
-            return Err(stranger("oidc.roles gives no role for any value of oidc.groups_claim"));
-        }
         let text = callers::mint_session();
         let login = ProviderLogin {
             hash: callers::hash_of(&attempt.state),
@@ -179,12 +206,14 @@ impl Asked<'_> {
         match signed_in {
             SignedIn::Done => {
                 tracing::info!(account = name, address, issuer, subject, "logged in");
-                let home = format!("{}/", provider.public_url());
-                Ok(with_session(led(&home)?, &text, is_encrypted(provider)))
+                Ok(with_session(led(&home(provider))?, &text, is_encrypted(provider)))
             }
             SignedIn::Repeated => Err(another()),
             SignedIn::Unknown => Err(stranger(&format!("there is no account `{name}` (oidc.create_accounts)"))),
             SignedIn::Taken => Err(stranger(&format!("the account `{name}` is another one's, or has a password"))),
+            SignedIn::Roleless => Err(stranger(
+                "oidc.roles gives no role for any value of oidc.groups_claim, and the account has none by hand",
+            )),
             SignedIn::Disabled => Err(stranger(&format!("the account `{name}` is disabled"))),
         }
     }
@@ -220,6 +249,11 @@ fn configured(api: &Api) -> Result<&Provider, Failure> {
     })
 }
 
+/// Where the dashboard begins.
+fn home(provider: &Provider) -> String {
+    format!("{}/", provider.public_url())
+}
+
 /// Whether browsers speak TLS with the dashboard, or with what stands before it.
 fn is_encrypted(provider: &Provider) -> bool {
     provider.public_url().starts_with("https://")
@@ -249,7 +283,7 @@ fn failed(error: &OidcError) -> Failure {
             let message = "the provider of OpenID Connect gives no answer: try again";
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, "provider_unavailable", message).after(retry.as_secs().max(1))
         }
-        OidcError::Redeem(_) | OidcError::Issuer | OidcError::Token(_) => {
+        OidcError::Redeem(_) | OidcError::Issuer | OidcError::Token(_) | OidcError::Userinfo(_) => {
             let message =
                 "what the provider says of this login does not count: begin again; the log of the dashboard says why";
             Failure::new(StatusCode::UNAUTHORIZED, "wrong_login", message)

@@ -3,13 +3,14 @@
 use axum::body::Body;
 use axum::extract::{Extension, Path, State as Shared};
 use http::StatusCode;
+use milecastle_model::MASK;
 use milecastle_store::Probe;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::groups::done;
 use super::links::is_id;
-use super::{Failure, List, Outcome, Site, Who, json};
+use super::{Api, Failure, List, Outcome, Site, Who, json};
 use crate::availability::target;
 use crate::openapi::Doc;
 
@@ -39,11 +40,14 @@ struct Given {
 struct Shown {
     id: String,
     name: String,
+    /// Without the values of its query.
     url: String,
 }
 
 impl From<Probe> for Shown {
-    fn from(Probe { id, name, url }: Probe) -> Self {
+    fn from(probe: Probe) -> Self {
+        let url = probe.shown_url();
+        let Probe { id, name, .. } = probe;
         Self { id, name, url }
     }
 }
@@ -84,6 +88,7 @@ pub(super) async fn put(Shared(api): Site, Extension(who): Who, Path(id): Path<S
     if let Err(expected) = target(&url) {
         return Err(Failure::bad("invalid_body", format!("url: {expected}")).at("/url"));
     }
+    let url = unmasked(&api, &id, url).await?;
     let name = if name.is_empty() { id.clone() } else { name };
     let probe = Probe { id, name, url };
     if !api.by(&who).probe_put(&probe, api.most_probes).await? {
@@ -99,6 +104,16 @@ pub(super) const DELETE: Doc = Doc::done("Ends probing an address.");
 /// `DELETE /api/probes/{probe}`.
 pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(id): Path<String>) -> Outcome {
     if api.by(&who).probe_delete(&id).await? { Ok(done()) } else { Err(missing(&id)) }
+}
+
+/// The address that is meant: one as it is shown stands for the one that is stored.
+async fn unmasked(api: &Api, id: &str, url: String) -> Result<String, Failure> {
+    if !url.split_once('?').is_some_and(|(_, query)| query.contains(MASK)) {
+        return Ok(url);
+    }
+    let stored = api.store().probe_get(id).await?.filter(|probe| probe.shown_url() == url);
+    let message = format!("url: `{MASK}` stands for what is stored only in the whole of it: write its query anew");
+    stored.map(|probe| probe.url).ok_or_else(|| Failure::bad("invalid_body", message).at("/url"))
 }
 
 fn missing(id: &str) -> Failure {

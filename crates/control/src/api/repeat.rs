@@ -36,19 +36,22 @@ pub(super) async fn once(api: &Api, who: &Caller, request: Request, next: Next) 
             return Ok(replayed(answered));
         }
     }
-    once::keep(api.by(who), &once, Answered { status: head.status.as_u16(), body: body.clone() }).await;
+    let etag = head.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+    once::keep(api.by(who), &once, Answered { status: head.status.as_u16(), etag, body: body.clone() }).await;
     Ok(Response::from_parts(head, Body::from(body)))
 }
 
 /// The answer that was given at first.
 fn replayed(answered: Answered) -> Response {
-    let Answered { status, body } = answered;
+    let Answered { status, etag, body } = answered;
     let status = StatusCode::from_u16(status).expect("a status was kept");
     let json = (!body.is_empty()).then_some([(header::CONTENT_TYPE, "application/json")]);
     let mut response = match json {
         Some(json) => (status, json, body).into_response(),
         None => status.into_response(),
     };
+    let tag = etag.and_then(|tag| HeaderValue::try_from(tag).ok());
+    response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
     response.headers_mut().insert(once::REPLAYED, HeaderValue::from_static("true"));
     response
 }

@@ -215,7 +215,7 @@ pub(super) async fn delete(
 /// A role that `who` may change: a made one, of the version that he wants, that allows nothing which he may not do. Not one that he
 /// has himself, so that there is always an administrator left.
 async fn changeable(api: &Api, who: &Caller, name: &str, headers: &HeaderMap) -> Result<CustomRole, Failure> {
-    let wanted = Expected::of(headers, "the `version` of the role, as its ETag has it")?.number();
+    let wanted = Expected::of(headers, "the `version` of the role, as its ETag has it")?;
     if Role::find(name).is_some() {
         let message = format!("`{name}` is built in and stays as it is: make a role of your own");
         return Err(Failure::conflict("built_in_role", message));
@@ -226,11 +226,9 @@ async fn changeable(api: &Api, who: &Caller, name: &str, headers: &HeaderMap) ->
         let message = format!("you have the role `{name}` yourself: have another administrator change it");
         return Err(Failure::conflict("own_role", message));
     }
-    match wanted {
-        Some(expected) if expected != stored.version => {
-            Err(RoleError::Stale { expected, current: stored.version }.into())
-        }
-        _ => Ok(stored),
+    match wanted.unmet(stored.version) {
+        Some(expected) => Err(RoleError::Stale { expected, current: stored.version }.into()),
+        None => Ok(stored),
     }
 }
 

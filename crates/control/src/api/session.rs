@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::groups::done;
 use super::{Api, Failure, Outcome, Site, Who, json};
-use crate::callers::{self, SESSION};
+use crate::callers::{self, HOST_SESSION, SESSION};
 use crate::listen::{Encrypted, Peer};
 use crate::openapi::Doc;
 use crate::passwords::check_password;
@@ -131,8 +131,7 @@ pub(super) async fn logout(
     headers: HeaderMap,
 ) -> Outcome {
     api.by(&who).session_delete(&login_of(&who)?.hash).await?;
-    let over = Cookie { pair: &format!("{SESSION}=; Max-Age=0"), ..Cookie::default() };
-    Ok(with_cookie(done(), &over, is_encrypted(encrypted, &headers)))
+    Ok(with_session(done(), "; Max-Age=0", is_encrypted(encrypted, &headers)))
 }
 
 pub(super) const CHANGE_PASSWORD: Doc =
@@ -240,7 +239,8 @@ impl Default for Cookie<'_> {
 
 /// Sets the cookie of a session.
 pub(super) fn with_session(response: Response, text: &str, encrypted: bool) -> Response {
-    with_cookie(response, &Cookie { pair: &format!("{SESSION}={text}"), ..Cookie::default() }, encrypted)
+    let name = if encrypted { HOST_SESSION } else { SESSION };
+    with_cookie(response, &Cookie { pair: &format!("{name}={text}"), ..Cookie::default() }, encrypted)
 }
 
 /// Sets a cookie beside others, for encrypted connections only where this is one.

@@ -40,7 +40,7 @@ const NAMED: usize = 3;
 struct Asked {
     force: bool,
     /// The revision that the settings must have; 0 where there are none yet.
-    expected: Option<u64>,
+    expected: Expected,
     wait: Option<Duration>,
     who: Arc<Caller>,
 }
@@ -136,7 +136,7 @@ pub(super) async fn patch(
 
 fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: &Arc<Caller>) -> Result<Asked, Failure> {
     let query = query_of(uri);
-    let expected = Expected::of(headers, "the `revision` of the settings, as their ETag has it")?.number();
+    let expected = Expected::of(headers, "the `revision` of the settings, as their ETag has it")?;
     let wait = query.get("wait").map(|_| api.wait(&query)).transpose()?;
     Ok(Asked { force: flag(&query, "force")?, expected, wait, who: who.clone() })
 }
@@ -190,7 +190,7 @@ async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value
 /// Refuses if the settings are not those that the request expects.
 fn check_expected(asked: &Asked, image: &Image) -> Result<(), Failure> {
     let current = revision(image);
-    match asked.expected.filter(|expected| *expected != current) {
+    match asked.expected.unmet(current) {
         None => Ok(()),
         Some(expected) => {
             let message = format!("the settings are of revision {current}, not {expected}: read them again");

@@ -12,12 +12,16 @@ use super::groups::done;
 use super::roles::{granted, may_give};
 use super::{Api, Failure, List, Outcome, Site, Who, json};
 use crate::callers::Caller;
+use crate::oidc::Provider;
 use crate::openapi::Doc;
 use crate::passwords::{check_password, generate_password};
 use crate::rights::{Principal, PrincipalKind};
 
 /// Longest name, in bytes.
 const LONGEST: usize = 64;
+
+/// Longest subject, in characters (OpenID Connect Core 1.0, §2).
+const LONGEST_SUBJECT: usize = 255;
 
 /// What is given to make one.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -29,11 +33,14 @@ struct New {
     /// Without it, one is made and shown.
     #[schemars(with = "Option<String>")]
     password: Option<Secret<String>>,
-    #[schemars(length(min = 1))]
+    /// At least one, but for an account of a provider that gives roles itself (`oidc.roles`).
     roles: Vec<RoleGrant>,
-    /// Whether its owner logs in through the provider of OpenID Connect, as whom that calls so at the first login; then it has no
-    /// password.
+    /// Whether its owner logs in through the provider of OpenID Connect; then it has no password.
     provider: bool,
+    /// What the provider calls its owner (`sub`); without it, the first who logs in with the account's name as `oidc.account_claim` is its
+    /// owner.
+    #[schemars(length(min = 1, max = LONGEST_SUBJECT))]
+    subject: Option<String>,
 }
 
 /// What is given to change one.
@@ -62,6 +69,9 @@ struct Shown {
     /// The provider through which its owner logs in, and what that calls him once he has.
     issuer: Option<String>,
     subject: Option<String>,
+    /// Of an account of the provider, those of its roles that were given by hand, which no login takes away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    roles_by_hand: Option<Vec<RoleGrant>>,
     /// One that was made, shown this once.
     #[serde(skip_serializing_if = "Option::is_none")]
     password: Option<String>,
@@ -70,9 +80,20 @@ struct Shown {
 impl From<Account> for Shown {
     fn from(account: Account) -> Self {
         let Account { name, grants: roles, must_change: must_change_password, disabled_at, .. } = account;
-        let Account { created_at, password_at, issuer, subject, .. } = account;
-        let password = None;
-        Self { name, roles, must_change_password, disabled_at, created_at, password_at, issuer, subject, password }
+        let Account { created_at, password_at, issuer, subject, by_hand, .. } = account;
+        let (roles_by_hand, password) = (issuer.is_some().then_some(by_hand), None);
+        Self {
+            name,
+            roles,
+            must_change_password,
+            disabled_at,
+            created_at,
+            password_at,
+            issuer,
+            subject,
+            roles_by_hand,
+            password,
+        }
     }
 }
 
@@ -101,14 +122,21 @@ pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes an account.").needs::<
 
 /// `POST /api/users`: the password is to be changed at the first login, whoever chose it.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {
-    let New { name, password, roles, provider } = api.body(body).await?;
+    let New { name, password, roles, provider, subject } = api.body(body).await?;
     if !is_name(&name) {
         let message = format!("the name of an account is 1 to {LONGEST} of A-Z a-z 0-9 . _ @ -");
         return Err(Failure::bad("invalid_body", message).at("/name"));
     }
-    granted(&api, &who, &roles).await?;
+    let gives_roles = provider && api.provider.as_ref().is_some_and(Provider::gives_roles);
+    if !gives_roles || !roles.is_empty() {
+        granted(&api, &who, &roles).await?;
+    }
     if provider {
-        return create_for_provider(&api, &who, &name, password.is_some(), &roles).await;
+        return create_for_provider(&api, &who, &name, (password.is_some(), subject.as_deref()), &roles).await;
+    }
+    if subject.is_some() {
+        let message = "only an account of the provider has a subject: add \"provider\": true";
+        return Err(Failure::bad("invalid_body", message).at("/subject"));
     }
     let made = password.is_none().then(generate_password);
     let password = match (password, &made) {
@@ -123,15 +151,37 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
     Ok(json(StatusCode::CREATED, &Shown { password, ..found(&api, &name).await?.into() }))
 }
 
-async fn create_for_provider(api: &Api, who: &Caller, name: &str, password: bool, roles: &[RoleGrant]) -> Outcome {
+async fn create_for_provider(
+    api: &Api,
+    who: &Caller,
+    name: &str,
+    (password, subject): (bool, Option<&str>),
+    roles: &[RoleGrant],
+) -> Outcome {
     let refused = |message| Failure::bad("invalid_body", message).at("/provider");
     if password {
         return Err(refused("an account of the provider has no password: leave out one of both"));
     }
     let none = || refused("no provider of OpenID Connect is configured here (oidc.issuer)");
     let issuer = api.provider.as_ref().ok_or_else(none)?.issuer();
-    if !api.by(who).account_create_for(issuer, name, roles).await? {
-        return Err(exists(name));
+    let fits =
+        |subject: &str| (1..=LONGEST_SUBJECT).contains(&subject.chars().count()) && !subject.contains(char::is_control);
+    if !subject.is_none_or(fits) {
+        let message = format!("a subject has 1 to {LONGEST_SUBJECT} characters, none of them a control character");
+        return Err(Failure::bad("invalid_body", message).at("/subject"));
+    }
+    if !api.by(who).account_create_for(issuer, subject, name, roles).await? {
+        let his = match subject {
+            Some(subject) => api.store().account_of(issuer, subject).await?,
+            None => None,
+        };
+        return Err(match his {
+            Some(his) => {
+                let message = format!("whoever the provider calls so has the account `{}` already", his.name);
+                Failure::conflict("user_exists", message).at("/subject")
+            }
+            None => exists(name),
+        });
     }
     tracing::info!(account = name, by = who.name, "account of the provider made");
     Ok(json(StatusCode::CREATED, &Shown::from(found(api, name).await?)))

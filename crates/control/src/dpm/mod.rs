@@ -89,6 +89,8 @@ pub struct DpParts {
     pub maintenance: watch::Receiver<Option<Maintenance>>,
     /// Where its metrics go.
     pub metrics: Arc<Registry>,
+    /// Different lines of the log of each node that are kept.
+    pub kept_warnings: u64,
 }
 
 /// Why a DP manager did not start.
@@ -142,7 +144,7 @@ impl DpManager {
     /// # Errors
     /// [`DpStartError`]. If that may pass, this may be tried again.
     pub async fn start(settings: &settings::DpManager, parts: DpParts) -> Result<Self, DpStartError> {
-        let DpParts { state, nodes, maintenance, metrics } = parts;
+        let DpParts { state, nodes, maintenance, metrics, kept_warnings } = parts;
         let store = state.store().clone();
         let metrics = Arc::new(Metrics::register(&metrics)?);
         let ca = Arc::new(cluster_ca(&store).await?);
@@ -224,7 +226,8 @@ impl DpManager {
         });
         let (written, stop) = watch::channel(false);
         let stream = &settings.stream;
-        let pace = nodes::Pace { receipt: stream.receipt_interval.get(), node: stream.report_interval.get() };
+        let (receipt, node) = (stream.receipt_interval.get(), stream.report_interval.get());
+        let pace = nodes::Pace { receipt, node, kept_warnings };
         let writer = tokio::spawn(nodes::write(nodes.clone(), pace, stop));
         let chores = vec![tokio::spawn(shown.rotate()), tokio::spawn(sweep(shared, watch))];
         tracing::info!(%address, "the DP manager serves");

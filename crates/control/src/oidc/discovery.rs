@@ -27,6 +27,8 @@ pub(super) struct Metadata {
     pub(super) authorization_endpoint: String,
     pub(super) token_endpoint: String,
     jwks_uri: String,
+    userinfo_endpoint: Option<String>,
+    end_session_endpoint: Option<String>,
     /// How clients may prove themselves; unsaid, in the header.
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     /// Whether it names itself where it sends browsers back (RFC 9207).
@@ -90,11 +92,26 @@ impl Metadata {
         if self.issuer != issuer {
             return Err(format!("it calls itself `{}`: write oidc.issuer so, letter for letter", self.issuer));
         }
-        let secure = |address: &&String| issuer.starts_with("https://") && !address.starts_with("https://");
-        match [&self.authorization_endpoint, &self.token_endpoint, &self.jwks_uri].into_iter().find(secure) {
+        let exposed = |address: &&String| !self.is_as_safe(address);
+        match [&self.authorization_endpoint, &self.token_endpoint, &self.jwks_uri].into_iter().find(exposed) {
             Some(address) => Err(format!("it names an address without TLS: {address}")),
             None => Ok(()),
         }
+    }
+
+    /// Whether an address is with TLS where the provider is.
+    fn is_as_safe(&self, address: &str) -> bool {
+        !self.issuer.starts_with("https://") || address.starts_with("https://")
+    }
+
+    /// What tells more of somebody than the token does.
+    pub(super) fn userinfo(&self) -> Option<&str> {
+        self.userinfo_endpoint.as_deref().filter(|address| self.is_as_safe(address))
+    }
+
+    /// Where browsers are logged out (OpenID Connect RP-Initiated Logout 1.0).
+    pub(super) fn end_session(&self) -> Option<&str> {
+        self.end_session_endpoint.as_deref().filter(|address| self.is_as_safe(address))
     }
 }
 
@@ -166,7 +183,7 @@ impl Discovery {
 
     async fn read(&self, web: &Web) -> Result<Known, String> {
         let address = format!("{}{WELL_KNOWN}", self.issuer.trim_end_matches('/'));
-        let document = web.get(&address).await.map_err(|error| told(&address, &error))?;
+        let document = web.get(&address, None).await.map_err(|error| told(&address, &error))?;
         let metadata: Metadata =
             serde_json::from_value(document).map_err(|error| format!("{address} is no discovery document: {error}"))?;
         metadata.check(&self.issuer)?;
@@ -176,7 +193,7 @@ impl Discovery {
     }
 
     async fn keys(&self, web: &Web, metadata: &Metadata) -> Result<Keys, String> {
-        let set: Value = web.get(&metadata.jwks_uri).await.map_err(|error| told(&metadata.jwks_uri, &error))?;
+        let set: Value = web.get(&metadata.jwks_uri, None).await.map_err(|error| told(&metadata.jwks_uri, &error))?;
         Ok(Keys::parse(&set))
     }
 }

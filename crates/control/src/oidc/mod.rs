@@ -24,6 +24,7 @@ use http::{HeaderValue, StatusCode};
 use milecastle_settings::{Oidc, OidcRole};
 use milecastle_store::RoleGrant;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::keys;
 use discovery::{Away, Discovery, Known};
@@ -102,12 +103,17 @@ pub(crate) enum OidcError {
     /// Its token does not count.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// What it says of somebody beside its token does not count.
+    #[error("the provider's userinfo endpoint, which oidc.userinfo has asked: {0}")]
+    Userinfo(String),
 }
 
 /// What is answered to a code.
 #[derive(Deserialize)]
 struct Redeemed {
     id_token: String,
+    /// What opens the userinfo endpoint.
+    access_token: Option<String>,
 }
 
 impl Provider {
@@ -133,6 +139,20 @@ impl Provider {
         self.settings.login_timeout.get()
     }
 
+    /// Where a browser is logged out there, and then sent home; `None` where the provider does not say.
+    pub(crate) async fn leave(&self) -> Result<Option<String>, OidcError> {
+        let Known { metadata, .. } = self.discovery.current(&self.web).await?;
+        let home = format!("{}/", self.public_url);
+        // No `id_token_hint`: no token is kept. So some providers ask their user first.
+        let query = form(&[("client_id", &*self.settings.client_id), ("post_logout_redirect_uri", &*home)]);
+        Ok(metadata.end_session().map(|address| with_query(address, &query)))
+    }
+
+    /// Whether the roles of its accounts are those that the settings map its groups to.
+    pub(crate) fn gives_roles(&self) -> bool {
+        !self.settings.roles.is_empty()
+    }
+
     /// Whether accounts are made for people who have none.
     pub(crate) fn makes_accounts(&self) -> bool {
         self.settings.create_accounts
@@ -143,7 +163,7 @@ impl Provider {
         let roles = &self.settings.roles;
         let given = |one: &&OidcRole| person.groups.contains(&one.value);
         let grant = |one: &OidcRole| RoleGrant { role: one.role.clone(), groups: one.groups.clone() };
-        (!roles.is_empty()).then(|| roles.iter().filter(given).map(grant).collect())
+        self.gives_roles().then(|| roles.iter().filter(given).map(grant).collect())
     }
 
     /// Begins a login at `now` (Unix seconds): where to send the browser, and what it has to bring back.
@@ -161,9 +181,7 @@ impl Provider {
             ("code_challenge", &*challenge),
             ("code_challenge_method", "S256"),
         ]);
-        let address = &metadata.authorization_endpoint;
-        let joint = if address.contains('?') { '&' } else { '?' };
-        Ok((format!("{address}{joint}{query}"), Attempt { state, nonce, verifier, began: now }))
+        Ok((with_query(&metadata.authorization_endpoint, &query), Attempt { state, nonce, verifier, began: now }))
     }
 
     /// Finishes a login that this browser has begun, at `now` (Unix seconds).
@@ -181,7 +199,7 @@ impl Provider {
         if !is_ours {
             return Err(OidcError::Issuer);
         }
-        let token = self.redeem(&known, attempt, returned.code).await?;
+        let Redeemed { id_token: token, access_token } = self.redeem(&known, attempt, returned.code).await?;
         let expected = Expected {
             issuer: &self.issuer,
             client_id: &self.settings.client_id,
@@ -190,7 +208,7 @@ impl Provider {
             began: attempt.began,
             skew: self.settings.clock_skew.get().as_secs(),
         };
-        let claims = match token::read(&token, &known.keys, &expected) {
+        let mut claims = match token::read(&token, &known.keys, &expected) {
             // The provider may have another key by now.
             Err(TokenError::UnknownKey | TokenError::Signature) => {
                 let rotated = self.discovery.rotated(&self.web, &known).await?;
@@ -198,11 +216,42 @@ impl Provider {
             }
             read => read?,
         };
+        let wanted = [&self.settings.account_claim, &self.settings.groups_claim];
+        if self.settings.userinfo && !wanted.into_iter().all(|claim| claims.has(claim)) {
+            let told = self.userinfo(&known, access_token).await?;
+            if !claims.complete(told) {
+                return Err(OidcError::Userinfo("it speaks of somebody else than the ID token (`sub`)".to_owned()));
+            }
+        }
         Ok(self.person(&claims))
     }
 
-    /// The ID token that there is for a code.
-    async fn redeem(&self, known: &Known, attempt: &Attempt, code: &str) -> Result<String, OidcError> {
+    /// What the provider says of whoever has this token.
+    async fn userinfo(&self, known: &Known, token: Option<String>) -> Result<Map<String, Value>, OidcError> {
+        let refused = |why: &str| OidcError::Userinfo(why.to_owned());
+        let address = known.metadata.userinfo();
+        let address = address.ok_or_else(|| refused("the provider's discovery document names none with TLS"))?;
+        let token = token.ok_or_else(|| refused("the provider gave no access token to ask it with"))?;
+        let proof = HeaderValue::try_from(format!("Bearer {token}"));
+        let mut proof = proof.map_err(|_| refused("the access token does not fit into a header"))?;
+        proof.set_sensitive(true);
+        match self.web.get(address, Some(proof)).await {
+            Ok(Value::Object(told)) => Ok(told),
+            Ok(_) | Err(WebError::Form) => Err(refused("its answer is no JSON object; signed answers are not read")),
+            Err(WebError::Status(status)) if !status.is_server_error() => {
+                Err(refused(&format!("it answered {status}")))
+            }
+            Err(error) => Err(self.away(&error)),
+        }
+    }
+
+    /// It was asked, and gave no answer.
+    fn away(&self, error: &WebError) -> OidcError {
+        OidcError::Away { why: error.to_string(), retry: self.settings.retry_min.get() }
+    }
+
+    /// What there is for a code.
+    async fn redeem(&self, known: &Known, attempt: &Attempt, code: &str) -> Result<Redeemed, OidcError> {
         let (id, secret) = (&*self.settings.client_id, self.settings.client_secret.as_ref());
         let callback = self.callback();
         let mut fields = vec![
@@ -227,15 +276,15 @@ impl Provider {
         }
         let answered = self.web.post(&known.metadata.token_endpoint, proof, form(&fields)).await;
         let (status, body) = answered.map_err(|error| match error {
-            WebError::Status(status) => OidcError::Redeem(status.to_string()),
-            error => OidcError::Away { why: error.to_string(), retry: self.settings.retry_min.get() },
+            WebError::Status(status) if !status.is_server_error() => OidcError::Redeem(status.to_string()),
+            error => self.away(&error),
         })?;
-        if status != StatusCode::OK {
-            return Err(OidcError::Redeem(word(body["error"].as_str().unwrap_or_default())));
-        }
-        match serde_json::from_value(body) {
-            Ok(Redeemed { id_token }) => Ok(id_token),
-            Err(_) => Err(OidcError::Redeem("its answer has no `id_token`".to_owned())),
+        match status {
+            StatusCode::OK => {
+                serde_json::from_value(body).map_err(|_| OidcError::Redeem("its answer has no `id_token`".to_owned()))
+            }
+            status if status.is_server_error() => Err(self.away(&WebError::Status(status))),
+            _ => Err(OidcError::Redeem(word(body["error"].as_str().unwrap_or_default()))),
         }
     }
 
@@ -265,6 +314,12 @@ pub(crate) fn word(text: &str) -> String {
     let fit = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
     let is_word = (1..=LONGEST_WORD).contains(&text.len()) && text.bytes().all(fit);
     if is_word { text.to_owned() } else { "it does not say why".to_owned() }
+}
+
+/// An address with a query, beside one that it has already.
+fn with_query(address: &str, query: &str) -> String {
+    let joint = if address.contains('?') { '&' } else { '?' };
+    format!("{address}{joint}{query}")
 }
 
 /// Fields as a form has them.

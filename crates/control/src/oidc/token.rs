@@ -110,6 +110,23 @@ impl Claims {
         ensure(is_fit, "sub", "is missing, or longer than 255 characters")
     }
 
+    /// Adds what the provider says elsewhere of the same person; what the token says stays. `false`: that is about another one (Core 1.0,
+    /// §5.3.2).
+    pub(super) fn complete(&mut self, told: Map<String, Value>) -> bool {
+        if told.get("sub").and_then(Value::as_str) != Some(self.subject()) {
+            return false;
+        }
+        for (name, value) in told {
+            self.0.entry(name).or_insert(value);
+        }
+        true
+    }
+
+    /// Whether it has such a claim.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// Whom it is about; empty where it does not say so.
     pub(super) fn subject(&self) -> &str {
         self.text("sub").unwrap_or_default()
@@ -196,6 +213,19 @@ mod tests {
         assert_eq!((claims.subject(), claims.text("nonce"), claims.text("groups")), ("s-1", Some("n-1"), None));
         assert_eq!((claims.texts("groups"), claims.texts("sub")), (vec!["a", "b"], vec!["s-1"]));
         assert!(claims.holds("email_verified") && !claims.holds("sub"));
+    }
+
+    #[test]
+    fn what_is_told_elsewhere_is_of_the_same_person() {
+        let provider = Provider::new();
+        let token = provider.signed(&header(), &claims());
+        let mut claims = read(&token, &provider.keys(), &EXPECTED).unwrap();
+        for stranger in [json!({ "sub": "s-2", "name": "eve" }), json!({ "name": "eve" })] {
+            assert!(!claims.complete(stranger.as_object().unwrap().clone()) && !claims.has("name"));
+        }
+        let told = json!({ "sub": "s-1", "name": "ann", "groups": ["admins"] });
+        assert!(claims.complete(told.as_object().unwrap().clone()));
+        assert_eq!((claims.text("name"), claims.texts("groups")), (Some("ann"), vec!["a", "b"]));
     }
 
     #[test]

@@ -83,9 +83,9 @@ impl Web {
         Ok(Self { tls: Arc::new(config).into(), patience: settings.request_timeout.get(), most })
     }
 
-    /// The JSON at an address.
-    pub(super) async fn get(&self, address: &str) -> Result<Value, WebError> {
-        match self.ask(Method::GET, address, None, Bytes::new()).await? {
+    /// The JSON at an address, shown to whoever has this proof.
+    pub(super) async fn get(&self, address: &str, proof: Option<HeaderValue>) -> Result<Value, WebError> {
+        match self.ask(Method::GET, address, proof, Bytes::new()).await? {
             (StatusCode::OK, body) => serde_json::from_slice(&body).map_err(|_| WebError::Form),
             (status, _) => Err(WebError::Status(status)),
         }

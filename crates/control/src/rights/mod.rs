@@ -174,6 +174,11 @@ impl Rights {
         Self(vec![Grant { role: Arc::new(role), groups: Groups::All }])
     }
 
+    /// Whether nothing was given.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The grants that they are made of.
     pub(crate) fn grants(&self) -> Vec<RoleGrant> {
         let stored = |grant: &Grant| match &grant.groups {
@@ -233,12 +238,13 @@ impl Principal {
         Self { name: "anonymous".to_owned(), kind: PrincipalKind::Anonymous, rights }
     }
 
-    /// The holder of a key of the Admin API.
+    /// The holder of a key of the Admin API. What a role that was made allows the store has to say.
     pub(crate) fn of_key(name: String, role: KeyRole) -> Self {
-        let rights = Rights::everywhere(match role {
-            KeyRole::Admin => Role::administrator(),
-            KeyRole::Viewer => Role::viewer(),
-        });
+        let rights = match &role {
+            KeyRole::Admin => Rights::everywhere(Role::administrator()),
+            KeyRole::Viewer => Rights::everywhere(Role::viewer()),
+            KeyRole::Named(role) => Role::find(role).map(Rights::everywhere).unwrap_or_default(),
+        };
         Self { name, kind: PrincipalKind::AdminKey(role), rights }
     }
 
@@ -338,10 +344,11 @@ mod tests {
     #[test]
     fn a_key_that_reads_may_only_get() {
         let may = |role| {
-            [Method::GET, Method::HEAD, Method::PUT]
-                .map(|method| Principal::of_key(String::new(), role).may_use(&method))
+            let principal = Principal::of_key(String::new(), role);
+            [Method::GET, Method::HEAD, Method::PUT].map(|method| principal.may_use(&method))
         };
         assert_eq!(may(KeyRole::Viewer), [true, false, false]);
         assert_eq!(may(KeyRole::Admin), [true; 3]);
+        assert_eq!(may(KeyRole::Named("viewer of a kind".to_owned())), [true; 3]);
     }
 }

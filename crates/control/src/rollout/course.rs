@@ -189,15 +189,20 @@ impl Situation<'_> {
         }
     }
 
-    /// No rollout is on: it is noted what nodes have counted, for the next one to be compared with.
+    /// No rollout is on: it is noted what nodes have counted, for the next one to be compared with. Only of those that have what led back
+    /// from each candidate that was taken back; one that lags keeps nothing of the others from being noted.
     fn at_rest(&self) -> Course {
-        let due = self.record.is_note_due(self.policy, self.now);
-        let settled = self.connected().all(|node| node.revision >= self.head);
-        if !due || !settled {
+        let taken_back = self.record.outcomes.iter().filter(|outcome| outcome.end != End::Promoted);
+        let last = taken_back.map(|outcome| outcome.candidate).max();
+        let settled = |node: &&Seen| node.revision >= self.head || last.is_none_or(|last| node.revision > last);
+        let nodes: BTreeMap<_, _> =
+            self.connected().filter(settled).map(|node| (node.id.clone(), node.mark())).collect();
+        let is_nothing = nodes.is_empty() && self.connected().next().is_some();
+        if !self.record.is_note_due(self.policy, self.now) || is_nothing {
             return Course::Wait("no rollout is on".to_owned());
         }
         let mut record = self.record.clone();
-        record.notes.push(self.note());
+        record.notes.push(Note { at: self.now, nodes });
         record.notes.drain(..record.notes.len().saturating_sub(NOTES));
         Course::Step { name: "note", stage: None, record, advance: Advance::Stay }
     }

@@ -199,6 +199,20 @@ async fn two_who_edit_a_draft_do_not_overwrite_each_other(gw: Gateway) {
     });
     assert!(futures_util::future::join_all(all).await.iter().all(|status| *status == 200));
     assert_eq!(send(&gw, "GET /drafts/d", Value::Null, 200).await["draft"]["objects"], 11);
+    // Nor does whoever has seen an earlier one discard it.
+    let discard = async |lines: &[&str]| {
+        let call = Call::new(Method::DELETE, &format!("{GROUP}/drafts/d")).header("x-api-key", KEY);
+        let call = lines.iter().fold(call, |call, line| call.header("if-match", line));
+        let answer = call.to(gw.address()).await.unwrap();
+        (answer.status, answer.json().map(|told| told["current"].clone()).ok())
+    };
+    for lines in [&["\"1\""][..], &["\"1\"", "\"11\""], &["W/\"12\""], &["\"another's\""]] {
+        assert_eq!(discard(lines).await, (412, Some(json!(12))), "{lines:?}");
+    }
+    assert_eq!(discard(&["yesterday"]).await.0, 400);
+    assert_eq!(discard(&["\"1\", \"2\"", "\"12\""]).await, (204, None));
+    send(&gw, "POST /drafts", json!({ "id": "d" }), 201).await;
+    assert_eq!(discard(&["*"]).await.0, 204);
 }
 
 async fn patches_merge_into_every_kind_and_keep_what_they_do_not_name(gw: Gateway) {

@@ -110,6 +110,13 @@ async fn the_cookie_keeps_to_itself(gw: Gateway) {
     assert!(tls.header("set-cookie").ends_with("; HttpOnly; SameSite=Strict; Secure"), "{}", tls.header("set-cookie"));
     let value = tls.header("set-cookie").split(['=', ';']).nth(1).unwrap().to_owned();
     assert!(value.len() >= 40 && !tls.text().contains(&value));
+    // One that a neighbour has planted counts for nothing beside it.
+    let pair = format!("__Host-milecastle_session={value}");
+    assert!(tls.header("set-cookie").starts_with(&pair), "{}", tls.header("set-cookie"));
+    for cookies in [&pair, &format!("milecastle_session=planted; {pair}")] {
+        let answer = Call::get("/api/session").header("cookie", cookies).to(gw.address()).await.unwrap();
+        assert_eq!((answer.status, &answer.json().unwrap()["name"]), (200, &json!("ann")), "{cookies}");
+    }
 }
 
 async fn the_first_account_has_to_change_its_password(gw: Gateway) {

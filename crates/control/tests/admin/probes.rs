@@ -7,7 +7,11 @@ use tokio::net::TcpSocket;
 
 use crate::gateway::{Gateway, KEY, VIEWER, on_both};
 
-on_both!(what_is_down_is_seen_on_every_replica_and_is_an_alarm, probes_that_are_none);
+on_both!(
+    what_is_down_is_seen_on_every_replica_and_is_an_alarm,
+    what_a_query_says_is_shown_nowhere,
+    probes_that_are_none,
+);
 
 async fn send(gw: &Gateway, key: &str, method: Method, path: &str, body: &Value) -> Answer {
     let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -58,6 +62,34 @@ async fn what_is_down_is_seen_on_every_replica_and_is_an_alarm(gw: Gateway) {
     assert_eq!(send(&gw, KEY, Method::DELETE, "/api/probes/gone", &Value::Null).await.status, 204);
     eventually("the alarm is cleared", async || alarms(&other).await.is_empty()).await;
     assert_eq!(got(&gw, "/api/probes").await["total"], 1);
+}
+
+async fn what_a_query_says_is_shown_nowhere(gw: Gateway) {
+    let echo = Echo::start();
+    let at = |query: &str| format!("http://{}/status?{query}", echo.address());
+    let put = async |url: &str, status: u16| {
+        let answer = send(&gw, KEY, Method::PUT, "/api/probes/echo", &json!({ "name": "Echo", "url": url })).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        answer.json().unwrap()["url"].clone()
+    };
+    let masked = at("token=******&v=******");
+    let shown = json!(masked);
+    assert_eq!(put(&at("token=canary-one&v=1"), 200).await, shown);
+    eventually("it is asked", async || states(&gw, "probe").await == [json!(["echo", "up", "status 200"])]).await;
+    // As it is shown it stands for what is stored, and for nothing else.
+    assert_eq!(put(&masked, 200).await, shown);
+    assert_eq!(gw.store.probe_get("echo").await.unwrap().unwrap().url, at("token=canary-one&v=1"));
+    put(&at("token=******"), 400).await;
+    assert_eq!(put(&at("token=canary-two&v=1"), 200).await, shown);
+    assert_eq!(got(&gw, "/api/probes/echo").await["url"], shown);
+    let log = send(&gw, KEY, Method::GET, "/api/audit?kind=probe", &Value::Null).await.json().unwrap();
+    let entries = log["list"].as_array().unwrap();
+    let changed = format!("{} (changed)", shown.as_str().unwrap());
+    assert_eq!((entries.len(), &entries[0]["after"]["url"]), (2, &json!(changed)));
+    for path in ["/api/probes", "/api/audit", "/api/availability", "/api/alarms"] {
+        let answer = send(&gw, KEY, Method::GET, path, &Value::Null).await;
+        assert!(answer.status == 200 && !answer.text().contains("canary"), "{path}: {}", answer.text());
+    }
 }
 
 async fn probes_that_are_none(gw: Gateway) {

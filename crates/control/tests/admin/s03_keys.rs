@@ -2,8 +2,8 @@
 
 use crate::gateway::{Gateway, KEY, VIEWER, bare, on_both};
 use milecastle_control::{FirstKey, mint_admin_key, put_admin_key};
-use milecastle_settings::{AdminKey, AdminRole};
-use milecastle_store::Role;
+use milecastle_settings::AdminKey;
+use milecastle_store::{Role, RoleUpdate};
 use milecastle_testkit::{Call, eventually};
 use serde_json::json;
 
@@ -17,6 +17,7 @@ on_both!(
     s3_the_first_key_is_made_once,
     s3_a_lost_key_is_made_anew,
     s3_keys_come_and_go_while_it_runs,
+    s3_keys_with_roles_of_ones_own,
 );
 
 async fn status(gw: &Gateway, call: Call) -> u16 {
@@ -65,9 +66,12 @@ async fn s3_a_viewer_may_only_read(gw: Gateway) {
     assert_eq!(gw.revision().await, 0);
 }
 
+fn key(key: &str, role: &str) -> AdminKey {
+    AdminKey { name: key.into(), key: key.to_owned().into(), role: role.into() }
+}
+
 async fn s3_keys_of_the_settings(_: Gateway) {
-    let key = |key: &str, role| AdminKey { name: key.into(), key: key.to_owned().into(), role };
-    let keys = vec![key("fixed", AdminRole::Admin), key("fixed-viewer", AdminRole::Viewer)];
+    let keys = vec![key("fixed", "admin"), key("fixed-viewer", "viewer")];
     let gw = Gateway::configured(|settings| settings.admin.admin_key = keys).await;
     let put = || bare(r#"PUT /upstreams/1 {"nodes":{}}"#);
     assert_eq!(status(&gw, put().header("x-api-key", "fixed")).await, 201);
@@ -125,4 +129,50 @@ async fn s3_keys_come_and_go_while_it_runs(gw: Gateway) {
     eventually("the new key opens", async || status(&gw, get()).await == 200).await;
     gw.by().admin_key_delete("other").await.unwrap();
     eventually("the deleted key opens no more", async || status(&gw, get()).await == 401).await;
+}
+
+async fn s3_keys_with_roles_of_ones_own(gw: Gateway) {
+    let send = async |gw: &Gateway, secret: &str, line: &str| {
+        let answer = bare(line).header("x-api-key", secret).to(gw.address()).await.unwrap();
+        (answer.status, answer.text())
+    };
+    let allows = |resource: &str| RoleUpdate {
+        description: String::new(),
+        allows: ["read", "write"].map(|action| (action.to_owned(), [resource.to_owned()].into())).into(),
+    };
+    // One that is not there is given to nobody, and no dashboard starts with it.
+    let named = || Role::Named("upstreams-only".to_owned());
+    let refused = mint_admin_key(gw.by(), "made", named(), false).await.unwrap_err();
+    assert_eq!(refused.to_string(), "there is no role `upstreams-only`");
+    let fixed = || vec![key("fixed", "upstreams-only")];
+    let why = gw.refuses_to_start(|settings| settings.admin.admin_key = fixed()).await.to_string();
+    assert!(why.starts_with("there is no role `upstreams-only`, which the Admin key `fixed` is to have"), "{why}");
+
+    gw.by().role_create("upstreams-only", &allows("upstreams")).await.unwrap();
+    let made = mint_admin_key(gw.by(), "made", named(), false).await.unwrap().unwrap();
+    let operator = Role::Named("operator".to_owned());
+    put_admin_key(gw.by(), "operator", operator, "key-of-the-operator").await.unwrap();
+    let gw = gw.with_settings(|settings| settings.admin.admin_key = fixed()).await;
+    for secret in ["fixed", &made] {
+        eventually("the key opens", async || send(&gw, secret, "GET /upstreams").await.0 == 200).await;
+        assert_eq!(send(&gw, secret, r#"PUT /upstreams/1 {"nodes":{}}"#).await.0 / 100, 2);
+        let (status, text) = send(&gw, secret, "GET /routes").await;
+        assert!(status == 403 && text.contains("may not read routes"), "{text}");
+        let users = Call::get("/api/users").header("x-api-key", secret).to(gw.address()).await.unwrap();
+        assert_eq!((users.status, &users.json().unwrap()["code"]), (403, &json!("not_allowed")));
+    }
+    assert_eq!(send(&gw, "key-of-the-operator", r#"PUT /upstreams/1 {"nodes":{}}"#).await.0, 200);
+    // What the role allows counts as it is now, and one that somebody has is not deleted.
+    gw.by().role_update("upstreams-only", 1, &allows("routes")).await.unwrap();
+    assert_eq!(send(&gw, &made, "GET /routes").await.0, 200);
+    assert_eq!(send(&gw, &made, "GET /upstreams").await.0, 403);
+    let held = gw.by().role_delete("upstreams-only", 2).await.unwrap_err().to_string();
+    assert!(held.contains("take it from Admin key `made` first"), "{held}");
+    // Only the file of a dashboard may name one that is gone: whoever calls with it is told so.
+    gw.by().admin_key_delete("made").await.unwrap();
+    gw.by().role_delete("upstreams-only", 2).await.unwrap();
+    let (status, text) = send(&gw, "fixed", "GET /routes").await;
+    assert!(status == 403 && text.contains("there is no role `upstreams-only`"), "{text}");
+    let ours = Call::get("/api/gateway_groups").header("x-api-key", "fixed").to(gw.address()).await.unwrap();
+    assert_eq!((ours.status, &ours.json().unwrap()["code"]), (403, &json!("no_role")));
 }

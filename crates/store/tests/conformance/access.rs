@@ -153,16 +153,32 @@ async fn admin_keys(home: Home) {
     store.by(ann()).admin_key_put("reader", Role::Viewer, &hash(3)).await.unwrap();
     store.by(ann()).admin_key_put("admin", Role::Admin, &hash(4)).await.unwrap();
     let keys = store.admin_key_list().await.unwrap();
-    let known: Vec<_> = keys.iter().map(|key| (&*key.name, key.role, key.hash)).collect();
+    let known: Vec<_> = keys.iter().map(|key| (&*key.name, key.role.clone(), key.hash)).collect();
     assert_eq!(known, [("admin", Role::Admin, hash(4)), ("reader", Role::Viewer, hash(3))]);
     assert!(!store.by(ann()).admin_key_create("admin", Role::Viewer, &hash(5)).await.unwrap());
     assert!(store.by(ann()).admin_key_create("second", Role::Admin, &hash(5)).await.unwrap());
     let keys = store.admin_key_list().await.unwrap();
-    let known: Vec<_> = keys.iter().map(|key| (&*key.name, key.role, key.hash)).collect();
+    let known: Vec<_> = keys.iter().map(|key| (&*key.name, key.role.clone(), key.hash)).collect();
     let admins = [("admin", Role::Admin, hash(4)), ("reader", Role::Viewer, hash(3)), ("second", Role::Admin, hash(5))];
     assert_eq!(known, admins);
     assert!(store.by(ann()).admin_key_delete("second").await.unwrap());
     assert!(store.by(ann()).admin_key_delete("reader").await.unwrap());
     assert!(!store.by(ann()).admin_key_delete("reader").await.unwrap());
+    assert_eq!(store.admin_key_list().await.unwrap().len(), 1);
+    // A name is of one key, whatever that allows.
+    let named = |role: &str| Role::Named(role.to_owned());
+    assert!(!store.by(ann()).admin_key_create("admin", named("operator"), &hash(6)).await.unwrap());
+    assert!(!store.by(ann()).admin_key_put_first("first", named("operator"), &hash(6)).await.unwrap());
+    assert!(store.by(ann()).admin_key_create("ops", named("operator"), &hash(6)).await.unwrap());
+    assert!(!store.by(ann()).admin_key_create("ops", Role::Viewer, &hash(7)).await.unwrap());
+    let unknown = store.by(ann()).admin_key_put("ops", named("dev"), &hash(7)).await;
+    assert!(matches!(unknown, Err(StoreError::UnknownRole(role)) if role == "dev"));
+    for (name, role) in [("admin", named("operator")), ("ops", Role::Viewer)] {
+        store.by(ann()).admin_key_put(name, role, &hash(8 + name.len() as u8)).await.unwrap();
+    }
+    let keys = store.admin_key_list().await.unwrap();
+    let known: Vec<_> = keys.iter().map(|key| (&*key.name, key.role.clone())).collect();
+    assert_eq!(known, [("admin", named("operator")), ("ops", Role::Viewer)]);
+    assert!(store.by(ann()).admin_key_delete("admin").await.unwrap());
     assert_eq!(store.admin_key_list().await.unwrap().len(), 1);
 }

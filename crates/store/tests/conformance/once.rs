@@ -14,7 +14,7 @@ fn changes(id: &str) -> ChangeSet {
 }
 
 fn answer() -> Answered {
-    Answered { status: 201, body: "shown but once".into() }
+    Answered { status: 201, etag: Some("\"7\"".to_owned()), body: "shown but once".into() }
 }
 
 async fn a_write_is_done_once_with_its_answer(home: Home) {
@@ -43,7 +43,7 @@ async fn a_write_is_done_once_with_its_answer(home: Home) {
     store.by(ann()).once(Some(&refused)).publish(DEFAULT_GROUP, stale).await.unwrap_err();
     assert_eq!(store.by(ann()).done(&refused).await.unwrap(), None);
     // The first answer stays.
-    let other_answer = Answered { status: 200, body: "other".into() };
+    let other_answer = Answered { status: 200, etag: None, body: "other".into() };
     store.by(ann()).once(Some(&once)).answered(&other_answer).await.unwrap();
     assert_eq!(store.by(ann()).done(&once).await.unwrap().unwrap().answered, Some(answer()));
 }

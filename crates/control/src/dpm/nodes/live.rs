@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::super::head::Position;
 use super::receipt::{Stand, Standing};
-use super::warnings::{Origin, Warnings};
+use super::warnings::{Bounds, Origin, Warnings};
 use super::{Figures, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles};
 use crate::traffic::Traffic;
 use rivals::Rivals;
@@ -379,13 +379,13 @@ impl Alive {
         self.update(|entry| std::mem::replace(&mut entry.troubles.certificate_ends, ends) != ends);
     }
 
-    /// The node says what it has logged; with more than `most` lines of all nodes waiting, new ones are left out.
-    pub(in crate::dpm) fn warned(&self, told: Vec<pb::Warning>, most: u32) {
+    /// The node says what it has logged; lines beyond the bounds are left out.
+    pub(in crate::dpm) fn warned(&self, told: Vec<pb::Warning>, bounds: Bounds) {
         let groups = self.live.lock();
         let Some(entry) = groups.get(&*self.group).and_then(|nodes| nodes.get(&self.node)) else { return };
         if !told.is_empty() && entry.stream == self.stream {
             let origin = Origin { group: &self.group, node: &self.node, boot: &entry.boot };
-            self.live.warnings.add(origin, told, self.live.store.now(), most as usize);
+            self.live.warnings.add(origin, told, self.live.store.now(), bounds);
         }
     }
 

@@ -1,10 +1,12 @@
 //! Lines of the logs of nodes that are connected here, on their way to the store.
 //!
-//! What must stay true: what a node says, whatever it is, holds up no line of another one.
+//! What must stay true: what a node says, whatever it is and however much, holds up no line of another one and takes no place of one.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use milecastle_settings::Stream;
 use milecastle_store::{NodeWarning, Store, StoreError};
 use milecastle_wire::pb;
 
@@ -21,50 +23,122 @@ pub(super) struct Origin<'a> {
     pub(super) boot: &'a str,
 }
 
-/// What makes two lines the same: group, node, level, target, text.
-type Line = (String, String, bool, String, String);
+/// How many lines are taken.
+#[derive(Clone, Copy)]
+pub(in crate::dpm) struct Bounds {
+    /// That wait, of all nodes together.
+    all: usize,
+    /// That wait, of one node.
+    of_a_node: usize,
+    /// That one node tells in a minute.
+    a_minute: u32,
+}
+
+impl From<&Stream> for Bounds {
+    fn from(settings: &Stream) -> Self {
+        Self {
+            all: settings.node_warnings as usize,
+            of_a_node: settings.node_warnings_of_a_node as usize,
+            a_minute: settings.node_warnings_a_minute,
+        }
+    }
+}
+
+/// Group and id of a node.
+type NodeName = (String, String);
+
+/// What makes two lines of a node the same: level, target, text.
+type Line = (bool, String, String);
 
 /// The most that a node may have written a line: sums of it have room in the database.
 const MOST_TIMES: u64 = 1 << 40;
 
 /// Lines that are still to be written, with the newest word of each.
 #[derive(Default)]
-pub(super) struct Warnings(Mutex<BTreeMap<Line, NodeWarning>>);
+pub(super) struct Warnings(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    lines: BTreeMap<NodeName, BTreeMap<Line, NodeWarning>>,
+    /// How many lines these are.
+    count: usize,
+    /// The present minute, in minutes of Unix time.
+    minute: u64,
+    /// New lines that nodes have told in it.
+    told: HashMap<NodeName, u32>,
+}
 
 impl Warnings {
-    /// A node has written these, at `now` (Unix seconds); no more than `most` lines wait.
-    pub(super) fn add(&self, origin: Origin<'_>, told: Vec<pb::Warning>, now: u64, most: usize) {
+    /// A node has written these, at `now` (Unix seconds).
+    pub(super) fn add(&self, origin: Origin<'_>, told: Vec<pb::Warning>, now: u64, bounds: Bounds) {
         let mut waiting = self.lock();
-        for warning in told.into_iter().take(MOST_OF_A_REPORT).map(|told| taken(origin, told, now)) {
-            let NodeWarning { group, node, is_error, target, text, .. } = &warning;
-            let line = (group.clone(), node.clone(), *is_error, target.clone(), text.clone());
-            if waiting.len() < most || waiting.contains_key(&line) {
-                waiting.insert(line, warning);
-            }
+        waiting.turn(now / 60);
+        for told in told.into_iter().take(MOST_OF_A_REPORT) {
+            waiting.take(taken(origin, told, now), bounds);
         }
     }
 
-    /// Writes what waits; what cannot be written waits on.
-    pub(super) async fn write(&self, store: &Store) -> Result<(), StoreError> {
-        let taken = std::mem::take(&mut *self.lock());
+    /// Writes what waits, of which `most` lines of each node stay; what cannot be written waits on.
+    pub(super) async fn write(&self, store: &Store, most: u64) -> Result<(), StoreError> {
+        let taken = self.lock().drain();
         if taken.is_empty() {
             return Ok(());
         }
-        let warnings: Vec<NodeWarning> = taken.values().cloned().collect();
-        let written = store.node_warn(&warnings).await;
+        let written = store.node_warn(&taken, most).await;
         if written.is_err() {
             let mut waiting = self.lock();
-            for (line, warning) in taken {
-                // What came meanwhile is newer.
-                waiting.entry(line).or_insert(warning);
-            }
+            taken.into_iter().for_each(|warning| waiting.put_back(warning));
         }
         written
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Line, NodeWarning>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Waiting {
+    fn turn(&mut self, minute: u64) {
+        if self.minute != minute {
+            self.minute = minute;
+            self.told.clear();
+        }
+    }
+
+    /// A line waits from now on, if it does already or the bounds allow one more.
+    fn take(&mut self, warning: NodeWarning, bounds: Bounds) {
+        let (node, line) = named(&warning);
+        let of_node = self.lines.entry(node.clone()).or_default();
+        if let Some(waiting) = of_node.get_mut(&line) {
+            *waiting = warning;
+            return;
+        }
+        let told = self.told.entry(node).or_default();
+        if self.count < bounds.all && of_node.len() < bounds.of_a_node && *told < bounds.a_minute {
+            *told += 1;
+            self.count += 1;
+            of_node.insert(line, warning);
+        }
+    }
+
+    fn drain(&mut self) -> Vec<NodeWarning> {
+        self.count = 0;
+        std::mem::take(&mut self.lines).into_values().flat_map(BTreeMap::into_values).collect()
+    }
+
+    /// A line waits again, unless a newer word of it has come meanwhile.
+    fn put_back(&mut self, warning: NodeWarning) {
+        let (node, line) = named(&warning);
+        if let Entry::Vacant(place) = self.lines.entry(node).or_default().entry(line) {
+            self.count += 1;
+            place.insert(warning);
+        }
+    }
+}
+
+fn named(warning: &NodeWarning) -> (NodeName, Line) {
+    let NodeWarning { group, node, is_error, target, text, .. } = warning;
+    ((group.clone(), node.clone()), (*is_error, target.clone(), text.clone()))
 }
 
 /// A line as it is kept: of texts that the database takes.
@@ -93,13 +167,46 @@ mod tests {
         pb::Warning { text: text.to_owned(), times: 1, first_age_s: 9, last_age_s, ..pb::Warning::default() }
     }
 
+    const BOUNDS: Bounds = Bounds { all: 100, of_a_node: 100, a_minute: 100 };
+
+    fn waiting(warnings: &Warnings) -> Vec<String> {
+        let lines = warnings.lock().drain();
+        lines.iter().map(|line| format!("{} {} {}", line.node, line.text, line.last_at)).collect()
+    }
+
     #[test]
     fn no_more_than_fit_wait_and_the_newest_word_of_each() {
-        let warnings = Warnings::default();
-        warnings.add(ORIGIN, vec![told("a", 4), told("b", 3), told("c", 2), told("a", 1)], 10, 2);
-        let waiting = warnings.lock();
-        let seen: Vec<_> = waiting.values().map(|line| (&*line.text, line.last_at)).collect();
-        assert_eq!(seen, [("a", 9), ("b", 7)]);
+        for bounds in [Bounds { all: 2, ..BOUNDS }, Bounds { of_a_node: 2, ..BOUNDS }] {
+            let warnings = Warnings::default();
+            warnings.add(ORIGIN, vec![told("a", 4), told("b", 3), told("c", 2), told("a", 1)], 10, bounds);
+            assert_eq!(waiting(&warnings), ["n a 9", "n b 7"]);
+        }
+    }
+
+    #[test]
+    fn one_node_takes_no_place_of_another_one() {
+        let (warnings, bounds) = (Warnings::default(), Bounds { all: 4, of_a_node: 2, ..BOUNDS });
+        for text in ["a", "b", "c", "d", "e"] {
+            warnings.add(ORIGIN, vec![told(text, 0)], 10, bounds);
+        }
+        warnings.add(Origin { node: "other", ..ORIGIN }, vec![told("a", 0)], 10, bounds);
+        assert_eq!(waiting(&warnings), ["n a 10", "n b 10", "other a 10"]);
+        // What waits again counts.
+        warnings.add(ORIGIN, vec![told("a", 0)], 10, bounds);
+        let again = warnings.lock().drain();
+        again.into_iter().for_each(|line| warnings.lock().put_back(line));
+        warnings.add(ORIGIN, vec![told("a", 0), told("b", 0), told("c", 0)], 11, bounds);
+        assert_eq!(waiting(&warnings), ["n a 11", "n b 11"]);
+    }
+
+    #[test]
+    fn a_node_tells_so_many_lines_in_a_minute() {
+        let (warnings, bounds) = (Warnings::default(), Bounds { a_minute: 2, ..BOUNDS });
+        let at = |now, text| {
+            warnings.add(ORIGIN, vec![told(text, 0)], now, bounds);
+            waiting(&warnings).len()
+        };
+        assert_eq!([at(60, "a"), at(61, "b"), at(119, "c"), at(120, "c")], [1, 1, 0, 1]);
     }
 
     #[test]

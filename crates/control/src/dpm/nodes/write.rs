@@ -13,11 +13,12 @@ use super::{Nodes, receipt};
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How often to write what each node says: `receipt` for where the nodes of a group stand and for nodes that came or left,
-/// `node` for each of them.
+/// `node` for each of them. Of its log `kept_warnings` different lines stay.
 #[derive(Clone, Copy)]
 pub(in crate::dpm) struct Pace {
     pub(in crate::dpm) receipt: Duration,
     pub(in crate::dpm) node: Duration,
+    pub(in crate::dpm) kept_warnings: u64,
 }
 
 /// Writes at that pace until `stop` becomes true or is dropped; then once more what is left. What came in between is replaced
@@ -37,7 +38,7 @@ pub(in crate::dpm) async fn write(nodes: Nodes, pace: Pace, mut stop: watch::Rec
         if stopped || urgent || written.is_none_or(|written| written.elapsed() >= pace.node) {
             written = Some(Instant::now());
             done = done.and(reports(&nodes).await);
-            done = done.and(nodes.live.warnings.write(&nodes.store).await);
+            done = done.and(nodes.live.warnings.write(&nodes.store, pace.kept_warnings).await);
         }
         let failed = done.is_err();
         if let Err(error) = done.as_ref().map_err(|error| error.to_string())

@@ -107,7 +107,7 @@ impl Session {
             let known = head.at(have.revision).filter(|_| have.lineage == **head.lineage());
             settled && known.is_some_and(|(_, digest)| *have.digest != digest.to_bytes())
         });
-        self.alive.warned(std::mem::take(&mut report.warnings), self.shared.settings.node_warnings);
+        self.alive.warned(std::mem::take(&mut report.warnings), (&self.shared.settings).into());
         self.alive.certificate_ends(self.overdue(report.certificate_not_after));
         let watched = self.heads.borrow().is_gated();
         self.alive.report(report, watched);

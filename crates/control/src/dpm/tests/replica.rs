@@ -126,7 +126,7 @@ impl Replica {
         let membership = Membership::join(state.clone(), role, own).await.unwrap();
         let nodes = Nodes::new(store.clone(), membership.id(), &members);
         let maintenance = membership.maintenance();
-        let parts = DpParts { state: state.clone(), nodes, maintenance, metrics: metrics.clone() };
+        let parts = DpParts { state: state.clone(), nodes, maintenance, metrics: metrics.clone(), kept_warnings: 200 };
         let manager = DpManager::start(&settings, parts).await.unwrap();
         Self { store, state, manager, membership, metrics, home }
     }

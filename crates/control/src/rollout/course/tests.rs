@@ -270,3 +270,21 @@ fn what_was_taken_back_is_not_compared_with() {
     run.nodes.iter_mut().for_each(|node| node.revision = 6);
     assert_eq!(run.step(5), Advance::Stay);
 }
+
+#[test]
+fn one_that_lags_keeps_nothing_of_the_others_from_being_noted() {
+    let mut run = Run::new();
+    (run.gate, run.head) = (None, 9);
+    run.nodes[0].revision = 8;
+    run.step(0);
+    assert_eq!(run.record.notes[0].nodes.len(), 2);
+    // Of what may still be of a candidate that was taken back nothing is noted.
+    let mut record = run.situation(1).ended(GATE, &Stage::default(), End::RolledBack, "rollout", "bad");
+    record.outcomes.insert(0, Outcome { end: End::Promoted, candidate: 8, ..record.outcomes[0].clone() });
+    run.record = record;
+    run.nodes[1].revision = GATE.candidate;
+    run.step(NOTED_EVERY);
+    assert_eq!(run.record.notes[0].nodes.keys().collect::<Vec<_>>(), ["a"]);
+    run.nodes[0].revision = GATE.candidate;
+    run.waits(2 * NOTED_EVERY, "no rollout");
+}

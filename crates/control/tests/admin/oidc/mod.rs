@@ -6,7 +6,7 @@ use crate::gateway::{Gateway, KEY, on_both};
 use crate::people::{PASSWORD, account};
 use http::Method;
 use milecastle_settings::{OidcRole, Time};
-use milecastle_testkit::{Answer, Call};
+use milecastle_testkit::{Answer, Call, eventually};
 use provider::{PUBLIC, Provider, Way};
 use serde_json::{Value, json};
 
@@ -15,6 +15,7 @@ on_both!(
     an_account_is_somebodys_by_what_the_provider_calls_him,
     a_login_ends_once_and_where_it_began,
     roles_are_those_of_the_provider,
+    an_account_is_made_for_a_subject,
 );
 
 async fn send(gw: &Gateway, method: Method, path: &str, body: Value) -> Answer {
@@ -177,13 +178,155 @@ async fn roles_are_those_of_the_provider(gw: Gateway) {
     assert_eq!(roles(json!(["devs", "others"])).await, json!([dev]));
     assert_eq!(roles(json!(["ops", "devs"])).await, json!([dev, ops]));
     assert_eq!(roles(json!("ops")).await, json!([ops]));
+    provider.conduct().claims = json!({ "groups": "ops" });
+    let cookie = session(&login(&gw, &provider).await);
     for groups in [json!(["others"]), json!([]), json!(["lost"]), json!(null)] {
         provider.conduct().claims = json!({ "groups": groups });
         refused(&login(&gw, &provider).await, 403, "no_account");
+        // What the provider gave is gone, in the session that he has as well.
+        assert_eq!(whose(&gw, &cookie).await.1["roles"], json!([]), "{groups}");
     }
+    // What is given by hand stays, whatever the provider says.
+    let by_hand = json!({ "roles": [{ "role": "viewer", "groups": ["*"] }] });
+    assert_eq!(send(&gw, Method::PATCH, "/api/users/ann", by_hand.clone()).await.status, 200);
+    assert_eq!(roles(json!("ops")).await, json!([by_hand["roles"][0], ops]));
+    assert_eq!(roles(json!("others")).await, by_hand["roles"]);
+    let shown = send(&gw, Method::GET, "/api/users/ann", Value::Null).await.json().unwrap();
+    assert_eq!(shown["roles_by_hand"], by_hand["roles"]);
     let told = send(&gw, Method::GET, "/api/audit?kind=account&object=ann", Value::Null).await.json().unwrap();
     let actions: Vec<_> = told["list"].as_array().unwrap().iter().map(|entry| entry["action"].clone()).collect();
-    assert_eq!(actions, ["update", "update", "create"]);
+    assert_eq!(actions, ["update", "update", "update", "update", "update", "update", "create"]);
+}
+
+async fn an_account_is_made_for_a_subject(gw: Gateway) {
+    let (gw, provider) = known(gw).await;
+    let made = async |name: &str, subject: &str, provider: bool| {
+        let roles = json!([{ "role": "viewer", "groups": ["*"] }]);
+        let body = json!({ "name": name, "roles": roles, "provider": provider, "subject": subject });
+        let answer = send(&gw, Method::POST, "/api/users", body).await;
+        (answer.status, answer.json().unwrap()["path"].clone())
+    };
+    assert_eq!(made("ann", "s-7", true).await, (201, Value::Null));
+    assert_eq!(made("another", "s-7", true).await, (409, json!("/subject")));
+    assert_eq!(made("bob", "s-8", false).await, (400, json!("/subject")));
+    assert_eq!(made("bob", "", true).await, (400, json!("/subject")));
+    // Whoever is called as the account is, is not its owner by that; whoever is its owner may be called anything.
+    refused(&login(&gw, &provider).await, 403, "no_account");
+    provider.conduct().claims = json!({ "sub": "s-7", "preferred_username": "somebody" });
+    let cookie = session(&login(&gw, &provider).await);
+    assert_eq!(whose(&gw, &cookie).await.1["name"], "ann");
+}
+
+#[tokio::test]
+async fn roles_are_left_to_a_provider_that_gives_them() {
+    let provider = Provider::start().await;
+    let mut settings = provider.settings();
+    let groups = vec!["*".to_owned()];
+    settings.roles = vec![OidcRole { value: "ops".to_owned(), role: "operator".to_owned(), groups }];
+    let gw = Gateway::configured(|dashboard| dashboard.oidc = settings).await;
+    let body = |provider: bool| json!({ "name": "ann", "roles": [], "provider": provider });
+    assert_eq!(send(&gw, Method::POST, "/api/users", body(false)).await.status, 400);
+    assert_eq!(send(&gw, Method::POST, "/api/users", body(true)).await.status, 201);
+    refused(&login(&gw, &provider).await, 403, "no_account");
+    provider.conduct().claims = json!({ "groups": "ops" });
+    session(&login(&gw, &provider).await);
+}
+
+#[tokio::test]
+async fn what_the_token_lacks_is_asked_for() {
+    let provider = Provider::start().await;
+    let mut settings = provider.settings();
+    (settings.userinfo, settings.create_accounts) = (true, true);
+    let groups = vec!["*".to_owned()];
+    settings.roles = vec![OidcRole { value: "ops".to_owned(), role: "operator".to_owned(), groups }];
+    let gw = Gateway::configured(|dashboard| dashboard.oidc = settings.clone()).await;
+    provider.conduct().told = json!({ "sub": "s-1", "groups": ["ops"], "preferred_username": "eve" });
+    let cookie = session(&login(&gw, &provider).await);
+    // What the token says stays.
+    assert_eq!(whose(&gw, &cookie).await.1["name"], "ann");
+    for told in [json!({ "sub": "s-2", "groups": ["ops"] }), json!({ "groups": ["ops"] }), json!([])] {
+        provider.conduct().told = told;
+        refused(&login(&gw, &provider).await, 401, "wrong_login");
+    }
+    provider.conduct().claims = json!({ "groups": "ops" });
+    session(&login(&gw, &provider).await);
+    // Without the key nobody asks.
+    settings.userinfo = false;
+    let gw = gw.with_settings(|dashboard| dashboard.oidc = settings).await;
+    provider.bend(&json!({}), &json!({}), false);
+    provider.conduct().told = json!({ "sub": "s-1", "groups": ["ops"] });
+    refused(&login(&gw, &provider).await, 403, "no_account");
+}
+
+#[tokio::test]
+async fn over_tls_the_cookie_of_a_login_is_of_this_host_alone() {
+    let provider = Provider::start().await;
+    let mut settings = provider.settings();
+    settings.public_url = Some("https://gateways.example.com".to_owned());
+    let gw = Gateway::configured(|dashboard| dashboard.oidc = settings).await;
+    let begun = Call::get("/api/session/oidc").to(gw.address()).await.unwrap();
+    let cookie = begun.header("set-cookie");
+    assert!(cookie.starts_with("__Host-milecastle_login="), "{cookie}");
+    assert!(cookie.ends_with("; Max-Age=600; Path=/; HttpOnly; SameSite=Lax; Secure"), "{cookie}");
+    let location = begun.header("location");
+    let state = location.split_once("&state=").unwrap().1.split('&').next().unwrap();
+    let path = format!("/api/session/oidc/callback?error=access_denied&state={state}");
+    let pair = cookie.split(';').next().unwrap();
+    // What a neighbour can set, nobody takes for it.
+    let planted = pair.strip_prefix("__Host-").unwrap();
+    for (pair, status, code) in [(planted, 400, "wrong_state"), (pair, 401, "wrong_login")] {
+        let answer = Call::get(&path).header("cookie", pair).to(gw.address()).await.unwrap();
+        refused(&answer, status, code);
+        let over = "__Host-milecastle_login=; Max-Age=0; Path=/; HttpOnly; SameSite=Lax; Secure";
+        assert_eq!(answer.header("set-cookie"), over);
+    }
+}
+
+#[tokio::test]
+async fn a_browser_is_led_to_where_the_provider_logs_it_out() {
+    let provider = Provider::start().await;
+    let settings = provider.settings();
+    let (with, without) = (settings.clone(), settings);
+    let gw = Gateway::configured(|dashboard| dashboard.oidc = with).await;
+    let leave = async |gw: &Gateway| {
+        let answer = Call::get("/api/session/oidc/logout").to(gw.address()).await.unwrap();
+        (answer.status, answer.header("location"))
+    };
+    let home = "http%3A%2F%2F127.0.0.1%3A17080%2F";
+    let there = format!("{}/leave?realm=main&client_id=milecastle&post_logout_redirect_uri={home}", provider.issuer());
+    assert_eq!(leave(&gw).await, (303, there));
+    provider.conduct().leads_out = false;
+    let gw = gw.with_settings(|dashboard| dashboard.oidc = without).await;
+    assert_eq!(leave(&gw).await, (303, format!("{PUBLIC}/")));
+}
+
+#[tokio::test]
+async fn an_outage_of_the_provider_is_nobodys_failure() {
+    let provider = Provider::start().await;
+    let settings = provider.settings();
+    let gw = Gateway::configured(|dashboard| {
+        dashboard.oidc = settings;
+        dashboard.access.login_failures_of_address = 1;
+    });
+    let gw = gw.await;
+    awaited(&gw, "ann").await;
+    // It is known by then, and goes away between a login's beginning and its end.
+    let ways = [Way::begin(&gw).await, Way::begin(&gw).await, Way::begin(&gw).await, Way::begin(&gw).await];
+    provider.conduct().away = true;
+    for way in &ways[1..] {
+        refused(&way.back(&gw, &provider.authorise(&gw, &way.location)).await, 503, "provider_unavailable");
+    }
+    provider.conduct().away = false;
+    session(&ways[0].back(&gw, &provider.authorise(&gw, &ways[0].location)).await);
+    // One that is somebody's is counted, and with it all that were before.
+    refused(&ways[0].back(&gw, "/api/session/oidc/callback?code=a&state=b").await, 400, "wrong_state");
+    let failed = async || {
+        let path = "/api/audit?kind=session&outcome=failed";
+        let entries = send(&gw, Method::GET, path, Value::Null).await.json().unwrap()["list"].clone();
+        entries.as_array().unwrap().iter().map(|entry| entry["times"].as_u64().unwrap()).sum::<u64>()
+    };
+    eventually("the failed login is noted", async || failed().await > 0).await;
+    assert_eq!(failed().await, 1);
 }
 
 #[tokio::test]
@@ -274,7 +417,7 @@ async fn without_passwords_only_the_provider_lets_in() {
 #[tokio::test]
 async fn without_a_provider_nobody_is_sent_anywhere() {
     let gw = Gateway::sqlite().await;
-    for path in ["/api/session/oidc", "/api/session/oidc/callback?code=a&state=b"] {
+    for path in ["/api/session/oidc", "/api/session/oidc/callback?code=a&state=b", "/api/session/oidc/logout"] {
         refused(&Call::get(path).to(gw.address()).await.unwrap(), 404, "no_provider");
     }
     let body = json!({ "name": "b", "roles": [{ "role": "viewer", "groups": ["*"] }], "provider": true });

@@ -43,6 +43,10 @@ pub(super) struct Conduct {
     forged: bool,
     /// Whether it answers 500 to all that is asked of it.
     pub(super) away: bool,
+    /// What its userinfo endpoint says.
+    pub(super) told: Value,
+    /// Whether it says where browsers are logged out.
+    pub(super) leads_out: bool,
     /// How often it was asked what it says of itself, and for its keys.
     pub(super) asked: (u32, u32),
 }
@@ -69,6 +73,8 @@ impl Provider {
             header: json!({}),
             forged: false,
             away: false,
+            told: json!({}),
+            leads_out: true,
             asked: (0, 0),
         };
         let provider = Self { address, conduct: Arc::new(Mutex::new(conduct)) };
@@ -76,6 +82,7 @@ impl Provider {
             .route("/.well-known/openid-configuration", get(document))
             .route("/keys", get(keys))
             .route("/token", post(token))
+            .route("/userinfo", get(userinfo))
             .with_state(provider.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         provider
@@ -179,13 +186,17 @@ async fn document(State(provider): Shared) -> Told {
         return (StatusCode::INTERNAL_SERVER_ERROR, String::new());
     }
     let at = |path: &str| format!("{}{path}", provider.issuer());
-    let document = json!({
+    let mut document = json!({
         "issuer": provider.issuer(),
         "authorization_endpoint": at("/authorize"),
         "token_endpoint": at("/token"),
         "jwks_uri": at("/keys"),
+        "userinfo_endpoint": at("/userinfo"),
         "authorization_response_iss_parameter_supported": true,
     });
+    if conduct.leads_out {
+        document["end_session_endpoint"] = at("/leave?realm=main").into();
+    }
     (StatusCode::OK, document.to_string())
 }
 
@@ -209,6 +220,9 @@ async fn token(State(provider): Shared, headers: HeaderMap, body: String) -> Tol
         return refuse("invalid_client");
     }
     let mut conduct = provider.conduct();
+    if conduct.away {
+        return (StatusCode::BAD_GATEWAY, json!({ "error": "server_error" }).to_string());
+    }
     let Some(asked) = conduct.codes.remove(&form["code"]) else { return refuse("invalid_grant") };
     let challenge = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, form["code_verifier"].as_bytes()));
     if challenge != asked.challenge || form["redirect_uri"] != asked.redirect {
@@ -233,8 +247,15 @@ async fn token(State(provider): Shared, headers: HeaderMap, body: String) -> Tol
         Some("none") => String::new(),
         _ => URL_SAFE_NO_PAD.encode(by.sign(&SystemRandom::new(), text.as_bytes()).unwrap()),
     };
-    let body = json!({ "access_token": "unused", "token_type": "Bearer", "id_token": format!("{text}.{signature}") });
+    let body = json!({ "access_token": "opens", "token_type": "Bearer", "id_token": format!("{text}.{signature}") });
     (StatusCode::OK, body.to_string())
+}
+
+async fn userinfo(State(provider): Shared, headers: HeaderMap) -> Told {
+    match headers.get("authorization").is_some_and(|given| given == "Bearer opens") {
+        true => (StatusCode::OK, provider.conduct().told.to_string()),
+        false => (StatusCode::UNAUTHORIZED, String::new()),
+    }
 }
 
 /// The fields of a form or a query.
