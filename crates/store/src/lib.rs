@@ -105,7 +105,7 @@ pub use provider::{ProviderLogin, SignedIn};
 pub use publish::says_the_same;
 pub use read::{Changes, Snapshot};
 pub use role::{BUILT_IN_ROLES, CustomRole, RoleHolder, RoleUpdate};
-pub use rollout::{Advance, Rollout, Step};
+pub use rollout::{Advance, HeldRollout, Rollout, Rollouts, Step};
 pub use sample::{NodeSample, SampleFilter, Sampling};
 pub use seal::{KeySource, SealingKey, SealingKeyError, warn_if_open_to_others};
 pub use secret::SecretBytes;

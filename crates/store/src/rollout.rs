@@ -3,13 +3,15 @@
 //! What must stay true:
 //! - Of a group whose revisions go to canaries first no head is open to every node before a step says so: the publish that makes
 //!   it closes the gate, in its own transaction.
-//! - A step names the version of what it was decided on, and a leader's its term of office; if either is over, nothing is done.
+//! - What is done to a rollout is decided while its group is held ([`HeldRollout`]), of what the database has then: no writer comes
+//!   between, however steadily the group is written to. A leader's step names its term of office; once that is over, nothing is done.
 //! - What opens or closes the gate, and whatever somebody asked for, is in the audit log, in the transaction that does it.
 //! - While the gate is closed, no history from the base on is forgotten: every revision from there on can be had ([`Store::past`]).
 //!
 //! Deliberately absent: policies, who is a canary, and what is judged. They are JSON here.
 
 use serde_json::{Value as Json, json};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::audit::{Acting, NewEntry, audited};
 use crate::change::{ChangeSet, Published};
@@ -17,7 +19,7 @@ use crate::error::{PublishError, StoreError};
 use crate::group;
 use crate::lease::Term;
 use crate::publish::Writing;
-use crate::sql::{Db, Row, Tx, args};
+use crate::sql::{Row, Tx, args};
 use crate::store::Store;
 use crate::watch::{self, Gate, Head};
 
@@ -51,8 +53,6 @@ pub struct Rollout {
 pub struct Step<'a> {
     /// What it is, in a word, for the audit log.
     pub name: &'static str,
-    /// [`Rollout::version`] of what it was decided on.
-    pub version: u64,
     /// The term of office of the leader who takes it; `None`: somebody asked for it.
     pub term: Option<Term<'a>>,
     /// [`Rollout::stage`] from then on.
@@ -76,36 +76,68 @@ pub enum Advance {
     Head,
 }
 
+/// The rollouts of all groups that ever had a policy.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rollouts {
+    /// By the group's id.
+    pub known: Vec<Rollout>,
+    /// Groups of which it cannot be read what is stored.
+    pub unreadable: Vec<String>,
+}
+
+/// The rollout of a group that is held: until this is dropped nobody else writes to the group or moves its rollout. Writers wait for as
+/// long, so whatever must be read of other things is better read before.
+pub struct HeldRollout<'a> {
+    by: Acting<'a>,
+    tx: Tx,
+    _turn: Option<OwnedSemaphorePermit>,
+    rollout: Rollout,
+}
+
 impl Store {
     /// How the revisions of a group go out.
     pub async fn rollout_get(&self, group: &str) -> Result<Rollout, StoreError> {
         rollout_of(&mut self.0.db.begin_read().await?, group).await
     }
 
-    /// Those of all groups that ever had a policy, by the group's id.
-    pub async fn rollout_list(&self) -> Result<Vec<Rollout>, StoreError> {
+    /// Those of all groups that ever had a policy.
+    pub async fn rollout_list(&self) -> Result<Rollouts, StoreError> {
         let sql = format!("{ROLLOUTS} WHERE r.group_id IS NOT NULL ORDER BY g.id");
-        self.0.db.rows(sql, &[]).await?.iter().map(rollout).collect()
+        let mut rollouts = Rollouts::default();
+        for row in &self.0.db.rows(sql, &[]).await? {
+            // What one group has is no reason to lose sight of the others.
+            match rollout(row) {
+                Ok(rollout) => rollouts.known.push(rollout),
+                Err(_) => rollouts.unreadable.push(row.text(0)?),
+            }
+        }
+        Ok(rollouts)
     }
 }
 
-impl Acting<'_> {
-    /// Sets the policy of a group, and whether its revisions go to canaries first. If they do not, a rollout that is on ends, every
-    /// node may have the head, and `record` is [`Rollout::record`] from then on. The group's epoch grows. `false`, and nothing done: the
-    /// rollout is of another version by now.
-    pub async fn rollout_set(
-        self,
-        id: &str,
-        version: u64,
-        policy: &Json,
-        staged: bool,
-        record: &Json,
-    ) -> Result<bool, StoreError> {
+impl<'a> Acting<'a> {
+    /// Holds the rollout of a group. Waits for publishes to the group to end that are under way.
+    pub async fn rollout_hold(self, id: &str) -> Result<HeldRollout<'a>, StoreError> {
+        let turn = self.store.0.db.publisher().await?;
         let mut tx = self.begin().await?;
-        let before = locked(&mut tx, id).await?;
-        if before.version != version {
-            return Ok(false);
-        }
+        let lock = tx.lock_group_sql();
+        tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
+        let rollout = rollout_of(&mut tx, id).await?;
+        Ok(HeldRollout { by: self, tx, _turn: turn, rollout })
+    }
+}
+
+impl HeldRollout<'_> {
+    /// As it stands.
+    pub fn rollout(&self) -> &Rollout {
+        &self.rollout
+    }
+
+    /// Sets the policy of the group, and whether its revisions go to canaries first. If they do not, a rollout that is on ends, every
+    /// node may have the head, and `record` is [`Rollout::record`] from then on. The group's epoch grows.
+    pub async fn set(self, policy: &Json, staged: bool, record: &Json) -> Result<(), StoreError> {
+        let Self { by, mut tx, rollout: before, _turn } = self;
+        let (id, version) = (before.group.as_str(), before.version);
         let ends = !staged && before.head.gate.is_some();
         let stage = before.stage.as_ref().filter(|_| !ends);
         write(&mut tx, id, version, policy, stage, if ends { record } else { &before.record }).await?;
@@ -114,101 +146,78 @@ impl Acting<'_> {
             open(&mut tx, id).await?;
         }
         group::touch(&mut tx, id).await?;
-        let [old, new] = [before.policy, Some(policy.clone())].map(|policy| Some(json!({ "policy": policy })));
-        self.record(&mut tx, NewEntry::of(audited::ROLLOUT, id, old, new).map(|entry| entry.within(id))).await?;
+        let [old, new] = [&before.policy, &Some(policy.clone())].map(|policy| Some(json!({ "policy": policy })));
+        by.record(&mut tx, NewEntry::of(audited::ROLLOUT, id, old, new).map(|entry| entry.within(id))).await?;
         tx.commit().await?;
-        self.store.0.watcher.hint();
-        Ok(true)
+        by.store.0.watcher.hint();
+        Ok(())
     }
 
-    /// Takes a step. `false`, and nothing done: the rollout is of another version by now, or the term of office is over.
-    pub async fn rollout_step(self, id: &str, step: &Step<'_>) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
-        let before = locked(&mut tx, id).await?;
-        if !is_due(&mut tx, &self.store.0.db, &before, step).await? {
+    /// Publishes to the group, if a step follows; refused, nothing of it is left, and the group is held as before.
+    pub async fn publish(&mut self, set: ChangeSet) -> Result<Published, PublishError> {
+        self.tx.run("SAVEPOINT publish", &[]).await?;
+        let mut writing = Writing::begin(&mut self.tx, self.by, &self.rollout.group).await?;
+        let applied = Box::pin(writing.apply(set)).await;
+        match applied {
+            Ok(published) => {
+                self.rollout.head.revision = published.revision;
+                Ok(published)
+            }
+            Err(PublishError::Store(error)) => Err(error.into()),
+            Err(refused) => {
+                self.tx.run("ROLLBACK TO SAVEPOINT publish", &[]).await?;
+                Err(refused)
+            }
+        }
+    }
+
+    /// Takes a step, along with what was published. `false`, and nothing done: the term of office is over.
+    pub async fn step(self, step: &Step<'_>) -> Result<bool, StoreError> {
+        let Self { by, mut tx, rollout: before, _turn } = self;
+        // Asked while the group is held, and not before: the lease must not be held while the group is waited for.
+        if let Some(term) = step.term
+            && !term.lasts(&mut tx, &by.store.0.db).await?
+        {
             return Ok(false);
         }
-        self.take(&mut tx, &before, step).await?;
+        take(by, &mut tx, &before, step).await?;
         tx.commit().await?;
-        self.store.0.watcher.hint();
+        by.store.0.watcher.hint();
         Ok(true)
     }
-
-    /// Publishes what takes back a candidate, and takes the step that follows from it, in one transaction. `None`, and nothing
-    /// done: as with [`Self::rollout_step`].
-    pub async fn rollout_back(
-        self,
-        id: &str,
-        step: &Step<'_>,
-        set: ChangeSet,
-    ) -> Result<Option<Published>, PublishError> {
-        let db = &self.store.0.db;
-        let _turn = db.publisher().await?;
-        let mut tx = self.begin().await?;
-        let mut writing = Writing::begin(&mut tx, self, id).await?;
-        let before = rollout_of(writing.tx, id).await?;
-        if !is_due(writing.tx, db, &before, step).await? {
-            return Ok(None);
-        }
-        let published = Box::pin(writing.apply(set)).await?;
-        let before = Rollout { head: Head { revision: published.revision, ..before.head }, ..before };
-        self.take(&mut tx, &before, step).await?;
-        tx.commit().await?;
-        self.store.0.watcher.hint();
-        Ok(Some(published))
-    }
-
-    /// Writes what a step changes, and that it was taken. `before` has the head that is in the transaction.
-    async fn take(self, tx: &mut Tx, before: &Rollout, step: &Step<'_>) -> Result<(), StoreError> {
-        let (id, revision) = (before.group.as_str(), before.head.revision);
-        let gate = before.head.gate.and_then(|gate| match step.advance {
-            Advance::Stay => Some(gate),
-            Advance::Candidate if gate.candidate < revision => Some(Gate { base: gate.candidate, candidate: revision }),
-            Advance::Next => Some(Gate { candidate: revision, ..gate }),
-            Advance::Candidate | Advance::Head => None,
-        });
-        let is_next = step.advance == Advance::Candidate;
-        let stage = step.stage.as_ref().filter(|_| gate.is_some() && !is_next);
-        let policy = before.policy.clone().unwrap_or_default();
-        write(tx, id, before.version, &policy, stage, &step.record).await?;
-        match gate {
-            Some(Gate { base, candidate }) => {
-                let sql = "UPDATE gateway_group SET base = $2, candidate = $3 WHERE id = $1";
-                tx.run(sql, args![id, base, candidate]).await?;
-            }
-            None => open(tx, id).await?,
-        }
-        let turns = gate != before.head.gate || stage.is_some() != before.stage.is_some();
-        if turns {
-            group::touch(tx, id).await?;
-        }
-        if !turns && step.term.is_some() {
-            // The leader goes on, and nothing changes for anybody.
-            return Ok(());
-        }
-        let after = json!({ "gate": gate, "step": step.name });
-        let entry = NewEntry::of(audited::ROLLOUT, id, Some(json!({ "gate": before.head.gate })), Some(after));
-        self.record(tx, entry.map(|entry| entry.within(id))).await
-    }
 }
 
-/// The rollout of a group, whose row is held until the end of the transaction.
-async fn locked(tx: &mut Tx, id: &str) -> Result<Rollout, StoreError> {
-    let lock = tx.lock_group_sql();
-    tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
-    rollout_of(tx, id).await
-}
-
-/// Whether a step may be taken. Asked while the group is held, and not before: the lease must not be held while the group is
-/// waited for.
-async fn is_due(tx: &mut Tx, db: &Db, before: &Rollout, step: &Step<'_>) -> Result<bool, StoreError> {
-    if before.version != step.version {
-        return Ok(false);
+/// Writes what a step changes, and that it was taken. `before` has the head that is in the transaction.
+async fn take(by: Acting<'_>, tx: &mut Tx, before: &Rollout, step: &Step<'_>) -> Result<(), StoreError> {
+    let (id, revision) = (before.group.as_str(), before.head.revision);
+    let gate = before.head.gate.and_then(|gate| match step.advance {
+        Advance::Stay => Some(gate),
+        Advance::Candidate if gate.candidate < revision => Some(Gate { base: gate.candidate, candidate: revision }),
+        Advance::Next => Some(Gate { candidate: revision, ..gate }),
+        Advance::Candidate | Advance::Head => None,
+    });
+    let is_next = step.advance == Advance::Candidate;
+    let stage = step.stage.as_ref().filter(|_| gate.is_some() && !is_next);
+    let policy = before.policy.clone().unwrap_or_default();
+    write(tx, id, before.version, &policy, stage, &step.record).await?;
+    match gate {
+        Some(Gate { base, candidate }) => {
+            let sql = "UPDATE gateway_group SET base = $2, candidate = $3 WHERE id = $1";
+            tx.run(sql, args![id, base, candidate]).await?;
+        }
+        None => open(tx, id).await?,
     }
-    match step.term {
-        Some(term) => term.lasts(tx, db).await,
-        None => Ok(true),
+    let turns = gate != before.head.gate || stage.is_some() != before.stage.is_some();
+    if turns {
+        group::touch(tx, id).await?;
     }
+    if !turns && step.term.is_some() {
+        // The leader goes on, and nothing changes for anybody.
+        return Ok(());
+    }
+    let after = json!({ "gate": gate, "step": step.name });
+    let entry = NewEntry::of(audited::ROLLOUT, id, Some(json!({ "gate": before.head.gate })), Some(after));
+    by.record(tx, entry.map(|entry| entry.within(id))).await
 }
 
 async fn write(

@@ -18,6 +18,13 @@ pub(super) fn route(more: &Value) -> Value {
     with_members(json!({ "uri": "/api/*", "upstream_id": "1", "plugins": { "request-id": {} } }), more)
 }
 
+/// The same route with an upstream of its own.
+fn of_its_own(node: &str) -> Value {
+    let mut route = route(&json!({ "upstream": upstream(node, &json!({})) }));
+    route.as_object_mut().unwrap().remove("upstream_id");
+    route
+}
+
 /// Its upstream.
 pub(super) fn upstream(node: &str, more: &Value) -> Value {
     with_members(json!({ "nodes": { node: 1 } }), more)
@@ -82,11 +89,7 @@ impl Bad {
                 "limit-count",
                 json!({ "count": 1, "time_window": 3600, "rejected_code": 429 }),
             ),
-            with(
-                "split to a dead upstream",
-                "traffic-split",
-                json!({ "rules": [{ "weighted_upstreams": [{ "upstream": { "nodes": { nowhere().to_string(): 1 } } }] }] }),
-            ),
+            put("upstream of its own, dead", "/routes/1", of_its_own(&nowhere().to_string())),
             of_upstream("no upstream node", node, json!({ "nodes": [] })),
             put("global key-auth", "/global_rules/1", json!({ "plugins": { "key-auth": {} } })),
         ]

@@ -8,6 +8,7 @@ mod site;
 use bad::Bad;
 use serde_json::json;
 use site::Site;
+use std::time::{Duration, Instant};
 
 /// Bad changes of the short form, one of each sort: a dead upstream, an authentication that nobody passes, objects in quarantine, a
 /// timeout that nobody keeps.
@@ -19,35 +20,49 @@ async fn bad_changes_stop_at_the_canaries_and_are_undone() {
     let all = Bad::all(&site.upstream);
     assert!(all.len() >= 20);
     let bad: Vec<Bad> = all.into_iter().filter(|bad| milecastle_tests::full() || SHORT.contains(&bad.name)).collect();
-    let (mut sent, mut harmed) = (0, 0);
+    let (mut sent, mut harmed, mut slowest) = (0, 0, Duration::ZERO);
     for (n, bad) in bad.iter().enumerate() {
         let before = site.load.seen();
         if n == 0 {
             // Nothing is judged before the leader is gone, in the middle of it; the other replica goes on.
             site.policy(&json!({ "min_requests": 1_000_000 })).await;
         }
+        let published = Instant::now();
         let candidate = site.publish_bad(bad).await;
         if n == 0 {
             site.kill_leader().await;
             site.policy(&json!({ "min_requests": site::JUDGED })).await;
         }
         let outcome = site.taken_back(candidate).await;
+        let undone = published.elapsed();
         site.is_as_before().await;
         let (of_canary, of_others) = site.load.since(&before, site.canary);
         let name = bad.name;
         eprintln!(
-            "{name}: {} of {} requests harmed at the canary, {} of {} at the others; {}",
-            of_canary.harmed, of_canary.sent, of_others.harmed, of_others.sent, outcome["reason"]
+            "{name}: undone after {:.1} s; {} of {} requests harmed at the canary, {} of {} at the others; {}",
+            undone.as_secs_f64(),
+            of_canary.harmed,
+            of_canary.sent,
+            of_others.harmed,
+            of_others.sent,
+            outcome["reason"]
         );
         assert_eq!(of_others.harmed, 0, "{name} has reached nodes that are no canaries");
         assert!(of_canary.harmed > 0 || bad.is_slow, "{name} harms nobody: it shows nothing");
         (sent, harmed) = (sent + of_canary.sent + of_others.sent, harmed + of_canary.harmed);
         if n == 0 {
             site.restart_the_killed().await;
+        } else {
+            slowest = slowest.max(undone);
         }
     }
     let share = 100.0 * harmed as f64 / sent as f64;
-    eprintln!("{} bad changes, all of them taken back: {harmed} of {sent} requests harmed ({share:.1} %)", bad.len());
+    eprintln!(
+        "{} bad changes, all of them taken back, where a leader was there at the latest after {:.1} s: {harmed} of {sent} requests \
+         harmed ({share:.1} %)",
+        bad.len(),
+        slowest.as_secs_f64()
+    );
     let audit = site.control().get("/api/audit?actor=rollout&limit=500").await.json().unwrap();
     assert!(audit["list"].as_array().unwrap().len() >= bad.len(), "{audit}");
     let told = site.told("rolled_back", bad.len()).await;

@@ -11,10 +11,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 use super::{Api, Failure, Outcome, Site, Who, flag, json as answer, query_of};
-use crate::RETRY_AFTER;
 use crate::callers::Caller;
 use crate::openapi::{Doc, Param};
-use crate::rollout::{self, ATTEMPTS, Back, Course, End, Policy, Seen, Situation, Stage, Strategy};
+use crate::rollout::{self, Back, Course, End, Policy, Seen, Situation, Stage, Strategy};
 use crate::traffic::Traffic;
 
 /// How new revisions go out, as answers show it.
@@ -47,6 +46,8 @@ struct Current {
     paused_by: Option<String>,
     /// Why it does not go on yet, for people.
     waits_for: String,
+    /// What to do about that; `null` unless it lasts longer than usual (`stalled_after` of the policy).
+    advice: Option<&'static str>,
     traffic: Compared,
 }
 
@@ -107,11 +108,10 @@ enum Wish {
 }
 
 impl Present {
-    async fn of(api: &Api, group: &str) -> Result<Self, Failure> {
-        let rollout = api.store().rollout_get(group).await?;
+    async fn of(api: &Api, rollout: Rollout) -> Result<Self, Failure> {
         let Some(policy) = rollout::policy_of(&rollout) else {
             let message =
-                "the policy of this gateway group is of another version, upgrade this replica of the control plane";
+                "the rollout of this gateway group is of another version, upgrade this replica of the control plane";
             return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "other_version", message));
         };
         let nodes = rollout::seen(api.store(), api.nodes.silence(), &rollout).await?;
@@ -126,17 +126,6 @@ impl Present {
     fn gate(&self) -> Result<Gate, Failure> {
         let none = || Failure::conflict("no_rollout", format!("group `{}` has no rollout on", self.rollout.group));
         self.rollout.head.gate.ok_or_else(none)
-    }
-
-    /// The same, for somebody who tries again: not the gate of another rollout than the one that he meant.
-    fn gate_as(&self, meant: &mut Option<Gate>) -> Result<Gate, Failure> {
-        let gate = self.gate()?;
-        if *meant.get_or_insert(gate) != gate {
-            let message =
-                "the rollout that was on is over, and another one has begun meanwhile: look at that one first";
-            return Err(Failure::conflict("no_rollout", message));
-        }
-        Ok(gate)
     }
 
     fn shown(self, api: &Api) -> Shown {
@@ -156,10 +145,10 @@ impl Present {
 fn current(gate: Gate, situation: &Situation<'_>) -> Current {
     let stage = situation.stage.clone().unwrap_or_default();
     let compared = situation.compared(&stage);
-    let waits_for = match situation.course() {
-        Course::Wait(why) => why,
-        Course::Step { .. } => "it is about to go on".to_owned(),
-        Course::Back(reason) => format!("it is about to be taken back: {reason}"),
+    let (waits_for, advice) = match situation.course() {
+        Course::Wait(wait) => (wait.to_string(), wait.advice().filter(|_| situation.is_stalled())),
+        Course::Step { .. } => ("it is about to go on".to_owned(), None),
+        Course::Back(reason) => (format!("it is about to be taken back: {reason}"), None),
     };
     Current {
         base: gate.base,
@@ -168,6 +157,7 @@ fn current(gate: Gate, situation: &Situation<'_>) -> Current {
         soaking_since: stage.soaking_since,
         paused_by: stage.paused_by,
         waits_for,
+        advice,
         traffic: Compared {
             canaries: (&compared.canaries).into(),
             others: (&compared.others).into(),
@@ -234,91 +224,77 @@ pub(super) const ABORT: Doc = Doc::gives::<Shown>("Takes back what the canaries 
 
 /// `POST /api/gateway_groups/{group}/rollout/abort`: takes the candidate back.
 pub(super) async fn abort(Shared(api): Site, Extension(who): Who, Path(group): Path<String>) -> Outcome {
-    let mut meant = None;
-    for _ in 0..ATTEMPTS {
-        let present = Present::of(&api, &group).await?;
-        let gate = present.gate_as(&mut meant)?;
-        let here = api.state.find(&group).await?;
-        let reason = format!("aborted by {}", who.name);
-        let back = Back { editor: api.editor(&who, &here), by: &who.name, reason: &reason, term: None };
-        if let Some(published) = back.take(&present.rollout, &present.situation(&api)).await? {
-            tracing::info!(group, by = who.name, candidate = gate.candidate, "a rollout was aborted");
-            here.reach(published.revision, &published.mark).await?;
-            return shown(&api, &group).await;
-        }
+    let here = api.state.find(&group).await?;
+    let held = api.by(&who).rollout_hold(&group).await?;
+    let present = Present::of(&api, held.rollout().clone()).await?;
+    let gate = present.gate()?;
+    let reason = format!("aborted by {}", who.name);
+    let back = Back { editor: api.editor(&who, &here), by: &who.name, reason: &reason, term: None };
+    if let Some(published) = back.take(held, &present.situation(&api)).await? {
+        tracing::info!(group, by = who.name, candidate = gate.candidate, "a rollout was aborted");
+        here.reach(published.revision, &published.mark).await?;
     }
-    Err(busy())
+    shown(&api, &group).await
 }
 
 async fn change(api: &Api, who: &Caller, group: &str, make: impl Fn(Value) -> Value) -> Outcome {
-    for _ in 0..ATTEMPTS {
-        let present = Present::of(api, group).await?;
-        let given = make(present.rollout.policy.clone().unwrap_or_else(|| json!({})));
-        // The parser would take a list of values for the members of an object.
-        if !(given.is_object() && given.get("canaries").is_none_or(Value::is_object)) {
-            return Err(Failure::bad("invalid_policy", "a policy is an object, and so are its canaries"));
-        }
-        let policy = Policy::deserialize(&given).map_err(|error| Failure::bad("invalid_policy", error.to_string()))?;
-        let faults = policy.faults();
-        if let Some(first) = faults.first() {
-            let listed: Vec<Value> =
-                faults.iter().map(|fault| json!({ "path": fault.path, "message": fault.message })).collect();
-            return Err(Failure::bad("invalid_policy", first.placed()).at(&first.path).with("faults", listed));
-        }
-        let staged = policy.strategy == Strategy::Canary;
-        let situation = present.situation(api);
-        let record = match situation.gate.filter(|_| !staged) {
-            Some(gate) => {
-                let stage = situation.stage.clone().unwrap_or_default();
-                situation.ended(gate, &stage, End::Promoted, &who.name, "the strategy is `all` now")
-            }
-            None => situation.record.clone(),
-        };
-        let (version, record) = (present.rollout.version, rollout::written(record));
-        if api.by(who).rollout_set(group, version, &given, staged, &record).await? {
-            tracing::info!(group, by = who.name, staged, "the policy of rollouts changed");
-            return shown(api, group).await;
-        }
+    let held = api.by(who).rollout_hold(group).await?;
+    let present = Present::of(api, held.rollout().clone()).await?;
+    let given = make(present.rollout.policy.clone().unwrap_or_else(|| json!({})));
+    // The parser would take a list of values for the members of an object.
+    if !(given.is_object() && given.get("canaries").is_none_or(Value::is_object)) {
+        return Err(Failure::bad("invalid_policy", "a policy is an object, and so are its canaries"));
     }
-    Err(busy())
+    let policy = Policy::deserialize(&given).map_err(|error| Failure::bad("invalid_policy", error.to_string()))?;
+    let faults = policy.faults();
+    if let Some(first) = faults.first() {
+        let listed: Vec<Value> =
+            faults.iter().map(|fault| json!({ "path": fault.path, "message": fault.message })).collect();
+        return Err(Failure::bad("invalid_policy", first.placed()).at(&first.path).with("faults", listed));
+    }
+    let staged = policy.strategy == Strategy::Canary;
+    let situation = present.situation(api);
+    let record = match situation.gate.filter(|_| !staged) {
+        Some(gate) => {
+            let stage = situation.stage.clone().unwrap_or_default();
+            situation.ended(gate, &stage, End::Promoted, &who.name, "the strategy is `all` now")
+        }
+        None => situation.record.clone(),
+    };
+    held.set(&given, staged, &rollout::written(record)).await?;
+    tracing::info!(group, by = who.name, staged, "the policy of rollouts changed");
+    shown(api, group).await
 }
 
 async fn fulfil(api: &Api, who: &Caller, group: &str, wish: Wish) -> Outcome {
-    let mut meant = None;
-    for _ in 0..ATTEMPTS {
-        let present = Present::of(api, group).await?;
-        let gate = present.gate_as(&mut meant)?;
-        let situation = present.situation(api);
-        let stage = match (situation.stage.clone(), wish) {
-            (Some(stage), _) => stage,
-            (None, Wish::Promote { .. }) => Stage::default(),
-            (None, Wish::Pause | Wish::Resume) => {
-                let message = "its canaries are yet to be chosen, which takes a second: try again, or abort it";
-                return Err(Failure::conflict("not_begun", message));
-            }
-        };
-        let paused = |paused_by| Some(rollout::written(Stage { paused_by, ..stage.clone() }));
-        let ended = || situation.ended(gate, &stage, End::Promoted, &who.name, "an operator wanted it so");
-        let (name, stage, record, advance) = match wish {
-            Wish::Pause => ("pause", paused(Some(who.name.to_string())), situation.record.clone(), Advance::Stay),
-            Wish::Resume => ("resume", paused(None), situation.record.clone(), Advance::Stay),
-            Wish::Promote { all } => ("promote", None, ended(), if all { Advance::Head } else { Advance::Candidate }),
-        };
-        let (version, record) = (present.rollout.version, rollout::written(record));
-        let step = Step { name, version, term: None, stage, record, advance };
-        if api.by(who).rollout_step(group, &step).await? {
-            tracing::info!(group, by = who.name, ?wish, candidate = gate.candidate, "an operator moved a rollout");
-            return shown(api, group).await;
+    let held = api.by(who).rollout_hold(group).await?;
+    let present = Present::of(api, held.rollout().clone()).await?;
+    let gate = present.gate()?;
+    let situation = present.situation(api);
+    let stage = match (situation.stage.clone(), wish) {
+        (Some(stage), _) => stage,
+        (None, Wish::Promote { .. }) => Stage::default(),
+        (None, Wish::Pause | Wish::Resume) => {
+            let message = "its canaries are yet to be chosen, which takes a second: try again, or abort it";
+            return Err(Failure::conflict("not_begun", message));
         }
-    }
-    Err(busy())
-}
-
-fn busy() -> Failure {
-    let message = "the rollout goes on, or the group is written to, without pause: try again, or pause the writers";
-    Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).after(RETRY_AFTER)
+    };
+    let record = match wish {
+        Wish::Pause | Wish::Resume => situation.record.clone(),
+        Wish::Promote { .. } => situation.ended(gate, &stage, End::Promoted, &who.name, "an operator wanted it so"),
+    };
+    let paused = |by| Some(rollout::written(stage.paused(by, situation.now)));
+    let (name, stage, advance) = match wish {
+        Wish::Pause => ("pause", paused(Some(who.name.to_string())), Advance::Stay),
+        Wish::Resume => ("resume", paused(None), Advance::Stay),
+        Wish::Promote { all } => ("promote", None, if all { Advance::Head } else { Advance::Candidate }),
+    };
+    held.step(&Step { name, term: None, stage, record: rollout::written(record), advance }).await?;
+    tracing::info!(group, by = who.name, ?wish, candidate = gate.candidate, "an operator moved a rollout");
+    shown(api, group).await
 }
 
 async fn shown(api: &Api, group: &str) -> Outcome {
-    Ok(answer(StatusCode::OK, &Present::of(api, group).await?.shown(api)))
+    let rollout = api.store().rollout_get(group).await?;
+    Ok(answer(StatusCode::OK, &Present::of(api, rollout).await?.shown(api)))
 }

@@ -78,7 +78,7 @@ async fn look_once(
     let probes = store.probe_list().await?;
     let asked = join_all(probes.iter().map(|one| probe::ask(&one.url, availability))).await;
     let (heads, rollouts) = (store.watch().heads(), store.rollout_list().await?);
-    let (members, nodes) = (store.member_list().await?, nodes.list_all(&heads, &rollouts).await?);
+    let (members, nodes) = (store.member_list().await?, nodes.list_all(&heads, &rollouts.known).await?);
     let mut seen = of_members(&members, settings);
     seen.extend(nodes.iter().filter_map(|(group, node)| of_node(group, node)));
     seen.push(whole(&members, &nodes, settings));

@@ -16,6 +16,9 @@ use super::head::{Head, History, Memory, Step};
 use super::lines::Lines;
 use crate::state::{Group, State};
 
+/// How often lines are made anew at once because a rollout went on while they were made.
+const CATCH_UPS: usize = 4;
+
 /// The pause after the database could not be asked what nodes may have.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -186,9 +189,18 @@ impl Feed {
 
     /// Brings the lines to what the database holds at this moment: for a node that knows more than this replica does.
     pub(super) async fn catch_up(&self) -> Result<(), StoreError> {
-        let image = self.group.current().await?;
-        let there = Arc::ptr_eq(self.lines.borrow().image(), &image);
-        if there { Ok(()) } else { self.advance().await }
+        for _ in 0..CATCH_UPS {
+            let image = self.group.current().await?;
+            // While a rollout is on, who is a canary may be known elsewhere and not here yet.
+            if Arc::ptr_eq(self.lines.borrow().image(), &image) && image.gate().is_none() {
+                return Ok(());
+            }
+            self.advance().await?;
+            if self.lines.borrow().are_of_one_moment() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Whether the database has another revision of that number than the node that holds `have`, which is of the head's lineage

@@ -22,6 +22,8 @@ pub(super) struct Lines {
     rest: Arc<Head>,
     /// Ids of the canaries.
     canaries: Arc<BTreeSet<String>>,
+    /// The canaries are those of the image's gate.
+    of_one_moment: bool,
 }
 
 impl Lines {
@@ -61,6 +63,11 @@ impl Lines {
         self.canaries.contains(node)
     }
 
+    /// Whether who is a canary was read of the rollout that the image is of; if not, the next image says so.
+    pub(super) fn are_of_one_moment(&self) -> bool {
+        self.of_one_moment
+    }
+
     /// Whether a rollout is on.
     pub(super) fn is_gated(&self) -> bool {
         self.image.gate().is_some()
@@ -78,27 +85,29 @@ struct Making<'a> {
 
 impl Making<'_> {
     async fn lines(self) -> Result<Lines, StoreError> {
-        let (rest, canary, canaries) = match self.image.gate() {
-            None => {
-                let head = self.head(self.image.clone()).await;
-                (head.clone(), head, Arc::default())
-            }
-            Some(gate) => {
-                (self.head_at(gate.base).await?, self.head_at(gate.candidate).await?, self.canaries(gate).await?)
-            }
+        let Some(gate) = self.image.gate() else {
+            let head = self.head(self.image.clone()).await;
+            return Ok(Lines {
+                canary: head.clone(),
+                rest: head,
+                canaries: Arc::default(),
+                of_one_moment: true,
+                image: self.image,
+            });
         };
-        Ok(Lines { image: self.image, canary, rest, canaries })
+        let (rest, canary) = (self.head_at(gate.base).await?, self.head_at(gate.candidate).await?);
+        let canaries = self.canaries(gate).await?;
+        let of_one_moment = canaries.is_some();
+        // Until the next image those that were canaries stay so.
+        let known = self.before.filter(|before| before.image.gate() == Some(gate));
+        let canaries = canaries.or_else(|| known.map(|before| before.canaries.clone())).unwrap_or_default();
+        Ok(Lines { canary, rest, canaries, of_one_moment, image: self.image })
     }
 
-    /// Who is a canary of the rollout that has this gate.
-    async fn canaries(&self, gate: Gate) -> Result<Arc<BTreeSet<String>>, StoreError> {
+    /// Who is a canary of the rollout that has this gate; `None`: it has gone on.
+    async fn canaries(&self, gate: Gate) -> Result<Option<Arc<BTreeSet<String>>>, StoreError> {
         let rollout = self.store.rollout_get(self.group).await?;
-        if rollout.head.gate == Some(gate) {
-            return Ok(Arc::new(canaries_of(&rollout)));
-        }
-        // It goes on, and the next image says so. Those that were canaries stay so until then.
-        let known = self.before.filter(|before| before.image.gate() == Some(gate));
-        Ok(known.map(|before| before.canaries.clone()).unwrap_or_default())
+        Ok((rollout.head.gate == Some(gate)).then(|| Arc::new(canaries_of(&rollout))))
     }
 
     /// The head at a revision that the image leads back to.

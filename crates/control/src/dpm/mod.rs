@@ -31,7 +31,7 @@ mod metrics;
 mod nodes;
 mod session;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -287,25 +287,42 @@ fn random() -> Option<u64> {
 /// Ends the streams of whoever is no longer welcome, and tells nodes of their maintenance, for ever: looks at a group's nodes
 /// when the group's epoch is another one, or the group itself is, made anew under the same id.
 async fn sweep(shared: Arc<Shared>, mut watch: Watch) {
-    let mut known = standings(&watch.heads());
+    let mut seen_to = standings(&watch.heads());
+    let mut failed = BTreeSet::new();
     loop {
-        let Some(heads) = watch.changed().await else { return };
+        let heads = tokio::select! {
+            changed = watch.changed() => match changed {
+                Some(heads) => heads,
+                None => return,
+            },
+            () = sleep(SWEEP_RETRY), if !failed.is_empty() => watch.heads(),
+        };
         let standings = standings(&heads);
-        for gone in known.keys().filter(|group| !standings.contains_key(*group)) {
+        for gone in seen_to.keys().filter(|group| !standings.contains_key(*group)) {
             shared.nodes.end(gone, |_| Some(End::NoGroup));
             shared.feeds.forget(gone).await;
             shared.metrics.forget_group(gone);
         }
-        for (group, standing) in &standings {
-            if known.get(group).is_some_and(|known| known != standing) {
-                // Whatever else happens waits: nothing is as urgent.
-                while let Err(error) = look_at(&shared, group).await {
-                    tracing::warn!(group, %error, "cannot ask the database which nodes are welcome; trying again");
-                    sleep(SWEEP_RETRY).await;
+        let before = std::mem::take(&mut seen_to);
+        let failed_before = std::mem::take(&mut failed);
+        for (group, standing) in standings {
+            let known = before.get(&group).filter(|known| **known != standing);
+            let looked_at = match known {
+                Some(_) => look_at(&shared, &group).await,
+                None => Ok(()),
+            };
+            match (looked_at, known) {
+                // It is looked at once more with the next round; what one group has holds up no other.
+                (Err(error), Some(known)) => {
+                    if !failed_before.contains(&group) {
+                        tracing::warn!(group, %error, "cannot ask the database which nodes are welcome; trying again");
+                    }
+                    failed.insert(group.clone());
+                    seen_to.insert(group, known.clone());
                 }
+                _ => drop(seen_to.insert(group, standing)),
             }
         }
-        known = standings;
     }
 }
 
@@ -315,20 +332,20 @@ fn standings(heads: &Heads) -> BTreeMap<String, (String, u64)> {
 }
 
 async fn look_at(shared: &Shared, group: &str) -> Result<(), StoreError> {
-    match shared.feeds.refresh(group).await {
+    // Where it fails, whoever is no longer welcome has to go all the same.
+    let refreshed = match shared.feeds.refresh(group).await {
         // Deleted since: the next round sees to it.
         Err(StoreError::UnknownGroup(_)) => return Ok(()),
-        other => other?,
-    }
+        other => other,
+    };
     if !shared.nodes.any(group) {
-        return Ok(());
+        return refreshed;
     }
     let nodes = shared.store.node_list(group).await?;
-    let welcome: std::collections::BTreeSet<&str> =
-        nodes.iter().filter(|node| node.welcome).map(|node| node.id.as_str()).collect();
+    let welcome: BTreeSet<&str> = nodes.iter().filter(|node| node.welcome).map(|node| node.id.as_str()).collect();
     shared.nodes.end(group, |node| (!welcome.contains(node)).then_some(End::Unwelcome));
     nodes.iter().for_each(|node| shared.nodes.maintain(node));
-    Ok(())
+    refreshed
 }
 
 #[cfg(test)]

@@ -71,6 +71,8 @@ pub(crate) mod alarm {
     pub(crate) const LINEAGE: &str = "lineage";
     /// The last rollout of a group was taken back by the cluster itself.
     pub(crate) const ROLLOUT: &str = "rollout";
+    /// A rollout does not go on by itself.
+    pub(crate) const ROLLOUT_STALLED: &str = "rollout_stalled";
 }
 
 /// Whether somebody may see what is about this.
@@ -85,7 +87,7 @@ pub(crate) fn is_visible(topic: &Topic, rights: &Rights) -> bool {
         kind::ALARM if about == alarm::CERTIFICATE => Resource::Objects(Kind::Ssl),
         kind::ALARM if about == alarm::UNAVAILABLE => Resource::Probes,
         kind::ALARM if about == alarm::LINEAGE => Resource::Lineage,
-        kind::ALARM if about == alarm::ROLLOUT => Resource::Rollout,
+        kind::ALARM if [alarm::ROLLOUT, alarm::ROLLOUT_STALLED].contains(&about) => Resource::Rollout,
         kind::ALARM => Resource::Nodes,
         // Also what a later version tells of.
         _ => Resource::Members,

@@ -15,6 +15,7 @@ use super::news::News;
 use super::sights::{self, Certificates, Lags};
 use crate::dpm::Nodes;
 use crate::members::{LEADER, MemberSettings};
+use crate::rollout;
 
 /// Tells for as long as `epoch` names a term of office of this process, which is this member, for ever.
 pub(crate) async fn tell(
@@ -128,7 +129,7 @@ impl Teller {
     async fn look_around(&mut self, heads: &Heads, news: &mut News<'_>) -> Result<(), StoreError> {
         sights::members(&self.store.member_list().await?, self.lost_after, news);
         let rollouts = self.store.rollout_list().await?;
-        let nodes = self.nodes.list_all(heads, &rollouts).await?;
+        let nodes = self.nodes.list_all(heads, &rollouts.known).await?;
         sights::nodes(&nodes, heads, (&mut self.lags, self.settings.behind_after.get()), news);
         let late = (&self.lags, self.settings.behind_after.get());
         sights::alarms_of_nodes(&nodes, late, &self.settings.certificate_days, news);
@@ -136,7 +137,8 @@ impl Teller {
             sights::unavailable(seen, news);
         }
         sights::receipts(&self.nodes, &nodes, heads, news).await;
-        sights::rollouts(&rollouts, news);
+        let stalled = rollout::stalled(&self.store, self.nodes.silence(), &rollouts).await?;
+        sights::rollouts(&rollouts, &stalled, news);
         self.certificates.look(&self.store, heads, &self.settings, news).await
     }
 }

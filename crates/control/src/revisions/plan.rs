@@ -85,12 +85,17 @@ impl Flaw {
 impl Plan {
     /// The work grows with the edits; where they change what can be built in the group, with all of its objects.
     pub(super) fn of(compiler: &Compiler, base: Arc<Image>, edits: Edits, force: bool) -> Result<Self, Refused> {
-        let before = Terms::of(compiler, &base)?;
         let edits = with_what_lives_below(&base, edits);
+        let before = match Terms::of(compiler, &base) {
+            Ok(terms) => terms.compiler().clone(),
+            // A later version wrote them, and they are replaced: what is put is judged under those that follow.
+            Err(_) if force && edits.contains_key(&Key::group_settings()) => compiler.clone(),
+            Err(unreadable) => return Err(unreadable.into()),
+        };
         let next = base.revision() + 1;
         let after = base.after(next, edits.iter().map(|(key, body)| change(&base, next, key, body.as_ref())));
         let mut plan = Self {
-            compiler: before.compiler().clone(),
+            compiler: before,
             base,
             after,
             puts: Vec::new(),

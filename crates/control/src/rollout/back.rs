@@ -5,7 +5,7 @@
 //! gone: brought back it would have none, and nobody has decided that.
 
 use milecastle_model::Key;
-use milecastle_store::{Advance, Gate, PublishError, Published, Rollout, Source, Step, Term};
+use milecastle_store::{Advance, ChangeSet, Gate, HeldRollout, PublishError, Published, Source, Step, Term};
 use std::collections::BTreeSet;
 
 use super::course::{End, Situation, Stage};
@@ -26,77 +26,70 @@ pub(crate) struct Back<'a> {
 }
 
 impl Back<'_> {
-    /// Takes back the candidate of a rollout that is on. `None`, and nothing done: the group has moved on, or the term of office is
-    /// over.
+    /// Takes back the candidate of the rollout that is held, which is on. `None`, and nothing done: the term of office is over.
     pub(crate) async fn take(
         &self,
-        rollout: &Rollout,
+        mut held: HeldRollout<'_>,
         situation: &Situation<'_>,
     ) -> Result<Option<Published>, Refused> {
+        let Some(gate) = situation.gate else { return Ok(None) };
+        // Nobody writes meanwhile: this is the head until the end.
         let head = self.editor.group.current().await?;
-        let Some(gate) = rollout.head.gate.filter(|_| head.revision() == rollout.head.revision) else {
-            return Ok(None);
-        };
         let base = self.editor.at(&head, gate.base).await?;
         let candidate = self.editor.at(&head, gate.candidate).await?;
-        let expired = self.editor.acting.store().history_expired(&rollout.group, gate.base).await?;
+        let expired = self.editor.acting.store().history_expired(self.editor.group.id(), gate.base).await?;
         let returns =
             |one: &Difference<'_>| one.after.is_some() || key_of(one).is_some_and(|key| !expired.contains(key));
         let queued: BTreeSet<&Key> =
             candidate.differences(&head).filter_map(|difference| key_of(&difference)).collect();
         let settings = [&base, &candidate, &*head].map(|image| image.get(&Key::group_settings()));
+        let mut alone = None;
         if !queued.is_empty() && settings.iter().all(|one| *one == settings[0]) {
             let undone = base.differences(&candidate).filter(&returns);
             let undone = undone.filter(|one| key_of(one).is_some_and(|key| !queued.contains(key)));
             let plan = self.editor.plan(head.clone(), edits(undone), true).await?;
-            let told = match plan.flaws().is_empty() {
-                true => match self.publish(rollout, situation, gate, &plan, Advance::Next).await {
-                    Ok(published) => return Ok(published),
-                    Err(PublishError::StaleRevision { .. }) => return Ok(None),
-                    Err(PublishError::Store(error)) => return Err(error.into()),
-                    Err(error) => error.to_string(),
-                },
-                false => Refused::Flawed(plan.flaws().to_vec()).to_string(),
-            };
-            let group = &rollout.group;
-            tracing::warn!(
-                group,
-                reason = told,
-                "what was written since the candidate rests on it, and is taken back with it"
-            );
+            alone = self.publish(&mut held, gate, &plan).await?;
         }
-        // Whatever stands against it, this is what the group was.
-        let plan = self.editor.plan(head.clone(), edits(base.differences(&head).filter(returns)), true).await?;
-        match self.publish(rollout, situation, gate, &plan, Advance::Head).await {
-            Ok(published) => Ok(published),
-            Err(PublishError::StaleRevision { .. }) => Ok(None),
-            Err(error) => Err(plan.refused(error)),
-        }
+        let (published, advance) = match alone {
+            Some(published) => (published, Advance::Next),
+            None => {
+                // Whatever stands against it, this is what the group was.
+                let plan = self.editor.plan(head.clone(), edits(base.differences(&head).filter(returns)), true).await?;
+                let published = held.publish(self.change_set(gate, &plan)).await;
+                (published.map_err(|error| plan.refused(error))?, Advance::Head)
+            }
+        };
+        Ok(held.step(&self.step(situation, gate, advance)).await?.then_some(published))
     }
 
-    async fn publish(
-        &self,
-        rollout: &Rollout,
-        situation: &Situation<'_>,
-        gate: Gate,
-        plan: &Plan,
-        advance: Advance,
-    ) -> Result<Option<Published>, PublishError> {
+    /// Publishes what takes back the candidate alone; `None`, and it is logged why, where what was written since rests on it.
+    async fn publish(&self, held: &mut HeldRollout<'_>, gate: Gate, plan: &Plan) -> Result<Option<Published>, Refused> {
+        let reason = match plan.flaws().is_empty() {
+            true => match held.publish(self.change_set(gate, plan)).await {
+                Ok(published) => return Ok(Some(published)),
+                Err(PublishError::Store(error)) => return Err(error.into()),
+                Err(error) => error.to_string(),
+            },
+            false => Refused::Flawed(plan.flaws().to_vec()).to_string(),
+        };
+        let group = self.editor.group.id();
+        tracing::warn!(%group, reason, "what was written since the candidate rests on it, and is taken back with it");
+        Ok(None)
+    }
+
+    fn change_set(&self, gate: Gate, plan: &Plan) -> ChangeSet {
+        plan.change_set(Source::Rollback, message(gate.candidate, self.reason))
+    }
+
+    /// The step that follows: the rollout ends so, and with [`Advance::Next`] its canaries go on with what was written since.
+    fn step(&self, situation: &Situation<'_>, gate: Gate, advance: Advance) -> Step<'_> {
         let none = Stage::default();
         let stage = situation.stage.as_ref();
         let end = if self.term.is_some() { End::RolledBack } else { End::Aborted };
         let record = situation.ended(gate, stage.unwrap_or(&none), end, self.by, self.reason);
         let anew = stage.map(Stage::anew).filter(|_| advance == Advance::Next);
-        let step = Step {
-            name: "take back",
-            version: rollout.version,
-            term: self.term,
-            stage: anew.map(super::written),
-            record: super::written(record),
-            advance,
-        };
-        let set = plan.change_set(Source::Rollback, message(gate.candidate, self.reason));
-        self.editor.acting.rollout_back(&rollout.group, &step, set).await
+        let (stage, record) = (anew.map(super::written), super::written(record));
+        Step { name: "take back", term: self.term, stage, record, advance }
     }
 }
 

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::policy::{Policy, WithoutTraffic};
 use super::verdict::Compared;
+use super::wait::Wait;
 use crate::traffic::Traffic;
 
 /// Notes kept: canaries are compared with the time since the first.
@@ -79,12 +80,20 @@ pub(crate) struct Stage {
     pub(crate) before: Traffic,
     /// It goes on with what was written since a candidate that was taken back: what is counted meanwhile says nothing.
     pub(crate) settling: bool,
+    /// From when on the soak time should have been enough, Unix time in seconds; `None`: it does not count as yet.
+    #[serde(default)]
+    pub(crate) due_from: Option<u64>,
 }
 
 impl Stage {
     /// The stage of the same canaries with what was written since the candidate, which was taken back.
     pub(crate) fn anew(&self) -> Self {
-        Self { soaking_since: None, settling: true, ..self.clone() }
+        Self { soaking_since: None, settling: true, due_from: None, ..self.clone() }
+    }
+
+    /// The stage once `by` wants it to stay here, or, without him, to go on from `now` on (Unix seconds).
+    pub(crate) fn paused(self, by: Option<String>, now: u64) -> Self {
+        Self { due_from: self.due_from.map(|from| if by.is_none() { now } else { from }), paused_by: by, ..self }
     }
 }
 
@@ -139,6 +148,8 @@ pub(crate) struct Record {
     pub(crate) notes: Vec<Note>,
     /// Newest first.
     pub(crate) outcomes: Vec<Outcome>,
+    /// Since when the rollout that is on has waited for its canaries to serve with it, Unix time in seconds.
+    pub(crate) waiting_since: Option<u64>,
 }
 
 /// All that the course depends on.
@@ -158,8 +169,8 @@ pub(crate) struct Situation<'a> {
 /// How it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Course {
-    /// Not at all before something changes; what, for people.
-    Wait(String),
+    /// Not at all before something changes.
+    Wait(Wait),
     /// By this step, of that name.
     Step { name: &'static str, stage: Option<Box<Stage>>, record: Record, advance: Advance },
     /// The candidate is taken back, for this reason.
@@ -182,11 +193,40 @@ impl Record {
 impl Situation<'_> {
     /// How it goes on.
     pub(crate) fn course(&self) -> Course {
-        match (self.gate, &self.stage) {
+        let course = match (self.gate, &self.stage) {
             (None, _) => self.at_rest(),
             (Some(gate), None) => self.begin(gate),
             (Some(gate), Some(stage)) => self.go_on(gate, stage),
+        };
+        let Course::Wait(wait) = &course else { return course };
+        if wait.advice().is_none() {
+            return course;
         }
+        if self.is_soaking() || self.record.waiting_since.is_some() {
+            return match self.policy.give_up_after.filter(|limit| self.waited() >= limit.get().as_secs()) {
+                Some(limit) => Course::Back(format!("it could not go on for {limit}: {}", wait.what())),
+                None => course,
+            };
+        }
+        let record = Record { waiting_since: Some(self.now), ..self.record.clone() };
+        Course::Step { name: "wait", stage: self.stage.clone().map(Box::new), record, advance: Advance::Stay }
+    }
+
+    /// Whether it has waited for longer than the policy takes for usual.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.waited() >= self.policy.stalled_after.get().as_secs()
+    }
+
+    /// For how many seconds it has waited for canaries that serve with it, or for what should have come with the soak time.
+    fn waited(&self) -> u64 {
+        let since = |at: u64| self.now.saturating_sub(at);
+        let due_from = self.stage.as_ref().filter(|stage| stage.paused_by.is_none()).and_then(|stage| stage.due_from);
+        let overdue = due_from.map_or(0, |from| since(from).saturating_sub(self.policy.soak.get().as_secs()));
+        self.record.waiting_since.map_or(0, since).max(overdue)
+    }
+
+    fn is_soaking(&self) -> bool {
+        self.stage.as_ref().is_some_and(|stage| stage.soaking_since.is_some())
     }
 
     /// No rollout is on: it is noted what nodes have counted, for the next one to be compared with. Only of those that have what led back
@@ -199,7 +239,7 @@ impl Situation<'_> {
             self.connected().filter(settled).map(|node| (node.id.clone(), node.mark())).collect();
         let is_nothing = nodes.is_empty() && self.connected().next().is_some();
         if !self.record.is_note_due(self.policy, self.now) || is_nothing {
-            return Course::Wait("no rollout is on".to_owned());
+            return Course::Wait(Wait::Revision);
         }
         let mut record = self.record.clone();
         record.notes.push(Note { at: self.now, nodes });
@@ -214,18 +254,19 @@ impl Situation<'_> {
         }
         let taken_back = self.record.outcomes.first().filter(|last| last.end != End::Promoted);
         if taken_back.is_some_and(|last| self.now.saturating_sub(last.at) < self.settling()) {
-            return Course::Wait("what was taken back is still being told of".to_owned());
+            return Course::Wait(Wait::Settling);
         }
         let canaries: BTreeSet<String> = self.policy.choose(self.nodes).into_iter().collect();
         if canaries.is_empty() {
-            return Course::Wait("none of the nodes that are to be canaries is connected".to_owned());
+            return Course::Wait(Wait::Canaries);
         }
         let note = self.note();
         let before = self.record.notes.first().map(|earlier| {
             let marks = canaries.iter().filter_map(|id| Some((note.nodes.get(id)?, earlier.nodes.get(id)?)));
             sum(marks.filter_map(|(now, then)| now.since(then)))
         });
-        let stage = Stage { canaries, note, before: before.unwrap_or_default(), ..Stage::default() };
+        let (before, due_from) = (before.unwrap_or_default(), Some(self.now));
+        let stage = Stage { canaries, note, before, due_from, ..Stage::default() };
         self.stay("choose", stage)
     }
 
@@ -246,9 +287,9 @@ impl Situation<'_> {
         let settled = canaries().filter(|node| node.connected).all(|node| node.revision >= gate.candidate);
         let Some(since) = stage.soaking_since else {
             return match (serving, lost, settled) {
-                (false, ..) => Course::Wait("no canary is connected".to_owned()),
-                (true, true, _) => Course::Wait("a canary has lost its connection".to_owned()),
-                (true, false, false) => Course::Wait("canaries do not have it in force yet".to_owned()),
+                (false, ..) => Course::Wait(Wait::AnyCanary),
+                (true, true, _) => Course::Wait(Wait::LostCanary),
+                (true, false, false) => Course::Wait(Wait::Force),
                 (true, false, true) => {
                     let boots = canaries().filter(|node| node.connected);
                     let boots = boots.map(|node| (node.id.clone(), node.boot.clone())).collect();
@@ -262,25 +303,32 @@ impl Situation<'_> {
             return self.stay("lose", Stage { soaking_since: None, ..stage.clone() });
         }
         if stage.settling && self.now.saturating_sub(since) >= self.settling() {
-            let note = self.note();
-            return self.stay("judge", Stage { settling: false, soaking_since: Some(self.now), note, ..stage.clone() });
+            let (note, now) = (self.note(), Some(self.now));
+            let stage = Stage { settling: false, soaking_since: now, due_from: now, note, ..stage.clone() };
+            return self.stay("judge", stage);
         }
         let left = self.policy.soak.get().as_secs().saturating_sub(self.now.saturating_sub(since));
         if left > 0 || stage.settling {
-            return Course::Wait(format!("canaries serve with it for {left} s more"));
+            return Course::Wait(Wait::Soak { left });
         }
-        if let Some(by) = &stage.paused_by {
-            return Course::Wait(format!("paused by {by}"));
+        if let Some(by) = stage.paused_by.clone() {
+            return Course::Wait(Wait::Pause { by });
         }
         if !compared.is_enough(self.policy) && self.policy.without_traffic == WithoutTraffic::Hold {
             let (has, needs) = (compared.canaries.requests(), self.policy.min_requests);
-            return Course::Wait(format!("canaries have had {has} requests, and need {needs}"));
+            return Course::Wait(Wait::Traffic { has, needs });
         }
         self.promote(gate, stage, "canaries have served with it for the soak time")
     }
 
     fn stay(&self, name: &'static str, stage: Stage) -> Course {
-        Course::Step { name, stage: Some(Box::new(stage)), record: self.record.clone(), advance: Advance::Stay }
+        let waiting_since = match (stage.soaking_since, &self.stage) {
+            (Some(_), _) => None,
+            (None, None) => Some(self.now),
+            (None, Some(_)) => self.record.waiting_since.or(Some(self.now)),
+        };
+        let record = Record { waiting_since, ..self.record.clone() };
+        Course::Step { name, stage: Some(Box::new(stage)), record, advance: Advance::Stay }
     }
 
     fn promote(&self, gate: Gate, stage: &Stage, reason: &str) -> Course {
@@ -311,7 +359,7 @@ impl Situation<'_> {
 
     /// The record with this end.
     pub(crate) fn ended(&self, gate: Gate, stage: &Stage, end: End, by: &str, reason: &str) -> Record {
-        let mut record = self.record.clone();
+        let mut record = Record { waiting_since: None, ..self.record.clone() };
         let canaries = self.compared(stage).canaries;
         let outcome = Outcome {
             at: self.now,

@@ -8,7 +8,9 @@ mod back;
 mod course;
 mod metrics;
 mod policy;
+mod stalled;
 mod verdict;
+mod wait;
 
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Actor, ActorKind, Node, Rollout, Step, Store, StoreError, Term};
@@ -24,6 +26,7 @@ pub(crate) use course::Record;
 pub(crate) use course::{Course, End, Outcome, Seen, Situation, Stage, stored};
 pub use metrics::watch_rollouts;
 pub(crate) use policy::{Policy, Strategy};
+pub(crate) use stalled::{Stalled, stalled};
 
 use crate::dpm::{Silence, Troubles, is_connected};
 use crate::revisions::{Editor, Refused};
@@ -33,9 +36,6 @@ use crate::traffic::Traffic;
 /// What histories call whoever does it where nobody asked for it.
 pub(crate) const NAME: &str = "rollout";
 
-/// How often something is done anew at once because somebody has written to the group meanwhile.
-pub(crate) const ATTEMPTS: usize = 16;
-
 /// The fault of a step whose settings a node does not know.
 const SETTINGS: &str = "settings";
 
@@ -44,8 +44,10 @@ pub(crate) fn canaries_of(rollout: &Rollout) -> BTreeSet<String> {
     stored(rollout).0.map(|stage| stage.canaries).unwrap_or_default()
 }
 
-/// The policy of a group; `None`: it is of a version that knows more.
+/// The policy of a group; `None`: it, or how far the rollout that is on has come, is of a version that knows more.
 pub(crate) fn policy_of(rollout: &Rollout) -> Option<Policy> {
+    // Taken for one that nobody has looked at, it would get other canaries.
+    rollout.stage.as_ref().map(Stage::deserialize).transpose().ok()?;
     match &rollout.policy {
         None => Some(Policy::default()),
         Some(policy) => Policy::deserialize(policy).ok(),
@@ -62,15 +64,15 @@ pub(crate) fn written(value: impl Serialize) -> Value {
 pub(crate) async fn look(state: &State, compiler: &Arc<Compiler>, silence: Silence, term: Term<'_>, leading: Duration) {
     let offline_after = if leading < silence.offline_after { Duration::MAX } else { silence.offline_after };
     let silence = Silence { offline_after, ..silence };
+    // Of what cannot be read the alarm tells ([`stalled`]).
     let rollouts = match state.store().rollout_list().await {
-        Ok(rollouts) => rollouts,
+        Ok(rollouts) => rollouts.known,
         Err(error) => return tracing::debug!(%error, "rollouts are looked at later"),
     };
     let leader = Leader { state, compiler, silence, term };
     for rollout in rollouts.into_iter().filter(|rollout| rollout.staged || rollout.head.gate.is_some()) {
-        let group = rollout.group.clone();
-        if let Err(error) = leader.look_at(rollout).await {
-            tracing::warn!(group, %error, "a rollout cannot go on now; trying again");
+        if let Err(error) = leader.look_at(&rollout).await {
+            tracing::warn!(group = rollout.group, %error, "a rollout cannot go on now; trying again");
         }
     }
 }
@@ -85,62 +87,45 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     /// Moves a rollout on as far as it may go, if it may.
-    async fn look_at(&self, mut rollout: Rollout) -> Result<(), Refused> {
-        for _ in 0..ATTEMPTS {
-            if self.go_on(&rollout).await? {
-                return Ok(());
-            }
-            rollout = self.state.store().rollout_get(&rollout.group).await?;
-        }
-        tracing::info!(
-            group = rollout.group,
-            "a rollout waits: the group is written to without pause, or another replica leads"
-        );
-        Ok(())
-    }
-
-    /// The same, once. `false`: something has changed since the rollout was read, or the term of office is over.
-    async fn go_on(&self, rollout: &Rollout) -> Result<bool, Refused> {
+    async fn look_at(&self, rollout: &Rollout) -> Result<(), Refused> {
         let Self { state, compiler, silence, term } = *self;
         let (store, group) = (state.store(), &rollout.group);
-        let Some(policy) = policy_of(rollout) else {
-            tracing::debug!(group, "the policy of rollouts is of a later version, which has to lead");
-            return Ok(true);
-        };
+        let Some(policy) = policy_of(rollout) else { return Ok(()) };
         if rollout.head.gate.is_none() && !stored(rollout).1.is_note_due(&policy, store.now()) {
-            return Ok(true);
+            return Ok(());
         }
         let nodes = seen(store, silence, rollout).await?;
-        let situation = situation(store, rollout, &policy, &nodes);
+        if let Course::Wait(_) = situation(store, rollout, &policy, &nodes).course() {
+            return Ok(());
+        }
+        // It is to go on: decided once more, of what there is while nobody writes.
         let actor = Actor::new(ActorKind::System, NAME);
+        let here = state.find(group).await?;
+        let held = store.by(&actor).rollout_hold(group).await?;
+        let rollout = held.rollout().clone();
+        let Some(policy) = policy_of(&rollout) else { return Ok(()) };
+        let situation = situation(store, &rollout, &policy, &nodes);
         match situation.course() {
             Course::Wait(_) => {}
             Course::Step { name, stage, record, advance } => {
-                let told = (rollout.head.gate, stage.as_ref().map(|stage| &stage.canaries));
-                let step = Step {
-                    name,
-                    version: rollout.version,
-                    term: Some(term),
-                    stage: stage.as_ref().map(written),
-                    record: written(&record),
-                    advance,
-                };
-                if !store.by(&actor).rollout_step(group, &step).await? {
-                    return Ok(false);
-                }
-                if rollout.head.gate.is_some() {
-                    tracing::info!(group, step = name, gate = ?told.0, canaries = ?told.1, "a rollout goes on");
+                let stage = stage.as_deref();
+                let step =
+                    Step { name, term: Some(term), stage: stage.map(written), record: written(&record), advance };
+                if held.step(&step).await? && rollout.head.gate.is_some() {
+                    let canaries = stage.map(|stage| &stage.canaries);
+                    tracing::info!(group, step = name, gate = ?rollout.head.gate, ?canaries, "a rollout goes on");
                 }
             }
             Course::Back(reason) => {
-                let here = state.find(group).await?;
                 let editor = Editor { acting: store.by(&actor), compiler, group: &here };
                 let back = Back { editor, by: &actor.name, reason: &reason, term: Some(term) };
-                let Some(published) = back.take(rollout, &situation).await? else { return Ok(false) };
-                tracing::warn!(group, gate = ?rollout.head.gate, revision = published.revision, reason, "a rollout was taken back");
+                if let Some(published) = back.take(held, &situation).await? {
+                    let gate = rollout.head.gate;
+                    tracing::warn!(group, ?gate, revision = published.revision, reason, "a rollout was taken back");
+                }
             }
         }
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -48,6 +48,14 @@ pub(crate) struct Policy {
     /// default, and no less than nodes and DP managers need to tell (`stream.node_report_interval`, `stream.report_interval`).
     #[schemars(with = "String", regex(pattern = SPAN))]
     pub(crate) settle: Time,
+    /// How long a rollout may wait for canaries that serve with it, or take longer than the soak time, before the alarm
+    /// `rollout_stalled` is raised; `5m` by default.
+    #[schemars(with = "String", regex(pattern = SPAN))]
+    pub(crate) stalled_after: Time,
+    /// After how long of the same the candidate is taken back; without it never.
+    #[schemars(with = "Option<String>", regex(pattern = SPAN))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) give_up_after: Option<Time>,
 }
 
 /// As it is given it has all of its members, as it is taken any may be missing: it is one schema for both.
@@ -110,6 +118,8 @@ impl Default for Policy {
             min_p99_rise: Time::millis(100),
             baseline: Time::secs(300),
             settle: Time::secs(10),
+            stalled_after: Time::secs(300),
+            give_up_after: None,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::gateway::{Gateway, KEY, on_both};
 use crate::metrics::{join, token};
+use milecastle_model::Key;
+use milecastle_store::{ChangeSet, DEFAULT_GROUP, Op, Put, Source};
 use milecastle_testkit::{Call, SOON, eventually, wait_for};
 use serde_json::{Value, json};
 
@@ -10,6 +12,10 @@ on_both!(
     a_policy_that_is_none_is_refused_with_its_places,
     where_there_is_no_node_a_rollout_ends_by_itself,
     what_has_lived_its_time_is_not_brought_back,
+    whoever_aborts_is_not_outrun_by_those_who_write,
+    what_a_later_version_set_is_taken_back_all_the_same,
+    an_abort_takes_the_right_to_rollouts_and_gives_no_other,
+    what_waits_for_long_says_what_to_do,
 );
 
 const PATH: &str = "/api/gateway_groups/default/rollout";
@@ -89,4 +95,113 @@ async fn what_has_lived_its_time_is_not_brought_back(gw: Gateway) {
     let (aborted, shown) = send(&gw, "POST", &format!("{PATH}/abort"), &Value::Null).await;
     assert_eq!((aborted, &shown["state"]), (200, &json!("idle")), "{shown}");
     assert_eq!((status(1).await, status(2).await), (404, 404));
+}
+
+/// A rollout that stays where it is: there is a node that may be about to serve, and the policy means another one.
+async fn waiting(gw: &Gateway, policy: Value) {
+    token(gw).await;
+    join(gw, "n").await;
+    let mut all = json!({ "strategy": "canary", "canaries": { "nodes": ["nobody"] } });
+    all.as_object_mut().unwrap().extend(policy.as_object().cloned().unwrap_or_default());
+    assert_eq!(send(gw, "PUT", PATH, &all).await.0, 200);
+    gw.done(r#"PUT /upstreams/1 {"nodes":{}}"#).await;
+}
+
+async fn whoever_aborts_is_not_outrun_by_those_who_write(gw: Gateway) {
+    waiting(&gw, json!({})).await;
+    let writers: Vec<_> = (0..4)
+        .map(|n: u8| {
+            let address = gw.address();
+            tokio::spawn(async move {
+                for round in 0.. {
+                    let body = json!({ "nodes": {}, "desc": round }).to_string();
+                    let path = format!("/apisix/admin/upstreams/w{n}");
+                    let call = Call::new(http::Method::PUT, &path).header("x-api-key", KEY).body(body);
+                    call.to(address).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        eventually("a rollout is on", async || send(&gw, "GET", PATH, &Value::Null).await.1["state"] == "starting")
+            .await;
+        let (status, shown) = send(&gw, "POST", &format!("{PATH}/abort"), &Value::Null).await;
+        assert_eq!((status, &shown["outcomes"][0]["end"]), (200, &json!("aborted")), "{shown}");
+    }
+    writers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+async fn what_a_later_version_set_is_taken_back_all_the_same(gw: Gateway) {
+    waiting(&gw, json!({})).await;
+    // Settings that nobody here knows, as a later replica would have stored them.
+    let settings = Op::Put(Put::new(Key::group_settings(), r#"{"of_a_later_version":true}"#));
+    gw.by().publish(DEFAULT_GROUP, ChangeSet::new(Source::Api, vec![settings])).await.unwrap();
+    eventually("nothing can be judged by them", async || {
+        gw.send(r#"PUT /upstreams/2 {"nodes":{}}"#).await.status == 503
+    })
+    .await;
+    let (status, shown) = send(&gw, "POST", &format!("{PATH}/abort"), &Value::Null).await;
+    assert_eq!((status, &shown["state"]), (200, &json!("idle")), "{shown}");
+    let (status, shown) = send(&gw, "GET", "/api/gateway_groups/default/settings", &Value::Null).await;
+    assert_eq!((status, &shown["settings"]), (200, &json!({})));
+}
+
+async fn an_abort_takes_the_right_to_rollouts_and_gives_no_other(gw: Gateway) {
+    waiting(&gw, json!({})).await;
+    let role = json!({ "name": "releases", "read": ["rollout"], "write": ["rollout"] });
+    assert_eq!(send(&gw, "POST", "/api/roles", &role).await.0, 201);
+    let token = json!({ "name": "t", "roles": [{ "role": "releases", "groups": ["default"] }] });
+    let (status, made) = send(&gw, "POST", "/api/tokens", &token).await;
+    assert_eq!(status, 201, "{made}");
+    let as_releaser = async |method: &str, path: &str, body: &Value| {
+        let call = Call::new(method.parse().unwrap(), path);
+        let call = call.header("x-api-key", made["token"].as_str().unwrap()).body(body.to_string());
+        let answer = call.to(gw.address()).await.unwrap();
+        (answer.status, answer.json().unwrap_or_default())
+    };
+    // What the candidate made is gone, and what was before is as it was, to the byte. Nothing else can be written or read.
+    let (status, shown) = as_releaser("POST", &format!("{PATH}/abort"), &Value::Null).await;
+    assert_eq!((status, &shown["outcomes"][0]["by"]), (200, &json!("token/t")), "{shown}");
+    assert_eq!(gw.send("GET /upstreams/1").await.status, 404);
+    for (method, path, body) in [
+        ("PUT", "/apisix/admin/upstreams/1", json!({ "nodes": {} })),
+        ("GET", "/apisix/admin/upstreams", Value::Null),
+        ("GET", "/api/gateway_groups/default/revisions", Value::Null),
+        ("POST", "/api/gateway_groups/default/revisions/1/rollback", json!({})),
+    ] {
+        assert_eq!(as_releaser(method, path, &body).await.0, 403, "{method} {path}");
+    }
+}
+
+async fn what_waits_for_long_says_what_to_do(gw: Gateway) {
+    waiting(&gw, json!({ "stalled_after": "0s" })).await;
+    let current = wait_for("it waits", SOON, async || {
+        let current = send(&gw, "GET", PATH, &Value::Null).await.1["current"].clone();
+        current["advice"].is_string().then_some(current)
+    })
+    .await;
+    assert_eq!(current["waits_for"], "none of the nodes that are to be canaries is connected");
+    let alarm = wait_for("the alarm is raised", SOON, async || {
+        let alarms = send(&gw, "GET", "/api/alarms", &Value::Null).await.1;
+        alarms["list"].as_array().unwrap().iter().find(|alarm| alarm["alarm"] == "rollout_stalled").cloned()
+    })
+    .await;
+    assert_eq!(
+        (&alarm["group"], &alarm["candidate"], &alarm["reason"]),
+        (&json!("default"), &json!(1), &current["waits_for"])
+    );
+    assert_eq!(alarm["advice"], current["advice"]);
+    // Given up, it is taken back, and the alarm with it.
+    assert_eq!(send(&gw, "PATCH", PATH, &json!({ "give_up_after": "0s" })).await.0, 200);
+    let end = wait_for("it is given up", SOON, async || {
+        Some(send(&gw, "GET", PATH, &Value::Null).await.1["outcomes"][0].clone()).filter(|end| !end.is_null())
+    })
+    .await;
+    assert_eq!((&end["end"], &end["by"]), (&json!("rolled_back"), &json!("rollout")));
+    assert_eq!(gw.send("GET /upstreams/1").await.status, 404);
+    eventually("the alarm is cleared", async || {
+        let alarms = send(&gw, "GET", "/api/alarms", &Value::Null).await.1;
+        alarms["list"].as_array().unwrap().iter().all(|alarm| alarm["alarm"] != "rollout_stalled")
+    })
+    .await;
 }

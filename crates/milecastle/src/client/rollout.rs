@@ -150,14 +150,16 @@ fn state(answer: &Value) -> String {
     };
     let canaries = current.get("canaries").and_then(Value::as_array).into_iter().flatten();
     let canaries: Vec<&str> = canaries.filter_map(Value::as_str).collect();
+    let advice = current.get("advice").and_then(Value::as_str).map(|advice| format!("\n{advice}"));
     format!(
-        "{}: canaries ({}) may have revision {}, the others {}; the head is {}\n{}",
+        "{}: canaries ({}) may have revision {}, the others {}; the head is {}\n{}{}",
         text(answer, "state"),
         canaries.join(", "),
         text(current, "candidate"),
         text(current, "base"),
         text(answer, "revision"),
         text(current, "waits_for"),
+        advice.unwrap_or_default(),
     )
 }
 
@@ -188,6 +190,9 @@ mod tests {
         let answer = json!({ "state": "canary", "revision": 6, "current": current });
         let said = state(&answer);
         assert_eq!(said, "canary: canaries (a) may have revision 5, the others 4; the head is 6\n9 s more");
+        let current = json!({ "waits_for": "no canary is connected", "advice": "bring it back" });
+        let said = state(&json!({ "current": current }));
+        assert!(said.ends_with("\nno canary is connected\nbring it back"), "{said}");
         assert!(state(&json!({ "revision": 6, "current": null })).contains("all nodes may have revision 6"));
     }
 }

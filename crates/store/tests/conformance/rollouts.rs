@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-use milecastle_store::{Advance, DEFAULT_GROUP, Gate, Past, Retention, Rollout, Step, Store, Term};
+use milecastle_store::{
+    Advance, ChangeSet, DEFAULT_GROUP, Gate, HeldRollout, NewGroup, Op, Past, PublishError, Put, Reference, Retention,
+    Rollout, Step, Store, Term,
+};
 use milecastle_testkit::eventually;
 use serde_json::{Value, json};
 
-use crate::home::{Home, ann, delete, office, on_both, put, revision, route, set};
+use crate::home::{Home, ann, body, delete, office, on_both, put, revision, route, set, upstream};
 
 on_both!(
     a_publish_closes_the_gate,
     later_revisions_wait_for_their_turn,
     history_from_the_base_on_is_kept,
     a_candidate_is_taken_back_with_its_step,
-    a_step_names_what_it_rests_on,
+    what_is_held_nobody_else_writes_to,
+    a_step_of_a_term_that_is_over_is_none,
+    what_cannot_be_read_hides_no_other,
     without_canaries_the_gate_opens,
 );
 
@@ -32,21 +37,23 @@ async fn gate(store: &Store) -> Option<(u64, u64)> {
 
 async fn stage(store: &Store, staged: bool) {
     let policy = json!({ "strategy": staged });
-    let version = rollout(store).await.version;
-    assert!(
-        store.by(ann()).rollout_set(DEFAULT_GROUP, version, &policy, staged, &json!({ "ended": true })).await.unwrap()
-    );
+    let held = hold(store).await;
+    let version = held.rollout().version;
+    held.set(&policy, staged, &json!({ "ended": true })).await.unwrap();
     let now = rollout(store).await;
     assert_eq!((now.policy, now.staged, now.version), (Some(policy), staged, version + 1));
 }
 
-fn step(version: u64, stage: Option<Value>, advance: Advance) -> Step<'static> {
-    Step { name: "test", version, term: None, stage, record: json!({ "n": version }), advance }
+fn step(stage: Option<Value>, advance: Advance) -> Step<'static> {
+    Step { name: "test", term: None, stage, record: json!({ "n": 1 }), advance }
+}
+
+async fn hold(store: &Store) -> HeldRollout<'_> {
+    store.by(ann()).rollout_hold(DEFAULT_GROUP).await.unwrap()
 }
 
 async fn take(store: &Store, stage: Option<Value>, advance: Advance) {
-    let step = step(rollout(store).await.version, stage, advance);
-    assert!(store.by(ann()).rollout_step(DEFAULT_GROUP, &step).await.unwrap());
+    assert!(hold(store).await.step(&step(stage, advance)).await.unwrap());
 }
 
 async fn a_publish_closes_the_gate(home: Home) {
@@ -56,7 +63,7 @@ async fn a_publish_closes_the_gate(home: Home) {
     stage(&store, true).await;
     assert_eq!(gate(&store).await, None);
     let listed = store.rollout_list().await.unwrap();
-    assert_eq!(listed, [rollout(&store).await]);
+    assert_eq!((listed.known, listed.unreadable), (vec![rollout(&store).await], vec![]));
     revision(&store, vec![put(route("1"), "b")]).await;
     assert_eq!(gate(&store).await, Some((1, 2)));
     // Nobody has looked at it: what follows at once goes along.
@@ -109,36 +116,81 @@ async fn a_candidate_is_taken_back_with_its_step(home: Home) {
     revision(&store, vec![put(route("1"), "bad")]).await;
     take(&store, Some(json!(1)), Advance::Stay).await;
     revision(&store, vec![put(route("2"), "good")]).await;
-    let version = rollout(&store).await.version;
     let back = || set(vec![put(route("1"), "a")]);
-    let stale = store.by(ann()).rollout_back(DEFAULT_GROUP, &step(version - 1, None, Advance::Next), back()).await;
-    assert!(stale.unwrap().is_none());
-    assert_eq!(store.head(DEFAULT_GROUP).await.unwrap().revision, 3);
-    let next = step(version, Some(json!(2)), Advance::Next);
-    let published = store.by(ann()).rollout_back(DEFAULT_GROUP, &next, back()).await.unwrap().unwrap();
+    // Nothing is left of what was published before it was refused, and the rollout is held as before.
+    let mut held = hold(&store).await;
+    let refused = held.publish(ChangeSet { expected_revision: Some(2), ..back() }).await;
+    assert!(matches!(refused, Err(PublishError::StaleRevision { expected: 2, current: 3 })));
+    let to = upstream("none");
+    let references = vec![Reference { to, plugin: None, must_exist: true, hinders: true }];
+    let dangling = Op::Put(Put { references, ..Put::new(route("3"), body("d")) });
+    let refused = held.publish(set(vec![put(route("1"), "a"), dangling])).await;
+    assert!(matches!(refused, Err(PublishError::MissingReference { .. })), "{refused:?}");
+    let published = held.publish(back()).await.unwrap();
+    assert!(held.step(&step(Some(json!(2)), Advance::Next)).await.unwrap());
     assert_eq!((published.revision, gate(&store).await), (4, Some((1, 4))));
     assert_eq!(rollout(&store).await.stage, Some(json!(2)));
-    let all = step(version + 1, None, Advance::Head);
-    let back = set(vec![delete(route("2"))]);
-    let published = store.by(ann()).rollout_back(DEFAULT_GROUP, &all, back).await.unwrap().unwrap();
+    // Without a step nothing was published.
+    let mut held = hold(&store).await;
+    assert_eq!(held.publish(set(vec![delete(route("2"))])).await.unwrap().revision, 5);
+    drop(held);
+    assert_eq!((store.head(DEFAULT_GROUP).await.unwrap().revision, gate(&store).await), (4, Some((1, 4))));
+    let mut held = hold(&store).await;
+    let published = held.publish(set(vec![delete(route("2"))])).await.unwrap();
+    assert!(held.step(&step(None, Advance::Head)).await.unwrap());
     assert_eq!((published.revision, gate(&store).await), (5, None));
 }
 
-async fn a_step_names_what_it_rests_on(home: Home) {
+/// Whoever takes a candidate back is not overtaken by those who write meanwhile.
+async fn what_is_held_nobody_else_writes_to(home: Home) {
     let store = home.open().await;
     stage(&store, true).await;
     revision(&store, vec![put(route("1"), "a")]).await;
-    let version = rollout(&store).await.version;
-    let mut stale = step(version + 1, None, Advance::Head);
-    assert!(!store.by(ann()).rollout_step(DEFAULT_GROUP, &stale).await.unwrap());
-    assert!(!store.by(ann()).rollout_set(DEFAULT_GROUP, version + 1, &json!({}), false, &json!({})).await.unwrap());
+    take(&store, Some(json!(1)), Advance::Stay).await;
+    let mut held = hold(&store).await;
+    let writers: Vec<_> = (0..3)
+        .map(|n: u8| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                store.by(ann()).publish(DEFAULT_GROUP, set(vec![put(route(&n.to_string()), "b")])).await.unwrap()
+            })
+        })
+        .collect();
+    // However often others come to their turn meanwhile, they wait.
+    for _ in 0..100 {
+        assert_eq!(store.head(DEFAULT_GROUP).await.unwrap().revision, 1);
+    }
+    let back = ChangeSet { expected_revision: Some(1), ..set(vec![delete(route("1"))]) };
+    assert_eq!(held.publish(back).await.unwrap().revision, 2);
+    assert!(held.step(&step(None, Advance::Head)).await.unwrap());
+    for writer in writers {
+        assert!(writer.await.unwrap().revision > 2);
+    }
+}
+
+async fn a_step_of_a_term_that_is_over_is_none(home: Home) {
+    let store = home.open().await;
+    stage(&store, true).await;
+    revision(&store, vec![put(route("1"), "a")]).await;
     let term = office(&store).await;
-    stale = Step { version, term: Some(Term { epoch: term.epoch + 1, ..term }), ..stale };
-    assert!(!store.by(ann()).rollout_step(DEFAULT_GROUP, &stale).await.unwrap());
-    assert_eq!(gate(&store).await, Some((0, 1)));
-    let good = Step { term: Some(term), ..stale };
-    assert!(store.by(ann()).rollout_step(DEFAULT_GROUP, &good).await.unwrap());
-    assert_eq!((gate(&store).await, rollout(&store).await.record), (None, json!({ "n": version + 1 })));
+    let late = Step { term: Some(Term { epoch: term.epoch + 1, ..term }), ..step(None, Advance::Head) };
+    let mut held = hold(&store).await;
+    held.publish(set(vec![delete(route("1"))])).await.unwrap();
+    assert!(!held.step(&late).await.unwrap());
+    assert_eq!((store.head(DEFAULT_GROUP).await.unwrap().revision, gate(&store).await), (1, Some((0, 1))));
+    let good = Step { term: Some(term), ..late };
+    assert!(hold(&store).await.step(&good).await.unwrap());
+    assert_eq!((gate(&store).await, rollout(&store).await.record), (None, json!({ "n": 1 })));
+}
+
+async fn what_cannot_be_read_hides_no_other(home: Home) {
+    let store = home.open().await;
+    stage(&store, true).await;
+    store.by(ann()).group_create(&NewGroup::named("other")).await.unwrap();
+    store.by(ann()).rollout_hold("other").await.unwrap().set(&json!({}), true, &json!({})).await.unwrap();
+    home.sql("UPDATE rollout SET stage = '{' WHERE group_id = 'other'").await;
+    let listed = store.rollout_list().await.unwrap();
+    assert_eq!((listed.known, listed.unreadable), (vec![rollout(&store).await], vec!["other".to_owned()]));
 }
 
 async fn without_canaries_the_gate_opens(home: Home) {
@@ -153,5 +205,5 @@ async fn without_canaries_the_gate_opens(home: Home) {
     revision(&store, vec![put(route("1"), "c")]).await;
     assert_eq!(gate(&store).await, None);
     let listed = store.rollout_list().await.unwrap();
-    assert_eq!(listed.iter().map(|one| one.staged).collect::<Vec<_>>(), [false]);
+    assert_eq!(listed.known.iter().map(|one| one.staged).collect::<Vec<_>>(), [false]);
 }

@@ -401,7 +401,8 @@ impl Alive {
         }
     }
 
-    /// The node says how it does. `watched`: what it counts is news too.
+    /// The node says how it does. `watched`: what it counts is to be written with the next round of reports. Where the node stands it
+    /// does not change, so that no receipt is written, and nobody who waits for one is woken.
     pub(in crate::dpm) fn report(&self, report: pb::Report, watched: bool) {
         let figures = Figures {
             uptime: Duration::from_millis(report.uptime_ms),
@@ -416,13 +417,18 @@ impl Alive {
             traffic: Traffic::told(&report),
         };
         let alarms: Vec<String> = report.alarms.into_iter().take(ALARMS).map(clip).collect();
+        let mut counted = false;
         self.update(|entry| {
-            let counted = watched && entry.figures.is_none_or(|known| known.traffic != figures.traffic);
-            let news = counted || entry.troubles.alarms != alarms;
+            counted = watched && entry.figures.is_none_or(|known| known.traffic != figures.traffic);
+            entry.news |= counted;
+            let news = entry.troubles.alarms != alarms;
             entry.figures = Some(figures);
             entry.troubles.alarms = alarms;
             news
         });
+        if counted {
+            self.live.news.notify_one();
+        }
     }
 
     /// The node was heard.
@@ -507,6 +513,31 @@ mod tests {
         let mut told: Vec<_> = news.iter().map(|(_, id, report)| (id.as_str(), report.connected)).collect();
         told.sort_unstable();
         assert_eq!(told, [("n1", true), ("n2", false)]);
+    }
+
+    #[tokio::test]
+    async fn what_a_node_counts_moves_no_receipt() {
+        let home = tempfile::tempdir().unwrap();
+        let dsn = format!("sqlite:{}/store.db", home.path().display());
+        let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
+        let nodes = Nodes::new(store, "m1", &Members::default());
+        let (group, address) = (Arc::from(DEFAULT_GROUP), SocketAddr::from(([127, 0, 0, 1], 1)));
+        let (alive, _end) = nodes.enter(&group, "n1", address, pb::NodeFacts::default(), None);
+        let (_, mut changes) = (nodes.live.take_news("m1"), nodes.live.changes());
+        assert_eq!(nodes.live.take_moved().len(), 1);
+        changes.mark_unchanged();
+        let times = || vec![0; milecastle_wire::TIME_BOUNDS_MS.len() + 1];
+        let report =
+            |good| pb::Report { responses: vec![0, good, 0, 0, 0], request_times: times(), ..pb::Report::default() };
+        // Of no interest before a rollout is on.
+        alive.report(report(1), false);
+        assert_eq!(nodes.live.take_news("m1").len(), 0);
+        alive.report(report(2), true);
+        assert_eq!(nodes.live.take_news("m1").len(), 1);
+        assert_eq!((nodes.live.take_moved().len(), changes.has_changed().unwrap()), (0, false));
+        // What is wrong with it does.
+        alive.report(pb::Report { alarms: vec!["disk".to_owned()], ..report(2) }, true);
+        assert_eq!((nodes.live.take_moved().len(), changes.has_changed().unwrap()), (1, true));
     }
 
     #[test]

@@ -1,33 +1,42 @@
 //! Up to where nodes go while a rollout is on.
 
-use milecastle_store::{Advance, DEFAULT_GROUP, Step};
+use milecastle_store::{Advance, ChangeSet, DEFAULT_GROUP, HeldRollout, NewGroup, Source, Step};
 use milecastle_testkit::eventually;
 use milecastle_testkit::node::Held;
+use milecastle_wire::{TIME_BOUNDS_MS, pb};
+use pb::node_message::Message;
 use serde_json::json;
 use std::collections::BTreeSet;
+use tonic::Code;
 
+use super::replica::Home;
 use super::{Replica, delete, on_both, put};
-use crate::dpm::Condition;
+use crate::dpm::{Condition, mint_group_token};
 use crate::rollout::{Stage, written};
 
-on_both!(canaries_go_ahead, a_replica_that_starts_meanwhile_knows_both_lines);
+on_both!(
+    canaries_go_ahead,
+    a_replica_that_starts_meanwhile_knows_both_lines,
+    a_canary_that_moves_is_known_where_it_comes_to,
+);
 
 /// Has the group's revisions go to canaries first.
 async fn stage(replica: &Replica) {
     // By a policy that names nobody, so that the leader leaves it to the test.
     let policy = json!({ "strategy": "canary", "canaries": { "nodes": ["nobody"] } });
-    assert!(replica.by().rollout_set(DEFAULT_GROUP, 0, &policy, true, &json!({})).await.unwrap());
+    hold(replica).await.set(&policy, true, &json!({})).await.unwrap();
+}
+
+async fn hold(replica: &Replica) -> HeldRollout<'_> {
+    replica.by().rollout_hold(DEFAULT_GROUP).await.unwrap()
 }
 
 async fn step(replica: &Replica, canaries: &[&str], advance: Advance) {
-    eventually("the step is taken", async || {
-        let rollout = replica.store.rollout_get(DEFAULT_GROUP).await.unwrap();
-        let canaries: BTreeSet<String> = canaries.iter().map(|&id| id.to_owned()).collect();
-        let stage = (!canaries.is_empty()).then(|| written(Stage { canaries, ..Stage::default() }));
-        let step = Step { name: "test", version: rollout.version, term: None, stage, record: rollout.record, advance };
-        replica.by().rollout_step(DEFAULT_GROUP, &step).await.unwrap()
-    })
-    .await;
+    let held = hold(replica).await;
+    let canaries: BTreeSet<String> = canaries.iter().map(|&id| id.to_owned()).collect();
+    let stage = (!canaries.is_empty()).then(|| written(Stage { canaries, ..Stage::default() }));
+    let record = held.rollout().record.clone();
+    assert!(held.step(&Step { name: "test", term: None, stage, record, advance }).await.unwrap());
 }
 
 async fn condition(replica: &Replica, id: &str) -> Condition {
@@ -107,4 +116,98 @@ async fn a_replica_that_starts_meanwhile_knows_both_lines(replica: Replica) {
     assert_eq!(streams[0].held.revision, candidate);
     step(&replica, &[], Advance::Head).await;
     streams[0].reach(queued).await;
+}
+
+async fn a_canary_that_moves_is_known_where_it_comes_to(one: Replica) {
+    let two = one.another().await;
+    let token = one.token().await;
+    let base = one.publish(vec![put("a", "1")]).await;
+    let member = one.join(&token, "canary").await.unwrap();
+    let mut here = one.settled(&member).await;
+    let mut other = one.join(&token, "other").await.unwrap().open(two.address(), Held::default()).await.unwrap();
+    other.reach(base).await;
+    stage(&one).await;
+    let candidate = one.publish(vec![put("a", "2")]).await;
+    eventually("the other replica knows the candidate", async || {
+        let known = two.store.heard().heads[DEFAULT_GROUP].clone();
+        known.gate.is_some() && known == two.store.head(DEFAULT_GROUP).await.unwrap()
+    })
+    .await;
+    // Who is a canary it may not have heard when the canary comes, which has the candidate.
+    step(&one, &["canary"], Advance::Stay).await;
+    here.reach(candidate).await;
+    let mut there = member.open(two.address(), here.held).await.unwrap();
+    there.only_beats(1).await;
+    assert_eq!(there.beat.as_ref().map(|beat| beat.head), Some(candidate));
+    let node = two.manager.nodes().get(DEFAULT_GROUP, "canary").await.unwrap().unwrap();
+    assert_eq!((node.troubles.refused, node.revision), (None, candidate));
+}
+
+/// What one group has is no reason to let nodes of another one go on that were revoked.
+#[tokio::test]
+async fn a_group_that_cannot_be_read_holds_up_no_other() {
+    let replica = Replica::postgres().await;
+    replica.by().group_create(&NewGroup::named("broken")).await.unwrap();
+    let publish = async |n: &str| {
+        let set = ChangeSet::new(Source::Api, vec![put("a", n)]);
+        replica.by().publish("broken", set).await.unwrap();
+    };
+    publish("1").await;
+    let token = mint_group_token(replica.by(), "broken", "test", None).await.unwrap();
+    let member = replica.join(&token, "b1").await.unwrap();
+    let mut of_broken = member.open(replica.address(), Held::default()).await.unwrap();
+    of_broken.reach(1).await;
+    let mut of_other = replica.settled(&replica.member("n1").await).await;
+    let policy = json!({ "strategy": "canary", "canaries": { "nodes": ["nobody"] } });
+    replica.by().rollout_hold("broken").await.unwrap().set(&policy, true, &json!({})).await.unwrap();
+    publish("2").await;
+    let database = replica.home.database.as_ref().unwrap();
+    database.query("UPDATE rollout SET stage = '{' WHERE group_id = 'broken'").unwrap();
+    // Nor those of its own.
+    assert!(replica.by().node_revoke("broken", "b1").await.unwrap());
+    assert_eq!(of_broken.end().await.unwrap_err().code(), Code::PermissionDenied);
+    assert!(replica.by().node_revoke(DEFAULT_GROUP, "n1").await.unwrap());
+    assert_eq!(of_other.end().await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+/// Statements of so many nodes that tell, this often and each time something else, what they have counted while a rollout is on.
+async fn statements(nodes: usize, reports: u64) -> u64 {
+    let replica = Replica::with(Home::postgres(), |settings| {
+        settings.stream.report_interval = milecastle_settings::Time::millis(250);
+    })
+    .await;
+    let token = replica.token().await;
+    replica.publish(vec![put("a", "1")]).await;
+    let mut streams = Vec::new();
+    for n in 0..nodes {
+        let member = replica.join(&token, &format!("n{n:03}")).await.unwrap();
+        streams.push(replica.settled(&member).await);
+    }
+    stage(&replica).await;
+    replica.publish(vec![put("a", "2")]).await;
+    let done = || replica.store.usage().expect("PostgreSQL counts").done;
+    let before = done();
+    for requests in 1..=reports {
+        for stream in &mut streams {
+            stream.say(Message::Report(counted(requests))).await;
+            stream.only_beats(1).await;
+        }
+    }
+    done() - before
+}
+
+/// What a node tells that has answered so many requests.
+fn counted(requests: u64) -> pb::Report {
+    let times = vec![requests; TIME_BOUNDS_MS.len() + 1];
+    pb::Report { requests, responses: vec![0, requests, 0, 0, 0], request_times: times, ..pb::Report::default() }
+}
+
+#[tokio::test]
+async fn the_cost_of_what_nodes_count_does_not_grow_with_them() {
+    let (few, many, reports) = (2, 32, 30);
+    let (few_cost, many_cost) = (statements(few, reports).await, statements(many, reports).await);
+    eprintln!("{reports} reports each: {few_cost} statements with {few} nodes, {many_cost} with {many}");
+    // One for each node and report would be this many more; a third of that leaves room for the polls of a slow machine.
+    let would_be = (many - few) as u64 * reports;
+    assert!(many_cost < few_cost + would_be / 3, "{few_cost} with {few} nodes, {many_cost} with {many}");
 }

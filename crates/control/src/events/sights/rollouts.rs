@@ -1,15 +1,15 @@
-//! Rollouts: that they began, how they ended, and that the last one was taken back.
+//! Rollouts: that they began, how they ended, that the last one was taken back, and that one does not go on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use milecastle_store::Rollout;
+use milecastle_store::{Rollout, Rollouts, Topic};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::topic;
 use crate::events::news::News;
 use crate::events::{alarm, kind};
-use crate::rollout::{End, stored};
+use crate::rollout::{End, Stalled, stored};
 
 /// The last candidates of a group of which it was told that their rollouts began, and ended; 0: none.
 #[derive(Serialize, Deserialize)]
@@ -19,10 +19,17 @@ struct Seen {
     ended: u64,
 }
 
-/// Rollouts that began and ended since the last look, and the alarm of those groups of which the last one was taken back unattended.
-pub(in crate::events) fn rollouts(rollouts: &[Rollout], news: &mut News<'_>) {
+/// Rollouts that began and ended since the last look, and the alarms of those groups of which the last one was taken back unattended, or
+/// the one that is on is stalled.
+pub(in crate::events) fn rollouts(rollouts: &Rollouts, stalled: &BTreeMap<String, Stalled>, news: &mut News<'_>) {
+    let raised = |alarm: &str, group: &str| topic(kind::ALARM, Some(group), &format!("{alarm}/"));
     let mut present = BTreeMap::new();
-    for rollout in rollouts {
+    for (group, why) in stalled {
+        let Stalled { candidate, reason, advice } = why;
+        let detail = json!({ "candidate": candidate, "reason": reason, "advice": advice });
+        present.insert(raised(alarm::ROLLOUT_STALLED, group), detail);
+    }
+    for rollout in &rollouts.known {
         let Rollout { group, head, .. } = rollout;
         let subject = topic(kind::ROLLOUT, Some(group), "");
         let (stage, record) = stored(rollout);
@@ -57,13 +64,17 @@ pub(in crate::events) fn rollouts(rollouts: &[Rollout], news: &mut News<'_>) {
         }
         if let Some(newest) = newest.filter(|newest| newest.end == End::RolledBack) {
             let detail = json!({ "candidate": newest.candidate, "reason": newest.reason });
-            present.insert(topic(kind::ALARM, Some(group), &format!("{}/", alarm::ROLLOUT)), detail);
+            present.insert(raised(alarm::ROLLOUT, group), detail);
         }
         let (begun, ended) = before.map_or((0, 0), |before| (before.begun, before.ended));
         news.remember(subject, &Seen { begun: now.begun.max(begun), ended: now.ended.max(ended), ..now });
     }
-    news.alarms(present, |topic| topic.subject.starts_with(&format!("{}/", alarm::ROLLOUT)));
-    let there: BTreeSet<&str> = rollouts.iter().map(|rollout| rollout.group.as_str()).collect();
+    let ours = [alarm::ROLLOUT, alarm::ROLLOUT_STALLED].map(|alarm| format!("{alarm}/"));
+    // What was told of a group whose rollout cannot be read now is still so.
+    let unreadable = |topic: &Topic| topic.group.as_ref().is_some_and(|group| rollouts.unreadable.contains(group));
+    news.alarms(present, |topic| ours.contains(&topic.subject) && !unreadable(topic));
+    let known = rollouts.known.iter().map(|rollout| &rollout.group);
+    let there: BTreeSet<&str> = known.chain(&rollouts.unreadable).map(String::as_str).collect();
     for gone in news.topics(kind::ROLLOUT).filter(|topic| !topic.group.as_deref().is_some_and(|id| there.contains(id)))
     {
         news.forget(gone);
@@ -103,8 +114,13 @@ mod tests {
 
     /// What is told: state and candidate.
     fn step(told: &mut Told, seen: Rollout) -> Vec<String> {
+        look(told, Rollouts { known: vec![seen], unreadable: Vec::new() }, None)
+    }
+
+    fn look(told: &mut Told, seen: Rollouts, stalled: Option<Stalled>) -> Vec<String> {
+        let stalled = stalled.into_iter().map(|stalled| ("g".to_owned(), stalled)).collect();
         let mut news = News::new(told, 100);
-        rollouts(&[seen], &mut news);
+        rollouts(&seen, &stalled, &mut news);
         let (events, states) = news.into_parts();
         told.remember(states);
         events
@@ -128,5 +144,21 @@ mod tests {
         // An abort needs nobody any more.
         let expected = [r#"rollout "aborted" 8"#];
         assert_eq!(step(&mut told, rollout(None, &[(8, End::Aborted), (7, End::Promoted), back])), expected);
+    }
+    #[test]
+    fn what_does_not_go_on_is_an_alarm_until_it_does() {
+        let mut told = Told::default();
+        let on = || Rollouts { known: vec![rollout(Some((4, 5)), &[])], unreadable: Vec::new() };
+        assert_eq!(look(&mut told, on(), None), [""; 0]);
+        let stalled = |reason| Stalled { candidate: Some(5), reason, advice: "promote it" };
+        assert_eq!(look(&mut told, on(), Some(stalled("no canary"))), [r#"alarm "raised" 5"#]);
+        assert_eq!(look(&mut told, on(), Some(stalled("no canary"))), [""; 0]);
+        assert_eq!(look(&mut told, on(), Some(stalled("no traffic"))), [r#"alarm "raised" 5"#]);
+        assert_eq!(look(&mut told, on(), None), [r#"alarm "cleared" 5"#]);
+        // One that cannot be read: what was told of it before is not told anew once it can.
+        let unreadable = Rollouts { known: Vec::new(), unreadable: vec!["g".to_owned()] };
+        let damaged = Stalled { candidate: None, ..stalled("damaged") };
+        assert_eq!(look(&mut told, unreadable, Some(damaged)), [r#"alarm "raised" null"#]);
+        assert_eq!(look(&mut told, on(), None), [r#"alarm "cleared" null"#]);
     }
 }

@@ -70,7 +70,7 @@ impl Run {
 
     fn waits(&self, now: u64, expected: &str) {
         let course = self.situation(now).course();
-        assert!(matches!(&course, Course::Wait(why) if why.contains(expected)), "{course:?}");
+        assert!(matches!(&course, Course::Wait(wait) if wait.to_string().contains(expected)), "{course:?}");
     }
 
     fn goes_back(&self, now: u64, expected: &str) {
@@ -143,7 +143,8 @@ fn objects_in_quarantine_and_unknown_settings_take_it_back() {
 fn without_a_canary_nothing_goes_on() {
     let mut run = Run::new();
     run.policy.canaries = Canaries { nodes: Some(vec!["z".to_owned()]), ..Canaries::default() };
-    run.waits(0, "none of the nodes");
+    assert_eq!(run.step(0), Advance::Stay);
+    run.waits(1, "none of the nodes");
     let mut run = Run::soaking();
     (run.nodes[0].connected, run.nodes[0].present) = (false, false);
     assert_eq!(run.step(5), Advance::Stay);
@@ -193,6 +194,7 @@ fn where_there_is_no_node_nobody_waits() {
     let mut run = Run::new();
     run.nodes.iter_mut().for_each(|node| node.connected = false);
     // They may serve all the same: the control plane may just have started.
+    assert_eq!(run.step(0), Advance::Stay);
     run.waits(0, "none of the nodes");
     run.nodes.iter_mut().for_each(|node| node.present = false);
     assert_eq!(run.step(0), Advance::Candidate);
@@ -237,6 +239,7 @@ fn what_was_taken_back_is_not_laid_at_the_door_of_what_follows() {
     run.answers(0, 0, 100);
     run.stage = run.stage.as_ref().map(Stage::anew);
     (run.gate, run.head) = (Some(Gate { base: 4, candidate: 7 }), 7);
+    assert_eq!(run.step(3), Advance::Stay);
     run.waits(3, "do not have it");
     run.nodes[0].revision = 7;
     run.step(4);
@@ -287,4 +290,59 @@ fn one_that_lags_keeps_nothing_of_the_others_from_being_noted() {
     assert_eq!(run.record.notes[0].nodes.keys().collect::<Vec<_>>(), ["a"]);
     run.nodes[0].revision = GATE.candidate;
     run.waits(2 * NOTED_EVERY, "no rollout");
+}
+
+#[test]
+fn what_waits_for_long_is_stalled_and_given_up_if_the_policy_says_so() {
+    let mut run = Run::new();
+    run.policy.canaries = Canaries { nodes: Some(vec!["z".to_owned()]), ..Canaries::default() };
+    run.step(0);
+    assert!(!run.situation(299).is_stalled());
+    assert!(run.situation(300).is_stalled());
+    run.waits(100_000, "none of the nodes");
+    run.policy.give_up_after = Some(Time::secs(600));
+    run.waits(599, "none of the nodes");
+    run.goes_back(600, "it could not go on for 10m: none of the nodes");
+    // Canaries that are gone for good.
+    let mut run = Run::soaking();
+    (run.nodes[0].connected, run.nodes[0].present) = (false, false);
+    run.step(5);
+    assert!(!run.situation(304).is_stalled());
+    assert!(run.situation(305).is_stalled());
+    run.policy.give_up_after = Some(Time::secs(600));
+    run.goes_back(605, "no canary is connected");
+    // The next one has waited for nothing yet.
+    assert_eq!(
+        run.situation(605).ended(GATE, &Stage::default(), End::RolledBack, "rollout", "bad").waiting_since,
+        None
+    );
+}
+
+#[test]
+fn canaries_that_come_and_go_stall_a_rollout() {
+    let mut run = Run::soaking();
+    for second in (5..320).step_by(5) {
+        run.nodes[0].boot = format!("b{second}");
+        run.step(second);
+        run.step(second + 1);
+        run.waits(second + 2, "s more");
+    }
+    assert!(!run.situation(309).is_stalled());
+    assert!(run.situation(310).is_stalled());
+    run.policy.give_up_after = Some(Time::secs(300));
+    run.goes_back(318, "canaries serve with it");
+}
+
+#[test]
+fn a_pause_stalls_nothing() {
+    let mut run = Run::soaking();
+    run.policy.without_traffic = WithoutTraffic::Hold;
+    run.policy.give_up_after = Some(Time::secs(300));
+    run.stage = run.stage.map(|stage| stage.paused(Some("alice".to_owned()), T0 + 3));
+    assert!(!run.situation(10_000).is_stalled());
+    run.waits(10_000, "paused by alice");
+    run.stage = run.stage.map(|stage| stage.paused(None, T0 + 10_000));
+    run.waits(10_000, "have had 0 requests");
+    assert!(run.situation(10_310).is_stalled());
+    run.goes_back(10_310, "too few requests");
 }
