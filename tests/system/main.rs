@@ -32,6 +32,7 @@ mod killed;
 mod killed_midway;
 mod last_good;
 mod life_cycle;
+mod limits_in_redis;
 mod long_connections;
 mod maintenance;
 mod many_nodes;

@@ -15,6 +15,15 @@ use crate::cluster::Place;
 /// Says that tests which need network namespaces are to be left out.
 const LEAVE_OUT: &str = "MILECASTLE_TEST_NO_NAMESPACES";
 
+/// Whether tests that need namespaces are left out, which is said.
+pub(crate) fn left_out() -> bool {
+    let left_out = std::env::var_os(LEAVE_OUT).is_some();
+    if left_out {
+        eprintln!("left out, for {LEAVE_OUT} is set: this test needs namespaces");
+    }
+    left_out
+}
+
 /// The network. Dropped, it is gone; what runs in it should have ended before.
 pub struct Network {
     router: String,
@@ -30,8 +39,7 @@ impl Network {
     /// If it cannot be made.
     pub fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        if std::env::var_os(LEAVE_OUT).is_some() {
-            eprintln!("left out, for {LEAVE_OUT} is set: this test needs network namespaces");
+        if left_out() {
             return None;
         }
         let (process, n) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));

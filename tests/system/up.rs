@@ -1,6 +1,7 @@
 //! `milecastle up` as a test runs it.
 
 use crate::cluster::Said;
+use crate::network::left_out;
 use milecastle_testkit::process::binary;
 use milecastle_testkit::{Answer, Call, Process, TempDir};
 use serde_json::Value;
@@ -74,6 +75,22 @@ impl Up {
         Self::of(Self::process_in(&data, settings), data)
     }
 
+    /// Starts with a file in the place of one of the system's, which this process alone sees; `None` if tests that need namespaces are
+    /// left out. Needs root, and `unshare` (util-linux).
+    pub fn start_seeing(file: &str, text: &str, settings: &[(&str, &str)]) -> Option<Self> {
+        if left_out() {
+            return None;
+        }
+        let data = TempDir::new();
+        let seen = data.write("seen", text);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"", "sh"]);
+        command.arg(seen).arg(file).arg(binary());
+        let (args, environment) = Self::asked(&data, &["--no-demo"], settings);
+        command.args(args).envs(environment);
+        Some(Self::of(Process::start("milecastle up", command), data))
+    }
+
     fn of(mut process: Process, data: TempDir) -> Self {
         let mut at = |what: &str| {
             process.wait_for_line(what, START, |line| {
@@ -96,12 +113,22 @@ impl Up {
     }
 
     fn process(data: &TempDir, options: &[&str], settings: &[(&str, &str)]) -> Process {
+        let (args, environment) = Self::asked(data, options, settings);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        Process::milecastle("milecastle up", &args, &environment)
+    }
+
+    /// Arguments and environment.
+    fn asked<'a>(
+        data: &TempDir,
+        options: &[&str],
+        settings: &[(&'a str, &'a str)],
+    ) -> (Vec<String>, Vec<(&'a str, &'a str)>) {
         let config = data.write("up.yaml", SETTINGS);
         let dir = data.path().join("data");
         let args = ["up", "--config", config.to_str().unwrap(), "--data", dir.to_str().unwrap()];
-        let args = [&args, options].concat();
         let environment = [&[("MILECASTLE_ADMIN_KEY", ADMIN_KEY), ("MILECASTLE_LOG", "info")], settings].concat();
-        Process::milecastle("milecastle up", &args, &environment)
+        ([&args, options].concat().into_iter().map(str::to_owned).collect(), environment)
     }
 
     /// Changes the settings of the gateway group, by options of `milecastle group settings set`; they are in force when it returns.

@@ -1,6 +1,6 @@
 //! The plugins of one object, sorted and laid out by phase.
 
-use crate::cx::{Request, RequestCx};
+use crate::cx::{Begun, Request, RequestCx};
 use crate::def::{BodyNeed, BodyNeeds, CredentialPlaces, RunPolicy};
 use crate::flow::{Flow, Reply};
 use crate::hooks::{OnAccess, OnBeforeProxy, OnBody, OnDelayedBody, OnHeaders, OnLog, OnRewrite, RequestHook};
@@ -146,7 +146,7 @@ impl Chain {
     /// # Errors
     /// The answer of the plugin that ended the request.
     pub async fn run_rewrite(&self, cx: &mut RequestCx) -> Result<(), Reply> {
-        run(&self.rewrite, cx).await
+        run("rewrite", &self.rewrite, cx).await
     }
 
     /// Runs the phase `access`.
@@ -154,7 +154,7 @@ impl Chain {
     /// # Errors
     /// As for [`Self::run_rewrite`].
     pub async fn run_access(&self, cx: &mut RequestCx) -> Result<(), Reply> {
-        run(&self.access, cx).await
+        run("access", &self.access, cx).await
     }
 
     /// Runs the phase `before_proxy`.
@@ -162,7 +162,7 @@ impl Chain {
     /// # Errors
     /// As for [`Self::run_rewrite`].
     pub async fn run_before_proxy(&self, cx: &mut RequestCx) -> Result<(), Reply> {
-        run(&self.before_proxy, cx).await
+        run("before_proxy", &self.before_proxy, cx).await
     }
 
     /// Runs the phase `header_filter`, after putting on the answer what the request phases asked for
@@ -172,7 +172,15 @@ impl Chain {
     /// A hook panicked; the later ones have run.
     pub fn run_headers(&self, cx: &mut RequestCx) -> Result<(), HookPanicked> {
         cx.settle_response_headers();
-        run_all(&self.headers, cx, |hook, cx| hook.on_headers(cx))
+        const PHASE: &str = "header_filter";
+        let all = begin(PHASE, &self.headers, cx);
+        let outcome = run_all(&self.headers, cx, |step, cx| {
+            let stretch = step.begin(PHASE, cx);
+            step.hook.on_headers(cx);
+            cx.way.end(stretch);
+        });
+        end(all, cx);
+        outcome
     }
 
     /// Runs the phase `body_filter` on one chunk.
@@ -180,7 +188,7 @@ impl Chain {
     /// # Errors
     /// A hook panicked; the chunk is not to be sent.
     pub fn run_body(&self, cx: &mut RequestCx, chunk: &mut Bytes, last: bool) -> Result<(), HookPanicked> {
-        run_all(&self.body, cx, |hook, cx| hook.on_body(cx, chunk, last))
+        run_all(&self.body, cx, |step, cx| step.hook.on_body(cx, chunk, last))
     }
 
     /// Runs the phase `delayed_body_filter` on the same chunk.
@@ -188,7 +196,7 @@ impl Chain {
     /// # Errors
     /// A hook panicked; the chunk is not to be sent.
     pub fn run_delayed_body(&self, cx: &mut RequestCx, chunk: &mut Bytes, last: bool) -> Result<(), HookPanicked> {
-        run_all(&self.delayed_body, cx, |hook, cx| hook.on_delayed_body(cx, chunk, last))
+        run_all(&self.delayed_body, cx, |step, cx| step.hook.on_delayed_body(cx, chunk, last))
     }
 
     /// Masks the clients' secrets where plugins take them from. To be called for all chains of a request before any of them
@@ -202,7 +210,7 @@ impl Chain {
 
     /// Runs the phase `log`, after [`Self::mask_credentials`]. A panicking hook is counted and keeps no other from running.
     pub fn run_log(&self, cx: &mut RequestCx) {
-        let _counted = run_all(&self.log, cx, |hook, cx| hook.on_log(cx));
+        let _counted = run_all(&self.log, cx, |step, cx| step.hook.on_log(cx));
     }
 }
 
@@ -224,6 +232,11 @@ impl<H: ?Sized> Step<H> {
         }
     }
 
+    /// Begins the stretch of one plugin.
+    fn begin(&self, phase: &str, cx: &mut RequestCx) -> Begun {
+        cx.way.begin(|| format!("apisix.phase.{phase}.plugins.{}", self.plugin).into())
+    }
+
     fn ended_by(&self, mut reply: Reply) -> Reply {
         reply.plugin = Some(self.plugin);
         if let Some(meta) = &self.meta {
@@ -240,24 +253,41 @@ impl<H: ?Sized> Step<H> {
     }
 }
 
-async fn run<H: RequestHook + ?Sized>(steps: &[Step<H>], cx: &mut RequestCx) -> Result<(), Reply> {
+async fn run<H: RequestHook + ?Sized>(phase: &str, steps: &[Step<H>], cx: &mut RequestCx) -> Result<(), Reply> {
+    let all = begin(phase, steps, cx);
     for step in steps {
         if !step.applies(cx) {
             continue;
         }
+        let stretch = step.begin(phase, cx);
         let outcome = match caught(&*step.hook, cx) {
-            Ok(Flow::Next) => continue,
+            Ok(Flow::Next) => Ok(Ok(())),
             Ok(Flow::Reply(reply)) => Ok(Err(reply)),
             Ok(Flow::Wait(future)) => Caught(future).await,
             Err(panic) => Err(panic),
         };
-        match outcome {
-            Ok(Ok(())) => {}
-            Ok(Err(reply)) => return Err(step.ended_by(reply)),
-            Err(_) => return Err(step.panicked(cx)),
-        }
+        cx.way.end(stretch);
+        let reply = match outcome {
+            Ok(Ok(())) => continue,
+            Ok(Err(reply)) => step.ended_by(reply),
+            Err(_) => step.panicked(cx),
+        };
+        end(all, cx);
+        return Err(reply);
     }
+    end(all, cx);
     Ok(())
+}
+
+/// Begins the stretch of the global rules; what the route's plugins do has none of its own.
+fn begin<H: ?Sized>(phase: &str, steps: &[Step<H>], cx: &mut RequestCx) -> Option<Begun> {
+    (cx.global_phase && !steps.is_empty()).then(|| cx.way.begin(|| format!("run_global_rules.{phase}").into()))
+}
+
+fn end(begun: Option<Begun>, cx: &mut RequestCx) {
+    if let Some(begun) = begun {
+        cx.way.end(begun);
+    }
 }
 
 fn caught<'a, H: RequestHook + ?Sized>(hook: &'a H, cx: &'a mut RequestCx) -> std::thread::Result<Flow<'a>> {
@@ -271,11 +301,11 @@ fn caught<'a, H: RequestHook + ?Sized>(hook: &'a H, cx: &'a mut RequestCx) -> st
 fn run_all<H: ?Sized>(
     steps: &[Step<H>],
     cx: &mut RequestCx,
-    mut call: impl FnMut(&H, &mut RequestCx),
+    mut call: impl FnMut(&Step<H>, &mut RequestCx),
 ) -> Result<(), HookPanicked> {
     let mut result = Ok(());
     for step in steps {
-        if step.applies(cx) && catch_unwind(AssertUnwindSafe(|| call(&step.hook, cx))).is_err() {
+        if step.applies(cx) && catch_unwind(AssertUnwindSafe(|| call(step, cx))).is_err() {
             cx.view.hook_panicked(step.plugin);
             result = Err(HookPanicked);
         }

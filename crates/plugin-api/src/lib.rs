@@ -39,8 +39,9 @@ mod view;
 pub use chain::{Chain, HookPanicked};
 pub use consumer::{Consumer, CredentialMatch};
 pub use cx::{
-    Attempt, Body, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME, CREDENTIAL_IDENTIFIER, ClientConn, Lists, Request, RequestCx,
-    Response, ResponseSource, RouteInfo, Scheme, Timing, TlsInfo, Upstream, VarValue, timestamp,
+    Attempt, Begun, Body, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME, CREDENTIAL_IDENTIFIER, ClientConn, Lists, Request,
+    RequestCx, Response, ResponseSource, RouteInfo, Scheme, Stretch, Timing, TlsInfo, Upstream, VarValue, Way,
+    timestamp,
 };
 pub use def::{
     Auth, BodyNeed, BodyNeeds, BuildCx, ConfigError, CredentialPlaces, Example, Metadata, Owner, Plugin, PluginDef,

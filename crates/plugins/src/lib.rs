@@ -9,8 +9,8 @@
 //! - A hook neither parses configuration nor compiles a pattern; all of that happens in `compile`.
 //! - State of the node (counters, files, metrics) lives in [`milecastle_plugin_api::Shared`], so it outlives snapshots.
 //!
-//! Deliberately absent: the planes, sockets but for those that exporters send on, beside the workers, and any way from one
-//! plugin into another.
+//! Deliberately absent: the planes, sockets but for those that exporters send on, beside the workers, and those of
+//! `milecastle-redis`, and any way from one plugin into another.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod auth;

@@ -1,5 +1,5 @@
 //! What tests of more than one crate need: an upstream that tells what it received, a client that never retries, the real
-//! binary as a child process, nodes without traffic, registries of services, an OCSP responder, throw-away PostgreSQL, certificates, ports,
+//! binary as a child process, nodes without traffic, registries of services, an OCSP responder, throw-away PostgreSQL and Redis, certificates, ports,
 //! directories, waiting for conditions, a proxy that
 //! cuts connections, and a checker of histories.
 //!
@@ -23,6 +23,7 @@ mod ports;
 pub mod postgres;
 pub mod process;
 pub mod raw;
+mod redis;
 pub mod registry;
 pub mod tls;
 mod wait;
@@ -35,4 +36,5 @@ pub use cutter::Cutter;
 pub use echo::Echo;
 pub use ports::{TempDir, free_port, nowhere};
 pub use process::Process;
+pub use redis::Redis;
 pub use wait::{SOON, eventually, wait_for, wait_for_blocking};

@@ -71,6 +71,39 @@ async fn a_collector_gets_the_spans_of_a_request_and_of_its_tries() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_in_each_phase_is_a_span_below_what_it_is_part_of() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let up = Up::start_with(&[("MILECASTLE__GATEWAY__APISIX__TRACING", "true")]);
+    let nodes = json!({ "nodes": { echo.address().to_string(): 1 } });
+    traced(&up, &collector.address.to_string(), nodes).await;
+    let global =
+        json!({ "proxy-rewrite": { "headers": { "set": { "X-A": "1" } } }, "response-rewrite": { "body": "global" } });
+    up.put("/global_rules/1", json!({ "plugins": global })).await;
+    eventually("the global rule is in force", async || up.get("/").await.text() == "global").await;
+    call(&up, "/way?a=1").await;
+    let request = collector.gets("the request", |item| is_request(item, "/way?a=1")).await;
+    let mut ids = std::collections::HashMap::from([("", request["id"].clone())]);
+    for (within, name) in [
+        ("", "apisix.phase.access"),
+        ("apisix.phase.access", "http_router_match"),
+        ("apisix.phase.access", "run_global_rules.rewrite"),
+        ("run_global_rules.rewrite", "apisix.phase.rewrite.plugins.proxy-rewrite"),
+        ("apisix.phase.access", "apisix.phase.rewrite.plugins.opentelemetry"),
+        ("", "apisix.phase.before_proxy.plugins.opentelemetry"),
+        ("", "apisix.phase.header_filter"),
+        ("apisix.phase.header_filter", "run_global_rules.header_filter"),
+        ("run_global_rules.header_filter", "apisix.phase.header_filter.plugins.response-rewrite"),
+        ("", "apisix.phase.body_filter"),
+    ] {
+        let is_it = |item: &Value| item["name"] == name && item["parent"] == ids[within];
+        let span = collector.gets(&format!("{name} within {within:?}"), is_it).await;
+        assert_eq!([&span["kind"], &span["trace"]], ["SPAN_KIND_INTERNAL", TRACE], "{span}");
+        ids.insert(name, span["id"].clone());
+    }
+    up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spans_go_over_tls_to_a_collector_that_is_trusted_and_the_last_ones_before_the_end() {
     let authority = Authority::new("collectors");
     let collector = Collector::tls(&authority.issue(&["localhost"]));

@@ -8,6 +8,7 @@ mod request;
 mod response;
 mod upstream;
 mod vars;
+mod way;
 
 pub use client::{ClientConn, Scheme, TlsInfo};
 pub use request::{Body, Request};
@@ -15,6 +16,7 @@ pub use response::{Response, ResponseSource};
 pub use upstream::{Attempt, Upstream};
 pub use vars::time::timestamp;
 pub(crate) use vars::{time, tls_var};
+pub use way::{Begun, Stretch, Way};
 
 use crate::chain::Chain;
 use crate::consumer::{Consumer, CredentialMatch};
@@ -97,6 +99,8 @@ pub struct RequestCx {
     pub response: Response,
     /// When things happened.
     pub timing: Timing,
+    /// What traces show of the way to the answer.
+    pub way: Way,
     /// The pinned snapshot and the node.
     pub view: Rc<dyn View>,
     /// Whether the global rules' chain is running.
@@ -181,6 +185,7 @@ impl RequestCx {
             upstream: Upstream::default(),
             response: Response::default(),
             timing: Timing { started, ended: None },
+            way: Way::default(),
             view,
             global_phase: false,
             when_superseded: None,

@@ -1,5 +1,6 @@
 //! Configuration of `limit-count`.
 
+use super::redis::RedisConfig;
 use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
@@ -11,6 +12,11 @@ use std::borrow::Cow;
 /// of its own for one consumer stands on that consumer, where it takes the place of its routes'.
 /// They are shared by all workers of a node and start anew when this configuration changes. A node holds at most
 /// 1,048,576 keys at once (`plugin_attr.limit-count.max_keys`); beyond that, those whose windows end first are dropped.
+///
+/// With `policy: redis` the nodes that ask one server count together, each request at once: its answer is waited for, as long as
+/// `redis_timeout` allows. While there is none, requests are answered with 500, or pass with `allow_degradation`, and a line in the log
+/// says why. A worker has one connection to a server, and at most 4,096 requests at a time that wait for it
+/// (`plugin_attr.limit-count.max_pending`). Gateway groups with objects of the same id and configuration should not share a database.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 pub(crate) struct Config {
     /// Requests allowed in a window: a number, or a template that gives one for each request. A template must not read what
@@ -38,15 +44,18 @@ pub(crate) struct Config {
     /// Message of a rejection, answered as `{"error_msg":"…"}`.
     #[schemars(length(min = 1))]
     pub(super) rejected_msg: Option<String>,
-    /// Where counters live. Only `local`, the node's memory, is available in this version.
+    /// Where counters live: `local`, the node's memory; `redis`, a server where all nodes count together. `redis-cluster` and
+    /// `redis-sentinel` are not available in this version.
     #[serde(default)]
     pub(super) policy: Policy,
-    /// Lets requests pass when the limit cannot be determined.
+    /// Lets requests pass when the limit cannot be determined, as while Redis does not answer.
     #[serde(default)]
     pub(super) allow_degradation: bool,
     /// Puts limit, remaining requests and seconds until the reset on the answer.
     #[serde(default = "yes")]
     pub(super) show_limit_quota_header: bool,
+    #[serde(flatten)]
+    pub(super) redis: RedisConfig,
 }
 
 /// One of several limits.

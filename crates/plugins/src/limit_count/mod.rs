@@ -1,24 +1,26 @@
 //! `limit-count`: caps requests for each key in a time window (`docs/spec/plugins/limit-count.md`).
 //!
-//! Counters live in the node's memory ([`counters`]); the policies that keep them in Redis are refused.
+//! Counters live in the node's memory ([`counters`]), or in Redis ([`redis`]).
 
 mod clock;
 mod config;
 mod counters;
 mod quota;
+mod redis;
 mod rule;
 #[cfg(test)]
 mod tests;
 mod window;
 
 use clock::NodeClock;
-use config::{Config, Metadata as Names, Policy};
+use config::{Config, Metadata as Names};
 use counters::{Counters, MAX_KEYS, Now};
 use http::StatusCode;
 use milecastle_plugin_api::{
     BuildCx, ConfigError, Example, Flow, Hooks, Metadata, OnAccess, Owner, Plugin, PluginDef, Reply, RequestCx, Scope,
     schema_of,
 };
+use redis::Remote;
 use rule::{Effective, Failed, Rule};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
@@ -34,6 +36,8 @@ struct LimitCount {
     allow_degradation: bool,
     show_headers: bool,
     counters: Arc<Counters>,
+    /// In place of `counters`.
+    remote: Option<Remote>,
     clock: Arc<NodeClock>,
     /// Whose counters: this instance's own, or its group's.
     instance: u64,
@@ -61,11 +65,14 @@ impl Plugin for LimitCount {
         Example::new("100 requests a minute for each client", include_str!("examples/client.json")),
         Example::new("A quota for each consumer, sliding, beside an authentication plugin", include_str!("examples/consumer.json")),
         Example::new("Two limits at once", include_str!("examples/rules.json")),
+        Example::new("A quota that all nodes count together, in Redis", include_str!("examples/redis.json")),
     ];
 
     fn schema() -> Value {
         let mut schema = schema_of::<Config>();
         schema["anyOf"] = json!([{ "required": ["count", "time_window"] }, { "required": ["rules"] }]);
+        schema["if"] = json!({ "properties": { "policy": { "enum": ["redis"] } }, "required": ["policy"] });
+        schema["then"] = json!({ "required": ["redis_host"] });
         schema
     }
 
@@ -99,6 +106,7 @@ impl Plugin for LimitCount {
                 None => Rules::One(Rule::one(&config).ok_or_else(|| vec![ConfigError::new("no limit is given")])?.into()),
             },
             counters,
+            remote: Remote::of(&config, cx),
             clock: cx.shared.get_or_init(NodeClock::default),
             instance,
         })
@@ -111,11 +119,7 @@ impl Plugin for LimitCount {
 
 /// What the schema cannot see.
 fn faults(config: &Config) -> Vec<ConfigError> {
-    let mut faults = Vec::new();
-    if config.policy != Policy::Local {
-        let text = format!("policy {} is not available in this version, use local", config.policy.name());
-        faults.push(ConfigError::at("/policy", text));
-    }
+    let mut faults = redis::faults(config);
     let Some(rules) = &config.rules else { return faults };
     if config.count.is_some() || config.time_window.is_some() {
         faults.push(ConfigError::new("count/time_window and rules cannot be specified at the same time"));
@@ -156,6 +160,9 @@ impl Groups {
 
 impl OnAccess for LimitCount {
     fn on_access<'a>(&'a self, cx: &'a mut RequestCx) -> Flow<'a> {
+        if let Some(remote) = &self.remote {
+            return Flow::Wait(Box::pin(self.judge_by(remote, cx)));
+        }
         match self.judge(cx) {
             Ok(true) => Flow::Next,
             Ok(false) => Flow::Reply(self.rejection.clone()),
@@ -177,17 +184,7 @@ impl LimitCount {
                 Ok(self.tell(cx, rule, info, &outcome))
             }
             Rules::Several(rules) => {
-                // All are resolved before the first is charged: a failure leaves no trace.
-                let mut effective = Vec::with_capacity(rules.len());
-                for rule in rules {
-                    if let Some(found) = rule.if_resolved(cx)? {
-                        effective.push((rule, found));
-                    }
-                }
-                if effective.is_empty() {
-                    return Err(Failed);
-                }
-                for (rule, effective) in effective {
+                for (rule, effective) in effective(rules, cx)? {
                     let (info, outcome) = self.charge(cx.timing.started, &effective);
                     if !self.tell(cx, rule, info, &outcome) {
                         return Ok(false);
@@ -198,6 +195,31 @@ impl LimitCount {
         }
     }
 
+    /// The same by counters in Redis.
+    async fn judge_by(&self, remote: &Remote, cx: &mut RequestCx) -> Result<(), Reply> {
+        let failed = |reply: Reply| if self.allow_degradation { Ok(()) } else { Err(reply) };
+        let effective = match &self.rules {
+            Rules::One(rule) => rule.always(cx).map(|effective| vec![(&**rule, effective.into_owned())]),
+            Rules::Several(rules) => effective(rules, cx),
+        };
+        let Ok(effective) = effective else { return failed(Reply::status(StatusCode::INTERNAL_SERVER_ERROR)) };
+        for (rule, effective) in effective {
+            let window = self.window(&effective);
+            let Ok(verdict) = remote.charge(&effective.key, window, self.clock.0.wall()).await else {
+                return failed(Reply::error_msg(StatusCode::INTERNAL_SERVER_ERROR, "failed to limit count"));
+            };
+            let info = quota::info(&effective.key, effective.count, verdict);
+            if !self.tell(cx, rule, info, &Outcome { limit: effective.count, verdict }) {
+                return Err(self.rejection.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn window(&self, effective: &Effective<'_>) -> window::Window {
+        window::Window { kind: self.window_type, limit: effective.count, seconds: effective.time_window }
+    }
+
     fn charge(&self, began: Instant, effective: &Effective<'_>) -> (String, Outcome) {
         let now = Now {
             monotonic: self.clock.0.monotonic(began),
@@ -206,12 +228,7 @@ impl LimitCount {
                 config::WindowType::Sliding => self.clock.0.wall(),
             },
         };
-        let window = window::Window {
-            kind: self.window_type,
-            limit: effective.count,
-            seconds: effective.time_window,
-        };
-        let verdict = self.counters.charge(self.instance, &effective.key, window, now);
+        let verdict = self.counters.charge(self.instance, &effective.key, self.window(effective), now);
         (quota::info(&effective.key, effective.count, verdict), Outcome { limit: effective.count, verdict })
     }
 
@@ -227,6 +244,17 @@ impl LimitCount {
         }
         outcome.verdict.allowed
     }
+}
+
+/// The limits in effect. All are resolved before the first is charged: a failure leaves no trace.
+fn effective<'a>(rules: &'a [Rule], cx: &RequestCx) -> Result<Vec<(&'a Rule, Effective<'static>)>, Failed> {
+    let mut effective = Vec::with_capacity(rules.len());
+    for rule in rules {
+        if let Some(found) = rule.if_resolved(cx)? {
+            effective.push((rule, found));
+        }
+    }
+    if effective.is_empty() { Err(Failed) } else { Ok(effective) }
 }
 
 struct Outcome {

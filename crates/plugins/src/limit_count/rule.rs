@@ -42,6 +42,13 @@ pub(super) struct Effective<'a> {
     pub(super) time_window: u64,
 }
 
+impl Effective<'_> {
+    pub(super) fn into_owned(self) -> Effective<'static> {
+        let Self { key, count, time_window } = self;
+        Effective { key: Cow::Owned(key.into_owned()), count, time_window }
+    }
+}
+
 impl Rule {
     /// The only limit; `None` if it is not complete.
     pub(super) fn one(config: &Config) -> Option<Self> {
@@ -98,8 +105,7 @@ impl Rule {
     /// The key is owned, so that several limits can be told of while others are still to be charged.
     pub(super) fn if_resolved(&self, cx: &RequestCx) -> Result<Option<Effective<'static>>, Failed> {
         let Some(key) = self.key(cx) else { return Ok(None) };
-        let Effective { count, time_window, .. } = self.effective(cx, Cow::Borrowed(""))?;
-        Ok(Some(Effective { key: Cow::Owned(key.into_owned()), count, time_window }))
+        Ok(Some(self.effective(cx, key)?.into_owned()))
     }
 
     fn effective<'a>(&self, cx: &RequestCx, key: Cow<'a, str>) -> Result<Effective<'a>, Failed> {

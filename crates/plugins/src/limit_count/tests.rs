@@ -355,11 +355,32 @@ fn faults_are_found_on_write() {
     check(with(json!({ "rejected_code": 199 })), "expected 199 to be at least 200");
     check(with(json!({ "rejected_code": 600 })), "expected 600 to be at most 599");
     check(with(json!({ "rejected_msg": "" })), "string too short");
-    for policy in ["redis", "redis-cluster", "redis-sentinel"] {
-        check(with(json!({ "policy": policy })), &format!("policy {policy} is not available in this version, use local"));
+    for policy in ["redis-cluster", "redis-sentinel"] {
+        let text = format!("policy {policy} is not available in this version, use redis or local");
+        check(with(json!({ "policy": policy })), &text);
+    }
+    check(with(json!({ "policy": "redis" })), "property \"redis_host\" is required");
+    let redis = |name: &str, value: Value| with(json!({ "policy": "redis", "redis_host": "h.test", name: value }));
+    check(redis("sync_interval", json!(1)), "sync_interval is not available in this version");
+    check(redis("redis_host", json!("h")), "string too short");
+    for (name, below) in [("redis_port", 0), ("redis_timeout", 0), ("redis_keepalive_timeout", 999), ("redis_keepalive_pool", 0)] {
+        check(redis(name, json!(below)), &format!("property \"{name}\" validation failed: expected {below} to be at least"));
     }
     let faults = Node::new().setup().registry().build_metadata("limit-count", &json!({ "limit_header": "a b" })).unwrap();
     assert!(faults.unwrap_err()[0].message.contains("invalid header name: a b"));
+}
+
+#[test]
+fn what_redis_is_told_is_written_as_specified() {
+    let check = |more: Value| {
+        let mut config = json!({ "count": 2, "time_window": 60, "policy": "redis", "redis_host": "h.test" });
+        more.as_object().unwrap().iter().for_each(|(name, value)| config[name] = value.clone());
+        Node::new().setup().faults(json!({ "limit-count": config }))
+    };
+    let all = json!({ "redis_port": 7000, "redis_username": "u", "redis_password": "p", "redis_database": 3, "redis_timeout": 1,
+        "redis_ssl": true, "redis_ssl_verify": true, "redis_keepalive_timeout": 1000, "redis_keepalive_pool": 1,
+        "sync_interval": -1, "window_type": "sliding" });
+    assert_eq!([check(json!({})), check(all)], [[], []]);
 }
 
 #[test]

@@ -66,7 +66,8 @@ impl State {
     }
 
     /// Windows are aligned on multiples of their length since 1970. Only requests that pass count.
-    fn sliding(&mut self, Window { limit, seconds, .. }: Window, now: Now) -> Verdict {
+    fn sliding(&mut self, window: Window, now: Now) -> Verdict {
+        let seconds = window.seconds;
         let number = now.wall.as_secs() / seconds;
         if self.seconds != seconds {
             *self = Self { number, seconds, ..Self::default() };
@@ -75,27 +76,40 @@ impl State {
             *self = Self { number, seconds, previous, ..Self::default() };
         }
         self.ends = now.monotonic.saturating_add(Duration::from_secs(seconds.saturating_mul(2)));
-        let end = Duration::from_secs((number + 1).saturating_mul(seconds));
-        let time_left = end.saturating_sub(now.wall).as_secs_f64();
-        let (ceiling, current) = (limit as f64, self.count as f64);
-        let previous_rate = self.previous.min(limit) as f64 / seconds as f64;
-        let weighted = previous_rate * time_left;
-        if self.count >= limit {
-            return Verdict { allowed: false, remaining: 0, reset: rounded_up(time_left) };
-        }
-        if weighted + current >= ceiling {
-            // The estimate falls by `previous_rate` each second.
-            let delay = time_left - (ceiling - current) / previous_rate;
-            return Verdict { allowed: false, remaining: 0, reset: hundredths(delay.max(0.0)) };
-        }
-        self.count += 1;
-        let remaining = (ceiling - self.count as f64 - weighted).floor().max(0.0) as u64;
-        Verdict { allowed: true, remaining, reset: rounded_up(time_left) }
+        let verdict = slide(window, window.rest(number, now.wall), self.previous, self.count);
+        self.count += u64::from(verdict.allowed);
+        verdict
     }
 }
 
+impl Window {
+    /// Seconds from `wall`, the time since 1970, to the end of the sliding window of this number.
+    pub(super) fn rest(&self, number: u64, wall: Duration) -> f64 {
+        let end = Duration::from_secs((number + 1).saturating_mul(self.seconds));
+        end.saturating_sub(wall).as_secs_f64()
+    }
+}
+
+/// The verdict on one more request, `time_left` seconds before the end of a sliding window in which `current` have passed, after one in
+/// which `previous` did.
+pub(super) fn slide(Window { limit, seconds, .. }: Window, time_left: f64, previous: u64, current: u64) -> Verdict {
+    let ceiling = limit as f64;
+    let previous_rate = previous.min(limit) as f64 / seconds as f64;
+    let weighted = previous_rate * time_left;
+    if current >= limit {
+        return Verdict { allowed: false, remaining: 0, reset: rounded_up(time_left) };
+    }
+    if weighted + current as f64 >= ceiling {
+        // The estimate falls by `previous_rate` each second.
+        let delay = time_left - (ceiling - current as f64) / previous_rate;
+        return Verdict { allowed: false, remaining: 0, reset: hundredths(delay.max(0.0)) };
+    }
+    let remaining = (ceiling - (current + 1) as f64 - weighted).floor().max(0.0) as u64;
+    Verdict { allowed: true, remaining, reset: rounded_up(time_left) }
+}
+
 /// Whole hundredths of a second, the rest cut off.
-fn hundredths(seconds: f64) -> u64 {
+pub(super) fn hundredths(seconds: f64) -> u64 {
     // A whole number of nanoseconds may come out a hair below what it is.
     (seconds * 100.0 + 1e-6) as u64
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 /// its place in the trace (W3C Trace Context).
 ///
 /// Does nothing until the plugin has metadata, which name the collector; `{}` are metadata. With `apisix.tracing` in the
-/// gateway's file each try at an upstream is a span too.
+/// gateway's file each try at an upstream is a span too, and so is what the gateway and its plugins do in each phase.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct Config {
     /// Which requests are recorded.

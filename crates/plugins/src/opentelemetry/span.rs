@@ -1,16 +1,17 @@
 //! What the spans of a request say. They are made when it is over, so that clients' secrets are masked in them.
 
 use super::context::{SpanId, TraceId};
+use crate::entropy;
 use http::HeaderMap;
 use milecastle_matching::{Lookup as _, Var, VarName};
-use milecastle_plugin_api::{Attempt, RequestCx};
+use milecastle_plugin_api::{Attempt, RequestCx, Stretch};
 use milecastle_export::otlp::proto::common::v1::KeyValue;
 use milecastle_export::otlp::proto::common::v1::any_value::Value;
 use milecastle_export::otlp::proto::trace::v1::span::SpanKind;
 use milecastle_export::otlp::proto::trace::v1::status::StatusCode;
 use milecastle_export::otlp::proto::trace::v1::{Span, Status};
 use milecastle_export::otlp::{attribute, text, unix_nanos};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// The place of a request in a trace, if it is recorded.
 pub(super) struct Recorded {
@@ -45,12 +46,41 @@ impl Header {
     }
 }
 
-/// The spans of a request that is over: its own, and those of its tries at upstreams.
+/// The spans of a request that is over: its own, those of the stretches of its way, and those of its tries at upstreams.
 pub(super) fn spans(cx: &RequestCx, recorded: &Recorded, additions: &Additions) -> Vec<Span> {
     let started = cx.timing.started_at();
     let tries = cx.upstream.attempts().zip(&recorded.tries).enumerate();
     let tries = tries.map(|(n, (attempt, id))| of_try(cx, recorded, started, n, attempt, id));
-    std::iter::once(of_request(cx, recorded, started, additions)).chain(tries).collect()
+    let stretches = cx.way.stretches();
+    let ids: Vec<SpanId> = stretches.iter().map(|_| entropy::bytes()).collect();
+    let stretches = stretches.iter().zip(&ids).map(|(stretch, id)| {
+        let parent = stretch.within.and_then(|place| ids.get(place)).unwrap_or(&recorded.span_id);
+        of_stretch(cx, recorded, started, stretch, id, parent)
+    });
+    std::iter::once(of_request(cx, recorded, started, additions)).chain(stretches).chain(tries).collect()
+}
+
+/// A stretch of the way; one that was not ended lasted as long as the request.
+fn of_stretch(
+    cx: &RequestCx,
+    recorded: &Recorded,
+    started: SystemTime,
+    stretch: &Stretch,
+    id: &SpanId,
+    parent: &SpanId,
+) -> Span {
+    let at = |moment: Instant| unix_nanos(started + moment.saturating_duration_since(cx.timing.started));
+    Span {
+        trace_id: recorded.trace_id.to_vec(),
+        span_id: id.to_vec(),
+        trace_state: recorded.state.clone(),
+        parent_span_id: parent.to_vec(),
+        name: stretch.name.clone().into_owned(),
+        kind: SpanKind::Internal.into(),
+        start_time_unix_nano: at(stretch.began),
+        end_time_unix_nano: stretch.ended.map_or_else(|| unix_nanos(started + cx.timing.total()), at),
+        ..Span::default()
+    }
 }
 
 fn of_request(cx: &RequestCx, recorded: &Recorded, started: SystemTime, additions: &Additions) -> Span {

@@ -205,8 +205,13 @@ fn unavailable() -> HeaderMap {
 
 /// Runs the body filters on a piece, of global rules and then of the route, then the delayed ones.
 pub(super) fn filter(live: &mut Live, piece: &mut Bytes, last: bool) -> Result<(), HookPanicked> {
+    let filtering = live.cx.way.go_on("apisix.phase.body_filter");
     live.on_chains(|chain, cx| chain.run_body(cx, piece, last))?;
-    live.on_chains(|chain, cx| chain.run_delayed_body(cx, piece, last))
+    let outcome = live.on_chains(|chain, cx| chain.run_delayed_body(cx, piece, last));
+    if last {
+        live.cx.way.end(filtering);
+    }
+    outcome
 }
 
 impl Body for OutBody {

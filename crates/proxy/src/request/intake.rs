@@ -13,7 +13,7 @@ use crate::upload::{Progress, Upload};
 use crate::worker::{Client, Pinned};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use milecastle_matching::uri::{UriOptions, canonical_path};
-use milecastle_plugin_api::{Body, RequestCx, Scheme};
+use milecastle_plugin_api::{Body, RequestCx, Scheme, View as _, Way};
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
@@ -84,6 +84,9 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
         },
     );
     let Live { cx, client, pinned, .. } = &mut *live;
+    if pinned.node().tracing {
+        cx.way = Way::noted();
+    }
     if client.believed.real_ip {
         real_ip(cx, &config.real_ip);
     }

@@ -80,6 +80,7 @@ pub(crate) async fn serve((mut live, accepted): Taken) -> Response {
         Ok(()) => pipeline::run(&mut live).await,
         Err(refusal) => Err(refusal),
     };
+    live.cx.way.end_all();
     match outcome {
         Ok(answer) => respond::with_answer(live, answer),
         Err(reply) => respond::with_reply(live, *reply),

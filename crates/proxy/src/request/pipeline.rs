@@ -15,6 +15,7 @@ use std::time::Duration;
 
 /// Takes the request from the match to the head of the upstream's answer. The error is an answer made here.
 pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
+    let access = live.cx.way.begin(|| "apisix.phase.access".into());
     let pinned = live.pinned.clone();
     let snapshot = &pinned.snapshot;
     if !snapshot.global_is_whole() {
@@ -25,7 +26,10 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
         Box::pin(read_body(live, most)).await?;
     }
     let global = snapshot.global();
-    let Some(route) = find(live, &pinned) else {
+    let matching = live.cx.way.begin(|| "http_router_match".into());
+    let found = find(live, &pinned);
+    live.cx.way.end(matching);
+    let Some(route) = found else {
         live.cx.global_phase = true;
         global.run_rewrite(&mut live.cx).await?;
         global.run_access(&mut live.cx).await?;
@@ -56,6 +60,7 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
     if let Some(chain) = live.cx.chain.clone() {
         chain.run_access(&mut live.cx).await?;
     }
+    live.cx.way.end(access);
     proxy::run(live, &pinned.snapshot, route).await
 }
 

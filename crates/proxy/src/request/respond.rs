@@ -151,7 +151,10 @@ fn filter_head(live: &mut Live) -> Result<(), HookPanicked> {
             live.cx.response.headers.insert(UPSTREAM_STATUS, list);
         }
     }
-    live.on_chains(|chain, cx| chain.run_headers(cx))
+    let filtering = live.cx.way.begin(|| "apisix.phase.header_filter".into());
+    let outcome = live.on_chains(|chain, cx| chain.run_headers(cx));
+    live.cx.way.end(filtering);
+    outcome
 }
 
 /// A filter has panicked: nothing of the answer goes out. The filters have had their turn.

@@ -49,7 +49,8 @@ pub struct Apisix {
     pub match_uri_encoded_slash: bool,
     /// Adds `X-APISIX-Upstream-Status` to every proxied answer, not only where the upstream's status is 5xx.
     pub show_upstream_status_in_response_header: bool,
-    /// Traces (plugin `opentelemetry`) show each try at an upstream beside the request as a whole.
+    /// Traces (plugin `opentelemetry`) show each try at an upstream, and what the gateway and its plugins did in each phase, beside the
+    /// request as a whole.
     pub tracing: bool,
     /// Switches all health checks of upstream nodes off, active and passive.
     pub disable_upstream_healthcheck: bool,

@@ -1,6 +1,6 @@
 //! Normal forms of paths, outcomes, and the client's address (§7 to §9).
 
-use super::{ANNOUNCED, by_host, finds, route, route_with};
+use super::{ANNOUNCED, by_host, finds, route, route_with, with};
 use crate::rules::{Shared, Site};
 use milecastle_testkit::raw::{self, Raw};
 use milecastle_testkit::{Answer, Call};
@@ -185,6 +185,52 @@ async fn routing_8_answers_where_no_upstream_is_asked() {
         assert!(answer.text().contains(page), "{target}: {}", answer.text());
         assert!(answer.header("content-type").starts_with("text/html"), "{target}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routing_8_plugins_run_phase_by_phase_global_rules_first() {
+    let site = by_host().await;
+    let here = json!({ "filter": [["uri", "~~", "^/t8-order/"]] });
+    let limit = |count: u64, code: u16, header: &str| {
+        json!({ "rules": [{ "count": count, "time_window": 3600, "key": "${consumer_name ?? nobody} $http_x_limit",
+            "header_prefix": header }], "rejected_code": code })
+    };
+    let adds = |who: &str| json!({ "headers": { "add": { "X-Order": who } } });
+    let global = json!({
+        "proxy-rewrite": with(adds("global"), json!({ "_meta": here })),
+        "limit-count": with(limit(2, 429, "global"), json!({ "_meta": here })),
+    });
+    let mut of_route = json!({ "key-auth": {}, "proxy-rewrite": adds("route"), "limit-count": limit(3, 503, "route") });
+    // Rank orders plugins within a phase of an object, and nothing else.
+    of_route["limit-count"]["_meta"] = json!({ "priority": 30_000 });
+    let key = |name: &str| json!({ "username": name, "plugins": { "key-auth": { "key": name } } });
+    site.put([
+        ("/global_rules/t8-order".to_owned(), json!({ "plugins": global })),
+        ("/consumers/t8_one".to_owned(), key("t8_one")),
+        ("/consumers/t8_two".to_owned(), key("t8_two")),
+        route_with("8-order - /t8-order/*", json!({ "plugins": of_route })),
+    ])
+    .await;
+    let call = |key: &str| Call::get("/t8-order/x").header("apikey", key).header("x-limit", "1").to(site.up.http);
+    // Who is refused in a phase is charged in no later one, not even by a global rule.
+    for _ in 0..3 {
+        let refused = call("nobody").await.unwrap();
+        assert_eq!((refused.status, refused.header("x-global-ratelimit-limit")), (401, String::new()));
+    }
+    let first = call("t8_one").await.unwrap();
+    assert_eq!(first.status, 200, "{}", first.text());
+    let seen: Vec<_> = first.json().unwrap()["headers"].as_array().unwrap().clone();
+    let order: Vec<_> =
+        seen.iter().filter(|field| field[0].as_str().unwrap().eq_ignore_ascii_case("x-order")).collect();
+    assert_eq!(json!(order.iter().map(|field| &field[1]).collect::<Vec<_>>()), json!(["global", "route"]));
+    let left =
+        |answer: &Answer| ["global", "route"].map(|whose| answer.header(&format!("x-{whose}-ratelimit-remaining")));
+    assert_eq!(left(&first), ["1", "2"]);
+    assert_eq!(left(&call("t8_one").await.unwrap()), ["0", "1"]);
+    // The global rule refuses before the route's plugin is asked, and both know the consumer.
+    let third = call("t8_one").await.unwrap();
+    assert_eq!((third.status, left(&third)), (429, ["0".to_owned(), String::new()]));
+    assert_eq!(left(&call("t8_two").await.unwrap()), ["1", "2"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,8 @@
 mod balancing;
 mod choice;
 mod exchange;
+mod limits;
+mod names;
 mod retries;
 
 use super::{Shared, Site, with};

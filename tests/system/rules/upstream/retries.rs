@@ -1,6 +1,7 @@
 //! Retries and what is answered in the end (§5).
 
 use super::{Scripted, in_order, nodes, received, route_to, server, site, tried, with};
+use crate::rules::Site;
 use milecastle_testkit::raw::{self, Raw};
 use milecastle_testkit::{Answer, Call, Echo, eventually, nowhere};
 use serde_json::{Value, json};
@@ -134,6 +135,33 @@ async fn upstream_5_7_the_host_of_a_retry_is_that_of_its_node() {
     let upstream = json!({ "nodes": in_order(&[nowhere(), echo.address()]), "pass_host": "node" });
     site.put([route_to("u57", upstream)]).await;
     assert_eq!(received(&site.up.get("/u57/x").await, "host"), [echo.address().to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_5_7_hooks_before_a_node_is_asked_run_again_for_each_try() {
+    let settings = [("MILECASTLE__GATEWAY__APISIX__TRACING", "true")];
+    let announced = ["an upstream node gave no answer", "a batch could not be delivered"];
+    let site = Site::start(&settings, &[], &announced).await;
+    let (told, heard) = std::sync::mpsc::channel();
+    // The hook of this plugin tells each node its own place in the trace.
+    let failing = Scripted::new(move |_, head| {
+        let line = head.lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap_or_default();
+        drop(told.send(line.to_owned()));
+        Err(std::io::ErrorKind::Other.into())
+    });
+    let echo = Echo::start();
+    let (path, route) = route_to("u57", json!({ "nodes": in_order(&[failing.address, echo.address()]) }));
+    let traced = json!({ "plugins": { "opentelemetry": { "sampler": { "name": "always_on" } } } });
+    let collector = json!({ "collector": { "address": failing.address.to_string() } });
+    site.put([("/plugin_metadata/opentelemetry".to_owned(), collector), (path, with(route, traced))]).await;
+    let answer = site.up.get("/u57/x").await;
+    assert_eq!(outcome(&answer), is(200, "502, 200"));
+    let [second] = &received(&answer, "traceparent")[..] else { panic!("{}", answer.text()) };
+    let first = heard.recv().unwrap();
+    let parts = |text: &str| text.split('-').map(str::to_owned).collect::<Vec<_>>();
+    let (first, second) = (parts(&first), parts(second));
+    assert_eq!((first.len(), &first[1]), (4, &second[1]), "one trace");
+    assert_ne!(first[2], second[2], "a try each");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,135 @@
+//! A server against the real Redis, and against one that misbehaves.
+
+use crate::{Server, Servers, Terms, Unanswered, Value, command};
+use milecastle_export::{Background, Endpoint, Tls};
+use milecastle_testkit::{Redis, eventually, nowhere};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn terms(address: SocketAddr) -> Terms {
+    Terms {
+        endpoint: Endpoint { host: address.ip().to_string(), port: address.port(), tls: Tls::None },
+        username: None,
+        password: None,
+        database: 0,
+        patience: Duration::from_secs(10),
+        rest: Duration::from_secs(10),
+        pending: 64,
+    }
+}
+
+fn server(terms: &Terms) -> Arc<Server> {
+    Servers::default().get(terms, &Arc::default())
+}
+
+async fn incremented(server: &Arc<Server>) -> Result<Value, Unanswered> {
+    server.ask(command(&[b"INCR", b"n"])).await
+}
+
+/// Waits until no connection has the server any more.
+async fn ended(server: &Arc<Server>) {
+    eventually("the connection ends", async || Arc::strong_count(server) == 1).await;
+}
+
+#[tokio::test]
+async fn answers_come_in_the_order_of_questions() {
+    let redis = Redis::start();
+    let server = server(&terms(redis.address()));
+    let asked: Vec<_> = (0..50)
+        .map(|n: usize| {
+            let server = server.clone();
+            tokio::spawn(async move { server.ask(command(&[b"ECHO", n.to_string().as_bytes()])).await })
+        })
+        .collect();
+    for (n, answer) in asked.into_iter().enumerate() {
+        assert_eq!(answer.await.unwrap(), Ok(Value::Text(n.to_string().into())));
+    }
+    assert_eq!(server.ask(command(&[b"NONSENSE"])).await, Err(Unanswered));
+    assert_eq!(incremented(&server).await, Ok(Value::Integer(1)), "a refusal ends no connection");
+}
+
+#[tokio::test]
+async fn a_connection_that_has_rested_is_closed_and_the_next_question_opens_another() {
+    let redis = Redis::start();
+    let server = server(&Terms { rest: Duration::from_millis(1), ..terms(redis.address()) });
+    for n in 1..=3 {
+        assert_eq!(incremented(&server).await, Ok(Value::Integer(n)));
+        ended(&server).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closed_is_opened_again() {
+    let redis = Redis::start();
+    let server = server(&terms(redis.address()));
+    for n in 1..=3 {
+        assert_eq!(incremented(&server).await, Ok(Value::Integer(n)));
+        redis.say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        ended(&server).await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_does_not_answer_ends_all_questions() {
+    assert_eq!(incremented(&server(&terms(nowhere()))).await, Err(Unanswered));
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let impatient = Terms { patience: Duration::from_millis(50), ..terms(silent.local_addr().unwrap()) };
+    assert_eq!(incremented(&server(&impatient)).await, Err(Unanswered));
+}
+
+#[tokio::test]
+async fn what_waits_is_bounded() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = server(&Terms { pending: 3, ..terms(silent.local_addr().unwrap()) });
+    let ask = || {
+        let server = server.clone();
+        tokio::spawn(async move { incremented(&server).await })
+    };
+    let waiting: Vec<_> = (0..20).map(|_| ask()).collect();
+    eventually("no more than twice as many wait", async || {
+        waiting.iter().filter(|asked| !asked.is_finished()).count() <= 6
+    })
+    .await;
+    assert!(waiting.iter().any(|asked| !asked.is_finished()));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_speak_the_protocol_is_left() {
+    for said in ["HTTP/1.1 400 Bad Request\r\n\r\n", ":1\r\n:2\r\n", ""] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = server(&terms(listener.local_addr().unwrap()));
+        let other = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut question = [0; 64];
+            assert_ne!(connection.read(&mut question).unwrap(), 0);
+            connection.write_all(said.as_bytes()).unwrap();
+        });
+        let answer = incremented(&server).await;
+        // One answer too many is found after the first one was given.
+        assert_eq!(answer.is_ok(), said.starts_with(':'), "{said:?}");
+        other.join().unwrap();
+    }
+}
+
+#[test]
+fn servers_are_one_if_all_of_their_terms_are() {
+    let (servers, background) = (Servers::default(), Arc::new(Background::default()));
+    let here = terms("127.0.0.1:6379".parse().unwrap());
+    let one = servers.get(&here, &background);
+    assert!(Arc::ptr_eq(&one, &servers.get(&here, &background)));
+    let others = [
+        Terms { database: 1, ..here.clone() },
+        Terms { username: Some("a".into()), ..here.clone() },
+        Terms { password: Some("a".to_owned().into()), ..here.clone() },
+        Terms { endpoint: Endpoint { tls: Tls::Unverified, ..here.endpoint.clone() }, ..here.clone() },
+        Terms { endpoint: Endpoint { port: 1, ..here.endpoint.clone() }, ..here.clone() },
+        Terms { endpoint: Endpoint { host: "b".into(), ..here.endpoint.clone() }, ..here.clone() },
+    ];
+    let others = others.map(|terms| servers.get(&terms, &background));
+    for (n, other) in others.iter().enumerate() {
+        assert!(!Arc::ptr_eq(other, &one));
+        assert!(others.iter().skip(n + 1).all(|next| !Arc::ptr_eq(other, next)));
+    }
+}
