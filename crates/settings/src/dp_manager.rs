@@ -115,6 +115,10 @@ pub struct Stream {
     /// away is left out.
     #[schemars(range(min = 1), extend("x-unit" = "lines"))]
     pub node_warnings: u32,
+    /// Routes of each gateway group that are kept apart in each sample for charts: those with most requests among those that nodes
+    /// tell of. The others are added up.
+    #[schemars(range(min = 1, max = 1000), extend("x-unit" = "routes"))]
+    pub routes: u32,
     /// Silence after which a node's stream is closed.
     pub silence: Time,
     /// Pause before a node that refused a step, or holds something else than it should, gets a snapshot for the second time
@@ -271,6 +275,7 @@ impl Default for Stream {
             report_interval: Time::secs(2),
             node_report_interval: Time::secs(5),
             node_warnings: 10_000,
+            routes: 100,
             silence: Time::secs(20),
             heal_min: Time::secs(1),
             heal_max: Time::secs(60),

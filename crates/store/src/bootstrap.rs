@@ -126,6 +126,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0021_availability.sql"),
         include_str!("../../../migrations/sqlite/0021_availability.sql"),
     ),
+    (
+        24,
+        "samples of routes",
+        include_str!("../../../migrations/postgres/0024_route_samples.sql"),
+        include_str!("../../../migrations/sqlite/0024_route_samples.sql"),
+    ),
 ];
 
 /// The newest migration that this program knows.
