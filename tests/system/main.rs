@@ -51,6 +51,7 @@ mod restored;
 mod roles;
 mod rolling;
 mod rollout;
+mod route_charts;
 mod rules;
 mod sealing_key;
 mod settings_at_scale;

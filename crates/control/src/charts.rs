@@ -3,10 +3,13 @@
 //! What must stay true: a step of which nothing is known is a gap and never a zero; what is held while a chart is made is one sample of
 //! each node and the chart itself.
 
+mod routes;
+
 use std::collections::{BTreeMap, HashMap};
 
 use milecastle_store::NodeSample;
 
+pub(crate) use self::routes::{RouteChart, RouteName};
 use crate::traffic::{Told, Traffic};
 
 /// How often nodes are sampled, in seconds.
@@ -38,6 +41,12 @@ impl Window {
     fn place(&self, at: u64) -> Option<usize> {
         let place = usize::try_from(at.checked_sub(self.from)? / self.step).ok()?.checked_sub(1)?;
         (place < self.points()).then_some(place)
+    }
+
+    /// The place of the step in which a time lies.
+    fn place_within(&self, at: u64) -> Option<usize> {
+        let since = at.checked_sub(self.from + 1).filter(|_| at <= self.until)?;
+        usize::try_from(since / self.step).ok()
     }
 }
 

@@ -57,6 +57,7 @@ pub(crate) async fn run(
             chores.trim_idempotency().await;
             chores.trim_events().await;
             chores.trim_warnings().await;
+            chores.trim_route_samples().await;
         }
     }
 }
@@ -154,6 +155,14 @@ impl Chores<'_> {
             Ok(0) => {}
             Ok(lines) => tracing::debug!(lines, "lines of logs of nodes were forgotten"),
             Err(error) => tracing::debug!(%error, "logs of nodes are trimmed later"),
+        }
+    }
+
+    async fn trim_route_samples(&self) {
+        let History { samples, fine_samples, .. } = &self.settings.history;
+        let trimmed = self.store.route_sample_trim(self.term, (STEP, fine_samples.get()), samples.get());
+        if let Err(error) = trimmed.await {
+            tracing::debug!(%error, "samples of routes are forgotten later");
         }
     }
 }

@@ -18,11 +18,11 @@ pub struct Traffic {
 impl Traffic {
     /// As a node tells; `None` if it is of a version that does not, or tells something else.
     pub(crate) fn told(report: &pb::Report) -> Option<Self> {
-        Some(Self {
-            responses: report.responses.as_slice().try_into().ok()?,
-            upstream_5xx: report.responses_5xx_upstream,
-            times: report.request_times.as_slice().try_into().ok()?,
-        })
+        Self::of(&report.responses, report.responses_5xx_upstream, &report.request_times)
+    }
+
+    fn of(responses: &[u64], upstream_5xx: u64, times: &[u64]) -> Option<Self> {
+        Some(Self { responses: responses.try_into().ok()?, upstream_5xx, times: times.try_into().ok()? })
     }
 
     /// What came on top of what there was before.
@@ -89,6 +89,41 @@ pub(crate) struct Told {
     /// Those of them that are not healthy.
     #[serde(default)]
     pub(crate) unhealthy_targets: u64,
+}
+
+/// What stands in a route's place for all routes that were not told by themselves; no id has parentheses.
+pub(crate) const OTHER: &str = "(other)";
+
+/// The same for requests that no route took.
+pub(crate) const UNMATCHED: &str = "(unmatched)";
+
+/// The most that a node may count of one thing between two reports: sums have room in 64 bits.
+const MOST_COUNTED: u64 = 1 << 40;
+
+/// What the nodes of a group counted of a route in a step, as a replica writes it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RouteTold {
+    #[serde(flatten)]
+    pub(crate) traffic: Traffic,
+    /// Addresses of its upstream whose health is watched, by each node on its own.
+    #[serde(default)]
+    pub(crate) upstream_targets: u64,
+    /// Those of them that are not healthy.
+    #[serde(default)]
+    pub(crate) unhealthy_targets: u64,
+}
+
+impl RouteTold {
+    /// As a node tells; `None` if it tells something else.
+    pub(crate) fn told(counts: &pb::RouteCounts) -> Option<Self> {
+        let bounded = |counts: &[u64]| counts.iter().map(|count| (*count).min(MOST_COUNTED)).collect::<Vec<_>>();
+        let (responses, times) = (bounded(&counts.responses), bounded(&counts.request_times));
+        Some(Self {
+            traffic: Traffic::of(&responses, counts.responses_5xx_upstream.min(MOST_COUNTED), &times)?,
+            upstream_targets: counts.upstream_targets.min(MOST_COUNTED),
+            unhealthy_targets: counts.unhealthy_targets.min(MOST_COUNTED),
+        })
+    }
 }
 
 #[cfg(test)]

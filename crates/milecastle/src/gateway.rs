@@ -140,7 +140,11 @@ impl GatewayNode {
         let side = tokio::runtime::Handle::current();
         let discovery =
             Discovery::new(&settings.discovery, side.clone(), Some(settings.state.dir()), config.authorities())?;
-        let figures = counters.figures(upstream_health.clone());
+        let snapshot = {
+            let first = first.clone();
+            move || first.get().map(|current| current.load())
+        };
+        let figures = counters.figures(upstream_health.clone(), snapshot, settings.control_plane.routes);
         let lock = takeover.as_ref().and_then(Takeover::lock);
         let node = Node::start(node_config(settings, &facts, lock), compiler.clone(), publish, figures, maintain)?;
         let access_log = AccessLog::of_requests(settings, config.workers())?.map(Arc::new);

@@ -5,6 +5,8 @@
 use crate::health::UpstreamHealth;
 use crate::node::TrafficFigures;
 use crate::ocsp::Figures as OcspFigures;
+use crate::route_traffic::{RouteCounter, RouteTraffic};
+use milecastle_snapshot::Snapshot;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -148,11 +150,13 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// Counts one.
-    pub(crate) fn count(&self, time: Duration) {
+    /// Counts one; gives the place of its bound.
+    pub(crate) fn count(&self, time: Duration) -> usize {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.buckets[TIME_BOUNDS.partition_point(|bound| bound * 1000 < micros)].up();
+        let place = TIME_BOUNDS.partition_point(|bound| bound * 1000 < micros);
+        self.buckets[place].up();
         self.micros.add(micros);
+        place
     }
 }
 
@@ -244,6 +248,7 @@ pub struct Counters {
     panics: RwLock<BTreeMap<&'static str, u64>>,
     streams: RwLock<Vec<Arc<StreamListener>>>,
     ocsp: Arc<OcspFigures>,
+    routes: RouteTraffic,
 }
 
 impl Counters {
@@ -255,11 +260,17 @@ impl Counters {
             panics: RwLock::default(),
             streams: RwLock::default(),
             ocsp: Arc::default(),
+            routes: RouteTraffic::new(workers),
         }
     }
 
     pub(crate) fn worker(&self, index: usize) -> Arc<WorkerCounters> {
         self.workers[index].clone()
+    }
+
+    /// What a worker counts requests of routes by.
+    pub(crate) fn routes(&self, worker: usize) -> RouteCounter {
+        self.routes.worker(worker)
     }
 
     /// Counters for a listener of TCP or UDP sessions.
@@ -324,11 +335,14 @@ impl Counters {
         })
     }
 
-    /// Reads what the node reports to the control plane.
-    pub fn figures(
+    /// Reads what the node reports to the control plane, with `most_routes` at most told by themselves. `snapshot` is the one in
+    /// force.
+    pub fn figures<S: Fn() -> Option<Arc<Snapshot>> + Send + Sync>(
         self: &Arc<Self>,
         upstream_health: Arc<UpstreamHealth>,
-    ) -> impl Fn() -> TrafficFigures + Send + Sync + use<> {
+        snapshot: S,
+        most_routes: u32,
+    ) -> impl Fn() -> TrafficFigures + Send + Sync + use<S> {
         let counters = self.clone();
         move || {
             let totals = counters.totals();
@@ -340,6 +354,8 @@ impl Counters {
                 request_times: counters.times(|worker| &worker.request_times).counts,
                 connections: totals.active,
                 upstreams: upstream_health.figures(),
+                routes: (most_routes > 0)
+                    .then(|| counters.routes.news(most_routes as usize, snapshot().as_deref(), &upstream_health)),
             }
         }
     }

@@ -42,6 +42,7 @@ mod process;
 mod proxy_protocol;
 mod request;
 mod resolve;
+mod route_traffic;
 mod secrets;
 mod side_http;
 mod side_servers;

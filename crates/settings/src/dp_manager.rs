@@ -121,6 +121,10 @@ pub struct Stream {
     /// New lines that one node may tell in a minute; what comes beyond is left out.
     #[schemars(range(min = 1), extend("x-unit" = "lines/min"))]
     pub node_warnings_a_minute: u32,
+    /// Routes of each gateway group that are kept apart in each sample for charts: those with most requests among those that nodes
+    /// tell of. The others are added up.
+    #[schemars(range(min = 1, max = 1000), extend("x-unit" = "routes"))]
+    pub routes: u32,
     /// Silence after which a node's stream is closed.
     pub silence: Time,
     /// Pause before a node that refused a step, or holds something else than it should, gets a snapshot for the second time
@@ -279,6 +283,7 @@ impl Default for Stream {
             node_warnings: 10_000,
             node_warnings_of_a_node: 50,
             node_warnings_a_minute: 200,
+            routes: 100,
             silence: Time::secs(20),
             heal_min: Time::secs(1),
             heal_max: Time::secs(60),

@@ -27,7 +27,8 @@ pub struct History {
     /// Different lines of the log of each node that are kept at most: those that were written last.
     #[schemars(range(min = 1), extend("x-unit" = "lines"))]
     pub node_warnings_most: u64,
-    /// How long what nodes counted is kept for charts of up to 24 hours: one sample of each node in 5 minutes.
+    /// How long what nodes counted is kept for charts of up to 24 hours: one sample of each node, and of the routes of each group, in
+    /// 5 minutes.
     pub samples: Time,
     /// The same for charts of up to an hour: one sample in 30 seconds. No longer than `samples`.
     pub fine_samples: Time,

@@ -132,6 +132,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0023_grants.sql"),
         include_str!("../../../migrations/sqlite/0023_grants.sql"),
     ),
+    (
+        24,
+        "samples of routes",
+        include_str!("../../../migrations/postgres/0024_route_samples.sql"),
+        include_str!("../../../migrations/sqlite/0024_route_samples.sql"),
+    ),
 ];
 
 /// The newest migration that this program knows.

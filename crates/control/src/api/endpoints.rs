@@ -11,12 +11,14 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::{Method, StatusCode};
+use milecastle_model::Kind;
 use std::sync::Arc;
 
 use super::{Api, BASE, Failure, Who};
 use super::{
     about, api_tokens, audit, availability, drafts, events, groups, lineage, links, maintenance, members, metrics,
-    nodes, oidc, past, probes, repeat, revisions, roles, rollout, session, settings, tokens, transfer, users, warnings,
+    nodes, oidc, past, probes, repeat, revisions, roles, rollout, route_metrics, session, settings, tokens, transfer,
+    users, warnings,
 };
 use crate::openapi::Doc;
 use crate::rights::{Need, Place, Refused, Resource as R};
@@ -219,6 +221,8 @@ fn table() -> Vec<Endpoint> {
         get("/changes", R::Revisions, anywhere, revisions::everywhere, revisions::EVERYWHERE),
         get("/nodes", R::Nodes, anywhere, nodes::all, nodes::ALL),
         get("/metrics", R::Nodes, anywhere, metrics::chart, metrics::CHART),
+        get("/metrics/routes", R::Objects(Kind::Route), anywhere, route_metrics::chart, route_metrics::CHART),
+        get("/metrics/top_routes", R::Objects(Kind::Route), anywhere, route_metrics::top, route_metrics::TOP),
         get("/warnings", R::Nodes, anywhere, warnings::list, warnings::LIST),
         get("/events", R::Events, anywhere, events::follow, events::FOLLOW),
         get("/alarms", R::Events, anywhere, events::alarms, events::ALARMS),

@@ -9,14 +9,15 @@ use serde::Serialize;
 use super::nodes::groups_asked;
 use super::{Failure, Outcome, Site, Who, json, query_of, whole};
 use crate::admin::query::Query;
-use crate::charts::{By, COARSE_STEP, Chart, Name, Point, STEP, Window};
+use crate::charts::{By, COARSE_STEP, Chart, Name, Point, RouteName, STEP, Window};
 use crate::openapi::{Doc, Param};
+use crate::rights::Resource;
 
 /// Samples that are read at once.
 const PAGE: u64 = 2000;
 
 /// Lines of a chart at most.
-const MOST_LINES: usize = 500;
+pub(super) const MOST_LINES: usize = 500;
 
 /// Points of a line at most.
 const MOST_POINTS: u64 = 300;
@@ -28,22 +29,24 @@ const WINDOWS: [(&str, u64, u64); 4] =
 /// A chart: for each line one number at each of the times.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Metrics")]
-struct Shown {
+pub(super) struct Shown {
     /// Seconds between two points. Each stands for the time since the one before.
-    step: u64,
+    pub(super) step: u64,
     /// When the points are, Unix time in seconds.
-    at: Vec<u64>,
-    series: Vec<Series>,
+    pub(super) at: Vec<u64>,
+    pub(super) series: Vec<Series>,
 }
 
 /// A line of each figure; where nothing is known `null`, or no nodes.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "MetricsSeries")]
-struct Series {
+pub(super) struct Series {
     /// The gateway group that it is about; `null`: all that may be seen.
     group: Option<String>,
     /// The node that it is about; `null`: all of them.
     node: Option<String>,
+    /// The route that it is about; `null`: all of them.
+    route: Option<String>,
     /// Nodes that are counted in.
     nodes: Vec<u64>,
     /// Requests in a second.
@@ -56,9 +59,9 @@ struct Series {
     p50_ms: Vec<Option<u64>>,
     p95_ms: Vec<Option<u64>>,
     p99_ms: Vec<Option<u64>>,
-    /// Client connections.
+    /// Client connections; not known by route.
     connections: Vec<Option<u64>>,
-    /// Addresses of upstreams whose health is watched, by each node on its own.
+    /// Addresses of upstreams whose health is watched, by each node on its own; of a route those of its upstream.
     upstream_targets: Vec<Option<u64>>,
     /// Those of them that are not healthy.
     unhealthy_targets: Vec<Option<u64>>,
@@ -88,6 +91,7 @@ impl Series {
         Self {
             group,
             node,
+            route: None,
             nodes: points.iter().map(|point| point.map_or(0, |point| point.nodes)).collect(),
             requests: rates(points, |point| point.responses.iter().sum()),
             responses: Responses {
@@ -106,6 +110,11 @@ impl Series {
             unhealthy_targets: count(|point| Some(point.unhealthy_targets)),
         }
     }
+
+    pub(super) fn of_route((group, route): RouteName, points: &[Option<Point>]) -> Self {
+        let connections = vec![None; points.len()];
+        Self { route: Some(route), connections, ..Self::new((Some(group), None), points) }
+    }
 }
 
 /// Rates, to the thousandth.
@@ -113,9 +122,13 @@ fn rates(points: &[Option<Point>], read: impl Fn(&Point) -> f64) -> Vec<Option<f
     points.iter().map(|point| point.as_ref().map(|point| (read(point) * 1000.0).round() / 1000.0)).collect()
 }
 
+pub(super) const WINDOW: Param =
+    Param::one_of("window", &["15m", "1h", "6h", "24h"], "How far back; 15 minutes without it.");
+pub(super) const EVERY: Param = Param::whole("step", STEP, 86_400, "Seconds between two points.");
+
 pub(super) const CHART: Doc = Doc::gives::<Shown>("The traffic of nodes over the last minutes or hours.").query(&[
-    Param::one_of("window", &["15m", "1h", "6h", "24h"], "How far back; 15 minutes without it."),
-    Param::whole("step", STEP, 86_400, "Seconds between two points."),
+    WINDOW,
+    EVERY,
     Param::one_of(
         "by",
         &["all", "group", "node"],
@@ -131,7 +144,7 @@ pub(super) async fn chart(Shared(api): Site, Extension(who): Who, uri: Uri) -> O
     let (window, by) = (window(&query, api.store().now())?, by(&query)?);
     let node = query.get("node").filter(|node| !node.is_empty()).map(str::to_owned);
     let Window { from, until, step } = window;
-    let filter = SampleFilter { groups: groups_asked(&query, &who)?, node, from, until, step };
+    let filter = SampleFilter { groups: groups_asked(Resource::Nodes, &query, &who)?, node, from, until, step };
     let mut chart = Chart::new(window, by);
     let mut last = (0, String::new(), String::new());
     loop {
@@ -154,14 +167,19 @@ pub(super) async fn chart(Shared(api): Site, Extension(who): Who, uri: Uri) -> O
     Ok(json(StatusCode::OK, &Shown { step, at: window.times().collect(), series }))
 }
 
+/// In which steps there are samples for a chart that goes so far back, in seconds.
+pub(super) fn sampled_every(length: u64) -> u64 {
+    if length > WINDOWS[1].1 { COARSE_STEP } else { STEP }
+}
+
 /// The window that is asked for, up to now (Unix seconds).
-fn window(query: &Query, now: u64) -> Result<Window, Failure> {
+pub(super) fn window(query: &Query, now: u64) -> Result<Window, Failure> {
     let wrong = |message: String| Failure::bad("invalid_argument", message);
     let word = query.get("window").filter(|word| !word.is_empty()).unwrap_or(WINDOWS[0].0);
     let found = WINDOWS.into_iter().find(|(name, ..)| *name == word);
     let (name, length, usual) = found.ok_or_else(|| wrong("window: expected 15m, 1h, 6h or 24h".to_owned()))?;
     let step = whole(query, "step")?.unwrap_or(usual);
-    let unit = if length > WINDOWS[1].1 { COARSE_STEP } else { STEP };
+    let unit = sampled_every(length);
     let fits = step > 0 && step.is_multiple_of(unit) && step <= length && length / step <= MOST_POINTS;
     if !fits {
         return Err(wrong(format!(

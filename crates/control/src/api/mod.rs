@@ -31,6 +31,7 @@ mod repeat;
 mod revisions;
 mod roles;
 mod rollout;
+mod route_metrics;
 mod session;
 mod settings;
 mod tokens;

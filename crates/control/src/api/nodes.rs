@@ -141,10 +141,10 @@ pub(super) async fn all(Shared(api): Site, Extension(who): Who) -> Outcome {
     Ok(super::list(&all))
 }
 
-/// Of which groups what nodes say is asked for: of the one that the argument `group` names, or of those of which whoever asks may see
-/// the nodes; `None`: of all.
-pub(super) fn groups_asked(query: &Query, who: &Caller) -> Result<Option<Vec<String>>, Failure> {
-    let need = Need::read(Resource::Nodes);
+/// Of which groups what nodes say is asked for: of the one that the argument `group` names, or of those in which whoever asks may see
+/// what it is about; `None`: of all.
+pub(super) fn groups_asked(about: Resource, query: &Query, who: &Caller) -> Result<Option<Vec<String>>, Failure> {
+    let need = Need::read(about);
     if let Some(group) = query.get("group").filter(|group| !group.is_empty()) {
         who.authorise(need, Place::Group(group))?;
         return Ok(Some(vec![group.to_owned()]));

@@ -10,6 +10,7 @@ use super::nodes::groups_asked;
 use super::{Failure, List, Outcome, Site, Who, query_of, whole};
 use crate::admin::query::Query;
 use crate::openapi::{self, Doc, Param};
+use crate::rights::Resource;
 
 /// Lines in a list unless asked for fewer or more, and at most.
 const LIMIT: u64 = 100;
@@ -55,7 +56,7 @@ pub(super) const LIST: Doc =
 pub(super) async fn list(Shared(api): Site, Extension(who): Who, uri: Uri) -> Outcome {
     let query = query_of(&uri);
     let (mut filter, limit) = wanted(&query)?;
-    filter.groups = groups_asked(&query, &who)?;
+    filter.groups = groups_asked(Resource::Nodes, &query, &who)?;
     let found = api.store().node_warning_list(&filter, limit).await?;
     Ok(super::list(&found.into_iter().map(Shown::from).collect::<Vec<_>>()))
 }

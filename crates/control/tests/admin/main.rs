@@ -26,6 +26,7 @@ mod replicas;
 mod rights;
 mod roles;
 mod rollout;
+mod route_metrics;
 mod s01_headers;
 mod s02_pipeline;
 mod s03_keys;

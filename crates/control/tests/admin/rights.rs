@@ -165,6 +165,8 @@ POST /api/gateway_groups/{group}/promote operator
 GET /api/changes viewer
 GET /api/nodes viewer
 GET /api/metrics viewer
+GET /api/metrics/routes viewer
+GET /api/metrics/top_routes viewer
 GET /api/warnings viewer
 GET /api/events viewer
 GET /api/alarms viewer

@@ -70,9 +70,21 @@ impl UpstreamHealth {
 
     /// How many targets there are, and how they stand.
     pub fn figures(&self) -> HealthFigures {
-        let targets = self.targets();
-        let unhealthy = targets.iter().filter(|(_, target)| !target.condition().status.is_usable()).count();
-        HealthFigures { targets: targets.len() as u64, unhealthy: unhealthy as u64 }
+        HealthFigures::of(self.targets().iter().map(|(_, target)| target))
+    }
+
+    /// The same of the upstream at this path.
+    pub(crate) fn figures_of(&self, path: &str) -> HealthFigures {
+        self.get(path).map(|checker| HealthFigures::of(checker.setup().targets().iter())).unwrap_or_default()
+    }
+}
+
+impl HealthFigures {
+    fn of<'a>(targets: impl Iterator<Item = &'a Arc<Target>>) -> Self {
+        targets.fold(Self::default(), |Self { targets, unhealthy }, target| Self {
+            targets: targets + 1,
+            unhealthy: unhealthy + u64::from(!target.condition().status.is_usable()),
+        })
     }
 }
 

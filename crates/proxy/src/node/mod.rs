@@ -107,7 +107,7 @@ pub struct NodeStatus {
 }
 
 /// Figures of the data plane for the node's report.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct TrafficFigures {
     /// Requests since the start.
     pub requests: u64,
@@ -121,6 +121,8 @@ pub struct TrafficFigures {
     pub connections: u64,
     /// Health of upstream nodes now.
     pub upstreams: HealthFigures,
+    /// What was counted by route since this was read last; `None` if nothing is.
+    pub routes: Option<milecastle_wire::pb::RouteTraffic>,
 }
 
 /// Puts a snapshot in force.

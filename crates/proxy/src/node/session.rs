@@ -565,28 +565,28 @@ impl<'a> Session<'a> {
     }
 
     fn report(&mut self) -> pb::Report {
-        let TrafficFigures { requests, responses, responses_5xx_upstream, request_times, connections, upstreams } =
-            (self.member.figures)();
+        let traffic: TrafficFigures = (self.member.figures)();
         let (cpu_ms, resident_bytes) = crate::process::usage();
         let not_after = self.keys.certificate().not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
         let status = self.member.status.read();
         pb::Report {
             have: self.member.have(&self.origin),
             uptime_ms: u64::try_from(self.member.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            requests,
-            responses_5xx: responses[4],
+            requests: traffic.requests,
+            responses_5xx: traffic.responses[4],
             cpu_ms,
-            connections,
+            connections: traffic.connections,
             resident_bytes,
             quarantined: u32::try_from(status.quarantined).unwrap_or(u32::MAX),
             certificate_not_after: i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX),
             alarms: status.alarms.into_values().collect(),
-            upstream_targets: upstreams.targets,
-            unhealthy_targets: upstreams.unhealthy,
-            responses: responses.into(),
-            responses_5xx_upstream,
-            request_times: request_times.into(),
+            upstream_targets: traffic.upstreams.targets,
+            unhealthy_targets: traffic.upstreams.unhealthy,
+            responses: traffic.responses.into(),
+            responses_5xx_upstream: traffic.responses_5xx_upstream,
+            request_times: traffic.request_times.into(),
             warnings: self.complaints.news(),
+            route_traffic: traffic.routes,
         }
     }
 }

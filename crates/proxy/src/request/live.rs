@@ -2,6 +2,7 @@
 
 use crate::balance::Lease;
 use crate::lasting::{Ground, Kind, Lasting};
+use crate::route_traffic::Ended;
 use crate::upload::Upload;
 use crate::worker::{Client, Pinned, Worker};
 use http::{StatusCode, Version};
@@ -201,9 +202,8 @@ impl Drop for Live {
         worker.spare.put_lists(self.cx.take_lists());
         worker.counters.in_flight.down();
         let class = self.cx.response.logged_status() / 100;
-        if class != 1 {
-            worker.counters.request_times.count(ended.saturating_duration_since(self.cx.timing.started));
-        }
+        let took = || worker.counters.request_times.count(ended.saturating_duration_since(self.cx.timing.started));
+        let time = (class != 1).then(took);
         match class {
             1 => worker.counters.responses_1xx.up(),
             2 => worker.counters.responses_2xx.up(),
@@ -216,6 +216,11 @@ impl Drop for Live {
                     worker.counters.responses_5xx_upstream.up();
                 }
             }
+        }
+        if let Some(routes) = &worker.routes {
+            let class = if (1..=4).contains(&class) { usize::from(class) - 1 } else { 4 };
+            let upstream_5xx = class == 4 && self.cx.response.source == ResponseSource::Upstream;
+            routes.count(self.cx.route.as_ref(), Ended { class, upstream_5xx, time });
         }
         self.client.activity.end(ended);
     }

@@ -50,6 +50,7 @@ use crate::health::Checkers;
 use crate::lasting::Watched;
 use crate::request::Rooms;
 use crate::resolve::Resolver;
+use crate::route_traffic::RouteCounter;
 use crate::socket::{Listener, Socket};
 use crate::stream::{self, InlineUpstreams, ReadRoom, StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
@@ -113,6 +114,8 @@ pub(crate) struct Worker {
     pub(crate) node: Arc<Node>,
     pub(crate) index: usize,
     pub(crate) counters: Arc<WorkerCounters>,
+    /// Counts requests by route, if that is told to anybody.
+    pub(crate) routes: Option<RouteCounter>,
     pub(crate) pool: Pool,
     pub(crate) pipes: Pipes,
     pub(crate) http2: h2_client::Pool,
@@ -218,6 +221,7 @@ impl Worker {
             pool: Pool::new(node.config.idle_connections),
             pipes: Pipes::new(node.config.pipes, counters.clone()),
             counters,
+            routes: node.config.counts_routes.then(|| node.counters.routes(index)),
             http2: h2_client::Pool::new(node.config.http2, node.config.upstream, node.config.idle_connections),
             balancers: Balancers::default(),
             overlays: Overlays::default(),
@@ -453,6 +457,9 @@ impl Worker {
             *self.pinned.borrow_mut() = new.clone();
             self.balancers.retain(|key| lives(&new.snapshot, key));
             self.overlays.forget_unused();
+            if let Some(routes) = &self.routes {
+                routes.forget_unused();
+            }
         }
         self.pinned.borrow().clone()
     }

@@ -48,6 +48,11 @@ pub struct ControlPlane {
     /// each report; one more takes the place of the oldest. 0 keeps and tells none.
     #[schemars(range(max = 10_000), extend("x-unit" = "lines"))]
     pub warnings: u32,
+    /// Routes of which requests, errors, latency and the health of their upstream are told to the control plane by themselves with
+    /// each report: those with most requests since the report before. The others are added up. 100 routes are some 5 kB in a report;
+    /// more than the control plane keeps apart (`dp_manager.stream.routes`) help little. 0 counts and tells none.
+    #[schemars(range(max = 1000), extend("x-unit" = "routes"))]
+    pub routes: u32,
 }
 
 /// Where the last good configuration is kept, from which the node starts when the control plane is away.
@@ -460,6 +465,7 @@ impl Default for ControlPlane {
             silence: Time::secs(8),
             report_interval: Time::secs(5),
             warnings: 100,
+            routes: 100,
         }
     }
 }

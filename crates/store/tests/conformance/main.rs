@@ -23,6 +23,7 @@ mod publishing;
 mod reading;
 mod roles;
 mod rollouts;
+mod route_samples;
 mod samples;
 mod sealing;
 mod silence;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::super::head::Position;
 use super::receipt::{Stand, Standing};
+use super::routes::Routes;
 use super::warnings::{Bounds, Origin, Warnings};
 use super::{Figures, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles};
 use crate::traffic::Traffic;
@@ -60,6 +61,8 @@ pub(super) struct Live {
     version: watch::Sender<u64>,
     /// What nodes have logged, still to be written.
     pub(super) warnings: Warnings,
+    /// What nodes have counted by route, still to be written.
+    pub(super) routes: Routes,
     /// A node came or left: the store should hear of it soon.
     pub(super) urgent: AtomicBool,
     /// Something is to be written.
@@ -193,6 +196,7 @@ impl Live {
             streams: AtomicU64::default(),
             version: watch::Sender::default(),
             warnings: Warnings::default(),
+            routes: Routes::default(),
             urgent: AtomicBool::default(),
             news: Notify::default(),
         }
@@ -386,6 +390,18 @@ impl Alive {
         if !told.is_empty() && entry.stream == self.stream {
             let origin = Origin { group: &self.group, node: &self.node, boot: &entry.boot };
             self.live.warnings.add(origin, told, self.live.store.now(), bounds);
+        }
+    }
+
+    /// The node says what it has counted by route; `most` of a group are kept apart.
+    pub(in crate::dpm) fn counted(&self, told: pb::RouteTraffic, most: u32) {
+        let is_current = {
+            let groups = self.live.lock();
+            let entry = groups.get(&*self.group).and_then(|nodes| nodes.get(&self.node));
+            entry.is_some_and(|entry| entry.stream == self.stream && !entry.rivals.gives_way)
+        };
+        if is_current {
+            self.live.routes.add(&self.group, &self.node, told, self.live.store.now(), most as usize);
         }
     }
 

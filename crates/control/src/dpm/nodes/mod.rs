@@ -11,6 +11,7 @@
 
 mod live;
 mod receipt;
+mod routes;
 mod warnings;
 mod write;
 

@@ -39,6 +39,7 @@ pub(in crate::dpm) async fn write(nodes: Nodes, pace: Pace, mut stop: watch::Rec
             written = Some(Instant::now());
             done = done.and(reports(&nodes).await);
             done = done.and(nodes.live.warnings.write(&nodes.store, pace.kept_warnings).await);
+            done = done.and(nodes.live.routes.write(&nodes.store, &nodes.member, stopped).await);
         }
         let failed = done.is_err();
         if let Err(error) = done.as_ref().map_err(|error| error.to_string())

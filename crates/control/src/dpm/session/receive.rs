@@ -108,6 +108,9 @@ impl Session {
             settled && known.is_some_and(|(_, digest)| *have.digest != digest.to_bytes())
         });
         self.alive.warned(std::mem::take(&mut report.warnings), (&self.shared.settings).into());
+        if let Some(told) = report.route_traffic.take() {
+            self.alive.counted(told, self.shared.settings.routes);
+        }
         self.alive.certificate_ends(self.overdue(report.certificate_not_after));
         let watched = self.heads.borrow().is_gated();
         self.alive.report(report, watched);

@@ -12,6 +12,7 @@ mod moving;
 mod receipts;
 mod replica;
 mod rollouts;
+mod routes;
 mod stream;
 
 use milecastle_testkit::node::{Got, Member};

@@ -1,0 +1,12 @@
+-- What nodes have told of their routes, for charts: one row for each gateway group, step and DP manager. `at` is the end of the step and
+-- `span` its length, in seconds; `nodes` have told, over `covered_ms` all together; `routes` is what, by route.
+CREATE TABLE route_sample (
+    span       BIGINT NOT NULL,
+    at         BIGINT NOT NULL,
+    group_id   TEXT COLLATE "C" NOT NULL,
+    member     TEXT COLLATE "C" NOT NULL,
+    nodes      BIGINT NOT NULL,
+    covered_ms BIGINT NOT NULL,
+    routes     TEXT NOT NULL,
+    PRIMARY KEY (span, at, group_id, member)
+);
