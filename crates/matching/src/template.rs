@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::var::{Lookup, VarName};
+use crate::var::{Lookup, Var, VarName};
 
 /// A parsed template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +90,18 @@ impl Template {
         Rendered { text, resolved }
     }
 
+    /// The filled-in text alone; no text is made where the template is one variable and nothing else.
+    pub fn fill<'a>(&'a self, vars: &'a dyn Lookup) -> Cow<'a, str> {
+        match &*self.parts {
+            [Part::Var { name, default }] => match vars.var(name) {
+                Some(Var::Str(text)) => text,
+                Some(other) => other.text().into_owned().into(),
+                None => default.as_deref().unwrap_or_default().into(),
+            },
+            _ => self.render(vars).text.into(),
+        }
+    }
+
     /// Appends the filled-in template to `out` and says how many substitutions were resolved.
     pub fn render_into(&self, out: &mut String, vars: &dyn Lookup) -> usize {
         self.render_mapped(out, vars, |value| Cow::Borrowed(value))
@@ -143,7 +155,6 @@ fn substitution(after: &str) -> Option<(Part, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::var::Var;
 
     fn vars(name: &VarName) -> Option<Var<'static>> {
         match name.as_str() {
@@ -167,6 +178,9 @@ mod tests {
             ("t-${arg_v ?? 0}", "t-0", 1),
             ("t-${ arg_v??a b }", "t-a b", 1),
             ("${uri ?? 0}", "/hello", 1),
+            ("$status", "200", 1),
+            ("${arg_v ?? 0}", "0", 1),
+            ("$arg_v", "", 0),
             ("[$arg_v]", "[]", 0),
             ("${post_arg.a-b}", "field", 1),
             ("$1${1}", "oneone", 2),
@@ -179,8 +193,10 @@ mod tests {
             ("$-", "$-", 0),
         ];
         for (template, text, resolved) in table {
-            let rendered = Template::parse(template).render(&vars);
+            let parsed = Template::parse(template);
+            let rendered = parsed.render(&vars);
             assert_eq!((rendered.text.as_str(), rendered.resolved), (text, resolved), "{template:?}");
+            assert_eq!(parsed.fill(&vars), text, "{template:?}");
         }
         assert!(Template::parse(r"a \$b $ c").is_literal());
         assert!(!Template::parse("$b").is_literal());

@@ -126,6 +126,16 @@ impl Chain {
         !(self.body.is_empty() && self.delayed_body.is_empty())
     }
 
+    /// Whether a plugin takes part in `rewrite`.
+    pub fn has_rewrite(&self) -> bool {
+        !self.rewrite.is_empty()
+    }
+
+    /// Whether a plugin takes part in `access`.
+    pub fn has_access(&self) -> bool {
+        !self.access.is_empty()
+    }
+
     /// Whether a plugin takes part in `before_proxy`.
     pub fn has_before_proxy(&self) -> bool {
         !self.before_proxy.is_empty()

@@ -19,6 +19,7 @@ mod chain;
 mod consumer;
 mod cx;
 mod def;
+pub mod fields;
 mod flow;
 mod hooks;
 mod meta;

@@ -352,6 +352,24 @@ fn headers_asked_for_early_are_on_the_answer_before_filters_see_it() {
 }
 
 #[test]
+fn headers_asked_for_early_are_listed_once() {
+    let mut cx = setup().route(json!({})).send("GET /").cx;
+    let name = HeaderName::from_static;
+    let value = HeaderValue::from_static;
+    cx.set_response_header(name("x-set"), value("first"));
+    cx.set_response_header(name("x-set"), value("second"));
+    cx.default_response_header(name("x-set"), value("default"));
+    cx.set_response_header(name("x-empty"), value(""));
+    cx.default_response_header(name("x-empty"), value("default"));
+    assert!(cx.response_headers_to_come().all(|name| name == "x-set" || name == "x-empty"));
+    let mut list = vec![(name("x-own"), value("own"))];
+    cx.list_response_headers(&mut list);
+    let expected = [("x-own", "own"), ("x-set", "second"), ("x-empty", "default")];
+    assert_eq!(list, expected.map(|(of, text)| (name(of), value(text))));
+    assert_eq!(cx.response_headers_to_come().count(), 0);
+}
+
+#[test]
 fn equal_configurations_share_an_instance_within_their_scope() {
     let setup = setup();
     let build = |owner: &str, name: &str, mark: &str| {

@@ -3,7 +3,6 @@
 use http::{HeaderName, HeaderValue};
 use milecastle_matching::{Lookup, Template};
 use serde_json::Value;
-use std::borrow::Cow;
 
 /// A header's value, prepared.
 #[derive(Debug, Clone)]
@@ -34,27 +33,23 @@ impl ValueTemplate {
     pub(crate) fn render(&self, vars: &dyn Lookup) -> HeaderValue {
         match self {
             Self::Literal(value) => value.clone(),
-            Self::Template(template) => value(&template.render(vars).text),
+            Self::Template(template) => value(&template.fill(vars)),
         }
     }
 }
 
 /// A text as a header's value. Control bytes are percent-encoded, so that no text can begin another header line.
 pub(crate) fn value(text: &str) -> HeaderValue {
-    let forbidden = |byte: u8| (byte < 0x20 && byte != b'\t') || byte == 0x7f;
-    let text = if text.bytes().any(forbidden) {
+    HeaderValue::from_bytes(text.as_bytes()).unwrap_or_else(|_| {
         let mut encoded = String::with_capacity(text.len() + 8);
         for character in text.chars() {
             match u8::try_from(character) {
-                Ok(byte) if forbidden(byte) => encoded.push_str(&format!("%{byte:02X}")),
+                Ok(byte) if byte.is_ascii_control() && byte != b'\t' => encoded.push_str(&format!("%{byte:02X}")),
                 _ => encoded.push(character),
             }
         }
-        Cow::Owned(encoded)
-    } else {
-        Cow::Borrowed(text)
-    };
-    HeaderValue::from_bytes(text.as_bytes()).expect("control bytes have been encoded")
+        HeaderValue::try_from(encoded).expect("control bytes have been encoded")
+    })
 }
 
 /// A header's name; `None` if it can be none.

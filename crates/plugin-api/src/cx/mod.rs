@@ -20,6 +20,7 @@ pub use way::{Begun, Stretch, Way};
 
 use crate::chain::Chain;
 use crate::consumer::{Consumer, CredentialMatch};
+use crate::fields;
 use crate::meta::Meta;
 use crate::superseded::WhenSuperseded;
 use crate::view::View;
@@ -211,7 +212,7 @@ impl RequestCx {
         let headers = &mut self.request.headers;
         let mut put = |name: HeaderName, value: Option<&HeaderValue>| match value {
             Some(value) => drop(headers.insert(name, value.clone())),
-            None => drop(headers.remove(name)),
+            None => fields::remove(headers, &name),
         };
         put(CONSUMER_USERNAME, Some(&found.consumer.name_header));
         put(CREDENTIAL_IDENTIFIER, found.credential_id.as_ref());
@@ -224,8 +225,8 @@ impl RequestCx {
     pub fn attach_anonymous(&mut self, consumer: Arc<Consumer>) {
         let headers = &mut self.request.headers;
         headers.insert(CONSUMER_USERNAME, consumer.name_header.clone());
-        headers.remove(CREDENTIAL_IDENTIFIER);
-        headers.remove(CONSUMER_CUSTOM_ID);
+        fields::remove(headers, &CREDENTIAL_IDENTIFIER);
+        fields::remove(headers, &CONSUMER_CUSTOM_ID);
         self.consumer = Some(consumer);
         self.credential = None;
     }
@@ -260,9 +261,21 @@ impl RequestCx {
         self.lists.pending.push(PendingHeader { name, value, gives_way: true });
     }
 
-    /// Whether the request phases have asked for headers on the answer.
-    pub fn sets_response_headers(&self) -> bool {
-        !self.lists.pending.is_empty()
+    /// Names of the headers that the request phases have asked for on the answer.
+    pub fn response_headers_to_come(&self) -> impl Iterator<Item = &HeaderName> {
+        self.lists.pending.iter().map(|pending| &pending.name)
+    }
+
+    /// Moves the headers that the request phases asked for to the end of a list, for an answer that brings none of them. In the
+    /// list each name is there once.
+    pub fn list_response_headers(&mut self, list: &mut Vec<(HeaderName, HeaderValue)>) {
+        for PendingHeader { name, value, gives_way } in self.lists.pending.drain(..) {
+            match list.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) if gives_way && !known.is_empty() => {}
+                Some((_, known)) => *known = value,
+                None => list.push((name, value)),
+            }
+        }
     }
 
     /// Moves the headers that the request phases asked for onto the answer.

@@ -6,6 +6,7 @@ use http::header::Entry;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use std::borrow::Cow;
+use std::rc::Rc;
 
 /// What is known of the request's body.
 #[derive(Debug, Default)]
@@ -46,7 +47,7 @@ pub struct Request {
     /// Normalised path, where it differs from the received one.
     normal_path: Option<Box<str>>,
     /// Host without port, lower-case.
-    host: Box<str>,
+    host: Rc<str>,
     rewritten: Option<Rewritten>,
     unread: bool,
 }
@@ -66,7 +67,7 @@ impl Request {
         version: Version,
         headers: HeaderMap,
         normal_path: Option<Box<str>>,
-        host: Box<str>,
+        host: Rc<str>,
     ) -> Self {
         Self {
             received_method: method.clone(),

@@ -2,6 +2,7 @@
 
 use http::HeaderValue;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ pub struct Attempt {
     /// Address of the node.
     pub addr: SocketAddr,
     /// The node as `ip:port`.
-    pub node: Arc<str>,
+    pub node: Rc<str>,
     /// When it began.
     pub began: Instant,
     /// Status of the answer, or 502 / 504 for a failed try.

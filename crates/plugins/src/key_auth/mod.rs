@@ -8,8 +8,8 @@ use crate::auth::Challenge;
 use config::{Config, Credential};
 use http::{HeaderName, HeaderValue};
 use milecastle_plugin_api::{
-    Auth, BuildCx, ConfigError, CredentialMatch, CredentialPlaces, Example, Flow, Hooks, OnRewrite, Plugin, PluginDef, RequestCx, query,
-    schema_of,
+    Auth, BuildCx, ConfigError, CredentialMatch, CredentialPlaces, Example, Flow, Hooks, OnRewrite, Plugin, PluginDef, RequestCx, fields,
+    query, schema_of,
 };
 
 pub(crate) static DEF: PluginDef = PluginDef::of::<KeyAuth>();
@@ -95,7 +95,7 @@ impl OnRewrite for KeyAuth {
 impl KeyAuth {
     fn shown(&self, cx: &RequestCx) -> Shown {
         let look_up = |key: &str| cx.view.credential(Self::NAME, key);
-        if let Some(value) = self.header.as_ref().and_then(|name| cx.request.headers.get(name)) {
+        if let Some(value) = self.header.as_ref().and_then(|name| fields::get(&cx.request.headers, name)) {
             return Shown::InHeader(text(value).and_then(look_up));
         }
         let mut args = query::args(cx.request.query().unwrap_or_default()).filter(|arg| arg.name == *self.query);

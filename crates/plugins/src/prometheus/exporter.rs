@@ -16,6 +16,7 @@ use milecastle_telemetry::metrics::{Counter, Family, Handle, Histogram, MetricEr
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::hash::BuildHasher;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -77,7 +78,8 @@ struct Known {
 struct Held {
     _route: Option<Arc<RouteInfo>>,
     _uri: Option<Arc<PathPattern>>,
-    _texts: [Option<Arc<str>>; 3],
+    _texts: [Option<Arc<str>>; 2],
+    _node: Option<Rc<str>>,
 }
 
 /// All that decides the labels, but for what varies: addresses and numbers.
@@ -146,7 +148,8 @@ impl Exporter {
     fn place(&self, cx: &RequestCx, prefer_name: bool, disabled: &[u16], contacted: bool) -> Place {
         let route = address(cx.route.as_ref());
         let uri = address(cx.matched_uri.as_ref());
-        let [host, consumer, node] = texts_of(cx).map(address);
+        let [host, consumer] = texts_of(cx).map(address);
+        let node = node_of(cx).map_or(0, |node| Rc::as_ptr(node).cast::<u8>() as u64);
         let source = cx.response.source as u64;
         let flags = u64::from(contacted) | u64::from(prefer_name) << 1 | source << 2;
         let [status, latency, bandwidth] = MOVED.map(|place| u64::from(disabled[place]));
@@ -209,15 +212,23 @@ fn address<T: ?Sized>(what: Option<&Arc<T>>) -> u64 {
 }
 
 /// The texts that labels are made of and that live beyond the request.
-fn texts_of(cx: &RequestCx) -> [Option<&Arc<str>>; 3] {
-    let consumer = cx.consumer.as_ref().map(|consumer| &consumer.name);
-    let node = cx.upstream.last().map(|attempt| &attempt.node);
-    [cx.matched_host.as_ref(), consumer, node]
+fn texts_of(cx: &RequestCx) -> [Option<&Arc<str>>; 2] {
+    [cx.matched_host.as_ref(), cx.consumer.as_ref().map(|consumer| &consumer.name)]
+}
+
+/// The node that was tried last; its text lives beyond the request as well.
+fn node_of(cx: &RequestCx) -> Option<&Rc<str>> {
+    cx.upstream.last().map(|attempt| &attempt.node)
 }
 
 impl Held {
     fn of(cx: &RequestCx) -> Self {
-        Self { _route: cx.route.clone(), _uri: cx.matched_uri.clone(), _texts: texts_of(cx).map(Option::<&Arc<str>>::cloned) }
+        Self {
+            _route: cx.route.clone(),
+            _uri: cx.matched_uri.clone(),
+            _texts: texts_of(cx).map(Option::<&Arc<str>>::cloned),
+            _node: node_of(cx).cloned(),
+        }
     }
 }
 

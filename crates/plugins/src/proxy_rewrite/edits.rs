@@ -117,9 +117,10 @@ struct WithGroups<'a> {
 
 impl Lookup for WithGroups<'_> {
     fn var(&self, name: &VarName) -> Option<Var<'_>> {
-        match name.as_str().parse::<usize>() {
-            Ok(group) => self.groups?.get(group)?.as_str().map(Var::from),
-            Err(_) => self.cx.var(name),
+        // Without groups a number is a name like others, and has no value.
+        match self.groups.map(|groups| (groups, name.as_str().parse::<usize>())) {
+            Some((groups, Ok(group))) => groups.get(group)?.as_str().map(Var::from),
+            _ => self.cx.var(name),
         }
     }
 }

@@ -11,10 +11,12 @@ use bytes::Bytes;
 use config::{Algorithm, Config};
 use http::{HeaderName, HeaderValue};
 use milecastle_plugin_api::{
-    BuildCx, ConfigError, Example, Flow, Hooks, OnRewrite, Plugin, PluginDef, RequestCx,
+    BuildCx, ConfigError, Example, Flow, Hooks, OnRewrite, Plugin, PluginDef, RequestCx, fields,
 };
 
 pub(crate) static DEF: PluginDef = PluginDef::of::<RequestId>();
+
+const USUAL: HeaderName = HeaderName::from_static("x-request-id");
 
 struct RequestId {
     header: HeaderName,
@@ -40,7 +42,8 @@ impl Plugin for RequestId {
         }
         match config.header_name.parse() {
             Ok(header) if faults.is_empty() => Ok(Self {
-                header,
+                // A name that stands in the program is cloned without being counted.
+                header: if header == USUAL { USUAL } else { header },
                 in_response: config.include_in_response,
                 algorithm: config.algorithm,
                 range: (config.range_id.length, set),
@@ -60,7 +63,7 @@ impl Plugin for RequestId {
 
 impl OnRewrite for RequestId {
     fn on_rewrite<'a>(&'a self, cx: &'a mut RequestCx) -> Flow<'a> {
-        let sent = cx.request.headers.get(&self.header).filter(|id| !id.is_empty()).cloned();
+        let sent = fields::get(&cx.request.headers, &self.header).filter(|id| !id.is_empty()).cloned();
         let id = sent.unwrap_or_else(|| {
             let id = self.generate();
             cx.request.headers.insert(&self.header, id.clone());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(crate) struct Endpoint {
     pub(crate) addr: SocketAddr,
     /// The address as text.
-    pub(crate) text: Arc<str>,
+    pub(crate) text: Rc<str>,
     /// `None` without TLS.
     pub(crate) tls: Option<Arc<TlsTerms>>,
     /// Its idle connections, of HTTP/1.1.

@@ -58,20 +58,21 @@ pub enum Malformed {
 }
 
 /// What of the request decides how its answer is read.
-#[derive(Debug, Clone, Copy)]
-pub struct Asked {
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
     /// The method was HEAD.
     pub head: bool,
     /// The request asked for WebSocket.
     pub upgrade: bool,
-    /// Nobody looks at the fields of an ordinary answer but who writes them out over HTTP/1.
-    pub as_received: bool,
+    /// Nobody looks at the fields of an ordinary answer but who writes them out over HTTP/1, if it brings none of those for which
+    /// this is true.
+    pub as_received: Option<&'a dyn Fn(&HeaderName) -> bool>,
 }
 
-impl Asked {
+impl Asked<'_> {
     /// Whether nothing has to be known of the fields of an answer with this status but how its body ends.
     fn passes_by(self, status: StatusCode) -> bool {
-        self.as_received && !self.head && !matches!(status.as_u16(), 101 | 204 | 304 | 500..)
+        self.as_received.is_some() && !self.head && !matches!(status.as_u16(), 101 | 204 | 304 | 500..)
     }
 }
 
@@ -101,7 +102,7 @@ pub fn take_head(
     buf: &mut BytesMut,
     parsing: &mut Parsing,
     map: impl FnOnce() -> HeaderMap,
-    asked: Asked,
+    asked: Asked<'_>,
     limits: Limits,
     interim: &mut usize,
 ) -> Result<Option<Head>, Malformed> {
@@ -128,9 +129,10 @@ pub fn take_head(
         }
         let text = buf.split_to(line.bytes).freeze();
         if asked.passes_by(status)
-            && let Some(head) = pass_by(&text, parsing, status, line.minor, asked)?
+            && let Some((framing, keep)) = pass_by(&text, parsing, status, line.minor, asked)?
         {
-            return Ok(Some(head));
+            let received = Some(parsing.gathering.finish(text));
+            return Ok(Some(Head { status, headers: HeaderMap::new(), received, framing, keep }));
         }
         return head(&text, parsing, map(), status, line.minor, asked).map(Some);
     }
@@ -172,22 +174,24 @@ struct Facts {
     names_fields: bool,
 }
 
-/// The head with its fields as they came. `None`: not all of them can pass like that.
+/// Gathers the fields as they came; says how long the body is, and whether the connection is kept. `None`: not all of them can
+/// pass like that.
 fn pass_by(
-    text: &Bytes,
+    text: &[u8],
     Parsing { fields, names, gathering }: &mut Parsing,
     status: StatusCode,
     minor: u8,
-    asked: Asked,
-) -> Result<Option<Head>, Malformed> {
+    asked: Asked<'_>,
+) -> Result<Option<(Framing, bool)>, Malformed> {
     gathering.clear();
+    let stops = |name: &HeaderName| asked.as_received.is_some_and(|stops| stops(name));
     let mut facts = Facts::default();
     for (place, field) in fields.iter().enumerate() {
-        let (_, role) = names.parse(place, &text[field.name.range()])?;
+        let (name, role) = names.parse(place, &text[field.name.range()])?;
         facts.note(role, &text[field.value.range()])?;
         gathering.dated |= role == Role::Date;
         if matches!(role, Role::EndToEnd | Role::Date) {
-            let Some(line) = field.line(text) else { return Ok(None) };
+            let Some(line) = field.line(text).filter(|_| !stops(name)) else { return Ok(None) };
             gathering.add(line);
         }
     }
@@ -195,9 +199,7 @@ fn pass_by(
         return Ok(None);
     }
     let framing = facts.framing(status, minor, asked)?;
-    let keep = facts.keeps(minor, framing);
-    let received = Some(gathering.finish(text.clone()));
-    Ok(Some(Head { status, headers: HeaderMap::new(), received, framing, keep }))
+    Ok(Some((framing, facts.keeps(minor, framing))))
 }
 
 fn head(
@@ -206,7 +208,7 @@ fn head(
     mut headers: HeaderMap,
     status: StatusCode,
     minor: u8,
-    asked: Asked,
+    asked: Asked<'_>,
 ) -> Result<Head, Malformed> {
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
     headers.reserve(fields.len() + 4);
@@ -256,6 +258,12 @@ fn head(
     Ok(Head { status, headers, received: None, framing, keep })
 }
 
+/// A number as it may stand in `Content-Length`.
+fn number(word: &[u8]) -> Option<u64> {
+    let digits = (1..=19).contains(&word.len()) && word.iter().all(u8::is_ascii_digit);
+    digits.then(|| word.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}
+
 /// Whether a 101 names the one protocol that is ever asked for.
 fn is_websocket(headers: &HeaderMap) -> bool {
     let mut named = headers.get_all(header::UPGRADE).iter();
@@ -284,19 +292,18 @@ impl Facts {
 
     /// The same length may be said several times, as two fields or as a list (RFC 9110 §8.6).
     fn add_length(&mut self, value: &[u8]) -> Result<(), Malformed> {
-        for word in value.split(|byte| *byte == b',') {
-            let word = word.trim_ascii();
-            if word.is_empty() || word.len() > 19 || !word.iter().all(u8::is_ascii_digit) {
-                return Err(Malformed::Length);
-            }
-            let length = word.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-            if self.length.is_some_and(|known| known != length) {
-                return Err(Malformed::Length);
-            }
-            self.length = Some(length);
+        if let Some(length) = number(value) {
+            return self.set_length(length);
         }
         self.listed |= value.contains(&b',');
-        Ok(())
+        let mut words = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        words.try_for_each(|word| self.set_length(number(word).ok_or(Malformed::Length)?))
+    }
+
+    fn set_length(&mut self, length: u64) -> Result<(), Malformed> {
+        let differs = self.length.is_some_and(|known| known != length);
+        self.length = Some(length);
+        if differs { Err(Malformed::Length) } else { Ok(()) }
     }
 
     fn add_coding(&mut self, value: &[u8]) -> Result<(), Malformed> {
@@ -308,6 +315,11 @@ impl Facts {
     }
 
     fn add_connection(&mut self, value: &[u8]) {
+        // What most upstreams say with each answer.
+        if value == b"keep-alive" {
+            self.keep_alive = true;
+            return;
+        }
         for word in value.split(|byte| *byte == b',') {
             match word.trim_ascii() {
                 word if word.eq_ignore_ascii_case(b"close") => self.close = true,
@@ -318,7 +330,7 @@ impl Facts {
         }
     }
 
-    fn framing(&self, status: StatusCode, minor: u8, asked: Asked) -> Result<Framing, Malformed> {
+    fn framing(&self, status: StatusCode, minor: u8, asked: Asked<'_>) -> Result<Framing, Malformed> {
         if self.coded && self.length.is_some() {
             return Err(Malformed::LengthAndCoding);
         }
@@ -342,9 +354,10 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits { head_bytes: 4096, head_fields: 100 };
-    const GET: Asked = Asked { head: false, upgrade: false, as_received: false };
+    const GET: Asked<'_> = Asked { head: false, upgrade: false, as_received: None };
+    const AS_RECEIVED: Asked<'_> = Asked { as_received: Some(&|name| name == "x-set"), ..GET };
 
-    fn take(text: &str, asked: Asked) -> Result<Option<(Head, usize)>, Malformed> {
+    fn take(text: &str, asked: Asked<'_>) -> Result<Option<(Head, usize)>, Malformed> {
         let mut buf = BytesMut::from(text);
         Ok(take_head(&mut buf, &mut Parsing::default(), HeaderMap::new, asked, LIMITS, &mut 0)?
             .map(|head| (head, buf.len())))
@@ -376,7 +389,7 @@ mod tests {
             let head = get(&format!("HTTP/1.1 {status}\r\nContent-Length: 9\r\n\r\n")).unwrap();
             assert_eq!((head.framing, head.keep), (Framing::None, true));
         }
-        let asked = Asked { head: true, as_received: true, ..GET };
+        let asked = Asked { head: true, ..AS_RECEIVED };
         let (head, _) = take("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", asked).unwrap().unwrap();
         assert_eq!(head.framing, Framing::None);
         assert_eq!(head.headers[header::CONTENT_LENGTH], "9");
@@ -435,7 +448,7 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["content-length", "x-public"]);
         assert!(!head.keep);
-        let asked = Asked { upgrade: true, as_received: true, ..GET };
+        let asked = Asked { upgrade: true, ..AS_RECEIVED };
         let (head, _) =
             take("HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", asked).unwrap().unwrap();
         assert_eq!((head.headers.len(), head.framing, head.keep), (2, Framing::None, false));
@@ -463,7 +476,7 @@ mod tests {
 
     #[test]
     fn fields_as_received_are_those_of_the_map() {
-        let asked = Asked { as_received: true, ..GET };
+        let asked = AS_RECEIVED;
         let usual = "Server: s\r\nDate: d\r\nX-A: 1\r\nContent-Length: 2\r\nConnection: close\r\nX-B: 2\r\nx-a: 3\r\n";
         for (status, fields, passes) in [
             ("200 OK", usual, true),
@@ -480,6 +493,7 @@ mod tests {
             ("200 OK", "X-A: 1\n", false),
             ("200 OK", "X-A:\t1\r\n", false),
             ("200 OK", "X-A: 1\r\nConnection: x-a\r\nX-B: 2\r\n", false),
+            ("200 OK", "X-A: 1\r\nX-SET: 2\r\n", false),
             ("204 No Content", usual, false),
             ("304 Not Modified", usual, false),
             ("500 Oh", usual, false),

@@ -31,7 +31,7 @@ const LONG: Duration = Duration::from_secs(5);
 /// What holds for one exchange.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms<'a> {
-    pub(crate) asked: Asked,
+    pub(crate) asked: Asked<'a>,
     pub(crate) limits: Limits,
     pub(crate) patience: Patience,
     /// Setting it promises another poll within seconds, so that a long limit need not be armed for an answer that comes at

@@ -1,7 +1,9 @@
 //! Fields of an answer that nobody looks at on their way to the client.
 
 use super::spans::{Span, join};
+use super::text::put;
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 
 /// Fields as they came, in the buffer that they were read into: no map of them is made, only to be written out again.
 #[derive(Debug)]
@@ -9,6 +11,8 @@ pub struct Received {
     text: Bytes,
     lines: Vec<Span>,
     dated: bool,
+    /// Further ones, written before them; none of these names came.
+    pub(crate) set: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What fields are gathered in. The room serves again.
@@ -16,6 +20,7 @@ pub struct Received {
 pub(super) struct Gathering {
     pub(super) lines: Vec<Span>,
     pub(super) dated: bool,
+    set: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Gathering {
@@ -25,18 +30,19 @@ impl Gathering {
 
     /// The fields that have been added.
     pub(super) fn finish(&mut self, text: Bytes) -> Received {
-        let Self { lines, dated } = std::mem::take(self);
-        Received { text, lines, dated }
+        let Self { lines, dated, set } = std::mem::take(self);
+        Received { text, lines, dated, set }
     }
 
     /// Takes the room back once the fields have been written.
     pub(super) fn give_back(&mut self, received: Received) {
-        self.lines = received.lines;
+        (self.lines, self.set) = (received.lines, received.set);
         self.clear();
     }
 
     pub(super) fn clear(&mut self) {
         self.lines.clear();
+        self.set.clear();
         self.dated = false;
     }
 }
@@ -49,11 +55,15 @@ impl Received {
 
     /// What they take on the wire, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.lines.iter().map(|line| line.range().len() as u64).sum()
+        let set = self.set.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+        self.lines.iter().map(|line| line.range().len()).chain(set).sum::<usize>() as u64
     }
 
     /// Puts them at the end of `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
+        for (name, value) in &self.set {
+            put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
         for line in &self.lines {
             out.extend_from_slice(&self.text[line.range()]);
         }

@@ -188,10 +188,12 @@ pub(super) fn length(live: &Live, outgoing: &Outgoing) -> Length {
         (Outgoing::Streaming(_), _) => Length::Chunked,
         (Outgoing::None, _) => {
             // Methods that usually carry a body say that there is none (RFC 9110 §8.6).
-            let said = live.cx.request.headers.contains_key(header::CONTENT_LENGTH);
-            let method = &live.cx.request.method;
-            let usual = method == Method::POST || method == Method::PUT || method == Method::PATCH;
-            if usual || (said && method != Method::GET) { Length::Bytes(0) } else { Length::Unsaid }
+            let said = || live.cx.request.headers.contains_key(header::CONTENT_LENGTH);
+            match live.cx.request.method {
+                Method::POST | Method::PUT | Method::PATCH => Length::Bytes(0),
+                ref method if method != Method::GET && said() => Length::Bytes(0),
+                _ => Length::Unsaid,
+            }
         }
     }
 }

@@ -19,9 +19,9 @@ const MOST_REPEATS: u32 = 3;
 /// own. Says how long connecting took.
 pub(super) async fn attempt(
     live: &Live,
-    plan: &Plan,
+    plan: &Plan<'_>,
+    place: usize,
     endpoint: &Endpoint,
-    host: &HeaderValue,
     outgoing: &mut Outgoing,
 ) -> Result<(Answered, Duration), Failure> {
     let worker = live.client.worker.clone();
@@ -43,7 +43,7 @@ pub(super) async fn attempt(
         if connect.is_zero() {
             worker.counters.pool_hits.up();
         }
-        let (reused, request) = (taken.reused, head(live, endpoint, host, &length)?);
+        let (reused, request) = (taken.reused, head(live, endpoint, plan.host(live, place), &length)?);
         let failure = match exchange(taken, request, outgoing, terms).await {
             Ok(answered) => return Ok((answered, connect)),
             Err(failure) => failure,

@@ -11,11 +11,11 @@ use super::{Refusal, Taken, refuse};
 use crate::config::{GatewayConfig, RealIp};
 use crate::upload::{Progress, Upload};
 use crate::worker::{Client, Pinned};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use milecastle_matching::uri::{UriOptions, canonical_path};
 use milecastle_plugin_api::{Body, RequestCx, Scheme, View as _, Way};
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::str::FromStr as _;
 use std::time::Instant;
@@ -38,12 +38,12 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
     client.activity.begin();
     let pinned = worker.pin();
     let seen = head.seen;
-    let host = host(&mut head);
+    let host = client.last_host.of(&mut head);
     let path = path(&head, config);
     let mut accepted = check_method(&head.method);
     let host = host.unwrap_or_else(|| {
         accepted = Err(refuse(StatusCode::BAD_REQUEST));
-        Box::default()
+        Rc::default()
     });
     let path = path.unwrap_or_else(|| {
         accepted = Err(refuse(StatusCode::BAD_REQUEST));
@@ -136,71 +136,6 @@ fn asks_for_websocket(head: &Head) -> bool {
         && head.method == Method::GET
         && lists(header::UPGRADE, b"websocket")
         && lists(header::CONNECTION, b"upgrade")
-}
-
-/// The host without port in lower case, and the Host header as it stands for the request. `None`: 400.
-fn host(head: &mut Head) -> Option<Box<str>> {
-    let (hosts, version) = (head.seen.hosts, head.version);
-    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
-        return None;
-    }
-    if head.uri.authority().is_some() {
-        stand_for_host(head)?;
-    } else if hosts == 0 {
-        return (version == Version::HTTP_10).then(Box::default);
-    }
-    let name = host_name(head.headers.get(header::HOST)?)?;
-    let mut name: Box<str> = name.strip_suffix('.').unwrap_or(name).into();
-    name.make_ascii_lowercase();
-    Some(name)
-}
-
-/// Puts the target's authority in place of the Host header (RFC 9112 §3.2.2, RFC 9113 §8.3.1).
-fn stand_for_host(head: &mut Head) -> Option<()> {
-    let in_streams = head.version >= Version::HTTP_2;
-    let authority = HeaderValue::from_str(head.uri.authority()?.as_str()).ok()?;
-    if let Some(host) = head.headers.get(header::HOST) {
-        let same = || host.as_bytes().eq_ignore_ascii_case(authority.as_bytes());
-        let good = if in_streams { same() } else { host_name(host).is_some() };
-        good.then_some(())?;
-    }
-    if !matches!(head.uri.scheme_str(), Some("http" | "https")) {
-        return None;
-    }
-    head.headers.insert(header::HOST, authority);
-    if head.uri.path_and_query().is_some_and(|target| target.as_str().starts_with('?')) {
-        // An empty path is sent as `/` (RFC 9110 §4.2.3).
-        let mut parts = std::mem::take(&mut head.uri).into_parts();
-        parts.path_and_query = Some(format!("/{}", parts.path_and_query?.as_str()).parse().ok()?);
-        head.uri = Uri::from_parts(parts).ok()?;
-    }
-    Some(())
-}
-
-fn host_name(value: &HeaderValue) -> Option<&str> {
-    without_port(value.to_str().ok()?)
-}
-
-/// The host of a Host header's value; `None` if it is none.
-///
-/// Taken are names as they stand in the DNS, with `_`, and addresses. What else RFC 3986 allows, percent-encoding above all, is
-/// read by servers in several ways.
-pub(super) fn without_port(text: &str) -> Option<&str> {
-    let (name, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let end = rest.find(']')?;
-            Ipv6Addr::from_str(rest.get(..end)?).ok()?;
-            (text.get(..end + 2)?, text.get(end + 2..)?)
-        }
-        None => {
-            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
-            let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-            let good = name.bytes().all(usual) && (!name.is_empty() || port.is_empty());
-            good.then_some((name, port))?
-        }
-    };
-    let good_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && u16::from_str(port).is_ok();
-    (matches!(port, "" | ":") || port.strip_prefix(':').is_some_and(good_port)).then_some(name)
 }
 
 /// The path in its forms.
@@ -341,37 +276,7 @@ fn mutual_tls_holds(client: &Client, pinned: &Pinned, cx: &RequestCx) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hosts_lose_their_port() {
-        for (text, name) in [
-            ("example.com", Some("example.com")),
-            ("example.com:8080", Some("example.com")),
-            ("[::1]:80", Some("[::1]")),
-            ("[::1]", Some("[::1]")),
-            ("example.com:", Some("example.com")),
-            ("", Some("")),
-            ("a-b.c_d.:65535", Some("a-b.c_d.")),
-            (":80", None),
-            (":", None),
-            ("a:65536", None),
-            ("a:+1", None),
-            ("a:b", None),
-            ("[::1]:x", None),
-            ("[a]", None),
-            ("[::1%25eth0]", None),
-            ("a%2eb", None),
-            ("a;b", None),
-            ("*.a", None),
-            ("[::1", None),
-            ("[::1]x", None),
-            ("a/b", None),
-            ("user@host", None),
-            ("a b", None),
-        ] {
-            assert_eq!(without_port(text), name, "{text}");
-        }
-    }
+    use http::HeaderValue;
 
     #[test]
     fn connection_takes_away_only_what_it_may() {

@@ -5,7 +5,7 @@ use crate::lasting::{Ground, Kind, Lasting};
 use crate::route_traffic::Ended;
 use crate::upload::Upload;
 use crate::worker::{Client, Pinned, Worker};
-use http::{StatusCode, Version};
+use http::{HeaderName, StatusCode, Version, header};
 use milecastle_plugin_api::{Chain, HookPanicked, RequestCx, ResponseSource, WhenSuperseded};
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -38,6 +38,10 @@ pub(crate) struct Live {
     /// The answer was cut short by the upstream, not by the client.
     pub(crate) broken: bool,
 }
+
+/// Fields of an answer that the connection and the gateway have a say in, whoever sets them.
+static OURS: [HeaderName; 5] =
+    [header::CONNECTION, header::CONTENT_LENGTH, header::DATE, header::SERVER, header::TRANSFER_ENCODING];
 
 /// Room for requests, of one worker.
 #[derive(Default)]
@@ -130,7 +134,7 @@ impl Live {
         let plugin = || {
             let route = self.cx.chain.as_ref().is_some_and(|chain| chain.has_header_filter());
             let global = self.pinned.snapshot.global().has_header_filter();
-            self.plugins && (route || global || self.cx.sets_response_headers())
+            self.plugins && (route || global || self.cx.response_headers_to_come().any(|name| OURS.contains(name)))
         };
         self.cx.request.version >= Version::HTTP_2
             || self.when_superseded() != WhenSuperseded::Keep

@@ -1,8 +1,8 @@
 //! A request from its head to its log line (`docs/spec/plugins/_phases.md` §1).
 //!
-//! [`head`] is what the protocols hand over; [`intake`] checks it and makes the context; [`pipeline`] matches and runs the
-//! plugins; [`proxy`] finds a node and gets an answer from it, over HTTP/2 with [`grpc`]; [`respond`] filters the answer's
-//! head; [`body`] carries its body; [`live`] ends the request, once, however it ends.
+//! [`head`] is what the protocols hand over; [`intake`] checks it and makes the context, with the [`host`] that it names;
+//! [`pipeline`] matches and runs the plugins; [`proxy`] finds a node and gets an answer from it, over HTTP/2 with [`grpc`];
+//! [`respond`] filters the answer's head; [`body`] carries its body; [`live`] ends the request, once, however it ends.
 //!
 //! Invariants:
 //! - A request sees one snapshot from its first byte to its log line.
@@ -13,6 +13,7 @@ mod body;
 mod forward;
 mod grpc;
 mod head;
+mod host;
 mod intake;
 mod live;
 mod pipeline;
@@ -22,6 +23,7 @@ mod respond;
 pub(crate) use body::OutBody;
 pub(crate) use forward::keep_forwardable;
 pub(crate) use head::{Head, Role, Seen};
+pub(crate) use host::LastHost;
 pub(crate) use live::{Held, Rooms};
 pub(crate) use proxy::address as node_address;
 

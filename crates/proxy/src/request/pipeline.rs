@@ -8,9 +8,10 @@ use crate::worker::Pinned;
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header};
 use milecastle_matching::router::MatchInput;
-use milecastle_plugin_api::{Body, BodyNeed, Reply};
+use milecastle_plugin_api::{Body, BodyNeed, Chain, Reply, fields};
 use milecastle_snapshot::{CompiledRoute, Outcome, Snapshot};
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Takes the request from the match to the head of the upstream's answer. The error is an answer made here.
@@ -40,24 +41,29 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
         return Err(refuse(status));
     }
 
-    live.cx.global_phase = true;
-    global.run_rewrite(&mut live.cx).await?;
-    live.cx.global_phase = false;
-    let chain = &route.chain;
-    chain.run_rewrite(&mut live.cx).await?;
-    if live.cx.consumer.is_some() {
-        lay_consumer_over(live, route).await?;
+    if global.has_rewrite() {
+        live.cx.global_phase = true;
+        global.run_rewrite(&mut live.cx).await?;
+        live.cx.global_phase = false;
     }
-    let need = global.needs().request.max(live.cx.chain.as_ref().map_or(BodyNeed::None, |chain| chain.needs().request));
+    let chain = &route.chain;
+    if chain.has_rewrite() {
+        chain.run_rewrite(&mut live.cx).await?;
+    }
+    let merged = lay_consumer_over(live, route).await?;
+    let chain = merged.as_ref().unwrap_or(chain);
+    let need = global.needs().request.max(chain.needs().request);
     if let BodyNeed::Whole { max_bytes } = need
         && matches!(live.cx.request.body, Body::Streaming { .. })
     {
         Box::pin(read_body(live, max_bytes)).await?;
     }
-    live.cx.global_phase = true;
-    global.run_access(&mut live.cx).await?;
-    live.cx.global_phase = false;
-    if let Some(chain) = live.cx.chain.clone() {
+    if global.has_access() {
+        live.cx.global_phase = true;
+        global.run_access(&mut live.cx).await?;
+        live.cx.global_phase = false;
+    }
+    if chain.has_access() {
         chain.run_access(&mut live.cx).await?;
     }
     live.cx.way.end(access);
@@ -67,11 +73,11 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
 /// The matched route; its facts are noted in the context.
 fn find<'p>(live: &mut Live, pinned: &'p Pinned) -> Option<&'p CompiledRoute> {
     let cx = &live.cx;
-    let raw_host = cx.request.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let raw_host = fields::get(&cx.request.headers, &header::HOST).and_then(|host| host.to_str().ok());
     let input = MatchInput {
         path: live.match_path.as_deref().unwrap_or_else(|| cx.request.normal_path()),
         host: cx.request.host(),
-        raw_host,
+        raw_host: raw_host.unwrap_or_default(),
         method: cx.request.method.as_str(),
         addr: cx.client_ip,
     };
@@ -86,18 +92,20 @@ fn find<'p>(live: &mut Live, pinned: &'p Pinned) -> Option<&'p CompiledRoute> {
     Some(route)
 }
 
-/// Lays the consumer's plugins over the route's, and runs those that the consumer alone brings.
-async fn lay_consumer_over(live: &mut Live, route: &CompiledRoute) -> Result<(), Refusal> {
-    let Some(consumer) = live.cx.consumer.clone() else { return Ok(()) };
+/// Lays the consumer's plugins over the route's, and runs those that the consumer alone brings. Gives the chain that is in force
+/// then, if it is another one.
+async fn lay_consumer_over(live: &mut Live, route: &CompiledRoute) -> Result<Option<Arc<Chain>>, Refusal> {
+    let Some(consumer) = &live.cx.consumer else { return Ok(None) };
     if consumer.group_id.is_some() && !consumer.group_found {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
     if consumer.overlay.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let merged = live.client.worker.overlays.get(&route.chain, &consumer);
+    let merged = live.client.worker.overlays.get(&route.chain, consumer);
     live.cx.chain = Some(merged.clone());
-    Ok(merged.run_rewrite(&mut live.cx).await?)
+    merged.run_rewrite(&mut live.cx).await?;
+    Ok(Some(merged))
 }
 
 /// Whether conditions of routes read this request's body: a type that has fields, or any that may be a GraphQL document.

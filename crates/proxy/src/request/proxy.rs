@@ -1,7 +1,7 @@
 //! Getting an answer from an upstream: node by node, try by try (`docs/spec/upstream-balancing.md` §1, §5, §6).
 
 use super::forward::{self, Length};
-use super::intake::without_port;
+use super::host::without_port;
 use super::live::Live;
 use super::{Refusal, grpc, pipeline, refuse};
 use crate::balance::{Balancer, Endpoint, Selection};
@@ -12,10 +12,10 @@ use crate::health::FailedTry;
 use crate::tls::Profile;
 use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
-use http::{HeaderValue, Method, StatusCode, Version, header};
-use milecastle_plugin_api::{Attempt, Body};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use milecastle_plugin_api::{Attempt, Body, fields};
 use milecastle_snapshot::{
-    ClientCertificateFault, CompiledNode, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef,
+    ClientCertificateFault, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef,
 };
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -34,7 +34,8 @@ pub(super) enum Answer {
 }
 
 /// What stays the same over all tries.
-pub(super) struct Plan {
+pub(super) struct Plan<'u> {
+    upstream: &'u CompiledUpstream,
     balancer: Rc<Balancer>,
     pub(super) timeouts: Timeouts,
     pub(super) patience: Patience,
@@ -59,6 +60,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
     let config = &worker.node.config;
     let timeouts = route.timeout.unwrap_or(upstream.timeouts);
     let plan = Plan {
+        upstream,
         balancer: worker.balancer(upstream),
         timeouts,
         patience: config.patience(&timeouts),
@@ -98,15 +100,14 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         if made == 1 {
             last_retry = upstream.retry_timeout.map(|limit| began + limit);
         }
-        let host = host(live, upstream, node);
         let endpoint = if upstream.scheme.is_tls() {
-            let (name, profile) = (tls_name(&host), profile(&worker, snapshot, upstream)?);
+            let (name, profile) = (tls_name(plan.host(live, place)), profile(&worker, snapshot, upstream)?);
             plan.balancer.endpoint(place, addr, Some((&name, &profile)), &worker.pool)
         } else {
             plan.balancer.endpoint(place, addr, None, &worker.pool)
         };
         let failure = if upstream.scheme.is_http2() {
-            match Box::pin(grpc::attempt(live, &plan, &endpoint, &host, &mut outgoing)).await {
+            match Box::pin(grpc::attempt(live, &plan, place, &endpoint, &mut outgoing)).await {
                 Ok((answered, connect)) => {
                     record(live, &endpoint, answered.status, connect, Instant::now());
                     return Ok(Answer::Streamed(Box::new(answered)));
@@ -114,7 +115,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
                 Err(failure) => failure,
             }
         } else {
-            match attempt(live, &plan, &endpoint, &host, &mut outgoing, began).await {
+            match attempt(live, &plan, place, &endpoint, &mut outgoing, began).await {
                 Ok((conn, head, connect, now)) => {
                     return answer(live, plan, endpoint, conn, head, outgoing, connect, now);
                 }
@@ -220,14 +221,17 @@ pub(crate) async fn address(worker: &Worker, balancer: &Balancer, place: usize) 
     balancer.address(place, &found, worker.random())
 }
 
-/// The Host header for a node (§8.1).
-fn host(live: &Live, upstream: &CompiledUpstream, node: &CompiledNode) -> HeaderValue {
-    match &upstream.pass_host {
-        PassHost::Node => node.host_header.clone(),
-        PassHost::Rewrite(host) => host.clone(),
-        PassHost::Pass => {
-            let chosen = live.cx.upstream.host.as_ref().or_else(|| live.cx.request.headers.get(header::HOST));
-            chosen.cloned().unwrap_or(HeaderValue::from_static(""))
+impl Plan<'_> {
+    /// The Host header for the node at a place (§8.1).
+    pub(super) fn host<'a>(&'a self, live: &'a Live, place: usize) -> &'a HeaderValue {
+        static NONE: HeaderValue = HeaderValue::from_static("");
+        match &self.upstream.pass_host {
+            PassHost::Node => &self.balancer.node(place).host_header,
+            PassHost::Rewrite(host) => host,
+            PassHost::Pass => {
+                let received = || fields::get(&live.cx.request.headers, &header::HOST);
+                live.cx.upstream.host.as_ref().or_else(received).unwrap_or(&NONE)
+            }
         }
     }
 }
@@ -256,18 +260,19 @@ type Answered = (Box<Conn>, Head, Duration, Instant);
 /// One try at one node. A kept connection that turns out to be closed is replaced by a fresh one without this being a try of
 /// its own.
 async fn attempt(
-    live: &mut Live,
-    plan: &Plan,
+    live: &Live,
+    plan: &Plan<'_>,
+    place: usize,
     endpoint: &Endpoint,
-    host: &HeaderValue,
     outgoing: &mut Outgoing,
     began: Instant,
 ) -> Result<Answered, Failure> {
-    let worker = live.client.worker.clone();
+    let worker = &live.client.worker;
+    let is_set = |name: &HeaderName| live.cx.response_headers_to_come().any(|set| set == name);
     let asked = Asked {
         head: live.cx.request.method == Method::HEAD,
         upgrade: plan.upgrade,
-        as_received: !live.answer_head_is_seen(),
+        as_received: (!live.answer_head_is_seen()).then_some(&is_set),
     };
     let length: Length = forward::length(live, outgoing);
     let mut kept = endpoint.slot.take(began);
@@ -278,7 +283,7 @@ async fn attempt(
                 (conn, Duration::ZERO, began)
             }
             None => {
-                let opened = Box::pin(open(&worker, endpoint, plan.timeouts.connect)).await;
+                let opened = Box::pin(open(worker, endpoint, plan.timeouts.connect)).await;
                 let now = Instant::now();
                 (
                     Conn::new(opened?, worker.scratch.clone(), now, plan.patience.read),
@@ -287,7 +292,7 @@ async fn attempt(
                 )
             }
         };
-        forward::write_head(conn.begin(), live, host, &length, plan.upgrade);
+        forward::write_head(conn.begin(), live, plan.host(live, place), &length, plan.upgrade);
         // Streams of HTTP/2 have tasks of their own, which the watch over the connection does not wake.
         let later = (live.cx.request.version < Version::HTTP_2).then_some(&live.client.activity.later);
         let terms = Terms { asked, limits: worker.node.config.upstream, patience: plan.patience, later };
@@ -379,7 +384,7 @@ fn record(live: &mut Live, endpoint: &Endpoint, status: StatusCode, connect: Dur
 #[expect(clippy::too_many_arguments, reason = "all that one try has yielded")]
 fn answer(
     live: &mut Live,
-    plan: Plan,
+    plan: Plan<'_>,
     endpoint: Rc<Endpoint>,
     conn: Box<Conn>,
     head: Head,

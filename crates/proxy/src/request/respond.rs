@@ -65,9 +65,11 @@ pub(super) fn with_reply(mut live: Held, reply: Reply) -> Response {
 }
 
 /// Runs the header filters and puts the response together.
-fn finish(mut live: Held, received: Option<Received>, source: Source) -> Response {
-    if filter_head(&mut live).is_err() {
-        return refused(live);
+fn finish(mut live: Held, mut received: Option<Received>, source: Source) -> Response {
+    match &mut received {
+        Some(received) => set_beside(&mut live, received),
+        None if filter_head(&mut live).is_err() => return refused(live),
+        None => {}
     }
     let bodiless = live.cx.request.received_method() == Method::HEAD
         || matches!(live.cx.response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -155,6 +157,12 @@ fn filter_head(live: &mut Live) -> Result<(), HookPanicked> {
     let outcome = live.on_chains(|chain, cx| chain.run_headers(cx));
     live.cx.way.end(filtering);
     outcome
+}
+
+/// What the gateway sets on an answer whose fields nobody looks at, and what plugins have asked for.
+fn set_beside(live: &mut Live, received: &mut Received) {
+    received.set.push((header::SERVER, live.client.worker.server_header.clone()));
+    live.cx.list_response_headers(&mut received.set);
 }
 
 /// A filter has panicked: nothing of the answer goes out. The filters have had their turn.

@@ -4,6 +4,7 @@ use super::activity::{Activity, Phase, Signal};
 use super::{Tunnel, Worker};
 use crate::config::ClientLimits;
 use crate::drain::Count;
+use crate::request::LastHost;
 use http::HeaderValue;
 use milecastle_plugin_api::ClientConn;
 use std::cell::{Cell, RefCell};
@@ -26,6 +27,7 @@ pub(crate) struct Client {
     pub(crate) alternative: Option<HeaderValue>,
     /// Set by the request whose answer is 101: what follows is passed between client and upstream.
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
+    pub(crate) last_host: LastHost,
     /// The host that was last found to agree with the connection's TLS, and the snapshot's number.
     pub(crate) checked_host: RefCell<Option<(u64, Box<str>)>>,
 }
@@ -45,6 +47,7 @@ impl Client {
             activity,
             alternative,
             tunnel: None.into(),
+            last_host: LastHost::default(),
             checked_host: None.into(),
         })
     }

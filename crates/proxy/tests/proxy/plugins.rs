@@ -82,6 +82,39 @@ fn global_rules_run_for_every_request() {
 }
 
 #[test]
+fn fields_that_are_asked_for_early_are_on_the_answer_whether_or_not_anybody_looks_at_it() {
+    let answer = "HTTP/1.1 200 OK\r\nServer: s\r\nDate: d\r\nX-Brought: up\r\nX-Empty: \r\nContent-Length: 2\r\n\r\nhi";
+    let upstream = Scripted::answering(answer, true);
+    let usual = ["content-length: 2", "date: d", "server: Milecastle", "x-brought: up", "x-empty: "];
+    let cases: [(&[&str], &[&str], Vec<&str>); 8] = [
+        (&[], &[], usual.to_vec()),
+        (&["x-set: 1", "x-set: 2"], &["x-set: 3"], [&usual[..], &["x-set: 2"]].concat()),
+        (&[], &["x-set: 1", "x-brought: 1"], [&usual[..], &["x-set: 1"]].concat()),
+        (&["x-brought: own"], &[], [&usual[..3], &["x-brought: own", "x-empty: "]].concat()),
+        (&[], &["x-empty: own"], [&usual[..4], &["x-empty: own"]].concat()),
+        (&["server: own"], &[], [&usual[..2], &["server: own"], &usual[3..]].concat()),
+        (&["date: own"], &[], [&usual[..1], &["date: own"], &usual[2..]].concat()),
+        (&["content-length: 9"], &[], usual.to_vec()),
+    ];
+    for (set, default, expected) in cases {
+        let early = json!({ "set": set, "default": default });
+        for plugins in [json!({ "early": early }), json!({ "early": early, "witness": {} })] {
+            let bed = Bed::new(route_to(&[upstream.addr], json!({ "plugins": plugins })));
+            let text = bed.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            let lower = |line: &str| {
+                let (name, value) = line.split_once(':').unwrap();
+                format!("{}: {}", name.to_ascii_lowercase(), value.trim_ascii())
+            };
+            let mut lines: Vec<_> =
+                head.split("\r\n").skip(1).map(lower).filter(|line| line != "connection: close").collect();
+            lines.sort();
+            assert_eq!((lines, body), (expected.iter().map(ToString::to_string).collect(), "hi"), "{early}");
+        }
+    }
+}
+
+#[test]
 fn a_plugin_reads_the_body_before_it_is_sent_on() {
     let echo = Echo::start();
     for (size, cap, seen) in

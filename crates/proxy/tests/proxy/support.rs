@@ -111,7 +111,7 @@ impl Bed {
         settings.nginx_config.http.enable_access_log = false;
         change(&mut settings);
         let facts = NodeFacts { hostname: "test".into(), version: "1.2.3", tracing: false };
-        let defs = [&const { PluginDef::of::<Witness>() }];
+        let defs = [&const { PluginDef::of::<Early>() }, &const { PluginDef::of::<Witness>() }];
         let registry = Registry::new(&defs, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
         let compiler = Compiler::new(Arc::new(registry));
         let (snapshot, rejected) = compiler.build("test", 1, objects);
@@ -334,6 +334,45 @@ impl Plugin for Witness {
         let request = self.0.whole.map_or(BodyNeed::None, |max_bytes| BodyNeed::Whole { max_bytes });
         let in_body = self.0.brackets || self.0.panic_in.as_deref() == Some("body");
         BodyNeeds { request, response: if in_body { BodyNeed::Stream } else { BodyNeed::None } }
+    }
+}
+
+/// What [`Early`] asks for.
+#[derive(Clone, Default, Deserialize, JsonSchema)]
+pub(crate) struct EarlyConfig {
+    /// Headers for the answer, `name: value`.
+    set: Vec<String>,
+    /// The same, where the answer brings none.
+    #[serde(default)]
+    default: Vec<String>,
+}
+
+/// A plugin that asks for headers and looks at no answer.
+pub(crate) struct Early(EarlyConfig);
+
+impl Plugin for Early {
+    type Config = EarlyConfig;
+    const NAME: &'static str = "early";
+    const PRIORITY: i32 = 2;
+
+    fn compile(config: EarlyConfig, _: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
+        Ok(Self(config))
+    }
+
+    fn hooks(h: Hooks<Self>) -> Hooks<Self> {
+        h.access()
+    }
+}
+
+impl OnAccess for Early {
+    fn on_access<'a>(&'a self, cx: &'a mut RequestCx) -> Flow<'a> {
+        let field = |line: &String| {
+            let (name, value) = line.split_once(": ").unwrap();
+            (name.parse().unwrap(), value.parse().unwrap())
+        };
+        self.0.set.iter().map(field).for_each(|(name, value)| cx.set_response_header(name, value));
+        self.0.default.iter().map(field).for_each(|(name, value)| cx.default_response_header(name, value));
+        Flow::Next
     }
 }
 
