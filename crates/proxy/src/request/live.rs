@@ -131,7 +131,7 @@ impl Live {
             let global = self.pinned.snapshot.global().has_header_filter();
             self.plugins && (route || global || self.cx.sets_response_headers())
         };
-        self.cx.request.version >= Version::HTTP_2
+        self.cx.request.version == Version::HTTP_3
             || self.when_superseded() != WhenSuperseded::Keep
             || self.client.worker.node.config.show_upstream_status
             // The upstream's own would contradict the gateway's.
