@@ -125,8 +125,7 @@ pub struct Limits {
     /// the connection (`ENHANCE_YOUR_CALM`).
     #[schemars(range(min = 1), extend("x-unit" = "frames"))]
     pub http2_control_frames: u32,
-    /// What of its answers may wait to be sent on an HTTP/2 client connection, beside the piece of each that is at hand; more than
-    /// 64 KiB never does.
+    /// What of one answer may wait to be sent on an HTTP/2 client connection.
     pub http2_send_buffer: Size,
     /// Concurrent streams on one HTTP/3 client connection.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]

@@ -156,16 +156,12 @@ impl Receiver {
             }
         }
         self.streams.within_head.set(within_head || self.block.is_some());
-        self.rest.clear();
-        self.rest.extend_from_slice(rest);
-        if rest.is_empty() {
-            self.rest = Vec::new();
-        }
+        self.rest = rest.to_vec();
         Ok(())
     }
 
-    /// Whether a frame may come here, and so often.
-    fn check(&mut self, head: FrameHead) -> Result<(), Code> {
+    /// Whether a frame may come here.
+    fn check(&self, head: FrameHead) -> Result<(), Code> {
         if head.length > LONGEST {
             return Err(Code::FrameSize);
         }
