@@ -145,7 +145,7 @@ pub(crate) struct ClientLimits {
     /// Of one HTTP/2 connection in a second: requests that are cancelled, and frames that carry nothing of a request.
     pub(crate) cancels: u32,
     pub(crate) control_frames: u32,
-    /// Bytes of one answer over HTTP/2 that may wait for the client.
+    /// Bytes of answers over HTTP/2 that may wait for the client, beside the pieces at hand.
     pub(crate) send_buffer: usize,
 }
 

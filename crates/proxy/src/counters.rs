@@ -73,7 +73,7 @@ counters! {
     http2_cancels_cut,
     /// HTTP/2 client connections ended because of `limits.http2_control_frames`.
     http2_control_frames_cut,
-    /// HTTP/2 client connections ended because of more resets, CONTINUATION or small DATA frames than the library bears.
+    /// HTTP/2 client connections ended because of more resets, CONTINUATION or empty DATA frames than there may be, or a huge head.
     http2_excess,
     /// Answers over HTTP/2 given up because the client opened no window for them.
     http2_stuck_streams,

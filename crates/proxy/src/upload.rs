@@ -7,13 +7,10 @@
 
 use crate::h3;
 use crate::request;
-use crate::worker::{Client, Wire};
+use crate::worker::{Client, Http2Body, Wire};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -70,7 +67,7 @@ enum Source {
     /// The rest of it stays with the connection, which it must leave in order.
     Http1(Rc<Wire>, Rc<Client>),
     /// A stream ends by itself.
-    Http2(Incoming),
+    Http2(Http2Body),
     Http3(Box<h3::Body>),
 }
 
@@ -88,7 +85,7 @@ impl Upload {
     }
 
     /// A body that is not empty and comes in a stream.
-    pub(crate) fn http2(body: Incoming, client: &Client) -> Self {
+    pub(crate) fn http2(body: Http2Body, client: &Client) -> Self {
         let allowed = client.worker.node.config.client.body_bytes.unwrap_or(u64::MAX);
         Self { source: Source::Http2(body), allowed, trailers: None }
     }
@@ -103,7 +100,7 @@ impl Upload {
     pub(crate) fn length(&self) -> Option<u64> {
         match &self.source {
             Source::Http1(wire, _) => wire.inbound().body_left(),
-            Source::Http2(body) => body.size_hint().exact(),
+            Source::Http2(body) => body.length(),
             Source::Http3(body) => body.length(),
         }
     }
@@ -118,7 +115,7 @@ impl Upload {
     pub(crate) fn is_ended(&self) -> bool {
         match &self.source {
             Source::Http1(wire, _) => wire.inbound().body_ended(),
-            Source::Http2(body) => body.is_end_stream(),
+            Source::Http2(body) => body.is_ended(),
             Source::Http3(body) => body.is_ended(),
         }
     }
@@ -148,12 +145,15 @@ impl Upload {
                 }
                 ready!(wire.poll_body(cx)).transpose().map_err(|_| UploadError::Malformed)
             }
-            Source::Http2(body) => ready!(poll_stream(body, &mut self.trailers, cx)),
+            Source::Http2(body) => {
+                let piece = ready!(body.poll_piece(cx)).map_err(|_| UploadError::Malformed);
+                self.trailers = body.take_trailers().map(forwardable).or(self.trailers.take());
+                piece
+            }
             Source::Http3(body) => {
                 let piece = ready!(body.poll_piece(cx)).map_err(|_| UploadError::Malformed);
-                if let Some(mut found) = body.take_trailers().filter(|_| body.is_ended()) {
-                    request::keep_forwardable(&mut found);
-                    self.trailers = Some(Box::new(found));
+                if let Some(found) = body.take_trailers().filter(|_| body.is_ended()) {
+                    self.trailers = Some(forwardable(found));
                 }
                 piece
             }
@@ -184,26 +184,9 @@ fn unread(wire: &Wire, most: u64) -> Progress {
     if wire.inbound().body_left().is_some_and(|length| length > most) { Progress::Long } else { Progress::Coming }
 }
 
-fn poll_stream(
-    body: &mut Incoming,
-    trailers: &mut Option<Box<HeaderMap>>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Option<Bytes>, UploadError>> {
-    loop {
-        let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-            None => return Poll::Ready(Ok(None)),
-            Some(Err(_)) => return Poll::Ready(Err(UploadError::Malformed)),
-            Some(Ok(frame)) => frame,
-        };
-        match frame.into_data().map_err(Frame::into_trailers) {
-            Ok(data) if !data.is_empty() => return Poll::Ready(Ok(Some(data))),
-            Ok(_) | Err(Err(_)) => {}
-            Err(Ok(mut found)) => {
-                request::keep_forwardable(&mut found);
-                *trailers = Some(Box::new(found));
-            }
-        }
-    }
+fn forwardable(mut trailers: HeaderMap) -> Box<HeaderMap> {
+    request::keep_forwardable(&mut trailers);
+    Box::new(trailers)
 }
 
 /// Reads and drops what nobody wants of a body, so that the connection can go on. Says how far it came.

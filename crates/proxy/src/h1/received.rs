@@ -59,6 +59,21 @@ impl Received {
         self.lines.iter().map(|line| line.range().len()).chain(set).sum::<usize>() as u64
     }
 
+    /// Hands over name and value of each, as they were sent.
+    pub(crate) fn each(&self, mut take: impl FnMut(&[u8], &[u8])) {
+        for line in &self.lines {
+            let mut text = &self.text[line.range()];
+            // Each is one as everyone writes it (`Field::line`).
+            while let Some(colon) = text.iter().position(|byte| *byte == b':')
+                && let Some(value) = text[colon..].strip_prefix(b": ")
+                && let Some(end) = value.iter().position(|byte| *byte == b'\r')
+            {
+                take(&text[..colon], &value[..end]);
+                text = value[end..].strip_prefix(b"\r\n").unwrap_or_default();
+            }
+        }
+    }
+
     /// Puts them at the end of `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         for (name, value) in &self.set {

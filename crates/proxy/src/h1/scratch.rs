@@ -23,11 +23,27 @@ pub(crate) struct Scratch {
     pub(crate) heads: RefCell<BytesMut>,
     /// What parsing the head of a request needs.
     pub(crate) requests: RefCell<server::Parsing>,
+    /// What frames of HTTP/2 are read into.
+    pub(crate) frames: RefCell<Vec<u8>>,
+    /// Empty buffers that answers over HTTP/2 are laid out in, one for each connection that has something to send.
+    pub(crate) outputs: RefCell<Vec<Vec<u8>>>,
 }
+
+/// Buffers for answers that are kept, and the bytes beyond which one is not.
+const MOST_OUTPUTS: usize = 32;
+const LARGE_OUTPUT: usize = 128 * 1024;
 
 impl Scratch {
     /// Takes back the room of fields that have been written.
     pub(crate) fn give_back(&self, received: Received) {
         self.parsing.borrow_mut().give_back(received);
+    }
+
+    /// Takes back an empty buffer that answers were laid out in.
+    pub(crate) fn keep_output(&self, buffer: Vec<u8>) {
+        let mut kept = self.outputs.borrow_mut();
+        if (1..=LARGE_OUTPUT).contains(&buffer.capacity()) && kept.len() < MOST_OUTPUTS {
+            kept.push(buffer);
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::frames::{Frames, StreamFault};
 use super::qpack::{self, BlockFault};
-use super::{code, frame, is_of_a_connection};
+use super::{code, frame};
+use crate::fields::is_of_a_connection;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::cell::Cell;

@@ -19,7 +19,6 @@ pub(crate) use frames::{Frames, StreamFault};
 pub(crate) use qpack::encode;
 pub use qpack::{BlockFault, decode, entry};
 
-use http::{HeaderName, HeaderValue};
 use quinn::VarInt;
 
 /// Errors of HTTP/3 (RFC 9114 §8.1) and QPACK (RFC 9204 §6).
@@ -54,15 +53,6 @@ pub(crate) mod frame {
     /// Whether frames of the type mean something, or are forbidden for what they meant in HTTP/2; all others are overlooked.
     pub(crate) fn is_known(kind: u64) -> bool {
         matches!(kind, 0x0..=0x9 | MAX_PUSH_ID)
-    }
-}
-
-/// Fields that are about a connection of HTTP/1.1 (RFC 9114 §4.2): neither a head nor trailers may have them.
-pub(crate) fn is_of_a_connection(name: &HeaderName, value: &HeaderValue) -> bool {
-    match name.as_str() {
-        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" => true,
-        "te" => !value.as_bytes().eq_ignore_ascii_case(b"trailers"),
-        _ => false,
     }
 }
 

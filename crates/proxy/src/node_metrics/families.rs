@@ -456,7 +456,7 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
         }),
         (
             "http2_excess_total",
-            "HTTP/2 connections ended for too many resets (limits.http2_pending_resets), CONTINUATION or small DATA frames",
+            "HTTP/2 connections ended for too many resets (limits.http2_pending_resets), CONTINUATION or empty DATA frames, or a huge head",
             |t| t.http2_excess,
         ),
         (

@@ -136,7 +136,7 @@ impl Live {
             let global = self.pinned.snapshot.global().has_header_filter();
             self.plugins && (route || global || self.cx.response_headers_to_come().any(|name| OURS.contains(name)))
         };
-        self.cx.request.version >= Version::HTTP_2
+        self.cx.request.version == Version::HTTP_3
             || self.when_superseded() != WhenSuperseded::Keep
             || self.client.worker.node.config.show_upstream_status
             // The upstream's own would contradict the gateway's.

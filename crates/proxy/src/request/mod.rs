@@ -38,7 +38,7 @@ use std::rc::Rc;
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// Further fields, over HTTP/1 only.
+    /// Further fields, over HTTP/1 and HTTP/2 only.
     pub(crate) received: Option<Received>,
     pub(crate) body: OutBody,
 }

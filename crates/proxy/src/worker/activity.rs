@@ -4,7 +4,7 @@
 //! its phase, and signals those whose time is up: no timer is kept, moved or asked for a request. The limits are therefore
 //! exact to a tick.
 
-use super::http2_streams::Streams;
+use super::http2::Streams;
 use super::newcomers::Introduction;
 use crate::config::ClientLimits;
 use crate::drain::{Count, Use};
@@ -219,7 +219,7 @@ impl Activity {
         let (phase, begun) = (self.phase(), self.begun.get());
         let (last, mut since, last_begun) = self.seen.get();
         if let Some(streams) = self.streams.get() {
-            streams.look(now, limits.send_timeout);
+            streams.look(now, limits.send_timeout, limits.ping_timeout);
         }
         let progressed = phase == Phase::Blocked && self.written.replace(false);
         if phase == Phase::Busy && last == phase && begun == last_begun && self.later.take() {
@@ -253,7 +253,7 @@ impl Activity {
 
 /// How often connections are looked at, for limits to be kept within a quarter of the shortest that is in force.
 pub(super) fn tick(limits: &ClientLimits, leaving: bool) -> Duration {
-    let always = [limits.keepalive_timeout, limits.header_timeout, limits.send_timeout];
+    let always = [limits.keepalive_timeout, limits.header_timeout, limits.send_timeout, limits.ping_timeout];
     let all = always.into_iter().chain(leaving.then_some(limits.last_call));
     let shortest = all.filter(|limit| !limit.is_zero()).min().unwrap_or(TICKS.1);
     (shortest / 4).clamp(TICKS.0, TICKS.1)

@@ -1,8 +1,8 @@
 //! Holds writes back until the connection's future has been polled.
 //!
-//! An HTTP/2 server flushes its transport after nearly every frame, which costs one system call for each answer. Here a flush
-//! does nothing; whoever polls the connection flushes once afterwards, and the answers of all streams that became ready
-//! together leave together.
+//! The library that speaks HTTP/2 with upstreams flushes its transport after nearly every frame, which costs one system call for
+//! each request. Here a flush does nothing; whoever polls the connection flushes once afterwards, and the requests that became
+//! ready together leave together.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -60,11 +60,6 @@ impl<T: AsyncWrite + Unpin> Held<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Flusher<T> {
-    /// Puts something behind what is held back.
-    pub(crate) fn put(&self, bytes: &[u8]) {
-        self.0.borrow_mut().buf.extend_from_slice(bytes);
-    }
-
     /// Sends all that is held back.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_send(cx)

@@ -6,6 +6,8 @@ mod answer_head;
 mod chunks;
 #[path = "../../../../tests/fuzz/checks/dns_answer.rs"]
 mod dns_answer;
+#[path = "../../../../tests/fuzz/checks/http2.rs"]
+mod http2;
 #[path = "../../../../tests/fuzz/checks/http3.rs"]
 mod http3;
 #[path = "../../../../tests/fuzz/checks/ocsp_response.rs"]
@@ -30,6 +32,11 @@ fn seeds_of_chunks_hold() {
 #[test]
 fn seeds_of_dns_answer_hold() {
     seeds::replay("dns_answer", dns_answer::try_input);
+}
+
+#[test]
+fn seeds_of_http2_hold() {
+    seeds::replay("http2", http2::try_input);
 }
 
 #[test]

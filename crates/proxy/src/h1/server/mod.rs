@@ -14,4 +14,4 @@ mod tests;
 
 pub use head::{BadHead, Length, Parsing, RequestHead, take_head};
 pub(crate) use inbound::{BodyError, HeadError, Inbound};
-pub(crate) use reply::{Announced, Fields, Framing, date, write_head};
+pub(crate) use reply::{Announced, Fields, Framing, date, with_date, write_head};

@@ -112,7 +112,7 @@ pub(crate) fn date() -> Option<HeaderValue> {
 }
 
 /// Reads the present time (RFC 9110 §5.6.7), which is written anew once a second.
-fn with_date<T>(read: impl FnOnce(&str) -> T) -> T {
+pub(crate) fn with_date<T>(read: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         static WRITTEN: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }

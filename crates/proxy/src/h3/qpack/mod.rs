@@ -1,15 +1,11 @@
 //! Fields as HTTP/3 carries them (QPACK, RFC 9204), without a dynamic table: clients are told that there is room for none, so no
 //! block waits for another stream, and a small block cannot stand for a large head.
 
-mod huffman;
 mod static_table;
 
-use bytes::BufMut as _;
+use crate::fields::{Cut, OVERHEAD, put_number, put_text, take_number, take_text};
 use http::{HeaderMap, StatusCode};
 use static_table::{ENTRIES, Found, find};
-
-/// What a field counts for beside its name and value (RFC 9114 §4.2.2).
-const OVERHEAD: u64 = 32;
 
 /// Why a block of fields is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +14,12 @@ pub enum BlockFault {
     TooLarge,
     /// It is none: an error of the connection.
     Malformed,
+}
+
+impl From<Cut> for BlockFault {
+    fn from(Cut: Cut) -> Self {
+        Self::Malformed
+    }
 }
 
 /// Hands over the fields of a block one by one, names and values as they stand there, up to `most` bytes.
@@ -43,10 +45,13 @@ pub fn decode(block: &[u8], most: u64, mut each: impl FnMut(&[u8], &[u8])) -> Re
             }
             0b0101_0000..=0b0101_1111 | 0b0111_0000..=0b0111_1111 => {
                 let (known, _) = entry(take_number(&mut rest, 4)?)?;
+                value.clear();
                 take_text(&mut rest, 7, &mut value)?;
                 Some(known)
             }
             0b0010_0000..=0b0011_1111 => {
+                name.clear();
+                value.clear();
                 take_text(&mut rest, 3, &mut name)?;
                 take_text(&mut rest, 7, &mut value)?;
                 None
@@ -55,7 +60,7 @@ pub fn decode(block: &[u8], most: u64, mut each: impl FnMut(&[u8], &[u8])) -> Re
             _ => return Err(BlockFault::Malformed),
         };
         let name = known.map_or(&name[..], str::as_bytes);
-        let size = (name.len() + value.len()) as u64 + OVERHEAD;
+        let size = (name.len() + value.len() + OVERHEAD) as u64;
         left = left.checked_sub(size).ok_or(BlockFault::TooLarge)?;
         each(name, &value);
     }
@@ -69,44 +74,6 @@ pub fn decode(block: &[u8], most: u64, mut each: impl FnMut(&[u8], &[u8])) -> Re
 pub fn entry(index: u64) -> Result<(&'static str, &'static str), BlockFault> {
     let index = usize::try_from(index).map_err(|_| BlockFault::Malformed)?;
     ENTRIES.get(index).copied().ok_or(BlockFault::Malformed)
-}
-
-/// A number whose first byte has `bits` of it (RFC 7541 §5.1).
-fn take_number(rest: &mut &[u8], bits: u32) -> Result<u64, BlockFault> {
-    let mut next = || {
-        let (first, others) = rest.split_first().ok_or(BlockFault::Malformed)?;
-        *rest = others;
-        Ok(*first)
-    };
-    let all = (1_u64 << bits) - 1;
-    let mut number = u64::from(next()?) & all;
-    if number < all {
-        return Ok(number);
-    }
-    // What does not fit into 62 bits is no number of QPACK (RFC 9204 §4.1.1).
-    for shift in (0..56).step_by(7) {
-        let byte = next()?;
-        number += u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(number);
-        }
-    }
-    Err(BlockFault::Malformed)
-}
-
-/// A text whose length has `bits` in its first byte, before them the sign of the Huffman code.
-fn take_text(rest: &mut &[u8], bits: u32, out: &mut Vec<u8>) -> Result<(), BlockFault> {
-    out.clear();
-    let coded = rest.first().is_some_and(|first| first & (1 << bits) != 0);
-    let length = usize::try_from(take_number(rest, bits)?).map_err(|_| BlockFault::Malformed)?;
-    let (text, others) = rest.split_at_checked(length).ok_or(BlockFault::Malformed)?;
-    *rest = others;
-    if coded {
-        huffman::decode(text, out).ok_or(BlockFault::Malformed)
-    } else {
-        out.extend_from_slice(text);
-        Ok(())
-    }
 }
 
 /// Puts a block at the end of `out`: the status, if there is one, and the fields.
@@ -136,27 +103,6 @@ pub(crate) fn encode(status: Option<StatusCode>, fields: &HeaderMap, out: &mut V
             }
         }
     }
-}
-
-/// A number behind the `sign` in its first byte, which leaves `bits` for it.
-fn put_number(out: &mut Vec<u8>, sign: u8, bits: u32, number: usize) {
-    let all = (1 << bits) - 1;
-    if number < all {
-        out.put_u8(sign | number as u8);
-        return;
-    }
-    out.put_u8(sign | all as u8);
-    let mut left = number - all;
-    while left >= 0x80 {
-        out.put_u8(left as u8 | 0x80);
-        left >>= 7;
-    }
-    out.put_u8(left as u8);
-}
-
-fn put_text(out: &mut Vec<u8>, sign: u8, bits: u32, text: &[u8]) {
-    put_number(out, sign, bits, text.len());
-    out.extend_from_slice(text);
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! The head of a request over HTTP/3: what makes it malformed (RFC 9114 §4.1.2, §4.2, §4.3.1).
+//! The head of a request over HTTP/3.
 
 use crate::config::ClientLimits;
-use crate::h3::{self, BlockFault, is_of_a_connection};
-use crate::request::{Head, Seen};
-use crate::worker::http2_head::{is_sound, join_cookies};
+use crate::fields::{Line, Name};
+use crate::h3::{self, BlockFault};
+use crate::request::Head;
+use crate::worker::stream_head::Reading;
 use bytes::Bytes;
-use http::uri::{Authority, Parts, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{HeaderMap, StatusCode, Version};
 
 /// Why a head is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,141 +17,33 @@ pub(super) enum Unreadable {
     Undecodable,
 }
 
-/// What stands in front of the fields.
-#[derive(Debug, Default)]
-struct Pseudo {
-    method: Option<Method>,
-    scheme: Option<Scheme>,
-    authority: Option<Authority>,
-    path: Option<PathAndQuery>,
-}
-
-/// A head while its fields come in.
-struct Reading {
-    pseudo: Pseudo,
-    fields: HeaderMap,
-    most_fields: usize,
-    /// Fields beyond that.
-    surplus: bool,
-    length: Option<u64>,
-    malformed: bool,
-}
-
 /// Reads a head, and the length of the body that it announces.
 ///
 /// # Errors
 /// It breaks a rule of the protocol, or is too large.
 pub(super) fn read(block: &[u8], limits: &ClientLimits) -> Result<(Head, Option<u64>), Unreadable> {
-    let mut reading = Reading {
-        pseudo: Pseudo::default(),
-        fields: HeaderMap::new(),
-        most_fields: limits.header_count,
-        surplus: false,
-        length: None,
-        malformed: false,
-    };
+    let mut reading = Reading::new(HeaderMap::new(), limits.header_count);
     h3::decode(block, limits.header_bytes as u64, |name, value| {
-        reading.malformed |= reading.take(name, value).is_none();
+        let name = Name::new(name);
+        // The parser would overlook a fragment.
+        let line = match name == Name::Path && value.contains(&b'#') {
+            true => Line::Malformed(name),
+            false => Line::new(name, Bytes::copy_from_slice(value)),
+        };
+        reading.take(line);
     })
     .map_err(|fault| match fault {
         BlockFault::TooLarge => Unreadable::Answered(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
         BlockFault::Malformed => Unreadable::Undecodable,
     })?;
-    reading.finish().ok_or(Unreadable::Answered(StatusCode::BAD_REQUEST))
-}
-
-impl Reading {
-    /// Takes a field in. `None`: it makes the head malformed.
-    fn take(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
-        if name.first() == Some(&b':') {
-            // They come first.
-            return if self.fields.is_empty() { self.pseudo.take(name, value) } else { None };
-        }
-        let name = HeaderName::from_lowercase(name).ok()?;
-        let value = HeaderValue::from_bytes(value).ok()?;
-        if !is_sound(&name, &value) || is_of_a_connection(&name, &value) {
-            return None;
-        }
-        if name == header::CONTENT_LENGTH {
-            let length = length(&value)?;
-            if let Some(known) = self.length {
-                // The same once more is one (RFC 9110 §8.6), as over the other protocols.
-                return (length == known).then_some(());
-            }
-            self.length = Some(length);
-        }
-        if self.fields.len() < self.most_fields {
-            self.fields.append(name, value);
-        } else {
-            self.surplus = true;
-        }
-        Some(())
-    }
-
-    fn finish(mut self) -> Option<(Head, Option<u64>)> {
-        if self.malformed {
-            return None;
-        }
-        let (method, uri) = self.pseudo.finish()?;
-        join_cookies(&mut self.fields);
-        let seen = Seen::of(&self.fields);
-        let fault = self.surplus.then_some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-        let head = Head { method, uri, version: Version::HTTP_3, headers: self.fields, seen, fault };
-        Some((head, self.length))
-    }
-}
-
-impl Pseudo {
-    fn take(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
-        let bytes = || Bytes::copy_from_slice(value);
-        let again = match name {
-            b":method" => self.method.replace(Method::from_bytes(value).ok()?).is_some(),
-            b":scheme" => self.scheme.replace(Scheme::try_from(value).ok()?).is_some(),
-            b":authority" => self.authority.replace(Authority::from_maybe_shared(bytes()).ok()?).is_some(),
-            // The parser would overlook a fragment.
-            b":path" if value.is_empty() || value.contains(&b'#') => return None,
-            b":path" => self.path.replace(PathAndQuery::from_maybe_shared(bytes()).ok()?).is_some(),
-            _ => return None,
-        };
-        (!again).then_some(())
-    }
-
-    /// Method and target, if all is there that has to be.
-    fn finish(self) -> Option<(Method, Uri)> {
-        let Self { method, scheme, authority, path } = self;
-        let method = method?;
-        let mut parts = Parts::default();
-        if method == Method::CONNECT {
-            if scheme.is_some() || path.is_some() {
-                return None;
-            }
-            parts.authority = Some(authority?);
-        } else {
-            let (scheme, path) = (scheme?, path?);
-            let target = path.as_str();
-            let known = scheme == Scheme::HTTP || scheme == Scheme::HTTPS;
-            if !known || !(target.starts_with('/') || (target == "*" && method == Method::OPTIONS)) {
-                return None;
-            }
-            // Without an authority the field `Host` has to say it.
-            parts.scheme = authority.is_some().then_some(scheme);
-            parts.authority = authority;
-            parts.path_and_query = Some(path);
-        }
-        Some((method, Uri::from_parts(parts).ok()?))
-    }
-}
-
-/// A length is digits alone.
-fn length(value: &HeaderValue) -> Option<u64> {
-    let text = value.to_str().ok()?;
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    reading.finish(Version::HTTP_3).map_err(|_| Unreadable::Answered(StatusCode::BAD_REQUEST))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::worker::activity::tests::limits;
+    use http::{Method, header};
 
     /// A block of these fields, each a literal.
     fn block(fields: &[(&str, &str)]) -> Vec<u8> {

@@ -1,5 +1,7 @@
 //! The Huffman code of fields (RFC 7541, appendix B). It is canonical: the lengths of the codes say all.
 
+use bytes::BufMut;
+
 /// The length of each byte's code. What comes behind the last one is EOS, 30 bits that are all set.
 const LENGTHS: [u8; 256] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
@@ -48,24 +50,54 @@ const ROWS: ([Row; LONGEST + 1], [u8; 256]) = {
     (rows, bytes)
 };
 
-/// Puts what is encoded at the end of `out`. `None`: it is not of this code, or not padded with up to seven set bits.
-pub(super) fn decode(encoded: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let (rows, bytes) = &ROWS;
-    let (mut code, mut length) = (0_u32, 0);
-    for byte in encoded {
-        for bit in (0..8).rev() {
-            code = (code << 1) | u32::from((byte >> bit) & 1);
-            length += 1;
-            let row = rows.get(length)?;
-            // What is below the first of its length would have ended before.
-            let behind = code.checked_sub(row.first)?;
-            if behind < row.number {
-                out.push(bytes[row.place + behind as usize]);
-                (code, length) = (0, 0);
+/// The length of the code that begins with such a byte; 0 where it is longer than that.
+const SHORT: [u8; 256] = {
+    let mut lengths = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut length = 8;
+        while length > 0 {
+            let row = ROWS.0[length];
+            let code = byte as u32 >> (8 - length);
+            if code >= row.first && code - row.first < row.number {
+                lengths[byte] = length as u8;
             }
+            length -= 1;
         }
+        byte += 1;
     }
-    (length < 8 && code == (1 << length) - 1).then_some(())
+    lengths
+};
+
+/// Puts what is encoded at the end of `out`. `None`: it is not of this code, or not padded with up to seven set bits.
+pub(super) fn decode(encoded: &[u8], out: &mut impl BufMut) -> Option<()> {
+    let (rows, bytes) = &ROWS;
+    // The next `bits` of what is encoded, from the highest bit on.
+    let (mut window, mut bits) = (0_u64, 0_usize);
+    let mut rest = encoded.iter();
+    loop {
+        while bits <= 56
+            && let Some(byte) = rest.next()
+        {
+            window |= u64::from(*byte) << (56 - bits);
+            bits += 8;
+        }
+        let code = |length: usize| (window >> (64 - length)) as u32;
+        // What is below the first of its length would have ended before.
+        let ends =
+            |length: &usize| code(*length).checked_sub(rows[*length].first).is_some_and(|n| n < rows[*length].number);
+        let length = match usize::from(SHORT[code(8) as usize]) {
+            0 => (9..=LONGEST).find(ends),
+            short => Some(short),
+        };
+        let Some(length) = length.filter(|length| *length <= bits) else {
+            return (bits < 8 && (bits == 0 || code(bits) == (1 << bits) - 1)).then_some(());
+        };
+        let row = rows[length];
+        out.put_u8(bytes[row.place + (code(length) - row.first) as usize]);
+        window <<= length;
+        bits -= length;
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,53 @@
+//! What a client's bytes come to, for the fuzz target and for tests.
+
+use super::receive::{Receiver, Room, Terms};
+use super::streams::Streams;
+use crate::request::Head;
+use crate::worker::spare::Spare;
+use bytes::BytesMut;
+use http::StatusCode;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// What has been read.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// Streams, and the heads of their requests or what is answered instead.
+    pub requests: Vec<(u32, Result<Head, StatusCode>)>,
+    /// Streams that are open, and what nobody has read of their bodies.
+    pub bodies: Vec<(u32, Vec<u8>)>,
+    /// What is sent without any request having begun.
+    pub said: Vec<u8>,
+    /// Why the connection ends (RFC 9113 §7).
+    pub code: Option<u32>,
+}
+
+/// Reads what comes in these pieces on one connection. A head may come to `header_bytes`, and no more than `streams` are open.
+pub fn read(pieces: &[&[u8]], header_bytes: usize, streams: usize) -> Read {
+    let terms = Terms {
+        header_bytes,
+        header_count: 100,
+        streams,
+        pending_resets: 20,
+        cancels: u32::MAX,
+        control_frames: u32::MAX,
+        send_buffer: usize::MAX,
+    };
+    let (values, spare) = (&mut BytesMut::new(), &Spare::default());
+    let shared = Streams::new(terms, Default::default(), Rc::default(), Instant::now());
+    let mut receiver = Receiver::new(shared.clone(), terms);
+    let mut read = Read::default();
+    for piece in pieces {
+        let bytes = [&receiver.rest, *piece].concat();
+        if let Err(code) = receiver.read(&bytes, &mut Room { values, spare }) {
+            read.code = Some(code as u32);
+            break;
+        }
+    }
+    read.requests = receiver.arrived.drain(..).map(|arrived| (arrived.id, arrived.head)).collect();
+    let state = shared.state.borrow();
+    read.bodies = state.open.iter().map(|(_, stream)| (stream.id, stream.incoming.bytes.to_vec())).collect();
+    read.bodies.sort_unstable();
+    read.said.extend_from_slice(&state.out);
+    read
+}
