@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::lease::Term;
 use crate::past;
 use crate::read::{change, key};
-use crate::sql::{Row, args};
+use crate::sql::{BATCH, Row, Value, args, tuples};
 use crate::store::Store;
 
 /// Change sets forgotten in one transaction at most, for which publishes to the group wait.
@@ -120,6 +120,35 @@ impl Store {
         let sql = format!("{COLUMNS} AND revision < $2 ORDER BY revision DESC LIMIT $3");
         let rows = self.0.db.rows(sql, args![group, before.unwrap_or(u64::MAX), limit]).await?;
         rows.iter().map(info).collect()
+    }
+
+    /// The newest `limit` change sets of all of these groups, of each only below the revision beside it, newest first. Those of one
+    /// moment come by group, and of a group as they were made.
+    pub async fn history_merged(
+        &self,
+        groups: &[(String, u64)],
+        limit: u64,
+    ) -> Result<Vec<(String, ChangeSetInfo)>, StoreError> {
+        let mut merged = Vec::new();
+        for groups in groups.chunks(BATCH) {
+            // Revisions have no gaps: of each group no more is read than could be among the newest.
+            let sql = format!(
+                "WITH asked (id, below) AS (VALUES {}) \
+                 SELECT revision, author, message, source, at, puts, deletes, group_id FROM asked \
+                 JOIN change_set ON group_id = id AND revision < below AND revision >= below - $1 \
+                 ORDER BY at DESC, group_id, revision DESC LIMIT $1",
+                tuples(groups.len(), 2, 2)
+            );
+            let pairs = groups.iter().flat_map(|(group, below)| [Value::from(group), Value::from(*below)]);
+            let values: Vec<Value<'_>> = std::iter::once(Value::from(limit)).chain(pairs).collect();
+            for row in self.0.db.rows(sql, &values).await? {
+                merged.push((row.text(7)?, info(&row)?));
+            }
+        }
+        merged
+            .sort_by(|(one, a), (other, b)| b.at.cmp(&a.at).then_with(|| (one, b.revision).cmp(&(other, a.revision))));
+        merged.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(merged)
     }
 
     /// The first `limit` change sets of a group after revision `after`, oldest first; those that are not kept are left out.

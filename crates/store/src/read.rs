@@ -9,7 +9,7 @@ use crate::error::StoreError;
 use crate::seal::{Context, Sealer};
 use crate::sql::{Row, Tx, args};
 use crate::store::Store;
-use crate::watch::{self, Gate, Head, heads};
+use crate::watch::{self, Gate, Head, Heads, heads};
 
 /// Reads the last change of each key of group `$1` after revision `$2`. `CROSS JOIN`, because SQLite keeps its order; `kind || ''`,
 /// because it would read all of the group's history to spare itself the sorting.
@@ -73,6 +73,12 @@ impl Store {
     pub async fn head(&self, group: &str) -> Result<Head, StoreError> {
         let row = self.0.db.row(HEAD, args![group]).await?;
         watch::head(&row.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?)
+    }
+
+    /// Where all groups stand at this moment.
+    pub async fn head_list(&self) -> Result<Heads, StoreError> {
+        let rows = self.0.db.rows(heads!(""), &[]).await?;
+        rows.iter().map(|row| Ok((row.text(0)?, watch::head(row)?))).collect()
     }
 
     /// The whole configuration of a group, as it stands at one revision.

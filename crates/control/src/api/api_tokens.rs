@@ -13,7 +13,7 @@ use super::roles::granted;
 use super::{Failure, List, Outcome, Site, Who, json};
 use crate::callers::mint_token;
 use crate::keys;
-use crate::openapi::{Doc, SPAN};
+use crate::openapi::{Doc, Span};
 
 /// Longest name, in bytes.
 const LONGEST: usize = 64;
@@ -30,7 +30,7 @@ struct Given {
     #[schemars(length(min = 1))]
     roles: Vec<RoleGrant>,
     /// How long it opens anything; without it, until it is revoked.
-    #[schemars(with = "Option<String>", regex(pattern = SPAN))]
+    #[schemars(with = "Option<Span>")]
     expires_in: Option<Time>,
 }
 

@@ -21,7 +21,7 @@ use crate::admin::engine::ATTEMPTS;
 use crate::callers::Caller;
 use crate::keys;
 use crate::openapi::{self, Doc, NAME, Param};
-use crate::revisions::{Clash, Editor, Edits, GivenEdit, Op, Plan, stamped};
+use crate::revisions::{Clash, Editor, Edits, GivenEdit, Op, Plan, published_edits, stamped};
 use crate::rights::{Need, Place, Resource};
 use crate::state::Image;
 
@@ -33,6 +33,7 @@ const LONGEST_NAME: usize = 64;
 #[schemars(rename = "ChangeSetGiven")]
 #[serde(deny_unknown_fields, default)]
 struct GivenSet {
+    #[schemars(schema_with = "published_edits")]
     edits: Vec<GivenEdit>,
 }
 
@@ -287,6 +288,10 @@ fn edited(base: &Image, drafted: &BTreeMap<Key, DraftChange>, edits: Vec<GivenEd
             Some(before) => before.body.as_ref(),
             None => stored.map(|object| &object.body),
         };
+        if edit.op == Op::Patch && there.is_none() {
+            let message = format!("{key}: there is none to merge into; `put` makes one");
+            return Err(Failure::conflict("unfit_change_set", message).at(&format!("{place}/body")));
+        }
         let body = edit.body(&key, there).map_err(|faults| unfit(&place, &key, &faults))?;
         let change = DraftChange { key: key.clone(), body, seen };
         made.insert(key, Some(change));

@@ -65,12 +65,12 @@ pub(super) async fn follow(
     request: Request,
 ) -> Outcome {
     let (query, headers) = (query_of(request.uri()), request.headers().clone());
-    let (filter, after) = (filter(&query)?, after(&query, &headers)?);
+    let (filter, after, limit) = (filter(&query)?, after(&query, &headers)?, limit(&query)?);
     if let Some(group) = &filter.group {
         who.authorise(Need::read(Resource::Events), Place::Group(group))?;
     }
     if !wants_stream(&query, &headers)? {
-        return listed(&api, &who, &filter, after.unwrap_or(0), limit(&query)?).await;
+        return listed(&api, &who, &filter, after.unwrap_or(0), limit).await;
     }
     let place = api.streams.enter(&who.name)?;
     let after = after.unwrap_or_else(|| api.events.tail.newest());

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::groups::done;
-use super::{Api, Failure, List, Outcome, Site, Who, json};
+use super::{Failure, List, Outcome, Site, Who, json};
 use crate::admin::query::Query;
 use crate::callers::Caller;
 use crate::dpm::{Figures, NodeState, RefusedStep, RejectedObject};
@@ -115,30 +115,24 @@ fn shown(group: &str, head: u64, node: NodeState) -> Shown {
     }
 }
 
-async fn listed(api: &Api, group: &str) -> Result<Vec<Shown>, Failure> {
-    let head = api.store().head(group).await?.revision;
-    Ok(api.nodes.list(group).await?.into_iter().map(|node| shown(group, head, node)).collect())
-}
-
 pub(super) const OF_GROUP: Doc = Doc::gives::<List<'static, Shown>>("The nodes of a gateway group.");
 
 /// `GET /api/gateway_groups/{group}/nodes`.
 pub(super) async fn of_group(Shared(api): Site, Path(group): Path<String>) -> Outcome {
-    Ok(super::list(&listed(&api, &group).await?))
+    let head = api.store().head(&group).await?.revision;
+    let nodes = api.nodes.list(&group).await?.into_iter();
+    Ok(super::list(&nodes.map(|node| shown(&group, head, node)).collect::<Vec<_>>()))
 }
 
 pub(super) const ALL: Doc = Doc::gives::<List<'static, Shown>>("The nodes of all gateway groups.");
 
 /// `GET /api/nodes`: of all groups of which whoever asks may see them.
 pub(super) async fn all(Shared(api): Site, Extension(who): Who) -> Outcome {
-    let mut all = Vec::new();
-    for group in api.store().group_list().await? {
-        if !who.rights.allow(Need::read(Resource::Nodes), Place::Group(&group.id)) {
-            continue;
-        }
-        all.append(&mut listed(&api, &group.id).await?);
-    }
-    Ok(super::list(&all))
+    let (heads, rollouts) = (api.store().head_list().await?, api.store().rollout_list().await?);
+    let seen = |group: &str| who.rights.allow(Need::read(Resource::Nodes), Place::Group(group));
+    let nodes = api.nodes.list_all(&heads, &rollouts).await?.into_iter().filter(|(group, _)| seen(group));
+    let all = nodes.filter_map(|(group, node)| Some(shown(&group, heads.get(&group)?.revision, node)));
+    Ok(super::list(&all.collect::<Vec<_>>()))
 }
 
 /// Of which groups what nodes say is asked for: of the one that the argument `group` names, or of those in which whoever asks may see

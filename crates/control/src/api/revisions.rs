@@ -163,16 +163,16 @@ pub(super) async fn everywhere(Shared(api): Site, Extension(who): Who, uri: Uri)
         let (group, revision) = place.ok_or_else(wrong)?;
         reached.insert(group.to_owned(), revision);
     }
-    let mut found = Vec::new();
-    for group in api.store().group_list().await?.into_iter().map(|group| group.id) {
+    let mut groups = Vec::new();
+    for (group, head) in api.store().head_list().await? {
         let seen = who.rights.allow(Need::read(Resource::Revisions), Place::Group(&group));
         if seen && wanted.is_none_or(|wanted| wanted == group) {
-            // One more, to tell whether there is a page after this one.
-            let page = api.store().history_list(&group, reached.get(&group).copied(), limit + 1).await?;
-            found.extend(page.into_iter().map(|info| (group.clone(), info)));
+            let below = reached.get(&group).map_or(head.revision + 1, |reached| (head.revision + 1).min(*reached));
+            groups.push((group, below));
         }
     }
-    found.sort_by(|(one, a), (other, b)| b.at.cmp(&a.at).then_with(|| (one, b.revision).cmp(&(other, a.revision))));
+    // One more, to tell whether there is a page after this one.
+    let mut found = api.store().history_merged(&groups, limit + 1).await?;
     let more = found.len() as u64 > limit;
     found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     for (group, info) in &found {

@@ -111,7 +111,7 @@ pub(super) async fn replace(
 }
 
 pub(super) const PATCH: Doc = Doc::gives::<Shown>("Merges into the settings of a gateway group.")
-    .needs::<Given>()
+    .merges::<Given>()
     .query(CHANGE)
     .refuses(&[409, 412]);
 
@@ -129,9 +129,18 @@ pub(super) async fn patch(
     let _place = api.place(&who, asked.wait.unwrap_or_default())?;
     let merged = |mut stored: Value| {
         milecastle_model::patch::merge(&mut stored, &given);
+        drop_nulls(&mut stored);
         stored
     };
     change(&api, &id, asked, merged).await
+}
+
+/// Takes away what merging leaves of `null` in objects that are new: it is not there.
+fn drop_nulls(value: &mut Value) {
+    if let Value::Object(members) = value {
+        members.retain(|_, member| !member.is_null());
+        members.values_mut().for_each(drop_nulls);
+    }
 }
 
 fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: &Arc<Caller>) -> Result<Asked, Failure> {

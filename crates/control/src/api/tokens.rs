@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::groups::done;
 use super::{Failure, List, Outcome, Site, Who, json};
 use crate::dpm::{AuthorityError, mint_group_token};
-use crate::openapi::{Doc, SPAN};
+use crate::openapi::{Doc, Span};
 
 /// A token as lists show it: everything but the token.
 #[derive(Serialize, JsonSchema)]
@@ -45,7 +45,7 @@ pub(super) struct Given {
     /// What people call it.
     name: String,
     /// How long nodes may join with it; nodes that did stay.
-    #[schemars(with = "Option<String>", regex(pattern = SPAN))]
+    #[schemars(with = "Option<Span>")]
     expires_in: Option<Time>,
 }
 

@@ -25,7 +25,14 @@ const LONGEST_SUBJECT: usize = 255;
 
 /// What is given to make one.
 #[derive(Default, Deserialize, JsonSchema)]
-#[schemars(rename = "UserNew", extend("required" = ["name", "roles"]))]
+#[schemars(
+    rename = "UserNew",
+    extend("required" = ["name", "roles"]),
+    extend("not" = {
+        "required": ["provider", "password"],
+        "properties": { "provider": { "const": true }, "password": { "type": "string" } },
+    })
+)]
 #[serde(deny_unknown_fields, default)]
 struct New {
     #[schemars(regex(pattern = "^[A-Za-z0-9._@-]{1,64}$"))]
@@ -158,11 +165,12 @@ async fn create_for_provider(
     (password, subject): (bool, Option<&str>),
     roles: &[RoleGrant],
 ) -> Outcome {
-    let refused = |message| Failure::bad("invalid_body", message).at("/provider");
     if password {
-        return Err(refused("an account of the provider has no password: leave out one of both"));
+        let message = "an account of the provider has no password: leave out one of both";
+        return Err(Failure::bad("invalid_body", message).at("/provider"));
     }
-    let none = || refused("no provider of OpenID Connect is configured here (oidc.issuer)");
+    let message = "no provider of OpenID Connect is configured here (oidc.issuer)";
+    let none = || Failure::conflict("no_provider", message).at("/provider");
     let issuer = api.provider.as_ref().ok_or_else(none)?.issuer();
     let fits =
         |subject: &str| (1..=LONGEST_SUBJECT).contains(&subject.chars().count()) && !subject.contains(char::is_control);
@@ -212,7 +220,7 @@ pub(super) async fn update(Shared(api): Site, Extension(who): Who, Path(name): P
         // It would be a second way in, to whatever the provider gives its owner later.
         let message =
             "an account of the provider has no password here; `milecastle user passwd` on the machine gives it one";
-        return Err(Failure::bad("invalid_body", message).at("/password"));
+        return Err(Failure::conflict("provider_account", message).at("/password"));
     }
     let password = match password {
         Some(chosen) => Some(new_password(&api, chosen).await?),

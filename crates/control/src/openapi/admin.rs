@@ -201,7 +201,7 @@ fn described(about: About) -> Option<Operation> {
         About::ConfigsGet => {
             let content = json!({
                 "application/json": { "schema": named(CONFIGS) },
-                "application/yaml": { "schema": { "type": "string" } },
+                "application/yaml": { "schema": named(CONFIGS) },
             });
             Operation::new("The configuration of a group as a whole.").answers(200, Some(content)).refuses(&[404, 500])
         }

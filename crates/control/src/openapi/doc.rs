@@ -1,13 +1,17 @@
 //! What an endpoint of `/api` says of itself: the part of a row of its table that becomes the document.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use milecastle_model::{Key, Kind};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Lengths of time as arguments and bodies have them: `500ms`, `30s`, `1h30m`, a bare number of seconds.
 pub(crate) const SPAN: &str = "^([0-9]{1,4}(ms|s|m|h|d)){1,3}$|^[0-9]{1,8}$";
+
+/// Longest such length in seconds, as [`milecastle_settings::Time`] has it.
+const LONGEST_SPAN: u64 = 100 * 365 * 86_400;
 
 /// The schema of a type, made where definitions are collected.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -54,6 +58,43 @@ enum Form {
     Objects,
 }
 
+/// The schema of a length of time in a body: as it is taken a text or a number of seconds, as it is given a text of one unit.
+pub(crate) struct Span;
+
+impl JsonSchema for Span {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Span".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        if generator.contract().is_serialize() {
+            return json_schema!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" });
+        }
+        let seconds = json!({ "type": "integer", "minimum": 0, "maximum": LONGEST_SPAN });
+        json_schema!({ "anyOf": [{ "type": "string", "pattern": SPAN }, seconds] })
+    }
+}
+
+/// The schema of what can be merged into a type: any of its members, or `null` in place of one.
+fn merged<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = T::json_schema(generator).to_value();
+    let_members_go(&mut schema);
+    schema.try_into().expect("it was a schema before")
+}
+
+fn let_members_go(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    schema.remove("required");
+    for member in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
+        let_members_go(member);
+        *member = json!({ "anyOf": [member.take(), { "type": "null" }] });
+    }
+}
+
 fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
@@ -91,6 +132,16 @@ impl Doc {
     /// Needs a `T` as its body.
     pub(crate) const fn needs<T: JsonSchema>(self) -> Self {
         Self { needs: true, ..self.takes::<T>() }
+    }
+
+    /// Takes a `T`, of which all may be left out, in another form than it is given in.
+    pub(crate) const fn takes_otherwise<T: JsonSchema>(self) -> Self {
+        Self { takes: Some(T::json_schema), ..self }
+    }
+
+    /// Takes what is to be merged into a `T`.
+    pub(crate) const fn merges<T: JsonSchema>(self) -> Self {
+        Self { takes: Some(merged::<T>), needs: true, ..self }
     }
 
     /// Takes these arguments.
@@ -201,10 +252,26 @@ fn kind_names(kinds: impl Iterator<Item = Kind>) -> Vec<&'static str> {
     kinds.map(Kind::name).collect()
 }
 
-/// The schema of the name of a kind that the Admin API knows.
-pub(crate) fn resource_kind(_: &mut SchemaGenerator) -> Schema {
-    let names = kind_names(Kind::ALL.iter().copied().filter(|kind| kind.is_resource()));
-    json_schema!({ "type": "string", "enum": names })
+/// Names of the kinds that the Admin API knows, by the pattern of their ids as [`Key::id`] has them.
+pub(crate) fn resource_ids() -> BTreeMap<String, Vec<&'static str>> {
+    let mut all: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
+    for kind in Kind::ALL.iter().copied().filter(|kind| kind.is_resource()) {
+        all.entry(format!("^{}$", id_of(kind))).or_default().push(kind.name());
+    }
+    all
+}
+
+/// The schema of bodies by the paths of their objects, as files of groups have them.
+pub(crate) fn bodies_by_path(_: &mut SchemaGenerator) -> Schema {
+    let body = json!({ "type": "object" });
+    let paths: Map<String, Value> =
+        Kind::ALL.iter().map(|kind| (format!("^{}$", path_of(*kind)), body.clone())).collect();
+    json_schema!({
+        "type": "object",
+        "description": "Bodies by the paths of objects: `/routes/1`.",
+        "patternProperties": paths,
+        "additionalProperties": false,
+    })
 }
 
 /// A pattern of what this one describes, once, several times with commas between them, or not at all.
@@ -214,11 +281,17 @@ fn listed(one: &str) -> String {
 
 /// A pattern of the paths of the objects of a kind.
 fn path_of(kind: Kind) -> String {
-    let collection = kind.collection();
+    match kind.is_resource() {
+        true => format!("/{}/{}", kind.parent().unwrap_or(kind).collection(), id_of(kind)),
+        false => Key::group_settings().path(),
+    }
+}
+
+/// A pattern of the ids of the objects of a kind.
+fn id_of(kind: Kind) -> String {
     match kind.parent() {
-        _ if !kind.is_resource() => Key::group_settings().path(),
-        Some(parent) => format!("/{}/[^,/]+/{collection}/[^,/]+", parent.collection()),
-        None if kind == Kind::Secret => format!("/{collection}/[^,/]+/[^,/]+"),
-        None => format!("/{collection}/[^,/]+"),
+        Some(_) => format!("[^,/]+/{}/[^,/]+", kind.collection()),
+        None if kind == Kind::Secret => "[^,/]+/[^,/]+".to_owned(),
+        None => "[^,/]+".to_owned(),
     }
 }

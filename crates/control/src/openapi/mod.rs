@@ -7,7 +7,7 @@
 mod admin;
 mod doc;
 
-pub(crate) use doc::{Doc, Param, SPAN, resource_kind};
+pub(crate) use doc::{Doc, Param, SPAN, Span, bodies_by_path, resource_ids};
 
 use std::sync::LazyLock;
 
@@ -132,7 +132,8 @@ fn operation(declared: &Declared, doc: &Doc, schemas: &mut Schemas) -> Map<Strin
         success["content"] = json!({ "application/json": { "schema": gives(&mut schemas.given) } });
     }
     if let Some(media_type) = doc.also {
-        success["content"][media_type] = json!({ "schema": given_as(media_type) });
+        let schema = given_as(media_type, &success["content"]["application/json"]["schema"]);
+        success["content"][media_type] = json!({ "schema": schema });
     }
     let refusal = schemas.given.subschema_for::<Refusal>();
     let starting = schemas.given.subschema_for::<Starting>();
@@ -162,10 +163,11 @@ fn operation(declared: &Declared, doc: &Doc, schemas: &mut Schemas) -> Map<Strin
     operation
 }
 
-/// What is given in other media types than JSON: texts, and of a stream each of its events.
-fn given_as(media_type: &str) -> Value {
+/// What is given in other media types than JSON: the same in YAML, of a stream each of its events, and texts.
+fn given_as(media_type: &str, in_json: &Value) -> Value {
     let text = json!({ "type": "string" });
     match media_type {
+        "application/yaml" => in_json.clone(),
         "text/event-stream" => {
             json!({ "type": "object", "properties": { "id": text, "event": text, "data": text } })
         }
@@ -228,7 +230,7 @@ fn parameters_of(path: &str) -> Vec<&str> {
 /// A parameter of a path of `/api`.
 fn path_parameter(name: &str) -> Value {
     let schema = match name {
-        "group" | "draft" => json!({ "type": "string", "pattern": NAME }),
+        "group" | "draft" | "link" | "probe" => json!({ "type": "string", "pattern": NAME }),
         "revision" | "other" => json!({ "type": "string", "pattern": "^(head|[0-9]{1,15})$" }),
         "entry" => json!({ "type": "integer", "minimum": 0, "maximum": MOST }),
         _ => json!({ "type": "string", "minLength": 1 }),

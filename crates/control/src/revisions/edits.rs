@@ -4,24 +4,22 @@ use super::plan::Edits;
 use crate::admin::engine::id_text;
 use crate::admin::kinds::{Identity, Rules};
 use crate::admin::private_keys;
-use crate::openapi::resource_kind;
+use crate::openapi::resource_ids;
 use bytes::Bytes;
 use milecastle_model::{Fault, Key, Kind, Object, patch, schema_of};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// An edit as a client writes it.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(rename = "Edit")]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GivenEdit {
     pub(crate) op: Op,
     /// The name of a kind: `route`.
-    #[schemars(schema_with = "resource_kind")]
     pub(crate) kind: String,
     /// Of a credential `<consumer>/credentials/<id>`, and so on.
-    #[schemars(length(min = 1))]
     pub(crate) id: String,
     /// The whole body, or what is to be merged into it.
     #[serde(default)]
@@ -29,8 +27,7 @@ pub(crate) struct GivenEdit {
 }
 
 /// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[schemars(rename = "EditOp")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Op {
     /// This is its body.
@@ -41,6 +38,37 @@ pub(crate) enum Op {
     Delete,
     /// A draft leaves it as it is.
     Leave,
+}
+
+impl JsonSchema for GivenEdit {
+    fn schema_name() -> Cow<'static, str> {
+        "DraftEdit".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        edit_schema(&["delete", "leave"])
+    }
+}
+
+/// The schema of edits that are published at once, of which none says `leave`.
+pub(crate) fn published_edits(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": edit_schema(&["delete"]) })
+}
+
+/// The schema of an edit, where `bodiless` are the operations that look at no body. What an id is like follows from the kind.
+fn edit_schema(bodiless: &[&str]) -> Schema {
+    let object = json!({ "type": "object", "description": "The whole body, or what is to be merged into it." });
+    let mut all = Vec::new();
+    for (id, kinds) in resource_ids() {
+        let members = |ops: &[&str], body: &Value| {
+            let (op, kind) = (json!({ "type": "string", "enum": ops }), json!({ "type": "string", "enum": kinds }));
+            json!({ "op": op, "kind": kind, "id": { "type": "string", "pattern": id }, "body": body })
+        };
+        let edit = |required: &[&str], members: Value| json!({ "type": "object", "additionalProperties": false, "required": required, "properties": members });
+        all.push(edit(&["op", "kind", "id", "body"], members(&["put", "patch"], &object)));
+        all.push(edit(&["op", "kind", "id"], members(bodiless, &json!(true))));
+    }
+    json_schema!({ "description": "An edit of one object.", "anyOf": all })
 }
 
 impl GivenEdit {

@@ -13,7 +13,7 @@ mod plan;
 pub(crate) mod transfer;
 
 pub(crate) use difference::{fate, shown};
-pub(crate) use edits::{GivenEdit, Op, stamped};
+pub(crate) use edits::{GivenEdit, Op, published_edits, stamped};
 pub(crate) use plan::{Clash, Edits, Flaw, Plan};
 pub(crate) use transfer::{Arrival, Existing, Selection};
 

@@ -3,6 +3,7 @@
 use super::edits::{encode, identify};
 use super::plan::{Edits, Flaw};
 use crate::admin::private_keys::{self, Occasion};
+use crate::openapi::bodies_by_path;
 use crate::state::Image;
 use bytes::Bytes;
 use milecastle_model::{Fault, Key, Kind};
@@ -65,8 +66,7 @@ pub(crate) struct GroupFile {
     _group: Option<String>,
     #[serde(default, rename = "revision")]
     _revision: Option<u64>,
-    /// Bodies by the paths of objects: `/routes/1`.
-    #[schemars(with = "BTreeMap<String, Map<String, Value>>")]
+    #[schemars(schema_with = "bodies_by_path")]
     objects: BTreeMap<String, Box<RawValue>>,
 }
 
@@ -134,6 +134,7 @@ pub(crate) fn read(text: &[u8]) -> Result<BTreeMap<Key, Bytes>, String> {
         return Err(format!("a file of form {milecastle}, this version reads form {FORMAT}"));
     }
     let read = |(path, body): (String, Box<RawValue>)| match key_of(&path) {
+        Some(_) if !body.get().starts_with('{') => Err(format!("objects: `{path}` is no object")),
         Some(key) => Ok((key, Bytes::from(String::from(Box::<str>::from(body)).into_bytes()))),
         None => Err(format!("objects: `{path}` names no object; expected such as /routes/1")),
     };

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::course::Seen;
-use crate::openapi::SPAN;
+use crate::openapi::Span;
 
 /// Bounds of [`Policy::max_p99_factor`].
 const FACTORS: std::ops::RangeInclusive<f64> = 1.0..=1_000_000.0;
@@ -21,9 +21,10 @@ pub(crate) struct Policy {
     /// Which nodes these are.
     pub(crate) canaries: Canaries,
     /// How long the canaries serve with a revision before the others get it; `60s` by default.
-    #[schemars(with = "String", regex(pattern = SPAN))]
+    #[schemars(with = "Span")]
     pub(crate) soak: Time,
     /// Requests that canaries, or what they are compared with, must have had before they are judged by their answers; 50 by default.
+    #[schemars(range(max = u64::MAX))]
     pub(crate) min_requests: u64,
     /// What happens where the canaries had fewer by the end of the soak time.
     pub(crate) without_traffic: WithoutTraffic,
@@ -39,14 +40,14 @@ pub(crate) struct Policy {
     #[schemars(range(min = 1.0, max = 1_000_000.0))]
     pub(crate) max_p99_factor: f64,
     /// By how much longer they must take at least to be too slow; `100ms` by default.
-    #[schemars(with = "String", regex(pattern = SPAN))]
+    #[schemars(with = "Span")]
     pub(crate) min_p99_rise: Time,
     /// How long a time before is compared with at least, and twice as long at most; `5m` by default.
-    #[schemars(with = "String", regex(pattern = SPAN))]
+    #[schemars(with = "Span")]
     pub(crate) baseline: Time,
     /// How long after a candidate was taken back nothing is judged, since what canaries counted with it may be told that late; `10s` by
     /// default, and no less than nodes and DP managers need to tell (`stream.node_report_interval`, `stream.report_interval`).
-    #[schemars(with = "String", regex(pattern = SPAN))]
+    #[schemars(with = "Span")]
     pub(crate) settle: Time,
     /// How long a rollout may wait for canaries that serve with it, or take longer than the soak time, before the alarm
     /// `rollout_stalled` is raised; `5m` by default.
@@ -88,7 +89,7 @@ pub(crate) struct Canaries {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) percent: Option<u8>,
     /// So many.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = u32::MAX))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) count: Option<u32>,
 }

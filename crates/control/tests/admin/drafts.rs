@@ -85,11 +85,15 @@ async fn edits_of_any_kinds_are_one_revision_or_none(gw: Gateway) {
         (edit("put", "group_settings", "group", json!({})), "/edits/0"),
         (edit("put", "route", "1", json!({ "id": "2" })), "/edits/0/body/id"),
         (edit("put", "route", "1", json!({ "create_time": 1 })), "/edits/0/body/create_time"),
-        (edit("patch", "route", "9", json!({ "uri": "/a" })), "/edits/0/body"),
+        (edit("patch", "route", "1", Value::Null), "/edits/0/body"),
     ] {
         let refused = send(&gw, "POST /changes", json!({ "edits": [edit] }), 400).await;
         assert_eq!(refused["path"], path, "{edit}: {refused}");
     }
+    // It is well-formed: only there is nothing that it could be merged into.
+    let nothing = json!({ "edits": [edit("patch", "route", "9", json!({ "uri": "/a" }))] });
+    let refused = send(&gw, "POST /changes", nothing, 409).await;
+    assert_eq!((&refused["code"], &refused["path"]), (&json!("unfit_change_set"), &json!("/edits/0/body")));
     assert_eq!(
         send(&gw, "POST /changes", json!({ "edits": [edit("leave", "route", "1", json!({}))] }), 400).await["code"],
         "invalid_body"

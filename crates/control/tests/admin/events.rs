@@ -233,7 +233,7 @@ async fn a_list_for_those_who_ask_again(gw: Gateway) {
     assert_eq!(revisions(&rest), [3]);
     let none = list(&format!("after={}", rest["next"])).await;
     assert_eq!((none["list"].as_array().unwrap().len(), &none["next"]), (0, &rest["next"]));
-    for wrong in ["limit=0", "limit=501", "after=x", "kind=nothing", "follow=perhaps"] {
+    for wrong in ["limit=0", "limit=501", "after=x", "kind=nothing", "follow=perhaps", "follow=true&limit=0"] {
         assert_eq!(get(&gw, KEY, &format!("/api/events?{wrong}")).await.status, 400, "{wrong}");
     }
 }

@@ -180,6 +180,9 @@ async fn accounts_are_made_changed_and_deleted(gw: Gateway) {
         let answer = root.send(&gw, Method::POST, "/api/users", body).await;
         assert_eq!((answer.status, answer.json().unwrap()["path"].as_str()), (400, Some(path)));
     }
+    let of_nobody = json!({ "name": "eve", "roles": viewer, "provider": true });
+    let refused = root.send(&gw, Method::POST, "/api/users", of_nobody).await;
+    assert_eq!((refused.status, &refused.json().unwrap()["code"]), (409, &json!("no_provider")));
     let bob = Browser::of(&gw, "bob", &password).await;
     let change = json!({ "old": password, "new": PASSWORD });
     assert_eq!(bob.send(&gw, Method::PUT, "/api/session/password", change).await.status, 204);

@@ -52,14 +52,19 @@ async fn settings_are_read_and_written(gw: Gateway) {
         (&json!(2), &json!({ "router": { "http": "radixtree_uri" } }))
     );
     assert_eq!(patched["effective"]["plugins"].as_array().unwrap().len(), all);
+    // What is not there can be taken away too, whatever lies round it.
+    assert_eq!(send(&gw, "PATCH", PATH, r#"{"router":null}"#).await.0, 200);
+    let (status, patched) = send(&gw, "PATCH", PATH, r#"{"router":{"http":null}}"#).await;
+    assert_eq!((status, &patched["settings"]), (200, &json!({ "router": {} })));
+    assert_eq!(set(&gw, &json!({ "router": { "http": "radixtree_uri" } })).await, 5);
     // Only if they are still those that were read.
     let tagged = |tag: &str| call("PUT", PATH, "{}").header("if-match", tag).to(gw.address());
     let refused = tagged("\"1\"").await.unwrap();
     let body = refused.json().unwrap();
-    assert_eq!((refused.status, &body["code"], &body["current"]), (412, &json!("stale_revision"), &json!(2)));
+    assert_eq!((refused.status, &body["code"], &body["current"]), (412, &json!("stale_revision"), &json!(5)));
     assert_eq!(tagged("soon").await.unwrap().status, 400);
-    let done = tagged("\"2\"").await.unwrap();
-    assert_eq!((done.status, done.header("etag").as_str()), (200, "\"3\""));
+    let done = tagged("\"5\"").await.unwrap();
+    assert_eq!((done.status, done.header("etag").as_str()), (200, "\"6\""));
     // They are in the history, and who changed them.
     let (_, history) = send(&gw, "GET", "/api/gateway_groups/default/revisions/3", "").await;
     assert_eq!((&history["author"], &history["changes"][0]["kind"]), (&json!("admin"), &json!("group_settings")));

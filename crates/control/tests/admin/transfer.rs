@@ -103,6 +103,7 @@ async fn a_group_goes_into_a_file_and_comes_out_of_it(gw: Gateway) {
         (r#"{"objects":{}}"#, "milecastle"),
         (r#"{"milecastle":2,"objects":{}}"#, "form 2"),
         (r#"{"milecastle":1,"objects":{"/nothing/1":{}}}"#, "/nothing/1"),
+        (r#"{"milecastle":1,"objects":{"/routes/1":[]}}"#, "/routes/1"),
         (r#"{"milecastle":1,"objects":{},"later":1}"#, "later"),
     ] {
         let (status, refused) = arrive(&gw, "/json/import", "application/json", file).await;

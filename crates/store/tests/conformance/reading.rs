@@ -13,6 +13,7 @@ on_both!(
     floors,
     history_ends,
     lost_commits_are_told_from_those_that_follow,
+    history_is_merged,
     history_pages,
     history_tells_what_was_touched,
     a_snapshot_is_of_one_revision
@@ -169,6 +170,37 @@ async fn history_pages(home: Home) {
     assert_eq!((made.info.puts, made.info.deletes), (1, 0));
     assert!(matches!(&made.changes[..], [Change::Put(o)] if o.body == body("c") && (o.created, o.modified) == (1, 3)));
     assert!(store.history_get(DEFAULT_GROUP, u64::MAX).await.unwrap().is_none());
+}
+
+async fn history_is_merged(home: Home) {
+    let store = home.open().await;
+    // More groups than go in one statement.
+    let groups: Vec<String> = (0..202).map(|n| format!("g{n:03}")).collect();
+    for group in &groups {
+        store.by(ann()).group_create(&NewGroup::named(group)).await.unwrap();
+        for word in ["a", "b"] {
+            store.by(ann()).publish(group, set(vec![put(route("1"), word)])).await.unwrap();
+        }
+    }
+    // The first revisions of all groups, then the second ones.
+    home.sql("UPDATE change_set SET at = revision * 1000 + CAST(SUBSTR(group_id, 2) AS INTEGER)").await;
+    let of = |revision: u64| groups.iter().rev().map(move |group| (group.clone(), revision));
+    let made: Vec<_> = of(2).chain(of(1)).collect();
+    let merged = async |below: u64, limit| {
+        let asked: Vec<_> = groups.iter().map(|group| (group.clone(), below)).collect();
+        let merged = store.history_merged(&asked, limit).await.unwrap();
+        merged.into_iter().map(|(group, info)| (group, info.revision)).collect::<Vec<_>>()
+    };
+    assert_eq!(merged(3, 1000).await, made);
+    assert_eq!(merged(3, 203).await, made[..203]);
+    assert_eq!(merged(2, 2).await, made[202..204]);
+    assert!(merged(1, 2).await.is_empty());
+    // Of one moment, by group, and the later revision first.
+    home.sql("UPDATE change_set SET at = 7").await;
+    let some = ["g201", "g000"].map(|group| (group.to_owned(), 3));
+    let merged = store.history_merged(&some, 3).await.unwrap();
+    let merged: Vec<_> = merged.iter().map(|(group, info)| (&**group, info.revision)).collect();
+    assert_eq!(merged, [("g000", 2), ("g000", 1), ("g201", 2)]);
 }
 
 async fn history_tells_what_was_touched(home: Home) {

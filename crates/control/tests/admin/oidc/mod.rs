@@ -121,6 +121,9 @@ async fn an_account_is_somebodys_by_what_the_provider_calls_him(gw: Gateway) {
     let both = json!({ "name": "b", "roles": [{ "role": "viewer", "groups": ["*"] }], "provider": true, "password": PASSWORD });
     let both = send(&gw, Method::POST, "/api/users", both).await;
     assert_eq!((both.status, &both.json().unwrap()["path"]), (400, &json!("/provider")));
+    // A password would be a second way in.
+    let way = send(&gw, Method::PATCH, "/api/users/ann", json!({ "password": PASSWORD })).await;
+    assert_eq!((way.status, &way.json().unwrap()["code"]), (409, &json!("provider_account")));
 }
 
 async fn a_login_ends_once_and_where_it_began(gw: Gateway) {
