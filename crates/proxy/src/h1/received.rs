@@ -59,8 +59,9 @@ impl Received {
         self.lines.iter().map(|line| line.range().len()).chain(set).sum::<usize>() as u64
     }
 
-    /// Hands over name and value of each, as they were sent.
+    /// Hands over name and value of each, those that came as they were sent.
     pub(crate) fn each(&self, mut take: impl FnMut(&[u8], &[u8])) {
+        self.set.iter().for_each(|(name, value)| take(name.as_str().as_bytes(), value.as_bytes()));
         for line in &self.lines {
             let mut text = &self.text[line.range()];
             // Each is one as everyone writes it (`Field::line`).
