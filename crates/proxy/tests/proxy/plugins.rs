@@ -100,16 +100,22 @@ fn fields_that_are_asked_for_early_are_on_the_answer_whether_or_not_anybody_look
         let early = json!({ "set": set, "default": default });
         for plugins in [json!({ "early": early }), json!({ "early": early, "witness": {} })] {
             let bed = Bed::new(route_to(&[upstream.addr], json!({ "plugins": plugins })));
-            let text = bed.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-            let (head, body) = text.split_once("\r\n\r\n").unwrap();
-            let lower = |line: &str| {
-                let (name, value) = line.split_once(':').unwrap();
-                format!("{}: {}", name.to_ascii_lowercase(), value.trim_ascii())
-            };
-            let mut lines: Vec<_> =
-                head.split("\r\n").skip(1).map(lower).filter(|line| line != "connection: close").collect();
-            lines.sort();
-            assert_eq!((lines, body), (expected.iter().map(ToString::to_string).collect(), "hi"), "{early}");
+            for target in [Target::plain(bed.http), Target::plain(bed.http).http2()] {
+                let answer = bed.run(async {
+                    let mut connection = target.connect().await.unwrap();
+                    Call::get("/").send(&mut connection).await.unwrap()
+                });
+                let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+                    format!("{name}: {}", value.to_str().unwrap())
+                };
+                let mut lines: Vec<String> = answer.headers.iter().map(line).collect();
+                lines.sort();
+                assert_eq!(
+                    (lines, answer.text()),
+                    (expected.iter().map(ToString::to_string).collect(), "hi".into()),
+                    "{early}"
+                );
+            }
         }
     }
 }
