@@ -43,6 +43,8 @@ def before_call(ctx, case, kwargs):
         give_what_there_is(body)
         give_a_kind(case)
         give_a_step(case)
+    elif case.path in ("/api/availability", "/api/metrics"):
+        give_what_is_no_word(case.query or {})
     elif of_body is not None and of_body.mode.is_negative:
         give_another_flaw(case.path, body)
 
@@ -112,3 +114,8 @@ def give_another_flaw(path, body):
     """An empty list passes for an empty object, and the other way round (docs/spec/admin-api.md §16)."""
     if path.startswith("/apisix/admin") or path.endswith("/settings"):
         body.update({name: 0 for name, value in body.items() if value in ([], {})})
+
+
+def give_what_is_no_word(query):
+    """An argument that is empty passes for one that is not given."""
+    query.update({name: "?" for name, value in query.items() if value == ""})

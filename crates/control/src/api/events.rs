@@ -51,7 +51,7 @@ pub(super) const FOLLOW: Doc = Doc::gives::<Listed>("What happened, oldest first
         Param::flag("follow", "A stream, as for whoever accepts `text/event-stream`."),
         Param::whole("after", 0, openapi::MOST, "Only those after the event of this id."),
         Param::text("group", "Only those of this gateway group."),
-        Param::text("kind", "Only those of these kinds, with commas between them."),
+        Param::listed("kind", &kind::ALL, "Only those of these kinds, with commas between them."),
         Param::whole("limit", 1, MOST as u64, "Of a list, events at most; 100 without it."),
     ])
     .refuses(&[429]);

@@ -67,7 +67,7 @@ pub(super) async fn show(Shared(api): Site, Path(id): Path<String>) -> Outcome {
     Ok(json(StatusCode::OK, &Shown::from(found.ok_or_else(|| missing(&id))?)))
 }
 
-pub(super) const PUT: Doc = Doc::gives::<Shown>("Makes a link to another system, or replaces it.").takes::<Given>();
+pub(super) const PUT: Doc = Doc::gives::<Shown>("Makes a link to another system, or replaces it.").needs::<Given>();
 
 /// `PUT /api/links/{link}`.
 pub(super) async fn put(Shared(api): Site, Extension(who): Who, Path(id): Path<String>, body: Body) -> Outcome {

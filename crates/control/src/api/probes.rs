@@ -69,7 +69,7 @@ pub(super) async fn show(Shared(api): Site, Path(id): Path<String>) -> Outcome {
 }
 
 pub(super) const PUT: Doc =
-    Doc::gives::<Shown>("Makes an address one that is probed, or replaces it.").takes::<Given>().refuses(&[409]);
+    Doc::gives::<Shown>("Makes an address one that is probed, or replaces it.").needs::<Given>().refuses(&[409]);
 
 /// `PUT /api/probes/{probe}`.
 pub(super) async fn put(Shared(api): Site, Extension(who): Who, Path(id): Path<String>, body: Body) -> Outcome {

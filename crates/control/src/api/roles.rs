@@ -146,7 +146,7 @@ pub(super) async fn show(Shared(api): Site, Path(name): Path<String>) -> Outcome
     }
 }
 
-pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes a role.").takes::<New>().refuses(&[409]);
+pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes a role.").needs::<New>().refuses(&[409]);
 
 /// `POST /api/roles`: of resources that the caller may himself read and write.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {

@@ -175,7 +175,7 @@ pub(super) async fn show(Shared(api): Site, Path(group): Path<String>) -> Outcom
 }
 
 pub(super) const REPLACE: Doc =
-    Doc::gives::<Shown>("Replaces the policy of rollouts of a gateway group.").takes_otherwise::<Policy>();
+    Doc::gives::<Shown>("Replaces the policy of rollouts of a gateway group.").needs_otherwise::<Policy>();
 
 /// `PUT /api/gateway_groups/{group}/rollout`: the policy anew; what is left out has its default.
 pub(super) async fn replace(Shared(api): Site, Extension(who): Who, Path(group): Path<String>, body: Body) -> Outcome {

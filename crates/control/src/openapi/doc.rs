@@ -53,6 +53,7 @@ enum Form {
     Whole { min: u64, max: u64 },
     Span,
     OneOf(&'static [&'static str]),
+    Listed(&'static [&'static str]),
     Kind,
     Kinds,
     Objects,
@@ -134,9 +135,9 @@ impl Doc {
         Self { needs: true, ..self.takes::<T>() }
     }
 
-    /// Takes a `T`, of which all may be left out, in another form than it is given in.
-    pub(crate) const fn takes_otherwise<T: JsonSchema>(self) -> Self {
-        Self { takes: Some(T::json_schema), ..self }
+    /// Needs a `T` as its body, in another form than it is given in.
+    pub(crate) const fn needs_otherwise<T: JsonSchema>(self) -> Self {
+        Self { takes: Some(T::json_schema), needs: true, ..self }
     }
 
     /// Takes what is to be merged into a `T`.
@@ -215,6 +216,11 @@ impl Param {
         Self::new(name, about, Form::OneOf(words))
     }
 
+    /// Some of these words, with commas between them.
+    pub(crate) const fn listed(name: &'static str, words: &'static [&'static str], about: &'static str) -> Self {
+        Self::new(name, about, Form::Listed(words))
+    }
+
     /// Whether it makes a request wait for nodes, for which there may be no place.
     pub(super) fn waits(&self) -> bool {
         matches!(self.form, Form::Span)
@@ -229,6 +235,7 @@ impl Param {
             Form::Whole { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
             Form::Span => json!({ "type": "string", "pattern": SPAN }),
             Form::OneOf(words) => json!({ "type": "string", "enum": words }),
+            Form::Listed(words) => json!({ "type": "string", "pattern": listed(&words.join("|")) }),
             Form::Kind => json!({ "type": "string", "enum": kind_names(Kind::ALL.iter().copied()) }),
             Form::Kinds => {
                 let names = Kind::ALL.iter().flat_map(|kind| BTreeSet::from([kind.name(), kind.collection()]));
