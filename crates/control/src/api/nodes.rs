@@ -130,7 +130,7 @@ pub(super) const ALL: Doc = Doc::gives::<List<'static, Shown>>("The nodes of all
 pub(super) async fn all(Shared(api): Site, Extension(who): Who) -> Outcome {
     let (heads, rollouts) = (api.store().head_list().await?, api.store().rollout_list().await?);
     let seen = |group: &str| who.rights.allow(Need::read(Resource::Nodes), Place::Group(group));
-    let nodes = api.nodes.list_all(&heads, &rollouts).await?.into_iter().filter(|(group, _)| seen(group));
+    let nodes = api.nodes.list_all(&heads, &rollouts.known).await?.into_iter().filter(|(group, _)| seen(group));
     let all = nodes.filter_map(|(group, node)| Some(shown(&group, heads.get(&group)?.revision, node)));
     Ok(super::list(&all.collect::<Vec<_>>()))
 }

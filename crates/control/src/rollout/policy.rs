@@ -51,10 +51,10 @@ pub(crate) struct Policy {
     pub(crate) settle: Time,
     /// How long a rollout may wait for canaries that serve with it, or take longer than the soak time, before the alarm
     /// `rollout_stalled` is raised; `5m` by default.
-    #[schemars(with = "String", regex(pattern = SPAN))]
+    #[schemars(with = "Span")]
     pub(crate) stalled_after: Time,
     /// After how long of the same the candidate is taken back; without it never.
-    #[schemars(with = "Option<String>", regex(pattern = SPAN))]
+    #[schemars(with = "Option<Span>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) give_up_after: Option<Time>,
 }
