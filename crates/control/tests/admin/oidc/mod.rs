@@ -425,5 +425,5 @@ async fn without_a_provider_nobody_is_sent_anywhere() {
     }
     let body = json!({ "name": "b", "roles": [{ "role": "viewer", "groups": ["*"] }], "provider": true });
     let made = send(&gw, Method::POST, "/api/users", body).await;
-    assert_eq!((made.status, &made.json().unwrap()["path"]), (400, &json!("/provider")));
+    assert_eq!((made.status, &made.json().unwrap()["path"]), (409, &json!("/provider")));
 }
