@@ -4,6 +4,7 @@ use crate::home::{Home, ann, on_both};
 use milecastle_store::{
     AccountUpdate, NewPassword, ProviderLogin, RoleGrant, SessionLimits, SignedIn, Store, StoreError,
 };
+use std::slice;
 use std::time::Duration;
 
 on_both!(
@@ -107,14 +108,14 @@ async fn roles_go_with_the_word_that_gave_them(home: Home) {
     let (ops, dev) = (grant("operator", "*"), grant("api_owner", "a"));
     // All by the provider's word: whoever loses it has nothing, in the sessions that he has too, and is not let in.
     assert_eq!(by_word(1, "bob", "s-1", &[]).await, (SignedIn::Roleless, None));
-    assert_eq!(by_word(2, "bob", "s-1", &[ops.clone()]).await, (SignedIn::Done, Some(vec![ops.clone()])));
+    assert_eq!(by_word(2, "bob", "s-1", slice::from_ref(&ops)).await, (SignedIn::Done, Some(vec![ops.clone()])));
     assert_eq!(by_word(3, "bob", "s-1", &[]).await, (SignedIn::Roleless, Some(Vec::new())));
     assert_eq!(store.session_find(&[2; 32], LIMITS).await.unwrap().unwrap().account.grants, []);
     assert!(store.session_find(&[3; 32], LIMITS).await.unwrap().is_none());
     // What was given by hand stays, and only that.
     assert!(store.by(ann()).account_create_for(ISSUER, None, "eve", &viewer()).await.unwrap());
     let both = Some(vec![viewer()[0].clone(), ops.clone()]);
-    assert_eq!(by_word(4, "eve", "s-2", &[ops.clone()]).await, (SignedIn::Done, both));
+    assert_eq!(by_word(4, "eve", "s-2", slice::from_ref(&ops)).await, (SignedIn::Done, both));
     // Also where whoever gives more repeats what the provider gave.
     let more = vec![viewer()[0].clone(), ops.clone(), dev.clone()];
     let update = AccountUpdate { grants: Some(more.clone()), ..AccountUpdate::default() };
