@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 struct Counting;
@@ -114,7 +114,7 @@ static IDLE: [PluginDef; 8] = [
 /// Allocations between the first phase and the last.
 fn count(gateway: &Gateway, ask: &str) -> usize {
     // The balancer has one text for a node.
-    let node: Arc<str> = "127.0.0.1:1980".into();
+    let node: Rc<str> = "127.0.0.1:1980".into();
     let once = || {
         let mut cx = gateway.context(Ask::from(ask));
         let chain = gateway.chain().clone();
