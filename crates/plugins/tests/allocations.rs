@@ -177,16 +177,19 @@ fn the_plugins_of_an_ordinary_gateway_allocate_little() {
     let request_id = json!({});
     let limit_count = json!({ "count": 1_000_000, "time_window": 60, "key": "consumer_name", "rejected_code": 429 });
     let rewrite = json!({ "headers": { "set": { "X-Gateway": "milecastle" }, "remove": ["X-Debug"] } });
+    let named = json!({ "headers": { "set": { "X-Consumer": "$consumer_name" } } });
     let all = json!({
         "key-auth": key_auth, "request-id": request_id, "limit-count": limit_count, "proxy-rewrite": rewrite,
         "prometheus": {},
     });
     // `request-id`: the id, and the lists of variables and of headers for the answer. `limit-count`: the same lists, the
-    // text of `rate_limiting_info`, and the two numbers of its headers that are not small.
+    // text of `rate_limiting_info`, and the two numbers of its headers that are not small. `proxy-rewrite`: a value that is a
+    // variable.
     for (plugins, most) in [
         (json!({ "key-auth": key_auth }), 0),
         (json!({ "ip-restriction": { "blacklist": ["10.0.0.0/8"] } }), 0),
         (json!({ "proxy-rewrite": rewrite }), 0),
+        (json!({ "key-auth": key_auth, "proxy-rewrite": named }), 1),
         (json!({ "prometheus": {} }), 0),
         (json!({ "request-id": request_id }), 3),
         (json!({ "limit-count": limit_count }), 5),
