@@ -26,7 +26,7 @@ pub struct RouteSample {
     pub group: String,
     /// [`crate::NewMember::id`] of the member that they told.
     pub member: String,
-    /// How many nodes have told.
+    /// How many of the nodes that told still had a stream to it at the end.
     pub nodes: u64,
     /// The time that they told of, of all nodes together, in milliseconds.
     pub covered_ms: u64,

@@ -22,9 +22,9 @@ pub(crate) struct RouteChart {
 /// What is known of a group in the step that ends at a point.
 #[derive(Debug, Clone, Copy, Default)]
 struct Cover {
-    /// The end of the last sample, and the nodes that told in that.
+    /// The end of the last sample, and the nodes that told in that and were there at its end.
     last: (u64, u64),
-    /// The most nodes that told in one.
+    /// The most of them in one.
     nodes: u64,
     covered_ms: u64,
     /// There were requests of routes that were not told by themselves.
@@ -97,10 +97,12 @@ impl RouteChart {
 impl Cover {
     /// What a route comes to. Nodes tell when they tell: what they counted is set against the time of which they told.
     fn point(&self, sum: &Sum) -> Point {
-        let seconds = self.covered_ms as f64 / 1000.0 / self.nodes.max(1) as f64;
+        // Where all have left meanwhile, there was one at least.
+        let nodes = self.nodes.max(1);
+        let seconds = self.covered_ms as f64 / 1000.0 / nodes as f64;
         let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         Point {
-            nodes: self.nodes,
+            nodes,
             responses: sum.traffic.responses.map(rate),
             upstream_5xx: rate(sum.traffic.upstream_5xx),
             traffic: sum.traffic,

@@ -484,6 +484,7 @@ impl Drop for Alive {
             groups.remove(&*self.group);
         }
         drop(groups);
+        self.live.routes.left(&self.group, &self.node);
         if let Some(last) = last {
             let last = (self.group.to_string(), self.node.clone(), last);
             self.live.left.lock().unwrap_or_else(PoisonError::into_inner).push(last);

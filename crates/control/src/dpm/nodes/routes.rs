@@ -2,7 +2,8 @@
 //!
 //! Steps of both lengths are filled at the same time, so that the longer ones rest on no row that has to be read again.
 //!
-//! What must stay true: what is held is bounded, whatever nodes say; a step in which nobody told is not made up.
+//! What must stay true: what is held is bounded, whatever nodes say; a step in which nobody told is not made up; a node that goes from
+//! one replica to another is one node.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -50,12 +51,19 @@ struct Ring {
 /// What the nodes of a group have told in a step.
 #[derive(Default)]
 struct Step {
-    /// A number for each of them.
-    nodes: HashMap<String, usize>,
+    nodes: HashMap<String, Teller>,
     covered_ms: u64,
     routes: HashMap<String, Sum>,
     /// Routes that are kept apart in the end.
     most: usize,
+}
+
+/// A node that has told.
+struct Teller {
+    /// Which one it is among them.
+    place: usize,
+    /// Its stream has ended since: where it goes on, it is counted there.
+    has_left: bool,
 }
 
 #[derive(Default)]
@@ -87,6 +95,13 @@ impl Routes {
             step.most = most;
             step.add(node, over_ms, &told);
         }
+    }
+
+    /// A node's stream has ended.
+    pub(super) fn left(&self, group: &str, node: &str) {
+        let mut held = self.lock();
+        let steps = held.rings.iter_mut().filter_map(|ring| ring.groups.get_mut(group));
+        steps.filter_map(|step| step.nodes.get_mut(node)).for_each(|teller| teller.has_left = true);
     }
 
     /// Writes the steps that are over, those under way too if this process `stops`; what cannot be written waits on.
@@ -142,21 +157,23 @@ impl Held {
 
 impl Step {
     fn add(&mut self, node: &str, over_ms: u64, told: &[(String, RouteTold)]) {
-        let next = self.nodes.len();
-        let node = *self.nodes.entry(node.to_owned()).or_insert(next);
+        let next = Teller { place: self.nodes.len(), has_left: false };
+        let teller = self.nodes.entry(node.to_owned()).or_insert(next);
+        teller.has_left = false;
+        let place = teller.place;
         self.covered_ms += over_ms;
         for (route, told) in told {
             let is_held = route == UNMATCHED || self.routes.len() < self.most * ROOM || self.routes.contains_key(route);
             let sum = self.routes.entry(if is_held { route.clone() } else { OTHER.to_owned() }).or_default();
             sum.traffic = sum.traffic.and(&told.traffic);
             if is_held && told.upstream_targets > 0 {
-                sum.health.insert(node, (told.upstream_targets, told.unhealthy_targets));
+                sum.health.insert(place, (told.upstream_targets, told.unhealthy_targets));
             }
         }
     }
 
     fn sample(self, (span, at, group): &(u64, u64, Arc<str>)) -> RouteSample {
-        let nodes = self.nodes.len() as u64;
+        let nodes = self.nodes.values().filter(|teller| !teller.has_left).count() as u64;
         let (mut kept, mut routes): (BTreeMap<_, _>, Vec<_>) = {
             let told = self.routes.into_iter().map(|(route, sum)| (route, sum.told()));
             let (rest, routes): (Vec<_>, Vec<_>) = told.partition(|(route, _)| route == OTHER || route == UNMATCHED);
@@ -260,6 +277,18 @@ mod tests {
         let all = vec![line("(unmatched)", 4, 0, 0), line("a", 8, 6, 1), line("b", 1, 0, 0)];
         assert_eq!(over(&routes, 600), [(30, 360, 1, 5000, second), (300, 600, 2, 20_000, all)]);
         assert_eq!(over(&routes, 900), [], "nobody has told");
+    }
+
+    #[test]
+    fn a_node_is_counted_where_it_is_at_the_end_of_the_step() {
+        let (routes, group) = (Routes::default(), Arc::from("g"));
+        routes.add(&group, "moved", told(5000, &[]), 0, 1);
+        routes.add(&group, "back", told(5000, &[]), 0, 1);
+        routes.left("g", "moved");
+        routes.left("g", "back");
+        routes.left("other", "moved");
+        routes.add(&group, "back", told(5000, &[]), 9, 1);
+        assert_eq!(over(&routes, 30), [(30, 30, 1, 15_000, vec![line("(unmatched)", 3, 0, 0)])]);
     }
 
     #[test]
