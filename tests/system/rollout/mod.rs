@@ -78,8 +78,8 @@ async fn bad_changes_stop_at_the_canaries_and_are_undone() {
 async fn good_changes_arrive_everywhere_and_wait_for_their_turn() {
     let mut site = Site::start().await;
     let control = site.control();
-    // Whoever waits for a route to come is answered with 404 meanwhile.
-    site.policy(&json!({ "soak": "2s", "max_4xx_rise": 100 })).await;
+    // Whoever waits for a route to come is answered with 404 meanwhile, and how long a busy machine takes is no verdict.
+    site.policy(&json!({ "soak": "2s", "max_4xx_rise": 100, "max_p99_factor": 1_000_000 })).await;
     // The canary first.
     let before = site.state().await["revision"].as_u64().unwrap();
     control.put("/routes/first", &json!({ "uri": "/first/*", "upstream_id": "1" })).await;
@@ -122,8 +122,8 @@ async fn an_operator_has_the_last_word() {
         let said = site.cluster.operator(control, args);
         (said.code, said.text)
     };
-    // Whoever waits for a route to come is answered with 404 meanwhile.
-    site.policy(&json!({ "max_4xx_rise": 100 })).await;
+    // As above.
+    site.policy(&json!({ "max_4xx_rise": 100, "max_p99_factor": 1_000_000 })).await;
     assert_eq!(run(&["rollout", "abort"]).0, 4);
     // Aborted: what the canary had is gone again, and what came after it is not.
     control.put("/routes/a", &json!({ "uri": "/a/*", "upstream_id": "1" })).await;
