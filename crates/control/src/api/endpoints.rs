@@ -101,7 +101,7 @@ pub(super) fn router() -> Router<Arc<Api>> {
 
 /// Whether nobody need be known to call this, below [`BASE`].
 pub(super) fn is_open(method: &Method, path: &str) -> bool {
-    let seen = [VERSION_PATH, METHODS_PATH, OIDC_PATH, CALLBACK_PATH];
+    let seen = [VERSION_PATH, METHODS_PATH, OIDC_PATH, CALLBACK_PATH, LEAVE_PATH];
     (*method == Method::POST && path == SESSION_PATH) || (*method == Method::GET && seen.contains(&path))
 }
 

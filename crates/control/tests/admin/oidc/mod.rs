@@ -310,6 +310,7 @@ async fn an_outage_of_the_provider_is_nobodys_failure() {
     let gw = Gateway::configured(|dashboard| {
         dashboard.oidc = settings;
         dashboard.access.login_failures_of_address = 1;
+        dashboard.access.refusals_every = Time::millis(100);
     });
     let gw = gw.await;
     awaited(&gw, "ann").await;
