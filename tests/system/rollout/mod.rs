@@ -27,19 +27,21 @@ async fn bad_changes_stop_at_the_canaries_and_are_undone() {
             // Nothing is judged before the leader is gone, in the middle of it; the other replica goes on.
             site.policy(&json!({ "min_requests": 1_000_000 })).await;
         }
-        let published = Instant::now();
         let candidate = site.publish_bad(bad).await;
+        // What was taken back before it is told of first.
+        site.has_begun(candidate).await;
+        let began = Instant::now();
         if n == 0 {
             site.kill_leader().await;
             site.policy(&json!({ "min_requests": site::JUDGED })).await;
         }
         let outcome = site.taken_back(candidate).await;
-        let undone = published.elapsed();
+        let undone = began.elapsed();
         site.is_as_before().await;
         let (of_canary, of_others) = site.load.since(&before, site.canary);
         let name = bad.name;
         eprintln!(
-            "{name}: undone after {:.1} s; {} of {} requests harmed at the canary, {} of {} at the others; {}",
+            "{name}: undone {:.1} s after canaries had it; {} of {} requests harmed at the canary, {} of {} at the others; {}",
             undone.as_secs_f64(),
             of_canary.harmed,
             of_canary.sent,
@@ -58,8 +60,8 @@ async fn bad_changes_stop_at_the_canaries_and_are_undone() {
     }
     let share = 100.0 * harmed as f64 / sent as f64;
     eprintln!(
-        "{} bad changes, all of them taken back, where a leader was there at the latest after {:.1} s: {harmed} of {sent} requests \
-         harmed ({share:.1} %)",
+        "{} bad changes, all of them taken back, where no leader was killed at the latest {:.1} s after canaries had them: {harmed} of \
+         {sent} requests harmed ({share:.1} %)",
         bad.len(),
         slowest.as_secs_f64()
     );

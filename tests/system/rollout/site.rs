@@ -79,7 +79,7 @@ impl Site {
         });
         // Times of a busy machine say nothing; what is slow here is much slower.
         let policy = json!({
-            "strategy": "canary", "canaries": { "nodes": [id.unwrap()] }, "soak": "1h", "settle": "3s", "min_requests": JUDGED,
+            "strategy": "canary", "canaries": { "nodes": [id.unwrap()] }, "soak": "1h", "min_requests": JUDGED,
             "min_p99_rise": "1500ms",
         });
         let answer = self.control().call("PUT", ROLLOUT, Some(&policy)).await;
@@ -122,6 +122,16 @@ impl Site {
         let answer = self.control().call(bad.method, &bad.path, bad.body.as_ref()).await;
         assert!(matches!(answer.status, 200 | 201), "{}: {} {}", bad.name, answer.status, answer.text());
         before + 1
+    }
+
+    /// Waits until canaries have this candidate, or it is over already.
+    pub(super) async fn has_begun(&self, candidate: u64) {
+        wait_for("canaries have it", LONG, async || {
+            let state = self.state().await;
+            let begun = state["state"] == "canary" && state["current"]["candidate"] == candidate;
+            (begun || state["outcomes"][0]["candidate"] == candidate).then_some(())
+        })
+        .await;
     }
 
     /// The objects that bad changes are made to.

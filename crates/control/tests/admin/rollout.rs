@@ -114,7 +114,7 @@ async fn whoever_aborts_is_not_outrun_by_those_who_write(gw: Gateway) {
             let address = gw.address();
             tokio::spawn(async move {
                 for round in 0.. {
-                    let body = json!({ "nodes": {}, "desc": round }).to_string();
+                    let body = json!({ "nodes": {}, "desc": round.to_string() }).to_string();
                     let path = format!("/apisix/admin/upstreams/w{n}");
                     let call = Call::new(http::Method::PUT, &path).header("x-api-key", KEY).body(body);
                     call.to(address).await.unwrap();
