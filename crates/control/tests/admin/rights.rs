@@ -188,6 +188,7 @@ POST /api/session anybody
 GET /api/session/methods anybody
 GET /api/session/oidc anybody
 GET /api/session/oidc/callback anybody
+GET /api/session/oidc/logout anybody
 GET /api/session anybody
 DELETE /api/session own
 PUT /api/session/password own
