@@ -14,7 +14,8 @@ FIRST, EACH = 16, 10
 
 KEY = re.compile("[!-~]{1,255}")
 GROUP = re.compile("[A-Za-z0-9._-]{1,64}")
-VERSION = re.compile('"[0-9]{1,15}"|[0-9]{1,15}')
+TAG = '((W/)?"[!#-~]*"|[0-9]{1,15})'
+VERSION = re.compile(f'{TAG}([ \\t]*,[ \\t]*{TAG})*')
 
 made = collections.Counter()
 

@@ -12,7 +12,6 @@ use super::groups::done;
 use super::roles::{granted, may_give};
 use super::{Api, Failure, List, Outcome, Site, Who, json};
 use crate::callers::Caller;
-use crate::oidc::Provider;
 use crate::openapi::Doc;
 use crate::passwords::{check_password, generate_password};
 use crate::rights::{Principal, PrincipalKind};
@@ -40,12 +39,13 @@ struct New {
     /// Without it, one is made and shown.
     #[schemars(with = "Option<String>")]
     password: Option<Secret<String>>,
-    /// At least one, but for an account of a provider that gives roles itself (`oidc.roles`).
+    /// An account of a provider that gives roles itself (`oidc.roles`) may have none.
+    #[schemars(length(min = 1))]
     roles: Vec<RoleGrant>,
     /// Whether its owner logs in through the provider of OpenID Connect; then it has no password.
     provider: bool,
-    /// What the provider calls its owner (`sub`); without it, the first who logs in with the account's name as `oidc.account_claim` is its
-    /// owner.
+    /// What the provider calls its owner (`sub`), who logs in through it then; without it, the first who logs in with the account's name as
+    /// `oidc.account_claim` is its owner.
     #[schemars(length(min = 1, max = LONGEST_SUBJECT))]
     subject: Option<String>,
 }
@@ -134,17 +134,10 @@ pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -
         let message = format!("the name of an account is 1 to {LONGEST} of A-Z a-z 0-9 . _ @ -");
         return Err(Failure::bad("invalid_body", message).at("/name"));
     }
-    let gives_roles = provider && api.provider.as_ref().is_some_and(Provider::gives_roles);
-    if !gives_roles || !roles.is_empty() {
-        granted(&api, &who, &roles).await?;
-    }
-    if provider {
+    if provider || subject.is_some() {
         return create_for_provider(&api, &who, &name, (password.is_some(), subject.as_deref()), &roles).await;
     }
-    if subject.is_some() {
-        let message = "only an account of the provider has a subject: add \"provider\": true";
-        return Err(Failure::bad("invalid_body", message).at("/subject"));
-    }
+    granted(&api, &who, &roles).await?;
     let made = password.is_none().then(generate_password);
     let password = match (password, &made) {
         (None, Some(made)) => to_change(&api, made.clone()).await,
@@ -165,13 +158,17 @@ async fn create_for_provider(
     (password, subject): (bool, Option<&str>),
     roles: &[RoleGrant],
 ) -> Outcome {
+    let message = "no provider of OpenID Connect is configured here (oidc.issuer)";
+    let none = || Failure::conflict("no_provider", message).at("/provider");
+    let provider = api.provider.as_ref().ok_or_else(none)?;
     if password {
         let message = "an account of the provider has no password: leave out one of both";
         return Err(Failure::bad("invalid_body", message).at("/provider"));
     }
-    let message = "no provider of OpenID Connect is configured here (oidc.issuer)";
-    let none = || Failure::conflict("no_provider", message).at("/provider");
-    let issuer = api.provider.as_ref().ok_or_else(none)?.issuer();
+    if !provider.gives_roles() || !roles.is_empty() {
+        granted(api, who, roles).await?;
+    }
+    let issuer = provider.issuer();
     let fits =
         |subject: &str| (1..=LONGEST_SUBJECT).contains(&subject.chars().count()) && !subject.contains(char::is_control);
     if !subject.is_none_or(fits) {
