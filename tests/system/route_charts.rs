@@ -7,8 +7,8 @@ use milecastle_testkit::{Call, Echo, eventually, wait_for};
 use milecastle_tests::{Cluster, Gateway, Replica, free};
 use serde_json::{Value, json};
 
-/// What a node logs of an upstream that is not there.
-const COMPLAINT: &str = "an upstream node gave no answer";
+/// What a node logs of an upstream that is not there: to which it sent a request, and which it probed.
+const COMPLAINTS: [&str; 2] = ["an upstream node gave no answer", "an upstream node is unhealthy"];
 
 /// Time for a step of 30 seconds to end and to be written.
 const A_STEP: Duration = Duration::from_secs(90);
@@ -79,7 +79,7 @@ async fn routes_of_all_nodes_are_told_alike_by_any_replica_also_when_a_node_star
         one.put(&format!("/routes/{id}"), &json!({ "uri": format!("/{id}"), "upstream": upstream })).await;
     }
     let start = |mut gateway: Gateway| {
-        gateway.process.announce(COMPLAINT);
+        COMPLAINTS.iter().for_each(|complaint| gateway.process.announce(complaint));
         gateway
     };
     let mut tally = Tally::new();
