@@ -47,18 +47,19 @@ pub(crate) mod setting {
 
 /// Why a stream or a connection ends (RFC 9113 §7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum Code {
-    NoError = 0,
-    Protocol = 1,
-    Internal = 2,
-    FlowControl = 3,
-    StreamClosed = 5,
-    FrameSize = 6,
-    RefusedStream = 7,
-    Cancel = 8,
-    Compression = 9,
-    EnhanceYourCalm = 11,
+pub(crate) struct Code(pub(crate) u32);
+
+impl Code {
+    pub(crate) const NO_ERROR: Self = Self(0);
+    pub(crate) const PROTOCOL_ERROR: Self = Self(1);
+    pub(crate) const INTERNAL_ERROR: Self = Self(2);
+    pub(crate) const FLOW_CONTROL_ERROR: Self = Self(3);
+    pub(crate) const STREAM_CLOSED: Self = Self(5);
+    pub(crate) const FRAME_SIZE_ERROR: Self = Self(6);
+    pub(crate) const REFUSED_STREAM: Self = Self(7);
+    pub(crate) const CANCEL: Self = Self(8);
+    pub(crate) const COMPRESSION_ERROR: Self = Self(9);
+    pub(crate) const ENHANCE_YOUR_CALM: Self = Self(11);
 }
 
 /// The head of a frame.
@@ -124,7 +125,7 @@ pub(crate) fn put(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: 
 }
 
 pub(crate) fn put_reset(out: &mut Vec<u8>, stream: u32, code: Code) {
-    put(out, kind::RST_STREAM, 0, stream, &(code as u32).to_be_bytes());
+    put(out, kind::RST_STREAM, 0, stream, &code.0.to_be_bytes());
 }
 
 pub(crate) fn put_window(out: &mut Vec<u8>, stream: u32, increment: u32) {
@@ -135,7 +136,7 @@ pub(crate) fn put_window(out: &mut Vec<u8>, stream: u32, increment: u32) {
 pub(crate) fn put_goaway(out: &mut Vec<u8>, last: u32, code: Code) {
     put_head(out, 8, kind::GOAWAY, 0, 0);
     out.extend_from_slice(&last.to_be_bytes());
-    out.extend_from_slice(&(code as u32).to_be_bytes());
+    out.extend_from_slice(&code.0.to_be_bytes());
 }
 
 #[cfg(test)]
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn the_last_word_names_stream_and_reason() {
         let mut out = Vec::new();
-        put_goaway(&mut out, 0x0102_0304, Code::EnhanceYourCalm);
+        put_goaway(&mut out, 0x0102_0304, Code::ENHANCE_YOUR_CALM);
         assert_eq!(out, [0, 0, 8, 7, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 11]);
     }
 }

@@ -17,6 +17,11 @@ use tokio::task::JoinHandle;
 #[error("the upstream's stream broke: {0}")]
 struct Broken(#[source] h2::Error);
 
+/// The reason that an upstream has given for breaking an answer off (RFC 9113 §7).
+pub(crate) fn reason(error: &io::Error) -> Option<u32> {
+    error.get_ref()?.downcast_ref::<Broken>()?.0.reason().map(u32::from)
+}
+
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {

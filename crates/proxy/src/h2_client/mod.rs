@@ -22,7 +22,7 @@ mod exchange;
 mod pool;
 mod sender;
 
-pub(crate) use body::AnswerBody;
+pub(crate) use body::{AnswerBody, reason};
 pub(crate) use exchange::{Answered, Terms, exchange};
 pub(crate) use pool::{Lanes, Pool};
 

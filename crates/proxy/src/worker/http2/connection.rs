@@ -167,7 +167,7 @@ impl Connection {
         let activity = &self.client.activity;
         if self.leave != Leave::Broken && self.streams.cancels_too_much(activity.cancelled.get(), activity.begun.get())
         {
-            self.break_off(Code::EnhanceYourCalm);
+            self.break_off(Code::ENHANCE_YOUR_CALM);
         }
     }
 
@@ -216,7 +216,7 @@ impl Connection {
         if self.leave == Leave::Not {
             self.leave = Leave::Announced;
             let state = &mut *self.streams.state.borrow_mut();
-            frame::put_goaway(state.out(), LAST_STREAM, Code::NoError);
+            frame::put_goaway(state.out(), LAST_STREAM, Code::NO_ERROR);
             frame::put(state.out(), kind::PING, 0, 0, &HEARD);
         }
     }
@@ -227,7 +227,7 @@ impl Connection {
             let state = &mut *self.streams.state.borrow_mut();
             let last = state.last;
             self.receiver.most = Some(last);
-            frame::put_goaway(state.out(), last, Code::NoError);
+            frame::put_goaway(state.out(), last, Code::NO_ERROR);
         }
     }
 

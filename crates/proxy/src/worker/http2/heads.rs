@@ -37,12 +37,12 @@ enum Place {
 impl Receiver {
     pub(super) fn headers(&mut self, head: FrameHead, payload: &[u8], room: &mut Room<'_>) -> Result<(), Code> {
         if head.stream.is_multiple_of(2) {
-            return Err(Code::Protocol);
+            return Err(Code::PROTOCOL_ERROR);
         }
-        let block = without_padding(payload, head.has(flag::PADDED)).ok_or(Code::Protocol)?;
+        let block = without_padding(payload, head.has(flag::PADDED)).ok_or(Code::PROTOCOL_ERROR)?;
         // Priorities mean nothing here (RFC 9113 §5.3.2).
         let priority = if head.has(flag::PRIORITY) { 5 } else { 0 };
-        let block = block.get(priority..).ok_or(Code::FrameSize)?;
+        let block = block.get(priority..).ok_or(Code::FRAME_SIZE_ERROR)?;
         let last = head.has(flag::END_STREAM);
         if head.has(flag::END_HEADERS) {
             return self.block_ended(head.stream, last, block, room);
@@ -52,7 +52,7 @@ impl Receiver {
     }
 
     pub(super) fn continuation(&mut self, head: FrameHead, payload: &[u8], room: &mut Room<'_>) -> Result<(), Code> {
-        let Some(mut block) = self.block.take() else { return Err(Code::Protocol) };
+        let Some(mut block) = self.block.take() else { return Err(Code::PROTOCOL_ERROR) };
         block.bytes.extend_from_slice(payload);
         block.frames += 1;
         if head.has(flag::END_HEADERS) {
@@ -83,7 +83,7 @@ impl Receiver {
             if self.most.is_some_and(|most| id > most) || state.open.len() >= self.terms.streams {
                 state.last = id;
                 // It may be sent again (RFC 9113 §8.7).
-                state.refuse(id, Code::RefusedStream);
+                state.refuse(id, Code::REFUSED_STREAM);
                 return Ok(Place::Refused);
             }
             state.last = id;
@@ -91,8 +91,8 @@ impl Receiver {
         }
         match () {
             () if state.closed_by_us.contains(&id) => Ok(Place::Late),
-            () if state.closed_by_client.contains(&id) => Err(Code::StreamClosed),
-            () => Err(Code::Protocol),
+            () if state.closed_by_client.contains(&id) => Err(Code::STREAM_CLOSED),
+            () => Err(Code::PROTOCOL_ERROR),
         }
     }
 
@@ -107,7 +107,7 @@ impl Receiver {
             if size > most.saturating_mul(ABUSE) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         decoded.map(|()| size <= most).map_err(|fault| match fault {
-            BlockFault::Malformed => Code::Compression,
+            BlockFault::Malformed => Code::COMPRESSION_ERROR,
             BlockFault::Stopped => self.excess(),
         })
     }
@@ -140,7 +140,7 @@ impl Receiver {
     fn malformed(&mut self, id: u32) -> Result<(), Code> {
         self.streams.counters.bad_heads.up();
         tracing::debug!(stream = id, "the head of an HTTP/2 request is malformed");
-        self.reset(id, Code::Protocol)
+        self.reset(id, Code::PROTOCOL_ERROR)
     }
 
     fn trailers(&mut self, key: usize, id: u32, last: bool, block: &[u8], room: &mut Room<'_>) -> Result<(), Code> {
@@ -148,8 +148,8 @@ impl Receiver {
         let fits = self.decode(block, room, |line| trailers.take(line, most))?;
         let fault = match self.streams.state.borrow_mut().get(key, id) {
             None => None,
-            Some(stream) if stream.incoming.ended => Some(Code::StreamClosed),
-            Some(_) if !fits || !last || trailers.malformed => Some(Code::Protocol),
+            Some(stream) if stream.incoming.ended => Some(Code::STREAM_CLOSED),
+            Some(_) if !fits || !last || trailers.malformed => Some(Code::PROTOCOL_ERROR),
             Some(stream) => {
                 stream.incoming.trailers = Some(trailers.fields);
                 stream.incoming.end().err()

@@ -123,7 +123,7 @@ impl Receiver {
         if self.greeted < PREFACE.len() {
             let (said, behind) = rest.split_at(rest.len().min(PREFACE.len() - self.greeted));
             if !PREFACE[self.greeted..].starts_with(said) {
-                return Err(Code::Protocol);
+                return Err(Code::PROTOCOL_ERROR);
             }
             self.greeted += said.len();
             rest = behind;
@@ -140,7 +140,7 @@ impl Receiver {
             if head.kind == kind::DATA {
                 let padding = match (head.has(flag::PADDED), payload.first()) {
                     (false, _) => None,
-                    (true, _) if head.length == 0 => return Err(Code::FrameSize),
+                    (true, _) if head.length == 0 => return Err(Code::FRAME_SIZE_ERROR),
                     (true, None) => break,
                     (true, Some(padding)) => Some(usize::from(*padding)),
                 };
@@ -163,14 +163,14 @@ impl Receiver {
     /// Whether a frame may come here.
     fn check(&self, head: FrameHead) -> Result<(), Code> {
         if head.length > LONGEST {
-            return Err(Code::FrameSize);
+            return Err(Code::FRAME_SIZE_ERROR);
         }
         let goes_on = self.block.as_ref().map(|block| block.id);
         if (head.kind == kind::CONTINUATION) != goes_on.is_some() || goes_on.is_some_and(|id| id != head.stream) {
-            return Err(Code::Protocol);
+            return Err(Code::PROTOCOL_ERROR);
         }
         if !self.settled && (head.kind != kind::SETTINGS || head.has(flag::ACK)) {
-            return Err(Code::Protocol);
+            return Err(Code::PROTOCOL_ERROR);
         }
         Ok(())
     }
@@ -178,13 +178,13 @@ impl Receiver {
     /// Counts a frame that carries nothing of a request.
     pub(super) fn count(&self, head: FrameHead) -> Result<(), Code> {
         let carries = matches!(head.kind, kind::DATA | kind::HEADERS | kind::CONTINUATION) && head.length > 0;
-        if carries || self.streams.take_control_frame() { Ok(()) } else { Err(Code::EnhanceYourCalm) }
+        if carries || self.streams.take_control_frame() { Ok(()) } else { Err(Code::ENHANCE_YOUR_CALM) }
     }
 
     /// The client has done too much of what costs it nothing.
     pub(super) fn excess(&self) -> Code {
         self.streams.counters.http2_excess.up();
-        Code::EnhanceYourCalm
+        Code::ENHANCE_YOUR_CALM
     }
 
     /// Resets a stream for what the client did, which it may not do often.
@@ -205,14 +205,14 @@ impl Receiver {
         match head.kind {
             kind::HEADERS => self.headers(head, payload, room)?,
             kind::CONTINUATION => self.continuation(head, payload, room)?,
-            kind::PRIORITY if head.stream == 0 => return Err(Code::Protocol),
-            kind::PRIORITY if head.length != 5 => return Err(Code::FrameSize),
+            kind::PRIORITY if head.stream == 0 => return Err(Code::PROTOCOL_ERROR),
+            kind::PRIORITY if head.length != 5 => return Err(Code::FRAME_SIZE_ERROR),
             kind::RST_STREAM => self.rst_stream(head)?,
             kind::SETTINGS => self.settings(head, payload)?,
-            kind::PUSH_PROMISE => return Err(Code::Protocol),
+            kind::PUSH_PROMISE => return Err(Code::PROTOCOL_ERROR),
             kind::PING => self.ping(head, payload)?,
-            kind::GOAWAY if head.stream != 0 => return Err(Code::Protocol),
-            kind::GOAWAY if head.length < 8 => return Err(Code::FrameSize),
+            kind::GOAWAY if head.stream != 0 => return Err(Code::PROTOCOL_ERROR),
+            kind::GOAWAY if head.length < 8 => return Err(Code::FRAME_SIZE_ERROR),
             kind::WINDOW_UPDATE => self.window_update(head, payload)?,
             // PRIORITY, GOAWAY and what is not known change nothing.
             _ => {}
@@ -223,13 +223,13 @@ impl Receiver {
     /// Whether a stream has been opened, as a frame of its own takes for granted.
     pub(super) fn must_be_known(&self, id: u32) -> Result<(), Code> {
         let known = id % 2 == 1 && id <= self.streams.state.borrow().last;
-        if known { Ok(()) } else { Err(Code::Protocol) }
+        if known { Ok(()) } else { Err(Code::PROTOCOL_ERROR) }
     }
 
     fn rst_stream(&mut self, head: FrameHead) -> Result<(), Code> {
         self.must_be_known(head.stream)?;
         if head.length != 4 {
-            return Err(Code::FrameSize);
+            return Err(Code::FRAME_SIZE_ERROR);
         }
         let state = &mut *self.streams.state.borrow_mut();
         let Some(key) = state.by_id.get(&head.stream).copied() else { return Ok(()) };
@@ -245,10 +245,10 @@ impl Receiver {
 
     fn settings(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Code> {
         if head.stream != 0 {
-            return Err(Code::Protocol);
+            return Err(Code::PROTOCOL_ERROR);
         }
         if !head.length.is_multiple_of(6) || (head.has(flag::ACK) && head.length > 0) {
-            return Err(Code::FrameSize);
+            return Err(Code::FRAME_SIZE_ERROR);
         }
         self.settled = true;
         if head.has(flag::ACK) {
@@ -259,10 +259,10 @@ impl Receiver {
             match name {
                 // We have none; the client is told so (RFC 7541 §4.2).
                 setting::HEADER_TABLE_SIZE => state.forget = true,
-                setting::ENABLE_PUSH if value > 1 => return Err(Code::Protocol),
+                setting::ENABLE_PUSH if value > 1 => return Err(Code::PROTOCOL_ERROR),
                 setting::INITIAL_WINDOW_SIZE => state.resize(value.into())?,
                 setting::MAX_FRAME_SIZE if !(LONGEST..1 << 24).contains(&(value as usize)) => {
-                    return Err(Code::Protocol);
+                    return Err(Code::PROTOCOL_ERROR);
                 }
                 _ => {}
             }
@@ -273,10 +273,10 @@ impl Receiver {
 
     fn ping(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Code> {
         if head.stream != 0 {
-            return Err(Code::Protocol);
+            return Err(Code::PROTOCOL_ERROR);
         }
         if head.length != 8 {
-            return Err(Code::FrameSize);
+            return Err(Code::FRAME_SIZE_ERROR);
         }
         if !head.has(flag::ACK) {
             frame::put(self.streams.state.borrow_mut().out(), kind::PING, flag::ACK, 0, payload);
@@ -290,7 +290,7 @@ impl Receiver {
 
     fn window_update(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Code> {
         if head.length != 4 {
-            return Err(Code::FrameSize);
+            return Err(Code::FRAME_SIZE_ERROR);
         }
         // The highest bit is reserved.
         let increment = i64::from(number(payload).unwrap_or_default() & (u32::MAX >> 1));

@@ -4,6 +4,7 @@ use super::sending::Closed;
 use super::streams::Streams;
 use crate::h2::Code;
 use crate::h2::encode::{AnswerHead, Length};
+use crate::h2_client::reason;
 use crate::request::{Response, Taken};
 use crate::worker::Worker;
 use crate::worker::serve::answer;
@@ -25,8 +26,8 @@ pub(super) struct Open {
 /// Why an answer does not come to its end.
 enum Cut {
     Closed,
-    /// There will be no more of it, though there should be.
-    Broken,
+    /// There will be no more of it, though there should be, for this reason.
+    Broken(Code),
 }
 
 impl From<Closed> for Cut {
@@ -38,8 +39,8 @@ impl From<Closed> for Cut {
 /// Serves a request. `to_head`: the answer has no body, whatever it says.
 pub(super) async fn serve(open: Open, worker: Rc<Worker>, taken: Result<Taken, Box<dyn Any + Send>>, to_head: bool) {
     let response = answer(worker.clone(), taken).await;
-    if let Err(Cut::Broken) = open.send(&worker, response, to_head).await {
-        open.reset(Code::Internal);
+    if let Err(Cut::Broken(code)) = open.send(&worker, response, to_head).await {
+        open.reset(code);
     }
 }
 
@@ -63,13 +64,15 @@ impl Open {
         worker.spare.put_map(headers);
         let mut left = if let Length::Bytes(length) = length { Some(length) } else { None };
         while !ended {
-            let part = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.transpose().map_err(|_| Cut::Broken)?;
+            let part = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.transpose();
+            // An upstream that speaks HTTP/2 has said why.
+            let part = part.map_err(|error| Cut::Broken(reason(&error).map_or(Code::INTERNAL_ERROR, Code)))?;
             ended = part.is_none() || body.is_end_stream();
             let mut data = match part.map(http_body::Frame::into_data) {
                 Some(Ok(data)) => data,
                 Some(Err(part)) => {
                     if left.is_some_and(|left| left > 0) {
-                        return Err(Cut::Broken);
+                        return Err(Cut::Broken(Code::INTERNAL_ERROR));
                     }
                     let trailers = part.into_trailers().unwrap_or_default();
                     poll_fn(|cx| self.streams.poll_room(cx)).await;
@@ -79,7 +82,10 @@ impl Open {
             };
             if let Some(left) = &mut left {
                 // It is as long as it was said to be.
-                *left = left.checked_sub(data.len() as u64).filter(|left| !ended || *left == 0).ok_or(Cut::Broken)?;
+                *left = left
+                    .checked_sub(data.len() as u64)
+                    .filter(|left| !ended || *left == 0)
+                    .ok_or(Cut::Broken(Code::INTERNAL_ERROR))?;
             }
             if data.is_empty() && !ended {
                 continue;
@@ -100,6 +106,6 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.reset(if std::thread::panicking() { Code::Internal } else { Code::Cancel });
+        self.reset(if std::thread::panicking() { Code::INTERNAL_ERROR } else { Code::CANCEL });
     }
 }

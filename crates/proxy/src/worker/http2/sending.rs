@@ -56,13 +56,13 @@ impl State {
     /// The client gives all streams another window to begin with (RFC 9113 §6.9.2). That of some may be below zero then.
     pub(super) fn resize(&mut self, first_window: i64) -> Result<(), Code> {
         if first_window > LARGEST_WINDOW {
-            return Err(Code::FlowControl);
+            return Err(Code::FLOW_CONTROL_ERROR);
         }
         let change = first_window - std::mem::replace(&mut self.first_window, first_window);
         for (_, stream) in &mut self.open {
             stream.window += change;
             if stream.window > LARGEST_WINDOW {
-                return Err(Code::FlowControl);
+                return Err(Code::FLOW_CONTROL_ERROR);
             }
             stream.try_again();
         }
@@ -143,8 +143,8 @@ impl Stream {
 fn widen(window: &mut i64, increment: i64) -> Result<(), Code> {
     *window += increment;
     match *window {
-        _ if increment == 0 => Err(Code::Protocol),
-        beyond if beyond > LARGEST_WINDOW => Err(Code::FlowControl),
+        _ if increment == 0 => Err(Code::PROTOCOL_ERROR),
+        beyond if beyond > LARGEST_WINDOW => Err(Code::FLOW_CONTROL_ERROR),
         _ => Ok(()),
     }
 }
@@ -287,7 +287,7 @@ mod tests {
         });
         streams.state.borrow_mut().widen_all(100).unwrap();
         assert_eq!(streams.state.borrow().turn, Some(1));
-        streams.state.borrow_mut().reset(one, Code::Cancel);
+        streams.state.borrow_mut().reset(one, Code::CANCEL);
         assert_eq!(streams.state.borrow().turn, Some(3));
         assert!(send(&streams, two, 3, &mut Bytes::from_static(b"data")).is_ready());
         assert_eq!(take(&streams), [(3, 4)]);

@@ -217,7 +217,7 @@ impl Streams {
         }
         for key in stuck {
             self.counters.http2_stuck_streams.up();
-            state.reset(key, Code::Cancel);
+            state.reset(key, Code::CANCEL);
         }
         if state.open.is_empty() {
             state.open.shrink_to_fit();
@@ -356,7 +356,7 @@ impl State {
             self.ended_by_client(key);
         } else {
             // What is left of the request need not be sent (RFC 9113 §8.1).
-            self.reset(key, Code::NoError);
+            self.reset(key, Code::NO_ERROR);
         }
     }
 

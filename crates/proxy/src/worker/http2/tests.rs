@@ -53,11 +53,11 @@ fn outcome(sent: &[Vec<u8>]) -> (Option<u32>, Vec<(u32, u32)>) {
 }
 
 fn ends_the_connection(rule: &str, sent: &[Vec<u8>], code: Code) {
-    assert_eq!(outcome(sent).0, Some(code as u32), "{rule}");
+    assert_eq!(outcome(sent).0, Somecode.0, "{rule}");
 }
 
 fn resets(rule: &str, sent: &[Vec<u8>], stream: u32, code: Code) {
-    assert_eq!(outcome(sent), (None, vec![(stream, code as u32)]), "{rule}");
+    assert_eq!(outcome(sent), (None, vec![(stream, code.0)]), "{rule}");
 }
 
 fn is_fine(rule: &str, sent: &[Vec<u8>]) {
@@ -71,7 +71,7 @@ fn a_connection_begins_with_its_preface_and_settings() {
         ("another frame first", [frames::PREFACE, &frame(kind::PING, 0, 0, &[0; 8])].concat()),
         ("an acknowledgement first", [frames::PREFACE, &frame(kind::SETTINGS, ACK, 0, b"")].concat()),
     ] {
-        assert_eq!(read(&[&bytes], 4096, 4).code, Some(Code::Protocol as u32), "{rule}");
+        assert_eq!(read(&[&bytes], 4096, 4).code, Some(Code::PROTOCOL_ERROR.0), "{rule}");
     }
     let greeted = read(&[&frames::PREFACE[..10], &frames::PREFACE[10..], &frame(kind::SETTINGS, 0, 0, b"")], 4096, 4);
     assert_eq!(greeted.code, None);
@@ -95,7 +95,7 @@ fn frames_have_their_size() {
         ("§6.1: no room for the length of padding", vec![post(1), data(1, PADDED, b"")]),
         ("§6.2: no room for a priority", vec![frame(kind::HEADERS, WHOLE | PRIORITY, 1, &[0; 4])]),
     ] {
-        ends_the_connection(rule, &sent, Code::FrameSize);
+        ends_the_connection(rule, &sent, Code::FRAME_SIZE_ERROR);
     }
     is_fine("§4.2: the longest", &[post(1), data(1, 0, &long[1..])]);
 }
@@ -125,35 +125,35 @@ fn frames_have_their_place() {
         ("§6.10: the end of no head", vec![get(1), frame(kind::CONTINUATION, END_HEADERS, 1, b"")]),
         ("§6.10: of another one", vec![part(0), frame(kind::CONTINUATION, END_HEADERS, 3, b"")]),
     ] {
-        ends_the_connection(rule, &sent, Code::Protocol);
+        ends_the_connection(rule, &sent, Code::PROTOCOL_ERROR);
     }
 }
 
 #[test]
 fn settings_have_their_values() {
     for (rule, pair, code) in [
-        ("ENABLE_PUSH", (2, 2), Code::Protocol),
-        ("INITIAL_WINDOW_SIZE", (4, 1 << 31), Code::FlowControl),
-        ("MAX_FRAME_SIZE", (5, 16_383), Code::Protocol),
-        ("MAX_FRAME_SIZE", (5, 1 << 24), Code::Protocol),
+        ("ENABLE_PUSH", (2, 2), Code::PROTOCOL_ERROR),
+        ("INITIAL_WINDOW_SIZE", (4, 1 << 31), Code::FLOW_CONTROL_ERROR),
+        ("MAX_FRAME_SIZE", (5, 16_383), Code::PROTOCOL_ERROR),
+        ("MAX_FRAME_SIZE", (5, 1 << 24), Code::PROTOCOL_ERROR),
     ] {
         ends_the_connection(rule, &[frame(kind::SETTINGS, 0, 0, &settings(&[pair]))], code);
     }
     is_fine("§6.5.2", &[frame(kind::SETTINGS, 0, 0, &settings(&[(2, 0), (4, (1 << 31) - 1), (5, 16_384), (0xff, 7)]))]);
     let grown = [get(1), window(1, (1 << 31) - 1 - 65_535), frame(kind::SETTINGS, 0, 0, &settings(&[(4, 65_536)]))];
-    ends_the_connection("§6.9.2: a window that overflows", &grown, Code::FlowControl);
+    ends_the_connection("§6.9.2: a window that overflows", &grown, Code::FLOW_CONTROL_ERROR);
 }
 
 #[test]
 fn windows_have_their_size() {
     const MOST: u32 = (1 << 31) - 1;
-    ends_the_connection("§6.9.1", &[window(0, MOST)], Code::FlowControl);
-    resets("§6.9.1", &[get(1), window(1, MOST)], 1, Code::FlowControl);
-    resets("§6.9", &[get(1), window(1, 0)], 1, Code::Protocol);
+    ends_the_connection("§6.9.1", &[window(0, MOST)], Code::FLOW_CONTROL_ERROR);
+    resets("§6.9.1", &[get(1), window(1, MOST)], 1, Code::FLOW_CONTROL_ERROR);
+    resets("§6.9", &[get(1), window(1, 0)], 1, Code::PROTOCOL_ERROR);
     is_fine("§6.9.1: the largest", &[get(1), window(1, MOST - 65_535), window(0, MOST - 65_535)]);
     let much: Vec<_> = (0..64).map(|_| data(1, 0, &[b'x'; 16 * 1024])).collect();
     is_fine("§6.9: what may be sent", &[&[post(1)], &much[..]].concat());
-    ends_the_connection("§6.9: more", &[&[post(1)], &much[..], &[data(1, 0, b"x")]].concat(), Code::FlowControl);
+    ends_the_connection("§6.9: more", &[&[post(1)], &much[..], &[data(1, 0, b"x")]].concat(), Code::FLOW_CONTROL_ERROR);
 }
 
 #[test]
@@ -162,19 +162,15 @@ fn what_comes_for_a_stream_that_is_closed_is_judged_by_who_has_closed_it() {
         "§5.1: what it does not matter for",
         &[get(1), cancel(1), window(1, 1), cancel(1), frame(kind::PRIORITY, 0, 1, &[0; 5])],
     );
-    resets("§5.1: data behind the end", &[get(1), data(1, 0, b"x")], 1, Code::StreamClosed);
-    resets("§5.1: a head behind the end", &[get(1), get(1)], 1, Code::StreamClosed);
-    resets("§5.1: data behind a reset", &[get(1), cancel(1), data(1, 0, b"x")], 1, Code::StreamClosed);
-    ends_the_connection("§5.1: a head behind a reset", &[get(1), cancel(1), get(1)], Code::StreamClosed);
+    resets("§5.1: data behind the end", &[get(1), data(1, 0, b"x")], 1, Code::STREAM_CLOSED);
+    resets("§5.1: a head behind the end", &[get(1), get(1)], 1, Code::STREAM_CLOSED);
+    resets("§5.1: data behind a reset", &[get(1), cancel(1), data(1, 0, b"x")], 1, Code::STREAM_CLOSED);
+    ends_the_connection("§5.1: a head behind a reset", &[get(1), cancel(1), get(1)], Code::STREAM_CLOSED);
     let late = [post(1), window(1, 0), data(1, 0, b"x"), frame(kind::HEADERS, WHOLE, 1, b"\0\x01a\x01b"), get(3)];
-    resets("§5.4.2: what was sent before the client knew", &late, 1, Code::Protocol);
+    resets("§5.4.2: what was sent before the client knew", &late, 1, Code::PROTOCOL_ERROR);
     let refused = [get(1), get(3), get(5), get(7), get(9), post(11), data(11, END_STREAM, b"x")];
     let (code, reset) = outcome(&refused);
-    assert_eq!(
-        (code, reset),
-        (None, vec![(9, Code::RefusedStream as u32), (11, Code::RefusedStream as u32)]),
-        "§5.1.2"
-    );
+    assert_eq!((code, reset), (None, vec![(9, Code::REFUSED_STREAM.0), (11, Code::REFUSED_STREAM.0)]), "§5.1.2");
 }
 
 #[test]
@@ -191,7 +187,7 @@ fn blocks_are_read_to_their_end_whatever_becomes_of_them() {
     let found = read(&[&sent.concat()], 4096, 4);
     let [(3, Ok(head))] = &found.requests[..] else { panic!("{found:?}") };
     assert_eq!(head.uri.to_string(), "http://h/first");
-    ends_the_connection("§4.3", &[frame(kind::HEADERS, WHOLE, 1, &[0xbe])], Code::Compression);
+    ends_the_connection("§4.3", &[frame(kind::HEADERS, WHOLE, 1, &[0xbe])], Code::COMPRESSION_ERROR);
 }
 
 #[test]
@@ -201,12 +197,17 @@ fn bodies_are_as_long_as_was_announced() {
         frame(kind::HEADERS, END_HEADERS | flags, 1, &block)
     };
     is_fine("§8.1.1", &[announced(0), data(1, 0, b"he"), data(1, END_STREAM, b"llo")]);
-    resets("§8.1.1: none", &[announced(END_STREAM)], 1, Code::Protocol);
-    resets("§8.1.1: less", &[announced(0), data(1, END_STREAM, b"hell")], 1, Code::Protocol);
-    resets("§8.1.1: more", &[announced(0), data(1, 0, b"hello!")], 1, Code::Protocol);
+    resets("§8.1.1: none", &[announced(END_STREAM)], 1, Code::PROTOCOL_ERROR);
+    resets("§8.1.1: less", &[announced(0), data(1, END_STREAM, b"hell")], 1, Code::PROTOCOL_ERROR);
+    resets("§8.1.1: more", &[announced(0), data(1, 0, b"hello!")], 1, Code::PROTOCOL_ERROR);
     let trailers = |flags, block: &[u8]| frame(kind::HEADERS, END_HEADERS | flags, 1, block);
     is_fine("§8.1", &[announced(0), data(1, 0, b"hello"), trailers(END_STREAM, b"\0\x01a\x01b")]);
-    resets("§8.1: trailers end a request", &[announced(0), data(1, 0, b"hello"), trailers(0, b"")], 1, Code::Protocol);
+    resets(
+        "§8.1: trailers end a request",
+        &[announced(0), data(1, 0, b"hello"), trailers(0, b"")],
+        1,
+        Code::PROTOCOL_ERROR,
+    );
     let padded = data(1, PADDED | END_STREAM, b"\x03hello\0\0\0");
     assert_eq!(
         read(&[&begin(), &announced(0), &padded[..12], &padded[12..]], 4096, 4).bodies,
@@ -219,16 +220,16 @@ fn what_costs_nothing_has_its_number() {
     let many = |number: u32, each: fn(u32) -> Vec<u8>| (0..number).map(each).collect::<Vec<_>>();
     let given_up = |n| [get(2 * n + 1), cancel(2 * n + 1)].concat();
     assert_eq!(outcome(&many(20, given_up)).0, None);
-    ends_the_connection("requests that are given up at once", &many(21, given_up), Code::EnhanceYourCalm);
+    ends_the_connection("requests that are given up at once", &many(21, given_up), Code::ENHANCE_YOUR_CALM);
     let broken = |n| [get(2 * n + 1), window(2 * n + 1, 0)].concat();
     assert_eq!(outcome(&many(20, broken)).1.len(), 20);
-    ends_the_connection("streams that have to be reset", &many(21, broken), Code::EnhanceYourCalm);
+    ends_the_connection("streams that have to be reset", &many(21, broken), Code::ENHANCE_YOUR_CALM);
     let empty = |_| data(1, 0, b"");
     is_fine("data without data", &[&[post(1)], &many(100, empty)[..]].concat());
-    ends_the_connection("data without data", &[&[post(1)], &many(101, empty)[..]].concat(), Code::EnhanceYourCalm);
+    ends_the_connection("data without data", &[&[post(1)], &many(101, empty)[..]].concat(), Code::ENHANCE_YOUR_CALM);
     let rest = |_| frame(kind::CONTINUATION, 0, 1, b"");
     let endless = [&[frame(kind::HEADERS, 0, 1, b"")], &many(5, rest)[..]].concat();
-    ends_the_connection("a head without an end", &endless, Code::EnhanceYourCalm);
+    ends_the_connection("a head without an end", &endless, Code::ENHANCE_YOUR_CALM);
 }
 
 #[test]
@@ -249,6 +250,6 @@ fn heads_have_their_size() {
     ends_the_connection(
         "a table that is named again and again",
         &[frame(kind::HEADERS, WHOLE, 1, &bomb)],
-        Code::EnhanceYourCalm,
+        Code::ENHANCE_YOUR_CALM,
     );
 }

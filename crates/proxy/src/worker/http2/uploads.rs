@@ -25,7 +25,7 @@ impl Receiver {
         self.count(head)?;
         let own = usize::from(padding.is_some());
         let padding = padding.unwrap_or_default();
-        let left = (head.length - own).checked_sub(padding).ok_or(Code::Protocol)?;
+        let left = (head.length - own).checked_sub(padding).ok_or(Code::PROTOCOL_ERROR)?;
         let last = head.has(flag::END_STREAM);
         if left == 0 && !last {
             self.empty_data += 1;
@@ -50,25 +50,25 @@ impl Receiver {
         let length = head.length as i64;
         state.left -= length;
         if state.left < 0 {
-            return Err(Code::FlowControl);
+            return Err(Code::FLOW_CONTROL_ERROR);
         }
         let Some(key) = state.by_id.get(&head.stream).copied() else {
             let closed = state.closed_by_client.contains(&head.stream);
-            return Ok((None, closed.then_some(Code::StreamClosed)));
+            return Ok((None, closed.then_some(Code::STREAM_CLOSED)));
         };
         let incoming = &mut state.open[key].incoming;
         if incoming.ended {
-            return Ok((None, Some(Code::StreamClosed)));
+            return Ok((None, Some(Code::STREAM_CLOSED)));
         }
         incoming.left -= length;
         if incoming.left < 0 {
-            return Ok((None, Some(Code::FlowControl)));
+            return Ok((None, Some(Code::FLOW_CONTROL_ERROR)));
         }
         incoming.read += besides as u32;
         if let Some(announced) = &mut incoming.length {
             match announced.checked_sub(data as u64) {
                 Some(left) => *announced = left,
-                None => return Ok((None, Some(Code::Protocol))),
+                None => return Ok((None, Some(Code::PROTOCOL_ERROR))),
             }
         }
         Ok((Some(key), None))
@@ -128,7 +128,7 @@ impl Incoming {
     /// Nothing more comes. The error: it is less than was announced.
     pub(super) fn end(&mut self) -> Result<(), Code> {
         if self.length.unwrap_or_default() > 0 {
-            return Err(Code::Protocol);
+            return Err(Code::PROTOCOL_ERROR);
         }
         self.ended = true;
         if let Some(reader) = self.reader.take() {
