@@ -40,7 +40,7 @@ pub fn read(pieces: &[&[u8]], header_bytes: usize, streams: usize) -> Read {
     for piece in pieces {
         let bytes = [&receiver.rest, *piece].concat();
         if let Err(code) = receiver.read(&bytes, &mut Room { values, spare }) {
-            read.code = Somecode.0;
+            read.code = Some(code.0);
             break;
         }
     }
