@@ -10,12 +10,14 @@ from schemathesis.core.parameters import ParameterLocation
 
 LONG_FORM = "MILECASTLE_TEST_FULL" in os.environ
 # Of the cases that follow from an operation's schema, alike in their hundreds, the short form sends the first and then each of so many.
-FIRST, EACH = 16, 10
+FIRST, EACH = 12, 16
 
 KEY = re.compile("[!-~]{1,255}")
 GROUP = re.compile("[A-Za-z0-9._-]{1,64}")
 TAG = '((W/)?"[!#-~]*"|[0-9]{1,15})'
 VERSION = re.compile(f'{TAG}([ \\t]*,[ \\t]*{TAG})*')
+
+CHARTS = ("/api/metrics", "/api/metrics/routes")
 
 made = collections.Counter()
 
@@ -44,7 +46,7 @@ def before_call(ctx, case, kwargs):
         give_what_there_is(body)
         give_a_kind(case)
         give_a_step(case)
-    elif case.path in ("/api/availability", "/api/metrics"):
+    elif case.path in ("/api/availability", *CHARTS):
         give_what_is_no_word(case.query or {})
     elif of_body is not None and of_body.mode.is_negative:
         give_another_flaw(case.path, body)
@@ -107,7 +109,7 @@ def give_a_kind(case):
 
 def give_a_step(case):
     """Which steps a chart can have depends on its window; this one goes with each."""
-    if case.path == "/api/metrics" and "step" in (case.query or {}):
+    if case.path in CHARTS and "step" in (case.query or {}):
         case.query["step"] = 300
 
 
