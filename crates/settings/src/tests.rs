@@ -379,7 +379,7 @@ fn no_message_shows_a_secret() {
     let text = "\
 database: {dsn: [hunter2]}
 sealing: {key: 271828182}
-admin: {admin_key: [{name: a, key: 314159, role: admin}, {name: b, key: '', role: god}, {key: hunter2}]}
+admin: {admin_key: [{name: a, key: 314159, role: admin}, {name: b, key: '', role: ''}, {key: hunter2}]}
 ";
     let message = faults::<DashboardFile>(text).join("\n");
     for secret in ["hunter2", "271828182", "314159"] {
