@@ -53,7 +53,7 @@ fn outcome(sent: &[Vec<u8>]) -> (Option<u32>, Vec<(u32, u32)>) {
 }
 
 fn ends_the_connection(rule: &str, sent: &[Vec<u8>], code: Code) {
-    assert_eq!(outcome(sent).0, Somecode.0, "{rule}");
+    assert_eq!(outcome(sent).0, Some(code.0), "{rule}");
 }
 
 fn resets(rule: &str, sent: &[Vec<u8>], stream: u32, code: Code) {
