@@ -146,9 +146,18 @@ impl Site {
     /// Events of rollouts in this state, as soon as there are so many.
     pub(super) async fn told(&self, state: &str, times: usize) -> Vec<Value> {
         wait_for("they are told", SOON, async || {
-            let events = self.control().get("/api/events?kind=rollout&limit=500&after=0").await.json().unwrap();
-            let told = events["list"].as_array().unwrap().iter().filter(|event| event["state"] == state);
-            Some(told.cloned().collect::<Vec<_>>()).filter(|told| told.len() >= times)
+            let (mut after, mut told) = (0, Vec::new());
+            // A page looks through so many events of any kind.
+            loop {
+                let path = format!("/api/events?kind=rollout&limit=500&after={after}");
+                let page = self.control().get(&path).await.json().unwrap();
+                let next = page["next"].as_u64().unwrap();
+                told.extend(page["list"].as_array().unwrap().iter().filter(|event| event["state"] == state).cloned());
+                if std::mem::replace(&mut after, next) == next {
+                    break;
+                }
+            }
+            Some(told).filter(|told| told.len() >= times)
         })
         .await
     }
