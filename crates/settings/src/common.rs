@@ -80,8 +80,8 @@ pub struct Database {
     #[serde(skip_serializing)]
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub dsn: Option<Secret<String>>,
-    /// Connections this process opens at most.
-    #[schemars(range(min = 2, max = 1000))]
+    /// Connections this process opens at most: one listens, and whoever takes back a rollout reads beside one that holds the group.
+    #[schemars(range(min = 3, max = 1000))]
     pub max_connections: u32,
     /// How long one attempt to reach the database at the start may take.
     pub connect_timeout: Time,
