@@ -130,7 +130,8 @@ pub struct Limits {
     /// the connection (`ENHANCE_YOUR_CALM`).
     #[schemars(range(min = 1), extend("x-unit" = "frames"))]
     pub http2_control_frames: u32,
-    /// What of one answer may wait to be sent on an HTTP/2 client connection.
+    /// What may be laid out to be sent on an HTTP/2 client connection, 64 KiB at most; beside it each answer holds the piece that it
+    /// has last read of its upstream.
     pub http2_send_buffer: Size,
     /// Concurrent streams on one HTTP/3 client connection.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]

@@ -41,7 +41,11 @@ pub(in crate::events) fn rollouts(rollouts: &Rollouts, stalled: &BTreeMap<String
             begun: on.as_ref().map_or(0, |(gate, _)| gate.candidate),
             ended: newest.map_or(0, |newest| newest.candidate),
         };
-        let before = news.before::<Seen>(&subject).filter(|before| before.lineage == now.lineage);
+        let before = news.before::<Seen>(&subject);
+        // A group that was never looked at, while others were, is a new one: all that there is of it is news.
+        let is_new = before.is_none() && !news.is_first();
+        let new = || is_new.then(|| Seen { lineage: now.lineage.clone(), begun: 0, ended: 0 });
+        let before = before.filter(|before| before.lineage == now.lineage).or_else(new);
         if let Some(before) = &before {
             for outcome in record.outcomes.iter().rev().filter(|outcome| outcome.candidate > before.ended) {
                 let data = json!({
@@ -145,6 +149,16 @@ mod tests {
         let expected = [r#"rollout "aborted" 8"#];
         assert_eq!(step(&mut told, rollout(None, &[(8, End::Aborted), (7, End::Promoted), back])), expected);
     }
+
+    #[test]
+    fn what_ended_before_the_first_look_at_its_group_is_told() {
+        let mut told = Told::default();
+        let other = Rollout { group: "other".to_owned(), ..rollout(None, &[]) };
+        assert_eq!(step(&mut told, other), [""; 0]);
+        let expected = [r#"rollout "rolled_back" 5"#, r#"alarm "raised" 5"#];
+        assert_eq!(step(&mut told, rollout(None, &[(5, End::RolledBack)])), expected);
+    }
+
     #[test]
     fn what_does_not_go_on_is_an_alarm_until_it_does() {
         let mut told = Told::default();
