@@ -51,7 +51,7 @@ pub struct Server {
     pub(crate) background: Arc<Background>,
     /// It was said that it does not answer, and not yet that it does again.
     failing: AtomicBool,
-    /// It was said that it refuses questions.
+    /// It was said that it refuses questions, and it has taken none since.
     refusing: AtomicBool,
 }
 
@@ -104,7 +104,13 @@ impl Server {
                 self.refuses(&reason);
                 Err(Unanswered)
             }
-            Ok(value) => Ok(value),
+            Ok(value) => {
+                // Read first, as below.
+                if self.refusing.load(Ordering::Relaxed) {
+                    self.refusing.store(false, Ordering::Relaxed);
+                }
+                Ok(value)
+            }
             Err(_) => Err(Unanswered),
         }
     }
@@ -153,7 +159,7 @@ impl Server {
         }
     }
 
-    /// Says once that it refuses what it is asked.
+    /// Says once that it refuses what it is asked, until it takes something.
     fn refuses(&self, reason: &str) {
         if !self.refusing.swap(true, Ordering::Relaxed) {
             let Endpoint { host, port, .. } = &self.terms.endpoint;

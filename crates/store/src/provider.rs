@@ -125,10 +125,13 @@ impl Acting<'_> {
             if tx.run(bind, args![name, subject]).await? == 0 {
                 return Ok(SignedIn::Taken);
             }
-            let grants = grants.map(|grants| grant::with(&account.by_hand, grants));
+            // A replica of the version before takes grants away without knowing which are by hand: what the account has no more is gone.
+            let gone = grant::without(&account.by_hand, &account.grants);
+            let by_hand = grant::without(&account.by_hand, &gone);
+            let grants = grants.map(|grants| grant::with(&by_hand, grants));
             if let Some(grants) = grants.filter(|grants| *grants != account.grants) {
                 role::hold(&mut tx, &grants).await?;
-                set_grants(&mut tx, name, &grants, &account.by_hand).await?;
+                set_grants(&mut tx, name, &grants, &by_hand).await?;
             }
         }
         let after = stored(&mut tx, name).await?;

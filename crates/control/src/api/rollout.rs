@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use super::{Api, Failure, Outcome, Site, Who, flag, json as answer, query_of};
 use crate::callers::Caller;
 use crate::openapi::{Doc, Param};
-use crate::rollout::{self, Back, Course, End, Policy, Seen, Situation, Stage, Strategy};
+use crate::rollout::{self, Back, Course, End, Policy, Record, Seen, Situation, Stage, Strategy};
 use crate::traffic::Traffic;
 
 /// How new revisions go out, as answers show it.
@@ -280,7 +280,9 @@ async fn fulfil(api: &Api, who: &Caller, group: &str, wish: Wish) -> Outcome {
         }
     };
     let record = match wish {
-        Wish::Pause | Wish::Resume => situation.record.clone(),
+        Wish::Pause => situation.record.clone(),
+        // It waits anew from now on.
+        Wish::Resume => Record { waiting_since: None, ..situation.record.clone() },
         Wish::Promote { .. } => situation.ended(gate, &stage, End::Promoted, &who.name, "an operator wanted it so"),
     };
     let paused = |by| Some(rollout::written(stage.paused(by, situation.now)));

@@ -144,10 +144,13 @@ async fn read(
         if let Some(end) = page.last() {
             last = (end.at, end.group.clone(), end.member.clone());
         }
-        page.into_iter().for_each(|sample| chart.add(sample));
-        if chart.lines() > most {
-            let message = format!("group: this would be more than {most} routes; name a group or a route");
-            return Err(Failure::bad("invalid_argument", message));
+        for sample in page {
+            chart.add(sample);
+            // After each sample: a line takes room for all of its points.
+            if chart.lines() > most {
+                let message = format!("group: this would be more than {most} routes; name a group or a route");
+                return Err(Failure::bad("invalid_argument", message));
+            }
         }
         if !full {
             return Ok(chart);

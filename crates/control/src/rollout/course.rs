@@ -199,7 +199,8 @@ impl Situation<'_> {
             (Some(gate), Some(stage)) => self.go_on(gate, stage),
         };
         let Course::Wait(wait) = &course else { return course };
-        if wait.advice().is_none() {
+        // What an operator wants to wait is not given up.
+        if wait.advice().is_none() || self.is_paused() {
             return course;
         }
         if self.is_soaking() || self.record.waiting_since.is_some() {
@@ -217,12 +218,20 @@ impl Situation<'_> {
         self.waited() >= self.policy.stalled_after.get().as_secs()
     }
 
-    /// For how many seconds it has waited for canaries that serve with it, or for what should have come with the soak time.
+    /// For how many seconds it has waited for canaries that serve with it, or for what should have come with the soak time. A pause
+    /// counts for nothing.
     fn waited(&self) -> u64 {
+        if self.is_paused() {
+            return 0;
+        }
         let since = |at: u64| self.now.saturating_sub(at);
-        let due_from = self.stage.as_ref().filter(|stage| stage.paused_by.is_none()).and_then(|stage| stage.due_from);
+        let due_from = self.stage.as_ref().and_then(|stage| stage.due_from);
         let overdue = due_from.map_or(0, |from| since(from).saturating_sub(self.policy.soak.get().as_secs()));
         self.record.waiting_since.map_or(0, since).max(overdue)
+    }
+
+    fn is_paused(&self) -> bool {
+        self.stage.as_ref().is_some_and(|stage| stage.paused_by.is_some())
     }
 
     fn is_soaking(&self) -> bool {

@@ -21,9 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use back::Back;
-#[cfg(test)]
-pub(crate) use course::Record;
-pub(crate) use course::{Course, End, Outcome, Seen, Situation, Stage, stored};
+pub(crate) use course::{Course, End, Outcome, Record, Seen, Situation, Stage, stored};
 pub use metrics::watch_rollouts;
 pub(crate) use policy::{Policy, Strategy};
 pub(crate) use stalled::{Stalled, stalled};

@@ -123,14 +123,6 @@ impl Gateway {
         Dashboard::start(&settings, parts(&self.state, &self.clock), self.membership.maintenance()).await
     }
 
-    /// Why no dashboard starts with settings that differ from the tests' own.
-    pub(crate) async fn refuses_to_start(&self, change: impl FnOnce(&mut settings::Dashboard)) -> StartError {
-        let mut settings = settings();
-        change(&mut settings);
-        let started = Dashboard::start(&settings, parts(&self.state, &self.clock), self.membership.maintenance()).await;
-        started.err().expect("it does not start")
-    }
-
     async fn with(home: Arc<Home>, change: impl FnOnce(&mut settings::Dashboard)) -> Self {
         let mut settings = settings();
         change(&mut settings);

@@ -135,7 +135,8 @@ impl Held {
     fn turn(&mut self, now: u64) {
         let mut over = Vec::new();
         for ring in &mut self.rings {
-            let at = (now / ring.span + 1) * ring.span;
+            // A clock that goes back ends no step: it would be told twice.
+            let at = ((now / ring.span + 1) * ring.span).max(ring.at);
             let before = std::mem::replace(&mut ring.at, at);
             if before != at {
                 over.extend(ring.groups.drain().map(|(group, step)| ((ring.span, before, group), step)));

@@ -24,7 +24,7 @@ pub(super) struct Origin<'a> {
 }
 
 /// How many lines are taken.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(in crate::dpm) struct Bounds {
     /// That wait, of all nodes together.
     all: usize,
@@ -66,28 +66,32 @@ struct Waiting {
     minute: u64,
     /// New lines that nodes have told in it.
     told: HashMap<NodeName, u32>,
+    /// As the last report had them.
+    bounds: Bounds,
 }
 
 impl Warnings {
     /// A node has written these, at `now` (Unix seconds).
     pub(super) fn add(&self, origin: Origin<'_>, told: Vec<pb::Warning>, now: u64, bounds: Bounds) {
         let mut waiting = self.lock();
+        waiting.bounds = bounds;
         waiting.turn(now / 60);
         for told in told.into_iter().take(MOST_OF_A_REPORT) {
             waiting.take(taken(origin, told, now), bounds);
         }
     }
 
-    /// Writes what waits, of which `most` lines of each node stay; what cannot be written waits on.
+    /// Writes what waits, of which `most` lines of each node stay; what cannot be written waits on, as far as there is room beside what
+    /// has come meanwhile.
     pub(super) async fn write(&self, store: &Store, most: u64) -> Result<(), StoreError> {
-        let taken = self.lock().drain();
+        let (taken, bounds) = self.lock().drain();
         if taken.is_empty() {
             return Ok(());
         }
         let written = store.node_warn(&taken, most).await;
         if written.is_err() {
             let mut waiting = self.lock();
-            taken.into_iter().for_each(|warning| waiting.put_back(warning));
+            taken.into_iter().for_each(|warning| waiting.put_back(warning, bounds));
         }
         written
     }
@@ -121,15 +125,21 @@ impl Waiting {
         }
     }
 
-    fn drain(&mut self) -> Vec<NodeWarning> {
+    /// All lines, and how many may wait.
+    fn drain(&mut self) -> (Vec<NodeWarning>, Bounds) {
         self.count = 0;
-        std::mem::take(&mut self.lines).into_values().flat_map(BTreeMap::into_values).collect()
+        let lines = std::mem::take(&mut self.lines).into_values().flat_map(BTreeMap::into_values);
+        (lines.collect(), self.bounds)
     }
 
-    /// A line waits again, unless a newer word of it has come meanwhile.
-    fn put_back(&mut self, warning: NodeWarning) {
+    /// A line waits again, unless a newer word of it has come meanwhile, or so many others that there is no room.
+    fn put_back(&mut self, warning: NodeWarning, bounds: Bounds) {
         let (node, line) = named(&warning);
-        if let Entry::Vacant(place) = self.lines.entry(node).or_default().entry(line) {
+        let of_node = self.lines.entry(node).or_default();
+        let has_room = self.count < bounds.all && of_node.len() < bounds.of_a_node;
+        if let Entry::Vacant(place) = of_node.entry(line)
+            && has_room
+        {
             self.count += 1;
             place.insert(warning);
         }
@@ -170,7 +180,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds { all: 100, of_a_node: 100, a_minute: 100 };
 
     fn waiting(warnings: &Warnings) -> Vec<String> {
-        let lines = warnings.lock().drain();
+        let (lines, _) = warnings.lock().drain();
         lines.iter().map(|line| format!("{} {} {}", line.node, line.text, line.last_at)).collect()
     }
 
@@ -193,10 +203,24 @@ mod tests {
         assert_eq!(waiting(&warnings), ["n a 10", "n b 10", "other a 10"]);
         // What waits again counts.
         warnings.add(ORIGIN, vec![told("a", 0)], 10, bounds);
-        let again = warnings.lock().drain();
-        again.into_iter().for_each(|line| warnings.lock().put_back(line));
+        let (again, _) = warnings.lock().drain();
+        again.into_iter().for_each(|line| warnings.lock().put_back(line, bounds));
         warnings.add(ORIGIN, vec![told("a", 0), told("b", 0), told("c", 0)], 11, bounds);
         assert_eq!(waiting(&warnings), ["n a 11", "n b 11"]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_has_no_room_beyond_the_bounds() {
+        let (warnings, bounds) = (Warnings::default(), Bounds { all: 3, of_a_node: 2, ..BOUNDS });
+        let other = Origin { node: "other", ..ORIGIN };
+        warnings.add(ORIGIN, vec![told("a", 0), told("b", 0)], 10, bounds);
+        warnings.add(other, vec![told("a", 0)], 10, bounds);
+        let (failed, bounds) = warnings.lock().drain();
+        // While the database is asked as many come again.
+        warnings.add(ORIGIN, vec![told("c", 0)], 11, bounds);
+        warnings.add(other, vec![told("b", 0)], 11, bounds);
+        failed.into_iter().for_each(|line| warnings.lock().put_back(line, bounds));
+        assert_eq!(waiting(&warnings), ["n a 10", "n c 11", "other b 11"]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Body {
     pub(crate) fn length(&self) -> Option<u64> {
         let state = &mut *self.streams.state.borrow_mut();
         let incoming = &state.get(self.key, self.id)?.incoming;
-        incoming.length.map(|coming| coming + incoming.bytes.len() as u64)
+        incoming.length.map(|left| left + (incoming.coming + incoming.bytes.len()) as u64)
     }
 
     /// Whether it has been read to its end.
@@ -108,13 +108,12 @@ pub(super) struct Trailers {
 }
 
 impl Trailers {
-    /// Takes a field in, if there are no more than `most`. Pseudo-header fields ahead of all others mean nothing here, and are dropped.
+    /// Takes a field in, if there are no more than `most`. Pseudo-header fields have no place here.
     pub(super) fn take(&mut self, line: Line, most: usize) {
         match line {
             Line::Field(name, value) if self.fields.len() < most => {
                 self.fields.append(name, value);
             }
-            Line::Method(_) | Line::Scheme(_) | Line::Authority(_) | Line::Path(_) if self.fields.is_empty() => {}
             _ => self.malformed = true,
         }
     }

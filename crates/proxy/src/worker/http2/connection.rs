@@ -238,7 +238,8 @@ impl Connection {
         self.receiver.arrived.clear();
         self.streams.end();
         let state = &mut *self.streams.state.borrow_mut();
-        let last = state.last;
+        // What was said once does not grow (RFC 9113 §6.8).
+        let last = self.receiver.most.unwrap_or(state.last);
         frame::put_goaway(state.out(), last, code);
     }
 

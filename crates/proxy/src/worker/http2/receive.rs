@@ -7,7 +7,7 @@ use super::heads::Block;
 use super::streams::Streams;
 use super::uploads::Data;
 use crate::config::ClientLimits;
-use crate::h2::frame::{HEAD, LONGEST, PREFACE, flag, kind, number, setting, settings};
+use crate::h2::frame::{HEAD, LARGEST_WINDOW, LONGEST, PREFACE, flag, kind, number, setting, settings};
 use crate::h2::{Code, Decoder, FrameHead, frame};
 use crate::request::Head;
 use crate::worker::spare::Spare;
@@ -255,17 +255,25 @@ impl Receiver {
             return Ok(());
         }
         let state = &mut *self.streams.state.borrow_mut();
+        // The last one counts: each would be a walk past all streams.
+        let mut first_window = None;
         for (name, value) in settings(payload) {
             match name {
                 // We have none; the client is told so (RFC 7541 §4.2).
                 setting::HEADER_TABLE_SIZE => state.forget = true,
                 setting::ENABLE_PUSH if value > 1 => return Err(Code::PROTOCOL_ERROR),
-                setting::INITIAL_WINDOW_SIZE => state.resize(value.into())?,
+                setting::INITIAL_WINDOW_SIZE if i64::from(value) > LARGEST_WINDOW => {
+                    return Err(Code::FLOW_CONTROL_ERROR);
+                }
+                setting::INITIAL_WINDOW_SIZE => first_window = Some(value),
                 setting::MAX_FRAME_SIZE if !(LONGEST..1 << 24).contains(&(value as usize)) => {
                     return Err(Code::PROTOCOL_ERROR);
                 }
                 _ => {}
             }
+        }
+        if let Some(first_window) = first_window {
+            state.resize(first_window.into())?;
         }
         frame::put(state.out(), kind::SETTINGS, flag::ACK, 0, b"");
         Ok(())

@@ -55,7 +55,7 @@ impl Open {
         };
         let has_body = !(to_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED));
         let mut ended = !has_body || body.is_end_stream();
-        poll_fn(|cx| self.streams.poll_room(cx)).await;
+        poll_fn(|cx| self.streams.poll_room(self.id, cx)).await;
         let head = AnswerHead { status, fields: &headers, received: received.as_ref(), length };
         self.streams.put_answer(self.key, self.id, &head, ended)?;
         if let Some(received) = received {
@@ -75,7 +75,7 @@ impl Open {
                         return Err(Cut::Broken(Code::INTERNAL_ERROR));
                     }
                     let trailers = part.into_trailers().unwrap_or_default();
-                    poll_fn(|cx| self.streams.poll_room(cx)).await;
+                    poll_fn(|cx| self.streams.poll_room(self.id, cx)).await;
                     return Ok(self.streams.put_trailers(self.key, self.id, &trailers)?);
                 }
                 None => Bytes::new(),

@@ -6,7 +6,7 @@ use crate::h2::encode::{AnswerHead, put_answer, put_trailers};
 use crate::h2::frame::{LARGEST_WINDOW, LONGEST, flag, kind, put_head};
 use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 /// Control frames that a client may send for each piece of an answer, beside one for each KiB of it: windows are opened for
 /// streams and for the connection, by some clients for every 4 KiB.
@@ -55,9 +55,6 @@ impl State {
 
     /// The client gives all streams another window to begin with (RFC 9113 §6.9.2). That of some may be below zero then.
     pub(super) fn resize(&mut self, first_window: i64) -> Result<(), Code> {
-        if first_window > LARGEST_WINDOW {
-            return Err(Code::FLOW_CONTROL_ERROR);
-        }
         let change = first_window - std::mem::replace(&mut self.first_window, first_window);
         for (_, stream) in &mut self.open {
             stream.window += change;
@@ -72,7 +69,7 @@ impl State {
     /// The client has taken some of what was laid out.
     pub(super) fn made_room(&mut self) {
         if self.has_room() {
-            self.for_room.drain(..).for_each(Waker::wake);
+            self.for_room.drain(..).for_each(|(_, waiting)| waiting.wake());
             self.pass_on();
         }
     }
@@ -90,13 +87,16 @@ impl State {
         if has_turn {
             self.turn = None;
         }
+        if data.is_empty() {
+            return self.poll_end(key, id, last, cx);
+        }
         let mut must_wait = !has_turn && !self.queue.is_empty();
         loop {
             let (room, window) = (self.has_room(), self.window);
             let Some(stream) = self.get(key, id) else { return Poll::Ready(Err(Closed)) };
             let most = LONGEST.min(data.len());
             let length = most.min(usize::try_from(stream.window.min(window)).unwrap_or(0));
-            let blocked = length == 0 && most > 0;
+            let blocked = length == 0;
             if must_wait || !room || blocked {
                 stream.waits = true;
                 stream.sender = Some(cx.waker().clone());
@@ -112,6 +112,7 @@ impl State {
             stream.sent += length as u64 + 1;
             stream.waits = false;
             self.window -= length as i64;
+            self.sent += length as u64;
             let out = self.out();
             put_head(out, length, kind::DATA, if end { flag::END_STREAM } else { 0 }, id);
             out.extend_from_slice(&data[..length]);
@@ -126,6 +127,25 @@ impl State {
             // The others have their turn first.
             must_wait = !self.queue.is_empty();
         }
+    }
+}
+
+impl State {
+    /// Sends a frame without data, which takes nothing of any window (RFC 9113 §6.9.1), and so nobody's turn.
+    fn poll_end(&mut self, key: usize, id: u32, last: bool, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let has_room = self.has_room();
+        let Some(stream) = self.get(key, id) else { return Poll::Ready(Err(Closed)) };
+        stream.waits = !has_room;
+        if !has_room {
+            self.for_room.push((id, cx.waker().clone()));
+            return Poll::Pending;
+        }
+        put_head(self.out(), 0, kind::DATA, if last { flag::END_STREAM } else { 0 }, id);
+        if last {
+            self.answered(key);
+        }
+        self.pass_on();
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -150,13 +170,13 @@ fn widen(window: &mut i64, increment: i64) -> Result<(), Code> {
 }
 
 impl Streams {
-    /// Waits until there is room for a head or for trailers.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits until there is room for the head or the trailers of this stream.
+    pub(super) fn poll_room(&self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.state.borrow_mut();
         if state.has_room() {
             return Poll::Ready(());
         }
-        state.for_room.push(cx.waker().clone());
+        state.for_room.push((id, cx.waker().clone()));
         Poll::Pending
     }
 
@@ -164,7 +184,8 @@ impl Streams {
     pub(super) fn put_answer(&self, key: usize, id: u32, head: &AnswerHead<'_>, last: bool) -> Result<(), Closed> {
         self.control_frames.earn(FRAMES_A_PIECE);
         let state = &mut *self.state.borrow_mut();
-        state.get(key, id).ok_or(Closed)?;
+        // Nobody is told to go on behind the answer.
+        state.get(key, id).ok_or(Closed)?.incoming.expects = false;
         let forget = std::mem::take(&mut state.forget);
         put_answer(state.out(), id, head, last, forget);
         if last {
@@ -206,6 +227,7 @@ mod tests {
     use crate::h2::frame::FrameHead;
     use crate::h2::frame::HEAD;
     use std::rc::Rc;
+    use std::task::Waker;
     use std::time::{Duration, Instant};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -291,6 +313,47 @@ mod tests {
         assert_eq!(streams.state.borrow().turn, Some(3));
         assert!(send(&streams, two, 3, &mut Bytes::from_static(b"data")).is_ready());
         assert_eq!(take(&streams), [(3, 4)]);
+    }
+
+    #[test]
+    fn an_end_without_data_waits_for_no_window() {
+        let now = Instant::now();
+        let streams = streams(now);
+        streams.state.borrow_mut().window = 0;
+        let [waits, ends] = [1, 3].map(|id| streams.state.borrow_mut().begin(id, None, true, now));
+        assert!(send(&streams, waits, 1, &mut Bytes::from_static(b"data")).is_pending());
+        assert!(send(&streams, ends, 3, &mut Bytes::new()).is_ready());
+        assert_eq!(take(&streams), [(3, 0)]);
+    }
+
+    #[test]
+    fn a_stream_that_is_closed_has_no_place_anywhere() {
+        let now = Instant::now();
+        let streams = streams(now);
+        streams.state.borrow_mut().out.resize(2 * LONGEST, 0);
+        for id in [1, 3] {
+            let key = streams.state.borrow_mut().begin(id, None, true, now);
+            assert!(streams.poll_room(id, &mut Context::from_waker(Waker::noop())).is_pending());
+            assert!(send(&streams, key, id, &mut Bytes::from_static(b"data")).is_pending());
+            streams.state.borrow_mut().ended_by_client(key);
+        }
+        let state = streams.state.borrow();
+        assert!(state.queue.is_empty() && state.for_room.is_empty());
+    }
+
+    #[test]
+    fn who_waits_for_its_turn_is_stuck_only_if_nobody_has_one() {
+        let start = Instant::now();
+        let streams = streams(start);
+        streams.state.borrow_mut().window = 0;
+        let key = streams.state.borrow_mut().begin(1, None, true, start);
+        assert!(send(&streams, key, 1, &mut Bytes::from_static(b"data")).is_pending());
+        for second in 0..20 {
+            // After ten seconds others get less than a frame.
+            streams.state.borrow_mut().sent += if second < 10 { LONGEST as u64 } else { 1 };
+            streams.look(start + second * SECOND, 5 * SECOND, Duration::ZERO);
+            assert_eq!(streams.counters.http2_stuck_streams.get(), u64::from(second >= 14), "second {second}");
+        }
     }
 
     #[test]

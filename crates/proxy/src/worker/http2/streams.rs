@@ -11,7 +11,7 @@ use super::receive::Terms;
 use crate::counters::WorkerCounters;
 use crate::h1::Scratch;
 use crate::h2::Code;
-use crate::h2::frame::{self, FIRST_WINDOW};
+use crate::h2::frame::{self, FIRST_WINDOW, LONGEST};
 use crate::worker::allowance::{Allowance, Cancels};
 use bytes::BytesMut;
 use http::HeaderMap;
@@ -72,6 +72,8 @@ pub(super) struct State {
     /// What may still be sent on the connection, and on a new stream.
     pub(super) window: i64,
     pub(super) first_window: i64,
+    /// Bytes of answers that were sent on the connection.
+    pub(super) sent: u64,
     /// What the client may still send on the connection, and what it has not been told of that was read.
     pub(super) left: i64,
     pub(super) read: u32,
@@ -82,8 +84,8 @@ pub(super) struct State {
     /// Streams that wait for the connection's window, or with data for room; one at a time has its turn.
     pub(super) queue: VecDeque<u32>,
     pub(super) turn: Option<u32>,
-    /// Whoever waits for room alone.
-    pub(super) for_room: Vec<Waker>,
+    /// Streams that wait for room alone.
+    pub(super) for_room: Vec<(u32, Waker)>,
     /// The next head says first that no table is used (RFC 7541 §4.2).
     pub(super) forget: bool,
     /// The connection's task, and whether it has been woken, or runs.
@@ -102,7 +104,8 @@ pub(super) struct Stream {
     pub(super) sender: Option<Waker>,
     /// It has a place in the queue.
     pub(super) queued: bool,
-    /// Something is to be sent, and waits; bytes that were sent before; and how that was found last, and since when.
+    /// Something is to be sent, and waits; bytes that were sent before; and how that was found last, with what counts as progress, and
+    /// since when.
     pub(super) waits: bool,
     pub(super) sent: u64,
     found: (bool, u64, Instant),
@@ -119,8 +122,10 @@ pub(super) struct Incoming {
     pub(super) unwanted: bool,
     /// The client waits for being told to go on.
     pub(super) expects: bool,
-    /// Bytes that are to come, where the client has said so.
+    /// Bytes that are to come in further frames, where the client has said so.
     pub(super) length: Option<u64>,
+    /// Bytes that are to come of the present frame.
+    pub(super) coming: usize,
     pub(super) reader: Option<Waker>,
     /// What the client may still send, and what it has not been told of that was read.
     pub(super) left: i64,
@@ -144,6 +149,7 @@ impl Streams {
             closed_by_client: VecDeque::new(),
             window: FIRST_WINDOW,
             first_window: FIRST_WINDOW,
+            sent: 0,
             left: WINDOW.into(),
             read: 0,
             out: Vec::new(),
@@ -203,14 +209,18 @@ impl Streams {
     }
 
     /// The worker's look: resets the streams that have waited for their client to open a window for `longest`, and asks clients for a
-    /// sign of life of which nothing was heard for `silence`; zero: never.
+    /// sign of life of which nothing was heard for `silence`; zero: never. One that waits for its turn waits for no window as long as
+    /// others have theirs.
     pub(crate) fn look(&self, now: Instant, longest: Duration, silence: Duration) {
         let state = &mut *self.state.borrow_mut();
         let mut stuck = Vec::new();
+        // A turn is a frame: less than that is no turn of anybody.
+        let turns = state.sent / LONGEST as u64;
         for (key, stream) in &mut state.open {
-            let (waited, sent, since) = stream.found;
-            if !stream.waits || !waited || sent != stream.sent {
-                stream.found = (stream.waits, stream.sent, now);
+            let (waited, before, since) = stream.found;
+            let progress = if stream.window > 0 { turns } else { stream.sent };
+            if !stream.waits || !waited || before != progress {
+                stream.found = (stream.waits, progress, now);
             } else if now.saturating_duration_since(since) >= longest {
                 stuck.push(key);
             }
@@ -235,7 +245,7 @@ impl Streams {
             stream.end();
         }
         state.by_id.clear();
-        state.for_room.drain(..).for_each(Waker::wake);
+        state.for_room.drain(..).for_each(|(_, waiting)| waiting.wake());
     }
 }
 
@@ -276,6 +286,7 @@ impl State {
             unwanted: false,
             expects: false,
             length,
+            coming: 0,
             reader: None,
             left: WINDOW.into(),
             read: 0,
@@ -364,6 +375,10 @@ impl State {
         let stream = self.open.remove(key);
         self.by_id.remove(&stream.id);
         self.credit(stream.incoming.bytes.len() as u32);
+        if stream.queued {
+            self.queue.retain(|id| *id != stream.id);
+        }
+        self.for_room.retain(|(id, _)| *id != stream.id);
         let had_turn = self.turn == Some(stream.id);
         stream.end();
         if had_turn {

@@ -208,6 +208,20 @@ fn bodies_are_as_long_as_was_announced() {
         1,
         Code::PROTOCOL_ERROR,
     );
+    resets(
+        "§8.1: no pseudo-header fields in trailers",
+        &[announced(0), data(1, 0, b"hello"), trailers(END_STREAM, b"\x82")],
+        1,
+        Code::PROTOCOL_ERROR,
+    );
+    // An upstream reads the length that the client has announced, wherever what has come so far ends.
+    for frames in [data(1, END_STREAM, b"hello"), data(1, PADDED | END_STREAM, b"\x03hello\0\0\0"), data(1, 0, b"hel")]
+    {
+        for cut in 0..=frames.len() {
+            let found = read(&[&begin(), &announced(0), &frames[..cut]], 4096, 4);
+            assert_eq!((found.code, found.lengths), (None, vec![(1, Some(5))]), "{cut} bytes of {frames:?}");
+        }
+    }
     let padded = data(1, PADDED | END_STREAM, b"\x03hello\0\0\0");
     assert_eq!(
         read(&[&begin(), &announced(0), &padded[..12], &padded[12..]], 4096, 4).bodies,

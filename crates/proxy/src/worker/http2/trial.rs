@@ -1,5 +1,6 @@
 //! What a client's bytes come to, for the fuzz target and for tests.
 
+use super::body::Body;
 use super::receive::{Receiver, Room, Terms};
 use super::streams::Streams;
 use crate::request::Head;
@@ -16,6 +17,8 @@ pub struct Read {
     pub requests: Vec<(u32, Result<Head, StatusCode>)>,
     /// Streams that are open, and what nobody has read of their bodies.
     pub bodies: Vec<(u32, Vec<u8>)>,
+    /// What upstreams would be told of the lengths of these bodies.
+    pub lengths: Vec<(u32, Option<u64>)>,
     /// What is sent without any request having begun.
     pub said: Vec<u8>,
     /// Why the connection ends (RFC 9113 §7).
@@ -49,5 +52,9 @@ pub fn read(pieces: &[&[u8]], header_bytes: usize, streams: usize) -> Read {
     read.bodies = state.open.iter().map(|(_, stream)| (stream.id, stream.incoming.bytes.to_vec())).collect();
     read.bodies.sort_unstable();
     read.said.extend_from_slice(&state.out);
+    let open: Vec<_> = state.open.iter().map(|(key, stream)| (key, stream.id)).collect();
+    drop(state);
+    read.lengths = open.into_iter().map(|(key, id)| (id, Body::new(shared.clone(), key, id).length())).collect();
+    read.lengths.sort_unstable();
     read
 }

@@ -71,6 +71,7 @@ impl Receiver {
                 None => return Ok((None, Some(Code::PROTOCOL_ERROR))),
             }
         }
+        incoming.coming = data;
         Ok((Some(key), None))
     }
 
@@ -115,6 +116,7 @@ impl Receiver {
 impl Incoming {
     /// Keeps a piece for whoever reads the body. `false`: nobody does.
     fn take(&mut self, piece: &[u8]) -> bool {
+        self.coming -= piece.len();
         if !self.unwanted && !piece.is_empty() {
             self.bytes.extend_from_slice(piece);
             self.expects = false;
