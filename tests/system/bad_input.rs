@@ -32,7 +32,7 @@ async fn refused_writes_store_nothing_and_make_no_revision() {
         ("/routes/1", json!({ "uri": "/a", "plugins": { "limit-count": { "count": 0, "time_window": 1 } } }), ""),
         (
             "/routes/1",
-            json!({ "uri": "/a", "plugins": { "limit-count": { "count": 1, "time_window": 1, "policy": "redis", "redis_host": "127.0.0.1" } } }),
+            json!({ "uri": "/a", "plugins": { "limit-count": { "count": 1, "time_window": 1, "policy": "redis-cluster", "redis_cluster_name": "c", "redis_cluster_nodes": ["127.0.0.1:1"] } } }),
             "",
         ),
         (
