@@ -137,7 +137,6 @@ impl Policy {
         check("/max_5xx_rise", (0.0..=100.0).contains(&self.max_5xx_rise), "percentage points, 0 to 100");
         check("/max_4xx_rise", (0.0..=100.0).contains(&self.max_4xx_rise), "percentage points, 0 to 100");
         check("/max_p99_factor", FACTORS.contains(&self.max_p99_factor), "1 to 1000000");
-        check("/give_up_after", self.give_up_after.is_none_or(|limit| !limit.get().is_zero()), "more than 0");
         let Canaries { nodes, percent, count } = &self.canaries;
         check("/canaries/percent", percent.is_none_or(|percent| (1..=100).contains(&percent)), "1 to 100");
         check("/canaries/count", *count != Some(0), "1 and more");

@@ -192,7 +192,7 @@ async fn what_waits_for_long_says_what_to_do(gw: Gateway) {
     );
     assert_eq!(alarm["advice"], current["advice"]);
     // Given up, it is taken back, and the alarm with it.
-    assert_eq!(send(&gw, "PATCH", PATH, &json!({ "give_up_after": "1s" })).await.0, 200);
+    assert_eq!(send(&gw, "PATCH", PATH, &json!({ "give_up_after": "0s" })).await.0, 200);
     let end = wait_for("it is given up", SOON, async || {
         Some(send(&gw, "GET", PATH, &Value::Null).await.1["outcomes"][0].clone()).filter(|end| !end.is_null())
     })
