@@ -42,7 +42,12 @@ pub(crate) async fn run(server: Arc<Server>, mut questions: mpsc::Receiver<Quest
             // A question came just as the server closed a connection that had rested.
             Ok(()) if !questions.is_empty() => {}
             Ok(()) => return,
-            Err(fault) => return server.fails(&fault),
+            Err(fault) => {
+                if matches!(fault, Fault::Connect(_) | Fault::Unconnected | Fault::LetIn(_)) {
+                    server.bar();
+                }
+                return server.fails(&fault);
+            }
         }
     }
 }

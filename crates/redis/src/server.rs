@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,6 +28,8 @@ pub struct Terms {
     pub patience: Duration,
     /// How long a connection is kept without a question.
     pub rest: Duration,
+    /// How long nobody connects again after that has failed: a server that comes up is not run over, and one that is away costs little.
+    pub pause: Duration,
     /// Questions of one worker that may wait for their answers, and as many again until they are sent; at least 1.
     pub pending: usize,
 }
@@ -49,6 +51,9 @@ pub struct Server {
     /// Tells it from all others of the process.
     number: u64,
     pub(crate) background: Arc<Background>,
+    began: Instant,
+    /// Milliseconds since then before which nobody connects.
+    barred: AtomicU64,
     /// It was said that it does not answer, and not yet that it does again.
     failing: AtomicBool,
     /// It was said that it refuses questions, and it has taken none since.
@@ -80,6 +85,8 @@ impl Servers {
             terms: terms.clone(),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             background: background.clone(),
+            began: Instant::now(),
+            barred: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             refusing: AtomicBool::new(false),
         });
@@ -129,6 +136,9 @@ impl Server {
                 }
                 Some(Err(TrySendError::Closed(()))) | None => {}
             }
+            if self.is_barred() {
+                return Err(Unanswered);
+            }
             // The moment to forget those that have ended: each costs a look for each connection that is opened.
             connections.retain(|_, connection| !connection.is_closed());
             let (connection, questions) = mpsc::channel(self.terms.pending);
@@ -137,6 +147,16 @@ impl Server {
             connections.insert(self.number, connection);
             sent
         })
+    }
+
+    /// Connecting has failed: nobody tries again for a while, on any worker.
+    pub(crate) fn bar(&self) {
+        let until = self.began.elapsed() + self.terms.pause;
+        self.barred.store(until.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn is_barred(&self) -> bool {
+        (self.began.elapsed().as_millis() as u64) < self.barred.load(Ordering::Relaxed)
     }
 
     /// Says once that it fails, until it answers again.

@@ -16,6 +16,7 @@ fn terms(address: SocketAddr) -> Terms {
         database: 0,
         patience: Duration::from_secs(10),
         rest: Duration::from_secs(10),
+        pause: Duration::ZERO,
         pending: 64,
     }
 }
@@ -77,6 +78,26 @@ async fn whoever_does_not_answer_ends_all_questions() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let impatient = Terms { patience: Duration::from_millis(50), ..terms(silent.local_addr().unwrap()) };
     assert_eq!(incremented(&server(&impatient)).await, Err(Unanswered));
+}
+
+#[tokio::test]
+async fn a_server_that_lets_nobody_in_is_not_asked_at_once_again() {
+    let redis = Redis::start();
+    let wrong = Terms { password: Some("wrong".to_owned().into()), ..terms(redis.address()) };
+    let connected = || {
+        let stats = redis.say(&["INFO", "stats"]);
+        let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    // Whoever says that is one himself.
+    for (pause, tries) in [(Duration::ZERO, 6), (Duration::from_secs(3600), 2)] {
+        let (server, before) = (server(&Terms { pause, ..wrong.clone() }), connected());
+        for _ in 0..5 {
+            assert_eq!(incremented(&server).await, Err(Unanswered));
+            ended(&server).await;
+        }
+        assert_eq!(connected() - before, tries, "with a pause of {pause:?}");
+    }
 }
 
 #[tokio::test]

@@ -42,6 +42,11 @@ impl Reading {
         Self { pseudo: Pseudo::default(), fields, most_fields, surplus: false, length: None, fault: None }
     }
 
+    /// Whether it asks for a head alone, as far as it has come.
+    pub(super) fn is_head(&self) -> bool {
+        self.pseudo.method == Some(Method::HEAD)
+    }
+
     /// Takes a field in.
     pub(super) fn take(&mut self, line: Line) {
         let fault = match line {

@@ -130,8 +130,8 @@ pub struct Limits {
     /// the connection (`ENHANCE_YOUR_CALM`).
     #[schemars(range(min = 1), extend("x-unit" = "frames"))]
     pub http2_control_frames: u32,
-    /// What may be laid out to be sent on an HTTP/2 client connection, 64 KiB at most; beside it each answer holds the piece that it
-    /// has last read of its upstream.
+    /// What may be laid out to be sent on an HTTP/2 client connection before answers wait; beside it each answer holds the piece that
+    /// it has last read of its upstream. Once twice as much is left, nothing more is read from the client.
     pub http2_send_buffer: Size,
     /// Concurrent streams on one HTTP/3 client connection.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
@@ -501,7 +501,7 @@ impl Default for Limits {
             http2_pending_resets: 20,
             http2_cancels: 200,
             http2_control_frames: 1000,
-            http2_send_buffer: Size::kib(1024),
+            http2_send_buffer: Size::kib(64),
             http3_streams: 128,
             http3_handshakes: 1000,
             http3_cancels: 200,

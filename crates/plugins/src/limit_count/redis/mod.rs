@@ -17,6 +17,10 @@ use std::time::Duration;
 /// Questions of a worker that may wait for one server, unless `plugin_attr.limit-count.max_pending` says otherwise.
 const MAX_PENDING: usize = 4_096;
 
+/// After a connection that failed the next one is tried so many milliseconds later, unless `plugin_attr.limit-count.redis_pause` says
+/// otherwise.
+const PAUSE: u64 = 100;
+
 /// Longest life of a counter that Redis takes, in seconds.
 const LONGEST: u64 = (1 << 53) - 1;
 
@@ -69,7 +73,8 @@ impl Remote {
     pub(super) fn of(config: &Config, cx: &BuildCx<'_>) -> Option<Self> {
         let redis = &config.redis;
         let host = redis.redis_host.clone().filter(|_| config.policy == Policy::Redis)?;
-        let pending = cx.attr.and_then(|attr| attr.get("max_pending")?.as_u64()?.try_into().ok());
+        let attr = |name| cx.attr.and_then(|attr| attr.get(name)?.as_u64());
+        let pending = attr("max_pending").and_then(|pending| pending.try_into().ok());
         let terms = Terms {
             endpoint: Endpoint {
                 host,
@@ -85,6 +90,7 @@ impl Remote {
             database: redis.redis_database,
             patience: Duration::from_millis(redis.redis_timeout.into()),
             rest: Duration::from_millis(redis.redis_keepalive_timeout.into()),
+            pause: Duration::from_millis(attr("redis_pause").unwrap_or(PAUSE)),
             pending: pending.filter(|pending| *pending > 0).unwrap_or(MAX_PENDING),
         };
         let background = cx.shared.get_or_init(Background::default);

@@ -14,7 +14,6 @@ use crate::worker::client::Client;
 use crate::worker::http1::expects_continue;
 use crate::worker::watching::Watch;
 use crate::worker::wire::ClientIo;
-use http::Method;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -28,8 +27,6 @@ const READ: usize = 32 * 1024;
 const ROOM: usize = 4 * 1024;
 /// How often one connection reads before others have their turn.
 const READS: usize = 4;
-/// Bytes laid out beyond which nothing more is read: whoever sends has to take answers too.
-const MOST_UNSENT: usize = 128 * 1024;
 /// The highest number of a stream (RFC 9113 §5.1.1).
 const LAST_STREAM: u32 = u32::MAX >> 1;
 
@@ -130,8 +127,12 @@ impl Connection {
 
     /// Reads what has come. The inner error: the connection ends for this reason.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Result<(), Code>>> {
-        let unsent = self.streams.state.borrow().out.len();
-        if self.leave == Leave::Broken || (unsent >= MOST_UNSENT && self.poll_send(cx)?.is_pending()) {
+        // Whoever sends has to take answers too.
+        let has_much_left = {
+            let state = self.streams.state.borrow();
+            state.out.len() >= 2 * state.room
+        };
+        if self.leave == Leave::Broken || (has_much_left && self.poll_send(cx)?.is_pending()) {
             return Poll::Pending;
         }
         let worker = &self.client.worker;
@@ -171,7 +172,7 @@ impl Connection {
         }
     }
 
-    fn begin(&self, Arrived { key, id, head }: Arrived) {
+    fn begin(&self, Arrived { key, id, head, to_head }: Arrived) {
         let has_body = {
             let state = &mut *self.streams.state.borrow_mut();
             let Some(stream) = state.get(key, id) else { return };
@@ -182,7 +183,6 @@ impl Connection {
             !incoming.ended || !incoming.bytes.is_empty()
         };
         let (client, worker) = (&self.client, self.client.worker.clone());
-        let to_head = head.as_ref().is_ok_and(|head| head.method == Method::HEAD);
         let open = Open { streams: self.streams.clone(), key, id };
         let taken = catch_unwind(AssertUnwindSafe(|| match head {
             Ok(head) => {

@@ -5,7 +5,6 @@ use super::receive::{Arrived, Receiver, Room};
 use crate::fields::Line;
 use crate::h2::frame::{flag, without_padding};
 use crate::h2::{BlockFault, Code, FrameHead};
-use crate::request::Head;
 use crate::worker::stream_head::{Fault, Reading};
 use http::{StatusCode, Version};
 use std::ops::ControlFlow;
@@ -115,6 +114,7 @@ impl Receiver {
     fn request(&mut self, id: u32, last: bool, block: &[u8], room: &mut Room<'_>) -> Result<(), Code> {
         let mut reading = Reading::new(room.spare.take_map(), self.terms.header_count);
         let fits = self.decode(block, room, |line| reading.take(line))?;
+        let to_head = reading.is_head();
         let (head, length) = match reading.finish(Version::HTTP_2) {
             _ if !fits => (Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), None),
             // Less comes than was announced.
@@ -123,18 +123,14 @@ impl Receiver {
             Err(Fault::Unsound) => (Err(StatusCode::BAD_REQUEST), None),
             Err(Fault::Malformed) => return self.malformed(id),
         };
-        self.arrive(id, last, head, length);
-        Ok(())
-    }
-
-    fn arrive(&mut self, id: u32, last: bool, head: Result<Head, StatusCode>, length: Option<u64>) {
         let fault = head.as_ref().map_or_else(|status| Some(*status), |head| head.fault);
         if let Some(status) = fault {
             self.streams.counters.bad_heads.up();
             tracing::debug!(stream = id, %status, "the head of an HTTP/2 request was refused");
         }
         let key = self.streams.state.borrow_mut().begin(id, length, last, Instant::now());
-        self.arrived.push(Arrived { key, id, head });
+        self.arrived.push(Arrived { key, id, head, to_head });
+        Ok(())
     }
 
     fn malformed(&mut self, id: u32) -> Result<(), Code> {

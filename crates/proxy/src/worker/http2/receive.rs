@@ -27,6 +27,8 @@ pub(super) struct Arrived {
     pub(super) id: u32,
     /// The status is answered where the head cannot be taken.
     pub(super) head: Result<Head, StatusCode>,
+    /// Its answer has no body, whatever the head comes to (RFC 9110 §9.3.2).
+    pub(super) to_head: bool,
 }
 
 /// What a connection is held to.

@@ -29,8 +29,6 @@ use tokio::task::AbortHandle;
 pub(super) const WINDOW: u32 = 1 << 20;
 /// Streams of either kind that are remembered once they are closed: what comes for them may have been sent before.
 const REMEMBERED: usize = 256;
-/// Bytes laid out beyond which answers wait for the client to take some.
-const HIGH_WATER: usize = 64 * 1024;
 
 /// The streams of one connection.
 pub(crate) struct Streams {
@@ -153,7 +151,7 @@ impl Streams {
             left: WINDOW.into(),
             read: 0,
             out: Vec::new(),
-            room: terms.send_buffer.min(HIGH_WATER),
+            room: terms.send_buffer,
             queue: VecDeque::new(),
             turn: None,
             for_room: Vec::new(),

@@ -241,6 +241,19 @@ fn what_costs_nothing_has_its_number() {
 }
 
 #[test]
+fn who_asks_for_a_head_gets_no_body_even_if_it_is_refused() {
+    let asks = |method, more: &[u8]| {
+        let block = [request(method, "/", "h"), frames::field(b"x", more)].concat();
+        let found = read(&[&begin(), &frame(kind::HEADERS, WHOLE, 1, &block)], 4096, 4);
+        (found.requests[0].1.as_ref().err().map(|status| status.as_u16()), found.to_head)
+    };
+    let huge = [b'x'; 5000];
+    assert_eq!(asks("HEAD", b""), (None, vec![1]));
+    assert_eq!(asks("HEAD", &huge), (Some(431), vec![1]));
+    assert_eq!(asks("GET", &huge), (Some(431), vec![]));
+}
+
+#[test]
 fn heads_have_their_size() {
     let large = |bytes: usize| {
         let value = vec![b'x'; bytes];

@@ -15,6 +15,8 @@ use std::time::Instant;
 pub struct Read {
     /// Streams, and the heads of their requests or what is answered instead.
     pub requests: Vec<(u32, Result<Head, StatusCode>)>,
+    /// Streams whose answers have no body.
+    pub to_head: Vec<u32>,
     /// Streams that are open, and what nobody has read of their bodies.
     pub bodies: Vec<(u32, Vec<u8>)>,
     /// What upstreams would be told of the lengths of these bodies.
@@ -47,6 +49,7 @@ pub fn read(pieces: &[&[u8]], header_bytes: usize, streams: usize) -> Read {
             break;
         }
     }
+    read.to_head = receiver.arrived.iter().filter(|arrived| arrived.to_head).map(|arrived| arrived.id).collect();
     read.requests = receiver.arrived.drain(..).map(|arrived| (arrived.id, arrived.head)).collect();
     let state = shared.state.borrow();
     read.bodies = state.open.iter().map(|(_, stream)| (stream.id, stream.incoming.bytes.to_vec())).collect();
