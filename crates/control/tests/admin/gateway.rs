@@ -229,8 +229,7 @@ async fn member(state: &Arc<State>, clock: &Arc<AtomicU64>, history: settings::H
     Membership::join(state.clone(), milecastle_control::Role { roles, address, version }, settings).await.unwrap()
 }
 
-/// Ports that the system chooses, on the loopback.
-/// On free ports of the loopback.
+/// On ports of the loopback that the system chooses.
 pub(crate) fn settings() -> settings::Dashboard {
     let mut settings = settings::Dashboard::default();
     settings.server.listen = settings::HostPort { host: [127, 0, 0, 1].into(), port: 0 };
