@@ -143,9 +143,10 @@ async fn wait(client: &Client, group: &str, revision: Option<u64>, within: Time)
     let mut revision = revision.map_or_else(|| "head".to_owned(), |revision| revision.to_string());
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let round = left.min(ROUND).as_millis();
-        let path = format!("/api/gateway_groups/{}/revisions/{revision}/receipt?wait={round}ms", encode(group));
-        let receipt = client.get(&path).await?;
+        let round = left.min(ROUND);
+        let wait = round.as_millis();
+        let path = format!("/api/gateway_groups/{}/revisions/{revision}/receipt?wait={wait}ms", encode(group));
+        let receipt = client.waiting(round).get(&path).await?;
         let nobody = count(&receipt, "total") == 0;
         let held = count(&receipt, "held") > 0;
         if !nobody && !held && receipt.get("settled").and_then(Value::as_bool).unwrap_or_default() {
