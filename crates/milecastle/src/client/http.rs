@@ -253,14 +253,15 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    /// The next line without its end; `None` once the server has ended or broken off its answer.
-    pub(super) async fn line(&mut self) -> Option<String> {
+    /// The next line without its end; `None` once the server has ended or broken off its answer, or said nothing for `silence`.
+    pub(super) async fn line(&mut self, silence: Duration) -> Option<String> {
         loop {
             if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.read.drain(..=end).collect();
                 return Some(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned());
             }
-            match self.body.frame().await?.ok()?.into_data() {
+            let frame = tokio::time::timeout(silence, self.body.frame()).await.ok()?;
+            match frame?.ok()?.into_data() {
                 Ok(data) if self.read.len() + data.len() <= LARGEST => self.read.extend_from_slice(&data),
                 Ok(_) => return None,
                 Err(_trailers) => {}
@@ -335,6 +336,22 @@ mod tests {
         assert_eq!(client.get("/api/nodes").await.unwrap(), json!({}));
         let refused = client.call(Method::DELETE, "/api/gateway_groups/g", None).await.unwrap_err();
         assert!(refused.downcast_ref::<Refused>().is_none(), "{refused:#}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_falls_silent_has_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(&[format!("http://{}", listener.local_addr().unwrap())]);
+        let begun = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n: beat\n").await.unwrap();
+            stream
+        };
+        let (_open, followed) = tokio::join!(begun, client.follow("/api/events?follow=true", None));
+        let mut followed = followed.unwrap();
+        let silence = Duration::from_millis(100);
+        assert_eq!(followed.line(silence).await.as_deref(), Some(": beat"));
+        assert_eq!(followed.line(silence).await, None);
     }
 
     #[test]
