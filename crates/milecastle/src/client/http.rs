@@ -344,6 +344,7 @@ mod tests {
         let client = client(&[format!("http://{}", listener.local_addr().unwrap())]);
         let begun = async {
             let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n: beat\n").await.unwrap();
             stream
         };
