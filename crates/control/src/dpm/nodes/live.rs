@@ -45,8 +45,9 @@ pub(super) struct Live {
     /// Tells the time.
     store: Store,
     groups: Mutex<HashMap<Arc<str>, HashMap<String, Entry>>>,
-    /// Reports of nodes that left, still to be written.
-    left: Mutex<Vec<(String, String, NodeReport)>>,
+    /// The last report of each node (group, id) that left, still to be written: one, however often it comes and goes while the
+    /// database is away.
+    left: Mutex<HashMap<(String, String), NodeReport>>,
     /// The last words of nodes that left, for as long as the store may know less of them, or take them for connected.
     departed: Mutex<HashMap<(Arc<str>, String), NodeReport>>,
     /// Groups of which the store is to hear anew where their nodes stand.
@@ -256,7 +257,8 @@ impl Live {
     /// What the store should hear now, by group. Whoever takes it and fails gives it back by [`Live::keep`].
     pub(super) fn take_news(&self, member: &str) -> Vec<(String, String, NodeReport)> {
         let mut groups = self.lock();
-        let mut reports = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut reports: Vec<_> = left.into_iter().map(|((group, node), report)| (group, node, report)).collect();
         // Of one that left and is back the store hears that it is back: of two reports in one statement either might stay.
         reports.retain(|(group, node, _)| groups.get(&**group).is_none_or(|nodes| !nodes.contains_key(node)));
         reports.iter_mut().for_each(|(_, _, report)| report.member = member.to_owned());
@@ -276,16 +278,16 @@ impl Live {
 
     /// Keeps reports that could not be written, unless there are newer ones by now.
     pub(super) fn keep(&self, reports: Vec<(String, String, NodeReport)>) {
-        let mut left = Vec::new();
         let mut groups = self.lock();
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         for (group, node, report) in reports {
             match groups.get_mut(&*group).and_then(|nodes| nodes.get_mut(&node)) {
                 Some(entry) => entry.news = true,
-                None => left.push((group, node, report)),
+                None => {
+                    left.entry((group, node)).or_insert(report);
+                }
             }
         }
-        drop(groups);
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).append(&mut left);
     }
 }
 
@@ -344,6 +346,27 @@ mod tests {
         let mut told: Vec<_> = news.iter().map(|(_, id, report)| (id.as_str(), report.connected)).collect();
         told.sort_unstable();
         assert_eq!(told, [("n1", true), ("n2", false)]);
+    }
+
+    #[tokio::test]
+    async fn of_a_node_that_comes_and_goes_one_report_waits() {
+        let home = tempfile::tempdir().unwrap();
+        let dsn = format!("sqlite:{}/store.db", home.path().display());
+        let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
+        let nodes = Nodes::new(store, "m1", &Members::default());
+        let (group, address) = (Arc::from(DEFAULT_GROUP), SocketAddr::from(([127, 0, 0, 1], 1)));
+        let come_and_go = |boot: &str| {
+            let facts = pb::NodeFacts { boot_id: boot.to_owned(), ..pb::NodeFacts::default() };
+            drop(nodes.enter(&group, "n1", address, facts, None));
+        };
+        ["1", "2", "3"].into_iter().for_each(come_and_go);
+        let news = nodes.live.take_news("m1");
+        assert_eq!(news.iter().map(|(_, _, report)| report.boot.as_str()).collect::<Vec<_>>(), ["3"]);
+        // What could not be written does not take the place of what has come since.
+        come_and_go("4");
+        nodes.live.keep(news);
+        let news = nodes.live.take_news("m1");
+        assert_eq!(news.iter().map(|(_, _, report)| report.boot.as_str()).collect::<Vec<_>>(), ["4"]);
     }
 
     #[tokio::test]

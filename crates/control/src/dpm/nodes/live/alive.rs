@@ -192,8 +192,8 @@ impl Drop for Alive {
         drop(groups);
         self.live.routes.left(&self.group, &self.node);
         if let Some(last) = last {
-            let last = (self.group.to_string(), self.node.clone(), last);
-            self.live.left.lock().unwrap_or_else(PoisonError::into_inner).push(last);
+            let node = (self.group.to_string(), self.node.clone());
+            self.live.left.lock().unwrap_or_else(PoisonError::into_inner).insert(node, last);
         }
         self.live.urgent.store(true, Ordering::Release);
         self.live.changed(&self.group);
