@@ -65,7 +65,7 @@ async fn undo(cluster: &Cluster, [one, two]: [&Replica; 2], manager: std::net::S
     assert_eq!(Call::get("/new").to(gateway.http).await.unwrap().status, 404);
     let history = run(one, &["history", "-n", "1"]).text;
     assert!(history.contains("rollback") && history.contains("jack was locked out"), "{history}");
-    // The consumer has the key that he had.
+    // The consumer has the key from before.
     one.put("/routes/1?wait=20s", &guarded).await;
     assert_eq!((get("canary-of-jack").await, get("canary-of-another").await), (200, 401));
     assert_eq!(run(one, &["rollback", "99"]).code, 3);

@@ -60,15 +60,15 @@ const LONGEST_REQUEST_ID: usize = 128;
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) principal: Principal,
-    /// As the audit log names him.
+    /// As the audit log names the caller.
     pub(crate) actor: Actor,
-    /// The write that he asks for, if it is to be done once.
+    /// The write that is asked for, if it is to be done once.
     pub(crate) once: Option<Arc<Once>>,
     refusals: Arc<Refusals>,
 }
 
 impl Caller {
-    /// The store in his hands.
+    /// The store in the caller's hands.
     pub(crate) fn acting<'a>(&'a self, store: &'a Store) -> Acting<'a> {
         store.by(&self.actor).once(self.once.as_deref())
     }
@@ -157,7 +157,7 @@ impl Callers {
         }
     }
 
-    /// What became of whoever was let in with these, for an answer that lasts: `None` if he is not let in any more. Looking is no use
+    /// What became of whoever was let in with these, for an answer that lasts: `None` if they are not let in any more. Looking is no use
     /// of a session, which ends when nobody does anything.
     pub(crate) async fn still(&self, query: &Query, headers: &HeaderMap) -> Result<Option<Principal>, StoreError> {
         match shown(query, headers) {
@@ -178,7 +178,7 @@ impl Callers {
                     let found = self.store.session_look(&hash_of(&text), self.session_limits()).await?;
                     self.of_session(found, &text).await
                 }
-                // He was let in without, so nothing is asked for.
+                // Let in without, so nothing is asked for.
                 None => Ok(Some(Principal::anonymous())),
             },
         }
@@ -242,7 +242,7 @@ impl Callers {
         }
         let lines = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
         let hops: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
-        // From the right, where the proxies write: what is left of the first stranger is his own word.
+        // From the right, where the proxies write: what is left of the first stranger is the stranger's own word.
         let known = hops.iter().rev().map_while(|hop| hop.trim().parse().ok());
         let client = known.into_iter().find(|hop| !is_trusted(*hop));
         client.unwrap_or(peer).to_canonical()

@@ -11,7 +11,7 @@ use std::time::Duration;
 use milecastle_settings::{Events, History, Idempotency, Members};
 use milecastle_store::{Kept, Retention, Sampling, Store, Term};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::charts::{COARSE_STEP, STEP};
 use crate::members::{LEADER, MemberSettings};
@@ -26,39 +26,57 @@ pub(crate) async fn run(
     state: Arc<State>,
     member: Arc<str>,
     settings: MemberSettings,
+    epoch: watch::Receiver<Option<u64>>,
+) {
+    // However much there is to forget: a bad canary, an object whose lifetime is over and a chart do not wait for it.
+    tokio::join!(look_after(&state, &member, &settings, epoch.clone()), tidy_up(&state, &member, &settings, epoch));
+}
+
+/// Ends lifetimes, takes rollouts further and samples what nodes count.
+async fn look_after(
+    state: &Arc<State>,
+    member: &str,
+    settings: &MemberSettings,
     mut epoch: watch::Receiver<Option<u64>>,
 ) {
     let mut tick = interval(LIFETIMES);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut remembered: Option<Instant> = None;
     let mut sampled = 0;
     let mut began: Option<(u64, Instant)> = None;
     loop {
         tick.tick().await;
         let Ok(leads) = epoch.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
         let Some(epoch) = leads else { continue };
-        let term = Term { lease: LEADER, holder: &member, epoch };
-        let chores = Chores { store: state.store(), settings: &settings, term };
+        let term = Term { lease: LEADER, holder: member, epoch };
+        let chores = Chores { store: state.store(), settings, term };
         chores.end_lifetimes().await;
         let since = began.filter(|(of, _)| *of == epoch).map_or_else(Instant::now, |(_, since)| since);
         began = Some((epoch, since));
-        rollout::look(&state, &settings.compiler, (&settings.members).into(), term, since.elapsed()).await;
+        rollout::look(state, &settings.compiler, (&settings.members).into(), term, since.elapsed()).await;
         let step = chores.store.now() / STEP * STEP;
         if step != sampled {
             sampled = step;
             chores.sample(step).await;
         }
-        if remembered.is_none_or(|at| at.elapsed() >= settings.history.interval.get()) {
-            remembered = Some(Instant::now());
-            chores.forget_the_lost().await;
-            chores.trim_history().await;
-            chores.forget_drafts().await;
-            chores.trim_audit().await;
-            chores.trim_idempotency().await;
-            chores.trim_events().await;
-            chores.trim_warnings().await;
-            chores.trim_route_samples().await;
-        }
+    }
+}
+
+/// Forgets what is not kept any longer, then rests for [`History::interval`].
+async fn tidy_up(state: &Arc<State>, member: &str, settings: &MemberSettings, mut epoch: watch::Receiver<Option<u64>>) {
+    loop {
+        let Ok(leads) = epoch.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
+        let Some(epoch) = leads else { continue };
+        let term = Term { lease: LEADER, holder: member, epoch };
+        let chores = Chores { store: state.store(), settings, term };
+        chores.forget_the_lost().await;
+        chores.trim_history().await;
+        chores.forget_drafts().await;
+        chores.trim_audit().await;
+        chores.trim_idempotency().await;
+        chores.trim_events().await;
+        chores.trim_warnings().await;
+        chores.trim_route_samples().await;
+        sleep(settings.history.interval.get()).await;
     }
 }
 

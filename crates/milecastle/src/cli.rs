@@ -177,7 +177,7 @@ pub(crate) enum UserCommand {
         #[arg(long, value_name = "ROLE", default_value = "viewer")]
         allows: String,
     },
-    /// Give an account a new password, for somebody who has forgotten his own; it is shown this once, and is to be changed at the
+    /// Give an account a new password, for somebody who has forgotten theirs; it is shown this once, and is to be changed at the
     /// first login. All of its sessions end
     Passwd {
         /// What the account is called

@@ -1,27 +1,23 @@
 //! The data plane's part of a process: one gateway node.
 
-use crate::compiler::compiler;
+mod parts;
+
 use crate::supervisor;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use milecastle_export::Background;
-use milecastle_plugin_api::{NodeFacts, Shared};
+use milecastle_plugin_api::Shared;
 use milecastle_proxy::drain::{Drain, Stage};
 use milecastle_proxy::handover::{Gate, GateKeeper, HandedOver, Inherited, Offer, OfferParts, Takeover, Transport};
-use milecastle_proxy::node::{Node, NodeConfig};
+use milecastle_proxy::node::Node;
 use milecastle_proxy::status::Health;
-use milecastle_proxy::{
-    AccessLog, Counters, Current, Discovery, EnvironmentSecrets, Gateway, GatewayConfig, GatewayParts, OnRequestEnd,
-    OnSessionEnd, SideParts, SideServers, Totals, UpstreamHealth,
-};
+use milecastle_proxy::{AccessLog, Gateway, GatewayConfig, SideServers, Totals};
 use milecastle_settings::{Gateway as Settings, Shutdown, Upgrade};
-use milecastle_snapshot::Snapshot;
-use milecastle_telemetry::metrics;
-use std::fs::File;
+use parts::Parts;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 /// Where the sockets of a node come from.
 pub(crate) enum Origin {
@@ -99,113 +95,26 @@ impl GatewayNode {
             Origin::Systemd(inherited) => (None, inherited, true),
             Origin::Takeover(takeover, inherited) => (Some(takeover), inherited, false),
         };
-        let (gate, gate_keeper) = Gate::closed();
-        let drain = Arc::new(Drain::new(env!("CARGO_PKG_VERSION"), settings.upgrade.count_interval.get()));
-        let facts = NodeFacts {
-            hostname: hostname().into(),
-            version: env!("CARGO_PKG_VERSION"),
-            tracing: settings.apisix.tracing,
-        };
+        let facts = parts::facts(settings);
         let config = GatewayConfig::new(settings, &facts)?;
-        let health = Arc::new(Health::new(config.workers()));
-        let metrics =
-            Arc::new(metrics::Registry::new(&settings.plugin_attr.prometheus.metric_prefix, config.workers()));
-        let shared = Arc::new(Shared::default());
-        shared.put(metrics.clone());
-        let side = tokio::runtime::Handle::current();
-        let longest_answer = settings.limits.export_answer;
-        let exporters = Arc::new(milecastle_proxy::exporters(side, config.authorities(), longest_answer));
-        shared.put(exporters.clone());
-        let attrs = settings.plugin_attr.to_json();
-        let compiler = Arc::new(compiler(attrs, shared.clone(), Arc::new(EnvironmentSecrets)));
-
-        let first: Arc<OnceLock<Arc<Current>>> = Arc::default();
-        let arrived = Arc::new(Notify::new());
-        let publish = {
-            let (first, arrived) = (first.clone(), arrived.clone());
-            move |snapshot: Arc<Snapshot>| match first.get() {
-                Some(current) => current.publish(snapshot),
-                None => {
-                    first.get_or_init(|| Arc::new(Current::new(snapshot)));
-                    arrived.notify_one();
-                }
-            }
-        };
-        let counters = Arc::new(Counters::new(config.workers()));
-        let maintain = {
-            let health = health.clone();
-            move |reason| health.maintain(reason)
-        };
-        let upstream_health: Arc<UpstreamHealth> = Arc::default();
-        let side = tokio::runtime::Handle::current();
-        let discovery =
-            Discovery::new(&settings.discovery, side.clone(), Some(settings.state.dir()), config.authorities())?;
-        let snapshot = {
-            let first = first.clone();
-            move || first.get().map(|current| current.load())
-        };
-        let figures = counters.figures(upstream_health.clone(), snapshot, settings.control_plane.routes);
+        let workers = config.workers();
+        let parts = Parts::new(settings, facts, &config)?;
         let lock = takeover.as_ref().and_then(Takeover::lock);
-        let node = Node::start(node_config(settings, &facts, lock), compiler.clone(), publish, figures, maintain)?;
-        let access_log = AccessLog::of_requests(settings, config.workers())?.map(Arc::new);
-        let session_log = AccessLog::of_sessions(settings, config.workers())?.map(Arc::new);
-        let access_logs: Vec<_> = access_log.iter().chain(&session_log).cloned().collect();
-        let side_servers = SideServers::start(
-            settings,
-            SideParts {
-                current: first.clone(),
-                health: health.clone(),
-                compiler,
-                metrics,
-                counters: counters.clone(),
-                upstream_health: upstream_health.clone(),
-                discovery: discovery.clone(),
-                node: Arc::new(node.status_reader()),
-                facts: facts.clone(),
-                access_logs: access_logs.clone(),
-                drain: drain.clone(),
-                gate: gate.clone(),
-                exporters: exporters.clone(),
-            },
-            &mut inherited,
-        )
-        .await?;
+        let node = parts.join(settings, lock)?;
+        let (gate, gate_keeper) = Gate::closed();
+        let side = SideServers::start(settings, parts.for_side_servers(&node, gate.clone()), &mut inherited).await?;
         // Probes find the process before it is ready, unless another one answers them.
         let gate_keeper = match &takeover {
             None => {
                 gate_keeper.open();
-                tracing::info!(address = %side_servers.status_addr(), "the status page is served");
+                tracing::info!(address = %side.status_addr(), "the status page is served");
                 supervisor::waiting();
                 None
             }
             Some(_) => Some(gate_keeper),
         };
-        let broken_off = async {
-            match &mut takeover {
-                Some(takeover) => takeover.broken_off().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = arrived.notified() => {}
-            error = broken_off => return Err(error.into()),
-        }
-        let current = first.get().context("the first configuration has arrived")?.clone();
-        let workers = config.workers();
-        let parts = GatewayParts {
-            config,
-            facts,
-            current,
-            counters,
-            upstream_health,
-            discovery,
-            side,
-            on_end: access_log.map(|log| log as Arc<dyn OnRequestEnd>),
-            on_session_end: session_log.map(|log| log as Arc<dyn OnSessionEnd>),
-            drain: drain.clone(),
-            gate,
-        };
-        let gateway = Gateway::start(parts, &mut inherited)?;
+        let current = parts.configuration.first(takeover.as_mut()).await?;
+        let gateway = Gateway::start(parts.for_workers(config, current, gate), &mut inherited)?;
         if let Some(unclaimed) = inherited.unclaimed().next().filter(|_| of_systemd) {
             bail!(
                 "systemd has opened {unclaimed}, on which this node does not listen: connections would wait there in vain; \
@@ -213,15 +122,17 @@ impl GatewayNode {
             );
         }
         // The workers begin with the configuration that has arrived: from here on load balancers may send.
-        (0..workers).for_each(|worker| health.worker_loaded(worker));
+        (0..workers).for_each(|worker| parts.health.worker_loaded(worker));
         if let Some(takeover) = takeover {
             takeover.ready(&inherited).await?;
             tracing::info!("took over from the process that was running");
         }
         gate_keeper.into_iter().for_each(GateKeeper::open);
+        let access_logs = parts.access_logs();
+        let Parts { health, shared, exporters, drain, .. } = parts;
         Ok(Self {
             gateway,
-            side: side_servers,
+            side,
             node,
             health,
             log_files: LogFiles { access_logs, shared },
@@ -313,8 +224,8 @@ impl GatewayNode {
         export_rest(&self.exporters, export.get()).await;
     }
 
-    /// Ends with its connections, which follow what that other process has in force that has the sockets. Whatever is left after `upgrade.drain` is cut; if it is
-    /// `hurried`, after `shutdown.drain`.
+    /// Ends with its connections, which follow the configuration that the other process has in force. Those that are left after
+    /// `upgrade.drain` are cut; once it is `hurried`, after `shutdown.drain`.
     pub(crate) async fn leave(self, handed: HandedOver, hurried: oneshot::Receiver<()>) {
         self.side.leave();
         let (drain, hurry) = (self.upgrade.drain, self.shutdown.drain);
@@ -352,22 +263,4 @@ async fn export_rest(exporters: &Background, patience: Duration) {
     if !exporters.end(patience).await {
         tracing::warn!("log entries, spans or metrics that waited were not delivered within shutdown.export");
     }
-}
-
-fn node_config(settings: &Settings, facts: &NodeFacts, lock: Option<Arc<File>>) -> NodeConfig {
-    let boot = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    NodeConfig {
-        control_plane: settings.control_plane.clone(),
-        state: settings.state.clone(),
-        hostname: facts.hostname.to_string(),
-        version: facts.version.to_owned(),
-        boot_id: format!("{:016x}-{:08x}", boot.as_nanos(), std::process::id()),
-        follow_interval: settings.upgrade.follow_interval.get(),
-        lock,
-    }
-}
-
-fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }

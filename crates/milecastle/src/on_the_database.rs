@@ -51,7 +51,7 @@ pub(crate) fn key(options: &OnDatabase) -> anyhow::Result<KeySource> {
     sealing_key(&place.sealing, place.sealing_key_file)
 }
 
-/// Who runs the command, as the audit log names him: what the machine calls him, which nobody vouches for.
+/// Who runs the command, as the audit log names them: the system's user name, which nobody vouches for.
 pub(crate) fn operator() -> Actor {
     let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     Actor::new(ActorKind::Machine, named.unwrap_or_else(|| "unknown".to_owned()))

@@ -6,6 +6,7 @@ use anyhow::Context;
 use milecastle_settings::Log;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs `work` on a runtime of `threads`, after the log is set up and the listeners are known to be free.
@@ -19,20 +20,27 @@ pub(crate) fn run(
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     log.init()?;
-    take_all_descriptors();
     ports::probe(listeners)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    runtime(threads)?.block_on(work)
+}
+
+/// The runtime of a long-lived process, of so many threads. The process may have open what the system lets it from then on.
+///
+/// # Errors
+/// The system gives no thread, or no poller.
+pub(crate) fn runtime(threads: usize) -> anyhow::Result<Runtime> {
+    raise_open_files();
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name("side")
         .enable_all()
         .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(work)
+        .context("cannot start the runtime")
 }
 
-/// Raises the limit of open files as far as the system lets us: shells and containers set the soft limit to 1,024 for the sake of
-/// programs that use select(2), and every connection takes a descriptor or two.
-fn take_all_descriptors() {
+/// Raises the soft limit of open files to the hard one: shells and containers set it to 1,024 for the sake of programs that use
+/// select(2), and every connection takes a descriptor or two.
+fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
@@ -108,5 +116,18 @@ impl Signals {
                 Asked::Upgrade => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_a_runtime_may_have_as_many_files_open_as_the_system_lets_it() {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(256), maximum }).unwrap();
+        drop(runtime(1).unwrap());
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
     }
 }

@@ -5,7 +5,7 @@ use crate::config::known;
 use crate::control::{ControlPlane, ControlSettings};
 use crate::data_dir::DataDir;
 use crate::gateway::{GatewayNode, Origin};
-use crate::process::{Asked, Signals};
+use crate::process::{self, Asked, Signals};
 use crate::{banner, demo, ports};
 use anyhow::Context;
 use milecastle_control::dpm::{cluster_ca, mint_group_token};
@@ -30,13 +30,7 @@ pub(crate) fn run(args: &Up) -> anyhow::Result<()> {
     let taken = settings.data_dir.is_dir().then(take).transpose()?;
     ports::probe(&settings.listeners())?;
     let _taken = taken.map_or_else(take, Ok)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(settings.gateway.background_threads.into())
-        .thread_name("side")
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(serve(args, settings))
+    process::runtime(settings.gateway.background_threads.into())?.block_on(serve(args, settings))
 }
 
 /// The settings in the file `config`, with the data directory that the command line names, if it does.

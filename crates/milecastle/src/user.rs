@@ -1,4 +1,4 @@
-//! `milecastle user`: accounts of people in the database itself, for who has forgotten his password.
+//! `milecastle user`: accounts of people in the database itself, for those who have forgotten their password.
 
 use crate::cli::{User, UserCommand};
 use crate::client::{Refused, Table, relative, say, tell};

@@ -75,8 +75,6 @@ pub struct Peer {
 ///
 /// # Errors
 /// `UNAUTHENTICATED` if it showed no certificate of a node.
-// A status is what the service answers with; tonic takes no other error.
-#[allow(clippy::result_large_err)]
 pub fn node_of<T>(request: &Request<T>) -> Result<&NodeCertificate, Status> {
     request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_ref()).ok_or_else(|| {
         Status::unauthenticated("this call needs the certificate of a node: join with a group token first")

@@ -34,7 +34,6 @@ struct Services {
 }
 
 impl Services {
-    #[allow(clippy::result_large_err)]
     fn certificate(&self, csr: &[u8], identity: &NodeIdentity) -> Result<Response<pb::Certificate>, Status> {
         let issued = self
             .ca

@@ -36,9 +36,9 @@ pub struct Account {
     pub created_at: u64,
     /// Unix time in seconds when its password was set; where there is none, when it was made.
     pub password_at: u64,
-    /// The provider through which its owner logs in, if he does.
+    /// The provider through which its owner logs in, if they do.
     pub issuer: Option<String>,
-    /// What that calls him, once he has, or once somebody has said so.
+    /// The subject by which the provider knows the owner, after the first login, or once somebody has said so.
     pub subject: Option<String>,
     /// Of [`Account::grants`] those that the provider does not take away; of an account of no provider it says nothing.
     pub by_hand: Vec<RoleGrant>,

@@ -46,15 +46,15 @@ pub enum ActorKind {
 /// Who does something, and from where.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Actor {
-    /// By what he is known.
+    /// By what the actor is known.
     pub kind: ActorKind,
-    /// What histories call him.
+    /// What histories call the actor.
     pub name: String,
     /// Tells those of one name and kind apart; the name, where there are none.
     pub id: String,
-    /// His address, that of a client behind trusted proxies.
+    /// The actor's address, that of a client behind trusted proxies.
     pub address: Option<String>,
-    /// What he calls the request.
+    /// The client's name for the request.
     pub request: Option<String>,
 }
 
@@ -227,7 +227,7 @@ impl Actor {
         Self::new(ActorKind::System, "milecastle")
     }
 
-    /// Somebody whose name is enough to know him, from nowhere in particular.
+    /// Somebody who is known by name alone, without an address.
     pub fn new(kind: ActorKind, name: impl Into<String>) -> Self {
         let name = name.into();
         Self { kind, id: name.clone(), name, address: None, request: None }
@@ -267,7 +267,7 @@ impl NewEntry {
 }
 
 impl Store {
-    /// The store in the hands of `actor`: whatever is changed by it is in the audit log under his name.
+    /// The store in the hands of `actor`: whatever is changed by it is in the audit log under that name.
     pub fn by<'a>(&'a self, actor: &'a Actor) -> Acting<'a> {
         Acting { store: self, actor, once: None }
     }

@@ -43,7 +43,7 @@ impl Backoff {
 }
 
 impl Subject {
-    /// What it is called in the database. Somebody may have typed his password where the name belongs, so names are told apart by their
+    /// What it is called in the database. Somebody may have typed a password where the name belongs, so names are told apart by their
     /// keyed hashes.
     fn key(&self, sealer: &Sealer) -> String {
         match self {

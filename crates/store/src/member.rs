@@ -89,7 +89,8 @@ impl Store {
     }
 
     /// Forgets members that were silent for longer than `members`, and nodes that were neither heard of nor joined since
-    /// `nodes` (Unix time in seconds). `None`, and nothing forgotten: the term of office is over.
+    /// `nodes` (Unix time in seconds), those of each group in a transaction of their own. `None`: the term of office is over, and
+    /// nothing more is forgotten.
     pub async fn forget_lost(
         &self,
         term: Term<'_>,
@@ -102,21 +103,37 @@ impl Store {
         }
         let sql = format!("DELETE FROM member WHERE beat_at < {} - $1", self.0.db.clock_sql());
         let members = tx.run(sql, args![millis(members)]).await?;
+        tx.commit().await?;
         // One in maintenance is silent because somebody means it to be.
         let lost = "SELECT DISTINCT group_id FROM node WHERE COALESCE(reported_at, joined_at) < $1 AND joined_at < $1 \
                     AND maintenance IS NULL";
-        let groups = tx.rows(lost, args![nodes]).await?;
         let mut forgotten = Forgotten { members, nodes: 0 };
-        for group in groups {
-            let group = group.text(0)?;
-            let sql = "DELETE FROM node WHERE group_id = $1 AND COALESCE(reported_at, joined_at) < $2 AND joined_at < $2 \
-                       AND maintenance IS NULL";
-            forgotten.nodes += tx.run(sql, args![&group, nodes]).await?;
-            crate::group::touch(&mut tx, &group).await?;
+        for group in self.0.db.rows(lost, args![nodes]).await? {
+            match self.forget_nodes(term, &group.text(0)?, nodes).await? {
+                Some(gone) => forgotten.nodes += gone,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(forgotten))
+    }
+
+    /// Forgets the nodes of a group that were silent since `since`. `None`, and nothing forgotten: the term of office is over.
+    async fn forget_nodes(&self, term: Term<'_>, group: &str, since: u64) -> Result<Option<u64>, StoreError> {
+        let sql = "DELETE FROM node WHERE group_id = $1 AND COALESCE(reported_at, joined_at) < $2 AND joined_at < $2 \
+                   AND maintenance IS NULL";
+        let mut tx = self.0.db.begin_write().await?;
+        let gone = tx.run(sql, args![group, since]).await?;
+        if gone == 0 {
+            return Ok(Some(0));
+        }
+        crate::group::touch(&mut tx, group).await?;
+        // Asked only now: the lease must not be held while the group is waited for.
+        if !term.lasts(&mut tx, &self.0.db).await? {
+            return Ok(None);
         }
         tx.commit().await?;
         self.0.watcher.hint();
-        Ok(Some(forgotten))
+        Ok(Some(gone))
     }
 
     /// Records what the nodes of a group run that are connected to a member, in place of what it said before. Without effect

@@ -1,6 +1,6 @@
 //! Roles beside the built-in ones, as they are stored. What actions and resources there are is the control plane's to know.
 //!
-//! What must stay true: nobody has a role that is not there. Whoever gives one holds it until he has committed ([`hold`]), and it is
+//! What must stay true: nobody has a role that is not there. Whoever gives one holds it until the commit ([`hold`]), and it is
 //! deleted only where nobody has it.
 
 use std::collections::{BTreeMap, BTreeSet};

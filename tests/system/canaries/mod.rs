@@ -132,7 +132,7 @@ async fn mint(api: SocketAddr, secrets: &mut Secrets) {
     ] {
         let refused = call(api, "POST", path, Some(&body)).await;
         assert!(matches!(refused.status, 400 | 401 | 429), "{path} {body}: {}", refused.status);
-        // What he put into the wrong field he may read again.
+        // What a client put into the wrong field it may read again.
         if !body.to_string().contains("role\"") {
             secrets.are_not_in(path, &refused.text());
         }

@@ -270,7 +270,7 @@ async fn control_1_2_objects_as_they_were_loaded() {
     assert_eq!((&upstream["has_domain"], upstream.get("orig_modifiedIndex")), (&json!(true), None));
     assert_eq!(upstream["value"]["dns_nodes"].as_array().unwrap().len(), 2);
     assert_eq!(upstream["value"]["type"], "roundrobin");
-    // Nobody has to show who he is here, so secrets are masked (docs/compatibility.md).
+    // No authentication here, so secrets are masked (docs/compatibility.md).
     assert_eq!(upstream["value"]["tls"]["client_key"], "******");
 }
 

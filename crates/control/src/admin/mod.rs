@@ -141,7 +141,7 @@ impl AdminApi {
         Ok((target, admitted))
     }
 
-    /// Finds out whose request it is and whether he may, or refuses it.
+    /// Finds out who sends the request and whether they may, or refuses it.
     async fn admitted<'a>(
         &self,
         target: &Target,

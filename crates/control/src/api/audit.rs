@@ -1,6 +1,6 @@
 //! The audit log: who changed what (`docs/audit.md`). It is read here and changed nowhere.
 //!
-//! What must stay true: nobody sees entries of groups in which he may not read the log, nor entries about who may do what without
+//! What must stay true: nobody sees entries of groups in which they may not read the log, nor entries about who may do what without
 //! the right to see accounts.
 
 use axum::body::{Body, Bytes};

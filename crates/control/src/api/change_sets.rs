@@ -114,8 +114,7 @@ pub(super) async fn run<F: Future<Output = Result<Plan, Failure>>>(
             Err(refused) => return Err(refused.into()),
         }
     }
-    let message = "the group is written to without pause: try again, or pause the writers";
-    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message))
+    Err(Failure::busy())
 }
 
 /// The answer, after waiting for the nodes if that was asked for.

@@ -56,7 +56,7 @@ enum Scope {
 enum Takes {
     /// Nothing: it is how one comes to be known, or says what probes may know.
     Nothing,
-    /// To be known: it is about the caller himself.
+    /// To be known: it is about the caller alone.
     Known,
     /// A right.
     Right(Need, Scope),

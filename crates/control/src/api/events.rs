@@ -1,6 +1,6 @@
 //! What happened: as a stream, or as a list (`docs/events.md`).
 //!
-//! What must stay true: nobody sees what is about something that he may not read.
+//! What must stay true: nobody sees events about something that they may not read.
 
 use std::collections::BTreeSet;
 

@@ -75,6 +75,12 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, code, message)
     }
 
+    /// 503: others wrote to the group between each look at it and the publish.
+    pub(super) fn busy() -> Self {
+        let message = "the group is written to without pause: try again, or pause the writers";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).after(RETRY_AFTER)
+    }
+
     /// Whether it says nothing of who asked: something that is needed does not answer, or is broken.
     pub(super) fn is_ours(&self) -> bool {
         self.status.is_server_error()

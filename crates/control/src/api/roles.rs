@@ -1,6 +1,6 @@
 //! Roles, and who may give them.
 //!
-//! What must stay true: nobody comes to allow more than he may do himself, neither by giving a role, nor by making or changing one,
+//! What must stay true: nobody allows more than they may do themselves, neither by giving a role, nor by making or changing one,
 //! which counts for all who have it, wherever they have it.
 
 use std::collections::BTreeMap;
@@ -148,7 +148,7 @@ pub(super) async fn show(Shared(api): Site, Path(name): Path<String>) -> Outcome
 
 pub(super) const CREATE: Doc = Doc::makes::<Shown>("Makes a role.").needs::<New>().refuses(&[409]);
 
-/// `POST /api/roles`: of resources that the caller may himself read and write.
+/// `POST /api/roles`: of resources that the caller may read and write too.
 pub(super) async fn create(Shared(api): Site, Extension(who): Who, body: Body) -> Outcome {
     let New { name, description, read, write, others } = api.body(body).await?;
     known(&others)?;
@@ -212,8 +212,8 @@ pub(super) async fn delete(
     Ok(done())
 }
 
-/// A role that `who` may change: a made one, of the version that he wants, that allows nothing which he may not do. Not one that he
-/// has himself, so that there is always an administrator left.
+/// A role that `who` may change: a made one, of the version that is wanted, that allows nothing which `who` may not do. Not one that
+/// `who` has, so that there is always an administrator left.
 async fn changeable(api: &Api, who: &Caller, name: &str, headers: &HeaderMap) -> Result<CustomRole, Failure> {
     let wanted = Expected::of(headers, "the `version` of the role, as its ETag has it")?;
     if Role::find(name).is_some() {
@@ -276,7 +276,7 @@ pub(super) async fn granted(api: &Api, who: &Caller, grants: &[RoleGrant]) -> Re
         }
     }
     covered(who, &Rights::of(grants, &made))?;
-    // After that, so that nobody learns of groups in which he may do nothing.
+    // After that, so that nobody learns of groups in which they may do nothing.
     groups_exist(api, grants).await
 }
 
@@ -307,7 +307,7 @@ fn covered(who: &Caller, rights: &Rights) -> Result<(), Failure> {
         return Ok(());
     }
     who.refused(Need::write(Resource::Users), Place::Cluster);
-    let message = format!("`{}` may not give roles that allow more than his own do", who.name);
+    let message = format!("`{}` may not give roles that allow more than its own do", who.name);
     Err(Failure::new(StatusCode::FORBIDDEN, "not_allowed", message))
 }
 

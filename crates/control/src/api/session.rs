@@ -69,7 +69,7 @@ struct ShownLogin {
 
 pub(super) const SHOW: Doc = Doc::gives::<Shown>("Who asks.");
 
-/// `GET /api/session`: who asks, and what he may do.
+/// `GET /api/session`: who asks, and what they may do.
 pub(super) async fn show(Extension(who): Who) -> Outcome {
     Ok(json(StatusCode::OK, &shown(&who)))
 }
@@ -167,7 +167,7 @@ async fn checked(
     password: Secret<String>,
     (peer, headers): (IpAddr, &HeaderMap),
 ) -> Result<String, Failure> {
-    // Somebody may have typed his password where the name belongs: only names of accounts that there are are kept.
+    // Somebody may have typed a password where the name belongs: only names of accounts that there are are kept.
     let failed = |name: Option<&str>| {
         let kind = if name.is_some() { ActorKind::Account } else { ActorKind::Anonymous };
         api.callers.refusals.of_login(api.callers.actor(kind, name.unwrap_or("unknown"), peer, headers));

@@ -7,7 +7,7 @@
 
 use axum::body::Body;
 use axum::extract::{Extension, Path, State as Shared};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, StatusCode, Uri};
 use milecastle_model::{Fault, Key, Kind};
 use milecastle_plugin_api::Registry;
 use milecastle_settings::Registries;
@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::change_sets::tagged;
 use super::expected::Expected;
 use super::{Api, Failure, Outcome, Site, Who, flag, json as answer, query_of};
 use crate::callers::Caller;
@@ -27,7 +28,7 @@ use crate::dpm::Receipt;
 use crate::openapi::{Doc, Param};
 use crate::state::{Group, Image, Seen};
 use crate::terms::{self, Review, Terms, Unreadable};
-use crate::{RETRY_AFTER, STALE, staleness};
+use crate::{STALE, staleness};
 
 /// How often a change is judged anew because the group was written to meanwhile. Later rounds look at what was written alone.
 const ATTEMPTS: usize = 32;
@@ -105,8 +106,7 @@ pub(super) async fn replace(
     body: Body,
 ) -> Outcome {
     let given = api.any_body(body).await?;
-    let asked = asked(&api, &uri, &headers, &who)?;
-    let _place = api.place(&who, asked.wait.unwrap_or_default())?;
+    let asked = asked(&api, &uri, &headers, who)?;
     change(&api, &id, asked, |_| given.clone()).await
 }
 
@@ -125,8 +125,7 @@ pub(super) async fn patch(
     body: Body,
 ) -> Outcome {
     let given = api.any_body(body).await?;
-    let asked = asked(&api, &uri, &headers, &who)?;
-    let _place = api.place(&who, asked.wait.unwrap_or_default())?;
+    let asked = asked(&api, &uri, &headers, who)?;
     let merged = |mut stored: Value| {
         milecastle_model::patch::merge(&mut stored, &given);
         drop_nulls(&mut stored);
@@ -143,14 +142,15 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: &Arc<Caller>) -> Result<Asked, Failure> {
+fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: Arc<Caller>) -> Result<Asked, Failure> {
     let query = query_of(uri);
     let expected = Expected::of(headers, "the `revision` of the settings, as their ETag has it")?;
     let wait = query.get("wait").map(|_| api.wait(&query)).transpose()?;
-    Ok(Asked { force: flag(&query, "force")?, expected, wait, who: who.clone() })
+    Ok(Asked { force: flag(&query, "force")?, expected, wait, who })
 }
 
 async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value) -> Outcome {
+    let _place = api.place(&asked.who, asked.wait.unwrap_or_default())?;
     let group = api.state.find(id).await?;
     let mut review: Option<Review> = None;
     for _ in 0..ATTEMPTS {
@@ -192,8 +192,7 @@ async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value
             }
         }
     }
-    let message = "the group is written to without pause: try again, or pause the writers";
-    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).after(RETRY_AFTER))
+    Err(Failure::busy())
 }
 
 /// Refuses if the settings are not those that the request expects.
@@ -320,10 +319,7 @@ fn shown(api: &Api, group: &str, image: &Image, receipt: Option<Receipt>) -> Out
     let receipt = receipt.map(|receipt| receipt.to_string());
     let (settings, effective) = (members(settings), members(effective));
     let body = Shown { group: group.to_owned(), revision, settings, effective, receipt };
-    let mut response = answer(StatusCode::OK, &body);
-    let tag = HeaderValue::try_from(format!("\"{revision}\"")).expect("a number in quotes");
-    response.headers_mut().insert(header::ETAG, tag);
-    Ok(response)
+    Ok(tagged(answer(StatusCode::OK, &body), revision))
 }
 
 /// Of an object, as all settings are.

@@ -58,7 +58,7 @@ struct Update {
     #[schemars(length(min = 1))]
     roles: Option<Vec<RoleGrant>>,
     disabled: Option<bool>,
-    /// For somebody who has forgotten his own.
+    /// For somebody who has forgotten theirs.
     #[schemars(with = "Option<String>")]
     password: Option<Secret<String>>,
 }
@@ -73,7 +73,7 @@ struct Shown {
     disabled_at: Option<u64>,
     created_at: u64,
     password_at: u64,
-    /// The provider through which its owner logs in, and what that calls him once he has.
+    /// The provider through which its owner logs in, and the subject by which it knows them, after the first login.
     issuer: Option<String>,
     subject: Option<String>,
     /// Of an account of the provider, those of its roles that were given by hand, which no login takes away.
@@ -176,13 +176,13 @@ async fn create_for_provider(
         return Err(Failure::bad("invalid_body", message).at("/subject"));
     }
     if !api.by(who).account_create_for(issuer, subject, name, roles).await? {
-        let his = match subject {
+        let known = match subject {
             Some(subject) => api.store().account_of(issuer, subject).await?,
             None => None,
         };
-        return Err(match his {
-            Some(his) => {
-                let message = format!("whoever the provider calls so has the account `{}` already", his.name);
+        return Err(match known {
+            Some(known) => {
+                let message = format!("whoever the provider calls so has the account `{}` already", known.name);
                 Failure::conflict("user_exists", message).at("/subject")
             }
             None => exists(name),
@@ -244,7 +244,7 @@ pub(super) async fn delete(Shared(api): Site, Extension(who): Who, Path(name): P
     Ok(done())
 }
 
-/// So whoever may do this to others remains himself: there is always one left.
+/// So there is always one left who may do this to others.
 fn not_oneself(who: &Principal, name: &str) -> Result<(), Failure> {
     if matches!(who.kind, PrincipalKind::Account(_)) && who.name == name {
         let message = "this is your own account: have another administrator do it, or change your password by \

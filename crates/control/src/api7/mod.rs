@@ -190,7 +190,7 @@ impl Ask<'_> {
         }
     }
 
-    /// Asks the Admin API as whoever has asked, about the gateway group that he has named.
+    /// Asks the Admin API in the name of the caller, about the gateway group that the request names.
     async fn admin(&self, method: Method, path: &str, more: &str, body: Bytes) -> Told {
         let kept =
             |name: &str| self.query.get(name).map(|value| format!("{name}={}&", encode(value))).unwrap_or_default();

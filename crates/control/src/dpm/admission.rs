@@ -54,8 +54,6 @@ impl Bucket {
     }
 
     /// As [`take`](Self::take), now, as a call answers it.
-    // A status is what the service answers with; tonic takes no other error.
-    #[allow(clippy::result_large_err)]
     pub(super) fn admit(&self, what: &str) -> Result<(), Status> {
         self.take(Instant::now()).map_err(|wait| {
             let mut status = Status::new(Code::ResourceExhausted, format!("too many {what} at once: try again later"));

@@ -52,7 +52,7 @@ pub(super) struct Shared {
 pub(super) struct Open(Arc<Shared>);
 
 impl Open {
-    fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
         shared.open.fetch_add(1, Ordering::Relaxed);
         Self(shared.clone())
     }
@@ -147,7 +147,7 @@ impl ConfigService {
         }
         alive.begin(&known);
         let (outbox, messages) = mpsc::channel(OUTBOX);
-        let session = Session::new(shared.clone(), Open::new(shared), feed, start, alive, link, certificate, outbox);
+        let session = Session::new(shared.clone(), feed, start, alive, link, certificate, outbox);
         tokio::spawn(session.run(inbox, ended));
         Ok(ReceiverStream::new(messages))
     }

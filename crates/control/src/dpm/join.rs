@@ -54,8 +54,6 @@ impl Join for JoinService {
 }
 
 /// The node that makes a call, by the certificate of its connection.
-// A status is what the service answers with; tonic takes no other error.
-#[allow(clippy::result_large_err)]
 fn identify<T>(request: &mut Request<T>) -> Result<NodeIdentity, Status> {
     if let Some(peer) = request.extensions().get::<Link>().map(|link| link.peer.clone()) {
         request.extensions_mut().insert(peer);
@@ -136,8 +134,6 @@ impl JoinService {
         Err(Status::out_of_range(fault))
     }
 
-    // A status is what the service answers with; tonic takes no other error.
-    #[allow(clippy::result_large_err)]
     fn sign(&self, csr: &[u8], identity: &NodeIdentity) -> Result<Issued, Status> {
         self.ca.sign_node(csr, identity, time_of(&self.store), self.life).map_err(|error| match error {
             PkiError::Request(_) | PkiError::KeyKind => Status::invalid_argument(error.to_string()),
@@ -159,8 +155,6 @@ impl JoinService {
         }
     }
 
-    // A status is what the service answers with; tonic takes no other error.
-    #[allow(clippy::result_large_err)]
     fn counted(
         &self,
         call: &str,

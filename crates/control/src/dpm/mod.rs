@@ -30,17 +30,19 @@ mod lines;
 mod metrics;
 mod nodes;
 mod session;
+mod sweep;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
+use futures_util::Stream;
 use milecastle_pki::transport::{GivenUp, HandshakeLimits, incoming};
 use milecastle_pki::{PkiError, server_config};
 use milecastle_settings as settings;
-use milecastle_store::{Heads, Maintenance, StoreError, Watch};
+use milecastle_store::Maintenance;
 use milecastle_telemetry::metrics::{MetricError, Registry};
 use milecastle_wire::MAX_MESSAGE_BYTES;
 use milecastle_wire::pb::config_server::ConfigServer;
@@ -48,7 +50,7 @@ use milecastle_wire::pb::join_server::JoinServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::Server;
 use tower::util::MapResponseLayer;
@@ -59,8 +61,8 @@ use away::Away;
 use config::{ConfigService, Shared};
 use feed::Feeds;
 use join::JoinService;
+use line::Line;
 use metrics::Metrics;
-use nodes::End;
 
 pub use authority::{AuthorityError, cluster_ca, mint_group_token};
 pub use nodes::{Condition, Figures, NodeState, Nodes, Receipt, RefusedStep, RejectedObject, Troubles};
@@ -72,9 +74,6 @@ const CALLS_OF_A_CONNECTION: u32 = 8;
 /// What a call may send ahead before it is read, and all calls of a connection together, in bytes.
 const CALL_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
-
-/// The pause after the database could not be asked who is welcome.
-const SWEEP_RETRY: Duration = Duration::from_secs(1);
 
 /// How long the end of a DP manager waits for the database.
 const LAST_WRITE: Duration = Duration::from_secs(5);
@@ -185,7 +184,6 @@ impl DpManager {
             ended.with(&[why]).inc();
         });
         let lines = line::lines(incoming, limits, metrics.ended.clone(), halted);
-        let refused = metrics.refused.clone();
         let shared = Arc::new(Shared {
             store,
             settings: settings.stream.clone(),
@@ -197,39 +195,13 @@ impl DpManager {
             away,
             open: AtomicUsize::new(0),
         });
-        let join = JoinServer::new(join).max_decoding_message_size(limits.join_bytes.as_len());
-        let config = ConfigServer::new(ConfigService(shared.clone()))
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let serving = Server::builder()
-            .timeout(limits.call_timeout.get())
-            .max_concurrent_streams(CALLS_OF_A_CONNECTION)
-            .initial_stream_window_size(CALL_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_max_header_list_size(u32::try_from(limits.header_bytes.get()).unwrap_or(u32::MAX))
-            .http2_keepalive_interval(Some(limits.ping_interval.get()))
-            .http2_keepalive_timeout(Some(limits.ping_timeout.get()))
-            .layer(MapResponseLayer::new(move |answer: http::Response<tonic::body::Body>| {
-                // A call that is refused is answered by a head alone.
-                if let Some(status) = Status::from_header_map(answer.headers()) {
-                    refused.with(&[&format!("{:?}", status.code())]).inc();
-                }
-                answer
-            }))
-            .add_service(join)
-            .add_service(config)
-            .serve_with_incoming_shutdown(lines, until(drained));
-        let server = tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the DP manager's server ended");
-            }
-        });
+        let server = tokio::spawn(serve(limits.clone(), join, shared.clone(), lines, drained));
         let (written, stop) = watch::channel(false);
         let stream = &settings.stream;
         let (receipt, node) = (stream.receipt_interval.get(), stream.report_interval.get());
         let pace = nodes::Pace { receipt, node, kept_warnings };
         let writer = tokio::spawn(nodes::write(nodes.clone(), pace, stop));
-        let chores = vec![tokio::spawn(shown.rotate()), tokio::spawn(sweep(shared, watch))];
+        let chores = vec![tokio::spawn(shown.rotate()), tokio::spawn(sweep::sweep(shared, watch))];
         tracing::info!(%address, "the DP manager serves");
         Ok(Self { address, nodes, draining, _halt: halt, server, writer, written, chores })
     }
@@ -272,6 +244,43 @@ impl Drop for DpManager {
     }
 }
 
+/// Answers the calls of nodes that come over `lines`, until `draining` turns true and the connections have ended.
+async fn serve(
+    limits: settings::DpLimits,
+    join: JoinService,
+    shared: Arc<Shared>,
+    lines: impl Stream<Item = io::Result<Line>> + Send + 'static,
+    draining: watch::Receiver<bool>,
+) {
+    let refused = shared.metrics.refused.clone();
+    let join = JoinServer::new(join).max_decoding_message_size(limits.join_bytes.as_len());
+    let config = ConfigServer::new(ConfigService(shared))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let served = Server::builder()
+        .timeout(limits.call_timeout.get())
+        .max_concurrent_streams(CALLS_OF_A_CONNECTION)
+        .initial_stream_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(u32::try_from(limits.header_bytes.get()).unwrap_or(u32::MAX))
+        .http2_keepalive_interval(Some(limits.ping_interval.get()))
+        .http2_keepalive_timeout(Some(limits.ping_timeout.get()))
+        .layer(MapResponseLayer::new(move |answer: http::Response<tonic::body::Body>| {
+            // A call that is refused is answered by a head alone.
+            if let Some(status) = Status::from_header_map(answer.headers()) {
+                refused.with(&[&format!("{:?}", status.code())]).inc();
+            }
+            answer
+        }))
+        .add_service(join)
+        .add_service(config)
+        .serve_with_incoming_shutdown(lines, until(draining))
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the DP manager's server ended");
+    }
+}
+
 async fn until(mut draining: watch::Receiver<bool>) {
     // An error means that the manager is gone, which is the same.
     draining.wait_for(|draining| *draining).await.map(drop).ok();
@@ -282,70 +291,6 @@ fn random() -> Option<u64> {
     let mut bytes = [0; 8];
     aws_lc_rs::rand::fill(&mut bytes).ok()?;
     Some(u64::from_le_bytes(bytes))
-}
-
-/// Ends the streams of whoever is no longer welcome, and tells nodes of their maintenance, for ever: looks at a group's nodes
-/// when the group's epoch is another one, or the group itself is, made anew under the same id.
-async fn sweep(shared: Arc<Shared>, mut watch: Watch) {
-    let mut seen_to = standings(&watch.heads());
-    let mut failed = BTreeSet::new();
-    loop {
-        let heads = tokio::select! {
-            changed = watch.changed() => match changed {
-                Some(heads) => heads,
-                None => return,
-            },
-            () = sleep(SWEEP_RETRY), if !failed.is_empty() => watch.heads(),
-        };
-        let standings = standings(&heads);
-        for gone in seen_to.keys().filter(|group| !standings.contains_key(*group)) {
-            shared.nodes.end(gone, |_| Some(End::NoGroup));
-            shared.feeds.forget(gone).await;
-            shared.metrics.forget_group(gone);
-        }
-        let before = std::mem::take(&mut seen_to);
-        let failed_before = std::mem::take(&mut failed);
-        for (group, standing) in standings {
-            let known = before.get(&group).filter(|known| **known != standing);
-            let looked_at = match known {
-                Some(_) => look_at(&shared, &group).await,
-                None => Ok(()),
-            };
-            match (looked_at, known) {
-                // It is looked at once more with the next round; what one group has holds up no other.
-                (Err(error), Some(known)) => {
-                    if !failed_before.contains(&group) {
-                        tracing::warn!(group, %error, "cannot ask the database which nodes are welcome; trying again");
-                    }
-                    failed.insert(group.clone());
-                    seen_to.insert(group, known.clone());
-                }
-                _ => drop(seen_to.insert(group, standing)),
-            }
-        }
-    }
-}
-
-/// Lineage and epoch of each group. A group that was deleted and made anew at once counts its epochs from 0 once more.
-fn standings(heads: &Heads) -> BTreeMap<String, (String, u64)> {
-    heads.iter().map(|(group, head)| (group.clone(), (head.lineage.clone(), head.epoch))).collect()
-}
-
-async fn look_at(shared: &Shared, group: &str) -> Result<(), StoreError> {
-    // Where it fails, whoever is no longer welcome has to go all the same.
-    let refreshed = match shared.feeds.refresh(group).await {
-        // Deleted since: the next round sees to it.
-        Err(StoreError::UnknownGroup(_)) => return Ok(()),
-        other => other,
-    };
-    if !shared.nodes.any(group) {
-        return refreshed;
-    }
-    let nodes = shared.store.node_list(group).await?;
-    let welcome: BTreeSet<&str> = nodes.iter().filter(|node| node.welcome).map(|node| node.id.as_str()).collect();
-    shared.nodes.end(group, |node| (!welcome.contains(node)).then_some(End::Unwelcome));
-    nodes.iter().for_each(|node| shared.nodes.maintain(node));
-    refreshed
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What happened, as events in an order that all replicas share (`docs/events.md`).
 //!
 //! Whoever leads compares what is with what was told last and records the difference (`teller`, `news`, and what is compared in
-//! `sights`). Each replica reads the log along with its clients (`tail`) and sends each of them what he may see (`stream`).
+//! `sights`). Each replica reads the log along with its clients (`tail`) and sends each of them what it may see (`stream`).
 //!
 //! What must stay true:
 //! - Each change of each group is told once, whoever leads meanwhile and whatever dies. Of what comes and goes, each state that is

@@ -26,7 +26,7 @@ use std::sync::Arc;
 /// Somebody who changes a group by whole change sets.
 #[derive(Clone, Copy)]
 pub(crate) struct Editor<'a> {
-    /// The store in his hands.
+    /// The store in the editor's hands.
     pub(crate) acting: Acting<'a>,
     /// Any that this process has.
     pub(crate) compiler: &'a Arc<Compiler>,

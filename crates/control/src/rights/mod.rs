@@ -6,7 +6,7 @@
 //! What must stay true:
 //! - What no role of the principal allows is refused, whatever kind of principal it is.
 //! - What belongs to no group takes a role that is given in all groups.
-//! - Nobody gives to others what he may not do himself ([`Rights::cover`]).
+//! - Nobody gives to others what they may not do themselves ([`Rights::cover`]).
 
 mod resource;
 mod roles;

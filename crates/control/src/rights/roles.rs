@@ -7,7 +7,7 @@ use milecastle_store::CustomRole;
 
 use super::{Action, Need, Resource};
 
-/// What somebody may do, wherever the role is given to him.
+/// What its holders may do, wherever the role is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Role {
     pub(crate) name: String,

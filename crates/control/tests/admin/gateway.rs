@@ -21,8 +21,8 @@ pub(crate) const KEY: &str = "key-of-the-admin";
 /// The viewer's key.
 pub(crate) const VIEWER: &str = "key-of-the-viewer";
 
-/// Makes each of the functions a test on SQLite and one on PostgreSQL.
-macro_rules! on_both {
+/// Makes each of the functions a test on SQLite: those of what is the same on any database need no other.
+macro_rules! on_sqlite {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
             $(#[tokio::test]
@@ -30,6 +30,14 @@ macro_rules! on_both {
                 Box::pin(super::$name($crate::gateway::Gateway::sqlite().await)).await;
             })+
         }
+    };
+}
+pub(crate) use on_sqlite;
+
+/// Makes each of the functions a test on SQLite and one on PostgreSQL.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        $crate::gateway::on_sqlite!($($name),+);
         mod postgres {
             $(#[tokio::test]
             async fn $name() {
@@ -229,8 +237,7 @@ async fn member(state: &Arc<State>, clock: &Arc<AtomicU64>, history: settings::H
     Membership::join(state.clone(), milecastle_control::Role { roles, address, version }, settings).await.unwrap()
 }
 
-/// Ports that the system chooses, on the loopback.
-/// On free ports of the loopback.
+/// On ports of the loopback that the system chooses.
 pub(crate) fn settings() -> settings::Dashboard {
     let mut settings = settings::Dashboard::default();
     settings.server.listen = settings::HostPort { host: [127, 0, 0, 1].into(), port: 0 };

@@ -29,3 +29,20 @@ async fn lifetimes_end_under_the_next_leader(gw: Gateway) {
     gw.advance(61);
     eventually("the lifetime ended", async || gw.send("GET /upstreams/1").await.status == 404).await;
 }
+
+#[tokio::test]
+async fn lifetimes_end_while_something_is_trimmed() {
+    let gw = Gateway::postgres().await;
+    gw.done(r#"PUT /upstreams/1?ttl=60 {"nodes":{}}"#).await;
+    let _held = gw.database().unwrap().hold("LOCK TABLE idempotency IN SHARE MODE").unwrap();
+    let gw = gw.next_leader(History::default()).await;
+    let waits = || {
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        gw.database().unwrap().query(sql).unwrap().trim() != "0"
+    };
+    eventually("the trimming waits", async || waits()).await;
+    gw.advance(61);
+    eventually("the lifetime ended meanwhile", async || gw.send("GET /upstreams/1").await.status == 404 && waits())
+        .await;
+}

@@ -1,9 +1,9 @@
 //! §1: headers of every answer.
 
-use crate::gateway::{Gateway, bare, on_both};
+use crate::gateway::{Gateway, bare, on_sqlite};
 use milecastle_testkit::Answer;
 
-on_both!(
+on_sqlite!(
     s1_content_type_server_and_newline,
     s1_version_header_only_from_handlers,
     s1_cors_headers,

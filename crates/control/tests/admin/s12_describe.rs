@@ -1,9 +1,9 @@
 //! §12, §13: plugins and schemas.
 
-use crate::gateway::{Gateway, on_both};
+use crate::gateway::{Gateway, on_sqlite};
 use serde_json::json;
 
-on_both!(s12_plugin_names, s12_one_plugin, s12_all_plugins, s12_reload, s13_schemas, s13_validating_against_a_schema,);
+on_sqlite!(s12_plugin_names, s12_one_plugin, s12_all_plugins, s12_reload, s13_schemas, s13_validating_against_a_schema,);
 
 async fn s12_plugin_names(gw: Gateway) {
     let names = json!(["basic-auth", "key-auth", "limit-count", "traffic-split", "grpc-transcode", "http-logger"]);

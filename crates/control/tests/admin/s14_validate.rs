@@ -1,9 +1,9 @@
 //! §14: judging a whole configuration.
 
-use crate::gateway::{Gateway, on_both};
+use crate::gateway::{Gateway, on_sqlite};
 use serde_json::{Value, json};
 
-on_both!(
+on_sqlite!(
     s14_1_items_are_judged_as_on_write_but_for_references,
     s14_1_lists_of_plugins_and_indices,
     s14_2_duplicates,

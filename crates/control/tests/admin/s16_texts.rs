@@ -1,9 +1,9 @@
 //! §16: texts of schema faults, as they come out of a write.
 
-use crate::gateway::{Gateway, on_both};
+use crate::gateway::{Gateway, on_sqlite};
 use serde_json::{Value, json};
 
-on_both!(s16_error_texts, s16_references_bypass_validation, s16_empty_arrays_pass_for_objects);
+on_sqlite!(s16_error_texts, s16_references_bypass_validation, s16_empty_arrays_pass_for_objects);
 
 async fn s16_error_texts(gw: Gateway) {
     let route = |members: Value| {

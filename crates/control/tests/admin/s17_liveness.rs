@@ -1,9 +1,9 @@
 //! §17: what the Admin listener says of its health.
 
-use crate::gateway::{Gateway, bare, on_both};
+use crate::gateway::{Gateway, bare, on_sqlite};
 use milecastle_testkit::Call;
 
-on_both!(s17_the_probe_is_all_that_the_admin_listener_says_of_its_health);
+on_sqlite!(s17_the_probe_is_all_that_the_admin_listener_says_of_its_health);
 
 async fn s17_the_probe_is_all_that_the_admin_listener_says_of_its_health(gw: Gateway) {
     let gw = gw.with_settings(|settings| settings.admin.enable = true).await;

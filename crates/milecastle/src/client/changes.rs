@@ -8,9 +8,11 @@ use super::settings::{self, argument};
 use super::view::{say, show, tell, text};
 use anyhow::Context;
 use hyper::Method;
+use milecastle_settings::Time;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 /// Shows what it takes to come from one revision to another.
 pub(super) async fn diff(client: &Client, output: Output, group: &str, from: &str, to: &str) -> anyhow::Result<Ended> {
@@ -116,6 +118,7 @@ pub(super) async fn publish_by(
     let wait = publish.wait.map(argument).transpose()?.unwrap_or_default();
     let tag = named.unwrap_or_else(|| tag(text(&said.unwrap_or_default(), "base")));
     let path = format!("{path}?{arguments}{wait}");
+    let client = client.waiting(publish.wait.map_or(Duration::ZERO, Time::get));
     let done = client.call_if_match(Method::POST, &path, Some(tag), body).await?;
     show(output, &done, |done| {
         let receipt = done.get("receipt").map(|_| format!(", {}", text(done, "receipt"))).unwrap_or_default();

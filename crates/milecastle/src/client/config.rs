@@ -1,6 +1,6 @@
 //! The configuration, its history, and how far it has come.
 
-use super::cli::{Config, ConfigCommand};
+use super::cli::{Config, ConfigCommand, Output};
 use super::commands::encode;
 use super::http::Client;
 use super::view::{Table, ago, items, show, tell, text};
@@ -37,55 +37,10 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
     let Config { command, group, server } = command;
     let (client, output) = (client(&server)?, server.output);
     match command {
-        ConfigCommand::Get { kind: None, .. } => {
-            let mut all = Map::new();
-            for collection in COLLECTIONS {
-                let answer = client.get(&admin(&group, collection, None)).await?;
-                all.insert((*collection).to_owned(), answer.get("list").cloned().unwrap_or_default());
-            }
-            show(output, &Value::Object(all), |all| {
-                let mut table = table();
-                for collection in COLLECTIONS {
-                    let list = all.get(*collection).and_then(Value::as_array).into_iter().flatten();
-                    list.for_each(|object| row(&mut table, collection, object));
-                }
-                table.text()
-            })?;
-        }
-        ConfigCommand::Get { kind: Some(kind), id } => {
-            let answer = client.get(&admin(&group, &kind, id.as_deref())).await?;
-            show(output, &answer, |answer| {
-                if id.is_some() {
-                    return serde_json::to_string_pretty(answer.get("value").unwrap_or(answer)).unwrap_or_default();
-                }
-                let mut table = table();
-                items(answer).for_each(|object| row(&mut table, &kind, object));
-                table.text()
-            })?;
-        }
-        ConfigCommand::History { limit, revision: None } => {
-            let path = format!("/api/gateway_groups/{}/revisions?limit={limit}", encode(&group));
-            let answer = client.get(&path).await?;
-            show(output, &answer, |answer| {
-                let mut table = Table::new(&["revision", "when", "who", "source", "what", "message"]);
-                for one in items(answer) {
-                    let cells = [text(one, "author"), text(one, "source"), touched(one), text(one, "message")];
-                    table.row([text(one, "revision"), ago(one, "at")].into_iter().chain(cells));
-                }
-                table.text()
-            })?;
-        }
-        ConfigCommand::History { revision: Some(revision), .. } => {
-            let path = format!("/api/gateway_groups/{}/revisions/{revision}", encode(&group));
-            let answer = client.get(&path).await?;
-            show(output, &answer, |answer| {
-                let mut table = Table::new(&["op", "kind", "id"]);
-                for change in answer.get("changes").and_then(Value::as_array).into_iter().flatten() {
-                    table.row(["op", "kind", "id"].map(|member| text(change, member)));
-                }
-                table.text()
-            })?;
-        }
+        ConfigCommand::Get { kind: None, .. } => all(&client, output, &group).await?,
+        ConfigCommand::Get { kind: Some(kind), id } => get(&client, output, &group, &kind, id.as_deref()).await?,
+        ConfigCommand::History { limit, revision: None } => history(&client, output, &group, limit).await?,
+        ConfigCommand::History { revision: Some(revision), .. } => changed(&client, output, &group, revision).await?,
         ConfigCommand::Export { chosen, format } => return changes::export(&client, &group, &chosen, format).await,
         ConfigCommand::Apply { file, arrive, publish } => {
             return changes::apply(&client, output, &group, &file, &arrive, &publish).await;
@@ -112,6 +67,61 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
     Ok(Ended::Done)
 }
 
+/// Shows all objects of the group.
+async fn all(client: &Client, output: Output, group: &str) -> anyhow::Result<()> {
+    let mut all = Map::new();
+    for collection in COLLECTIONS {
+        let answer = client.get(&admin(group, collection, None)).await?;
+        all.insert((*collection).to_owned(), answer.get("list").cloned().unwrap_or_default());
+    }
+    show(output, &Value::Object(all), |all| {
+        let mut table = table();
+        for collection in COLLECTIONS {
+            let list = all.get(*collection).and_then(Value::as_array).into_iter().flatten();
+            list.for_each(|object| row(&mut table, collection, object));
+        }
+        table.text()
+    })
+}
+
+/// Shows the objects of one kind, or one of them.
+async fn get(client: &Client, output: Output, group: &str, kind: &str, id: Option<&str>) -> anyhow::Result<()> {
+    let answer = client.get(&admin(group, kind, id)).await?;
+    show(output, &answer, |answer| {
+        if id.is_some() {
+            return serde_json::to_string_pretty(answer.get("value").unwrap_or(answer)).unwrap_or_default();
+        }
+        let mut table = table();
+        items(answer).for_each(|object| row(&mut table, kind, object));
+        table.text()
+    })
+}
+
+/// Shows what was published, newest first.
+async fn history(client: &Client, output: Output, group: &str, limit: u16) -> anyhow::Result<()> {
+    let answer = client.get(&format!("/api/gateway_groups/{}/revisions?limit={limit}", encode(group))).await?;
+    show(output, &answer, |answer| {
+        let mut table = Table::new(&["revision", "when", "who", "source", "what", "message"]);
+        for one in items(answer) {
+            let cells = [text(one, "author"), text(one, "source"), touched(one), text(one, "message")];
+            table.row([text(one, "revision"), ago(one, "at")].into_iter().chain(cells));
+        }
+        table.text()
+    })
+}
+
+/// Shows which objects a revision changed.
+async fn changed(client: &Client, output: Output, group: &str, revision: u64) -> anyhow::Result<()> {
+    let answer = client.get(&format!("/api/gateway_groups/{}/revisions/{revision}", encode(group))).await?;
+    show(output, &answer, |answer| {
+        let mut table = Table::new(&["op", "kind", "id"]);
+        for change in answer.get("changes").and_then(Value::as_array).into_iter().flatten() {
+            table.row(["op", "kind", "id"].map(|member| text(change, member)));
+        }
+        table.text()
+    })
+}
+
 /// What a revision changed: the first objects by name, the others by number.
 fn touched(revision: &Value) -> String {
     let named = revision.get("changes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -133,9 +143,10 @@ async fn wait(client: &Client, group: &str, revision: Option<u64>, within: Time)
     let mut revision = revision.map_or_else(|| "head".to_owned(), |revision| revision.to_string());
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let round = left.min(ROUND).as_millis();
-        let path = format!("/api/gateway_groups/{}/revisions/{revision}/receipt?wait={round}ms", encode(group));
-        let receipt = client.get(&path).await?;
+        let round = left.min(ROUND);
+        let wait = round.as_millis();
+        let path = format!("/api/gateway_groups/{}/revisions/{revision}/receipt?wait={wait}ms", encode(group));
+        let receipt = client.waiting(round).get(&path).await?;
         let nobody = count(&receipt, "total") == 0;
         let held = count(&receipt, "held") > 0;
         if !nobody && !held && receipt.get("settled").and_then(Value::as_bool).unwrap_or_default() {

@@ -12,6 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// A server that says nothing for so long has vanished: it says `: beat` every `event_streams.beat`, 10 s by default.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// Events of a list that are read at a time.
 const PAGE: u16 = 500;
 
@@ -102,7 +105,7 @@ fn is_final(error: &anyhow::Error) -> bool {
 async fn read(mut followed: Followed, lines: &mut Lines, json: bool) -> anyhow::Result<bool> {
     let mut sent = false;
     lines.begin();
-    while let Some(line) = followed.line().await {
+    while let Some(line) = followed.line(SILENCE).await {
         sent = true;
         let Some(Frame { event, data }) = lines.take(&line) else { continue };
         match &*event {

@@ -24,6 +24,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const STARTING: &str = "starting";
 
 /// Speaks to the first of several dashboards that can be reached and can answer.
+#[derive(Clone)]
 pub(super) struct Client {
     servers: Vec<Uri>,
     key: Option<HeaderValue>,
@@ -85,6 +86,11 @@ impl Client {
             Ok::<_, anyhow::Error>(value)
         });
         Ok(Self { servers, key: key.transpose()?, tls, timeout })
+    }
+
+    /// The same with more patience: a server that is told to wait so long for nodes answers no sooner.
+    pub(super) fn waiting(&self, wait: Duration) -> Self {
+        Self { timeout: self.timeout.saturating_add(wait), ..self.clone() }
     }
 
     /// GET.
@@ -174,7 +180,15 @@ impl Client {
                     continue;
                 }
             };
-            let (status, text) = self.exchange(server, stream, asked).await?;
+            let (status, text) = match self.exchange(server, stream, asked).await {
+                Ok(answered) => answered,
+                Err(error) if asked.method == Method::GET => {
+                    failures.push(format!("{server}: {error:#}"));
+                    continue;
+                }
+                // It may have been done.
+                Err(error) => return Err(error),
+            };
             if (200..300).contains(&status) {
                 return Ok(text);
             }
@@ -239,14 +253,15 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    /// The next line without its end; `None` once the server has ended or broken off its answer.
-    pub(super) async fn line(&mut self) -> Option<String> {
+    /// The next line without its end; `None` once the server has ended or broken off its answer, or said nothing for `silence`.
+    pub(super) async fn line(&mut self, silence: Duration) -> Option<String> {
         loop {
             if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.read.drain(..=end).collect();
                 return Some(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned());
             }
-            match self.body.frame().await?.ok()?.into_data() {
+            let frame = tokio::time::timeout(silence, self.body.frame()).await.ok()?;
+            match frame?.ok()?.into_data() {
                 Ok(data) if self.read.len() + data.len() <= LARGEST => self.read.extend_from_slice(&data),
                 Ok(_) => return None,
                 Err(_trailers) => {}
@@ -282,5 +297,67 @@ fn reason(status: u16, body: &Value, text: &Bytes) -> String {
         (Some(said), 401) => format!("{said}{more} (MILECASTLE_ADMIN_KEY, --admin-key-file)"),
         (Some(said), _) => format!("{said}{more}"),
         (None, _) => format!("the server answered {status}: {}", String::from_utf8_lossy(text).trim()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{ClientConfig, RootCertStore};
+    use serde_json::json;
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// A server that answers the first request of each connection with these bytes, and closes it; its address.
+    async fn server(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _read = stream.read(&mut [0; 4096]).await;
+                let _written = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        format!("http://{address}")
+    }
+
+    fn client(servers: &[String]) -> Client {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        Client::new(servers, None, Arc::new(config).into(), Duration::from_secs(20)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn where_a_server_breaks_off_the_next_one_is_asked_what_only_reads() {
+        let client = client(&[server("").await, server("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await]);
+        assert_eq!(client.get("/api/nodes").await.unwrap(), json!({}));
+        let refused = client.call(Method::DELETE, "/api/gateway_groups/g", None).await.unwrap_err();
+        assert!(refused.downcast_ref::<Refused>().is_none(), "{refused:#}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_falls_silent_has_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(&[format!("http://{}", listener.local_addr().unwrap())]);
+        let begun = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n: beat\n").await.unwrap();
+            stream
+        };
+        let (_open, followed) = tokio::join!(begun, client.follow("/api/events?follow=true", None));
+        let mut followed = followed.unwrap();
+        let silence = Duration::from_millis(100);
+        assert_eq!(followed.line(silence).await.as_deref(), Some(": beat"));
+        assert_eq!(followed.line(silence).await, None);
+    }
+
+    #[test]
+    fn an_answer_after_a_wait_is_waited_for() {
+        let client = client(&[]);
+        assert_eq!(client.waiting(Duration::from_secs(30)).timeout, client.timeout + Duration::from_secs(30));
     }
 }

@@ -10,6 +10,7 @@ use milecastle_settings::{Place, Time};
 use serde_json::{Map, Value, json};
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 pub(super) async fn run(client: &Client, output: Output, command: SettingsCommand) -> anyhow::Result<()> {
     let path = |id: &str| format!("/api/gateway_groups/{}/settings", encode(id));
@@ -24,6 +25,7 @@ pub(super) async fn run(client: &Client, output: Output, command: SettingsComman
         }
         SettingsCommand::Set { id, change, force, expected_revision, wait } => {
             let (method, body) = asked(change)?;
+            let client = client.waiting(wait.map_or(Duration::ZERO, Time::get));
             let wait = wait.map(argument).transpose()?.unwrap_or_default();
             let path = format!("{}?force={force}{wait}", path(&id));
             let tag = expected_revision.map(|revision| format!("\"{revision}\""));

@@ -1,6 +1,7 @@
 //! The gateway's file.
 
 mod apisix;
+mod member;
 mod metrics_push;
 mod nginx;
 mod node;
@@ -15,11 +16,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use apisix::{Apisix, HttpListen, NodeListen, Ssl, SslListen, TlsVersion, TlsVersions, TrustedAddresses};
+pub use member::{ControlPlane, State};
 pub use metrics_push::MetricsPush;
 pub use nginx::{EscapeStyle, NginxConfig, NginxHttp, UpstreamKeepalive};
 pub use node::{
-    AmbiguousPath, ControlPlane, Dns, Limits, LongConnectionPolicy, LongConnections, Shutdown, State, Timeouts,
-    Upgrade, UpstreamPool, UpstreamTls, VerifyUpstreams,
+    AmbiguousPath, Dns, Limits, LongConnectionPolicy, LongConnections, Shutdown, Timeouts, Upgrade, UpstreamPool,
+    UpstreamTls, VerifyUpstreams,
 };
 pub use ocsp::Ocsp;
 pub use prometheus::{MetricSettings, Prometheus};

@@ -7,6 +7,7 @@ use milecastle_store::{
 };
 use milecastle_testkit::{eventually, wait_for};
 use serde_json::json;
+use sqlx::{Connection as _, Executor as _};
 
 use crate::home::{Home, ann, body, office, on_both, route, set};
 
@@ -197,6 +198,28 @@ async fn a_leader_out_of_office_does_nothing(home: Home) {
     assert_eq!(forgotten, Some(Forgotten { members: 0, nodes: 1 }));
     assert_eq!(store.node_list(DEFAULT_GROUP).await.unwrap(), []);
     assert!(store.head(DEFAULT_GROUP).await.unwrap().epoch > epoch, "replicas hear of it");
+}
+
+/// A group that somebody holds must not keep the leader from prolonging its lease.
+#[tokio::test]
+async fn the_lease_is_not_held_while_the_group_of_lost_nodes_is_waited_for() {
+    let home = Home::postgres("conformance::members");
+    let store = home.open().await;
+    join(&store, "n").await;
+    let term = office(&store).await;
+    let mut holder = sqlx::PgConnection::connect(&home.dsn).await.unwrap();
+    holder.execute("BEGIN; SELECT 1 FROM gateway_group FOR UPDATE").await.unwrap();
+    let forgetting = tokio::spawn({
+        let store = store.clone();
+        async move { store.forget_lost(term, LONG, u64::MAX >> 1).await }
+    });
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("it waits for the group", async || home.database().unwrap().query(waiting).unwrap().trim() != "0").await;
+    assert!(store.lease_take(term.lease, term.holder, LONG).await.unwrap().is_some());
+    assert!(!forgetting.is_finished(), "the lease was waited for");
+    holder.close().await.unwrap();
+    assert_eq!(forgetting.await.unwrap().unwrap(), Some(Forgotten { members: 0, nodes: 1 }));
 }
 
 async fn receipts_are_of_the_living(home: Home) {

@@ -1,5 +1,6 @@
 //! The nodes that have a stream here.
 
+mod alive;
 mod rivals;
 
 use std::collections::{BTreeSet, HashMap};
@@ -16,19 +17,12 @@ use tokio::time::Instant;
 use super::super::head::Position;
 use super::receipt::{Stand, Standing};
 use super::routes::Routes;
-use super::warnings::{Bounds, Origin, Warnings};
-use super::{Figures, REMOTE_LIFE, RefusedStep, RejectedObject, Troubles};
-use crate::traffic::Traffic;
+use super::warnings::Warnings;
+use super::{Figures, Troubles};
 use rivals::Rivals;
 
 /// Longest text of a node that is kept, in bytes.
 const LONGEST: usize = 512;
-
-/// Rejected objects of a node that are kept.
-const REJECTED: usize = 100;
-
-/// Alarms of a node that are kept.
-const ALARMS: usize = 16;
 
 /// How often the store hears that a node is there although it has no news.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
@@ -51,8 +45,9 @@ pub(super) struct Live {
     /// Tells the time.
     store: Store,
     groups: Mutex<HashMap<Arc<str>, HashMap<String, Entry>>>,
-    /// Reports of nodes that left, still to be written.
-    left: Mutex<Vec<(String, String, NodeReport)>>,
+    /// The last report of each node (group, id) that left, still to be written: one, however often it comes and goes while the
+    /// database is away.
+    left: Mutex<HashMap<(String, String), NodeReport>>,
     /// The last words of nodes that left, for as long as the store may know less of them, or take them for connected.
     departed: Mutex<HashMap<(Arc<str>, String), NodeReport>>,
     /// Groups of which the store is to hear anew where their nodes stand.
@@ -262,7 +257,8 @@ impl Live {
     /// What the store should hear now, by group. Whoever takes it and fails gives it back by [`Live::keep`].
     pub(super) fn take_news(&self, member: &str) -> Vec<(String, String, NodeReport)> {
         let mut groups = self.lock();
-        let mut reports = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut reports: Vec<_> = left.into_iter().map(|((group, node), report)| (group, node, report)).collect();
         // Of one that left and is back the store hears that it is back: of two reports in one statement either might stay.
         reports.retain(|(group, node, _)| groups.get(&**group).is_none_or(|nodes| !nodes.contains_key(node)));
         reports.iter_mut().for_each(|(_, _, report)| report.member = member.to_owned());
@@ -282,16 +278,16 @@ impl Live {
 
     /// Keeps reports that could not be written, unless there are newer ones by now.
     pub(super) fn keep(&self, reports: Vec<(String, String, NodeReport)>) {
-        let mut left = Vec::new();
         let mut groups = self.lock();
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         for (group, node, report) in reports {
             match groups.get_mut(&*group).and_then(|nodes| nodes.get_mut(&node)) {
                 Some(entry) => entry.news = true,
-                None => left.push((group, node, report)),
+                None => {
+                    left.entry((group, node)).or_insert(report);
+                }
             }
         }
-        drop(groups);
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).append(&mut left);
     }
 }
 
@@ -311,186 +307,6 @@ impl Entry {
             connected,
             member: member.to_owned(),
         }
-    }
-}
-
-impl Alive {
-    /// The store says of the node what it said before its stream began, unless it has said something since.
-    pub(in crate::dpm) fn begin(&self, node: &Node) {
-        self.update(|entry| {
-            entry.maintenance.send_if_modified(|told| {
-                let unknown = told.is_none();
-                told.get_or_insert_with(|| order(node));
-                unknown
-            });
-            false
-        });
-    }
-
-    /// What the node is to be told of its maintenance: hears of every change.
-    pub(in crate::dpm) fn maintenance(&self) -> watch::Receiver<Option<pb::Maintenance>> {
-        self.maintenance.clone()
-    }
-
-    /// The node says that it runs `applied`.
-    pub(in crate::dpm) fn applied(&self, position: Position, applied: pb::Applied) {
-        let total = applied.rejected_total.max(u32::try_from(applied.rejected.len()).unwrap_or(u32::MAX));
-        let rejected = applied.rejected.into_iter().take(REJECTED).map(|rejection| {
-            let key = rejection.key.unwrap_or_default();
-            RejectedObject {
-                kind: clip(key.kind),
-                id: clip(key.id),
-                reason: clip(rejection.reason),
-                serving_last_good: rejection.serving_last_good,
-            }
-        });
-        let rejected: Vec<_> = rejected.collect();
-        self.update(|entry| {
-            entry.position = Some(position);
-            entry.troubles.rejected = rejected;
-            entry.troubles.rejected_total = total;
-            entry.troubles.refused = None;
-            true
-        });
-    }
-
-    /// The node says whether it is in maintenance: the order that it was told last is in force.
-    pub(in crate::dpm) fn maintained(&self, on: bool) {
-        self.update(|entry| std::mem::replace(&mut entry.troubles.maintained, on) != on);
-    }
-
-    /// The node says where it stands, and that it stays there.
-    pub(in crate::dpm) fn stays(&self, position: Position) {
-        self.update(|entry| {
-            let news = entry.position.as_ref() != Some(&position);
-            entry.position = Some(position);
-            news
-        });
-    }
-
-    /// The node says that it did not take a step.
-    pub(in crate::dpm) fn refused(&self, fault: &str, detail: String, revision: u64) {
-        let refused = Some(RefusedStep { fault: fault.to_owned(), detail: clip(detail), revision });
-        self.update(|entry| {
-            let news = entry.troubles.refused != refused;
-            entry.troubles.refused = refused;
-            news
-        });
-    }
-
-    /// When the node's certificate ends (Unix seconds), if it should have had the next one for some time.
-    pub(in crate::dpm) fn certificate_ends(&self, ends: Option<u64>) {
-        self.update(|entry| std::mem::replace(&mut entry.troubles.certificate_ends, ends) != ends);
-    }
-
-    /// The node says what it has logged; lines beyond the bounds are left out.
-    pub(in crate::dpm) fn warned(&self, told: Vec<pb::Warning>, bounds: Bounds) {
-        let groups = self.live.lock();
-        let Some(entry) = groups.get(&*self.group).and_then(|nodes| nodes.get(&self.node)) else { return };
-        if !told.is_empty() && entry.stream == self.stream {
-            let origin = Origin { group: &self.group, node: &self.node, boot: &entry.boot };
-            self.live.warnings.add(origin, told, self.live.store.now(), bounds);
-        }
-    }
-
-    /// The node says what it has counted by route; `most` of a group are kept apart.
-    pub(in crate::dpm) fn counted(&self, told: pb::RouteTraffic, most: u32) {
-        let is_current = {
-            let groups = self.live.lock();
-            let entry = groups.get(&*self.group).and_then(|nodes| nodes.get(&self.node));
-            entry.is_some_and(|entry| entry.stream == self.stream && !entry.rivals.gives_way)
-        };
-        if is_current {
-            self.live.routes.add(&self.group, &self.node, told, self.live.store.now(), most as usize);
-        }
-    }
-
-    /// The node goes ahead of others, or does not any more.
-    pub(in crate::dpm) fn goes_ahead(&self, canary: bool) {
-        let mut groups = self.live.lock();
-        let entry = groups.get_mut(&*self.group).and_then(|nodes| nodes.get_mut(&self.node));
-        let Some(entry) = entry.filter(|entry| entry.stream == self.stream) else { return };
-        let news = std::mem::replace(&mut entry.canary, canary) != canary;
-        drop(groups);
-        if news {
-            self.live.changed(&self.group);
-        }
-    }
-
-    /// The node says how it does. `watched`: what it counts is to be written with the next round of reports. Where the node stands it
-    /// does not change, so that no receipt is written, and nobody who waits for one is woken.
-    pub(in crate::dpm) fn report(&self, report: pb::Report, watched: bool) {
-        let figures = Figures {
-            uptime: Duration::from_millis(report.uptime_ms),
-            requests: report.requests,
-            responses_5xx: report.responses_5xx,
-            cpu: Duration::from_millis(report.cpu_ms),
-            connections: report.connections,
-            resident_bytes: report.resident_bytes,
-            upstream_targets: report.upstream_targets,
-            unhealthy_targets: report.unhealthy_targets,
-            certificate_not_after: report.certificate_not_after,
-            traffic: Traffic::told(&report),
-        };
-        let alarms: Vec<String> = report.alarms.into_iter().take(ALARMS).map(clip).collect();
-        let mut counted = false;
-        self.update(|entry| {
-            counted = watched && entry.figures.is_none_or(|known| known.traffic != figures.traffic);
-            entry.news |= counted;
-            let news = entry.troubles.alarms != alarms;
-            entry.figures = Some(figures);
-            entry.troubles.alarms = alarms;
-            news
-        });
-        if counted {
-            self.live.news.notify_one();
-        }
-    }
-
-    /// The node was heard.
-    fn update(&self, change: impl FnOnce(&mut Entry) -> bool) {
-        let mut groups = self.live.lock();
-        let entry = groups.get_mut(&*self.group).and_then(|nodes| nodes.get_mut(&self.node));
-        let Some(entry) = entry.filter(|entry| entry.stream == self.stream) else { return };
-        entry.heard_at = self.live.store.now();
-        let answered = entry.rivals.answered();
-        let news = change(entry);
-        entry.news |= news;
-        drop(groups);
-        if news || answered {
-            self.live.changed(&self.group);
-        }
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        let mut groups = self.live.lock();
-        let Some(nodes) = groups.get_mut(&*self.group) else { return };
-        if nodes.get(&self.node).is_none_or(|entry| entry.stream != self.stream) {
-            return;
-        }
-        let Some(entry) = nodes.remove(&self.node) else { return };
-        let now = self.live.store.now();
-        // Where an earlier process has the node's stream, nothing ends but a mistake.
-        let last = (!entry.rivals.gives_way).then(|| NodeReport { reported_at: now, ..entry.report(false, "") });
-        if let Some(last) = &last {
-            let mut departed = self.live.departed.lock().unwrap_or_else(PoisonError::into_inner);
-            departed.retain(|_, last| now.saturating_sub(last.reported_at) <= REMOTE_LIFE.as_secs());
-            // While the nodes are locked: whoever does not find it among them any more finds its last words.
-            departed.insert((self.group.clone(), self.node.clone()), last.clone());
-        }
-        if nodes.is_empty() {
-            groups.remove(&*self.group);
-        }
-        drop(groups);
-        self.live.routes.left(&self.group, &self.node);
-        if let Some(last) = last {
-            let last = (self.group.to_string(), self.node.clone(), last);
-            self.live.left.lock().unwrap_or_else(PoisonError::into_inner).push(last);
-        }
-        self.live.urgent.store(true, Ordering::Release);
-        self.live.changed(&self.group);
     }
 }
 
@@ -530,6 +346,27 @@ mod tests {
         let mut told: Vec<_> = news.iter().map(|(_, id, report)| (id.as_str(), report.connected)).collect();
         told.sort_unstable();
         assert_eq!(told, [("n1", true), ("n2", false)]);
+    }
+
+    #[tokio::test]
+    async fn of_a_node_that_comes_and_goes_one_report_waits() {
+        let home = tempfile::tempdir().unwrap();
+        let dsn = format!("sqlite:{}/store.db", home.path().display());
+        let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
+        let nodes = Nodes::new(store, "m1", &Members::default());
+        let (group, address) = (Arc::from(DEFAULT_GROUP), SocketAddr::from(([127, 0, 0, 1], 1)));
+        let come_and_go = |boot: &str| {
+            let facts = pb::NodeFacts { boot_id: boot.to_owned(), ..pb::NodeFacts::default() };
+            drop(nodes.enter(&group, "n1", address, facts, None));
+        };
+        ["1", "2", "3"].into_iter().for_each(come_and_go);
+        let news = nodes.live.take_news("m1");
+        assert_eq!(news.iter().map(|(_, _, report)| report.boot.as_str()).collect::<Vec<_>>(), ["3"]);
+        // What could not be written does not take the place of what has come since.
+        come_and_go("4");
+        nodes.live.keep(news);
+        let news = nodes.live.take_news("m1");
+        assert_eq!(news.iter().map(|(_, _, report)| report.boot.as_str()).collect::<Vec<_>>(), ["4"]);
     }
 
     #[tokio::test]

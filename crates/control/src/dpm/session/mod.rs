@@ -114,10 +114,8 @@ enum Ended {
 }
 
 impl Session {
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         shared: Arc<Shared>,
-        open: Open,
         feed: Arc<Feed>,
         start: Start,
         alive: Alive,
@@ -132,8 +130,8 @@ impl Session {
         alive.goes_ahead(lines.is_canary(node));
         Self {
             lineage,
+            _open: Open::new(&shared),
             shared,
-            _open: open,
             feed,
             heads,
             alive,

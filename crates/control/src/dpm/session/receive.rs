@@ -14,8 +14,6 @@ use super::Session;
 
 impl Session {
     /// Takes a message.
-    // A status is what the stream ends with; tonic takes no other error.
-    #[allow(clippy::result_large_err)]
     pub(super) fn receive(&mut self, message: pb::NodeMessage) -> Result<(), Status> {
         match message.message {
             Some(Message::Applied(applied)) => self.applied(applied),
