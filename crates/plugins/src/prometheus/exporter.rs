@@ -180,12 +180,23 @@ impl Exporter {
         let Labels { request_type, request_llm_model, llm_model, response_source, .. } = *labels;
         let code = labels.code();
         let status: [&str; 11] = [
-            code, route, matched_uri, matched_host, service, consumer, node, request_type, request_llm_model, llm_model,
+            code,
+            route,
+            matched_uri,
+            matched_host,
+            service,
+            consumer,
+            node,
+            request_type,
+            request_llm_model,
+            llm_model,
             response_source,
         ];
         let typed = |kind| [kind, route, service, consumer, node, request_type, request_llm_model, llm_model];
         let shown = |place: usize, own: &[&'_ str]| -> Vec<String> {
-            let value = |(n, value): (usize, &&str)| if disabled[place] & (1 << n) == 0 { (*value).to_owned() } else { String::new() };
+            let value = |(n, value): (usize, &&str)| {
+                if disabled[place] & (1 << n) == 0 { (*value).to_owned() } else { String::new() }
+            };
             let added = extra(cx, &self.metrics[place]).into_iter().map(Cow::into_owned);
             own.iter().enumerate().map(value).chain(added).collect()
         };
