@@ -314,10 +314,10 @@ async fn attempt(
 /// Opens a connection to a node.
 pub(super) async fn open(worker: &Worker, endpoint: &Endpoint, patience: Duration) -> Result<ToUpstream, Failure> {
     let opened = connect(worker, endpoint, patience).await;
-    if opened.is_err() {
-        worker.counters.upstream_connect_failures.up();
+    match opened {
+        Ok(_) => worker.counters.upstream_connects.up(),
+        Err(_) => worker.counters.upstream_connect_failures.up(),
     }
-    worker.counters.upstream_connects.up();
     opened
 }
 
