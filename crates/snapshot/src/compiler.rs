@@ -207,15 +207,7 @@ impl Compiler {
         placement: Placement,
         key: &Key,
     ) -> (Vec<Built>, Vec<Fault>) {
-        if plugins.is_empty() {
-            return (Vec::new(), Vec::new());
-        }
-        let metadata = |name: &str| {
-            let object = base.objects.get(&Key::new(Kind::PluginMetadata, name))?;
-            serde_json::from_slice(&object.body).ok()
-        };
-        let (built, faults) = self.registry.build_all(plugins, placement, &Owner(key.path().into()), &metadata);
-        (built, faults.into_iter().map(in_plugins).collect())
+        build_plugins(&self.registry, base, plugins, placement, key)
     }
 
     /// All faults of plugins that are being written: also those that a stored copy would not be refused for.
@@ -277,6 +269,25 @@ enum SslForm {
     Client(Result<ClientIdentity, ClientCertificateFault>),
     /// It is disabled.
     Off,
+}
+
+/// Builds the plugins of one object, with the metadata of `base`, beside the faults of those that cannot be built.
+pub(crate) fn build_plugins(
+    registry: &Registry,
+    base: &Snapshot,
+    plugins: &Plugins,
+    placement: Placement,
+    key: &Key,
+) -> (Vec<Built>, Vec<Fault>) {
+    if plugins.is_empty() {
+        return (Vec::new(), Vec::new());
+    }
+    let metadata = |name: &str| {
+        let object = base.objects.get(&Key::new(Kind::PluginMetadata, name))?;
+        serde_json::from_slice(&object.body).ok()
+    };
+    let (built, faults) = registry.build_all(plugins, placement, &Owner(key.path().into()), &metadata);
+    (built, faults.into_iter().map(in_plugins).collect())
 }
 
 fn in_plugins(fault: ConfigError) -> Fault {
