@@ -4,7 +4,7 @@ use crate::def::PluginDef;
 use milecastle_model::{MASK, is_reference};
 use serde_json::Value;
 
-/// The private key of an upstream. Plugins take upstreams inline too, and whoever reads a configuration must not depend on where.
+/// The private key of an upstream. Plugins take upstreams inline too, so it is masked wherever it stands.
 const CLIENT_KEY: &str = "client_key";
 
 impl PluginDef {

@@ -6,7 +6,7 @@
 //! connection with one request costs.
 //!
 //! Invariants:
-//! - Whoever is told `Pending` is woken: a socket that has to be waited for is watched from then on.
+//! - A task that gets `Pending` is woken: a socket that has to be waited for is watched from then on.
 //! - A socket that is not watched moves bytes a few times at most, for the runtime cannot see to it that its task leaves
 //!   others their turn.
 #![allow(unsafe_code, reason = "a descriptor that stays open is made known to the runtime and to the system")]

@@ -2,8 +2,8 @@
 //!
 //! Finding five series by eleven labels for each request would be most of this plugin's cost. So each worker keeps the
 //! handles that it has used, by all that decides the labels. What comes from the snapshot and the balancer is told apart by
-//! its address, so that a hit hashes eight numbers and touches no label's text; whoever is remembered by address is held,
-//! so that nothing else comes to stand there.
+//! its address, so that a hit hashes eight numbers and touches no label's text; what is remembered by address is kept
+//! alive, so that the address is not used again for something else.
 
 use super::config::{Disabled, MetricSettings, Settings};
 use super::labels::{Labels, extra, varying};
