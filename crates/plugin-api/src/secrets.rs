@@ -8,8 +8,9 @@ use serde_json::Value;
 const CLIENT_KEY: &str = "client_key";
 
 impl PluginDef {
-    /// Replaces every secret of a configuration by [`MASK`]: what the plugin declares ([`Plugin::ENCRYPTED`](crate::Plugin::ENCRYPTED)),
-    /// and private keys of inline upstreams. References to values kept elsewhere stay.
+    /// Replaces every secret of a configuration by [`MASK`]: what the plugin declares
+    /// ([`Plugin::ENCRYPTED`](crate::Plugin::ENCRYPTED)), and private keys of inline upstreams. References to values kept
+    /// elsewhere stay.
     pub fn mask(&self, config: &mut Value) {
         for path in self.encrypted {
             mask_at(config, &path.split('.').collect::<Vec<_>>());

@@ -15,8 +15,8 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Different lines that are kept unless [`Warnings::keep`] says otherwise. One more takes the place of the one that was written last
-/// the longest ago.
+/// Different lines that are kept unless [`Warnings::keep`] says otherwise. One more takes the place of the one that was written
+/// last the longest ago.
 const MOST: usize = 100;
 
 /// Different lines of one place in the code; those beyond are counted as one.

@@ -218,7 +218,8 @@ impl StatusCell {
 }
 
 impl StatusCell {
-    /// Puts in force what was built and shows it in the status, in one step: a reader that one of them wakes finds the other done.
+    /// Puts in force what was built and shows it in the status, in one step: a reader that one of them wakes finds the other
+    /// done.
     fn put_in_force(&self, holdings: &Holdings, publish: &(dyn Fn(Arc<Snapshot>) + Send + Sync)) {
         let quarantined = holdings.rejected().len();
         let mut status = self.own.lock().unwrap_or_else(PoisonError::into_inner);

@@ -40,8 +40,8 @@ impl InlineUpstreams {
     }
 }
 
-/// The upstream in force, over the present instances of its service if it names one: a plugin's choice before the route's. The first
-/// session for a service waits for the registry.
+/// The upstream in force, over the present instances of its service if it names one: a plugin's choice before the route's. The
+/// first session for a service waits for the registry.
 ///
 /// # Errors
 /// The status of the session: there is none, or none with a node.

@@ -1,7 +1,7 @@
 //! A connection after 101: bytes pass both ways, whatever they mean.
 //!
-//! The policy may end it before its sides do, and so may the end of the process: frames are counted along, so that a close frame can
-//! be put between two of them.
+//! The policy may end it before its sides do, and so may the end of the process: frames are counted along, so that a close
+//! frame can be put between two of them.
 
 use super::Worker;
 use super::activity::Nature;
