@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::packages;
 use crate::postgres;
-use crate::run::{cargo, run, target};
+use crate::run::{cargo, root, run, target};
 use crate::tidy;
 use crate::tools;
 
@@ -16,7 +16,7 @@ type Step = (&'static str, &'static str, fn(&Options) -> Result<()>);
 
 const STEPS: &[Step] = &[
     ("tools", "find or install what the checks need", tools),
-    ("fmt", "cargo fmt --check", |_| run(&mut cargo(&["fmt", "--all", "--check"]))),
+    ("fmt", "cargo fmt --check, also of the plugins", fmt),
     ("clippy", "cargo clippy, warnings are errors", |_| {
         run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     }),
@@ -102,10 +102,24 @@ fn tools(_: &Options) -> Result<()> {
     Ok(())
 }
 
+fn fmt(_: &Options) -> Result<()> {
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    // A macro declares the plugins' modules, where `cargo fmt` does not find them.
+    let mut rustfmt = std::process::Command::new("rustfmt");
+    rustfmt.args(["--check", "--edition", "2024"]).current_dir(root());
+    for entry in std::fs::read_dir(root().join("crates/plugins/src"))? {
+        let module = entry?.path().join("mod.rs");
+        if module.is_file() {
+            rustfmt.arg(module);
+        }
+    }
+    run(&mut rustfmt)
+}
+
 fn deny(_: &Options) -> Result<()> {
     let mut command = std::process::Command::new(tools::installed("cargo-deny", CARGO_DENY)?);
     command.args(["--log-level", "error", "--all-features", "--locked", "check", "bans", "licenses", "sources"]);
-    run(command.current_dir(crate::run::root()))
+    run(command.current_dir(root()))
 }
 
 fn tests(options: &Options) -> Result<()> {

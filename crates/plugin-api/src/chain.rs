@@ -1,11 +1,11 @@
 //! The plugins of one object, sorted and laid out by phase.
 
+use crate::built::Built;
 use crate::cx::{Begun, Request, RequestCx};
 use crate::def::{BodyNeed, BodyNeeds, CredentialPlaces, RunPolicy};
 use crate::flow::{Flow, Reply};
 use crate::hooks::{OnAccess, OnBeforeProxy, OnBody, OnDelayedBody, OnHeaders, OnLog, OnRewrite, RequestHook};
 use crate::meta::Meta;
-use crate::registry::Built;
 use bytes::Bytes;
 use http::StatusCode;
 use std::future::Future;

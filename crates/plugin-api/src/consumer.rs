@@ -1,6 +1,6 @@
 //! Consumers as the request path sees them.
 
-use crate::registry::Built;
+use crate::built::Built;
 use http::HeaderValue;
 use std::sync::Arc;
 

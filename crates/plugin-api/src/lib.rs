@@ -15,6 +15,7 @@
 //! Deliberately absent: sockets, runtimes, storage, and every single plugin.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod built;
 mod chain;
 mod consumer;
 mod cx;
@@ -37,6 +38,7 @@ pub mod testing;
 mod tests;
 mod view;
 
+pub use built::Built;
 pub use chain::{Chain, HookPanicked};
 pub use consumer::{Consumer, CredentialMatch};
 pub use cx::{
@@ -55,7 +57,7 @@ pub use hooks::{
 pub use meta::Meta;
 pub use milecastle_model::is_reference;
 pub use reference::reference_page;
-pub use registry::{Built, CompiledMetadata, Placement, Registry, Subsystem, checksum};
+pub use registry::{CompiledMetadata, Placement, Registry, Subsystem, checksum};
 pub use schema::schema_of;
 pub use shared::{NoSecrets, Secrets, Shared};
 pub use superseded::WhenSuperseded;

@@ -4,12 +4,13 @@ use crate::def::PluginDef;
 use milecastle_model::{MASK, is_reference};
 use serde_json::Value;
 
-/// The private key of an upstream. Plugins take upstreams inline too, and whoever reads a configuration must not depend on where.
+/// The private key of an upstream. Plugins take upstreams inline too, so it is masked wherever it stands.
 const CLIENT_KEY: &str = "client_key";
 
 impl PluginDef {
-    /// Replaces every secret of a configuration by [`MASK`]: what the plugin declares ([`Plugin::ENCRYPTED`](crate::Plugin::ENCRYPTED)),
-    /// and private keys of inline upstreams. References to values kept elsewhere stay.
+    /// Replaces every secret of a configuration by [`MASK`]: what the plugin declares
+    /// ([`Plugin::ENCRYPTED`](crate::Plugin::ENCRYPTED)), and private keys of inline upstreams. References to values kept
+    /// elsewhere stay.
     pub fn mask(&self, config: &mut Value) {
         for path in self.encrypted {
             mask_at(config, &path.split('.').collect::<Vec<_>>());

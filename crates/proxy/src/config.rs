@@ -7,8 +7,8 @@ use http::{HeaderName, HeaderValue};
 use milecastle_matching::{CidrError, CidrSet};
 use milecastle_plugin_api::{NodeFacts, WhenSuperseded};
 use milecastle_settings::{
-    AmbiguousPath, Apisix, Gateway as Settings, LongConnectionPolicy, Ocsp, Peers, PortRange, TlsVersion,
-    VerifyUpstreams,
+    AmbiguousPath, Apisix, Gateway as Settings, LongConnectionPolicy, LongConnections, NginxHttp, Ocsp, Peers,
+    PortRange, TlsVersion, VerifyUpstreams,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -57,13 +57,25 @@ pub(crate) struct Http3Config {
     /// Of one connection in a second: requests that are cancelled, and frames that carry nothing of a request.
     pub(crate) cancels: u32,
     pub(crate) control_frames: u32,
-    /// How long nothing may be heard of a client.
+    /// How long a client may be silent.
     pub(crate) silence: Duration,
     /// How long a client may remember that there is HTTP/3; `None`: it is not told.
     alternative_age: Option<Duration>,
 }
 
 impl Http3Config {
+    fn new(settings: &Settings, workers: usize) -> Self {
+        let limits = &settings.limits;
+        Self {
+            streams: limits.http3_streams,
+            handshakes: per_worker(limits.http3_handshakes, workers),
+            cancels: limits.http3_cancels,
+            control_frames: limits.http3_control_frames,
+            silence: settings.timeouts.http3_silence.get(),
+            alternative_age: Some(settings.apisix.ssl.alt_svc_max_age.get()).filter(|age| !age.is_zero()),
+        }
+    }
+
     /// What answers over TCP say (`Alt-Svc`, RFC 7838 §3) of HTTP/3 on this port.
     pub(crate) fn alternative(&self, port: u16) -> Option<HeaderValue> {
         let age = self.alternative_age?.as_secs();
@@ -96,13 +108,39 @@ pub(crate) struct StreamLimits {
     pub(crate) udp_pending: usize,
 }
 
+impl StreamLimits {
+    fn new(settings: &Settings, workers: usize) -> Result<Self, ConfigError> {
+        let limits = &settings.limits;
+        Ok(Self {
+            real_ip_from: addresses(&settings.nginx_config.stream.real_ip_from, "nginx_config.stream.real_ip_from")?,
+            preread_bytes: limits.stream_preread.as_len(),
+            preread_timeout: settings.timeouts.stream_preread.get(),
+            udp_sessions: per_worker(limits.udp_sessions, workers) as usize,
+            udp_pending: limits.udp_pending as usize,
+        })
+    }
+}
+
 /// What becomes of connections that last (`docs/long-connections.md`).
 #[derive(Debug)]
 pub(crate) struct Lasting {
     /// Where no plugin says anything.
     pub(crate) when_superseded: WhenSuperseded,
-    /// How long an answer has lasted at least that is ended, unless it says that it is a stream of events.
+    /// Answers that have lasted less are not ended, unless they are streams of events.
     pub(crate) answers_from: Duration,
+}
+
+impl Lasting {
+    fn new(settings: &LongConnections) -> Self {
+        Self {
+            when_superseded: match settings.policy {
+                LongConnectionPolicy::Keep => WhenSuperseded::Keep,
+                LongConnectionPolicy::Drain => WhenSuperseded::EndAfter(settings.drain.get()),
+                LongConnectionPolicy::Cut => WhenSuperseded::EndAfter(Duration::ZERO),
+            },
+            answers_from: settings.answers_from.get(),
+        }
+    }
 }
 
 /// How the client's address is found behind proxies (`docs/spec/routing.md` §9).
@@ -111,6 +149,16 @@ pub(crate) struct RealIp {
     pub(crate) header: HeaderName,
     pub(crate) from: CidrSet,
     pub(crate) recursive: bool,
+}
+
+impl RealIp {
+    fn new(http: &NginxHttp) -> Result<Self, ConfigError> {
+        Ok(Self {
+            header: http.real_ip_header.parse().map_err(|_| ConfigError::Header(http.real_ip_header.clone()))?,
+            from: addresses(&http.real_ip_from, "nginx_config.http.real_ip_from")?,
+            recursive: http.real_ip_recursive.0,
+        })
+    }
 }
 
 /// How clients may keep us waiting, and what they may send.
@@ -130,9 +178,10 @@ pub(crate) struct ClientLimits {
     pub(crate) ping_timeout: Duration,
     /// How long the system keeps silent connections back. Zero: not at all.
     pub(crate) deferred_accept: Duration,
-    /// How long a connection keeps its place that waits for a request, while another one has none.
+    /// How long a connection that waits for a request keeps its place while another one has none.
     pub(crate) connection_place: Duration,
-    /// Who was answered before having sent everything may go on so long, be silent so long, and send so much.
+    /// A client that was answered before it had sent everything: how long it may go on, how long it may be silent, and how many
+    /// bytes it may send.
     pub(crate) lingering_time: Duration,
     pub(crate) lingering_timeout: Duration,
     pub(crate) lingering_bytes: u64,
@@ -235,6 +284,26 @@ pub(crate) struct DnsConfig {
 }
 
 impl DnsConfig {
+    fn new(settings: &Settings) -> Self {
+        let (apisix, dns) = (&settings.apisix, &settings.dns);
+        let servers = apisix.dns_resolver.as_ref();
+        Self {
+            lookup: HostLookup {
+                servers: servers.map(|servers| servers.iter().map(|server| server.0).collect()),
+                search: apisix.enable_resolv_search_opt,
+                ipv6: apisix.enable_ipv6,
+                timeout: dns.try_timeout.get(),
+                tries: dns.tries,
+            },
+            timeout: dns.timeout.get(),
+            min_ttl: dns.min_ttl.get(),
+            max_ttl: dns.max_ttl.get(),
+            valid: apisix.dns_resolver_valid.map(milecastle_settings::Time::get),
+            stale: dns.stale_ttl.get(),
+            failed: dns.error_ttl.get(),
+        }
+    }
+
     /// How long an answer is kept that says this.
     pub(crate) fn holds(&self, ttl: Option<Duration>) -> Duration {
         self.valid.unwrap_or_else(|| ttl.unwrap_or(self.min_ttl).clamp(self.min_ttl, self.max_ttl))
@@ -262,24 +331,8 @@ impl GatewayConfig {
         Ok(Self {
             listens: listens(apisix),
             udp: sockets(&apisix.stream_proxy.udp),
-            stream: StreamLimits {
-                real_ip_from: addresses(
-                    &settings.nginx_config.stream.real_ip_from,
-                    "nginx_config.stream.real_ip_from",
-                )?,
-                preread_bytes: limits.stream_preread.as_len(),
-                preread_timeout: settings.timeouts.stream_preread.get(),
-                udp_sessions: (limits.udp_sessions as usize).div_ceil(workers),
-                udp_pending: limits.udp_pending as usize,
-            },
-            lasting: Lasting {
-                when_superseded: match settings.long_connections.policy {
-                    LongConnectionPolicy::Keep => WhenSuperseded::Keep,
-                    LongConnectionPolicy::Drain => WhenSuperseded::EndAfter(settings.long_connections.drain.get()),
-                    LongConnectionPolicy::Cut => WhenSuperseded::EndAfter(Duration::ZERO),
-                },
-                answers_from: settings.long_connections.answers_from.get(),
-            },
+            stream: StreamLimits::new(settings, workers)?,
+            lasting: Lasting::new(&settings.long_connections),
             workers,
             client: ClientLimits {
                 header_bytes: limits.header_bytes.as_len(),
@@ -316,17 +369,10 @@ impl GatewayConfig {
                 send_buffer: limits.upstream_http2_send_buffer.as_len(),
                 ping: settings.timeouts.upstream_http2_ping.get(),
             },
-            http3: Http3Config {
-                streams: limits.http3_streams,
-                handshakes: limits.http3_handshakes.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX)),
-                cancels: limits.http3_cancels,
-                control_frames: limits.http3_control_frames,
-                silence: settings.timeouts.http3_silence.get(),
-                alternative_age: Some(apisix.ssl.alt_svc_max_age.get()).filter(|age| !age.is_zero()),
-            },
+            http3: Http3Config::new(settings, workers),
             verify_upstreams: settings.upstream_tls.verify,
-            idle_connections: (settings.upstream_pool.idle_connections as usize).div_ceil(workers),
-            connections: limits.connections.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX)),
+            idle_connections: per_worker(settings.upstream_pool.idle_connections, workers) as usize,
+            connections: per_worker(limits.connections, workers),
             retry_body: limits.retry_body.as_len(),
             matched_body: limits.matched_body.as_len(),
             pipes: limits.pipes as usize,
@@ -336,11 +382,7 @@ impl GatewayConfig {
                 idle_timeout: http.upstream.keepalive_timeout.get(),
                 requests: http.upstream.keepalive_requests,
             },
-            real_ip: RealIp {
-                header: http.real_ip_header.parse().map_err(|_| ConfigError::Header(http.real_ip_header.clone()))?,
-                from: addresses(&http.real_ip_from, "nginx_config.http.real_ip_from")?,
-                recursive: http.real_ip_recursive.0,
-            },
+            real_ip: RealIp::new(http)?,
             trusted: apisix
                 .trusted_addresses
                 .as_ref()
@@ -365,24 +407,7 @@ impl GatewayConfig {
             ocsp: settings.ocsp.clone(),
             health_checks: !apisix.disable_upstream_healthcheck,
             authorities: Some(&apisix.ssl.ssl_trusted_certificate).filter(|path| *path != "system").map(PathBuf::from),
-            dns: DnsConfig {
-                lookup: HostLookup {
-                    servers: apisix
-                        .dns_resolver
-                        .as_ref()
-                        .map(|servers| servers.iter().map(|server| server.0).collect()),
-                    search: apisix.enable_resolv_search_opt,
-                    ipv6: apisix.enable_ipv6,
-                    timeout: settings.dns.try_timeout.get(),
-                    tries: settings.dns.tries,
-                },
-                timeout: settings.dns.timeout.get(),
-                min_ttl: settings.dns.min_ttl.get(),
-                max_ttl: settings.dns.max_ttl.get(),
-                valid: apisix.dns_resolver_valid.map(milecastle_settings::Time::get),
-                stale: settings.dns.stale_ttl.get(),
-                failed: settings.dns.error_ttl.get(),
-            },
+            dns: DnsConfig::new(settings),
         })
     }
 
@@ -443,6 +468,11 @@ fn listens(apisix: &Apisix) -> Vec<Listen> {
         }));
     }
     all
+}
+
+/// What one worker may have of something that the settings limit for the node.
+fn per_worker(limit: u32, workers: usize) -> u32 {
+    limit.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX))
 }
 
 fn sockets(ranges: &[PortRange]) -> Vec<SocketAddr> {

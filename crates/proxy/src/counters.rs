@@ -61,7 +61,7 @@ counters! {
     responses_4xx,
     /// Answers of the 5xx class.
     responses_5xx,
-    /// Those of them that an upstream answered.
+    /// Answers of the 5xx class that came from an upstream.
     responses_5xx_upstream,
     /// TLS handshakes that failed.
     tls_failures,
@@ -73,7 +73,7 @@ counters! {
     http2_cancels_cut,
     /// HTTP/2 client connections ended because of `limits.http2_control_frames`.
     http2_control_frames_cut,
-    /// HTTP/2 client connections ended because of more resets, CONTINUATION or empty DATA frames than there may be, or a huge head.
+    /// HTTP/2 client connections ended for too many resets, CONTINUATION or empty DATA frames, or a huge head.
     http2_excess,
     /// Answers over HTTP/2 given up because the client opened no window for them.
     http2_stuck_streams,
@@ -127,9 +127,9 @@ counters! {
     tunnels,
     /// WebSockets ended because what they were opened under holds no longer.
     superseded_websockets,
-    /// Answers ended for that.
+    /// Lasting answers ended because what they were asked for under holds no longer.
     superseded_answers,
-    /// TCP and UDP sessions ended for that.
+    /// TCP and UDP sessions ended because what they were opened under holds no longer.
     superseded_sessions,
     /// UDP sessions that are open.
     udp_sessions,

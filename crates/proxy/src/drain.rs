@@ -157,11 +157,12 @@ impl Ord for Counted {
 /// Asks a worker to count.
 pub(crate) type Ask = oneshot::Sender<Count>;
 
-/// How far the end of this process has come. Shared by whoever drives it and whoever asks.
+/// How far the end of this process has come. Shared by the side that drives it and those that ask.
 #[derive(Debug)]
 pub struct Drain {
     version: &'static str,
-    /// How long what was counted is told to whoever asks: workers count instead of serving, and anybody on the host may ask.
+    /// How long a count is given as the answer before there is a new one: workers that count do not serve, and anybody on the
+    /// host may ask.
     interval: Duration,
     workers: OnceLock<Vec<mpsc::UnboundedSender<Ask>>>,
     at: Mutex<(Stage, Option<Instant>)>,

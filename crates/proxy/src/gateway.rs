@@ -1,22 +1,24 @@
 //! Starting and ending the workers.
 
+mod listeners;
+
 use crate::balance::Averages;
-use crate::config::{self, GatewayConfig, Listen};
+use crate::config::GatewayConfig;
 use crate::counters::Counters;
 use crate::current::Current;
 use crate::discovery::Discovery;
 use crate::drain::Drain;
-use crate::handover::{Address, Gate, Inherited, Listening, Transport};
+use crate::handover::{Address, Gate, Inherited, Listening};
 use crate::health::{CheckerParts, Checkers, UpstreamHealth};
 use crate::ocsp::Stapling;
 use crate::resolve::Resolver;
-use crate::stream::{StreamListen, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
-use crate::worker::{self, Door, Doors, ListenError, Mail, Node, Orders, QuicDoor, Stage};
+use crate::worker::{self, ListenError, Node, Orders, Stage};
+use listeners::Listeners;
 use milecastle_plugin_api::stream::StreamCx;
 use milecastle_plugin_api::{NodeFacts, RequestCx};
 use milecastle_settings::VerifyUpstreams;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -58,7 +60,7 @@ pub struct GatewayParts {
     pub on_end: Option<Arc<dyn OnRequestEnd>>,
     /// The access log of sessions.
     pub on_session_end: Option<Arc<dyn OnSessionEnd>>,
-    /// Whoever asks how far the end of the process has come.
+    /// Tells how far the end of the process has come.
     pub drain: Arc<Drain>,
     /// Nobody is let in before it opens.
     pub gate: Gate,
@@ -152,50 +154,7 @@ impl Gateway {
             gate,
         } = parts;
         let workers = config.workers;
-        let mut doors: Vec<Doors> = (0..workers).map(|_| Doors::default()).collect();
-        let mut addrs = Vec::with_capacity(config.listens.len() + config.udp.len());
-        let mut listening = Vec::with_capacity(addrs.capacity());
-        for listen in &config.listens {
-            let (addr, sockets, datagrams) = open(listen, workers, inherited)?;
-            let address =
-                Address { transport: Transport::Tcp, key: listen.key.to_owned(), configured: listen.addr, bound: addr };
-            listening.push(Listening::of(address, &sockets)?);
-            let (served, stream) = match listen.served {
-                config::Served::Http => (Served::Http, None),
-                config::Served::Stream { proxy_protocol_to_upstream } => {
-                    let counters = counters.stream_listener(addr);
-                    (Served::Tcp, Some(StreamListen { proxy_protocol_to_upstream, counters }))
-                }
-            };
-            addrs.push(LocalAddr { addr, tls: listen.tls, served, proxy_protocol: listen.proxy_protocol });
-            let alternative = if listen.http3 { config.http3.alternative(addr.port()) } else { None };
-            let listen = Listen { addr, alternative, ..listen.clone() };
-            for (socket, worker) in sockets.into_iter().zip((0..workers).cycle()) {
-                doors[worker].tcp.push(Door { listen: listen.clone(), socket, stream: stream.clone() });
-            }
-            if listen.http3 {
-                let address =
-                    Address { transport: Transport::Udp, key: listen.key.to_owned(), configured: addr, bound: addr };
-                listening.push(Listening::of(address, &datagrams)?);
-                addrs.push(LocalAddr { addr, tls: true, served: Served::Http3, proxy_protocol: false });
-                let mail = Mail::new(datagrams.len());
-                for (place, socket) in datagrams.into_iter().enumerate() {
-                    let door = QuicDoor { listen: listen.clone(), socket, place, mail: mail.clone() };
-                    doors[place % workers].quic.push(door);
-                }
-            }
-        }
-        for &configured in &config.udp {
-            const KEY: &str = "apisix.stream_proxy.udp";
-            let (addr, sockets) = worker::listen_udp(configured, KEY, workers, inherited)?;
-            let address = Address { transport: Transport::Udp, key: KEY.to_owned(), configured, bound: addr };
-            listening.push(Listening::of(address, &sockets)?);
-            let counters = counters.stream_listener(addr);
-            addrs.push(LocalAddr { addr, tls: false, served: Served::Udp, proxy_protocol: false });
-            for (socket, worker) in sockets.into_iter().zip((0..workers).cycle()) {
-                doors[worker].udp.push(UdpDoor { addr, socket, counters: counters.clone() });
-            }
-        }
+        let Listeners { doors, addrs, listening } = Listeners::open(&config, &counters, inherited)?;
         let resolver = Resolver::new(side.clone(), config.dns.clone());
         let upstream_roots = (config.verify_upstreams != VerifyUpstreams::Off)
             .then(|| crate::tls::trusted(config.authorities.as_deref(), "apisix.ssl.ssl_trusted_certificate"));
@@ -287,30 +246,6 @@ impl Gateway {
             self.ended.recv().await;
         }
         by_itself
-    }
-}
-
-/// Opens the sockets of a TCP listener, and where it has HTTP/3 those of the UDP port of the same number.
-fn open(
-    listen: &Listen,
-    workers: usize,
-    inherited: &mut Inherited,
-) -> Result<(SocketAddr, Vec<TcpListener>, Vec<UdpSocket>), ListenError> {
-    // A port that the system has chosen may be taken by other datagrams.
-    const TRIES: usize = 10;
-    let chosen = listen.addr.port() == 0 && !inherited.has(Transport::Tcp, listen.key, listen.addr);
-    let mut tries = 0;
-    loop {
-        let (addr, streams) = worker::listen(listen.addr, listen.key, workers, inherited)?;
-        if !listen.http3 {
-            return Ok((addr, streams, Vec::new()));
-        }
-        tries += 1;
-        match worker::listen_udp(addr, listen.key, workers, inherited) {
-            Ok((_, datagrams)) => return Ok((addr, streams, datagrams)),
-            Err(_) if chosen && tries < TRIES => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The data plane: workers that take requests, match them, run their plugins and get answers from upstreams.
 //!
 //! [`Gateway`] opens the ports and runs the workers; [`Current`] is where a new snapshot is put in force. The way of a request
-//! is told in the module `request`, the clients towards upstreams in `h1` and `h2_client`, HTTP/2 and HTTP/3 with clients in `h2` and `h3`, what a worker owns in `worker`.
+//! is told in the module `request`, the clients towards upstreams in `h1` and `h2_client`, HTTP/2 and HTTP/3 with clients in
+//! `h2` and `h3`, what a worker owns in `worker`.
 //!
 //! Invariants:
 //! - A request stays on the worker that accepted its connection. On its way it takes no lock that is held across an await,

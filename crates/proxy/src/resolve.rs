@@ -59,7 +59,8 @@ impl Resolver {
     /// Starts a look-up, unless one is under way.
     fn look_up(self: &Arc<Self>, name: &Arc<str>) -> Lookup {
         let mut lookups = self.lookups.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = lookups.get(name) {
+        // One whose task panicked has left its receiver behind.
+        if let Some(running) = lookups.get(name).filter(|running| running.has_changed().is_ok()) {
             return running.clone();
         }
         let (done, running) = watch::channel(false);
@@ -95,15 +96,50 @@ impl Resolver {
     fn store(&self, name: &Arc<str>, addresses: Arc<[IpAddr]>, ttl: Option<Duration>) {
         let (now, stale) = (Instant::now(), self.config.stale);
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        // A failure does not push a usable old answer out.
+        // A failure does not push a usable old answer out, and is remembered like any other.
         if addresses.is_empty()
             && let Some(old) = entries.get_mut(name).filter(|old| !old.addresses.is_empty() && old.until + stale > now)
         {
-            old.until = old.until.max(now);
+            old.until = old.until.max(now + self.config.failed);
             return;
         }
         entries.retain(|_, entry| entry.until + stale > now);
         let holds = if addresses.is_empty() { self.config.failed } else { self.config.holds(ttl) };
         entries.insert(name.clone(), Entry { addresses, until: now + holds });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::GatewayConfig;
+    use milecastle_plugin_api::NodeFacts;
+    use std::net::Ipv4Addr;
+    use tokio::runtime::Handle;
+
+    fn resolver() -> Arc<Resolver> {
+        let facts = NodeFacts { hostname: "host-1".into(), version: "1.2.3", tracing: false };
+        let config = GatewayConfig::new(&milecastle_settings::Gateway::default(), &facts).unwrap();
+        Resolver::new(Handle::current(), config.dns)
+    }
+
+    #[tokio::test]
+    async fn a_failure_beside_an_old_answer_is_remembered() {
+        let (resolver, name): (_, Arc<str>) = (resolver(), "a.test".into());
+        let old = Entry { addresses: Arc::from([IpAddr::V4(Ipv4Addr::LOCALHOST)]), until: Instant::now() };
+        resolver.entries.write().unwrap().insert(name.clone(), old);
+        let failed_at = Instant::now();
+        resolver.store(&name, Arc::from(Vec::new()), None);
+        let entry = resolver.known(&name).unwrap();
+        assert_eq!(*entry.addresses, [Ipv4Addr::LOCALHOST]);
+        assert!(entry.until >= failed_at + resolver.config.failed, "no request asks again before that");
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_panicked_is_not_waited_for() {
+        let (resolver, name): (_, Arc<str>) = (resolver(), "localhost".into());
+        let (_, dead) = watch::channel(false);
+        resolver.lookups.write().unwrap().insert(name.clone(), dead);
+        assert!(!resolver.resolve(&name, Instant::now()).await.is_empty());
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! They run on the side runtime, apart from the workers, and answer from memory. A request's body is never read.
 //!
-//! What must stay true: whoever only holds on to connections keeps no probe out. One more than there may be takes the place of the
-//! one of which nothing was heard for longest, but none is cut before it could be answered: a flood waits in the listener's queue.
+//! What must stay true: connections that are merely held open keep no probe out. Above the limit a new one takes the place of the
+//! one that has been silent for longest, but none is cut before it could be answered: a flood waits in the listener's queue.
 
 use crate::handover::{Address, Gate, Inherited, Listening, Transport};
 use bytes::Bytes;

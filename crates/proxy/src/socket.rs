@@ -2,11 +2,11 @@
 //!
 //! The system keeps connections to itself until their clients have sent something, so that a request is there when its
 //! connection is accepted. If it is the only one, it is answered without the connection ever being watched: one wake-up instead
-//! of two, two calls of epoll_ctl(2) less, and no event which says that the connection may be written to. That is a quarter of all that a
-//! connection with one request costs.
+//! of two, two calls of epoll_ctl(2) less, and no event which says that the connection may be written to. That is a quarter of
+//! all that a connection with one request costs.
 //!
 //! Invariants:
-//! - Whoever is told `Pending` is woken: a socket that has to be waited for is watched from then on.
+//! - A task that gets `Pending` is woken: a socket that has to be waited for is watched from then on.
 //! - A socket that is not watched moves bytes a few times at most, for the runtime cannot see to it that its task leaves
 //!   others their turn.
 #![allow(unsafe_code, reason = "a descriptor that stays open is made known to the runtime and to the system")]
@@ -60,7 +60,8 @@ impl Listener {
         let seconds = libc::c_int::try_from(seconds).unwrap_or(libc::c_int::MAX);
         let size = libc::socklen_t::try_from(size_of_val(&seconds)).expect("the size of an integer");
         let socket = self.0.get_ref().as_raw_fd();
-        // SAFETY: the descriptor is open as long as the listener is borrowed, and the system only reads `size` bytes of `seconds`.
+        // SAFETY: the descriptor is open as long as the listener is borrowed, and the system only reads `size` bytes of
+        // `seconds`.
         let set = unsafe {
             libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, (&raw const seconds).cast(), size)
         };

@@ -147,6 +147,45 @@ fn merge(own: Vec<Built>, mut inherited: Vec<&Arc<Chain>>) -> Option<Arc<Chain>>
     Some(Arc::new(Chain::new(plugins)))
 }
 
+/// What a route is merged from.
+struct Inherited<'s> {
+    service: Option<&'s CompiledService>,
+    /// Of the plugin_config, then of the service.
+    chains: Vec<&'s Arc<Chain>>,
+    /// What becomes of the route's requests: one that refers to something that is missing or in quarantine fails.
+    outcome: Outcome,
+}
+
+impl<'s> Inherited<'s> {
+    fn of(body: &Value, base: &'s Snapshot) -> Self {
+        let mut all = Self { service: None, chains: Vec::new(), outcome: Outcome::Serve };
+        for merged in merged_from(body) {
+            // Whether it has a form; `None`: it does not exist.
+            let (usable, missing) = match merged.kind {
+                Kind::PluginConfig => {
+                    let slot = base.plugin_configs.get(&*merged.id);
+                    all.chains.extend(slot.and_then(Option::as_ref));
+                    (slot.map(Option::is_some), StatusCode::SERVICE_UNAVAILABLE)
+                }
+                _ => {
+                    let slot = base.services.get(&*merged.id);
+                    all.service = slot.and_then(Option::as_deref);
+                    (slot.map(Option::is_some), StatusCode::NOT_FOUND)
+                }
+            };
+            if all.outcome == Outcome::Serve {
+                all.outcome = match usable {
+                    Some(true) => Outcome::Serve,
+                    Some(false) => Outcome::Fail(StatusCode::SERVICE_UNAVAILABLE),
+                    None => Outcome::Fail(missing),
+                };
+            }
+        }
+        all.chains.extend(all.service.map(|service| &service.plugins));
+        all
+    }
+}
+
 /// Compiles a route against the services and plugin_configs of `base`.
 ///
 /// With `quarantine` set the plugins and the upstream are left aside, and what matches is answered with 503.
@@ -164,37 +203,13 @@ pub(crate) fn compile(
         fields: names.iter().any(|name| matches!(name.family(), Family::PostArg | Family::PostArgPath)),
         document: names.iter().any(|name| name.family() == Family::Graphql),
     };
-    let mut outcome = if quarantine { Outcome::Fail(StatusCode::SERVICE_UNAVAILABLE) } else { Outcome::Serve };
-    let mut faults = Vec::new();
-    let mut plugins = Vec::new();
-    if !quarantine {
-        (plugins, faults) = compiler.build_plugins(base, plugins_of(body), Placement::Object, key);
-    }
-    let mut inherited: Vec<&Arc<Chain>> = Vec::new();
-    let mut service = None;
-    for merged in merged_from(body) {
-        let (slot, missing) = match merged.kind {
-            Kind::PluginConfig => {
-                let slot = base.plugin_configs.get(&*merged.id);
-                inherited.extend(slot.and_then(Option::as_ref));
-                (slot.map(Option::is_some), StatusCode::SERVICE_UNAVAILABLE)
-            }
-            _ => {
-                let slot = base.services.get(&*merged.id);
-                service = slot.and_then(Clone::clone);
-                (slot.map(Option::is_some), StatusCode::NOT_FOUND)
-            }
-        };
-        if outcome == Outcome::Serve {
-            outcome = match slot {
-                Some(true) => Outcome::Serve,
-                Some(false) => Outcome::Fail(StatusCode::SERVICE_UNAVAILABLE),
-                None => Outcome::Fail(missing),
-            };
-        }
-    }
-    inherited.extend(service.as_ref().map(|service| &service.plugins));
-    let parent = service.as_deref();
+    let Inherited { service: parent, chains, outcome } = Inherited::of(body, base);
+    let (outcome, plugins, mut faults) = if quarantine {
+        (Outcome::Fail(StatusCode::SERVICE_UNAVAILABLE), Vec::new(), Vec::new())
+    } else {
+        let (plugins, faults) = compiler.build_plugins(base, plugins_of(body), Placement::Object, key);
+        (outcome, plugins, faults)
+    };
     let merged = milecastle_model::effective(&route, parent.map(|parent| &parent.service));
     let upstream = match merged.upstream {
         Some(UpstreamSource::Id(id)) => UpstreamRef::Id(base.upstream_id(id.as_ref())),
@@ -221,7 +236,7 @@ pub(crate) fn compile(
         service_name: parent.and_then(|parent| parent.service.name.as_deref()).map(Into::into),
         labels: merged.labels.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect(),
     });
-    let chain = merge(plugins, inherited).unwrap_or_else(|| compiler.no_plugins());
+    let chain = merge(plugins, chains).unwrap_or_else(|| compiler.no_plugins());
     let more = (route.enabled, &merged.hosts, merged.enable_websocket);
     let terms = terms(body, &CONDITIONS, chain.entries().iter(), more);
     let compiled = CompiledRoute {

@@ -1,14 +1,14 @@
 //! Stream routes: which sessions they take, and what becomes of these (`docs/spec/stream.md` §2, §3).
 
 use crate::compiled::{UpstreamRef, terms};
-use crate::compiler::Compiler;
+use crate::compiler::{Compiler, build_plugins};
 use crate::route::{inline, plugins_of};
 use crate::snapshot::{Map, Snapshot};
 use imbl::{OrdMap, OrdSet};
 use milecastle_matching::CidrSet;
 use milecastle_model::{Fault, Key, Kind, Plugins, Service, StreamRoute};
 use milecastle_plugin_api::stream::StreamChain;
-use milecastle_plugin_api::{Built, Owner, Placement, Registry, RouteInfo};
+use milecastle_plugin_api::{Built, Placement, Registry, RouteInfo};
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -290,16 +290,7 @@ pub(crate) fn compile(
             stand_in: true,
         });
     }
-    let metadata = |name: &str| {
-        let object = base.objects.get(&Key::new(Kind::PluginMetadata, name))?;
-        serde_json::from_slice(&object.body).ok()
-    };
-    let build = |plugins: &Plugins, owner: &Key| {
-        let (built, faults) = registry.build_all(plugins, Placement::Object, &Owner(owner.path().into()), &metadata);
-        let placed =
-            |fault: milecastle_plugin_api::ConfigError| Fault::rule(format!("/plugins{}", fault.path), fault.message);
-        (built, faults.into_iter().map(placed).collect::<Vec<_>>())
-    };
+    let build = |plugins: &Plugins, owner: &Key| build_plugins(registry, base, plugins, Placement::Object, owner);
     let (mut plugins, mut faults) = build(plugins_of(body), key);
     let mut outcome = match &route.protocol {
         Some(_) => StreamOutcome::Unspoken,

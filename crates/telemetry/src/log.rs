@@ -96,9 +96,9 @@ fn parse(text: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError
     EnvFilter::try_new(format!("{text},{QUIET}"))
 }
 
-/// Sets the process's log subscriber: events go to standard error in `format`, filtered by `MILECASTLE_LOG` or, where that
-/// is unset, by `filter`; warnings and errors are kept as [`crate::warnings`] too. Time stamps are UTC with microseconds. There are no colours: the subscriber is built without them, and
-/// says so in each process that asks for them.
+/// Sets the process's log subscriber: events go to standard error in `format`, filtered by `MILECASTLE_LOG` or, where that is
+/// unset, by `filter`; warnings and errors are kept as [`crate::warnings`] too. Time stamps are UTC with microseconds. There
+/// are no colours: the subscriber is built without them, and says so in each process that asks for them.
 pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
     let (text, origin) = match std::env::var(FILTER_VARIABLE) {
         Ok(v) if !v.is_empty() => (v, FILTER_VARIABLE),

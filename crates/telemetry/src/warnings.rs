@@ -1,7 +1,7 @@
-//! The warnings and errors that this process has logged lately, for whoever reads those of many processes in one place.
+//! The warnings and errors that this process has logged lately, so that those of many processes can be read in one place.
 //!
 //! What must stay true:
-//! - What is kept is bounded, whatever is logged and whoever makes it be logged; no place in the code pushes out the lines of others.
+//! - What is kept is bounded, whatever causes the lines; no place in the code pushes out the lines of others.
 //! - Nothing is kept that the log does not show, and nothing of libraries: what they log of requests was written by others.
 //! - Nothing of an address is kept that may open something: neither who logs in there nor its query.
 
@@ -15,8 +15,8 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Different lines that are kept unless [`Warnings::keep`] says otherwise. One more takes the place of the one that was written last
-/// the longest ago.
+/// Different lines that are kept unless [`Warnings::keep`] says otherwise. One more takes the place of the one that was written
+/// last the longest ago.
 const MOST: usize = 100;
 
 /// Different lines of one place in the code; those beyond are counted as one.

@@ -1,7 +1,6 @@
 //! What tests of more than one crate need: an upstream that tells what it received, a client that never retries, the real
-//! binary as a child process, nodes without traffic, registries of services, an OCSP responder, throw-away PostgreSQL and Redis, certificates, ports,
-//! directories, waiting for conditions, a proxy that
-//! cuts connections, and a checker of histories.
+//! binary as a child process, nodes without traffic, registries of services, an OCSP responder, throw-away PostgreSQL and
+//! Redis, certificates, ports, directories, waiting for conditions, a proxy that cuts connections, and a checker of histories.
 //!
 //! Invariants:
 //! - Nothing here hides a failure: the client does not retry, steps that take too long end with an error that says what was

@@ -201,7 +201,8 @@ fn keep(pipe: Option<impl Read + Send + 'static>, log: &Arc<Mutex<Vec<String>>>)
 #[expect(unsafe_code, reason = "the standard library sends no signal but SIGKILL")]
 fn send_signal(id: u32, signal: i32) {
     let id = i32::try_from(id).expect("process ids are positive i32");
-    // SAFETY: kill(2) touches no memory. The child has not been waited for (`is_running` just said so), so its id is still its own.
+    // SAFETY: kill(2) touches no memory. The child has not been waited for (`is_running` just said so), so its id is still its
+    // own.
     let result = unsafe { libc::kill(id, signal) };
     assert_eq!(result, 0, "kill: {}", std::io::Error::last_os_error());
 }

@@ -17,7 +17,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one that serves whoever comes.
+    /// Starts one without a password.
     ///
     /// # Panics
     /// If it is not installed: Debian has it in the packages `redis-server` and `redis-tools`.

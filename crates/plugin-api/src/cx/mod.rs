@@ -250,7 +250,7 @@ impl RequestCx {
         self.lists.overrides.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
-    /// Puts a header on the answer, whoever will make it, in place of one that the answer brings. To be used before
+    /// Puts a header on the answer, whatever its source, in place of one that the answer brings. To be used before
     /// there is an answer; it takes effect at the beginning of `header_filter`, so filters see it and may change it.
     pub fn set_response_header(&mut self, name: HeaderName, value: HeaderValue) {
         self.lists.pending.push(PendingHeader { name, value, gives_way: false });

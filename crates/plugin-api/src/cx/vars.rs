@@ -168,7 +168,7 @@ impl RequestCx {
                 Some(before) => format!("{before}, {}", self.client_addr()).into(),
                 None => Var::Str(self.client_addr()),
             },
-            // Whoever rewrites these headers keeps the received value under the name, and it is found before this.
+            // Code that rewrites these headers keeps the received value under the name, and it is found before this.
             "original_x_forwarded_for" => return self.original("x-forwarded-for"),
             "original_x_forwarded_proto" => return self.original("x-forwarded-proto"),
             "original_x_forwarded_host" => return self.original("x-forwarded-host"),

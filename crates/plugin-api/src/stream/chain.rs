@@ -2,8 +2,8 @@
 
 use super::cx::StreamCx;
 use super::{OnPreread, OnSessionLog, SessionFlow};
+use crate::built::Built;
 use crate::meta::Meta;
-use crate::registry::Built;
 use crate::view::View;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;

@@ -1,7 +1,7 @@
 //! The node's open log files.
 //!
-//! A path is opened once, whoever logs to it. Each entry is one `write` in append mode, so lines of several workers, and
-//! of other processes, do not mix. A worker waits for the page cache, never for another worker's line.
+//! A path is opened once, however many objects log to it. Each entry is one `write` in append mode, so lines of several
+//! workers, and of other processes, do not mix. A worker waits for the page cache, never for another worker's line.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};

@@ -72,7 +72,8 @@ fn each_request_is_a_line() {
 #[test]
 fn the_default_entry_says_what_is_known() {
     let dir = Dir::new();
-    let ask = Ask::from("POST /a%20b?x=1&x=2&v&y=%26\nHost: A.test:81\nX-M: 1\nX-M: 2\n\nbody").answered("201\nX-R: r\n\nok");
+    let ask =
+        Ask::from("POST /a%20b?x=1&x=2&v&y=%26\nHost: A.test:81\nX-M: 1\nX-M: 2\n\nbody").answered("201\nX-R: r\n\nok");
     let mut entry = dir.entry(json!({}), ask);
     for timing in ["latency", "apisix_latency", "start_time"] {
         assert!(entry[timing].take().as_f64().unwrap() >= 0.0, "{timing}");
@@ -157,7 +158,10 @@ fn a_custom_entry_resolves_variables() {
 #[test]
 fn extra_members_never_replace_default_ones() {
     let dir = Dir::new();
-    let entry = dir.entry(json!({ "log_format_extra": { "route_id": "zzz", "host": "$host", "no": "$arg_no" } }), "GET /\nHost: h");
+    let entry = dir.entry(
+        json!({ "log_format_extra": { "route_id": "zzz", "host": "$host", "no": "$arg_no" } }),
+        "GET /\nHost: h",
+    );
     assert_eq!((&entry["route_id"], &entry["host"], entry.get("no")), (&json!("1"), &json!("h"), None));
     let entry = dir.entry(json!({ "log_format": { "a": 1 }, "log_format_extra": { "b": 2 } }), "GET /");
     assert_eq!(entry, json!({ "a": 1, "route_id": "1" }));
@@ -174,7 +178,10 @@ fn metadata_gives_what_the_configuration_leaves_out() {
     };
     let path = dir.path("log");
     assert_eq!(logged(json!({ "path": path, "log_format": { "m": 1 } }), json!({}))["m"], 1);
-    let both = logged(json!({ "path": "/nowhere/x", "log_format": { "m": 1 } }), dir.config(json!({ "log_format": { "c": 2 } })));
+    let both = logged(
+        json!({ "path": "/nowhere/x", "log_format": { "m": 1 } }),
+        dir.config(json!({ "log_format": { "c": 2 } })),
+    );
     assert_eq!(both, json!({ "c": 2, "route_id": "1" }));
     let empty = logged(json!({ "path": path, "log_format": {}, "log_format_extra": { "e": 3 } }), json!({}));
     assert_eq!((&empty["e"], empty.get("request").is_some()), (&json!(3), true));
@@ -222,12 +229,19 @@ fn an_entry_is_written_if_any_match_holds() {
 #[test]
 fn bodies_are_logged_on_request() {
     let dir = Dir::new();
-    let entry = |config: Value| dir.entry(config, Ask::from("POST /?log=1\n\nquestion").answered(Answer::from("200\n\n").chunks(&[b"ans", b"wer"])));
+    let entry = |config: Value| {
+        dir.entry(
+            config,
+            Ask::from("POST /?log=1\n\nquestion").answered(Answer::from("200\n\n").chunks(&[b"ans", b"wer"])),
+        )
+    };
     let none = entry(json!({}));
     assert_eq!((none["request"].get("body"), none["response"].get("body")), (None, None));
     let both = entry(json!({ "include_req_body": true, "include_resp_body": true }));
     assert_eq!((&both["request"]["body"], &both["response"]["body"]), (&json!("question"), &json!("answer")));
-    let cut = entry(json!({ "include_req_body": true, "include_resp_body": true, "max_req_body_bytes": 3, "max_resp_body_bytes": 4 }));
+    let cut = entry(
+        json!({ "include_req_body": true, "include_resp_body": true, "max_req_body_bytes": 3, "max_resp_body_bytes": 4 }),
+    );
     assert_eq!((&cut["request"]["body"], &cut["response"]["body"]), (&json!("que"), &json!("answ")));
     let custom = entry(json!({ "include_req_body": true, "log_format": { "q": "$request_body", "r": "$resp_body" } }));
     assert_eq!(custom, json!({ "q": "question", "r": "", "route_id": "1" }));
@@ -331,7 +345,10 @@ fn faults_are_found_on_write() {
         assert!(faults.iter().any(|found| found.message.contains(fault)), "{config}: {faults:?}");
     };
     check(json!({ "path": 1 }), "wrong type: expected string, got number");
-    check(json!({ "path": "x", "match": [[["a", "nope", 1]]] }), "failed to validate the 'match' expression: invalid operator 'nope'");
+    check(
+        json!({ "path": "x", "match": [[["a", "nope", 1]]] }),
+        "failed to validate the 'match' expression: invalid operator 'nope'",
+    );
     check(json!({ "path": "x", "match": ["a"] }), "wrong type: expected array, got string");
     check(json!({ "path": "x", "match": vec![json!([["a", "b"]]); 21] }), "expect array to have at most 20 items");
     check(json!({ "path": "x", "max_req_body_bytes": 0 }), "expected 0 to be at least 1");

@@ -55,9 +55,8 @@ fn a_consumers_list_takes_the_place_of_the_routes() {
 fn faults_are_found_on_write() {
     let check = |config: Value, path: &str, fault: &str| {
         let faults = Setup::new(&[&DEF]).faults(json!({ "ip-restriction": config }));
-        let found = faults.iter().any(|found| {
-            found.path == format!("/ip-restriction{path}") && found.message.ends_with(fault)
-        });
+        let found =
+            faults.iter().any(|found| found.path == format!("/ip-restriction{path}") && found.message.ends_with(fault));
         assert!(found, "{config}: {faults:?}");
     };
     let none = "value should match only one schema, but matches none: \

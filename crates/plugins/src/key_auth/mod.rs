@@ -8,8 +8,8 @@ use crate::auth::Challenge;
 use config::{Config, Credential};
 use http::{HeaderName, HeaderValue};
 use milecastle_plugin_api::{
-    Auth, BuildCx, ConfigError, CredentialMatch, CredentialPlaces, Example, Flow, Hooks, OnRewrite, Plugin, PluginDef, RequestCx, fields,
-    query, schema_of,
+    Auth, BuildCx, ConfigError, CredentialMatch, CredentialPlaces, Example, Flow, Hooks, OnRewrite, Plugin, PluginDef,
+    RequestCx, fields, query, schema_of,
 };
 
 pub(crate) static DEF: PluginDef = PluginDef::of::<KeyAuth>();

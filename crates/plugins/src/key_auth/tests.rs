@@ -107,7 +107,10 @@ fn no_log_shows_a_key_right_or_wrong() {
     }
     let done = gateway.send("GET /?a=1&k=good");
     assert_eq!(done.sent().target, "/?a=1&k=good", "the upstream gets what the client sent");
-    assert!(logged(&gateway.send("GET /?apikey=1\nX-Key: good\napikey: 2")).contains("/?apikey=1"), "others are no secrets");
+    assert!(
+        logged(&gateway.send("GET /?apikey=1\nX-Key: good\napikey: 2")).contains("/?apikey=1"),
+        "others are no secrets"
+    );
     let rewritten = Setup::new(&[&DEF, &crate::proxy_rewrite::DEF])
         .consumer(json!({ "username": "amy", "plugins": { "key-auth": { "key": "good" } } }))
         .route(json!({ "proxy-rewrite": { "uri": "/v2$uri" }, "key-auth": {} }))
@@ -149,7 +152,8 @@ fn a_missing_anonymous_consumer_is_a_refusal() {
 fn credentials_of_one_consumer_are_told_apart() {
     let gateway = gateway(json!({}));
     let credential = |key: &str| {
-        let done = gateway.send(format!("GET /\napikey: {key}\nX-Credential-Identifier: fake\nX-Consumer-Custom-ID: fake").as_str());
+        let done = gateway
+            .send(format!("GET /\napikey: {key}\nX-Credential-Identifier: fake\nX-Consumer-Custom-ID: fake").as_str());
         (user(&done).unwrap().to_owned(), done.sent().header("x-credential-identifier").map(str::to_owned))
     };
     assert_eq!(credential("one"), ("amy".into(), Some("c1".into())));
@@ -180,7 +184,8 @@ fn faults_are_found_on_write() {
     check(json!({ "realm": "x".repeat(129) }), "string too long, expected at most 128, got 129");
     assert_eq!(setup().faults(json!({ "key-auth": { "realm": "a b!#[]~", "unknown": 1 } })), []);
 
-    let credential = |config: Value| setup().faults_at("/consumers/x", Placement::Credential, json!({ "key-auth": config }));
+    let credential =
+        |config: Value| setup().faults_at("/consumers/x", Placement::Credential, json!({ "key-auth": config }));
     assert!(credential(json!({}))[0].message.ends_with("property \"key\" is required"));
     assert_eq!(credential(json!({ "key": "k" })), []);
 }

@@ -90,7 +90,9 @@ impl<'de> Deserialize<'de> for Amount {
             // The schema has the specification's words for everything else.
             other => match other.as_u64().filter(|number| (1..=MOST).contains(number)) {
                 Some(number) => Ok(Self::Number(number)),
-                None => Err(D::Error::custom(format!("expected a whole number from 1 to {MOST}, or a template, got {other}"))),
+                None => Err(D::Error::custom(format!(
+                    "expected a whole number from 1 to {MOST}, or a template, got {other}"
+                ))),
             },
         }
     }

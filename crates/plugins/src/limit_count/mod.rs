@@ -63,7 +63,10 @@ impl Plugin for LimitCount {
     const ENCRYPTED: &'static [&'static str] = &["redis_password", "sentinel_password"];
     const EXAMPLES: &'static [Example] = &[
         Example::new("100 requests a minute for each client", include_str!("examples/client.json")),
-        Example::new("A quota for each consumer, sliding, beside an authentication plugin", include_str!("examples/consumer.json")),
+        Example::new(
+            "A quota for each consumer, sliding, beside an authentication plugin",
+            include_str!("examples/consumer.json"),
+        ),
         Example::new("Two limits at once", include_str!("examples/rules.json")),
         Example::new("A quota that all nodes count together, in Redis", include_str!("examples/redis.json")),
     ];
@@ -103,7 +106,9 @@ impl Plugin for LimitCount {
             show_headers: config.show_limit_quota_header,
             rules: match &config.rules {
                 Some(rules) => Rules::Several(Rule::several(rules)),
-                None => Rules::One(Rule::one(&config).ok_or_else(|| vec![ConfigError::new("no limit is given")])?.into()),
+                None => {
+                    Rules::One(Rule::one(&config).ok_or_else(|| vec![ConfigError::new("no limit is given")])?.into())
+                }
             },
             counters,
             remote: Remote::of(&config, cx),

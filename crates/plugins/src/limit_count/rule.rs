@@ -141,7 +141,11 @@ impl Quantity {
             Self::Fixed(number) => Ok(*number),
             Self::Template(template) => {
                 let number = Var::from(template.render(cx).text).number().ok_or(Failed)?;
-                if (1.0..=MOST as f64).contains(&number) && number.fract() == 0.0 { Ok(number as u64) } else { Err(Failed) }
+                if (1.0..=MOST as f64).contains(&number) && number.fract() == 0.0 {
+                    Ok(number as u64)
+                } else {
+                    Err(Failed)
+                }
             }
         }
     }

@@ -113,9 +113,8 @@ fn headers_can_be_left_out() {
 
 #[test]
 fn keys_of_all_types_separate() {
-    let one = |key: &str, key_type: &str| {
-        route(json!({ "count": 1, "time_window": 60, "key": key, "key_type": key_type }))
-    };
+    let one =
+        |key: &str, key_type: &str| route(json!({ "count": 1, "time_window": 60, "key": key, "key_type": key_type }));
     let by_header = one("http_x_user", "var");
     assert_eq!(statuses(&by_header, &["GET /\nX-User: a", "GET /\nX-User: b", "GET /\nX-User: a"]), [200, 200, 503]);
     // Without a value the client's address counts.
@@ -138,7 +137,8 @@ fn keys_of_all_types_separate() {
 #[test]
 fn a_group_shares_its_counters_among_objects() {
     let node = Node::new();
-    let config = json!({ "limit-count": { "count": 2, "time_window": 60, "group": "g1", "key_type": "constant", "key": "k" } });
+    let config =
+        json!({ "limit-count": { "count": 2, "time_window": 60, "group": "g1", "key_type": "constant", "key": "k" } });
     let one = node.setup().layers(&[("/routes/1", config.clone())]);
     let two = node.setup().layers(&[("/routes/2", config)]);
     assert_eq!([one.send("GET /").status, two.send("GET /").status, one.send("GET /").status], [200, 200, 503]);
@@ -155,7 +155,10 @@ fn members_of_a_group_must_be_configured_alike() {
     assert_eq!(write("/routes/1", 3), [], "the only member may change");
     assert_eq!(write("/routes/2", 3), []);
     let faults = write("/routes/2", 4);
-    assert!(faults[0].message.ends_with("group conf mismatched") && faults[0].path == "/limit-count/group", "{faults:?}");
+    assert!(
+        faults[0].message.ends_with("group conf mismatched") && faults[0].path == "/limit-count/group",
+        "{faults:?}"
+    );
     // What has been accepted elsewhere is loaded all the same.
     let config = json!({ "limit-count": { "count": 9, "time_window": 60, "group": "g1" } });
     assert_eq!(node.setup().layers(&[("/routes/3", config)]).send("GET /").status, 200);
@@ -180,9 +183,7 @@ fn a_consumers_limit_covers_all_it_calls_and_nobody_else() {
     let node = Node::new();
     let limit = json!({ "count": 1, "time_window": 60 });
     let gateway = |owner: &str| {
-        let consumer = |name: &str| {
-            json!({ "username": name, "plugins": { "key-auth": { "key": name }, "limit-count": limit.clone() } })
-        };
+        let consumer = |name: &str| json!({ "username": name, "plugins": { "key-auth": { "key": name }, "limit-count": limit.clone() } });
         node.setup().consumer(consumer("amy")).consumer(consumer("bob")).layers(&[(owner, json!({ "key-auth": {} }))])
     };
     let (one, two) = (gateway("/routes/1"), gateway("/routes/2"));
@@ -220,7 +221,10 @@ fn a_literal_suffix_makes_several_windows_for_one_address() {
         { "key": "${remote_addr}_60s", "count": 9, "time_window": 60 },
     ] }));
     let done = gateway.send("GET /");
-    assert_eq!((done.header("x-1-ratelimit-remaining"), done.header("x-2-ratelimit-remaining")), (Some("4"), Some("8")));
+    assert_eq!(
+        (done.header("x-1-ratelimit-remaining"), done.header("x-2-ratelimit-remaining")),
+        (Some("4"), Some("8"))
+    );
     let literal = route(json!({ "rules": [{ "key": "always", "count": 1, "time_window": 1 }] }));
     assert_eq!(literal.send("GET /").status, 500, "a literal key never applies");
 }
@@ -348,7 +352,10 @@ fn faults_are_found_on_write() {
     check(json!({ "rules": [rule("$a"), rule("$a")] }), "duplicate key '$a' in rules");
     check(json!({ "rules": [{ "key": "$a", "count": 1 }] }), "property \"time_window\" is required");
     check(json!({ "rules": [{ "count": 1, "time_window": 1 }] }), "property \"key\" is required");
-    check(json!({ "rules": [{ "key": "$a", "count": 1, "time_window": 1, "header_prefix": "a b" }] }), "cannot stand in a header name");
+    check(
+        json!({ "rules": [{ "key": "$a", "count": 1, "time_window": 1, "header_prefix": "a b" }] }),
+        "cannot stand in a header name",
+    );
     check(with(json!({ "window_type": "tumbling" })), "matches none of the enum values");
     check(with(json!({ "key_type": "x" })), "matches none of the enum values");
     check(with(json!({ "policy": "memcached" })), "matches none of the enum values");
@@ -363,10 +370,16 @@ fn faults_are_found_on_write() {
     let redis = |name: &str, value: Value| with(json!({ "policy": "redis", "redis_host": "h.test", name: value }));
     check(redis("sync_interval", json!(1)), "sync_interval is not available in this version");
     check(redis("redis_host", json!("h")), "string too short");
-    for (name, below) in [("redis_port", 0), ("redis_timeout", 0), ("redis_keepalive_timeout", 999), ("redis_keepalive_pool", 0)] {
-        check(redis(name, json!(below)), &format!("property \"{name}\" validation failed: expected {below} to be at least"));
+    for (name, below) in
+        [("redis_port", 0), ("redis_timeout", 0), ("redis_keepalive_timeout", 999), ("redis_keepalive_pool", 0)]
+    {
+        check(
+            redis(name, json!(below)),
+            &format!("property \"{name}\" validation failed: expected {below} to be at least"),
+        );
     }
-    let faults = Node::new().setup().registry().build_metadata("limit-count", &json!({ "limit_header": "a b" })).unwrap();
+    let faults =
+        Node::new().setup().registry().build_metadata("limit-count", &json!({ "limit_header": "a b" })).unwrap();
     assert!(faults.unwrap_err()[0].message.contains("invalid header name: a b"));
 }
 

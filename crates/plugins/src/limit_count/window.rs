@@ -90,8 +90,8 @@ impl Window {
     }
 }
 
-/// The verdict on one more request, `time_left` seconds before the end of a sliding window in which `current` have passed, after one in
-/// which `previous` did.
+/// The verdict on one more request, `time_left` seconds before the end of a sliding window in which `current` have passed,
+/// after one in which `previous` did.
 pub(super) fn slide(Window { limit, seconds, .. }: Window, time_left: f64, previous: u64, current: u64) -> Verdict {
     let ceiling = limit as f64;
     let previous_rate = previous.min(limit) as f64 / seconds as f64;

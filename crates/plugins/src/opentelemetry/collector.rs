@@ -3,13 +3,13 @@
 use super::config::{BatchConfig, MetadataConfig, TraceIdSource};
 use crate::exporting::Exporting;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use milecastle_plugin_api::{CompiledMetadata, ConfigError, NodeFacts};
-use milecastle_export::{BatchSettings, Batches, Deliver, Undelivered};
 use milecastle_export::otlp::proto::collector::trace::v1::ExportTraceServiceRequest;
 use milecastle_export::otlp::proto::common::v1::KeyValue;
 use milecastle_export::otlp::proto::common::v1::any_value::Value as Scalar;
 use milecastle_export::otlp::proto::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use milecastle_export::otlp::{self, OtlpClient, OtlpSettings};
+use milecastle_export::{BatchSettings, Batches, Deliver, Undelivered};
+use milecastle_plugin_api::{CompiledMetadata, ConfigError, NodeFacts};
 use serde_json::{Map, Value};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -95,7 +95,8 @@ impl Collector {
 
 impl Deliver<Span> for Exporter {
     async fn deliver(&mut self, batch: &[Span]) -> Result<(), Undelivered> {
-        let scope_spans = ScopeSpans { scope: Some(otlp::scope(SCOPE)), spans: batch.to_vec(), ..ScopeSpans::default() };
+        let scope_spans =
+            ScopeSpans { scope: Some(otlp::scope(SCOPE)), spans: batch.to_vec(), ..ScopeSpans::default() };
         let spans = ResourceSpans {
             resource: Some(otlp::resource(self.about.clone())),
             scope_spans: vec![scope_spans],

@@ -116,7 +116,8 @@ fn is_member(member: &str) -> bool {
     let Some((key, value)) = member.split_once('=') else { return false };
     let is_part = |part: &str, longest: usize, digit_first: bool| {
         let mut bytes = part.bytes();
-        let first = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase() || (digit_first && byte.is_ascii_digit()));
+        let first =
+            bytes.next().is_some_and(|byte| byte.is_ascii_lowercase() || (digit_first && byte.is_ascii_digit()));
         let rest = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-*/".contains(&byte);
         first && part.len() <= longest && bytes.all(rest)
     };

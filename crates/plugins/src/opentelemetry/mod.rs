@@ -82,9 +82,8 @@ impl Plugin for OpenTelemetry {
     }
 
     fn hooks(h: Hooks<Self>) -> Hooks<Self> {
-        let of_answer = |name: &VarName| {
-            matches!(name.family(), Family::SentHttp | Family::UpstreamHttp | Family::UpstreamCookie)
-        };
+        let of_answer =
+            |name: &VarName| matches!(name.family(), Family::SentHttp | Family::UpstreamHttp | Family::UpstreamCookie);
         h.rewrite().before_proxy().log_reading_head(|own| own.additions.variables.iter().any(of_answer))
     }
 }

@@ -3,14 +3,14 @@
 use super::context::{SpanId, TraceId};
 use crate::entropy;
 use http::HeaderMap;
-use milecastle_matching::{Lookup as _, Var, VarName};
-use milecastle_plugin_api::{Attempt, RequestCx, Stretch};
 use milecastle_export::otlp::proto::common::v1::KeyValue;
 use milecastle_export::otlp::proto::common::v1::any_value::Value;
 use milecastle_export::otlp::proto::trace::v1::span::SpanKind;
 use milecastle_export::otlp::proto::trace::v1::status::StatusCode;
 use milecastle_export::otlp::proto::trace::v1::{Span, Status};
 use milecastle_export::otlp::{attribute, text, unix_nanos};
+use milecastle_matching::{Lookup as _, Var, VarName};
+use milecastle_plugin_api::{Attempt, RequestCx, Stretch};
 use std::time::{Instant, SystemTime};
 
 /// The place of a request in a trace, if it is recorded.

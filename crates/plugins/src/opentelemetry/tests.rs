@@ -1,13 +1,13 @@
 use super::DEF;
 use crate::receiver::Receiver;
-use milecastle_plugin_api::testing::{Answer, Ask, Setup};
-use milecastle_plugin_api::{RouteInfo, Shared, NoSecrets};
 use milecastle_export::Background;
 use milecastle_export::otlp::proto::collector::trace::v1::ExportTraceServiceRequest;
-use milecastle_export::otlp::proto::common::v1::any_value::Value as Scalar;
 use milecastle_export::otlp::proto::common::v1::KeyValue;
+use milecastle_export::otlp::proto::common::v1::any_value::Value as Scalar;
 use milecastle_export::otlp::proto::trace::v1::Span;
 use milecastle_export::otlp::proto::trace::v1::span::SpanKind;
+use milecastle_plugin_api::testing::{Answer, Ask, Setup};
+use milecastle_plugin_api::{NoSecrets, RouteInfo, Shared};
 use prost::Message as _;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -166,7 +166,11 @@ fn samplers() {
         (json!({ "name": "trace_id_ratio", "options": { "fraction": 7 } }), "00", true),
         (json!({ "name": "trace_id_ratio", "options": { "fraction": -1 } }), "01", false),
         (json!({ "name": "trace_id_ratio" }), "01", false),
-        (json!({ "name": "parent_base", "options": { "root": { "name": "trace_id_ratio", "options": { "fraction": 1 } } } }), "", true),
+        (
+            json!({ "name": "parent_base", "options": { "root": { "name": "trace_id_ratio", "options": { "fraction": 1 } } } }),
+            "",
+            true,
+        ),
     ];
     let collector = Collector::new();
     for (config, flags, sampled) in cases {
@@ -225,7 +229,9 @@ fn what_operators_add() {
     let ask = "GET /?b=1\nX-My-One: 1\nx-my-two: 2\nx-my-two: 3\nX-Single: s\nX-Other: o";
     gateway.send(Ask::from(ask).answered("200\nX-Up: u\n\n"));
     let attributes = collector.request().attributes;
-    for (key, value) in [("arg_b", "1"), ("sent_http_x_up", "u"), ("x-my-one", "1"), ("x-my-two", "2, 3"), ("x-single", "s")] {
+    for (key, value) in
+        [("arg_b", "1"), ("sent_http_x_up", "u"), ("x-my-one", "1"), ("x-my-two", "2, 3"), ("x-single", "s")]
+    {
         assert_eq!(attribute(&attributes, key), Some(value.into()), "{key}");
     }
     for absent in ["arg_none", "x-none", "x-other"] {
@@ -240,7 +246,9 @@ fn variables_and_resource() {
     let gateway = Setup::new(&[&DEF]).metadata("opentelemetry", metadata).route(always());
     let done = gateway.send(&*called("01"));
     let (resource, ..) = collector.next();
-    for (key, value) in [("service.name", json!("APISIX")), ("zone", json!("a")), ("n", json!(3.0)), ("on", json!(true))] {
+    for (key, value) in
+        [("service.name", json!("APISIX")), ("zone", json!("a")), ("n", json!(3.0)), ("on", json!(true))]
+    {
         assert_eq!(attribute(&resource, key), Some(value), "{key}");
     }
     let given = |name: &str| format!("{:?}", done.cx.overridden(name).unwrap());
@@ -288,8 +296,10 @@ fn faults_are_found_on_write() {
     assert!(compile(&json!({})).is_ok());
     for (metadata, path) in [
         (json!({ "collector": { "address": "ftp://c" } }), "/collector/address"),
-        (json!({ "batch_span_processor": { "max_queue_size": 10, "max_export_batch_size": 10 } }),
-            "/batch_span_processor/max_export_batch_size"),
+        (
+            json!({ "batch_span_processor": { "max_queue_size": 10, "max_export_batch_size": 10 } }),
+            "/batch_span_processor/max_export_batch_size",
+        ),
         (json!({ "collector": { "request_headers": { "a b": "c" } } }), "/collector/request_headers/a b"),
         (json!({ "trace_id_source": "uuid" }), ""),
     ] {

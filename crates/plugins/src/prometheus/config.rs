@@ -41,7 +41,8 @@ impl Disabled {
 /// The schema of the metadata: which labels of which metric may be switched off.
 pub(super) fn metadata_schema() -> Value {
     let metric = |metric: &Metric| {
-        let labels: Vec<&str> = metric.labels.iter().filter(|label| !metric.structural.contains(label)).copied().collect();
+        let labels: Vec<&str> =
+            metric.labels.iter().filter(|label| !metric.structural.contains(label)).copied().collect();
         (metric.name.to_owned(), json!({ "type": "array", "items": { "type": "string", "enum": labels } }))
     };
     let metrics: Map<String, Value> = METRICS.iter().map(metric).collect();
@@ -99,7 +100,8 @@ impl MetricSettings {
     fn read(metric: &str, given: &Value) -> Result<Self, String> {
         let mut extra_labels = Vec::new();
         for entry in given.get("extra_labels").and_then(Value::as_array).into_iter().flatten() {
-            let fault = || format!("plugin_attr.prometheus.metrics.{metric}.extra_labels: each item is {{label: $variable}}");
+            let fault =
+                || format!("plugin_attr.prometheus.metrics.{metric}.extra_labels: each item is {{label: $variable}}");
             let mut members = entry.as_object().into_iter().flatten();
             let (Some((label, variable)), None) = (members.next(), members.next()) else { return Err(fault()) };
             let name = variable.as_str().and_then(|text| text.strip_prefix('$')).ok_or_else(fault)?;

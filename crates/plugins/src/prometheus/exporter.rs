@@ -2,8 +2,8 @@
 //!
 //! Finding five series by eleven labels for each request would be most of this plugin's cost. So each worker keeps the
 //! handles that it has used, by all that decides the labels. What comes from the snapshot and the balancer is told apart by
-//! its address, so that a hit hashes eight numbers and touches no label's text; whoever is remembered by address is held,
-//! so that nothing else comes to stand there.
+//! its address, so that a hit hashes eight numbers and touches no label's text; what is remembered by address is kept
+//! alive, so that the address is not used again for something else.
 
 use super::config::{Disabled, MetricSettings, Settings};
 use super::labels::{Labels, extra, varying};
@@ -180,12 +180,23 @@ impl Exporter {
         let Labels { request_type, request_llm_model, llm_model, response_source, .. } = *labels;
         let code = labels.code();
         let status: [&str; 11] = [
-            code, route, matched_uri, matched_host, service, consumer, node, request_type, request_llm_model, llm_model,
+            code,
+            route,
+            matched_uri,
+            matched_host,
+            service,
+            consumer,
+            node,
+            request_type,
+            request_llm_model,
+            llm_model,
             response_source,
         ];
         let typed = |kind| [kind, route, service, consumer, node, request_type, request_llm_model, llm_model];
         let shown = |place: usize, own: &[&'_ str]| -> Vec<String> {
-            let value = |(n, value): (usize, &&str)| if disabled[place] & (1 << n) == 0 { (*value).to_owned() } else { String::new() };
+            let value = |(n, value): (usize, &&str)| {
+                if disabled[place] & (1 << n) == 0 { (*value).to_owned() } else { String::new() }
+            };
             let added = extra(cx, &self.metrics[place]).into_iter().map(Cow::into_owned);
             own.iter().enumerate().map(value).chain(added).collect()
         };

@@ -1,8 +1,8 @@
 //! Label values of one request.
 
+use super::config::MetricSettings;
 use milecastle_matching::{Lookup, Var};
 use milecastle_plugin_api::{RequestCx, VarValue};
-use super::config::MetricSettings;
 use std::borrow::Cow;
 
 /// Bytes at which the name of a model is cut.
@@ -27,7 +27,8 @@ impl<'a> Labels<'a> {
     pub(super) fn of(cx: &'a RequestCx, prefer_name: bool) -> Self {
         let route = cx.route.as_deref();
         let [request_type, request_llm_model, llm_model] = varying(cx);
-        let named = |name: Option<&'a str>, id: &'a str| name.filter(|name| prefer_name && !name.is_empty()).unwrap_or(id);
+        let named =
+            |name: Option<&'a str>, id: &'a str| name.filter(|name| prefer_name && !name.is_empty()).unwrap_or(id);
         Self {
             code: digits(cx.response.logged_status()),
             route: route.map_or("", |route| named(route.name.as_deref(), &route.id)),

@@ -23,7 +23,15 @@ const TOKENS: &[&str] =
 
 /// Labels of the counters of the AI cache.
 const CACHE: &[&str] = &[
-    "route", "route_id", "service", "service_id", "consumer", "node", "request_type", "request_llm_model", "llm_model",
+    "route",
+    "route_id",
+    "service",
+    "service_id",
+    "consumer",
+    "node",
+    "request_type",
+    "request_llm_model",
+    "llm_model",
 ];
 
 /// All, also those that only AI plugins move: metadata may name them.
@@ -31,8 +39,17 @@ pub(super) const METRICS: &[Metric] = &[
     Metric {
         name: "http_status",
         labels: &[
-            "code", "route", "matched_uri", "matched_host", "service", "consumer", "node", "request_type",
-            "request_llm_model", "llm_model", "response_source",
+            "code",
+            "route",
+            "matched_uri",
+            "matched_host",
+            "service",
+            "consumer",
+            "node",
+            "request_type",
+            "request_llm_model",
+            "llm_model",
+            "response_source",
         ],
         structural: &["code"],
     },
@@ -41,7 +58,14 @@ pub(super) const METRICS: &[Metric] = &[
     Metric {
         name: "llm_latency",
         labels: &[
-            "type", "route_id", "service_id", "consumer", "node", "request_type", "request_llm_model", "llm_model",
+            "type",
+            "route_id",
+            "service_id",
+            "consumer",
+            "node",
+            "request_type",
+            "request_llm_model",
+            "llm_model",
         ],
         structural: &["type"],
     },
@@ -52,16 +76,33 @@ pub(super) const METRICS: &[Metric] = &[
     Metric {
         name: "llm_active_connections",
         labels: &[
-            "route", "route_id", "matched_uri", "matched_host", "service", "service_id", "consumer", "node",
-            "request_type", "request_llm_model", "llm_model",
+            "route",
+            "route_id",
+            "matched_uri",
+            "matched_host",
+            "service",
+            "service_id",
+            "consumer",
+            "node",
+            "request_type",
+            "request_llm_model",
+            "llm_model",
         ],
         structural: &[],
     },
     Metric {
         name: "ai_cache_hits_total",
         labels: &[
-            "layer", "route", "route_id", "service", "service_id", "consumer", "node", "request_type",
-            "request_llm_model", "llm_model",
+            "layer",
+            "route",
+            "route_id",
+            "service",
+            "service_id",
+            "consumer",
+            "node",
+            "request_type",
+            "request_llm_model",
+            "llm_model",
         ],
         structural: &["layer"],
     },

@@ -52,7 +52,8 @@ fn a_request_is_counted_with_all_labels() {
             format!("apisix_bandwidth{{type=\"ingress\",{common}}} 100"),
         ]
     );
-    let counts = ["apisix", "request", "upstream"].map(|kind| format!("apisix_http_latency_count{{type=\"{kind}\",{common}}} 2"));
+    let counts = ["apisix", "request", "upstream"]
+        .map(|kind| format!("apisix_http_latency_count{{type=\"{kind}\",{common}}} 2"));
     assert_eq!(node.lines("http_latency_count"), counts);
     // Two answers in 4 ms each.
     let sum = &node.lines("http_latency_sum{type=\"upstream\"")[0];
@@ -64,7 +65,12 @@ fn an_unmatched_request_has_empty_labels_and_no_upstream() {
     let node = Node::new(json!({}));
     node.setup().global(plugin()).no_route().send("GET /nowhere");
     let line = &node.lines("http_status")[0];
-    assert!(line.contains("code=\"404\",route=\"\",matched_uri=\"\",matched_host=\"\",service=\"\",consumer=\"\",node=\"\""), "{line}");
+    assert!(
+        line.contains(
+            "code=\"404\",route=\"\",matched_uri=\"\",matched_host=\"\",service=\"\",consumer=\"\",node=\"\""
+        ),
+        "{line}"
+    );
     assert!(line.contains("response_source=\"apisix\""), "{line}");
     assert_eq!(node.lines("type=\"upstream\""), [""; 0]);
     assert_eq!(node.lines("http_latency_count").len(), 2);
@@ -104,7 +110,14 @@ fn names_are_preferred_where_there_are_any() {
     node.setup().info(info(Some("first"))).route(plugin()).send("GET /");
     let lines = node.lines("http_status");
     let labels: Vec<&str> = lines.iter().map(|line| line.split(",matched_uri").next().unwrap()).collect();
-    assert_eq!(labels, ["apisix_http_status{code=\"200\",route=\"first\"", "apisix_http_status{code=\"200\",route=\"r1\"", "apisix_http_status{code=\"200\",route=\"r1\""]);
+    assert_eq!(
+        labels,
+        [
+            "apisix_http_status{code=\"200\",route=\"first\"",
+            "apisix_http_status{code=\"200\",route=\"r1\"",
+            "apisix_http_status{code=\"200\",route=\"r1\""
+        ]
+    );
     assert!(lines[0].contains("service=\"users\"") && lines[1].contains("service=\"s1\""), "{lines:?}");
 }
 
@@ -124,11 +137,17 @@ fn consumer_and_matched_host_are_labels() {
 fn labels_can_be_switched_off_and_on() {
     let node = Node::new(json!({}));
     let send = |setup: Setup| setup.route(plugin()).send("GET /");
-    send(node.setup().metadata("prometheus", json!({ "disabled_labels": { "http_status": ["node", "route"], "bandwidth": ["node"] } })));
+    send(node.setup().metadata(
+        "prometheus",
+        json!({ "disabled_labels": { "http_status": ["node", "route"], "bandwidth": ["node"] } }),
+    ));
     let line = &node.lines("http_status")[0];
     assert!(line.contains("code=\"200\",route=\"\"") && line.contains("node=\"\""), "{line}");
     assert_eq!(node.lines("bandwidth{type=\"egress\",route=\"1\",service=\"\",consumer=\"\",node=\"\"").len(), 1);
-    assert_eq!(node.lines("latency_count{type=\"request\",route=\"1\",service=\"\",consumer=\"\",node=\"127.0.0.1\"").len(), 1);
+    assert_eq!(
+        node.lines("latency_count{type=\"request\",route=\"1\",service=\"\",consumer=\"\",node=\"127.0.0.1\"").len(),
+        1
+    );
     send(node.setup());
     assert_eq!(node.lines("http_status{").len(), 2, "the same worker sees the change at once");
 }
@@ -145,7 +164,10 @@ fn metadata_names_known_metrics_and_labels_only() {
             (Err(faults), None) => panic!("{faults:?}"),
         }
     };
-    check(json!({ "http_status": ["node", "response_source"], "llm_latency": ["route_id"], "ai_cache_misses_total": ["route"] }), None);
+    check(
+        json!({ "http_status": ["node", "response_source"], "llm_latency": ["route_id"], "ai_cache_misses_total": ["route"] }),
+        None,
+    );
     check(json!({ "http_status": ["code"] }), Some("matches none of the enum values"));
     check(json!({ "http_latency": ["type"] }), Some("matches none of the enum values"));
     check(json!({ "ai_cache_hits_total": ["layer"] }), Some("matches none of the enum values"));
@@ -160,7 +182,10 @@ fn extra_labels_come_last() {
     node.setup().route(plugin()).send("GET /?q=a%22b");
     node.setup().global(plugin()).no_route().send("GET /");
     let lines = node.lines("http_status");
-    assert!(lines[0].ends_with("response_source=\"upstream\",upstream_addr=\"127.0.0.1:1980\",q=\"a\\\"b\"} 1"), "{lines:?}");
+    assert!(
+        lines[0].ends_with("response_source=\"upstream\",upstream_addr=\"127.0.0.1:1980\",q=\"a\\\"b\"} 1"),
+        "{lines:?}"
+    );
     assert!(lines[1].ends_with("response_source=\"apisix\",upstream_addr=\"\",q=\"\"} 1"), "{lines:?}");
 }
 
@@ -169,7 +194,8 @@ fn buckets_and_prefix_are_settings() {
     let node = Node::new(json!({ "default_buckets": [15, 55], "metric_prefix": "gw_" }));
     node.setup().route(plugin()).send("GET /");
     let lines = node.lines("gw_http_latency_bucket{type=\"request\"");
-    let bounds: Vec<&str> = lines.iter().map(|line| line.split("le=\"").nth(1).unwrap().split('"').next().unwrap()).collect();
+    let bounds: Vec<&str> =
+        lines.iter().map(|line| line.split("le=\"").nth(1).unwrap().split('"').next().unwrap()).collect();
     assert_eq!(bounds, ["15", "55", "+Inf"]);
     assert_eq!(node.lines("apisix_http").len(), 0);
 }

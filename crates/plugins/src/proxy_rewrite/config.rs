@@ -31,7 +31,8 @@ pub(crate) struct Config {
 }
 
 const METHODS: [&str; 14] = [
-    "GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "MKCOL", "COPY", "MOVE", "PROPFIND", "LOCK", "UNLOCK", "PATCH", "TRACE",
+    "GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "MKCOL", "COPY", "MOVE", "PROPFIND", "LOCK", "UNLOCK", "PATCH",
+    "TRACE",
 ];
 
 fn headers(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

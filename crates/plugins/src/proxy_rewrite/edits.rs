@@ -41,7 +41,9 @@ impl Edits {
             for (name, value) in members {
                 match headers::name(name) {
                     Some(header) => list.push((header, several(value))),
-                    None => faults.push(ConfigError::at(format!("/headers/{group}"), "invalid field character in header")),
+                    None => {
+                        faults.push(ConfigError::at(format!("/headers/{group}"), "invalid field character in header"))
+                    }
                 }
             }
             list.into()

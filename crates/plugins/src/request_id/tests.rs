@@ -64,9 +64,15 @@ fn algorithms_have_their_forms() {
         (0..200).map(|_| id(&gateway.send("GET /"))).collect::<Vec<_>>()
     };
     assert!(made("uuidv7").iter().all(|id| is_uuid(id, '7')));
-    assert!(made("nanoid").iter().all(|id| id.len() == 21 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))));
+    assert!(
+        made("nanoid")
+            .iter()
+            .all(|id| id.len() == 21 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)))
+    );
     assert!(made("ksuid").iter().all(|id| id.len() == 27 && id.bytes().all(|b| b.is_ascii_alphanumeric())));
-    assert!(made("range_id").iter().all(|id| id.len() == 16 && id.bytes().all(|b| b.is_ascii_alphanumeric() && b != b'J')));
+    assert!(
+        made("range_id").iter().all(|id| id.len() == 16 && id.bytes().all(|b| b.is_ascii_alphanumeric() && b != b'J'))
+    );
 }
 
 #[test]
@@ -122,9 +128,11 @@ fn instances_with_different_headers_work_side_by_side() {
 
 #[test]
 fn answers_of_the_gateway_carry_the_id() {
-    let refused = Setup::new(&[&DEF, &crate::key_auth::DEF]).route(json!({ "request-id": {}, "key-auth": {} })).send("GET /");
+    let refused =
+        Setup::new(&[&DEF, &crate::key_auth::DEF]).route(json!({ "request-id": {}, "key-auth": {} })).send("GET /");
     assert_eq!((refused.status, is_uuid(refused.header("x-request-id").unwrap(), '4')), (401, true));
-    let unmatched = Setup::new(&[&DEF]).global(json!({ "request-id": {} })).no_route().send("GET /\nX-Request-Id: mine");
+    let unmatched =
+        Setup::new(&[&DEF]).global(json!({ "request-id": {} })).no_route().send("GET /\nX-Request-Id: mine");
     assert_eq!((unmatched.status, unmatched.header("x-request-id")), (404, Some("mine")));
 }
 

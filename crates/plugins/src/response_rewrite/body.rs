@@ -66,10 +66,13 @@ impl Filters {
                 // Bytes as the characters U+0000 to U+00FF: patterns of ASCII work on binary bodies too.
                 let text = error.as_bytes().iter().map(|byte| char::from(*byte)).collect();
                 let edited = self.edit(text);
-                edited.chars().flat_map(|character| match u8::try_from(character) {
-                    Ok(byte) => vec![byte],
-                    Err(_) => character.to_string().into_bytes(),
-                }).collect()
+                edited
+                    .chars()
+                    .flat_map(|character| match u8::try_from(character) {
+                        Ok(byte) => vec![byte],
+                        Err(_) => character.to_string().into_bytes(),
+                    })
+                    .collect()
             }
         }
     }

@@ -128,7 +128,11 @@ impl ResponseRewrite {
             NewBody::Filtered(_) => {
                 let named = cx.response.headers.get(CONTENT_ENCODING).map_or(Some(""), |value| value.to_str().ok());
                 let Some(coding) = named.and_then(Coding::parse) else {
-                    tracing::error!(plugin = Self::NAME, coding = named, "the body's coding is not known; it is not filtered");
+                    tracing::error!(
+                        plugin = Self::NAME,
+                        coding = named,
+                        "the body's coding is not known; it is not filtered"
+                    );
                     return;
                 };
                 Work::Collect { coding: Some(coding), kept: Vec::new(), cut: false }

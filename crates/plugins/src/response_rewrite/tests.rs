@@ -17,8 +17,9 @@ fn hello() -> Value {
 
 #[test]
 fn status_and_body_are_replaced_whatever_the_coding() {
-    let answer = Answer::from("200\nContent-Encoding: gzip\nContent-Length: 30\nETag: x\nLast-Modified: y\nX-Kept: z\n\n")
-        .chunks(&[&encoded::gzip(b"old"), b"more"]);
+    let answer =
+        Answer::from("200\nContent-Encoding: gzip\nContent-Length: 30\nETag: x\nLast-Modified: y\nX-Kept: z\n\n")
+            .chunks(&[&encoded::gzip(b"old"), b"more"]);
     let done = send(json!({ "status_code": 201, "body": "{\"a\":1}" }), answer);
     assert_eq!((done.status, done.text()), (201, "{\"a\":1}"));
     for stale in ["content-encoding", "content-length", "etag", "last-modified"] {
@@ -65,7 +66,8 @@ fn a_header_takes_the_new_status() {
 
 #[test]
 fn the_condition_is_evaluated_once_before_anything_changes() {
-    let config = json!({ "vars": [["status", "==", 500]], "status_code": 503, "body": "sorry", "headers": { "X": "1" } });
+    let config =
+        json!({ "vars": [["status", "==", 500]], "status_code": 503, "body": "sorry", "headers": { "X": "1" } });
     let failed = send(config.clone(), Answer::from("500\n\n").chunks(&[b"a", b"b"]));
     assert_eq!((failed.status, failed.text(), failed.header("x")), (503, "sorry", Some("1")));
     let fine = send(config, Answer::from("200\n\n").chunks(&[b"a", b"b"]));
@@ -182,11 +184,19 @@ fn faults_are_found_on_write() {
     check(json!({ "filters": [{ "regex": "", "replace": "" }] }), "string too short");
     check(json!({ "filters": [{ "regex": "x" }] }), "property \"replace\" is required");
     check(json!({ "filters": [{ "regex": "(", "replace": "" }] }), "regex \"(\" validation failed: ");
-    check(json!({ "filters": [{ "regex": "x", "replace": "", "options": "z" }] }), "regex \"x\" validation failed: unknown flag \"z\"");
+    check(
+        json!({ "filters": [{ "regex": "x", "replace": "", "options": "z" }] }),
+        "regex \"x\" validation failed: unknown flag \"z\"",
+    );
     check(json!({ "filters": [{ "regex": "x", "replace": "", "scope": "all" }] }), "matches none of the enum values");
     check(json!({ "max_resp_body_size": 0 }), "expected 0 to be at least 1");
     check(json!({ "max_resp_body_size": 1e30 }), "expected 1e+30 to be at most 1073741824");
-    for bad in [json!({ "add": ["X: http://h/"] }), json!({ "add": ["X"] }), json!({ "set": {} }), json!({ "remove": ["a:b"] })] {
+    for bad in [
+        json!({ "add": ["X: http://h/"] }),
+        json!({ "add": ["X"] }),
+        json!({ "set": {} }),
+        json!({ "remove": ["a:b"] }),
+    ] {
         let faults = Setup::new(&[&DEF]).faults(json!({ "response-rewrite": headers(bad.clone()) }));
         assert!(!faults.is_empty(), "{bad}");
     }

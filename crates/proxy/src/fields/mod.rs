@@ -1,7 +1,7 @@
 //! Fields as HTTP/2 and HTTP/3 carry them: what HPACK (RFC 7541) and QPACK (RFC 9204) have in common.
 //!
-//! [`line`] is one field of a head with its meaning, [`primitive`] are the numbers and texts that blocks of fields consist of, and
-//! [`huffman`] is the code that texts may be in.
+//! [`line`] is one field of a head with its meaning, [`primitive`] are the numbers and texts that blocks of fields consist of,
+//! and [`huffman`] is the code that texts may be in.
 
 mod huffman;
 mod line;

@@ -65,8 +65,8 @@ pub(crate) fn put_number(out: &mut Vec<u8>, sign: u8, bits: u32, number: usize) 
     out.push(left as u8);
 }
 
-/// Puts a text behind the length that its first byte has `bits` of, beside the `sign`. Without Huffman code: it would save bytes and
-/// cost time.
+/// Puts a text behind the length that its first byte has `bits` of, beside the `sign`. Without Huffman code: it would save
+/// bytes and cost time.
 pub(crate) fn put_text(out: &mut Vec<u8>, sign: u8, bits: u32, text: &[u8]) {
     put_number(out, sign, bits, text.len());
     out.extend_from_slice(text);

@@ -236,9 +236,9 @@ impl Conn {
         }
     }
 
-    /// Whether an idle connection is still open and silent. Costs a system call only if something has happened to it, or if it has come
-    /// to rest in this very turn of the worker: what an upstream sent since is not known to the runtime then, and would pass for the
-    /// answer to the next request.
+    /// Whether an idle connection is still open and silent. Costs a system call only if something has happened to it, or if it
+    /// has come to rest in this very turn of the worker: what an upstream sent since is not known to the runtime then, and
+    /// would pass for the answer to the next request.
     pub(super) fn is_silent(&mut self) -> bool {
         let known = match &mut self.io {
             Transport::Tcp(stream) => {

@@ -4,7 +4,6 @@ use super::Http2Limits;
 use super::conn::Conn;
 use crate::failure::Failure;
 use crate::h1::{Keep, Limits, PoolKey};
-
 use crate::transport::ToUpstream;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! HTTP/3 with clients (RFC 9114), as far as it is frames and fields; `worker`, `http3/` speaks it.
 //!
-//! QUIC is the library's. HTTP/3 is code of our own: what a client may have waiting in memory, and what is malformed, is decided here and
-//! nowhere else. [`frames`] reads a stream, [`body`] the body of a request, [`qpack`] blocks of fields.
+//! QUIC is the library's. HTTP/3 is code of our own: what a client may have waiting in memory, and what is malformed, is
+//! decided here and nowhere else. [`frames`] reads a stream, [`body`] the body of a request, [`qpack`] blocks of fields.
 //!
 //! Invariants:
 //! - The payload of a frame is not gathered before it is known to be allowed so long; what is dropped is dropped as it comes.

@@ -61,8 +61,8 @@ struct Shared {
 }
 
 impl Offer {
-    /// Opens the socket in the state directory and waits, on the runtime that this is called on. What another process has left
-    /// there gives way: whoever calls this has the directory.
+    /// Opens the socket in the state directory and waits, on the runtime that this is called on. A socket that another
+    /// process has left there is replaced: the caller has the directory's lock.
     ///
     /// # Errors
     /// The socket cannot be opened.
@@ -90,7 +90,7 @@ impl Offer {
     /// end, and so are its sockets.
     pub async fn withdraw(self) {
         self.task.abort();
-        // Whoever has the lock is being ended as well.
+        // A task that has the lock is being ended as well.
         drop(self.shared.listening.lock().await.take());
     }
 }
@@ -246,7 +246,7 @@ impl Shared {
                 return Err(format!("it was not ready within {after} s (upgrade.ready_timeout)"));
             }
         };
-        // The name is the successor's from here on. Whoever asks this process finds it under another one.
+        // The name is the successor's from here on. This process is reached under another one.
         let (before, after) = (socket(&self.dir), drain::socket(&self.dir, std::process::id()));
         std::fs::rename(&before, &after).map_err(|error| format!("the socket cannot be renamed: {error}"))?;
         self.path().clone_from(&after);

@@ -16,7 +16,7 @@ pub(crate) struct Checker {
     setup: ArcSwap<Setup>,
     /// Changes when a target becomes usable or stops being so, or when targets come or go.
     version: AtomicU64,
-    /// Wakes whoever probes, with each change of the version.
+    /// Wakes the prober, with each change of the version.
     pub(super) changed: Notify,
 }
 

@@ -157,7 +157,7 @@ impl Checkers {
         let setup = checker.setup();
         let key = &setup.upstream.key;
         let mut checkers = self.table.checkers.write().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock: whoever asks for a checker of a later snapshot finds this one in the table, or makes one.
+        // Under the lock: a request for the checker of a later snapshot finds this one in the table, or makes one.
         if self.watched(key).is_some() {
             return false;
         }

@@ -1,7 +1,7 @@
 //! The task that probes one upstream's targets (`docs/spec/resources.md` §4.4).
 //!
-//! It follows the configuration and the instances of services, and ends with the upstream or its checks. Where the checks have no probe that brings a target
-//! back, it lets the target have requests again after a while.
+//! It follows the configuration and the instances of services, and ends with the upstream or its checks. Where the checks have
+//! no probe that brings a target back, it lets the target have requests again after a while.
 
 use super::Checkers;
 use super::checker::Checker;

@@ -3,7 +3,7 @@
 //! Whatever lasts goes on when the configuration changes: that is the default, and costs nothing. Where the policy says
 //! otherwise (plugin `long-connections`, `long_connections` of the node's file), what lasts is [watched](Lasting) from its
 //! beginning: at each change its worker looks whether its [`Ground`] still holds, and tells it to end when it has not held for as
-//! long as the policy allows. How it then ends is for whoever passes its bytes: each protocol has its own good-bye.
+//! long as the policy allows. How it then ends is up to the code that passes its bytes: each protocol has its own way to close.
 //!
 //! Invariants:
 //! - What the policy keeps is not on any list, and no ordinary request looks at more than one field.

@@ -8,7 +8,7 @@ use milecastle_wire::pb;
 /// Lines of the log in a report at most; the others follow with the next ones.
 const MOST_OF_A_REPORT: usize = 20;
 
-/// What was told of them on one stream: on the next one all are told again, to whoever has it.
+/// What was reported of them on one stream. The next stream may lead to another replica, so all are reported again there.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     /// Number of the last line.

@@ -34,8 +34,8 @@ struct Kept {
 }
 
 impl Maintenance {
-    /// Puts in force what the file in `directory` says, if there is one. A file that cannot be read counts: whoever put it
-    /// there wanted the node out of service.
+    /// Puts in force what the file in `directory` says, if there is one. A file that cannot be read counts: it was put
+    /// there to take the node out of service.
     pub(super) fn resume(directory: &Path, tell: Tell) -> Self {
         let reason = match read(&directory.join(FILE)) {
             Ok(reason) => Some(reason),

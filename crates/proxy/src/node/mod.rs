@@ -218,7 +218,8 @@ impl StatusCell {
 }
 
 impl StatusCell {
-    /// Puts what was built in force and shows it, in one: whoever is woken by the one finds the other.
+    /// Puts in force what was built and shows it in the status, in one step: a reader that one of them wakes finds the other
+    /// done.
     fn put_in_force(&self, holdings: &Holdings, publish: &(dyn Fn(Arc<Snapshot>) + Send + Sync)) {
         let quarantined = holdings.rejected().len();
         let mut status = self.own.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,9 @@
-//! The configuration of a process that was replaced: for the connections that it still has, it goes where that of its successor goes.
+//! The configuration of a process that was replaced: for the connections that it still has, it goes where that of its successor
+//! goes.
 //!
-//! A stream of its own would make it a rival of its successor, under the same identity; so it looks at what that one writes to the
-//! state directory, which is what is in force there. It needs neither control plane nor successor for that, and asks nobody.
+//! A stream of its own would make it a rival of its successor, under the same identity; so it looks at what that one writes to
+//! the state directory, which is what is in force there. It needs neither control plane nor successor for that, and asks
+//! nobody.
 
 use super::last_good::{Look, Trail};
 use super::{Publish, StatusCell};

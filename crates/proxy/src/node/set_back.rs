@@ -1,7 +1,7 @@
 //! Whether the control plane's history was set back below what this node holds, also over restarts.
 //!
-//! A database that was restored from a backup counts on from an earlier revision. Once it has passed the node's own, numbers alone
-//! no longer tell the two histories apart; so what was seen before is kept until it is settled.
+//! A database that was restored from a backup counts on from an earlier revision. Once it has passed the node's own, numbers
+//! alone no longer tell the two histories apart; so what was seen before is kept until it is settled.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};

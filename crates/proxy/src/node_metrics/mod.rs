@@ -3,6 +3,7 @@
 //! They mirror what is counted elsewhere, so they are brought up to date when they are looked at and cost requests nothing.
 
 mod families;
+mod traffic;
 
 use crate::access_log::AccessLog;
 use crate::counters::Counters;

@@ -16,8 +16,8 @@ pub struct Judged<'r> {
     pub until: Option<SystemTime>,
 }
 
-/// Judges a response about the first certificate of a chain in PEM, at a moment, with the time limits that settings have by default;
-/// `None` if it cannot be read.
+/// Judges a response about the first certificate of a chain in PEM, at a moment, with the time limits that settings have by
+/// default; `None` if it cannot be read.
 ///
 /// # Panics
 /// The chain is none.

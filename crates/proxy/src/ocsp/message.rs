@@ -10,8 +10,8 @@ const BASIC: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x01];
 /// `responseStatus` of a response that has one.
 const SUCCESSFUL: &[u8] = &[0];
 
-/// A certificate as responders know it: its issuer by hashes, and its number. SHA-1, which every responder knows (RFC 5019 §2.1.1),
-/// is a name here and proves nothing.
+/// A certificate as responders know it: its issuer by hashes, and its number. SHA-1, which every responder knows (RFC 5019
+/// §2.1.1), is a name here and proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CertId {
     pub(super) issuer_name_hash: Box<[u8]>,

@@ -1,19 +1,20 @@
 //! OCSP stapling (`docs/spec/tls.md` §7, RFC 6960, RFC 6066 §8): what the authority says of a certificate is shown along with it.
 //!
-//! [`Stapling`] follows the configuration. Each certificate of an ssl object that asks for stapling has a task on the side runtime
-//! ([`refresh`]), which asks the responder that the certificate names and puts what may be stapled into a [`slot::Slot`]; handshakes
-//! read it there through a [`Staple`].
+//! [`Stapling`] follows the configuration. Each certificate of an ssl object that asks for stapling has a task on the side
+//! runtime ([`refresh`]), which asks the responder that the certificate names and puts what may be stapled into a
+//! [`slot::Slot`]; handshakes read it there through a [`Staple`].
 //!
 //! Invariants:
 //! - No handshake waits for a responder, or fails because of one.
-//! - Nothing is stapled that has expired. Unless the object says `skip_verify`, nothing is stapled that the issuer, or a responder
-//!   that it has certified, has not signed, or that says anything but `good`.
-//! - A response that is still good stays in use while no newer one can be had, but not beyond word that the certificate is revoked.
+//! - Nothing is stapled that has expired. Unless the object says `skip_verify`, nothing is stapled that the issuer, or a
+//!   responder that it has certified, has not signed, or that says anything but `good`.
+//! - A response that is still good stays in use while no newer one can be had, but not beyond word that the certificate is
+//!   revoked.
 //! - Responses belong to the certificate: whatever object shows it has them, and changes elsewhere leave them alone.
 //! - Nothing is asked, and nothing is done at a handshake, for objects that do not ask for it.
 //!
-//! Deliberately absent: keeping responses on disk, checking of clients' certificates, and following redirections, which would lead
-//! where the certificate does not say.
+//! Deliberately absent: keeping responses on disk, checking of clients' certificates, and following redirections, which would
+//! lead where the certificate does not say.
 
 mod asker;
 mod certificate;

@@ -103,8 +103,9 @@ impl Refresh {
     }
 }
 
-/// The time to the next question about a response that holds for `left`: so early that half of that is left for further tries, and
-/// after the `ttl` at the latest. `jitter`, from 0 to 255, takes up to a tenth off, so that not all certificates are asked about at once.
+/// The time to the next question about a response that holds for `left`: so early that half of that is left for further tries,
+/// and after the `ttl` at the latest. `jitter`, from 0 to 255, takes up to a tenth off, so that not all certificates are asked
+/// about at once.
 fn next_question(left: Duration, ttl: Duration, shortest: Duration, jitter: u8) -> Duration {
     let latest = ttl.min(left / 2);
     (latest - latest / 10 * u32::from(jitter) / 255).max(shortest)

@@ -233,14 +233,18 @@ impl Body for OutBody {
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
                 Source::Ending { piece, trailers } => {
-                    let (piece, trailers) =
-                        (std::mem::take(piece), if piece.is_empty() { trailers.take() } else { None });
-                    if !piece.is_empty() {
-                        this.sent(piece.len());
-                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                    let piece = std::mem::take(piece);
+                    if piece.is_empty() {
+                        let trailers = trailers.take();
+                        this.complete();
+                        return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(*trailers))));
                     }
-                    this.complete();
-                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(*trailers))));
+                    // Where no trailers follow, the connection does not ask again.
+                    if trailers.is_none() {
+                        this.complete();
+                    }
+                    this.sent(piece.len());
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
                 Source::Broken => {
                     this.cut();
@@ -313,5 +317,29 @@ impl Body for OutBody {
             Source::Flowing(body) => body.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
             Source::Ending { .. } | Source::Broken | Source::Filtered { .. } => SizeHint::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    fn next(body: &mut OutBody) -> Option<Frame<Bytes>> {
+        match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(frame) => frame.map(Result::unwrap),
+            Poll::Pending => panic!("all of it is here"),
+        }
+    }
+
+    #[test]
+    fn the_status_of_an_ended_call_follows_the_last_piece_of_its_filters() {
+        let source = Source::Ending { piece: Bytes::from_static(b"last"), trailers: Some(Box::new(unavailable())) };
+        let mut body = OutBody { source, lasting: None, live: None };
+        assert_eq!(next(&mut body).unwrap().into_data().unwrap(), "last");
+        assert!(!body.is_end_stream());
+        assert_eq!(next(&mut body).unwrap().into_trailers().unwrap()["grpc-status"], "14");
+        assert!(body.is_end_stream());
+        assert!(next(&mut body).is_none());
     }
 }

@@ -5,7 +5,7 @@
 //! are CONNECT, which would make a tunnel out of a gateway, and TRACE.
 
 use super::forward::is_own;
-use super::head::{Head, is_reserved};
+use super::head::{Head, Seen, is_reserved};
 use super::live::{Held, Live};
 use super::{Refusal, Taken, refuse};
 use crate::config::{GatewayConfig, RealIp};
@@ -87,6 +87,22 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
     if pinned.node().tracing {
         cx.way = Way::noted();
     }
+    sift(cx, client, seen, config);
+    if accepted.is_ok() && client.facts.scheme == Scheme::Https && !mutual_tls_holds(client, pinned, cx) {
+        accepted = Err(refuse(StatusCode::BAD_REQUEST));
+    }
+    if let (Some(most), Body::Streaming { length: Some(length) }) = (config.client.body_bytes, &cx.request.body)
+        && *length > most
+        && accepted.is_ok()
+    {
+        accepted = Err(refuse(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+    live.plugins = accepted.is_ok();
+    (live, accepted)
+}
+
+/// Takes from the fields what the peer is believed, and takes off those that it may not send.
+fn sift(cx: &mut RequestCx, client: &Client, seen: Seen, config: &GatewayConfig) {
     if client.believed.real_ip {
         real_ip(cx, &config.real_ip);
     }
@@ -102,17 +118,6 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
     if seen.forwarded_for && !client.believed.forwarded && config.trusted.is_some() {
         set_aside(cx, "x-forwarded-for", "original_x_forwarded_for");
     }
-    if accepted.is_ok() && client.facts.scheme == Scheme::Https && !mutual_tls_holds(client, pinned, cx) {
-        accepted = Err(refuse(StatusCode::BAD_REQUEST));
-    }
-    if let (Some(most), Body::Streaming { length: Some(length) }) = (config.client.body_bytes, &cx.request.body)
-        && *length > most
-        && accepted.is_ok()
-    {
-        accepted = Err(refuse(StatusCode::PAYLOAD_TOO_LARGE));
-    }
-    live.plugins = accepted.is_ok();
-    (live, accepted)
 }
 
 /// No route can ask for these: one opens a tunnel, and the other sends the client's secrets back.

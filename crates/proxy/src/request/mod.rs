@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - A request sees one snapshot from its first byte to its log line.
-//! - Whoever answers, the answer passes `header_filter`, the body filters and `log`.
+//! - Every answer, whatever its source, passes `header_filter`, the body filters and `log`.
 //! - What is sent upstream is laid out from the context alone; nothing that the client sent gets there by another way.
 
 mod body;

@@ -57,16 +57,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
             &discovered
         }
     };
-    let config = &worker.node.config;
-    let timeouts = route.timeout.unwrap_or(upstream.timeouts);
-    let plan = Plan {
-        upstream,
-        balancer: worker.balancer(upstream),
-        timeouts,
-        patience: config.patience(&timeouts),
-        upgrade: live.upgrade && route.websocket,
-        keep: keep(upstream, config.keepalive),
-    };
+    let plan = Plan::new(live, upstream, route);
     live.cx.upstream.scheme = upstream.scheme.as_str();
     let mut outgoing = take_body(live).await?;
     let attempts = upstream.retries.map_or(upstream.nodes.len(), |retries| retries as usize + 1);
@@ -132,14 +123,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         if last_retry.is_some_and(|limit| Instant::now() > limit) {
             return Err(refuse(StatusCode::BAD_GATEWAY));
         }
-        if let Some(lease) = &live.lease {
-            let late = failure.status() == StatusCode::GATEWAY_TIMEOUT;
-            lease.retried(if late { FailedTry::Timeout } else { FailedTry::Network });
-        }
-        worker.counters.retries.up();
-        if let Outgoing::Streaming(pump) = &mut outgoing {
-            pump.rewind();
-        }
+        prepare_retry(live, &failure, &mut outgoing);
     }
 }
 
@@ -221,7 +205,21 @@ pub(crate) async fn address(worker: &Worker, balancer: &Balancer, place: usize) 
     balancer.address(place, &found, worker.random())
 }
 
-impl Plan<'_> {
+impl<'u> Plan<'u> {
+    fn new(live: &Live, upstream: &'u Arc<CompiledUpstream>, route: &CompiledRoute) -> Self {
+        let worker = &live.client.worker;
+        let config = &worker.node.config;
+        let timeouts = route.timeout.unwrap_or(upstream.timeouts);
+        Self {
+            upstream,
+            balancer: worker.balancer(upstream),
+            timeouts,
+            patience: config.patience(&timeouts),
+            upgrade: live.upgrade && route.websocket,
+            keep: keep(upstream, config.keepalive),
+        }
+    }
+
     /// The Host header for the node at a place (§8.1).
     pub(super) fn host<'a>(&'a self, live: &'a Live, place: usize) -> &'a HeaderValue {
         static NONE: HeaderValue = HeaderValue::from_static("");
@@ -314,10 +312,10 @@ async fn attempt(
 /// Opens a connection to a node.
 pub(super) async fn open(worker: &Worker, endpoint: &Endpoint, patience: Duration) -> Result<ToUpstream, Failure> {
     let opened = connect(worker, endpoint, patience).await;
-    if opened.is_err() {
-        worker.counters.upstream_connect_failures.up();
+    match opened {
+        Ok(_) => worker.counters.upstream_connects.up(),
+        Err(_) => worker.counters.upstream_connect_failures.up(),
     }
-    worker.counters.upstream_connects.up();
     opened
 }
 
@@ -341,6 +339,18 @@ pub(super) fn is_replayable(outgoing: &Outgoing) -> bool {
 fn may_retry(live: &Live, failure: &Failure, outgoing: &Outgoing) -> bool {
     let repeatable = failure.unprocessed() || is_repeatable(&live.cx.request.method);
     failure.retryable() && (failure.before_sending() || (repeatable && is_replayable(outgoing)))
+}
+
+/// The next node gets the request from its beginning.
+fn prepare_retry(live: &Live, failure: &Failure, outgoing: &mut Outgoing) {
+    if let Some(lease) = &live.lease {
+        let late = failure.status() == StatusCode::GATEWAY_TIMEOUT;
+        lease.retried(if late { FailedTry::Timeout } else { FailedTry::Network });
+    }
+    live.client.worker.counters.retries.up();
+    if let Outgoing::Streaming(pump) = outgoing {
+        pump.rewind();
+    }
 }
 
 /// Records a failed try.

@@ -40,8 +40,8 @@ impl InlineUpstreams {
     }
 }
 
-/// The upstream in force, over the present instances of its service if it names one: a plugin's choice before the route's. The first
-/// session for a service waits for the registry.
+/// The upstream in force, over the present instances of its service if it names one: a plugin's choice before the route's. The
+/// first session for a service waits for the registry.
 ///
 /// # Errors
 /// The status of the session: there is none, or none with a node.
@@ -108,7 +108,6 @@ pub(super) async fn connect<C>(
         let opened = open(session, addr).await;
         let connect = began.elapsed();
         let failure = opened.as_ref().err().map(io::Error::kind);
-        worker.counters.upstream_connects.up();
         session.cx.upstream.push(Attempt {
             addr,
             node: addr.to_string().into(),
@@ -121,7 +120,10 @@ pub(super) async fn connect<C>(
             response_bytes: 0,
         });
         let error = match opened {
-            Ok(connected) => return Ok(connected),
+            Ok(connected) => {
+                worker.counters.upstream_connects.up();
+                return Ok(connected);
+            }
             Err(error) => error,
         };
         worker.counters.upstream_connect_failures.up();

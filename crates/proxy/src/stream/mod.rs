@@ -8,7 +8,7 @@
 //!   bytes pass.
 //! - The end of sending on one side is passed on to the other, which may go on sending. A side that fails is told to the
 //!   other by a reset: what was sent must not pass for all there was.
-//! - Bytes wait in a bounded buffer for whoever is slow, and the other side with them.
+//! - Bytes wait in a bounded buffer for the slower side, and the faster one waits with them.
 //! - The log hooks of a session that has met a route run exactly once.
 //!
 //! Deliberately absent: what the bytes mean. A plugin may look at the first ones.

@@ -161,8 +161,8 @@ pub(super) struct Relay<'r, L, R> {
 }
 
 impl<L: AsyncRead + AsyncWrite + Unpin, R: AsyncRead + AsyncWrite + Unpin> Relay<'_, L, R> {
-    /// Passes bytes until both sides have ended, one fails, both are silent for too long, or the policy ends it. `told` hears, whenever some
-    /// have passed, how many have in all: to the right, and to the left.
+    /// Passes bytes until both sides have ended, one fails, both are silent for too long, or the policy ends it. `told` hears,
+    /// whenever some have passed, how many have in all: to the right, and to the left.
     pub(super) async fn run(mut self, room: &ReadRoom, mut told: impl FnMut(Passed, Passed)) -> Ended {
         let mut deadline = Deadline::new(Instant::now() + self.idle);
         let mut before = (0, 0);

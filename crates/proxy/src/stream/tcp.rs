@@ -248,7 +248,7 @@ async fn pass(
         Ended::Complete => (SessionEnd::Closed, None),
         Ended::Superseded => {
             let dropping = Box::pin(async { tokio::join!(drop_rest(&mut client), drop_rest(&mut upstream)) });
-            // Who goes on sending for longer is cut.
+            // A side that goes on sending for longer is cut.
             tokio::time::timeout(farewell, dropping).await.ok();
             (SessionEnd::Superseded, None)
         }

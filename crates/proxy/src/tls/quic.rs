@@ -1,7 +1,8 @@
 //! TLS within QUIC (RFC 9001): as over TCP, but for who carries its bytes.
 //!
-//! The QUIC library would have one configuration for all names. So a handshake begins with a session of our own, which waits for the whole of
-//! the ClientHello, looks up the certificate for its name in the snapshot in force, and goes on with the configuration of that.
+//! The QUIC library would have one configuration for all names. So a handshake begins with a session of our own, which waits
+//! for the whole of the ClientHello, looks up the certificate for its name in the snapshot in force, and goes on with the
+//! configuration of that.
 //!
 //! There is no 0-RTT: what is sent before the handshake is over could be sent again by anybody who has seen it.
 

@@ -5,8 +5,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use std::path::Path;
 
-/// The authorities in a PEM file that the setting `key` names, or those of the system. What cannot be used is left out with a line in the log: without any,
-/// no certificate is accepted. Reads files.
+/// The authorities in a PEM file that the setting `key` names, or those of the system. What cannot be used is left out with a
+/// line in the log: without any, no certificate is accepted. Reads files.
 pub(crate) fn trusted(file: Option<&Path>, key: &str) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let (found, faults) = match file {

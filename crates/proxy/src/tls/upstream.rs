@@ -148,7 +148,7 @@ impl UpstreamTls {
     }
 }
 
-/// Shows one certificate to whoever asks, whatever authorities the upstream names: it knows best whom it trusts.
+/// Shows one certificate on request, whatever authorities the upstream names: it is for the upstream to judge it.
 #[derive(Debug)]
 struct Shown(Arc<CertifiedKey>);
 

@@ -312,7 +312,7 @@ pub(super) mod tests {
         };
         assert!(!is_over(10.9, new) && is_over(11.1, new));
         assert!(!is_over(10.9, idle) && is_over(11.1, idle));
-        // Whoever was answered since then has as long again.
+        // A connection that was answered since then has as long again.
         let answered = |activity: &Activity| {
             activity.begin();
             activity.end(activity.idle_since.get() + Duration::from_secs(15));

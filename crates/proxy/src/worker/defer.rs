@@ -1,8 +1,8 @@
 //! Holds writes back until the connection's future has been polled.
 //!
 //! The library that speaks HTTP/2 with upstreams flushes its transport after nearly every frame, which costs one system call for
-//! each request. Here a flush does nothing; whoever polls the connection flushes once afterwards, and the requests that became
-//! ready together leave together.
+//! each request. Here a flush does nothing: the task that polls the connection flushes once afterwards, and requests that
+//! became ready together leave together.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};

@@ -7,7 +7,8 @@
 //! What cannot be helped: a handshake whose last packet takes longer than `shutdown.last_call`, and one that completes between
 //! the last look at the queue and the closing, a few microseconds later, are reset.
 
-use super::{Entrance, Worker, accept_one, is_of_the_peer};
+use super::Worker;
+use super::entrance::{Entrance, is_of_the_peer};
 use socket2::{SockFilter, SockRef};
 use std::io;
 use std::net::TcpListener;
@@ -33,10 +34,10 @@ fn overlook_handshakes(listener: &TcpListener) -> io::Result<()> {
     ])
 }
 
-/// Lets a listener begin no more handshakes. To be done before any client is told of the end: who was told finds the door
-/// closed.
+/// Lets a listener begin no more handshakes. To be called before any client is told of the end: a client that was told
+/// and connects again must not come in here.
 pub(super) fn close_door(entrance: &Entrance) {
-    // Whoever is let in from here on has little time to speak.
+    // A connection that is accepted from here on has little time to speak.
     entrance.defer(Duration::ZERO);
     if let Err(error) = overlook_handshakes(entrance.listener.socket()) {
         static TOLD: Once = Once::new();
@@ -56,7 +57,7 @@ pub(super) async fn leave(worker: Rc<Worker>, entrance: Rc<Entrance>, until: Ins
     let (listener, key) = (&entrance.listener, entrance.listen.key);
     let last_call = async {
         loop {
-            let (socket, peer) = accept_one(&entrance).await;
+            let (socket, peer) = entrance.accept_one().await;
             worker.welcome(socket, peer, &entrance);
         }
     };

@@ -8,6 +8,7 @@ mod activity;
 mod allowance;
 mod client;
 mod defer;
+mod entrance;
 mod farewell;
 mod http1;
 mod http2;
@@ -17,6 +18,7 @@ mod linger;
 mod listen;
 mod newcomers;
 mod overlay;
+mod pinned;
 mod serve;
 mod spare;
 mod stream_head;
@@ -28,16 +30,18 @@ mod wire;
 pub(crate) use activity::{Activity, Nature};
 pub(crate) use client::{Client, Registry};
 pub(crate) use defer::{Flusher, defer};
+pub(crate) use entrance::Door;
 pub(crate) use http2::Body as Http2Body;
 pub use http2::{Read as Http2Read, read as read_http2};
 pub(crate) use http3::{Mail, QuicDoor};
 pub use listen::{ListenError, probe};
 pub(crate) use listen::{listen, listen_udp};
+pub(crate) use pinned::Pinned;
 pub(crate) use tunnel::Tunnel;
 pub(crate) use wire::Wire;
 
 use crate::balance::{Averages, Balancer, Balancers, Parts};
-use crate::config::{GatewayConfig, Listen};
+use crate::config::GatewayConfig;
 use crate::counters::{Counters, WorkerCounters};
 use crate::current::Current;
 use crate::discovery::Discovery;
@@ -51,22 +55,19 @@ use crate::lasting::Watched;
 use crate::request::Rooms;
 use crate::resolve::Resolver;
 use crate::route_traffic::RouteCounter;
-use crate::socket::{Listener, Socket};
-use crate::stream::{self, InlineUpstreams, ReadRoom, StreamListen, UdpDoor};
+use crate::stream::{self, InlineUpstreams, ReadRoom, UdpDoor};
 use crate::tls::{ServerTls, UpstreamTls};
 use crate::turns;
-use client::ROOM_EVERY;
+use entrance::Entrance;
 use farewell::Farewell;
 use http::HeaderValue;
 use http3::QuicEntrance;
-use milecastle_plugin_api::{Consumer, CredentialMatch, NodeFacts, View};
+use milecastle_plugin_api::NodeFacts;
 use milecastle_snapshot::{CompiledUpstream, Snapshot};
 use newcomers::Newcomers;
 use overlay::Overlays;
 use spare::Spare;
-use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,8 +76,6 @@ use tokio::sync::{mpsc, watch};
 
 /// How often a worker looks for idle upstream connections that have rested too long.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long accepting pauses when the system has no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What all workers of a node share.
 pub(crate) struct Node {
@@ -100,13 +99,6 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.checkers.stop();
     }
-}
-
-/// A snapshot and its node, as requests are pinned to them.
-pub(crate) struct Pinned {
-    pub(crate) snapshot: Arc<Snapshot>,
-    node: Arc<Node>,
-    generation: u64,
 }
 
 /// One worker's own state.
@@ -145,7 +137,7 @@ pub(crate) struct Worker {
     random: Cell<u64>,
 }
 
-/// What a worker hears from whoever has started it.
+/// What the gateway tells a worker.
 pub(crate) struct Orders {
     /// Nobody is let in before it opens.
     pub(crate) gate: Gate,
@@ -166,41 +158,12 @@ pub(crate) enum Stage {
     Stopped,
 }
 
-/// A listening socket and what is spoken on it.
-pub(crate) struct Door {
-    pub(crate) listen: Listen,
-    pub(crate) socket: TcpListener,
-    /// Present if sessions of the TCP proxy come in.
-    pub(crate) stream: Option<StreamListen>,
-}
-
 /// All that one worker listens on.
 #[derive(Default)]
 pub(crate) struct Doors {
     pub(crate) tcp: Vec<Door>,
     pub(crate) udp: Vec<UdpDoor>,
     pub(crate) quic: Vec<QuicDoor>,
-}
-
-/// A listening socket on a worker's runtime.
-struct Entrance {
-    listener: Listener,
-    listen: Rc<Listen>,
-    stream: Option<Rc<StreamListen>>,
-    /// A connection that was let in, and for which there is no room yet.
-    held: Cell<Option<(Socket, SocketAddr)>>,
-}
-
-impl Entrance {
-    /// How long the system may keep connections back whose clients are silent. Never those of sessions, in which the upstream may
-    /// be the first to speak.
-    fn defer(&self, patience: Duration) {
-        let patience = if self.stream.is_none() { patience } else { Duration::ZERO };
-        if let Err(error) = self.listener.defer(patience) {
-            let key = self.listen.key;
-            tracing::debug!(%error, key, "silent connections are accepted at once: the system does not keep them back");
-        }
-    }
 }
 
 /// Runs a worker until the stage says otherwise. Blocks the thread.
@@ -214,8 +177,7 @@ pub(crate) fn run(node: Arc<Node>, index: usize, doors: Doors, orders: Orders) -
 
 impl Worker {
     fn new(node: Arc<Node>, index: usize) -> Rc<Self> {
-        let pinned =
-            Pinned { generation: node.current.generation(), snapshot: node.current.load(), node: node.clone() };
+        let pinned = Pinned::new(&node);
         let counters = node.counters.worker(index);
         Rc::new(Self {
             pool: Pool::new(node.config.idle_connections),
@@ -254,10 +216,8 @@ impl Worker {
             () = stopped(&mut stage) => return Ok(()),
         }
         let mut entrances = Vec::with_capacity(doors.tcp.len());
-        for Door { listen, socket, stream } in doors.tcp {
-            let listener = Listener::new(socket)?;
-            let (listen, stream) = (listen.into(), stream.map(Rc::new));
-            let entrance = Entrance { listener, listen, stream, held: Cell::default() };
+        for door in doors.tcp {
+            let entrance = Entrance::open(door)?;
             entrance.defer(self.node.config.client.deferred_accept);
             entrances.push(Rc::new(entrance));
         }
@@ -337,16 +297,16 @@ impl Worker {
                 self.clients.shrunk().await;
             }
         };
-        // Whoever has not taken leave by now will not.
+        // A side that has not closed by now will not.
         tokio::time::timeout(self.node.config.client.farewell, ended).await.ok();
     }
 
-    /// Answers those who ask what there is.
+    /// Answers what the worker has open.
     async fn count(self: Rc<Self>, mut asked: mpsc::UnboundedReceiver<drain::Ask>) {
         while let Some(ask) = asked.recv().await {
             let mut count = self.clients.count();
             count.udp_sessions = self.udp_sessions.get() as u64;
-            // Whoever asked may have lost patience.
+            // The asking side may have given up.
             ask.send(count).ok();
         }
     }
@@ -359,46 +319,6 @@ impl Worker {
     /// Whether the node is ending.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.get().is_some()
-    }
-
-    async fn accept(self: Rc<Self>, entrance: Rc<Entrance>) {
-        loop {
-            entrance.held.set(Some(accept_one(&entrance).await));
-            self.room().await;
-            self.welcome_held(&entrance);
-        }
-    }
-
-    /// Waits until there is room for one more connection. Those that wait for their clients have to make it; the others that come
-    /// meanwhile are in the socket's queue.
-    async fn room(&self) {
-        let (most, keep) = (self.node.config.connections as usize, self.node.config.client.connection_place);
-        if most == 0 || self.clients.len() < most {
-            return;
-        }
-        self.counters.connections_held.up();
-        while self.clients.len() >= most {
-            let evicted = self.clients.make_room(Instant::now(), keep);
-            self.counters.connections_evicted.add(evicted);
-            tokio::select! {
-                () = self.clients.shrunk() => {}
-                () = tokio::time::sleep(ROOM_EVERY) => {}
-            }
-        }
-    }
-
-    fn welcome_held(self: &Rc<Self>, entrance: &Entrance) {
-        if let Some((socket, peer)) = entrance.held.take() {
-            self.welcome(socket, peer, entrance);
-        }
-    }
-
-    fn welcome(self: &Rc<Self>, socket: Socket, peer: SocketAddr, entrance: &Entrance) {
-        self.counters.accepted.up();
-        match &entrance.stream {
-            None => serve::spawn(self, socket, peer, &entrance.listen),
-            Some(own) => stream::spawn(self, socket, peer, &entrance.listen, own),
-        }
     }
 
     /// Takes over each snapshot as it is published, so that an idle worker keeps no old one, and sees to it that connections that
@@ -451,9 +371,8 @@ impl Worker {
 
     /// The snapshot in force, for one request.
     pub(crate) fn pin(&self) -> Rc<Pinned> {
-        let generation = self.node.current.generation();
-        if self.pinned.borrow().generation != generation {
-            let new = Rc::new(Pinned { snapshot: self.node.current.load(), node: self.node.clone(), generation });
+        if !self.pinned.borrow().is_current() {
+            let new = Rc::new(Pinned::new(&self.node));
             *self.pinned.borrow_mut() = new.clone();
             self.balancers.retain(|key| lives(&new.snapshot, key));
             self.overlays.forget_unused();
@@ -498,20 +417,6 @@ async fn stopped(stage: &mut watch::Receiver<Stage>) {
     stage.wait_for(|stage| *stage == Stage::Stopped).await.map(drop).ok();
 }
 
-/// The next connection in a listener's queue.
-async fn accept_one(entrance: &Entrance) -> (Socket, SocketAddr) {
-    loop {
-        match entrance.listener.accept().await {
-            Ok(accepted) => return accepted,
-            Err(error) if is_of_the_peer(&error) => {}
-            Err(error) => {
-                tracing::error!(%error, key = entrance.listen.key, "accepting a connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 /// Whether the object still exists under whose path an upstream's state is kept.
 fn lives(snapshot: &Snapshot, path: &str) -> bool {
     use milecastle_model::{Key, Kind};
@@ -521,12 +426,6 @@ fn lives(snapshot: &Snapshot, path: &str) -> bool {
     Kind::from_collection(collection).is_some_and(|kind| snapshot.object(&Key::new(kind, id)).is_some())
 }
 
-/// Errors that concern one connection, which the peer has given up.
-fn is_of_the_peer(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
 fn own_copy(value: &HeaderValue) -> HeaderValue {
     HeaderValue::from_bytes(value.as_bytes()).expect("it was a header value before")
 }
@@ -534,38 +433,4 @@ fn own_copy(value: &HeaderValue) -> HeaderValue {
 fn seed(index: usize) -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(index) | 1
-}
-
-impl Pinned {
-    /// Number of the snapshot in the order of publication on this node.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
-    }
-}
-
-impl View for Pinned {
-    fn credential(&self, plugin: &'static str, key: &str) -> Option<CredentialMatch> {
-        self.snapshot.credential(plugin, key)
-    }
-
-    fn has_credentials(&self, plugin: &'static str) -> bool {
-        self.snapshot.has_credentials(plugin)
-    }
-
-    fn consumer(&self, name: &str) -> Option<Arc<Consumer>> {
-        self.snapshot.consumer(name).cloned()
-    }
-
-    fn metadata(&self, plugin: &'static str) -> Option<&Arc<dyn Any + Send + Sync>> {
-        self.snapshot.metadata(plugin)
-    }
-
-    fn node(&self) -> &NodeFacts {
-        &self.node.facts
-    }
-
-    fn hook_panicked(&self, plugin: &'static str) {
-        self.node.counters.hook_panicked(plugin);
-        tracing::error!(plugin, "a plugin's hook panicked; the request is answered with 500");
-    }
 }

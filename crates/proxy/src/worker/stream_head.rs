@@ -133,8 +133,8 @@ fn length(value: &HeaderValue) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// Clients send the pairs of a cookie in fields of their own, which compress better. To whom these protocols mean nothing they have
-/// to be one field (RFC 9113 §8.2.3, RFC 9114 §4.2.1).
+/// Clients send the pairs of a cookie in fields of their own, which compress better. Plugins and upstreams that speak HTTP/1.1
+/// get them as one field (RFC 9113 §8.2.3, RFC 9114 §4.2.1).
 fn join_cookies(headers: &mut HeaderMap) {
     // Most requests have one field or none, and cost no list.
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {

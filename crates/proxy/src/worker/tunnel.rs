@@ -1,7 +1,7 @@
 //! A connection after 101: bytes pass both ways, whatever they mean.
 //!
-//! The policy may end it before its sides do, and so may the end of the process: frames are counted along, so that a close frame can
-//! be put between two of them.
+//! The policy may end it before its sides do, and so may the end of the process: frames are counted along, so that a close
+//! frame can be put between two of them.
 
 use super::Worker;
 use super::activity::Nature;
@@ -89,16 +89,17 @@ pub(crate) async fn run(tunnel: Tunnel, client: ClientIo) -> io::Result<()> {
     let worker = request.client.worker.clone();
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
-    to_client.write_all(&first).await?;
-    to_client.flush().await?;
     let (moved, ends) = (Cell::new(true), Ends { worker: &worker, lasting: lasting.as_ref() });
     let mask = (worker.random() as u32).to_ne_bytes();
     let mut up = Way { ends: &ends, frames: Frames::default(), mask: Some(mask), moved: &moved };
     let mut down = Way { ends: &ends, frames: Frames::default(), mask: None, moved: &moved };
     down.frames.note(&first);
-    let both = async {
-        tokio::try_join!(up.pass(&mut from_client, &mut to_upstream), down.pass(&mut from_upstream, &mut to_client))
+    let down = async {
+        to_client.write_all(&first).await?;
+        to_client.flush().await?;
+        down.pass(&mut from_upstream, &mut to_client).await
     };
+    let both = async { tokio::try_join!(up.pass(&mut from_client, &mut to_upstream), down) };
     let watch = async {
         while moved.replace(false) {
             tokio::time::sleep(idle).await;
@@ -111,7 +112,7 @@ pub(crate) async fn run(tunnel: Tunnel, client: ClientIo) -> io::Result<()> {
     tokio::select! {
         passed = both => passed.map(|_| ()),
         () = watch => Err(io::ErrorKind::TimedOut.into()),
-        // Who has not taken leave by now will not.
+        // A side that has not closed by now will not.
         () = overdue => Ok(()),
     }
 }

@@ -136,7 +136,7 @@ impl Wire {
                 match Pin::new(stream).poll_read(cx, &mut buf) {
                     Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
                         inbound.keep(buf.filled());
-                        // Whoever reads may be waiting for just this.
+                        // The reading side may be waiting for this.
                         cx.waker().wake_by_ref();
                         Poll::Pending
                     }

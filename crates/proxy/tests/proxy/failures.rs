@@ -41,6 +41,8 @@ fn when_every_node_fails_the_statuses_are_told() {
     assert_eq!(answer.header("x-apisix-upstream-status"), "502, 502");
     assert!(answer.text().contains("502 Bad Gateway"));
     assert_eq!(bed.lines(1)[0].attempts, [502, 502]);
+    let totals = bed.totals();
+    assert_eq!((totals.upstream_connects, totals.upstream_connect_failures), (0, 2));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The compiler of a gateway group's settings.
 
-use super::{Compiler, Pass};
+use super::Compiler;
+use super::pass::Pass;
 use crate::snapshot::Snapshot;
 use milecastle_matching::RouterMode;
 use milecastle_model::{Fault, GroupSettings, HttpRouter, Key, Kind, Object};
@@ -38,7 +39,7 @@ impl Compiler {
     }
 
     fn under(&self, settings: GroupSettings, discovery: Registries) -> Self {
-        // Who asks registries tells by the pointer whether they are others.
+        // Discovery compares the pointers to see whether the registries have changed.
         let discovery = if discovery == *self.discovery { self.discovery.clone() } else { Arc::new(discovery) };
         if settings == self.settings {
             return Self { discovery, ..self.clone() };

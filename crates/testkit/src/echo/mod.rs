@@ -4,9 +4,10 @@
 //! with their letters, the body. It speaks HTTP/1.1, over TLS if asked to.
 //!
 //! # What the answer is
-//! A JSON object: `server` (its name), `line`, `method`, `target`, `headers` (pairs), `body`, `trailers` (pairs),
-//! `connection` (number of the connection, from 1), `request` (number of the request on it, from 1), `peer`, and over TLS
-//! `sni` and `client`, the common name of the client's certificate. Bytes that are no UTF-8 appear as U+FFFD there; [`Received`] has them all.
+//! A JSON object: `server` (its name), `line`, `method`, `target`, `headers` (pairs), `body`, `trailers` (pairs), `connection`
+//! (number of the connection, from 1), `request` (number of the request on it, from 1), `peer`, and over TLS `sni` and
+//! `client`, the common name of the client's certificate. Bytes that are no UTF-8 appear as U+FFFD there; [`Received`] has them
+//! all.
 //!
 //! # Directives
 //! Path segments and query parameters change the answer; unknown ones do not matter, so that a gateway may add a prefix.

@@ -189,7 +189,7 @@ async fn serve<P: Protocol>(listener: TcpListener, protocol: Arc<P>, shared: Arc
         let (protocol, shared) = (protocol.clone(), shared.clone());
         connections.spawn(async move {
             let service = service_fn(|request| answer(request, protocol.clone(), shared.clone()));
-            // Whoever asks may leave at any moment.
+            // A client may leave at any moment.
             drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
         });
     }

@@ -4,7 +4,7 @@
 //! of the document is skipped by its brackets.
 
 use super::body;
-use crate::cx::RequestCx;
+use crate::cx::{Request, RequestCx};
 use crate::query;
 use http::Method;
 use milecastle_matching::Var;
@@ -32,27 +32,32 @@ pub(super) fn var<'a>(cx: &'a RequestCx, key: &str) -> Option<Var<'a>> {
     }
 }
 
+/// The operation of the document, which is taken apart at most once for a request, also if it turns out to be none.
 fn operation(cx: &RequestCx) -> Option<&Operation> {
-    let document = document(cx)?;
-    cx.parsed.graphql.get_or_init(|| (document.len() <= MAX_BYTES).then(|| parse(&document)).flatten()).as_ref()
+    if let Some(known) = cx.parsed.graphql.get() {
+        return known.as_ref();
+    }
+    let text = match cx.request.method {
+        Method::GET => query::first(cx.request.query()?, "query")?,
+        // A body that has not been read yet may be read later: its absence is not remembered.
+        Method::POST => body::whole(cx)?,
+        _ => return None,
+    };
+    let read = || parse(&document(&cx.request, text).filter(|document| document.len() <= MAX_BYTES)?);
+    cx.parsed.graphql.get_or_init(read).as_ref()
 }
 
-/// The `query` argument of a GET, the member `query` of a JSON POST, or the raw body of a POST.
-fn document(cx: &RequestCx) -> Option<Cow<'_, str>> {
-    let request = &cx.request;
-    match request.method {
-        Method::GET => return query::first(request.query()?, "query"),
-        Method::POST => {}
-        _ => return None,
+/// The document in `text`, which is the `query` argument of a GET or the body of a POST: the member `query` of a JSON
+/// body, otherwise the whole text.
+fn document<'a>(request: &Request, text: Cow<'a, str>) -> Option<Cow<'a, str>> {
+    let json = || request.header("content-type").is_some_and(|kind| kind.starts_with("application/json"));
+    if request.method != Method::POST || !json() {
+        return Some(text);
     }
-    let body = body::whole(cx)?;
-    if request.header("content-type").is_some_and(|kind| kind.starts_with("application/json")) {
-        return match serde_json::from_str::<Value>(&body).ok()?.get_mut("query")?.take() {
-            Value::String(document) => Some(Cow::Owned(document)),
-            _ => None,
-        };
+    match serde_json::from_str::<Value>(&text).ok()?.get_mut("query")?.take() {
+        Value::String(document) => Some(Cow::Owned(document)),
+        _ => None,
     }
-    Some(body)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Each table sends one request and asks for variables when it is over.
 
 use crate::testing::{Ask, Setup};
-use crate::{Plugin, RouteInfo, TlsInfo};
+use crate::{Body, Plugin, RouteInfo, TlsInfo};
 use http::Version;
 use milecastle_matching::{Lookup, VarName};
 use serde_json::json;
@@ -258,6 +258,21 @@ fn graphql() {
     check("GET /?query=%7Bb%7D", &[("graphql_name", ""), ("graphql_operation", "query"), ("graphql_other", "-")]);
     check("GET /", &[("graphql_name", "-")]);
     check("POST /\nContent-Type: application/json\n\n{\"query\":1}", &[("graphql_name", "-")]);
+}
+
+/// Each route that has a condition on the operation asks for it.
+#[test]
+fn a_graphql_document_is_taken_apart_once() {
+    let whole = "{\"query\":\"query A{b}\"}";
+    for (body, name) in [(whole, Some("A")), ("{", None)] {
+        let ask = format!("POST /\nContent-Type: application/json\n\n{body}");
+        let mut done = setup().route(json!({ "reads-body": {} })).send(ask.as_str());
+        for again in [whole, "{", whole] {
+            let found = done.cx.var(&VarName::parse("graphql_name")).map(|found| found.text().into_owned());
+            assert_eq!(found.as_deref(), name, "{body}");
+            done.cx.request.body = Body::Read { bytes: again.into(), partial: false };
+        }
+    }
 }
 
 /// A certificate for `CN=Joe\, B,O=Acme,C=DE`, serial 0A1B, valid for 71 years.

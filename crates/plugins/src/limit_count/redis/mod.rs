@@ -58,7 +58,8 @@ pub(super) fn faults(config: &Config) -> Vec<ConfigError> {
         Policy::Local => Vec::new(),
         Policy::Redis if config.redis.sync_interval == config::at_once() => Vec::new(),
         Policy::Redis => {
-            let text = "sync_interval is not available in this version: leave it out, and each request is counted at once";
+            let text =
+                "sync_interval is not available in this version: leave it out, and each request is counted at once";
             vec![ConfigError::at("/sync_interval", text)]
         }
         other => {

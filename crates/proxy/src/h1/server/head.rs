@@ -150,8 +150,8 @@ fn request_line(buf: &[u8], fields: &mut Vec<Field>, most: usize) -> Result<Opti
     })
 }
 
-/// httparse takes a bare LF for the end of a line. Whoever stands before us may take it for a part of a value, and so read
-/// other fields than we do: it is refused (RFC 9112 §2.2).
+/// httparse takes a bare LF for the end of a line. A proxy in front of the gateway may take it for a part of a value, and so
+/// read other fields: it is refused (RFC 9112 §2.2).
 fn check_line_ends(text: &[u8], line: &RequestLine, fields: &[Field]) -> Result<(), BadHead> {
     let ends_well = |at: usize| {
         let blanks = text[at..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();

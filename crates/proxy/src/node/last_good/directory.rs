@@ -61,7 +61,7 @@ impl Lock {
         Some(Self { held }).filter(|lock| lock.holds(dir))
     }
 
-    /// What holds the lock, to be handed over: it lasts until whoever has it lets go.
+    /// The open file that holds the lock, to be handed over: the lock lasts until its last holder drops it.
     pub(super) fn held(&self) -> Arc<File> {
         self.held.clone()
     }

@@ -34,8 +34,8 @@ impl fmt::Display for Origin {
 
 /// The first record of each file: whose configuration, and at which position.
 ///
-/// Members that this version does not know are overlooked, so that an operator can go back to it from a later one. What must not be
-/// overlooked takes another version of the layout (`file`).
+/// Members that this version does not know are overlooked, so that an operator can go back to it from a later one. What must
+/// not be overlooked takes another version of the layout (`file`).
 #[derive(Serialize, Deserialize)]
 pub(super) struct Head {
     origin: Origin,

@@ -186,7 +186,7 @@ impl Work {
             }
             if fold.is_none() && sync.is_none() {
                 for rests in todo.resting.drain(..) {
-                    // Whoever waited may have lost patience.
+                    // The waiting side may have given up.
                     rests.send(()).ok();
                 }
             }
@@ -244,7 +244,7 @@ impl Work {
             figures.revision = Some(reached);
         }
         for waiting in waiting {
-            // Whoever waited may have lost patience.
+            // The waiting side may have given up.
             waiting.send(()).ok();
         }
         file.sync_all()?;

@@ -1,7 +1,7 @@
 //! Where another process takes the configuration that this one holds: for a process that was replaced.
 //!
-//! The other one writes to files with numbers of its own, behind those of this one. Changes are taken in their order for as long as
-//! they lead on from what is held; where none does, the newest checkpoint is taken.
+//! The other one writes to files with numbers of its own, behind those of this one. Changes are taken in their order for as
+//! long as they lead on from what is held; where none does, the newest checkpoint is taken.
 //!
 //! Invariant: it reads, and never writes; it holds no lock on the directory, and no file open between two looks.
 

@@ -283,7 +283,7 @@ impl Opened {
 }
 
 impl Script {
-    #[allow(clippy::result_large_err)]
+    #[allow(clippy::result_large_err, reason = "the trait of the service gives a Status")]
     fn sign(&self, csr: &[u8], identity: &NodeIdentity) -> Result<Response<pb::Certificate>, Status> {
         let (life, behind) = {
             let says = self.says.lock().unwrap();

@@ -2,7 +2,7 @@
 //!
 //! The first datagram opens a session, which has a socket of its own towards the upstream; it ends when neither side has said
 //! anything for as long as the upstream's timeouts allow. Nothing is kept for a side that takes no more: datagrams may be lost,
-//! and whoever speaks UDP knows. The system hands all datagrams of a client to one worker.
+//! as protocols over UDP expect. The system hands all datagrams of a client to one worker.
 
 mod session;
 mod socket;

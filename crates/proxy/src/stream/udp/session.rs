@@ -216,7 +216,7 @@ async fn pass(session: &mut Session, listed: &Listed, shared: &UdpSession, upstr
     settle(session, shared);
     if shared.refused.get() || failure.is_some() {
         session.cx.end = SessionEnd::Upstream;
-        // To whoever speaks UDP a refusal of the first datagrams is what a failing connection is elsewhere.
+        // For UDP the refusal of the first datagrams is what a failing connection is for TCP.
         if session.cx.traffic.upstream_received == 0 {
             session.cx.status = status::BAD_UPSTREAM;
             if let Some(attempt) = session.cx.upstream.last_mut() {

@@ -1,25 +1,23 @@
 //! One configuration stream, from `Hello` to its end.
 
+mod opening;
+mod renewal;
+
 use super::complaints::Complaints;
 use super::holdings::{Holdings, Position, Refusal, SnapshotHead};
-use super::identity::IdentityError;
 use super::last_good::{Origin, Step};
 use super::{Alarm, Member, TrafficFigures};
-use milecastle_model::Kind;
 use milecastle_pki::NodeKeys;
-use milecastle_pki::transport::connect;
-use milecastle_wire::{DeltaAssembler, Limits, MAX_MESSAGE_BYTES, PROTOCOL, Reader, encode_delta, pb};
-use pb::config_client::ConfigClient;
+use milecastle_wire::{DeltaAssembler, Limits, MAX_MESSAGE_BYTES, Reader, encode_delta, pb};
 use pb::control_message::Message as Control;
 use pb::node_message::Message;
 use pb::refused::Fault;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::time::{Instant, sleep_until};
+use tonic::Streaming;
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
 
 /// How a session ended.
 pub(super) enum Ended {
@@ -40,140 +38,21 @@ pub(super) struct Partial {
     objects: Vec<pb::Object>,
 }
 
-/// Messages of ours that may wait to be sent.
-const OUTBOX: usize = 64;
-
 /// The shortest interval of reports that the control plane can ask for.
 const SHORTEST_REPORT: Duration = Duration::from_millis(100);
 
-/// The trailer by which the control plane says when to come again.
-const RETRY_AFTER: &str = "retry-after-ms";
-
 /// Opens a stream to `endpoint`, within `patience`, and follows it to its end.
 pub(super) async fn run(member: &mut Member, endpoint: &str, patience: Duration) -> Ended {
-    match open(member, endpoint, patience).await {
+    match opening::open(member, endpoint, patience).await {
         Ok((session, inbox)) => session.follow(inbox).await,
         Err(ended) => ended,
     }
 }
 
-async fn open<'a>(
-    member: &'a mut Member,
-    endpoint: &str,
-    patience: Duration,
-) -> Result<(Session<'a>, Streaming<pb::ControlMessage>), Ended> {
-    let address = endpoint.trim_start_matches("https://").trim_end_matches('/');
-    let facts = member.facts();
-    let join_timeout = member.config.control_plane.join_timeout.get();
-    let keys = timeout(join_timeout, member.identity.keys(address, facts)).await;
-    let keys = keys.map_err(|_| member.slow("joining", join_timeout))?.map_err(|error| member.no_identity(&error))?;
-    let config = keys.client_config().map_err(|error| member.no_identity(&error.into()))?;
-    let channel = timeout(patience, connect(address, Arc::new(config))).await;
-    let channel =
-        channel.map_err(|_| member.slow("connecting", patience))?.map_err(|error| member.no_identity(&error.into()))?;
-    let (outbox, messages) = mpsc::channel(OUTBOX);
-    let hello = member.hello(&keys);
-    // There is room for it: nobody has sent anything yet.
-    outbox.try_send(pb::NodeMessage { message: Some(Message::Hello(hello)) }).ok();
-    let mut client = ConfigClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let answer = timeout(patience, client.stream(ReceiverStream::new(messages))).await;
-    let inbox = match answer.map_err(|_| member.slow("opening the stream", patience))? {
-        Ok(answer) => answer.into_inner(),
-        Err(status) if status.code() == Code::Unauthenticated => {
-            // Expired in the meantime, or of a CA that is no more: the token decides.
-            member.identity.forget();
-            let facts = member.facts();
-            let joined = timeout(join_timeout, member.identity.join(address, facts)).await;
-            return match joined.map_err(|_| member.slow("joining", join_timeout))? {
-                Ok(_) => Err(Ended::Renewed),
-                Err(error) => Err(member.no_identity(&error)),
-            };
-        }
-        Err(status) => return Err(member.no_identity(&Box::new(status).into())),
-    };
-    member.settle(Alarm::Identity);
-    if member.renew_after.is_none() {
-        member.settle(Alarm::Renewal);
-    }
-    // Whoever read that there is no stream shall read that there is one again.
-    tracing::info!(%endpoint, "configuration stream open");
-    member.tell(|status| {
-        status.connected_to = Some(endpoint.to_owned());
-        status.node_id = Some(keys.certificate().identity.node_id().to_owned());
-    });
-    Ok((Session::new(member, outbox, channel, keys), inbox))
-}
-
-fn retry_after(status: &Status) -> Option<Duration> {
-    let asked = status.metadata().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_millis(asked))
-}
-
 impl Member {
-    fn slow(&self, what: &str, patience: Duration) -> Ended {
-        let reason = format!("{what} took longer than {} ms", patience.as_millis());
-        if self.is_expired() {
-            self.alarm(&reason);
-        }
-        Ended::NotOpened { reason, retry_after: None, barred: false }
-    }
-
-    /// The node cannot be a member now. That is an alarm if it will not pass by itself.
-    fn no_identity(&self, error: &IdentityError) -> Ended {
-        let (lasts, asked) = match error {
-            IdentityError::Connect(error) => (error.lasts(), None),
-            IdentityError::Refused(status) => {
-                (matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied), retry_after(status))
-            }
-            _ => (true, None),
-        };
-        let (reason, barred) = (error.to_string(), error.bars());
-        if lasts || barred || self.is_expired() {
-            self.alarm(&reason);
-        }
-        Ended::NotOpened { reason, retry_after: asked, barred }
-    }
-
-    fn is_expired(&self) -> bool {
-        self.identity.not_after().is_some_and(|end| end <= SystemTime::now())
-    }
-
-    fn alarm(&self, reason: &str) {
-        let state = match self.is_expired() {
-            true => "its certificate is over",
-            false => "it is not let in",
-        };
-        let text = format!("this node gets no updates: {state} ({reason})");
-        if self.raise(Alarm::Identity, text.clone()) {
-            let traffic = match self.holdings {
-                Some(_) => "traffic goes on as configured",
-                None => "it has no configuration, and its traffic ports stay closed until it gets one",
-            };
-            tracing::error!("{text}; {traffic}");
-        }
-    }
-
     /// What the node holds, as far as it concerns the control plane there: one of another cluster or group cannot build on it.
     fn have(&self, origin: &Origin) -> Option<pb::Have> {
         self.holdings.as_ref().filter(|_| self.origin.as_ref() == Some(origin)).map(Holdings::have)
-    }
-
-    fn hello(&self, keys: &NodeKeys) -> pb::Hello {
-        let identity = &keys.certificate().identity;
-        let partial = self.partial.as_ref().filter(|partial| partial.reader.next_chunk() > 0);
-        pb::Hello {
-            node_id: identity.node_id().to_owned(),
-            group: identity.group().to_owned(),
-            facts: Some(self.facts()),
-            protocols: vec![PROTOCOL],
-            kinds: Kind::ALL.iter().map(|kind| kind.name().to_owned()).collect(),
-            have: self.have(&Origin::of(keys)),
-            resume: partial.map(|partial| pb::Resume {
-                lineage: partial.head.lineage.clone(),
-                revision: partial.head.revision,
-                next_chunk: partial.reader.next_chunk(),
-            }),
-        }
     }
 }
 
@@ -272,61 +151,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether a new certificate is due, and the clock that says so is not known to be wrong.
-    fn is_to_renew(&mut self) -> bool {
-        if !self.keys.needs_renewal(SystemTime::now()) {
-            if self.member.renew_after.take().is_some() {
-                self.member.settle(Alarm::Renewal);
-            }
-            return false;
-        }
-        self.member.renew_after.is_none_or(|until| until <= Instant::now())
-    }
-
-    /// Gets a fresh certificate. That it failed is an alarm: the present one will end.
-    async fn renew(&mut self) -> bool {
-        let patience = self.member.config.control_plane.join_timeout.get();
-        self.member.renew_after = None;
-        let reason = match timeout(patience, self.member.identity.renew(self.channel.clone())).await {
-            Ok(Ok(fresh)) => {
-                self.judge_clock(&fresh);
-                return true;
-            }
-            Ok(Err(error)) => {
-                if error.is_of_clock() {
-                    self.member.renew_after =
-                        Some(Instant::now() + self.member.config.control_plane.reconnect_max.get());
-                }
-                error.to_string()
-            }
-            Err(_) => format!("no answer within {} s", patience.as_secs()),
-        };
-        let left = self.keys.certificate().not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
-        let text = format!("this node's certificate ends in {left} s and was not renewed yet: {reason}");
-        if self.member.raise(Alarm::Renewal, text) {
-            tracing::warn!(reason, ends_in_s = left, "the node's certificate was not renewed yet; trying again");
-        }
-        false
-    }
-
-    /// A certificate that is due as soon as it is made tells of a clock that is ahead; the next one would be due too.
-    fn judge_clock(&mut self, fresh: &NodeKeys) {
-        let now = SystemTime::now();
-        if !fresh.needs_renewal(now) {
-            return;
-        }
-        let left = fresh.certificate().not_after.duration_since(now).unwrap_or_default();
-        self.member.renew_after = Some(Instant::now() + left / 2);
-        let text = format!(
-            "this host's clock is ahead of the control plane's: by it a certificate that was just made is due for renewal, and ends in \
-             {} s; set the clock",
-            left.as_secs()
-        );
-        if self.member.raise(Alarm::Renewal, text.clone()) {
-            tracing::warn!("{text}");
-        }
-    }
-
     fn lost(&self, reason: &str) -> Ended {
         let served = self.served_since.map_or(Duration::ZERO, |since| since.elapsed());
         Ended::Lost { reason: reason.to_owned(), served }
@@ -398,7 +222,7 @@ impl<'a> Session<'a> {
         let Position { lineage: own, revision: reached, digest: of_own } = held.position();
         if lineage != &**own {
             if self.member.origin.as_ref() != Some(&self.origin) {
-                // Whoever gave the node a token of another cluster or group wants it there.
+                // The node's token is of another cluster or group, so the change is intended.
                 return Ok(());
             }
             if self.supersedes.iter().any(|over| **over == **own) {

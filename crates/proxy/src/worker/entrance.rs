@@ -1,0 +1,113 @@
+//! Accepting connections of TCP, as many as there is room for.
+
+use super::client::ROOM_EVERY;
+use super::{Worker, serve};
+use crate::config::Listen;
+use crate::socket::{Listener, Socket};
+use crate::stream::{self, StreamListen};
+use std::cell::Cell;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// How long accepting pauses when the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listening socket and what is spoken on it.
+pub(crate) struct Door {
+    pub(crate) listen: Listen,
+    pub(crate) socket: TcpListener,
+    /// Present if sessions of the TCP proxy come in.
+    pub(crate) stream: Option<StreamListen>,
+}
+
+/// A listening socket on a worker's runtime.
+pub(super) struct Entrance {
+    pub(super) listener: Listener,
+    pub(super) listen: Rc<Listen>,
+    stream: Option<Rc<StreamListen>>,
+    /// A connection that was let in, and for which there is no room yet.
+    held: Cell<Option<(Socket, SocketAddr)>>,
+}
+
+impl Entrance {
+    pub(super) fn open(door: Door) -> io::Result<Self> {
+        let Door { listen, socket, stream } = door;
+        let listener = Listener::new(socket)?;
+        Ok(Self { listener, listen: Rc::new(listen), stream: stream.map(Rc::new), held: Cell::default() })
+    }
+
+    /// How long the system may keep connections back whose clients are silent. Never those of sessions, in which the upstream may
+    /// be the first to speak.
+    pub(super) fn defer(&self, patience: Duration) {
+        let patience = if self.stream.is_none() { patience } else { Duration::ZERO };
+        if let Err(error) = self.listener.defer(patience) {
+            let key = self.listen.key;
+            tracing::debug!(%error, key, "silent connections are accepted at once: the system does not keep them back");
+        }
+    }
+
+    /// The next connection in the listener's queue.
+    pub(super) async fn accept_one(&self) -> (Socket, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) if is_of_the_peer(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, key = self.listen.key, "accepting a connection failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// Takes connections of a listener until it is aborted.
+    pub(super) async fn accept(self: Rc<Self>, entrance: Rc<Entrance>) {
+        loop {
+            entrance.held.set(Some(entrance.accept_one().await));
+            self.room().await;
+            self.welcome_held(&entrance);
+        }
+    }
+
+    /// Waits until there is room for one more connection. Those that wait for their clients have to make it; the others that come
+    /// meanwhile are in the socket's queue.
+    async fn room(&self) {
+        let (most, keep) = (self.node.config.connections as usize, self.node.config.client.connection_place);
+        if most == 0 || self.clients.len() < most {
+            return;
+        }
+        self.counters.connections_held.up();
+        while self.clients.len() >= most {
+            let evicted = self.clients.make_room(Instant::now(), keep);
+            self.counters.connections_evicted.add(evicted);
+            tokio::select! {
+                () = self.clients.shrunk() => {}
+                () = tokio::time::sleep(ROOM_EVERY) => {}
+            }
+        }
+    }
+
+    pub(super) fn welcome_held(self: &Rc<Self>, entrance: &Entrance) {
+        if let Some((socket, peer)) = entrance.held.take() {
+            self.welcome(socket, peer, entrance);
+        }
+    }
+
+    pub(super) fn welcome(self: &Rc<Self>, socket: Socket, peer: SocketAddr, entrance: &Entrance) {
+        self.counters.accepted.up();
+        match &entrance.stream {
+            None => serve::spawn(self, socket, peer, &entrance.listen),
+            Some(own) => stream::spawn(self, socket, peer, &entrance.listen, own),
+        }
+    }
+}
+
+/// Errors that concern one connection, which the peer has given up.
+pub(super) fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
