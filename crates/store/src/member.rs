@@ -89,7 +89,8 @@ impl Store {
     }
 
     /// Forgets members that were silent for longer than `members`, and nodes that were neither heard of nor joined since
-    /// `nodes` (Unix time in seconds). `None`, and nothing forgotten: the term of office is over.
+    /// `nodes` (Unix time in seconds), those of each group by themselves and as long as the term of office lasts. `None`, and nothing
+    /// forgotten: it was over.
     pub async fn forget_lost(
         &self,
         term: Term<'_>,
@@ -102,21 +103,33 @@ impl Store {
         }
         let sql = format!("DELETE FROM member WHERE beat_at < {} - $1", self.0.db.clock_sql());
         let members = tx.run(sql, args![millis(members)]).await?;
+        tx.commit().await?;
         // One in maintenance is silent because somebody means it to be.
         let lost = "SELECT DISTINCT group_id FROM node WHERE COALESCE(reported_at, joined_at) < $1 AND joined_at < $1 \
                     AND maintenance IS NULL";
-        let groups = tx.rows(lost, args![nodes]).await?;
         let mut forgotten = Forgotten { members, nodes: 0 };
-        for group in groups {
-            let group = group.text(0)?;
-            let sql = "DELETE FROM node WHERE group_id = $1 AND COALESCE(reported_at, joined_at) < $2 AND joined_at < $2 \
-                       AND maintenance IS NULL";
-            forgotten.nodes += tx.run(sql, args![&group, nodes]).await?;
-            crate::group::touch(&mut tx, &group).await?;
+        for group in self.0.db.rows(lost, args![nodes]).await? {
+            forgotten.nodes += self.forget_nodes(term, &group.text(0)?, nodes).await?;
         }
+        Ok(Some(forgotten))
+    }
+
+    async fn forget_nodes(&self, term: Term<'_>, group: &str, since: u64) -> Result<u64, StoreError> {
+        let _turn = self.0.db.turn().await?;
+        let mut tx = self.0.db.begin_write().await?;
+        let lock = tx.lock_group_sql();
+        tx.row(lock, args![group]).await?;
+        // Asked only now: the lease must not be held while the group is waited for.
+        if !term.lasts(&mut tx, &self.0.db).await? {
+            return Ok(0);
+        }
+        let sql = "DELETE FROM node WHERE group_id = $1 AND COALESCE(reported_at, joined_at) < $2 AND joined_at < $2 \
+                   AND maintenance IS NULL";
+        let forgotten = tx.run(sql, args![group, since]).await?;
+        crate::group::touch(&mut tx, group).await?;
         tx.commit().await?;
         self.0.watcher.hint();
-        Ok(Some(forgotten))
+        Ok(forgotten)
     }
 
     /// Records what the nodes of a group run that are connected to a member, in place of what it said before. Without effect
