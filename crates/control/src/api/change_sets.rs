@@ -214,6 +214,7 @@ impl From<Refused> for Failure {
                 failure.with("clashes", clashing(&clashes)).with("total", clashes.len())
             }
             Refused::StaleDraft(_) => Self::new(StatusCode::PRECONDITION_FAILED, "stale_draft", message),
+            Refused::Slow(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message),
             Refused::Unreadable(error) => error.into(),
             Refused::Store(error) => error.into(),
             Refused::Unforeseen(_) | Refused::Broken(_) => {
