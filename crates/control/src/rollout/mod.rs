@@ -29,7 +29,7 @@ pub(crate) use stalled::{Stalled, stalled};
 use crate::dpm::{Silence, Troubles, is_connected};
 use crate::revisions::{Editor, Refused};
 use crate::state::State;
-use crate::traffic::Traffic;
+use crate::traffic::Told;
 
 /// What histories call whoever does it where nobody asked for it.
 pub(crate) const NAME: &str = "rollout";
@@ -162,6 +162,8 @@ fn see(node: Node, lineage: &str, now: u64, silence: Silence) -> Seen {
     };
     let troubles = Troubles::of(&report);
     let refused = troubles.refused.filter(|step| step.fault == SETTINGS).map(|step| step.revision);
+    let of_lineage = |revision: u64| if report.lineage == lineage { revision } else { 0 };
+    let told = report.traffic.as_ref().and_then(|told| Told::deserialize(told).ok());
     Seen {
         id: node.id,
         host: node.host,
@@ -169,9 +171,10 @@ fn see(node: Node, lineage: &str, now: u64, silence: Silence) -> Seen {
         present: is_recent(report.reported_at),
         maintained,
         boot: report.boot,
-        revision: if report.lineage == lineage { report.revision } else { 0 },
+        revision: of_lineage(report.revision),
         rejected: troubles.rejected_total,
         refused,
-        traffic: report.traffic.and_then(|traffic| Traffic::deserialize(traffic).ok()),
+        traffic: told.map(|told| told.traffic),
+        counted_with: told.and_then(|told| told.revision).map(of_lineage),
     }
 }
