@@ -14,6 +14,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::request::Parts;
 use http::{HeaderMap, Method, header};
 use milecastle_settings::Access;
 use milecastle_store::{
@@ -23,6 +24,7 @@ use milecastle_store::{
 use crate::admin::access;
 use crate::admin::query::Query;
 use crate::keys::{self, KeyError, Keyring};
+use crate::listen::Encrypted;
 use crate::passwords::Hashing;
 use crate::refusals::Refusals;
 use crate::rights::{Login, Need, Place, Principal, PrincipalKind, Refused, Rights};
@@ -31,7 +33,7 @@ use crate::rights::{Login, Need, Place, Principal, PrincipalKind, Refused, Right
 const TOKEN: &str = "mcat_";
 
 /// Name of the cookie of a session; over TLS with the prefix with which browsers take it from this very host over TLS alone (RFC 6265bis,
-/// §4.1.3.2), and with which it counts more than one that a neighbour may have planted.
+/// §4.1.3.2). There the other one counts for nothing: a neighbour may have planted it.
 pub(crate) const SESSION: &str = "milecastle_session";
 pub(crate) const HOST_SESSION: &str = "__Host-milecastle_session";
 
@@ -125,20 +127,16 @@ impl From<KeyError> for Stranger {
 
 impl Callers {
     /// Whose request it is, by the first key or token that it carries; by the session of its cookie only where there is neither.
-    pub(crate) async fn who(
-        &self,
-        peer: IpAddr,
-        method: &Method,
-        query: &Query,
-        headers: &HeaderMap,
-    ) -> Result<Principal, Stranger> {
+    pub(crate) async fn who(&self, peer: IpAddr, query: &Query, head: &Parts) -> Result<Principal, Stranger> {
+        let Parts { method, headers, extensions, .. } = head;
+        let encrypted = extensions.get().copied().unwrap_or(Encrypted(false));
         let found = match shown(query, headers) {
             Some(Shown::Token(token)) => {
                 self.token(&token, self.address(peer, headers)).await.map_err(Stranger::Unavailable)?
             }
             Some(Shown::Key(key)) => self.keyring.find(&key).await?,
             None => {
-                let Some(text) = session_of(headers) else { return Err(Stranger::Nameless) };
+                let Some(text) = session_of(encrypted, headers) else { return Err(Stranger::Nameless) };
                 let found = self.session(&text).await.map_err(Stranger::Unavailable)?;
                 if let Some(principal) = found.as_ref().filter(|principal| !is_meant(principal, method, headers)) {
                     self.refusals.of_request(self.actor(ActorKind::Account, &principal.name, peer, headers));
@@ -159,7 +157,12 @@ impl Callers {
 
     /// What became of whoever was let in with these, for an answer that lasts: `None` if they are not let in any more. Looking is no use
     /// of a session, which ends when nobody does anything.
-    pub(crate) async fn still(&self, query: &Query, headers: &HeaderMap) -> Result<Option<Principal>, StoreError> {
+    pub(crate) async fn still(
+        &self,
+        query: &Query,
+        encrypted: Encrypted,
+        headers: &HeaderMap,
+    ) -> Result<Option<Principal>, StoreError> {
         match shown(query, headers) {
             Some(Shown::Token(token)) => {
                 let found = self.store.api_token_find(&hash_of(&token)).await?;
@@ -173,7 +176,7 @@ impl Callers {
                 Err(KeyError::NoRole { .. }) => Ok(None),
                 Err(KeyError::Store(error)) => Err(error),
             },
-            None => match session_of(headers) {
+            None => match session_of(encrypted, headers) {
                 Some(text) => {
                     let found = self.store.session_look(&hash_of(&text), self.session_limits()).await?;
                     self.of_session(found, &text).await
@@ -281,9 +284,10 @@ fn shown(query: &Query, headers: &HeaderMap) -> Option<Shown> {
     Some(if text.starts_with(TOKEN) { Shown::Token(text) } else { Shown::Key(text) })
 }
 
-/// What the cookie of a session holds.
-fn session_of(headers: &HeaderMap) -> Option<String> {
-    [HOST_SESSION, SESSION].into_iter().find_map(|name| access::cookie(headers, name))
+/// What the cookie of a session holds. The one of this host alone counts wherever it comes: a proxy may not say that it speaks TLS.
+fn session_of(encrypted: Encrypted, headers: &HeaderMap) -> Option<String> {
+    let other = || access::cookie(headers, SESSION).filter(|_| !encrypted.told(headers));
+    access::cookie(headers, HOST_SESSION).or_else(other)
 }
 
 /// Whether a request with a session was meant: it only reads, or proves it.

@@ -42,6 +42,14 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Encrypted(pub(crate) bool);
 
+impl Encrypted {
+    /// Whether the browser's connection is encrypted: this one, or that to a proxy which says so. Whoever says so falsely keeps only
+    /// himself from sending cookies.
+    pub(crate) fn told(self, headers: &HeaderMap) -> bool {
+        self.0 || headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+    }
+}
+
 /// The connection of a request, for an answer that lasts.
 #[derive(Clone)]
 pub(crate) struct Line {

@@ -89,6 +89,9 @@ pub(crate) struct Told {
     /// Those of them that are not healthy.
     #[serde(default)]
     pub(crate) unhealthy_targets: u64,
+    /// What it had in force when it had counted that; `None`: a replica wrote it that does not say.
+    #[serde(default)]
+    pub(crate) revision: Option<u64>,
 }
 
 /// What stands in a route's place for all routes that were not told by themselves; no id has parentheses.

@@ -80,7 +80,8 @@ pub struct Database {
     #[serde(skip_serializing)]
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub dsn: Option<Secret<String>>,
-    /// Connections this process opens at most: one listens, and whoever takes back a rollout reads beside one that holds the group.
+    /// Connections this process opens at most: one listens, and of the others no more than half (rounded up) write to gateway groups, so
+    /// that reads find one.
     #[schemars(range(min = 3, max = 1000))]
     pub max_connections: u32,
     /// How long one attempt to reach the database at the start may take.
@@ -90,7 +91,7 @@ pub struct Database {
     pub retry_min: Time,
     /// Longest such pause.
     pub retry_max: Time,
-    /// How long a request waits for a free connection before it is answered 503.
+    /// How long a request waits for a free connection, or for its turn to write to a gateway group, before it is answered 503.
     pub acquire_timeout: Time,
     /// How long one statement may run before the database ends it. Where it does not, as one that has vanished without a word,
     /// the statement is given up `acquire_timeout` and 2 s later, and its connection closed.

@@ -144,6 +144,7 @@ impl Acting<'_> {
     /// Revokes a token for good, and with it every node that joined with it; the group's epoch grows. `false`: the group has
     /// no such token that is not revoked yet.
     pub async fn token_revoke(self, group: &str, id: &str) -> Result<bool, StoreError> {
+        let _turn = self.store.0.db.turn().await?;
         let mut tx = self.begin().await?;
         let now = self.store.now();
         let sql = "UPDATE token SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";

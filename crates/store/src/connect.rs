@@ -25,7 +25,8 @@ pub struct Tuning {
     pub max_connections: u32,
     /// How long to look for the server when opening. Default 10 s.
     pub connect_timeout: Duration,
-    /// How long a statement waits for a connection. Short: callers answer 503 and clients try again. Default 3 s.
+    /// How long a statement waits for a connection, and whoever writes to a group for its turn. Short: callers answer 503 and clients try
+    /// again. Default 3 s.
     pub acquire_timeout: Duration,
     /// How long a statement may run before the server ends it; if the server does not, it is given up a little later. Default
     /// 30 s.

@@ -121,7 +121,10 @@ impl Store {
     async fn forget_nodes(&self, term: Term<'_>, group: &str, since: u64) -> Result<Option<u64>, StoreError> {
         let sql = "DELETE FROM node WHERE group_id = $1 AND COALESCE(reported_at, joined_at) < $2 AND joined_at < $2 \
                    AND maintenance IS NULL";
+        let _turn = self.0.db.turn().await?;
         let mut tx = self.0.db.begin_write().await?;
+        let lock = tx.lock_group_sql();
+        tx.row(lock, args![group]).await?;
         let gone = tx.run(sql, args![group, since]).await?;
         if gone == 0 {
             return Ok(Some(0));

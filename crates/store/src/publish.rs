@@ -42,7 +42,7 @@ impl Acting<'_> {
         answer: impl Fn(&Published) -> Option<Answered>,
     ) -> Result<Published, PublishError> {
         let Inner { db, watcher, .. } = &*self.store.0;
-        let _turn = db.publisher().await?;
+        let _turn = db.turn().await?;
         let mut tx = self.begin().await?;
         let mut write = Writing::begin(&mut tx, self, group).await?;
         let published = Box::pin(write.apply(set)).await?;
@@ -59,7 +59,7 @@ impl Acting<'_> {
     /// What [`Self::publish`] would do at this moment, or refuse; nothing is written.
     pub async fn rehearse(self, group: &str, set: ChangeSet) -> Result<Published, PublishError> {
         let db = &self.store.0.db;
-        let _turn = db.publisher().await?;
+        let _turn = db.turn().await?;
         let mut tx = db.begin_write().await?;
         let mut write = Writing::begin(&mut tx, self, group).await?;
         // Dropped without a commit, the transaction is rolled back.
@@ -84,6 +84,7 @@ impl Store {
     }
 
     async fn expire_group(&self, term: Term<'_>, group: &str, now: u64) -> Result<Option<u64>, PublishError> {
+        let _turn = self.0.db.turn().await?;
         let mut tx = self.0.db.begin_write().await?;
         let actor = Actor::system();
         let mut write = Writing::begin(&mut tx, self.by(&actor), group).await?;

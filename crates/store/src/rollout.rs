@@ -118,7 +118,7 @@ impl Store {
 impl<'a> Acting<'a> {
     /// Holds the rollout of a group. Waits for publishes to the group to end that are under way.
     pub async fn rollout_hold(self, id: &str) -> Result<HeldRollout<'a>, StoreError> {
-        let turn = self.store.0.db.publisher().await?;
+        let turn = self.store.0.db.turn().await?;
         let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;

@@ -7,7 +7,8 @@
 //! - Whatever the server does, each statement ends, and so does the return of each connection to the pool.
 //! - A connection on which a statement was given up is closed: nobody knows in what transaction it is.
 //! - A connection on which nothing may be written is closed: the next one may lead to another server, or a session that may.
-//! - Publishing never takes all connections: what keeps this replica alive finds one however many clients write.
+//! - Whoever holds the row of a group, or waits for it, has a turn, and there are fewer of these than connections: what keeps this replica
+//!   alive finds one however many clients write, and however long a group is held.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +42,7 @@ pub(crate) struct Server {
     pub(crate) patience: Patience,
     /// What was read of the rule of the schema.
     pub(crate) rule: Rule,
-    publishers: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     acquire_timeout: Duration,
 }
 
@@ -96,8 +97,8 @@ impl Server {
                 })
             })
             .connect_lazy_with(options);
-        let publishers = Arc::new(Semaphore::new(most.div_ceil(2) as usize));
-        Self { pool, patience, rule: Rule::default(), publishers, acquire_timeout: tuning.acquire_timeout }
+        let turns = Arc::new(Semaphore::new(most.div_ceil(2) as usize));
+        Self { pool, patience, rule: Rule::default(), turns, acquire_timeout: tuning.acquire_timeout }
     }
 
     /// A pool of one connection to the same server, for notices.
@@ -119,9 +120,9 @@ impl Server {
         }
     }
 
-    /// Waits for its turn to publish, as long as for a connection.
-    pub(crate) async fn publisher(&self) -> Result<OwnedSemaphorePermit, StoreError> {
-        match timeout(self.acquire_timeout, self.publishers.clone().acquire_owned()).await {
+    /// Waits for its turn to hold the row of a group, as long as for a connection.
+    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        match timeout(self.acquire_timeout, self.turns.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
         }

@@ -240,11 +240,11 @@ impl Db {
         })
     }
 
-    /// Waits for its turn to publish, which lasts until what is given is dropped. In SQLite the one connection that writes is
-    /// the queue.
-    pub(crate) async fn publisher(&self) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
+    /// Waits for its turn to hold the row of a group, which lasts until what is given is dropped. To be taken before the transaction is
+    /// begun: whoever waits has no connection. In SQLite the one connection that writes is the queue.
+    pub(crate) async fn turn(&self) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
         match self {
-            Db::Pg(server) => server.publisher().await.map(Some),
+            Db::Pg(server) => server.turn().await.map(Some),
             Db::Lite { .. } => Ok(None),
         }
     }
@@ -351,7 +351,7 @@ macro_rules! locked_group {
 
 impl Tx {
     /// The statement that reads `lineage, head, floor`, then the rule of the schema, then `staged, base, candidate`, of group `$1`,
-    /// and holds its row until the end of the transaction.
+    /// and holds its row until the end of the transaction. For whoever has a turn ([`Db::turn`]).
     pub(crate) fn lock_group_sql(&self) -> &'static str {
         match self {
             // Not FOR UPDATE: that would also hold up whoever inserts a token or a node, whose foreign key names the row.

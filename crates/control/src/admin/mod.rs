@@ -150,7 +150,7 @@ impl AdminApi {
         head: &'a Parts,
     ) -> Result<Admitted<'a>, Box<Reply>> {
         let required = self.key_required && *target != Target::Probe;
-        let principal = match self.callers.who(peer, &head.method, &query, &head.headers).await {
+        let principal = match self.callers.who(peer, &query, head).await {
             Ok(principal) => principal,
             Err(_) if !required => Principal::anonymous(),
             Err(Stranger::Nameless) => return Err(refusal::stranger("missing apikey")),

@@ -22,7 +22,7 @@ use crate::state::{Difference, Group, Image};
 /// Changes that an answer lists, and flaws; it counts all of them.
 const LISTED: usize = 500;
 
-/// Longest message, in bytes: every list of revisions shows it.
+/// Longest message, in characters: every list of revisions shows it.
 pub(super) const LONGEST: usize = 1024;
 
 pub(super) const DRY_RUN: Param = Param::flag("dry_run", "Only say what it would do.");
@@ -50,8 +50,8 @@ impl Asked {
     pub(super) fn of(api: &Api, uri: &Uri, headers: &HeaderMap) -> Result<Self, Failure> {
         let query = query_of(uri);
         let message = query.get("message").unwrap_or_default().to_owned();
-        if message.len() > LONGEST {
-            return Err(Failure::bad("invalid_argument", format!("message: expected at most {LONGEST} bytes")));
+        if message.chars().count() > LONGEST {
+            return Err(Failure::bad("invalid_argument", format!("message: expected at most {LONGEST} characters")));
         }
         let wait = query.get("wait").map(|_| api.wait(&query)).transpose()?;
         let expected = Expected::of(headers, "the revision of the group, as an ETag or a dry run has it")?;
@@ -213,6 +213,7 @@ impl From<Refused> for Failure {
                 failure.with("clashes", clashing(&clashes)).with("total", clashes.len())
             }
             Refused::StaleDraft(_) => Self::new(StatusCode::PRECONDITION_FAILED, "stale_draft", message),
+            Refused::Slow(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message),
             Refused::Unreadable(error) => error.into(),
             Refused::Store(error) => error.into(),
             Refused::Unforeseen(_) | Refused::Broken(_) => {

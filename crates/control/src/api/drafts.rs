@@ -25,7 +25,7 @@ use crate::revisions::{Clash, Editor, Edits, GivenEdit, Op, Plan, published_edit
 use crate::rights::{Need, Place, Resource};
 use crate::state::Image;
 
-/// Longest id and name, in bytes.
+/// Longest id and name, in characters.
 const LONGEST_NAME: usize = 64;
 
 /// What is given to publish edits at once.
@@ -45,11 +45,11 @@ struct GivenDraft {
     /// Without it, one is made.
     #[schemars(regex(pattern = NAME))]
     id: Option<String>,
-    /// At most 64 bytes.
-    #[schemars(length(max = 64))]
+    /// What people call it.
+    #[schemars(length(max = LONGEST_NAME))]
     name: Option<String>,
-    /// At most 1024 bytes.
-    #[schemars(length(max = 1024))]
+    /// Why, for people.
+    #[schemars(length(max = LONGEST))]
     message: Option<String>,
     edits: Vec<GivenEdit>,
 }
@@ -59,11 +59,11 @@ struct GivenDraft {
 #[schemars(rename = "DraftUpdate")]
 #[serde(deny_unknown_fields, default)]
 struct GivenUpdate {
-    /// At most 64 bytes.
-    #[schemars(length(max = 64))]
+    /// What people call it.
+    #[schemars(length(max = LONGEST_NAME))]
     name: Option<String>,
-    /// At most 1024 bytes.
-    #[schemars(length(max = 1024))]
+    /// Why, for people.
+    #[schemars(length(max = LONGEST))]
     message: Option<String>,
     edits: Vec<GivenEdit>,
 }
@@ -363,10 +363,9 @@ fn fit(id: &str, name: Option<&str>, message: Option<&str>) -> Result<(), Failur
         return Err(Failure::bad("invalid_id", message).at("/id"));
     }
     for (member, text, most) in [("name", name, LONGEST_NAME), ("message", message, LONGEST)] {
-        if text.is_some_and(|text| text.len() > most) {
-            return Err(
-                Failure::bad("invalid_body", format!("expected at most {most} bytes")).at(&format!("/{member}"))
-            );
+        if text.is_some_and(|text| text.chars().count() > most) {
+            let message = format!("{member}: expected at most {most} characters");
+            return Err(Failure::bad("invalid_body", message).at(&format!("/{member}")));
         }
     }
     Ok(())

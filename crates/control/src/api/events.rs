@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::{Api, Failure, List, Outcome, Site, Who, json, query_of};
 use crate::admin::query::Query;
 use crate::events::{self, Client, Filter, Proof, kind};
-use crate::listen::Line;
+use crate::listen::{Encrypted, Line};
 use crate::openapi::{self, Doc, Param};
 use crate::rights::{Need, Place, Resource};
 
@@ -62,6 +62,7 @@ pub(super) async fn follow(
     Shared(api): Site,
     Extension(who): Who,
     Extension(line): Extension<Line>,
+    Extension(encrypted): Extension<Encrypted>,
     request: Request,
 ) -> Outcome {
     let (query, headers) = (query_of(request.uri()), request.headers().clone());
@@ -74,7 +75,7 @@ pub(super) async fn follow(
     }
     let place = api.streams.enter(&who.name)?;
     let after = after.unwrap_or_else(|| api.events.tail.newest());
-    let proof = Proof { callers: api.callers.clone(), query, headers };
+    let proof = Proof { callers: api.callers.clone(), query, encrypted, headers };
     let client = Client { proof, rights: who.rights.clone(), filter, after, line, _place: place };
     let body = events::serve(client, api.events.clone());
     // Proxies that hold answers back would hold back the present.

@@ -13,7 +13,7 @@ use super::nodes::missing;
 use super::{Api, Failure, Outcome, Site, Who, json};
 use crate::openapi::Doc;
 
-/// Longest reason, in bytes: it is shown by every probe.
+/// Longest reason, in characters: it is shown by every probe.
 const LONGEST: usize = 512;
 
 /// What is given to begin it.
@@ -21,16 +21,16 @@ const LONGEST: usize = 512;
 #[schemars(rename = "MaintenanceGiven")]
 #[serde(deny_unknown_fields, default)]
 struct Given {
-    /// Why, for people; at most 512 bytes.
-    #[schemars(length(max = 512))]
+    /// Why, for people.
+    #[schemars(length(max = LONGEST))]
     reason: String,
 }
 
 /// What a request asks to be set.
 async fn given(api: &Api, who: &Who, body: Body) -> Result<Maintenance, Failure> {
     let Given { reason } = api.body(body).await?;
-    if reason.len() > LONGEST {
-        return Err(Failure::bad("invalid_body", format!("a reason has at most {LONGEST} bytes")).at("/reason"));
+    if reason.chars().count() > LONGEST {
+        return Err(Failure::bad("invalid_body", format!("a reason has at most {LONGEST} characters")).at("/reason"));
     }
     Ok(Maintenance { reason, by: who.name.to_string(), since: api.clock.now() })
 }

@@ -141,6 +141,7 @@ pub(super) const CHART: Doc = Doc::gives::<Shown>("The traffic of nodes over the
 /// `GET /api/metrics`: of nodes in groups of which whoever asks may see the nodes.
 pub(super) async fn chart(Shared(api): Site, Extension(who): Who, uri: Uri) -> Outcome {
     let query = query_of(&uri);
+    without(&query, "route", "nodes are sampled over all their routes; those of a group are at /api/metrics/routes")?;
     let (window, by) = (window(&query, api.store().now())?, by(&query)?);
     let node = query.get("node").filter(|node| !node.is_empty()).map(str::to_owned);
     let Window { from, until, step } = window;
@@ -188,6 +189,14 @@ pub(super) fn window(query: &Query, now: u64) -> Result<Window, Failure> {
     }
     let until = now / step * step;
     Ok(Window { from: until - length / step * step, until, step })
+}
+
+/// Refuses an argument that would narrow a chart by what its samples do not tell.
+pub(super) fn without(query: &Query, argument: &str, why: &str) -> Result<(), Failure> {
+    match query.get(argument) {
+        None | Some("") => Ok(()),
+        Some(_) => Err(Failure::bad("invalid_argument", format!("{argument}: {why}"))),
+    }
 }
 
 fn by(query: &Query) -> Result<By, Failure> {

@@ -161,7 +161,7 @@ async fn entering(
 
 async fn principal(api: &Api, peer: std::net::IpAddr, head: &http::request::Parts) -> Result<Principal, Failure> {
     let query = query_of(&head.uri);
-    let stranger = match api.callers.who(peer, &head.method, &query, &head.headers).await {
+    let stranger = match api.callers.who(peer, &query, head).await {
         Ok(principal) => return Ok(principal),
         Err(stranger) => stranger,
     };

@@ -21,7 +21,7 @@ use crate::callers::Caller;
 use crate::openapi::Doc;
 use crate::rights::{Action, Need, Place, PrincipalKind, Resource, Rights, Role, Unfit};
 
-/// Longest name and description, in bytes.
+/// Longest name and description, in characters.
 const LONGEST: usize = 64;
 const LONGEST_DESCRIPTION: usize = 512;
 
@@ -35,8 +35,8 @@ type Others = BTreeMap<String, IgnoredAny>;
 struct New {
     #[schemars(regex(pattern = "^[A-Za-z0-9._-]{1,64}$"))]
     name: String,
-    /// What it is for; at most 512 bytes.
-    #[schemars(length(max = 512))]
+    /// What it is for.
+    #[schemars(length(max = LONGEST_DESCRIPTION))]
     description: String,
     /// Resources that it may read.
     #[schemars(transform = readable)]
@@ -68,7 +68,7 @@ fn named(schema: &mut Schema, action: Action) {
 #[schemars(rename = "RoleUpdate", deny_unknown_fields)]
 #[serde(default)]
 struct Update {
-    #[schemars(length(max = 512))]
+    #[schemars(length(max = LONGEST_DESCRIPTION))]
     description: Option<String>,
     /// All resources that it may read anew.
     #[schemars(transform = readable)]
@@ -244,8 +244,8 @@ fn known(others: &Others) -> Result<(), Failure> {
 }
 
 fn short(description: &str) -> Result<(), Failure> {
-    if description.len() > LONGEST_DESCRIPTION {
-        let message = format!("a description has at most {LONGEST_DESCRIPTION} bytes");
+    if description.chars().count() > LONGEST_DESCRIPTION {
+        let message = format!("a description has at most {LONGEST_DESCRIPTION} characters");
         return Err(Failure::bad("invalid_body", message).at("/description"));
     }
     Ok(())

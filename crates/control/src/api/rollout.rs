@@ -4,7 +4,7 @@
 use axum::body::Body;
 use axum::extract::{Extension, Path, State as Shared};
 use http::{StatusCode, Uri};
-use milecastle_store::{Advance, Gate, Rollout, Step};
+use milecastle_store::{Advance, Gate, HeldRollout, Node, Rollout, Step};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use super::{Api, Failure, Outcome, Site, Who, flag, json as answer, query_of};
 use crate::callers::Caller;
 use crate::openapi::{Doc, Param};
-use crate::rollout::{self, Back, Course, End, Policy, Record, Seen, Situation, Stage, Strategy};
+use crate::rollout::{self, Back, Course, End, Policy, Record, Seen, Situation, Stage, Strategy, Way};
 use crate::traffic::Traffic;
 
 /// How new revisions go out, as answers show it.
@@ -108,13 +108,13 @@ enum Wish {
 }
 
 impl Present {
-    async fn of(api: &Api, rollout: Rollout) -> Result<Self, Failure> {
+    fn of(api: &Api, rollout: Rollout, nodes: Vec<Node>) -> Result<Self, Failure> {
         let Some(policy) = rollout::policy_of(&rollout) else {
             let message =
                 "the rollout of this gateway group is of another version, upgrade this replica of the control plane";
             return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "other_version", message));
         };
-        let nodes = rollout::seen(api.store(), api.nodes.silence(), &rollout).await?;
+        let nodes = rollout::seen(api.store(), api.nodes.silence(), &rollout, nodes);
         Ok(Self { rollout, policy, nodes })
     }
 
@@ -225,21 +225,32 @@ pub(super) const ABORT: Doc = Doc::gives::<Shown>("Takes back what the canaries 
 /// `POST /api/gateway_groups/{group}/rollout/abort`: takes the candidate back.
 pub(super) async fn abort(Shared(api): Site, Extension(who): Who, Path(group): Path<String>) -> Outcome {
     let here = api.state.find(&group).await?;
-    let held = api.by(&who).rollout_hold(&group).await?;
-    let present = Present::of(&api, held.rollout().clone()).await?;
+    let editor = api.editor(&who, &here);
+    let way = match api.store().rollout_get(&group).await?.head.gate {
+        Some(gate) => Some(Way::of(editor, gate).await?),
+        None => None,
+    };
+    let (held, present) = hold(&api, &who, &group).await?;
     let gate = present.gate()?;
     let reason = format!("aborted by {}", who.name);
-    let back = Back { editor: api.editor(&who, &here), by: &who.name, reason: &reason, term: None };
-    if let Some(published) = back.take(held, &present.situation(&api)).await? {
+    let back = Back { editor, by: &who.name, reason: &reason, term: None };
+    if let Some(published) = back.take(held, &present.situation(&api), way).await? {
         tracing::info!(group, by = who.name, candidate = gate.candidate, "a rollout was aborted");
         here.reach(published.revision, &published.mark).await?;
     }
     shown(&api, &group).await
 }
 
-async fn change(api: &Api, who: &Caller, group: &str, make: impl Fn(Value) -> Value) -> Outcome {
+/// The rollout of a group, held. Its nodes are read before: nothing else is asked of the database while the group is held.
+async fn hold<'a>(api: &'a Api, who: &'a Caller, group: &str) -> Result<(HeldRollout<'a>, Present), Failure> {
+    let nodes = api.store().node_list(group).await?;
     let held = api.by(who).rollout_hold(group).await?;
-    let present = Present::of(api, held.rollout().clone()).await?;
+    let present = Present::of(api, held.rollout().clone(), nodes)?;
+    Ok((held, present))
+}
+
+async fn change(api: &Api, who: &Caller, group: &str, make: impl Fn(Value) -> Value) -> Outcome {
+    let (held, present) = hold(api, who, group).await?;
     let given = make(present.rollout.policy.clone().unwrap_or_else(|| json!({})));
     // The parser would take a list of values for the members of an object.
     if !(given.is_object() && given.get("canaries").is_none_or(Value::is_object)) {
@@ -267,8 +278,7 @@ async fn change(api: &Api, who: &Caller, group: &str, make: impl Fn(Value) -> Va
 }
 
 async fn fulfil(api: &Api, who: &Caller, group: &str, wish: Wish) -> Outcome {
-    let held = api.by(who).rollout_hold(group).await?;
-    let present = Present::of(api, held.rollout().clone()).await?;
+    let (held, present) = hold(api, who, group).await?;
     let gate = present.gate()?;
     let situation = present.situation(api);
     let stage = match (situation.stage.clone(), wish) {
@@ -298,5 +308,6 @@ async fn fulfil(api: &Api, who: &Caller, group: &str, wish: Wish) -> Outcome {
 
 async fn shown(api: &Api, group: &str) -> Outcome {
     let rollout = api.store().rollout_get(group).await?;
-    Ok(answer(StatusCode::OK, &Present::of(api, rollout).await?.shown(api)))
+    let nodes = api.store().node_list(group).await?;
+    Ok(answer(StatusCode::OK, &Present::of(api, rollout, nodes)?.shown(api)))
 }

@@ -9,7 +9,7 @@ use milecastle_store::RouteSampleFilter;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::metrics::{EVERY, MOST_LINES, Series, Shown as Drawn, WINDOW, sampled_every, window};
+use super::metrics::{EVERY, MOST_LINES, Series, Shown as Drawn, WINDOW, sampled_every, window, without};
 use super::nodes::groups_asked;
 use super::{Api, Failure, List, Outcome, Site, Who, json, query_of, whole};
 use crate::charts::{Point, RouteChart, RouteName, Window};
@@ -26,6 +26,10 @@ const MOST_COMPARED: usize = 20_000;
 const LIMIT: u64 = 10;
 const MOST: u64 = 500;
 
+/// Why there is no chart of a route on one node.
+const OF_ALL_NODES: &str = "routes are sampled over all nodes of their group; one on one node is in the node's own metrics (`http_status` by \
+                            `route`)";
+
 const GROUP: Param = Param::text("group", "Routes of this gateway group.");
 
 pub(super) const CHART: Doc = Doc::gives::<Drawn>("The traffic of routes over the last minutes or hours.").query(&[
@@ -41,6 +45,7 @@ pub(super) const CHART: Doc = Doc::gives::<Drawn>("The traffic of routes over th
 /// `GET /api/metrics/routes`: of groups of which whoever asks may see the routes.
 pub(super) async fn chart(Shared(api): Site, Extension(who): Who, uri: Uri) -> Outcome {
     let query = query_of(&uri);
+    without(&query, "node", OF_ALL_NODES)?;
     let groups = groups_asked(Resource::Objects(Kind::Route), &query, &who)?;
     let window = window(&query, api.store().now())?;
     let route = query.get("route").filter(|route| !route.is_empty()).map(str::to_owned);
@@ -105,6 +110,7 @@ pub(super) const TOP: Doc = Doc::gives::<List<'static, Shown>>(
 /// `GET /api/metrics/top_routes`: of groups of which whoever asks may see the routes.
 pub(super) async fn top(Shared(api): Site, Extension(who): Who, uri: Uri) -> Outcome {
     let query = query_of(&uri);
+    without(&query, "node", OF_ALL_NODES)?;
     let groups = groups_asked(Resource::Objects(Kind::Route), &query, &who)?;
     let rank: fn(&Shown) -> u64 = match query.get("sort") {
         None | Some("" | "requests") => |shown| shown.requests,

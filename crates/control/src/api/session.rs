@@ -118,7 +118,7 @@ pub(super) async fn login(
     let session = api.callers.session(&text).await?.ok_or_else(wrong)?;
     tracing::info!(account = name, address, "logged in");
     let response = json(StatusCode::CREATED, &shown(&session));
-    Ok(with_session(response, &text, is_encrypted(encrypted, &headers)))
+    Ok(with_session(response, &text, encrypted.told(&headers)))
 }
 
 pub(super) const LOGOUT: Doc = Doc::done("Logs out.");
@@ -131,7 +131,7 @@ pub(super) async fn logout(
     headers: HeaderMap,
 ) -> Outcome {
     api.by(&who).session_delete(&login_of(&who)?.hash).await?;
-    Ok(with_session(done(), "; Max-Age=0", is_encrypted(encrypted, &headers)))
+    Ok(with_session(done(), "; Max-Age=0", encrypted.told(&headers)))
 }
 
 pub(super) const CHANGE_PASSWORD: Doc =
@@ -211,13 +211,6 @@ fn login_of(who: &Principal) -> Result<&Login, Failure> {
             Err(Failure::new(StatusCode::FORBIDDEN, "no_session", message))
         }
     }
-}
-
-/// Whether the browser's connection is encrypted: this one, or that to a proxy which says so. Whoever says so falsely keeps only
-/// himself from sending cookies.
-fn is_encrypted(Encrypted(encrypted): Encrypted, headers: &HeaderMap) -> bool {
-    let told = headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
-    encrypted || told
 }
 
 /// A cookie that is out of reach of scripts.

@@ -9,7 +9,7 @@ use crate::admin::AdminApi;
 use crate::admin::BASE as ADMIN;
 use crate::admin::body::BodyLimits;
 use crate::admin::query::{Query, encode};
-use crate::listen::Peer;
+use crate::listen::{Encrypted, Peer};
 use crate::once;
 use axum::Router;
 use axum::body::Body;
@@ -200,6 +200,9 @@ impl Ask<'_> {
             Err(error) => return Told::error(StatusCode::BAD_REQUEST, &error.to_string()),
         };
         request.headers_mut().clone_from(&self.head.headers);
+        if let Some(encrypted) = self.head.extensions.get::<Encrypted>() {
+            request.extensions_mut().insert(*encrypted);
+        }
         for about_the_body in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING] {
             request.headers_mut().remove(about_the_body);
         }

@@ -18,6 +18,8 @@ pub(super) struct Metrics {
     pub(super) snapshots: Family<Counter>,
     /// Steps that nodes refused, or whose digest was not theirs, by `group` and `fault`.
     pub(super) refusals: Family<Counter>,
+    /// Lines of nodes' logs for which there was no room, by `group`.
+    pub(super) dropped_warnings: Family<Counter>,
     /// Joins and renewals, by `call` and `result`.
     pub(super) joins: Family<Counter>,
     /// Connections that a limit has ended, by `why`: see [`milecastle_settings::DpLimits`].
@@ -37,6 +39,11 @@ impl Metrics {
             deltas: counter("dp_deltas_sent_total", "Deltas sent to gateway nodes.", &["group"])?,
             snapshots: counter("dp_snapshots_sent_total", "Snapshots sent to gateway nodes.", &["group", "why"])?,
             refusals: counter("dp_refusals_total", "Steps that gateway nodes did not take.", &["group", "fault"])?,
+            dropped_warnings: counter(
+                "dp_node_warnings_dropped_total",
+                "Lines of logs of gateway nodes for which there was no room.",
+                &["group"],
+            )?,
             joins: counter("dp_joins_total", "Certificates asked for by gateway nodes.", &["call", "result"])?,
             ended: counter("dp_connections_ended_total", "Connections that a limit has ended.", &["why"])?,
             refused: counter("dp_calls_refused_total", "Calls that were answered with an error at once.", &["code"])?,
@@ -47,7 +54,9 @@ impl Metrics {
     pub(super) fn forget_group(&self, group: &str) {
         let other = |labels: &[Box<str>]| labels.first().is_none_or(|label| **label != *group);
         self.streams.retain(other);
-        for family in [&self.messages, &self.bytes, &self.deltas, &self.snapshots, &self.refusals] {
+        let counters =
+            [&self.messages, &self.bytes, &self.deltas, &self.snapshots, &self.refusals, &self.dropped_warnings];
+        for family in counters {
             family.retain(other);
         }
     }

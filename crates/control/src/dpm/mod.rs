@@ -184,6 +184,7 @@ impl DpManager {
             ended.with(&[why]).inc();
         });
         let lines = line::lines(incoming, limits, metrics.ended.clone(), halted);
+        let dropped_warnings = metrics.dropped_warnings.clone();
         let shared = Arc::new(Shared {
             store,
             settings: settings.stream.clone(),
@@ -200,7 +201,7 @@ impl DpManager {
         let stream = &settings.stream;
         let (receipt, node) = (stream.receipt_interval.get(), stream.report_interval.get());
         let pace = nodes::Pace { receipt, node, kept_warnings };
-        let writer = tokio::spawn(nodes::write(nodes.clone(), pace, stop));
+        let writer = tokio::spawn(nodes::write(nodes.clone(), pace, dropped_warnings, stop));
         let chores = vec![tokio::spawn(shown.rotate()), tokio::spawn(sweep::sweep(shared, watch))];
         tracing::info!(%address, "the DP manager serves");
         Ok(Self { address, nodes, draining, _halt: halt, server, writer, written, chores })

@@ -23,7 +23,7 @@ use super::{is_visible, shown};
 use crate::admin::query::Query;
 use crate::callers::Callers;
 use crate::health::Readiness;
-use crate::listen::Line;
+use crate::listen::{Encrypted, Line};
 use crate::rights::{Need, Place, Resource, Rights};
 use crate::waits;
 
@@ -49,6 +49,7 @@ pub(crate) struct Filter {
 pub(crate) struct Proof {
     pub(crate) callers: Arc<Callers>,
     pub(crate) query: Query,
+    pub(crate) encrypted: Encrypted,
     pub(crate) headers: HeaderMap,
 }
 
@@ -235,8 +236,8 @@ impl Stream {
 
     /// Ends the stream if its client may not see it any more. `false`: the database does not say.
     async fn check(&mut self) -> Result<bool, End> {
-        let Proof { callers, query, headers } = &self.client.proof;
-        let principal = match callers.still(query, headers).await {
+        let Proof { callers, query, encrypted, headers } = &self.client.proof;
+        let principal = match callers.still(query, *encrypted, headers).await {
             Ok(principal) => principal,
             Err(error) => {
                 tracing::debug!(%error, "whether a client may see events is asked later");

@@ -143,7 +143,8 @@ impl Provider {
     pub(crate) async fn leave(&self) -> Result<Option<String>, OidcError> {
         let Known { metadata, .. } = self.discovery.current(&self.web).await?;
         let home = format!("{}/", self.public_url);
-        // No `id_token_hint`: no token is kept. So some providers ask their user first.
+        // No `id_token_hint`, since no token is kept: the client is named in its place (RP-Initiated Logout 1.0, §2), and some providers ask
+        // their user first.
         let query = form(&[("client_id", &*self.settings.client_id), ("post_logout_redirect_uri", &*home)]);
         Ok(metadata.end_session().map(|address| with_query(address, &query)))
     }

@@ -22,6 +22,7 @@ use crate::terms::Unreadable;
 use milecastle_snapshot::Compiler;
 use milecastle_store::{Acting, PublishError, Published, Source, StoreError};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Somebody who changes a group by whole change sets.
 #[derive(Clone, Copy)]
@@ -75,6 +76,9 @@ pub(crate) enum Refused {
     /// This replica is older than the settings of the group.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// It was not thought through in the time for which its group may be held.
+    #[error("the group is written to while it is thought through, which takes longer than {} s: try again, or pause the writers", .0.as_secs())]
+    Slow(Duration),
     /// The database did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),

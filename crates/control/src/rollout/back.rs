@@ -3,17 +3,36 @@
 //! What was written since the candidate is kept, and is the next candidate; unless the group cannot be without what is taken back, as
 //! where a later object refers to it. Then all that was written since the base is taken back. What is gone because its lifetime ended stays
 //! gone: brought back it would have none, and nobody has decided that.
+//!
+//! What must stay true: the work grows with what was changed since the base, so it is done before the group is held ([`Way`]), and while it
+//! is held only where somebody has written meanwhile; then within a time ([`WHILE_HELD`]), for which all writers wait.
 
 use milecastle_model::Key;
-use milecastle_store::{Advance, ChangeSet, Gate, HeldRollout, PublishError, Published, Source, Step, Term};
+use milecastle_store::{Advance, ChangeSet, Gate, HeldRollout, PublishError, Published, Rollout, Source, Step, Term};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 use super::course::{End, Situation, Stage};
 use crate::revisions::{Editor, Edits, Plan, Refused};
-use crate::state::Difference;
+use crate::state::{Difference, Image};
 
 /// Longest message of a change set, in bytes.
 const LONGEST: usize = 500;
+
+/// For how long it is thought while the group is held. Shorter than a transaction may rest before the database ends it (30 s,
+/// `idle_in_transaction_session_timeout`).
+const WHILE_HELD: Duration = Duration::from_secs(20);
+
+/// How a candidate is taken back, thought through of one head of its group.
+pub(crate) struct Way {
+    gate: Gate,
+    head: Arc<Image>,
+    plan: Plan,
+    /// What takes back all since the base, where the plan takes back the candidate alone.
+    all: Option<Edits>,
+}
 
 /// Somebody who takes a candidate back, and why.
 pub(crate) struct Back<'a> {
@@ -25,56 +44,68 @@ pub(crate) struct Back<'a> {
     pub(crate) term: Option<Term<'a>>,
 }
 
+impl Way {
+    /// The way back from a candidate, as the group is at this moment.
+    pub(crate) async fn of(editor: Editor<'_>, gate: Gate) -> Result<Self, Refused> {
+        let head = editor.group.current().await?;
+        let base = editor.at(&head, gate.base).await?;
+        let candidate = editor.at(&head, gate.candidate).await?;
+        let expired = editor.acting.store().history_expired(editor.group.id(), gate.base).await?;
+        let returns =
+            |one: &Difference<'_>| one.after.is_some() || key_of(one).is_some_and(|key| !expired.contains(key));
+        let all = edits(base.differences(&head).filter(&returns));
+        let queued: BTreeSet<&Key> =
+            candidate.differences(&head).filter_map(|difference| key_of(&difference)).collect();
+        let settings = [&base, &candidate, &*head].map(|image| image.get(&Key::group_settings()));
+        if !queued.is_empty() && settings.iter().all(|one| *one == settings[0]) {
+            let undone = base.differences(&candidate).filter(&returns);
+            let undone = undone.filter(|one| key_of(one).is_some_and(|key| !queued.contains(key)));
+            let plan = editor.plan(head.clone(), edits(undone), true).await?;
+            if plan.flaws().is_empty() {
+                return Ok(Self { gate, head, plan, all: Some(all) });
+            }
+            rests_on_it(editor, &Refused::Flawed(plan.flaws().to_vec()));
+        }
+        // Whatever stands against it, this is what the group was.
+        let plan = editor.plan(head.clone(), all, true).await?;
+        Ok(Self { gate, head, plan, all: None })
+    }
+
+    /// Whether the group is still what it was thought through of.
+    fn fits(&self, Rollout { head, .. }: &Rollout) -> bool {
+        let image = &self.head;
+        head.gate == Some(self.gate)
+            && (&*head.lineage, head.revision, &*head.mark) == (&**image.lineage(), image.revision(), image.mark())
+    }
+}
+
 impl Back<'_> {
-    /// Takes back the candidate of the rollout that is held, which is on. `None`, and nothing done: the term of office is over.
+    /// Takes back the candidate of the rollout that is held, which is on, by a way that was thought through before. `None`, and nothing
+    /// done: the term of office is over.
     pub(crate) async fn take(
         &self,
         mut held: HeldRollout<'_>,
         situation: &Situation<'_>,
+        way: Option<Way>,
     ) -> Result<Option<Published>, Refused> {
         let Some(gate) = situation.gate else { return Ok(None) };
-        // Nobody writes meanwhile: this is the head until the end.
-        let head = self.editor.group.current().await?;
-        let base = self.editor.at(&head, gate.base).await?;
-        let candidate = self.editor.at(&head, gate.candidate).await?;
-        let expired = self.editor.acting.store().history_expired(self.editor.group.id(), gate.base).await?;
-        let returns =
-            |one: &Difference<'_>| one.after.is_some() || key_of(one).is_some_and(|key| !expired.contains(key));
-        let queued: BTreeSet<&Key> =
-            candidate.differences(&head).filter_map(|difference| key_of(&difference)).collect();
-        let settings = [&base, &candidate, &*head].map(|image| image.get(&Key::group_settings()));
-        let mut alone = None;
-        if !queued.is_empty() && settings.iter().all(|one| *one == settings[0]) {
-            let undone = base.differences(&candidate).filter(&returns);
-            let undone = undone.filter(|one| key_of(one).is_some_and(|key| !queued.contains(key)));
-            let plan = self.editor.plan(head.clone(), edits(undone), true).await?;
-            alone = self.publish(&mut held, gate, &plan).await?;
-        }
-        let (published, advance) = match alone {
-            Some(published) => (published, Advance::Next),
-            None => {
-                // Whatever stands against it, this is what the group was.
-                let plan = self.editor.plan(head.clone(), edits(base.differences(&head).filter(returns)), true).await?;
+        let way = match way.filter(|way| way.fits(held.rollout())) {
+            Some(way) => way,
+            // Nobody writes meanwhile: it leads back from the head until the end.
+            None => in_time(Way::of(self.editor, gate)).await?,
+        };
+        let published = held.publish(self.change_set(gate, &way.plan)).await;
+        let (published, advance) = match (published, way.all) {
+            (Ok(published), Some(_)) => (published, Advance::Next),
+            (Err(error), Some(all)) if !matches!(error, PublishError::Store(_)) => {
+                rests_on_it(self.editor, &error);
+                let plan = in_time(self.editor.plan(way.head, all, true)).await?;
                 let published = held.publish(self.change_set(gate, &plan)).await;
                 (published.map_err(|error| plan.refused(error))?, Advance::Head)
             }
+            (published, _) => (published.map_err(|error| way.plan.refused(error))?, Advance::Head),
         };
         Ok(held.step(&self.step(situation, gate, advance)).await?.then_some(published))
-    }
-
-    /// Publishes what takes back the candidate alone; `None`, and it is logged why, where what was written since rests on it.
-    async fn publish(&self, held: &mut HeldRollout<'_>, gate: Gate, plan: &Plan) -> Result<Option<Published>, Refused> {
-        let reason = match plan.flaws().is_empty() {
-            true => match held.publish(self.change_set(gate, plan)).await {
-                Ok(published) => return Ok(Some(published)),
-                Err(PublishError::Store(error)) => return Err(error.into()),
-                Err(error) => error.to_string(),
-            },
-            false => Refused::Flawed(plan.flaws().to_vec()).to_string(),
-        };
-        let group = self.editor.group.id();
-        tracing::warn!(%group, reason, "what was written since the candidate rests on it, and is taken back with it");
-        Ok(None)
     }
 
     fn change_set(&self, gate: Gate, plan: &Plan) -> ChangeSet {
@@ -91,6 +122,16 @@ impl Back<'_> {
         let (stage, record) = (anew.map(super::written), super::written(record));
         Step { name: "take back", term: self.term, stage, record, advance }
     }
+}
+
+/// What is thought while the group is held.
+async fn in_time<T>(thought: impl Future<Output = Result<T, Refused>>) -> Result<T, Refused> {
+    timeout(WHILE_HELD, Box::pin(thought)).await.unwrap_or(Err(Refused::Slow(WHILE_HELD)))
+}
+
+fn rests_on_it(editor: Editor<'_>, reason: &impl ToString) {
+    let (group, reason) = (editor.group.id(), reason.to_string());
+    tracing::warn!(%group, reason, "what was written since the candidate rests on it, and is taken back with it");
 }
 
 fn message(candidate: u64, reason: &str) -> String {
@@ -110,4 +151,77 @@ fn edits<'a>(differences: impl Iterator<Item = Difference<'a>>) -> Edits {
 
 fn key_of<'a>(difference: &Difference<'a>) -> Option<&'a Key> {
     Some(&difference.before.or(difference.after)?.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::State;
+    use crate::rollout::{Policy, situation, written};
+    use milecastle_model::Kind;
+    use milecastle_plugin_api::{NoSecrets, Registry};
+    use milecastle_snapshot::Compiler;
+    use milecastle_store::{Acting, Actor, ActorKind, DEFAULT_GROUP, KeySource, Op, Put, Store, Tuning, open_with};
+    use milecastle_testkit::TempDir;
+    use milecastle_testkit::postgres::Database;
+    use serde_json::json;
+
+    const GATE: Gate = Gate { base: 1, candidate: 2 };
+
+    async fn write(acting: Acting<'_>, id: &str) {
+        let body = json!({ "id": id, "uri": format!("/{id}") }).to_string();
+        let put = Op::Put(Put::new(Key::new(Kind::Route, id), body));
+        acting.publish(DEFAULT_GROUP, ChangeSet::new(Source::Api, vec![put])).await.unwrap();
+    }
+
+    /// Takes back revision 2 by a way that was thought through before `meanwhile` was written; gives the routes that are left.
+    async fn taken_back(store: Store, meanwhile: &[&str]) -> Vec<String> {
+        let actor = Actor::new(ActorKind::AdminKey, "ann");
+        let acting = store.by(&actor);
+        write(acting, "before").await;
+        let hold = async || acting.rollout_hold(DEFAULT_GROUP).await.unwrap();
+        hold().await.set(&json!({ "strategy": "canary" }), true, &json!({})).await.unwrap();
+        write(acting, "candidate").await;
+        let (stage, record) = (Some(written(Stage::default())), json!({}));
+        let chosen = Step { name: "choose", term: None, stage, record, advance: Advance::Stay };
+        assert!(hold().await.step(&chosen).await.unwrap());
+
+        let state = State::start(store.clone()).await.unwrap();
+        let here = state.find(DEFAULT_GROUP).await.unwrap();
+        let plugins = Registry::new(&[], serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets));
+        let compiler = Arc::new(Compiler::new(Arc::new(plugins)));
+        let editor = Editor { acting, compiler: &compiler, group: &here };
+        let way = Way::of(editor, GATE).await.unwrap();
+        for id in meanwhile {
+            write(acting, id).await;
+        }
+        let (held, policy) = (hold().await, Policy::default());
+        let rollout = held.rollout().clone();
+        let back = Back { editor, by: "ann", reason: "bad", term: None };
+        let taken = back.take(held, &situation(&store, &rollout, &policy, &[]), Some(way)).await;
+        assert!(taken.unwrap().is_some());
+        let image = here.current().await.unwrap();
+        image.of_kind(Kind::Route).map(|route| route.key.id.to_string()).collect()
+    }
+
+    fn key(dir: &TempDir) -> KeySource {
+        KeySource::File(dir.path().join("sealing.key"))
+    }
+
+    #[tokio::test]
+    async fn what_was_thought_through_of_another_head_is_thought_anew() {
+        let dir = TempDir::new();
+        let dsn = format!("sqlite:{}/store.db", dir.path().display());
+        let store = open_with(&dsn, &key(&dir), &Tuning::default()).await.unwrap();
+        assert_eq!(taken_back(store, &["meanwhile"]).await, ["before", "meanwhile"]);
+    }
+
+    #[tokio::test]
+    async fn while_the_group_is_held_nothing_else_is_asked() {
+        let (dir, database) = (TempDir::new(), Database::create().unwrap());
+        // One connection for notices, and the one that holds the group.
+        let tuning = Tuning { max_connections: 2, ..Tuning::default() };
+        let store = open_with(database.dsn(), &key(&dir), &tuning).await.unwrap();
+        assert_eq!(taken_back(store, &[]).await, ["before"]);
+    }
 }

@@ -6,6 +6,8 @@
 //! - A candidate is open to all only once the canaries have served with it for the whole soak time, none of them lost meanwhile, and none
 //!   of them gives reason to take it back; or when there is no node that could be harmed; or when an operator says so.
 //! - What is remembered of the time before is never of a time in which a candidate was taken back.
+//! - A canary is judged by what it counts from the moment on at which it has told with the candidate in force: what it counted before, and
+//!   tells late, is not the candidate's doing.
 
 use milecastle_store::{Advance, Gate, Rollout};
 use schemars::JsonSchema;
@@ -44,6 +46,8 @@ pub(crate) struct Seen {
     pub(crate) refused: Option<u64>,
     /// What it has counted since its start.
     pub(crate) traffic: Option<Traffic>,
+    /// What it had in force when it told that, of the group's lineage; `None`: the replica to which it tells does not say.
+    pub(crate) counted_with: Option<u64>,
 }
 
 /// A node at some moment.
@@ -53,6 +57,9 @@ pub(crate) struct Mark {
     pub(crate) rejected: u32,
     /// `None` if it has not told.
     pub(crate) traffic: Option<Traffic>,
+    /// As in [`Seen::counted_with`].
+    #[serde(default)]
+    pub(crate) with: Option<u64>,
 }
 
 /// All connected nodes at some moment, by id.
@@ -243,7 +250,7 @@ impl Situation<'_> {
     fn at_rest(&self) -> Course {
         let taken_back = self.record.outcomes.iter().filter(|outcome| outcome.end != End::Promoted);
         let last = taken_back.map(|outcome| outcome.candidate).max();
-        let settled = |node: &&Seen| node.revision >= self.head || last.is_none_or(|last| node.revision > last);
+        let settled = |node: &&Seen| node.told_with() >= self.head || last.is_none_or(|last| node.told_with() > last);
         let nodes: BTreeMap<_, _> =
             self.connected().filter(settled).map(|node| (node.id.clone(), node.mark())).collect();
         let is_nothing = nodes.is_empty() && self.connected().next().is_some();
@@ -280,7 +287,7 @@ impl Situation<'_> {
     }
 
     fn go_on(&self, gate: Gate, stage: &Stage) -> Course {
-        if let Some(stage) = self.completed(stage) {
+        if let Some(stage) = self.completed(stage, gate) {
             return self.stay("count", stage);
         }
         let canaries = || self.nodes.iter().filter(|node| stage.canaries.contains(&node.id));
@@ -350,20 +357,28 @@ impl Situation<'_> {
         self.policy.settle.get().as_secs()
     }
 
-    /// The stage with what nodes have counted that had told nothing when the canaries were chosen, if there are such by now: as of one
-    /// that had just opened another stream. What it has counted before is not laid at anybody's door.
-    fn completed(&self, stage: &Stage) -> Option<Stage> {
-        let lacks = |node: &&Seen| {
-            let mark = stage.note.nodes.get(&node.id);
-            node.traffic.is_some() && mark.is_none_or(|mark| mark.traffic.is_none() && mark.boot == node.boot)
+    /// The stage with what has been counted where counting begins by now: that of nodes that had told nothing when the canaries were
+    /// chosen, as of one that had just opened another stream; and that of canaries that have told with the candidate in force, with which
+    /// that of the others begins anew. What was counted before is not laid at anybody's door.
+    fn completed(&self, stage: &Stage, gate: Gate) -> Option<Stage> {
+        let mark = |node: &Seen| stage.note.nodes.get(&node.id);
+        let is_canary = |node: &Seen| stage.canaries.contains(&node.id);
+        let is_new = |node: &Seen| mark(node).is_none_or(|mark| mark.traffic.is_none() && mark.boot == node.boot);
+        let has_come = |node: &Seen| {
+            is_canary(node) && node.told_with() >= gate.candidate && mark(node).is_some_and(|mark| mark.is_before(gate))
         };
-        let mut late = self.connected().filter(lacks).peekable();
-        late.peek()?;
-        let mut stage = stage.clone();
-        for node in late {
-            stage.note.nodes.entry(node.id.clone()).or_insert_with(|| node.mark()).traffic = node.traffic;
+        let told = || self.connected().filter(|node| node.traffic.is_some());
+        let anew = told().any(has_come);
+        let begins = |node: &&Seen| is_new(node) || has_come(node) || (anew && !is_canary(node));
+        let mut beginning = told().filter(begins).peekable();
+        beginning.peek()?;
+        let mut note = stage.note.clone();
+        for node in beginning {
+            let mark = note.nodes.entry(node.id.clone()).or_insert_with(|| node.mark());
+            // What is in quarantine is compared with what was when the canaries were chosen.
+            *mark = Mark { rejected: mark.rejected, ..node.mark() };
         }
-        Some(stage)
+        Some(Stage { note, ..stage.clone() })
     }
 
     /// The record with this end.
@@ -396,7 +411,8 @@ impl Situation<'_> {
         }
         let came = |ahead: bool| {
             let nodes = self.nodes.iter().filter(move |node| stage.canaries.contains(&node.id) == ahead);
-            sum(nodes.filter_map(|node| node.mark().since(stage.note.nodes.get(&node.id)?)))
+            let begun = |mark: &&Mark| !(ahead && self.gate.is_some_and(|gate| mark.is_before(gate)));
+            sum(nodes.filter_map(|node| node.mark().since(stage.note.nodes.get(&node.id).filter(begun)?)))
         };
         Compared { canaries: came(true), others: came(false), before: stage.before }
     }
@@ -413,11 +429,21 @@ impl Situation<'_> {
 
 impl Seen {
     fn mark(&self) -> Mark {
-        Mark { boot: self.boot.clone(), rejected: self.rejected, traffic: self.traffic }
+        Mark { boot: self.boot.clone(), rejected: self.rejected, traffic: self.traffic, with: self.counted_with }
+    }
+
+    /// What it had in force when it told what it has counted, as far as that is known.
+    fn told_with(&self) -> u64 {
+        self.counted_with.unwrap_or(self.revision)
     }
 }
 
 impl Mark {
+    /// Whether it is of a time in which the candidate was not in force there.
+    fn is_before(&self, gate: Gate) -> bool {
+        self.with.is_some_and(|with| with < gate.candidate)
+    }
+
     /// What was counted since then, if that is known. A process that started since then has counted from nothing.
     fn since(&self, then: &Self) -> Option<Traffic> {
         if self.boot == then.boot { Some(self.traffic?.since(&then.traffic?)) } else { self.traffic }

@@ -13,14 +13,14 @@ mod verdict;
 mod wait;
 
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Actor, ActorKind, Node, Rollout, Step, Store, StoreError, Term};
+use milecastle_store::{Actor, ActorKind, Node, Rollout, Step, Store, Term};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use back::Back;
+pub(crate) use back::{Back, Way};
 pub(crate) use course::{Course, End, Outcome, Record, Seen, Situation, Stage, stored};
 pub use metrics::watch_rollouts;
 pub(crate) use policy::{Policy, Strategy};
@@ -29,7 +29,7 @@ pub(crate) use stalled::{Stalled, stalled};
 use crate::dpm::{Silence, Troubles, is_connected};
 use crate::revisions::{Editor, Refused};
 use crate::state::State;
-use crate::traffic::Traffic;
+use crate::traffic::Told;
 
 /// What histories call whoever does it where nobody asked for it.
 pub(crate) const NAME: &str = "rollout";
@@ -92,13 +92,19 @@ impl Leader<'_> {
         if rollout.head.gate.is_none() && !stored(rollout).1.is_note_due(&policy, store.now()) {
             return Ok(());
         }
-        let nodes = seen(store, silence, rollout).await?;
-        if let Course::Wait(_) = situation(store, rollout, &policy, &nodes).course() {
+        let nodes = seen(store, silence, rollout, store.node_list(group).await?);
+        let course = situation(store, rollout, &policy, &nodes).course();
+        if let Course::Wait(_) = course {
             return Ok(());
         }
-        // It is to go on: decided once more, of what there is while nobody writes.
         let actor = Actor::new(ActorKind::System, NAME);
         let here = state.find(group).await?;
+        let editor = Editor { acting: store.by(&actor), compiler, group: &here };
+        let way = match (course, rollout.head.gate) {
+            (Course::Back(_), Some(gate)) => Some(Way::of(editor, gate).await?),
+            _ => None,
+        };
+        // It is to go on: decided once more, of what there is while nobody writes.
         let held = store.by(&actor).rollout_hold(group).await?;
         let rollout = held.rollout().clone();
         let Some(policy) = policy_of(&rollout) else { return Ok(()) };
@@ -115,9 +121,8 @@ impl Leader<'_> {
                 }
             }
             Course::Back(reason) => {
-                let editor = Editor { acting: store.by(&actor), compiler, group: &here };
                 let back = Back { editor, by: &actor.name, reason: &reason, term: Some(term) };
-                if let Some(published) = back.take(held, &situation).await? {
+                if let Some(published) = back.take(held, &situation, way).await? {
                     let gate = rollout.head.gate;
                     tracing::warn!(group, ?gate, revision = published.revision, reason, "a rollout was taken back");
                 }
@@ -134,15 +139,11 @@ pub(crate) fn situation<'a>(store: &Store, rollout: &Rollout, policy: &'a Policy
     Situation { now: store.now(), policy, head, gate, stage, record, nodes }
 }
 
-/// The nodes of a group that may talk to the control plane.
-pub(crate) async fn seen(store: &Store, silence: Silence, rollout: &Rollout) -> Result<Vec<Seen>, StoreError> {
-    let nodes = store.node_list(&rollout.group).await?;
+/// Those of a group's nodes that may talk to the control plane.
+pub(crate) fn seen(store: &Store, silence: Silence, rollout: &Rollout, nodes: Vec<Node>) -> Vec<Seen> {
     let now = store.now();
-    Ok(nodes
-        .into_iter()
-        .filter(|node| node.welcome)
-        .map(|node| see(node, &rollout.head.lineage, now, silence))
-        .collect())
+    let welcome = nodes.into_iter().filter(|node| node.welcome);
+    welcome.map(|node| see(node, &rollout.head.lineage, now, silence)).collect()
 }
 
 fn see(node: Node, lineage: &str, now: u64, silence: Silence) -> Seen {
@@ -161,6 +162,8 @@ fn see(node: Node, lineage: &str, now: u64, silence: Silence) -> Seen {
     };
     let troubles = Troubles::of(&report);
     let refused = troubles.refused.filter(|step| step.fault == SETTINGS).map(|step| step.revision);
+    let of_lineage = |revision: u64| if report.lineage == lineage { revision } else { 0 };
+    let told = report.traffic.as_ref().and_then(|told| Told::deserialize(told).ok());
     Seen {
         id: node.id,
         host: node.host,
@@ -168,9 +171,10 @@ fn see(node: Node, lineage: &str, now: u64, silence: Silence) -> Seen {
         present: is_recent(report.reported_at),
         maintained,
         boot: report.boot,
-        revision: if report.lineage == lineage { report.revision } else { 0 },
+        revision: of_lineage(report.revision),
         rejected: troubles.rejected_total,
         refused,
-        traffic: report.traffic.and_then(|traffic| Traffic::deserialize(traffic).ok()),
+        traffic: told.map(|told| told.traffic),
+        counted_with: told.and_then(|told| told.revision).map(of_lineage),
     }
 }

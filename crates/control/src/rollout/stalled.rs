@@ -29,7 +29,7 @@ pub(crate) async fn stalled(
         let told = match policy_of(rollout) {
             None => Some(OF_ANOTHER_VERSION),
             Some(policy) if situation(store, rollout, &policy, &[]).is_stalled() => {
-                let nodes = seen(store, silence, rollout).await?;
+                let nodes = seen(store, silence, rollout, store.node_list(&rollout.group).await?);
                 why(&situation(store, rollout, &policy, &nodes))
             }
             Some(_) => None,

@@ -392,7 +392,8 @@ async fn drafts_are_bounded_and_forgotten(gw: Gateway) {
         json!({ "edits": edits })
     };
     for id in ["a", "b"] {
-        send(&gw, "POST /drafts", json!({ "id": id }), 201).await;
+        // A name is as long as it has characters.
+        send(&gw, "POST /drafts", json!({ "id": id, "name": "ü".repeat(64) }), 201).await;
     }
     assert_eq!(send(&gw, "POST /drafts", json!({}), 409).await["code"], "too_many_drafts");
     send(&gw, "PATCH /drafts/a", edits(0..3), 200).await;

@@ -117,6 +117,12 @@ async fn the_cookie_keeps_to_itself(gw: Gateway) {
         let answer = Call::get("/api/session").header("cookie", cookies).to(gw.address()).await.unwrap();
         assert_eq!((answer.status, &answer.json().unwrap()["name"]), (200, &json!("ann")), "{cookies}");
     }
+    // Nor does it by itself, however good the session is; without TLS nobody else could have set it.
+    let value = plain.header("set-cookie").split(';').next().unwrap().to_owned();
+    for (proto, status) in [("https", 401), ("http", 200)] {
+        let call = Call::get("/api/session").header("cookie", &value).header("x-forwarded-proto", proto);
+        assert_eq!(call.to(gw.address()).await.unwrap().status, status, "{proto}");
+    }
 }
 
 async fn the_first_account_has_to_change_its_password(gw: Gateway) {

@@ -125,10 +125,18 @@ async fn routes_of_other_groups_are_not_seen(gw: Gateway) {
 }
 
 async fn what_cannot_be_drawn(gw: Gateway) {
-    for wrong in
-        ["routes?window=2h", "routes?step=7", "top_routes?sort=name", "top_routes?limit=0", "top_routes?limit=501"]
-    {
-        let answer = get(&gw, KEY, &format!("/api/metrics/{wrong}")).await;
+    for wrong in [
+        "/routes?window=2h",
+        "/routes?step=7",
+        "/top_routes?sort=name",
+        "/top_routes?limit=0",
+        "/top_routes?limit=501",
+        // What would be drawn is of all nodes, and of all routes.
+        "/routes?route=a&node=n",
+        "/top_routes?node=n",
+        "?node=n&route=a",
+    ] {
+        let answer = get(&gw, KEY, &format!("/api/metrics{wrong}")).await;
         assert_eq!((answer.status, &answer.json().unwrap()["code"]), (400, &json!("invalid_argument")), "{wrong}");
     }
     let many: serde_json::Map<String, Value> = (0..501).map(|n| (format!("r{n}"), counted(1, 0, (0, 0)))).collect();

@@ -3,14 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use milecastle_store::{DEFAULT_GROUP, PublishError, Store, StoreError, Tuning, open, open_with};
+use milecastle_store::{
+    DEFAULT_GROUP, DraftLimits, DraftUpdate, GroupUpdate, NodeReport, PublishError, Store, StoreError, Tuning, open,
+    open_with,
+};
 use milecastle_testkit::{SOON, eventually, wait_for};
 use sqlx::{Connection as _, Executor as _};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::home::{Home, publish, put, revision, route};
+use crate::home::{Home, ann, nodes, publish, put, revision, route, set};
 
 /// Passes connections on, until it is told to hold those that there are: open, and mute.
 struct Link {
@@ -57,6 +60,12 @@ async fn linked(home: &Home) -> (Store, Link) {
     (open_with(&dsn, &home.key, &tuning).await.unwrap(), link)
 }
 
+/// Whether a transaction waits for another one.
+fn waits_for_a_row(home: &Home) -> bool {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    home.database().unwrap().query(sql).unwrap().trim() != "0"
+}
+
 #[tokio::test]
 async fn what_waits_for_a_mute_server_is_given_up_and_the_next_one_found() {
     let home = Home::postgres("conformance::silence");
@@ -71,9 +80,7 @@ async fn what_waits_for_a_mute_server_is_given_up_and_the_next_one_found() {
             let store = store.clone();
             tokio::spawn(async move { publish(&store, vec![put(route("2"), &format!("{round} {n}"))]).await })
         });
-        let locked =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        eventually("a write waits", async || home.database().unwrap().query(locked).unwrap().trim() != "0").await;
+        eventually("a write waits", async || waits_for_a_row(&home)).await;
         link.hold();
         // The server that comes in its place knows nothing of what was under way.
         let forget = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -131,4 +138,66 @@ async fn writers_leave_connections_for_what_keeps_a_replica_alive() {
         done += u32::from(writer.await.unwrap().is_ok());
     }
     assert!(done > 0 && done < 10, "{done}");
+}
+
+/// One of the writes that hold the row of the default group.
+async fn write(store: &Store, n: u8) {
+    let (by, ops) = (store.by(ann()), vec![put(route(&n.to_string()), "")]);
+    match n % 8 {
+        0 => by.publish(DEFAULT_GROUP, set(ops)).await.map(drop).unwrap(),
+        1 => by.rehearse(DEFAULT_GROUP, set(ops)).await.map(drop).unwrap(),
+        2 => {
+            let (id, nothing) = (format!("d{n}"), DraftUpdate::default());
+            let limits = DraftLimits { drafts: 100, objects: 1, bytes: 1 };
+            by.draft_create(DEFAULT_GROUP, &id, &nothing, limits).await.map(drop).unwrap();
+        }
+        3 => by.group_update(DEFAULT_GROUP, &GroupUpdate::default()).await.map(drop).unwrap(),
+        4 => by.group_supersede(DEFAULT_GROUP, &["over".to_owned()], false).await.map(drop).unwrap(),
+        5 => by.group_maintain(DEFAULT_GROUP, None).await.unwrap(),
+        6 => assert!(by.node_maintain(DEFAULT_GROUP, "a", None).await.unwrap()),
+        // Of these the first one finds it.
+        _ => by.token_revoke(DEFAULT_GROUP, "t").await.map(drop).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_group_that_is_held_has_no_connection() {
+    let home = Home::postgres("conformance::silence");
+    // The least that there may be: one for notices, one that holds the group, one for all others.
+    let tuning = Tuning { max_connections: 3, acquire_timeout: SOON, ..Tuning::default() };
+    let store = open_with(&home.dsn, &home.key, &tuning).await.unwrap();
+    nodes(&store, &["a"]).await;
+    let held = store.by(ann()).rollout_hold(DEFAULT_GROUP).await.unwrap();
+    let writers: Vec<_> = (0..24)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move { Box::pin(write(&store, n)).await })
+        })
+        .collect();
+    // However often the writers come to their turn meanwhile.
+    for _ in 0..100 {
+        store.ping().await.unwrap();
+    }
+    assert!(writers.iter().all(|writer| !writer.is_finished()), "the group is held");
+    drop(held);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_reports_while_somebody_waits_to_put_it_in_maintenance() {
+    let home = Home::postgres("conformance::silence");
+    let store = home.open().await;
+    nodes(&store, &["a"]).await;
+    let held = store.by(ann()).rollout_hold(DEFAULT_GROUP).await.unwrap();
+    let maintaining = {
+        let store = store.clone();
+        tokio::spawn(async move { store.by(ann()).node_maintain(DEFAULT_GROUP, "a", None).await })
+    };
+    eventually("it is waited for the group", async || waits_for_a_row(&home)).await;
+    let report = NodeReport { boot: "b".to_owned(), reported_at: store.now(), ..NodeReport::default() };
+    store.node_report(&[(DEFAULT_GROUP.to_owned(), "a".to_owned(), report)]).await.unwrap();
+    drop(held);
+    assert!(maintaining.await.unwrap().unwrap());
 }

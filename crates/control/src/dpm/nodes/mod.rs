@@ -176,13 +176,16 @@ pub struct Figures {
     pub certificate_not_after: i64,
     /// Requests that are over since then; `None`: it is of a version that does not tell.
     pub traffic: Option<Traffic>,
+    /// What it had in force of its group's configuration when it told this; 0 if nothing.
+    pub revision: u64,
 }
 
 impl Figures {
     /// What the other replicas are to know of them; `None`: its version tells no traffic.
     fn told(self) -> Option<Told> {
-        let Self { connections, upstream_targets, unhealthy_targets, .. } = self;
-        Some(Told { traffic: self.traffic?, connections, upstream_targets, unhealthy_targets })
+        let Self { connections, upstream_targets, unhealthy_targets, revision, .. } = self;
+        let revision = Some(revision);
+        Some(Told { traffic: self.traffic?, connections, upstream_targets, unhealthy_targets, revision })
     }
 }
 

@@ -22,6 +22,9 @@ const LONGEST_MS: u64 = COARSE_STEP * 1000;
 /// before.
 const ROOM: usize = 10;
 
+/// Routes of which it is held what one node told of their targets, for each that is kept in the end: a group may have a thousand nodes.
+const ROOM_OF_A_NODE: usize = 2;
+
 /// Steps that wait to be written at most, of all groups; the shorter and older ones make room.
 const WAITING: usize = 1000;
 
@@ -59,18 +62,18 @@ struct Step {
 }
 
 /// A node that has told.
+#[derive(Default)]
 struct Teller {
-    /// Which one it is among them.
-    place: usize,
     /// Its stream has ended since: where it goes on, it is counted there.
     has_left: bool,
+    /// Targets of the upstream of routes, by their places, and unhealthy ones, as it told last.
+    health: HashMap<usize, (u64, u64)>,
 }
 
-#[derive(Default)]
 struct Sum {
+    /// Which one the route is among those that were told.
+    place: usize,
     traffic: Traffic,
-    /// Targets of the upstream, and unhealthy ones, as each node told last.
-    health: HashMap<usize, (u64, u64)>,
 }
 
 impl Default for Routes {
@@ -158,25 +161,40 @@ impl Held {
 
 impl Step {
     fn add(&mut self, node: &str, over_ms: u64, told: &[(String, RouteTold)]) {
-        let next = Teller { place: self.nodes.len(), has_left: false };
-        let teller = self.nodes.entry(node.to_owned()).or_insert(next);
+        let teller = self.nodes.entry(node.to_owned()).or_default();
         teller.has_left = false;
-        let place = teller.place;
+        if teller.health.len() + told.len() > self.most * ROOM_OF_A_NODE {
+            // What it tells now says more than what it told of others.
+            teller.health.clear();
+        }
         self.covered_ms += over_ms;
         for (route, told) in told {
             let is_held = route == UNMATCHED || self.routes.len() < self.most * ROOM || self.routes.contains_key(route);
-            let sum = self.routes.entry(if is_held { route.clone() } else { OTHER.to_owned() }).or_default();
+            let next = Sum { place: self.routes.len(), traffic: Traffic::default() };
+            let sum = self.routes.entry(if is_held { route.clone() } else { OTHER.to_owned() }).or_insert(next);
             sum.traffic = sum.traffic.and(&told.traffic);
             if is_held && told.upstream_targets > 0 {
-                sum.health.insert(place, (told.upstream_targets, told.unhealthy_targets));
+                teller.health.insert(sum.place, (told.upstream_targets, told.unhealthy_targets));
             }
         }
     }
 
     fn sample(self, (span, at, group): &(u64, u64, Arc<str>)) -> RouteSample {
-        let nodes = self.nodes.values().filter(|teller| !teller.has_left).count() as u64;
+        let mut health = vec![(0_u64, 0_u64); self.routes.len()];
+        let mut nodes = 0;
+        for teller in self.nodes.values().filter(|teller| !teller.has_left) {
+            nodes += 1;
+            for (place, (targets, unhealthy)) in &teller.health {
+                let (all, bad) = health[*place];
+                health[*place] = (all.saturating_add(*targets), bad.saturating_add(*unhealthy));
+            }
+        }
         let (mut kept, mut routes): (BTreeMap<_, _>, Vec<_>) = {
-            let told = self.routes.into_iter().map(|(route, sum)| (route, sum.told()));
+            let told = |Sum { place, traffic }: Sum| {
+                let (upstream_targets, unhealthy_targets) = health[place];
+                RouteTold { traffic, upstream_targets, unhealthy_targets }
+            };
+            let told = self.routes.into_iter().map(|(route, sum)| (route, told(sum)));
             let (rest, routes): (Vec<_>, Vec<_>) = told.partition(|(route, _)| route == OTHER || route == UNMATCHED);
             (rest.into_iter().collect(), routes)
         };
@@ -197,16 +215,6 @@ impl Step {
             covered_ms: self.covered_ms,
             routes: serde_json::to_value(kept).unwrap_or_default(),
         }
-    }
-}
-
-impl Sum {
-    fn told(self) -> RouteTold {
-        let add = |all: (u64, u64), (targets, unhealthy): &(u64, u64)| {
-            (all.0.saturating_add(*targets), all.1.saturating_add(*unhealthy))
-        };
-        let (upstream_targets, unhealthy_targets) = self.health.values().fold((0, 0), add);
-        RouteTold { traffic: self.traffic, upstream_targets, unhealthy_targets }
     }
 }
 
@@ -283,13 +291,27 @@ mod tests {
     #[test]
     fn a_node_is_counted_where_it_is_at_the_end_of_the_step() {
         let (routes, group) = (Routes::default(), Arc::from("g"));
-        routes.add(&group, "moved", told(5000, &[]), 0, 1);
-        routes.add(&group, "back", told(5000, &[]), 0, 1);
+        routes.add(&group, "moved", told(5000, &[counts("a", 1, (3, 1))]), 0, 1);
+        routes.add(&group, "back", told(5000, &[counts("a", 1, (3, 0))]), 0, 1);
         routes.left("g", "moved");
         routes.left("g", "back");
         routes.left("other", "moved");
         routes.add(&group, "back", told(5000, &[]), 9, 1);
-        assert_eq!(over(&routes, 30), [(30, 30, 1, 15_000, vec![line("(unmatched)", 3, 0, 0)])]);
+        let told = vec![line("(unmatched)", 3, 0, 0), line("a", 2, 3, 0)];
+        assert_eq!(over(&routes, 30), [(30, 30, 1, 15_000, told)]);
+    }
+
+    #[test]
+    fn of_the_targets_that_one_node_tells_of_no_more_are_held_than_have_room() {
+        let (routes, group) = (Routes::default(), Arc::from("g"));
+        for (route, requests) in [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)] {
+            routes.add(&group, "n", told(5000, &[counts(route, requests, (2, 1))]), 0, 2);
+        }
+        let held = routes.lock().rings[0].groups[&*group].nodes["n"].health.len();
+        // Each report tells of requests without a route too.
+        assert_eq!(held, 2);
+        let expected = [line("(other)", 6, 0, 0), line("(unmatched)", 5, 0, 0), line("d", 4, 2, 1), line("e", 5, 2, 1)];
+        assert_eq!(over(&routes, 30)[0].4, expected);
     }
 
     #[test]

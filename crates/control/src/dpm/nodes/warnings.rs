@@ -66,6 +66,8 @@ struct Waiting {
     minute: u64,
     /// New lines that nodes have told in it.
     told: HashMap<NodeName, u32>,
+    /// Lines that were dropped and not asked for yet, by group.
+    dropped: BTreeMap<String, u64>,
     /// As the last report had them.
     bounds: Bounds,
 }
@@ -76,6 +78,10 @@ impl Warnings {
         let mut waiting = self.lock();
         waiting.bounds = bounds;
         waiting.turn(now / 60);
+        let beyond = told.len().saturating_sub(MOST_OF_A_REPORT);
+        if beyond > 0 {
+            *waiting.dropped.entry(origin.group.to_owned()).or_default() += beyond as u64;
+        }
         for told in told.into_iter().take(MOST_OF_A_REPORT) {
             waiting.take(taken(origin, told, now), bounds);
         }
@@ -94,6 +100,11 @@ impl Warnings {
             taken.into_iter().for_each(|warning| waiting.put_back(warning, bounds));
         }
         written
+    }
+
+    /// How many lines there was no room for since this was asked last, by group.
+    pub(super) fn take_dropped(&self) -> BTreeMap<String, u64> {
+        std::mem::take(&mut self.lock().dropped)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -122,6 +133,8 @@ impl Waiting {
             *told += 1;
             self.count += 1;
             of_node.insert(line, warning);
+        } else {
+            *self.dropped.entry(warning.group).or_default() += 1;
         }
     }
 
@@ -137,11 +150,13 @@ impl Waiting {
         let (node, line) = named(&warning);
         let of_node = self.lines.entry(node).or_default();
         let has_room = self.count < bounds.all && of_node.len() < bounds.of_a_node;
-        if let Entry::Vacant(place) = of_node.entry(line)
-            && has_room
-        {
-            self.count += 1;
-            place.insert(warning);
+        match of_node.entry(line) {
+            Entry::Occupied(_) => {}
+            Entry::Vacant(place) if has_room => {
+                self.count += 1;
+                place.insert(warning);
+            }
+            Entry::Vacant(_) => *self.dropped.entry(warning.group).or_default() += 1,
         }
     }
 }
@@ -177,6 +192,10 @@ mod tests {
         pb::Warning { text: text.to_owned(), times: 1, first_age_s: 9, last_age_s, ..pb::Warning::default() }
     }
 
+    fn dropped(warnings: &Warnings) -> u64 {
+        warnings.take_dropped().remove("g").unwrap_or_default()
+    }
+
     const BOUNDS: Bounds = Bounds { all: 100, of_a_node: 100, a_minute: 100 };
 
     fn waiting(warnings: &Warnings) -> Vec<String> {
@@ -189,8 +208,11 @@ mod tests {
         for bounds in [Bounds { all: 2, ..BOUNDS }, Bounds { of_a_node: 2, ..BOUNDS }] {
             let warnings = Warnings::default();
             warnings.add(ORIGIN, vec![told("a", 4), told("b", 3), told("c", 2), told("a", 1)], 10, bounds);
-            assert_eq!(waiting(&warnings), ["n a 9", "n b 7"]);
+            assert_eq!((waiting(&warnings), dropped(&warnings)), (vec!["n a 9".to_owned(), "n b 7".to_owned()], 1));
         }
+        let (warnings, many) = (Warnings::default(), MOST_OF_A_REPORT + 2);
+        warnings.add(ORIGIN, (0..many).map(|n| told(&n.to_string(), 0)).collect(), 10, BOUNDS);
+        assert_eq!((waiting(&warnings).len(), dropped(&warnings)), (MOST_OF_A_REPORT, 2));
     }
 
     #[test]
@@ -221,6 +243,7 @@ mod tests {
         warnings.add(other, vec![told("b", 0)], 11, bounds);
         failed.into_iter().for_each(|line| warnings.lock().put_back(line, bounds));
         assert_eq!(waiting(&warnings), ["n a 10", "n c 11", "other b 11"]);
+        assert_eq!(dropped(&warnings), 2);
     }
 
     #[test]
@@ -231,6 +254,7 @@ mod tests {
             waiting(&warnings).len()
         };
         assert_eq!([at(60, "a"), at(61, "b"), at(119, "c"), at(120, "c")], [1, 1, 0, 1]);
+        assert_eq!([dropped(&warnings), dropped(&warnings)], [1, 0]);
     }
 
     #[test]

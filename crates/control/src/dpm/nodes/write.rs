@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use milecastle_store::StoreError;
+use milecastle_telemetry::metrics::{Counter, Family};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -22,8 +23,13 @@ pub(in crate::dpm) struct Pace {
 }
 
 /// Writes at that pace until `stop` becomes true or is dropped; then once more what is left. What came in between is replaced
-/// by what came later.
-pub(in crate::dpm) async fn write(nodes: Nodes, pace: Pace, mut stop: watch::Receiver<bool>) {
+/// by what came later. Lines of logs that had no room are counted, by group.
+pub(in crate::dpm) async fn write(
+    nodes: Nodes,
+    pace: Pace,
+    dropped_warnings: Family<Counter>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut failing = false;
     let mut written: Option<Instant> = None;
     loop {
@@ -39,6 +45,9 @@ pub(in crate::dpm) async fn write(nodes: Nodes, pace: Pace, mut stop: watch::Rec
             written = Some(Instant::now());
             done = done.and(reports(&nodes).await);
             done = done.and(nodes.live.warnings.write(&nodes.store, pace.kept_warnings).await);
+            for (group, lines) in nodes.live.warnings.take_dropped() {
+                dropped_warnings.with(&[&group]).add(lines);
+            }
             done = done.and(nodes.live.routes.write(&nodes.store, &nodes.member, stopped).await);
         }
         let failed = done.is_err();

@@ -97,7 +97,7 @@ impl Session {
 
     fn report(&mut self, mut report: pb::Report) {
         let head = self.head();
-        let have = report.have.take().filter(|have| {
+        let have = report.have.clone().filter(|have| {
             // While something is on its way, what it has may be older or newer than this message.
             let settled = self.unanswered.is_empty() && self.transfer.is_none() && self.at.is_some();
             // One that keeps another history than this is not healed of it.

@@ -18,6 +18,7 @@ on_both!(
     canaries_go_ahead,
     a_replica_that_starts_meanwhile_knows_both_lines,
     a_canary_that_moves_is_known_where_it_comes_to,
+    what_a_node_counts_is_told_with_what_it_had_in_force,
 );
 
 /// Has the group's revisions go to canaries first.
@@ -141,6 +142,26 @@ async fn a_canary_that_moves_is_known_where_it_comes_to(one: Replica) {
     assert_eq!(there.beat.as_ref().map(|beat| beat.head), Some(candidate));
     let node = two.manager.nodes().get(DEFAULT_GROUP, "canary").await.unwrap().unwrap();
     assert_eq!((node.troubles.refused, node.revision), (None, candidate));
+}
+
+async fn what_a_node_counts_is_told_with_what_it_had_in_force(replica: Replica) {
+    let member = replica.member("n1").await;
+    let base = replica.publish(vec![put("a", "1")]).await;
+    let mut stream = replica.settled(&member).await;
+    stage(&replica).await;
+    let candidate = replica.publish(vec![put("a", "2")]).await;
+    let told_with = async |revision: u64| {
+        let node = replica.store.node_get(DEFAULT_GROUP, "n1").await.unwrap().unwrap();
+        node.report.and_then(|report| report.traffic).is_some_and(|told| told["revision"] == revision)
+    };
+    stream.say(Message::Report(pb::Report { have: stream.held.have(), ..counted(3) })).await;
+    eventually("it is told with the base", async || told_with(base).await).await;
+    step(&replica, &["n1"], Advance::Stay).await;
+    stream.reach(candidate).await;
+    // What was counted is the same.
+    assert!(told_with(base).await);
+    stream.say(Message::Report(pb::Report { have: stream.held.have(), ..counted(3) })).await;
+    eventually("it is told with the candidate", async || told_with(candidate).await).await;
 }
 
 /// What one group has is no reason to let nodes of another one go on that were revoked.

@@ -190,6 +190,46 @@ fn what_a_canary_had_not_told_when_it_was_chosen_is_not_counted() {
 }
 
 #[test]
+fn what_a_canary_tells_late_of_the_time_before_is_not_the_candidates_doing() {
+    let mut run = Run::new();
+    run.nodes.iter_mut().for_each(|node| node.counted_with = Some(4));
+    run.step(0);
+    run.nodes[0].revision = 5;
+    run.step(1);
+    // It has the candidate in force, and tells what it had counted before.
+    run.answers(0, 0, 500);
+    run.waits(2, "s more");
+    // So has the first report with it, up to whose moment both sides are left out.
+    run.answers(0, 0, 500);
+    run.answers(1, 0, 1000);
+    run.nodes[0].counted_with = Some(5);
+    assert_eq!(run.step(3), Advance::Stay);
+    run.waits(4, "s more");
+    // From then on it counts.
+    run.answers(0, 50, 50);
+    run.answers(1, 100, 0);
+    run.goes_back(5, "50.0 % of 100 requests");
+}
+
+#[test]
+fn a_canary_that_starts_anew_before_it_has_told_with_the_candidate_is_judged_from_then_on() {
+    let mut run = Run::new();
+    run.nodes.iter_mut().for_each(|node| node.counted_with = Some(4));
+    run.step(0);
+    (run.nodes[0].revision, run.nodes[0].boot) = (5, "b2".to_owned());
+    run.nodes[0].traffic = None;
+    run.answers(0, 0, 100);
+    run.step(1);
+    run.waits(2, "s more");
+    run.nodes[0].counted_with = Some(5);
+    assert_eq!(run.step(3), Advance::Stay);
+    run.answers(0, 0, 49);
+    run.waits(4, "s more");
+    run.answers(0, 0, 1);
+    run.goes_back(5, "100.0 % of 50 requests");
+}
+
+#[test]
 fn where_there_is_no_node_nobody_waits() {
     let mut run = Run::new();
     run.nodes.iter_mut().for_each(|node| node.connected = false);

@@ -126,7 +126,7 @@ impl Alive {
     /// The node says how it does. `watched`: what it counts is to be written with the next round of reports. Where the node stands it
     /// does not change, so that no receipt is written, and nobody who waits for one is woken.
     pub(in crate::dpm) fn report(&self, report: pb::Report, watched: bool) {
-        let figures = Figures {
+        let mut figures = Figures {
             uptime: Duration::from_millis(report.uptime_ms),
             requests: report.requests,
             responses_5xx: report.responses_5xx,
@@ -137,11 +137,18 @@ impl Alive {
             unhealthy_targets: report.unhealthy_targets,
             certificate_not_after: report.certificate_not_after,
             traffic: Traffic::told(&report),
+            revision: 0,
         };
+        let have = report.have.unwrap_or_default();
         let alarms: Vec<String> = report.alarms.into_iter().take(ALARMS).map(clip).collect();
         let mut counted = false;
         self.update(|entry| {
-            counted = watched && entry.figures.is_none_or(|known| known.traffic != figures.traffic);
+            // Of another lineage the number says nothing.
+            if entry.position.as_ref().is_some_and(|position| *position.lineage == *have.lineage) {
+                figures.revision = have.revision;
+            }
+            let differs = |known: Figures| (known.traffic, known.revision) != (figures.traffic, figures.revision);
+            counted = watched && entry.figures.is_none_or(differs);
             entry.news |= counted;
             let news = entry.troubles.alarms != alarms;
             entry.figures = Some(figures);
