@@ -1,10 +1,9 @@
 //! The body of a request over HTTP/2, while it comes.
 
-use super::streams::{State, Streams, WINDOW};
+use super::streams::{State, Streams};
 use crate::fields::Line;
 use crate::h2::encode::{AnswerHead, Length, put_answer};
-use crate::h2::frame;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -20,13 +19,15 @@ pub(crate) struct Body {
     key: usize,
     id: u32,
     ended: bool,
+    /// Bytes of the piece that was handed out last.
+    handed: usize,
     trailers: Option<HeaderMap>,
 }
 
 impl Body {
     /// What comes on an open stream.
     pub(super) fn new(streams: Rc<Streams>, key: usize, id: u32) -> Self {
-        Self { streams, key, id, ended: false, trailers: None }
+        Self { streams, key, id, ended: false, handed: 0, trailers: None }
     }
 
     /// Bytes that it has left, where the client has said so.
@@ -52,6 +53,8 @@ impl Body {
             return Poll::Ready(Ok(None));
         }
         let state = &mut *self.streams.state.borrow_mut();
+        // Whoever asks for more has passed on what there was.
+        state.was_read(self.key, self.id, std::mem::take(&mut self.handed));
         let Some(stream) = state.get(self.key, self.id) else { return Poll::Ready(Err(Reset)) };
         let incoming = &mut stream.incoming;
         let piece = incoming.bytes.split().freeze();
@@ -65,18 +68,7 @@ impl Body {
             }
             return Poll::Pending;
         }
-        let mut grown = 0;
-        if !incoming.ended {
-            incoming.read += piece.len() as u32;
-            if incoming.read >= WINDOW / 2 {
-                grown = std::mem::take(&mut incoming.read);
-                incoming.left += i64::from(grown);
-            }
-        }
-        if grown > 0 {
-            frame::put_window(state.out(), self.id, grown);
-        }
-        state.credit(piece.len() as u32);
+        self.handed = piece.len();
         Poll::Ready(Ok((!piece.is_empty()).then_some(piece)))
     }
 }
@@ -86,8 +78,7 @@ impl Drop for Body {
         let state = &mut *self.streams.state.borrow_mut();
         let Some(stream) = state.get(self.key, self.id) else { return };
         stream.incoming.unwanted = true;
-        let unread = std::mem::take(&mut stream.incoming.bytes).len();
-        state.credit(unread as u32);
+        stream.incoming.bytes = BytesMut::new();
     }
 }
 

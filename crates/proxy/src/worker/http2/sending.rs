@@ -241,6 +241,8 @@ mod tests {
             cancels: 10,
             control_frames: 10,
             send_buffer: 2 * LONGEST,
+            stream_window: 0,
+            shared_window: 0,
         };
         Streams::new(terms, Default::default(), Rc::default(), now)
     }

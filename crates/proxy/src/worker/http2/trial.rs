@@ -37,6 +37,8 @@ pub fn read(pieces: &[&[u8]], header_bytes: usize, streams: usize) -> Read {
         cancels: u32::MAX,
         control_frames: u32::MAX,
         send_buffer: usize::MAX,
+        stream_window: 64 * 1024,
+        shared_window: 0,
     };
     let (values, spare) = (&mut BytesMut::new(), &Spare::default());
     let shared = Streams::new(terms, Default::default(), Rc::default(), Instant::now());
