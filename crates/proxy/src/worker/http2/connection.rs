@@ -187,7 +187,8 @@ impl Connection {
         let open = Open { streams: self.streams.clone(), key, id };
         let taken = catch_unwind(AssertUnwindSafe(|| match head {
             Ok(head) => {
-                let body = has_body.then(|| Upload::http2(Body::new(self.streams.clone(), key, id), client));
+                let most = worker.node.config.client.body_bytes;
+                let body = has_body.then(|| Upload::http2(Body::new(self.streams.clone(), key, id), most));
                 requests::take(client.clone(), head, body)
             }
             Err(status) => requests::take_unread(client.clone(), status),

@@ -223,6 +223,7 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::super::receive::Terms;
+    use super::super::trial::TERMS;
     use super::*;
     use crate::h2::frame::FrameHead;
     use crate::h2::frame::HEAD;
@@ -233,17 +234,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn streams(now: Instant) -> Rc<Streams> {
-        let terms = Terms {
-            header_bytes: 4096,
-            header_count: 100,
-            streams: 10,
-            pending_resets: 20,
-            cancels: 10,
-            control_frames: 10,
-            send_buffer: 2 * LONGEST,
-            stream_window: 0,
-            shared_window: 0,
-        };
+        let terms = Terms { send_buffer: 2 * LONGEST, ..TERMS };
         Streams::new(terms, Default::default(), Rc::default(), now)
     }
 

@@ -155,6 +155,7 @@ mod tests {
     use super::super::body::Body;
     use super::super::receive::Terms;
     use super::super::streams::Streams;
+    use super::super::trial::TERMS;
     use super::*;
     use crate::h2::frame::{HEAD, LONGEST, kind, number};
     use std::rc::Rc;
@@ -172,17 +173,7 @@ mod tests {
 
     impl Uploads {
         fn new(count: u32, shared_window: usize) -> Self {
-            let terms = Terms {
-                header_bytes: 4096,
-                header_count: 100,
-                streams: 100,
-                pending_resets: 20,
-                cancels: 10,
-                control_frames: 10,
-                send_buffer: WINDOW,
-                stream_window: WINDOW as u32,
-                shared_window: shared_window as u32,
-            };
+            let terms = Terms { stream_window: WINDOW as u32, shared_window: shared_window as u32, ..TERMS };
             let streams = Streams::new(terms, Default::default(), Rc::default(), Instant::now());
             let bodies = (0..count).map(|place| {
                 let id = 2 * place + 1;
