@@ -232,6 +232,8 @@ impl Streams {
         if state.open.is_empty() {
             state.open.shrink_to_fit();
             state.by_id.shrink_to_fit();
+            state.queue.shrink_to_fit();
+            state.for_room.shrink_to_fit();
         }
         if !silence.is_zero() && self.pulse.look(now, silence) {
             state.wake();
