@@ -34,7 +34,8 @@ TIMEOUT = 60  # seconds that a call to the Admin API may take
 
 # ---------------------------------------------------------------- start
 def settings(admin_key):
-    """The configuration file. As the peers: as many workers, no access log, connections kept for an hour."""
+    """The configuration file. As the peers: as many workers, no access log, connections kept for an hour, and nobody asked for a
+    sign of life meanwhile."""
     at = lambda port: {"ip": "127.0.0.1", "port": port}
     return {
         "log": {"level": "warn"},
@@ -54,6 +55,7 @@ def settings(admin_key):
             "nginx_config": {"http": {"enable_access_log": False, "keepalive_timeout": "1h"}},
             "plugin_attr": {"prometheus": {"export_addr": at(PROMETHEUS)}},
             "limits": {"http2_streams": 256},
+            "timeouts": {"http2_ping": "1h"},
             "shutdown": {"grace": "0", "drain": "2s"},
         },
     }

@@ -46,7 +46,9 @@ impl From<Fault> for ConfigError {
 pub struct BuildCx<'a> {
     /// The object that carries the configuration.
     pub owner: &'a Owner,
-    /// A checksum of the configuration without `_meta`; equal configurations have equal checksums.
+    /// The configuration without `_meta`, with values in place of references.
+    pub config: &'a Value,
+    /// A checksum of it; equal configurations have equal checksums, in this process. Between versions they may differ.
     pub checksum: u64,
     /// State of the node that outlives snapshots.
     pub shared: &'a Shared,

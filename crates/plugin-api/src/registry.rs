@@ -336,6 +336,7 @@ impl Registry {
         let metadata = (request.metadata)(def.name);
         let cx = BuildCx {
             owner: request.owner,
+            config: &config,
             checksum,
             shared,
             attr: attrs.get(def.name),

@@ -196,6 +196,9 @@ pub(crate) struct ClientLimits {
     pub(crate) control_frames: u32,
     /// Bytes of answers over HTTP/2 that may wait for the client, beside the pieces at hand.
     pub(crate) send_buffer: usize,
+    /// What of one request over HTTP/2 may come ahead of its reader, and by what that may grow for all of a connection together.
+    pub(crate) stream_window: u32,
+    pub(crate) shared_window: u32,
 }
 
 /// How paths are brought into their normal form.
@@ -357,6 +360,8 @@ impl GatewayConfig {
                 cancels: limits.http2_cancels,
                 control_frames: limits.http2_control_frames,
                 send_buffer: limits.http2_send_buffer.as_len(),
+                stream_window: u32::try_from(limits.http2_stream_window.get()).unwrap_or(u32::MAX),
+                shared_window: u32::try_from(limits.http2_shared_window.get()).unwrap_or(u32::MAX),
             },
             upstream: Limits {
                 head_bytes: limits.upstream_header_bytes.as_len(),

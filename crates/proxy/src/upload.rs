@@ -84,16 +84,14 @@ impl Upload {
         Self { allowed: limits.body_bytes.unwrap_or(u64::MAX), source: Source::Http1(wire, client), trailers: None }
     }
 
-    /// A body that is not empty and comes in a stream.
-    pub(crate) fn http2(body: Http2Body, client: &Client) -> Self {
-        let allowed = client.worker.node.config.client.body_bytes.unwrap_or(u64::MAX);
-        Self { source: Source::Http2(body), allowed, trailers: None }
+    /// A body that is not empty, comes in a stream, and may have no more than so many bytes.
+    pub(crate) fn http2(body: Http2Body, most: Option<u64>) -> Self {
+        Self { source: Source::Http2(body), allowed: most.unwrap_or(u64::MAX), trailers: None }
     }
 
     /// The same over HTTP/3.
-    pub(crate) fn http3(body: h3::Body, client: &Client) -> Self {
-        let allowed = client.worker.node.config.client.body_bytes.unwrap_or(u64::MAX);
-        Self { source: Source::Http3(Box::new(body)), allowed, trailers: None }
+    pub(crate) fn http3(body: h3::Body, most: Option<u64>) -> Self {
+        Self { source: Source::Http3(Box::new(body)), allowed: most.unwrap_or(u64::MAX), trailers: None }
     }
 
     /// Bytes that it has left, where the client has said so.

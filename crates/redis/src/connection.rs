@@ -12,6 +12,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
+/// What a server refuses questions with that is not the one to be asked now. Behind its name there may be another one by then, so
+/// nothing is gained by holding on to it.
+const AWAY: [&str; 5] = ["READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING", "NOAUTH"];
+/// How servers before version 7 begin what befell a script; the refusal of its command stands behind `-` then.
+const OF_A_SCRIPT: &str = "ERR Error running script";
+
 /// Why a connection ended before its time.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
@@ -21,6 +27,10 @@ enum Fault {
     Unconnected,
     #[error("it does not let us in ({0}): see redis_username, redis_password and redis_database")]
     LetIn(String),
+    #[error(
+        "it is not the one to be asked now ({0}): a replica, coming up, or asking for a password; see redis_host and redis_password"
+    )]
+    Away(&'static str),
     #[error("no answer within redis_timeout")]
     Late,
     #[error("the connection broke off: {0}")]
@@ -43,7 +53,7 @@ pub(crate) async fn run(server: Arc<Server>, mut questions: mpsc::Receiver<Quest
             Ok(()) if !questions.is_empty() => {}
             Ok(()) => return,
             Err(fault) => {
-                if matches!(fault, Fault::Connect(_) | Fault::Unconnected | Fault::LetIn(_)) {
+                if matches!(fault, Fault::Connect(_) | Fault::Unconnected | Fault::LetIn(_) | Fault::Away(_)) {
                     server.bar();
                 }
                 return server.fails(&fault);
@@ -119,6 +129,11 @@ async fn converse(
                 }
                 while let Some(answer) = resp::take(&mut read)? {
                     let first = waiting.pop_front().ok_or(Malformed)?;
+                    if let Value::Error(refusal) = &answer
+                        && let Some(code) = away(refusal)
+                    {
+                        return Err(Fault::Away(code));
+                    }
                     has_answered = true;
                     server.answers();
                     // Who does not wait any more is a client that has left.
@@ -152,6 +167,12 @@ async fn converse(
             }
         }
     }
+}
+
+/// The code by which a server says with this refusal that it is not the one to be asked.
+fn away(refusal: &str) -> Option<&'static str> {
+    let of_a_script = refusal.starts_with(OF_A_SCRIPT);
+    AWAY.into_iter().find(|away| code(refusal) == *away || (of_a_script && refusal.contains(&format!(" -{away} "))))
 }
 
 /// One step of sending; whether all is on its way.

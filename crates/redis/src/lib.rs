@@ -8,6 +8,7 @@
 //! - A worker neither blocks nor waits for another one: there is no lock on the way of a question.
 //! - Each question ends, with its answer or with [`Unanswered`], within [`Terms::patience`] for the connection and as much again
 //!   for the answer. What waits is bounded, and so is what is read.
+//! - A server that says that it is a replica by now, or otherwise not the one to be asked, is left: its name may lead to another one.
 //! - Questions are never sent twice: they count, and nobody knows whether one that was lost has counted.
 //! - Neither a log nor an error shows a password, nor what a question holds.
 //!

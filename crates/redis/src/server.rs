@@ -28,7 +28,8 @@ pub struct Terms {
     pub patience: Duration,
     /// How long a connection is kept without a question.
     pub rest: Duration,
-    /// How long nobody connects again after that has failed: a server that comes up is not run over, and one that is away costs little.
+    /// How long nobody connects again after that has failed, or after the server has said that it is not the one to be asked: one that
+    /// comes up is not run over, and one that is away costs little.
     pub pause: Duration,
     /// Questions of one worker that may wait for their answers, and as many again until they are sent; at least 1.
     pub pending: usize,
@@ -149,7 +150,7 @@ impl Server {
         })
     }
 
-    /// Connecting has failed: nobody tries again for a while, on any worker.
+    /// The server is away: nobody connects for a while, on any worker.
     pub(crate) fn bar(&self) {
         let until = self.began.elapsed() + self.terms.pause;
         self.barred.store(until.as_millis() as u64, Ordering::Relaxed);

@@ -101,6 +101,55 @@ async fn a_server_that_lets_nobody_in_is_not_asked_at_once_again() {
 }
 
 #[tokio::test]
+async fn a_server_that_has_become_a_replica_is_left_and_asked_again_after_the_pause() {
+    let redis = Redis::start();
+    let [at_once, later] =
+        [Duration::ZERO, Duration::from_secs(3600)].map(|pause| server(&Terms { pause, ..terms(redis.address()) }));
+    assert_eq!(incremented(&at_once).await, Ok(Value::Integer(1)));
+    assert_eq!(incremented(&later).await, Ok(Value::Integer(2)));
+    redis.say(&["REPLICAOF", "127.0.0.1", &nowhere().port().to_string()]);
+    for server in [&at_once, &later] {
+        assert_eq!(incremented(server).await, Err(Unanswered));
+        ended(server).await;
+    }
+    redis.say(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(incremented(&at_once).await, Ok(Value::Integer(3)));
+    assert_eq!(incremented(&later).await, Err(Unanswered));
+}
+
+#[tokio::test]
+async fn a_server_that_has_come_to_ask_for_a_password_is_left() {
+    let redis = Redis::start_with(&[], Some("secret"), None);
+    let server = server(&terms(redis.address()));
+    assert_eq!(incremented(&server).await, Err(Unanswered));
+    ended(&server).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_the_one_to_be_asked_is_left() {
+    for said in [
+        "-LOADING Redis is loading the dataset in memory\r\n",
+        "-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
+        // As versions before 7 say it of a script.
+        "-ERR Error running script (call to f_0): @user_script:5: @user_script: 5: -READONLY You can't write against a read \
+         only replica.\r\n",
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = server(&terms(listener.local_addr().unwrap()));
+        let other = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut question = [0; 64];
+            assert_ne!(connection.read(&mut question).unwrap(), 0);
+            connection.write_all(said.as_bytes()).unwrap();
+            connection.read(&mut question).unwrap()
+        });
+        assert_eq!(incremented(&server).await, Err(Unanswered), "{said:?}");
+        ended(&server).await;
+        assert_eq!(other.join().unwrap(), 0, "{said:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_waits_is_bounded() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = server(&Terms { pending: 3, ..terms(silent.local_addr().unwrap()) });

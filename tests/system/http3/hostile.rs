@@ -48,10 +48,15 @@ async fn malformed_requests_are_refused_and_others_go_on() {
     assert_eq!(answer["status"], 431, "{answer}");
     let many: Vec<_> = (0..150).map(|number| json!([format!("x-{number}"), "1"])).collect();
     assert_eq!(client.request("/", json!({ "headers": many }))["status"], 431);
+    let larger: Vec<_> = (0..300).map(|number| json!([format!("x-{number}"), "1"])).collect();
+    for (headers, status) in [(json!([["te", "gzip"]]), 400), (json!(larger), 431)] {
+        let answer = client.request("/", json!({ "method": "HEAD", "headers": headers }));
+        assert_eq!((&answer["status"], &answer["length"]), (&json!(status), &json!(0)), "HEAD: {answer}");
+    }
     assert_eq!(client.request("/%2e%2e/x", json!({}))["status"], 400, "paths have one reading, as over HTTP/1");
     assert!(site.echo.received().is_empty(), "nothing of that goes upstream");
     assert_eq!(client.request("/", json!({}))["status"], 200);
-    eventually("they are counted", async || site.metric("bad_request_heads_total").await == 16).await;
+    eventually("they are counted", async || site.metric("bad_request_heads_total").await == 18).await;
     site.stop().await;
 }
 

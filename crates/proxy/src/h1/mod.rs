@@ -7,6 +7,7 @@
 //! Invariants:
 //! - An answer whose framing is ambiguous is refused, never guessed at: differing lengths, length with transfer coding,
 //!   any coding but `chunked` (RFC 9112 §6.3).
+//! - A body is sent as long as its head says, or the connection ends within it.
 //! - A connection returns to the pool only if its request was sent whole, its answer was read to the last byte, and nothing
 //!   stands behind that byte.
 //! - Nothing an upstream sends makes a buffer grow without bound.

@@ -37,10 +37,13 @@ pub(crate) enum PumpError {
 }
 
 /// Passes a body on while it comes.
+///
+/// An upstream that was told a length takes what is beyond it for the next request, and waits for what is missing. So what is passed
+/// on is as long as was said, whatever the client's side makes of its frames, or the request ends, and the connection with it.
 pub(crate) struct Pump {
     body: Upload,
-    /// The length was not said beforehand, so the upstream gets `chunked`.
-    chunked: bool,
+    /// What the upstream was told; `None`: it gets `chunked`.
+    length: Option<u64>,
     /// Pieces sent first: they were read before the upstream was chosen.
     first: Option<Bytes>,
     /// What was taken from the client, as long as it fits the cap for another try.
@@ -59,9 +62,10 @@ struct Kept {
 }
 
 impl Pump {
-    /// `first` has been read from the body already. `keep` is how many bytes may be kept for another try.
-    pub(crate) fn new(body: Upload, chunked: bool, first: Option<Bytes>, keep: usize) -> Self {
-        let mut pump = Self { body, chunked, first: None, kept: None, started: false, ended: false, taken: 0 };
+    /// Of a body of this `length`, unless that is not known, as where `first` has been read from it already. `keep` is how many bytes
+    /// may be kept for another try.
+    pub(crate) fn new(body: Upload, length: Option<u64>, first: Option<Bytes>, keep: usize) -> Self {
+        let mut pump = Self { body, length, first: None, kept: None, started: false, ended: false, taken: 0 };
         pump.kept = Some(Kept { pieces: Vec::new(), bytes: 0, most: keep });
         if let Some(first) = first.filter(|first| !first.is_empty()) {
             pump.keep(&first);
@@ -167,8 +171,13 @@ impl Pump {
     /// The next piece of the client's body.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
         let piece = ready!(self.body.poll_piece(cx))?;
+        self.taken += piece.as_ref().map_or(0, Bytes::len) as u64;
+        let ended = piece.is_none() || self.body.is_ended();
+        if self.length.is_some_and(|said| self.taken > said || (ended && self.taken < said)) {
+            self.body.spoil();
+            return Poll::Ready(Err(UploadError::Malformed));
+        }
         if let Some(data) = &piece {
-            self.taken += data.len() as u64;
             self.keep(data);
         }
         Poll::Ready(Ok(piece))
@@ -177,7 +186,7 @@ impl Pump {
     /// Lays a piece out behind what is there. The end goes with it where it is known.
     fn append(&mut self, conn: &mut Conn, piece: Bytes) {
         self.ended = self.body.is_ended();
-        if self.chunked {
+        if self.length.is_none() {
             write!(conn.text(), "{:x}\r\n", piece.len()).expect("a vector takes every write");
             conn.out.tail = if self.ended { b"\r\n0\r\n\r\n" } else { b"\r\n" };
         }
@@ -186,7 +195,7 @@ impl Pump {
 
     fn append_end(&mut self, conn: &mut Conn) {
         self.ended = true;
-        if self.chunked {
+        if self.length.is_none() {
             conn.out.tail = b"0\r\n\r\n";
         }
     }

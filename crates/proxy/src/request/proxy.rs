@@ -175,7 +175,7 @@ async fn take_body(live: &mut Live) -> Result<Outgoing, Refusal> {
         live.cx.request.body_bytes = bytes.len() as u64;
         return Ok(Outgoing::Whole(bytes));
     }
-    Ok(Outgoing::Streaming(Box::new(Pump::new(body, length.is_none(), first, keep))))
+    Ok(Outgoing::Streaming(Box::new(Pump::new(body, length, first, keep))))
 }
 
 async fn run_before_proxy(live: &mut Live) -> Result<(), Refusal> {

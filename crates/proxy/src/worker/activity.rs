@@ -286,6 +286,8 @@ pub(super) mod tests {
             cancels: 1,
             control_frames: 1,
             send_buffer: 1,
+            stream_window: 1,
+            shared_window: 1,
             connection_place: minute,
             farewell: second,
             deferred_accept: second,

@@ -1,10 +1,14 @@
 //! Bodies of every kind, both ways.
 
-use crate::support::{Bed, Scripted, read_head, route_to};
+use crate::frames::{DATA, upstream};
+use crate::support::{Bed, SOON, Scripted, object, read_head, route_to};
+use bytes::Bytes;
+use milecastle_model::Kind;
 use milecastle_testkit::raw::Raw;
 use milecastle_testkit::{Call, Echo};
 use serde_json::json;
 use std::io::Write;
+use std::sync::mpsc;
 
 #[test]
 fn request_bodies_arrive_whole() {
@@ -269,4 +273,45 @@ fn bodies_beyond_the_cap_are_refused() {
     let chunked = "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
     let body = format!("3e9\r\n{}\r\n0\r\n\r\n", "a".repeat(1001));
     assert!(bed.raw(format!("{chunked}{body}")).starts_with("HTTP/1.1 413"));
+}
+
+/// Of two uploads on one HTTP/2 connection the second completes, although nobody reads the first.
+#[test]
+fn an_upload_that_nobody_reads_holds_up_no_other() {
+    let (seen, taken) = mpsc::channel();
+    // It opens no window: what it takes is what the protocol gives a connection to begin with.
+    let stuck = upstream(&[], move |frames, _| {
+        while let Some(frame) = frames.next() {
+            if frame.kind == DATA {
+                drop(seen.send(frame.payload.len()));
+            }
+        }
+    });
+    let echo = Echo::start();
+    let target = json!({ "scheme": "grpc", "nodes": { stuck.addr.to_string(): 1 } });
+    let mut objects = route_to(&[echo.address()], json!({}));
+    objects.push(object(Kind::Route, "stuck", json!({ "uri": "/stuck", "upstream": target })));
+    let bed = Bed::new(objects);
+    let body = Bytes::from(vec![b'x'; 16 * 1024 * 1024]);
+    let post = |path| http::Request::post(format!("http://a.test{path}")).body(()).unwrap();
+    let (mut client, _unanswered) = bed.run(async {
+        let stream = tokio::net::TcpStream::connect(bed.http).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        let mut client = client.ready().await.unwrap();
+        let (answer, mut upload) = client.send_request(post("/stuck"), false).unwrap();
+        upload.send_data(body.clone(), true).unwrap();
+        (client.ready().await.unwrap(), answer)
+    });
+    let mut left = 65_535;
+    while left > 0 {
+        left -= taken.recv_timeout(SOON).unwrap();
+    }
+    let status = bed.run(async {
+        let (answer, mut upload) = client.send_request(post("/large/1"), false).unwrap();
+        upload.send_data(body.clone(), true).unwrap();
+        answer.await.unwrap().status()
+    });
+    assert_eq!(status, http::StatusCode::OK);
+    assert_eq!(echo.take().pop().unwrap().body.len(), body.len());
 }

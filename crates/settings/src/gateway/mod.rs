@@ -83,6 +83,10 @@ pub struct Gateway {
 
 /// What may be under way on one HTTP/2 stream (RFC 9113 §4.2, §6.9.1).
 const HTTP2_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1024 * 1024);
+/// What a client may send on one HTTP/2 stream ahead of its reader. One that has not heard of less takes it for 64 KiB (RFC 9113 §6.9.2).
+const STREAM_WINDOW: std::ops::RangeInclusive<Size> = Size::kib(64)..=Size::kib(1024 * 1024);
+/// By how much a window of that size may grow at most.
+const SHARED_WINDOW: Size = Size::kib(512 * 1024);
 
 /// See [`Gateway::plugin_attr`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -194,6 +198,13 @@ impl Gateway {
         ];
         for (key, _) in streams.iter().filter(|(_, size)| !HTTP2_STREAM.contains(size)) {
             checks.fault(key, "expected 16k to 1g: the size of a frame, and what HTTP/2 can count");
+        }
+        if !STREAM_WINDOW.contains(&self.limits.http2_stream_window) {
+            checks.fault("limits.http2_stream_window", "expected 64k, which a client takes for granted, to 1g");
+        }
+        if self.limits.http2_shared_window > SHARED_WINDOW {
+            checks
+                .fault("limits.http2_shared_window", "expected no more than 512m: HTTP/2 could not count the windows");
         }
         checks.above_zero(&[
             ("timeouts.tls_handshake", self.timeouts.tls_handshake),

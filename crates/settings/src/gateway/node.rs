@@ -56,6 +56,11 @@ pub struct Limits {
     /// What may be laid out to be sent on an HTTP/2 client connection before answers wait; beside it each answer holds the piece that
     /// it has last read of its upstream. Once twice as much is left, nothing more is read from the client.
     pub http2_send_buffer: Size,
+    /// What a client may send of one request's body over HTTP/2 before that is read, at least 64k. Each stream has so much for itself: a
+    /// body that nobody reads holds up no other one.
+    pub http2_stream_window: Size,
+    /// By what windows of one HTTP/2 client connection may grow beyond that, together: a long way to the client makes no upload slow.
+    pub http2_shared_window: Size,
     /// Concurrent streams on one HTTP/3 client connection.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
     pub http3_streams: u32,
@@ -297,6 +302,8 @@ impl Default for Limits {
             http2_cancels: 200,
             http2_control_frames: 1000,
             http2_send_buffer: Size::kib(64),
+            http2_stream_window: Size::kib(64),
+            http2_shared_window: Size::kib(1024),
             http3_streams: 128,
             http3_handshakes: 1000,
             http3_cancels: 200,

@@ -8,6 +8,7 @@ pub(super) use config::RedisConfig;
 
 use super::config::{Config, Policy, WindowType};
 use super::window::{Verdict, Window, hundredths, slide};
+use aws_lc_rs::digest;
 use milecastle_export::{Background, Endpoint, Tls};
 use milecastle_plugin_api::{BuildCx, ConfigError};
 use milecastle_redis::{Server, Servers, Terms, Unanswered, Value, command};
@@ -99,7 +100,7 @@ impl Remote {
             server: cx.shared.get_or_init(Servers::default).get(&terms, &background),
             identity: match &config.group {
                 Some(group) => group.clone(),
-                None => format!("{}:{:016x}", cx.owner.0, cx.checksum),
+                None => format!("{}:{:016x}", cx.owner.0, checksum(cx.config)),
             },
         })
     }
@@ -139,9 +140,39 @@ impl Remote {
     }
 }
 
+/// A checksum of a configuration as it stands in names of keys, which nodes of all versions share. How Redis is reached is left out: a
+/// password that is replaced begins no new windows, and nothing of it is to be guessed from a name.
+fn checksum(config: &serde_json::Value) -> u64 {
+    let mut config = config.clone();
+    if let Some(members) = config.as_object_mut() {
+        members.retain(|name, _| !name.starts_with("redis_"));
+    }
+    config.sort_all_objects();
+    let digest = digest::digest(&digest::SHA256, config.to_string().as_bytes());
+    digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
 /// What a script gave.
 fn numbers(value: &Value) -> Result<[u64; 2], Unanswered> {
     let Value::List(list) = value else { return Err(Unanswered) };
     let [Value::Integer(first), Value::Integer(second)] = list.as_slice() else { return Err(Unanswered) };
     Ok([(*first).try_into().map_err(|_| Unanswered)?, (*second).try_into().map_err(|_| Unanswered)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::checksum;
+    use serde_json::json;
+
+    #[test]
+    fn checksums_are_those_of_all_versions() {
+        let config = json!({ "time_window": 60, "count": 2, "rules": [{ "key": "a", "count": 1 }], "policy": "redis",
+            "redis_host": "a.test", "redis_password": "secret" });
+        assert_eq!(checksum(&config), 0xeeda_5d31_0597_0c1a);
+        let moved = json!({ "policy": "redis", "count": 2, "time_window": 60, "rules": [{ "count": 1, "key": "a" }],
+            "redis_host": "b.test" });
+        assert_eq!(checksum(&moved), checksum(&config));
+        let other = json!({ "policy": "redis", "count": 3, "time_window": 60, "rules": [{ "count": 1, "key": "a" }] });
+        assert_ne!(checksum(&other), checksum(&config));
+    }
 }

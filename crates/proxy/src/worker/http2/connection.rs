@@ -5,9 +5,9 @@
 use super::body::Body;
 use super::receive::{ALIVE, Arrived, HEARD, Receiver, Room};
 use super::request::{self, Open};
-use super::streams::{Streams, WINDOW};
+use super::streams::Streams;
 use crate::h2::Code;
-use crate::h2::frame::{self, FIRST_WINDOW, kind, setting};
+use crate::h2::frame::{self, FIRST_WINDOW, LARGEST_WINDOW, kind, setting};
 use crate::request as requests;
 use crate::upload::Upload;
 use crate::worker::client::Client;
@@ -61,7 +61,7 @@ impl Connection {
         let receiver = Receiver::new(streams.clone(), limits.into());
         let settings = [
             (setting::MAX_CONCURRENT_STREAMS, limits.streams),
-            (setting::INITIAL_WINDOW_SIZE, WINDOW),
+            (setting::INITIAL_WINDOW_SIZE, limits.stream_window),
             (setting::MAX_HEADER_LIST_SIZE, u32::try_from(limits.header_bytes).unwrap_or(u32::MAX)),
         ];
         {
@@ -72,7 +72,8 @@ impl Connection {
                 out.extend_from_slice(&name.to_be_bytes());
                 out.extend_from_slice(&value.to_be_bytes());
             }
-            frame::put_window(out, 0, WINDOW - FIRST_WINDOW as u32);
+            // Only streams hold a client back (`uploads`).
+            frame::put_window(out, 0, (LARGEST_WINDOW - FIRST_WINDOW) as u32);
         }
         Self { client: client.clone(), streams, receiver, io, leave: Leave::Not, dirty: false, ended: false }
     }
@@ -186,7 +187,8 @@ impl Connection {
         let open = Open { streams: self.streams.clone(), key, id };
         let taken = catch_unwind(AssertUnwindSafe(|| match head {
             Ok(head) => {
-                let body = has_body.then(|| Upload::http2(Body::new(self.streams.clone(), key, id), client));
+                let most = worker.node.config.client.body_bytes;
+                let body = has_body.then(|| Upload::http2(Body::new(self.streams.clone(), key, id), most));
                 requests::take(client.clone(), head, body)
             }
             Err(status) => requests::take_unread(client.clone(), status),

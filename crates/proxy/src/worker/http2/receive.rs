@@ -41,6 +41,8 @@ pub(super) struct Terms {
     pub(super) cancels: u32,
     pub(super) control_frames: u32,
     pub(super) send_buffer: usize,
+    pub(super) stream_window: u32,
+    pub(super) shared_window: u32,
 }
 
 /// The receiving side of a connection.
@@ -84,6 +86,8 @@ impl From<&ClientLimits> for Terms {
             cancels: limits.cancels,
             control_frames: limits.control_frames,
             send_buffer: limits.send_buffer,
+            stream_window: limits.stream_window,
+            shared_window: limits.shared_window,
         }
     }
 }

@@ -223,6 +223,7 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::super::receive::Terms;
+    use super::super::trial::TERMS;
     use super::*;
     use crate::h2::frame::FrameHead;
     use crate::h2::frame::HEAD;
@@ -233,15 +234,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn streams(now: Instant) -> Rc<Streams> {
-        let terms = Terms {
-            header_bytes: 4096,
-            header_count: 100,
-            streams: 10,
-            pending_resets: 20,
-            cancels: 10,
-            control_frames: 10,
-            send_buffer: 2 * LONGEST,
-        };
+        let terms = Terms { send_buffer: 2 * LONGEST, ..TERMS };
         Streams::new(terms, Default::default(), Rc::default(), now)
     }
 
@@ -339,6 +332,32 @@ mod tests {
         }
         let state = streams.state.borrow();
         assert!(state.queue.is_empty() && state.for_room.is_empty());
+    }
+
+    #[test]
+    fn a_connection_that_rests_holds_no_buffer() {
+        let now = Instant::now();
+        let streams = streams(now);
+        streams.state.borrow_mut().window = 0;
+        let open = (1..100).step_by(2).map(|id| (id, streams.state.borrow_mut().begin(id, None, true, now)));
+        let open: Vec<_> = open.collect();
+        for (id, key) in &open {
+            assert!(send(&streams, *key, *id, &mut Bytes::from_static(b"data")).is_pending());
+        }
+        streams.state.borrow_mut().out().resize(2 * LONGEST, 0);
+        for (id, _) in &open {
+            assert!(streams.poll_room(*id, &mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        let held = || {
+            let state = streams.state.borrow();
+            let (open, by_id) = (state.open.capacity(), state.by_id.capacity());
+            [open, by_id, state.queue.capacity(), state.for_room.capacity(), state.out.capacity()]
+        };
+        open.iter().for_each(|(_, key)| streams.state.borrow_mut().ended_by_client(*key));
+        assert!(held().iter().all(|room| *room > 0), "{:?}", held());
+        streams.state.borrow_mut().give_back();
+        streams.look(now, SECOND, Duration::ZERO);
+        assert_eq!(held(), [0; 5]);
     }
 
     #[test]

@@ -25,8 +25,6 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
-/// What a client may send before somebody reads it, in bytes: on a stream, and on the connection.
-pub(super) const WINDOW: u32 = 1 << 20;
 /// Streams of either kind that are remembered once they are closed: what comes for them may have been sent before.
 const REMEMBERED: usize = 256;
 
@@ -72,9 +70,11 @@ pub(super) struct State {
     pub(super) first_window: i64,
     /// Bytes of answers that were sent on the connection.
     pub(super) sent: u64,
-    /// What the client may still send on the connection, and what it has not been told of that was read.
-    pub(super) left: i64,
-    pub(super) read: u32,
+    /// Bytes that have come on the connection since its window was opened last.
+    pub(super) came: u32,
+    /// The window that bodies of requests begin with, and by what theirs may still grow, together.
+    stream_window: u32,
+    pub(super) shared_window: u32,
     /// What is to be sent.
     pub(super) out: Vec<u8>,
     /// Bytes of that beyond which answers wait.
@@ -125,7 +125,8 @@ pub(super) struct Incoming {
     /// Bytes that are to come of the present frame.
     pub(super) coming: usize,
     pub(super) reader: Option<Waker>,
-    /// What the client may still send, and what it has not been told of that was read.
+    /// What the client may send ahead of the reader; what of that it may still send; and what was read that it has not been told of.
+    pub(super) window: u32,
     pub(super) left: i64,
     pub(super) read: u32,
 }
@@ -148,8 +149,9 @@ impl Streams {
             window: FIRST_WINDOW,
             first_window: FIRST_WINDOW,
             sent: 0,
-            left: WINDOW.into(),
-            read: 0,
+            came: 0,
+            stream_window: terms.stream_window,
+            shared_window: terms.shared_window,
             out: Vec::new(),
             room: terms.send_buffer,
             queue: VecDeque::new(),
@@ -230,6 +232,8 @@ impl Streams {
         if state.open.is_empty() {
             state.open.shrink_to_fit();
             state.by_id.shrink_to_fit();
+            state.queue.shrink_to_fit();
+            state.for_room.shrink_to_fit();
         }
         if !silence.is_zero() && self.pulse.look(now, silence) {
             state.wake();
@@ -286,7 +290,8 @@ impl State {
             length,
             coming: 0,
             reader: None,
-            left: WINDOW.into(),
+            window: self.stream_window,
+            left: self.stream_window.into(),
             read: 0,
         };
         let key = self.open.insert(Stream {
@@ -372,7 +377,7 @@ impl State {
     fn remove(&mut self, key: usize) {
         let stream = self.open.remove(key);
         self.by_id.remove(&stream.id);
-        self.credit(stream.incoming.bytes.len() as u32);
+        self.shared_window += stream.incoming.window - self.stream_window;
         if stream.queued {
             self.queue.retain(|id| *id != stream.id);
         }
@@ -384,16 +389,6 @@ impl State {
             self.pass_on();
         }
         self.wake();
-    }
-
-    /// So much of what came on the connection is no longer kept: the client is told once that is worth a frame.
-    pub(super) fn credit(&mut self, bytes: u32) {
-        self.read += bytes;
-        if self.read >= WINDOW / 2 {
-            let read = std::mem::take(&mut self.read);
-            self.left += i64::from(read);
-            frame::put_window(self.out(), 0, read);
-        }
     }
 }
 

@@ -27,17 +27,22 @@ pub struct Read {
     pub code: Option<u32>,
 }
 
+/// Whatever a test does not set.
+pub(super) const TERMS: Terms = Terms {
+    header_bytes: 4096,
+    header_count: 100,
+    streams: 100,
+    pending_resets: 20,
+    cancels: u32::MAX,
+    control_frames: u32::MAX,
+    send_buffer: usize::MAX,
+    stream_window: 64 * 1024,
+    shared_window: 0,
+};
+
 /// Reads what comes in these pieces on one connection. A head may come to `header_bytes`, and no more than `streams` are open.
 pub fn read(pieces: &[&[u8]], header_bytes: usize, streams: usize) -> Read {
-    let terms = Terms {
-        header_bytes,
-        header_count: 100,
-        streams,
-        pending_resets: 20,
-        cancels: u32::MAX,
-        control_frames: u32::MAX,
-        send_buffer: usize::MAX,
-    };
+    let terms = Terms { header_bytes, streams, ..TERMS };
     let (values, spare) = (&mut BytesMut::new(), &Spare::default());
     let shared = Streams::new(terms, Default::default(), Rc::default(), Instant::now());
     let mut receiver = Receiver::new(shared.clone(), terms);

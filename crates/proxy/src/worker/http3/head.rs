@@ -11,8 +11,8 @@ use http::{HeaderMap, StatusCode, Version};
 /// Why a head is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// The request is answered with this.
-    Answered(StatusCode),
+    /// The request is answered with this, without a body if it asks for a head, as far as it could be read.
+    Answered { status: StatusCode, to_head: bool },
     /// It is no block of fields: an error of the connection.
     Undecodable,
 }
@@ -23,7 +23,7 @@ pub(super) enum Unreadable {
 /// It breaks a rule of the protocol, or is too large.
 pub(super) fn read(block: &[u8], limits: &ClientLimits) -> Result<(Head, Option<u64>), Unreadable> {
     let mut reading = Reading::new(HeaderMap::new(), limits.header_count);
-    h3::decode(block, limits.header_bytes as u64, |name, value| {
+    let decoded = h3::decode(block, limits.header_bytes as u64, |name, value| {
         let name = Name::new(name);
         // The parser would overlook a fragment.
         let line = match name == Name::Path && value.contains(&b'#') {
@@ -31,12 +31,14 @@ pub(super) fn read(block: &[u8], limits: &ClientLimits) -> Result<(Head, Option<
             false => Line::new(name, Bytes::copy_from_slice(value)),
         };
         reading.take(line);
-    })
-    .map_err(|fault| match fault {
-        BlockFault::TooLarge => Unreadable::Answered(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+    });
+    let to_head = reading.is_head();
+    let answered = |status| Unreadable::Answered { status, to_head };
+    decoded.map_err(|fault| match fault {
+        BlockFault::TooLarge => answered(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
         BlockFault::Malformed => Unreadable::Undecodable,
     })?;
-    reading.finish(Version::HTTP_3).map_err(|_| Unreadable::Answered(StatusCode::BAD_REQUEST))
+    reading.finish(Version::HTTP_3).map_err(|_| answered(StatusCode::BAD_REQUEST))
 }
 
 #[cfg(test)]
@@ -65,6 +67,7 @@ mod tests {
         read(&block(fields), &ClientLimits { header_bytes: 1000, header_count: 3, ..limits() })
     }
 
+    const TOO_LARGE: StatusCode = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     const GET: [(&str, &str); 4] =
         [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x?y")];
 
@@ -92,7 +95,7 @@ mod tests {
     #[test]
     fn malformed_heads_are_not() {
         let refused = |read: Result<(Head, Option<u64>), Unreadable>| read.unwrap_err();
-        let bad = Unreadable::Answered(StatusCode::BAD_REQUEST);
+        let bad = Unreadable::Answered { status: StatusCode::BAD_REQUEST, to_head: false };
         for fields in [
             &[("connection", "close")][..],
             &[("te", "gzip")],
@@ -133,12 +136,23 @@ mod tests {
 
     #[test]
     fn heads_have_their_size() {
-        let too_large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         let fields = [("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")];
         assert_eq!(with(&fields[..3]).unwrap().0.fault, None);
-        assert_eq!(with(&fields).unwrap().0.fault, Some(too_large));
+        assert_eq!(with(&fields).unwrap().0.fault, Some(TOO_LARGE));
         let long = "x".repeat(120);
         let fields = [("a", &*long); 8];
-        assert_eq!(with(&fields).unwrap_err(), Unreadable::Answered(too_large));
+        assert_eq!(with(&fields).unwrap_err(), Unreadable::Answered { status: TOO_LARGE, to_head: false });
+    }
+
+    #[test]
+    fn who_asks_for_a_head_is_known_even_if_it_is_refused() {
+        let long = "x".repeat(120);
+        for (more, status) in [([("x", &*long); 8], TOO_LARGE), ([("x", " y"); 8], StatusCode::BAD_REQUEST)] {
+            for method in ["GET", "HEAD"] {
+                let fields = [&[(":method", method)][..], &GET[1..], &more[..]].concat();
+                let refused = Unreadable::Answered { status, to_head: method == "HEAD" };
+                assert_eq!(read_fields(&fields).unwrap_err(), refused, "{method} {more:?}");
+            }
+        }
     }
 }

@@ -42,8 +42,15 @@ enum Cut {
 
 /// Why a request goes no further than to its head.
 enum NoHead {
-    Answered(StatusCode),
+    Answered { status: StatusCode, to_head: bool },
     Cut(Cut),
+}
+
+impl NoHead {
+    /// Nobody knows what is asked for.
+    fn unread(status: StatusCode) -> Self {
+        Self::Answered { status, to_head: false }
+    }
 }
 
 impl From<StreamFault> for NoHead {
@@ -85,10 +92,10 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
     let (worker, limits) = (&client.worker, &client.worker.node.config.client);
     let mut frames = Frames::new(connection.quic.clone(), recv);
     let read = tokio::time::timeout(limits.header_timeout, read_head(&mut frames, limits)).await;
-    let (head, length) = match read.unwrap_or(Err(NoHead::Answered(StatusCode::REQUEST_TIMEOUT))) {
+    let (head, length) = match read.unwrap_or(Err(NoHead::unread(StatusCode::REQUEST_TIMEOUT))) {
         Ok(read) => read,
         Err(NoHead::Cut(cut)) => return Err(cut),
-        Err(NoHead::Answered(status)) => {
+        Err(NoHead::Answered { status, to_head }) => {
             waste.none();
             frames.stop(code::NO_ERROR);
             let late = status == StatusCode::REQUEST_TIMEOUT;
@@ -99,7 +106,7 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
             }
             tracing::debug!(peer = %client.facts.peer, %status, "the head of an HTTP/3 request was refused");
             let taken = catch_unwind(AssertUnwindSafe(|| request::take_unread(client.clone(), status)));
-            return out.send_response(answer(worker.clone(), taken).await, false).await;
+            return out.send_response(answer(worker.clone(), taken).await, to_head).await;
         }
     };
     waste.none();
@@ -111,7 +118,7 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
     let is_empty = poll_fn(|cx| Poll::Ready(body.ends_at_once(cx))).await;
     let expectation = (!is_empty && head.seen.expect && expects_continue(&head.headers)).then(|| body.expect());
     let asks_for_head = head.method == Method::HEAD;
-    let upload = (!is_empty).then(|| Upload::http3(body, client));
+    let upload = (!is_empty).then(|| Upload::http3(body, limits.body_bytes));
     let taken = catch_unwind(AssertUnwindSafe(|| request::take(client.clone(), head, upload)));
     let mut answered = pin!(answer(worker.clone(), taken));
     let mut expectation = expectation.as_deref();
@@ -143,11 +150,11 @@ async fn read_head(frames: &mut Frames, limits: &ClientLimits) -> Result<(Head, 
     }
     // What is encoded is hardly ever longer than what it stands for.
     if length > limits.header_bytes as u64 {
-        return Err(NoHead::Answered(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+        return Err(NoHead::unread(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
     let block = frames.payload(length).await?;
     head::read(&block, limits).map_err(|unreadable| match unreadable {
-        Unreadable::Answered(status) => NoHead::Answered(status),
+        Unreadable::Answered { status, to_head } => NoHead::Answered { status, to_head },
         Unreadable::Undecodable => frames.refuse(code::DECOMPRESSION_FAILED, "a head cannot be decoded").into(),
     })
 }
