@@ -123,11 +123,18 @@ impl<T> Shared<T> {
 }
 
 impl<T: Send + Sync + 'static> Batches<T> {
-    /// Starts the exporter of a queue.
-    pub fn start(background: &Background, settings: BatchSettings, backlog: Backlog, deliver: impl Deliver<T>) -> Self {
+    /// Starts the exporters of a queue: as many batches as there are may be under way at once.
+    pub fn start(
+        background: &Background,
+        settings: BatchSettings,
+        backlog: Backlog,
+        exporters: impl IntoIterator<Item = impl Deliver<T>>,
+    ) -> Self {
         let waiting = Mutex::new(Waiting { entries: VecDeque::new(), closed: false });
         let shared = Arc::new(Shared { settings, backlog, waiting, wake: Notify::new() });
-        background.spawn(run(shared.clone(), background.ending(), deliver));
+        for deliver in exporters {
+            background.spawn(run(shared.clone(), background.ending(), deliver));
+        }
         Self { shared }
     }
 
@@ -144,7 +151,7 @@ impl<T: Send + Sync + 'static> Batches<T> {
         waiting.entries.push_back((now, entry));
         let count = waiting.entries.len();
         drop(waiting);
-        // The exporter waits for the first one, and then for a whole batch or for its time.
+        // An exporter waits for the first one, and then for a whole batch or for its time.
         if count == 1 || count == settings.most {
             wake.notify_one();
         }
@@ -187,9 +194,16 @@ async fn next_batch<T>(shared: &Shared<T>, ending: &mut watch::Receiver<bool>) -
             let full = waiting.entries.len() >= settings.most;
             if full || (finish && !waiting.entries.is_empty()) || due.is_some_and(|due| due <= Instant::now()) {
                 let count = waiting.entries.len().min(settings.most);
-                return Some(waiting.entries.drain(..count).map(|(_, entry)| entry).collect());
+                let batch = waiting.entries.drain(..count).map(|(_, entry)| entry).collect();
+                // The rest is for another exporter, if there is one that has nothing to do.
+                if !waiting.entries.is_empty() {
+                    shared.wake.notify_one();
+                }
+                return Some(batch);
             }
             if finish {
+                // The next one has to end too.
+                shared.wake.notify_one();
                 return None;
             }
             due
