@@ -53,8 +53,10 @@ pub trait Deliver<T>: Send + 'static {
     /// The batch, or its rest, did not get through; it may be given once more.
     fn deliver(&mut self, batch: &[T]) -> impl Future<Output = Result<(), Undelivered>> + Send;
 
-    /// Is told that this batch has left the queue, before anything is sent.
-    fn handed_over(&mut self, _batch: &[T]) {}
+    /// Sends what it still holds: there will be no further batch. It ends in bounded time.
+    fn end(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// What waits in all queues of one exporter, and what came of the rest. Cheap to clone.
@@ -168,7 +170,6 @@ impl<T> Drop for Batches<T> {
 
 async fn run<T: Send + Sync, D: Deliver<T>>(shared: Arc<Shared<T>>, mut ending: watch::Receiver<bool>, mut deliver: D) {
     while let Some(mut batch) = next_batch(&shared, &mut ending).await {
-        deliver.handed_over(&batch);
         let count = batch.len();
         if let Err(Undelivered { reason, .. }) = send(&shared, &mut deliver, &mut batch).await {
             shared.backlog.dropped.add(batch.len() as u64);
@@ -178,6 +179,7 @@ async fn run<T: Send + Sync, D: Deliver<T>>(shared: Arc<Shared<T>>, mut ending: 
         shared.backlog.sent.add((count - batch.len()) as u64);
         shared.backlog.leave(count);
     }
+    deliver.end().await;
 }
 
 /// Waits until a batch is complete or old enough; `None` once there will be no more.
