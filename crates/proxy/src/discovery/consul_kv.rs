@@ -135,7 +135,8 @@ mod tests {
     use std::sync::Arc;
 
     fn entry(key: &str, value: &str) -> Value {
-        json!({ "LockIndex": 0, "Key": key, "Flags": 0, "Value": STANDARD.encode(value), "CreateIndex": 1, "ModifyIndex": 1 })
+        let value = STANDARD.encode(value);
+        json!({ "LockIndex": 0, "Key": key, "Flags": 0, "Value": value, "CreateIndex": 1, "ModifyIndex": 1 })
     }
 
     fn read(entries: Value) -> (Vec<(String, u16, u32)>, Option<String>) {

@@ -107,7 +107,7 @@ pub struct ConsulAgents {
     pub timeout: ConsulTimeout,
 }
 
-/// The registry `consul`. Of several agents the next one is asked when one fails.
+/// The registry `consul`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Consul {
@@ -123,7 +123,7 @@ pub struct Consul {
     pub default_service: Option<DefaultService>,
 }
 
-/// The registry `consul_kv`. Which agent is asked for a service is said by the service's name.
+/// The registry `consul_kv`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ConsulKv {

@@ -13,9 +13,9 @@ use crate::load::Checks;
 pub struct Registries {
     /// Names of the Domain Name System: addresses, or SRV records.
     pub dns: Option<DnsDiscovery>,
-    /// Consul's health endpoint.
+    /// Consul's health endpoint. Of several agents the next one is asked when one fails.
     pub consul: Option<Consul>,
-    /// Keys of Consul's key/value store.
+    /// Keys of Consul's key/value store. The service's name says which agent is asked.
     pub consul_kv: Option<ConsulKv>,
     /// Nacos.
     pub nacos: Option<Nacos>,
