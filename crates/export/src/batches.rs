@@ -53,8 +53,10 @@ pub trait Deliver<T>: Send + 'static {
     /// The batch, or its rest, did not get through; it may be given once more.
     fn deliver(&mut self, batch: &[T]) -> impl Future<Output = Result<(), Undelivered>> + Send;
 
-    /// Is told that this batch has left the queue, before anything is sent.
-    fn handed_over(&mut self, _batch: &[T]) {}
+    /// Sends what it still holds: there will be no further batch. It ends in bounded time.
+    fn end(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// What waits in all queues of one exporter, and what came of the rest. Cheap to clone.
@@ -123,11 +125,18 @@ impl<T> Shared<T> {
 }
 
 impl<T: Send + Sync + 'static> Batches<T> {
-    /// Starts the exporter of a queue.
-    pub fn start(background: &Background, settings: BatchSettings, backlog: Backlog, deliver: impl Deliver<T>) -> Self {
+    /// Starts the exporters of a queue: as many batches as there are may be under way at once.
+    pub fn start(
+        background: &Background,
+        settings: BatchSettings,
+        backlog: Backlog,
+        exporters: impl IntoIterator<Item = impl Deliver<T>>,
+    ) -> Self {
         let waiting = Mutex::new(Waiting { entries: VecDeque::new(), closed: false });
         let shared = Arc::new(Shared { settings, backlog, waiting, wake: Notify::new() });
-        background.spawn(run(shared.clone(), background.ending(), deliver));
+        for deliver in exporters {
+            background.spawn(run(shared.clone(), background.ending(), deliver));
+        }
         Self { shared }
     }
 
@@ -144,7 +153,7 @@ impl<T: Send + Sync + 'static> Batches<T> {
         waiting.entries.push_back((now, entry));
         let count = waiting.entries.len();
         drop(waiting);
-        // The exporter waits for the first one, and then for a whole batch or for its time.
+        // An exporter waits for the first one, and then for a whole batch or for its time.
         if count == 1 || count == settings.most {
             wake.notify_one();
         }
@@ -161,7 +170,6 @@ impl<T> Drop for Batches<T> {
 
 async fn run<T: Send + Sync, D: Deliver<T>>(shared: Arc<Shared<T>>, mut ending: watch::Receiver<bool>, mut deliver: D) {
     while let Some(mut batch) = next_batch(&shared, &mut ending).await {
-        deliver.handed_over(&batch);
         let count = batch.len();
         if let Err(Undelivered { reason, .. }) = send(&shared, &mut deliver, &mut batch).await {
             shared.backlog.dropped.add(batch.len() as u64);
@@ -171,6 +179,7 @@ async fn run<T: Send + Sync, D: Deliver<T>>(shared: Arc<Shared<T>>, mut ending: 
         shared.backlog.sent.add((count - batch.len()) as u64);
         shared.backlog.leave(count);
     }
+    deliver.end().await;
 }
 
 /// Waits until a batch is complete or old enough; `None` once there will be no more.
@@ -187,9 +196,16 @@ async fn next_batch<T>(shared: &Shared<T>, ending: &mut watch::Receiver<bool>) -
             let full = waiting.entries.len() >= settings.most;
             if full || (finish && !waiting.entries.is_empty()) || due.is_some_and(|due| due <= Instant::now()) {
                 let count = waiting.entries.len().min(settings.most);
-                return Some(waiting.entries.drain(..count).map(|(_, entry)| entry).collect());
+                let batch = waiting.entries.drain(..count).map(|(_, entry)| entry).collect();
+                // The rest is for another exporter, if there is one that has nothing to do.
+                if !waiting.entries.is_empty() {
+                    shared.wake.notify_one();
+                }
+                return Some(batch);
             }
             if finish {
+                // The next one has to end too.
+                shared.wake.notify_one();
                 return None;
             }
             due

@@ -1,7 +1,7 @@
 //! The way out for what a process tells about itself: log entries, spans, metrics.
 //!
 //! [`Background`] is where exporters run and how they reach their servers; [`Batches`] is a bounded queue that is sent
-//! batch by batch; [`HttpClient`] posts over a connection that it keeps.
+//! batch by batch; [`HttpClient`] posts over a connection that it keeps, [`SocketClient`] sends bytes as they are.
 //!
 //! Invariants:
 //! - Who adds an entry never waits: there is room for it, or it is dropped and counted.
@@ -15,9 +15,11 @@ mod background;
 mod batches;
 mod client;
 pub mod otlp;
+mod socket;
 #[cfg(test)]
 mod tests;
 
 pub use background::{Background, Connect, Connecting, Duplex, Endpoint, Plain, Tls};
 pub use batches::{Backlog, BatchSettings, Batches, Deliver, Undelivered};
 pub use client::{Answer, HttpClient, PostError, Target, TargetError};
+pub use socket::{Carrier, SocketClient};

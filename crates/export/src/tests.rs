@@ -5,15 +5,19 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
-/// Hands over what it is given, and answers as told; then with success.
+/// Hands over what it is given, and answers in its time and as told; then with success.
 struct Server {
     got: UnboundedSender<(Instant, Vec<u32>)>,
+    takes: Duration,
     answers: VecDeque<Result<(), Undelivered>>,
 }
 
 impl Deliver<u32> for Server {
     async fn deliver(&mut self, batch: &[u32]) -> Result<(), Undelivered> {
         self.got.send((Instant::now(), batch.to_vec())).unwrap();
+        if !self.takes.is_zero() {
+            tokio::time::sleep(self.takes).await;
+        }
         self.answers.pop_front().unwrap_or(Ok(()))
     }
 }
@@ -38,13 +42,21 @@ fn settings() -> BatchSettings {
 }
 
 fn queue(settings: BatchSettings, answers: impl Into<VecDeque<Result<(), Undelivered>>>) -> Queue {
+    queue_of(settings, |got| [Server { got, takes: Duration::ZERO, answers: answers.into() }])
+}
+
+/// With these exporters.
+fn queue_of<const N: usize>(
+    settings: BatchSettings,
+    exporters: impl FnOnce(UnboundedSender<(Instant, Vec<u32>)>) -> [Server; N],
+) -> Queue {
     let registry = Registry::new("", 1);
     let counter = |name| registry.counter(name, "", &[], Options::default()).unwrap().get();
     let (sent, dropped) = (counter("sent"), counter("dropped"));
     let background = Background::new(tokio::runtime::Handle::current(), crate::Plain, 1 << 10);
     let (tell, got) = unbounded_channel();
     let backlog = Backlog::new(sent.clone(), dropped.clone());
-    let batches = Batches::start(&background, settings, backlog, Server { got: tell, answers: answers.into() });
+    let batches = Batches::start(&background, settings, backlog, exporters(tell));
     Queue { background, batches, got, sent, dropped }
 }
 
@@ -100,4 +112,23 @@ async fn a_queue_that_goes_sends_what_it_holds() {
     drop(queue.batches);
     assert_eq!(queue.got.recv().await.unwrap().1, [1]);
     assert!(queue.got.recv().await.is_none(), "the exporter has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_batches_are_under_way_as_there_are_exporters() {
+    let takes = Duration::from_secs(60);
+    let server = |got| Server { got, takes, answers: VecDeque::new() };
+    let mut queue = queue_of(settings(), |got| [server(got.clone()), server(got)]);
+    let began = Instant::now();
+    push(&queue, 0..7, 100);
+    assert_eq!(queue.got.recv().await.unwrap(), (began, vec![0, 1, 2]));
+    assert_eq!(queue.got.recv().await.unwrap(), (began, vec![3, 4, 5]));
+    assert_eq!(queue.got.recv().await.unwrap(), (began + takes, vec![6]), "both have been busy");
+    // The other one has nothing to do, and keeps the time.
+    queue.batches.push(7, 100);
+    let (later, batch) = queue.got.recv().await.unwrap();
+    assert_eq!((later, batch), (began + takes + settings().inactive, vec![7]));
+    drop(queue.batches);
+    assert!(queue.got.recv().await.is_none(), "all exporters have ended");
+    assert_eq!(queue.sent.get(), 8);
 }

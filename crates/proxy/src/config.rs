@@ -258,6 +258,8 @@ pub struct GatewayConfig {
     pub(crate) path: PathRules,
     pub(crate) tls: TlsOffer,
     pub(crate) show_upstream_status: bool,
+    /// Clients of this machine are shown the counters of connections, where no route says otherwise.
+    pub(crate) nginx_status: bool,
     /// Requests are counted by route, for the control plane.
     pub(crate) counts_routes: bool,
     pub(crate) server_header: HeaderValue,
@@ -407,6 +409,7 @@ impl GatewayConfig {
                 sessions: apisix.ssl.ssl_session_cache as usize,
             },
             show_upstream_status: apisix.show_upstream_status_in_response_header,
+            nginx_status: apisix.enable_nginx_status,
             counts_routes: settings.control_plane.routes > 0,
             server_header: server.unwrap_or(HeaderValue::from_static("Milecastle")),
             ocsp: settings.ocsp.clone(),

@@ -43,3 +43,42 @@ impl Connect for Outlet {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milecastle_export::{Carrier, SocketClient};
+    use milecastle_testkit::tls::{Authority, server_config};
+    use milecastle_testkit::{SOON, TempDir};
+    use std::sync::Arc;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    #[tokio::test]
+    async fn bytes_over_tls_go_to_those_alone_for_whom_an_authority_stands() {
+        let (dir, ours, other) = (TempDir::new(), Authority::new("ours"), Authority::new("other"));
+        let config = server_config(&ours.issue(&["localhost"]), &[]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = Endpoint { host: "localhost".into(), port: listener.local_addr().unwrap().port(), tls: Tls::Verified };
+        let send = async |authority: &Authority| {
+            let trusted = dir.write("trusted.pem", authority.pem());
+            let background = Arc::new(exporters(Handle::current(), Some(trusted), Size::kib(1)));
+            let mut client = SocketClient::new(background, to.clone(), Carrier::Connection);
+            client.send(b"hello", SOON).await
+        };
+        let receive = async || {
+            let (stream, _) = listener.accept().await?;
+            let mut stream = TlsAcceptor::from(config.clone()).accept(stream).await?;
+            let mut got = Vec::new();
+            // How the client goes is no matter.
+            drop(stream.read_to_end(&mut got).await);
+            Ok::<_, io::Error>(got)
+        };
+        let (sent, got) = tokio::join!(send(&ours), receive());
+        sent.unwrap();
+        assert_eq!(got.unwrap(), b"hello");
+        let (sent, got) = tokio::join!(send(&other), receive());
+        assert!(sent.is_err() && got.is_err(), "{sent:?}");
+    }
+}

@@ -48,9 +48,9 @@ pub use availability::Availability;
 pub use common::{Database, HostPort, HttpLimits, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
 pub use dashboard::{Admin, AdminKey, Dashboard, DashboardFile, Declarative, ListenTls};
 pub use discovery::{
-    Consul, ConsulTimeout, DefaultMetadata, DefaultService, Discovery, DnsDiscovery, DnsOrder, Eureka, Kubernetes,
-    KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector, Registries,
-    RegistrySettings, RegistryTimeout, RegistryUrl,
+    Consul, ConsulAgents, ConsulKv, ConsulTimeout, DefaultMetadata, DefaultService, Discovery, DnsDiscovery, DnsOrder,
+    Eureka, Kubernetes, KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector,
+    Registries, RegistrySettings, RegistryTimeout, RegistryUrl,
 };
 pub use dp_manager::{Certificates, DpLimits, DpManager, DpManagerFile, Stream};
 pub use events::{EventStreams, Events};

@@ -479,6 +479,7 @@ fn registries_are_configured_as_operators_know_them() {
     token: sesame
     timeout: {connect: 1000, wait: 30}
     default_service: {host: 127.0.0.1, port: 80, metadata: {weight: 3}}
+  consul_kv: {servers: ['http://127.0.0.1:8500'], token: sesame, prefix: a/b, skip_keys: [a/b/old/]}
   nacos: {host: ['http://nacos:sesame@192.0.2.1:8848']}
   eureka: {host: ['http://192.0.2.1:8761'], fetch_interval: 10}
   kubernetes: {}
@@ -487,11 +488,14 @@ fn registries_are_configured_as_operators_know_them() {
     let discovery = gateway.discovery;
     let consul = discovery.registries.consul.as_ref().unwrap();
     assert_eq!(
-        consul.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        consul.agents.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["http://127.0.0.1:8500", "https://consul.test:443"]
     );
-    assert_eq!((consul.timeout.connect, consul.timeout.read, consul.timeout.wait), (1000, 2000, 30));
+    let timeout = consul.agents.timeout;
+    assert_eq!((timeout.connect, timeout.read, timeout.wait), (1000, 2000, 30));
     assert_eq!(consul.default_service.as_ref().unwrap().metadata.weight, 3);
+    let keys = discovery.registries.consul_kv.as_ref().unwrap();
+    assert_eq!((&*keys.prefix, keys.agents.keepalive, keys.agents.timeout.wait), ("a/b", true, 60));
     assert_eq!(discovery.registries.eureka.as_ref().unwrap().fetch_interval, Time::secs(10));
     assert_eq!(discovery.registries.kubernetes, Some(Kubernetes::default()));
     assert!(!format!("{discovery:?}").contains("sesame"));
@@ -509,6 +513,10 @@ fn registries_that_cannot_be_asked_are_named() {
     };
     check("{dns: {}}", &["discovery.dns.servers: expected exactly one of `servers` and `resolv_conf`"]);
     check("{consul: {}}", &["discovery.consul.servers: required: name at least one server"]);
+    check(
+        "{consul_kv: {servers: ['http://a'], prefix: /upstreams}}",
+        &["discovery.consul_kv.prefix: expected what keys begin with, without `/` at either end: `upstreams`"],
+    );
     check(
         "{nacos: {host: ['http://nacos:sesame@'], access_key: a}}",
         &[

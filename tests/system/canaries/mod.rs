@@ -159,7 +159,7 @@ async fn traffic(up: &Up, authority: &Authority) {
     let target = Target::tls(up.https, "canary.example", &authority.pem());
     let mut connection = target.connect().await.unwrap();
     assert_eq!(Call::get("/none").send(&mut connection).await.unwrap().status, 404);
-    for registry in ["consul", "nacos", "eureka", "kubernetes"] {
+    for registry in ["consul", "consul_kv", "nacos", "eureka", "kubernetes"] {
         let upstream = json!({ "discovery_type": registry, "service_name": "default/web:http" });
         up.put(&format!("/routes/{registry}"), json!({ "uri": format!("/{registry}"), "upstream": upstream })).await;
         up.answers(&format!("/{registry}"), 503).await;
@@ -220,6 +220,7 @@ async fn sweep(up: &Up, api: SocketAddr, secrets: &Secrets) {
         "/v1/healthcheck",
         "/v1/drain",
         "/v1/discovery/consul/dump",
+        "/v1/discovery/consul_kv/dump",
         "/v1/discovery/nacos/dump",
         "/v1/discovery/eureka/dump",
         "/v1/discovery/kubernetes/dump",

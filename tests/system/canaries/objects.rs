@@ -88,6 +88,7 @@ pub(super) fn settings() -> Value {
         "proxy_mode": "http&stream",
         "discovery": {
             "consul": { "servers": [at()], "token": secret("consul") },
+            "consul_kv": { "servers": [at()], "token": secret("consul_kv") },
             "nacos": { "host": [at()], "access_key": "a", "secret_key": secret("nacos") },
             "eureka": { "host": [at()] },
             "kubernetes": {

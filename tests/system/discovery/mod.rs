@@ -2,6 +2,7 @@
 //! registries.
 
 mod consul;
+mod consul_kv;
 mod dns;
 mod eureka;
 mod group;

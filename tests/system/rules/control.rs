@@ -96,6 +96,8 @@ async fn control_1_what_can_be_asked() {
     assert_eq!(call("POST", "/v1/gc").await, (200, String::new()));
     assert_eq!(call("PUT", "/v1/plugins/reload").await, (200, "done".to_owned()));
     assert_eq!(names(&shown(&site, "/v1/discovery/dns/dump").await)[..1], ["services"]);
+    let none = (503, "no instances of dns are kept on disk".to_owned());
+    assert_eq!(call("GET", "/v1/discovery/dns/show_dump_file").await, none);
     assert!(shown(&site, "/v1/drain").await["process"].is_object());
     for (method, target) in [
         ("GET", "/"),
@@ -104,7 +106,7 @@ async fn control_1_what_can_be_asked() {
         ("POST", "/v1/routes"),
         ("GET", "/v1/gc"),
         ("GET", "/v1/plugins/reload"),
-        // None of these is there (docs/compatibility.md).
+        // None of these is there: registries that are not configured, and plugins (docs/compatibility.md).
         ("GET", "/v1/discovery/consul/dump"),
         ("GET", "/v1/discovery/consul/show_dump_file"),
         ("GET", "/v1/server_info"),

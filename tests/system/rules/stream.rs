@@ -1,5 +1,6 @@
 //! `docs/spec/stream.md`, as far as it is not tested in `stream`, with what speaks TCP and UDP in earnest.
 
+use super::upstream::ring;
 use super::{Shared, in_force, with};
 use crate::stream::{Gateway, SOON, connect, echo, server, talk};
 use milecastle_testkit::{Call, TempDir, eventually, nowhere};
@@ -260,6 +261,44 @@ async fn stream_3_2_a_plugin_chooses_another_upstream() {
     assert_eq!(said(at), "chosen:x");
     sessions.put([route("32", at, with(to(echo("own:")), json!({ "plugins": split(1) })))]).await;
     assert_eq!(said(at), "own:x");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stream_3_4_the_same_key_has_the_same_nodes_in_the_same_order() {
+    let sessions = sessions().await;
+    // The addresses are none that other tests have on this listener.
+    let (port, client) = (sessions.port(16).port(), |n: usize| [127, 34, 0, u8::try_from(n).unwrap() + 1]);
+    let own = port.to_string();
+    // `None`: the client's address.
+    let table = [
+        (json!({ "key": "remote_addr" }), None),
+        (json!({ "key": "server_addr" }), Some("127.0.0.34".to_owned())),
+        (json!({ "hash_on": "vars_combinations", "key": "$server_port" }), Some(own.clone())),
+        (
+            json!({ "hash_on": "vars_combinations", "key": "$server_addr:${server_port}" }),
+            Some(format!("127.0.0.34:{own}")),
+        ),
+        (json!({ "key": "mqtt_client_id" }), None),
+        (json!({ "hash_on": "header", "key": "X-Key" }), None),
+        (json!({ "hash_on": "consumer" }), None),
+    ];
+    // Nobody is there, so that a session tries all of them in the order of the ring.
+    let nodes = ["127.77.34.1:1", "127.77.34.1:2", "127.77.34.1:3", "127.77.34.1:4"];
+    let weights: serde_json::Map<String, Value> = nodes.map(|node| (node.to_owned(), json!(1))).into_iter().collect();
+    let of_client = |(n, (key, _)): (usize, &(Value, Option<String>))| {
+        let upstream = with(json!({ "type": "chash", "nodes": weights }), key.clone());
+        let from = client(n).map(|part| part.to_string()).join(".");
+        let route = json!({ "server_port": port, "remote_addr": from, "upstream": upstream });
+        (format!("/stream_routes/34-{n}"), route)
+    };
+    sessions.put(table.iter().enumerate().map(of_client)).await;
+    for (n, (upstream, key)) in table.iter().enumerate() {
+        assert_eq!(heard(client(n), ([127, 0, 0, 34], port).into()).await, "");
+        let line = sessions.logged("a line", |line| line["route_id"] == format!("34-{n}")).await;
+        let key = key.clone().unwrap_or_else(|| line["remote_addr"].as_str().unwrap().to_owned());
+        let tried: Vec<&str> = line["upstream_addr"].as_str().unwrap().split(", ").collect();
+        assert_eq!(tried, ring(&nodes.map(|node| (node, 1)), &key), "{upstream} of {key}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

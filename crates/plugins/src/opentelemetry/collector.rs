@@ -19,6 +19,9 @@ const SCOPE: &str = "opentelemetry-lua";
 /// Longest time that spans may be gathered.
 const LONGEST: f64 = 86_400.0;
 
+/// Batches under way at once, where the queue shall rather be emptied than spans be dropped.
+const AT_ONCE: usize = 4;
+
 /// A collector, and what is sent to it. It lives as long as these metadata are in force.
 pub(super) struct Collector {
     pub(super) ids_from_requests: bool,
@@ -27,6 +30,8 @@ pub(super) struct Collector {
     otlp: OtlpSettings,
     batches: BatchSettings,
     most_waiting: usize,
+    /// Batches under way at once.
+    exporters: usize,
     /// Made with the first span.
     outlet: OnceLock<Batches<Span>>,
 }
@@ -48,7 +53,7 @@ impl Collector {
         let collector = config.collector;
         let target = otlp::collector(&collector.address, "/v1/traces", true)
             .map_err(|error| ConfigError::at("/collector/address", error.to_string()))?;
-        let BatchConfig { max_queue_size, max_export_batch_size, batch_timeout, inactive_timeout, .. } =
+        let BatchConfig { drop_on_queue_full, max_queue_size, max_export_batch_size, batch_timeout, inactive_timeout } =
             config.batch_span_processor;
         if max_export_batch_size >= max_queue_size {
             let text = format!("must be less than max_queue_size, which is {max_queue_size}");
@@ -74,6 +79,7 @@ impl Collector {
                 retry_delay: Duration::ZERO,
             },
             most_waiting: max_queue_size,
+            exporters: if drop_on_queue_full { 1 } else { AT_ONCE },
             outlet: OnceLock::new(),
         }))
     }
@@ -83,9 +89,12 @@ impl Collector {
         let outlet = self.outlet.get_or_init(|| {
             let mut about = vec![otlp::text("hostname", &*node.hostname)];
             about.extend_from_slice(&self.resource);
-            let client = OtlpClient::new(exporting.background.clone(), self.otlp.clone());
+            let exporters = (0..self.exporters).map(|_| Exporter {
+                client: OtlpClient::new(exporting.background.clone(), self.otlp.clone()),
+                about: about.clone(),
+            });
             let backlog = exporting.backlog(super::OpenTelemetry::QUEUE);
-            Batches::start(&exporting.background, self.batches.clone(), backlog, Exporter { client, about })
+            Batches::start(&exporting.background, self.batches.clone(), backlog, exporters)
         });
         for span in spans {
             outlet.push(span, self.most_waiting);

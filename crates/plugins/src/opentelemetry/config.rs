@@ -149,8 +149,8 @@ impl Default for CollectorConfig {
 #[schemars(inline)]
 #[serde(default)]
 pub(super) struct BatchConfig {
-    /// Accepted. Either way a batch is sent as soon as it is full, no request waits, and what has no room is dropped and
-    /// counted.
+    /// Off: up to four batches are under way to the collector at once, so that a slow one is less likely to fill the queue. Either way
+    /// a batch is sent as soon as it is full, no request waits, and what has no room is dropped and counted.
     pub(super) drop_on_queue_full: bool,
     /// Spans that wait; further ones are dropped and counted.
     #[schemars(range(min = 1))]

@@ -11,7 +11,9 @@ use milecastle_plugin_api::{NoSecrets, RouteInfo, Shared};
 use prost::Message as _;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
+const SOON: Duration = Duration::from_secs(30);
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "b7ad6b7169203331";
 
@@ -277,6 +279,24 @@ fn spans_that_find_no_room_are_dropped_and_counted() {
     }
     let line = "apisix_exporter_dropped_total{exporter=\"opentelemetry\"} 7";
     assert!(registry.render().contains(line), "{}", registry.render());
+}
+
+#[test]
+fn a_slow_collector_is_sent_several_batches_at_once_where_the_queue_shall_be_emptied() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let metadata = json!({
+        "collector": { "address": silent.local_addr().unwrap().to_string(), "request_timeout": 3600 },
+        "batch_span_processor": { "drop_on_queue_full": false, "max_export_batch_size": 1 },
+    });
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || silent.incoming().try_for_each(|connection| tell.send(connection)));
+    let gateway = Setup::new(&[&DEF]).metadata("opentelemetry", metadata).route(always());
+    // Two spans each: the request and its try.
+    for _ in 0..2 {
+        assert_eq!(gateway.send("GET /").status, 200);
+    }
+    let under_way = (0..4).map(|n| told.recv_timeout(SOON).unwrap_or_else(|_| panic!("{n} are under way")).unwrap());
+    assert_eq!(under_way.collect::<Vec<_>>().len(), 4);
 }
 
 #[test]

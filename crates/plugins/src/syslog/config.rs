@@ -16,7 +16,7 @@ pub(crate) struct Config {
     /// How it is reached.
     #[serde(default)]
     pub(super) sock_type: SockType,
-    /// TLS over TCP. Not available in this version: `true` is refused.
+    /// TLS over TCP. The server's certificate is verified.
     #[serde(default)]
     pub(super) tls: bool,
     /// Milliseconds for connecting, and for each write.
@@ -78,7 +78,7 @@ pub(crate) struct MetadataConfig {
     /// The entry, for instances without one.
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     pub(super) log_format: Option<Value>,
-    /// Entries of one instance that wait; further ones are dropped.
+    /// Entries of all instances that wait; further ones are dropped.
     #[serde(default = "max_pending_entries")]
     #[schemars(range(min = 1))]
     pub(super) max_pending_entries: usize,

@@ -5,8 +5,9 @@ mod sender;
 #[cfg(test)]
 mod tests;
 
+use crate::exporting::Exporting;
 use crate::log_entry::Format;
-use config::{Config, MetadataConfig};
+use config::{Config, MetadataConfig, SockType};
 use milecastle_plugin_api::stream::{OnSessionLog, StreamCx};
 use milecastle_plugin_api::{
     BuildCx, CompiledMetadata, ConfigError, Example, Hooks, Metadata, Plugin, PluginDef, schema_of, timestamp,
@@ -47,14 +48,14 @@ impl Plugin for Syslog {
         Example::new("Each line at once, in a datagram", include_str!("examples/udp.json")),
     ];
 
-    fn compile(config: Config, _: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
-        if config.tls {
-            let text = "TLS is not available in this version: leave it out, or send to a relay on this host";
+    fn compile(config: Config, cx: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
+        if config.tls && config.sock_type == SockType::Udp {
+            let text = "TLS goes over TCP: leave `sock_type` at `tcp`, or send without TLS";
             return Err(vec![ConfigError::at("/tls", text)]);
         }
         Ok(Self {
             format: Format::custom(config.log_format.clone()),
-            sender: Sender::new(&config),
+            sender: Sender::new(&config, Exporting::of(cx)?),
             complained: AtomicBool::new(false),
         })
     }

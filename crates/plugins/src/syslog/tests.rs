@@ -1,9 +1,11 @@
 use super::STREAM;
 use milecastle_plugin_api::testing::{Sessions, Setup};
+use milecastle_plugin_api::{NoSecrets, Shared};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -98,6 +100,24 @@ fn a_server_that_comes_back_is_connected_anew() {
 }
 
 #[test]
+fn where_there_is_no_tls_nothing_is_sent_in_the_clear() {
+    let (server, lines) = tcp_server();
+    let shared: Arc<Shared> = Arc::default();
+    let registry = crate::exporting::registry(&shared, None);
+    let members = json!({ "tls": true, "flush_limit": 1, "batch_max_size": 1 });
+    let setup = Setup::with(&[&STREAM], &Value::Null, Arc::new(NoSecrets), shared);
+    let sessions = setup.sessions(logged(server, members));
+    end(&sessions, "10.0.0.1");
+    let dropped = "apisix_exporter_dropped_total{exporter=\"syslog\"} 1";
+    let until = Instant::now() + SOON;
+    while !registry.render().contains(dropped) {
+        assert!(Instant::now() < until, "{}", registry.render());
+        std::thread::yield_now();
+    }
+    assert!(lines.try_recv().is_err());
+}
+
+#[test]
 fn faults_are_found_on_write() {
     let check = |members: Value, path: &str| {
         let faults = Setup::new(&[&STREAM]).faults(logged(([127, 0, 0, 1], 514).into(), members.clone()));
@@ -108,6 +128,6 @@ fn faults_are_found_on_write() {
     check(json!({ "pool_size": 4 }), "/pool_size");
     check(json!({ "flush_limit": 0 }), "/flush_limit");
     check(json!({ "timeout": 0 }), "/timeout");
-    check(json!({ "tls": true }), "/tls");
+    check(json!({ "tls": true, "sock_type": "udp" }), "/tls");
     check(json!({ "batch_max_size": 0 }), "/batch_max_size");
 }

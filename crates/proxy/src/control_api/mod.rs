@@ -83,6 +83,13 @@ impl ControlApi {
                     None => side_http::not_found(),
                 }
             }
+            ("GET", ["discovery", registry, "show_dump_file"]) => {
+                match self.discovery.kept(registry, (self.snapshot)().discovery()) {
+                    Some(Ok(kept)) => json(StatusCode::OK, &kept),
+                    Some(Err(why)) => answer(StatusCode::SERVICE_UNAVAILABLE, "text/plain", why),
+                    None => side_http::not_found(),
+                }
+            }
             // Memory is freed when its last user lets go: there is nothing to trigger.
             ("POST", ["gc"]) => answer(StatusCode::OK, "text/plain", ""),
             // The list of plugins is a setting of the gateway group and comes with the configuration.

@@ -1,29 +1,21 @@
 //! The registry `consul`: Consul's health endpoint, `GET /v1/health/service/<name>?passing`.
-//!
-//! With `keepalive` the agent is asked by blocking queries: it answers when the service's index is beyond the one that is named.
-//! What its manual asks of a client is kept: an index that goes backwards or is none begins anew.
 
-use super::http::{Http, Patience, Question, encoded};
+use super::agents::{Agents, Told, or_default, skipped};
+use super::http::{Http, encoded};
 use super::instance::Instance;
 use super::registry::{Answer, AskError, Asking, Position, Registry, Servers};
-use http::HeaderName;
 use milecastle_settings::{Consul as Settings, RegistryUrl};
 use milecastle_snapshot::ServiceQuery;
 use serde::Deserialize;
-use std::time::Duration;
 
 /// The port of an instance that names none.
 const DEFAULT_PORT: u16 = 80;
-/// Pause between two blocking queries: an agent whose index moves all the time is not asked all the time.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// How long an answer holds that nobody was asked for.
-const NEVER: Duration = Duration::from_secs(24 * 3600);
 
-/// Asks Consul agents.
+/// Asks for services of Consul.
 pub(super) struct Consul {
     servers: Servers,
+    agents: Agents,
     settings: Settings,
-    http: Http,
 }
 
 #[derive(Deserialize)]
@@ -51,60 +43,28 @@ struct Service {
 
 impl Consul {
     pub(super) fn new(settings: Settings, http: Http) -> Self {
-        Self { servers: Servers::new(settings.servers.clone()), settings, http }
+        let (servers, agents) = (settings.agents.servers.clone(), Agents::new(settings.agents.clone(), http));
+        Self { servers: Servers::new(servers), agents, settings }
     }
 
     async fn find(&self, service: &str, since: Option<Position>) -> Result<Answer, AskError> {
         if self.settings.skip_services.iter().any(|skipped| skipped == service) {
-            return Ok(Answer { instances: self.or_default(Vec::new())?, position: None, ask_again: NEVER });
+            return skipped(self.settings.default_service.as_ref());
         }
-        self.servers.first(|place, server| self.ask(place, server, service, since)).await
+        self.servers.first(|place, server| self.ask((place, server), service, since)).await
     }
 
     async fn ask(
         &self,
-        place: usize,
-        server: &RegistryUrl,
+        agent: (usize, &RegistryUrl),
         service: &str,
         since: Option<Position>,
     ) -> Result<Answer, AskError> {
-        let timeout = &self.settings.timeout;
-        let millis = |millis: u32| Duration::from_millis(millis.into());
-        let mut answer = millis(timeout.read);
-        let mut target = format!("/v1/health/service/{}?passing=true", encoded(service));
-        let since = since.filter(|since| since.server == place && self.settings.keepalive);
-        if let Some(since) = since {
-            let wait = Duration::from_secs(timeout.wait.into());
-            target.push_str(&format!("&index={}&wait={}s", since.index, timeout.wait));
-            // The agent adds up to a sixteenth, so that not all clients come back at once.
-            answer += wait + wait / 16;
-        }
-        let mut question = Question::get(target);
-        if let Some(token) = &self.settings.token {
-            question = question.secret(HeaderName::from_static("x-consul-token"), token.reveal());
-        }
-        let patience = Patience { connect: millis(timeout.connect), answer };
-        let answer = self.http.ask(server, question, patience).await?;
-        if answer.status != 200 {
-            return Err(AskError::Status(server.to_string(), answer.status));
-        }
-        let index = answer.headers.get("x-consul-index").and_then(|index| index.to_str().ok()?.parse().ok());
-        let index = index.filter(|index| *index > 0 && since.is_none_or(|since| *index >= since.index));
-        let position = index.filter(|_| self.settings.keepalive).map(|index| Position { server: place, index });
-        Ok(Answer {
-            instances: self.or_default(instances(&answer.body, self.settings.weight)?)?,
-            position,
-            ask_again: if position.is_some() { SHORTEST_PAUSE } else { self.settings.fetch_interval.get() },
-        })
-    }
-
-    fn or_default(&self, instances: Vec<Instance>) -> Result<Vec<Instance>, AskError> {
-        match &self.settings.default_service {
-            Some(default) if instances.is_empty() => {
-                Ok(vec![Instance::new(&default.host, Some(default.port), default.metadata.weight)?])
-            }
-            _ => Ok(instances),
-        }
+        let target = format!("/v1/health/service/{}?passing=true", encoded(service));
+        let Told { list, position, ask_again } = self.agents.ask(agent, target, since).await?;
+        let instances = instances(&list, self.settings.weight)?;
+        let instances = or_default(instances, self.settings.default_service.as_ref())?;
+        Ok(Answer { position, ..Answer::of(instances, ask_again) })
     }
 }
 

@@ -67,8 +67,7 @@ impl Dns {
     }
 
     fn answer(&self, instances: Vec<Instance>, ttl: Option<Duration>) -> Answer {
-        let ask_again = ttl.unwrap_or(self.min_ttl).clamp(self.min_ttl, self.max_ttl);
-        Answer { instances, position: None, ask_again }
+        Answer::of(instances, ttl.unwrap_or(self.min_ttl).clamp(self.min_ttl, self.max_ttl))
     }
 
     /// The kinds of records to ask for, in order, each once.

@@ -84,7 +84,7 @@ impl Eureka {
 
     async fn find(&self, service: &str) -> Result<Answer, AskError> {
         let instances = self.servers.first(|_, server| self.ask(server, service)).await?;
-        Ok(Answer { instances, position: None, ask_again: self.settings.fetch_interval.get() })
+        Ok(Answer::of(instances, self.settings.fetch_interval.get()))
     }
 
     async fn ask(&self, server: &RegistryUrl, service: &str) -> Result<Vec<Instance>, AskError> {

@@ -38,8 +38,9 @@ pub(super) fn dump(registry: &str, services: &[Arc<Service>]) -> Value {
         let known = service.instances();
         let shown: Vec<Value> = known.iter().flat_map(|known| known.iter()).map(instance).collect();
         let news = service.news();
-        state
-            .insert(name.clone(), json!({ "age_seconds": age(&news).map(|age| age.as_secs()), "error": news.failing }));
+        let age = age(&news).map(|age| age.as_secs());
+        let stands = json!({ "age_seconds": age, "error": news.failing, "passed_over": news.passed_over });
+        state.insert(name.clone(), stands);
         instances.insert(name, shown.into());
     }
     json!({ "services": instances, "state": state })
@@ -50,7 +51,7 @@ fn instance(instance: &Instance) -> Value {
 }
 
 /// The service's name, with the arguments before it that tell it from others of this name.
-fn full_name(query: &ServiceQuery) -> String {
+pub(super) fn full_name(query: &ServiceQuery) -> String {
     let ServiceQuery { name, namespace, group, metadata, .. } = query;
     let mut full = String::new();
     for part in [namespace, group].into_iter().flatten() {

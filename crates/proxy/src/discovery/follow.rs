@@ -36,7 +36,7 @@ pub(super) async fn run(state: Arc<State>, registry: Arc<dyn Registry>, pace: Pa
             Ok(answer) => {
                 failures = 0;
                 since = answer.position;
-                state.heard(answer.instances);
+                state.heard(answer.instances, answer.passed_over);
                 answer.ask_again
             }
             Err(error) => {

@@ -4,12 +4,14 @@
 //! no secret. One that cannot be read is no fault of a start: then nothing is known before the registries answer.
 
 use super::Discovery;
+use super::figures::full_name;
 use super::instance::Instance;
 use super::service::Service;
 use milecastle_settings::Discovery as Settings;
 use milecastle_snapshot::ServiceQuery;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -87,6 +89,29 @@ impl Keeper {
     /// What an earlier process knew of a service.
     pub(super) fn take(&self, query: &ServiceQuery) -> Option<Kept> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).get(query).cloned()
+    }
+
+    /// What the file keeps of a registry's services, with the times as seconds. Reads the file.
+    ///
+    /// # Errors
+    /// It keeps nothing of it, or cannot be read; in words for operators.
+    pub(super) fn show(&self, registry: &str) -> Result<Value, String> {
+        let found = match read(&self.directory.join(FILE)) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
+            Err(error) => return Err(format!("the last instances of services cannot be read: {error}")),
+        };
+        let own = found.into_iter().filter(|(query, _)| *query.registry == *registry);
+        let (mut services, mut last) = (BTreeMap::new(), UNIX_EPOCH);
+        for (query, Kept { heard, instances }) in own {
+            last = last.max(heard);
+            services.insert(full_name(&query), instances);
+        }
+        if services.is_empty() {
+            return Err(format!("no instances of {registry} are kept on disk"));
+        }
+        let last = last.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Ok(json!({ "services": services, "last_update": last, "expire": self.keep_for.as_secs() }))
     }
 
     fn forget_old(&self) {
@@ -206,6 +231,25 @@ mod tests {
         keeper.write(&[]).unwrap();
         let again = Keeper::open(dir.path(), &settings);
         assert_eq!((again.take(&query("young")), again.take(&query("old"))), (Some(young), None));
+    }
+
+    #[test]
+    fn what_is_kept_is_shown_by_registry() {
+        let dir = TempDir::new();
+        let keeper = Keeper::open(dir.path(), &Settings::default());
+        assert_eq!(keeper.show("nacos"), Err("no instances of nacos are kept on disk".to_owned()));
+        let (first, last) = (kept(60), kept(5));
+        *keeper.found.lock().unwrap() = [(query("a"), first), (query("b"), last.clone())].into();
+        keeper.write(&[]).unwrap();
+        let instances = json!([{ "host": "10.0.0.1", "port": 80, "weight": 3 }, { "host": "::1", "weight": 1 }]);
+        let heard = last.heard.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let expected = json!({
+            "services": { "g/a?a=1": instances, "g/b?a=1": instances }, "last_update": heard, "expire": 7 * 86_400,
+        });
+        assert_eq!(keeper.show("nacos"), Ok(expected));
+        assert_eq!(keeper.show("dns"), Err("no instances of dns are kept on disk".to_owned()));
+        dir.write(FILE, "{");
+        assert!(keeper.show("nacos").unwrap_err().starts_with("the last instances of services cannot be read: "));
     }
 
     #[test]

@@ -27,7 +27,9 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
+mod agents;
 mod consul;
+mod consul_kv;
 mod dns;
 mod eureka;
 mod http;
@@ -278,6 +280,16 @@ impl Discovery {
     /// What there is to tell of every service of a registry, for the control API; `None` if it is not configured.
     pub(crate) fn dump(&self, registry: &str, group: &Arc<Registries>) -> Option<serde_json::Value> {
         self.sources(group).get(registry).map(|_| figures::dump(registry, &self.services()))
+    }
+
+    /// What the disk keeps of a registry's services, for the control API; `None` if the registry is not configured, an error in
+    /// words for operators if nothing is kept of it.
+    pub(crate) fn kept(&self, registry: &str, group: &Arc<Registries>) -> Option<Result<serde_json::Value, String>> {
+        self.sources(group).get(registry)?;
+        Some(match &self.keeper {
+            Some(keeper) => keeper.show(registry),
+            None => Err("this node has no state directory".to_owned()),
+        })
     }
 
     /// What there is to tell of every service, for the metrics.

@@ -70,7 +70,7 @@ impl Nacos {
 
     async fn find(&self, service: &ServiceQuery) -> Result<Answer, AskError> {
         let instances = self.servers.first(|place, server| self.ask_let_in(place, server, service)).await?;
-        Ok(Answer { instances, position: None, ask_again: self.settings.fetch_interval.get() })
+        Ok(Answer::of(instances, self.settings.fetch_interval.get()))
     }
 
     /// Asks a server, and once more where the token that it was asked with has been taken back before its time.

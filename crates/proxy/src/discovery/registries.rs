@@ -1,6 +1,7 @@
 //! The registries that there are: of the node's file, and of the settings of its group.
 
 use super::consul::Consul;
+use super::consul_kv::ConsulKv;
 use super::dns::Dns;
 use super::eureka::Eureka;
 use super::http::Http;
@@ -145,6 +146,7 @@ pub(super) fn maker(settings: &Settings, authorities: Option<PathBuf>, side: tok
         Ok(match registry {
             RegistrySettings::Dns(own) => Arc::new(Dns::new(own)?),
             RegistrySettings::Consul(own) => Arc::new(Consul::new(own.clone(), http())),
+            RegistrySettings::ConsulKv(own) => Arc::new(ConsulKv::new(own.clone(), http())),
             RegistrySettings::Nacos(own) => Arc::new(Nacos::new(own.clone(), http())),
             RegistrySettings::Eureka(own) => Arc::new(Eureka::new(own.clone(), http())),
             RegistrySettings::Kubernetes(own) => Arc::new(Kubernetes::new(own, origin, &settings, &side)?),

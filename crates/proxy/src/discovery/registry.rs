@@ -26,6 +26,15 @@ pub(super) struct Answer {
     pub(super) position: Option<Position>,
     /// How long it holds.
     pub(super) ask_again: Duration,
+    /// What is told there that should be an instance and is none, in words for operators.
+    pub(super) passed_over: Option<String>,
+}
+
+impl Answer {
+    /// One that holds so long, of a registry that does not tell when there is a later one.
+    pub(super) fn of(instances: Vec<Instance>, ask_again: Duration) -> Self {
+        Self { instances, position: None, ask_again, passed_over: None }
+    }
 }
 
 /// A point in a registry's history.

@@ -51,6 +51,8 @@ pub(super) struct News {
     pub(super) heard: Option<SystemTime>,
     /// Why it gives no answer now.
     pub(super) failing: Option<String>,
+    /// What its last answer tells that should be an instance and is none.
+    pub(super) passed_over: Option<String>,
 }
 
 impl Service {
@@ -70,7 +72,7 @@ impl Service {
             Known::Kept(kept) => state.kept = Mutex::new(Some(kept)),
             Known::Now(instances, heard) => {
                 state.instances.store(Some(instances));
-                state.news = Mutex::new(News { heard, failing: None });
+                state.news = Mutex::new(News { heard, ..News::default() });
                 state.answered.send_replace(true);
             }
         }
@@ -157,15 +159,18 @@ impl State {
     }
 
     /// Takes an answer in. The same instances as before change nothing.
-    pub(super) fn heard(&self, instances: Vec<Instance>) {
+    pub(super) fn heard(&self, instances: Vec<Instance>, passed_over: Option<String>) {
         let instances = in_order(instances);
         let ServiceQuery { registry, name, .. } = &*self.query;
         let before = std::mem::replace(
             &mut *self.news.lock().unwrap_or_else(PoisonError::into_inner),
-            News { heard: Some(SystemTime::now()), failing: None },
+            News { heard: Some(SystemTime::now()), failing: None, passed_over: passed_over.clone() },
         );
         if before.failing.is_some() {
             tracing::info!(%registry, service = %name, "the registry answers again");
+        }
+        if let Some(what) = passed_over.as_ref().filter(|what| before.passed_over.as_ref() != Some(*what)) {
+            tracing::warn!(%registry, service = %name, "the registry tells what is no instance, and is passed over: {what}");
         }
         let same = self.instances.load().as_ref().is_some_and(|known| **known == instances);
         if !same {

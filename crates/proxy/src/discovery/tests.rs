@@ -32,8 +32,8 @@ impl Registry for Scripted {
             let Some(word) = self.words.lock().await.recv().await else { return std::future::pending().await };
             let hosts = word.map_err(|()| AskError::Reading("told to fail".to_owned()))?;
             let instances = hosts.into_iter().map(|host| Instance::new(host, Some(80), 1)).collect::<Result<_, _>>()?;
-            let index = since.map_or(1, |since| since.index + 1);
-            Ok(Answer { instances, position: Some(Position { server: 0, index }), ask_again: Duration::ZERO })
+            let position = Some(Position { server: 0, index: since.map_or(1, |since| since.index + 1) });
+            Ok(Answer { position, ..Answer::of(instances, Duration::ZERO) })
         })
     }
 }

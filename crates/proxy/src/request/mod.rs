@@ -1,8 +1,9 @@
 //! A request from its head to its log line (`docs/spec/plugins/_phases.md` §1).
 //!
 //! [`head`] is what the protocols hand over; [`intake`] checks it and makes the context, with the [`host`] that it names;
-//! [`pipeline`] matches and runs the plugins; [`proxy`] finds a node and gets an answer from it, over HTTP/2 with [`grpc`];
-//! [`respond`] filters the answer's head; [`body`] carries its body; [`live`] ends the request, once, however it ends.
+//! [`pipeline`] matches and runs the plugins, with [`nginx_status`] where no route is found; [`proxy`] finds a node and gets an answer
+//! from it, over HTTP/2 with [`grpc`]; [`respond`] filters the answer's head; [`body`] carries its body; [`live`] ends the request,
+//! once, however it ends.
 //!
 //! Invariants:
 //! - A request sees one snapshot from its first byte to its log line.
@@ -16,6 +17,7 @@ mod head;
 mod host;
 mod intake;
 mod live;
+mod nginx_status;
 mod pipeline;
 mod proxy;
 mod respond;

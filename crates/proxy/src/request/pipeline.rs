@@ -2,7 +2,7 @@
 
 use super::live::Live;
 use super::proxy::{self, Answer};
-use super::{Refusal, refuse};
+use super::{Refusal, nginx_status, refuse};
 use crate::upload::{Upload, UploadError};
 use crate::worker::Pinned;
 use bytes::{Bytes, BytesMut};
@@ -31,6 +31,9 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
     let found = find(live, &pinned);
     live.cx.way.end(matching);
     let Some(route) = found else {
+        if let Some(counters) = nginx_status::answer(live) {
+            return Err(Box::new(counters));
+        }
         live.cx.global_phase = true;
         global.run_rewrite(&mut live.cx).await?;
         global.run_access(&mut live.cx).await?;

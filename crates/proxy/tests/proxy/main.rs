@@ -14,6 +14,7 @@ mod health;
 mod http2_upstreams;
 mod lifecycle;
 mod lingering;
+mod nginx_status;
 mod plugins;
 mod requests;
 mod support;

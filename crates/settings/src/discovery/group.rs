@@ -174,6 +174,7 @@ mod tests {
     fn secrets() -> Value {
         json!({
             "consul": { "servers": ["http://a:8500", "http://u:sesame@b:8500", "http://u:open@c:8500"], "token": "sesame" },
+            "consul_kv": { "servers": ["http://k:sesame@a:8500"], "token": "sesame" },
             "nacos": { "host": ["http://n:sesame@a:8848/"], "access_key": "a", "secret_key": "sesame" },
             "eureka": { "host": ["http://e:sesame@a:8761"] },
             "kubernetes": { "client": { "token": "sesame" } },
@@ -217,6 +218,8 @@ mod tests {
         let expected = [
             "/consul/servers/1",
             "/consul/servers/2",
+            "/consul_kv/servers/0",
+            "/consul_kv/token",
             "/nacos/host/0",
             "/nacos/secret_key",
             "/eureka/host/0",
@@ -267,6 +270,6 @@ mod tests {
         let written = json!({ "dns": null, "consul": { "servers": ["http://a"], "timeout": null, "token": null } });
         let registries = Registries::of_group(&written).unwrap();
         assert_eq!(registries.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["consul"]);
-        assert_eq!(registries.consul.unwrap().timeout.wait, 60);
+        assert_eq!(registries.consul.unwrap().agents.timeout.wait, 60);
     }
 }

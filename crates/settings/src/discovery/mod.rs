@@ -87,11 +87,11 @@ pub enum DnsOrder {
     Cname,
 }
 
-/// The registry `consul`.
+/// Consul agents, and how they are asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Consul {
-    /// Consul agents, `http://host:8500`; the next one is asked when one fails.
+pub struct ConsulAgents {
+    /// Consul agents, `http://host:8500`.
     #[serde(skip_serializing)]
     #[schemars(length(min = 1))]
     pub servers: Vec<RegistryUrl>,
@@ -99,22 +99,49 @@ pub struct Consul {
     #[serde(skip_serializing)]
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub token: Option<Secret<String>>,
-    /// Weight of every instance.
-    #[schemars(extend("x-unit" = "share"))]
-    pub weight: u32,
     /// Pause between two questions where `keepalive` is off.
     pub fetch_interval: Time,
     /// Asks with blocking queries: the agent answers when something has changed.
     pub keepalive: bool,
     /// Time limits.
     pub timeout: ConsulTimeout,
+}
+
+/// The registry `consul`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Consul {
+    /// Who is asked.
+    #[serde(flatten)]
+    pub agents: ConsulAgents,
+    /// Weight of every instance.
+    #[schemars(extend("x-unit" = "share"))]
+    pub weight: u32,
     /// Services that are never asked for: they have no instances.
     pub skip_services: Vec<String>,
     /// The one instance of services that have none.
     pub default_service: Option<DefaultService>,
 }
 
-/// See [`Consul::timeout`].
+/// The registry `consul_kv`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ConsulKv {
+    /// Who is asked.
+    #[serde(flatten)]
+    pub agents: ConsulAgents,
+    /// What the keys of all services begin with, without `/` at either end.
+    pub prefix: String,
+    /// Weight of instances whose value names none.
+    #[schemars(extend("x-unit" = "share"))]
+    pub weight: u32,
+    /// Services that are never asked for, as `upstreams/web/`: they have no instances.
+    pub skip_keys: Vec<String>,
+    /// The one instance of services that have none.
+    pub default_service: Option<DefaultService>,
+}
+
+/// See [`ConsulAgents::timeout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ConsulTimeout {
@@ -268,16 +295,31 @@ impl Default for DnsDiscovery {
     }
 }
 
-impl Default for Consul {
+impl Default for ConsulAgents {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
             token: None,
-            weight: 1,
             fetch_interval: Time::secs(3),
             keepalive: true,
             timeout: ConsulTimeout::default(),
-            skip_services: Vec::new(),
+        }
+    }
+}
+
+impl Default for Consul {
+    fn default() -> Self {
+        Self { agents: ConsulAgents::default(), weight: 1, skip_services: Vec::new(), default_service: None }
+    }
+}
+
+impl Default for ConsulKv {
+    fn default() -> Self {
+        Self {
+            agents: ConsulAgents::default(),
+            prefix: "upstreams".into(),
+            weight: 1,
+            skip_keys: Vec::new(),
             default_service: None,
         }
     }

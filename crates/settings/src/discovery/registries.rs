@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Consul, DnsDiscovery, Eureka, Kubernetes, Nacos};
+use super::{Consul, ConsulKv, DnsDiscovery, Eureka, Kubernetes, Nacos};
 use crate::load::Checks;
 
 /// The registries, by the `discovery_type` of upstreams. Where one has no section, requests to upstreams that need it are
@@ -13,8 +13,10 @@ use crate::load::Checks;
 pub struct Registries {
     /// Names of the Domain Name System: addresses, or SRV records.
     pub dns: Option<DnsDiscovery>,
-    /// Consul's health endpoint.
+    /// Consul's health endpoint. Of several agents the next one is asked when one fails.
     pub consul: Option<Consul>,
+    /// Keys of Consul's key/value store. The service's name says which agent is asked.
+    pub consul_kv: Option<ConsulKv>,
     /// Nacos.
     pub nacos: Option<Nacos>,
     /// Eureka.
@@ -30,6 +32,8 @@ pub enum RegistrySettings<'a> {
     Dns(&'a DnsDiscovery),
     /// See [`Registries::consul`].
     Consul(&'a Consul),
+    /// See [`Registries::consul_kv`].
+    ConsulKv(&'a ConsulKv),
     /// See [`Registries::nacos`].
     Nacos(&'a Nacos),
     /// See [`Registries::eureka`].
@@ -44,6 +48,7 @@ impl Registries {
         let all = [
             ("dns", self.dns.as_ref().map(RegistrySettings::Dns)),
             ("consul", self.consul.as_ref().map(RegistrySettings::Consul)),
+            ("consul_kv", self.consul_kv.as_ref().map(RegistrySettings::ConsulKv)),
             ("nacos", self.nacos.as_ref().map(RegistrySettings::Nacos)),
             ("eureka", self.eureka.as_ref().map(RegistrySettings::Eureka)),
             ("kubernetes", self.kubernetes.as_ref().map(RegistrySettings::Kubernetes)),
@@ -52,12 +57,14 @@ impl Registries {
     }
 
     pub(super) fn check(&self, checks: &mut Checks<'_>) {
-        let Self { dns, consul, nacos, eureka, kubernetes } = self;
+        let Self { dns, consul, consul_kv, nacos, eureka, kubernetes } = self;
         if let Some(dns) = dns {
             dns.check(&mut checks.at("dns"));
         }
+        let (consul, keys) = (consul.as_ref().map(|own| &own.agents), consul_kv.as_ref().map(|own| &own.agents));
         let polled = [
-            ("consul.fetch_interval", consul.as_ref().map(|consul| consul.fetch_interval)),
+            ("consul.fetch_interval", consul.map(|agents| agents.fetch_interval)),
+            ("consul_kv.fetch_interval", keys.map(|agents| agents.fetch_interval)),
             ("nacos.fetch_interval", nacos.as_ref().map(|nacos| nacos.fetch_interval)),
             ("eureka.fetch_interval", eureka.as_ref().map(|eureka| eureka.fetch_interval)),
         ];
@@ -65,12 +72,16 @@ impl Registries {
             checks.above_zero(&interval.map(|interval| (key, interval)).into_iter().collect::<Vec<_>>());
         }
         let servers = [
-            ("consul", "servers", consul.as_ref().map(|consul| &consul.servers)),
+            ("consul", "servers", consul.map(|agents| &agents.servers)),
+            ("consul_kv", "servers", keys.map(|agents| &agents.servers)),
             ("nacos", "host", nacos.as_ref().map(|nacos| &nacos.host)),
             ("eureka", "host", eureka.as_ref().map(|eureka| &eureka.host)),
         ];
         for (section, key, _) in servers.iter().filter(|(.., servers)| servers.is_some_and(Vec::is_empty)) {
             checks.at(section).fault(key, "required: name at least one server");
+        }
+        if consul_kv.as_ref().is_some_and(|own| own.prefix.split('/').any(str::is_empty)) {
+            checks.fault("consul_kv.prefix", "expected what keys begin with, without `/` at either end: `upstreams`");
         }
         let prefixes = [
             ("nacos.prefix", nacos.as_ref().map(|nacos| &nacos.prefix)),

@@ -47,6 +47,9 @@ pub struct Apisix {
     pub normalize_uri_like_servlet: bool,
     /// Keeps `%2F` encoded while matching, where nothing else of the path needs normalising.
     pub match_uri_encoded_slash: bool,
+    /// Answers `GET /apisix/nginx_status` on the listeners of traffic with the counters of connections, as nginx words them: to clients
+    /// of 127.0.0.0/24, others get 403. A route that takes this path comes first.
+    pub enable_nginx_status: bool,
     /// Adds `X-APISIX-Upstream-Status` to every proxied answer, not only where the upstream's status is 5xx.
     pub show_upstream_status_in_response_header: bool,
     /// Traces (plugin `opentelemetry`) show each try at an upstream, and what the gateway and its plugins did in each phase, beside the
@@ -272,6 +275,7 @@ impl Default for Apisix {
             delete_uri_tail_slash: false,
             normalize_uri_like_servlet: false,
             match_uri_encoded_slash: false,
+            enable_nginx_status: true,
             show_upstream_status_in_response_header: false,
             tracing: false,
             disable_upstream_healthcheck: false,

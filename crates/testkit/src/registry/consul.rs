@@ -1,6 +1,9 @@
-//! Consul's health endpoint with blocking queries (Consul HTTP API, "Health" and "Blocking Queries").
+//! Consul's health endpoint and its key/value store, with blocking queries (Consul HTTP API, "Health", "KV Store" and "Blocking
+//! Queries").
 
-use super::server::{Asked, Body, Protocol, Server, whole};
+use super::server::{Asked, Body, Protocol, Server, decoded, whole};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::Response;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -14,15 +17,16 @@ use tokio::sync::watch;
 pub struct Consul {
     /// Address, and whether its checks pass.
     services: Mutex<BTreeMap<String, Vec<(SocketAddr, bool)>>>,
+    keys: Mutex<BTreeMap<String, String>>,
     index: watch::Sender<u64>,
     token: Option<String>,
 }
 
 impl Consul {
-    /// Starts an agent without services, which asks for this token if there is one.
+    /// Starts an agent without services and keys, which asks for this token if there is one.
     pub fn start(token: Option<&str>) -> Server<Self> {
         let token = token.map(str::to_owned);
-        Server::run(Self { services: Mutex::default(), index: watch::Sender::new(10), token })
+        Server::run(Self { services: Mutex::default(), keys: Mutex::default(), index: watch::Sender::new(10), token })
     }
 
     /// Says what instances a service has, and which of them pass their checks.
@@ -31,12 +35,25 @@ impl Consul {
         self.index.send_modify(|index| *index += 1);
     }
 
+    /// Writes a key.
+    pub fn put(&self, key: &str, value: &str) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), value.to_owned());
+        self.index.send_modify(|index| *index += 1);
+    }
+
+    /// Deletes a key.
+    pub fn delete(&self, key: &str) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.index.send_modify(|index| *index += 1);
+    }
+
     /// Begins to count anew, as a restored cluster does.
     pub fn reset_index(&self) {
         self.index.send_replace(1);
     }
 
-    async fn health(&self, service: &str, asked: &Asked) -> Response<Body> {
+    /// What there is, once the index is another one than the question names; `None`: 404.
+    async fn answer_later(&self, asked: &Asked, there_is: impl FnOnce() -> Option<Vec<Value>>) -> Response<Body> {
         if self.token.as_deref().is_some_and(|token| asked.header("x-consul-token") != token) {
             return whole(403, "Permission denied");
         }
@@ -49,14 +66,30 @@ impl Consul {
             drop(tokio::time::timeout(Duration::from_secs(wait), later).await);
         }
         let index = *index.borrow();
-        let passing = parameters.contains_key("passing");
-        let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
-        let instances = services.get(service).into_iter().flatten().filter(|(_, passes)| *passes || !passing);
-        let entries: Vec<Value> = instances.map(|(address, passes)| entry(service, *address, *passes)).collect();
-        let mut answer = whole(200, Value::from(entries).to_string());
+        let mut answer = match there_is() {
+            Some(list) => whole(200, Value::from(list).to_string()),
+            None => whole(404, ""),
+        };
         answer.headers_mut().insert("x-consul-index", index.into());
         answer
     }
+
+    fn health(&self, service: &str, passing: bool) -> Vec<Value> {
+        let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let instances = services.get(service).into_iter().flatten().filter(|(_, passes)| *passes || !passing);
+        instances.map(|(address, passes)| entry(service, *address, *passes)).collect()
+    }
+
+    fn below(&self, prefix: &str) -> Option<Vec<Value>> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let below = keys.iter().filter(|(key, _)| key.starts_with(prefix)).map(|(key, value)| pair(key, value));
+        Some(below.collect::<Vec<_>>()).filter(|below| !below.is_empty())
+    }
+}
+
+fn pair(key: &str, value: &str) -> Value {
+    let value = if value.is_empty() { Value::Null } else { STANDARD.encode(value).into() };
+    json!({ "LockIndex": 0, "Key": key, "Flags": 0, "Value": value, "CreateIndex": 5, "ModifyIndex": 5 })
 }
 
 fn entry(service: &str, address: SocketAddr, passes: bool) -> Value {
@@ -73,9 +106,13 @@ fn entry(service: &str, address: SocketAddr, passes: bool) -> Value {
 impl Protocol for Consul {
     fn answer(self: Arc<Self>, asked: Asked) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
         Box::pin(async move {
-            match asked.target.path().strip_prefix("/v1/health/service/") {
-                Some(service) => self.health(service, &asked).await,
-                None => whole(404, "Invalid URL path"),
+            let (path, parameters) = (decoded(asked.target.path()), asked.parameters());
+            if let Some(service) = path.strip_prefix("/v1/health/service/") {
+                self.answer_later(&asked, || Some(self.health(service, parameters.contains_key("passing")))).await
+            } else if let Some(prefix) = path.strip_prefix("/v1/kv/").filter(|_| parameters.contains_key("recurse")) {
+                self.answer_later(&asked, || self.below(prefix)).await
+            } else {
+                whole(404, "Invalid URL path")
             }
         })
     }

@@ -93,7 +93,8 @@ pub(super) fn parameters(text: &str) -> BTreeMap<String, String> {
     text.split('&').filter(|text| !text.is_empty()).map(pair).collect()
 }
 
-fn decoded(text: &str) -> String {
+/// Text without its percent-encoding.
+pub(super) fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -65,7 +65,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// The order in which the ring of §4.2 gives nodes for a key; weights are reduced already.
-fn ring(nodes: &[(&str, usize)], key: &str) -> Vec<String> {
+pub(crate) fn ring(nodes: &[(&str, usize)], key: &str) -> Vec<String> {
     let mut points: Vec<(u32, &str)> = Vec::new();
     for &(node, weight) in nodes {
         let identity = node.replace(':', "\0").into_bytes();

@@ -7,6 +7,8 @@ mod limits;
 mod names;
 mod retries;
 
+pub(super) use balancing::ring;
+
 use super::{Shared, Site, with};
 use milecastle_testkit::registry::Dnsmasq;
 use milecastle_testkit::{Answer, Call};

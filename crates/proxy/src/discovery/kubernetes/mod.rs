@@ -111,11 +111,9 @@ impl Kubernetes {
                 State::Read if confirmed || since.is_none_or(|since| since.index != index) => {
                     let places = self.store.places(namespace, name, port);
                     let instances = places.iter().map(|(host, port)| Instance::new(host, Some(*port), self.weight));
-                    return Ok(Answer {
-                        instances: instances.collect::<Result<_, _>>()?,
-                        position: Some(Position { server: 0, index }),
-                        ask_again: Duration::ZERO,
-                    });
+                    let position = Some(Position { server: 0, index });
+                    let instances = instances.collect::<Result<_, _>>()?;
+                    return Ok(Answer { position, ..Answer::of(instances, Duration::ZERO) });
                 }
                 State::Unread if confirmed => {
                     return Err(AskError::Reading("the cluster is still being read".to_owned()));
