@@ -234,7 +234,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn streams(now: Instant) -> Rc<Streams> {
-        let terms = Terms { send_buffer: 2 * LONGEST, ..TERMS };
+        let terms = Terms { cancels: 10, control_frames: 10, send_buffer: 2 * LONGEST, ..TERMS };
         Streams::new(terms, Default::default(), Rc::default(), now)
     }
 
