@@ -126,7 +126,8 @@ fn wait_for(registry: &Registry, sent: u64, dropped: u64) {
 fn what_is_more_than_drop_limit_is_dropped_at_once_and_nothing_else() {
     let (server, lines) = tcp_server();
     // Enough for one line, and not for two.
-    let members = json!({ "drop_limit": 130, "flush_limit": 1, "batch_max_size": 2, "max_retry_count": 1, "retry_delay": 3600 });
+    let members =
+        json!({ "drop_limit": 130, "flush_limit": 1, "batch_max_size": 2, "max_retry_count": 1, "retry_delay": 3600 });
     let (sessions, registry) = counted(logged(server, members));
     (0..2).for_each(|_| end(&sessions, "10.0.0.1"));
     entry(&lines.recv_timeout(SOON).unwrap());
