@@ -65,7 +65,7 @@ impl Way {
             let undone = undone.filter(|one| key_of(one).is_some_and(|key| !queued.contains(key)));
             let plan = editor.plan(head.clone(), edits(undone), true).await?;
             if plan.flaws().is_empty() {
-                return Ok(Self { gate, head, plan, all: Some(all), rests });
+                return Ok(Self { gate, head, plan, all: Some(all), rests: None });
             }
             rests = Some(Refused::Flawed(plan.flaws().to_vec()).to_string());
         }
