@@ -3,6 +3,7 @@
 use milecastle_testkit::{Call, Echo, TempDir, eventually, wait_for};
 use milecastle_tests::Up;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,12 @@ fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// The files of last good configurations that a node has kept.
+fn kept(data: &TempDir) -> BTreeSet<PathBuf> {
+    let files = fs::read_dir(gateway(data)).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "checkpoint")).collect()
+}
+
 /// The line of the log that has all these words.
 fn line(up: &Up, words: &[&str]) -> Option<String> {
     up.process.log().into_iter().find(|line| words.iter().all(|word| line.contains(word)))
@@ -33,7 +40,7 @@ fn line(up: &Up, words: &[&str]) -> Option<String> {
 #[tokio::test]
 async fn a_node_joins_the_cluster_that_took_the_place_of_its_own() {
     let data = Up::start().stop();
-    let before = fs::read(gateway(&data).join("node.pem")).unwrap();
+    let (before, of_before) = (fs::read(gateway(&data).join("node.pem")).unwrap(), kept(&data));
     remove_database(&data);
     let mut up = Up::start_in(data);
     up.process.announce("the group token is of another cluster than this node's certificate: joining anew");
@@ -42,6 +49,8 @@ async fn a_node_joins_the_cluster_that_took_the_place_of_its_own() {
     eventually("it joins anew", async || told() && joined()).await;
     assert_eq!(Call::get("/status").to(up.status).await.unwrap().status, 200);
     assert_eq!(up.get("/").await.status, 404);
+    // Until then it may still start with what it has of the cluster before, and say that it does not.
+    eventually("a last good configuration of this cluster", async || !kept(&up.data).is_subset(&of_before)).await;
     let up = Up::start_in(up.stop());
     assert_eq!(up.process.unannounced(), Vec::<String>::new(), "from then on it is a node like any other");
 }
