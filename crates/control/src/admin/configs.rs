@@ -8,6 +8,7 @@
 
 mod kept;
 
+use crate::admin::aside::aside;
 use crate::admin::declared::{self, COLLECTIONS, INDEX, Item, PLUGINS, VERSION};
 use crate::admin::engine::{ATTEMPTS, Engine};
 use crate::admin::judge::Draft;
@@ -62,7 +63,7 @@ impl Engine {
         let kept = declared.as_ref().map_or_else(|| Ok(Kept::default()), kept)?;
         let image = group.current().await.map_err(|error| refusal::unavailable(&error))?;
         let stamp = declared.as_ref().map(stamp);
-        let reply = off_thread(move || {
+        let reply = aside(move || {
             let shown = shown(&image, &kept, declared.as_ref())?;
             Ok(match as_yaml {
                 true => Reply::yaml(yaml::write(&shown)),
@@ -75,7 +76,7 @@ impl Engine {
     /// `PUT /configs`.
     pub(crate) async fn configs_put(&self, group: &Group, given: Given) -> Answer {
         let Given { digest, text, yaml, caller } = given;
-        let members = Arc::new(off_thread(move || declared::read(&text, yaml)).await?);
+        let members = Arc::new(aside(move || declared::read(&text, yaml)).await?);
         for _ in 0..ATTEMPTS {
             let declared = self.declared(group).await?;
             if let Some(declared) = declared.as_ref().filter(|declared| declared.digest == digest) {
@@ -86,7 +87,7 @@ impl Engine {
             let plan = {
                 let (compiler, image, members) = (terms.compiler().clone(), image.clone(), members.clone());
                 let before = declared.clone();
-                off_thread(move || plan(&compiler, &image, &members, before.as_ref())).await?
+                aside(move || plan(&compiler, &image, &members, before.as_ref())).await?
             };
             let mut set = ChangeSet::new(Source::File, plan.ops());
             set.require = vec![terms.require()];
@@ -278,15 +279,4 @@ fn refused(error: &PublishError, plan: &Plan, image: &Image, compiler: &Compiler
 /// §15.9.
 fn failed(error: &milecastle_store::StoreError) -> Box<Reply> {
     Box::new(Reply { status: StatusCode::INTERNAL_SERVER_ERROR, ..*refusal::unavailable(error) })
-}
-
-/// Does work that grows with the configuration where no request waits for it.
-async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Box<Reply>> + Send + 'static,
-) -> Result<T, Box<Reply>> {
-    let broken = |error: tokio::task::JoinError| {
-        tracing::error!(%error, "work on a whole configuration was not done");
-        Box::new(Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "an error of our own, see the log"))
-    };
-    tokio::task::spawn_blocking(work).await.map_err(broken)?
 }

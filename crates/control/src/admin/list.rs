@@ -3,12 +3,16 @@
 use crate::admin::query::Query;
 use crate::admin::reply::Reply;
 use http::StatusCode;
+use memchr::memchr;
+use memchr::memmem::Finder;
 use milecastle_model::{Id, Kind, Object};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::fmt;
+
+/// The characters that mean something else than themselves in a regular expression.
+const SPECIAL: &[char] = &['\\', '.', '+', '*', '?', '(', ')', '|', '[', ']', '{', '}', '^', '$'];
 
 /// What a list request asks for.
 #[derive(Debug)]
@@ -18,6 +22,8 @@ pub(crate) struct Selection {
     uri: Option<Pattern>,
     service_id: Option<String>,
     upstream_id: Option<String>,
+    /// What is found in the body of every object that is shown, unless something in the body is escaped.
+    needles: Vec<Finder<'static>>,
     page: Option<Page>,
 }
 
@@ -28,31 +34,26 @@ struct Page {
     size: usize,
 }
 
-/// The attributes that filters look at, as they are written: of a hundred thousand objects only what is asked for is read.
+/// A member of a body.
 #[derive(Deserialize)]
-struct Facets<'a> {
-    #[serde(borrow)]
-    name: Option<&'a RawValue>,
-    #[serde(borrow)]
-    labels: Option<&'a RawValue>,
-    #[serde(borrow)]
-    uri: Option<&'a RawValue>,
-    #[serde(borrow)]
-    uris: Option<&'a RawValue>,
-    #[serde(borrow)]
-    service_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    upstream_id: Option<&'a RawValue>,
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Member {
+    Name,
+    Labels,
+    Uri,
+    Uris,
+    ServiceId,
+    UpstreamId,
+    #[serde(other)]
+    Other,
 }
 
 /// A text that is borrowed unless something in it is escaped.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// What is written, if it is of the kind that is asked for.
-fn read<'a, T: Deserialize<'a>>(written: Option<&'a RawValue>) -> Option<T> {
-    serde_json::from_str(written?.get()).ok()
-}
+/// Reads from labels whether there is one of this key.
+struct HasKey<'k>(&'k str);
 
 impl Selection {
     /// Reads the query.
@@ -77,12 +78,15 @@ impl Selection {
                 }
             }
         }
+        let literal = |name: &str| query.get(name).filter(|text| !text.contains(SPECIAL));
+        let needles = [literal("name"), query.get("label"), literal("uri")].into_iter().flatten();
         Ok(Self {
             name: pattern("name")?,
             label: query.get("label").filter(|label| !label.is_empty()).map(str::to_owned),
             uri: pattern("uri")?,
             service_id,
             upstream_id,
+            needles: needles.map(|text| Finder::new(text).into_owned()).collect(),
             page: Page::of(query)?,
         })
     }
@@ -101,27 +105,84 @@ impl Selection {
         (total, chosen)
     }
 
+    /// A hundred thousand objects are looked at for one answer: most are told by their bytes alone, and of the others no more is read
+    /// than what is asked for.
     fn admits(&self, object: &Object) -> bool {
-        let any = self.name.is_some() || self.label.is_some() || self.uri.is_some();
-        if !any && self.service_id.is_none() && self.upstream_id.is_none() {
+        if let Self { name: None, label: None, uri: None, service_id: None, upstream_id: None, .. } = self {
             return true;
         }
-        let Ok(facets) = serde_json::from_slice::<Facets<'_>>(&object.body) else { return false };
-        let finds = |pattern: &Pattern, text: Option<Text<'_>>| text.is_some_and(|text| pattern.finds(&text.0));
-        let same = |wanted: &Option<String>, found: Option<&RawValue>| {
-            wanted.as_ref().is_none_or(|wanted| read::<Id>(found).is_some_and(|id| id.as_str() == wanted))
-        };
-        self.name.as_ref().is_none_or(|re| finds(re, read(facets.name)))
-            && self.label.as_ref().is_none_or(|key| {
-                read::<BTreeMap<Cow<'_, str>, IgnoredAny>>(facets.labels)
-                    .is_some_and(|all| all.contains_key(key.as_str()))
-            })
-            && self.uri.as_ref().is_none_or(|re| {
-                finds(re, read(facets.uri))
-                    || read::<Vec<Text<'_>>>(facets.uris).into_iter().flatten().any(|uri| re.finds(&uri.0))
-            })
-            && same(&self.service_id, facets.service_id)
-            && same(&self.upstream_id, facets.upstream_id)
+        let body = &*object.body;
+        if self.needles.iter().any(|needle| needle.find(body).is_none()) && memchr(b'\\', body).is_none() {
+            return false;
+        }
+        let Ok(body) = str::from_utf8(body) else { return false };
+        serde_json::Deserializer::from_str(body).deserialize_map(self).unwrap_or(false)
+    }
+}
+
+/// Reads from a body whether the object is shown. What is not of the type that is looked for is an error.
+impl<'de> Visitor<'de> for &Selection {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<bool, A::Error> {
+        let Selection { name, label, uri, service_id, upstream_id, .. } = self;
+        let (mut by_name, mut by_label) = (name.is_none(), label.is_none());
+        let (mut by_uri, mut by_uris) = (uri.is_none(), false);
+        let (mut by_service, mut by_upstream) = (service_id.is_none(), upstream_id.is_none());
+        while let Some(member) = members.next_key()? {
+            match (member, self) {
+                (Member::Name, Selection { name: Some(pattern), .. }) => {
+                    by_name = pattern.finds(&members.next_value::<Text<'_>>()?.0);
+                }
+                (Member::Labels, Selection { label: Some(key), .. }) => {
+                    by_label = members.next_value_seed(HasKey(key))?;
+                }
+                (Member::Uri, Selection { uri: Some(pattern), .. }) => {
+                    by_uri = pattern.finds(&members.next_value::<Text<'_>>()?.0);
+                }
+                (Member::Uris, Selection { uri: Some(pattern), .. }) => {
+                    by_uris = members.next_value::<Vec<Text<'_>>>()?.iter().any(|uri| pattern.finds(&uri.0));
+                }
+                (Member::ServiceId, Selection { service_id: Some(id), .. }) => {
+                    by_service = members.next_value::<Id>()?.as_str() == id;
+                }
+                (Member::UpstreamId, Selection { upstream_id: Some(id), .. }) => {
+                    by_upstream = members.next_value::<Id>()?.as_str() == id;
+                }
+                _ => {
+                    members.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(by_name && by_label && (by_uri || by_uris) && by_service && by_upstream)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for HasKey<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, labels: D) -> Result<bool, D::Error> {
+        labels.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for HasKey<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("labels")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut labels: A) -> Result<bool, A::Error> {
+        let mut found = false;
+        while let Some((key, _)) = labels.next_entry::<Text<'_>, IgnoredAny>()? {
+            found |= key.0 == self.0;
+        }
+        Ok(found)
     }
 }
 
@@ -186,6 +247,10 @@ mod tests {
             object("2", 3, json!({"uris": ["/b", "/api/v1"], "upstream_id": "u", "service_id": "1"})),
             object("3", 3, json!({"name": "beta", "labels": {"": "x"}, "uri": "/api/v2"})),
         ];
+        check_among(&objects, query, expected);
+    }
+
+    fn check_among(objects: &[Object], query: &str, expected: &[&str]) {
         let selection = Selection::of(Kind::Route, &Query::parse(query)).unwrap();
         let (total, chosen) = selection.apply(objects.iter());
         let ids: Vec<&str> = chosen.iter().map(|object| &*object.key.id).collect();
@@ -211,6 +276,46 @@ mod tests {
         check("filter=service_id%3D1%26upstream_id%3Du", &["2"]);
         check("filter=service_id%3D2%26service_id%3D1", &["1", "2"]);
         check("filter=uri%3D/a", &["1", "2", "3"]);
+    }
+
+    #[test]
+    fn bodies_are_not_told_by_what_stands_elsewhere_in_them_nor_by_how_it_is_written() {
+        let written = |id: &str, body: &'static str| Object { body: body.into(), ..object(id, 1, json!({})) };
+        let objects = [
+            written(
+                "elsewhere",
+                r#"{"desc": "blue-7", "name": "green", "labels": {"team": "env"}, "upstream_id": "/y"}"#,
+            ),
+            written(
+                "escaped",
+                r#"{"name": "bl\u0075e-7", "labels": {"t\u0065am": "x"}, "uri": "\/y", "service_id": "\u0039"}"#,
+            ),
+            written(
+                "plain",
+                r#"{"name": "blue-7", "uris": ["/x", "/y"], "labels": {"x": "a", "env": "team"}, "service_id": 9}"#,
+            ),
+            written("typed", r#"{"name": 7, "labels": ["team", "env"], "uri": "/y", "service_id": [9], "uris": null}"#),
+            written(
+                "below",
+                r#"{"upstream": {"name": "blue-7", "labels": {"team": "x"}, "service_id": 9}, "uri": "/w"}"#,
+            ),
+            written("twice", r#"{"name": "blue-7", "uri": "/y", "name": "red", "uri": "/w"}"#),
+            written("broken", r#"{"name": "blue-7", "uri": "/y""#),
+        ];
+        let check = |query: &str, expected: &[&str]| check_among(&objects, query, expected);
+        check("name=blue-7", &["escaped", "plain"]);
+        check("name=bl.e-7", &["escaped", "plain"]);
+        check("name=7", &["escaped", "plain"]);
+        check("name=red", &["twice"]);
+        check("name=Blue", &[]);
+        check("label=team", &["elsewhere", "escaped"]);
+        check("label=env", &["plain"]);
+        check("label=a", &[]);
+        check("uri=/y", &["escaped", "plain"]);
+        check("uri=/w", &["below", "twice"]);
+        check("uri=/y&name=blue&label=x", &["plain"]);
+        check("filter=service_id%3D9", &["escaped", "plain"]);
+        check("filter=service_id%3D9&name=blue-7", &["escaped", "plain"]);
     }
 
     #[test]

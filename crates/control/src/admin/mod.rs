@@ -1,6 +1,7 @@
 //! The compatible Admin API under `/apisix/admin`, checked in the order of `docs/spec/admin-api.md` §2.
 
 pub(crate) mod access;
+mod aside;
 pub(crate) mod body;
 mod configs;
 mod declared;

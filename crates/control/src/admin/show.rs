@@ -1,5 +1,6 @@
 //! Objects as answers show them (`docs/spec/admin-api.md` §5, §8).
 
+use crate::admin::aside::aside;
 use crate::admin::engine::Call;
 use crate::admin::kinds::Rules;
 use crate::admin::list::Selection;
@@ -8,7 +9,7 @@ use crate::admin::refusal;
 use crate::admin::reply::Reply;
 use crate::state::{Image, Seen};
 use http::StatusCode;
-use milecastle_model::Object;
+use milecastle_model::{Kind, Object};
 use milecastle_store::Outcome;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -49,7 +50,11 @@ struct List<'a> {
 pub(crate) async fn get(call: &Call, patience: Duration) -> Answer {
     let Seen { image, stale } = call.group.latest(patience).await.map_err(|error| refusal::unavailable(&error))?;
     let reply = match &call.place.id {
-        None => list(call, &image)?,
+        None => {
+            let (kind, parent) = (call.place.kind, call.place.parent.clone());
+            let selection = Selection::of(kind, &call.query)?;
+            aside(move || list(kind, parent.as_deref(), &selection, &image)).await?
+        }
         Some(id) => match image.get(&call.place.key(id)) {
             Some(object) => Reply::json(StatusCode::OK, &show(object)?),
             None => Reply::key_not_found(),
@@ -58,10 +63,8 @@ pub(crate) async fn get(call: &Call, patience: Duration) -> Answer {
     Ok(Reply { stale, ..reply })
 }
 
-fn list(call: &Call, image: &Image) -> Answer {
-    let kind = call.place.kind;
-    let selection = Selection::of(kind, &call.query)?;
-    let (total, chosen) = match &call.place.parent {
+fn list(kind: Kind, parent: Option<&str>, selection: &Selection, image: &Image) -> Answer {
+    let (total, chosen) = match parent {
         Some(parent) => selection.apply(image.below(kind, parent)),
         None => selection.apply(image.of_kind(kind)),
     };
