@@ -2,14 +2,20 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 
 use crate::run::{output, run};
 
-/// Installs a package with apt-get.
-pub(crate) fn install(package: &str) -> Result<()> {
-    println!("installing {package} with apt-get");
+/// Whether the lists of packages are fresh; held while apt-get runs, which does not run twice at a time.
+static FRESH: Mutex<bool> = Mutex::new(false);
+
+/// Installs packages with apt-get.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let all = packages.join(" ");
+    println!("installing {all} with apt-get");
+    let mut fresh = FRESH.lock().unwrap_or_else(PoisonError::into_inner);
     let is_root = output(Command::new("id").arg("-u"))?.trim() == "0";
     let sudo: &[&str] = if is_root { &[] } else { &["sudo", "-n"] };
     let apt = |args: &[&str]| {
@@ -17,9 +23,12 @@ pub(crate) fn install(package: &str) -> Result<()> {
         let words = [sudo, &quiet, args].concat();
         run(Command::new(words[0]).args(words.iter().skip(1)))
     };
-    apt(&["update"])
-        .and_then(|()| apt(&["install", "--yes", "--no-install-recommends", package]))
-        .with_context(|| format!("apt-get cannot install {package}: install it by hand"))
+    let update = || if *fresh { Ok(()) } else { apt(&["update"]) };
+    update()
+        .and_then(|()| apt(&[&["install", "--yes", "--no-install-recommends"][..], packages].concat()))
+        .with_context(|| format!("apt-get cannot install {all}: install it by hand"))?;
+    *fresh = true;
+    Ok(())
 }
 
 /// The directories of PATH.
@@ -27,12 +36,25 @@ pub(crate) fn path() -> Vec<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect()
 }
 
-/// A program that the tests start by its name; installs its package where there is none.
+fn find(name: &str) -> Option<PathBuf> {
+    path().into_iter().map(|directory| directory.join(name)).find(|program| program.is_file())
+}
+
+/// A program of this name; installs its package where there is none.
 pub(crate) fn program(name: &str, package: &str) -> Result<PathBuf> {
-    let find = || path().into_iter().map(|dir| dir.join(name)).find(|program| program.is_file());
-    if let Some(found) = find() {
-        return Ok(found);
+    Ok(programs(&[(name, package)])?.remove(0).1)
+}
+
+/// Programs, given with the packages that bring them; those that are missing are installed at once.
+pub(crate) fn programs<'a>(wanted: &[(&'a str, &str)]) -> Result<Vec<(&'a str, PathBuf)>> {
+    let is_missing = |(name, _): &&(&str, &str)| find(name).is_none();
+    let missing: Vec<_> = wanted.iter().filter(is_missing).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        install(&missing)?;
     }
-    install(package)?;
-    find().with_context(|| format!("{package} was installed, but there is no {name} in PATH"))
+    let found = wanted.iter().map(|(name, package)| {
+        let program = find(name).with_context(|| format!("{package} was installed, but there is no {name} in PATH"))?;
+        Ok((*name, program))
+    });
+    found.collect()
 }

@@ -14,7 +14,7 @@ pub(crate) fn programs() -> Result<PathBuf> {
     if let Some(found) = find() {
         return Ok(found);
     }
-    packages::install("postgresql")?;
+    packages::install(&["postgresql"])?;
     find().context("PostgreSQL was installed, but there is no initdb in PATH or /usr/lib/postgresql")
 }
 

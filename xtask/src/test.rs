@@ -1,5 +1,6 @@
 //! `cargo xtask test`: all that CI runs, in its order.
 
+use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -72,34 +73,52 @@ fn show(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
+/// Programs that the tests start by their names, and the packages that bring them.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("h2load", "nghttp2-client"),
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("ip", "iproute2"),
+    ("faketime", "faketime"),
+    ("strace", "strace"),
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+    ("openssl", "openssl"),
+    ("mosquitto", "mosquitto"),
+    ("mosquitto_pub", "mosquitto-clients"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+];
+
+/// Python environments, and the folders of their `requirements.txt`.
+const ENVIRONMENTS: &[(&str, &str)] = &[
+    ("python", "tests/strictness/origins"),
+    ("grpc", "tests/grpc"),
+    ("http3", "tests/http3"),
+    ("client-apisix-client", "tests/clients/apisix-client"),
+    ("client-apisix-python-client", "tests/clients/apisix-python-client"),
+    ("client-mcp-apisix", "tests/clients/mcp-apisix"),
+    ("openapi", "tests/openapi"),
+    ("otlp", "tests/otlp"),
+];
+
 fn tools(_: &Options) -> Result<()> {
     println!("PostgreSQL: {}", postgres::programs()?.display());
-    println!("h2load: {}", packages::program("h2load", "nghttp2-client")?.display());
-    println!("HAProxy: {}", packages::program("haproxy", "haproxy")?.display());
-    println!("nginx: {}", packages::program("nginx", "nginx")?.display());
-    println!("dnsmasq: {}", packages::program("dnsmasq", "dnsmasq-base")?.display());
-    println!("ip: {}", packages::program("ip", "iproute2")?.display());
-    println!("faketime: {}", packages::program("faketime", "faketime")?.display());
-    println!("strace: {}", packages::program("strace", "strace")?.display());
-    println!("redis: {}", packages::program("redis-server", "redis-server")?.display());
-    println!("redis-cli: {}", packages::program("redis-cli", "redis-tools")?.display());
-    println!("openssl: {}", packages::program("openssl", "openssl")?.display());
-    println!("mosquitto: {}", packages::program("mosquitto", "mosquitto")?.display());
-    println!("mosquitto_pub: {}", packages::program("mosquitto_pub", "mosquitto-clients")?.display());
-    println!("node: {}", packages::program("node", "nodejs")?.display());
-    let strictness = tools::python_programs("python", "tests/strictness/origins/requirements.txt")?;
-    println!("uvicorn, gunicorn: {}", strictness.display());
-    println!("grpcio: {}", tools::python_programs("grpc", "tests/grpc/requirements.txt")?.display());
-    println!("aioquic: {}", tools::python_programs("http3", "tests/http3/requirements.txt")?.display());
-    for client in ["apisix-client", "apisix-python-client", "mcp-apisix"] {
-        let requirements = format!("tests/clients/{client}/requirements.txt");
-        println!("{client}: {}", tools::python_programs(&format!("client-{client}"), &requirements)?.display());
+    for (name, program) in packages::programs(PROGRAMS)? {
+        println!("{name}: {}", program.display());
     }
-    println!("oidc-provider: {}", tools::node_modules("oidc", "tests/oidc")?.display());
-    println!("schemathesis: {}", tools::python_programs("openapi", "tests/openapi/requirements.txt")?.display());
-    println!("OTLP: {}", tools::python_programs("otlp", "tests/otlp/requirements.txt")?.display());
-    println!("cargo-deny: {}", tools::installed("cargo-deny", CARGO_DENY)?.display());
-    Ok(())
+    // What is compiled does not wait for what is downloaded.
+    std::thread::scope(|scope| {
+        let deny = scope.spawn(|| tools::installed("cargo-deny", CARGO_DENY));
+        for (name, folder) in ENVIRONMENTS {
+            println!("{folder}: {}", tools::python_programs(name, &format!("{folder}/requirements.txt"))?.display());
+        }
+        println!("tests/oidc: {}", tools::node_modules("oidc", "tests/oidc")?.display());
+        let deny = deny.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        println!("cargo-deny: {}", deny.display());
+        Ok(())
+    })
 }
 
 fn fmt(_: &Options) -> Result<()> {
@@ -126,6 +145,11 @@ fn tests(options: &Options) -> Result<()> {
     let mut command = cargo(&["test", "--locked", "--workspace"]);
     command.args(&options.passed_on);
     command.env("MILECASTLE_BIN", target().join("debug/milecastle"));
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        // They wait for processes and timeouts half of their time.
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        command.env("RUST_TEST_THREADS", (2 * cores).to_string());
+    }
     if options.full {
         command.env("MILECASTLE_TEST_FULL", "1");
     }

@@ -64,7 +64,7 @@ pub(crate) fn python_programs(name: &str, requirements: &str) -> Result<PathBuf>
     println!("installing {requirements} into {}", environment.display());
     let python = packages::program("python3", "python3")?;
     let make = || run(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&environment));
-    make().or_else(|_| packages::install("python3-venv").and_then(|()| make()))?;
+    make().or_else(|_| packages::install(&["python3-venv"]).and_then(|()| make()))?;
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"];
     run(Command::new(programs.join("python")).args(pip).arg(&list))?;
     std::fs::write(&installed, wanted).with_context(|| format!("cannot write {}", installed.display()))?;

@@ -11,15 +11,15 @@ use std::time::Duration;
 use milecastle_settings::{Events, History, Idempotency, Members};
 use milecastle_store::{Kept, Retention, Sampling, Store, Term};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::charts::{COARSE_STEP, STEP};
 use crate::members::{LEADER, MemberSettings};
-use crate::rollout;
+use crate::rollout::Looks;
 use crate::state::State;
 
 /// How often lifetimes and rollouts are looked after.
-const LIFETIMES: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Does the chores for as long as `epoch` names a term of office of this process, which is this member, for ever.
 pub(crate) async fn run(
@@ -28,21 +28,45 @@ pub(crate) async fn run(
     settings: MemberSettings,
     epoch: watch::Receiver<Option<u64>>,
 ) {
-    // However much there is to forget: a bad canary, an object whose lifetime is over and a chart do not wait for it.
-    tokio::join!(look_after(&state, &member, &settings, epoch.clone()), tidy_up(&state, &member, &settings, epoch));
+    // However much there is to forget, and however long a rollout takes: a bad canary, an object whose lifetime is over and a chart do
+    // not wait for it.
+    tokio::join!(
+        roll_out(&state, &member, &settings, epoch.clone()),
+        look_after(&state, &member, &settings, epoch.clone()),
+        tidy_up(&state, &member, &settings, epoch),
+    );
 }
 
-/// Ends lifetimes, takes rollouts further and samples what nodes count.
+/// Takes rollouts further.
+async fn roll_out(
+    state: &Arc<State>,
+    member: &Arc<str>,
+    settings: &MemberSettings,
+    mut epoch: watch::Receiver<Option<u64>>,
+) {
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks: Option<Looks> = None;
+    loop {
+        tick.tick().await;
+        let Ok(leads) = epoch.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
+        let Some(epoch) = leads else { continue };
+        let those = looks.take().filter(|looks| looks.is_of(epoch));
+        let those = those.unwrap_or_else(|| Looks::begin(state, member, settings, epoch));
+        looks.insert(those).look().await;
+    }
+}
+
+/// Ends lifetimes and samples what nodes count.
 async fn look_after(
     state: &Arc<State>,
     member: &str,
     settings: &MemberSettings,
     mut epoch: watch::Receiver<Option<u64>>,
 ) {
-    let mut tick = interval(LIFETIMES);
+    let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sampled = 0;
-    let mut began: Option<(u64, Instant)> = None;
     loop {
         tick.tick().await;
         let Ok(leads) = epoch.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
@@ -50,9 +74,6 @@ async fn look_after(
         let term = Term { lease: LEADER, holder: member, epoch };
         let chores = Chores { store: state.store(), settings, term };
         chores.end_lifetimes().await;
-        let since = began.filter(|(of, _)| *of == epoch).map_or_else(Instant::now, |(_, since)| since);
-        began = Some((epoch, since));
-        rollout::look(state, &settings.compiler, (&settings.members).into(), term, since.elapsed()).await;
         let step = chores.store.now() / STEP * STEP;
         if step != sampled {
             sampled = step;

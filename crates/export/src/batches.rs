@@ -45,17 +45,27 @@ impl From<String> for Undelivered {
     }
 }
 
+/// What has come of entries that were given to an exporter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Entries that the server has taken.
+    pub sent: usize,
+    /// Entries that never will get there.
+    pub dropped: usize,
+}
+
 /// Sends batches to a server.
 pub trait Deliver<T>: Send + 'static {
-    /// Sends a batch; it ends in bounded time.
+    /// Sends a batch; it ends in bounded time. Tells of what has come of entries since it was last asked, also of earlier batches: who
+    /// holds entries back tells of them once they are sent, and who drops some says so in the log.
     ///
     /// # Errors
     /// The batch, or its rest, did not get through; it may be given once more.
-    fn deliver(&mut self, batch: &[T]) -> impl Future<Output = Result<(), Undelivered>> + Send;
+    fn deliver(&mut self, batch: &[T]) -> impl Future<Output = Result<Outcome, Undelivered>> + Send;
 
-    /// Sends what it still holds: there will be no further batch. It ends in bounded time.
-    fn end(&mut self) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
+    /// Sends what it still holds, and tells what has come of that: there will be no further batch. It ends in bounded time.
+    fn end(&mut self) -> impl Future<Output = Outcome> + Send {
+        std::future::ready(Outcome::default())
     }
 }
 
@@ -92,6 +102,11 @@ impl Backlog {
             let waiting = self.pending.load(Ordering::Relaxed);
             tracing::error!(queue, waiting, limit, discarded, "entries are discarded: is the server slow, or away?");
         }
+    }
+
+    fn count(&self, Outcome { sent, dropped }: Outcome) {
+        self.sent.add(sent as u64);
+        self.dropped.add(dropped as u64);
     }
 
     fn leave(&self, entries: usize) {
@@ -169,17 +184,13 @@ impl<T> Drop for Batches<T> {
 }
 
 async fn run<T: Send + Sync, D: Deliver<T>>(shared: Arc<Shared<T>>, mut ending: watch::Receiver<bool>, mut deliver: D) {
-    while let Some(mut batch) = next_batch(&shared, &mut ending).await {
+    while let Some(batch) = next_batch(&shared, &mut ending).await {
         let count = batch.len();
-        if let Err(Undelivered { reason, .. }) = send(&shared, &mut deliver, &mut batch).await {
-            shared.backlog.dropped.add(batch.len() as u64);
-            let (queue, entries) = (&*shared.settings.name, batch.len());
-            tracing::error!(queue, entries, reason, "a batch could not be delivered and is dropped");
-        }
-        shared.backlog.sent.add((count - batch.len()) as u64);
+        let outcome = send(&shared.settings, &mut deliver, batch).await;
+        shared.backlog.count(outcome);
         shared.backlog.leave(count);
     }
-    deliver.end().await;
+    shared.backlog.count(deliver.end().await);
 }
 
 /// Waits until a batch is complete or old enough; `None` once there will be no more.
@@ -225,28 +236,22 @@ async fn next_batch<T>(shared: &Shared<T>, ending: &mut watch::Receiver<bool>) -
     }
 }
 
-/// Sends a batch, again if need be. What is left in it did not get through.
-async fn send<T: Sync, D: Deliver<T>>(
-    shared: &Shared<T>,
-    deliver: &mut D,
-    batch: &mut Vec<T>,
-) -> Result<(), Undelivered> {
-    let mut tries = 0;
+/// Sends a batch, again if need be. What does not get through then is dropped.
+async fn send<T: Send + Sync, D: Deliver<T>>(settings: &BatchSettings, deliver: &mut D, mut batch: Vec<T>) -> Outcome {
+    let (queue, mut through, mut tries) = (&*settings.name, 0, 0);
     loop {
-        let error = match deliver.deliver(batch).await {
-            Ok(()) => {
-                batch.clear();
-                return Ok(());
-            }
+        let Undelivered { delivered, reason } = match deliver.deliver(&batch).await {
+            Ok(outcome) => return Outcome { sent: through + outcome.sent, ..outcome },
             Err(error) => error,
         };
-        batch.drain(..error.delivered.min(batch.len()));
-        if tries >= shared.settings.retries {
-            return Err(error);
+        through += batch.drain(..delivered.min(batch.len())).len();
+        if tries >= settings.retries {
+            let entries = batch.len();
+            tracing::error!(queue, entries, reason, "a batch could not be delivered and is dropped");
+            return Outcome { sent: through, dropped: entries };
         }
         tries += 1;
-        let (queue, reason) = (&*shared.settings.name, &*error.reason);
         tracing::debug!(queue, reason, tries, "a batch was not delivered; it is tried again");
-        tokio::time::sleep(shared.settings.retry_delay).await;
+        tokio::time::sleep(settings.retry_delay).await;
     }
 }

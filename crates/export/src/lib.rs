@@ -20,6 +20,6 @@ mod socket;
 mod tests;
 
 pub use background::{Background, Connect, Connecting, Duplex, Endpoint, Plain, Tls};
-pub use batches::{Backlog, BatchSettings, Batches, Deliver, Undelivered};
+pub use batches::{Backlog, BatchSettings, Batches, Deliver, Outcome, Undelivered};
 pub use client::{Answer, HttpClient, PostError, Target, TargetError};
 pub use socket::{Carrier, SocketClient};

@@ -44,13 +44,16 @@ impl SocketClient {
         &self.to
     }
 
-    /// Sends bytes, as one datagram where there are datagrams. Connecting and writing have `patience` each. A kept connection that the
-    /// server has closed is replaced by a new one.
+    /// Sends bytes, as one datagram where there are datagrams. Connecting, writing, and leaving an old connection have `patience` each.
+    /// A kept connection that the server has closed is replaced by a new one.
     ///
     /// # Errors
     /// They were not handed over in whole. A part of them may have reached the server.
     pub async fn send(&mut self, bytes: &[u8], patience: Duration) -> io::Result<()> {
-        let mut socket = match self.take_kept().await {
+        if !self.is_open().await {
+            self.close(patience).await;
+        }
+        let mut socket = match self.kept.take() {
             Some(kept) => kept,
             None => within(patience, self.open()).await?,
         };
@@ -59,16 +62,28 @@ impl SocketClient {
         Ok(())
     }
 
-    /// The socket of the last time, unless the server has closed it: what is written to such a one is lost without an error.
-    async fn take_kept(&mut self) -> Option<Socket> {
-        let mut kept = self.kept.take()?;
+    /// Leaves the server: says that no more will come, as TLS asks for (RFC 5425 §4.4), and waits for the server to leave too, so that
+    /// nothing on its way is lost to a reset. After `patience` it goes all the same. What is sent then is sent over a new connection.
+    pub async fn close(&mut self, patience: Duration) {
+        let Some(Socket::Connection(mut stream)) = self.kept.take() else { return };
+        let leave = async {
+            stream.shutdown().await?;
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+        };
+        // All that was to be sent has been: how the server goes changes nothing.
+        drop(within(patience, leave).await);
+    }
+
+    /// Whether there is a socket of the last time that the server has not closed: what is written to such a one is lost without an
+    /// error.
+    async fn is_open(&mut self) -> bool {
         // The runtime asks the system between two turns; a close that came during this one it does not know of.
         tokio::task::yield_now().await;
-        let is_open = match &mut kept {
-            Socket::Connection(stream) => poll_fn(|cx| Poll::Ready(is_open(&mut **stream, cx))).await,
-            Socket::Datagrams(_) => true,
-        };
-        is_open.then_some(kept)
+        match &mut self.kept {
+            Some(Socket::Connection(stream)) => poll_fn(|cx| Poll::Ready(is_open(&mut **stream, cx))).await,
+            Some(Socket::Datagrams(_)) => true,
+            None => false,
+        }
     }
 
     async fn open(&mut self) -> io::Result<Socket> {

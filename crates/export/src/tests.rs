@@ -1,4 +1,4 @@
-use crate::{Background, Backlog, BatchSettings, Batches, Deliver, Undelivered};
+use crate::{Background, Backlog, BatchSettings, Batches, Deliver, Outcome, Undelivered};
 use milecastle_telemetry::metrics::{Counter, Handle, Options, Registry};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,13 +13,14 @@ struct Server {
 }
 
 impl Deliver<u32> for Server {
-    async fn deliver(&mut self, batch: &[u32]) -> Result<(), Undelivered> {
+    async fn deliver(&mut self, batch: &[u32]) -> Result<Outcome, Undelivered> {
         self.got.send((Instant::now(), batch.to_vec())).unwrap();
         if !self.takes.is_zero() {
             // The clock is paused: nobody waits for this.
             let _elapsed = tokio::time::timeout(self.takes, std::future::pending::<()>()).await;
         }
-        self.answers.pop_front().unwrap_or(Ok(()))
+        let answer = self.answers.pop_front().unwrap_or(Ok(()));
+        answer.map(|()| Outcome { sent: batch.len(), dropped: 0 })
     }
 }
 

@@ -65,14 +65,16 @@ mod tests {
             let trusted = dir.write("trusted.pem", authority.pem());
             let background = Arc::new(exporters(Handle::current(), Some(trusted), Size::kib(1)));
             let mut client = SocketClient::new(background, to.clone(), Carrier::Connection);
-            client.send(b"hello", SOON).await
+            let sent = client.send(b"hello", SOON).await;
+            client.close(SOON).await;
+            sent
         };
         let receive = async || {
             let (stream, _) = listener.accept().await?;
             let mut stream = TlsAcceptor::from(config.clone()).accept(stream).await?;
             let mut got = Vec::new();
-            // How the client goes is no matter.
-            drop(stream.read_to_end(&mut got).await);
+            // The client says that it ends (RFC 5425 §4.4): without that the end would be an error.
+            stream.read_to_end(&mut got).await?;
             Ok::<_, io::Error>(got)
         };
         let (sent, got) = tokio::join!(send(&ours), receive());

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -17,6 +18,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 const AWAY: [&str; 5] = ["READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING", "NOAUTH"];
 /// How servers before version 7 begin what befell a script; the refusal of its command stands behind `-` then.
 const OF_A_SCRIPT: &str = "ERR Error running script";
+/// What a server says, unasked, before it closes a connection that is one too many.
+const FULL: &str = "ERR max number of clients reached";
 
 /// Why a connection ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,8 @@ enum Fault {
         "it is not the one to be asked now ({0}): a replica, coming up, or asking for a password; see redis_host and redis_password"
     )]
     Away(&'static str),
+    #[error("it takes no more connections: see its maxclients")]
+    Full,
     #[error("no answer within redis_timeout")]
     Late,
     #[error("the connection broke off: {0}")]
@@ -42,9 +47,11 @@ enum Fault {
 /// Opens a connection and answers questions over it, until it has rested long enough or fails. Questions that are left then are
 /// dropped, and with them the other end of whoever waits.
 pub(crate) async fn run(server: Arc<Server>, mut questions: mpsc::Receiver<Question>) {
+    let patience = server.terms.patience;
     loop {
-        let ended = match timeout(server.terms.patience, open(&server)).await {
-            Ok(Ok((stream, read))) => converse(&server, stream, read, &mut questions).await,
+        let (began, mut has_answered) = (Instant::now(), false);
+        let ended = match timeout(patience, open(&server)).await {
+            Ok(Ok((stream, read))) => converse(&server, stream, read, &mut questions, &mut has_answered).await,
             Ok(Err(fault)) => Err(fault),
             Err(_) => Err(Fault::Unconnected),
         };
@@ -53,8 +60,12 @@ pub(crate) async fn run(server: Arc<Server>, mut questions: mpsc::Receiver<Quest
             Ok(()) if !questions.is_empty() => {}
             Ok(()) => return,
             Err(fault) => {
-                if matches!(fault, Fault::Connect(_) | Fault::Unconnected | Fault::LetIn(_) | Fault::Away(_)) {
-                    server.bar();
+                match fault {
+                    _ if !has_answered => server.bar(began.elapsed()),
+                    Fault::Late => server.bar(patience),
+                    Fault::Away(_) => server.bar(Duration::ZERO),
+                    // What worked until now may work at once again.
+                    _ => {}
                 }
                 return server.fails(&fault);
             }
@@ -88,7 +99,7 @@ async fn open(server: &Server) -> Result<(Box<dyn Duplex>, BytesMut), Fault> {
             }
         };
         if let Value::Error(refusal) = answer {
-            return Err(Fault::LetIn(code(&refusal).to_owned()));
+            return Err(if refusal == FULL { Fault::Full } else { Fault::LetIn(code(&refusal).to_owned()) });
         }
     }
     Ok((stream, read))
@@ -100,18 +111,19 @@ struct Waiting {
     answer: oneshot::Sender<Value>,
 }
 
-/// Sends questions as they come, and hands out answers in the same order.
+/// Sends questions as they come, and hands out answers in the same order. `has_answered` tells whether there was one.
 async fn converse(
     server: &Server,
     stream: Box<dyn Duplex>,
     mut read: BytesMut,
     questions: &mut mpsc::Receiver<Question>,
+    has_answered: &mut bool,
 ) -> Result<(), Fault> {
     let terms = &server.terms;
     let (mut reading, mut writing) = tokio::io::split(stream);
     let (mut out, mut unflushed) = (BytesMut::new(), false);
     let mut waiting: VecDeque<Waiting> = VecDeque::new();
-    let (mut resting_since, mut has_answered) = (Instant::now(), false);
+    let mut resting_since = Instant::now();
     // Not moved on with each answer, but looked at when it rings.
     let mut alarm = pin!(sleep_until(resting_since + terms.rest));
     loop {
@@ -124,17 +136,17 @@ async fn converse(
             written = write(&mut writing, &mut out), if unflushed => unflushed = !written?,
             got = reading.read_buf(&mut read) => {
                 if got? == 0 {
-                    let at_rest = waiting.is_empty() && (has_answered || questions.is_empty());
+                    let at_rest = waiting.is_empty() && (*has_answered || questions.is_empty());
                     return if at_rest { Ok(()) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) };
                 }
                 while let Some(answer) = resp::take(&mut read)? {
-                    let first = waiting.pop_front().ok_or(Malformed)?;
                     if let Value::Error(refusal) = &answer
-                        && let Some(code) = away(refusal)
+                        && let Some(fault) = turned_away(refusal)
                     {
-                        return Err(Fault::Away(code));
+                        return Err(fault);
                     }
-                    has_answered = true;
+                    let first = waiting.pop_front().ok_or(Malformed)?;
+                    *has_answered = true;
                     server.answers();
                     // Who does not wait any more is a client that has left.
                     drop(first.answer.send(answer));
@@ -169,10 +181,14 @@ async fn converse(
     }
 }
 
-/// The code by which a server says with this refusal that it is not the one to be asked.
-fn away(refusal: &str) -> Option<&'static str> {
+/// What is wrong with a server that says by this refusal that it is not the one to be asked, or has no room.
+fn turned_away(refusal: &str) -> Option<Fault> {
+    if refusal == FULL {
+        return Some(Fault::Full);
+    }
     let of_a_script = refusal.starts_with(OF_A_SCRIPT);
-    AWAY.into_iter().find(|away| code(refusal) == *away || (of_a_script && refusal.contains(&format!(" -{away} "))))
+    let is_meant = |away: &&str| code(refusal) == *away || (of_a_script && refusal.contains(&format!(" -{away} ")));
+    AWAY.into_iter().find(is_meant).map(Fault::Away)
 }
 
 /// One step of sending; whether all is on its way.

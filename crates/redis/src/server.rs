@@ -28,8 +28,9 @@ pub struct Terms {
     pub patience: Duration,
     /// How long a connection is kept without a question.
     pub rest: Duration,
-    /// How long nobody connects again after that has failed, or after the server has said that it is not the one to be asked: one that
-    /// comes up is not run over, and one that is away costs little.
+    /// How long at least nobody connects again after a connection that ended before its first answer, after an answer that did not come
+    /// in time, or after the server has said that it is not the one to be asked: one that comes up is not run over, and one that is away
+    /// costs little. It lasts no less than the wait that was in vain; zero: the next question connects, whatever has happened.
     pub pause: Duration,
     /// Questions of one worker that may wait for their answers, and as many again until they are sent; at least 1.
     pub pending: usize,
@@ -150,14 +151,17 @@ impl Server {
         })
     }
 
-    /// The server is away: nobody connects for a while, on any worker.
-    pub(crate) fn bar(&self) {
-        let until = self.began.elapsed() + self.terms.pause;
-        self.barred.store(until.as_millis() as u64, Ordering::Relaxed);
+    /// The server is away, and it took `waited` to find out: nobody connects for a while, on any worker.
+    pub(crate) fn bar(&self, waited: Duration) {
+        if self.terms.pause.is_zero() {
+            return;
+        }
+        let until = self.began.elapsed().saturating_add(self.terms.pause.max(waited));
+        self.barred.fetch_max(until.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn is_barred(&self) -> bool {
-        (self.began.elapsed().as_millis() as u64) < self.barred.load(Ordering::Relaxed)
+    pub(crate) fn is_barred(&self) -> bool {
+        self.began.elapsed() < Duration::from_millis(self.barred.load(Ordering::Relaxed))
     }
 
     /// Says once that it fails, until it answers again.

@@ -3,10 +3,11 @@
 use crate::{Server, Servers, Terms, Unanswered, Value, command};
 use milecastle_export::{Background, Endpoint, Tls};
 use milecastle_testkit::{Redis, eventually, nowhere};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
 
 fn terms(address: SocketAddr) -> Terms {
     Terms {
@@ -97,6 +98,43 @@ async fn a_server_that_lets_nobody_in_is_not_asked_at_once_again() {
             ended(&server).await;
         }
         assert_eq!(connected() - before, tries, "with a pause of {pause:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_takes_connections_and_answers_nothing_is_not_asked_at_once_again() {
+    let (brief, long) = (Duration::from_millis(50), Duration::from_secs(10));
+    for (said, patience) in [(Some(""), long), (Some("-ERR max number of clients reached\r\n"), long), (None, brief)] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let terms = Terms { patience, pause: Duration::from_secs(3600), ..terms(listener.local_addr().unwrap()) };
+        let server = server(&terms);
+        let other = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let Some(said) = said else { return Some(connection) };
+            connection.write_all(said.as_bytes()).await.unwrap();
+            None
+        };
+        let (answer, _connection) = tokio::join!(incremented(&server), other);
+        assert_eq!(answer, Err(Unanswered), "{said:?}");
+        ended(&server).await;
+        for _ in 0..4 {
+            assert_eq!(incremented(&server).await, Err(Unanswered), "{said:?}");
+            ended(&server).await;
+        }
+        let again = listener.into_std().unwrap().accept();
+        assert_eq!(again.map(drop).map_err(|e| e.kind()), Err(ErrorKind::WouldBlock), "{said:?}");
+    }
+}
+
+#[test]
+fn a_pause_lasts_no_less_than_the_wait_that_was_in_vain() {
+    let pauses = [(Duration::ZERO, false), (Duration::from_millis(1), true), (Duration::MAX, true)];
+    for (pause, is_barred) in pauses {
+        let server = server(&Terms { pause, ..terms(nowhere()) });
+        assert!(!server.is_barred());
+        server.bar(Duration::from_secs(3600));
+        server.bar(Duration::ZERO);
+        assert_eq!(server.is_barred(), is_barred, "{pause:?}");
     }
 }
 

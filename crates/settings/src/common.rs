@@ -91,7 +91,8 @@ pub struct Database {
     pub retry_min: Time,
     /// Longest such pause.
     pub retry_max: Time,
-    /// How long a request waits for a free connection, or for its turn to write to a gateway group, before it is answered 503.
+    /// How long a request waits for a free connection, or for one of those that are for writing, before it is answered 503. For the
+    /// writes to its own gateway group that came before it, it waits as long, and 10 s at least.
     pub acquire_timeout: Time,
     /// How long one statement may run before the database ends it. Where it does not, as one that has vanished without a word,
     /// the statement is given up `acquire_timeout` and 2 s later, and its connection closed.

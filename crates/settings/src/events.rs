@@ -39,7 +39,8 @@ pub struct EventStreams {
     /// Streams of one key, token or account at a time, 1 to `most`; one more is refused with 429.
     #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub most_of_a_caller: u32,
-    /// How often a stream says that it lives, and where it stands.
+    /// How often a stream says that it lives, and where it stands; at most 30s: `milecastle events --follow` goes on elsewhere after 60 s of
+    /// silence.
     pub beat: Time,
     /// How old the answer may be that a client may still see a stream when something is sent to it; one that may not has its
     /// stream ended, at the latest with the next beat.
@@ -65,7 +66,10 @@ impl Events {
 impl EventStreams {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         let mut checks = checks.at("event_streams");
-        checks.above_zero(&[("beat", self.beat), ("stall", self.stall)]);
+        checks.above_zero(&[("stall", self.stall)]);
+        if self.beat.is_zero() || self.beat > Time::secs(30) {
+            checks.fault("beat", "expected more than 0 and at most 30s: clients count on it");
+        }
         if self.most_of_a_caller > self.most {
             checks.fault("most_of_a_caller", "expected at most `event_streams.most`");
         }

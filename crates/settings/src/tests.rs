@@ -245,6 +245,7 @@ fn values_that_could_not_work_are_refused() {
         ("dashboard: {admin: {body_timeout: 0}}", "dashboard.admin.body_timeout"),
         ("dashboard: {access: {login_wait_min: 2m}}", "dashboard.access.login_wait_min"),
         ("dashboard: {access: {password_hashes: 0}}", "dashboard.access.password_hashes"),
+        ("dashboard: {event_streams: {beat: 31s}}", "dashboard.event_streams.beat"),
         ("dp_manager: {limits: {hello_timeout: 0}}", "dp_manager.limits.hello_timeout"),
         ("dp_manager: {stream: {silence: 5s, node_report_interval: 1s}}", "dp_manager.stream.silence"),
         ("dp_manager: {stream: {node_report_interval: 20s}}", "dp_manager.stream.node_report_interval"),

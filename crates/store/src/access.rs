@@ -144,8 +144,11 @@ impl Acting<'_> {
     /// Revokes a token for good, and with it every node that joined with it; the group's epoch grows. `false`: the group has
     /// no such token that is not revoked yet.
     pub async fn token_revoke(self, group: &str, id: &str) -> Result<bool, StoreError> {
-        let _turn = self.store.0.db.turn().await?;
+        let _turn = self.store.0.db.turn(group).await?;
         let mut tx = self.begin().await?;
+        // Before the token's own row: whoever deletes the group holds them in this order too.
+        let lock = tx.lock_group_sql();
+        tx.row(lock, args![group]).await?;
         let now = self.store.now();
         let sql = "UPDATE token SET revoked_at = $3 WHERE group_id = $1 AND id = $2 AND revoked_at IS NULL";
         if tx.run(sql, args![group, id, now]).await? == 0 {

@@ -15,7 +15,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use crate::error::{OpenError, StoreError};
 use crate::file::OpenFiles;
 use crate::rule::Rule;
-use crate::server::Server;
+use crate::server::{LOCK_TIMEOUT, Server};
 use crate::sql::Db;
 
 /// How a process uses PostgreSQL. SQLite has one writer and local files, so nothing of this concerns it.
@@ -70,14 +70,15 @@ async fn postgres(dsn: &str, tuning: &Tuning) -> Result<Db, OpenError> {
         Err(sqlx::Error::Configuration(why)) => return bad(why.to_string()),
         Err(_) => return bad("PostgreSQL does not understand it"),
     };
-    let statement_timeout = format!("{}ms", tuning.statement_timeout.as_millis());
+    let [lock_timeout, statement_timeout] =
+        [LOCK_TIMEOUT, tuning.statement_timeout].map(|time| format!("{}ms", time.as_millis()));
     let application = options.get_application_name().unwrap_or("milecastle").to_owned();
     let options = options
         .application_name(&application)
         // A write that cannot have its group's row, and a process that stopped in the middle of one, must not hold up the
         // others for good.
         .options([
-            ("lock_timeout", "10s"),
+            ("lock_timeout", &*lock_timeout),
             ("idle_in_transaction_session_timeout", "30s"),
             ("statement_timeout", &statement_timeout),
         ])

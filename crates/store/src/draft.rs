@@ -136,7 +136,7 @@ impl Acting<'_> {
         update: &DraftUpdate,
         limits: DraftLimits,
     ) -> Result<Draft, DraftError> {
-        let _turn = self.store.0.db.turn().await?;
+        let _turn = self.store.0.db.turn(group).await?;
         let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![group]).await?.ok_or_else(|| StoreError::UnknownGroup(group.to_owned()))?;

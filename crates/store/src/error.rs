@@ -139,6 +139,9 @@ pub enum StoreError {
     /// The database does not answer, or not in time. A write may or may not have happened if it was being committed.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] Cause),
+    /// The turn to write did not come in time, since others write. Nothing was written.
+    #[error("{0}")]
+    Busy(String),
     /// The database answered with an error.
     #[error("the database refused a statement: {0}")]
     Database(#[source] Cause),
@@ -365,9 +368,26 @@ impl StoreError {
         StoreError::Unavailable("it does not answer in time".into())
     }
 
+    /// Others have held a group for as long as its row is waited for.
+    pub(crate) fn busy_group(group: &str, patience: Duration) -> StoreError {
+        let text = format!(
+            "others have written to gateway group `{group}`, or held it, for {patience:?}: try again, or pause the writers"
+        );
+        StoreError::Busy(text)
+    }
+
+    /// Others have had all connections that are for writing to groups.
+    pub(crate) fn busy(patience: Duration) -> StoreError {
+        let text = format!(
+            "writes to other gateway groups have had all connections that are for writing, for {patience:?}: try again; where \
+             that lasts, raise database.max_connections"
+        );
+        StoreError::Busy(text)
+    }
+
     /// Whether the same may succeed later without anything being done to this program.
     pub fn may_pass(&self) -> bool {
-        matches!(self, StoreError::Unavailable(_))
+        matches!(self, StoreError::Unavailable(_) | StoreError::Busy(_))
     }
 
     /// Whether the database answers, and takes no writes.

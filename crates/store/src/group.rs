@@ -90,7 +90,7 @@ impl Store {
     /// their numbers are used again: nodes that hold the first ones must not take the others for what follows. `true`: it was so,
     /// and the group's epoch grew.
     pub async fn group_diverge(&self, id: &str, lineage: &str, revision: u64, mark: &str) -> Result<bool, StoreError> {
-        let _turn = self.0.db.turn().await?;
+        let _turn = self.0.db.turn(id).await?;
         let mut tx = self.0.db.begin_write().await?;
         let lock = tx.lock_group_sql();
         let row = tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
@@ -126,7 +126,7 @@ impl Acting<'_> {
 
     /// Changes name or labels; the group's epoch grows.
     pub async fn group_update(self, id: &str, update: &GroupUpdate) -> Result<Group, StoreError> {
-        let _turn = self.store.0.db.turn().await?;
+        let _turn = self.store.0.db.turn(id).await?;
         let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?;
@@ -147,7 +147,7 @@ impl Acting<'_> {
     /// ([`Group::supersedes`]). With `anew` the group's present lineage is among them and gets a successor: its revisions
     /// were counted further elsewhere than here, so the next ones must not be taken for those. The group's epoch grows.
     pub async fn group_supersede(self, id: &str, over: &[String], anew: bool) -> Result<Group, StoreError> {
-        let _turn = self.store.0.db.turn().await?;
+        let _turn = self.store.0.db.turn(id).await?;
         let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;
@@ -173,7 +173,7 @@ impl Acting<'_> {
 
     /// Deletes a group with all that belongs to it. Unless `force`, only one without objects and nodes.
     pub async fn group_delete(self, id: &str, force: bool) -> Result<(), GroupError> {
-        let _turn = self.store.0.db.turn().await?;
+        let _turn = self.store.0.db.turn(id).await?;
         let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;

@@ -227,7 +227,7 @@ impl Store {
 
     /// Forgets the history up to and including revision `floor`. `None`, and nothing forgotten: the term of office is over.
     async fn history_trim(&self, term: Term<'_>, group: &str, floor: u64) -> Result<Option<u64>, StoreError> {
-        let _turn = self.0.db.turn().await?;
+        let _turn = self.0.db.turn(group).await?;
         let mut tx = self.0.db.begin_write().await?;
         let raise = "UPDATE gateway_group SET floor = $2 WHERE id = $1 AND floor < $2 AND $2 <= head";
         tx.run(raise, args![group, floor]).await?;

@@ -42,7 +42,7 @@ impl Acting<'_> {
 
     /// Puts all nodes of a group in maintenance, those to come included, or ends that with `None`; the group's epoch grows.
     pub async fn group_maintain(self, id: &str, maintenance: Option<&Maintenance>) -> Result<(), StoreError> {
-        let _turn = self.store.0.db.turn().await?;
+        let _turn = self.store.0.db.turn(id).await?;
         let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?;

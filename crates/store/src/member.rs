@@ -90,7 +90,7 @@ impl Store {
 
     /// Forgets members that were silent for longer than `members`, and nodes that were neither heard of nor joined since
     /// `nodes` (Unix time in seconds), those of each group in a transaction of their own. `None`: the term of office is over, and
-    /// nothing more is forgotten.
+    /// nothing more is forgotten. A group that cannot be had keeps no other one waiting; the first error is given once all were tried.
     pub async fn forget_lost(
         &self,
         term: Term<'_>,
@@ -107,21 +107,22 @@ impl Store {
         // One in maintenance is silent because somebody means it to be.
         let lost = "SELECT DISTINCT group_id FROM node WHERE COALESCE(reported_at, joined_at) < $1 AND joined_at < $1 \
                     AND maintenance IS NULL";
-        let mut forgotten = Forgotten { members, nodes: 0 };
+        let (mut forgotten, mut failed) = (Forgotten { members, nodes: 0 }, None);
         for group in self.0.db.rows(lost, args![nodes]).await? {
-            match self.forget_nodes(term, &group.text(0)?, nodes).await? {
-                Some(gone) => forgotten.nodes += gone,
-                None => return Ok(None),
+            match self.forget_nodes(term, &group.text(0)?, nodes).await {
+                Ok(Some(gone)) => forgotten.nodes += gone,
+                Ok(None) => return Ok(None),
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(Some(forgotten))
+        failed.map_or(Ok(Some(forgotten)), Err)
     }
 
     /// Forgets the nodes of a group that were silent since `since`. `None`, and nothing forgotten: the term of office is over.
     async fn forget_nodes(&self, term: Term<'_>, group: &str, since: u64) -> Result<Option<u64>, StoreError> {
         let sql = "DELETE FROM node WHERE group_id = $1 AND COALESCE(reported_at, joined_at) < $2 AND joined_at < $2 \
                    AND maintenance IS NULL";
-        let _turn = self.0.db.turn().await?;
+        let _turn = self.0.db.turn(group).await?;
         let mut tx = self.0.db.begin_write().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![group]).await?;

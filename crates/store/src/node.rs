@@ -228,7 +228,7 @@ impl Acting<'_> {
         sql: &'static str,
         args: &[crate::sql::Value<'_>],
     ) -> Result<bool, StoreError> {
-        let _turn = self.store.0.db.turn().await?;
+        let _turn = self.store.0.db.turn(group).await?;
         let mut tx = self.begin().await?;
         // Before the node's own row, to which its reports are written: they do not wait for the group.
         let lock = tx.lock_group_sql();

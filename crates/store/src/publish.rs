@@ -42,7 +42,7 @@ impl Acting<'_> {
         answer: impl Fn(&Published) -> Option<Answered>,
     ) -> Result<Published, PublishError> {
         let Inner { db, watcher, .. } = &*self.store.0;
-        let _turn = db.turn().await?;
+        let _turn = db.turn(group).await?;
         let mut tx = self.begin().await?;
         let mut write = Writing::begin(&mut tx, self, group).await?;
         let published = Box::pin(write.apply(set)).await?;
@@ -59,7 +59,7 @@ impl Acting<'_> {
     /// What [`Self::publish`] would do at this moment, or refuse; nothing is written.
     pub async fn rehearse(self, group: &str, set: ChangeSet) -> Result<Published, PublishError> {
         let db = &self.store.0.db;
-        let _turn = db.turn().await?;
+        let _turn = db.turn(group).await?;
         let mut tx = db.begin_write().await?;
         let mut write = Writing::begin(&mut tx, self, group).await?;
         // Dropped without a commit, the transaction is rolled back.
@@ -70,21 +70,23 @@ impl Acting<'_> {
 impl Store {
     /// Deletes all objects whose time to live ended at or before `now` (Unix seconds), whoever refers to them; one revision
     /// for each group that has any. Gives those groups with their new revision; none of them once the term of office is
-    /// over.
+    /// over. A group that cannot be had keeps no other one waiting; the first error is given once all were tried.
     pub async fn expire_due(&self, term: Term<'_>, now: u64) -> Result<Vec<(String, u64)>, PublishError> {
         let due = "SELECT DISTINCT group_id FROM resource WHERE expires_at <= $1 ORDER BY group_id";
-        let mut done = Vec::new();
+        let (mut done, mut failed) = (Vec::new(), None);
         for row in self.0.db.rows(due, args![now]).await? {
             let group = row.text(0)?;
-            if let Some(revision) = self.expire_group(term, &group, now).await? {
-                done.push((group, revision));
+            match self.expire_group(term, &group, now).await {
+                Ok(Some(revision)) => done.push((group, revision)),
+                Ok(None) => {}
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(done)
+        failed.map_or(Ok(done), Err)
     }
 
     async fn expire_group(&self, term: Term<'_>, group: &str, now: u64) -> Result<Option<u64>, PublishError> {
-        let _turn = self.0.db.turn().await?;
+        let _turn = self.0.db.turn(group).await?;
         let mut tx = self.0.db.begin_write().await?;
         let actor = Actor::system();
         let mut write = Writing::begin(&mut tx, self.by(&actor), group).await?;

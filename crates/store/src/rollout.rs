@@ -11,7 +11,6 @@
 //! Deliberately absent: policies, who is a canary, and what is judged. They are JSON here.
 
 use serde_json::{Value as Json, json};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::audit::{Acting, NewEntry, audited};
 use crate::change::{ChangeSet, Published};
@@ -90,7 +89,7 @@ pub struct Rollouts {
 pub struct HeldRollout<'a> {
     by: Acting<'a>,
     tx: Tx,
-    _turn: Option<OwnedSemaphorePermit>,
+    _turn: Option<Turn>,
     rollout: Rollout,
 }
 
@@ -118,7 +117,7 @@ impl Store {
 impl<'a> Acting<'a> {
     /// Holds the rollout of a group. Waits for publishes to the group to end that are under way.
     pub async fn rollout_hold(self, id: &str) -> Result<HeldRollout<'a>, StoreError> {
-        let turn = self.store.0.db.turn().await?;
+        let turn = self.store.0.db.turn(id).await?;
         let mut tx = self.begin().await?;
         let lock = tx.lock_group_sql();
         tx.row(lock, args![id]).await?.ok_or_else(|| StoreError::UnknownGroup(id.to_owned()))?;

@@ -9,7 +9,10 @@
 //! - A connection on which nothing may be written is closed: the next one may lead to another server, or a session that may.
 //! - Whoever holds the row of a group, or waits for it, has a turn, and there are fewer of these than connections: what keeps this replica
 //!   alive finds one however many clients write, and however long a group is held.
+//! - Of all who write to one group one has a turn, whoever comes later stands in its line: a group that is held keeps nobody from another.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +38,9 @@ const RETURN: Duration = Duration::from_secs(5);
 /// the one in question takes to come back to the pool.
 const DOUBT: Duration = Duration::from_secs(60);
 
+/// How long a transaction waits for a lock, such as that of a group's row, before the database gives it up (`lock_timeout`).
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A PostgreSQL server.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
@@ -43,7 +49,34 @@ pub(crate) struct Server {
     /// What was read of the rule of the schema.
     pub(crate) rule: Rule,
     turns: Arc<Semaphore>,
+    lines: Lines,
     acquire_timeout: Duration,
+}
+
+/// The lines of all groups to which this process writes.
+type Lines = Arc<Mutex<HashMap<String, Line>>>;
+
+/// Those who write to a group.
+#[derive(Debug)]
+struct Line {
+    /// The one whose turn it is, and those who wait.
+    writers: usize,
+    turn: Arc<Semaphore>,
+}
+
+/// A place in the line of a group, which is there for as long as somebody has one.
+#[derive(Debug)]
+struct Place {
+    lines: Lines,
+    group: String,
+}
+
+/// A turn to hold the row of a group, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _connection: OwnedSemaphorePermit,
+    _group: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// How long an answer is waited for, and whether connections are in doubt because of one lately.
@@ -98,7 +131,8 @@ impl Server {
             })
             .connect_lazy_with(options);
         let turns = Arc::new(Semaphore::new(most.div_ceil(2) as usize));
-        Self { pool, patience, rule: Rule::default(), turns, acquire_timeout: tuning.acquire_timeout }
+        let acquire_timeout = tuning.acquire_timeout;
+        Self { pool, patience, rule: Rule::default(), turns, lines: Lines::default(), acquire_timeout }
     }
 
     /// A pool of one connection to the same server, for notices.
@@ -120,11 +154,45 @@ impl Server {
         }
     }
 
-    /// Waits for its turn to hold the row of a group, as long as for a connection.
-    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit, StoreError> {
-        match timeout(self.acquire_timeout, self.turns.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+    /// Waits for its turn to hold the row of a group: in the line of the group, as long as it would for the row, then as long as for
+    /// a connection.
+    pub(crate) async fn turn(&self, group: &str) -> Result<Turn, StoreError> {
+        let (place, line) = Place::take(self.lines.clone(), group);
+        let patience = LOCK_TIMEOUT.max(self.acquire_timeout);
+        let of_group = permit(line, patience).await.ok_or_else(|| StoreError::busy_group(group, patience))?;
+        let connection = permit(self.turns.clone(), self.acquire_timeout).await;
+        let connection = connection.ok_or_else(|| StoreError::busy(self.acquire_timeout))?;
+        Ok(Turn { _connection: connection, _group: of_group, _place: place })
+    }
+}
+
+async fn permit(of: Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {
+    // None is ever closed.
+    timeout(patience, of.acquire_owned()).await.ok()?.ok()
+}
+
+impl Place {
+    /// The last place in the line of a group, and whose turn it is there.
+    fn take(lines: Lines, group: &str) -> (Self, Arc<Semaphore>) {
+        let turn = {
+            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = || Line { writers: 0, turn: Arc::new(Semaphore::new(1)) };
+            let line = lines.entry(group.to_owned()).or_insert_with(first);
+            line.writers += 1;
+            line.turn.clone()
+        };
+        (Self { lines, group: group.to_owned() }, turn)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut line) = lines.entry(std::mem::take(&mut self.group)) {
+            line.get_mut().writers -= 1;
+            if line.get().writers == 0 {
+                line.remove();
+            }
         }
     }
 }
@@ -168,4 +236,41 @@ impl Patience {
 
 fn late() -> sqlx::Error {
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "it does not answer in time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn those_who_wait_for_a_group_keep_nobody_from_another_one() {
+        // One connection for notices, two of four for writers.
+        let acquire_timeout = Duration::from_millis(50);
+        let tuning = Tuning { max_connections: 5, acquire_timeout, ..Tuning::default() };
+        let server = Server::new(PgConnectOptions::new_without_pgpass(), &tuning);
+        let held = server.turn("a").await.unwrap();
+        let waiting: Vec<_> = (0..9)
+            .map(|_| {
+                let server = server.clone();
+                tokio::spawn(async move { server.turn("a").await.map(drop) })
+            })
+            .collect();
+        while server.lines.lock().unwrap()["a"].writers < 10 {
+            tokio::task::yield_now().await;
+        }
+        let other = server.turn("b").await.unwrap();
+        // Then there is none left, and it is said why.
+        let refused = server.turn("c").await.unwrap_err();
+        assert!(matches!(&refused, StoreError::Busy(why) if why.contains("database.max_connections")), "{refused}");
+        drop(other);
+        waiting[0].abort();
+        drop(held);
+        for (n, writer) in waiting.into_iter().enumerate() {
+            match writer.await {
+                Ok(turn) => turn.unwrap(),
+                Err(ended) => assert!(n == 0 && ended.is_cancelled(), "{ended}"),
+            }
+        }
+        assert!(server.lines.lock().unwrap().is_empty(), "nobody stands in a line");
+    }
 }

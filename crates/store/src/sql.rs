@@ -13,12 +13,11 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite, Transaction};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::StoreError;
 use crate::file::OpenFiles;
 use crate::rule::Rule;
-use crate::server::{Patience, Server};
+use crate::server::{Patience, Server, Turn};
 
 /// Rows in one statement at most: what keeps the number of placeholders below both databases' limits.
 pub(crate) const BATCH: usize = 200;
@@ -242,9 +241,9 @@ impl Db {
 
     /// Waits for its turn to hold the row of a group, which lasts until what is given is dropped. To be taken before the transaction is
     /// begun: whoever waits has no connection. In SQLite the one connection that writes is the queue.
-    pub(crate) async fn turn(&self) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
+    pub(crate) async fn turn(&self, group: &str) -> Result<Option<Turn>, StoreError> {
         match self {
-            Db::Pg(server) => server.turn().await.map(Some),
+            Db::Pg(server) => server.turn(group).await.map(Some),
             Db::Lite { .. } => Ok(None),
         }
     }

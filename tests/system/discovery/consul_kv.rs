@@ -80,6 +80,17 @@ async fn what_is_no_instance_is_said_once_and_the_others_serve() {
     eventually("nothing to be passed over", async || state(&up, &service).await["passed_over"].is_null()).await;
     let said = up.process.log().into_iter().filter(|line| line.contains("and is passed over")).count();
     assert_eq!(said, 1, "it is said once");
+    // Whoever breaks every key has not said that there are none, nor does a token that may not read them any more.
+    let keys = [key(&a), key(&b)];
+    keys.iter().for_each(|key| consul.put(key, "none"));
+    fails(&up, "consul_kv", &service, true).await;
+    assert!(!serving(&up, 10).await.is_empty());
+    keys.iter().for_each(|key| consul.put(key, "{}"));
+    served_by(&up, &["a", "b"]).await;
+    fails(&up, "consul_kv", &service, false).await;
+    consul.hide(true);
+    fails(&up, "consul_kv", &service, true).await;
+    assert_eq!(serving(&up, 10).await.len(), 2);
     consul.stop();
     fails(&up, "consul_kv", &service, true).await;
     assert_eq!(serving(&up, 10).await.len(), 2);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::expected::Expected;
 use super::{Api, Failure, Outcome, flag, json as answer, query_of};
+use crate::RETRY_AFTER;
 use crate::admin::engine::ATTEMPTS;
 use crate::callers::Caller;
 use crate::masks::Masks;
@@ -213,7 +214,7 @@ impl From<Refused> for Failure {
                 failure.with("clashes", clashing(&clashes)).with("total", clashes.len())
             }
             Refused::StaleDraft(_) => Self::new(StatusCode::PRECONDITION_FAILED, "stale_draft", message),
-            Refused::Slow(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message),
+            Refused::Slow(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).after(RETRY_AFTER),
             Refused::Unreadable(error) => error.into(),
             Refused::Store(error) => error.into(),
             Refused::Unforeseen(_) | Refused::Broken(_) => {

@@ -115,6 +115,9 @@ impl From<StoreError> for Failure {
             StoreError::Unavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", error.to_string()).after(RETRY_AFTER)
             }
+            StoreError::Busy(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string()).after(RETRY_AFTER)
+            }
             StoreError::Database(_) | StoreError::Corrupt(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
             }

@@ -55,11 +55,11 @@ struct Current {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "RolloutTraffic")]
 struct Compared {
-    /// Since they were chosen.
+    /// Since each of them has first reported with the candidate in force.
     canaries: Figures,
-    /// Of the other nodes meanwhile.
+    /// Of the other nodes since the last of them did.
     others: Figures,
-    /// Of the canaries in the minutes before.
+    /// Of the canaries in the minutes before they were chosen.
     before: Figures,
 }
 
@@ -114,12 +114,12 @@ impl Present {
                 "the rollout of this gateway group is of another version, upgrade this replica of the control plane";
             return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "other_version", message));
         };
-        let nodes = rollout::seen(api.store(), api.nodes.silence(), &rollout, nodes);
+        let nodes = rollout::seen(api.store().now(), api.nodes.silence(), &rollout, nodes);
         Ok(Self { rollout, policy, nodes })
     }
 
     fn situation(&self, api: &Api) -> Situation<'_> {
-        rollout::situation(api.store(), &self.rollout, &self.policy, &self.nodes)
+        rollout::situation(api.store().now(), &self.rollout, &self.policy, &self.nodes)
     }
 
     /// The gate of the rollout that is on.

@@ -12,7 +12,7 @@ use milecastle_store::{Advance, ChangeSet, Gate, HeldRollout, PublishError, Publ
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::course::{End, Situation, Stage};
 use crate::revisions::{Editor, Edits, Plan, Refused};
@@ -21,9 +21,9 @@ use crate::state::{Difference, Image};
 /// Longest message of a change set, in bytes.
 const LONGEST: usize = 500;
 
-/// For how long it is thought while the group is held. Shorter than a transaction may rest before the database ends it (30 s,
-/// `idle_in_transaction_session_timeout`).
-const WHILE_HELD: Duration = Duration::from_secs(20);
+/// For how long it is thought in all while the group is held. Shorter than writers wait for its row (10 s, `lock_timeout`), since it is
+/// published in that time too.
+const WHILE_HELD: Duration = Duration::from_secs(7);
 
 /// How a candidate is taken back, thought through of one head of its group.
 pub(crate) struct Way {
@@ -32,6 +32,8 @@ pub(crate) struct Way {
     plan: Plan,
     /// What takes back all since the base, where the plan takes back the candidate alone.
     all: Option<Edits>,
+    /// Why the plan takes back all since the base where something was written since the candidate.
+    rests: Option<String>,
 }
 
 /// Somebody who takes a candidate back, and why.
@@ -57,18 +59,19 @@ impl Way {
         let queued: BTreeSet<&Key> =
             candidate.differences(&head).filter_map(|difference| key_of(&difference)).collect();
         let settings = [&base, &candidate, &*head].map(|image| image.get(&Key::group_settings()));
+        let mut rests = None;
         if !queued.is_empty() && settings.iter().all(|one| *one == settings[0]) {
             let undone = base.differences(&candidate).filter(&returns);
             let undone = undone.filter(|one| key_of(one).is_some_and(|key| !queued.contains(key)));
             let plan = editor.plan(head.clone(), edits(undone), true).await?;
             if plan.flaws().is_empty() {
-                return Ok(Self { gate, head, plan, all: Some(all) });
+                return Ok(Self { gate, head, plan, all: Some(all), rests: None });
             }
-            rests_on_it(editor, &Refused::Flawed(plan.flaws().to_vec()));
+            rests = Some(Refused::Flawed(plan.flaws().to_vec()).to_string());
         }
         // Whatever stands against it, this is what the group was.
         let plan = editor.plan(head.clone(), all, true).await?;
-        Ok(Self { gate, head, plan, all: None })
+        Ok(Self { gate, head, plan, all: None, rests })
     }
 
     /// Whether the group is still what it was thought through of.
@@ -89,23 +92,29 @@ impl Back<'_> {
         way: Option<Way>,
     ) -> Result<Option<Published>, Refused> {
         let Some(gate) = situation.gate else { return Ok(None) };
-        let way = match way.filter(|way| way.fits(held.rollout())) {
+        let until = Instant::now() + WHILE_HELD;
+        let mut way = match way.filter(|way| way.fits(held.rollout())) {
             Some(way) => way,
             // Nobody writes meanwhile: it leads back from the head until the end.
-            None => in_time(Way::of(self.editor, gate)).await?,
+            None => in_time(until, Way::of(self.editor, gate)).await?,
         };
         let published = held.publish(self.change_set(gate, &way.plan)).await;
-        let (published, advance) = match (published, way.all) {
+        let (published, advance) = match (published, way.all.take()) {
             (Ok(published), Some(_)) => (published, Advance::Next),
             (Err(error), Some(all)) if !matches!(error, PublishError::Store(_)) => {
-                rests_on_it(self.editor, &error);
-                let plan = in_time(self.editor.plan(way.head, all, true)).await?;
+                way.rests = Some(error.to_string());
+                let plan = in_time(until, self.editor.plan(way.head.clone(), all, true)).await?;
                 let published = held.publish(self.change_set(gate, &plan)).await;
                 (published.map_err(|error| plan.refused(error))?, Advance::Head)
             }
             (published, _) => (published.map_err(|error| way.plan.refused(error))?, Advance::Head),
         };
-        Ok(held.step(&self.step(situation, gate, advance)).await?.then_some(published))
+        let taken = held.step(&self.step(situation, gate, advance)).await?.then_some(published);
+        if let (Some(_), Some(reason)) = (&taken, way.rests) {
+            let group = self.editor.group.id();
+            tracing::warn!(%group, reason, "what was written since the candidate rests on it, and was taken back with it");
+        }
+        Ok(taken)
     }
 
     fn change_set(&self, gate: Gate, plan: &Plan) -> ChangeSet {
@@ -125,13 +134,8 @@ impl Back<'_> {
 }
 
 /// What is thought while the group is held.
-async fn in_time<T>(thought: impl Future<Output = Result<T, Refused>>) -> Result<T, Refused> {
-    timeout(WHILE_HELD, Box::pin(thought)).await.unwrap_or(Err(Refused::Slow(WHILE_HELD)))
-}
-
-fn rests_on_it(editor: Editor<'_>, reason: &impl ToString) {
-    let (group, reason) = (editor.group.id(), reason.to_string());
-    tracing::warn!(%group, reason, "what was written since the candidate rests on it, and is taken back with it");
+async fn in_time<T>(until: Instant, thought: impl Future<Output = Result<T, Refused>>) -> Result<T, Refused> {
+    timeout_at(until, Box::pin(thought)).await.unwrap_or(Err(Refused::Slow(WHILE_HELD)))
 }
 
 fn message(candidate: u64, reason: &str) -> String {
@@ -198,7 +202,7 @@ mod tests {
         let (held, policy) = (hold().await, Policy::default());
         let rollout = held.rollout().clone();
         let back = Back { editor, by: "ann", reason: "bad", term: None };
-        let taken = back.take(held, &situation(&store, &rollout, &policy, &[]), Some(way)).await;
+        let taken = back.take(held, &situation(store.now(), &rollout, &policy, &[]), Some(way)).await;
         assert!(taken.unwrap().is_some());
         let image = here.current().await.unwrap();
         image.of_kind(Kind::Route).map(|route| route.key.id.to_string()).collect()

@@ -7,7 +7,7 @@
 //!   of them gives reason to take it back; or when there is no node that could be harmed; or when an operator says so.
 //! - What is remembered of the time before is never of a time in which a candidate was taken back.
 //! - A canary is judged by what it counts from the moment on at which it has told with the candidate in force: what it counted before, and
-//!   tells late, is not the candidate's doing.
+//!   tells late, is not the candidate's doing. As long as one that is connected has not told so, nothing is open to all.
 
 use milecastle_store::{Advance, Gate, Rollout};
 use schemars::JsonSchema;
@@ -142,7 +142,7 @@ pub(crate) struct Outcome {
     /// Why, for people.
     pub(crate) reason: String,
     pub(crate) canaries: BTreeSet<String>,
-    /// Requests to the canaries meanwhile, and those of them answered with 5xx.
+    /// Requests to the canaries since each has first reported with the candidate in force, and those of them answered with 5xx.
     pub(crate) requests: u64,
     pub(crate) responses_5xx: u64,
 }
@@ -329,6 +329,10 @@ impl Situation<'_> {
         }
         if let Some(by) = stage.paused_by.clone() {
             return Course::Wait(Wait::Pause { by });
+        }
+        let tells = |node: &&Seen| node.connected && node.traffic.is_some();
+        if canaries().filter(tells).any(|node| node.told_with() < gate.candidate) {
+            return Course::Wait(Wait::Report);
         }
         if !compared.is_enough(self.policy) && self.policy.without_traffic == WithoutTraffic::Hold {
             let (has, needs) = (compared.canaries.requests(), self.policy.min_requests);

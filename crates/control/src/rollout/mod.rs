@@ -2,7 +2,7 @@
 //! themselves where canaries do not bear them (`docs/rollout.md`).
 //!
 //! Where nodes may go stands in the database ([`milecastle_store::Gate`]); the publish that makes a revision closes the gate, and the
-//! leader moves it on ([`look`]) by what [`course`] says. DP managers do what it says and decide nothing.
+//! leader moves it on ([`Looks`]) by what [`course`] says. DP managers do what it says and decide nothing.
 
 mod back;
 mod course;
@@ -13,12 +13,15 @@ mod verdict;
 mod wait;
 
 use milecastle_snapshot::Compiler;
-use milecastle_store::{Actor, ActorKind, Node, Rollout, Step, Store, Term};
+use milecastle_store::{Actor, ActorKind, Node, Rollout, Step, Term};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep};
 
 pub(crate) use back::{Back, Way};
 pub(crate) use course::{Course, End, Outcome, Record, Seen, Situation, Stage, stored};
@@ -27,6 +30,7 @@ pub(crate) use policy::{Policy, Strategy};
 pub(crate) use stalled::{Stalled, stalled};
 
 use crate::dpm::{Silence, Troubles, is_connected};
+use crate::members::{LEADER, MemberSettings};
 use crate::revisions::{Editor, Refused};
 use crate::state::State;
 use crate::traffic::Told;
@@ -57,43 +61,100 @@ pub(crate) fn written(value: impl Serialize) -> Value {
     serde_json::to_value(value).expect("numbers, texts and maps by text have a JSON form")
 }
 
-/// Looks at all rollouts, as the leader of this term, and moves each on as far as it may go. `leading` is for how long it has led: before
-/// nodes could have been heard of, none passes for gone.
-pub(crate) async fn look(state: &State, compiler: &Arc<Compiler>, silence: Silence, term: Term<'_>, leading: Duration) {
-    let offline_after = if leading < silence.offline_after { Duration::MAX } else { silence.offline_after };
-    let silence = Silence { offline_after, ..silence };
-    // Of what cannot be read the alarm tells ([`stalled`]).
-    let rollouts = match state.store().rollout_list().await {
-        Ok(rollouts) => rollouts.known,
-        Err(error) => return tracing::debug!(%error, "rollouts are looked at later"),
-    };
-    let leader = Leader { state, compiler, silence, term };
-    for rollout in rollouts.into_iter().filter(|rollout| rollout.staged || rollout.head.gate.is_some()) {
-        if let Err(error) = leader.look_at(&rollout).await {
-            tracing::warn!(group = rollout.group, %error, "a rollout cannot go on now; trying again");
-        }
-    }
+/// How long a group is left alone whose rollout could not be taken back while writers waited: they have it for most of the time.
+const REST: Duration = Duration::from_secs(10);
+
+/// The rollouts as the leader of one term looks at them, each by a task of its own: one whose way back takes long to be found keeps no other
+/// one waiting. What is under way ends with it.
+pub(crate) struct Looks {
+    leader: Arc<Leader>,
+    silence: Silence,
+    since: Instant,
+    tasks: JoinSet<()>,
+    /// Of the groups that are looked at.
+    under_way: HashMap<String, AbortHandle>,
 }
 
 /// Whoever moves rollouts on where nobody asks for it.
-struct Leader<'a> {
-    state: &'a State,
-    compiler: &'a Arc<Compiler>,
-    silence: Silence,
-    term: Term<'a>,
+struct Leader {
+    state: Arc<State>,
+    compiler: Arc<Compiler>,
+    member: Arc<str>,
+    epoch: u64,
 }
 
-impl Leader<'_> {
+impl Looks {
+    /// Those of this member in the term of office that has begun.
+    pub(crate) fn begin(state: &Arc<State>, member: &Arc<str>, settings: &MemberSettings, epoch: u64) -> Self {
+        let (state, compiler, member) = (state.clone(), settings.compiler.clone(), member.clone());
+        Self {
+            leader: Arc::new(Leader { state, compiler, member, epoch }),
+            silence: (&settings.members).into(),
+            since: Instant::now(),
+            tasks: JoinSet::new(),
+            under_way: HashMap::new(),
+        }
+    }
+
+    /// Whether it is of this term.
+    pub(crate) fn is_of(&self, epoch: u64) -> bool {
+        self.leader.epoch == epoch
+    }
+
+    /// Begins to look at all rollouts that nobody looks at, and to move each on as far as it may go.
+    pub(crate) async fn look(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a look at a rollout broke off; trying again");
+            }
+        }
+        self.under_way.retain(|_, look| !look.is_finished());
+        // Of what cannot be read the alarm tells ([`stalled`]).
+        let rollouts = match self.leader.state.store().rollout_list().await {
+            Ok(rollouts) => rollouts.known,
+            Err(error) => return tracing::debug!(%error, "rollouts are looked at later"),
+        };
+        let patience = self.patience();
+        for rollout in rollouts.into_iter().filter(|rollout| rollout.staged || rollout.head.gate.is_some()) {
+            if let Entry::Vacant(free) = self.under_way.entry(rollout.group.clone()) {
+                free.insert(self.tasks.spawn(self.leader.clone().look(rollout, patience)));
+            }
+        }
+    }
+
+    /// Before nodes could have been heard of, none passes for gone.
+    fn patience(&self) -> Silence {
+        let is_early = self.since.elapsed() < self.silence.offline_after;
+        let offline_after = if is_early { Duration::MAX } else { self.silence.offline_after };
+        Silence { offline_after, ..self.silence }
+    }
+}
+
+impl Leader {
+    /// Looks at a rollout; rests after what kept writers waiting for nothing.
+    async fn look(self: Arc<Self>, rollout: Rollout, silence: Silence) {
+        if let Err(error) = self.look_at(&rollout, silence).await {
+            tracing::warn!(group = rollout.group, %error, "a rollout cannot go on now; trying again");
+            if let Refused::Slow(_) = error {
+                sleep(REST).await;
+            }
+        }
+    }
+
     /// Moves a rollout on as far as it may go, if it may.
-    async fn look_at(&self, rollout: &Rollout) -> Result<(), Refused> {
-        let Self { state, compiler, silence, term } = *self;
+    async fn look_at(&self, rollout: &Rollout, silence: Silence) -> Result<(), Refused> {
+        let Self { state, compiler, member, epoch } = self;
         let (store, group) = (state.store(), &rollout.group);
+        let term = Term { lease: LEADER, holder: member, epoch: *epoch };
         let Some(policy) = policy_of(rollout) else { return Ok(()) };
         if rollout.head.gate.is_none() && !stored(rollout).1.is_note_due(&policy, store.now()) {
             return Ok(());
         }
-        let nodes = seen(store, silence, rollout, store.node_list(group).await?);
-        let course = situation(store, rollout, &policy, &nodes).course();
+        let nodes = store.node_list(group).await?;
+        // However long is waited from here on: it is decided of the moment at which the nodes were so.
+        let now = store.now();
+        let nodes = seen(now, silence, rollout, nodes);
+        let course = situation(now, rollout, &policy, &nodes).course();
         if let Course::Wait(_) = course {
             return Ok(());
         }
@@ -108,7 +169,7 @@ impl Leader<'_> {
         let held = store.by(&actor).rollout_hold(group).await?;
         let rollout = held.rollout().clone();
         let Some(policy) = policy_of(&rollout) else { return Ok(()) };
-        let situation = situation(store, &rollout, &policy, &nodes);
+        let situation = situation(now, &rollout, &policy, &nodes);
         match situation.course() {
             Course::Wait(_) => {}
             Course::Step { name, stage, record, advance } => {
@@ -132,16 +193,15 @@ impl Leader<'_> {
     }
 }
 
-/// All that the course of a rollout depends on.
-pub(crate) fn situation<'a>(store: &Store, rollout: &Rollout, policy: &'a Policy, nodes: &'a [Seen]) -> Situation<'a> {
+/// All that the course of a rollout depends on, at `now` (Unix seconds).
+pub(crate) fn situation<'a>(now: u64, rollout: &Rollout, policy: &'a Policy, nodes: &'a [Seen]) -> Situation<'a> {
     let (stage, record) = stored(rollout);
     let (head, gate) = (rollout.head.revision, rollout.head.gate);
-    Situation { now: store.now(), policy, head, gate, stage, record, nodes }
+    Situation { now, policy, head, gate, stage, record, nodes }
 }
 
-/// Those of a group's nodes that may talk to the control plane.
-pub(crate) fn seen(store: &Store, silence: Silence, rollout: &Rollout, nodes: Vec<Node>) -> Vec<Seen> {
-    let now = store.now();
+/// Those of a group's nodes that may talk to the control plane, as they are at `now` (Unix seconds).
+pub(crate) fn seen(now: u64, silence: Silence, rollout: &Rollout, nodes: Vec<Node>) -> Vec<Seen> {
     let welcome = nodes.into_iter().filter(|node| node.welcome);
     welcome.map(|node| see(node, &rollout.head.lineage, now, silence)).collect()
 }

@@ -28,9 +28,11 @@ pub(crate) async fn stalled(
         let Some(Gate { candidate, .. }) = rollout.head.gate else { continue };
         let told = match policy_of(rollout) {
             None => Some(OF_ANOTHER_VERSION),
-            Some(policy) if situation(store, rollout, &policy, &[]).is_stalled() => {
-                let nodes = seen(store, silence, rollout, store.node_list(&rollout.group).await?);
-                why(&situation(store, rollout, &policy, &nodes))
+            Some(policy) if situation(store.now(), rollout, &policy, &[]).is_stalled() => {
+                let nodes = store.node_list(&rollout.group).await?;
+                let now = store.now();
+                let nodes = seen(now, silence, rollout, nodes);
+                why(&situation(now, rollout, &policy, &nodes))
             }
             Some(_) => None,
         };

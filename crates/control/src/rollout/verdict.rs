@@ -10,11 +10,11 @@ use super::policy::Policy;
 /// What is compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Compared {
-    /// The canaries since they were chosen.
+    /// The canaries, each since it has first told with the candidate in force.
     pub(crate) canaries: Traffic,
-    /// The other nodes since then.
+    /// The other nodes since the last of them did.
     pub(crate) others: Traffic,
-    /// The canaries in the minutes before.
+    /// The canaries in the minutes before they were chosen.
     pub(crate) before: Traffic,
 }
 

@@ -21,6 +21,8 @@ pub(crate) enum Wait {
     Soak { left: u64 },
     /// An operator's word.
     Pause { by: String },
+    /// A canary has yet to tell what it counts with the candidate in force.
+    Report,
     /// The canaries have had fewer requests than they need.
     Traffic { has: u64, needs: u64 },
 }
@@ -37,6 +39,7 @@ impl Wait {
             Wait::Force => "canaries do not have it in force yet",
             Wait::Soak { .. } => "canaries serve with it",
             Wait::Pause { .. } => "paused",
+            Wait::Report => "a canary has not told yet what it counts with it",
             Wait::Traffic { .. } => "canaries have had too few requests",
         }
     }
@@ -60,6 +63,10 @@ impl Wait {
             Wait::Soak { .. } => Some(
                 "canaries come and go, and soak anew each time: see their logs, and if they do not bear the revision, take it back \
                  with `milecastle rollout abort`",
+            ),
+            Wait::Report => Some(
+                "see with `milecastle nodes` whether the canaries report, and in their logs; or give the revision to all nodes with \
+                 `milecastle rollout promote`, or take it back with `milecastle rollout abort`",
             ),
             Wait::Traffic { .. } => Some(
                 "see whether clients reach the canaries, or lower `min_requests`; or give the revision to all nodes with \

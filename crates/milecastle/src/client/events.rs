@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A server that says nothing for so long has vanished: it says `: beat` every `event_streams.beat`, 10 s by default.
+/// A server that says nothing for so long has vanished: it says `: beat` every `event_streams.beat`, 30 s at most.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Events of a list that are read at a time.
@@ -80,10 +80,11 @@ async fn list(client: &Client, arguments: &str, mut after: u64, json: bool) -> a
 /// Shows events as they come, for ever: when a server ends, from the next one on that answers.
 async fn follow(client: &Client, arguments: &str, after: Option<u64>, json: bool) -> anyhow::Result<Ended> {
     let mut lines = Lines { last: after, ..Lines::default() };
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut from) = (FIRST_PAUSE, 0);
     loop {
-        match client.follow(&format!("/api/events?follow=true{arguments}"), lines.last).await {
+        match client.follow(&format!("/api/events?follow=true{arguments}"), lines.last, from).await {
             Ok(followed) => {
+                from = followed.next();
                 if read(followed, &mut lines, json).await? {
                     pause = FIRST_PAUSE;
                 }

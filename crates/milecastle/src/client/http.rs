@@ -2,7 +2,7 @@
 
 use super::Refused;
 use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, IF_MATCH};
 use hyper::{Method, Request, Response, Uri};
@@ -16,6 +16,11 @@ use tokio_rustls::TlsConnector;
 
 /// Largest answer that is read.
 const LARGEST: usize = 256 << 20;
+
+/// An answer is larger: another server would give no other one.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer has more than {} MiB, and no more are read: ask for less", LARGEST >> 20)]
+struct TooLarge;
 
 /// How long connecting to one server may take before the next one is tried.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -123,17 +128,19 @@ impl Client {
         self.send(&Asked { method, path, body, tag: None }).await.map(parsed)
     }
 
-    /// GET of an answer that lasts, after the event with this id, from the first server that answers.
+    /// GET of an answer that lasts, after the event with this id, from the first server that answers of those from this place on, then
+    /// of those before it.
     ///
     /// # Errors
     /// [`Refused`] with what the server says; no server that can be reached.
-    pub(super) async fn follow(&self, path: &str, after: Option<u64>) -> anyhow::Result<Followed> {
+    pub(super) async fn follow(&self, path: &str, after: Option<u64>, from: usize) -> anyhow::Result<Followed> {
         let asked = Asked { method: Method::GET, path, body: None, tag: None };
         let mut failures = Vec::new();
-        for server in &self.servers {
+        let servers = self.servers.iter().enumerate().cycle().skip(from).take(self.servers.len());
+        for (place, server) in servers {
             let answered = tokio::time::timeout(self.timeout, self.follow_one(server, &asked, after)).await;
             match answered.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", self.timeout.as_secs()))) {
-                Ok(followed) => return Ok(followed),
+                Ok(body) => return Ok(Followed { body, read: Vec::new(), next: place + 1 }),
                 Err(error) => match error.downcast_ref::<Refused>() {
                     Some(refused) if refused.status != 503 => return Err(error),
                     _ => failures.push(format!("{server}: {error:#}")),
@@ -143,7 +150,7 @@ impl Client {
         bail!("no dashboard can be reached (--server, MILECASTLE_SERVER):\n  {}", failures.join("\n  "))
     }
 
-    async fn follow_one(&self, server: &Uri, asked: &Asked<'_>, after: Option<u64>) -> anyhow::Result<Followed> {
+    async fn follow_one(&self, server: &Uri, asked: &Asked<'_>, after: Option<u64>) -> anyhow::Result<Incoming> {
         let stream = tokio::time::timeout(CONNECT, self.open(server)).await.context("it takes no connection")??;
         let mut request = self.request(server, asked)?;
         if let Some(after) = after {
@@ -151,7 +158,7 @@ impl Client {
         }
         let answer = sent(stream, request).await?;
         if answer.status().is_success() {
-            return Ok(Followed { body: answer.into_body(), read: Vec::new() });
+            return Ok(answer.into_body());
         }
         let (status, text) = read(answer).await?;
         bail!(Refused { status, message: reason(status, &parsed(text.clone()), &text) })
@@ -167,7 +174,7 @@ impl Client {
     /// twice what is asked.
     async fn first_answer(&self, asked: &Asked<'_>) -> anyhow::Result<Bytes> {
         let mut failures = Vec::new();
-        let mut unready = None;
+        let (mut unready, mut broken) = (None, None);
         for server in &self.servers {
             let stream = match tokio::time::timeout(CONNECT, self.open(server)).await {
                 Ok(Ok(stream)) => stream,
@@ -182,11 +189,12 @@ impl Client {
             };
             let (status, text) = match self.exchange(server, stream, asked).await {
                 Ok(answered) => answered,
-                Err(error) if asked.method == Method::GET => {
-                    failures.push(format!("{server}: {error:#}"));
+                Err(error) if asked.method == Method::GET && !error.is::<TooLarge>() => {
+                    failures.push(format!("{error:#}"));
+                    broken = Some(error);
                     continue;
                 }
-                // It may have been done.
+                // It may have been done; or its answer is too large wherever it is asked for.
                 Err(error) => return Err(error),
             };
             if (200..300).contains(&status) {
@@ -201,20 +209,24 @@ impl Client {
             failures.push(format!("{server}: {message}"));
             unready = Some(message);
         }
-        match unready {
-            Some(message) if failures.len() == 1 => bail!(Refused { status: 503, message }),
-            Some(_) => {
-                let message = format!("no dashboard is ready:\n  {}", failures.join("\n  "));
-                bail!(Refused { status: 503, message })
-            }
-            None => bail!("no dashboard can be reached (--server, MILECASTLE_SERVER):\n  {}", failures.join("\n  ")),
+        let (is_alone, failures) = (failures.len() == 1, failures.join("\n  "));
+        match (unready, broken) {
+            (Some(message), _) if is_alone => bail!(Refused { status: 503, message }),
+            (Some(_), _) => bail!(Refused { status: 503, message: format!("no dashboard is ready:\n  {failures}") }),
+            (None, Some(error)) if is_alone => Err(error),
+            (None, Some(_)) => bail!("no dashboard gives a whole answer:\n  {failures}"),
+            (None, None) => bail!("no dashboard can be reached (--server, MILECASTLE_SERVER):\n  {failures}"),
         }
     }
 
     /// Sends a request on `stream` and reads its answer: status and body.
     async fn exchange(&self, server: &Uri, stream: Box<dyn Stream>, asked: &Asked<'_>) -> anyhow::Result<(u16, Bytes)> {
-        let answer = sent(stream, self.request(server, asked)?).await?;
-        read(answer).await.with_context(|| format!("{server} broke off its answer"))
+        let request = self.request(server, asked)?;
+        let answered = async { read(sent(stream, request).await?).await };
+        match answered.await {
+            Err(error) if !error.is::<TooLarge>() => Err(error.context(format!("{server} broke off its answer"))),
+            answered => answered,
+        }
     }
 
     fn request(&self, server: &Uri, asked: &Asked<'_>) -> anyhow::Result<Request<Full<Bytes>>> {
@@ -250,9 +262,15 @@ pub(super) struct Followed {
     body: Incoming,
     /// What has come of the next line.
     read: Vec<u8>,
+    next: usize,
 }
 
 impl Followed {
+    /// The place of the server after the one whose answer it is.
+    pub(super) fn next(&self) -> usize {
+        self.next
+    }
+
     /// The next line without its end; `None` once the server has ended or broken off its answer, or said nothing for `silence`.
     pub(super) async fn line(&mut self, silence: Duration) -> Option<String> {
         loop {
@@ -280,8 +298,11 @@ async fn sent(stream: Box<dyn Stream>, request: Request<Full<Bytes>>) -> anyhow:
 
 async fn read(answer: Response<Incoming>) -> anyhow::Result<(u16, Bytes)> {
     let (head, body) = answer.into_parts();
-    let body = Limited::new(body, LARGEST).collect().await.map_err(anyhow::Error::from_boxed)?;
-    Ok((head.status.as_u16(), body.to_bytes()))
+    match Limited::new(body, LARGEST).collect().await {
+        Ok(body) => Ok((head.status.as_u16(), body.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Err(TooLarge.into()),
+        Err(error) => Err(anyhow::Error::from_boxed(error)),
+    }
 }
 
 /// The JSON of a body, `null` if it has none.
@@ -303,6 +324,11 @@ fn reason(status: u16, body: &Value, text: &Bytes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Ended;
+    use crate::client::changes::publish_by;
+    use crate::client::cli::{Output, Publish};
+    use milecastle_settings::Time;
+    use milecastle_testkit::SOON;
     use rustls::{ClientConfig, RootCertStore};
     use serde_json::json;
     use std::sync::Arc;
@@ -339,25 +365,53 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_broken_off_is_not_called_out_of_reach() {
+        let (silent, half) = (server("").await, server("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}").await);
+        for servers in [vec![silent.clone()], vec![half.clone()], vec![silent, half]] {
+            let said = format!("{:#}", client(&servers).get("/api/nodes").await.unwrap_err());
+            assert!(servers.iter().all(|server| said.contains(&format!("{server}/ broke off its answer"))), "{said}");
+            assert!(!said.contains("reached"), "{said}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_server_that_falls_silent_has_ended() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = client(&[format!("http://{}", listener.local_addr().unwrap())]);
+        let other = server("HTTP/1.1 200 OK\r\n\r\n: other\n").await;
+        let client = client(&[format!("http://{}", listener.local_addr().unwrap()), other]);
         let begun = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n: beat\n").await.unwrap();
             stream
         };
-        let (_open, followed) = tokio::join!(begun, client.follow("/api/events?follow=true", None));
+        let (_open, followed) = tokio::join!(begun, client.follow("/api/events?follow=true", None, 0));
         let mut followed = followed.unwrap();
-        let silence = Duration::from_millis(100);
-        assert_eq!(followed.line(silence).await.as_deref(), Some(": beat"));
-        assert_eq!(followed.line(silence).await, None);
+        assert_eq!(followed.line(SOON).await.as_deref(), Some(": beat"));
+        assert_eq!(followed.line(Duration::from_millis(100)).await, None);
+        // Though the first one would answer again.
+        let mut followed = client.follow("/api/events?follow=true", None, followed.next()).await.unwrap();
+        assert_eq!(followed.line(SOON).await.as_deref(), Some(": other"));
     }
 
-    #[test]
-    fn an_answer_after_a_wait_is_waited_for() {
-        let client = client(&[]);
-        assert_eq!(client.waiting(Duration::from_secs(30)).timeout, client.timeout + Duration::from_secs(30));
+    #[tokio::test]
+    async fn an_answer_after_a_wait_is_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(&[format!("http://{}", listener.local_addr().unwrap())]);
+        let client = Client { timeout: Duration::from_millis(100), ..client };
+        let publish = async |wait: Option<Time>| {
+            let how = Publish { yes: true, expected_revision: Some(1), message: String::new(), force: false, wait };
+            publish_by(&client, Output::Json, "/api/publish", "", None, &how).await
+        };
+        let answered = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            // Whoever asks only now, and does not wait, gives up after `--timeout`: so long the first one has waited by then.
+            let given_up = publish(None).await.unwrap_err();
+            assert!(given_up.to_string().contains("--timeout"), "{given_up:#}");
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+        };
+        let (done, ()) = tokio::join!(publish(Some(Time::secs(20))), answered);
+        assert_eq!(done.unwrap(), Ended::Done);
     }
 }

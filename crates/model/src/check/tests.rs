@@ -78,6 +78,16 @@ fn upstreams() {
         "/nodes/1/host",
         "invalid configuration: IPv6 address must be enclosed with '[' and ']'",
     );
+    // Names of services are shown, so they hold no login.
+    let found =
+        |registry: &str, name: &str| json!({"type": "roundrobin", "discovery_type": registry, "service_name": name});
+    let login = "must not have a login: it belongs in `servers` of the registry `consul_kv`";
+    for name in ["http://user:secret@a:8500/v1/kv/upstreams/web/", "user:secret@a"] {
+        faults(Kind::Upstream, found("consul_kv", name), &[("/service_name", login)]);
+    }
+    for (registry, name) in [("consul_kv", "http://a:8500/v1/kv/upstreams/web@home/"), ("nacos", "web@home")] {
+        faults(Kind::Upstream, found(registry, name), &[]);
+    }
     let rewrite = "`upstream_host` can't be empty when `pass_host` is `rewrite`";
     refused(json!({"pass_host": "rewrite"}), "/upstream_host", rewrite);
     refused(json!({"type": "chash"}), "/key", "missing key");

@@ -21,6 +21,12 @@ pub(super) fn check(upstream: &Value, base: &str, faults: &mut Vec<Fault>) {
         }
     }
     let named = |name: &str| upstream.get(name).and_then(Value::as_str);
+    // Names of services stand in logs, metrics and dumps.
+    let agent = named("service_name").map(|name| name.split("/v1/kv/").next().unwrap_or(name));
+    if named("discovery_type") == Some("consul_kv") && agent.is_some_and(|agent| agent.contains('@')) {
+        let message = "must not have a login: it belongs in `servers` of the registry `consul_kv`";
+        faults.push(Fault::rule(format!("{base}/service_name"), message));
+    }
     if named("pass_host") == Some("rewrite") && named("upstream_host").is_none_or(str::is_empty) {
         let message = "`upstream_host` can't be empty when `pass_host` is `rewrite`";
         faults.push(Fault::rule(format!("{base}/upstream_host"), message));

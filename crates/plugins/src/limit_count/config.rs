@@ -16,8 +16,10 @@ use std::borrow::Cow;
 /// With `policy: redis` the nodes that ask one server count together, each request at once: its answer is waited for, as long as
 /// `redis_timeout` allows. While there is none, requests are answered with 500, or pass with `allow_degradation`, and a line in the log
 /// says why. A worker has one connection to a server, and at most 4,096 questions at a time that wait for its
-/// answer, and as many that wait to be sent (`plugin_attr.limit-count.max_pending`); after one that failed, or whose server is a replica by
-/// now, is loading or asks for a password, the next is opened 100 ms later (`plugin_attr.limit-count.redis_pause`, in milliseconds). Gateway groups with objects of the same id and configuration should not share a database.
+/// answer, and as many that wait to be sent (`plugin_attr.limit-count.max_pending`). After one that ended before its first answer,
+/// after an answer that did not come in time, and after a server that is a replica by now, is loading or asks for a password, the
+/// next is opened 100 ms later (`plugin_attr.limit-count.redis_pause`, in milliseconds; 0: at once), and no sooner than after as long
+/// as was waited in vain. Gateway groups with objects of the same id and configuration should not share a database.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 pub(crate) struct Config {
     /// Requests allowed in a window: a number, or a template that gives one for each request. A template must not read what

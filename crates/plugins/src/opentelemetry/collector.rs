@@ -8,7 +8,7 @@ use milecastle_export::otlp::proto::common::v1::KeyValue;
 use milecastle_export::otlp::proto::common::v1::any_value::Value as Scalar;
 use milecastle_export::otlp::proto::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use milecastle_export::otlp::{self, OtlpClient, OtlpSettings};
-use milecastle_export::{BatchSettings, Batches, Deliver, Undelivered};
+use milecastle_export::{BatchSettings, Batches, Deliver, Outcome, Undelivered};
 use milecastle_plugin_api::{CompiledMetadata, ConfigError, NodeFacts};
 use serde_json::{Map, Value};
 use std::sync::{Arc, OnceLock};
@@ -103,7 +103,7 @@ impl Collector {
 }
 
 impl Deliver<Span> for Exporter {
-    async fn deliver(&mut self, batch: &[Span]) -> Result<(), Undelivered> {
+    async fn deliver(&mut self, batch: &[Span]) -> Result<Outcome, Undelivered> {
         let scope_spans =
             ScopeSpans { scope: Some(otlp::scope(SCOPE)), spans: batch.to_vec(), ..ScopeSpans::default() };
         let spans = ResourceSpans {
@@ -112,7 +112,8 @@ impl Deliver<Span> for Exporter {
             ..ResourceSpans::default()
         };
         let message = ExportTraceServiceRequest { resource_spans: vec![spans] };
-        Ok(self.client.export(&message).await?)
+        self.client.export(&message).await?;
+        Ok(Outcome { sent: batch.len(), dropped: 0 })
     }
 }
 

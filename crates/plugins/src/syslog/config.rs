@@ -13,7 +13,7 @@ pub(crate) struct Config {
     /// Its port.
     #[schemars(range(min = 1, max = 65_535))]
     pub(super) port: u16,
-    /// How it is reached.
+    /// How it is reached. For UDP its name is looked up once, and again after a datagram that could not be sent.
     #[serde(default)]
     pub(super) sock_type: SockType,
     /// TLS over TCP. The server's certificate is verified.

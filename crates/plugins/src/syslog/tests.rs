@@ -1,6 +1,7 @@
 use super::STREAM;
 use milecastle_plugin_api::testing::{Sessions, Setup};
 use milecastle_plugin_api::{NoSecrets, Shared};
+use milecastle_telemetry::metrics::Registry;
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -99,21 +100,61 @@ fn a_server_that_comes_back_is_connected_anew() {
     }
 }
 
-#[test]
-fn where_there_is_no_tls_nothing_is_sent_in_the_clear() {
-    let (server, lines) = tcp_server();
+/// Sessions of this configuration, and the metrics of their node.
+fn counted(config: Value) -> (Sessions, Arc<Registry>) {
     let shared: Arc<Shared> = Arc::default();
     let registry = crate::exporting::registry(&shared, None);
-    let members = json!({ "tls": true, "flush_limit": 1, "batch_max_size": 1 });
-    let setup = Setup::with(&[&STREAM], &Value::Null, Arc::new(NoSecrets), shared);
-    let sessions = setup.sessions(logged(server, members));
-    end(&sessions, "10.0.0.1");
-    let dropped = "apisix_exporter_dropped_total{exporter=\"syslog\"} 1";
+    (Setup::with(&[&STREAM], &Value::Null, Arc::new(NoSecrets), shared).sessions(config), registry)
+}
+
+/// How many lines have come to this end, of `sent` and `dropped`.
+fn count(registry: &Registry, end: &str) -> u64 {
+    let series = format!("apisix_exporter_{end}_total{{exporter=\"syslog\"}} ");
+    registry.render().lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap_or(0)
+}
+
+/// Waits until so many lines are sent and dropped.
+fn wait_for(registry: &Registry, sent: u64, dropped: u64) {
     let until = Instant::now() + SOON;
-    while !registry.render().contains(dropped) {
+    while (count(registry, "sent"), count(registry, "dropped")) != (sent, dropped) {
         assert!(Instant::now() < until, "{}", registry.render());
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn what_is_more_than_drop_limit_is_dropped_at_once_and_nothing_else() {
+    let (server, lines) = tcp_server();
+    // Enough for one line, and not for two.
+    let members =
+        json!({ "drop_limit": 130, "flush_limit": 1, "batch_max_size": 2, "max_retry_count": 1, "retry_delay": 3600 });
+    let (sessions, registry) = counted(logged(server, members));
+    (0..2).for_each(|_| end(&sessions, "10.0.0.1"));
+    entry(&lines.recv_timeout(SOON).unwrap());
+    wait_for(&registry, 1, 1);
+}
+
+#[test]
+fn lines_count_as_sent_once_they_are_and_as_dropped_if_the_end_loses_them() {
+    let (server, lines) = tcp_server();
+    let (sessions, registry) = counted(logged(server, json!({ "flush_limit": 200, "batch_max_size": 1 })));
+    (0..3).for_each(|_| end(&sessions, "10.0.0.1"));
+    // Two are less than what is sent, and go with the third.
+    (0..3).for_each(|_| drop(entry(&lines.recv_timeout(SOON).unwrap())));
+    wait_for(&registry, 3, 0);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (sessions, registry) = counted(logged(nobody, json!({ "flush_limit": 1_000_000, "batch_max_size": 1 })));
+    end(&sessions, "10.0.0.1");
+    drop(sessions);
+    wait_for(&registry, 0, 1);
+}
+
+#[test]
+fn where_there_is_no_tls_nothing_is_sent_in_the_clear() {
+    let (server, lines) = tcp_server();
+    let (sessions, registry) = counted(logged(server, json!({ "tls": true, "flush_limit": 1, "batch_max_size": 1 })));
+    end(&sessions, "10.0.0.1");
+    wait_for(&registry, 0, 1);
     assert!(lines.try_recv().is_err());
 }
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 /// Stands for the state that an answer is of.
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
+/// Says that there is more, which the token may not read.
+const FILTERED: HeaderName = HeaderName::from_static("x-consul-results-filtered-by-acls");
 /// Pause between two blocking queries: an agent whose index moves all the time is not asked all the time.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long an answer holds that nobody was asked for.
@@ -66,6 +68,10 @@ impl Agents {
             question = question.secret(TOKEN, token.reveal());
         }
         let answer = self.http.ask(server, question, patience).await?;
+        // A token that has lost a right has taken no instance away.
+        if answer.headers.get(FILTERED).is_some_and(|filtered| filtered.as_bytes().eq_ignore_ascii_case(b"true")) {
+            return Err(AskError::Hidden(server.to_string()));
+        }
         let list = match answer.status {
             200 => answer.body,
             // So it says that there are no such keys. What is no agent says it without an index.

@@ -71,8 +71,12 @@ impl ConsulKv {
         if name.is_none_or(|name| name.len() < 2 || !name.ends_with('/')) {
             return Err(FORM);
         }
-        // As they are shown: without a login, and with the port.
-        let server = server.parse::<RegistryUrl>().map_err(|_| FORM)?.to_string();
+        // Names of services are shown, so they hold no login; servers are compared as they are shown, with the port.
+        let server = server.parse::<RegistryUrl>().map_err(|_| FORM)?;
+        if server.login.is_some() {
+            return Err(AskError::Name("without a login, which belongs in discovery.consul_kv.servers"));
+        }
+        let server = server.to_string();
         let agent = self.agents.servers().iter().enumerate().find(|(_, known)| known.to_string() == server);
         let unknown = AskError::Name("it begins with one of discovery.consul_kv.servers");
         Ok((agent.ok_or(unknown)?, folder))
@@ -86,6 +90,9 @@ impl Registry for ConsulKv {
 }
 
 /// The instances below `folder`, and what there is beside them that should be some.
+///
+/// # Errors
+/// There are no instances, and what should be some cannot be read: whoever broke all keys of a service has not said that it has none.
 fn instances(list: &[u8], folder: &str, weight: u32) -> Result<(Vec<Instance>, Option<String>), AskError> {
     let entries: Vec<Entry> = serde_json::from_slice(list)?;
     let (mut instances, mut bad) = (Vec::new(), 0_usize);
@@ -109,7 +116,10 @@ fn instances(list: &[u8], folder: &str, weight: u32) -> Result<(Vec<Instance>, O
         1 => Some(first),
         more => Some(format!("{first}, and {} more", more - 1)),
     };
-    Ok((instances, passed_over))
+    match passed_over {
+        Some(all) if instances.is_empty() => Err(AskError::NoneRead(all)),
+        passed_over => Ok((instances, passed_over)),
+    }
 }
 
 /// The instance that a key names; `None` for one that is said to be unhealthy.
@@ -186,8 +196,18 @@ mod tests {
             (":80", "{}", host),
             ("a b:80", "{}", host),
         ] {
-            let (found, said) = read(json!([entry(&format!("upstreams/web/{key}"), of)]));
-            assert_eq!((found, said), (vec![], Some(format!("\"upstreams/web/{key}\": {why}"))), "{key} {of}");
+            let bad = entry(&format!("upstreams/web/{key}"), of);
+            let why = format!("\"upstreams/web/{key}\": {why}");
+            let (found, said) = read(json!([&bad, entry("upstreams/web/10.0.0.9:80", "{}")]));
+            assert_eq!((found.len(), said), (1, Some(why.clone())), "{key} {of}");
+            // None is left that could be read: that is not to say that there are none.
+            let taken_out = entry("upstreams/web/10.0.0.9:80", "{\"check_status\": false}");
+            for list in [json!([&bad]), json!([&bad, &taken_out])] {
+                let failed = instances(list.to_string().as_bytes(), "upstreams/web/", 7);
+                let expected = format!("no key of the service names an instance: {why}");
+                assert_eq!(failed.unwrap_err().to_string(), expected, "{key} {of}");
+            }
+            assert_eq!(read(json!([taken_out])), (vec![], None));
         }
         let no_value = json!({ "Key": "upstreams/web/10.0.0.1:80", "Value": null });
         let no_base64 = json!({ "Key": "upstreams/web/10.0.0.2:80", "Value": "{}" });
@@ -223,6 +243,9 @@ mod tests {
         ] {
             check(name, Err(form));
         }
+        let login = "the service's name is not of the form that this registry asks for: \
+                     without a login, which belongs in discovery.consul_kv.servers";
+        check("https://user:secret@b/v1/kv/deep/upstreams/web/", Err(login));
         let unknown = "the service's name is not of the form that this registry asks for: \
                        it begins with one of discovery.consul_kv.servers";
         for name in ["http://c:8500/v1/kv/deep/upstreams/web/", "http://a/v1/kv/deep/upstreams/web/"] {

@@ -91,7 +91,7 @@ impl Keeper {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).get(query).cloned()
     }
 
-    /// What the file keeps of a registry's services, with the times as seconds. Reads the file.
+    /// What the file keeps of a registry's services, as far as a start would use it, with the times as seconds. Reads the file.
     ///
     /// # Errors
     /// It keeps nothing of it, or cannot be read; in words for operators.
@@ -101,7 +101,7 @@ impl Keeper {
             Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
             Err(error) => return Err(format!("the last instances of services cannot be read: {error}")),
         };
-        let own = found.into_iter().filter(|(query, _)| *query.registry == *registry);
+        let own = found.into_iter().filter(|(query, kept)| *query.registry == *registry && self.is_young(kept));
         let (mut services, mut last) = (BTreeMap::new(), UNIX_EPOCH);
         for (query, Kept { heard, instances }) in own {
             last = last.max(heard);
@@ -115,9 +115,11 @@ impl Keeper {
     }
 
     fn forget_old(&self) {
-        let now = SystemTime::now();
-        let young = |kept: &Kept| now.duration_since(kept.heard).unwrap_or_default() <= self.keep_for;
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, kept| young(kept));
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, kept| self.is_young(kept));
+    }
+
+    fn is_young(&self, kept: &Kept) -> bool {
+        kept.heard.elapsed().unwrap_or_default() <= self.keep_for
     }
 
     /// Writes what is known of these services, and of those that nobody has asked for since the start.
@@ -248,6 +250,8 @@ mod tests {
         });
         assert_eq!(keeper.show("nacos"), Ok(expected));
         assert_eq!(keeper.show("dns"), Err("no instances of dns are kept on disk".to_owned()));
+        let keeper = Keeper { keep_for: Duration::ZERO, ..keeper };
+        assert_eq!(keeper.show("nacos"), Err("no instances of nacos are kept on disk".to_owned()), "they are too old");
         dir.write(FILE, "{");
         assert!(keeper.show("nacos").unwrap_err().starts_with("the last instances of services cannot be read: "));
     }

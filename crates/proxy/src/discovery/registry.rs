@@ -64,6 +64,10 @@ pub(super) enum AskError {
     TooMany,
     #[error("the service's name is not of the form that this registry asks for: {0}")]
     Name(&'static str),
+    #[error("no key of the service names an instance: {0}")]
+    NoneRead(String),
+    #[error("{0} hides some of it from this token: allow it to read keys, services and nodes")]
+    Hidden(String),
     #[error(transparent)]
     Dns(#[from] crate::dns::DnsError),
     #[error("{0}")]

@@ -83,6 +83,29 @@ fn a_websocket_becomes_a_tunnel_where_the_route_allows_it() {
 }
 
 #[test]
+fn a_tunnel_through_which_nothing_passes_any_more_ends_though_its_upstream_has_more_to_say() {
+    let upstream = Scripted::new(|stream, _| {
+        read_head(stream).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .unwrap();
+        // More than all buffers on the way hold.
+        while stream.write_all(&[0x82; 1 << 16]).is_ok() {}
+    });
+    let more = json!({ "enable_websocket": true, "timeout": { "connect": 5, "send": 0.2, "read": 0.2 } });
+    let bed = Bed::new(route_to(&[upstream.addr], more));
+    let client = bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 101"));
+        client
+    });
+    assert_eq!(bed.lines(1)[0].status, 101);
+    bed.wait_totals("no tunnel", |totals| totals.tunnels == 0);
+    drop(client);
+}
+
+#[test]
 fn a_port_in_use_is_named_with_its_key() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = holder.local_addr().unwrap();

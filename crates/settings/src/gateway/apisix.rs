@@ -48,7 +48,8 @@ pub struct Apisix {
     /// Keeps `%2F` encoded while matching, where nothing else of the path needs normalising.
     pub match_uri_encoded_slash: bool,
     /// Answers `GET /apisix/nginx_status` on the listeners of traffic with the counters of connections, as nginx words them: to clients
-    /// of 127.0.0.0/24, others get 403. A route that takes this path comes first.
+    /// of 127.0.0.0/24, others get 403. A route that takes this path comes first; where none does, plugins of global rules do not see
+    /// the request before it is answered, and cannot refuse it.
     pub enable_nginx_status: bool,
     /// Adds `X-APISIX-Upstream-Status` to every proxied answer, not only where the upstream's status is 5xx.
     pub show_upstream_status_in_response_header: bool,

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use milecastle_store::{
-    DEFAULT_GROUP, DraftLimits, DraftUpdate, GroupUpdate, NodeReport, PublishError, Store, StoreError, Tuning, open,
-    open_with,
+    DEFAULT_GROUP, DraftLimits, DraftUpdate, GroupUpdate, NewGroup, NewToken, NodeReport, Op, PublishError, Put, Store,
+    StoreError, Tuning, open, open_with,
 };
 use milecastle_testkit::{SOON, eventually, wait_for};
 use sqlx::{Connection as _, Executor as _};
@@ -13,7 +13,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::home::{Home, ann, nodes, publish, put, revision, route, set};
+use crate::home::{Home, ann, body, nodes, office, publish, put, revision, route, set};
 
 /// Passes connections on, until it is told to hold those that there are: open, and mute.
 struct Link {
@@ -73,13 +73,13 @@ async fn what_waits_for_a_mute_server_is_given_up_and_the_next_one_found() {
     let direct = open(&home.dsn, &home.key).await.unwrap();
     for round in 0..3 {
         revision(&store, vec![put(route("1"), &format!("{round}"))]).await;
-        // Two writes wait in their transactions, on all connections that there are, when the server falls silent.
+        // A write waits in its transaction when the server falls silent.
         let mut holder = sqlx::PgConnection::connect(&home.dsn).await.unwrap();
         holder.execute("BEGIN; SELECT 1 FROM gateway_group FOR UPDATE").await.unwrap();
-        let waiting = [0, 1].map(|n| {
+        let waiting = {
             let store = store.clone();
-            tokio::spawn(async move { publish(&store, vec![put(route("2"), &format!("{round} {n}"))]).await })
-        });
+            tokio::spawn(async move { publish(&store, vec![put(route("2"), &format!("{round}"))]).await })
+        };
         eventually("a write waits", async || waits_for_a_row(&home)).await;
         link.hold();
         // The server that comes in its place knows nothing of what was under way.
@@ -87,10 +87,8 @@ async fn what_waits_for_a_mute_server_is_given_up_and_the_next_one_found() {
                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
         holder.execute(forget).await.unwrap();
         holder.close().await.unwrap();
-        for write in waiting {
-            let refused = write.await.unwrap().unwrap_err();
-            assert!(matches!(refused, PublishError::Store(StoreError::Unavailable(_))), "{refused}");
-        }
+        let refused = waiting.await.unwrap().unwrap_err();
+        assert!(matches!(refused, PublishError::Store(StoreError::Unavailable(_))), "{refused}");
         let write = async || publish(&store, vec![put(route("3"), &format!("{round}"))]).await.ok();
         wait_for("a write on a new connection", SOON, write).await;
     }
@@ -117,27 +115,74 @@ async fn notices_come_again_after_their_connection_fell_silent() {
 }
 
 #[tokio::test]
-async fn writers_leave_connections_for_what_keeps_a_replica_alive() {
+async fn writers_of_a_group_that_is_held_keep_nobody_from_another_one() {
     let home = Home::postgres("conformance::silence");
     let store = open(&home.dsn, &home.key).await.unwrap();
+    store.by(ann()).group_create(&NewGroup::named("other")).await.unwrap();
+    let token = NewToken {
+        id: "t".to_owned(),
+        group: "other".to_owned(),
+        name: "t".to_owned(),
+        hash: [1; 32],
+        expires_at: None,
+    };
+    store.by(ann()).token_create(&token).await.unwrap();
     let mut holder = sqlx::PgConnection::connect(&home.dsn).await.unwrap();
-    holder.execute("BEGIN; SELECT 1 FROM gateway_group FOR UPDATE").await.unwrap();
-    let writers: Vec<_> = (0..40)
+    holder.execute("BEGIN; SELECT 1 FROM gateway_group WHERE id = 'default' FOR UPDATE").await.unwrap();
+    // More than there are turns, and than there are connections.
+    let writers: Vec<_> = (0..20)
         .map(|n| {
             let store = store.clone();
             tokio::spawn(async move { publish(&store, vec![put(route(&n.to_string()), "")]).await })
         })
         .collect();
-    // Those that found no turn are refused by now, the others hold their connections.
-    eventually("most writers were refused", async || writers.iter().filter(|writer| writer.is_finished()).count() > 30)
-        .await;
+    eventually("a write waits", async || waits_for_a_row(&home)).await;
     store.ping().await.unwrap();
+    assert!(store.by(ann()).token_revoke("other", "t").await.unwrap());
+    store.by(ann()).publish("other", set(vec![put(route("1"), "")])).await.unwrap();
+    assert!(writers.iter().all(|writer| !writer.is_finished()), "the group is held");
     holder.close().await.unwrap();
-    let mut done = 0;
     for writer in writers {
-        done += u32::from(writer.await.unwrap().is_ok());
+        writer.await.unwrap().unwrap();
     }
-    assert!(done > 0 && done < 10, "{done}");
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_in_the_order_in_which_a_group_is_deleted() {
+    let home = Home::postgres("conformance::silence");
+    let store = home.open().await;
+    nodes(&store, &[]).await;
+    let mut holder = sqlx::PgConnection::connect(&home.dsn).await.unwrap();
+    holder.execute("BEGIN; SELECT 1 FROM gateway_group FOR UPDATE").await.unwrap();
+    let revoking = {
+        let store = store.clone();
+        tokio::spawn(async move { store.by(ann()).token_revoke(DEFAULT_GROUP, "t").await })
+    };
+    eventually("it waits for the group", async || waits_for_a_row(&home)).await;
+    holder.execute("SELECT 1 FROM token FOR UPDATE NOWAIT").await.unwrap();
+    holder.close().await.unwrap();
+    assert!(revoking.await.unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn a_group_that_cannot_be_had_keeps_no_lifetime_of_another_one_from_ending() {
+    let home = Home::postgres("conformance::silence");
+    let store = home.open().await;
+    store.by(ann()).group_create(&NewGroup::named("other")).await.unwrap();
+    for group in [DEFAULT_GROUP, "other"] {
+        let put = Put { expires_at: Some(1), ..Put::new(route("1"), body("")) };
+        store.by(ann()).publish(group, set(vec![Op::Put(put)])).await.unwrap();
+    }
+    home.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$; \
+         CREATE TRIGGER refuse BEFORE DELETE ON resource FOR EACH ROW WHEN (OLD.group_id = 'default') \
+         EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let refused = store.expire_due(office(&store).await, 1).await.unwrap_err();
+    assert!(matches!(refused, PublishError::Store(StoreError::Database(_))), "{refused}");
+    assert!(store.load("other").await.unwrap().objects.is_empty());
+    assert_eq!(store.load(DEFAULT_GROUP).await.unwrap().objects.len(), 1);
 }
 
 /// One of the writes that hold the row of the default group.

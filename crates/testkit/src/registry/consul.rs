@@ -4,11 +4,12 @@
 use super::server::{Asked, Body, Protocol, Server, decoded, whole};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::Response;
+use http::{HeaderValue, Response};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -20,13 +21,20 @@ pub struct Consul {
     keys: Mutex<BTreeMap<String, String>>,
     index: watch::Sender<u64>,
     token: Option<String>,
+    hides: AtomicBool,
 }
 
 impl Consul {
     /// Starts an agent without services and keys, which asks for this token if there is one.
     pub fn start(token: Option<&str>) -> Server<Self> {
         let token = token.map(str::to_owned);
-        Server::run(Self { services: Mutex::default(), keys: Mutex::default(), index: watch::Sender::new(10), token })
+        Server::run(Self {
+            services: Mutex::default(),
+            keys: Mutex::default(),
+            index: watch::Sender::new(10),
+            token,
+            hides: AtomicBool::default(),
+        })
     }
 
     /// Says what instances a service has, and which of them pass their checks.
@@ -44,6 +52,12 @@ impl Consul {
     /// Deletes a key.
     pub fn delete(&self, key: &str) {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.index.send_modify(|index| *index += 1);
+    }
+
+    /// Takes from tokens the right to read services and keys, or gives it back.
+    pub fn hide(&self, hides: bool) {
+        self.hides.store(hides, Ordering::Relaxed);
         self.index.send_modify(|index| *index += 1);
     }
 
@@ -65,12 +79,16 @@ impl Consul {
             let later = index.wait_for(|index| *index != known);
             drop(tokio::time::timeout(Duration::from_secs(wait), later).await);
         }
-        let index = *index.borrow();
+        let (index, hides) = (*index.borrow(), self.hides.load(Ordering::Relaxed));
         let mut answer = match there_is() {
+            Some(_) if hides => whole(200, "[]"),
             Some(list) => whole(200, Value::from(list).to_string()),
             None => whole(404, ""),
         };
         answer.headers_mut().insert("x-consul-index", index.into());
+        if hides {
+            answer.headers_mut().insert("x-consul-results-filtered-by-acls", HeaderValue::from_static("true"));
+        }
         answer
     }
 

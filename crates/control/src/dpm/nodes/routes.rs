@@ -163,20 +163,23 @@ impl Step {
     fn add(&mut self, node: &str, over_ms: u64, told: &[(String, RouteTold)]) {
         let teller = self.nodes.entry(node.to_owned()).or_default();
         teller.has_left = false;
-        if teller.health.len() + told.len() > self.most * ROOM_OF_A_NODE {
-            // What it tells now says more than what it told of others.
-            teller.health.clear();
-        }
         self.covered_ms += over_ms;
+        let mut health = Vec::new();
         for (route, told) in told {
             let is_held = route == UNMATCHED || self.routes.len() < self.most * ROOM || self.routes.contains_key(route);
             let next = Sum { place: self.routes.len(), traffic: Traffic::default() };
             let sum = self.routes.entry(if is_held { route.clone() } else { OTHER.to_owned() }).or_insert(next);
             sum.traffic = sum.traffic.and(&told.traffic);
             if is_held && told.upstream_targets > 0 {
-                teller.health.insert(sum.place, (told.upstream_targets, told.unhealthy_targets));
+                health.push((sum.place, (told.upstream_targets, told.unhealthy_targets)));
             }
         }
+        let new = health.iter().filter(|(place, _)| !teller.health.contains_key(place)).count();
+        if teller.health.len() + new > self.most * ROOM_OF_A_NODE {
+            // What it tells now says more than what it told of others.
+            teller.health.clear();
+        }
+        teller.health.extend(health);
     }
 
     fn sample(self, (span, at, group): &(u64, u64, Arc<str>)) -> RouteSample {
@@ -308,10 +311,23 @@ mod tests {
             routes.add(&group, "n", told(5000, &[counts(route, requests, (2, 1))]), 0, 2);
         }
         let held = routes.lock().rings[0].groups[&*group].nodes["n"].health.len();
-        // Each report tells of requests without a route too.
-        assert_eq!(held, 2);
-        let expected = [line("(other)", 6, 0, 0), line("(unmatched)", 5, 0, 0), line("d", 4, 2, 1), line("e", 5, 2, 1)];
+        assert_eq!(held, 1, "four have room, and the fifth has it to itself");
+        let expected = [line("(other)", 6, 0, 0), line("(unmatched)", 5, 0, 0), line("d", 4, 0, 0), line("e", 5, 2, 1)];
         assert_eq!(over(&routes, 30)[0].4, expected);
+    }
+
+    #[test]
+    fn what_is_told_again_takes_no_room_of_what_is_not() {
+        let (routes, group) = (Routes::default(), Arc::from("g"));
+        for (first, last) in [(1, 100), (11, 110)] {
+            let counted: Vec<_> = (first..=last).map(|n| counts(&format!("r{n}"), 111 - n, (2, 1))).collect();
+            let other = Some(counts("", 1, (0, 0)));
+            routes.add(&group, "n", pb::RouteTraffic { other, ..told(5000, &counted) }, 0, 100);
+        }
+        let kept = &over(&routes, 30)[0].4;
+        for n in 1..=10 {
+            assert!(kept.contains(&line(&format!("r{n}"), 111 - n, 2, 1)), "r{n}: {kept:?}");
+        }
     }
 
     #[test]

@@ -45,7 +45,10 @@ pub(in crate::dpm) async fn write(
             written = Some(Instant::now());
             done = done.and(reports(&nodes).await);
             done = done.and(nodes.live.warnings.write(&nodes.store, pace.kept_warnings).await);
-            for (group, lines) in nodes.live.warnings.take_dropped() {
+            let heads = nodes.store.heard().heads;
+            let dropped = nodes.live.warnings.take_dropped().into_iter();
+            // What is counted of a group goes with it, and would stay for good if it came anew.
+            for (group, lines) in dropped.filter(|(group, _)| heads.contains_key(group)) {
                 dropped_warnings.with(&[&group]).add(lines);
             }
             done = done.and(nodes.live.routes.write(&nodes.store, &nodes.member, stopped).await);

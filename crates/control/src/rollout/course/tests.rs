@@ -212,6 +212,32 @@ fn what_a_canary_tells_late_of_the_time_before_is_not_the_candidates_doing() {
 }
 
 #[test]
+fn as_long_as_a_canary_has_not_told_with_the_candidate_nobody_else_gets_it() {
+    let mut run = Run::new();
+    run.nodes.iter_mut().for_each(|node| node.counted_with = Some(4));
+    run.step(0);
+    run.nodes[0].revision = 5;
+    run.step(1);
+    run.answers(0, 0, 500);
+    run.waits(11, "has not told yet");
+    run.policy.give_up_after = Some(Time::secs(60));
+    run.waits(69, "has not told yet");
+    run.goes_back(70, "has not told yet");
+    run.nodes[0].counted_with = Some(5);
+    assert_eq!(run.step(12), Advance::Stay);
+    assert_eq!(run.step(13), Advance::Candidate);
+    // One that is gone for good is not waited for, nor one that tells nothing.
+    let mut run = Run::new();
+    run.policy.canaries = Canaries { count: Some(2), ..Canaries::default() };
+    run.nodes.iter_mut().for_each(|node| node.counted_with = Some(4));
+    run.step(0);
+    run.nodes.iter_mut().for_each(|node| node.revision = 5);
+    (run.nodes[0].traffic, run.nodes[1].connected, run.nodes[1].present) = (None, false, false);
+    run.step(1);
+    assert_eq!(run.step(11), Advance::Candidate);
+}
+
+#[test]
 fn a_canary_that_starts_anew_before_it_has_told_with_the_candidate_is_judged_from_then_on() {
     let mut run = Run::new();
     run.nodes.iter_mut().for_each(|node| node.counted_with = Some(4));

@@ -18,8 +18,8 @@ use std::time::Duration;
 /// Questions of a worker that may wait for one server, unless `plugin_attr.limit-count.max_pending` says otherwise.
 const MAX_PENDING: usize = 4_096;
 
-/// After a connection that failed the next one is tried so many milliseconds later, unless `plugin_attr.limit-count.redis_pause` says
-/// otherwise.
+/// After a connection that failed the next one is tried so many milliseconds later, or after as long as was waited in vain, unless
+/// `plugin_attr.limit-count.redis_pause` says otherwise.
 const PAUSE: u64 = 100;
 
 /// Longest life of a counter that Redis takes, in seconds.

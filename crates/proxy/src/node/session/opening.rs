@@ -62,7 +62,7 @@ pub(super) async fn open<'a>(
     if member.renew_after.is_none() {
         member.settle(Alarm::Renewal);
     }
-    // The log has said that there is no stream.
+    // At `info`, which is the default: whoever has read there that there is no stream reads here that there is one again.
     tracing::info!(%endpoint, "configuration stream open");
     member.tell(|status| {
         status.connected_to = Some(endpoint.to_owned());

@@ -53,7 +53,8 @@ impl Body {
             return Poll::Ready(Ok(None));
         }
         let state = &mut *self.streams.state.borrow_mut();
-        // Whoever asks for more has passed on what there was.
+        // Whoever asks for more has passed on what there was, or keeps it within a limit of its own: `retry_body`, `matched_body`, or what
+        // a plugin asks for.
         state.was_read(self.key, self.id, std::mem::take(&mut self.handed));
         let Some(stream) = state.get(self.key, self.id) else { return Poll::Ready(Err(Reset)) };
         let incoming = &mut stream.incoming;

@@ -7,7 +7,8 @@
 //! - A client is held to what it was told: windows, streams, sizes. What costs it nothing it may do only so often.
 //! - A body that nobody reads holds up no other one of its connection, and has its window of memory.
 //! - Of an answer no more is held than the piece at hand, and what has been laid out of it.
-//! - A connection that rests holds no buffer: what stays is the table of fields that its client fills.
+//! - A connection that rests holds no buffer: what stays is the table of fields that its client fills, and the numbers of the last
+//!   streams that were closed (2 KiB at most).
 //! - All that has become ready in one turn of the worker leaves together.
 //! - A request that was cancelled ends at once, with all its work.
 

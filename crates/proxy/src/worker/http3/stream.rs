@@ -204,7 +204,7 @@ impl Out {
         }
         self.send_fields(Some(status), &fields).await?;
         drop(fields);
-        while !body.is_end_stream() {
+        while !bodiless && !body.is_end_stream() {
             let Some(part) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await else { break };
             let part = part.map_err(|_| Cut::With(code::INTERNAL_ERROR))?;
             match part.into_data() {
