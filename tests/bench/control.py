@@ -126,8 +126,8 @@ def listing(admin, routes):
 def keys(admin, consumers):
     took = []
     for first in range(0, consumers, OBJECTS):
-        some = range(first, min(first + OBJECTS, consumers))
-        edits = [{"op": "put", "kind": "consumer", "id": f"c{n}", "body": consumer(f"c{n}", f"k{n}")} for n in some]
+        these = range(first, min(first + OBJECTS, consumers))
+        edits = [{"op": "put", "kind": "consumer", "id": f"c{n}", "body": consumer(f"c{n}", f"k{n}")} for n in these]
         took.append(timed(admin, "POST", "/changes", {"edits": edits})[0])
     print(f"\n{consumers:,} consumers, put in {sum(took):.1f} s; {OBJECTS:,} of them in {took[0]:.2f} s at first and "
           f"{took[-1]:.2f} s in the end\n\n| call | p50 | p99 |\n| --- | --- | --- |", flush=True)
