@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use milecastle_model::{Key, Object};
 use sqlx::error::DatabaseError;

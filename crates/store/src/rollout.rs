@@ -18,6 +18,7 @@ use crate::error::{PublishError, StoreError};
 use crate::group;
 use crate::lease::Term;
 use crate::publish::Writing;
+use crate::server::Turn;
 use crate::sql::{Row, Tx, args};
 use crate::store::Store;
 use crate::watch::{self, Gate, Head};
