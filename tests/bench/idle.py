@@ -158,6 +158,7 @@ def main():
     ap.add_argument("--tls-connections", type=int, default=10_000)
     ap.add_argument("--peers", default="nginx,haproxy,envoy")
     ap.add_argument("--proxy", action="append", default=[])
+    ap.add_argument("--workers", type=int, default=1, help="workers of each proxy")
     ap.add_argument("--proxy-cpus", default="1")
     ap.add_argument("--load-cpus", default="0")
     ap.add_argument("--json")
@@ -168,7 +169,7 @@ def main():
     run = Path(tempfile.mkdtemp(prefix="proxy-idle-"))
     origin, proxies, results = None, [], {}
     try:
-        prepare(run)
+        prepare(run, opt.workers)
         need_free([ORIGIN, GRPC_ORIGIN])
         origin = Child("origin", nginx_argv("origin.conf", run), opt.load_cpus, run, log=run / "origin.log")
         wait_port(ORIGIN, origin)

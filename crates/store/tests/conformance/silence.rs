@@ -233,9 +233,10 @@ async fn whoever_waits_for_a_group_that_is_held_has_no_connection() {
 #[tokio::test]
 async fn a_node_reports_while_somebody_waits_to_put_it_in_maintenance() {
     let home = Home::postgres("conformance::silence");
-    let store = home.open().await;
+    // Another process: within one, writers wait for each other without the database.
+    let (store, other) = (home.open().await, home.open().await);
     nodes(&store, &["a"]).await;
-    let held = store.by(ann()).rollout_hold(DEFAULT_GROUP).await.unwrap();
+    let held = other.by(ann()).rollout_hold(DEFAULT_GROUP).await.unwrap();
     let maintaining = {
         let store = store.clone();
         tokio::spawn(async move { store.by(ann()).node_maintain(DEFAULT_GROUP, "a", None).await })
