@@ -371,6 +371,15 @@ impl Dialect {
             Self::Lite => "rowid",
         }
     }
+
+    /// The condition that a row is at one of the places that `select` reads. PostgreSQL goes to what an array names; with what a query
+    /// gives it may compare each row of the table.
+    pub(crate) fn at(self, select: &str) -> String {
+        match self {
+            Self::Pg => format!("{} = ANY (ARRAY({select}))", self.place()),
+            Self::Lite => format!("{} IN ({select})", self.place()),
+        }
+    }
 }
 
 /// What PostgreSQL looks up for each row, because it does not look into what has an OFFSET. Else it would join all of a group where it

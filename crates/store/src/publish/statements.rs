@@ -87,7 +87,8 @@ pub(super) fn shared_keys(dialect: Dialect, rows: usize) -> String {
 /// Deletes the rows of objects from a table. Rows: kind, id.
 pub(super) fn delete(dialect: Dialect, table: Table, rows: usize) -> String {
     let ([name, ..], place) = (table.names(), dialect.place());
-    format!("DELETE FROM {name} WHERE {place} IN ({} SELECT r.{place} FROM {})", want(rows), table.wanted(dialect))
+    let places = format!("{} SELECT r.{place} FROM {}", want(rows), table.wanted(dialect));
+    format!("DELETE FROM {name} WHERE {}", dialect.at(&places))
 }
 
 /// Writes objects. Rows, from `$1` on: group, kind, id, body, sealed, created, modified, expires_at.
