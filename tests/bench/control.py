@@ -5,8 +5,8 @@
   hundredth of them changed, and again as it was.
 - `changes`: one change set of 10,000 edits, what differs from the revision before, and the rollback to that one.
 - `list`: pages of a hundred of many routes, with and without filters, each asked for a hundred times.
-- `keys`: many consumers with a key each; one more whose key is free, and one whose key another has (refused with 400), one
-  after the other; and a consumer looked up.
+- `keys`: many consumers with a key each, in change sets of 10,000; one more whose key is free, and one whose key another has
+  (refused with 400), one after the other; and a consumer looked up.
 - Memory (RSS) of the replica that was asked and of the one that only follows, as they stand after each load.
 
   control.py [--routes 100000] [--consumers 100000] [--json FILE]
@@ -60,26 +60,26 @@ def apply(admin):
     return {"first_s": first, "hundredth_s": hundredth, "same_s": same}
 
 
+def timed(admin, method, path, body=None, headers=None):
+    """The seconds that a call about the group takes, and its answer."""
+    began = time.perf_counter()
+    answer, said = admin.ask(method, "/api/gateway_groups/default" + path, None if body is None else json.dumps(body), headers)
+    took = time.perf_counter() - began
+    if answer.status not in (200, 201):
+        raise RuntimeError(f"{method} {path}: {answer.status} {said[:500]!r}")
+    return took, json.loads(said)
+
+
 def changes(admin):
-    group = "/api/gateway_groups/default"
-    head = lambda: json.loads(admin.ask("GET", f"{group}/revisions?limit=1", None)[1])["list"][0]["revision"]
+    head = lambda: timed(admin, "GET", "/revisions?limit=1")[1]["list"][0]["revision"]
     before = head()
-
-    def timed(method, path, body=None, headers=None):
-        began = time.perf_counter()
-        answer, said = admin.ask(method, group + path, None if body is None else json.dumps(body), headers)
-        took = time.perf_counter() - began
-        if answer.status not in (200, 201):
-            raise RuntimeError(f"{method} {path}: {answer.status} {said[:500]!r}")
-        return took, json.loads(said)
-
     bodies = ({k: v for k, v in route(n).items() if k != "id"} for n in range(OBJECTS, 2 * OBJECTS))
     edits = [{"op": "put", "kind": "route", "id": f"r{OBJECTS + n}", "body": body} for n, body in enumerate(bodies)]
-    publish, _ = timed("POST", "/changes", {"edits": edits})
-    diff, differs = timed("GET", f"/revisions/{before}/diff/head")
+    publish, _ = timed(admin, "POST", "/changes", {"edits": edits})
+    diff, differs = timed(admin, "GET", f"/revisions/{before}/diff/head")
     if differs["total"] != OBJECTS:
         raise RuntimeError(f"{differs['total']} objects differ, not {OBJECTS}")
-    rollback, _ = timed("POST", f"/revisions/{before}/rollback", headers={"If-Match": f'"{head()}"'})
+    rollback, _ = timed(admin, "POST", f"/revisions/{before}/rollback", headers={"If-Match": f'"{head()}"'})
     print(f"a change set of {OBJECTS:,} edits: {publish:.2f} s; its diff: {diff:.2f} s; its rollback: {rollback:.2f} s", flush=True)
     return {"publish_s": publish, "diff_s": diff, "rollback_s": rollback}
 
@@ -124,11 +124,17 @@ def listing(admin, routes):
 
 
 def keys(admin, consumers):
-    took = declare(admin, "consumers", consumers=[consumer(f"c{n}", f"k{n}") for n in range(consumers)])
-    print(f"\n{consumers:,} consumers, put as one in {took:.1f} s\n\n| call | p50 | p99 |\n| --- | --- | --- |", flush=True)
+    took = []
+    for first in range(0, consumers, OBJECTS):
+        these = range(first, min(first + OBJECTS, consumers))
+        edits = [{"op": "put", "kind": "consumer", "id": f"c{n}", "body": consumer(f"c{n}", f"k{n}")} for n in these]
+        took.append(timed(admin, "POST", "/changes", {"edits": edits})[0])
+    print(f"\n{consumers:,} consumers, put in {sum(took):.1f} s; {OBJECTS:,} of them in {took[0]:.2f} s at first and "
+          f"{took[-1]:.2f} s in the end\n\n| call | p50 | p99 |\n| --- | --- | --- |", flush=True)
     some = lambda n: n * consumers // TIMES
     put = lambda status, name, key: expect(admin, status, "PUT", f"/consumers/{name}", consumer(name, key))
     return {
+        "put_s": took,
         "free": times("`PUT`, a key that is free", lambda n: put(201, f"new{n}", f"new-key-{n}")),
         "taken": times("`PUT`, a key that another has", lambda n: put(400, f"other{n}", f"k{some(n)}")),
         "get": times("`GET` of one", lambda n: expect(admin, 200, "GET", f"/consumers/c{some(n)}")),

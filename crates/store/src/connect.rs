@@ -81,6 +81,8 @@ async fn postgres(dsn: &str, tuning: &Tuning) -> Result<Db, OpenError> {
             ("lock_timeout", &*lock_timeout),
             ("idle_in_transaction_session_timeout", "30s"),
             ("statement_timeout", &statement_timeout),
+            // What is looked up row by row looks dearer than it is, and is done sooner than compiled.
+            ("jit", "off"),
         ])
         .disable_statement_logging();
     // The pool hides why it cannot connect behind a time-out, so the first connection is made by hand.

@@ -8,27 +8,40 @@
 //! to the new floor ([`raise`]).
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use milecastle_model::{Key, Object};
 
 use crate::error::StoreError;
 use crate::read::{key, object};
-use crate::sql::{Tx, args};
+use crate::sql::{Dialect, Tx, args};
 use crate::store::Store;
 
-/// Reads what the objects that group `$1` changed after revision `$2` and up to `$3` were at `$2`: kind, id, whether there was such an
-/// object, then what is known of it as [`object`] wants it. `kind || ''` as in [`crate::read::DELTA`].
-pub(crate) const PAST: &str = "WITH touched AS (SELECT kind || '' AS kind, id, MIN(revision) AS first FROM change \
-           WHERE group_id = $1 AND revision > $2 AND revision <= $3 GROUP BY kind || '', id) \
-     SELECT t.kind, t.id, n.body IS NULL OR n.created < n.revision, \
-       CASE WHEN w.revision IS NULL THEN b.body ELSE w.body END, CASE WHEN w.revision IS NULL THEN b.sealed ELSE w.sealed END, \
-       CASE WHEN w.revision IS NULL THEN b.created ELSE w.created END, \
-       CASE WHEN w.revision IS NULL THEN b.modified ELSE w.revision END \
-     FROM touched t CROSS JOIN change n \
-     LEFT JOIN change w ON w.group_id = $1 AND w.kind = t.kind AND w.id = t.id AND w.revision = (SELECT MAX(x.revision) \
-       FROM change x WHERE x.group_id = $1 AND x.kind = t.kind AND x.id = t.id AND x.revision <= $2) \
-     LEFT JOIN base b ON b.group_id = $1 AND b.kind = t.kind AND b.id = t.id \
-     WHERE n.group_id = $1 AND n.revision = t.first AND n.kind = t.kind AND n.id = t.id ORDER BY t.kind, t.id";
+/// The statement that reads what the objects that group `$1` changed after revision `$2` and up to `$3` were at `$2`: kind, id, whether
+/// there was such an object, then what is known of it as [`object`] wants it. `kind || ''` as in [`crate::read::delta`].
+pub(crate) fn past(dialect: Dialect) -> &'static str {
+    static SQL: LazyLock<[String; 2]> = LazyLock::new(|| {
+        Dialect::ALL.map(|dialect| {
+            let next = "n.group_id = $1 AND n.revision = t.first AND n.kind = t.kind AND n.id = t.id";
+            let was = "w.group_id = $1 AND w.kind = t.kind AND w.id = t.id AND w.revision = (SELECT MAX(x.revision) \
+                       FROM change x WHERE x.group_id = $1 AND x.kind = t.kind AND x.id = t.id AND x.revision <= $2)";
+            format!(
+                "WITH touched AS (SELECT kind || '' AS kind, id, MIN(revision) AS first FROM change \
+                 WHERE group_id = $1 AND revision > $2 AND revision <= $3 GROUP BY kind || '', id) \
+                 SELECT t.kind, t.id, n.body IS NULL OR n.created < n.revision, \
+                 CASE WHEN w.revision IS NULL THEN b.body ELSE w.body END, \
+                 CASE WHEN w.revision IS NULL THEN b.sealed ELSE w.sealed END, \
+                 CASE WHEN w.revision IS NULL THEN b.created ELSE w.created END, \
+                 CASE WHEN w.revision IS NULL THEN b.modified ELSE w.revision END \
+                 FROM touched t {} {} {} ORDER BY t.kind, t.id",
+                dialect.each("change", "n", next),
+                dialect.each_or_null("change", "w", was),
+                dialect.each_or_null("base", "b", "b.group_id = $1 AND b.kind = t.kind AND b.id = t.id")
+            )
+        })
+    });
+    &SQL[dialect as usize]
+}
 
 /// Takes out of `base` what has changed in group `$1` up to revision `$2`.
 const DROP: &str = "DELETE FROM base WHERE group_id = $1 AND EXISTS (SELECT 1 FROM change c \
@@ -66,7 +79,7 @@ impl Store {
             return Ok(Past::Forgotten { floor });
         }
         let (mut known, mut forgotten) = (Vec::new(), false);
-        tx.each(PAST, args![group, between.start, between.end], |row| {
+        tx.each(past(tx.dialect()), args![group, between.start, between.end], |row| {
             let was = match (row.flag(2)?, row.blob_opt(3)?) {
                 (false, _) => None,
                 (true, Some(_)) => Some(object(&row, &self.0.sealer, group, 3)?),

@@ -1,23 +1,33 @@
 //! Reading a group's configuration: where it stands, all of it, or what changed.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use milecastle_model::{Change, Key, Kind, Object};
 
 use crate::error::StoreError;
 use crate::seal::{Context, Sealer};
-use crate::sql::{Row, Tx, args};
+use crate::sql::{Dialect, Row, Tx, args};
 use crate::store::Store;
 use crate::watch::{self, Gate, Head, Heads, heads};
 
-/// Reads the last change of each key of group `$1` after revision `$2`. `CROSS JOIN`, because SQLite keeps its order; `kind || ''`,
-/// because it would read all of the group's history to spare itself the sorting.
-pub(crate) const DELTA: &str = "WITH last AS (SELECT kind || '' AS kind, id, MAX(revision) AS revision FROM change \
-                   WHERE group_id = $1 AND revision > $2 GROUP BY kind || '', id) \
-     SELECT c.kind, c.id, c.body, c.sealed, c.created, c.revision FROM last CROSS JOIN change c \
-     WHERE c.group_id = $1 AND c.revision = last.revision AND c.kind = last.kind AND c.id = last.id \
-     ORDER BY c.revision, c.kind, c.id";
+/// The statement that reads the last change of each key of group `$1` after revision `$2`. `kind || ''`, because SQLite would read all
+/// of the group's history to spare itself the sorting.
+pub(crate) fn delta(dialect: Dialect) -> &'static str {
+    static SQL: LazyLock<[String; 2]> = LazyLock::new(|| {
+        Dialect::ALL.map(|dialect| {
+            let change = "c.group_id = $1 AND c.revision = last.revision AND c.kind = last.kind AND c.id = last.id";
+            format!(
+                "WITH last AS (SELECT kind || '' AS kind, id, MAX(revision) AS revision FROM change \
+                 WHERE group_id = $1 AND revision > $2 GROUP BY kind || '', id) \
+                 SELECT c.kind, c.id, c.body, c.sealed, c.created, c.revision FROM last {} \
+                 ORDER BY c.revision, c.kind, c.id",
+                dialect.each("change", "c", change)
+            )
+        })
+    });
+    &SQL[dialect as usize]
+}
 
 /// Reads where group `$1` stands.
 const HEAD: &str = heads!(" WHERE g.id = $1");
@@ -118,7 +128,7 @@ impl Store {
             return Ok(Changes::Gone { lineage, floor, head: to });
         }
         let mut changes = Vec::new();
-        tx.each(DELTA, args![group, revision], |row| {
+        tx.each(delta(tx.dialect()), args![group, revision], |row| {
             changes.push(change(&row, &self.0.sealer, group)?);
             Ok(())
         })

@@ -1,7 +1,7 @@
 //! The two databases behind one face: pools, transactions, rows and bound values.
 //!
 //! Statements are written once, with `$1` placeholders that both understand, for the SQL that both share. What differs in a
-//! statement is asked of [`Tx`] by meaning ([`Tx::lock_group_sql`]), and nothing outside this module names a driver except
+//! statement is asked of [`Tx`] or [`Dialect`] by meaning ([`Tx::lock_group_sql`]), and nothing outside this module names a driver except
 //! `connect` and `watch`.
 
 use std::fmt::Write as _;
@@ -47,6 +47,13 @@ pub(crate) enum Db {
 pub(crate) enum Tx {
     Pg(Transaction<'static, Postgres>, Patience),
     Lite(Transaction<'static, Sqlite>, Arc<OpenFiles>),
+}
+
+/// Whose SQL a statement is in, where its words are put together before there is a [`Tx`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Dialect {
+    Pg,
+    Lite,
 }
 
 /// A statement.
@@ -336,6 +343,51 @@ impl Db {
     }
 }
 
+impl Dialect {
+    pub(crate) const ALL: [Self; 2] = [Self::Pg, Self::Lite];
+
+    /// What joins, to each row that stands before it, the rows of `table` that meet `condition`, called `name`: each is looked up by
+    /// itself, however large either database thinks that both sides are.
+    pub(crate) fn each(self, table: &str, name: &str, condition: &str) -> String {
+        match self {
+            Self::Pg => format!("CROSS JOIN {}", fenced(table, name, condition)),
+            // SQLite keeps the order of a CROSS JOIN.
+            Self::Lite => format!("CROSS JOIN {table} {name} ON {condition}"),
+        }
+    }
+
+    /// The same, with a row of NULLs where there is none.
+    pub(crate) fn each_or_null(self, table: &str, name: &str, condition: &str) -> String {
+        match self {
+            Self::Pg => format!("LEFT JOIN {} ON TRUE", fenced(table, name, condition)),
+            Self::Lite => format!("LEFT JOIN {table} {name} ON {condition}"),
+        }
+    }
+
+    /// The column that says where a row is, also of what [`Self::each`] has joined.
+    pub(crate) fn place(self) -> &'static str {
+        match self {
+            Self::Pg => "ctid",
+            Self::Lite => "rowid",
+        }
+    }
+
+    /// The condition that a row is at one of the places that `select` reads. PostgreSQL goes to what an array names; with what a query
+    /// gives it may compare each row of the table.
+    pub(crate) fn at(self, select: &str) -> String {
+        match self {
+            Self::Pg => format!("{} = ANY (ARRAY({select}))", self.place()),
+            Self::Lite => format!("{} IN ({select})", self.place()),
+        }
+    }
+}
+
+/// What PostgreSQL looks up for each row, because it does not look into what has an OFFSET. Else it would join all of a group where it
+/// has no statistics, and takes a group for a few rows: in the very transaction that fills a table, and for a minute after.
+fn fenced(table: &str, name: &str, condition: &str) -> String {
+    format!("LATERAL (SELECT {name}.ctid, {name}.* FROM {table} {name} WHERE {condition} OFFSET 0) {name}")
+}
+
 /// See [`Tx::lock_group_sql`].
 macro_rules! locked_group {
     ($hold:literal) => {
@@ -349,6 +401,14 @@ macro_rules! locked_group {
 }
 
 impl Tx {
+    /// Whose SQL it takes.
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self {
+            Tx::Pg(..) => Dialect::Pg,
+            Tx::Lite(..) => Dialect::Lite,
+        }
+    }
+
     /// The statement that reads `lineage, head, floor`, then the rule of the schema, then `staged, base, candidate`, of group `$1`,
     /// and holds its row until the end of the transaction. For whoever has a turn ([`Db::turn`]).
     pub(crate) fn lock_group_sql(&self) -> &'static str {

@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::{Writing, statements};
 use crate::error::{Holder, PublishError, StoreError};
 use crate::read::key;
-use crate::sql::BATCH;
+use crate::sql::{BATCH, Value, args};
 
 impl Writing<'_> {
     pub(super) async fn check_references(&mut self, plan: &Plan) -> Result<(), PublishError> {
@@ -18,14 +18,14 @@ impl Writing<'_> {
             return Err(PublishError::MissingReference { from: from.clone(), reference: reference.clone() });
         }
         let unforced = plan.deletes.iter().filter(|deletion| !deletion.force).map(|deletion| &deletion.object.key);
-        self.check_unused(&unforced.collect::<Vec<_>>()).await
+        self.check_unused(unforced.collect()).await
     }
 
     async fn existing(&mut self, wanted: &HashSet<&Key>) -> Result<HashSet<Key>, StoreError> {
         let wanted: Vec<&Key> = wanted.iter().copied().collect();
         let mut found = HashSet::with_capacity(wanted.len());
         for keys in wanted.chunks(BATCH) {
-            let sql = statements::existing(keys.len());
+            let sql = statements::existing(self.tx.dialect(), keys.len());
             for row in self.tx.rows(sql, &self.keyed(keys.iter().copied())).await? {
                 found.insert(key(&row, 0)?);
             }
@@ -34,11 +34,15 @@ impl Writing<'_> {
     }
 
     /// Refuses if something still refers to one of `keys`, in a way that hinders its deletion.
-    async fn check_unused(&mut self, keys: &[&Key]) -> Result<(), PublishError> {
-        for keys in keys.chunks(BATCH) {
+    async fn check_unused(&mut self, mut keys: Vec<&Key>) -> Result<(), PublishError> {
+        keys.sort_unstable();
+        let of_one_kind = keys.chunk_by(|one, other| one.kind == other.kind);
+        let batches: Vec<&[&Key]> = of_one_kind.flat_map(|keys| keys.chunks(BATCH)).collect();
+        for keys in batches {
             let sql = statements::users(keys.len());
-            let mut values = self.keyed(keys.iter().copied());
-            values.insert(1, true.into());
+            let kind = keys.first().map(|key| key.kind.name());
+            let ids = keys.iter().map(|key| Value::from(&*key.id));
+            let values: Vec<Value<'_>> = args![self.group, true, kind].iter().copied().chain(ids).collect();
             let mut by = Vec::new();
             let mut used = None;
             for row in self.tx.rows(sql, &values).await? {
@@ -60,7 +64,7 @@ impl Writing<'_> {
     pub(super) async fn check_lookup_keys(&mut self, plan: &Plan) -> Result<(), PublishError> {
         let holders = plan.writes.iter().filter(|write| !write.keys.is_empty()).map(|write| &write.object.key);
         for keys in holders.collect::<Vec<_>>().chunks(BATCH) {
-            let sql = statements::shared_keys(keys.len());
+            let sql = statements::shared_keys(self.tx.dialect(), keys.len());
             if let Some(row) = self.tx.row(sql, &self.keyed(keys.iter().copied())).await? {
                 let (key, holder, plugin) = (key(&row, 0)?, key(&row, 2)?, row.text(4)?);
                 return Err(PublishError::DuplicateDigest { key, plugin, holder });

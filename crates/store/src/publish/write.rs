@@ -17,7 +17,7 @@ impl Writing<'_> {
     pub(super) async fn stored(&mut self, keys: &[&Key]) -> Result<Existing, StoreError> {
         let mut stored = Existing::with_capacity(keys.len());
         for keys in keys.chunks(BATCH) {
-            let sql = statements::stored(keys.len());
+            let sql = statements::stored(self.tx.dialect(), keys.len());
             for row in self.tx.rows(sql, &self.keyed(keys.iter().copied())).await? {
                 let object = object(&row, self.sealer, self.group, 2)?;
                 stored.insert(object.key.clone(), Stored { object, expires_at: row.int_opt(6)? });
@@ -45,7 +45,7 @@ impl Writing<'_> {
                 // All ids that begin with the parent's id and a slash: '0' follows '/' in byte order.
                 let ranges: Vec<[String; 2]> =
                     parents.iter().map(|key| [format!("{}/", key.id), format!("{}0", key.id)]).collect();
-                let sql = statements::within(ranges.len());
+                let sql = statements::within(self.tx.dialect(), ranges.len());
                 let bounds = ranges.iter().flatten().map(Value::from);
                 let values: Vec<_> = args![self.group, child.name()].iter().copied().chain(bounds).collect();
                 for row in self.tx.rows(sql, &values).await? {
@@ -87,7 +87,7 @@ impl Writing<'_> {
         let old: Vec<&Key> =
             replaced.chain(gone).filter(|object| object.modified <= self.floor).map(|object| &object.key).collect();
         for keys in old.chunks(BATCH) {
-            let sql = statements::keep(keys.len());
+            let sql = statements::keep(self.tx.dialect(), keys.len());
             self.tx.run(sql, &self.keyed(keys.iter().copied())).await?;
         }
         Ok(())
@@ -95,7 +95,7 @@ impl Writing<'_> {
 
     async fn delete(&mut self, table: Table, keys: &[&Key]) -> Result<(), StoreError> {
         for keys in keys.chunks(BATCH) {
-            let sql = statements::delete(table, keys.len());
+            let sql = statements::delete(self.tx.dialect(), table, keys.len());
             self.tx.run(sql, &self.keyed(keys.iter().copied())).await?;
         }
         Ok(())
@@ -163,7 +163,7 @@ impl Writing<'_> {
         let revision = self.head + 1;
         let put: Vec<&Key> = plan.writes.iter().map(|write| &write.object.key).collect();
         for keys in put.chunks(BATCH) {
-            let sql = statements::log_puts(keys.len());
+            let sql = statements::log_puts(self.tx.dialect(), keys.len());
             self.tx.run(sql, &self.keyed(keys.iter().copied())).await?;
         }
         for keys in gone(plan, cascaded).chunks(BATCH) {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use milecastle_model::{Key, Kind};
 use milecastle_store::{
-    Body, ChangeSet, DEFAULT_GROUP, Declaration, Delete, Expect, NewDeclaration, NewGroup, Op, PublishError, Put, Slot,
-    StoreError, Target,
+    Body, ChangeSet, Changes, DEFAULT_GROUP, Declaration, Delete, Expect, NewDeclaration, NewGroup, Op, PublishError,
+    Put, Reference, Slot, Store, StoreError, Target, UniqueKey,
 };
 use milecastle_testkit::{SOON, wait_for};
 
@@ -208,23 +208,75 @@ async fn rows_read(home: &Home, revision: u64) -> u64 {
     wait_for("the statistics", SOON, told).await
 }
 
+/// Rows that PostgreSQL reads for a change set.
+async fn cost(home: &Home, store: &Store, ops: Vec<Op>) -> u64 {
+    let head = store.head(DEFAULT_GROUP).await.unwrap().revision;
+    let before = rows_read(home, head).await;
+    let made = revision(store, ops).await;
+    rows_read(home, made).await - before
+}
+
 #[tokio::test]
 async fn work_does_not_grow_with_the_group() {
     let home = Home::postgres("conformance::publishing");
     let store = home.open().await;
-    let cost = async |word: &str| {
-        let head = store.head(DEFAULT_GROUP).await.unwrap().revision;
-        let before = rows_read(&home, head).await;
-        let made =
-            revision(&store, vec![put(upstream("u"), word), put(route("0"), word), put(route(word), word)]).await;
-        rows_read(&home, made).await - before
-    };
-    cost("first").await;
-    let small = cost("second").await;
-    let others: Vec<Op> = (0..20_000).map(|n| put(route(&format!("other-{n}")), "a")).collect();
-    revision(&store, others).await;
-    let large = cost("third").await;
+    let few = |word: &str| vec![put(upstream("u"), word), put(route("0"), word), put(route(word), word)];
+    cost(&home, &store, few("first")).await;
+    let small = cost(&home, &store, few("second")).await;
+    revision(&store, (0..20_000).map(|n| put(route(&format!("other-{n}")), "a")).collect()).await;
+    let large = cost(&home, &store, few("third")).await;
     assert!(large <= small + 50, "{small} rows were read to publish into a small group, {large} into a large one");
+
+    // Nor does that of reading the last change. A process that is gone has told what it read.
+    let head = store.head(DEFAULT_GROUP).await.unwrap().revision;
+    let before = rows_read(&home, head).await;
+    let separator = if home.dsn.contains('?') { '&' } else { '?' };
+    let reader = milecastle_store::open(&format!("{}{separator}application_name=reader", home.dsn), &home.key).await;
+    let reader = reader.unwrap();
+    let Changes::Delta { changes, .. } = reader.changes_since(DEFAULT_GROUP, head - 1, None).await.unwrap() else {
+        panic!("the history reaches back to the revision before");
+    };
+    assert_eq!(changes.len(), 3);
+    reader.close().await;
+    let gone = async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reader'";
+        (home.database().unwrap().query(sql).unwrap().trim() == "0").then_some(())
+    };
+    wait_for("the end of the connections", SOON, gone).await;
+    let read = rows_read(&home, head).await - before;
+    assert!(read < 1_000, "{read} rows were read for three changes after 20,000");
+}
+
+/// PostgreSQL has no statistics here, as of a configuration that has just been put.
+#[tokio::test]
+async fn work_grows_with_the_set_and_no_faster() {
+    const EACH: u64 = 4_000;
+    let home = Home::postgres("conformance::publishing");
+    let store = home.open().await;
+    let consumer = |n: u64| Key::new(Kind::Consumer, format!("c{n}"));
+    let write = |word: &str| {
+        let keyed = |holder: Key, n: u64| {
+            let keys = vec![UniqueKey { plugin: "key-auth".to_owned(), value: format!("{n}").into_bytes() }];
+            Op::Put(Put { keys, ..Put::new(holder, body(word)) })
+        };
+        let objects = (0..EACH).flat_map(|n| {
+            let to = Reference { to: upstream("u"), plugin: None, must_exist: true, hinders: true };
+            let route = Put { references: vec![to], ..Put::new(route(&format!("r{n}")), body(word)) };
+            let credential = Key::credential(&format!("c{n}"), "1");
+            [Op::Put(route), keyed(consumer(n), n), keyed(credential, n)]
+        });
+        objects.chain([put(upstream("u"), word)]).collect::<Vec<Op>>()
+    };
+    let most = 3 * EACH * 20;
+    let check = async |what: &str, ops| {
+        let read = cost(&home, &store, ops).await;
+        assert!(read < most, "{read} rows were read to have {EACH} routes, consumers and credentials {what}");
+    };
+    check("created", write("a")).await;
+    check("replaced", write("b")).await;
+    let ops = (0..EACH).flat_map(|n| [delete(route(&format!("r{n}"))), delete(consumer(n))]);
+    check("deleted", ops.chain([delete(upstream("u"))]).collect()).await;
+    assert_eq!(state(&store).await, [""; 0]);
 }
 
 async fn declarations_follow_each_other(home: Home) {
