@@ -87,6 +87,8 @@ const HTTP2_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1
 const STREAM_WINDOW: std::ops::RangeInclusive<Size> = Size::kib(64)..=Size::kib(1024 * 1024);
 /// By how much a window of that size may grow at most.
 const SHARED_WINDOW: Size = Size::kib(512 * 1024);
+/// What may be under way on one HTTP/3 stream. The protocol itself asks for nothing (RFC 9000 §4).
+const HTTP3_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1024 * 1024);
 
 /// See [`Gateway::plugin_attr`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -205,6 +207,13 @@ impl Gateway {
         if self.limits.http2_shared_window > SHARED_WINDOW {
             checks
                 .fault("limits.http2_shared_window", "expected no more than 512m: HTTP/2 could not count the windows");
+        }
+        let http3 = [
+            ("limits.http3_stream_window", self.limits.http3_stream_window),
+            ("limits.http3_send_buffer", self.limits.http3_send_buffer),
+        ];
+        for (key, _) in http3.iter().filter(|(_, size)| !HTTP3_STREAM.contains(size)) {
+            checks.fault(key, "expected 16k to 1g: less would have every stream wait for its other side");
         }
         checks.above_zero(&[
             ("timeouts.tls_handshake", self.timeouts.tls_handshake),
