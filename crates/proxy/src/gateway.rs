@@ -168,7 +168,8 @@ impl Gateway {
             authorities: config.authorities.clone(),
         });
         discovery.follow(&current);
-        let outlet = crate::outlet::outlet(side.clone(), config.authorities.clone(), config.ocsp.answer_bytes);
+        let authorities = config.authorities.clone();
+        let outlet = crate::outlet::outlet(resolver.clone(), side.clone(), authorities, config.ocsp.answer_bytes);
         let stapling = Stapling::new(&config.ocsp, outlet, side, counters.ocsp().clone());
         stapling.follow(&current);
         let node = Arc::new(Node {
