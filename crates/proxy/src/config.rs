@@ -238,6 +238,8 @@ pub struct GatewayConfig {
     pub(crate) stream: StreamLimits,
     pub(crate) lasting: Lasting,
     pub(crate) workers: usize,
+    /// Workers hand on connections to others that have fewer.
+    pub(crate) balance_connections: bool,
     pub(crate) client: ClientLimits,
     pub(crate) upstream: Limits,
     /// Connections to upstreams that speak HTTP/2.
@@ -345,6 +347,7 @@ impl GatewayConfig {
             stream: StreamLimits::new(settings, workers)?,
             lasting: Lasting::new(&settings.long_connections),
             workers,
+            balance_connections: settings.balance_connections,
             client: ClientLimits {
                 header_bytes: limits.header_bytes.as_len(),
                 header_count: limits.header_count as usize,

@@ -49,6 +49,9 @@ pub struct Gateway {
     /// Worker threads, one runtime and one set of listening sockets each; 0 is one for each core.
     #[schemars(range(max = 1024), extend("x-unit" = "threads"))]
     pub workers: u16,
+    /// Whether a worker hands a new TCP connection, before it reads anything of it, to another one that has fewer, by more than an eighth of its own.
+    /// The system spreads connections by a hash, by which of a few long ones most often come to one worker.
+    pub balance_connections: bool,
     /// Threads of the runtime beside the workers: configuration stream, health checks, DNS, exporters, log shippers.
     #[schemars(range(min = 1, max = 64), extend("x-unit" = "threads"))]
     pub background_threads: u16,
@@ -72,7 +75,7 @@ pub struct Gateway {
     pub upstream_tls: UpstreamTls,
     /// How OCSP responders are asked for what is stapled to certificates.
     pub ocsp: Ocsp,
-    /// How names of upstream nodes are resolved.
+    /// How names are resolved: of upstream nodes, and of servers that lines go to over UDP.
     pub dns: Dns,
     /// How registries of services are asked, and which ones this node has of its own: each takes the place of the one in the
     /// settings of its gateway group.
@@ -120,6 +123,7 @@ impl Default for Gateway {
             plugin_attr: PluginAttr::default(),
             metrics_push: MetricsPush::default(),
             workers: 0,
+            balance_connections: true,
             background_threads: 2,
             control_plane: ControlPlane::default(),
             state: State::default(),

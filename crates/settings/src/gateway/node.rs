@@ -257,7 +257,7 @@ pub struct UpstreamPool {
     pub idle_connections: u32,
 }
 
-/// How names of upstream nodes are resolved.
+/// How names are resolved: of upstream nodes, and of servers that lines go to over UDP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Dns {
