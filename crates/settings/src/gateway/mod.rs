@@ -49,6 +49,9 @@ pub struct Gateway {
     /// Worker threads, one runtime and one set of listening sockets each; 0 is one for each core.
     #[schemars(range(max = 1024), extend("x-unit" = "threads"))]
     pub workers: u16,
+    /// Whether a worker hands a new TCP connection, before it reads anything of it, to another one that has fewer, by more than an eighth of its own.
+    /// The system spreads connections by a hash, by which of a few long ones most often come to one worker.
+    pub balance_connections: bool,
     /// Threads of the runtime beside the workers: configuration stream, health checks, DNS, exporters, log shippers.
     #[schemars(range(min = 1, max = 64), extend("x-unit" = "threads"))]
     pub background_threads: u16,
@@ -72,7 +75,7 @@ pub struct Gateway {
     pub upstream_tls: UpstreamTls,
     /// How OCSP responders are asked for what is stapled to certificates.
     pub ocsp: Ocsp,
-    /// How names of upstream nodes are resolved.
+    /// How names are resolved: of upstream nodes, and of servers that lines go to over UDP.
     pub dns: Dns,
     /// How registries of services are asked, and which ones this node has of its own: each takes the place of the one in the
     /// settings of its gateway group.
@@ -87,6 +90,8 @@ const HTTP2_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1
 const STREAM_WINDOW: std::ops::RangeInclusive<Size> = Size::kib(64)..=Size::kib(1024 * 1024);
 /// By how much a window of that size may grow at most.
 const SHARED_WINDOW: Size = Size::kib(512 * 1024);
+/// What may be under way on one HTTP/3 stream. The protocol itself asks for nothing (RFC 9000 §4).
+const HTTP3_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1024 * 1024);
 
 /// See [`Gateway::plugin_attr`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -118,6 +123,7 @@ impl Default for Gateway {
             plugin_attr: PluginAttr::default(),
             metrics_push: MetricsPush::default(),
             workers: 0,
+            balance_connections: true,
             background_threads: 2,
             control_plane: ControlPlane::default(),
             state: State::default(),
@@ -205,6 +211,13 @@ impl Gateway {
         if self.limits.http2_shared_window > SHARED_WINDOW {
             checks
                 .fault("limits.http2_shared_window", "expected no more than 512m: HTTP/2 could not count the windows");
+        }
+        let http3 = [
+            ("limits.http3_stream_window", self.limits.http3_stream_window),
+            ("limits.http3_send_buffer", self.limits.http3_send_buffer),
+        ];
+        for (key, _) in http3.iter().filter(|(_, size)| !HTTP3_STREAM.contains(size)) {
+            checks.fault(key, "expected 16k to 1g: less would have every stream wait for its other side");
         }
         checks.above_zero(&[
             ("timeouts.tls_handshake", self.timeouts.tls_handshake),
