@@ -236,5 +236,6 @@ fn see(node: Node, lineage: &str, now: u64, silence: Silence) -> Seen {
         refused,
         traffic: told.map(|told| told.traffic),
         counted_with: told.and_then(|told| told.revision).map(of_lineage),
+        told_at: told.and_then(|told| told.at),
     }
 }
