@@ -20,6 +20,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
@@ -65,7 +66,8 @@ pub(crate) fn written(value: impl Serialize) -> Value {
 const REST: Duration = Duration::from_secs(10);
 
 /// The rollouts as the leader of one term looks at them, each by a task of its own: one whose way back takes long to be found keeps no other
-/// one waiting. What is under way ends with it.
+/// one waiting. Of however many groups there are, so many as the database has room for are looked at at once, in the order in which they
+/// came: each look ends, so none waits for ever. What is under way ends with it.
 pub(crate) struct Looks {
     leader: Arc<Leader>,
     silence: Silence,
@@ -81,14 +83,16 @@ struct Leader {
     compiler: Arc<Compiler>,
     member: Arc<str>,
     epoch: u64,
+    turns: Semaphore,
 }
 
 impl Looks {
     /// Those of this member in the term of office that has begun.
     pub(crate) fn begin(state: &Arc<State>, member: &Arc<str>, settings: &MemberSettings, epoch: u64) -> Self {
+        let turns = Semaphore::new(state.store().background());
         let (state, compiler, member) = (state.clone(), settings.compiler.clone(), member.clone());
         Self {
-            leader: Arc::new(Leader { state, compiler, member, epoch }),
+            leader: Arc::new(Leader { state, compiler, member, epoch, turns }),
             silence: (&settings.members).into(),
             since: Instant::now(),
             tasks: JoinSet::new(),
@@ -131,9 +135,13 @@ impl Looks {
 }
 
 impl Leader {
-    /// Looks at a rollout; rests after what kept writers waiting for nothing.
+    /// Looks at a rollout once it is its turn; rests after what kept writers waiting for nothing, and lets others look meanwhile.
     async fn look(self: Arc<Self>, rollout: Rollout, silence: Silence) {
-        if let Err(error) = self.look_at(&rollout, silence).await {
+        // None is ever closed.
+        let turn = self.turns.acquire().await;
+        let looked = self.look_at(&rollout, silence).await;
+        drop(turn);
+        if let Err(error) = looked {
             tracing::warn!(group = rollout.group, %error, "a rollout cannot go on now; trying again");
             if let Refused::Slow(_) = error {
                 sleep(REST).await;
@@ -143,7 +151,7 @@ impl Leader {
 
     /// Moves a rollout on as far as it may go, if it may.
     async fn look_at(&self, rollout: &Rollout, silence: Silence) -> Result<(), Refused> {
-        let Self { state, compiler, member, epoch } = self;
+        let Self { state, compiler, member, epoch, .. } = self;
         let (store, group) = (state.store(), &rollout.group);
         let term = Term { lease: LEADER, holder: member, epoch: *epoch };
         let Some(policy) = policy_of(rollout) else { return Ok(()) };
