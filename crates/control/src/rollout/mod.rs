@@ -247,3 +247,70 @@ fn see(node: Node, lineage: &str, now: u64, silence: Silence) -> Seen {
         told_at: told.and_then(|told| told.at),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use milecastle_model::{Key, Kind};
+    use milecastle_plugin_api::{NoSecrets, Registry};
+    use milecastle_settings as settings;
+    use milecastle_store::{ChangeSet, KeySource, NewGroup, Op, Put, Source};
+    use milecastle_testkit::{TempDir, eventually};
+    use serde_json::json;
+
+    use super::*;
+    use crate::Clock;
+
+    /// More than the database has room for at once.
+    const GROUPS: usize = 12;
+
+    #[tokio::test]
+    async fn rollouts_of_many_groups_are_looked_at_in_turns() {
+        let dir = TempDir::new();
+        let (dsn, key) = (format!("sqlite:{}/store.db", dir.path().display()), dir.path().join("sealing.key"));
+        let store = milecastle_store::open(&dsn, &KeySource::File(key)).await.unwrap();
+        let system = Actor::system();
+        let by = store.by(&system);
+        let groups: Vec<String> = (0..GROUPS).map(|n| format!("g{n}")).collect();
+        for group in &groups {
+            by.group_create(&NewGroup::named(group)).await.unwrap();
+            by.rollout_hold(group)
+                .await
+                .unwrap()
+                .set(&json!({ "strategy": "canary" }), true, &json!({}))
+                .await
+                .unwrap();
+            let put = Put::new(Key::new(Kind::Route, "1"), json!({ "id": "1", "uri": "/" }).to_string());
+            by.publish(group, ChangeSet::new(Source::Api, vec![Op::Put(put)])).await.unwrap();
+        }
+        let state = Arc::new(State::start(store.clone()).await.unwrap());
+        let epoch = store.lease_take(LEADER, "test", Duration::from_secs(600)).await.unwrap().unwrap();
+        let plugins = Registry::new(&[], serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets));
+        let settings = MemberSettings {
+            members: settings::Members::default(),
+            history: settings::History::default(),
+            audit: settings::Audit::default(),
+            idempotency: settings::Idempotency::default(),
+            availability: settings::Availability::default(),
+            events: settings::Events::default(),
+            compiler: Arc::new(Compiler::new(Arc::new(plugins))),
+            clock: Clock::of(&store),
+        };
+        let mut looks = Looks::begin(&state, &"test".into(), &settings, epoch);
+        let leader = looks.leader.clone();
+        let room = store.background();
+        assert!((1..GROUPS).contains(&room));
+        let mut held = leader.turns.acquire_many(u32::try_from(room).unwrap()).await.unwrap();
+        looks.look().await;
+        let closed = async || {
+            let known = store.rollout_list().await.unwrap().known;
+            known.iter().filter(|rollout| rollout.head.gate.is_some()).count()
+        };
+        // As often as it takes any of them to be given to all, there being no node that it could harm: none has its turn.
+        for _ in 0..10 * GROUPS {
+            assert_eq!(closed().await, GROUPS);
+        }
+        // One turn is enough for all of them, and none is left out.
+        drop(held.split(1).unwrap());
+        eventually("all have had their turn", async || closed().await == 0).await;
+    }
+}
