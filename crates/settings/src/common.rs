@@ -81,7 +81,7 @@ pub struct Database {
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub dsn: Option<Secret<String>>,
     /// Connections this process opens at most: one listens, and of the others no more than half (rounded up) write to gateway groups, so
-    /// that reads find one.
+    /// that reads find one. As many rollouts are looked at, and as many groups that have changed read for their nodes, at a time.
     #[schemars(range(min = 3, max = 1000))]
     pub max_connections: u32,
     /// How long one attempt to reach the database at the start may take.

@@ -138,6 +138,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0024_route_samples.sql"),
         include_str!("../../../migrations/sqlite/0024_route_samples.sql"),
     ),
+    (
+        25,
+        "filters of the audit log",
+        include_str!("../../../migrations/postgres/0025_audit_filters.sql"),
+        include_str!("../../../migrations/sqlite/0025_audit_filters.sql"),
+    ),
 ];
 
 /// The newest migration that this program knows.
