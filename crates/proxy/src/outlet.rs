@@ -99,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_over_tls_go_to_those_alone_for_whom_an_authority_stands() {
         let (dir, ours, other) = (TempDir::new(), Authority::new("ours"), Authority::new("other"));
-        let config = server_config(&ours.issue(&["localhost"]), &[]);
+        let server = server_config(&ours.issue(&["localhost"]), &[]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = Endpoint { host: "localhost".into(), port: listener.local_addr().unwrap().port(), tls: Tls::Verified };
         let send = async |authority: &Authority| {
@@ -114,7 +114,7 @@ mod tests {
         };
         let receive = async || {
             let (stream, _) = listener.accept().await?;
-            let mut stream = TlsAcceptor::from(config.clone()).accept(stream).await?;
+            let mut stream = TlsAcceptor::from(server.clone()).accept(stream).await?;
             let mut got = Vec::new();
             // The client says that it ends (RFC 5425 §4.4): without that the end would be an error.
             stream.read_to_end(&mut got).await?;
