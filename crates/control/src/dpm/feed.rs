@@ -369,6 +369,7 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 mod tests {
     use futures_util::FutureExt as _;
     use milecastle_store::{Actor, DEFAULT_GROUP, KeySource, NewGroup};
+    use milecastle_testkit::eventually;
 
     use super::*;
 
@@ -379,6 +380,7 @@ mod tests {
         let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
         store.by(&Actor::system()).group_create(&NewGroup::named("other")).await.unwrap();
         let state = Arc::new(State::start(store).await.unwrap());
+        eventually("the group is here", async || state.group("other").is_some()).await;
         let feeds = Feeds::new(state, &settings::Stream::default());
         // Begun, and held up at its first question to the database.
         let mut begun = Box::pin(feeds.get(DEFAULT_GROUP));
