@@ -212,8 +212,8 @@ fn wrong_key(given: &SealingKey, sealed_with: String) -> OpenError {
     OpenError::WrongSealingKey { sealed_with, given: given.fingerprint() }
 }
 
-/// Holds off whoever publishes, as soon as there is a table of groups; who reads goes on. A publish takes its group's row, then rows of other
-/// tables; a migration that took the tables in another order and a publish would wait for each other, until one of them is refused.
+/// Holds off whoever publishes, as soon as there is a table of groups; who reads goes on. A publish takes its group's row, then rows of
+/// other tables: it and a migration that took the tables in another order would wait for each other, until one of them is refused.
 const GROUPS_FIRST: &str = "DO $$ BEGIN IF to_regclass('gateway_group') IS NOT NULL THEN \
                             LOCK TABLE gateway_group IN EXCLUSIVE MODE; END IF; END $$";
 
