@@ -94,8 +94,8 @@ pub struct Database {
     /// How long a request waits for a free connection, or for one of those that are for writing, before it is answered 503. For the
     /// writes to its own gateway group that came before it, it waits as long, and 10 s at least.
     pub acquire_timeout: Time,
-    /// How long one statement may run before the database ends it. Where it does not, as one that has vanished without a word,
-    /// the statement is given up `acquire_timeout` and 2 s later, and its connection closed.
+    /// How long one statement may run before the database ends it, but for those that bring the schema up to date. Where it does not, as
+    /// one that has vanished without a word, the statement is given up `acquire_timeout` and 2 s later, and its connection closed.
     pub statement_timeout: Time,
     /// How long the database may take to give a sign of life before `/readyz` says 503. Shorter than what load balancers wait for
     /// an answer of theirs.
