@@ -86,6 +86,13 @@ pub struct Admin {
     /// Longest time that a read waits for the database to say what is newest, so that it shows what another replica has written. Where
     /// the database says nothing, the answer is what was heard of last. `0s`: always that, without asking.
     pub max_read_wait: Time,
+    /// Lists that are searched by `name` or `uri` at a time, each of which may take a processor. Further ones wait for `search_time`
+    /// at most, and are then refused with 503 and `Retry-After`.
+    #[schemars(range(min = 1), extend("x-unit" = "lists"))]
+    pub max_searches: u32,
+    /// Longest time that a list is searched by `name` or `uri`: an expression that takes longer over all its objects is refused with
+    /// 400.
+    pub search_time: Time,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,
     /// Requests that may wait for nodes at a time, of all keys together; at most half of `limits.connections`. One more is
@@ -198,7 +205,9 @@ impl Dashboard {
             }
         }
         self.event_streams.check(checks);
-        checks.at("admin").above_zero(&[("body_timeout", self.admin.body_timeout)]);
+        checks
+            .at("admin")
+            .above_zero(&[("body_timeout", self.admin.body_timeout), ("search_time", self.admin.search_time)]);
         self.limits.check(&mut checks.at("limits"));
         if self.admin.max_waits > self.limits.connections / 2 {
             checks.fault("admin.max_waits", "expected at most half of `limits.connections`");
@@ -257,6 +266,8 @@ impl Default for Admin {
             body_timeout: Time::secs(60),
             lingering_bytes: Size::kib(64 << 10),
             max_read_wait: Time::millis(250),
+            max_searches: 2,
+            search_time: Time::secs(2),
             max_wait: Time::secs(30),
             max_waits: 1024,
             max_waits_of_a_key: 256,
