@@ -105,7 +105,7 @@ pub struct Admin {
     pub max_waits_of_a_key: u32,
 }
 
-/// TLS of the dashboard's listeners; plain HTTP unless a certificate is given. Files that change are read anew.
+/// TLS of a listener; plain HTTP unless a certificate is given. Files that change are read anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ListenTls {
@@ -120,16 +120,15 @@ pub struct ListenTls {
 }
 
 impl ListenTls {
-    fn check(&self, checks: &mut Checks<'_>) {
-        let mut checks = checks.at("tls");
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         checks.above_zero(&[("reload", self.reload)]);
         match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => checks.fault("key_file", "expected the private key of `tls.cert_file`"),
-            (None, Some(_)) => checks.fault("cert_file", "expected the certificate of `tls.key_file`"),
+            (Some(_), None) => checks.fault("key_file", "expected the private key of `cert_file`"),
+            (None, Some(_)) => checks.fault("cert_file", "expected the certificate of `key_file`"),
             (None, None) if self.client_ca_file.is_some() => {
                 checks.fault(
                     "cert_file",
-                    "clients show certificates to a server with one of its own: set it, and `tls.key_file`",
+                    "clients show certificates to a server with one of its own: set it, and `key_file`",
                 );
             }
             _ => {}
@@ -187,7 +186,7 @@ impl Dashboard {
         if !self.access.password_login && self.oidc.issuer.is_none() {
             checks.fault("access.password_login", "without it, nobody logs in: set `oidc.issuer` first");
         }
-        self.tls.check(checks);
+        self.tls.check(&mut checks.at("tls"));
         let keys = &self.admin.admin_key;
         for (i, key) in keys.iter().enumerate() {
             if keys.iter().take(i).any(|other| other.key == key.key) {
