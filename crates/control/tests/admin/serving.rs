@@ -52,7 +52,14 @@ async fn one_list_of_addresses_is_for_all_bases_of_the_dashboards_port() {
     let inside = gw
         .replica_with(|settings| settings.admin.allow_admin_on_dashboard = vec!["127.0.0.0/8".parse().unwrap()])
         .await;
-    for path in ["/api/nodes", "/api/session/methods", "/api7/api/version", "/apisix/admin/routes"] {
+    for path in [
+        "/api/nodes",
+        "/api/session/methods",
+        "/apisix/admin/routes",
+        "/api7/api/version",
+        "/api7/api/gateway_groups",
+        "/api7/apisix/admin/routes",
+    ] {
         for key in [KEY, ""] {
             let call = || Call::get(path).header("x-api-key", key);
             assert_eq!(call().to(gw.address()).await.unwrap().status, 403, "{path}: key or not");
