@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Checks;
-use crate::{Size, Time};
+use crate::{ListenTls, Size, Time};
 
 /// The address a server listens on, under the names the control plane's files use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,7 +43,7 @@ pub struct Server {
     pub drain: Time,
 }
 
-/// The plain HTTP listener of a process that has no other one for `/healthz`, `/readyz` and `/metrics`.
+/// The listener of a process that has no other one for `/healthz`, `/readyz` and `/metrics`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Probes {
@@ -51,11 +51,13 @@ pub struct Probes {
     pub enable: bool,
     /// Where to listen.
     pub listen: HostPort,
+    /// TLS of it.
+    pub tls: ListenTls,
     /// Its caps.
     pub limits: HttpLimits,
 }
 
-/// Caps of a plain HTTP listener of the control plane, which whoever reaches its address may fill. Its metric
+/// Caps of a listener of the control plane, which whoever reaches its address may fill. Its metric
 /// `http_connections_ended_total` counts, by `why`, how often each bit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -327,7 +329,7 @@ impl Default for Server {
 
 impl Default for Probes {
     fn default() -> Self {
-        Self { enable: false, listen: HostPort::any(17901), limits: HttpLimits::default() }
+        Self { enable: false, listen: HostPort::any(17901), tls: ListenTls::default(), limits: HttpLimits::default() }
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod private_keys;
 pub(crate) mod query;
 pub(crate) mod refusal;
 mod reply;
+mod search;
 mod show;
 mod target;
 pub(crate) mod validate;
@@ -40,6 +41,7 @@ use milecastle_snapshot::{Compiler, STREAMS_OFF};
 use milecastle_store::DEFAULT_GROUP;
 use query::Query;
 use reply::{Reply, Stamp};
+use search::Searches;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -85,7 +87,8 @@ impl AdminApi {
         waits: Waits,
     ) -> Self {
         let max_read_wait = settings.max_read_wait.get();
-        let engine = Engine { store: state.store().clone(), compiler, clock, max_read_wait };
+        let searches = Searches::new(settings);
+        let engine = Engine { store: state.store().clone(), compiler, clock, max_read_wait, searches };
         Self {
             state,
             nodes,

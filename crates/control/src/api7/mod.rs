@@ -7,6 +7,7 @@ mod shapes;
 
 use crate::admin::AdminApi;
 use crate::admin::BASE as ADMIN;
+use crate::admin::access;
 use crate::admin::body::BodyLimits;
 use crate::admin::query::{Query, encode};
 use crate::listen::{Encrypted, Peer};
@@ -82,11 +83,22 @@ type Refusal = Box<Told>;
 /// All of it, to be nested under [`BASE`].
 pub(crate) fn router(api7: Api7) -> Router {
     Router::new()
-        .route("/api/version", get(|| async { answer(StatusCode::OK, HeaderMap::new(), &json!({ "value": LEVEL })) }))
+        .route("/api/version", get(version))
         .route("/api/gateway_groups", get(groups))
         .route("/api/schema/core", get(schemas))
         .fallback(objects)
         .with_state(Arc::new(api7))
+}
+
+/// `GET /api/version`: of whoever may ask here nothing else is asked.
+async fn version(Shared(api7): Site, Extension(Peer(peer)): Extension<Peer>) -> Response {
+    if !access::admits(&api7.allowed, peer) {
+        return refused(
+            StatusCode::FORBIDDEN,
+            "this address may not use the API here: see admin.allow_admin_on_dashboard",
+        );
+    }
+    answer(StatusCode::OK, HeaderMap::new(), &json!({ "value": LEVEL }))
 }
 
 /// `GET /api/gateway_groups`: all of them, or the one of a name.

@@ -28,7 +28,7 @@ pub use prometheus::{MetricSettings, Prometheus};
 pub use stream::{NginxStream, ProxyProtocol, StreamProxy, TcpListen};
 
 use crate::load::{Checks, File, under};
-use crate::{Discovery, Log, Size};
+use crate::{Discovery, ListenTls, Log, Size};
 
 /// Configuration of a gateway node: the file of `milecastle gateway`, and the section `gateway` of `milecastle up`.
 ///
@@ -44,6 +44,8 @@ pub struct Gateway {
     pub nginx_config: NginxConfig,
     /// Settings of plugins that belong to the node, not to a route.
     pub plugin_attr: PluginAttr,
+    /// TLS of the listeners beside the traffic.
+    pub side_tls: SideTls,
     /// Where metrics are pushed to, beside the Prometheus page.
     pub metrics_push: MetricsPush,
     /// Worker threads, one runtime and one set of listening sockets each; 0 is one for each core.
@@ -93,6 +95,18 @@ const SHARED_WINDOW: Size = Size::kib(512 * 1024);
 /// What may be under way on one HTTP/3 stream. The protocol itself asks for nothing (RFC 9000 §4).
 const HTTP3_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1024 * 1024);
 
+/// TLS of the listeners beside the traffic; each speaks plain HTTP unless it is given a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct SideTls {
+    /// That of `apisix.status`: what load balancers ask.
+    pub status: ListenTls,
+    /// That of `apisix.control`: the control API.
+    pub control: ListenTls,
+    /// That of `plugin_attr.prometheus.export_addr`: the Prometheus page.
+    pub prometheus: ListenTls,
+}
+
 /// See [`Gateway::plugin_attr`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -121,6 +135,7 @@ impl Default for Gateway {
             apisix: Apisix::default(),
             nginx_config: NginxConfig::default(),
             plugin_attr: PluginAttr::default(),
+            side_tls: SideTls::default(),
             metrics_push: MetricsPush::default(),
             workers: 0,
             balance_connections: true,
@@ -177,6 +192,9 @@ impl Gateway {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         self.apisix.check(&mut checks.at("apisix"));
         self.plugin_attr.prometheus.check(&mut checks.at("plugin_attr.prometheus"));
+        self.side_tls.status.check(&mut checks.at("side_tls.status"));
+        self.side_tls.control.check(&mut checks.at("side_tls.control"));
+        self.side_tls.prometheus.check(&mut checks.at("side_tls.prometheus"));
         self.metrics_push.check(&mut checks.at("metrics_push"));
         self.control_plane.check(&mut checks.at("control_plane"));
         self.state.check(&mut checks.at("state"));

@@ -192,9 +192,9 @@ impl Store {
     /// Forgets entries that are older than `keep`, oldest first and in short transactions, as long as the term of office lasts.
     /// Gives how many.
     pub async fn audit_trim(&self, term: Term<'_>, keep: Duration) -> Result<u64, StoreError> {
+        let clock = self.0.db.clock_sql();
         let sql = format!(
-            "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < {} - $1 ORDER BY at LIMIT {TRIM_BATCH})",
-            self.0.db.clock_sql()
+            "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < {clock} - $1 ORDER BY at LIMIT {TRIM_BATCH})"
         );
         let mut forgotten = 0;
         loop {
