@@ -107,10 +107,8 @@ async fn s9_3_what_lies_on_the_way_is_made(gw: Gateway) {
     let shown = gw.send("GET /routes/1").await.json().unwrap()["value"].clone();
     assert_eq!((&shown["labels"], &shown["plugins"]), (&made["labels"], &made["plugins"]));
     // What was made is judged like whatever is sent.
-    let missing = concat!(
-        r#"invalid configuration: property "timeout" validation failed: "#,
-        r#"property "send" is required"#
-    );
+    let missing =
+        concat!(r#"invalid configuration: property "timeout" validation failed: "#, r#"property "send" is required"#);
     gw.refused("PATCH /routes/1/timeout/connect 1", 400, missing).await;
 }
 

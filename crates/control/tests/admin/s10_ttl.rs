@@ -3,11 +3,7 @@
 use crate::gateway::{Gateway, on_both};
 use milecastle_testkit::eventually;
 
-on_both!(
-    s10_an_object_with_ttl_disappears,
-    s10_a_patch_gives_a_lifetime_too,
-    s10_a_later_write_makes_it_permanent,
-);
+on_both!(s10_an_object_with_ttl_disappears, s10_a_patch_gives_a_lifetime_too, s10_a_later_write_makes_it_permanent,);
 
 async fn is_there(gw: &Gateway, id: &str) -> bool {
     gw.send(&format!("GET /upstreams/{id}")).await.status == 200
