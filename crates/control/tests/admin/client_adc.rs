@@ -9,8 +9,14 @@ use serde_json::{Map, Value, json};
 on_both!(
     c1_ping_and_version,
     c1_sync_dump_and_delete,
-    c1_writes_of_one_type_are_concurrent,
+    c1_1_a_service_has_the_upstream_of_its_id,
+    c1_2_routes_have_these_attributes,
+    c1_3_a_global_rule_has_the_id_of_its_plugin,
+    c1_4_ids_in_bodies_are_those_of_paths,
+    c1_5_labels_are_texts_without_blanks,
+    c1_6_writes_of_one_type_are_concurrent,
     c1_without_stream_mode_there_are_no_stream_routes,
+    c1_7_certificates_come_back_as_they_are,
     c1_validate,
     c2_find_the_newest_server,
     c2_sync_by_collection,
@@ -155,7 +161,84 @@ async fn c1_sync_dump_and_delete(gw: Gateway) {
     }
 }
 
-async fn c1_writes_of_one_type_are_concurrent(gw: Gateway) {
+/// The object that a path has, without the timestamps of the server.
+async fn read(gw: &Gateway, path: &str) -> Value {
+    let mut value = gw.done(&format!("GET {path}")).await;
+    let members = value.as_object_mut().unwrap();
+    assert!(members.shift_remove("create_time").is_some() && members.shift_remove("update_time").is_some(), "{path}");
+    value
+}
+
+async fn c1_1_a_service_has_the_upstream_of_its_id(gw: Gateway) {
+    let service = json!({"id": SERVICE, "name": "svc", "upstream_id": SERVICE});
+    let early = gw.send(&format!("PUT /services/{SERVICE} {service}")).await;
+    assert_eq!(early.status, 400, "the upstream comes first: {}", early.text());
+    gw.done(&format!(r#"PUT /upstreams/{SERVICE} {{"nodes":{{}}}}"#)).await;
+    gw.done(&format!("PUT /services/{SERVICE} {service}")).await;
+    let used = format!("can not delete this upstream, service [{SERVICE}] is still using it now");
+    gw.refused(&format!("DELETE /upstreams/{SERVICE}"), 400, &used).await;
+    let extra = json!({"id": EXTRA, "nodes": {}, "labels": {"__ADC_UPSTREAM_SERVICE_ID": SERVICE}});
+    gw.done(&format!("PUT /upstreams/{EXTRA} {extra}")).await;
+    assert_eq!(
+        (read(&gw, &format!("/services/{SERVICE}")).await, read(&gw, &format!("/upstreams/{EXTRA}")).await),
+        (service, extra)
+    );
+    for path in ["services", "upstreams"] {
+        assert_eq!(gw.send(&format!("DELETE /{path}/{SERVICE}")).await.status, 200, "{path}");
+    }
+}
+
+async fn c1_2_routes_have_these_attributes(gw: Gateway) {
+    gw.done(&format!(r#"PUT /services/{SERVICE} {{"name":"svc"}}"#)).await;
+    let mut route = json!({
+        "id": ROUTE, "name": "route", "desc": "d", "labels": {"a": "b"}, "uris": ["/a"], "hosts": ["a.example"],
+        "methods": ["GET"], "remote_addrs": ["10.0.0.0/8"], "vars": [["arg_x", "==", "1"]], "service_id": SERVICE,
+        "enable_websocket": true, "plugins": {"limit-count": {"count": 1}}, "priority": 1,
+        "timeout": {"connect": 6, "send": 6, "read": 6}, "status": 1,
+    });
+    let path = format!("/routes/{ROUTE}");
+    gw.done(&format!("PUT {path} {route}")).await;
+    assert_eq!(read(&gw, &path).await.to_string(), route.to_string());
+    // No Lua is run.
+    route["filter_func"] = "function(vars) return true end".into();
+    assert_eq!(gw.send(&format!("PUT {path} {route}")).await.status, 400);
+}
+
+async fn c1_3_a_global_rule_has_the_id_of_its_plugin(gw: Gateway) {
+    let rule = json!({"id": "limit-count", "plugins": {"limit-count": {"count": 1}}});
+    gw.done(&format!("PUT /global_rules/limit-count {rule}")).await;
+    assert_eq!(read(&gw, "/global_rules/limit-count").await, rule);
+    let identity = Authority::new("tests").issue(&["a.example"]);
+    let mut ssl = json!({
+        "id": "1", "labels": {"a": "b"}, "status": 1, "type": "server", "snis": ["a.example"], "cert": identity.cert,
+        "key": identity.key, "certs": [identity.cert], "keys": [identity.key],
+    });
+    gw.done(&format!("PUT /ssls/1 {ssl}")).await;
+    for private in ["key", "keys"] {
+        ssl.as_object_mut().unwrap().shift_remove(private);
+    }
+    assert_eq!(read(&gw, "/ssls/1").await, ssl);
+}
+
+async fn c1_4_ids_in_bodies_are_those_of_paths(gw: Gateway) {
+    gw.done(&format!(r#"PUT /upstreams/{SERVICE} {{"nodes":{{}}}}"#)).await;
+    assert_eq!(read(&gw, &format!("/upstreams/{SERVICE}")).await["id"], SERVICE);
+    let other = format!(r#"PUT /routes/{ROUTE} {{"id":"{EXTRA}","uris":["/a"],"plugins":{{}}}}"#);
+    gw.refused(&other, 400, "wrong route id").await;
+    gw.refused(r#"PUT /consumers/jack {"username":"jill"}"#, 400, "wrong username").await;
+}
+
+async fn c1_5_labels_are_texts_without_blanks(gw: Gateway) {
+    let body = json!({"id": EXTRA, "nodes": {}, "labels": {"list": "[\"a\",1]", "object": "{\"a\":{\"b\":null}}", "no": "false"}});
+    gw.done(&format!("PUT /upstreams/{EXTRA} {body}")).await;
+    assert_eq!(read(&gw, &format!("/upstreams/{EXTRA}")).await, body);
+    for unfit in [json!("[1, 2]"), json!([1, 2]), json!(false)] {
+        let body = json!({"nodes": {}, "labels": {"a": unfit}});
+        assert_eq!(gw.send(&format!("PUT /upstreams/{EXTRA} {body}")).await.status, 400, "{body}");
+    }
+}
+
+async fn c1_6_writes_of_one_type_are_concurrent(gw: Gateway) {
     let write = |n: usize| {
         let gw = &gw;
         async move {
@@ -170,6 +253,18 @@ async fn c1_writes_of_one_type_are_concurrent(gw: Gateway) {
     };
     join_all((0..20).map(write)).await;
     assert_eq!(gw.send("GET /upstreams").await.json().unwrap()["total"], 20);
+}
+
+async fn c1_7_certificates_come_back_as_they_are(gw: Gateway) {
+    let identity = Authority::new("tests").issue(&["a.example"]);
+    let text = identity.cert.trim_end();
+    for cert in [text.to_owned(), format!("{text}\n"), format!("{text}\n\n")] {
+        let ssl =
+            json!({"snis": ["a.example"], "cert": cert, "key": identity.key, "certs": [cert], "keys": [identity.key]});
+        gw.done(&format!("PUT /ssls/1 {ssl}")).await;
+        let shown = read(&gw, "/ssls/1").await;
+        assert_eq!((&shown["cert"], &shown["certs"]), (&json!(cert), &json!([cert])));
+    }
 }
 
 async fn c1_without_stream_mode_there_are_no_stream_routes(gw: Gateway) {

@@ -15,7 +15,7 @@ on_both!(
     c4_secrets,
     c4_stream_pages_without_stream_mode,
     c6_what_terraform_rests_on,
-    c7_scripts,
+    c7_1_scripts,
 );
 
 /// What is said of an object that is deleted.
@@ -228,7 +228,7 @@ async fn c6_what_terraform_rests_on(gw: Gateway) {
     gw.refused(&format!("PUT /ssls/1 {ssl}"), 400, forbidden).await;
 }
 
-async fn c7_scripts(gw: Gateway) {
+async fn c7_1_scripts(gw: Gateway) {
     // curl sends JSON as a form, and the key in the query.
     let call = bare(&format!(r#"PUT /upstreams/1?api_key={KEY} {{"nodes":{{"a:1":1}}}}"#));
     let call = call.header("content-type", "application/x-www-form-urlencoded");
