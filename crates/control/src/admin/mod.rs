@@ -430,10 +430,14 @@ impl AdminApi {
 }
 
 /// The gateway group that a request names: by argument, by header, or none, which is the default one.
+pub(crate) fn group_named<'a>(query: &'a Query, headers: &'a http::HeaderMap) -> &'a str {
+    let found = ["gateway_group_id", "x-gateway-group-id"].iter().filter_map(|name| headers.get(*name));
+    let header = found.filter_map(|value| value.to_str().ok()).next();
+    query.get("gateway_group_id").or(header).unwrap_or(DEFAULT_GROUP)
+}
+
 fn group_of<'a>(request: &'a Admitted<'_>) -> &'a str {
-    let headers = ["gateway_group_id", "x-gateway-group-id"].iter().filter_map(|name| request.headers.get(*name));
-    let header = headers.filter_map(|value| value.to_str().ok()).next();
-    request.query.get("gateway_group_id").or(header).unwrap_or(DEFAULT_GROUP)
+    group_named(&request.query, request.headers)
 }
 
 /// A lifetime in whole seconds, rounded up; at least one.
