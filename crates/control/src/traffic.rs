@@ -3,26 +3,32 @@
 use milecastle_wire::{TIME_BOUNDS_MS, pb};
 use serde::{Deserialize, Serialize};
 
-/// Requests that are over, since some moment, of one node or of several.
+/// Requests, since some moment, of one node or of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// By the class of the answer's status, from 1xx to 5xx.
+    /// Those that are over, by the class of the answer's status, from 1xx to 5xx.
     pub responses: [u64; 5],
     /// Those of the class 5xx that an upstream answered.
     pub upstream_5xx: u64,
     /// How long they took: for each of [`TIME_BOUNDS_MS`] those that are no longer and longer than the bound before, and last those
     /// above all bounds.
     pub times: [u64; TIME_BOUNDS_MS.len() + 1],
+    /// Requests that are not over, and wait for the head of an answer: at this moment, and of what came since another one how many
+    /// more than then. 0 if it is not told.
+    #[serde(default)]
+    pub waiting: u64,
 }
 
 impl Traffic {
     /// As a node tells; `None` if it is of a version that does not, or tells something else.
     pub(crate) fn told(report: &pb::Report) -> Option<Self> {
-        Self::of(&report.responses, report.responses_5xx_upstream, &report.request_times)
+        let over = Self::of(&report.responses, report.responses_5xx_upstream, &report.request_times)?;
+        Some(Self { waiting: report.requests_waiting, ..over })
     }
 
     fn of(responses: &[u64], upstream_5xx: u64, times: &[u64]) -> Option<Self> {
-        Some(Self { responses: responses.try_into().ok()?, upstream_5xx, times: times.try_into().ok()? })
+        let (responses, times) = (responses.try_into().ok()?, times.try_into().ok()?);
+        Some(Self { responses, upstream_5xx, times, waiting: 0 })
     }
 
     /// What came on top of what there was before.
@@ -40,10 +46,18 @@ impl Traffic {
         joined.responses.iter_mut().zip(other.responses).for_each(|(own, other)| *own = join(*own, other));
         joined.times.iter_mut().zip(other.times).for_each(|(own, other)| *own = join(*own, other));
         joined.upstream_5xx = join(joined.upstream_5xx, other.upstream_5xx);
+        joined.waiting = join(joined.waiting, other.waiting);
         joined
     }
 
-    /// How many there are.
+    /// What it comes to if those that wait are answered with 5xx.
+    pub(crate) fn if_waiting_fail(&self) -> Self {
+        let mut failed = Self { waiting: 0, ..*self };
+        failed.responses[4] = failed.responses[4].saturating_add(self.waiting);
+        failed
+    }
+
+    /// How many are over.
     pub(crate) fn requests(&self) -> u64 {
         self.responses.iter().sum()
     }
@@ -150,16 +164,19 @@ mod tests {
     #[test]
     fn what_came_since_is_a_difference() {
         let before = Traffic { responses: [0, 3, 0, 0, 1], upstream_5xx: 1, ..Traffic::default() };
-        let now = Traffic { responses: [0, 8, 0, 0, 1], upstream_5xx: 1, ..Traffic::default() };
+        let now = Traffic { responses: [0, 8, 0, 0, 1], upstream_5xx: 1, waiting: 2, ..Traffic::default() };
         let came = now.since(&before);
-        assert_eq!((came.responses, came.upstream_5xx), ([0, 5, 0, 0, 0], 0));
+        assert_eq!((came.responses, came.upstream_5xx, came.waiting), ([0, 5, 0, 0, 0], 0, 2));
         assert_eq!(came.and(&before), now);
+        assert_eq!((before.since(&now).waiting, now.if_waiting_fail().responses), (0, [0, 8, 0, 0, 3]));
     }
 
     #[test]
     fn what_another_version_tells_is_not_made_up() {
         let told = pb::Report { responses: vec![0, 1, 2, 3, 4], request_times: vec![0; 16], ..pb::Report::default() };
-        assert_eq!(Traffic::told(&told).map(|traffic| traffic.responses), Some([0, 1, 2, 3, 4]));
+        let read = |told: &pb::Report| Traffic::told(told).map(|traffic| (traffic.responses, traffic.waiting));
+        assert_eq!(read(&told), Some(([0, 1, 2, 3, 4], 0)));
+        assert_eq!(read(&pb::Report { requests_waiting: 7, ..told.clone() }), Some(([0, 1, 2, 3, 4], 7)));
         assert_eq!(Traffic::told(&pb::Report { responses: vec![1], ..told }), None);
     }
 }

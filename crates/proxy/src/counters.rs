@@ -47,6 +47,8 @@ counters! {
     waiting,
     /// Client connections that send a request's head.
     reading,
+    /// Requests that wait for the head of an answer no more: it was made, or they ended without one.
+    answers_begun,
     /// Requests whose head was read.
     requests,
     /// Requests in work.
@@ -349,6 +351,8 @@ impl Counters {
             let Totals { responses_1xx, responses_2xx, responses_3xx, responses_4xx, responses_5xx, .. } = totals;
             TrafficFigures {
                 requests: totals.requests,
+                // Workers go on while they are read.
+                requests_waiting: totals.requests.saturating_sub(totals.answers_begun),
                 responses: [responses_1xx, responses_2xx, responses_3xx, responses_4xx, responses_5xx],
                 responses_5xx_upstream: totals.responses_5xx_upstream,
                 request_times: counters.times(|worker| &worker.request_times).counts,

@@ -42,6 +42,12 @@ fn with_members(mut object: Value, more: &Value) -> Value {
     object
 }
 
+/// The upstream of all clients with a node that answers nothing; it is no longer waited for than this, in seconds.
+pub(super) fn hangs(node: &str, read: u64) -> Bad {
+    let more = json!({ "timeout": { "connect": read, "send": read, "read": read } });
+    put("upstream hangs", "/upstreams/1", upstream(node, &more))
+}
+
 fn put(name: &'static str, path: &str, body: Value) -> Bad {
     Bad { name, method: "PUT", path: format!("/apisix/admin{path}"), body: Some(body), is_slow: false }
 }

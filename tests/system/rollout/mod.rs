@@ -6,8 +6,11 @@ mod load;
 mod site;
 
 use bad::Bad;
+use load::Load;
 use serde_json::json;
 use site::Site;
+use std::iter::repeat_n;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 /// Bad changes of the short form, one of each sort: a dead upstream, an authentication that nobody passes, objects in quarantine, a
@@ -72,7 +75,25 @@ async fn bad_changes_stop_at_the_canaries_and_are_undone() {
     assert!(alarms["list"].as_array().unwrap().iter().any(|alarm| alarm["alarm"] == "rollout"), "{alarms}");
     let metrics = site.control().get("/metrics").await.text();
     assert!(metrics.contains(r#"rollouts_ended_total{group="default",end="rolled_back"}"#), "{metrics}");
+    what_hangs_for_longer_than_the_soak_time_reaches_nobody_else(&site).await;
     site.stop().await;
+}
+
+/// At the end of the soak time no request has failed yet, nor any other ended.
+async fn what_hangs_for_longer_than_the_soak_time_reaches_nobody_else(site: &Site) {
+    site.policy(&json!({ "soak": "2s", "settle": "2s" })).await;
+    // The system takes its connections, and nobody reads from them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let before = site.load.seen();
+    let candidate = site.publish_bad(&bad::hangs(&silent.local_addr().unwrap().to_string(), 5)).await;
+    site.has_begun(candidate).await;
+    // More clients than requests by which it is judged: each has one at a time.
+    let crowd = Load::start(repeat_n(site.gateways[site.canary].http, site::JUDGED as usize + 10));
+    let outcome = site.taken_back(candidate).await;
+    drop((crowd, silent));
+    site.is_as_before().await;
+    let (_, of_others) = site.load.since(&before, site.canary);
+    assert_eq!(of_others.harmed, 0, "what hangs has reached nodes that are no canaries: {outcome}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

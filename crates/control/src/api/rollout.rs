@@ -68,6 +68,8 @@ struct Compared {
 #[schemars(rename = "TrafficFigures")]
 struct Figures {
     requests: u64,
+    /// Requests that wait for the head of an answer, more than when the canaries were chosen.
+    requests_waiting: u64,
     percent_4xx: f64,
     percent_5xx: f64,
     /// Of the class 5xx, those that an upstream answered.
@@ -80,6 +82,7 @@ impl From<&Traffic> for Figures {
     fn from(traffic: &Traffic) -> Self {
         Self {
             requests: traffic.requests(),
+            requests_waiting: traffic.waiting,
             percent_4xx: traffic.percent(4),
             percent_5xx: traffic.percent(5),
             responses_5xx_upstream: traffic.upstream_5xx,

@@ -5,6 +5,8 @@
 //! - Canaries are chosen once for each rollout, and nobody ceases to be one before its end: no node is set back.
 //! - A candidate is open to all only once the canaries have served with it for the whole soak time, none of them lost meanwhile, and none
 //!   of them gives reason to take it back; or when there is no node that could be harmed; or when an operator says so.
+//! - Nor is it open to all as long as so many requests wait for an answer at the canaries that it would be bad if they failed, or, but for
+//!   an operator, as long as canaries have lost the traffic that they had.
 //! - What is remembered of the time before is never of a time in which a candidate was taken back.
 //! - A canary is judged by what it counts from the moment on at which it has told with the candidate in force: what it counted before, and
 //!   tells late, is not the candidate's doing. As long as one that is connected has not told so, and then once more, nothing is open to all.
@@ -90,6 +92,9 @@ pub(crate) struct Stage {
     pub(crate) note: Note,
     /// What the canaries had counted in the minutes before.
     pub(crate) before: Traffic,
+    /// How long these were in seconds; 0 if nothing is known of them.
+    #[serde(default)]
+    pub(crate) before_lasted: u64,
     /// It goes on with what was written since a candidate that was taken back: what is counted meanwhile says nothing.
     pub(crate) settling: bool,
     /// From when on the soak time should have been enough, Unix time in seconds; `None`: it does not count as yet.
@@ -282,12 +287,14 @@ impl Situation<'_> {
             return Course::Wait(Wait::Canaries);
         }
         let note = self.note();
-        let before = self.record.notes.first().map(|earlier| {
+        let earlier = self.record.notes.first();
+        let before = earlier.map(|earlier| {
             let marks = canaries.iter().filter_map(|id| Some((note.nodes.get(id)?, earlier.nodes.get(id)?)));
             sum(marks.filter_map(|(now, then)| now.since(then)))
         });
         let (before, due_from) = (before.unwrap_or_default(), Some(self.now));
-        let stage = Stage { canaries, note, before, due_from, ..Stage::default() };
+        let before_lasted = earlier.map_or(0, |earlier| self.now.saturating_sub(earlier.at));
+        let stage = Stage { canaries, note, before, before_lasted, due_from, ..Stage::default() };
         self.stay("choose", stage)
     }
 
@@ -338,11 +345,24 @@ impl Situation<'_> {
         if canaries().filter(|node| node.connected).any(|node| !node.is_judged(stage, gate, since)) {
             return Course::Wait(Wait::Report);
         }
-        if !compared.is_enough(self.policy) && self.policy.without_traffic == WithoutTraffic::Hold {
+        if compared.is_in_doubt(self.policy) {
+            return Course::Wait(Wait::Answers { waiting: compared.canaries.waiting });
+        }
+        let needs_traffic = || self.policy.without_traffic == WithoutTraffic::Hold || self.is_missed(stage, &compared);
+        if !compared.is_enough(self.policy) && needs_traffic() {
             let (has, needs) = (compared.canaries.requests(), self.policy.min_requests);
             return Course::Wait(Wait::Traffic { has, needs });
         }
         self.promote(gate, stage, "canaries have served with it for the soak time")
+    }
+
+    /// Whether canaries without traffic should have some: so much came before that enough would come within the soak time, and it has
+    /// not ceased at the other nodes.
+    fn is_missed(&self, stage: &Stage, compared: &Compared) -> bool {
+        let (least, soak) = (self.policy.min_requests.max(1), self.policy.soak.get().as_secs());
+        let usual = compared.before.requests().saturating_mul(soak) / stage.before_lasted.max(1);
+        let are_alone = self.connected().all(|node| node.maintained || stage.canaries.contains(&node.id));
+        usual >= least && (are_alone || compared.others.requests() >= least)
     }
 
     fn stay(&self, name: &'static str, stage: Stage) -> Course {
@@ -383,8 +403,7 @@ impl Situation<'_> {
         let mut note = stage.note.clone();
         for node in beginning {
             let mark = note.nodes.entry(node.id.clone()).or_insert_with(|| node.mark());
-            // What is in quarantine is compared with what was when the canaries were chosen.
-            *mark = Mark { rejected: mark.rejected, ..node.mark() };
+            *mark = mark.anew(node);
         }
         Some(Stage { note, ..stage.clone() })
     }
@@ -467,6 +486,13 @@ impl Mark {
     /// Whether it is of a time in which the candidate was not in force there.
     fn is_before(&self, gate: Gate) -> bool {
         self.with.is_some_and(|with| with < gate.candidate)
+    }
+
+    /// The node by now. What is in quarantine and what waits for an answer is compared with what was when the canaries were chosen.
+    fn anew(&self, node: &Seen) -> Self {
+        let waiting = self.traffic.map(|then| then.waiting);
+        let traffic = node.traffic.map(|now| Traffic { waiting: waiting.unwrap_or(now.waiting), ..now });
+        Self { rejected: self.rejected, traffic, ..node.mark() }
     }
 
     /// What was counted since then, if that is known. A process that started since then has counted from nothing.

@@ -98,7 +98,7 @@ pub(crate) struct Canaries {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum WithoutTraffic {
-    /// The others get the revision all the same.
+    /// The others get the revision all the same, unless the canaries have lost the traffic that they had before, and the others have not.
     #[default]
     Promote,
     /// It is waited for more.

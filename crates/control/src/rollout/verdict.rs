@@ -34,6 +34,14 @@ impl Compared {
             .or_else(|| self.slower(policy))
     }
 
+    /// Whether the revision would be bad if the requests failed that wait for an answer at the canaries, more than when these were chosen.
+    pub(crate) fn is_in_doubt(&self, policy: &Policy) -> bool {
+        let [canaries, others, before] =
+            [self.canaries, self.others, self.before].map(|traffic| traffic.if_waiting_fail());
+        let failed = Self { canaries, others, before };
+        self.canaries.waiting > 0 && failed.is_enough(policy) && failed.rise(policy, 5, policy.max_5xx_rise).is_some()
+    }
+
     /// With what the canaries can be compared.
     fn measures(&self, policy: &Policy) -> impl Iterator<Item = (&'static str, &Traffic)> {
         let all = [("before", &self.before), ("at the other nodes", &self.others)];
@@ -105,6 +113,27 @@ mod tests {
         // Too few to say anything.
         check(traffic(0, 0, 49, 2), good, good, None);
         check(traffic(0, 0, 50, 2), good, traffic(0, 0, 49, 2), Some("5xx"));
+    }
+
+    #[test]
+    fn what_waits_for_an_answer_leaves_in_doubt_what_would_be_bad_if_it_failed() {
+        let waits = |good: u64, waiting: u64| Traffic { waiting, ..traffic(good, 0, 0, 2) };
+        let check = |canaries, others, before, expected: bool| {
+            let compared = Compared { canaries, others, before };
+            assert_eq!(compared.verdict(&Policy::default()), None);
+            assert_eq!(compared.is_in_doubt(&Policy::default()), expected, "{compared:?}");
+        };
+        let (none, good) = (Traffic::default(), waits(1000, 0));
+        check(waits(0, 50), good, good, true);
+        check(waits(97, 3), good, good, true);
+        check(waits(98, 2), good, good, false);
+        check(waits(100, 0), good, good, false);
+        // So it is elsewhere, or was so before.
+        check(waits(50, 50), waits(50, 50), good, false);
+        check(waits(50, 50), good, waits(50, 50), false);
+        // Nothing to compare with; too few to say anything.
+        check(waits(0, 50), none, none, true);
+        check(waits(0, 49), good, good, false);
     }
 
     #[test]

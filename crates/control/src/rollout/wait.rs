@@ -23,6 +23,8 @@ pub(crate) enum Wait {
     Pause { by: String },
     /// A canary has yet to tell, for the first or the second time, what it counts with the candidate in force.
     Report,
+    /// So many requests wait for an answer at the canaries that it would be bad if they failed.
+    Answers { waiting: u64 },
     /// The canaries have had fewer requests than they need.
     Traffic { has: u64, needs: u64 },
 }
@@ -40,6 +42,7 @@ impl Wait {
             Wait::Soak { .. } => "canaries serve with it",
             Wait::Pause { .. } => "paused",
             Wait::Report => "a canary has not told yet what it counts with it",
+            Wait::Answers { .. } => "requests to the canaries wait for an answer",
             Wait::Traffic { .. } => "canaries have had too few requests",
         }
     }
@@ -68,6 +71,10 @@ impl Wait {
                 "see with `milecastle nodes` whether the canaries report, and in their logs; or give the revision to all nodes with \
                  `milecastle rollout promote`, or take it back with `milecastle rollout abort`",
             ),
+            Wait::Answers { .. } => Some(
+                "see whether the upstreams answer the canaries, in their logs; or give the revision to all nodes with \
+                 `milecastle rollout promote`, or take it back with `milecastle rollout abort`",
+            ),
             Wait::Traffic { .. } => Some(
                 "see whether clients reach the canaries, or lower `min_requests`; or give the revision to all nodes with \
                  `milecastle rollout promote`",
@@ -81,6 +88,7 @@ impl fmt::Display for Wait {
         match self {
             Wait::Soak { left } => write!(f, "{} for {left} s more", self.what()),
             Wait::Pause { by } => write!(f, "{} by {by}", self.what()),
+            Wait::Answers { waiting } => write!(f, "{waiting} {}", self.what()),
             Wait::Traffic { has, needs } => write!(f, "canaries have had {has} requests, and need {needs}"),
             _ => f.write_str(self.what()),
         }

@@ -111,6 +111,8 @@ pub struct NodeStatus {
 pub struct TrafficFigures {
     /// Requests since the start.
     pub requests: u64,
+    /// Requests that wait for the head of an answer, now.
+    pub requests_waiting: u64,
     /// Requests that are over since the start, by the class of the answer's status: 1xx to 5xx.
     pub responses: [u64; 5],
     /// Those of the 5xx class that an upstream answered.

@@ -79,6 +79,7 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
             lease: None,
             attempt_began: began,
             upstream_bytes: 0,
+            answered: false,
             complete: false,
             broken: false,
         },

@@ -33,6 +33,8 @@ pub(crate) struct Live {
     pub(crate) attempt_began: Instant,
     /// Bytes of the answer's body that have come from the upstream.
     pub(crate) upstream_bytes: u64,
+    /// The head of an answer was made.
+    pub(crate) answered: bool,
     /// The last byte of the answer has been handed to the connection, or will be without our doing.
     pub(crate) complete: bool,
     /// The answer was cut short by the upstream, not by the client.
@@ -110,6 +112,12 @@ impl Live {
         };
         let route = run(&chain, &mut self.cx);
         global.and(route)
+    }
+
+    /// The head of its answer goes out: from here on it may last.
+    pub(super) fn begin_answer(&mut self) {
+        self.answered = true;
+        self.client.worker.counters.answers_begun.up();
     }
 
     /// The node is no longer in use.
@@ -204,6 +212,9 @@ impl Drop for Live {
         }
         worker.spare.put_map(std::mem::take(&mut self.cx.request.headers));
         worker.spare.put_lists(self.cx.take_lists());
+        if !self.answered {
+            worker.counters.answers_begun.up();
+        }
         worker.counters.in_flight.down();
         let class = self.cx.response.logged_status() / 100;
         let took = || worker.counters.request_times.count(ended.saturating_duration_since(self.cx.timing.started));

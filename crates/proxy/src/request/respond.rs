@@ -38,6 +38,7 @@ pub(super) fn with_answer(mut live: Held, answer: Answer) -> Response {
             if filter_head(&mut live).is_err() {
                 return refused(live);
             }
+            live.begin_answer();
             let (status, headers) = (live.cx.response.status, live.cx.response.headers.clone());
             let client = live.client.clone();
             let (upstream, first) = conn.into_parts();
@@ -100,6 +101,7 @@ fn send(mut live: Held, received: Option<Received>, source: Source) -> Response 
         live.client.activity.closing.set(true);
         live.cx.response.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    live.begin_answer();
     let logged = live.head_is_logged();
     let lasting = if matches!(source, Source::Flowing(_) | Source::Filtered { .. }) { watch(&live) } else { None };
     let sent = &mut live.cx.response;

@@ -302,6 +302,7 @@ fn a_client_that_leaves_is_logged_once_as_499() {
         let mut client = Raw::connect(bed.http).await.unwrap();
         client.send("GET /left HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
         milecastle_testkit::eventually("the request to be in work", async || bed.totals().in_flight == 1).await;
+        assert_eq!(bed.totals().answers_begun, 0);
     });
     let expected = Line {
         target: "/left".into(),
@@ -313,6 +314,7 @@ fn a_client_that_leaves_is_logged_once_as_499() {
     };
     assert_eq!(bed.lines(1), [expected]);
     bed.wait_totals("nothing in work", |totals| totals.in_flight == 0 && totals.active == 0);
+    assert_eq!(bed.totals().answers_begun, 1);
 }
 
 #[test]

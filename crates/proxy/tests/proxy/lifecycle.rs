@@ -75,6 +75,8 @@ fn a_websocket_becomes_a_tunnel_where_the_route_allows_it() {
         assert_eq!(client.read_exact(9).await.unwrap(), b"firstlrae");
         client.send("abcd").await.unwrap();
         assert_eq!(client.read_exact(4).await.unwrap(), b"dcba");
+        let totals = bed.totals();
+        assert_eq!((totals.in_flight, totals.answers_begun), (1, 1));
     });
     let line = &bed.lines(1)[0];
     assert_eq!((line.status, line.client_gone), (101, false));

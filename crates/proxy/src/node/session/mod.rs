@@ -411,6 +411,7 @@ impl<'a> Session<'a> {
             request_times: traffic.request_times.into(),
             warnings: self.complaints.news(),
             route_traffic: traffic.routes,
+            requests_waiting: traffic.requests_waiting,
         }
     }
 }
