@@ -10,7 +10,7 @@ use crate::handover::{Gate, Inherited, Listening};
 use crate::health::UpstreamHealth;
 use crate::metrics_page::MetricsServer;
 use crate::node::NodeStatus;
-use crate::node_metrics::{NodeMetrics, PushError, Sources};
+use crate::node_metrics::{NodeMetrics, PushError, Sources, limits};
 use crate::side_http::{SideLimits, SideListener, SideServer};
 use crate::status::{self, Health};
 use milecastle_export::Background;
@@ -104,10 +104,10 @@ impl SideServers {
             exporters,
         } = parts;
         let apisix = &settings.apisix;
-        let limits = SideLimits::new(settings, &metrics)?;
+        let side_limits = SideLimits::new(settings, &metrics)?;
         let mut listening = Vec::new();
         let mut open = |key: &'static str, addr| {
-            let opened = SideListener::open(key, addr, inherited, &gate, &limits);
+            let opened = SideListener::open(key, addr, inherited, &gate, &side_limits);
             let (listener, own) = opened.map_err(|source| SideError::Listen { key, addr, source })?;
             listening.push(own);
             Ok::<_, SideError>(listener)
@@ -121,16 +121,27 @@ impl SideServers {
                 open("apisix.control.port", apisix.control.socket())?,
                 api,
                 settings.limits.control_answers,
+                limits::family(&metrics)?.with(&[limits::CONTROL_ANSWERS]),
             ))
         } else {
             None
         };
         let prometheus = &settings.plugin_attr.prometheus;
         let registry = metrics;
-        let sources =
-            Sources { registry, counters, upstream_health, discovery, current, node, facts, access_logs, drain };
+        let sources = Sources {
+            registry,
+            counters,
+            upstream_health,
+            discovery,
+            current,
+            node,
+            facts,
+            access_logs,
+            drain,
+            exporters,
+        };
         let node_metrics = Arc::new(NodeMetrics::new(sources, prometheus)?);
-        node_metrics.push(&settings.metrics_push, &exporters)?;
+        node_metrics.push(&settings.metrics_push)?;
         let metrics = if prometheus.enable_export_server {
             let listener = open("plugin_attr.prometheus.export_addr.port", prometheus.export_addr.socket())?;
             Some(MetricsServer::start(listener, prometheus, move || node_metrics.render()).await)
