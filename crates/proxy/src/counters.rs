@@ -95,7 +95,7 @@ counters! {
     http3_stuck_streams,
     /// HTTP/3 client connections given up because of `timeouts.http3_silence`.
     http3_silent,
-    /// HTTP/1 client connections closed because the client took nothing of an answer for `nginx_config.http.send_timeout`.
+    /// Client connections of HTTP/1 and HTTP/2 closed because nothing was taken of what was sent for `nginx_config.http.send_timeout`.
     stuck_answers,
     /// Bodies of requests given up because of `nginx_config.http.client_body_timeout`.
     slow_bodies,

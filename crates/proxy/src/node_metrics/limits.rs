@@ -33,7 +33,7 @@ pub(super) fn of_workers(registry: &Registry) -> Result<Vec<Mirrored>, MetricErr
         ("limits.upstream_header_count", |t| t.upstream_heads_too_many_fields),
         ("nginx_config.http.client_body_timeout", |t| t.slow_bodies),
         ("nginx_config.http.client_max_body_size", |t| t.large_bodies),
-        // Over HTTP/2 and HTTP/3 a stream is given up, which has metrics of its own.
+        // Streams of HTTP/2 and HTTP/3 that are given up have metrics of their own.
         ("nginx_config.http.send_timeout", |t| t.stuck_answers),
         ("timeouts.http2_ping", |t| t.http2_silent),
         ("timeouts.http3_silence", |t| t.http3_silent),
