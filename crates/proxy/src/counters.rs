@@ -75,7 +75,7 @@ counters! {
     http2_cancels_cut,
     /// HTTP/2 client connections ended because of `limits.http2_control_frames`.
     http2_control_frames_cut,
-    /// HTTP/2 client connections ended for too many resets, CONTINUATION or empty DATA frames, or a huge head.
+    /// HTTP/2 client connections ended for too many resets, empty DATA or CONTINUATION frames, or a huge head.
     http2_excess,
     /// Answers over HTTP/2 given up because the client opened no window for them.
     http2_stuck_streams,
