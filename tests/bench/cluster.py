@@ -1,6 +1,6 @@
 """A cluster on this machine: PostgreSQL with its own defaults, replicas of the control plane, and gateways with one worker each.
 
-MILECASTLE_BIN names the binary. Ports from 19450 to 19499, so that it can run beside the other benchmarks.
+MILECASTLE_BIN names the binary, unless the cluster is given one. Ports from 19450 to 19499, so that it can run beside the other benchmarks.
 """
 import json
 import os
@@ -23,7 +23,8 @@ STATUS = 20  # added to a gateway's port
 class Cluster:
     """Two replicas, and a gateway for each pair in `gateways`: its port, and the number of its replica. Runs within `with`."""
 
-    def __init__(self, gateways=()):
+    def __init__(self, gateways=(), binary=None):
+        self.binary = binary or os.environ["MILECASTLE_BIN"]
         self.wanted, self.home = gateways, tempfile.TemporaryDirectory(prefix="cluster-bench-")
         self.directory = Path(self.home.name)
         self.processes, self.replicas, self.gateways = [], [], []
@@ -55,7 +56,7 @@ class Cluster:
 
     def start(self):
         self.start_postgres()
-        binary = os.environ["MILECASTLE_BIN"]
+        binary = self.binary
         key = secrets.token_hex(16)
         (self.directory / "admin-key").write_text(key)
         sealing = self.directory / "sealing-key"

@@ -3,7 +3,8 @@
 
 - `apply`: `PUT /apisix/admin/configs` with 10,000 objects, from the call to the answer: into an empty group, again with a
   hundredth of them changed, and again as it was.
-- `changes`: one change set of 10,000 edits, what differs from the revision before, and the rollback to that one.
+- `changes`, in a cluster of its own that has 10,000 routes and a gateway at the second replica: one change set of 10,000 edits, from
+  the call to the answer and to the gateway serving what is in it; what differs from the revision before, and the rollback to that one.
 - `list`: pages of a hundred of many routes, with and without filters, each asked for a hundred times.
 - `keys`: many consumers with a key each, in change sets of 10,000; one more whose key is free, and one whose key another has
   (refused with 400), one after the other; and a consumer looked up.
@@ -22,9 +23,11 @@ from pathlib import Path
 import milecastle
 from cluster import ADMIN, Cluster
 from memory import rss_kib
-from milecastle import Admin
+from milecastle import Admin, until
+from propagation import PRESENT, Watcher
 
-OBJECTS = 10_000  # of `apply`
+OBJECTS = 10_000  # of `apply` and of a change set
+GATEWAY = 19461, 1  # port, and number of the replica
 TIMES = 100  # that each question is asked
 
 
@@ -49,8 +52,12 @@ def declare(admin, digest, status=202, **collections):
     return took
 
 
+def fill():
+    return [route(n) for n in range(OBJECTS - 1)]
+
+
 def apply(admin):
-    routes = [route(n) for n in range(OBJECTS - 1)]
+    routes = fill()
     first = declare(admin, "first", upstreams=[UPSTREAM], routes=routes)
     for changed in routes[::100]:
         changed["name"] += "-changed"
@@ -70,18 +77,30 @@ def timed(admin, method, path, body=None, headers=None):
     return took, json.loads(said)
 
 
+def is_served(watcher, n):
+    return watcher.ask(b"/api/r%d/x" % n) == PRESENT
+
+
 def changes(admin):
+    declare(admin, "filled", upstreams=[UPSTREAM], routes=fill())
+    watcher = Watcher(GATEWAY[0])
+    until("the gateway serves what was there before", lambda: is_served(watcher, 0))
     head = lambda: timed(admin, "GET", "/revisions?limit=1")[1]["list"][0]["revision"]
     before = head()
     bodies = ({k: v for k, v in route(n).items() if k != "id"} for n in range(OBJECTS, 2 * OBJECTS))
     edits = [{"op": "put", "kind": "route", "id": f"r{OBJECTS + n}", "body": body} for n, body in enumerate(bodies)]
+    began = time.perf_counter()
     publish, _ = timed(admin, "POST", "/changes", {"edits": edits})
+    # It is in force as a whole or not at all.
+    until("the gateway serves the change set", lambda: is_served(watcher, 2 * OBJECTS - 1))
+    served = time.perf_counter() - began
     diff, differs = timed(admin, "GET", f"/revisions/{before}/diff/head")
     if differs["total"] != OBJECTS:
         raise RuntimeError(f"{differs['total']} objects differ, not {OBJECTS}")
     rollback, _ = timed(admin, "POST", f"/revisions/{before}/rollback", headers={"If-Match": f'"{head()}"'})
-    print(f"a change set of {OBJECTS:,} edits: {publish:.2f} s; its diff: {diff:.2f} s; its rollback: {rollback:.2f} s", flush=True)
-    return {"publish_s": publish, "diff_s": diff, "rollback_s": rollback}
+    print(f"a change set of {OBJECTS:,} edits: {publish:.2f} s, served by the gateway after {served:.2f} s; its diff: {diff:.2f} s; "
+          f"its rollback: {rollback:.2f} s", flush=True)
+    return {"publish_s": publish, "served_s": served, "diff_s": diff, "rollback_s": rollback}
 
 
 def times(name, ask):
@@ -157,9 +176,11 @@ def main():
     with Cluster() as cluster:
         print(cluster.version)
         admin = Admin(cluster.directory)
-        results = {"start": memory(cluster), "apply": apply(admin), "changes": changes(admin)}
+        results = {"start": memory(cluster), "apply": apply(admin)}
         results |= {"list": listing(admin, opt.routes), "routes": memory(cluster)}
         results |= {"keys": keys(admin, opt.consumers), "consumers": memory(cluster)}
+    with Cluster((GATEWAY,)) as cluster:
+        results["changes"] = changes(Admin(cluster.directory))
     if opt.json:
         Path(opt.json).write_text(json.dumps(results, indent=1))
 

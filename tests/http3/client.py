@@ -159,8 +159,11 @@ class Client(QuicConnectionProtocol):
         return {"cancelled": True}
 
     async def start(self, asked):
-        """A request whose answer is not waited for."""
-        return {"stream": self.begin(asked)}
+        """A request whose answer is not waited for; of a body that it has, as much is sent as the gateway takes."""
+        stream = self.begin(asked)
+        if "size" in asked:
+            self.finish(stream, asked)
+        return {"stream": stream}
 
     async def give_up(self, asked):
         """Wants nothing more of a request."""

@@ -73,6 +73,15 @@ async fn nodes_keep_what_they_have_until_an_operator_confirms_a_restored_databas
     control.process.announce("the nodes take over what the database holds");
     control.ready().await;
     apart(&control, 2).await;
+    let lineage_alarms = async || {
+        let told = control.get("/api/alarms").await.json().unwrap()["list"].clone();
+        told.as_array().unwrap().iter().filter(|alarm| alarm["alarm"] == "lineage").cloned().collect::<Vec<_>>()
+    };
+    eventually("an alarm for each of them", async || {
+        let alarms = lineage_alarms().await;
+        alarms.len() == 2 && alarms.iter().all(|alarm| alarm["fault"] == "backwards" && alarm["group"] == "default")
+    })
+    .await;
 
     // The database goes on from there, up to the nodes' own number and past it. That changes nothing.
     for id in ["other", "another", "further"] {
@@ -98,8 +107,18 @@ async fn nodes_keep_what_they_have_until_an_operator_confirms_a_restored_databas
         nodes(&control).await.iter().all(|node| node["state"] == "healthy" && node["alarms"] == json!([]))
     })
     .await;
+    eventually("the alarms are over, and the other lineage was told", async || {
+        let told = control.get("/api/events?kind=lineage").await.json().unwrap();
+        lineage_alarms().await.is_empty()
+            && told["list"].as_array().unwrap().iter().any(|event| event["group"] == "default")
+    })
+    .await;
     // From here on all is as before.
     assert_eq!(write(&control, "next").await, "applied 2/2");
+    let page = control.get("/metrics").await.text();
+    for metric in [r#"database_connections{state="idle"}"#, r#"database_statements_total{result="done"}"#] {
+        assert!(page.contains(metric), "{metric}\n{page}");
+    }
     let nothing = cluster.operator(&control, &["group", "lineage", "default", "--confirm"]);
     assert_eq!(nothing.code, 4, "{}", nothing.text);
     tokio::task::spawn_blocking(move || (g1.stop(), g2.stop(), control.stop())).await.unwrap();

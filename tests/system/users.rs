@@ -2,8 +2,8 @@
 
 use http::Method;
 use milecastle_testkit::process::binary;
-use milecastle_testkit::{Answer, Call};
-use milecastle_tests::{Cluster, Said};
+use milecastle_testkit::{Answer, Call, eventually};
+use milecastle_tests::{Cluster, Replica, Said};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::process::Command;
@@ -17,6 +17,32 @@ async fn login(address: SocketAddr, name: &str, password: &str) -> Answer {
     let body = json!({ "name": name, "password": password }).to_string();
     let call = Call::new(Method::POST, "/api/session").header("content-type", "application/json").body(body);
     call.to(address).await.unwrap()
+}
+
+/// The password of the first account, as a start has shown it.
+fn shown(control: &Replica) -> Option<String> {
+    let log = control.process.log();
+    let mut after = log.iter().skip_while(|line| !line.contains("Password of the account `admin`")).skip(1);
+    after.find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
+}
+
+#[tokio::test]
+async fn the_first_start_shows_a_password_that_opens_the_first_account_and_no_later_one_does() {
+    let cluster = Cluster::new();
+    let control = cluster.control("one");
+    control.ready().await;
+    eventually("the password is shown", async || shown(&control).is_some()).await;
+    let told = login(control.http, "admin", &shown(&control).unwrap()).await;
+    assert_eq!((told.status, &told.json().unwrap()["must_change_password"]), (201, &json!(true)), "{}", told.text());
+    let next = cluster.control("two");
+    next.ready().await;
+    tokio::task::spawn_blocking(move || {
+        control.stop();
+        assert_eq!(shown(&next), None);
+        next.stop();
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

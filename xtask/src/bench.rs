@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: the binary as it is shipped, beside nginx, haproxy and Envoy, what routes and idle connections take of
-//! memory, how it starts, what changes of its configuration cost its clients, how soon they are in force in a cluster, and what large
-//! configurations take of the control plane.
+//! memory, how it starts, what changes of its configuration cost its clients, how soon they are in force in a cluster, what large
+//! configurations take of the control plane, and what an upgrade of a cluster costs.
 
 use std::process::Command;
 
@@ -30,6 +30,7 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
         ["changes", rest @ ..] => python.arg(scripts.join("changes.py")).args(rest),
         ["cold-start", rest @ ..] => python.arg(scripts.join("cold_start.py")).args(rest),
         ["control", rest @ ..] => python.arg(scripts.join("control.py")).args(rest),
+        ["upgrade", rest @ ..] => python.arg(scripts.join("upgrade.py")).args(rest),
         ["propagation", rest @ ..] => python.arg(scripts.join("propagation.py")).args(rest),
         ["workers", rest @ ..] => {
             // Both cores to all: with two workers there is none left for the load.

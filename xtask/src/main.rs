@@ -38,6 +38,8 @@ cargo xtask COMMAND
   bench propagation [ARGS]
                        build for shipping and measure how soon a change is in force on every node of a cluster
   bench control [ARGS] build for shipping and measure what large configurations take of the control plane
+  bench upgrade --from BINARY [ARGS]
+                       build for shipping and upgrade a cluster to it from another binary under load; fails if anything is lost
   bench idle [ARGS]    build for shipping and measure the memory that idle connections take, beside the peers
 ";
 

@@ -154,7 +154,8 @@ mod tests {
     fn sample(at: u64, node: &str, boot: &str, answered: u64) -> NodeSample {
         let traffic =
             Traffic { responses: [0, answered, 0, 0, answered], upstream_5xx: answered, ..Traffic::default() };
-        let told = Told { traffic, connections: 2, upstream_targets: 3, unhealthy_targets: 1, revision: None };
+        let told =
+            Told { traffic, connections: 2, upstream_targets: 3, unhealthy_targets: 1, revision: None, at: Some(at) };
         let traffic = serde_json::to_value(told).unwrap();
         let (group, node, boot) = ("g".to_owned(), node.to_owned(), boot.to_owned());
         NodeSample { at, group, node, boot, reported_at: at, traffic }

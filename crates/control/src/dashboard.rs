@@ -15,9 +15,9 @@ use crate::pages::{self, Site};
 use crate::passwords::Hashing;
 use crate::refusals::Refusals;
 use crate::state::State;
-use crate::tls::{Tls, TlsError};
 use crate::waits::{STREAMS, WAITS, Waits};
 use axum::Router;
+use milecastle_pki::{ListenTlsError, ListenerTls};
 use milecastle_settings as settings;
 use milecastle_settings::{Availability, ControlShutdown, Database, Peers, Time};
 use milecastle_snapshot::Compiler;
@@ -74,7 +74,7 @@ pub enum StartError {
     Metric(#[from] MetricError),
     /// TLS cannot be spoken.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] ListenTlsError),
     /// Nobody vouches for the provider of logins.
     #[error(transparent)]
     Provider(#[from] TrustError),
@@ -118,7 +118,7 @@ impl Opening {
         metrics: &Registry,
     ) -> Result<Self, StartError> {
         let ended = Ended::register(metrics)?;
-        let tls = Tls::load(&settings.tls)?;
+        let tls = ListenerTls::load("tls", &settings.tls)?;
         let provider = Provider::new(&settings.oidc)?;
         let own = bind("server.listen", settings.server.listen.socket()).await?;
         let admin = match settings.admin.enable {
@@ -138,16 +138,6 @@ impl Opening {
         };
         let address = serve(own, &main);
         let admin_address = admin.map(|admin| serve(admin, &compatible));
-        // From now on, however long the database is waited for: certificates run out meanwhile.
-        if let Some(tls) = tls {
-            let (renewing, mut stopped) = (tls.keep_current(settings.tls.clone()), stopped);
-            listeners.spawn(async move {
-                tokio::select! {
-                    () = renewing => {}
-                    _ = stopped.wait_for(|stopped| *stopped) => {}
-                }
-            });
-        }
         tracing::info!(%address, admin = ?admin_address, "the dashboard listens");
         let (settings, readiness) = (settings.clone(), readiness.clone());
         Ok(Self { settings, readiness, address, admin_address, main, compatible, stop, listeners, provider })

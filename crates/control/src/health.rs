@@ -5,6 +5,7 @@ use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{StatusCode, header};
+use milecastle_pki::ListenerTls;
 use milecastle_settings::{Probes as Settings, Time};
 use milecastle_store::{Maintenance, Store, StoreError};
 use milecastle_telemetry::metrics::Registry;
@@ -123,7 +124,7 @@ pub(crate) fn metrics_page(metrics: &Registry) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()).into_response()
 }
 
-/// A plain HTTP listener with `/healthz`, `/readyz` and `/metrics`, for processes that have no dashboard. Dropped, it stops
+/// A listener with `/healthz`, `/readyz` and `/metrics`, for processes that have no dashboard. Dropped, it stops
 /// at once.
 pub struct Probes {
     address: SocketAddr,
@@ -136,7 +137,7 @@ impl Probes {
     /// runtime.
     ///
     /// # Errors
-    /// The address cannot be bound, or a metric of the same name is another one.
+    /// The address cannot be bound, its certificate cannot be used, or a metric of the same name is another one.
     pub async fn start(
         settings: &Settings,
         last_call: Time,
@@ -145,11 +146,12 @@ impl Probes {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(settings.listen.socket()).await?;
         let address = listener.local_addr()?;
+        let tls = ListenerTls::load("probes.tls", &settings.tls).map_err(io::Error::other)?;
         let ended = Ended::register(&metrics).map_err(io::Error::other)?;
         let router = routes(readiness).route("/metrics", get(move || async move { metrics_page(&metrics) }));
         let (stop, stopped) = watch::channel(false);
         let (readiness, limits) = (readiness.clone(), settings.limits.clone());
-        let served = Served { router, readiness, limits, ended, tls: None };
+        let served = Served { router, readiness, limits, ended, tls };
         let ending = Ending { last_call: last_call.get(), drain: LAST_ANSWERS };
         let server = tokio::spawn(listen::serve(listener, served, stopped, ending));
         tracing::info!(%address, "probes are answered");

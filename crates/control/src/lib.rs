@@ -46,7 +46,6 @@ mod rights;
 mod rollout;
 pub mod state;
 mod terms;
-mod tls;
 mod traffic;
 mod waits;
 
@@ -66,7 +65,6 @@ pub use oidc::TrustError;
 pub use passwords::{FIRST_ACCOUNT, FirstAccount, generate_password, hash_password};
 pub use rollout::watch_rollouts;
 pub use state::State;
-pub use tls::TlsError;
 pub use traffic::Traffic;
 
 /// Whether an account may be called so: 1 to 64 of `A-Z a-z 0-9 . _ @ -`.

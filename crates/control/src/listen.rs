@@ -7,7 +7,6 @@
 //! - A connection without a request holds no more than a head.
 
 use crate::health::Readiness;
-use crate::tls::Tls;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -17,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown, Watcher};
+use milecastle_pki::ListenerTls;
 use milecastle_places::{Busy, Place, Places};
 use milecastle_settings::HttpLimits;
 use milecastle_telemetry::metrics::{Counter, Family, MetricError, Options, Registry};
@@ -97,7 +97,7 @@ pub(crate) struct Served {
     pub(crate) limits: HttpLimits,
     pub(crate) ended: Ended,
     /// Without it, plain HTTP.
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: Option<ListenerTls>,
 }
 
 /// How long a listener's connections live once it is closed.

@@ -92,6 +92,9 @@ pub(crate) struct Told {
     /// What it had in force when it had counted that; `None`: a replica wrote it that does not say.
     #[serde(default)]
     pub(crate) revision: Option<u64>,
+    /// When it told that, Unix time in seconds; `None` as well.
+    #[serde(default)]
+    pub(crate) at: Option<u64>,
 }
 
 /// What stands in a route's place for all routes that were not told by themselves; no id has parentheses.

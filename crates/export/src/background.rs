@@ -3,12 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -42,13 +43,19 @@ pub struct Endpoint {
 /// A connection on its way.
 pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send + 'a>>;
 
-/// Opens connections. The plane has its own way: its trusted authorities, its library for TLS.
+/// Addresses of a host, on their way; none: it cannot be resolved now.
+pub type Resolving<'a> = Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send + 'a>>;
+
+/// Opens connections. The plane has its own way: its trusted authorities, its library for TLS, its resolvers.
 pub trait Connect: Send + Sync {
     /// Opens one, without a time limit of its own.
     fn connect<'a>(&'a self, to: &'a Endpoint) -> Connecting<'a>;
+
+    /// The addresses that a host has now, for those who send datagrams: they ask each time.
+    fn resolve<'a>(&'a self, host: &'a str) -> Resolving<'a>;
 }
 
-/// Opens TCP connections; without TLS.
+/// Opens TCP connections, without TLS, and asks the system for addresses.
 pub struct Plain;
 
 impl Connect for Plain {
@@ -63,6 +70,13 @@ impl Connect for Plain {
             let stream = TcpStream::connect((to.host.as_str(), to.port)).await?;
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as Box<dyn Duplex>)
+        })
+    }
+
+    fn resolve<'a>(&'a self, host: &'a str) -> Resolving<'a> {
+        Box::pin(async move {
+            let found = lookup_host((host, 0)).await;
+            found.map(|addresses| addresses.map(|address| address.ip()).collect()).unwrap_or_default()
         })
     }
 }
@@ -115,6 +129,11 @@ impl Background {
     /// Opens a connection.
     pub async fn connect(&self, to: &Endpoint) -> io::Result<Box<dyn Duplex>> {
         self.connect.connect(to).await
+    }
+
+    /// The addresses that a host has now; none: it cannot be resolved, or not within `patience`.
+    pub(crate) async fn resolve(&self, host: &str, patience: Duration) -> Vec<IpAddr> {
+        tokio::time::timeout(patience, self.connect.resolve(host)).await.unwrap_or_default()
     }
 
     /// Turns true when the process ends: what waits is to be sent now. To be held until that is done.

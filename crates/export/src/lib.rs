@@ -19,7 +19,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use background::{Background, Connect, Connecting, Duplex, Endpoint, Plain, Tls};
+pub use background::{Background, Connect, Connecting, Duplex, Endpoint, Plain, Resolving, Tls};
 pub use batches::{Backlog, BatchSettings, Batches, Deliver, Outcome, Undelivered};
 pub use client::{Answer, HttpClient, PostError, Target, TargetError};
 pub use socket::{Carrier, SocketClient};

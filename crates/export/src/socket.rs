@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt as _, ReadBuf};
-use tokio::net::{UdpSocket, lookup_host};
+use tokio::net::UdpSocket;
 
 /// What carries bytes to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// A TCP connection, with TLS where the endpoint says so.
     Connection,
-    /// UDP; the endpoint's TLS means nothing.
+    /// UDP, to an address that the server's name has at the time; the endpoint's TLS means nothing.
     Datagrams,
 }
 
@@ -26,6 +26,8 @@ pub struct SocketClient {
     to: Endpoint,
     carrier: Carrier,
     kept: Option<Socket>,
+    /// Where datagrams went last.
+    address: Option<IpAddr>,
 }
 
 enum Socket {
@@ -36,7 +38,7 @@ enum Socket {
 impl SocketClient {
     /// A client that has no connection yet.
     pub fn new(background: Arc<Background>, to: Endpoint, carrier: Carrier) -> Self {
-        Self { background, to, carrier, kept: None }
+        Self { background, to, carrier, kept: None, address: None }
     }
 
     /// The server.
@@ -44,18 +46,18 @@ impl SocketClient {
         &self.to
     }
 
-    /// Sends bytes, as one datagram where there are datagrams. Connecting, writing, and leaving an old connection have `patience` each.
-    /// A kept connection that the server has closed is replaced by a new one.
+    /// Sends bytes, as one datagram where there are datagrams. Looking up where these go, connecting, writing, and leaving an old
+    /// connection have `patience` each. A kept connection that the server has closed is replaced by a new one.
     ///
     /// # Errors
     /// They were not handed over in whole. A part of them may have reached the server.
     pub async fn send(&mut self, bytes: &[u8], patience: Duration) -> io::Result<()> {
-        if !self.is_open().await {
+        if !self.is_open(patience).await {
             self.close(patience).await;
         }
         let mut socket = match self.kept.take() {
             Some(kept) => kept,
-            None => within(patience, self.open()).await?,
+            None => self.open(patience).await?,
         };
         within(patience, socket.write(bytes)).await?;
         self.kept = Some(socket);
@@ -74,28 +76,34 @@ impl SocketClient {
         drop(within(patience, leave).await);
     }
 
-    /// Whether there is a socket of the last time that the server has not closed: what is written to such a one is lost without an
-    /// error.
-    async fn is_open(&mut self) -> bool {
+    /// Whether there is a socket of the last time that the server has not closed, and that leads to it: what is written to another one
+    /// is lost without an error.
+    async fn is_open(&mut self, patience: Duration) -> bool {
         // The runtime asks the system between two turns; a close that came during this one it does not know of.
         tokio::task::yield_now().await;
         match &mut self.kept {
             Some(Socket::Connection(stream)) => poll_fn(|cx| Poll::Ready(is_open(&mut **stream, cx))).await,
-            Some(Socket::Datagrams(_)) => true,
+            Some(Socket::Datagrams(_)) => {
+                let addresses = self.background.resolve(&self.to.host, patience).await;
+                addresses.is_empty() || self.address.is_some_and(|address| addresses.contains(&address))
+            }
             None => false,
         }
     }
 
-    async fn open(&mut self) -> io::Result<Socket> {
+    async fn open(&mut self, patience: Duration) -> io::Result<Socket> {
         match self.carrier {
-            Carrier::Connection => Ok(Socket::Connection(self.background.connect(&self.to).await?)),
+            Carrier::Connection => Ok(Socket::Connection(within(patience, self.background.connect(&self.to)).await?)),
             Carrier::Datagrams => {
-                let mut addresses = lookup_host((self.to.host.as_str(), self.to.port)).await?;
-                let address = addresses.next().ok_or_else(|| io::Error::other("the name has no address"))?;
+                let addresses = self.background.resolve(&self.to.host, patience).await;
+                // While its name cannot be resolved, the server is where it was.
+                let address = addresses.first().copied().or(self.address);
+                let address = address.ok_or_else(|| io::Error::other("its name cannot be resolved"))?;
                 let any: IpAddr =
                     if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
                 let socket = UdpSocket::bind((any, 0)).await?;
-                socket.connect(address).await?;
+                socket.connect((address, self.to.port)).await?;
+                self.address = Some(address);
                 Ok(Socket::Datagrams(socket))
             }
         }
@@ -134,8 +142,9 @@ async fn within<T>(patience: Duration, work: impl Future<Output = io::Result<T>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Plain, Tls};
+    use crate::{Connect, Connecting, Plain, Resolving, Tls};
     use std::net::SocketAddr;
+    use std::sync::Mutex;
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
 
@@ -175,6 +184,52 @@ mod tests {
             client.send(bytes, SOON).await.unwrap();
             let (length, _) = server.recv_from(&mut room).await.unwrap();
             assert_eq!(&room[..length], bytes);
+        }
+    }
+
+    /// Addresses of every name, which change.
+    #[derive(Clone, Default)]
+    struct Names(Arc<Mutex<Vec<IpAddr>>>);
+
+    impl Connect for Names {
+        fn connect<'a>(&'a self, to: &'a Endpoint) -> Connecting<'a> {
+            Plain.connect(to)
+        }
+
+        fn resolve<'a>(&'a self, _host: &'a str) -> Resolving<'a> {
+            Box::pin(async move { self.0.lock().unwrap().clone() })
+        }
+    }
+
+    /// A server at each of these addresses, on one port.
+    async fn servers(addresses: [IpAddr; 2]) -> [UdpSocket; 2] {
+        loop {
+            let first = UdpSocket::bind((addresses[0], 0)).await.unwrap();
+            let port = first.local_addr().unwrap().port();
+            // Somebody else may have it at the other one.
+            if let Ok(second) = UdpSocket::bind((addresses[1], port)).await {
+                return [first, second];
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn datagrams_go_where_the_name_leads_at_the_time() {
+        let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let servers = servers([here, there]).await;
+        let names = Names::default();
+        let background = Background::new(tokio::runtime::Handle::current(), names.clone(), 1 << 10);
+        let port = servers[0].local_addr().unwrap().port();
+        let to = Endpoint { host: "syslog.test".into(), port, tls: Tls::None };
+        let mut client = SocketClient::new(Arc::new(background), to, Carrier::Datagrams);
+        client.send(b"x", SOON).await.unwrap_err();
+        let mut room = [0; 1];
+        // One that it still has is kept, whatever others it has; so is the last one that it had.
+        let steps = [(vec![here], 0), (vec![there, here], 0), (vec![there], 1), (vec![], 1), (vec![here], 0)];
+        for (addresses, server) in steps {
+            *names.0.lock().unwrap() = addresses;
+            client.send(b"x", SOON).await.unwrap();
+            within(SOON, servers[server].recv_from(&mut room)).await.unwrap();
         }
     }
 }

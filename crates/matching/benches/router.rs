@@ -123,7 +123,7 @@ impl Case {
 }
 
 fn input<'i>(host: &'i str, path: &'i str) -> MatchInput<'i> {
-    MatchInput { path, host, raw_host: host, method: "GET", addr: IpAddr::V4(Ipv4Addr::LOCALHOST) }
+    MatchInput { path, host, raw_host: host.as_bytes(), method: "GET", addr: IpAddr::V4(Ipv4Addr::LOCALHOST) }
 }
 
 /// One table of exact paths and one of prefixes, tried from the last `/` of the path.

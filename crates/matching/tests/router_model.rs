@@ -180,7 +180,7 @@ fn found(router: &Router<String>, request: &Request) -> Option<Won> {
     let input = MatchInput {
         path: &request.path,
         host: &request.host,
-        raw_host: &raw_host,
+        raw_host: raw_host.as_bytes(),
         method: request.method,
         addr: request.addr.parse().unwrap(),
     };

@@ -6,6 +6,8 @@
 //! the [`Ca`] signs a short-lived certificate with an identity that the control plane chose, and from then on both
 //! sides trust that CA and nothing else ([`NodeKeys::client_config`], [`server_config`]).
 //!
+//! Apart from all that, [`ListenerTls`] is the TLS of listeners whose certificates operators bring.
+//!
 //! Invariants:
 //! - There is no unverified TLS, on no path, with no switch.
 //! - A private key of a node never leaves the node. What a signing request says besides its public key is ignored.
@@ -24,6 +26,7 @@
 mod ca;
 mod fingerprint;
 mod identity;
+mod listen;
 mod node;
 mod public;
 mod tls;
@@ -33,6 +36,7 @@ pub mod transport;
 pub use ca::{Ca, Issued, PkiError, ServerCertificate};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use identity::{IdentityError, NodeCertificate, NodeIdentity};
+pub use listen::{ListenTlsError, ListenerTls};
 pub use node::{KeyRequest, NodeKeys, NodeKeysError};
 pub use public::chain_ends;
 pub use tls::{ServerIdentity, TrustError, join_client_config, server_config};

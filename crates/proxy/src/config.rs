@@ -57,6 +57,10 @@ pub(crate) struct Http3Config {
     /// Of one connection in a second: requests that are cancelled, and frames that carry nothing of a request.
     pub(crate) cancels: u32,
     pub(crate) control_frames: u32,
+    /// What may come on one stream ahead of its reader.
+    pub(crate) stream_window: u64,
+    /// Answer bytes of all streams of a connection that the client has not acknowledged.
+    pub(crate) send_buffer: u64,
     /// How long a client may be silent.
     pub(crate) silence: Duration,
     /// How long a client may remember that there is HTTP/3; `None`: it is not told.
@@ -71,6 +75,8 @@ impl Http3Config {
             handshakes: per_worker(limits.http3_handshakes, workers),
             cancels: limits.http3_cancels,
             control_frames: limits.http3_control_frames,
+            stream_window: limits.http3_stream_window.get(),
+            send_buffer: limits.http3_send_buffer.get(),
             silence: settings.timeouts.http3_silence.get(),
             alternative_age: Some(settings.apisix.ssl.alt_svc_max_age.get()).filter(|age| !age.is_zero()),
         }
@@ -234,6 +240,8 @@ pub struct GatewayConfig {
     pub(crate) stream: StreamLimits,
     pub(crate) lasting: Lasting,
     pub(crate) workers: usize,
+    /// Workers hand on connections to others that have fewer.
+    pub(crate) balance_connections: bool,
     pub(crate) client: ClientLimits,
     pub(crate) upstream: Limits,
     /// Connections to upstreams that speak HTTP/2.
@@ -341,6 +349,7 @@ impl GatewayConfig {
             stream: StreamLimits::new(settings, workers)?,
             lasting: Lasting::new(&settings.long_connections),
             workers,
+            balance_connections: settings.balance_connections,
             client: ClientLimits {
                 header_bytes: limits.header_bytes.as_len(),
                 header_count: limits.header_count as usize,

@@ -13,7 +13,7 @@ use crate::health::{CheckerParts, Checkers, UpstreamHealth};
 use crate::ocsp::Stapling;
 use crate::resolve::Resolver;
 use crate::tls::{ServerTls, UpstreamTls};
-use crate::worker::{self, ListenError, Node, Orders, Stage};
+use crate::worker::{self, ListenError, Neighbour, Node, Orders, Stage};
 use listeners::Listeners;
 use milecastle_plugin_api::stream::StreamCx;
 use milecastle_plugin_api::{NodeFacts, RequestCx};
@@ -168,10 +168,14 @@ impl Gateway {
             authorities: config.authorities.clone(),
         });
         discovery.follow(&current);
-        let outlet = crate::outlet::outlet(side.clone(), config.authorities.clone(), config.ocsp.answer_bytes);
+        let authorities = config.authorities.clone();
+        let outlet = crate::outlet::outlet(resolver.clone(), side.clone(), authorities, config.ocsp.answer_bytes);
         let stapling = Stapling::new(&config.ocsp, outlet, side, counters.ocsp().clone());
         stapling.follow(&current);
+        let (neighbours, handed): (Vec<_>, Vec<_>) =
+            (0..workers).map(|index| Neighbour::new(counters.worker(index))).unzip();
         let node = Arc::new(Node {
+            neighbours,
             resolver,
             discovery,
             checkers: checkers.clone(),
@@ -189,9 +193,9 @@ impl Gateway {
         let (stage, _) = watch::channel(Stage::Running);
         let (end, ended) = mpsc::channel(1);
         let mut threads = Vec::with_capacity(workers);
-        for ((index, doors), asked) in doors.into_iter().enumerate().zip(drain.open(workers)) {
+        for (((index, doors), asked), handed) in doors.into_iter().enumerate().zip(drain.open(workers)).zip(handed) {
             let (node, end) = (node.clone(), end.clone());
-            let orders = Orders { gate: gate.clone(), stage: stage.subscribe(), asked };
+            let orders = Orders { gate: gate.clone(), stage: stage.subscribe(), asked, handed };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 if let Err(error) = worker::run(node, index, doors, orders) {
                     tracing::error!(%error, worker = index, "a worker ended");

@@ -1,31 +1,43 @@
 //! How exporters of log entries, spans and metrics reach their servers, and questions about certificates their responders.
 
+use crate::config::GatewayConfig;
+use crate::resolve::Resolver;
 use crate::tls::OnDemandTls;
-use milecastle_export::{Background, Connect, Connecting, Duplex, Endpoint, Tls};
+use milecastle_export::{Background, Connect, Connecting, Duplex, Endpoint, Resolving, Tls};
 use milecastle_settings::Size;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 /// Longest handshake; who uses an outlet has a shorter limit of its own for connecting and asking together.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 
-/// Opens connections with the gateway's TLS.
-struct Outlet(OnDemandTls);
-
-/// Exporters of a gateway: they run on `side`, the runtime beside the workers. `authorities` is a file in PEM that servers'
-/// certificates are verified with where they are; `None`: those of the system. `longest_answer` is
-/// [`milecastle_settings::Limits::export_answer`].
-pub fn exporters(side: Handle, authorities: Option<PathBuf>, longest_answer: Size) -> Background {
-    outlet(side, authorities, longest_answer)
+/// Opens connections with the gateway's TLS, and asks its resolvers.
+struct Outlet {
+    tls: OnDemandTls,
+    resolver: Arc<Resolver>,
 }
 
-/// As [`exporters`], for others that post beside the traffic.
-pub(crate) fn outlet(side: Handle, authorities: Option<PathBuf>, longest_answer: Size) -> Background {
-    let outlet = Outlet(OnDemandTls::new(authorities, "apisix.ssl.ssl_trusted_certificate"));
-    Background::new(side, outlet, longest_answer.as_len())
+/// Exporters of a gateway: they run on `side`, the runtime beside the workers. `longest_answer` is
+/// [`milecastle_settings::Limits::export_answer`].
+pub fn exporters(side: Handle, config: &GatewayConfig, longest_answer: Size) -> Background {
+    outlet(Resolver::new(side.clone(), config.dns.clone()), side, config.authorities(), longest_answer)
+}
+
+/// As [`exporters`], for others that post beside the traffic. `authorities` is a file in PEM that servers' certificates are verified
+/// with where they are; `None`: those of the system.
+pub(crate) fn outlet(
+    resolver: Arc<Resolver>,
+    side: Handle,
+    authorities: Option<PathBuf>,
+    longest_answer: Size,
+) -> Background {
+    let tls = OnDemandTls::new(authorities, "apisix.ssl.ssl_trusted_certificate");
+    Background::new(side, Outlet { tls, resolver }, longest_answer.as_len())
 }
 
 impl Connect for Outlet {
@@ -38,8 +50,17 @@ impl Connect for Outlet {
                 Tls::Unverified => false,
                 Tls::Verified => true,
             };
-            let stream = self.0.connect(stream, &to.host, verify, HANDSHAKE).await;
+            let stream = self.tls.connect(stream, &to.host, verify, HANDSHAKE).await;
             Ok(stream.map_err(|error| io::Error::other(error.to_string()))? as Box<dyn Duplex>)
+        })
+    }
+
+    fn resolve<'a>(&'a self, host: &'a str) -> Resolving<'a> {
+        Box::pin(async move {
+            match host.parse::<IpAddr>() {
+                Ok(literal) => vec![literal],
+                Err(_) => self.resolver.resolve(&Arc::from(host), Instant::now()).await.to_vec(),
+            }
         })
     }
 }
@@ -48,30 +69,52 @@ impl Connect for Outlet {
 mod tests {
     use super::*;
     use milecastle_export::{Carrier, SocketClient};
+    use milecastle_plugin_api::NodeFacts;
+    use milecastle_settings::Gateway;
     use milecastle_testkit::tls::{Authority, server_config};
     use milecastle_testkit::{SOON, TempDir};
-    use std::sync::Arc;
     use tokio::io::AsyncReadExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, UdpSocket};
     use tokio_rustls::TlsAcceptor;
+
+    fn config(settings: &Gateway) -> GatewayConfig {
+        let facts = NodeFacts { hostname: "host-1".into(), version: "1.2.3", tracing: false };
+        GatewayConfig::new(settings, &facts).unwrap()
+    }
+
+    #[tokio::test]
+    async fn datagrams_go_to_names_and_addresses() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        let background = Arc::new(exporters(Handle::current(), &config(&Gateway::default()), Size::kib(1)));
+        let mut room = [0; 8];
+        for host in ["127.0.0.1", "localhost"] {
+            let to = Endpoint { host: host.into(), port, tls: Tls::None };
+            SocketClient::new(background.clone(), to, Carrier::Datagrams).send(b"hello", SOON).await.unwrap();
+            let (length, _) = tokio::time::timeout(SOON, server.recv_from(&mut room)).await.unwrap().unwrap();
+            assert_eq!(&room[..length], b"hello");
+        }
+    }
 
     #[tokio::test]
     async fn bytes_over_tls_go_to_those_alone_for_whom_an_authority_stands() {
         let (dir, ours, other) = (TempDir::new(), Authority::new("ours"), Authority::new("other"));
-        let config = server_config(&ours.issue(&["localhost"]), &[]);
+        let server = server_config(&ours.issue(&["localhost"]), &[]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = Endpoint { host: "localhost".into(), port: listener.local_addr().unwrap().port(), tls: Tls::Verified };
         let send = async |authority: &Authority| {
-            let trusted = dir.write("trusted.pem", authority.pem());
-            let background = Arc::new(exporters(Handle::current(), Some(trusted), Size::kib(1)));
-            let mut client = SocketClient::new(background, to.clone(), Carrier::Connection);
+            let mut settings = Gateway::default();
+            settings.apisix.ssl.ssl_trusted_certificate =
+                dir.write("trusted.pem", authority.pem()).display().to_string();
+            let background = exporters(Handle::current(), &config(&settings), Size::kib(1));
+            let mut client = SocketClient::new(Arc::new(background), to.clone(), Carrier::Connection);
             let sent = client.send(b"hello", SOON).await;
             client.close(SOON).await;
             sent
         };
         let receive = async || {
             let (stream, _) = listener.accept().await?;
-            let mut stream = TlsAcceptor::from(config.clone()).accept(stream).await?;
+            let mut stream = TlsAcceptor::from(server.clone()).accept(stream).await?;
             let mut got = Vec::new();
             // The client says that it ends (RFC 5425 §4.4): without that the end would be an error.
             stream.read_to_end(&mut got).await?;

@@ -1,4 +1,4 @@
-//! Names of upstream nodes to addresses (`docs/spec/upstream-balancing.md` §2).
+//! Names of upstream nodes, and of servers that are sent datagrams, to addresses (`docs/spec/upstream-balancing.md` §2).
 //!
 //! Look-ups run on the side runtime, never on a worker; workers read a shared table, and only the first request for a name
 //! waits. An answer that has become old is used once more while a new one is fetched.
@@ -73,16 +73,16 @@ impl Resolver {
             let (addresses, ttl) = match tokio::time::timeout(resolver.config.timeout, find).await {
                 Ok(Ok((addresses, ttl))) => {
                     if addresses.is_empty() {
-                        tracing::error!(%name, "a node's name has no address");
+                        tracing::error!(%name, "a name has no address");
                     }
                     (addresses, ttl)
                 }
                 Ok(Err(error)) => {
-                    tracing::error!(%name, %error, "a node's name cannot be resolved");
+                    tracing::error!(%name, %error, "a name cannot be resolved");
                     Default::default()
                 }
                 Err(_) => {
-                    tracing::error!(%name, "resolving a node's name took too long");
+                    tracing::error!(%name, "resolving a name took too long");
                     Default::default()
                 }
             };

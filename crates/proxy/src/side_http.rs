@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use milecastle_pki::ListenerTls;
 use milecastle_places::Places;
 use milecastle_settings::Gateway;
 use milecastle_telemetry::metrics::{Counter, Family, MetricError, Options, Registry};
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 /// An answer of a side server.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -37,7 +39,7 @@ pub(crate) struct SideLimits {
     place: Duration,
     /// Largest head of a request.
     header_bytes: usize,
-    /// How long the head of a request may take, and how long a connection may idle.
+    /// How long the head of a request, or the handshake before it, may take, and how long a connection may idle.
     header_timeout: Duration,
     /// Connections that one of these has ended, by `why`.
     ended: Family<Counter>,
@@ -66,7 +68,7 @@ impl SideLimits {
 pub(crate) fn register_metrics(registry: &Registry) -> Result<Family<Counter>, MetricError> {
     let help = "Connections of listeners beside the traffic that a limit has ended";
     let ended = registry.counter("side_connections_ended_total", help, &["why"], Options::default())?;
-    for why in ["place", "head_size", "head_time"] {
+    for why in ["place", "head_size", "head_time", "handshake_time"] {
         // Shown from the start, as 0.
         ended.with(&[why]);
     }
@@ -80,6 +82,8 @@ pub(crate) struct SideListener {
     sockets: Vec<TcpListener>,
     gate: Gate,
     limits: SideLimits,
+    /// Without it, plain HTTP.
+    tls: Option<ListenerTls>,
 }
 
 impl SideListener {
@@ -90,7 +94,7 @@ impl SideListener {
     #[cfg(test)]
     pub(crate) fn bind(addr: SocketAddr) -> io::Result<Self> {
         let limits = SideLimits::new(&Gateway::default(), &Registry::default()).map_err(io::Error::other)?;
-        Ok(Self::open("", addr, &mut Inherited::default(), &Gate::open(), &limits)?.0)
+        Ok(Self::open("", addr, &mut Inherited::default(), &Gate::open(), &limits, None)?.0)
     }
 
     /// Claims the sockets of the listener that `key` sets to this address, or opens one. Nobody is let in before the gate
@@ -104,6 +108,7 @@ impl SideListener {
         inherited: &mut Inherited,
         gate: &Gate,
         limits: &SideLimits,
+        tls: Option<ListenerTls>,
     ) -> io::Result<(Self, Listening)> {
         let sockets = match inherited.claim(Transport::Tcp, key, addr) {
             Some(claimed) => claimed.sockets.into_iter().map(std::net::TcpListener::from).collect(),
@@ -117,7 +122,7 @@ impl SideListener {
             TcpListener::from_std(socket)
         };
         let sockets = sockets.into_iter().map(into_runtime).collect::<io::Result<_>>()?;
-        Ok((Self { addr: bound, sockets, gate: gate.clone(), limits: limits.clone() }, listening))
+        Ok((Self { addr: bound, sockets, gate: gate.clone(), limits: limits.clone(), tls }, listening))
     }
 }
 
@@ -136,11 +141,11 @@ impl SideServer {
         F: Fn(&Request<Incoming>) -> A + Send + Sync + 'static,
         A: Future<Output = Answer> + Send + 'static,
     {
-        let SideListener { addr, sockets, gate, limits } = listener;
+        let SideListener { addr, sockets, gate, limits, tls } = listener;
         let (answer, leaving) = (Arc::new(answer), Arc::<AtomicBool>::default());
         let places = Places::new(limits.connections, limits.place);
         let accept = |socket| {
-            let served = serve(socket, answer.clone(), limits.clone(), places.clone(), leaving.clone());
+            let served = serve(socket, answer.clone(), limits.clone(), tls.clone(), places.clone(), leaving.clone());
             let mut gate = gate.clone();
             tokio::spawn(async move {
                 gate.passed().await;
@@ -172,6 +177,7 @@ async fn serve<F, A>(
     listener: TcpListener,
     answer: Arc<F>,
     limits: SideLimits,
+    tls: Option<ListenerTls>,
     places: Arc<Places>,
     leaving: Arc<AtomicBool>,
 ) where
@@ -189,7 +195,7 @@ async fn serve<F, A>(
             }
         };
         let place = places.take().await;
-        let (answer, limits, leaving) = (answer.clone(), limits.clone(), leaving.clone());
+        let (answer, limits, tls, leaving) = (answer.clone(), limits.clone(), tls.clone(), leaving.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| {
                 let busy = place.busy();
@@ -206,18 +212,32 @@ async fn serve<F, A>(
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
             builder.max_buf_size(limits.header_bytes);
+            let spoken = async {
+                match tls {
+                    None => why(builder.serve_connection(TokioIo::new(stream), service).await),
+                    Some(tls) => match timeout(limits.header_timeout, tls.acceptor().accept(stream)).await {
+                        Ok(Ok(stream)) => why(builder.serve_connection(TokioIo::new(stream), service).await),
+                        Ok(Err(_)) => None,
+                        Err(_) => Some("handshake_time"),
+                    },
+                }
+            };
             tokio::select! {
-                // What else goes wrong here is the client's affair: it left, or it does not speak HTTP.
-                ended = builder.serve_connection(TokioIo::new(stream), service) => if let Err(error) = ended {
-                    if error.is_parse_too_large() {
-                        limits.ended.with(&["head_size"]).inc();
-                    } else if error.is_timeout() {
-                        limits.ended.with(&["head_time"]).inc();
-                    }
+                why = spoken => if let Some(why) = why {
+                    limits.ended.with(&[why]).inc();
                 },
                 () = place.cut() => limits.ended.with(&["place"]).inc(),
             }
         });
+    }
+}
+
+/// Which limit has ended a connection, if one has. What else goes wrong is the client's affair: it left, or it does not speak HTTP.
+fn why(ended: Result<(), hyper::Error>) -> Option<&'static str> {
+    match ended {
+        Err(error) if error.is_parse_too_large() => Some("head_size"),
+        Err(error) if error.is_timeout() => Some("head_time"),
+        _ => None,
     }
 }
 
@@ -288,7 +308,7 @@ mod tests {
         settings.timeouts.side_header = Time::millis(100);
         let limits = SideLimits::new(&settings, &registry).unwrap();
         let addr = "127.0.0.1:0".parse().unwrap();
-        let opened = SideListener::open("", addr, &mut Inherited::default(), &Gate::open(), &limits);
+        let opened = SideListener::open("", addr, &mut Inherited::default(), &Gate::open(), &limits, None);
         let ok = |_: &Request<Incoming>| std::future::ready(stock(StatusCode::OK));
         let server = SideServer::start(opened.unwrap().0, ok);
         let counted = async |why: &str| {

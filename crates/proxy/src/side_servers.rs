@@ -14,8 +14,9 @@ use crate::node_metrics::{NodeMetrics, PushError, Sources, limits};
 use crate::side_http::{SideLimits, SideListener, SideServer};
 use crate::status::{self, Health};
 use milecastle_export::Background;
+use milecastle_pki::{ListenTlsError, ListenerTls};
 use milecastle_plugin_api::NodeFacts;
-use milecastle_settings::Gateway as Settings;
+use milecastle_settings::{Gateway as Settings, ListenTls};
 use milecastle_snapshot::{Compiler, Snapshot};
 use milecastle_telemetry::metrics;
 use std::io;
@@ -69,6 +70,9 @@ pub enum SideError {
     /// The registry has a metric that takes the name of one of the node's own.
     #[error(transparent)]
     Metric(#[from] metrics::MetricError),
+    /// The certificate of one of them cannot be used.
+    #[error(transparent)]
+    Tls(#[from] ListenTlsError),
     /// The collector that metrics are to be pushed to.
     #[error("metrics_push: {0}")]
     Push(#[from] PushError),
@@ -86,7 +90,7 @@ impl SideServers {
     /// Opens the listeners that the settings ask for, on the runtime that this is called on; their sockets may be `inherited`.
     ///
     /// # Errors
-    /// An address is taken, or a metric's name.
+    /// An address is taken, or a metric's name, or a certificate cannot be used.
     pub async fn start(settings: &Settings, parts: SideParts, inherited: &mut Inherited) -> Result<Self, SideError> {
         let SideParts {
             current,
@@ -106,23 +110,23 @@ impl SideServers {
         let apisix = &settings.apisix;
         let side_limits = SideLimits::new(settings, &metrics)?;
         let mut listening = Vec::new();
-        let mut open = |key: &'static str, addr| {
-            let opened = SideListener::open(key, addr, inherited, &gate, &side_limits);
+        let mut open = |key: &'static str, addr, section: &'static str, tls: &ListenTls| {
+            let tls = ListenerTls::load(section, tls)?;
+            let opened = SideListener::open(key, addr, inherited, &gate, &side_limits, tls);
             let (listener, own) = opened.map_err(|source| SideError::Listen { key, addr, source })?;
             listening.push(own);
             Ok::<_, SideError>(listener)
         };
-        let status = status::serve(open("apisix.status.port", apisix.status.socket())?, health);
+        let tls = &settings.side_tls;
+        let listener = open("apisix.status.port", apisix.status.socket(), "side_tls.status", &tls.status)?;
+        let status = status::serve(listener, health);
         let control = if apisix.enable_control {
             let snapshot = in_force(current.clone(), &compiler);
             let dir = settings.state.dir().to_owned();
             let api = ControlApi::new(snapshot, upstream_health.clone(), discovery.clone(), drain.clone(), dir);
-            Some(control_api::serve(
-                open("apisix.control.port", apisix.control.socket())?,
-                api,
-                settings.limits.control_answers,
-                limits::family(&metrics)?.with(&[limits::CONTROL_ANSWERS]),
-            ))
+            let listener = open("apisix.control.port", apisix.control.socket(), "side_tls.control", &tls.control)?;
+            let waited = limits::family(&metrics)?.with(&[limits::CONTROL_ANSWERS]);
+            Some(control_api::serve(listener, api, settings.limits.control_answers, waited))
         } else {
             None
         };
@@ -143,7 +147,8 @@ impl SideServers {
         let node_metrics = Arc::new(NodeMetrics::new(sources, prometheus)?);
         node_metrics.push(&settings.metrics_push)?;
         let metrics = if prometheus.enable_export_server {
-            let listener = open("plugin_attr.prometheus.export_addr.port", prometheus.export_addr.socket())?;
+            let (key, addr) = ("plugin_attr.prometheus.export_addr.port", prometheus.export_addr.socket());
+            let listener = open(key, addr, "side_tls.prometheus", &tls.prometheus)?;
             Some(MetricsServer::start(listener, prometheus, move || node_metrics.render()).await)
         } else {
             None
@@ -193,9 +198,11 @@ mod tests {
     use crate::node::{Alarm, LastGoodFigures};
     use milecastle_model::{Key, Kind, Object};
     use milecastle_plugin_api::{NoSecrets, Registry, Shared};
-    use milecastle_settings::IpPort;
-    use milecastle_testkit::Call;
+    use milecastle_settings::{IpPort, SideTls, Time};
+    use milecastle_testkit::tls::Authority;
+    use milecastle_testkit::{Call, Target, TempDir, eventually};
     use serde_json::{Map, json};
+    use std::fs;
     use std::time::Duration;
 
     fn settings() -> Settings {
@@ -309,6 +316,44 @@ mod tests {
         assert!(value("gw_process_resident_memory_bytes ") > 100_000.0);
         assert!(value("gw_config_published_timestamp_seconds ") > 1.6e9);
         assert!(page.lines().all(|line| line.starts_with("gw_") || line.starts_with("# ")), "{page}");
+    }
+
+    #[tokio::test]
+    async fn each_speaks_tls_with_the_certificate_that_its_files_hold_now() {
+        let (files, authority) = (TempDir::new(), Authority::new("side"));
+        let put = |authority: &Authority| {
+            let identity = authority.issue(&["localhost"]);
+            fs::write(files.path().join("key.pem"), identity.key).unwrap();
+            fs::write(files.path().join("cert.pem"), identity.cert).unwrap();
+        };
+        put(&authority);
+        let path = |name: &str| Some(files.path().join(name));
+        let reload = Time::millis(50);
+        let tls = ListenTls { cert_file: path("cert.pem"), key_file: path("key.pem"), reload, ..ListenTls::default() };
+        let mut settings = settings();
+        settings.side_tls = SideTls { status: tls.clone(), control: tls.clone(), prometheus: tls };
+        let side = SideServers::start(&settings, fixture().parts, &mut Inherited::default()).await.unwrap();
+        let status = async |addr: SocketAddr, path: &str, authority: &Authority| {
+            let mut connection = Target::tls(addr, "localhost", &authority.pem()).connect().await.ok()?;
+            Some(Call::get(path).send(&mut connection).await.ok()?.status)
+        };
+        let all = [
+            (side.status_addr(), "/status", 503),
+            (side.control_addr().unwrap(), "/v1/routes", 200),
+            (side.metrics_addr().unwrap(), "/apisix/prometheus/metrics", 200),
+        ];
+        for (addr, path, expected) in all {
+            assert_eq!(status(addr, path, &authority).await, Some(expected), "{path}");
+            assert!(Call::get(path).to(addr).await.is_err(), "no plain HTTP: {path}");
+        }
+        let renewed = Authority::new("renewed");
+        put(&renewed);
+        for (addr, path, expected) in all {
+            eventually("the renewed certificate is shown", async || {
+                status(addr, path, &renewed).await == Some(expected)
+            })
+            .await;
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Checks;
-use crate::{Size, Time};
+use crate::{ListenTls, Size, Time};
 
 /// The address a server listens on, under the names the control plane's files use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,7 +43,7 @@ pub struct Server {
     pub drain: Time,
 }
 
-/// The plain HTTP listener of a process that has no other one for `/healthz`, `/readyz` and `/metrics`.
+/// The listener of a process that has no other one for `/healthz`, `/readyz` and `/metrics`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Probes {
@@ -51,11 +51,13 @@ pub struct Probes {
     pub enable: bool,
     /// Where to listen.
     pub listen: HostPort,
+    /// TLS of it.
+    pub tls: ListenTls,
     /// Its caps.
     pub limits: HttpLimits,
 }
 
-/// Caps of a plain HTTP listener of the control plane, which whoever reaches its address may fill. Its metric
+/// Caps of a listener of the control plane, which whoever reaches its address may fill. Its metric
 /// `http_connections_ended_total` counts, by `why`, how often each bit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -81,7 +83,7 @@ pub struct Database {
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub dsn: Option<Secret<String>>,
     /// Connections this process opens at most: one listens, and of the others no more than half (rounded up) write to gateway groups, so
-    /// that reads find one.
+    /// that reads find one. As many rollouts are looked at, and as many groups that have changed read for their nodes, at a time.
     #[schemars(range(min = 3, max = 1000))]
     pub max_connections: u32,
     /// How long one attempt to reach the database at the start may take.
@@ -94,8 +96,8 @@ pub struct Database {
     /// How long a request waits for a free connection, or for one of those that are for writing, before it is answered 503. For the
     /// writes to its own gateway group that came before it, it waits as long, and 10 s at least.
     pub acquire_timeout: Time,
-    /// How long one statement may run before the database ends it. Where it does not, as one that has vanished without a word,
-    /// the statement is given up `acquire_timeout` and 2 s later, and its connection closed.
+    /// How long one statement may run before the database ends it, but for those that bring the schema up to date. Where it does not, as
+    /// one that has vanished without a word, the statement is given up `acquire_timeout` and 2 s later, and its connection closed.
     pub statement_timeout: Time,
     /// How long the database may take to give a sign of life before `/readyz` says 503. Shorter than what load balancers wait for
     /// an answer of theirs.
@@ -327,7 +329,7 @@ impl Default for Server {
 
 impl Default for Probes {
     fn default() -> Self {
-        Self { enable: false, listen: HostPort::any(17901), limits: HttpLimits::default() }
+        Self { enable: false, listen: HostPort::any(17901), tls: ListenTls::default(), limits: HttpLimits::default() }
     }
 }
 

@@ -86,6 +86,13 @@ pub struct Admin {
     /// Longest time that a read waits for the database to say what is newest, so that it shows what another replica has written. Where
     /// the database says nothing, the answer is what was heard of last. `0s`: always that, without asking.
     pub max_read_wait: Time,
+    /// Lists that are searched by `name` or `uri` at a time, each of which may take a processor. Further ones wait for `search_time`
+    /// at most, and are then refused with 503 and `Retry-After`.
+    #[schemars(range(min = 1), extend("x-unit" = "lists"))]
+    pub max_searches: u32,
+    /// Longest time that a list is searched by `name` or `uri`: an expression that takes longer over all its objects is refused with
+    /// 400.
+    pub search_time: Time,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,
     /// Requests that may wait for nodes at a time, of all keys together; at most half of `limits.connections`. One more is
@@ -98,7 +105,7 @@ pub struct Admin {
     pub max_waits_of_a_key: u32,
 }
 
-/// TLS of the dashboard's listeners; plain HTTP unless a certificate is given. Files that change are read anew.
+/// TLS of a listener; plain HTTP unless a certificate is given. Files that change are read anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ListenTls {
@@ -113,16 +120,15 @@ pub struct ListenTls {
 }
 
 impl ListenTls {
-    fn check(&self, checks: &mut Checks<'_>) {
-        let mut checks = checks.at("tls");
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         checks.above_zero(&[("reload", self.reload)]);
         match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => checks.fault("key_file", "expected the private key of `tls.cert_file`"),
-            (None, Some(_)) => checks.fault("cert_file", "expected the certificate of `tls.key_file`"),
+            (Some(_), None) => checks.fault("key_file", "expected the private key of `cert_file`"),
+            (None, Some(_)) => checks.fault("cert_file", "expected the certificate of `key_file`"),
             (None, None) if self.client_ca_file.is_some() => {
                 checks.fault(
                     "cert_file",
-                    "clients show certificates to a server with one of its own: set it, and `tls.key_file`",
+                    "clients show certificates to a server with one of its own: set it, and `key_file`",
                 );
             }
             _ => {}
@@ -180,7 +186,7 @@ impl Dashboard {
         if !self.access.password_login && self.oidc.issuer.is_none() {
             checks.fault("access.password_login", "without it, nobody logs in: set `oidc.issuer` first");
         }
-        self.tls.check(checks);
+        self.tls.check(&mut checks.at("tls"));
         let keys = &self.admin.admin_key;
         for (i, key) in keys.iter().enumerate() {
             if keys.iter().take(i).any(|other| other.key == key.key) {
@@ -198,7 +204,9 @@ impl Dashboard {
             }
         }
         self.event_streams.check(checks);
-        checks.at("admin").above_zero(&[("body_timeout", self.admin.body_timeout)]);
+        checks
+            .at("admin")
+            .above_zero(&[("body_timeout", self.admin.body_timeout), ("search_time", self.admin.search_time)]);
         self.limits.check(&mut checks.at("limits"));
         if self.admin.max_waits > self.limits.connections / 2 {
             checks.fault("admin.max_waits", "expected at most half of `limits.connections`");
@@ -257,6 +265,8 @@ impl Default for Admin {
             body_timeout: Time::secs(60),
             lingering_bytes: Size::kib(64 << 10),
             max_read_wait: Time::millis(250),
+            max_searches: 2,
+            search_time: Time::secs(2),
             max_wait: Time::secs(30),
             max_waits: 1024,
             max_waits_of_a_key: 256,

@@ -156,6 +156,7 @@ impl DpManager {
     }
 
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        self.probes.tls.check(&mut checks.at("probes.tls"));
         self.probes.limits.check(&mut checks.at("probes.limits"));
         self.limits.check(&mut checks.at("limits"));
         if self.stream.beat.is_zero() || self.stream.beat > Time::secs(2) {

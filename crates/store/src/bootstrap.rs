@@ -9,6 +9,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use crate::error::{OpenError, StoreError};
 use crate::group::{self, NewGroup};
 use crate::seal::{KEY_LEN, KeySource, Sealer, SealingKey, random};
+use crate::server::LOCK_TIMEOUT;
 use crate::sql::{Db, Tx, args};
 use crate::store::DEFAULT_GROUP;
 use crate::{seal, secret};
@@ -138,6 +139,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/postgres/0024_route_samples.sql"),
         include_str!("../../../migrations/sqlite/0024_route_samples.sql"),
     ),
+    (
+        25,
+        "filters of the audit log",
+        include_str!("../../../migrations/postgres/0025_audit_filters.sql"),
+        include_str!("../../../migrations/sqlite/0025_audit_filters.sql"),
+    ),
 ];
 
 /// The newest migration that this program knows.
@@ -211,6 +218,11 @@ fn wrong_key(given: &SealingKey, sealed_with: String) -> OpenError {
     OpenError::WrongSealingKey { sealed_with, given: given.fingerprint() }
 }
 
+/// Holds off whoever publishes, as soon as there is a table of groups; who reads goes on. A publish takes its group's row, then rows of
+/// other tables: it and a migration that took the tables in another order would wait for each other, until one of them is refused.
+const GROUPS_FIRST: &str = "DO $$ BEGIN IF to_regclass('gateway_group') IS NOT NULL THEN \
+                            LOCK TABLE gateway_group IN EXCLUSIVE MODE; END IF; END $$";
+
 async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
     let postgres = matches!(tx, Tx::Pg(..));
     let migrations = MIGRATIONS.iter().map(|&(version, name, pg, lite)| {
@@ -231,6 +243,12 @@ async fn migrate(tx: &mut Tx) -> Result<(), OpenError> {
     if postgres {
         // The migrator makes its table unless it is there, and PostgreSQL tells so at each start.
         tx.run("SET LOCAL client_min_messages = warning", &[]).await?;
+        // An index on a long history takes as long as it takes.
+        tx.run("SET LOCAL statement_timeout = 0", &[]).await?;
+        // Whoever waits for a table keeps all others waiting who come later. So it gives up before they do, and tries again.
+        let patience = format!("{}ms", (LOCK_TIMEOUT / 2).as_millis());
+        tx.rows("SELECT set_config('lock_timeout', $1, TRUE)", args![&patience]).await?;
+        tx.run(GROUPS_FIRST, &[]).await?;
     }
     let done = match tx {
         Tx::Pg(tx, _) => migrator.run_direct(None, &mut **tx, false).await,

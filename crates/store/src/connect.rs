@@ -28,8 +28,8 @@ pub struct Tuning {
     /// How long a statement waits for a connection, and whoever writes to a group for its turn. Short: callers answer 503 and clients try
     /// again. Default 3 s.
     pub acquire_timeout: Duration,
-    /// How long a statement may run before the server ends it; if the server does not, it is given up a little later. Default
-    /// 30 s.
+    /// How long a statement may run before the server ends it, but for those of migrations; if the server does not, it is given up
+    /// a little later. Default 30 s.
     pub statement_timeout: Duration,
 }
 

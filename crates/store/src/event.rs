@@ -172,12 +172,12 @@ impl Store {
     /// Forgets events older than `keep`, and the oldest where there are more than `most`; gives how many, as long as the term of
     /// office lasts.
     pub async fn event_trim(&self, term: Term<'_>, keep: Duration, most: u64) -> Result<u64, StoreError> {
+        let clock = self.0.db.clock_sql();
         // Ids tell the time.
         let cut = format!(
-            "SELECT MAX(id) FROM (SELECT id FROM event WHERE id <= COALESCE((SELECT MAX(id) FROM event WHERE id < {} - $1), 0) \
+            "SELECT MAX(id) FROM (SELECT id FROM event WHERE id <= COALESCE((SELECT MAX(id) FROM event WHERE id < {clock} - $1), 0) \
              OR id <= COALESCE((SELECT id FROM event ORDER BY id DESC LIMIT 1 OFFSET $2), 0) \
-             ORDER BY id LIMIT {TRIM_BATCH}) AS oldest",
-            self.0.db.clock_sql()
+             ORDER BY id LIMIT {TRIM_BATCH}) AS oldest"
         );
         let mut forgotten = 0;
         loop {

@@ -86,10 +86,9 @@ impl Term<'_> {
             Tx::Pg(..) => " FOR SHARE",
             Tx::Lite(..) => "",
         };
-        let sql = format!(
-            "SELECT 1 FROM lease WHERE name = $1 AND holder = $2 AND epoch = $3 AND ends_at > {}{lock}",
-            db.clock_sql()
-        );
+        let clock = db.clock_sql();
+        let sql =
+            format!("SELECT 1 FROM lease WHERE name = $1 AND holder = $2 AND epoch = $3 AND ends_at > {clock}{lock}");
         Ok(tx.row(sql, args![self.lease, self.holder, self.epoch]).await?.is_some())
     }
 }

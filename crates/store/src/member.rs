@@ -101,7 +101,8 @@ impl Store {
         if !term.lasts(&mut tx, &self.0.db).await? {
             return Ok(None);
         }
-        let sql = format!("DELETE FROM member WHERE beat_at < {} - $1", self.0.db.clock_sql());
+        let clock = self.0.db.clock_sql();
+        let sql = format!("DELETE FROM member WHERE beat_at < {clock} - $1");
         let members = tx.run(sql, args![millis(members)]).await?;
         tx.commit().await?;
         // One in maintenance is silent because somebody means it to be.
@@ -158,10 +159,10 @@ impl Store {
 
     /// What the members that were silent for less than `silence` said last of a group's nodes, by member.
     pub async fn receipt_list(&self, group: &str, silence: Duration) -> Result<Vec<(String, Json)>, StoreError> {
+        let clock = self.0.db.clock_sql();
         let sql = format!(
             "SELECT r.member, r.standing FROM receipt r JOIN member m ON m.id = r.member \
-             WHERE r.group_id = $1 AND m.beat_at > {} - $2 ORDER BY r.member",
-            self.0.db.clock_sql()
+             WHERE r.group_id = $1 AND m.beat_at > {clock} - $2 ORDER BY r.member"
         );
         let rows = self.0.db.rows(sql, args![group, millis(silence)]).await?;
         let parsed = |row: &Row| {

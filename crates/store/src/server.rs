@@ -141,6 +141,11 @@ impl Server {
         PgPoolOptions::new().max_connections(1).acquire_timeout(self.acquire_timeout).connect_lazy_with(options)
     }
 
+    /// Connections at most, that for notices left out.
+    pub(crate) fn connections(&self) -> u32 {
+        self.pool.options().get_max_connections()
+    }
+
     /// How it is used.
     pub(crate) fn usage(&self) -> Usage {
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);

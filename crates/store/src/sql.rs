@@ -60,7 +60,7 @@ pub(crate) enum Dialect {
 pub(crate) enum Sql {
     /// Prepared once for each connection.
     Fixed(&'static str),
-    /// Of varying length, prepared for one use. Must hold no value, only placeholders.
+    /// Of varying length, prepared for one use. Must hold no value, only placeholders; `cargo xtask tidy` looks.
     Batch(String),
 }
 

@@ -81,6 +81,16 @@ impl Store {
         }
     }
 
+    /// How many that can wait, of however many gateway groups, may ask the database at once: half of its connections, so that whoever else asks
+    /// finds one.
+    pub fn background(&self) -> usize {
+        let connections = match &self.0.db {
+            Db::Pg(server) => server.connections(),
+            Db::Lite { read, .. } => read.options().get_max_connections(),
+        };
+        connections.div_ceil(2) as usize
+    }
+
     /// Closes the connections after the work under way; whatever is asked later fails. Not needed for safety: it spares
     /// the database the clean-up.
     pub async fn close(&self) {

@@ -177,6 +177,17 @@ impl Call {
         Self::new(Method::GET, target)
     }
 
+    /// What a line such as `PUT /routes/1 {"uri":"/a"}` asks of the Admin API, without a key.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn admin(line: &str) -> Self {
+        let mut parts = line.splitn(3, ' ');
+        let method = parts.next().and_then(|method| method.parse().ok()).expect("a method");
+        let path = format!("/apisix/admin{}", parts.next().expect("a path"));
+        Self::new(method, &path).body(parts.next().unwrap_or_default().to_owned())
+    }
+
     /// A PUT with a JSON body.
     pub fn put_json(target: &str, body: &serde_json::Value) -> Self {
         Self::new(Method::PUT, target).header("content-type", "application/json").body(body.to_string())

@@ -11,6 +11,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bad_input;
 pub mod client;
 mod cutter;
 pub mod echo;

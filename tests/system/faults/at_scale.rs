@@ -20,9 +20,13 @@ const GROUP: &str = "prod";
 const GATEWAYS: usize = 3;
 const REPLICAS: usize = 3;
 
-/// The longest that nodes may take until they have all that was written; what they should need is printed, and stands in
-/// `docs/cluster.md`.
+/// The longest that nodes may take after the last kill until they have all that was written. The short form runs beside other tests:
+/// there it only ends the waiting.
 const CONVERGED: Duration = Duration::from_secs(30);
+const CONVERGED_OF_THE_LONG_FORM: Duration = Duration::from_secs(2);
+
+/// Writes a second that the long form makes at least, of the 48 that its writers ask for.
+const RATE: f64 = 45.0;
 
 /// The longest time between two strikes.
 const AWAY: Duration = Duration::from_secs(3);
@@ -166,8 +170,9 @@ async fn many_nodes_follow_steady_writes_while_replicas_are_killed() {
     fleet.settled(GROUP).await;
     let many = statements_of_a_write(&fleet, &mut first, counted).await;
     eprintln!("{few:.1} statements a write with {GATEWAYS} nodes, {many:.1} with {}", GATEWAYS + count);
-    // One statement for each node and write would be `count` more.
-    assert!(many < few * 2.0 + 1.0, "{few} statements a write with {GATEWAYS} nodes, {many} with {count} more");
+    // One statement for each node and write would be `count` more. Of few writes a large share is what is asked in passing.
+    let most = if full() { few * 1.15 } else { few * 2.0 + 1.0 };
+    assert!(many <= most, "{few} statements a write with {GATEWAYS} nodes, {many} with {count} more");
 
     let (watch, looking) = (Watch::start(start, &fleet, GROUP), Looking::start(start, nodes));
     let mut writer = || Writer::new(&desk, GROUP, &dashboards, rng.u64(..)).deleting();
@@ -200,9 +205,13 @@ async fn many_nodes_follow_steady_writes_while_replicas_are_killed() {
     .await;
     eprintln!(
         "{strikes} strikes in {:.0?}, {rate:.1} writes a second; the last write ended {closed:.1?} after the last kill, and all nodes \
-         had everything after {converged:.1?} (2 s are the goal)",
+         had everything after {converged:.1?}",
         began.elapsed()
     );
+    if full() {
+        assert!(converged <= CONVERGED_OF_THE_LONG_FORM, "all nodes had everything only after {converged:.1?}");
+        assert!(rate >= RATE, "only {rate:.1} writes a second");
+    }
     heal(&mut fleet);
     fleet.all_ready().await;
     let (revision, digest) = fleet.settled(GROUP).await;

@@ -3,7 +3,10 @@
 use super::Site;
 use super::client::Client;
 use milecastle_testkit::eventually;
+use milecastle_testkit::frames::{frame, kind};
 use serde_json::json;
+use std::io::{Write as _, copy, sink};
+use std::net::{SocketAddr, TcpListener};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_nobody_takes_is_given_up_and_others_go_on() {
@@ -35,6 +38,46 @@ async fn a_body_that_stops_is_answered_in_time() {
     }
     assert!(site.echo.take().is_empty(), "no upstream gets the whole of it");
     assert_eq!(client.request("/", json!({}))["status"], 200);
+    eventually("nothing is held", async || site.in_work().await == 0).await;
+    site.stop().await;
+}
+
+/// An upstream of HTTP/2 that never opens a window again.
+fn upstream_that_takes_little() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                stream.write_all(&frame(kind::SETTINGS, 0, 0, b""))?;
+                copy(&mut stream, &mut sink())
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_nobody_reads_hold_up_no_other_one() {
+    const STUCK: u64 = 8;
+    /// Twice as much as a stream has room for.
+    const SIZE: usize = 512 * 1024;
+    let site = Site::start(&[("MILECASTLE__GATEWAY__LIMITS__UPSTREAM_HTTP2_SEND_BUFFER", "16k")]).await;
+    let upstream = json!({ "scheme": "grpc", "nodes": { upstream_that_takes_little().to_string(): 1 } });
+    site.up.put("/routes/stuck", json!({ "uri": "/stuck", "upstream": upstream })).await;
+    site.in_force("/routes/stuck").await;
+    let mut client = site.client();
+    site.echo.take();
+    for _ in 0..STUCK {
+        client
+            .ask(json!({ "do": "start", "authority": "localhost", "path": "/stuck", "method": "POST", "size": SIZE }));
+    }
+    eventually("all of them are under way", async || site.in_work().await == STUCK).await;
+    let answer = client.request("/", json!({ "method": "POST", "size": SIZE }));
+    assert_eq!(answer["status"], 200, "{answer}");
+    assert_eq!(site.echo.take().pop().unwrap().body.len(), SIZE);
+    eventually("the others are still there", async || site.in_work().await == STUCK).await;
+    client.ask(json!({ "do": "leave" }));
     eventually("nothing is held", async || site.in_work().await == 0).await;
     site.stop().await;
 }

@@ -49,9 +49,14 @@ impl Site {
         ssl.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let path = format!("/ssls/{}", name.trim_start_matches("*."));
         self.up.put(&path, ssl).await;
-        let stored = self.up.admin("GET", &path, None).await.json().unwrap();
+        self.in_force(&path).await;
+    }
+
+    /// Waits until an object is in force as it is stored.
+    async fn in_force(&self, path: &str) {
+        let stored = self.up.admin("GET", path, None).await.json().unwrap();
         let revision = stored["modifiedIndex"].as_u64().unwrap();
-        eventually("the certificate is in force", async || self.metric("config_revision").await >= revision).await;
+        eventually("the object is in force", async || self.metric("config_revision").await >= revision).await;
     }
 
     async fn metric(&self, name: &str) -> u64 {

@@ -1,5 +1,6 @@
 //! Changes that nobody should make.
 
+use super::site::JUDGED;
 use milecastle_testkit::nowhere;
 use serde_json::{Value, json};
 
@@ -46,6 +47,11 @@ fn put(name: &'static str, path: &str, body: Value) -> Bad {
 }
 
 impl Bad {
+    /// Requests by which the canary is judged: of those that take seconds few say enough.
+    pub(super) fn judged(&self) -> u64 {
+        if self.is_slow { 3 } else { JUDGED }
+    }
+
     /// All of them; `node` is the upstream that lives.
     pub(super) fn all(node: &str) -> Vec<Self> {
         let of_route = |name, more: Value| put(name, "/routes/1", route(&more));

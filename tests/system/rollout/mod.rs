@@ -11,8 +11,8 @@ use site::Site;
 use std::time::{Duration, Instant};
 
 /// Bad changes of the short form, one of each sort: a dead upstream, an authentication that nobody passes, objects in quarantine, a
-/// timeout that nobody keeps.
-const SHORT: [&str; 4] = ["dead upstream", "key-auth", "plugin switched off", "timeout of 1 ms"];
+/// timeout that nobody keeps, answers that come late.
+const SHORT: [&str; 5] = ["dead upstream", "key-auth", "plugin switched off", "timeout of 1 ms", "slow"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_changes_stop_at_the_canaries_and_are_undone() {
@@ -23,17 +23,16 @@ async fn bad_changes_stop_at_the_canaries_and_are_undone() {
     let (mut sent, mut harmed, mut slowest) = (0, 0, Duration::ZERO);
     for (n, bad) in bad.iter().enumerate() {
         let before = site.load.seen();
-        if n == 0 {
-            // Nothing is judged before the leader is gone, in the middle of it; the other replica goes on.
-            site.policy(&json!({ "min_requests": 1_000_000 })).await;
-        }
+        // At first nothing is judged before the leader is gone, in the middle of it; the other replica goes on.
+        let judged = if n == 0 { 1_000_000 } else { bad.judged() };
+        site.policy(&json!({ "min_requests": judged })).await;
         let candidate = site.publish_bad(bad).await;
         // What was taken back before it is told of first.
         site.has_begun(candidate).await;
         let began = Instant::now();
         if n == 0 {
             site.kill_leader().await;
-            site.policy(&json!({ "min_requests": site::JUDGED })).await;
+            site.policy(&json!({ "min_requests": bad.judged() })).await;
         }
         let outcome = site.taken_back(candidate).await;
         let undone = began.elapsed();

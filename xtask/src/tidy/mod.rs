@@ -6,6 +6,7 @@ mod files;
 mod layers;
 mod plugins;
 mod rules;
+mod sql;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,6 +30,7 @@ pub(crate) fn tidy() -> Result<()> {
     faults.extend(layers::check(&files)?);
     faults.extend(plugins::check(&files));
     faults.extend(rules::check(&files));
+    faults.extend(sql::check(&files));
     faults.extend(codegen::stale());
     if faults.is_empty() {
         println!("tidy: {} files", files.len());

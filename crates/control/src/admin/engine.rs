@@ -12,6 +12,7 @@ use crate::admin::private_keys;
 use crate::admin::query::Query;
 use crate::admin::refusal;
 use crate::admin::reply::Reply;
+use crate::admin::search::Searches;
 use crate::admin::show::{Answer, PREFIX, get, written};
 use crate::admin::target::Place;
 use crate::callers::Caller;
@@ -40,6 +41,7 @@ pub(crate) struct Engine {
     pub(crate) clock: Clock,
     /// How long a read waits for the database to say where the group stands.
     pub(crate) max_read_wait: Duration,
+    pub(crate) searches: Searches,
 }
 
 /// One request for a resource.
@@ -69,7 +71,7 @@ impl Engine {
             Ok(Reply::key_not_found())
         } else {
             match call.method {
-                Method::GET => get(&call, self.max_read_wait).await,
+                Method::GET => get(&call, self.max_read_wait, &self.searches).await,
                 Method::DELETE => self.delete(&call).await,
                 Method::PATCH => self.patch(call, rules).await,
                 Method::POST => self.post(call).await,

@@ -2,11 +2,12 @@
 
 use crate::admin::query::Query;
 use crate::admin::reply::Reply;
+use crate::admin::search::Pattern;
 use http::StatusCode;
 use memchr::memchr;
 use memchr::memmem::Finder;
 use milecastle_model::{Id, Kind, Object};
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::fmt;
@@ -52,6 +53,12 @@ enum Member {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// Reads from a body whether the object is shown.
+struct Look<'s> {
+    selection: &'s Selection,
+    goes_on: &'s dyn Fn() -> bool,
+}
+
 /// Reads from labels whether there is one of this key.
 struct HasKey<'k>(&'k str);
 
@@ -91,9 +98,23 @@ impl Selection {
         })
     }
 
-    /// The objects that are shown, and how many there are on all pages. `objects` come by key.
-    pub(crate) fn apply<'a>(&self, objects: impl Iterator<Item = &'a Object>) -> (usize, Vec<&'a Object>) {
-        let mut chosen: Vec<&Object> = objects.filter(|object| self.admits(object)).collect();
+    /// Whether it looks for patterns, which can take long ([`crate::admin::search`]).
+    pub(crate) fn searches(&self) -> bool {
+        self.name.is_some() || self.uri.is_some()
+    }
+
+    /// The objects that are shown, and how many there are on all pages. `objects` come by key. `None` once `goes_on` says no, which
+    /// it then says for good.
+    pub(crate) fn apply<'a>(
+        &self,
+        objects: impl Iterator<Item = &'a Object>,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Option<(usize, Vec<&'a Object>)> {
+        let chosen = objects.take_while(|_| goes_on()).filter(|object| self.admits(object, goes_on));
+        let mut chosen: Vec<&Object> = chosen.collect();
+        if !goes_on() {
+            return None;
+        }
         let total = chosen.len();
         if let Some(page) = self.page {
             // Stable: objects of one revision stay ordered by key.
@@ -102,12 +123,12 @@ impl Selection {
             let end = start.saturating_add(page.size).min(total);
             chosen = chosen.drain(start..end).collect();
         }
-        (total, chosen)
+        Some((total, chosen))
     }
 
     /// A hundred thousand objects are looked at for one answer: most are told by their bytes alone, and of the others no more is read
     /// than what is asked for.
-    fn admits(&self, object: &Object) -> bool {
+    fn admits(&self, object: &Object, goes_on: &dyn Fn() -> bool) -> bool {
         if let Self { name: None, label: None, uri: None, service_id: None, upstream_id: None, .. } = self {
             return true;
         }
@@ -116,12 +137,12 @@ impl Selection {
             return false;
         }
         let Ok(body) = str::from_utf8(body) else { return false };
-        serde_json::Deserializer::from_str(body).deserialize_map(self).unwrap_or(false)
+        serde_json::Deserializer::from_str(body).deserialize_map(Look { selection: self, goes_on }).unwrap_or(false)
     }
 }
 
-/// Reads from a body whether the object is shown. What is not of the type that is looked for is an error.
-impl<'de> Visitor<'de> for &Selection {
+/// What is not of the type that is looked for is an error.
+impl<'de> Visitor<'de> for Look<'_> {
     type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,12 +150,13 @@ impl<'de> Visitor<'de> for &Selection {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<bool, A::Error> {
-        let Selection { name, label, uri, service_id, upstream_id, .. } = self;
+        let Look { selection, goes_on } = self;
+        let Selection { name, label, uri, service_id, upstream_id, .. } = selection;
         let (mut by_name, mut by_label) = (name.is_none(), label.is_none());
         let (mut by_uri, mut by_uris) = (uri.is_none(), false);
         let (mut by_service, mut by_upstream) = (service_id.is_none(), upstream_id.is_none());
         while let Some(member) = members.next_key()? {
-            match (member, self) {
+            match (member, selection) {
                 (Member::Name, Selection { name: Some(pattern), .. }) => {
                     by_name = pattern.finds(&members.next_value::<Text<'_>>()?.0);
                 }
@@ -145,7 +167,13 @@ impl<'de> Visitor<'de> for &Selection {
                     by_uri = pattern.finds(&members.next_value::<Text<'_>>()?.0);
                 }
                 (Member::Uris, Selection { uri: Some(pattern), .. }) => {
-                    by_uris = members.next_value::<Vec<Text<'_>>>()?.iter().any(|uri| pattern.finds(&uri.0));
+                    by_uris = false;
+                    for uri in members.next_value::<Vec<Text<'_>>>()? {
+                        if !goes_on() {
+                            return Err(A::Error::custom("nobody waits for it any longer"));
+                        }
+                        by_uris |= pattern.finds(&uri.0);
+                    }
                 }
                 (Member::ServiceId, Selection { service_id: Some(id), .. }) => {
                     by_service = members.next_value::<Id>()?.as_str() == id;
@@ -201,40 +229,12 @@ impl Page {
     }
 }
 
-/// A regular expression as clients write them: Perl's syntax.
-#[derive(Debug)]
-enum Pattern {
-    /// Runs in linear time.
-    Plain(regex::Regex),
-    /// Needs look-around or back-references; bounded by the engine's backtracking limit, beyond which nothing matches.
-    Backtracking(Box<fancy_regex::Regex>),
-}
-
-impl Pattern {
-    fn new(text: &str) -> Result<Self, String> {
-        // The size limit keeps one request from compiling a machine of many megabytes.
-        match regex::RegexBuilder::new(text).size_limit(1 << 20).build() {
-            Ok(plain) => Ok(Self::Plain(plain)),
-            Err(_) => match fancy_regex::Regex::new(text) {
-                Ok(fancy) => Ok(Self::Backtracking(Box::new(fancy))),
-                Err(error) => Err(error.to_string()),
-            },
-        }
-    }
-
-    fn finds(&self, text: &str) -> bool {
-        match self {
-            Self::Plain(plain) => plain.is_match(text),
-            Self::Backtracking(fancy) => fancy.is_match(text).unwrap_or(false),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use milecastle_model::Key;
     use serde_json::{Value, json};
+    use std::cell::Cell;
 
     fn object(id: &str, created: u64, body: Value) -> Object {
         let key = Key::new(Kind::Route, id);
@@ -252,7 +252,7 @@ mod tests {
 
     fn check_among(objects: &[Object], query: &str, expected: &[&str]) {
         let selection = Selection::of(Kind::Route, &Query::parse(query)).unwrap();
-        let (total, chosen) = selection.apply(objects.iter());
+        let (total, chosen) = selection.apply(objects.iter(), &|| true).unwrap();
         let ids: Vec<&str> = chosen.iter().map(|object| &*object.key.id).collect();
         assert_eq!(ids, expected, "{query}");
         if !query.contains("page=") {
@@ -328,6 +328,26 @@ mod tests {
         check("page=x&page_size=5", &["1", "2", "3"]);
         let refused = Selection::of(Kind::Route, &Query::parse("page=1&page_size=501")).unwrap_err();
         assert_eq!(refused.body, "page_size must be between 10 and 500");
+    }
+
+    #[test]
+    fn nothing_more_is_looked_at_once_it_does_not_go_on() {
+        let selection = Selection::of(Kind::Route, &Query::parse("uri=/a")).unwrap();
+        let one = json!({"uri": "/a"});
+        let objects: Vec<Object> = (0..10).map(|n| object(&n.to_string(), n, one.clone())).collect();
+        let (asked, looked) = (Cell::new(0), Cell::new(0));
+        let goes_on = |times: u32| {
+            asked.set(asked.get() + 1);
+            asked.get() <= times
+        };
+        let seen = objects.iter().inspect(|_| looked.set(looked.get() + 1));
+        assert!(selection.apply(seen, &|| goes_on(3)).is_none());
+        assert_eq!(looked.get(), 4, "the fourth was asked about, and not looked into");
+        // Nor within one object.
+        asked.set(0);
+        let many = [object("many", 1, json!({"uris": vec!["/a"; 1000]}))];
+        assert!(selection.apply(many.iter(), &|| goes_on(3)).is_none());
+        assert_eq!(asked.get(), 5, "for the object, three of its paths, and the whole");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(crate) mod private_keys;
 pub(crate) mod query;
 pub(crate) mod refusal;
 mod reply;
+mod search;
 mod show;
 mod target;
 pub(crate) mod validate;
@@ -40,6 +41,7 @@ use milecastle_snapshot::{Compiler, STREAMS_OFF};
 use milecastle_store::DEFAULT_GROUP;
 use query::Query;
 use reply::{Reply, Stamp};
+use search::Searches;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -85,7 +87,8 @@ impl AdminApi {
         waits: Waits,
     ) -> Self {
         let max_read_wait = settings.max_read_wait.get();
-        let engine = Engine { store: state.store().clone(), compiler, clock, max_read_wait };
+        let searches = Searches::new(settings);
+        let engine = Engine { store: state.store().clone(), compiler, clock, max_read_wait, searches };
         Self {
             state,
             nodes,
@@ -427,10 +430,14 @@ impl AdminApi {
 }
 
 /// The gateway group that a request names: by argument, by header, or none, which is the default one.
+pub(crate) fn group_named<'a>(query: &'a Query, headers: &'a http::HeaderMap) -> &'a str {
+    let found = ["gateway_group_id", "x-gateway-group-id"].iter().filter_map(|name| headers.get(*name));
+    let header = found.filter_map(|value| value.to_str().ok()).next();
+    query.get("gateway_group_id").or(header).unwrap_or(DEFAULT_GROUP)
+}
+
 fn group_of<'a>(request: &'a Admitted<'_>) -> &'a str {
-    let headers = ["gateway_group_id", "x-gateway-group-id"].iter().filter_map(|name| request.headers.get(*name));
-    let header = headers.filter_map(|value| value.to_str().ok()).next();
-    request.query.get("gateway_group_id").or(header).unwrap_or(DEFAULT_GROUP)
+    group_named(&request.query, request.headers)
 }
 
 /// A lifetime in whole seconds, rounded up; at least one.

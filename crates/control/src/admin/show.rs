@@ -7,6 +7,7 @@ use crate::admin::list::Selection;
 use crate::admin::private_keys::{self, Occasion};
 use crate::admin::refusal;
 use crate::admin::reply::Reply;
+use crate::admin::search::{Search, Searches};
 use crate::state::{Image, Seen};
 use http::StatusCode;
 use milecastle_model::{Kind, Object};
@@ -14,6 +15,7 @@ use milecastle_store::Outcome;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An answer, or the answer that refuses one.
@@ -47,13 +49,19 @@ struct List<'a> {
 }
 
 /// Answers a GET, from what the database is found to have within `patience`.
-pub(crate) async fn get(call: &Call, patience: Duration) -> Answer {
+pub(crate) async fn get(call: &Call, patience: Duration, searches: &Searches) -> Answer {
     let Seen { image, stale } = call.group.latest(patience).await.map_err(|error| refusal::unavailable(&error))?;
     let reply = match &call.place.id {
         None => {
             let (kind, parent) = (call.place.kind, call.place.parent.clone());
             let selection = Selection::of(kind, &call.query)?;
-            aside(move || list(kind, parent.as_deref(), &selection, &image)).await?
+            // Dropped with this future once the client has left.
+            let asker = Arc::new(());
+            let search = match selection.searches() {
+                true => Some(searches.begin(&asker).await?),
+                false => None,
+            };
+            aside(move || list(kind, parent.as_deref(), &selection, search.as_ref(), &image)).await?
         }
         Some(id) => match image.get(&call.place.key(id)) {
             Some(object) => Reply::json(StatusCode::OK, &show(object)?),
@@ -63,10 +71,14 @@ pub(crate) async fn get(call: &Call, patience: Duration) -> Answer {
     Ok(Reply { stale, ..reply })
 }
 
-fn list(kind: Kind, parent: Option<&str>, selection: &Selection, image: &Image) -> Answer {
-    let (total, chosen) = match parent {
-        Some(parent) => selection.apply(image.below(kind, parent)),
-        None => selection.apply(image.of_kind(kind)),
+fn list(kind: Kind, parent: Option<&str>, selection: &Selection, search: Option<&Search>, image: &Image) -> Answer {
+    let goes_on = || search.is_none_or(Search::goes_on);
+    let found = match parent {
+        Some(parent) => selection.apply(image.below(kind, parent), &goes_on),
+        None => selection.apply(image.of_kind(kind), &goes_on),
+    };
+    let Some((total, chosen)) = found else {
+        return Err(search.map(Search::given_up).expect("nothing but a search is given up"));
     };
     if total == 0 && Rules::of(kind).empty_list_is_404 {
         return Ok(Reply::key_not_found());

@@ -6,11 +6,12 @@
 mod shapes;
 
 use crate::admin::AdminApi;
-use crate::admin::BASE as ADMIN;
 use crate::admin::body::BodyLimits;
+use crate::admin::engine::ATTEMPTS;
 use crate::admin::query::{Query, encode};
+use crate::admin::{BASE as ADMIN, access, group_named};
 use crate::listen::{Encrypted, Peer};
-use crate::once;
+use crate::{RETRY_AFTER, once};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State as Shared};
@@ -18,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use milecastle_model::Kind;
 use milecastle_settings::Peers;
@@ -65,11 +66,9 @@ struct Ask<'a> {
     peer: IpAddr,
     head: &'a Parts,
     query: Query,
-    /// It comes to several writes, of which each does no harm when it is repeated: they cannot share one idempotency key.
-    many: bool,
 }
 
-/// What the Admin API has answered.
+/// What the Admin API or `/api` has answered.
 struct Told {
     status: StatusCode,
     headers: HeaderMap,
@@ -82,11 +81,22 @@ type Refusal = Box<Told>;
 /// All of it, to be nested under [`BASE`].
 pub(crate) fn router(api7: Api7) -> Router {
     Router::new()
-        .route("/api/version", get(|| async { answer(StatusCode::OK, HeaderMap::new(), &json!({ "value": LEVEL })) }))
+        .route("/api/version", get(version))
         .route("/api/gateway_groups", get(groups))
         .route("/api/schema/core", get(schemas))
         .fallback(objects)
         .with_state(Arc::new(api7))
+}
+
+/// `GET /api/version`: of whoever may ask here nothing else is asked.
+async fn version(Shared(api7): Site, Extension(Peer(peer)): Extension<Peer>) -> Response {
+    if !access::admits(&api7.allowed, peer) {
+        return refused(
+            StatusCode::FORBIDDEN,
+            "this address may not use the API here: see admin.allow_admin_on_dashboard",
+        );
+    }
+    answer(StatusCode::OK, HeaderMap::new(), &json!({ "value": LEVEL }))
 }
 
 /// `GET /api/gateway_groups`: all of them, or the one of a name.
@@ -106,7 +116,7 @@ async fn groups(Shared(api7): Site, mut request: Request) -> Response {
 async fn schemas(Shared(api7): Site, Extension(Peer(peer)): Extension<Peer>, request: Request) -> Response {
     let (head, _) = request.into_parts();
     let query = Query::parse(head.uri.query().unwrap_or_default());
-    let ask = Ask { api7: &api7, peer, head: &head, query, many: false };
+    let ask = Ask { api7: &api7, peer, head: &head, query };
     let mut all = Map::new();
     for (name, kind) in SCHEMAS {
         let mut told = ask.admin(Method::GET, &format!("/schema/{kind}"), "", Bytes::new()).await;
@@ -134,8 +144,7 @@ async fn objects(Shared(api7): Site, Extension(Peer(peer)): Extension<Peer>, req
     };
     let query = Query::parse(head.uri.query().unwrap_or_default());
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-    let many = head.method == Method::DELETE && matches!(segments[..], ["services", _]);
-    let ask = Ask { api7: &api7, peer, head: &head, query, many };
+    let ask = Ask { api7: &api7, peer, head: &head, query };
     ask.answer(&segments, body).await.unwrap_or_else(|told| told.into_response())
 }
 
@@ -192,29 +201,54 @@ impl Ask<'_> {
 
     /// Asks the Admin API in the name of the caller, about the gateway group that the request names.
     async fn admin(&self, method: Method, path: &str, more: &str, body: Bytes) -> Told {
-        let kept =
-            |name: &str| self.query.get(name).map(|value| format!("{name}={}&", encode(value))).unwrap_or_default();
-        let uri = format!("{ADMIN}{path}?{}{}{more}", kept("gateway_group_id"), kept("api_key"));
-        let mut request = match Request::builder().method(method).uri(uri).body(Body::from(body)) {
+        let uri = format!("{ADMIN}{path}?{}{}{more}", self.kept("gateway_group_id"), self.kept("api_key"));
+        match self.request(method, &uri, body) {
+            Ok(request) => Told::by(self.api7.admin.answer(&self.api7.allowed, self.peer, request).await).await,
+            Err(error) => Told::error(StatusCode::BAD_REQUEST, &error.to_string()),
+        }
+    }
+
+    /// Publishes edits as one change set, in the name of the caller, if the group is at the revision `base`; without one it is only
+    /// said what they would do, and at which revision the group is.
+    async fn change(&self, base: Option<u64>, edits: &[Value]) -> Told {
+        let group = encode(group_named(&self.query, &self.head.headers));
+        let how = if base.is_none() { "dry_run=true" } else { "" };
+        let uri = format!("/gateway_groups/{group}/changes?{}{how}", self.kept("api_key"));
+        let mut request = match self.request(Method::POST, &uri, json!({ "edits": edits }).to_string().into()) {
             Ok(request) => request,
             Err(error) => return Told::error(StatusCode::BAD_REQUEST, &error.to_string()),
         };
-        request.headers_mut().clone_from(&self.head.headers);
-        if let Some(encrypted) = self.head.extensions.get::<Encrypted>() {
-            request.extensions_mut().insert(*encrypted);
+        let headers = request.headers_mut();
+        // It is the caller's for what they have sent, which is another request.
+        headers.remove(once::HEADER);
+        headers.remove(header::IF_MATCH);
+        if let Some(base) = base {
+            let tag = HeaderValue::try_from(format!("\"{base}\"")).expect("a number in quotes");
+            headers.insert(header::IF_MATCH, tag);
         }
+        match self.api7.api.clone().call(request).await {
+            Ok(response) => Told::by(response).await,
+            Err(never) => match never {},
+        }
+    }
+
+    /// An argument of the request, to be sent along.
+    fn kept(&self, name: &str) -> String {
+        self.query.get(name).map(|value| format!("{name}={}&", encode(value))).unwrap_or_default()
+    }
+
+    /// A request of whoever has sent this one.
+    fn request(&self, method: Method, uri: &str, body: Bytes) -> Result<Request, http::Error> {
+        let mut request = Request::builder().method(method).uri(uri).body(Body::from(body))?;
+        request.headers_mut().clone_from(&self.head.headers);
         for about_the_body in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING] {
             request.headers_mut().remove(about_the_body);
         }
-        if self.many {
-            request.headers_mut().remove(once::HEADER);
+        request.extensions_mut().insert(Peer(self.peer));
+        if let Some(encrypted) = self.head.extensions.get::<Encrypted>() {
+            request.extensions_mut().insert(*encrypted);
         }
-        let (head, body) = self.api7.admin.answer(&self.api7.allowed, self.peer, request).await.into_parts();
-        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        // The few texts that are no JSON are all refusals.
-        let text = || json!({ "error_msg": String::from_utf8_lossy(&body).trim() });
-        let told = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap_or_else(|_| text()) };
-        Told { status: head.status, headers: head.headers, body: told }
+        Ok(request)
     }
 
     /// The objects of a collection that are wanted, without what the Admin API puts around them.
@@ -233,13 +267,16 @@ impl Ask<'_> {
         let told = if nothing { Told { status: StatusCode::OK, ..told } } else { told.done()? };
         let labels: Vec<(&str, &str)> =
             self.query.iter().filter_map(|(name, value)| Some((shapes::label(name)?, value))).collect();
-        let chosen = |mut body: Map<String, Value>| {
+        let chosen = |(mut body, revision): (Map<String, Value>, u64)| {
             (wanted(&body) && shapes::has_labels(&body, &labels)).then(|| {
                 shapes::to_api7(kind, &mut body);
+                if kind == Kind::Service {
+                    shapes::give_version(&mut body, revision);
+                }
                 body
             })
         };
-        let list: Vec<_> = values(told.body).filter_map(chosen).collect();
+        let list: Vec<_> = entries(told.body).filter_map(chosen).collect();
         Ok(answer(told.status, told.headers, &json!({ "total": list.len(), "list": list })))
     }
 
@@ -248,7 +285,7 @@ impl Ask<'_> {
         let told = self.admin(Method::GET, "/plugin_metadata", "", Bytes::new()).await.done()?;
         let of =
             |mut body: Map<String, Value>| Some((body.shift_remove("id")?.as_str()?.to_owned(), Value::Object(body)));
-        let all: Map<String, Value> = values(told.body).filter_map(of).collect();
+        let all: Map<String, Value> = entries(told.body).filter_map(|(body, _)| of(body)).collect();
         Ok(answer(told.status, told.headers, &json!({ "value": all })))
     }
 
@@ -268,29 +305,44 @@ impl Ask<'_> {
         Ok(answer(told.status, told.headers, &json!({ "value": value })))
     }
 
-    /// Deletes a service with its routes and upstreams, one after the other: routes first, which need the others.
+    /// Deletes a service with its routes and upstreams in one revision, or nothing of it.
     async fn delete_service(&self, service: &str) -> Result<Response, Refusal> {
-        for collection in ["routes", "stream_routes"] {
-            let told = self.admin(Method::GET, &format!("/{collection}"), &of_service(service), Bytes::new()).await;
-            // A group without TCP and UDP has no stream routes, and says so.
-            let told = if collection == "routes" { told.done()? } else { told };
-            for route in values(told.body) {
-                self.delete(collection, &route).await?;
+        for _ in 0..ATTEMPTS {
+            // Before what there is: what is written after it makes this another revision.
+            let base = self.change(None, &[]).await.changed()?.body["base"].as_u64();
+            let base = base.expect("a change set is told with the revision that it was planned of");
+            let found = self.admin(Method::GET, &format!("/services/{service}"), "", Bytes::new()).await.done()?;
+            let edits = self.end_of(&found.body["value"]).await?;
+            let told = self.change(Some(base), &edits).await;
+            if told.status != StatusCode::PRECONDITION_FAILED {
+                told.changed()?;
+                let deleted = json!({ "key": found.body["key"], "deleted": "1" });
+                return Ok(answer(StatusCode::OK, found.headers, &deleted));
             }
         }
-        let deleted = self.admin(Method::DELETE, &format!("/services/{service}"), "", Bytes::new()).await.done()?;
-        let upstreams = self.admin(Method::GET, "/upstreams", "", Bytes::new()).await.done()?;
-        for upstream in values(upstreams.body).filter(|body| shapes::owner(body) == Some(service)) {
-            self.delete("upstreams", &upstream).await?;
-        }
-        Ok(deleted.into_response())
+        let message = "the gateway group is written to without pause: try again, or pause the writers";
+        let mut busy = Told::error(StatusCode::SERVICE_UNAVAILABLE, message);
+        busy.headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
+        Err(Box::new(busy))
     }
 
-    async fn delete(&self, collection: &str, object: &Map<String, Value>) -> Result<(), Refusal> {
-        let id = object.get("id").and_then(Value::as_str).unwrap_or_default();
-        let told = self.admin(Method::DELETE, &format!("/{collection}/{id}"), "", Bytes::new()).await;
-        // Another client may have been first.
-        if told.status == StatusCode::NOT_FOUND { Ok(()) } else { told.done().map(drop) }
+    /// The edits that take away a service and what belongs to it.
+    async fn end_of(&self, service: &Value) -> Result<Vec<Value>, Refusal> {
+        let id = service["id"].as_str().unwrap_or_default();
+        let gone = |kind: Kind, id: &Value| json!({ "op": "delete", "kind": kind.name(), "id": id });
+        let mut edits = vec![gone(Kind::Service, &service["id"])];
+        for kind in [Kind::Route, Kind::StreamRoute] {
+            let path = format!("/{}", kind.collection());
+            let told = self.admin(Method::GET, &path, &of_service(id), Bytes::new()).await;
+            // A group without TCP and UDP has no stream routes, and says so.
+            let none = kind == Kind::StreamRoute && told.status == StatusCode::BAD_REQUEST;
+            let routes = if none { Value::Null } else { told.done()?.body };
+            edits.extend(entries(routes).map(|(route, _)| gone(kind, &route["id"])));
+        }
+        let upstreams = self.admin(Method::GET, "/upstreams", "", Bytes::new()).await.done()?;
+        let own = entries(upstreams.body).filter(|(upstream, _)| shapes::owner(upstream) == Some(id));
+        edits.extend(own.map(|(upstream, _)| gone(Kind::Upstream, &upstream["id"])));
+        Ok(edits)
     }
 
     /// `POST /configs/validate`.
@@ -325,6 +377,32 @@ impl Told {
         Self::of(status, json!({ "error_msg": message }))
     }
 
+    /// What an answer says.
+    async fn by(response: Response) -> Self {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        // The few texts that are no JSON are all refusals.
+        let text = || json!({ "error_msg": String::from_utf8_lossy(&body).trim() });
+        let told = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap_or_else(|_| text()) };
+        Self { status: head.status, headers: head.headers, body: told }
+    }
+
+    /// The answer of `/api` to a change set.
+    ///
+    /// # Errors
+    /// Whatever is no success, as the Admin API would say it of a single write.
+    fn changed(self) -> Result<Self, Refusal> {
+        self.done().map_err(|mut refused| {
+            let unfit = refused.body["code"] == "unfit_change_set";
+            let message = if unfit { &refused.body["faults"][0]["message"] } else { &refused.body["message"] };
+            refused.body = json!({ "error_msg": message });
+            if unfit {
+                refused.status = StatusCode::BAD_REQUEST;
+            }
+            refused
+        })
+    }
+
     /// # Errors
     /// Whatever is no success.
     fn done(self) -> Result<Self, Refusal> {
@@ -344,7 +422,7 @@ fn answer(status: StatusCode, headers: HeaderMap, body: &Value) -> Response {
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response.headers_mut().remove(header::CONTENT_LENGTH);
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -363,8 +441,8 @@ fn of_service(service: &str) -> String {
     format!("&filter={}", encode(&format!("service_id={}", encode(service))))
 }
 
-/// The objects in a list of the Admin API.
-fn values(list: Value) -> impl Iterator<Item = Map<String, Value>> {
+/// The objects in a list of the Admin API, each with the revision that has changed it last.
+fn entries(list: Value) -> impl Iterator<Item = (Map<String, Value>, u64)> {
     let items = match list {
         Value::Object(mut members) => members.remove("list"),
         _ => None,
@@ -374,7 +452,10 @@ fn values(list: Value) -> impl Iterator<Item = Map<String, Value>> {
         _ => Vec::new(),
     };
     items.into_iter().filter_map(|item| match item {
-        Value::Object(mut members) => members.remove("value").and_then(object_of),
+        Value::Object(mut members) => {
+            let revision = members.get("modifiedIndex").and_then(Value::as_u64).unwrap_or_default();
+            Some((members.remove("value").and_then(object_of)?, revision))
+        }
         _ => None,
     })
 }

@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 /// The label by which an upstream belongs to a service, as `adc` has it (`docs/spec/clients.md` §1).
 pub(super) const OWNER: &str = "__ADC_UPSTREAM_SERVICE_ID";
 
+/// The label that says what a service serves, where its upstream does not: `http` or `stream`.
+const SERVES: &str = "__API7_SERVICE_TYPE";
+
 /// Attributes that have another name: the kind, the name in API7, the name in the Admin API.
 const RENAMED: [(Kind, &str, &str); 4] = [
     (Kind::Route, "route_id", "id"),
@@ -14,13 +17,9 @@ const RENAMED: [(Kind, &str, &str); 4] = [
     (Kind::Service, "service_id", "id"),
 ];
 
-/// Attributes that API7 adds by itself, or that say what follows from others.
-const DERIVED: [(Kind, &str); 4] = [
-    (Kind::Service, "type"),
-    (Kind::Service, "version"),
-    (Kind::Service, "service_version_id"),
-    (Kind::Service, "strip_path_prefix"),
-];
+/// Attributes that API7 adds by itself, or that say nothing here.
+const DERIVED: [(Kind, &str); 3] =
+    [(Kind::Service, "version"), (Kind::Service, "service_version_id"), (Kind::Service, "strip_path_prefix")];
 
 /// Schemes of upstreams whose services have stream routes.
 const STREAM_SCHEMES: [&str; 3] = ["tcp", "tls", "udp"];
@@ -43,6 +42,13 @@ pub(super) fn to_admin(kind: Kind, body: &mut Map<String, Value>) -> Result<(), 
         if prefix.is_some_and(|prefix| !prefix.is_null() && prefix != "/" && prefix != "") {
             return Err("path_prefix is not supported: write it into the paths of the routes".to_owned());
         }
+        if let Some(serves) = body.shift_remove("type").filter(|serves| !serves.is_null()) {
+            let serves = serves.as_str().filter(|serves| ["http", "stream"].contains(serves));
+            let Some(serves) = serves else { return Err("type: expected http or stream".to_owned()) };
+            if serves != served_by_scheme(body) {
+                give_label(body, SERVES, serves);
+            }
+        }
     }
     Ok(())
 }
@@ -59,18 +65,25 @@ pub(super) fn to_api7(kind: Kind, body: &mut Map<String, Value>) {
     }
     match kind {
         Kind::Service => {
-            let scheme = body.get("upstream").and_then(|upstream| upstream["scheme"].as_str()).unwrap_or_default();
-            let serves = if STREAM_SCHEMES.contains(&scheme) { "stream" } else { "http" };
-            body.insert("type".to_owned(), serves.into());
+            let serves = take_label(body, SERVES).unwrap_or_else(|| served_by_scheme(body).into());
+            body.insert("type".to_owned(), serves);
         }
-        Kind::Upstream => {
-            let labels = body.get_mut("labels").and_then(Value::as_object_mut);
-            if labels.is_some_and(|labels| labels.shift_remove(OWNER).is_some() && labels.is_empty()) {
-                body.shift_remove("labels");
-            }
-        }
+        Kind::Upstream => drop(take_label(body, OWNER)),
         _ => {}
     }
+}
+
+/// What a service serves, as far as its upstream says.
+fn served_by_scheme(service: &Map<String, Value>) -> &'static str {
+    let scheme = service.get("upstream").and_then(|upstream| upstream["scheme"].as_str()).unwrap_or_default();
+    if STREAM_SCHEMES.contains(&scheme) { "stream" } else { "http" }
+}
+
+/// Gives a service in the words of API7 its version: the revision of the group that has changed it last.
+pub(super) fn give_version(service: &mut Map<String, Value>, revision: u64) {
+    let version = service.get("id").and_then(Value::as_str).map(|id| format!("{id}.{revision}"));
+    service.insert("version".to_owned(), revision.to_string().into());
+    service.insert("service_version_id".to_owned(), version.into());
 }
 
 /// The service that an upstream belongs to.
@@ -78,12 +91,27 @@ pub(super) fn owner(upstream: &Map<String, Value>) -> Option<&str> {
     upstream.get("labels")?.get(OWNER)?.as_str()
 }
 
-/// Makes an upstream belong to a service. Labels that are none are left to be refused.
+/// Makes an upstream belong to a service.
 pub(super) fn give_owner(upstream: &mut Map<String, Value>, service: &str) {
-    let labels = upstream.entry("labels").or_insert_with(|| Value::Object(Map::new()));
+    give_label(upstream, OWNER, service);
+}
+
+/// Adds a label. Labels that are none are left to be refused.
+fn give_label(body: &mut Map<String, Value>, name: &str, value: &str) {
+    let labels = body.entry("labels").or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(labels) = labels {
-        labels.insert(OWNER.to_owned(), service.into());
+        labels.insert(name.to_owned(), value.into());
     }
+}
+
+/// Takes a label of ours away, and with it what was there for it alone.
+fn take_label(body: &mut Map<String, Value>, name: &str) -> Option<Value> {
+    let labels = body.get_mut("labels")?.as_object_mut()?;
+    let value = labels.shift_remove(name)?;
+    if labels.is_empty() {
+        body.shift_remove("labels");
+    }
+    Some(value)
 }
 
 /// A global rule without an id is known by the plugin that it is about.
@@ -149,6 +177,18 @@ mod tests {
             json!({"id": "s", "upstream": {"scheme": "tcp"}}),
             json!({"id": "s", "service_id": "s", "type": "stream", "upstream": {"scheme": "tcp"}}),
         );
+        // What its upstream does not say, a label does.
+        for (upstream, serves) in
+            [(json!({"nodes": {}}), "stream"), (json!({"scheme": "tls"}), "http"), (Value::Null, "stream")]
+        {
+            check(
+                Kind::Service,
+                json!({"id": "s", "type": serves, "upstream": upstream}),
+                json!({"id": "s", "upstream": upstream, "labels": {SERVES: serves}}),
+                json!({"id": "s", "upstream": upstream, "service_id": "s", "type": serves}),
+            );
+        }
+        assert!(to_admin(Kind::Service, &mut object(json!({"type": "tcp"}))).is_err());
         check(
             Kind::StreamRoute,
             json!({"stream_route_id": "r", "server_port": 1}),

@@ -2,13 +2,13 @@
 //! and shared.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use milecastle_settings as settings;
 use milecastle_store::{Changes, Store, StoreError};
 use milecastle_wire::{Digest, Frames, pack_snapshot, pb};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OnceCell, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -27,8 +27,17 @@ pub(super) struct Feeds {
     state: Arc<State>,
     memory: Memory,
     snapshot_idle: Duration,
-    /// Held while a feed is made, so that it is made once.
-    by_group: Mutex<HashMap<Arc<str>, Arc<Feed>>>,
+    /// Of feeds that follow their groups so many ask the database at once.
+    turns: Arc<Semaphore>,
+    by_group: std::sync::Mutex<HashMap<Arc<str>, Slot>>,
+}
+
+/// The place of a group's feed. It is filled once, by whoever comes first: those of other groups do not wait for it, and where it fails or
+/// is given up, the next one tries.
+#[derive(Clone)]
+struct Slot {
+    group: Arc<Group>,
+    feed: Arc<OnceCell<Arc<Feed>>>,
 }
 
 /// One group.
@@ -67,33 +76,62 @@ impl Feeds {
             bytes: settings.past_bytes.as_len(),
             age: settings.past_age.get(),
         };
-        Self { state, memory, snapshot_idle: settings.snapshot_idle.get(), by_group: Mutex::default() }
+        let turns = Arc::new(Semaphore::new(state.store().background()));
+        Self {
+            state,
+            memory,
+            snapshot_idle: settings.snapshot_idle.get(),
+            turns,
+            by_group: std::sync::Mutex::default(),
+        }
     }
 
     /// The feed of a group; `None` if there is no such group (or not here yet).
     pub(super) async fn get(&self, id: &str) -> Result<Option<Arc<Feed>>, StoreError> {
-        let Some(group) = self.state.group(id) else { return Ok(None) };
-        let mut feeds = self.by_group.lock().await;
-        // A group that was deleted and made anew is another one.
-        if let Some(feed) = feeds.get(id).filter(|feed| Arc::ptr_eq(&feed.group, &group)) {
-            return Ok(Some(feed.clone()));
-        }
-        let feed = Feed::start(group, self.state.store().clone(), self.memory, self.snapshot_idle).await?;
-        feeds.insert(feed.group.id().clone(), feed.clone());
-        Ok(Some(feed))
+        let slot = {
+            let mut slots = self.slots();
+            let Some(group) = self.state.group(id) else { return Ok(None) };
+            let slot = slots.entry(group.id().clone()).or_insert_with(|| Slot::of(group.clone()));
+            // A group that was deleted and made anew is another one.
+            if !Arc::ptr_eq(&slot.group, &group) {
+                *slot = Slot::of(group);
+            }
+            slot.clone()
+        };
+        self.fill(&slot).await.map(Some)
+    }
+
+    /// The feed of a slot, made unless it is there.
+    async fn fill(&self, slot: &Slot) -> Result<Arc<Feed>, StoreError> {
+        let store = self.state.store();
+        let start =
+            || Feed::start(slot.group.clone(), store.clone(), self.memory, self.snapshot_idle, self.turns.clone());
+        slot.feed.get_or_try_init(start).await.cloned()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Slot>> {
+        self.by_group.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets go of a group that is no more.
-    pub(super) async fn forget(&self, id: &str) {
-        self.by_group.lock().await.remove(id);
+    pub(super) fn forget(&self, id: &str) {
+        self.slots().remove(id);
     }
 
     /// Has the lineages that are over and the canaries read again, if any node asked for the group.
     pub(super) async fn refresh(&self, id: &str) -> Result<(), StoreError> {
-        let feed = self.by_group.lock().await.get(id).cloned();
-        let Some(feed) = feed else { return Ok(()) };
+        let slot = self.slots().get(id).cloned();
+        let Some(slot) = slot else { return Ok(()) };
+        // One that is being made may have read already what is another by now.
+        let feed = self.fill(&slot).await?;
         feed.read_supersedes().await?;
         feed.advance().await
+    }
+}
+
+impl Slot {
+    fn of(group: Arc<Group>) -> Self {
+        Self { group, feed: Arc::default() }
     }
 }
 
@@ -103,6 +141,7 @@ impl Feed {
         store: Store,
         memory: Memory,
         snapshot_idle: Duration,
+        turns: Arc<Semaphore>,
     ) -> Result<Arc<Self>, StoreError> {
         let mut images = group.subscribe();
         images.borrow_and_update();
@@ -132,8 +171,11 @@ impl Feed {
                     };
                     let Some(feed) = following.upgrade() else { return };
                     if changed {
+                        // In the order in which they came. None is ever closed.
+                        let turn = turns.acquire().await;
                         images.borrow_and_update();
                         let advanced = feed.advance().await;
+                        drop(turn);
                         failed = advanced.is_err();
                         if let Err(error) = advanced {
                             let group = feed.group();
@@ -336,5 +378,34 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
             // The runtime is going away, and with it whoever waits.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use milecastle_store::{Actor, DEFAULT_GROUP, KeySource, NewGroup};
+    use milecastle_testkit::eventually;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_feed_that_is_being_made_keeps_nobody_from_another_one() {
+        let home = tempfile::tempdir().unwrap();
+        let dsn = format!("sqlite:{}/store.db", home.path().display());
+        let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
+        store.by(&Actor::system()).group_create(&NewGroup::named("other")).await.unwrap();
+        let state = Arc::new(State::start(store).await.unwrap());
+        eventually("the group is here", async || state.group("other").is_some()).await;
+        let feeds = Feeds::new(state, &settings::Stream::default());
+        // Begun, and held up at its first question to the database.
+        let mut begun = Box::pin(feeds.get(DEFAULT_GROUP));
+        assert!(begun.as_mut().now_or_never().is_none());
+        assert!(feeds.get("other").await.unwrap().is_some());
+        // Given up, it is begun anew by the next one, and made once.
+        drop(begun);
+        let made = feeds.get(DEFAULT_GROUP).await.unwrap().unwrap();
+        assert!(Arc::ptr_eq(&made, &feeds.get(DEFAULT_GROUP).await.unwrap().unwrap()));
+        assert!(feeds.get("nobody").await.unwrap().is_none());
     }
 }

@@ -29,7 +29,7 @@ pub(super) async fn sweep(shared: Arc<Shared>, mut watch: Watch) {
         let standings = standings(&heads);
         for gone in seen_to.keys().filter(|group| !standings.contains_key(*group)) {
             shared.nodes.end(gone, |_| Some(End::NoGroup));
-            shared.feeds.forget(gone).await;
+            shared.feeds.forget(gone);
             shared.metrics.forget_group(gone);
         }
         let before = std::mem::take(&mut seen_to);

@@ -7,7 +7,7 @@
 //!   of them gives reason to take it back; or when there is no node that could be harmed; or when an operator says so.
 //! - What is remembered of the time before is never of a time in which a candidate was taken back.
 //! - A canary is judged by what it counts from the moment on at which it has told with the candidate in force: what it counted before, and
-//!   tells late, is not the candidate's doing. As long as one that is connected has not told so, nothing is open to all.
+//!   tells late, is not the candidate's doing. As long as one that is connected has not told so, and then once more, nothing is open to all.
 
 use milecastle_store::{Advance, Gate, Rollout};
 use schemars::JsonSchema;
@@ -48,6 +48,8 @@ pub(crate) struct Seen {
     pub(crate) traffic: Option<Traffic>,
     /// What it had in force when it told that, of the group's lineage; `None`: the replica to which it tells does not say.
     pub(crate) counted_with: Option<u64>,
+    /// When it told that, Unix time in seconds; `None` as well.
+    pub(crate) told_at: Option<u64>,
 }
 
 /// A node at some moment.
@@ -60,6 +62,9 @@ pub(crate) struct Mark {
     /// As in [`Seen::counted_with`].
     #[serde(default)]
     pub(crate) with: Option<u64>,
+    /// As in [`Seen::told_at`].
+    #[serde(default)]
+    pub(crate) at: Option<u64>,
 }
 
 /// All connected nodes at some moment, by id.
@@ -330,8 +335,7 @@ impl Situation<'_> {
         if let Some(by) = stage.paused_by.clone() {
             return Course::Wait(Wait::Pause { by });
         }
-        let tells = |node: &&Seen| node.connected && node.traffic.is_some();
-        if canaries().filter(tells).any(|node| node.told_with() < gate.candidate) {
+        if canaries().filter(|node| node.connected).any(|node| !node.is_judged(stage, gate, since)) {
             return Course::Wait(Wait::Report);
         }
         if !compared.is_enough(self.policy) && self.policy.without_traffic == WithoutTraffic::Hold {
@@ -433,7 +437,24 @@ impl Situation<'_> {
 
 impl Seen {
     fn mark(&self) -> Mark {
-        Mark { boot: self.boot.clone(), rejected: self.rejected, traffic: self.traffic, with: self.counted_with }
+        Mark {
+            boot: self.boot.clone(),
+            rejected: self.rejected,
+            traffic: self.traffic,
+            with: self.counted_with,
+            at: self.told_at,
+        }
+    }
+
+    /// Whether this canary has told what came of the candidate: once more since its counting began, and since the canaries `soak` (Unix
+    /// seconds). One of which nothing has ever been told is of a version that does not; one that has just opened another stream will.
+    fn is_judged(&self, stage: &Stage, gate: Gate, soak: u64) -> bool {
+        let begun = stage.note.nodes.get(&self.id);
+        if self.traffic.is_none() {
+            return begun.is_none_or(|mark| mark.traffic.is_none());
+        }
+        let last = begun.and_then(|mark| mark.at).map_or(soak, |at| at.max(soak));
+        self.told_with() >= gate.candidate && self.told_at.is_none_or(|at| at > last)
     }
 
     /// What it had in force when it told what it has counted, as far as that is known.

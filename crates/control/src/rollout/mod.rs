@@ -20,6 +20,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
@@ -65,7 +66,8 @@ pub(crate) fn written(value: impl Serialize) -> Value {
 const REST: Duration = Duration::from_secs(10);
 
 /// The rollouts as the leader of one term looks at them, each by a task of its own: one whose way back takes long to be found keeps no other
-/// one waiting. What is under way ends with it.
+/// one waiting. Of however many groups there are, so many as the database has room for are looked at at once, in the order in which they
+/// came: each look ends, so none waits for ever. What is under way ends with it.
 pub(crate) struct Looks {
     leader: Arc<Leader>,
     silence: Silence,
@@ -81,14 +83,16 @@ struct Leader {
     compiler: Arc<Compiler>,
     member: Arc<str>,
     epoch: u64,
+    turns: Semaphore,
 }
 
 impl Looks {
     /// Those of this member in the term of office that has begun.
     pub(crate) fn begin(state: &Arc<State>, member: &Arc<str>, settings: &MemberSettings, epoch: u64) -> Self {
+        let turns = Semaphore::new(state.store().background());
         let (state, compiler, member) = (state.clone(), settings.compiler.clone(), member.clone());
         Self {
-            leader: Arc::new(Leader { state, compiler, member, epoch }),
+            leader: Arc::new(Leader { state, compiler, member, epoch, turns }),
             silence: (&settings.members).into(),
             since: Instant::now(),
             tasks: JoinSet::new(),
@@ -131,9 +135,13 @@ impl Looks {
 }
 
 impl Leader {
-    /// Looks at a rollout; rests after what kept writers waiting for nothing.
+    /// Looks at a rollout once it is its turn; rests after what kept writers waiting for nothing, and lets others look meanwhile.
     async fn look(self: Arc<Self>, rollout: Rollout, silence: Silence) {
-        if let Err(error) = self.look_at(&rollout, silence).await {
+        // None is ever closed.
+        let turn = self.turns.acquire().await;
+        let looked = self.look_at(&rollout, silence).await;
+        drop(turn);
+        if let Err(error) = looked {
             tracing::warn!(group = rollout.group, %error, "a rollout cannot go on now; trying again");
             if let Refused::Slow(_) = error {
                 sleep(REST).await;
@@ -143,7 +151,7 @@ impl Leader {
 
     /// Moves a rollout on as far as it may go, if it may.
     async fn look_at(&self, rollout: &Rollout, silence: Silence) -> Result<(), Refused> {
-        let Self { state, compiler, member, epoch } = self;
+        let Self { state, compiler, member, epoch, .. } = self;
         let (store, group) = (state.store(), &rollout.group);
         let term = Term { lease: LEADER, holder: member, epoch: *epoch };
         let Some(policy) = policy_of(rollout) else { return Ok(()) };
@@ -236,5 +244,73 @@ fn see(node: Node, lineage: &str, now: u64, silence: Silence) -> Seen {
         refused,
         traffic: told.map(|told| told.traffic),
         counted_with: told.and_then(|told| told.revision).map(of_lineage),
+        told_at: told.and_then(|told| told.at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use milecastle_model::{Key, Kind};
+    use milecastle_plugin_api::{NoSecrets, Registry};
+    use milecastle_settings as settings;
+    use milecastle_store::{ChangeSet, KeySource, NewGroup, Op, Put, Source};
+    use milecastle_testkit::{TempDir, eventually};
+    use serde_json::json;
+
+    use super::*;
+    use crate::Clock;
+
+    /// More than the database has room for at once.
+    const GROUPS: usize = 12;
+
+    #[tokio::test]
+    async fn rollouts_of_many_groups_are_looked_at_in_turns() {
+        let dir = TempDir::new();
+        let (dsn, key) = (format!("sqlite:{}/store.db", dir.path().display()), dir.path().join("sealing.key"));
+        let store = milecastle_store::open(&dsn, &KeySource::File(key)).await.unwrap();
+        let system = Actor::system();
+        let by = store.by(&system);
+        let groups: Vec<String> = (0..GROUPS).map(|n| format!("g{n}")).collect();
+        for group in &groups {
+            by.group_create(&NewGroup::named(group)).await.unwrap();
+            by.rollout_hold(group)
+                .await
+                .unwrap()
+                .set(&json!({ "strategy": "canary" }), true, &json!({}))
+                .await
+                .unwrap();
+            let put = Put::new(Key::new(Kind::Route, "1"), json!({ "id": "1", "uri": "/" }).to_string());
+            by.publish(group, ChangeSet::new(Source::Api, vec![Op::Put(put)])).await.unwrap();
+        }
+        let state = Arc::new(State::start(store.clone()).await.unwrap());
+        let epoch = store.lease_take(LEADER, "test", Duration::from_secs(600)).await.unwrap().unwrap();
+        let plugins = Registry::new(&[], serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets));
+        let settings = MemberSettings {
+            members: settings::Members::default(),
+            history: settings::History::default(),
+            audit: settings::Audit::default(),
+            idempotency: settings::Idempotency::default(),
+            availability: settings::Availability::default(),
+            events: settings::Events::default(),
+            compiler: Arc::new(Compiler::new(Arc::new(plugins))),
+            clock: Clock::of(&store),
+        };
+        let mut looks = Looks::begin(&state, &"test".into(), &settings, epoch);
+        let leader = looks.leader.clone();
+        let room = store.background();
+        assert!((1..GROUPS).contains(&room));
+        let mut held = leader.turns.acquire_many(u32::try_from(room).unwrap()).await.unwrap();
+        looks.look().await;
+        let closed = async || {
+            let known = store.rollout_list().await.unwrap().known;
+            known.iter().filter(|rollout| rollout.head.gate.is_some()).count()
+        };
+        // As often as it takes any of them to be given to all, there being no node that it could harm: none has its turn.
+        for _ in 0..10 * GROUPS {
+            assert_eq!(closed().await, GROUPS);
+        }
+        // One turn is enough for all of them, and none is left out.
+        drop(held.split(1).unwrap());
+        eventually("all have had their turn", async || closed().await == 0).await;
     }
 }

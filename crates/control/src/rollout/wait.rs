@@ -21,7 +21,7 @@ pub(crate) enum Wait {
     Soak { left: u64 },
     /// An operator's word.
     Pause { by: String },
-    /// A canary has yet to tell what it counts with the candidate in force.
+    /// A canary has yet to tell, for the first or the second time, what it counts with the candidate in force.
     Report,
     /// The canaries have had fewer requests than they need.
     Traffic { has: u64, needs: u64 },

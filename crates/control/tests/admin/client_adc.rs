@@ -9,8 +9,14 @@ use serde_json::{Map, Value, json};
 on_both!(
     c1_ping_and_version,
     c1_sync_dump_and_delete,
-    c1_writes_of_one_type_are_concurrent,
+    c1_1_a_service_has_the_upstream_of_its_id,
+    c1_2_routes_have_these_attributes,
+    c1_3_a_global_rule_has_the_id_of_its_plugin,
+    c1_4_ids_in_bodies_are_those_of_paths,
+    c1_5_labels_are_texts_without_blanks,
+    c1_6_writes_of_one_type_are_concurrent,
     c1_without_stream_mode_there_are_no_stream_routes,
+    c1_7_certificates_come_back_as_they_are,
     c1_validate,
     c2_find_the_newest_server,
     c2_sync_by_collection,
@@ -95,6 +101,25 @@ fn stored(path: &str, body: &Value) -> Value {
     Value::Object(members)
 }
 
+/// The list of a collection as reads show it, of objects that were written one after the other: by id, without private keys.
+fn listed(objects: &[(String, Value)], collection: &str) -> String {
+    let place = format!("/{collection}/");
+    let is_in = |path: &str| path.strip_prefix(&place).is_some_and(|id| !id.contains('/'));
+    // The first revision is that of the group's settings.
+    let written = (2_u64..).zip(objects).filter(|(_, (path, _))| is_in(path));
+    let mut entries: Vec<(&String, String)> = written
+        .map(|(revision, (path, body))| {
+            let mut value = stored(path, body);
+            value.as_object_mut().unwrap().shift_remove("key");
+            let indices = format!("\"createdIndex\":{revision},\"modifiedIndex\":{revision}");
+            (path, format!("{{\"key\":\"/apisix{path}\",\"value\":{value},{indices}}}"))
+        })
+        .collect();
+    entries.sort();
+    let list: Vec<String> = entries.into_iter().map(|(_, entry)| entry).collect();
+    format!("{{\"list\":[{}],\"total\":{}}}\n", list.join(","), list.len())
+}
+
 async fn dump(gw: &Gateway) -> Vec<(&'static str, Answer)> {
     let answers = DUMPED.map(|collection| async move { (collection, gw.send(&format!("GET /{collection}")).await) });
     join_all(answers).await
@@ -124,28 +149,10 @@ async fn c1_sync_dump_and_delete(gw: Gateway) {
     }
     // The next sync finds what it wrote, and nothing else.
     for (collection, answer) in dump(&gw).await {
-        let mut expected: Vec<Value> = objects
-            .iter()
-            .filter(|(path, _)| path.strip_prefix(&format!("/{collection}/")).is_some_and(|id| !id.contains('/')))
-            .map(|(path, body)| stored(path, body))
-            .collect();
-        expected.iter_mut().for_each(|value| drop(value.as_object_mut().unwrap().shift_remove("key")));
-        let body = answer.json().unwrap();
-        let mut found: Vec<Value> =
-            body["list"].as_array().unwrap().iter().map(|entry| entry["value"].clone()).collect();
-        for values in [&mut expected, &mut found] {
-            values.sort_by_key(|value| value["name"].to_string());
-        }
-        assert_eq!(
-            (answer.status, found, &body["total"]),
-            (200, expected.clone(), &expected.len().into()),
-            "{collection}"
-        );
+        assert_eq!((answer.status, answer.text()), (200, listed(&objects, collection)), "{collection}");
     }
-    let credentials = gw.send("GET /consumers/jack/credentials").await.json().unwrap();
-    assert_eq!(credentials["list"][0]["value"]["plugins"]["key-auth"]["key"], "k");
-    let metadata = gw.send("GET /plugin_metadata").await.json().unwrap();
-    assert_eq!(metadata["list"][0]["key"], "/apisix/plugin_metadata/http-logger");
+    let credentials = gw.send("GET /consumers/jack/credentials").await;
+    assert_eq!((credentials.status, credentials.text()), (200, listed(&objects, "consumers/jack/credentials")));
     // References go first; nothing is forced.
     for (path, _) in objects.iter().rev() {
         let answer = gw.send(&format!("DELETE {path}")).await;
@@ -154,20 +161,122 @@ async fn c1_sync_dump_and_delete(gw: Gateway) {
     }
 }
 
-async fn c1_writes_of_one_type_are_concurrent(gw: Gateway) {
+/// The object that a path has, without the timestamps of the server.
+async fn read(gw: &Gateway, path: &str) -> Value {
+    let mut value = gw.done(&format!("GET {path}")).await;
+    let members = value.as_object_mut().unwrap();
+    assert!(members.shift_remove("create_time").is_some() && members.shift_remove("update_time").is_some(), "{path}");
+    value
+}
+
+async fn c1_1_a_service_has_the_upstream_of_its_id(gw: Gateway) {
+    let service = json!({"id": SERVICE, "name": "svc", "upstream_id": SERVICE});
+    let early = gw.send(&format!("PUT /services/{SERVICE} {service}")).await;
+    assert_eq!(early.status, 400, "the upstream comes first: {}", early.text());
+    gw.done(&format!(r#"PUT /upstreams/{SERVICE} {{"nodes":{{}}}}"#)).await;
+    gw.done(&format!("PUT /services/{SERVICE} {service}")).await;
+    let used = format!("can not delete this upstream, service [{SERVICE}] is still using it now");
+    gw.refused(&format!("DELETE /upstreams/{SERVICE}"), 400, &used).await;
+    let extra = json!({"id": EXTRA, "nodes": {}, "labels": {"__ADC_UPSTREAM_SERVICE_ID": SERVICE}});
+    gw.done(&format!("PUT /upstreams/{EXTRA} {extra}")).await;
+    assert_eq!(
+        (read(&gw, &format!("/services/{SERVICE}")).await, read(&gw, &format!("/upstreams/{EXTRA}")).await),
+        (service, extra)
+    );
+    for path in ["services", "upstreams"] {
+        assert_eq!(gw.send(&format!("DELETE /{path}/{SERVICE}")).await.status, 200, "{path}");
+    }
+}
+
+async fn c1_2_routes_have_these_attributes(gw: Gateway) {
+    gw.done(&format!(r#"PUT /services/{SERVICE} {{"name":"svc"}}"#)).await;
+    let mut route = json!({
+        "id": ROUTE, "name": "route", "desc": "d", "labels": {"a": "b"}, "uris": ["/a"], "hosts": ["a.example"],
+        "methods": ["GET"], "remote_addrs": ["10.0.0.0/8"], "vars": [["arg_x", "==", "1"]], "service_id": SERVICE,
+        "enable_websocket": true, "plugins": {"limit-count": {"count": 1}}, "priority": 1,
+        "timeout": {"connect": 6, "send": 6, "read": 6}, "status": 1,
+    });
+    let path = format!("/routes/{ROUTE}");
+    gw.done(&format!("PUT {path} {route}")).await;
+    assert_eq!(read(&gw, &path).await.to_string(), route.to_string());
+    // No Lua is run.
+    route["filter_func"] = "function(vars) return true end".into();
+    assert_eq!(gw.send(&format!("PUT {path} {route}")).await.status, 400);
+}
+
+async fn c1_3_a_global_rule_has_the_id_of_its_plugin(gw: Gateway) {
+    let rule = json!({"id": "limit-count", "plugins": {"limit-count": {"count": 1}}});
+    gw.done(&format!("PUT /global_rules/limit-count {rule}")).await;
+    assert_eq!(read(&gw, "/global_rules/limit-count").await, rule);
+    let identity = Authority::new("tests").issue(&["a.example"]);
+    let mut ssl = json!({
+        "id": "1", "labels": {"a": "b"}, "status": 1, "type": "server", "snis": ["a.example"], "cert": identity.cert,
+        "key": identity.key, "certs": [identity.cert], "keys": [identity.key],
+    });
+    gw.done(&format!("PUT /ssls/1 {ssl}")).await;
+    for private in ["key", "keys"] {
+        ssl.as_object_mut().unwrap().shift_remove(private);
+    }
+    assert_eq!(read(&gw, "/ssls/1").await, ssl);
+}
+
+async fn c1_4_ids_in_bodies_are_those_of_paths(gw: Gateway) {
+    gw.done(&format!(r#"PUT /upstreams/{SERVICE} {{"nodes":{{}}}}"#)).await;
+    assert_eq!(read(&gw, &format!("/upstreams/{SERVICE}")).await["id"], SERVICE);
+    let other = format!(r#"PUT /routes/{ROUTE} {{"id":"{EXTRA}","uris":["/a"],"plugins":{{}}}}"#);
+    gw.refused(&other, 400, "wrong route id").await;
+    gw.refused(r#"PUT /consumers/jack {"username":"jill"}"#, 400, "wrong username").await;
+}
+
+async fn c1_5_labels_are_texts_without_blanks(gw: Gateway) {
+    let body = json!({"id": EXTRA, "nodes": {}, "labels": {"list": "[\"a\",1]", "object": "{\"a\":{\"b\":null}}", "no": "false"}});
+    gw.done(&format!("PUT /upstreams/{EXTRA} {body}")).await;
+    assert_eq!(read(&gw, &format!("/upstreams/{EXTRA}")).await, body);
+    for unfit in [json!("[1, 2]"), json!([1, 2]), json!(false)] {
+        let body = json!({"nodes": {}, "labels": {"a": unfit}});
+        assert_eq!(gw.send(&format!("PUT /upstreams/{EXTRA} {body}")).await.status, 400, "{body}");
+    }
+}
+
+async fn c1_6_writes_of_one_type_are_concurrent(gw: Gateway) {
     let write = |n: usize| {
         let gw = &gw;
-        async move { gw.send(&format!(r#"PUT /upstreams/{n:040} {{"nodes":{{"127.0.0.1:{}":1}}}}"#, n + 1)).await.status }
+        async move {
+            let nodes = format!(r#"{{"127.0.0.1:{}":1}}"#, n + 1);
+            let answer = gw.send(&format!(r#"PUT /upstreams/{n:040} {{"nodes":{nodes}}}"#)).await;
+            let expected = format!(
+                "{{\"key\":\"/apisix/upstreams/{n:040}\",\"value\":{{\"id\":\"{n:040}\",\"nodes\":{nodes},\
+                 \"create_time\":{T},\"update_time\":{T}}}}}\n"
+            );
+            assert_eq!((answer.status, answer.text()), (201, expected));
+        }
     };
-    assert!(join_all((0..20).map(write)).await.iter().all(|status| *status == 201));
+    join_all((0..20).map(write)).await;
     assert_eq!(gw.send("GET /upstreams").await.json().unwrap()["total"], 20);
+}
+
+async fn c1_7_certificates_come_back_as_they_are(gw: Gateway) {
+    let identity = Authority::new("tests").issue(&["a.example"]);
+    let text = identity.cert.trim_end();
+    for cert in [text.to_owned(), format!("{text}\n"), format!("{text}\n\n")] {
+        let ssl =
+            json!({"snis": ["a.example"], "cert": cert, "key": identity.key, "certs": [cert], "keys": [identity.key]});
+        gw.done(&format!("PUT /ssls/1 {ssl}")).await;
+        let shown = read(&gw, "/ssls/1").await;
+        assert_eq!((&shown["cert"], &shown["certs"]), (&json!(cert), &json!([cert])));
+    }
 }
 
 async fn c1_without_stream_mode_there_are_no_stream_routes(gw: Gateway) {
     for (collection, answer) in dump(&gw).await {
-        assert_eq!(answer.status, if collection == "stream_routes" { 400 } else { 200 }, "{collection}");
+        let expected = match collection {
+            "stream_routes" => (400, "{\"error_msg\":\"stream mode is disabled, can not add stream routes\"}\n"),
+            _ => (200, "{\"list\":[],\"total\":0}\n"),
+        };
+        assert_eq!((answer.status, answer.text().as_str()), expected, "{collection}");
     }
-    assert_eq!(gw.send("GET /consumers/jack/credentials").await.status, 404);
+    let none = gw.send("GET /consumers/jack/credentials").await;
+    assert_eq!((none.status, none.text().as_str()), (404, "{\"message\":\"Key not found\"}\n"));
 }
 
 async fn c1_validate(gw: Gateway) {
@@ -193,6 +302,7 @@ async fn c1_validate(gw: Gateway) {
 async fn c2_find_the_newest_server(gw: Gateway) {
     let answer = bare("HEAD ").to(gw.address()).await.unwrap();
     assert_eq!((answer.status, answer.body.len()), (200, 0));
+    assert_eq!(answer.header("server"), gw.send("GET /routes").await.header("server"));
     let answer = gw.send("HEAD /configs").await;
     assert_eq!((answer.status, answer.header("x-last-modified").as_str()), (200, ""), "absent is 0");
 }
@@ -212,11 +322,22 @@ async fn c2_sync_by_collection(gw: Gateway) {
     let body = json!({
         "upstreams": upstream, "upstreams_conf_version": first, "consumers": consumers, "consumers_conf_version": first,
     });
-    assert_eq!(put("da39a3ee5e6b4b0d3255bfef95601890afd80709", &body).await.status, 202);
-    // The dump is what was sent, so that the next sync finds no difference.
-    let mut dumped = gw.send("GET /configs").await.json().unwrap();
-    assert_eq!((&dumped["upstreams"], &dumped["consumers"]), (&upstream, &consumers));
-    assert_eq!(dumped["upstreams_conf_version"], first);
+    let digest = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
+    let taken = put(digest, &body).await;
+    assert_eq!((taken.status, taken.text().as_str()), (202, ""));
+    // Found on any server, the newest one is asked for all of it: what was sent, so that the next sync finds no difference.
+    let at = gw.send("HEAD /configs").await.header("x-last-modified");
+    let answer = gw.send("GET /configs").await;
+    let expected = format!(
+        "{{\"routes_conf_version\":0,\"services_conf_version\":0,\"upstreams\":{upstream},\
+         \"upstreams_conf_version\":{first},\"consumers\":{consumers},\"consumers_conf_version\":{first},\
+         \"ssls_conf_version\":0,\"stream_routes_conf_version\":0,\"plugin_metadata_conf_version\":0,\
+         \"global_rules_conf_version\":0,\"protos_conf_version\":0,\"plugin_configs_conf_version\":0,\
+         \"consumer_groups_conf_version\":0,\"secrets_conf_version\":0,\
+         \"plugins_conf_version\":0,\"X-Last-Modified\":{at},\"X-Digest\":\"{digest}\"}}\n"
+    );
+    assert_eq!((answer.status, answer.text()), (200, expected));
+    let mut dumped = answer.json().unwrap();
     // It sends the dump back, with what has changed in the collections that have.
     let members = dumped.as_object_mut().unwrap();
     for own in ["X-Last-Modified", "X-Digest"] {
@@ -225,7 +346,8 @@ async fn c2_sync_by_collection(gw: Gateway) {
     members["upstreams"][0]["retries"] = 1.into();
     members["upstreams"][0]["modifiedIndex"] = second.into();
     members["upstreams_conf_version"] = second.into();
-    assert_eq!(put("356a192b7913b04c54574d18c28d46e6395428ab", &dumped).await.status, 202);
+    let taken = put("356a192b7913b04c54574d18c28d46e6395428ab", &dumped).await;
+    assert_eq!((taken.status, taken.text().as_str()), (202, ""));
     assert_eq!(gw.revision().await, 2);
     let again = gw.send("GET /configs").await.json().unwrap();
     assert_eq!((&again["upstreams"][0]["retries"], &again["consumers_conf_version"]), (&json!(1), &json!(first)));

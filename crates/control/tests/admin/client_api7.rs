@@ -1,6 +1,6 @@
 //! What `adc` sends with its backend `api7ee`, and what it reads (`docs/spec/clients.md` §3).
 
-use crate::gateway::{Gateway, KEY, VIEWER, on_both};
+use crate::gateway::{Gateway, KEY, T, VIEWER, on_both};
 use http::Method;
 use milecastle_testkit::tls::Authority;
 use milecastle_testkit::{Answer, Call};
@@ -9,10 +9,13 @@ use serde_json::{Value, json};
 on_both!(
     c3_ping_version_group_and_defaults,
     c3_sync_and_dump,
+    c3_lists_byte_by_byte,
     c3_stream_services,
+    c3_the_type_of_a_service_stays,
     c3_labels_choose,
     c3_upstreams_of_a_service,
     c3_deleting_a_service_takes_its_own_along,
+    c3_a_service_that_cannot_be_deleted_keeps_all_that_is_its_own,
     c3_validate,
     c3_nobody_gets_in_who_may_not_use_the_admin_api,
 );
@@ -114,6 +117,9 @@ async fn c3_sync_and_dump(gw: Gateway) {
     let mut shown = service("s");
     shown["id"] = "s".into();
     shown.as_object_mut().unwrap().remove("strip_path_prefix");
+    // The first revision is that which wrote it.
+    shown["version"] = "1".into();
+    shown["service_version_id"] = "s.1".into();
     let services = timeless(get(&gw, "/services").await);
     assert_eq!((&services["total"], &services["list"][1]), (&json!(2), &shown));
     let mut shown = route("r", "s");
@@ -147,6 +153,50 @@ async fn c3_sync_and_dump(gw: Gateway) {
     assert_eq!(get(&gw, "/routes").await["list"][1]["paths"], json!(["/u"]));
 }
 
+async fn c3_lists_byte_by_byte(gw: Gateway) {
+    let gw = gw.with_streams().await;
+    put(&gw, "/services/s", json!({"name": "s", "type": "http", "upstream": {"nodes": nodes()}})).await;
+    put(&gw, "/routes/r", json!({"name": "r", "service_id": "s", "paths": ["/a"]})).await;
+    put(&gw, "/stream_routes/t", json!({"name": "t", "service_id": "s", "server_port": 9100})).await;
+    put(&gw, "/services/s/upstreams/u", json!({"name": "u", "nodes": nodes()})).await;
+    put(&gw, "/consumers/jack", json!({"username": "jack"})).await;
+    put(&gw, "/consumers/jack/credentials/c", json!({"name": "c", "plugins": {"key-auth": {"key": "k"}}})).await;
+    put(&gw, "/global_rules/limit-count", json!({"plugins": {"limit-count": {"count": 1}}})).await;
+    put(&gw, "/plugin_metadata/http-logger", json!({"log_format": {"a": "b"}})).await;
+    let times = format!(r#""create_time":{T},"update_time":{T}"#);
+    let list = |object: String| format!("{{\"total\":1,\"list\":[{object}]}}\n");
+    for (path, expected) in [
+        (
+            "/services",
+            list(format!(
+                r#"{{"id":"s","name":"s","upstream":{{"nodes":{NODES}}},{times},"service_id":"s","type":"http","version":"2","service_version_id":"s.2"}}"#
+            )),
+        ),
+        ("/services/s/upstreams", list(format!(r#"{{"id":"u","name":"u","nodes":{NODES},{times}}}"#))),
+        (
+            "/routes?service_id=s",
+            list(format!(r#"{{"id":"r","name":"r","service_id":"s",{times},"route_id":"r","paths":["/a"]}}"#)),
+        ),
+        (
+            "/stream_routes?service_id=s",
+            list(format!(
+                r#"{{"id":"t","name":"t","service_id":"s","server_port":9100,{times},"stream_route_id":"t"}}"#
+            )),
+        ),
+        ("/consumers", list(format!(r#"{{"username":"jack",{times}}}"#))),
+        (
+            "/consumers/jack/credentials",
+            list(format!(r#"{{"id":"c","name":"c","plugins":{{"key-auth":{{"key":"k"}}}},{times}}}"#)),
+        ),
+        ("/global_rules", list(format!(r#"{{"id":"limit-count","plugins":{{"limit-count":{{"count":1}}}},{times}}}"#))),
+        ("/plugin_metadata", "{\"value\":{\"http-logger\":{\"log_format\":{\"a\":\"b\"}}}}\n".to_owned()),
+        ("/ssls", "{\"total\":0,\"list\":[]}\n".to_owned()),
+    ] {
+        let answer = send(&gw, Method::GET, &at(path), &Value::Null).await;
+        assert_eq!((answer.status, answer.text()), (200, expected), "{path}");
+    }
+}
+
 async fn c3_stream_services(gw: Gateway) {
     let gw = gw.with_streams().await;
     let upstream = json!({"name": "default", "scheme": "tcp", "nodes": nodes()});
@@ -159,6 +209,32 @@ async fn c3_stream_services(gw: Gateway) {
     assert_eq!(timeless(get(&gw, "/stream_routes?service_id=t").await), json!({"list": [shown], "total": 1}));
     assert_eq!(send(&gw, Method::DELETE, &at("/services/t"), &Value::Null).await.status, 200);
     assert_eq!(get(&gw, "/stream_routes").await["total"], 0);
+}
+
+async fn c3_the_type_of_a_service_stays(gw: Gateway) {
+    let gw = gw.with_streams().await;
+    // adc writes no scheme where it is told no default, and a service need not have an upstream.
+    put(&gw, "/services/t", json!({"name": "t", "type": "stream", "upstream": {"nodes": nodes()}})).await;
+    put(&gw, "/services/bare", json!({"name": "bare", "type": "stream", "labels": {"a": "b"}})).await;
+    let types = async || {
+        let list = get(&gw, "/services").await;
+        let of = |item: &Value| (item["id"].clone(), item["type"].clone(), item["labels"].clone());
+        list["list"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let expected = [(json!("bare"), json!("stream"), json!({"a": "b"})), (json!("t"), json!("stream"), Value::Null)];
+    assert_eq!(types().await, expected);
+    // Others write these services too: a part of one, and the whole as it was read.
+    gw.done(r#"PATCH /services/t {"desc":"d"}"#).await;
+    let mut read = gw.done("GET /services/bare").await;
+    let members = read.as_object_mut().unwrap();
+    assert!(members.remove("create_time").is_some() && members.remove("update_time").is_some());
+    gw.done(&format!("PUT /services/bare {read}")).await;
+    assert_eq!(types().await, expected);
+    put(&gw, "/services/t", json!({"name": "t", "type": "http", "upstream": {"nodes": nodes()}})).await;
+    assert_eq!(types().await[1].1, "http");
+    let refused = send(&gw, Method::PUT, &at("/services/t"), &json!({"name": "t", "type": "tcp"})).await;
+    let text = "{\"error_msg\":\"type: expected http or stream\"}\n";
+    assert_eq!((refused.status, refused.text().as_str()), (400, text));
 }
 
 async fn c3_labels_choose(gw: Gateway) {
@@ -198,14 +274,34 @@ async fn c3_deleting_a_service_takes_its_own_along(gw: Gateway) {
         put(&gw, &format!("/services/{id}/upstreams/u-{id}"), json!({"name": "u", "nodes": nodes()})).await;
     }
     put(&gw, "/routes/r2-s", route("r2-s", "s")).await;
-    // One request, and several writes: they do not stand in each other's way.
+    let before = gw.revision().await;
     let named = call(Method::DELETE, &at("/services/s")).header("idempotency-key", "k");
-    assert_eq!(named.to(gw.address()).await.unwrap().status, 200);
+    let deleted = named.to(gw.address()).await.unwrap();
+    let text = "{\"key\":\"/apisix/services/s\",\"deleted\":\"1\"}\n";
+    assert_eq!((deleted.status, deleted.text().as_str()), (200, text));
+    assert_eq!(gw.revision().await, before + 1, "all of it is one revision");
     let objects = gw.store.load("default").await.unwrap().objects;
     let mut left: Vec<String> = objects.into_iter().map(|object| object.key.to_string()).collect();
     left.sort();
     assert_eq!(left, ["/routes/r-other", "/services/other", "/upstreams/u-other"]);
     assert_eq!(send(&gw, Method::DELETE, &at("/services/s"), &Value::Null).await.status, 404);
+}
+
+async fn c3_a_service_that_cannot_be_deleted_keeps_all_that_is_its_own(gw: Gateway) {
+    for id in ["s", "other"] {
+        put(&gw, &format!("/services/{id}"), service(id)).await;
+    }
+    put(&gw, "/routes/r", route("r", "s")).await;
+    put(&gw, "/services/s/upstreams/u", json!({"name": "u", "nodes": nodes()})).await;
+    gw.done(r#"PUT /routes/elsewhere {"uri":"/e","service_id":"other","upstream_id":"u"}"#).await;
+    let before = gw.revision().await;
+    let refused = send(&gw, Method::DELETE, &at("/services/s"), &Value::Null).await;
+    let text = "{\"error_msg\":\"can not delete this upstream, route [elsewhere] is still using it now\"}\n";
+    assert_eq!((refused.status, refused.text().as_str()), (400, text));
+    assert_eq!(gw.revision().await, before);
+    for path in ["/services/s", "/routes/r", "/upstreams/u"] {
+        assert_eq!(gw.send(&format!("GET {path}")).await.status, 200, "{path}");
+    }
 }
 
 async fn c3_validate(gw: Gateway) {

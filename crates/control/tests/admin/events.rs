@@ -255,6 +255,8 @@ async fn alarms_of_certificates_are_raised_and_cleared(gw: Gateway) {
     assert_eq!(alarms().await["list"][0]["object"], "ssls/1");
     put(3).await;
     assert_eq!(follower.next_of("alarm").await["days"], 7);
+    put(1).await;
+    assert_eq!(follower.next_of("alarm").await["days"], 1);
     put(365).await;
     assert_eq!(follower.next_of("alarm").await["state"], "cleared");
     assert_eq!(alarms().await["total"], 0);

@@ -275,10 +275,7 @@ fn told(clock: &Arc<AtomicU64>) -> Clock {
 
 /// The call that a line means, without a key.
 pub(crate) fn bare(line: &str) -> Call {
-    let mut parts = line.splitn(3, ' ');
-    let method: Method = parts.next().unwrap().parse().unwrap();
-    let path = format!("/apisix/admin{}", parts.next().unwrap());
-    Call::new(method, &path).body(parts.next().unwrap_or_default().to_owned())
+    Call::admin(line)
 }
 
 fn sqlite_home() -> Arc<Home> {

@@ -13,6 +13,7 @@ mod changes;
 mod client_adc;
 mod client_api7;
 mod client_dashboard;
+mod client_ingress;
 mod drafts;
 mod events;
 mod examples;

@@ -1,15 +1,18 @@
 //! Charts of the traffic of nodes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use milecastle_control::watch_database;
 use milecastle_store::{DEFAULT_GROUP, Lease, NewNode, NewToken, NodeReport, Sampling, Term};
+use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::{Answer, Call, eventually};
 use serde_json::{Value, json};
 
 use crate::gateway::{Gateway, KEY, on_both};
 
-on_both!(every_replica_draws_the_same_chart, charts_that_are_none);
+on_both!(every_replica_draws_the_same_chart, charts_that_are_none, what_is_asked_of_the_database_is_counted);
 
 /// Steps in which nodes are sampled, in seconds.
 const STEP: u64 = 30;
@@ -128,4 +131,32 @@ async fn charts_that_are_none(gw: Gateway) {
         let chart = get(&gw, &format!("/api/metrics?window={window}")).await.json().unwrap();
         assert_eq!((chart["at"].as_array().unwrap().len(), &chart["series"]), (points, &json!([])), "{window}");
     }
+}
+
+async fn what_is_asked_of_the_database_is_counted(gw: Gateway) {
+    let registry = Arc::new(Registry::new("control_", 1));
+    let watch = watch_database(gw.store.clone(), &registry).unwrap();
+    if gw.database().is_none() {
+        watch.await;
+        assert!(!registry.render().contains("control_database_statements_total{"), "a file is no server");
+        return;
+    }
+    let watch = tokio::spawn(watch);
+    let value = |sample: &str| -> f64 {
+        let page = registry.render();
+        let shown = page.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok());
+        shown.unwrap_or_default()
+    };
+    let done = || value(r#"control_database_statements_total{result="done"}"#);
+    let took = || value("control_database_statement_seconds_total ");
+    eventually("what was asked at the start is counted", async || done() > 0.0 && took() > 0.0).await;
+    let (before, took_before) = (done(), took());
+    for n in 0..5 {
+        gw.done(&format!(r#"PUT /upstreams/{n} {{"nodes":{{}}}}"#)).await;
+    }
+    eventually("the writes are counted", async || done() >= before + 5.0 && took() > took_before).await;
+    let states = ["used", "idle"].map(|state| value(&format!(r#"control_database_connections{{state="{state}"}}"#)));
+    let [used, idle] = states;
+    assert!((1.0..=10.0).contains(&(used + idle)), "{used} used, {idle} idle");
+    watch.abort();
 }

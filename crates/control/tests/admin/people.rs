@@ -3,6 +3,7 @@
 use crate::gateway::{Gateway, KEY, on_both};
 use http::Method;
 use milecastle_control::{FirstAccount, generate_password, hash_password};
+use milecastle_settings::Time;
 use milecastle_store::{AccountUpdate, NewPassword, RoleGrant};
 use milecastle_testkit::{Answer, Call};
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ on_both!(
     another_password_ends_other_sessions,
     accounts_are_made_changed_and_deleted,
     logins_that_fail_are_slowed_down,
+    an_address_that_tries_many_names_is_slowed_down,
     nobody_learns_which_accounts_there_are,
     addresses_behind_a_trusted_proxy_are_told_apart,
 );
@@ -225,6 +227,32 @@ async fn logins_that_fail_are_slowed_down(gw: Gateway) {
     }
     assert_eq!((last.status, last.json().unwrap()["code"].as_str()), (429, Some("too_many_logins")));
     assert!(last.header("retry-after").parse::<u64>().unwrap() >= 1);
+}
+
+async fn an_address_that_tries_many_names_is_slowed_down(gw: Gateway) {
+    let gw = gw
+        .with_settings(|settings| {
+            settings.access.login_failures_of_address = 2;
+            (settings.access.login_wait_min, settings.access.login_wait_max) = (Time::secs(600), Time::secs(600));
+            settings.access.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        })
+        .await;
+    account(&gw, "ann", "viewer").await;
+    let from = async |address: &str, name: &str, password: &str| {
+        let body = json!({ "name": name, "password": password }).to_string();
+        let call = Call::new(Method::POST, "/api/session").header("content-type", "application/json").body(body);
+        call.header("x-forwarded-for", address).to(gw.address()).await.unwrap()
+    };
+    for name in ["one", "two"] {
+        assert_eq!(from("203.0.113.7", name, "wrong").await.status, 401, "{name}");
+    }
+    // No name is tried a second time: it is the address that waits, whatever it knows.
+    for (name, password) in [("three", "wrong"), ("ann", PASSWORD)] {
+        let refused = from("203.0.113.7", name, password).await;
+        assert_eq!((refused.status, &refused.json().unwrap()["code"]), (429, &json!("too_many_logins")), "{name}");
+        assert!((1..=600).contains(&refused.header("retry-after").parse::<u64>().unwrap()));
+    }
+    assert_eq!(from("203.0.113.8", "ann", PASSWORD).await.status, 201);
 }
 
 async fn nobody_learns_which_accounts_there_are(gw: Gateway) {

@@ -13,6 +13,7 @@ on_both!(
     s6_5_plugin_metadata_is_named_by_plugin,
     s6_6_secrets_have_composite_ids,
     s6_7_timestamps_are_forbidden_in_put_and_post,
+    s6_7_timestamps_are_forbidden_for_every_kind,
     s6_8_timestamps_are_kept_by_the_server,
     s6_9_missing_id_or_body,
 );
@@ -137,6 +138,46 @@ async fn s6_7_timestamps_are_forbidden_in_put_and_post(gw: Gateway) {
     gw.done(r#"PUT /routes/1 {"uri":"/a","plugins":{}}"#).await;
     let patched = gw.done(r#"PATCH /routes/1 {"priority":1,"create_time":5,"update_time":6}"#).await;
     assert_eq!((&patched["create_time"], &patched["update_time"]), (&json!(5), &json!(6)));
+}
+
+async fn s6_7_timestamps_are_forbidden_for_every_kind(gw: Gateway) {
+    let gw = gw.with_streams().await;
+    gw.done("PUT /services/s {}").await;
+    gw.done(r#"PUT /consumers/jack {"username":"jack"}"#).await;
+    for (path, body) in [
+        ("/routes/1", r#""uri":"/a","plugins":{}"#),
+        ("/services/1", r#""name":"a""#),
+        ("/upstreams/1", r#""nodes":{}"#),
+        ("/ssls/1", r#""sni":"a.example""#),
+        ("/consumers/jack", r#""username":"jack""#),
+        ("/consumers/jack/credentials/1", r#""plugins":{"key-auth":{"key":"k"}}"#),
+        ("/consumer_groups/1", r#""plugins":{}"#),
+        ("/plugin_configs/1", r#""plugins":{}"#),
+        ("/global_rules/1", r#""plugins":{}"#),
+        ("/plugin_metadata/http-logger", r#""log_format":{"host":"$host"}"#),
+        ("/protos/1", r#""content":"syntax = \"proto3\";""#),
+        ("/stream_routes/1", r#""server_port":9100"#),
+        ("/secrets/vault/1", r#""uri":"http://127.0.0.1:8200","prefix":"kv","token":"t""#),
+        ("/services/s/graphql_cost_decorations/1", r#""field_path":"a.b""#),
+    ] {
+        for name in ["create_time", "update_time"] {
+            let message = format!("the property is forbidden:  {name}");
+            gw.refused(&format!(r#"PUT {path} {{{body},"{name}":1}}"#), 400, &message).await;
+        }
+    }
+    for line in [
+        r#"POST /upstreams {"nodes":{},"create_time":1}"#,
+        r#"POST /services {"create_time":1}"#,
+        r#"POST /services/s/graphql_cost_decorations {"field_path":"a.b","create_time":1}"#,
+    ] {
+        gw.refused(line, 400, "the property is forbidden:  create_time").await;
+    }
+    gw.refused(
+        r#"PUT /services/1 {"upstream":{"nodes":{},"update_time":1}}"#,
+        400,
+        "the property is forbidden:  upstream.update_time",
+    )
+    .await;
 }
 
 async fn s6_8_timestamps_are_kept_by_the_server(gw: Gateway) {

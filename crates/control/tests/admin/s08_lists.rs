@@ -1,6 +1,7 @@
 //! §8: lists.
 
 use crate::gateway::{Gateway, on_both};
+use milecastle_settings::Time;
 
 on_both!(
     s8_1_order_by_key_or_by_creation,
@@ -102,4 +103,18 @@ async fn s8_6_children_are_hidden(gw: Gateway) {
     gw.done("PUT /services/s {}").await;
     gw.done(r#"PUT /services/s/graphql_cost_decorations/d {"field_path":"a.b"}"#).await;
     assert_eq!(ids(&gw, "/services").await, (1, vec!["s".into()]));
+}
+
+#[tokio::test]
+async fn s8_7_a_search_of_a_list_ends() {
+    let gw = Gateway::configured(|settings| settings.admin.search_time = Time::millis(1)).await;
+    // Each takes the engine a million steps back and forth.
+    let name = format!("{}b", "a".repeat(60));
+    for n in 0..10 {
+        gw.done(&format!(r#"PUT /upstreams/{n} {{"nodes":{{}},"name":"{name}"}}"#)).await;
+    }
+    let answer = gw.send(r"GET /upstreams?name=%5E((a%7Caa)%5C2?)%2B$").await;
+    let text = answer.json().unwrap()["error_msg"].as_str().unwrap().to_owned();
+    assert!(answer.status == 400 && text.contains("admin.search_time"), "{} {text}", answer.status);
+    assert_eq!(ids(&gw, "/upstreams").await.0, 10, "a list without an expression is no search");
 }

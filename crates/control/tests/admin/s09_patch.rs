@@ -11,6 +11,7 @@ on_both!(
     s9_2_whatever_is_no_object_is_replaced,
     s9_2_nulls_in_new_objects_are_judged,
     s9_3_a_path_replaces_one_place,
+    s9_3_what_lies_on_the_way_is_made,
     s9_3_paths_that_lead_nowhere,
     s9_4_bodies_that_are_none,
     s9_5_secrets_are_merged_in_clear_and_sealed_again,
@@ -96,6 +97,19 @@ async fn s9_3_a_path_replaces_one_place(gw: Gateway) {
     assert_eq!(gw.done(r#"PATCH /routes/1/labels {"z":"9"}"#).await["labels"], json!({"z": "9"}));
     assert_eq!(gw.done(r#"PATCH /routes/1/methods ["GET"]"#).await["methods"], json!(["GET"]));
     assert_eq!(gw.done(r#"PATCH /routes/1/upstream/nodes {"x:1":1}"#).await["upstream"]["nodes"], json!({"x:1": 1}));
+}
+
+async fn s9_3_what_lies_on_the_way_is_made(gw: Gateway) {
+    gw.done(r#"PUT /routes/1 {"uri":"/a","upstream":{"nodes":{"a:1":1}}}"#).await;
+    assert_eq!(gw.done(r#"PATCH /routes/1/labels/a "1""#).await["labels"], json!({"a": "1"}));
+    let made = gw.done(r#"PATCH /routes/1/plugins/response-rewrite/headers/set {"x":"1"}"#).await;
+    assert_eq!(made["plugins"], json!({"response-rewrite": {"headers": {"set": {"x": "1"}}}}));
+    let shown = gw.send("GET /routes/1").await.json().unwrap()["value"].clone();
+    assert_eq!((&shown["labels"], &shown["plugins"]), (&made["labels"], &made["plugins"]));
+    // What was made is judged like whatever is sent.
+    let missing =
+        concat!(r#"invalid configuration: property "timeout" validation failed: "#, r#"property "send" is required"#);
+    gw.refused("PATCH /routes/1/timeout/connect 1", 400, missing).await;
 }
 
 async fn s9_3_paths_that_lead_nowhere(gw: Gateway) {

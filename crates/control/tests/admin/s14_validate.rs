@@ -12,6 +12,7 @@ on_sqlite!(
     s14_4_all_good,
     s14_5_errors_name_their_places,
     s14_6_bodies_that_are_none,
+    s14_a_body_that_is_too_large,
     s14_yaml,
 );
 
@@ -135,6 +136,17 @@ async fn s14_6_bodies_that_are_none(gw: Gateway) {
         let none = json!({"error_msg": "invalid request body: invalid yaml request body"});
         assert_eq!(yaml(&gw, text).await, (400, none), "{text}");
     }
+}
+
+async fn s14_a_body_that_is_too_large(gw: Gateway) {
+    let validate = async |bytes: usize| {
+        let text = format!("{{}}{}", " ".repeat(bytes - 2));
+        let answer = gw.call("POST /configs/validate").body(text).to(gw.address()).await.unwrap();
+        (answer.status, answer.json().unwrap())
+    };
+    assert_eq!(validate(1_572_864).await, (200, json!({})));
+    let message = "invalid request body: request size 1572865 is greater than the maximum size 1572864 allowed";
+    assert_eq!(validate(1_572_865).await, (400, json!({ "error_msg": message })));
 }
 
 async fn s14_yaml(gw: Gateway) {

@@ -1,12 +1,12 @@
 //! The listeners themselves: pages beside the Admin API, starting and stopping.
 
 use crate::gateway::{Gateway, KEY, bare, on_both};
-use milecastle_settings::{Size, Time};
+use milecastle_settings::{IpPort, Size, Time};
 use milecastle_testkit::raw::exchange;
 use milecastle_testkit::{Call, Target, eventually};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
 on_both!(pages_of_the_dashboard, readiness_follows_the_database, the_compatible_listener_serves_the_admin_api_alone);
 
@@ -41,6 +41,57 @@ async fn the_compatible_listener_serves_the_admin_api_alone(_: Gateway) {
     assert_eq!(gw.call("GET /routes").to(address).await.unwrap().status, 200);
     assert_eq!(bare("GET /routes").to(address).await.unwrap().status, 401);
     assert_eq!(Call::get("/metrics").to(address).await.unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn one_list_of_addresses_is_for_all_bases_of_the_dashboards_port() {
+    let gw = Gateway::configured(|settings| {
+        settings.admin.allow_admin_on_dashboard = vec!["192.0.2.0/24".parse().unwrap()];
+    })
+    .await;
+    let inside = gw
+        .replica_with(|settings| settings.admin.allow_admin_on_dashboard = vec!["127.0.0.0/8".parse().unwrap()])
+        .await;
+    for path in [
+        "/api/nodes",
+        "/api/session/methods",
+        "/apisix/admin/routes",
+        "/api7/api/version",
+        "/api7/api/gateway_groups",
+        "/api7/apisix/admin/routes",
+    ] {
+        for key in [KEY, ""] {
+            let call = || Call::get(path).header("x-api-key", key);
+            assert_eq!(call().to(gw.address()).await.unwrap().status, 403, "{path}: key or not");
+            assert_ne!(call().to(inside.address()).await.unwrap().status, 403, "{path}");
+        }
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(Call::get(path).to(gw.address()).await.unwrap().status, 200, "{path}: of probes nothing is asked");
+    }
+}
+
+#[tokio::test]
+async fn listeners_of_either_family_or_both() {
+    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    // Of whom comes over IPv4 a socket for both says `::ffff:127.0.0.1`: the list means the address itself.
+    for (host, families) in [("0.0.0.0", &[v4][..]), ("::1", &[v6]), ("::", &[v4, v6])] {
+        let gw = Gateway::configured(|settings| {
+            (settings.server.listen.host, settings.admin.enable) = (host.parse().unwrap(), true);
+            settings.admin.admin_listen = IpPort { ip: host.parse().unwrap(), port: 0 };
+            settings.admin.allow_admin_on_dashboard = vec!["127.0.0.0/8".parse().unwrap()];
+            settings.admin.allow_admin = vec!["127.0.0.0/8".parse().unwrap()];
+        })
+        .await;
+        for listener in [gw.address(), gw.dashboard.admin_address().unwrap()] {
+            assert_eq!(listener.ip(), host.parse::<IpAddr>().unwrap());
+            for &family in families {
+                let answer = gw.call("GET /routes").to(SocketAddr::new(family, listener.port())).await.unwrap();
+                let expected = if family == v4 { 200 } else { 403 };
+                assert_eq!(answer.status, expected, "{host} from {family}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

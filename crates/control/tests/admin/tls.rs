@@ -1,12 +1,13 @@
 //! TLS on the dashboard's listeners, and what every answer tells browsers (`docs/security.md`).
 
 use crate::gateway::{self, Gateway, KEY, bare};
-use milecastle_control::{Opening, Readiness};
+use milecastle_control::{Opening, Probes, Readiness};
 use milecastle_settings::{self as settings, Time};
 use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::tls::{Authority, Identity};
 use milecastle_testkit::{Call, Target, eventually};
 use std::fs;
+use std::sync::Arc;
 
 /// Files of a dashboard, which operators of `people` may use.
 struct Files {
@@ -37,11 +38,15 @@ impl Files {
     }
 
     fn name_in(&self, settings: &mut settings::Dashboard, mutual: bool) {
-        let path = |name: &str| Some(self.dir.path().join(name));
-        (settings.tls.cert_file, settings.tls.key_file) = (path("cert.pem"), path("key.pem"));
-        settings.tls.client_ca_file = path("people.pem").filter(|_| mutual);
-        settings.tls.reload = Time::millis(50);
+        self.name_in_section(&mut settings.tls);
+        settings.tls.client_ca_file = Some(self.dir.path().join("people.pem")).filter(|_| mutual);
         settings.admin.enable = true;
+    }
+
+    fn name_in_section(&self, tls: &mut settings::ListenTls) {
+        let path = |name: &str| Some(self.dir.path().join(name));
+        (tls.cert_file, tls.key_file) = (path("cert.pem"), path("key.pem"));
+        tls.reload = Time::millis(50);
     }
 }
 
@@ -96,6 +101,20 @@ async fn a_certificate_is_renewed_too_while_the_database_is_waited_for() {
     files.put(&renewed.issue(&["localhost"]));
     eventually("the renewed certificate is shown", async || alive(&renewed).await == Some(200)).await;
     assert_eq!(alive(&files.servers).await, None);
+}
+
+#[tokio::test]
+async fn probes_are_answered_over_tls_too() {
+    let files = Files::new();
+    let (readiness, metrics) = (Readiness::starting(settings::Database::default().probe_timeout), Arc::default());
+    let mut probes = settings::Probes { listen: gateway::settings().server.listen, ..settings::Probes::default() };
+    files.name_in_section(&mut probes.tls);
+    let probes = Probes::start(&probes, Time::secs(1), &readiness, metrics).await.unwrap();
+    let mut connection = Target::tls(probes.address(), "localhost", &files.servers.pem()).connect().await.unwrap();
+    for (path, status) in [("/healthz", 200), ("/readyz", 503), ("/metrics", 200)] {
+        assert_eq!(Call::get(path).send(&mut connection).await.unwrap().status, status, "{path}");
+    }
+    assert!(Call::get("/healthz").to(probes.address()).await.is_err(), "no plain HTTP");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub struct MatchInput<'i> {
     /// The host in lower case without port.
     pub host: &'i str,
     /// The Host header as sent; only hosts with a port are compared with it, in the modes where the host is a condition.
-    pub raw_host: &'i str,
+    pub raw_host: &'i [u8],
     /// The method, in upper case.
     pub method: &'i str,
     /// The client's address after real-IP processing.

@@ -29,15 +29,15 @@ impl HostPattern {
     }
 
     /// `host` is lower-case and without port, `raw_host` the header as sent.
-    pub(super) fn matches(&self, host: &str, raw_host: &str) -> bool {
+    pub(super) fn matches(&self, host: &str, raw_host: &[u8]) -> bool {
         let with_port = self.has_port();
         match self.suffix() {
             Some(suffix) if with_port => {
-                let tail = raw_host.len().checked_sub(suffix.len()).and_then(|at| raw_host.as_bytes().get(at..));
+                let tail = raw_host.len().checked_sub(suffix.len()).and_then(|at| raw_host.get(at..));
                 tail.is_some_and(|tail| tail.eq_ignore_ascii_case(suffix.as_bytes()))
             }
             Some(suffix) => host.ends_with(suffix),
-            None if with_port => raw_host.eq_ignore_ascii_case(&self.text),
+            None if with_port => raw_host.eq_ignore_ascii_case(self.text.as_bytes()),
             None => host == &*self.text,
         }
     }
@@ -55,7 +55,7 @@ mod tests {
                 Some(host) => host,
                 None => &lower,
             };
-            assert_eq!(HostPattern::new(pattern).matches(host, raw), expected, "{raw} against {pattern}");
+            assert_eq!(HostPattern::new(pattern).matches(host, raw.as_bytes()), expected, "{raw} against {pattern}");
         };
         check("Foo.com", "foo.com", true);
         check("foo.com", "FOO.com:80", true);

@@ -19,7 +19,7 @@ fn route(id: u64, text: &str) -> RouteEntry<u64> {
 }
 
 fn input<'i>(method: &'i str, host: &'i str, path: &'i str) -> MatchInput<'i> {
-    MatchInput { path, host, raw_host: host, method, addr: IpAddr::V4(Ipv4Addr::LOCALHOST) }
+    MatchInput { path, host, raw_host: host.as_bytes(), method, addr: IpAddr::V4(Ipv4Addr::LOCALHOST) }
 }
 
 fn router(mode: RouterMode, routes: Vec<RouteEntry<u64>>) -> Router<u64> {
@@ -154,7 +154,7 @@ fn a_match_tells_pattern_host_and_captures() {
 #[test]
 fn hosts_with_ports_are_conditions_on_the_raw_header() {
     let router = router(RouterMode::Uri, vec![route(1, "foo.com:8080 /*"), route(2, "- /*")]);
-    let request = MatchInput { raw_host: "Foo.com:8080", ..input("GET", "foo.com", "/") };
+    let request = MatchInput { raw_host: b"Foo.com:8080", ..input("GET", "foo.com", "/") };
     assert_eq!(winner(&router, &request), Some(1));
     assert_eq!(winner(&router, &input("GET", "foo.com", "/")), Some(2));
 }

@@ -54,8 +54,7 @@ impl Parts {
     pub(super) fn new(settings: &Settings, facts: NodeFacts, config: &GatewayConfig) -> anyhow::Result<Self> {
         let (workers, side) = (config.workers(), tokio::runtime::Handle::current());
         let metrics = Arc::new(metrics::Registry::new(&settings.plugin_attr.prometheus.metric_prefix, workers));
-        let longest_answer = settings.limits.export_answer;
-        let exporters = Arc::new(milecastle_proxy::exporters(side.clone(), config.authorities(), longest_answer));
+        let exporters = Arc::new(milecastle_proxy::exporters(side.clone(), config, settings.limits.export_answer));
         let shared = Arc::new(Shared::default());
         shared.put(metrics.clone());
         shared.put(exporters.clone());

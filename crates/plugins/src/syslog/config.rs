@@ -13,7 +13,8 @@ pub(crate) struct Config {
     /// Its port.
     #[schemars(range(min = 1, max = 65_535))]
     pub(super) port: u16,
-    /// How it is reached. For UDP its name is looked up once, and again after a datagram that could not be sent.
+    /// How it is reached. For UDP its name is looked up again whenever the answer's time is over (`dns` of the node's file);
+    /// while that fails, lines go where they went before.
     #[serde(default)]
     pub(super) sock_type: SockType,
     /// TLS over TCP. The server's certificate is verified.

@@ -89,10 +89,12 @@ mod tests {
     ];
 
     /// Keys whose limit refuses, drops and cuts nothing, and why.
-    const UNCOUNTED: [(&str, &str); 7] = [
+    const UNCOUNTED: [(&str, &str); 9] = [
         ("limits.http2_send_buffer", "answers wait for their client"),
         ("limits.http2_shared_window", "the client waits for whoever reads"),
         ("limits.http2_stream_window", "the client waits for whoever reads"),
+        ("limits.http3_send_buffer", "answers wait for their client"),
+        ("limits.http3_stream_window", "the client waits for whoever reads"),
         ("limits.http3_streams", "QUIC lets no client open more"),
         ("limits.upstream_http2_send_buffer", "the body waits for the upstream"),
         ("limits.upstream_http2_window", "the upstream waits for the client"),

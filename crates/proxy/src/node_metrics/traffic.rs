@@ -81,7 +81,7 @@ impl WorkerMetrics {
         Ok(Self {
             accepted: counter(
                 "worker_accepted_connections_total",
-                "Client connections accepted by each worker, TCP sessions included",
+                "Client connections that came to each worker, by whichever they were accepted, TCP sessions included",
             )?,
             connections: registry.gauge(
                 "worker_connections",

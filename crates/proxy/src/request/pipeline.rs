@@ -6,7 +6,7 @@ use super::{Refusal, nginx_status, refuse};
 use crate::upload::Upload;
 use crate::worker::Pinned;
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use milecastle_matching::router::MatchInput;
 use milecastle_plugin_api::{Body, BodyNeed, Chain, Reply, fields};
 use milecastle_snapshot::{CompiledRoute, Outcome, Snapshot};
@@ -79,11 +79,11 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
 /// The matched route; its facts are noted in the context.
 fn find<'p>(live: &mut Live, pinned: &'p Pinned) -> Option<&'p CompiledRoute> {
     let cx = &live.cx;
-    let raw_host = fields::get(&cx.request.headers, &header::HOST).and_then(|host| host.to_str().ok());
+    let raw_host = fields::get(&cx.request.headers, &header::HOST);
     let input = MatchInput {
         path: live.match_path.as_deref().unwrap_or_else(|| cx.request.normal_path()),
         host: cx.request.host(),
-        raw_host: raw_host.unwrap_or_default(),
+        raw_host: raw_host.map(HeaderValue::as_bytes).unwrap_or_default(),
         method: cx.request.method.as_str(),
         addr: cx.client_ip,
     };

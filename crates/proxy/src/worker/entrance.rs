@@ -67,7 +67,8 @@ impl Worker {
     /// Takes connections of a listener until it is aborted.
     pub(super) async fn accept(self: Rc<Self>, entrance: Rc<Entrance>) {
         loop {
-            entrance.held.set(Some(entrance.accept_one().await));
+            let Some(kept) = self.hand_on(entrance.accept_one().await, &entrance) else { continue };
+            entrance.held.set(Some(kept));
             self.room().await;
             self.welcome_held(&entrance);
         }
@@ -77,11 +78,12 @@ impl Worker {
     /// meanwhile are in the socket's queue.
     async fn room(&self) {
         let (most, keep) = (self.node.config.connections as usize, self.node.config.client.connection_place);
-        if most == 0 || self.clients.len() < most {
+        let open = || self.clients.len() + self.node.neighbours[self.index].coming() as usize;
+        if most == 0 || open() < most {
             return;
         }
         self.counters.connections_held.up();
-        while self.clients.len() >= most {
+        while open() >= most {
             let evicted = self.clients.make_room(Instant::now(), keep);
             self.counters.connections_evicted.add(evicted);
             tokio::select! {

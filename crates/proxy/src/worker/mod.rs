@@ -21,6 +21,7 @@ mod overlay;
 mod pinned;
 mod serve;
 mod spare;
+mod spread;
 mod stream_head;
 mod tunnel;
 mod watching;
@@ -37,6 +38,7 @@ pub(crate) use http3::{Mail, QuicDoor};
 pub use listen::{ListenError, probe};
 pub(crate) use listen::{listen, listen_udp};
 pub(crate) use pinned::Pinned;
+pub(crate) use spread::{Handed, Neighbour};
 pub(crate) use tunnel::Tunnel;
 pub(crate) use wire::Wire;
 
@@ -93,6 +95,8 @@ pub(crate) struct Node {
     pub(crate) on_end: Option<Arc<dyn OnRequestEnd>>,
     pub(crate) on_session_end: Option<Arc<dyn OnSessionEnd>>,
     pub(crate) connections: AtomicU64,
+    /// The workers, as they see each other.
+    pub(crate) neighbours: Vec<Neighbour>,
 }
 
 impl Drop for Node {
@@ -144,6 +148,8 @@ pub(crate) struct Orders {
     pub(crate) stage: watch::Receiver<Stage>,
     /// Asks what the worker has open.
     pub(crate) asked: mpsc::UnboundedReceiver<drain::Ask>,
+    /// Connections that other workers have accepted.
+    pub(crate) handed: mpsc::UnboundedReceiver<Handed>,
 }
 
 /// How far the end of the node has come.
@@ -214,7 +220,7 @@ impl Worker {
     }
 
     async fn serve(self: Rc<Self>, doors: Doors, orders: Orders) -> std::io::Result<()> {
-        let Orders { mut gate, mut stage, asked } = orders;
+        let Orders { mut gate, mut stage, asked, mut handed } = orders;
         let count = tokio::task::spawn_local(self.clone().count(asked));
         tokio::select! {
             () = gate.passed() => {}
@@ -240,10 +246,14 @@ impl Worker {
         let introduce = tokio::task::spawn_local(self.clone().introduce());
         let look = tokio::task::spawn_local(self.clone().look());
         // The sender lives as long as the gateway; if it is gone, the worker ends as well.
-        let ends = stage.wait_for(|stage| *stage != Stage::Running).await.map(|stage| stage.clone());
+        let ends = tokio::select! {
+            ends = stage.wait_for(|stage| *stage != Stage::Running) => ends.map(|stage| stage.clone()),
+            never = self.take_over(&mut handed, &entrances) => match never {},
+        };
         let claimed = if let Ok(Stage::Replaced(claimed)) = ends { Some(claimed) } else { None };
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
         entrances.iter().for_each(|entrance| self.welcome_held(entrance));
+        self.take_last(handed, &entrances).await;
         look.abort();
         tokio::select! {
             () = self.leave(entrances, datagrams, quic, claimed.as_deref()) => {}

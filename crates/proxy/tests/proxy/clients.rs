@@ -25,6 +25,23 @@ fn http2_by_prior_knowledge() {
 }
 
 #[test]
+fn workers_have_as_many_connections_as_one_another() {
+    let bed = Bed::with(vec![], |file| file.workers = 2);
+    let mut connections = Vec::new();
+    for _ in 0..8 {
+        let connection = bed.run(async {
+            let mut connection = Target::plain(bed.http).http2().connect().await.unwrap();
+            assert_eq!(Call::get("/").send(&mut connection).await.unwrap().status, 404);
+            connection
+        });
+        connections.push(connection);
+    }
+    assert_eq!(bed.open_by_worker(), [4, 4]);
+    drop(connections);
+    bed.wait_totals("all are gone", |totals| totals.active == 0);
+}
+
+#[test]
 fn http2_is_off_where_the_listener_says_so() {
     let bed = Bed::with(vec![], |file| file.apisix.enable_http2 = false);
     bed.run(async {

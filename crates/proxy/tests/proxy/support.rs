@@ -162,6 +162,11 @@ impl Bed {
         self.gateway.as_ref().unwrap().counters().totals()
     }
 
+    /// Open client connections of each worker.
+    pub(crate) fn open_by_worker(&self) -> Vec<u64> {
+        self.gateway.as_ref().unwrap().counters().by_worker().map(|totals| totals.active).collect()
+    }
+
     pub(crate) fn panics(&self, plugin: &str) -> u64 {
         self.gateway.as_ref().unwrap().counters().panics().get(plugin).copied().unwrap_or_default()
     }

@@ -28,7 +28,7 @@ pub use prometheus::{MetricSettings, Prometheus};
 pub use stream::{NginxStream, ProxyProtocol, StreamProxy, TcpListen};
 
 use crate::load::{Checks, File, under};
-use crate::{Discovery, Log, Size};
+use crate::{Discovery, ListenTls, Log, Size};
 
 /// Configuration of a gateway node: the file of `milecastle gateway`, and the section `gateway` of `milecastle up`.
 ///
@@ -44,11 +44,16 @@ pub struct Gateway {
     pub nginx_config: NginxConfig,
     /// Settings of plugins that belong to the node, not to a route.
     pub plugin_attr: PluginAttr,
+    /// TLS of the listeners beside the traffic.
+    pub side_tls: SideTls,
     /// Where metrics are pushed to, beside the Prometheus page.
     pub metrics_push: MetricsPush,
     /// Worker threads, one runtime and one set of listening sockets each; 0 is one for each core.
     #[schemars(range(max = 1024), extend("x-unit" = "threads"))]
     pub workers: u16,
+    /// Whether a worker hands a new TCP connection, before it reads anything of it, to another one that has fewer, by more than an eighth of its own.
+    /// The system spreads connections by a hash, by which of a few long ones most often come to one worker.
+    pub balance_connections: bool,
     /// Threads of the runtime beside the workers: configuration stream, health checks, DNS, exporters, log shippers.
     #[schemars(range(min = 1, max = 64), extend("x-unit" = "threads"))]
     pub background_threads: u16,
@@ -73,7 +78,7 @@ pub struct Gateway {
     pub upstream_tls: UpstreamTls,
     /// How OCSP responders are asked for what is stapled to certificates.
     pub ocsp: Ocsp,
-    /// How names of upstream nodes are resolved.
+    /// How names are resolved: of upstream nodes, and of servers that lines go to over UDP.
     pub dns: Dns,
     /// How registries of services are asked, and which ones this node has of its own: each takes the place of the one in the
     /// settings of its gateway group.
@@ -88,6 +93,20 @@ const HTTP2_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1
 const STREAM_WINDOW: std::ops::RangeInclusive<Size> = Size::kib(64)..=Size::kib(1024 * 1024);
 /// By how much a window of that size may grow at most.
 const SHARED_WINDOW: Size = Size::kib(512 * 1024);
+/// What may be under way on one HTTP/3 stream. The protocol itself asks for nothing (RFC 9000 §4).
+const HTTP3_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1024 * 1024);
+
+/// TLS of the listeners beside the traffic; each speaks plain HTTP unless it is given a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct SideTls {
+    /// That of `apisix.status`: what load balancers ask.
+    pub status: ListenTls,
+    /// That of `apisix.control`: the control API.
+    pub control: ListenTls,
+    /// That of `plugin_attr.prometheus.export_addr`: the Prometheus page.
+    pub prometheus: ListenTls,
+}
 
 /// See [`Gateway::plugin_attr`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -117,8 +136,10 @@ impl Default for Gateway {
             apisix: Apisix::default(),
             nginx_config: NginxConfig::default(),
             plugin_attr: PluginAttr::default(),
+            side_tls: SideTls::default(),
             metrics_push: MetricsPush::default(),
             workers: 0,
+            balance_connections: true,
             background_threads: 2,
             control_plane: ControlPlane::default(),
             state: State::default(),
@@ -172,6 +193,9 @@ impl Gateway {
     pub(crate) fn check(&self, checks: &mut Checks<'_>) {
         self.apisix.check(&mut checks.at("apisix"));
         self.plugin_attr.prometheus.check(&mut checks.at("plugin_attr.prometheus"));
+        self.side_tls.status.check(&mut checks.at("side_tls.status"));
+        self.side_tls.control.check(&mut checks.at("side_tls.control"));
+        self.side_tls.prometheus.check(&mut checks.at("side_tls.prometheus"));
         self.metrics_push.check(&mut checks.at("metrics_push"));
         self.control_plane.check(&mut checks.at("control_plane"));
         self.state.check(&mut checks.at("state"));
@@ -206,6 +230,13 @@ impl Gateway {
         if self.limits.http2_shared_window > SHARED_WINDOW {
             checks
                 .fault("limits.http2_shared_window", "expected no more than 512m: HTTP/2 could not count the windows");
+        }
+        let http3 = [
+            ("limits.http3_stream_window", self.limits.http3_stream_window),
+            ("limits.http3_send_buffer", self.limits.http3_send_buffer),
+        ];
+        for (key, _) in http3.iter().filter(|(_, size)| !HTTP3_STREAM.contains(size)) {
+            checks.fault(key, "expected 16k to 1g: less would have every stream wait for its other side");
         }
         checks.above_zero(&[
             ("timeouts.tls_handshake", self.timeouts.tls_handshake),

@@ -81,6 +81,11 @@ pub struct Limits {
     /// connection, beyond 4 for each request; more ends the connection (`H3_EXCESSIVE_LOAD`).
     #[schemars(range(min = 1), extend("x-unit" = "frames"))]
     pub http3_control_frames: u32,
+    /// What a client may send on one HTTP/3 stream before that is read. The connection has room for so much of each of its streams: a body
+    /// that nobody reads holds up no other one. A longer way to the client needs more for a fast upload.
+    pub http3_stream_window: Size,
+    /// What of the answers of one HTTP/3 client connection may be on its way, or wait to be sent, before its client has acknowledged it.
+    pub http3_send_buffer: Size,
     /// Concurrent requests on one HTTP/2 connection to an upstream, if the upstream allows as many.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
     pub upstream_http2_streams: u32,
@@ -257,7 +262,7 @@ pub struct UpstreamPool {
     pub idle_connections: u32,
 }
 
-/// How names of upstream nodes are resolved.
+/// How names are resolved: of upstream nodes, and of servers that lines go to over UDP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Dns {
@@ -314,6 +319,8 @@ impl Default for Limits {
             http3_handshakes: 1000,
             http3_cancels: 200,
             http3_control_frames: 1000,
+            http3_stream_window: Size::kib(256),
+            http3_send_buffer: Size::kib(1024),
             upstream_http2_streams: 100,
             upstream_http2_connections: 64,
             upstream_http2_window: Size::kib(256),

@@ -139,7 +139,8 @@ impl Config {
 }
 
 fn find(snapshot: &Snapshot, host: &str, path: &str) -> Option<Arc<CompiledRoute>> {
-    let input = MatchInput { path, host, raw_host: host, method: "GET", addr: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let input =
+        MatchInput { path, host, raw_host: host.as_bytes(), method: "GET", addr: IpAddr::V4(Ipv4Addr::LOCALHOST) };
     snapshot.router().find(&input, &NoVars).map(|found| found.value().clone())
 }
 

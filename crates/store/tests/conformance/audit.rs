@@ -271,6 +271,7 @@ async fn filters_and_scopes(home: Home) {
     assert_eq!(kinds(AuditFilter { group: text("test"), ..none() }, &ALL).await, ["gateway_group", "upstream"]);
     assert_eq!(kinds(AuditFilter { kind: text("route"), object: text("1"), ..none() }, &ALL).await, ["route"]);
     assert_eq!(kinds(AuditFilter { action: text("update"), ..none() }, &ALL).await, [""; 0]);
+    assert_eq!(kinds(AuditFilter { action: text("write"), ..none() }, &ALL).await, ["route"]);
     assert_eq!(kinds(AuditFilter { outcome: text("refused"), ..none() }, &ALL).await, ["route"]);
     let at = store.audit_list(&none(), &ALL, 1).await.unwrap()[0].at;
     assert_eq!(kinds(AuditFilter { until: Some(at + 1), ..none() }, &ALL).await.len(), 5);

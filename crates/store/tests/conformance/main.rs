@@ -27,5 +27,6 @@ mod route_samples;
 mod samples;
 mod sealing;
 mod silence;
+mod upgrades;
 mod warnings;
 mod watching;

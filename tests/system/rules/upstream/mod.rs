@@ -56,7 +56,7 @@ async fn site() -> Arc<Balancing> {
         ];
         let announced = [
             "an upstream node gave no answer",
-            "a node's name",
+            "a name ",
             "an upstream's answer broke off",
             "is unhealthy",
             "no node of this upstream is healthy",

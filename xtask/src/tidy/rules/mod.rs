@@ -1,7 +1,8 @@
 //! Every rule of a specification has a test that names it, and every text that it fixes stands in one.
 //!
 //! The rules are the numbered lines of a file of `docs/spec`; a section or subsection without any is one itself. Rule 9 of §2 of
-//! `admin-api.md` is tested by a function whose name begins with `s2_9_`, §6.3 of `routing.md` by one that begins with `routing_6_3_`.
+//! `admin-api.md` is tested by a function whose name begins with `s2_9_`, rule 6 of §1 of `clients.md` by one that begins with `c1_6_`, §6.3 of
+//! `routing.md` by one that begins with `routing_6_3_`.
 //! The texts are those in `«…»`, and those of the table of §16 of `admin-api.md`, with placeholders in `<…>`; each is in one piece in a
 //! literal of a test.
 
@@ -40,6 +41,17 @@ const SPECS: &[Spec] = &[
             ("failed to record plugins reload", "there is nothing to reload, so nothing fails (docs/compatibility.md)"),
         ],
         not_ours: &[],
+    },
+    Spec {
+        path: "docs/spec/clients.md",
+        prefix: "c",
+        tests: &["crates/control/tests/admin"],
+        manner: Manner { first: 1, numbered_rows: false, fault_texts: None },
+        never_sent: &[],
+        not_ours: &[
+            ("5_1", "a controller asks adc, which sends what §1 and §2 have"),
+            ("5_2", "it adds nothing to §1 and §2"),
+        ],
     },
     data_plane("docs/spec/routing.md", "routing_", &["tests/system/rules/routing"]),
     data_plane(

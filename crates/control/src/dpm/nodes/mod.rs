@@ -178,14 +178,16 @@ pub struct Figures {
     pub traffic: Option<Traffic>,
     /// What it had in force of its group's configuration when it told this; 0 if nothing.
     pub revision: u64,
+    /// When it told this, Unix time in seconds.
+    pub told_at: u64,
 }
 
 impl Figures {
     /// What the other replicas are to know of them; `None`: its version tells no traffic.
     fn told(self) -> Option<Told> {
-        let Self { connections, upstream_targets, unhealthy_targets, revision, .. } = self;
-        let revision = Some(revision);
-        Some(Told { traffic: self.traffic?, connections, upstream_targets, unhealthy_targets, revision })
+        let Self { connections, upstream_targets, unhealthy_targets, revision, told_at, .. } = self;
+        let (revision, at) = (Some(revision), Some(told_at));
+        Some(Told { traffic: self.traffic?, connections, upstream_targets, unhealthy_targets, revision, at })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Certificates end; what then.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use milecastle_pki::transport::connect;
@@ -25,6 +26,19 @@ async fn a_stream_does_not_outlive_its_certificate() {
     // It joins again under its name.
     let member = replica.join(&token, "n1").await.unwrap();
     member.open(replica.address(), Held::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn nodes_come_over_either_family_or_both() {
+    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    for (host, families) in [("0.0.0.0", &[v4][..]), ("::1", &[v6]), ("::", &[v4, v6])] {
+        let replica = Replica::configured(|settings| settings.server.listen.host = host.parse().unwrap()).await;
+        let config = Arc::new(join_client_config(cluster_ca(&replica.store).await.unwrap().fingerprint()).unwrap());
+        for &family in families {
+            let address = SocketAddr::new(family, replica.manager.local_addr().port());
+            connect(&address.to_string(), config.clone()).await.unwrap_or_else(|error| panic!("{host}: {error}"));
+        }
+    }
 }
 
 #[tokio::test]

@@ -164,3 +164,102 @@ pub(in crate::events) async fn receipts(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dpm::{RefusedStep, Troubles};
+    use milecastle_store::{Maintenance, Told};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const NOW: u64 = 1000;
+    const DAY: u64 = 86_400;
+
+    fn node(condition: Condition, troubles: Troubles) -> NodeState {
+        NodeState {
+            id: "n".to_owned(),
+            host: "h".to_owned(),
+            version: "1".to_owned(),
+            boot: "b".to_owned(),
+            joined_at: 1,
+            welcome: true,
+            maintenance: None,
+            group_maintenance: None,
+            address: None,
+            connected: true,
+            member: "m".to_owned(),
+            canary: false,
+            condition,
+            heard_at: Some(NOW),
+            lineage: None,
+            revision: 0,
+            digest: String::new(),
+            troubles,
+            figures: None,
+        }
+    }
+
+    fn healthy() -> NodeState {
+        node(Condition::Healthy, Troubles::default())
+    }
+
+    fn refused(fault: &str) -> NodeState {
+        let refused = RefusedStep { fault: fault.to_owned(), detail: String::new(), revision: 3 };
+        node(Condition::Rejected, Troubles { refused: Some(refused), ..Troubles::default() })
+    }
+
+    fn ends_in(seconds: u64) -> NodeState {
+        node(Condition::Healthy, Troubles { certificate_ends: Some(NOW + seconds), ..Troubles::default() })
+    }
+
+    /// What is told of the alarms of this node, which is late for so long.
+    fn step(told: &mut Told, node: &NodeState, late: Option<Duration>) -> Vec<Value> {
+        let since = late.map(|late| Instant::now().checked_sub(late).expect("the machine runs for longer"));
+        let lags = Lags(since.map(|since| (("g".to_owned(), node.id.clone()), since)).into_iter().collect());
+        let mut news = News::new(told, NOW);
+        alarms_of_nodes(&[("g".to_owned(), node.clone())], (&lags, PATIENCE), &[30, 7, 1], &mut news);
+        let (events, states) = news.into_parts();
+        told.remember(states);
+        events.into_iter().map(|event| event.data).collect()
+    }
+
+    /// The alarm is raised of this node, once, and cleared when it is healthy again.
+    fn check(node: &NodeState, late: Option<Duration>, mut expected: Value) {
+        let mut told = Told::default();
+        (expected["node"], expected["state"]) = (json!("n"), json!("raised"));
+        assert_eq!(step(&mut told, node, late), [expected.clone()]);
+        assert_eq!(step(&mut told, node, late), [0; 0], "{expected}");
+        expected["state"] = json!("cleared");
+        assert_eq!(step(&mut told, &healthy(), None), [expected]);
+    }
+
+    #[test]
+    fn each_alarm_of_a_node_is_raised_and_cleared() {
+        let late = node(Condition::Late, Troubles::default());
+        check(&late, Some(PATIENCE), json!({ "alarm": "node_behind" }));
+        check(&node(Condition::Lost, Troubles::default()), None, json!({ "alarm": "node_lost" }));
+        for fault in UNDECIDED {
+            check(&refused(fault), None, json!({ "alarm": "lineage", "fault": fault }));
+        }
+        let says = Troubles { alarms: vec!["the disk is full".to_owned()], ..Troubles::default() };
+        check(&node(Condition::Healthy, says), None, json!({ "alarm": "node", "texts": ["the disk is full"] }));
+        for (seconds, days) in [(30 * DAY, 30), (7 * DAY, 7), (DAY, 1), (0, 0)] {
+            let expected = json!({ "alarm": "node_certificate", "days": days, "not_after": NOW + seconds });
+            check(&ends_in(seconds), None, expected);
+        }
+    }
+
+    #[test]
+    fn what_needs_no_operator_is_no_alarm() {
+        let none = |node: &NodeState, late| assert_eq!(step(&mut Told::default(), node, late), [0; 0], "{node:?}");
+        none(&healthy(), None);
+        none(&node(Condition::Late, Troubles::default()), Some(Duration::ZERO));
+        none(&refused("digest"), None);
+        none(&ends_in(31 * DAY), None);
+        let lost = || node(Condition::Lost, Troubles::default());
+        none(&NodeState { heard_at: None, ..lost() }, None);
+        let maintenance = Maintenance { reason: String::new(), by: "ann".to_owned(), since: 1 };
+        none(&NodeState { maintenance: Some(maintenance), ..lost() }, None);
+        none(&NodeState { welcome: false, ..lost() }, None);
+    }
+}

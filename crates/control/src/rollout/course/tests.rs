@@ -90,6 +90,11 @@ impl Run {
         run
     }
 
+    /// The canary tells what it has counted with the candidate in force.
+    fn tells(&mut self, now: u64) {
+        (self.nodes[0].counted_with, self.nodes[0].told_at) = (Some(5), Some(T0 + now));
+    }
+
     fn answers(&mut self, node: usize, good: u64, bad: u64) {
         let traffic = self.nodes[node].traffic.get_or_insert_default();
         traffic.responses[1] += good;
@@ -226,15 +231,68 @@ fn as_long_as_a_canary_has_not_told_with_the_candidate_nobody_else_gets_it() {
     run.nodes[0].counted_with = Some(5);
     assert_eq!(run.step(12), Advance::Stay);
     assert_eq!(run.step(13), Advance::Candidate);
-    // One that is gone for good is not waited for, nor one that tells nothing.
+    // One that is gone for good is not waited for, nor one that never tells.
     let mut run = Run::new();
     run.policy.canaries = Canaries { count: Some(2), ..Canaries::default() };
     run.nodes.iter_mut().for_each(|node| node.counted_with = Some(4));
+    run.nodes[0].traffic = None;
     run.step(0);
     run.nodes.iter_mut().for_each(|node| node.revision = 5);
-    (run.nodes[0].traffic, run.nodes[1].connected, run.nodes[1].present) = (None, false, false);
+    (run.nodes[1].connected, run.nodes[1].present) = (false, false);
     run.step(1);
     assert_eq!(run.step(11), Advance::Candidate);
+}
+
+#[test]
+fn a_soak_time_that_ends_between_two_reports_of_a_canary_promotes_nothing() {
+    let begun = || {
+        let mut run = Run::new();
+        run.nodes.iter_mut().for_each(|node| (node.counted_with, node.told_at) = (Some(4), Some(T0)));
+        run.step(0);
+        run.nodes[0].revision = 5;
+        run.step(1);
+        // Counting begins; nothing can have come since.
+        run.tells(9);
+        assert_eq!(run.step(9), Advance::Stay);
+        run.waits(11, "has not told yet");
+        run
+    };
+    let mut run = begun();
+    run.answers(0, 0, 50);
+    run.tells(14);
+    run.goes_back(14, "100.0 % of 50 requests");
+    // One that has had no requests says so.
+    let mut run = begun();
+    run.tells(14);
+    assert_eq!(run.step(14), Advance::Candidate);
+    // One that falls silent is not waited for longer than the policy says; one whose connection ends is gone.
+    let mut run = begun();
+    run.policy.give_up_after = Some(Time::secs(60));
+    run.waits(69, "has not told yet");
+    run.goes_back(70, "has not told yet");
+    let mut run = begun();
+    run.nodes[0].connected = false;
+    assert_eq!(run.step(40), Advance::Stay);
+    run.waits(41, "no canary is connected");
+}
+
+#[test]
+fn a_canary_that_has_just_opened_another_stream_is_waited_for() {
+    let mut run = Run::new();
+    run.nodes.iter_mut().for_each(|node| (node.counted_with, node.told_at) = (Some(4), Some(T0)));
+    run.step(0);
+    run.nodes[0].revision = 5;
+    run.step(1);
+    run.tells(3);
+    run.step(3);
+    run.tells(5);
+    let told = run.nodes[0].clone();
+    (run.nodes[0].traffic, run.nodes[0].counted_with, run.nodes[0].told_at) = (None, None, None);
+    run.waits(11, "has not told yet");
+    run.nodes[0] = told;
+    run.answers(0, 50, 0);
+    run.tells(12);
+    assert_eq!(run.step(12), Advance::Candidate);
 }
 
 #[test]

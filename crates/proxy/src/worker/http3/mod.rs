@@ -7,6 +7,7 @@
 //! Invariants:
 //! - A request takes the way of all others (`request`): what differs between protocols ends here.
 //! - An answer that is cut short ends in a reset of its stream; the end of the stream says that it is whole.
+//! - A body that nobody reads holds up no other stream: the connection's window has room for those of all its streams.
 //! - A client that has not proved its address costs a bounded amount of memory, and gets no more than three times what it has sent.
 
 mod connection;
@@ -24,7 +25,9 @@ use crate::tls::QuicTls;
 use crate::worker::activity::{Activity, Nature};
 use connection::Opening;
 use port::{Ids, Port};
-use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig};
+use quinn::{
+    Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io;
@@ -37,10 +40,6 @@ use std::time::{Duration, Instant};
 const QUIC_1: u32 = 1;
 /// Streams beside the requests that a client may have open: three of them mean something, others are for practice (RFC 9114 §6.2.3).
 const SIDE_STREAMS: u32 = 16;
-/// What of one body may come ahead of its reader, and of all bodies of a connection.
-const RECEIVE_WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
-/// Answer bytes of all streams of a connection that the client has not yet acknowledged.
-const SEND_WINDOW: u64 = 1024 * 1024;
 /// Handshakes that may wait for the worker, which takes them at its next turn, and what each may bring along.
 const WAITING: (usize, u64) = (1024, 16 * 1024);
 
@@ -74,13 +73,15 @@ impl QuicEntrance {
     /// Opens an endpoint. To be called on the worker's runtime.
     pub(super) fn open(worker: &Rc<Worker>, door: QuicDoor) -> io::Result<Rc<Self>> {
         let http3 = &worker.node.config.http3;
+        // What nobody reads of one stream takes nothing of the others' windows.
+        let all_streams = u64::from(http3.streams + SIDE_STREAMS) * http3.stream_window;
         let mut transport = TransportConfig::default();
         transport
             .max_concurrent_bidi_streams(http3.streams.into())
             .max_concurrent_uni_streams(SIDE_STREAMS.into())
-            .stream_receive_window(RECEIVE_WINDOWS.0.into())
-            .receive_window(RECEIVE_WINDOWS.1.into())
-            .send_window(SEND_WINDOW)
+            .stream_receive_window(VarInt::try_from(http3.stream_window).map_err(io::Error::other)?)
+            .receive_window(VarInt::try_from(all_streams).map_err(io::Error::other)?)
+            .send_window(http3.send_buffer)
             .max_idle_timeout(Some(IdleTimeout::try_from(http3.silence).map_err(io::Error::other)?))
             // Who lives acknowledges them, however long an answer takes.
             .keep_alive_interval(Some(http3.silence / 3))

@@ -138,6 +138,7 @@ impl Alive {
             certificate_not_after: report.certificate_not_after,
             traffic: Traffic::told(&report),
             revision: 0,
+            told_at: self.live.store.now(),
         };
         let have = report.have.unwrap_or_default();
         let alarms: Vec<String> = report.alarms.into_iter().take(ALARMS).map(clip).collect();
@@ -148,7 +149,8 @@ impl Alive {
                 figures.revision = have.revision;
             }
             let differs = |known: Figures| (known.traffic, known.revision) != (figures.traffic, figures.revision);
-            counted = watched && entry.figures.is_none_or(differs);
+            // Of a canary it counts that it has told again, whatever.
+            counted = watched && (entry.canary || entry.figures.is_none_or(differs));
             entry.news |= counted;
             let news = entry.troubles.alarms != alarms;
             entry.figures = Some(figures);

@@ -1,0 +1,203 @@
+//! TLS of listeners that are not between nodes and control plane: dashboard, probes, and what a node serves beside its traffic. Nothing
+//! of the cluster's authority counts here. Certificate, key and authorities are files, which are read again and again, so that one that
+//! is renewed in its place is shown without a restart.
+//!
+//! What must stay true: files that cannot be used change nothing; what was read of them last stays in use, and the log says why.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use milecastle_settings::ListenTls;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_rustls::TlsAcceptor;
+
+/// HTTP/1.1, all that these listeners speak (RFC 7301).
+const ALPN: &[u8] = b"http/1.1";
+
+/// Why TLS cannot be spoken. `section` is that of the configuration which names the files.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenTlsError {
+    /// A file cannot be read.
+    #[error("{} cannot be read ({section}.{key}): {source}", path.display())]
+    File {
+        /// The section.
+        section: &'static str,
+        /// The key in it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// What a file holds is not what it should.
+    #[error("{} holds no {what} in PEM ({section}.{key})", path.display())]
+    Content {
+        /// The section.
+        section: &'static str,
+        /// The key in it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// They do not go together.
+    #[error(
+        "{section}.cert_file and {section}.key_file do not go together, or {section}.client_ca_file names no authority: {why}"
+    )]
+    Unfit {
+        /// The section.
+        section: &'static str,
+        /// What is wrong with them.
+        why: String,
+    },
+}
+
+/// TLS as it is spoken on new connections. Cheap to clone, and the same for all clones; the files are looked at until the last one is
+/// dropped.
+#[derive(Clone)]
+pub struct ListenerTls {
+    current: Arc<RwLock<Current>>,
+    _renewal: Arc<Renewal>,
+}
+
+/// The task that looks at the files.
+struct Renewal(JoinHandle<()>);
+
+/// The files, by the keys that name them.
+struct Files {
+    section: &'static str,
+    certificate: PathBuf,
+    key: PathBuf,
+    authorities: Option<PathBuf>,
+}
+
+struct Current {
+    read: Texts,
+    config: Arc<ServerConfig>,
+}
+
+/// What the files hold.
+#[derive(PartialEq, Eq)]
+struct Texts {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    authorities: Option<Vec<u8>>,
+}
+
+impl ListenerTls {
+    /// As this section of the settings has it; `None`: plain HTTP. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Files that cannot be used.
+    pub fn load(section: &'static str, settings: &ListenTls) -> Result<Option<Self>, ListenTlsError> {
+        let (Some(certificate), Some(key)) = (settings.cert_file.clone(), settings.key_file.clone()) else {
+            return Ok(None);
+        };
+        let files = Files { section, certificate, key, authorities: settings.client_ca_file.clone() };
+        let read = files.read()?;
+        let config = files.config(&read)?;
+        let current = Arc::new(RwLock::new(Current { read, config }));
+        let renewal = tokio::spawn(keep_current(files, current.clone(), settings.reload.get()));
+        Ok(Some(Self { current, _renewal: Arc::new(Renewal(renewal)) }))
+    }
+
+    /// For a connection that begins now.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).config.clone().into()
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Reads the files once in each such time, for ever.
+async fn keep_current(files: Files, current: Arc<RwLock<Current>>, every: Duration) {
+    let mut tick = interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let section = files.section;
+    loop {
+        tick.tick().await;
+        match files.reload(&current) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(section, "the certificate of a listener is another one"),
+            Err(error) => tracing::error!(%error, "the certificate read before stays in use: mend the files"),
+        }
+    }
+}
+
+impl Files {
+    /// Whether what the files hold has changed, and is in use from now on.
+    fn reload(&self, current: &RwLock<Current>) -> Result<bool, ListenTlsError> {
+        let read = self.read()?;
+        if read == current.read().unwrap_or_else(PoisonError::into_inner).read {
+            return Ok(false);
+        }
+        let config = self.config(&read)?;
+        *current.write().unwrap_or_else(PoisonError::into_inner) = Current { read, config };
+        Ok(true)
+    }
+
+    fn read(&self) -> Result<Texts, ListenTlsError> {
+        let section = self.section;
+        let text = |key, path: &Path| {
+            fs::read(path).map_err(|source| ListenTlsError::File { section, key, path: path.to_owned(), source })
+        };
+        Ok(Texts {
+            certificate: text("cert_file", &self.certificate)?,
+            key: text("key_file", &self.key)?,
+            authorities: self.authorities.as_ref().map(|path| text("client_ca_file", path)).transpose()?,
+        })
+    }
+
+    fn config(&self, read: &Texts) -> Result<Arc<ServerConfig>, ListenTlsError> {
+        let section = self.section;
+        let unfit = |error: &dyn std::fmt::Display| ListenTlsError::Unfit { section, why: error.to_string() };
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unfit(&error))?;
+        let builder = match (&read.authorities, &self.authorities) {
+            (Some(text), Some(path)) => {
+                let mut roots = RootCertStore::empty();
+                for authority in self.certificates("client_ca_file", path, text)? {
+                    roots.add(authority).map_err(|error| unfit(&error))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| unfit(&error))?)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let chain = self.certificates("cert_file", &self.certificate, &read.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&read.key).map_err(|_| {
+            let (key, path) = ("key_file", self.key.clone());
+            ListenTlsError::Content { section, key, path, what: "private key" }
+        })?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| unfit(&error))?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn certificates(
+        &self,
+        key: &'static str,
+        path: &Path,
+        text: &[u8],
+    ) -> Result<Vec<CertificateDer<'static>>, ListenTlsError> {
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+        let found = all.ok().filter(|all| !all.is_empty());
+        let (section, path, what) = (self.section, path.to_owned(), "certificate");
+        found.ok_or(ListenTlsError::Content { section, key, path, what })
+    }
+}
