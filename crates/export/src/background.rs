@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
@@ -86,6 +87,8 @@ pub struct Background {
     connect: Box<dyn Connect>,
     /// Longest answer that is read, in bytes.
     longest_answer: usize,
+    /// Answers that were longer.
+    long_answers: AtomicU64,
     /// Whether the process ends. Each exporter holds a receiver for as long as it runs.
     ending: watch::Sender<bool>,
 }
@@ -97,6 +100,7 @@ impl Default for Background {
             runtime: OnceLock::new(),
             connect: Box::new(Plain),
             longest_answer: 64 << 10,
+            long_answers: AtomicU64::new(0),
             ending: watch::Sender::new(false),
         }
     }
@@ -111,6 +115,15 @@ impl Background {
 
     pub(crate) fn longest_answer(&self) -> usize {
         self.longest_answer
+    }
+
+    /// How many answers were longer than is read.
+    pub fn long_answers(&self) -> u64 {
+        self.long_answers.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_long_answer(&self) {
+        self.long_answers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Opens a connection.

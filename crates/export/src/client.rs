@@ -4,7 +4,7 @@ use crate::{Background, Endpoint, Tls};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, Request, Uri};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::fmt;
@@ -146,6 +146,9 @@ impl HttpClient {
     ) -> Result<Answer, PostError> {
         let status = answer.status().as_u16();
         let whole = Limited::new(answer.into_body(), self.background.longest_answer()).collect().await;
+        if whole.as_ref().is_err_and(|error| error.is::<LengthLimitError>()) {
+            self.background.note_long_answer();
+        }
         let body = whole.map(|whole| whole.to_bytes()).ok();
         self.kept = body.is_some().then_some(sender);
         Ok(Answer { status, body: body.unwrap_or_default() })

@@ -1,7 +1,11 @@
-use crate::{Background, Backlog, BatchSettings, Batches, Deliver, Outcome, Undelivered};
+use crate::{Background, Backlog, BatchSettings, Batches, Deliver, HttpClient, Outcome, Target, Undelivered};
+use http::HeaderMap;
 use milecastle_telemetry::metrics::{Counter, Handle, Options, Registry};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
@@ -133,4 +137,28 @@ async fn as_many_batches_are_under_way_as_there_are_exporters() {
     drop(queue.batches);
     assert!(queue.got.recv().await.is_none(), "all exporters have ended");
     assert_eq!(queue.sent.get(), 8);
+}
+
+#[tokio::test]
+async fn answers_that_are_too_long_are_counted() {
+    const MOST: usize = 1 << 10;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::parse(&format!("http://{}/", listener.local_addr().unwrap()), true).unwrap();
+    let background = Arc::new(Background::new(tokio::runtime::Handle::current(), crate::Plain, MOST));
+    let mut client = HttpClient::new(background.clone(), target);
+    for (length, read, counted) in [(MOST, MOST, 0), (MOST + 1, 0, 1)] {
+        let served = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut got = Vec::new();
+            while !got.ends_with(b"\r\n\r\nbody") {
+                assert!(stream.read_buf(&mut got).await.unwrap() > 0, "the request ends early");
+            }
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+            stream.write_all(&[head.as_bytes(), &vec![b'x'; length]].concat()).await.unwrap();
+        };
+        let posted = client.post(HeaderMap::new(), "body".into(), Duration::from_secs(60));
+        let (answer, ()) = tokio::join!(posted, served);
+        let answer = answer.unwrap();
+        assert_eq!((answer.status, answer.body.len(), background.long_answers()), (200, read, counted));
+    }
 }

@@ -200,6 +200,8 @@ pub(crate) struct ClientLimits {
     /// Of one HTTP/2 connection in a second: requests that are cancelled, and frames that carry nothing of a request.
     pub(crate) cancels: u32,
     pub(crate) control_frames: u32,
+    /// Data frames of one HTTP/2 connection that carry nothing and end nothing.
+    pub(crate) empty_data: u32,
     /// Bytes of answers over HTTP/2 that may wait for the client, beside the pieces at hand.
     pub(crate) send_buffer: usize,
     /// What of one request over HTTP/2 may come ahead of its reader, and by what that may grow for all of a connection together.
@@ -370,6 +372,7 @@ impl GatewayConfig {
                 pending_resets: limits.http2_pending_resets as usize,
                 cancels: limits.http2_cancels,
                 control_frames: limits.http2_control_frames,
+                empty_data: limits.http2_empty_data,
                 send_buffer: limits.http2_send_buffer.as_len(),
                 stream_window: u32::try_from(limits.http2_stream_window.get()).unwrap_or(u32::MAX),
                 shared_window: u32::try_from(limits.http2_shared_window.get()).unwrap_or(u32::MAX),

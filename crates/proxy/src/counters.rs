@@ -67,6 +67,8 @@ counters! {
     responses_5xx_upstream,
     /// TLS handshakes that failed.
     tls_failures,
+    /// Those of them that took longer than `timeouts.tls_handshake`.
+    tls_late,
     /// Client connections closed because a request's head came too slowly.
     slow_heads,
     /// Client connections ended because a request's head was malformed or too large.
@@ -75,10 +77,14 @@ counters! {
     http2_cancels_cut,
     /// HTTP/2 client connections ended because of `limits.http2_control_frames`.
     http2_control_frames_cut,
-    /// HTTP/2 client connections ended for too many resets, CONTINUATION or empty DATA frames, or a huge head.
+    /// HTTP/2 client connections ended for too many resets, empty DATA or CONTINUATION frames, or a huge head.
     http2_excess,
     /// Answers over HTTP/2 given up because the client opened no window for them.
     http2_stuck_streams,
+    /// Streams of HTTP/2 refused because of `limits.http2_streams`.
+    http2_streams_refused,
+    /// HTTP/2 client connections ended because of `timeouts.http2_ping`.
+    http2_silent,
     /// Handshakes of QUIC that were answered with a Retry because of `limits.http3_handshakes`.
     http3_retries,
     /// QUIC connections refused because of `limits.connections`.
@@ -89,6 +95,16 @@ counters! {
     http3_control_frames_cut,
     /// Answers over HTTP/3 given up because the client took nothing of them.
     http3_stuck_streams,
+    /// HTTP/3 client connections given up because of `timeouts.http3_silence`.
+    http3_silent,
+    /// Client connections of HTTP/1 and HTTP/2 closed because nothing was taken of what was sent for `nginx_config.http.send_timeout`.
+    stuck_answers,
+    /// Bodies of requests given up because of `nginx_config.http.client_body_timeout`.
+    slow_bodies,
+    /// Bodies of requests refused because of `nginx_config.http.client_max_body_size`.
+    large_bodies,
+    /// Bodies of requests of which the conditions of routes saw a part only, because of `limits.matched_body`.
+    matched_bodies_cut,
     /// Client connections cut because the client went on sending behind its answer for too long or too much.
     lingering_cut,
     /// Connections opened to upstreams.
@@ -109,8 +125,18 @@ counters! {
     pool_stale,
     /// Requests for which no HTTP/2 connection to an upstream had room in time.
     http2_no_room,
+    /// HTTP/2 connections to upstreams closed because of `timeouts.upstream_http2_ping`.
+    upstream_http2_silent,
+    /// Connections to upstreams closed instead of being kept, because of `upstream_pool.idle_connections`.
+    idle_connections_cut,
+    /// Tries that failed because the head of the answer was longer than `limits.upstream_header_bytes`.
+    upstream_heads_too_long,
+    /// Tries that failed because the head of the answer had more fields than `limits.upstream_header_count`.
+    upstream_heads_too_many_fields,
     /// Tries at a further node after a failure.
     retries,
+    /// Requests that were not sent to a further node because of `limits.retry_body`.
+    retry_bodies_cut,
     /// Hash rings that have fewer points than the weights ask for, each time that one is made.
     hash_rings_cut,
     /// Picks of a node of an upstream none of whose nodes is healthy.
@@ -123,6 +149,8 @@ counters! {
     stream_unrouted,
     /// TCP sessions closed because a plugin would have had to see more of them than it may.
     stream_preread_cut,
+    /// TCP sessions closed because of `timeouts.stream_preread`.
+    stream_preread_late,
     /// Connections closed because the PROXY header that they have to begin with was malformed or missing.
     bad_proxy_headers,
     /// Client connections that have switched from HTTP to another protocol, and are open.

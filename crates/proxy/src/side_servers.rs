@@ -10,7 +10,7 @@ use crate::handover::{Gate, Inherited, Listening};
 use crate::health::UpstreamHealth;
 use crate::metrics_page::MetricsServer;
 use crate::node::NodeStatus;
-use crate::node_metrics::{NodeMetrics, PushError, Sources};
+use crate::node_metrics::{NodeMetrics, PushError, Sources, limits};
 use crate::side_http::{SideLimits, SideListener, SideServer};
 use crate::status::{self, Health};
 use milecastle_export::Background;
@@ -108,11 +108,11 @@ impl SideServers {
             exporters,
         } = parts;
         let apisix = &settings.apisix;
-        let limits = SideLimits::new(settings, &metrics)?;
+        let side_limits = SideLimits::new(settings, &metrics)?;
         let mut listening = Vec::new();
         let mut open = |key: &'static str, addr, section: &'static str, tls: &ListenTls| {
             let tls = ListenerTls::load(section, tls)?;
-            let opened = SideListener::open(key, addr, inherited, &gate, &limits, tls);
+            let opened = SideListener::open(key, addr, inherited, &gate, &side_limits, tls);
             let (listener, own) = opened.map_err(|source| SideError::Listen { key, addr, source })?;
             listening.push(own);
             Ok::<_, SideError>(listener)
@@ -125,16 +125,27 @@ impl SideServers {
             let dir = settings.state.dir().to_owned();
             let api = ControlApi::new(snapshot, upstream_health.clone(), discovery.clone(), drain.clone(), dir);
             let listener = open("apisix.control.port", apisix.control.socket(), "side_tls.control", &tls.control)?;
-            Some(control_api::serve(listener, api, settings.limits.control_answers))
+            let waited = limits::family(&metrics)?.with(&[limits::CONTROL_ANSWERS]);
+            Some(control_api::serve(listener, api, settings.limits.control_answers, waited))
         } else {
             None
         };
         let prometheus = &settings.plugin_attr.prometheus;
         let registry = metrics;
-        let sources =
-            Sources { registry, counters, upstream_health, discovery, current, node, facts, access_logs, drain };
+        let sources = Sources {
+            registry,
+            counters,
+            upstream_health,
+            discovery,
+            current,
+            node,
+            facts,
+            access_logs,
+            drain,
+            exporters,
+        };
         let node_metrics = Arc::new(NodeMetrics::new(sources, prometheus)?);
-        node_metrics.push(&settings.metrics_push, &exporters)?;
+        node_metrics.push(&settings.metrics_push)?;
         let metrics = if prometheus.enable_export_server {
             let (key, addr) = ("plugin_attr.prometheus.export_addr.port", prometheus.export_addr.socket());
             let listener = open(key, addr, "side_tls.prometheus", &tls.prometheus)?;

@@ -5,6 +5,7 @@
 //! or the answer says `Connection: close`, and what is left is read and dropped until the client has had time to read the
 //! answer (`worker::linger`). A connection that is closed on unread bytes is reset, and takes the answer along.
 
+use crate::counters::WorkerCounters;
 use crate::h3;
 use crate::request;
 use crate::worker::{Client, Http2Body, Wire};
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 /// How far the body of the present request of an HTTP/1 connection has come. It stays [`Progress::Ended`] where
@@ -57,6 +59,7 @@ impl UploadError {
 /// The body of a request, for the one who reads it.
 pub(crate) struct Upload {
     source: Source,
+    counters: Arc<WorkerCounters>,
     /// Bytes that may still come.
     allowed: u64,
     /// What came behind a stream's data, of what may go on.
@@ -81,17 +84,23 @@ impl Upload {
         wire.body_has_reader.set(true);
         let progress = if awaited { Progress::Awaited } else { unread(&wire, limits.lingering_bytes) };
         client.activity.upload.set(progress);
-        Self { allowed: limits.body_bytes.unwrap_or(u64::MAX), source: Source::Http1(wire, client), trailers: None }
+        let (allowed, counters) = (limits.body_bytes, client.worker.counters.clone());
+        Self::new(Source::Http1(wire, client), counters, allowed)
     }
 
     /// A body that is not empty, comes in a stream, and may have no more than so many bytes.
     pub(crate) fn http2(body: Http2Body, most: Option<u64>) -> Self {
-        Self { source: Source::Http2(body), allowed: most.unwrap_or(u64::MAX), trailers: None }
+        let counters = body.counters().clone();
+        Self::new(Source::Http2(body), counters, most)
     }
 
     /// The same over HTTP/3.
-    pub(crate) fn http3(body: h3::Body, most: Option<u64>) -> Self {
-        Self { source: Source::Http3(Box::new(body)), allowed: most.unwrap_or(u64::MAX), trailers: None }
+    pub(crate) fn http3(body: h3::Body, most: Option<u64>, counters: Arc<WorkerCounters>) -> Self {
+        Self::new(Source::Http3(Box::new(body)), counters, most)
+    }
+
+    fn new(source: Source, counters: Arc<WorkerCounters>, most: Option<u64>) -> Self {
+        Self { source, counters, allowed: most.unwrap_or(u64::MAX), trailers: None }
     }
 
     /// Bytes that it has left, where the client has said so.
@@ -121,6 +130,13 @@ impl Upload {
     /// It is not going to be read any further.
     pub(crate) fn spoil(&self) {
         self.set(Progress::Spoilt);
+    }
+
+    /// It has been waited for too long, and is not read any further.
+    pub(crate) fn too_slow(&self) -> UploadError {
+        self.counters.slow_bodies.up();
+        self.spoil();
+        UploadError::TooSlow
     }
 
     /// Whether trailers have come. Those of HTTP/1.1 are read and dropped.
@@ -158,7 +174,10 @@ impl Upload {
         };
         let piece = piece.and_then(|piece| {
             let length = piece.as_ref().map_or(0, Bytes::len) as u64;
-            self.allowed = self.allowed.checked_sub(length).ok_or(UploadError::TooLarge)?;
+            self.allowed = self.allowed.checked_sub(length).ok_or_else(|| {
+                self.counters.large_bodies.up();
+                UploadError::TooLarge
+            })?;
             Ok(piece)
         });
         if piece.is_err() {

@@ -138,6 +138,9 @@ pub struct Stream {
     pub past_revisions: u32,
     /// What these may keep in memory of objects that were replaced or deleted since, for each group, the newest revision's aside.
     pub past_bytes: Size,
+    /// How long an earlier revision is kept in memory after another one took its place. A node that comes later gets its delta all
+    /// the same, from what the database says has changed.
+    pub past_age: Time,
     /// How long the packed snapshot of a group is kept in memory after a node asked for it last.
     pub snapshot_idle: Time,
 }
@@ -180,9 +183,11 @@ impl DpManager {
         if self.stream.heal_min.is_zero() || self.stream.heal_min > self.stream.heal_max {
             checks.fault("stream.heal_min", "expected more than 0 and no more than `stream.heal_max`");
         }
-        checks
-            .at("stream")
-            .above_zero(&[("longest_wait", self.stream.longest_wait), ("snapshot_idle", self.stream.snapshot_idle)]);
+        checks.at("stream").above_zero(&[
+            ("longest_wait", self.stream.longest_wait),
+            ("past_age", self.stream.past_age),
+            ("snapshot_idle", self.stream.snapshot_idle),
+        ]);
     }
 }
 
@@ -290,6 +295,7 @@ impl Default for Stream {
             heal_max: Time::secs(60),
             past_revisions: 256,
             past_bytes: Size::kib(32 << 10),
+            past_age: Time::secs(30),
             snapshot_idle: Time::secs(60),
         }
     }

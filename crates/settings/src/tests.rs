@@ -257,6 +257,7 @@ fn values_that_could_not_work_are_refused() {
         ("dp_manager: {stream: {heal_min: 0}}", "dp_manager.stream.heal_min"),
         ("dp_manager: {stream: {heal_max: 500ms}}", "dp_manager.stream.heal_min"),
         ("dp_manager: {stream: {past_revisions: 0}}", "dp_manager.stream.past_revisions"),
+        ("dp_manager: {stream: {past_age: 0}}", "dp_manager.stream.past_age"),
         ("dp_manager: {stream: {snapshot_idle: 0}}", "dp_manager.stream.snapshot_idle"),
         ("gateway: {control_plane: {connect_timeout: 0}}", "gateway.control_plane.connect_timeout"),
         ("gateway: {control_plane: {report_interval: 0}}", "gateway.control_plane.report_interval"),

@@ -1,6 +1,7 @@
 //! What a gateway tells about itself and its traffic (`docs/observability.md`).
 
 mod collector;
+mod figures;
 
 use collector::Collector;
 use milecastle_testkit::tls::Authority;

@@ -91,8 +91,11 @@ async fn mqtt_clients_keep_their_broker() {
     let at = gateway.at("TCP");
     let nodes: serde_json::Map<_, _> = brokers.iter().map(|(_, address, _)| (address.to_string(), json!(1))).collect();
     let upstream = json!({ "type": "chash", "key": "mqtt_client_id", "nodes": nodes });
-    let plugins = json!({ "mqtt-proxy": { "protocol_name": "MQTT", "protocol_level": 4 } });
-    gateway.up.put("/stream_routes/1", json!({ "plugins": plugins, "upstream": upstream })).await;
+    let route = |level: u8| {
+        let plugins = json!({ "mqtt-proxy": { "protocol_name": "MQTT", "protocol_level": level } });
+        json!({ "plugins": plugins, "upstream": upstream })
+    };
+    gateway.up.put("/stream_routes/1", route(4)).await;
     let port = at.port().to_string();
     let publish = |client: &str, version: &str| {
         let mut command = Command::new("mosquitto_pub");
@@ -116,5 +119,15 @@ async fn mqtt_clients_keep_their_broker() {
     assert!(places.iter().any(|place| *place != places[0]), "{places:?}");
     assert!(!publish("a", "5"), "another version of the protocol is not let in");
     assert_eq!(super::talk(at, b"GET / HTTP/1.1\r\n\r\n").unwrap_or_default(), b"");
+    // MQTT 5.0, whose first packet has properties before the client's name.
+    gateway.up.put("/stream_routes/1", route(5)).await;
+    eventually("a broker takes a message of MQTT 5.0", async || publish("fifth", "5")).await;
+    for client in &clients {
+        assert!((0..2).all(|_| publish(client, "5")), "{client}");
+    }
+    // The same name falls on the same broker.
+    let now: Vec<Vec<usize>> = clients.iter().map(|client| with(client)).collect();
+    assert_eq!(now, places);
+    assert!(!publish("a", "311"), "another version of the protocol is not let in");
     gateway.up.kill();
 }

@@ -71,7 +71,11 @@ pub(super) struct Packed {
 
 impl Feeds {
     pub(super) fn new(state: Arc<State>, settings: &settings::Stream) -> Self {
-        let memory = Memory { images: settings.past_revisions as usize, bytes: settings.past_bytes.as_len() };
+        let memory = Memory {
+            images: settings.past_revisions as usize,
+            bytes: settings.past_bytes.as_len(),
+            age: settings.past_age.get(),
+        };
         let turns = Arc::new(Semaphore::new(state.store().background()));
         Self {
             state,
@@ -156,13 +160,14 @@ impl Feed {
         });
         feed.read_supersedes().await?;
         let following = Arc::downgrade(&feed);
+        let quiet = snapshot_idle.min(memory.age);
         feed.follower.get_or_init(|| {
             tokio::spawn(async move {
                 let mut failed = false;
                 loop {
                     let changed = tokio::select! {
                         changed = images.changed() => changed.is_ok(),
-                        () = sleep(if failed { RETRY } else { snapshot_idle }) => failed,
+                        () = sleep(if failed { RETRY } else { quiet }) => failed,
                     };
                     let Some(feed) = following.upgrade() else { return };
                     if changed {
@@ -195,8 +200,19 @@ impl Feed {
         Ok(())
     }
 
-    /// Frees what nobody asked for in a while.
+    /// Frees what nobody asked for in a while, and what has been remembered for long enough.
     async fn let_go(&self) {
+        {
+            let _alone = self.making.lock().await;
+            let now = Instant::now();
+            self.lines.send_if_modified(|lines| {
+                if let Some(younger) = lines.without_old(now) {
+                    *lines = Arc::new(younger);
+                }
+                // Nodes may go no further than before.
+                false
+            });
+        }
         let mut packed = self.packed.lock().await;
         if packed.as_ref().is_some_and(|packed| packed.used.elapsed() >= self.snapshot_idle) {
             *packed = None;

@@ -2,15 +2,17 @@
 //!
 //! What must stay true:
 //! - The digest of a [`Head`] is the sum over the objects of its image, whichever way it was reached.
-//! - What is remembered is bounded in number and in the bytes that it keeps from being freed.
+//! - What is remembered is bounded in number, in the bytes that it keeps from being freed, and in time.
 //! - A delta names, for each key that changed, what the head holds: so revisions coalesce by themselves.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use milecastle_model::{Key, Object};
 use milecastle_wire::{Digest, DigestKey, pb, split_delta};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::state::Image;
 
@@ -27,6 +29,8 @@ pub(super) struct Memory {
     pub(super) images: usize,
     /// Bytes of replaced and deleted bodies that they may keep from being freed, the newest step aside.
     pub(super) bytes: usize,
+    /// How long an image is one of them.
+    pub(super) age: Duration,
 }
 
 /// A revision and what it adds up to.
@@ -55,6 +59,8 @@ struct Past {
     digest: Digest,
     /// Size of what the next image no longer has.
     bytes: usize,
+    /// When that took its place.
+    replaced: Instant,
 }
 
 /// What the database knows of the time before the oldest image: keys that changed, and when last.
@@ -92,12 +98,32 @@ impl Head {
             }
         }
         let mut past = self.past.clone();
-        past.push_back(Past { image: self.image.clone(), digest: self.digest, bytes });
+        past.push_back(Past { image: self.image.clone(), digest: self.digest, bytes, replaced: Instant::now() });
         let mut kept: usize = past.iter().map(|past| past.bytes).sum();
         while past.len() > self.memory.images || (kept > self.memory.bytes && past.len() > 1) {
             kept -= past.pop_front().map_or(0, |past| past.bytes);
         }
         Self { image, digest, key: self.key.clone(), memory: self.memory, past, steps: Mutex::default() }
+    }
+
+    /// The same without what has been remembered for long enough by `now`, and the deltas that begin before the rest; `None`: there is
+    /// nothing of either.
+    pub(super) fn without_old(&self, now: Instant) -> Option<Self> {
+        let old = self.past.partition_point(|past| now.saturating_duration_since(past.replaced) >= self.memory.age);
+        let oldest = self.past.get(old).map_or(self.revision(), |past| past.image.revision());
+        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        if old == 0 && steps.keys().all(|from| *from >= oldest) {
+            return None;
+        }
+        let steps = steps.iter().filter(|(from, _)| **from >= oldest);
+        Some(Self {
+            image: self.image.clone(),
+            digest: self.digest,
+            key: self.key.clone(),
+            memory: self.memory,
+            past: self.past.range(old..).cloned().collect(),
+            steps: Mutex::new(steps.map(|(from, cell)| (*from, cell.clone())).collect()),
+        })
     }
 
     pub(super) fn image(&self) -> &Arc<Image> {
@@ -207,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    const MEMORY: Memory = Memory { images: 20, bytes: 1 << 20 };
+    const MEMORY: Memory = Memory { images: 20, bytes: 1 << 20, age: Duration::from_secs(30) };
 
     /// What a node holds: by kind and id the body.
     type Held = BTreeMap<(String, String), Vec<u8>>;
@@ -330,5 +356,29 @@ mod tests {
         }
         assert!(head.past.len() < 10);
         assert!(head.past.iter().map(|past| past.bytes).sum::<usize>() <= MEMORY.bytes);
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten_and_nothing_keeps_it() {
+        let first = Arc::new(Image::new("l", 0, []).after(1, [put("a", 1)]));
+        let second = Arc::new(first.after(2, [delete("a", 2)]));
+        let third = Arc::new(second.after(3, [put("b", 3)]));
+        let mut head = Head::first(first.clone(), MEMORY).after(second);
+        let began = head.past[0].replaced;
+        head = head.after(third);
+        head.past[1].replaced = began + MEMORY.age / 2;
+        let cell = |head: &Head, from| head.step_cell(from).expect("there is room for it");
+        for from in [1, 2] {
+            assert!(cell(&head, from).set(head.step(from, None)).is_ok());
+        }
+        assert!(head.without_old(began + MEMORY.age / 2).is_none(), "nothing is old");
+        let younger = head.without_old(began + MEMORY.age).expect("revision 1 is old");
+        drop(head);
+        assert_eq!((younger.oldest(), younger.revision(), Arc::strong_count(&first)), (2, 3, 1));
+        assert!(cell(&younger, 1).get().is_none() && cell(&younger, 2).get().is_some());
+        assert!(younger.step(1, None).is_none() && younger.step(2, None).is_some());
+        let youngest = younger.without_old(began + 2 * MEMORY.age).expect("all is old");
+        assert_eq!(youngest.oldest(), 3);
+        assert!(youngest.without_old(began + 2 * MEMORY.age).is_none());
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use milecastle_store::{Gate, Store, StoreError};
+use tokio::time::Instant;
 
 use super::feed::off_thread;
 use super::head::{Head, Memory};
@@ -46,6 +47,23 @@ impl Lines {
         memory: Memory,
     ) -> Result<Self, StoreError> {
         Making { store, group, image, memory, before: Some(self) }.lines().await
+    }
+
+    /// The same without what heads have remembered for long enough by `now`; `None`: there is nothing of it.
+    pub(super) fn without_old(&self, now: Instant) -> Option<Self> {
+        let rest = self.rest.without_old(now).map(Arc::new);
+        let canary = if Arc::ptr_eq(&self.rest, &self.canary) {
+            rest.clone()
+        } else {
+            self.canary.without_old(now).map(Arc::new)
+        };
+        (rest.is_some() || canary.is_some()).then(|| Self {
+            image: self.image.clone(),
+            canary: canary.unwrap_or_else(|| self.canary.clone()),
+            rest: rest.unwrap_or_else(|| self.rest.clone()),
+            canaries: self.canaries.clone(),
+            of_one_moment: self.of_one_moment,
+        })
     }
 
     /// What the database holds, whoever may have it.

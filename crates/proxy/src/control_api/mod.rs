@@ -19,6 +19,7 @@ use http::{Method, StatusCode};
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::Registry;
 use milecastle_snapshot::Snapshot;
+use milecastle_telemetry::metrics::{Counter, Handle};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -134,8 +135,8 @@ impl ControlApi {
 }
 
 /// Serves the control API, with so many answers in the making at a time: each takes a thread, and a thread keeps about a MiB of
-/// memory for some time, however many clients there are.
-pub(crate) fn serve(listener: SideListener, api: ControlApi, at_once: u32) -> SideServer {
+/// memory for some time, however many clients there are. `waited` counts those that had to wait for their turn.
+pub(crate) fn serve(listener: SideListener, api: ControlApi, at_once: u32, waited: Handle<Counter>) -> SideServer {
     let (api, turns) = (Arc::new(api), Arc::new(Semaphore::new(at_once as usize)));
     SideServer::start(listener, move |request| {
         let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
@@ -144,12 +145,18 @@ pub(crate) fn serve(listener: SideListener, api: ControlApi, at_once: u32) -> Si
             path: request.uri().path().to_owned(),
             html: accept.contains("text/html"),
         };
-        let (api, turns) = (api.clone(), turns.clone());
+        let (api, turns, waited) = (api.clone(), turns.clone(), waited.clone());
         async move {
             if ask.method == Method::GET && ask.path == "/v1/drain" {
                 return json(StatusCode::OK, &api.drain().await);
             }
-            let _turn = turns.acquire().await;
+            let _turn = match turns.try_acquire() {
+                Ok(turn) => Ok(turn),
+                Err(_) => {
+                    waited.inc();
+                    turns.acquire().await
+                }
+            };
             // A dump of a large configuration takes a while, which the tasks of this runtime should not wait for.
             let answered = tokio::task::spawn_blocking(move || api.answer(&ask)).await;
             answered.unwrap_or_else(|_| side_http::stock(StatusCode::INTERNAL_SERVER_ERROR))

@@ -3,18 +3,20 @@
 use super::{ControlApi, serve};
 use crate::discovery::Discovery;
 use crate::drain::Drain;
+use crate::node_metrics::limits;
 use crate::side_http::{SideListener, SideServer};
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{
     BuildCx, ConfigError, Flow, Hooks, Metadata, NoSecrets, OnAccess, Plugin, PluginDef, Registry, RequestCx, Shared,
 };
-use milecastle_snapshot::Compiler;
-use milecastle_testkit::{Answer, Call};
+use milecastle_snapshot::{Compiler, Snapshot};
+use milecastle_telemetry::metrics;
+use milecastle_testkit::{Answer, Call, eventually};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 
 /// A plugin with a default, a secret and metadata.
 struct Probe;
@@ -81,15 +83,21 @@ async fn node(objects: &[(Kind, &str, Value)]) -> SideServer {
     let compiler = compiler.under_settings(&json!({ "proxy_mode": "http&stream" })).unwrap();
     let (snapshot, _) = compiler.build("line", 5, objects.collect());
     let snapshot = Arc::new(snapshot);
+    serving(move || snapshot.clone(), &metrics::Registry::default())
+}
+
+/// Serves the control API over this snapshot, one answer at a time; `metrics` counts those that wait.
+fn serving(snapshot: impl Fn() -> Arc<Snapshot> + Send + Sync + 'static, metrics: &metrics::Registry) -> SideServer {
+    let waited = limits::family(metrics).unwrap().with(&[limits::CONTROL_ANSWERS]);
     let discovery = Discovery::new(&Default::default(), tokio::runtime::Handle::current(), None, None).unwrap();
     let api = ControlApi::new(
-        move || snapshot.clone(),
+        snapshot,
         Arc::default(),
         discovery,
         Arc::new(Drain::new("1.2.3", std::time::Duration::ZERO)),
         PathBuf::new(),
     );
-    serve(SideListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), api, 1)
+    serve(SideListener::bind("127.0.0.1:0".parse().unwrap()).unwrap(), api, 1, waited)
 }
 
 async fn get(node: &SideServer, target: &str) -> Answer {
@@ -297,4 +305,28 @@ async fn commands_and_what_is_unknown() {
     }
     knows_nothing(&node, Call::post("/v1/routes", "")).await;
     knows_nothing(&node, Call::new(http::Method::DELETE, "/v1/route/1")).await;
+}
+
+#[tokio::test]
+async fn answers_that_wait_for_their_turn_are_counted() {
+    let registry = Registry::new(&[], Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+    let empty = Arc::new(Snapshot::empty("", &Compiler::new(Arc::new(registry))));
+    let (go_on, held) = mpsc::channel();
+    let (held, metrics) = (Mutex::new(held), metrics::Registry::default());
+    let node = serving(
+        move || {
+            held.lock().unwrap().recv().unwrap();
+            empty.clone()
+        },
+        &metrics,
+    );
+    let waited = limits::family(&metrics).unwrap().with(&[limits::CONTROL_ANSWERS]);
+    let both = async { tokio::join!(get(&node, "/v1/routes"), get(&node, "/v1/routes")) };
+    let released = async {
+        eventually("one waits for the other", async || waited.get() == 1).await;
+        go_on.send(()).unwrap();
+        go_on.send(()).unwrap();
+    };
+    let ((one, other), ()) = tokio::join!(both, released);
+    assert_eq!((one.status, other.status, waited.get()), (200, 200, 1));
 }

@@ -80,8 +80,8 @@ impl Pump {
     }
 
     /// The client has been waited for too long.
-    pub(crate) fn spoil(&self) {
-        self.body.spoil();
+    pub(crate) fn too_slow(&self) -> UploadError {
+        self.body.too_slow()
     }
 
     /// Starts over on another connection. Only if it is [`Self::replayable`].

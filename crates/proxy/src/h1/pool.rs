@@ -4,6 +4,7 @@
 //! touches nothing that another worker touches.
 
 use super::conn::Conn;
+use crate::counters::WorkerCounters;
 use crate::tls::TlsTerms;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -40,6 +41,7 @@ pub(crate) struct Pool {
 struct Count {
     idle: Cell<usize>,
     most: usize,
+    counters: Arc<WorkerCounters>,
 }
 
 /// The idle connections with one key. What was used last is used next; what rests longest stands in front.
@@ -50,8 +52,9 @@ pub(crate) struct Slot {
 
 impl Pool {
     /// A pool of no more than `most` idle connections.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { slots: RefCell::default(), count: Rc::new(Count { idle: Cell::new(0), most: most.max(1) }) }
+    pub(crate) fn new(most: usize, counters: Arc<WorkerCounters>) -> Self {
+        let count = Count { idle: Cell::new(0), most: most.max(1), counters };
+        Self { slots: RefCell::default(), count: Rc::new(count) }
     }
 
     /// The place of connections with this key.
@@ -96,7 +99,10 @@ impl Slot {
         // At the worker's cap the one idle longest at this address makes room; where there is none, the new one is closed.
         self.idle.borrow_mut().push_back(conn);
         self.count.idle.set(self.count.idle.get() + 1);
-        if self.idle.borrow().len() > keep.size || self.count.idle.get() > self.count.most {
+        if self.idle.borrow().len() > keep.size {
+            self.drop_oldest();
+        } else if self.count.idle.get() > self.count.most {
+            self.count.counters.idle_connections_cut.up();
             self.drop_oldest();
         }
     }

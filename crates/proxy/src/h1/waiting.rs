@@ -24,15 +24,13 @@ impl Waiting {
     }
 
     /// It has taken longer. A body that did not come is not read any further.
-    pub(crate) fn too_long(self, outgoing: &mut Outgoing) -> Failure {
+    pub(crate) fn too_long(self, outgoing: &Outgoing) -> Failure {
         match self {
             Self::ToSend => Failure::SendTimeout,
-            Self::ForClient => {
-                if let Outgoing::Streaming(pump) = outgoing {
-                    pump.spoil();
-                }
-                UploadError::TooSlow.into()
-            }
+            Self::ForClient => match outgoing {
+                Outgoing::Streaming(pump) => pump.too_slow().into(),
+                Outgoing::None | Outgoing::Whole(_) => UploadError::TooSlow.into(),
+            },
             Self::ForAnswer => Failure::ReadTimeout,
         }
     }

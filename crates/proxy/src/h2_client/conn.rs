@@ -153,7 +153,15 @@ impl Task {
             }
             let busy = self.conn.upgrade().is_some_and(|conn| conn.streams.get() > 0);
             match &mut self.life {
-                Some(life) if busy => life.poll(cx).map(Ok),
+                Some(life) if busy => {
+                    let silent = life.poll(cx);
+                    if silent.is_ready()
+                        && let Some(lanes) = self.lanes.upgrade()
+                    {
+                        lanes.note_silence();
+                    }
+                    silent.map(Ok)
+                }
                 Some(life) => {
                     life.forget();
                     Poll::Pending

@@ -2,12 +2,14 @@
 
 use super::Http2Limits;
 use super::conn::Conn;
+use crate::counters::WorkerCounters;
 use crate::failure::Failure;
 use crate::h1::{Keep, Limits, PoolKey};
 use crate::transport::ToUpstream;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -24,6 +26,7 @@ struct Shared {
     /// Connections without a request that the worker keeps.
     most_idle: usize,
     idle: Cell<usize>,
+    counters: Arc<WorkerCounters>,
 }
 
 /// The connections to one address. Those opened first are used first, so that the others come to rest.
@@ -47,8 +50,8 @@ pub(crate) struct Taken {
 
 impl Pool {
     /// A pool that keeps no more than `most_idle` connections without a request. `heads` are the caps on answers' heads.
-    pub(crate) fn new(limits: Http2Limits, heads: Limits, most_idle: usize) -> Self {
-        let shared = Shared { limits, heads, most_idle: most_idle.max(1), idle: Cell::new(0) };
+    pub(crate) fn new(limits: Http2Limits, heads: Limits, most_idle: usize, counters: Arc<WorkerCounters>) -> Self {
+        let shared = Shared { limits, heads, most_idle: most_idle.max(1), idle: Cell::new(0), counters };
         Self { lanes: RefCell::default(), shared: Rc::new(shared) }
     }
 
@@ -142,6 +145,11 @@ impl Lanes {
         gone.iter().filter(|conn| conn.streams.get() == 0).for_each(|_| self.note_idle(-1));
     }
 
+    /// The upstream gave no sign of life on a connection.
+    pub(super) fn note_silence(&self) {
+        self.shared.counters.upstream_http2_silent.up();
+    }
+
     /// The upstream allows another number of streams.
     pub(super) fn note_room(&self) {
         self.changed.notify_waiters();
@@ -159,7 +167,11 @@ impl Lanes {
             self.note_idle(1);
             conn.expires.set(Instant::now() + keep.idle_timeout);
             let idle = self.conns.borrow().iter().filter(|conn| conn.streams.get() == 0).count();
-            let many = idle > keep.size || self.shared.idle.get() > self.shared.most_idle;
+            let many_here = idle > keep.size;
+            let many = many_here || self.shared.idle.get() > self.shared.most_idle;
+            if many && !many_here {
+                self.shared.counters.idle_connections_cut.up();
+            }
             if many || keep.idle_timeout.is_zero() {
                 self.let_go(|known| Rc::ptr_eq(known, conn));
             }

@@ -1,6 +1,7 @@
 //! The families of the node's metrics, and where each figure comes from.
 
 use super::Sources;
+use super::limits::{self, EXPORT_ANSWER};
 use super::traffic::TrafficMetrics;
 use crate::control_api::STORAGE_PREFIX;
 use crate::current::Current;
@@ -27,6 +28,7 @@ pub(super) struct Families {
     ocsp: OcspMetrics,
     metric_errors: Handle<Counter>,
     log_lines_dropped: Handle<Counter>,
+    long_answers: Handle<Counter>,
     revision: Handle<Gauge>,
     head: Handle<Gauge>,
     published: Handle<Gauge>,
@@ -71,6 +73,7 @@ impl Families {
                 "access_log_dropped_lines_total",
                 "Lines of the access logs, of requests and of sessions, that were not written",
             )?,
+            long_answers: limits::family(registry)?.with(&[EXPORT_ANSWER]),
             revision: gauge("config_revision", "Revision of the configuration in force")?,
             head: gauge("config_head_revision", "Newest revision that the control plane has named")?,
             published: gauge(
@@ -93,8 +96,18 @@ impl Families {
 
     /// Brings them up to date. Only one at a time may.
     pub(super) fn update(&self, sources: &Sources) {
-        let Sources { registry, counters, upstream_health, discovery, current, node, facts, access_logs, drain } =
-            sources;
+        let Sources {
+            registry,
+            counters,
+            upstream_health,
+            discovery,
+            current,
+            node,
+            facts,
+            access_logs,
+            drain,
+            exporters,
+        } = sources;
         self.node_info.with(&[&facts.hostname, facts.version]).set(1.0);
         self.traffic.update(counters);
         self.update_upstreams(upstream_health);
@@ -102,6 +115,7 @@ impl Families {
         self.ocsp.update(counters.ocsp());
         follow(&self.metric_errors, registry.overflowed());
         follow(&self.log_lines_dropped, access_logs.iter().map(|log| log.dropped()).sum());
+        follow(&self.long_answers, exporters.long_answers());
         self.update_configuration(&node(), current.get());
         let (stage, left) = drain.at();
         self.ending.set(if stage == Stage::Serving { 0.0 } else { 1.0 });

@@ -3,6 +3,7 @@
 //! They mirror what is counted elsewhere, so they are brought up to date when they are looked at and cost requests nothing.
 
 mod families;
+pub(crate) mod limits;
 mod traffic;
 
 use crate::access_log::AccessLog;
@@ -34,6 +35,7 @@ pub(crate) struct Sources {
     pub(crate) facts: NodeFacts,
     pub(crate) access_logs: Vec<Arc<AccessLog>>,
     pub(crate) drain: Arc<Drain>,
+    pub(crate) exporters: Arc<Background>,
 }
 
 /// Metrics cannot be pushed.
@@ -90,7 +92,7 @@ impl NodeMetrics {
     ///
     /// # Errors
     /// What they say cannot be used.
-    pub(crate) fn push(self: &Arc<Self>, settings: &MetricsPush, exporters: &Arc<Background>) -> Result<(), PushError> {
+    pub(crate) fn push(self: &Arc<Self>, settings: &MetricsPush) -> Result<(), PushError> {
         let Some(endpoint) = &settings.endpoint else { return Ok(()) };
         let mut headers = HeaderMap::new();
         if let Some(secret) = &settings.authorization {
@@ -99,7 +101,7 @@ impl NodeMetrics {
             headers.insert(AUTHORIZATION, value);
         }
         let target = otlp::collector(endpoint, MetricsPush::PATH, true)?;
-        let facts = &self.sources.facts;
+        let Sources { facts, exporters, .. } = &self.sources;
         let about = vec![
             otlp::text("service.name", "milecastle-gateway"),
             otlp::text("service.version", facts.version),

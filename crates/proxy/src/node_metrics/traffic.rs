@@ -1,13 +1,14 @@
 //! The metrics of connections, requests and sessions, which the workers count.
 
 use super::families::{float, follow};
+use super::limits;
 use crate::counters::{Counters, TIME_BOUNDS, Totals};
 use milecastle_telemetry::metrics::{Counter, Family, Gauge, Handle, Histogram, MetricError, Options, Registry};
 
 /// Reads one figure.
-type Read = fn(&Totals) -> u64;
+pub(super) type Read = fn(&Totals) -> u64;
 /// A counter, and the figure that it follows.
-type Mirrored = (Handle<Counter>, Read);
+pub(super) type Mirrored = (Handle<Counter>, Read);
 /// A gauge, and the figure that it shows.
 type Shown = (Handle<Gauge>, Read);
 
@@ -28,6 +29,7 @@ impl TrafficMetrics {
         let mut counters = totals(registry)?;
         counters.extend(responses(registry)?);
         counters.extend(superseded(registry)?);
+        counters.extend(limits::of_workers(registry)?);
         Ok(Self {
             gauges,
             counters,
@@ -204,7 +206,7 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
         }),
         (
             "http2_excess_total",
-            "HTTP/2 connections ended for too many resets (limits.http2_pending_resets), CONTINUATION or empty DATA frames, or a huge head",
+            "HTTP/2 connections ended for too many resets (limits.http2_pending_resets), empty DATA (limits.http2_empty_data) or CONTINUATION frames, or a huge head",
             |t| t.http2_excess,
         ),
         (

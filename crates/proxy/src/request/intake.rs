@@ -96,6 +96,7 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
         && *length > most
         && accepted.is_ok()
     {
+        worker.counters.large_bodies.up();
         accepted = Err(refuse(StatusCode::PAYLOAD_TOO_LARGE));
     }
     live.plugins = accepted.is_ok();

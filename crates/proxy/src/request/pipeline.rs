@@ -3,7 +3,7 @@
 use super::live::Live;
 use super::proxy::{self, Answer};
 use super::{Refusal, nginx_status, refuse};
-use crate::upload::{Upload, UploadError};
+use crate::upload::Upload;
 use crate::worker::Pinned;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode, header};
@@ -25,6 +25,9 @@ pub(super) async fn run(live: &mut Live) -> Result<Answer, Refusal> {
     if conditions_read(live, snapshot) {
         let most = live.client.worker.node.config.matched_body;
         Box::pin(read_body(live, most)).await?;
+        if live.body.is_some() {
+            live.client.worker.counters.matched_bodies_cut.up();
+        }
     }
     let global = snapshot.global();
     let matching = live.cx.way.begin(|| "http_router_match".into());
@@ -141,10 +144,7 @@ pub(super) async fn read(upload: &mut Upload, keep: usize, patience: Duration) -
     let mut more = BytesMut::new();
     while !upload.is_ended() {
         let piece = tokio::time::timeout(patience, poll_fn(|cx| upload.poll_piece(cx))).await;
-        let piece = piece.unwrap_or_else(|_| {
-            upload.spoil();
-            Err(UploadError::TooSlow)
-        });
+        let piece = piece.unwrap_or_else(|_| Err(upload.too_slow()));
         let Some(data) = piece.map_err(|error| refuse(error.status()))? else { break };
         if first.is_empty() {
             first = data;

@@ -6,7 +6,7 @@ use super::live::Live;
 use super::{Refusal, grpc, pipeline, refuse};
 use crate::balance::{Balancer, Endpoint, Selection};
 use crate::failure::Failure;
-use crate::h1::{self, Asked, Conn, Framing, Head, Outgoing, Patience, Pump, Terms};
+use crate::h1::{self, Asked, Conn, Framing, Head, Malformed, Outgoing, Patience, Pump, Terms};
 use crate::h2_client::Answered as Http2Answered;
 use crate::health::FailedTry;
 use crate::tls::Profile;
@@ -117,7 +117,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
             return Err(refuse(failure.status()));
         }
         note(live, &endpoint, &failure, began);
-        if !may_retry(live, &failure, &outgoing) || made >= attempts {
+        if made >= attempts || !may_retry(live, &failure, &outgoing) {
             return Err(refuse(failure.status()));
         }
         if last_retry.is_some_and(|limit| Instant::now() > limit) {
@@ -337,8 +337,15 @@ pub(super) fn is_replayable(outgoing: &Outgoing) -> bool {
 }
 
 fn may_retry(live: &Live, failure: &Failure, outgoing: &Outgoing) -> bool {
+    if !failure.retryable() || failure.before_sending() {
+        return failure.retryable();
+    }
     let repeatable = failure.unprocessed() || is_repeatable(&live.cx.request.method);
-    failure.retryable() && (failure.before_sending() || (repeatable && is_replayable(outgoing)))
+    let replayable = is_replayable(outgoing);
+    if repeatable && !replayable {
+        live.client.worker.counters.retry_bodies_cut.up();
+    }
+    repeatable && replayable
 }
 
 /// The next node gets the request from its beginning.
@@ -357,6 +364,12 @@ fn prepare_retry(live: &Live, failure: &Failure, outgoing: &mut Outgoing) {
 fn note(live: &mut Live, endpoint: &Endpoint, failure: &Failure, began: Instant) {
     let route = live.cx.route.as_ref().map_or("", |route| &route.id);
     tracing::warn!(route, node = &*endpoint.text, error = %failure, "an upstream node gave no answer");
+    let counters = &live.client.worker.counters;
+    match failure {
+        Failure::Malformed(Malformed::TooLong | Malformed::Interim) => counters.upstream_heads_too_long.up(),
+        Failure::Malformed(Malformed::TooManyFields) => counters.upstream_heads_too_many_fields.up(),
+        _ => {}
+    }
     let took = began.elapsed();
     if let Some(lease) = &mut live.lease {
         lease.fail();

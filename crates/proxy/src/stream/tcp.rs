@@ -141,7 +141,11 @@ async fn preread(session: &mut Session, client: &mut FromClient, pinned: &Rc<Pin
                 }
                 first.reserve(most - first.len());
                 let read = tokio::time::timeout_at(until, client.read_buf(first)).await;
-                match read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))? {
+                let read = read.unwrap_or_else(|_| {
+                    session.worker.counters.stream_preread_late.up();
+                    Err(io::ErrorKind::TimedOut.into())
+                });
+                match read? {
                     0 => return Ok(false),
                     read => session.cx.traffic.received += read as u64,
                 }

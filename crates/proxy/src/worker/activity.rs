@@ -285,6 +285,7 @@ pub(super) mod tests {
             pending_resets: 1,
             cancels: 1,
             control_frames: 1,
+            empty_data: 1,
             send_buffer: 1,
             stream_window: 1,
             shared_window: 1,

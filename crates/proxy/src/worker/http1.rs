@@ -227,7 +227,12 @@ impl Connection {
             return Poll::Ready(Ended::Gone);
         }
         match self.watch.over() {
-            Some(_) => Poll::Ready(Ended::Over),
+            Some(phase) => {
+                if phase == Phase::Blocked {
+                    self.client.worker.counters.stuck_answers.up();
+                }
+                Poll::Ready(Ended::Over)
+            }
             None => Poll::Pending,
         }
     }

@@ -186,11 +186,16 @@ impl Worker {
         let pinned = Pinned::new(&node);
         let counters = node.counters.worker(index);
         Rc::new(Self {
-            pool: Pool::new(node.config.idle_connections),
+            pool: Pool::new(node.config.idle_connections, counters.clone()),
             pipes: Pipes::new(node.config.pipes, counters.clone()),
-            counters,
             routes: node.config.counts_routes.then(|| node.counters.routes(index)),
-            http2: h2_client::Pool::new(node.config.http2, node.config.upstream, node.config.idle_connections),
+            http2: h2_client::Pool::new(
+                node.config.http2,
+                node.config.upstream,
+                node.config.idle_connections,
+                counters.clone(),
+            ),
+            counters,
             balancers: Balancers::default(),
             overlays: Overlays::default(),
             spare: Spare::default(),

@@ -77,7 +77,10 @@ async fn open(
         let accepting = Box::pin(async {
             let accepting =
                 tokio::time::timeout(limits.handshake_timeout, crate::tls::accept(&worker, &listen, stream));
-            accepting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            accepting.await.unwrap_or_else(|_| {
+                worker.counters.tls_late.up();
+                Err(io::ErrorKind::TimedOut.into())
+            })
         });
         let accepted = unless_evicted(&activity, accepting).await;
         if accepted.is_err() {

@@ -61,7 +61,8 @@ pub struct Gateway {
     pub control_plane: ControlPlane,
     /// Where the last good configuration is kept.
     pub state: State,
-    /// Caps; each has a metric that counts how often it bit.
+    /// Caps. Where one refuses, drops or cuts something, a metric counts it: one of its own, or `limit_hits_total` with the key as
+    /// the label.
     pub limits: Limits,
     /// Time limits that no resource sets.
     pub timeouts: Timeouts,

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Size, Time};
 
-/// Caps; each has a metric that counts how often it bit.
+/// Caps. Where one refuses, drops or cuts something, a metric counts it: one of its own, or `limit_hits_total` with the key as
+/// the label. Windows, buffers and what else only makes a peer wait is not counted (`docs/hardening.md`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Limits {
@@ -53,6 +54,10 @@ pub struct Limits {
     /// the connection (`ENHANCE_YOUR_CALM`).
     #[schemars(range(min = 1), extend("x-unit" = "frames"))]
     pub http2_control_frames: u32,
+    /// `DATA` frames that carry nothing and end nothing, over the life of one HTTP/2 client connection; more ends it
+    /// (`ENHANCE_YOUR_CALM`).
+    #[schemars(range(min = 1), extend("x-unit" = "frames"))]
+    pub http2_empty_data: u32,
     /// What may be laid out to be sent on an HTTP/2 client connection before answers wait; beside it each answer holds the piece that
     /// it has last read of its upstream. Once twice as much is left, nothing more is read from the client.
     pub http2_send_buffer: Size,
@@ -306,6 +311,7 @@ impl Default for Limits {
             http2_pending_resets: 20,
             http2_cancels: 200,
             http2_control_frames: 1000,
+            http2_empty_data: 100,
             http2_send_buffer: Size::kib(64),
             http2_stream_window: Size::kib(64),
             http2_shared_window: Size::kib(1024),

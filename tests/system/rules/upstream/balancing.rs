@@ -229,6 +229,39 @@ async fn upstream_4_3_the_least_loaded_node_for_its_weight() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_4_3_counts_stay_with_a_node_in_its_tier() {
+    let site = site().await;
+    let echoes = ["old", "new", "last"].map(Echo::named);
+    let [old, new, last] = echoes.each_ref();
+    let node = |echo: &Echo, priority: i32| json!({ "host": "127.0.0.1", "port": echo.port(), "weight": 1, "priority": priority });
+    let put =
+        async |nodes: Value| site.put([route_to("u43-change", json!({ "type": "least_conn", "nodes": nodes }))]).await;
+    let got = || echoes.each_ref().map(|echo| echo.received().len());
+    let mut held = Vec::new();
+    let mut send = async |count: usize| {
+        for _ in 0..count {
+            let before: usize = got().iter().sum();
+            let mut connection = Raw::connect(site.up.http).await.unwrap();
+            connection.send("GET /u43-change/hang HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+            held.push(connection);
+            eventually("it is with a node", async || got().iter().sum::<usize>() > before).await;
+        }
+    };
+    // A single node is counted too.
+    put(json!([node(old, 0)])).await;
+    send(2).await;
+    // What it has in flight counts beside a node that has come.
+    put(json!([node(old, 0), node(new, 0)])).await;
+    send(2).await;
+    assert_eq!(got(), [2, 2, 0]);
+    // In another tier it begins anew.
+    put(json!([node(old, 1), node(last, 1), node(new, 0)])).await;
+    send(2).await;
+    assert_eq!(got(), [3, 2, 1]);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upstream_4_4_the_faster_of_two_nodes() {
     let (site, slow, fast) = (site().await, Echo::named("slow"), Echo::named("fast"));
     let upstream = |nodes: Value| json!({ "type": "ewma", "nodes": nodes });

@@ -5,10 +5,11 @@ use crate::rules::{Shared, Site};
 use crate::tunnels::{CLOSE, TEXT, chat, frame};
 use milecastle_testkit::raw::{self, Raw};
 use milecastle_testkit::tls::Authority;
-use milecastle_testkit::{Call, Echo};
+use milecastle_testkit::{Call, Echo, eventually};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,6 +102,43 @@ async fn upstream_7_connections_are_kept_by_address_name_and_certificate() {
         }
     }
     assert_eq!(secure.connections(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_7_so_many_connections_are_kept_and_for_so_long() {
+    let site = site().await;
+    let pool =
+        |size: u32, idle: f64| json!({ "keepalive_pool": { "size": size, "idle_timeout": idle, "requests": 1000 } });
+    for (rule, size, expected) in [("u7-one", 1, 4), ("u7-two", 2, 2)] {
+        // Answers two requests once both are there, each on a connection of its own.
+        let (both, seen) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(BTreeSet::new())));
+        let noted = seen.clone();
+        let pairs = Scripted::new(move |stream, _| {
+            noted.lock().unwrap().insert(stream.peer_addr()?);
+            both.wait();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        });
+        site.put([route_to(rule, with(json!({ "nodes": nodes(&[pairs.address]) }), pool(size, 60.0)))]).await;
+        let target = format!("/{rule}/x");
+        for _ in 0..3 {
+            let (one, other) = tokio::join!(site.up.get(&target), site.up.get(&target));
+            assert_eq!((one.status, other.status), (200, 200), "{rule}");
+        }
+        assert_eq!(seen.lock().unwrap().len(), expected, "connections of {rule}");
+    }
+    let (short, long) = (Echo::start(), Echo::start());
+    site.put([
+        route_to("u7-short", with(json!({ "nodes": nodes(&[short.address()]) }), pool(5, 0.1))),
+        route_to("u7-long", with(json!({ "nodes": nodes(&[long.address()]) }), pool(5, 60.0))),
+    ])
+    .await;
+    for target in ["/u7-long/x", "/u7-short/x"] {
+        assert_eq!(site.up.get(target).await.status, 200);
+    }
+    eventually("one that has rested for long enough is closed", async || short.open_connections() == 0).await;
+    assert_eq!((short.connections(), long.open_connections()), (1, 1));
+    assert_eq!(site.up.get("/u7-short/x").await.status, 200);
+    assert_eq!(short.connections(), 2);
 }
 
 /// The same site, whose peers are believed, and one whose are not.

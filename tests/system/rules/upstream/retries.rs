@@ -2,10 +2,12 @@
 
 use super::{Scripted, in_order, nodes, received, route_to, server, site, tried, with};
 use crate::rules::Site;
+use http::Method;
 use milecastle_testkit::raw::{self, Raw};
 use milecastle_testkit::{Answer, Call, Echo, eventually, nowhere};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
 
 /// The status of the answer, and those of all tries.
 fn outcome(answer: &Answer) -> (u16, String) {
@@ -59,6 +61,88 @@ async fn upstream_5_2_failures_before_the_answers_head_are_retried() {
     echo.take();
     assert!(Call::get("/u52/x").to(site.up.http).await.is_err(), "the answer is cut");
     assert_eq!((cut.requests(), echo.take().len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_5_2_failures_while_sending_are_retried() {
+    let settings = [("MILECASTLE__GATEWAY__LIMITS__RETRY_BODY", "64m")];
+    let site = Site::start(&settings, &[], &["an upstream node gave no answer"]).await;
+    let echo = Echo::named("good");
+    // More than the system takes in for an upstream that reads nothing of it.
+    let body = "y".repeat(32 << 20);
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    let stuck = Scripted::new(move |_, _| {
+        assert!(held.lock().unwrap().recv().is_err(), "it is held until the test lets go");
+        Err(std::io::ErrorKind::Other.into())
+    });
+    let closing = Scripted::closing();
+    let limits = json!({ "timeout": { "connect": 5, "send": 0.3, "read": 3600 } });
+    for (first, status, said) in
+        [(closing.address, 502, "sending the request failed"), (stuck.address, 504, "sending the request stalled")]
+    {
+        let upstream = with(json!({ "nodes": in_order(&[first, echo.address()]) }), limits.clone());
+        site.put([route_to("u52-sending", upstream)]).await;
+        let answer = site.call(Call::new(Method::PUT, "/u52-sending/x").body(body.clone())).await;
+        assert_eq!(outcome(&answer), is(200, &format!("{status}, 200")));
+        let [got] = &echo.take()[..] else { panic!("one request came") };
+        assert!(got.body == body, "it came whole");
+        assert!(site.up.process.log().iter().any(|line| line.contains(said)), "{said}");
+    }
+    drop(hold);
+}
+
+/// Reads each request to the end of its body, and closes.
+fn reading() -> Scripted {
+    Scripted::new(|stream, head| {
+        let fields = head.lines().filter_map(|line| line.split_once(": "));
+        let mut named = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        match named.next() {
+            Some((_, length)) => {
+                std::io::copy(&mut stream.take(length.parse().unwrap()), &mut std::io::sink())?;
+            }
+            None => {
+                let (mut got, mut piece) = (Vec::new(), [0; 4096]);
+                while !got.ends_with(b"\r\n0\r\n\r\n") {
+                    let read = stream.read(&mut piece)?;
+                    if read == 0 {
+                        break;
+                    }
+                    got.extend_from_slice(&piece[..read]);
+                }
+            }
+        }
+        Err(std::io::ErrorKind::Other.into())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_5_2_a_body_is_sent_again_up_to_the_limit() {
+    const LIMIT: usize = 64 << 10;
+    let (site, echo, reading) = (site().await, Echo::named("good"), reading());
+    site.put([route_to("u52-body", json!({ "nodes": in_order(&[reading.address, echo.address()]) }))]).await;
+    let hits = async || {
+        let page = Call::get("/apisix/prometheus/metrics").to(site.up.prometheus).await.unwrap().text();
+        let series = "apisix_limit_hits_total{limit=\"limits.retry_body\"} ";
+        page.lines().find_map(|line| line.strip_prefix(series)?.parse::<f64>().ok()).expect("it is shown")
+    };
+    let before = hits().await;
+    for (length, status, tries) in [(LIMIT, 200, "502, 200"), (LIMIT + 1, 502, "502")] {
+        let body = "y".repeat(length);
+        let answer = site.call(Call::new(Method::PUT, "/u52-body/x").body(body.clone())).await;
+        assert_eq!(outcome(&answer), is(status, tries), "{length} bytes");
+        // The same of a length that nobody has said.
+        let head = "PUT /u52-body/x HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n";
+        let request = format!("{head}\r\n{length:x}\r\n{body}\r\n0\r\n\r\n");
+        let answer = raw::exchange(site.up.http, request).await.unwrap().to_ascii_lowercase();
+        assert!(answer.starts_with(&format!("http/1.1 {status} ")), "{length} bytes: {answer}");
+        assert!(answer.contains(&format!("\r\nx-statuses: {tries}\r\n")), "{length} bytes: {answer}");
+        let got = echo.take();
+        assert_eq!(got.len(), if status == 200 { 2 } else { 0 });
+        assert!(got.iter().all(|got| got.body == body), "it came whole");
+    }
+    assert_eq!(reading.requests(), 4);
+    eventually("what was not sent again is counted", async || hits().await >= before + 2.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

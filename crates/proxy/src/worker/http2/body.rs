@@ -1,11 +1,13 @@
 //! The body of a request over HTTP/2, while it comes.
 
 use super::streams::{State, Streams};
+use crate::counters::WorkerCounters;
 use crate::fields::Line;
 use crate::h2::encode::{AnswerHead, Length, put_answer};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// The stream was reset before the body had come to its end.
@@ -28,6 +30,11 @@ impl Body {
     /// What comes on an open stream.
     pub(super) fn new(streams: Rc<Streams>, key: usize, id: u32) -> Self {
         Self { streams, key, id, ended: false, handed: 0, trailers: None }
+    }
+
+    /// What its worker counts.
+    pub(crate) fn counters(&self) -> &Arc<WorkerCounters> {
+        &self.streams.counters
     }
 
     /// Bytes that it has left, where the client has said so.

@@ -207,6 +207,7 @@ impl Connection {
             frame::put(self.streams.state.borrow_mut().out(), kind::PING, 0, 0, &ALIVE);
         }
         if pulse.silent.get() {
+            self.client.worker.counters.http2_silent.up();
             Err(io::Error::new(io::ErrorKind::TimedOut, "a ping was not answered"))
         } else {
             Ok(())

@@ -79,7 +79,11 @@ impl Receiver {
             return Ok(Place::Trailers(*key));
         }
         if id > state.last {
-            if self.most.is_some_and(|most| id > most) || state.open.len() >= self.terms.streams {
+            let is_late = self.most.is_some_and(|most| id > most);
+            if is_late || state.open.len() >= self.terms.streams {
+                if !is_late {
+                    self.streams.counters.http2_streams_refused.up();
+                }
                 state.last = id;
                 // It may be sent again (RFC 9113 §8.7).
                 state.refuse(id, Code::REFUSED_STREAM);

@@ -63,6 +63,9 @@ pub(super) async fn serve(client: Rc<Client>, wire: Rc<Wire>, mut watch: Watch) 
                 Poll::Pending
             }
             Some(phase) => {
+                if phase == Phase::Blocked {
+                    counters.stuck_answers.up();
+                }
                 if phase == Phase::Head && streams.is_within_head() && !activity.evicted.get() {
                     counters.slow_heads.up();
                 }

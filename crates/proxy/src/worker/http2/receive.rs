@@ -40,6 +40,7 @@ pub(super) struct Terms {
     pub(super) pending_resets: usize,
     pub(super) cancels: u32,
     pub(super) control_frames: u32,
+    pub(super) empty_data: u32,
     pub(super) send_buffer: usize,
     pub(super) stream_window: u32,
     pub(super) shared_window: u32,
@@ -58,6 +59,7 @@ pub(super) struct Receiver {
     pub(super) data: Option<Data>,
     pub(super) block: Option<Block>,
     pub(super) decoder: Decoder,
+    /// Data frames without data that have come, beside those that end a body.
     pub(super) empty_data: u32,
     /// Streams that had to be reset for what the client did.
     resets: usize,
@@ -85,6 +87,7 @@ impl From<&ClientLimits> for Terms {
             pending_resets: limits.pending_resets,
             cancels: limits.cancels,
             control_frames: limits.control_frames,
+            empty_data: limits.empty_data,
             send_buffer: limits.send_buffer,
             stream_window: limits.stream_window,
             shared_window: limits.shared_window,

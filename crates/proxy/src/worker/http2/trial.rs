@@ -35,6 +35,7 @@ pub(super) const TERMS: Terms = Terms {
     pending_resets: 20,
     cancels: u32::MAX,
     control_frames: u32::MAX,
+    empty_data: 100,
     send_buffer: usize::MAX,
     stream_window: 64 * 1024,
     shared_window: 0,

@@ -8,9 +8,6 @@ use super::streams::{Incoming, State, Stream};
 use crate::h2::frame::{self, LARGEST_WINDOW, flag};
 use crate::h2::{Code, FrameHead};
 
-/// Data frames without data that a client may send on one connection, beside those that end a body.
-const EMPTY_DATA: u32 = 100;
-
 /// A data frame while it comes.
 pub(super) struct Data {
     id: u32,
@@ -32,7 +29,7 @@ impl Receiver {
         let last = head.has(flag::END_STREAM);
         if left == 0 && !last {
             self.empty_data += 1;
-            if self.empty_data > EMPTY_DATA {
+            if self.empty_data > self.terms.empty_data {
                 return Err(self.excess());
             }
         }

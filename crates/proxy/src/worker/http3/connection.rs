@@ -9,7 +9,7 @@ use crate::worker::allowance::{Allowance, Cancels};
 use crate::worker::client::{Client, Registered};
 use crate::worker::watching::Watch;
 use milecastle_plugin_api::{ClientConn, Scheme, TlsInfo};
-use quinn::{Connecting, Connection, RecvStream, SendStream, VarInt};
+use quinn::{Connecting, Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
@@ -55,7 +55,10 @@ impl Opening {
         let counted = Counted::up(&worker);
         let quic = tokio::time::timeout(limits.handshake_timeout, connecting).await;
         drop(counted);
-        let quic = quic.map_err(|_| io::ErrorKind::TimedOut)??;
+        let quic = quic.map_err(|_| {
+            worker.counters.tls_late.up();
+            io::ErrorKind::TimedOut
+        })??;
         let (quic, peer) = (line.quic.get_or_init(|| quic).clone(), line.peer);
         let tls = quic.handshake_data().and_then(|told| told.downcast::<TlsInfo>().ok());
         let tls = tls.ok_or_else(|| io::Error::other("a handshake has ended without saying how"))?;
@@ -238,14 +241,14 @@ async fn serve(connection: Rc<Http3>, mut watch: Watch) {
             accepted = quic.accept_bi() => match accepted {
                 Ok((send, recv)) => connection.welcome(send, recv, &mut tasks),
                 Err(error) => {
-                    tracing::debug!(peer = %client.facts.peer, %error, "an HTTP/3 connection ended");
+                    note_end(client, &error);
                     break;
                 }
             },
             accepted = quic.accept_uni() => match accepted {
                 Ok(recv) => drop(tasks.spawn_local(control::receive(connection.clone(), recv))),
                 Err(error) => {
-                    tracing::debug!(peer = %client.facts.peer, %error, "an HTTP/3 connection ended");
+                    note_end(client, &error);
                     break;
                 }
             },
@@ -262,4 +265,11 @@ async fn serve(connection: Rc<Http3>, mut watch: Watch) {
             break;
         }
     }
+}
+
+fn note_end(client: &Client, error: &ConnectionError) {
+    if matches!(error, ConnectionError::TimedOut) {
+        client.worker.counters.http3_silent.up();
+    }
+    tracing::debug!(peer = %client.facts.peer, %error, "an HTTP/3 connection ended");
 }

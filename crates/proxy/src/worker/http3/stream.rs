@@ -118,7 +118,7 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
     let is_empty = poll_fn(|cx| Poll::Ready(body.ends_at_once(cx))).await;
     let expectation = (!is_empty && head.seen.expect && expects_continue(&head.headers)).then(|| body.expect());
     let asks_for_head = head.method == Method::HEAD;
-    let upload = (!is_empty).then(|| Upload::http3(body, limits.body_bytes));
+    let upload = (!is_empty).then(|| Upload::http3(body, limits.body_bytes, worker.counters.clone()));
     let taken = catch_unwind(AssertUnwindSafe(|| request::take(client.clone(), head, upload)));
     let mut answered = pin!(answer(worker.clone(), taken));
     let mut expectation = expectation.as_deref();
