@@ -66,24 +66,32 @@ async fn stream_2_2_sessions_are_told_apart_by_server_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_certificate_is_part_of_the_handshake() {
+async fn tls_6_2_a_client_certificate_is_part_of_the_handshake_of_sessions() {
     let gateway = Gateway::start(&[json!({ "addr": "127.0.0.1:0", "tls": true })], &[], &[]);
     let at = gateway.at("TLS");
     let (authority, stranger) = (Authority::new("tests"), Authority::new("others"));
-    let mut object = ssl(&authority.issue(&["a.test"]), &["a.test"]);
-    object["client"] = json!({ "ca": authority.pem() });
-    gateway.up.put("/ssls/1", object).await;
+    let identity = authority.issue(&["a.test", "open.test"]);
+    // Exceptions are for paths, of which sessions have none.
+    let asked = json!({ "ca": authority.pem() });
+    let excepted = json!({ "ca": authority.pem(), "skip_mtls_uri_regex": ["^/open/"] });
+    for (id, name, client) in [("1", "a.test", asked), ("2", "open.test", excepted)] {
+        let mut object = ssl(&identity, &[name]);
+        object["client"] = client;
+        gateway.up.put(&format!("/ssls/{id}"), object).await;
+    }
     gateway.route("1", liner("in"), json!({})).await;
-    let with = |identity: Identity| {
+    let with = |name: &str, identity: Identity| {
         let (cert_dir, cert) = with_file("cert.pem", &identity.cert);
         let (key_dir, key) = with_file("key.pem", &identity.key);
-        let said = s_client(at, "a.test", "hello\n", &["-cert", &cert, "-key", &key]).unwrap_or_default();
+        let said = s_client(at, name, "hello\n", &["-cert", &cert, "-key", &key]).unwrap_or_default();
         drop((cert_dir, key_dir));
         said
     };
-    eventually("the right certificate", async || with(authority.issue(&["client"])) == "in:hello\n").await;
-    assert_eq!(with(stranger.issue(&["client"])), "");
-    assert_eq!(s_client(at, "a.test", "hello\n", &[]).unwrap_or_default(), "");
+    for name in ["a.test", "open.test"] {
+        eventually("the right certificate", async || with(name, authority.issue(&["client"])) == "in:hello\n").await;
+        assert_eq!(with(name, stranger.issue(&["client"])), "", "{name}");
+        assert_eq!(s_client(at, name, "hello\n", &[]).unwrap_or_default(), "", "{name}");
+    }
     gateway.up.stop();
 }
 

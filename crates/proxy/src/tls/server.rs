@@ -134,7 +134,8 @@ impl ServerTls {
         });
         let versions = own.as_ref().unwrap_or(&self.versions);
         let builder = ServerConfig::builder_with_provider(self.provider.clone()).with_protocol_versions(versions)?;
-        let verifier = ssl.client.as_ref().map(|auth| ClientVerifier::new(auth, &self.provider)).transpose()?;
+        let verifier = |auth| ClientVerifier::new(auth, alpn != Alpn::Nothing, &self.provider);
+        let verifier = ssl.client.as_ref().map(verifier).transpose()?;
         let builder = match &verifier {
             Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
             None => builder.with_no_client_auth(),
