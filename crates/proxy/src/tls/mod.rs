@@ -4,6 +4,7 @@ mod client_auth;
 mod on_demand;
 mod quic;
 mod server;
+mod sessions;
 mod trusted;
 mod upstream;
 
