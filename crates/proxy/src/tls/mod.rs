@@ -12,4 +12,4 @@ pub(crate) use on_demand::OnDemandTls;
 pub(crate) use quic::QuicTls;
 pub(crate) use server::{ServerTls, accept};
 pub(crate) use trusted::trusted;
-pub(crate) use upstream::{Profile, TlsTerms, UpstreamTls};
+pub(crate) use upstream::{Profile, TlsTerms, UpstreamTls, server_name};

@@ -79,8 +79,8 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    /// Whether a client is served whose handshake has succeeded. One that resumes a session is not asked for its certificate again, which
-    /// may have ended since.
+    /// Whether a client is served whose handshake has succeeded. One that resumes a session is not asked for its certificate
+    /// again, which may have ended since.
     pub(super) fn serves(&self, info: &TlsInfo) -> bool {
         let strict = self.verifier.as_ref().is_some_and(|verifier| verifier.client_auth_mandatory());
         !strict || &*info.client_verify == "SUCCESS"

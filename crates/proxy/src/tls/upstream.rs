@@ -79,6 +79,11 @@ pub(crate) struct TlsTerms {
     pub(crate) profile: Profile,
 }
 
+/// What TLS calls a server of this name, a Host header's value without port. `None`: it has no such names, as `1` or `a..b`.
+pub(crate) fn server_name(host: &str) -> Option<ServerName<'_>> {
+    ServerName::try_from(host.trim_matches(['[', ']'])).ok()
+}
+
 /// Opens TLS connections to upstreams. Sessions are resumed across all workers, within one profile.
 pub(crate) struct UpstreamTls {
     provider: Arc<CryptoProvider>,
@@ -106,8 +111,8 @@ impl UpstreamTls {
         profile: &Profile,
         patience: Duration,
     ) -> Result<Box<TlsStream<TcpStream>>, Failure> {
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-            .map_err(|error| Failure::Tls(io::Error::other(error)))?;
+        let name = server_name(host).ok_or_else(|| Failure::Tls(io::Error::other("TLS has no such server names")))?;
+        let name = name.to_owned();
         let connector = self.connector(profile).map_err(|error| Failure::Tls(io::Error::other(error)))?;
         let stream = tokio::time::timeout(patience, connector.connect(name, stream)).await;
         stream.map_err(|_| Failure::ConnectTimeout)?.map(Box::new).map_err(Failure::Tls)
