@@ -191,3 +191,14 @@ fn upstreams_over_tls_see_the_name_of_the_host() {
     let bed = Bed::new(route_to(&[plain.addr], json!({ "upstream": { "scheme": "https" } })));
     assert_eq!(bed.get("/").status, 502);
 }
+
+#[test]
+fn hosts_that_clients_choose_keep_no_other_ones_connection_out() {
+    let echo = Echo::tls("secure", &Authority::new("servers").issue(&["often.test"]));
+    let objects = route_to(&[echo.address()], json!({ "upstream": { "scheme": "https" } }));
+    let bed = Bed::with(objects, |settings| settings.upstream_pool.idle_connections = 4);
+    for host in ["1.test", "2.test", "3.test", "4.test", "often.test", "often.test", "5.test", "often.test"] {
+        assert_eq!(bed.call(Call::get("/x").header("host", host)).status, 200);
+    }
+    assert_eq!(echo.connections(), 6);
+}
