@@ -247,7 +247,7 @@ pub enum VerifyUpstreams {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct UpstreamPool {
-    /// Idle connections of the whole node, of HTTP/1.1 and of HTTP/2 each; beyond it one is closed.
+    /// Idle connections of the whole node, of HTTP/1.1 and of HTTP/2 each; beyond it those used longest ago are closed.
     #[schemars(range(min = 1), extend("x-unit" = "connections"))]
     pub idle_connections: u32,
 }
