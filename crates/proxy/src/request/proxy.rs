@@ -325,7 +325,7 @@ async fn connect(worker: &Worker, endpoint: &Endpoint, patience: Duration) -> Re
     let stream = h1::connect_tcp(endpoint.addr, patience).await?;
     let Some(tls) = &endpoint.tls else { return Ok(Transport::Tcp(stream)) };
     let left = patience.saturating_sub(began.elapsed());
-    Ok(Transport::Tls(worker.node.upstream_tls.connect(stream, &tls.name, &tls.profile, left).await?))
+    Ok(Transport::Tls(worker.node.upstream_tls.connect_by(stream, &tls.name, &tls.profile, left).await?))
 }
 
 /// Methods that are sent again although the first node may have acted on them (§5.3).

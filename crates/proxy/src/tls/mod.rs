@@ -11,5 +11,6 @@ mod upstream;
 pub(crate) use on_demand::OnDemandTls;
 pub(crate) use quic::QuicTls;
 pub(crate) use server::{ServerTls, accept};
-pub(crate) use trusted::trusted;
-pub(crate) use upstream::{Profile, TlsTerms, UpstreamTls, server_name};
+use trusted::trusted;
+use upstream::UpstreamTls;
+pub(crate) use upstream::{Profile, TlsTerms, server_name};

@@ -39,7 +39,7 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
-    /// How connections to the nodes of `upstream` are opened; `verify` is the node's say on certificates.
+    /// How connections to the nodes of `upstream` are opened; `verify` is the node's say on certificates, beside that of the group.
     ///
     /// # Errors
     /// What the upstream is to be shown is missing or cannot be used; the log says so.
@@ -61,7 +61,7 @@ impl Profile {
                 scheme if scheme.is_http() => Protocol::Http1,
                 _ => Protocol::Other,
             },
-            verify: match verify {
+            verify: match verify.max(snapshot.compiler().settings().upstream_tls.verify.into()) {
                 VerifyUpstreams::Off => false,
                 VerifyUpstreams::Upstream => upstream.verify,
                 VerifyUpstreams::Required => true,

@@ -226,12 +226,13 @@ pub enum LongConnectionPolicy {
 #[serde(default)]
 pub struct UpstreamTls {
     /// Whose certificates are verified, with the authorities of `apisix.ssl.ssl_trusted_certificate`: `off`, nobody's, as the
-    /// reference does; `upstream`, those of upstreams with `tls.verify: true`; `required`, everybody's.
+    /// reference does; `upstream`, those of upstreams with `tls.verify: true`; `required`, everybody's. Where the settings of the
+    /// gateway group ask for more, that counts.
     pub verify: VerifyUpstreams,
 }
 
-/// See [`UpstreamTls::verify`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// See [`UpstreamTls::verify`]. What asks for more is greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyUpstreams {
     /// Nobody's.
@@ -241,6 +242,16 @@ pub enum VerifyUpstreams {
     Upstream,
     /// Everybody's.
     Required,
+}
+
+impl From<milecastle_model::VerifyUpstreams> for VerifyUpstreams {
+    fn from(of_group: milecastle_model::VerifyUpstreams) -> Self {
+        match of_group {
+            milecastle_model::VerifyUpstreams::Off => Self::Off,
+            milecastle_model::VerifyUpstreams::Upstream => Self::Upstream,
+            milecastle_model::VerifyUpstreams::Required => Self::Required,
+        }
+    }
 }
 
 /// Connections kept to upstreams, over all of them.
