@@ -1,8 +1,8 @@
 //! TLS that ends at the gateway, and TLS towards upstreams.
 
 use super::{Gateway, with_file};
-use milecastle_testkit::eventually;
 use milecastle_testkit::tls::{Authority, Identity};
+use milecastle_testkit::{Echo, eventually, raw};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -115,4 +115,28 @@ async fn stream_3_3_tls_towards_an_upstream_carries_the_clients_name_or_the_stoc
     assert_eq!(s_client(tls, "a.test", "hello\n", &[]).unwrap_or_default(), "named:hello\n");
     gateway.up.stop();
     behind.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_of_upstreams_of_sessions_are_verified_where_that_is_asked_for() {
+    let (known, stranger) = (Authority::new("known"), Authority::new("stranger"));
+    let (_dir, file) = with_file("ca.pem", &known.pem());
+    let trusted = ("MILECASTLE__GATEWAY__APISIX__SSL__SSL_TRUSTED_CERTIFICATE", &*file);
+    let mut gateway = Gateway::start(&[json!("127.0.0.1:0")], &[], &[trusted]);
+    gateway.up.process.announce("a node of a stream route's upstream could not be connected");
+    let at = gateway.at("TCP");
+    let answers = async || {
+        let said = raw::exchange(at, "GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        said.is_ok_and(|said| said.starts_with("HTTP/1.1 200"))
+    };
+    for (authority, is_known) in [(&known, true), (&stranger, false)] {
+        let echo = Echo::tls("secure", &authority.issue(&["apisix_backend"]));
+        let upstream = json!({ "nodes": { echo.address().to_string(): 1 }, "scheme": "tls" });
+        gateway.up.set_group(&["--verify-upstreams", "off"]);
+        gateway.up.put("/stream_routes/1", json!({ "upstream": upstream })).await;
+        eventually("the node answers", async || answers().await).await;
+        gateway.up.set_group(&["--verify-upstreams", "required"]);
+        assert_eq!(answers().await, is_known);
+    }
+    gateway.up.stop();
 }
