@@ -1,6 +1,7 @@
 //! Configuration changes under load.
 
-use milecastle_testkit::{Call, Connection, Echo, Target};
+use milecastle_testkit::tls::Authority;
+use milecastle_testkit::{Call, Connection, Echo, Target, eventually};
 use milecastle_tests::Up;
 use serde_json::json;
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Changes of the short run.
 const CHANGES: u32 = 200;
-/// Connections of the load, half of them kept, half new for each request.
-const CLIENTS: u32 = 8;
+/// Connections of the load, half of them kept, half new for each request; a third each are plain, TLS, and HTTP/2 over TLS.
+const CLIENTS: usize = 12;
 
 /// One client that never retries; gives the number of requests that were not answered with 200.
 async fn load(target: Target, kept: bool, stop: Arc<AtomicBool>, sent: Arc<AtomicU64>) -> u64 {
@@ -39,12 +40,24 @@ async fn changes_fail_no_request_and_close_no_connection() {
     let upstream = json!({ "nodes": { echo.address().to_string(): 1 } });
     up.put("/routes/steady", json!({ "uri": "/steady", "upstream": upstream })).await;
     up.answers("/steady", 200).await;
+    let authority = Authority::new("servers");
+    let certificate = || {
+        let identity = authority.issue(&["steady.test"]);
+        json!({ "cert": identity.cert, "key": identity.key, "snis": ["steady.test"] })
+    };
+    up.put("/ssls/steady", certificate()).await;
+    let secure = Target::tls(up.https, "steady.test", &authority.pem());
+    eventually("the certificate is served", async || secure.connect().await.is_ok()).await;
+    let targets = [Target::plain(up.http), secure.clone(), secure.http2()];
     let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|n| tokio::spawn(load(Target::plain(up.http), n % 2 == 0, stop.clone(), sent.clone())))
+        .map(|n| tokio::spawn(load(targets[n % 3].clone(), n % 2 == 0, stop.clone(), sent.clone())))
         .collect();
     for n in 0..CHANGES {
         let id = n % 20;
+        if id == 0 {
+            up.put("/ssls/steady", certificate()).await;
+        }
         up.put(&format!("/routes/moving-{id}"), json!({ "uri": format!("/moving/{n}"), "upstream": upstream })).await;
     }
     up.answers(&format!("/moving/{}", CHANGES - 1), 200).await;

@@ -157,7 +157,7 @@ pub(crate) fn all() -> Vec<(Kind, Value)> {
             Kind::GroupSettings,
             json!({
                 "plugins": ["key-auth", "limit-count"], "router": {"http": "radixtree_uri_with_parameter"},
-                "proxy_mode": "http&stream", "stream_plugins": ["limit-conn"],
+                "proxy_mode": "http&stream", "stream_plugins": ["limit-conn"], "upstream_tls": {"verify": "upstream"},
             }),
         ),
     ]

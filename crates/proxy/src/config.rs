@@ -229,6 +229,10 @@ pub(crate) struct TlsOffer {
     pub(crate) tickets: bool,
     /// Sessions that are remembered for each ssl object.
     pub(crate) sessions: usize,
+    /// How long a session can be resumed.
+    pub(crate) session_life: Duration,
+    /// Tickets that a client gets with each handshake of TLS 1.3.
+    pub(crate) tls13_tickets: usize,
 }
 
 /// Settings of the data plane.
@@ -419,6 +423,8 @@ impl GatewayConfig {
                 fallback_sni: apisix.ssl.fallback_sni.clone(),
                 tickets: apisix.ssl.ssl_session_tickets,
                 sessions: apisix.ssl.ssl_session_cache as usize,
+                session_life: apisix.ssl.ssl_session_timeout.get(),
+                tls13_tickets: apisix.ssl.ssl_num_tickets as usize,
             },
             show_upstream_status: apisix.show_upstream_status_in_response_header,
             nginx_status: apisix.enable_nginx_status,

@@ -3,6 +3,7 @@
 use crate::h1::Malformed;
 use crate::upload::UploadError;
 use http::StatusCode;
+use rustls::{AlertDescription, CertificateError};
 use std::io;
 
 /// Why no answer's head came.
@@ -77,6 +78,25 @@ impl Failure {
     /// Whether the client, not the upstream, is at fault.
     pub(crate) fn by_client(&self) -> bool {
         matches!(self, Self::Client(_))
+    }
+
+    /// Whether a node may have failed for the server name that it was asked for: it has no certificate for that, or has ended the
+    /// handshake as servers do that do not know a name. It may be well under others.
+    pub(crate) fn is_about_name(&self) -> bool {
+        let Self::Tls(error) = self else { return false };
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        matches!(
+            cause,
+            Some(
+                rustls::Error::InvalidCertificate(
+                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+                ) | rustls::Error::AlertReceived(
+                    AlertDescription::UnrecognisedName
+                        | AlertDescription::AccessDenied
+                        | AlertDescription::HandshakeFailure
+                )
+            )
+        )
     }
 
     /// Whether this is how a kept connection fails that the upstream has closed meanwhile.

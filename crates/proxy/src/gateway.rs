@@ -12,12 +12,11 @@ use crate::handover::{Address, Gate, Inherited, Listening};
 use crate::health::{CheckerParts, Checkers, UpstreamHealth};
 use crate::ocsp::Stapling;
 use crate::resolve::Resolver;
-use crate::tls::{ServerTls, UpstreamTls};
+use crate::tls::{OnDemandTls, ServerTls};
 use crate::worker::{self, ListenError, Neighbour, Node, Orders, Stage};
 use listeners::Listeners;
 use milecastle_plugin_api::stream::StreamCx;
 use milecastle_plugin_api::{NodeFacts, RequestCx};
-use milecastle_settings::VerifyUpstreams;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,8 +155,6 @@ impl Gateway {
         let workers = config.workers;
         let Listeners { doors, addrs, listening } = Listeners::open(&config, &counters, inherited)?;
         let resolver = Resolver::new(side.clone(), config.dns.clone());
-        let upstream_roots = (config.verify_upstreams != VerifyUpstreams::Off)
-            .then(|| crate::tls::trusted(config.authorities.as_deref(), "apisix.ssl.ssl_trusted_certificate"));
         let checkers = Checkers::new(CheckerParts {
             table: upstream_health,
             current: current.clone(),
@@ -181,7 +178,7 @@ impl Gateway {
             checkers: checkers.clone(),
             averages: Averages::default(),
             tls: ServerTls::new(&config.tls, stapling),
-            upstream_tls: UpstreamTls::new(upstream_roots),
+            upstream_tls: OnDemandTls::new(config.authorities.clone(), "apisix.ssl.ssl_trusted_certificate"),
             counters: counters.clone(),
             connections: 1.into(),
             config,

@@ -1,8 +1,8 @@
 //! TLS that ends at the gateway, and TLS towards upstreams.
 
 use super::{Gateway, with_file};
-use milecastle_testkit::eventually;
 use milecastle_testkit::tls::{Authority, Identity};
+use milecastle_testkit::{Echo, eventually, raw};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -66,24 +66,32 @@ async fn stream_2_2_sessions_are_told_apart_by_server_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_certificate_is_part_of_the_handshake() {
+async fn tls_6_2_a_client_certificate_is_part_of_the_handshake_of_sessions() {
     let gateway = Gateway::start(&[json!({ "addr": "127.0.0.1:0", "tls": true })], &[], &[]);
     let at = gateway.at("TLS");
     let (authority, stranger) = (Authority::new("tests"), Authority::new("others"));
-    let mut object = ssl(&authority.issue(&["a.test"]), &["a.test"]);
-    object["client"] = json!({ "ca": authority.pem() });
-    gateway.up.put("/ssls/1", object).await;
+    let identity = authority.issue(&["a.test", "open.test"]);
+    // Exceptions are for paths, of which sessions have none.
+    let asked = json!({ "ca": authority.pem() });
+    let excepted = json!({ "ca": authority.pem(), "skip_mtls_uri_regex": ["^/open/"] });
+    for (id, name, client) in [("1", "a.test", asked), ("2", "open.test", excepted)] {
+        let mut object = ssl(&identity, &[name]);
+        object["client"] = client;
+        gateway.up.put(&format!("/ssls/{id}"), object).await;
+    }
     gateway.route("1", liner("in"), json!({})).await;
-    let with = |identity: Identity| {
+    let with = |name: &str, identity: Identity| {
         let (cert_dir, cert) = with_file("cert.pem", &identity.cert);
         let (key_dir, key) = with_file("key.pem", &identity.key);
-        let said = s_client(at, "a.test", "hello\n", &["-cert", &cert, "-key", &key]).unwrap_or_default();
+        let said = s_client(at, name, "hello\n", &["-cert", &cert, "-key", &key]).unwrap_or_default();
         drop((cert_dir, key_dir));
         said
     };
-    eventually("the right certificate", async || with(authority.issue(&["client"])) == "in:hello\n").await;
-    assert_eq!(with(stranger.issue(&["client"])), "");
-    assert_eq!(s_client(at, "a.test", "hello\n", &[]).unwrap_or_default(), "");
+    for name in ["a.test", "open.test"] {
+        eventually("the right certificate", async || with(name, authority.issue(&["client"])) == "in:hello\n").await;
+        assert_eq!(with(name, stranger.issue(&["client"])), "", "{name}");
+        assert_eq!(s_client(at, name, "hello\n", &[]).unwrap_or_default(), "", "{name}");
+    }
     gateway.up.stop();
 }
 
@@ -107,4 +115,28 @@ async fn stream_3_3_tls_towards_an_upstream_carries_the_clients_name_or_the_stoc
     assert_eq!(s_client(tls, "a.test", "hello\n", &[]).unwrap_or_default(), "named:hello\n");
     gateway.up.stop();
     behind.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_of_upstreams_of_sessions_are_verified_where_that_is_asked_for() {
+    let (known, stranger) = (Authority::new("known"), Authority::new("stranger"));
+    let (_dir, file) = with_file("ca.pem", &known.pem());
+    let trusted = ("MILECASTLE__GATEWAY__APISIX__SSL__SSL_TRUSTED_CERTIFICATE", &*file);
+    let mut gateway = Gateway::start(&[json!("127.0.0.1:0")], &[], &[trusted]);
+    gateway.up.process.announce("a node of a stream route's upstream could not be connected");
+    let at = gateway.at("TCP");
+    let answers = async || {
+        let said = raw::exchange(at, "GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        said.is_ok_and(|said| said.starts_with("HTTP/1.1 200"))
+    };
+    for (authority, is_known) in [(&known, true), (&stranger, false)] {
+        let echo = Echo::tls("secure", &authority.issue(&["apisix_backend"]));
+        let upstream = json!({ "nodes": { echo.address().to_string(): 1 }, "scheme": "tls" });
+        gateway.up.set_group(&["--verify-upstreams", "off"]);
+        gateway.up.put("/stream_routes/1", json!({ "upstream": upstream })).await;
+        eventually("the node answers", async || answers().await).await;
+        gateway.up.set_group(&["--verify-upstreams", "required"]);
+        assert_eq!(answers().await, is_known);
+    }
+    gateway.up.stop();
 }

@@ -289,20 +289,43 @@ async fn certificates_of_upstreams_are_verified_where_that_is_asked_for() {
     let [good, wrong_name, bad] =
         [known.issue(&["inner.test"]), known.issue(&["other.test"]), stranger.issue(&["inner.test"])]
             .map(|identity| Echo::tls("secure", &identity));
-    for (verify, asks, refused) in
-        [("off", true, false), ("upstream", false, false), ("upstream", true, true), ("required", false, true)]
-    {
+    let grpc = [&known, &stranger].map(|authority| {
+        let identity = authority.issue(&["inner.test"]);
+        Server::tls(&ServerTls { identity: &identity, client_ca: None })
+    });
+    // What a node's file says, and beside it the gateway group; whether an upstream asks; and whether strangers are refused.
+    let nodes: [(&str, &[(&str, bool, bool)]); 3] = [
+        (
+            "off",
+            &[("off", true, false), ("upstream", false, false), ("upstream", true, true), ("required", false, true)],
+        ),
+        ("upstream", &[("off", false, false), ("off", true, true)]),
+        ("required", &[("off", false, true)]),
+    ];
+    for (of_node, cases) in nodes {
         let mut up = Up::start_with(&[
-            ("MILECASTLE__GATEWAY__UPSTREAM_TLS__VERIFY", verify),
+            ("MILECASTLE__GATEWAY__UPSTREAM_TLS__VERIFY", of_node),
             ("MILECASTLE__GATEWAY__APISIX__SSL__SSL_TRUSTED_CERTIFICATE", file.to_str().unwrap()),
         ]);
         up.process.announce("an upstream node gave no answer");
-        for (echo, is_good) in [(&good, true), (&wrong_name, false), (&bad, false)] {
-            let tls = json!({ "scheme": "https", "pass_host": "rewrite", "upstream_host": "inner.test",
-                "tls": { "verify": asks } });
-            route(&up, echo.address(), tls).await;
-            let expected = if is_good || !refused { 200 } else { 502 };
-            assert_eq!(up.get("/x").await.status, expected, "{verify}, asks: {asks}, good: {is_good}");
+        for &(of_group, asks, refused) in cases {
+            up.set_group(&["--verify-upstreams", of_group]);
+            let towards = async |node, scheme: &str| {
+                let tls = json!({ "scheme": scheme, "pass_host": "rewrite", "upstream_host": "inner.test",
+                    "tls": { "verify": asks } });
+                route(&up, node, tls).await;
+            };
+            let expected = |is_good: bool| if is_good || !refused { 200 } else { 502 };
+            let case = format!("node {of_node}, group {of_group}, asks: {asks}");
+            for (echo, is_good) in [(&good, true), (&wrong_name, false), (&bad, false)] {
+                towards(echo.address(), "https").await;
+                assert_eq!(up.get("/x").await.status, expected(is_good), "{case}, good: {is_good}");
+            }
+            for (server, is_good) in grpc.iter().zip([true, false]) {
+                towards(server.address, "grpcs").await;
+                let answer = message("/test.Echo/Unary").to(up.http).await.unwrap();
+                assert_eq!(answer.status, expected(is_good), "grpcs, {case}, good: {is_good}");
+            }
         }
         drop(up.stop());
     }

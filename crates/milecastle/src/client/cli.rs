@@ -230,12 +230,15 @@ pub(crate) struct SettingsChange {
     /// The plugins that TCP and UDP routes may have, with commas between them
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub stream_plugins: Option<Vec<String>>,
+    /// Whose certificates are verified among upstreams over TLS: off, upstream (those with `tls.verify: true`) or required
+    #[arg(long, value_name = "WHOSE")]
+    pub verify_upstreams: Option<String>,
     /// YAML or JSON file with registries for service discovery, as `discovery` in a node's file has them, `-` for standard input;
     /// merged into those that are there, and null takes one away
     #[arg(long, value_name = "FILE")]
     pub discovery: Option<PathBuf>,
     /// JSON file with all settings, `-` for standard input; what it leaves out has its default
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["plugins", "all_plugins", "router", "proxy_mode", "stream_plugins", "discovery"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plugins", "all_plugins", "router", "proxy_mode", "stream_plugins", "verify_upstreams", "discovery"])]
     pub file: Option<PathBuf>,
 }
 

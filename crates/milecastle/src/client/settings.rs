@@ -66,6 +66,9 @@ fn asked(change: SettingsChange) -> anyhow::Result<(Method, Value)> {
     if let Some(mode) = change.router {
         patch.insert("router".to_owned(), json!({ "http": mode }));
     }
+    if let Some(whose) = change.verify_upstreams {
+        patch.insert("upstream_tls".to_owned(), json!({ "verify": whose }));
+    }
     if let Some(file) = change.discovery {
         let registries = text(&file).and_then(|text| registries(&text));
         let registries = registries.with_context(|| format!("cannot read registries from {}", file.display()))?;
@@ -103,6 +106,7 @@ mod tests {
             router: None,
             proxy_mode: None,
             stream_plugins: None,
+            verify_upstreams: None,
             discovery: None,
             file: None,
         };
@@ -118,6 +122,8 @@ mod tests {
         check(SettingsChange { proxy_mode, stream_plugins, ..none() }, expected);
         let router = Some("radixtree_uri".to_owned());
         check(SettingsChange { router, ..none() }, json!({ "router": { "http": "radixtree_uri" } }));
+        let verify_upstreams = Some("required".to_owned());
+        check(SettingsChange { verify_upstreams, ..none() }, json!({ "upstream_tls": { "verify": "required" } }));
     }
 
     #[test]

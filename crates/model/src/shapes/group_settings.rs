@@ -12,6 +12,13 @@ pub(super) fn group_settings() -> Value {
             "plugins": names,
             "proxy_mode": {"type": "string", "enum": ["http", "stream", "http&stream"], "default": "http"},
             "stream_plugins": names,
+            "upstream_tls": {
+                "type": "object",
+                "additionalProperties": false,
+                "properties": {
+                    "verify": {"type": "string", "enum": ["off", "upstream", "required"], "default": "off"},
+                },
+            },
             // The registries' own types check what is in it.
             "discovery": {"type": "object"},
             "router": {

@@ -22,6 +22,8 @@ pub struct GroupSettings {
     pub stream_plugins: Option<Vec<String>>,
     /// How routes are found.
     pub router: RouterChoice,
+    /// TLS with upstreams.
+    pub upstream_tls: UpstreamTlsRules,
 }
 
 /// See [`GroupSettings::proxy_mode`].
@@ -52,6 +54,27 @@ impl ProxyMode {
 pub struct RouterChoice {
     /// Of HTTP requests (`docs/spec/routing.md` §1).
     pub http: HttpRouter,
+}
+
+/// See [`GroupSettings::upstream_tls`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpstreamTlsRules {
+    /// Whose certificates are verified. The file of a node may ask for more, not for less.
+    pub verify: VerifyUpstreams,
+}
+
+/// See [`UpstreamTlsRules::verify`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyUpstreams {
+    /// Nobody's.
+    #[default]
+    Off,
+    /// Those of upstreams with `tls.verify: true`.
+    Upstream,
+    /// Everybody's.
+    Required,
 }
 
 /// See [`RouterChoice::http`].

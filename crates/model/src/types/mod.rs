@@ -25,7 +25,7 @@ use crate::Kind;
 
 pub use consumer::{Consumer, ConsumerGroup, Credential, GlobalRule, PluginConfig};
 pub use effective::{EffectiveRoute, UpstreamSource, effective};
-pub use group_settings::{GroupSettings, HttpRouter, ProxyMode, RouterChoice};
+pub use group_settings::{GroupSettings, HttpRouter, ProxyMode, RouterChoice, UpstreamTlsRules, VerifyUpstreams};
 pub use health::{
     ActiveCheck, ActiveHealthy, ActiveUnhealthy, HealthChecks, PassiveCheck, PassiveHealthy, PassiveUnhealthy,
     ProbeKind,

@@ -23,6 +23,11 @@ impl Lease {
         self.average = None;
     }
 
+    /// The try at this node has failed by the request's own doing: health hears nothing of it.
+    pub(crate) fn excuse(&mut self) {
+        self.reporter = None;
+    }
+
     /// Another node is tried after this one has failed.
     pub(crate) fn retried(&self, failed: FailedTry) {
         if let Some((checker, addr)) = &self.reporter {

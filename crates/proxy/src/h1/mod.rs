@@ -38,7 +38,7 @@ pub(crate) use conn::{Conn, Terms, connect_tcp};
 pub(crate) use outbox::Outbox;
 pub(crate) use outgoing::{Outgoing, Pump, PumpError};
 pub(crate) use pipe::Pipes;
-pub(crate) use pool::{Keep, Pool, PoolKey, Slot};
+pub(crate) use pool::{ByKey, Keep, Pool, PoolKey, Slot, used_longest_ago};
 pub(crate) use received::Received;
 pub(crate) use scratch::Scratch;
 pub(crate) use text::{put, put_number};

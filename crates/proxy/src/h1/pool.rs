@@ -1,7 +1,8 @@
 //! Idle connections to upstreams, of one worker.
 //!
 //! The node-wide cap (`upstream_pool.idle_connections`) is shared out evenly among the workers, so that keeping a connection
-//! touches nothing that another worker touches.
+//! touches nothing that another worker touches. At the cap room is made where connections were used longest ago: names that
+//! clients choose do not keep those of others out.
 
 use super::conn::Conn;
 use crate::counters::WorkerCounters;
@@ -9,7 +10,7 @@ use crate::tls::TlsTerms;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,9 +32,12 @@ pub(crate) struct Keep {
     pub(crate) requests: u32,
 }
 
+/// What is kept with each key.
+pub(crate) type ByKey<T> = RefCell<HashMap<PoolKey, Rc<T>, foldhash::fast::RandomState>>;
+
 /// All idle connections of a worker.
 pub(crate) struct Pool {
-    slots: RefCell<HashMap<PoolKey, Rc<Slot>, foldhash::fast::RandomState>>,
+    slots: Rc<ByKey<Slot>>,
     count: Rc<Count>,
 }
 
@@ -47,14 +51,18 @@ struct Count {
 /// The idle connections with one key. What was used last is used next; what rests longest stands in front.
 pub(crate) struct Slot {
     idle: RefCell<VecDeque<Box<Conn>>>,
+    /// When one came to rest last.
+    used: Cell<Instant>,
     count: Rc<Count>,
+    /// It is one of these.
+    slots: Weak<ByKey<Self>>,
 }
 
 impl Pool {
     /// A pool of no more than `most` idle connections.
     pub(crate) fn new(most: usize, counters: Arc<WorkerCounters>) -> Self {
         let count = Count { idle: Cell::new(0), most: most.max(1), counters };
-        Self { slots: RefCell::default(), count: Rc::new(count) }
+        Self { slots: Rc::default(), count: Rc::new(count) }
     }
 
     /// The place of connections with this key.
@@ -62,7 +70,12 @@ impl Pool {
         if let Some(slot) = self.slots.borrow().get(key) {
             return slot.clone();
         }
-        let slot = Rc::new(Slot { idle: RefCell::default(), count: self.count.clone() });
+        let slot = Rc::new(Slot {
+            idle: RefCell::default(),
+            used: Cell::new(Instant::now()),
+            count: self.count.clone(),
+            slots: Rc::downgrade(&self.slots),
+        });
         self.slots.borrow_mut().insert(key.clone(), slot.clone());
         slot
     }
@@ -71,9 +84,20 @@ impl Pool {
     pub(crate) fn sweep(&self, now: Instant) {
         self.slots.borrow_mut().retain(|_, slot| {
             slot.retain(|conn| conn.expires > now && conn.is_silent());
-            Rc::strong_count(slot) > 1 || !slot.idle.borrow().is_empty()
+            slot.is_needed()
         });
     }
+}
+
+/// Those that make room together when a worker is at its cap `most`: the ones used longest ago. To find them all are looked at, a
+/// cost that the requests until the next time share.
+pub(crate) fn used_longest_ago<T>(mut all: Vec<T>, most: usize, used: impl FnMut(&T) -> Instant) -> Vec<T> {
+    let share = (most / 16).clamp(1, 64);
+    if all.len() > share {
+        all.select_nth_unstable_by_key(share, used);
+        all.truncate(share);
+    }
+    all
 }
 
 impl Slot {
@@ -96,15 +120,35 @@ impl Slot {
         }
         conn.rest();
         conn.expires = now + keep.idle_timeout;
-        // At the worker's cap the one idle longest at this address makes room; where there is none, the new one is closed.
+        self.used.set(now);
         self.idle.borrow_mut().push_back(conn);
         self.count.idle.set(self.count.idle.get() + 1);
         if self.idle.borrow().len() > keep.size {
             self.drop_oldest();
-        } else if self.count.idle.get() > self.count.most {
-            self.count.counters.idle_connections_cut.up();
+        }
+        if self.count.idle.get() > self.count.most {
+            self.make_room();
+        }
+    }
+
+    /// Closes connections of the worker that were used longest ago, and forgets places that nobody uses.
+    #[cold]
+    fn make_room(&self) {
+        self.count.counters.idle_connections_cut.up();
+        let Some(slots) = self.slots.upgrade() else { return };
+        slots.borrow_mut().retain(|_, slot| slot.is_needed());
+        let slots = slots.borrow();
+        let others = slots.values().filter(|slot| !std::ptr::eq(&***slot, self) && !slot.idle.borrow().is_empty());
+        let oldest = used_longest_ago(others.collect(), self.count.most, |slot| slot.used.get());
+        oldest.iter().for_each(|slot| slot.drop_oldest());
+        if oldest.is_empty() {
             self.drop_oldest();
         }
+    }
+
+    /// Whether somebody uses it, or something rests in it.
+    fn is_needed(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) > 1 || !self.idle.borrow().is_empty()
     }
 
     fn retain(&self, mut good: impl FnMut(&mut Conn) -> bool) {

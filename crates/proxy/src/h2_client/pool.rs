@@ -4,18 +4,17 @@ use super::Http2Limits;
 use super::conn::Conn;
 use crate::counters::WorkerCounters;
 use crate::failure::Failure;
-use crate::h1::{Keep, Limits, PoolKey};
+use crate::h1::{ByKey, Keep, Limits, PoolKey, used_longest_ago};
 use crate::transport::ToUpstream;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// All connections of a worker.
 pub(crate) struct Pool {
-    lanes: RefCell<HashMap<PoolKey, Rc<Lanes>, foldhash::fast::RandomState>>,
+    lanes: Rc<ByKey<Lanes>>,
     shared: Rc<Shared>,
 }
 
@@ -36,7 +35,11 @@ pub(crate) struct Lanes {
     opening: Cell<usize>,
     /// There may be room now.
     changed: Notify,
+    /// When a connection came to rest last.
+    used: Cell<Instant>,
     shared: Rc<Shared>,
+    /// They are among these.
+    all: Weak<ByKey<Self>>,
 }
 
 /// A stream's place on a connection.
@@ -52,14 +55,15 @@ impl Pool {
     /// A pool that keeps no more than `most_idle` connections without a request. `heads` are the caps on answers' heads.
     pub(crate) fn new(limits: Http2Limits, heads: Limits, most_idle: usize, counters: Arc<WorkerCounters>) -> Self {
         let shared = Shared { limits, heads, most_idle: most_idle.max(1), idle: Cell::new(0), counters };
-        Self { lanes: RefCell::default(), shared: Rc::new(shared) }
+        Self { lanes: Rc::default(), shared: Rc::new(shared) }
     }
 
     /// The connections with this key.
     pub(crate) fn lanes(&self, key: PoolKey) -> Rc<Lanes> {
         let new = || {
             let (conns, opening, changed) = <(RefCell<Vec<_>>, Cell<usize>, Notify)>::default();
-            Rc::new(Lanes { conns, opening, changed, shared: self.shared.clone() })
+            let (used, shared, all) = (Cell::new(Instant::now()), self.shared.clone(), Rc::downgrade(&self.lanes));
+            Rc::new(Lanes { conns, opening, changed, used, shared, all })
         };
         self.lanes.borrow_mut().entry(key).or_insert_with(new).clone()
     }
@@ -68,7 +72,7 @@ impl Pool {
     pub(crate) fn sweep(&self, now: Instant) {
         self.lanes.borrow_mut().retain(|_, lanes| {
             lanes.let_go(|conn| conn.streams.get() == 0 && conn.expires.get() <= now);
-            Rc::strong_count(lanes) > 1 || !lanes.conns.borrow().is_empty()
+            lanes.is_needed()
         });
     }
 }
@@ -165,18 +169,47 @@ impl Lanes {
         conn.streams.set(conn.streams.get() - 1);
         if conn.streams.get() == 0 && self.conns.borrow().iter().any(|known| Rc::ptr_eq(known, conn)) {
             self.note_idle(1);
-            conn.expires.set(Instant::now() + keep.idle_timeout);
+            let now = Instant::now();
+            self.used.set(now);
+            conn.expires.set(now + keep.idle_timeout);
             let idle = self.conns.borrow().iter().filter(|conn| conn.streams.get() == 0).count();
-            let many_here = idle > keep.size;
-            let many = many_here || self.shared.idle.get() > self.shared.most_idle;
-            if many && !many_here {
-                self.shared.counters.idle_connections_cut.up();
-            }
-            if many || keep.idle_timeout.is_zero() {
+            if idle > keep.size || keep.idle_timeout.is_zero() {
                 self.let_go(|known| Rc::ptr_eq(known, conn));
+            }
+            if self.shared.idle.get() > self.shared.most_idle {
+                self.make_room(conn);
             }
         }
         self.changed.notify_waiters();
+    }
+
+    /// Lets go of connections of the worker that were used longest ago, or of `conn` where no others rest, and forgets addresses
+    /// that nobody uses.
+    #[cold]
+    fn make_room(&self, conn: &Rc<Conn>) {
+        self.shared.counters.idle_connections_cut.up();
+        let Some(all) = self.all.upgrade() else { return };
+        all.borrow_mut().retain(|_, lanes| lanes.is_needed());
+        let all = all.borrow();
+        let others = all.values().filter(|lanes| !std::ptr::eq(&***lanes, self) && lanes.resting().is_some());
+        let oldest = used_longest_ago(others.collect(), self.shared.most_idle, |lanes| lanes.used.get());
+        for lanes in &oldest {
+            let resting = lanes.resting();
+            lanes.let_go(|known| resting.as_ref().is_some_and(|resting| Rc::ptr_eq(known, resting)));
+        }
+        if oldest.is_empty() {
+            self.let_go(|known| Rc::ptr_eq(known, conn));
+        }
+    }
+
+    /// A connection without a stream.
+    fn resting(&self) -> Option<Rc<Conn>> {
+        self.conns.borrow().iter().find(|conn| conn.streams.get() == 0).cloned()
+    }
+
+    /// Whether somebody uses them, or there is a connection.
+    fn is_needed(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) > 1 || !self.conns.borrow().is_empty()
     }
 }
 

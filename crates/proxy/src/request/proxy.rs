@@ -4,12 +4,12 @@ use super::forward::{self, Length};
 use super::host::without_port;
 use super::live::Live;
 use super::{Refusal, grpc, pipeline, refuse};
-use crate::balance::{Balancer, Endpoint, Selection};
+use crate::balance::{Balancer, Endpoint, Lease, Selection};
 use crate::failure::Failure;
 use crate::h1::{self, Asked, Conn, Framing, Head, Malformed, Outgoing, Patience, Pump, Terms};
 use crate::h2_client::Answered as Http2Answered;
 use crate::health::FailedTry;
-use crate::tls::Profile;
+use crate::tls::{Profile, server_name};
 use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -17,7 +17,6 @@ use milecastle_plugin_api::{Attempt, Body, fields};
 use milecastle_snapshot::{
     ClientCertificateFault, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef,
 };
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -92,8 +91,9 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
             last_retry = upstream.retry_timeout.map(|limit| began + limit);
         }
         let endpoint = if upstream.scheme.is_tls() {
-            let (name, profile) = (tls_name(plan.host(live, place)), profile(&worker, snapshot, upstream)?);
-            plan.balancer.endpoint(place, addr, Some((&name, &profile)), &worker.pool)
+            let profile = profile(&worker, snapshot, upstream)?;
+            let name = tls_name(plan.host(live, place), &node.host);
+            plan.balancer.endpoint(place, addr, Some((name, &profile)), &worker.pool)
         } else {
             plan.balancer.endpoint(place, addr, None, &worker.pool)
         };
@@ -115,6 +115,10 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         };
         if failure.by_client() {
             return Err(refuse(failure.status()));
+        }
+        if failure.is_about_name() && upstream.pass_host == PassHost::Pass {
+            // Whoever sends Hosts that no node has a certificate for must not take them from the others.
+            live.lease.iter_mut().for_each(Lease::excuse);
         }
         note(live, &endpoint, &failure, began);
         if made >= attempts || !may_retry(live, &failure, &outgoing) {
@@ -234,13 +238,10 @@ impl<'u> Plan<'u> {
     }
 }
 
-/// The server name for TLS: the Host header without port.
-fn tls_name(host: &HeaderValue) -> Cow<'_, str> {
-    let text = String::from_utf8_lossy(host.as_bytes());
-    match without_port(&text) {
-        Some(name) => Cow::Owned(name.to_owned()),
-        None => text,
-    }
+/// The server name for TLS: the Host header without port, or the node's own name where TLS has none like that.
+fn tls_name<'a>(host: &'a HeaderValue, node: &'a str) -> &'a str {
+    let named = host.to_str().ok().and_then(without_port);
+    named.filter(|name| server_name(name).is_some()).unwrap_or(node)
 }
 
 /// How TLS is spoken with an upstream's nodes (§11).
@@ -324,7 +325,7 @@ async fn connect(worker: &Worker, endpoint: &Endpoint, patience: Duration) -> Re
     let stream = h1::connect_tcp(endpoint.addr, patience).await?;
     let Some(tls) = &endpoint.tls else { return Ok(Transport::Tcp(stream)) };
     let left = patience.saturating_sub(began.elapsed());
-    Ok(Transport::Tls(worker.node.upstream_tls.connect(stream, &tls.name, &tls.profile, left).await?))
+    Ok(Transport::Tls(worker.node.upstream_tls.connect_by(stream, &tls.name, &tls.profile, left).await?))
 }
 
 /// Methods that are sent again although the first node may have acted on them (§5.3).
@@ -426,6 +427,28 @@ fn answer(
         Err(fault) => {
             tracing::warn!(node = &*endpoint.text, error = %fault, "the body of an upstream's answer is malformed");
             Err(refuse(StatusCode::BAD_GATEWAY))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tls_cannot_name_goes_under_the_name_of_the_node() {
+        for (host, name) in [
+            ("a.test", "a.test"),
+            ("a_b.test.:443", "a_b.test."),
+            ("127.0.0.1:443", "127.0.0.1"),
+            ("[::1]:443", "[::1]"),
+            ("", "node"),
+            ("1", "node"),
+            ("a..b", "node"),
+            ("-a.test", "node"),
+            ("a;b", "node"),
+        ] {
+            assert_eq!(tls_name(&HeaderValue::from_static(host), "node"), name, "{host}");
         }
     }
 }

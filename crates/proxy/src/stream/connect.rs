@@ -1,7 +1,8 @@
 //! Reaching an upstream: node by node, try by try (`docs/spec/stream.md` §3, `upstream-balancing.md` §5).
 
 use super::session::{Session, status};
-use crate::balance::{Balancer, Selection};
+use crate::balance::{Balancer, Lease, Selection};
+use crate::failure::Failure;
 use crate::health::FailedTry;
 use crate::request::node_address;
 use crate::worker::Pinned;
@@ -126,6 +127,11 @@ pub(super) async fn connect<C>(
             }
             Err(error) => error,
         };
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Failure>());
+        if cause.is_some_and(Failure::is_about_name) && session.cx.tls.is_some() {
+            // The name was the client's.
+            session.lease.iter_mut().for_each(Lease::excuse);
+        }
         worker.counters.upstream_connect_failures.up();
         let route = session.cx.route.as_ref().map_or("", |route| &route.id);
         tracing::warn!(route, node = %addr, %error, "a node of a stream route's upstream could not be connected");

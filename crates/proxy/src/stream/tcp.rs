@@ -212,7 +212,7 @@ async fn open(
         }
         let Some(profile) = tls else { return Ok(Transport::Tcp(stream)) };
         let sni = session.cx.tls.as_ref().and_then(|tls| tls.sni.as_deref()).unwrap_or(NO_NAME);
-        let connecting = session.worker.node.upstream_tls.connect(stream, sni, profile, upstream.timeouts.connect);
+        let connecting = session.worker.node.upstream_tls.connect_by(stream, sni, profile, upstream.timeouts.connect);
         Ok(Transport::Tls(connecting.await.map_err(io::Error::other)?))
     };
     let connected = tokio::time::timeout(upstream.timeouts.connect, connecting).await;

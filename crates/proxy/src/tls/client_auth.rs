@@ -22,12 +22,17 @@ pub(super) struct ClientVerifier {
     strict: Arc<dyn ClientCertVerifier>,
     authorities: Vec<CertificateDer<'static>>,
     depth: usize,
-    /// The handshake succeeds whatever the client shows; requests are judged later.
+    /// The handshake succeeds whatever the client shows; requests are judged later. Sessions of TCP have none.
     lenient: bool,
 }
 
 impl ClientVerifier {
-    pub(super) fn new(auth: &ClientAuth, provider: &Arc<CryptoProvider>) -> Result<Arc<Self>, rustls::Error> {
+    /// With `requests` each of them is judged by its path where the object has exceptions; else the handshake is all there is.
+    pub(super) fn new(
+        auth: &ClientAuth,
+        requests: bool,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<Self>, rustls::Error> {
         let mut roots = RootCertStore::empty();
         for authority in &auth.authorities {
             roots.add(authority.clone())?;
@@ -39,7 +44,7 @@ impl ClientVerifier {
             strict,
             authorities: auth.authorities.clone(),
             depth: auth.depth as usize,
-            lenient: !auth.skip_uri.is_empty(),
+            lenient: requests && !auth.skip_uri.is_empty(),
         }))
     }
 

@@ -1,4 +1,4 @@
-//! TLS for what is asked beside the traffic: probes, registries.
+//! TLS as a client: authorities are read once somebody's certificate is to be verified.
 
 use super::{Profile, UpstreamTls, trusted};
 use crate::failure::Failure;
@@ -33,8 +33,18 @@ impl OnDemandTls {
         verify: bool,
         patience: Duration,
     ) -> Result<Box<TlsStream<TcpStream>>, Failure> {
-        let profile = Profile { verify, ..Profile::default() };
-        self.get(verify).await.connect(stream, host, &profile, patience).await
+        self.connect_by(stream, host, &Profile { verify, ..Profile::default() }, patience).await
+    }
+
+    /// Shakes hands with a server under the name `host`, as the profile says.
+    pub(crate) async fn connect_by(
+        &self,
+        stream: TcpStream,
+        host: &str,
+        profile: &Profile,
+        patience: Duration,
+    ) -> Result<Box<TlsStream<TcpStream>>, Failure> {
+        self.get(profile.verify).await.connect(stream, host, profile, patience).await
     }
 
     async fn get(&self, verify: bool) -> &UpstreamTls {

@@ -101,12 +101,25 @@ impl Handshake {
 
 impl Begun {
     fn read(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
+        let handshaking = self.session.is_handshaking();
         self.session.read_hs(bytes).map_err(|error| match self.session.alert() {
             Some(description) => alert(description, &error.to_string()),
             None => {
                 TransportError { code: TransportErrorCode::PROTOCOL_VIOLATION, frame: None, reason: error.to_string() }
             }
-        })
+        })?;
+        let over = handshaking && !self.session.is_handshaking();
+        if over && !self.ready.serves(&self.info()) {
+            return Err(alert(
+                AlertDescription::BadCertificate,
+                "the client certificate of a resumed session has ended",
+            ));
+        }
+        Ok(())
+    }
+
+    fn info(&self) -> TlsInfo {
+        info(&self.session, self.sni.clone(), self.ready.verifier.as_deref())
     }
 }
 
@@ -159,8 +172,7 @@ impl Session for Handshake {
     /// [`TlsInfo`], once the handshake is over.
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
         let begun = self.begun.as_ref().filter(|begun| !begun.session.is_handshaking())?;
-        let told: TlsInfo = info(&begun.session, begun.sni.clone(), begun.ready.verifier.as_deref());
-        Some(Box::new(told))
+        Some(Box::new(begun.info()))
     }
 
     fn peer_identity(&self) -> Option<Box<dyn Any>> {

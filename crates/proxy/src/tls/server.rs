@@ -5,13 +5,15 @@
 //! session only under the name it was made for.
 
 use super::client_auth::{ClientVerifier, Verified};
+use super::sessions::{Sessions, Tickets};
 use crate::config::{Listen, Served, TlsOffer};
 use crate::ocsp::{Staple, Stapling};
 use crate::worker::Worker;
 use milecastle_plugin_api::TlsInfo;
 use milecastle_snapshot::CompiledSsl;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::server::danger::ClientCertVerifier as _;
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CipherSuite, CommonState, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite,
@@ -20,6 +22,7 @@ use rustls::{
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -31,6 +34,10 @@ pub(crate) struct ServerTls {
     tickets: bool,
     /// Sessions kept for each ssl object.
     sessions: usize,
+    /// How long a session can be resumed.
+    session_life: Duration,
+    /// Tickets that a client gets with each handshake of TLS 1.3.
+    tls13_tickets: usize,
     fallback_sni: Option<String>,
     stapling: Arc<Stapling>,
     /// By the ssl object's address, and what is offered beside it.
@@ -71,6 +78,15 @@ pub(super) struct Ready {
     pub(super) verifier: Option<Arc<ClientVerifier>>,
 }
 
+impl Ready {
+    /// Whether a client is served whose handshake has succeeded. One that resumes a session is not asked for its certificate
+    /// again, which may have ended since.
+    pub(super) fn serves(&self, info: &TlsInfo) -> bool {
+        let strict = self.verifier.as_ref().is_some_and(|verifier| verifier.client_auth_mandatory());
+        !strict || &*info.client_verify == "SUCCESS"
+    }
+}
+
 impl ServerTls {
     pub(crate) fn new(offer: &TlsOffer, stapling: Arc<Stapling>) -> Self {
         let mut provider = aws_lc_rs::default_provider();
@@ -85,6 +101,8 @@ impl ServerTls {
             provider: Arc::new(provider),
             tickets: offer.tickets,
             sessions: offer.sessions,
+            session_life: offer.session_life,
+            tls13_tickets: offer.tls13_tickets,
             fallback_sni: offer.fallback_sni.clone(),
             stapling,
             configs: RwLock::default(),
@@ -134,7 +152,8 @@ impl ServerTls {
         });
         let versions = own.as_ref().unwrap_or(&self.versions);
         let builder = ServerConfig::builder_with_provider(self.provider.clone()).with_protocol_versions(versions)?;
-        let verifier = ssl.client.as_ref().map(|auth| ClientVerifier::new(auth, &self.provider)).transpose()?;
+        let verifier = |auth| ClientVerifier::new(auth, alpn != Alpn::Nothing, &self.provider);
+        let verifier = ssl.client.as_ref().map(verifier).transpose()?;
         let builder = match &verifier {
             Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
             None => builder.with_no_client_auth(),
@@ -150,13 +169,13 @@ impl ServerTls {
         };
         config.session_storage = match self.sessions {
             0 => Arc::new(NoServerSessionStorage {}),
-            most => ServerSessionMemoryCache::new(most),
+            most => Sessions::new(self.session_life, most),
         };
         if self.tickets {
-            config.ticketer = aws_lc_rs::Ticketer::new()?;
-        } else {
-            config.send_tls13_tickets = 0;
+            config.ticketer = Tickets::new(self.session_life)?;
         }
+        // Without a ticketer each is the key of a session that is kept.
+        config.send_tls13_tickets = self.tls13_tickets;
         Ok(Ready { config: Arc::new(config), verifier })
     }
 }
@@ -229,6 +248,9 @@ pub(crate) async fn accept(
     };
     let stream = start.into_stream(ready.config.clone()).await?;
     let info = info(stream.get_ref().1, sni, ready.verifier.as_deref());
+    if !ready.serves(&info) {
+        return Err(io::Error::other(format!("the client certificate of a resumed session: {}", info.client_verify)));
+    }
     Ok((stream, info))
 }
 

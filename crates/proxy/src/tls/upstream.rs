@@ -39,7 +39,7 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
-    /// How connections to the nodes of `upstream` are opened; `verify` is the node's say on certificates.
+    /// How connections to the nodes of `upstream` are opened; `verify` is the node's say on certificates, beside that of the group.
     ///
     /// # Errors
     /// What the upstream is to be shown is missing or cannot be used; the log says so.
@@ -61,7 +61,7 @@ impl Profile {
                 scheme if scheme.is_http() => Protocol::Http1,
                 _ => Protocol::Other,
             },
-            verify: match verify {
+            verify: match verify.max(snapshot.compiler().settings().upstream_tls.verify.into()) {
                 VerifyUpstreams::Off => false,
                 VerifyUpstreams::Upstream => upstream.verify,
                 VerifyUpstreams::Required => true,
@@ -77,6 +77,11 @@ pub(crate) struct TlsTerms {
     /// Server name: a Host header's value without port.
     pub(crate) name: Box<str>,
     pub(crate) profile: Profile,
+}
+
+/// What TLS calls a server of this name, a Host header's value without port. `None`: it has no such names, as `1` or `a..b`.
+pub(crate) fn server_name(host: &str) -> Option<ServerName<'_>> {
+    ServerName::try_from(host.trim_matches(['[', ']'])).ok()
 }
 
 /// Opens TLS connections to upstreams. Sessions are resumed across all workers, within one profile.
@@ -106,8 +111,8 @@ impl UpstreamTls {
         profile: &Profile,
         patience: Duration,
     ) -> Result<Box<TlsStream<TcpStream>>, Failure> {
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-            .map_err(|error| Failure::Tls(io::Error::other(error)))?;
+        let name = server_name(host).ok_or_else(|| Failure::Tls(io::Error::other("TLS has no such server names")))?;
+        let name = name.to_owned();
         let connector = self.connector(profile).map_err(|error| Failure::Tls(io::Error::other(error)))?;
         let stream = tokio::time::timeout(patience, connector.connect(name, stream)).await;
         stream.map_err(|_| Failure::ConnectTimeout)?.map(Box::new).map_err(Failure::Tls)

@@ -58,7 +58,7 @@ use crate::request::Rooms;
 use crate::resolve::Resolver;
 use crate::route_traffic::RouteCounter;
 use crate::stream::{self, InlineUpstreams, ReadRoom, UdpDoor};
-use crate::tls::{ServerTls, UpstreamTls};
+use crate::tls::{OnDemandTls, ServerTls};
 use crate::turns;
 use entrance::Entrance;
 use farewell::Farewell;
@@ -91,7 +91,7 @@ pub(crate) struct Node {
     pub(crate) averages: Averages,
     pub(crate) checkers: Arc<Checkers>,
     pub(crate) tls: ServerTls,
-    pub(crate) upstream_tls: UpstreamTls,
+    pub(crate) upstream_tls: OnDemandTls,
     pub(crate) on_end: Option<Arc<dyn OnRequestEnd>>,
     pub(crate) on_session_end: Option<Arc<dyn OnSessionEnd>>,
     pub(crate) connections: AtomicU64,

@@ -439,3 +439,49 @@ fn a_wrong_answer_to_a_probe_is_a_failure_of_http() {
     assert_eq!(shown.json().unwrap()["nodes"][0]["counter"]["http_failure"], 1);
     assert!(odd.connections.load(Ordering::SeqCst) > 1);
 }
+
+/// A gateway for everything to these nodes over TLS, which turn after one report of traffic and are probed once.
+fn over_tls(nodes: &[SocketAddr]) -> Bed {
+    let rarely = json!({ "interval": 3600 });
+    let checks = json!({
+        "active": {
+            "type": "https", "host": "known.test", "https_verify_certificate": false,
+            "healthy": rarely, "unhealthy": { "interval": 3600, "tcp_failures": 1, "timeouts": 1 },
+        },
+        "passive": { "type": "https", "unhealthy": { "http_statuses": [502], "http_failures": 1, "tcp_failures": 1 } },
+    });
+    Bed::new(route_to(nodes, json!({ "upstream": { "scheme": "https", "checks": checks } })))
+}
+
+fn status_for(bed: &Bed, host: &str) -> u16 {
+    bed.call(Call::get("/x").header("host", host)).status
+}
+
+#[test]
+fn hosts_that_tls_has_no_names_for_take_no_node_out() {
+    let authority = Authority::new("servers");
+    let [a, b] = ["a", "b"].map(|name| Echo::tls(name, &authority.issue(&["known.test"])));
+    let bed = over_tls(&[a.address(), b.address()]);
+    for host in ["1", "a..b", "-a.test"] {
+        assert_eq!(status_for(&bed, host), 200, "{host}");
+    }
+    assert_eq!(bed.health().unhealthy, 0);
+    assert!(a.take().iter().chain(&b.take()).any(|got| got.header("host") == ["a..b"]));
+}
+
+#[test]
+fn hosts_that_nodes_have_no_certificate_for_take_no_node_out() {
+    let (echo, authority) = (Echo::start(), Authority::new("servers"));
+    let identity = authority.issue(&["known.test"]);
+    let [a, b] = [(); 2].map(|()| {
+        let ssl = json!({ "cert": identity.cert, "key": identity.key, "snis": ["known.test"] });
+        Bed::new([route_to(&[echo.address()], json!({})), vec![object(Kind::Ssl, "s", ssl)]].concat())
+    });
+    let bed = over_tls(&[a.https, b.https]);
+    for _ in 0..2 {
+        assert_eq!(status_for(&bed, "unknown.test"), 502);
+    }
+    assert!(bed.lines(2).iter().all(|line| line.attempts == [502, 502]));
+    assert_eq!(bed.health().unhealthy, 0);
+    assert_eq!(status_for(&bed, "known.test"), 200);
+}

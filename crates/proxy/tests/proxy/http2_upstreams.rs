@@ -442,3 +442,17 @@ fn filters_see_the_end_of_a_body_with_trailers() {
     let line = &bed.lines(1)[0];
     assert_eq!((line.client_gone, line.body_bytes), (false, 7));
 }
+
+#[test]
+fn at_the_cap_the_connection_that_was_used_longest_ago_makes_room() {
+    let nodes = [obliging(), obliging()];
+    let routes = nodes.iter().zip(["a", "b"]).map(|(node, id)| {
+        let upstream = json!({ "scheme": "grpc", "nodes": { node.addr.to_string(): 1 } });
+        object(Kind::Route, id, json!({ "uri": format!("/{id}"), "upstream": upstream }))
+    });
+    let bed = Bed::with(routes.collect(), |settings| settings.upstream_pool.idle_connections = 1);
+    for target in ["/a", "/b", "/b", "/b"] {
+        assert_eq!(bed.get(target).status, 200);
+    }
+    assert_eq!(nodes.map(|node| node.connections.load(Ordering::SeqCst)), [1, 1]);
+}

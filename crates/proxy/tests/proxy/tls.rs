@@ -1,16 +1,16 @@
 //! TLS with clients and upstreams.
 
-use crate::support::{Bed, Scripted, object, route_to};
+use crate::support::{Bed, SOON, Scripted, object, route_to};
 use milecastle_model::{Kind, Object};
-use milecastle_testkit::tls::{Authority, Identity};
-use milecastle_testkit::{Answer, Call, Echo, Target};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
+use milecastle_settings::{Ssl, Time};
+use milecastle_testkit::tls::{Authority, Identity, client_config};
+use milecastle_testkit::{Answer, Call, Echo, Target, wait_for_blocking};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn ssl(id: &str, identity: &Identity, more: Value) -> Object {
     let mut body = json!({ "cert": identity.cert, "key": identity.key });
@@ -88,28 +88,57 @@ fn many_answers_over_one_http2_connection() {
     });
 }
 
-/// Whether the handshakes of two connections of one client, over TLS 1.2, resumed a session.
-fn resumed(site: &Site, bed: &Bed) -> [bool; 2] {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(site.authority.pem().as_bytes()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS12]);
-    let config = Arc::new(builder.unwrap().with_root_certificates(roots).with_no_client_auth());
-    [(); 2].map(|()| {
-        let mut session = ClientConnection::new(config.clone(), "one.example".try_into().unwrap()).unwrap();
-        session.complete_io(&mut TcpStream::connect(bed.https).unwrap()).unwrap();
-        session.handshake_kind() == Some(HandshakeKind::Resumed)
-    })
+/// Sends a request over a connection of its own; whether its session was resumed. `None`: there is no answer.
+fn resumed(bed: &Bed, client: &Arc<ClientConfig>) -> Option<bool> {
+    let mut session = ClientConnection::new(client.clone(), "one.example".try_into().unwrap()).unwrap();
+    let mut socket = TcpStream::connect(bed.https).unwrap();
+    let mut stream = rustls::Stream::new(&mut session, &mut socket);
+    stream.write_all(b"GET /x HTTP/1.1\r\nHost: one.example\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer));
+    answer.starts_with(b"HTTP/1.1 200").then(|| session.handshake_kind() == Some(HandshakeKind::Resumed))
 }
 
 #[test]
-fn sessions_are_resumed_where_the_settings_let_them_be_remembered() {
+fn sessions_are_resumed_as_the_settings_say() {
     let site = Site::new();
     let identity = site.authority.issue(&["one.example"]);
-    for (remembered, expected) in [(4096, [false, true]), (0, [false, false])] {
-        let ssls = vec![ssl("s", &identity, json!({ "snis": ["one.example"] }))];
-        let bed = Bed::with(site.objects(ssls), |settings| settings.apisix.ssl.ssl_session_cache = remembered);
-        assert_eq!(resumed(&site, &bed), expected, "{remembered}");
+    let table: [(&str, fn(&mut Ssl), [bool; 2]); 6] = [
+        ("by default", |_| {}, [true, true]),
+        ("none is remembered", |ssl| ssl.ssl_session_cache = 0, [false, false]),
+        ("none lasts", |ssl| ssl.ssl_session_timeout = Time::secs(0), [false, false]),
+        ("TLS 1.3 has no tickets", |ssl| ssl.ssl_num_tickets = 0, [true, false]),
+        ("tickets", |ssl| (ssl.ssl_session_tickets, ssl.ssl_session_cache) = (true, 0), [true, true]),
+        (
+            "no ticket lasts",
+            |ssl| (ssl.ssl_session_tickets, ssl.ssl_session_timeout) = (true, Time::secs(0)),
+            [false, false],
+        ),
+    ];
+    for (what, change, expected) in table {
+        let found = ["TLSv1.2", "TLSv1.3"].map(|version| {
+            let object = json!({ "snis": ["one.example"], "ssl_protocols": [version] });
+            let bed = Bed::with(site.objects(vec![ssl("s", &identity, object)]), |all| change(&mut all.apisix.ssl));
+            let client = client_config(&site.authority.pem(), None, &[]);
+            assert_eq!(resumed(&bed, &client), Some(false), "{what}, {version}");
+            resumed(&bed, &client)
+        });
+        assert_eq!(found, expected.map(Some), "{what}");
+    }
+}
+
+#[test]
+fn a_client_certificate_that_has_ended_resumes_nothing() {
+    let site = Site::new();
+    let own = Authority::new("clients");
+    let identity = site.authority.issue(&["one.example"]);
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        let ask = json!({ "snis": ["one.example"], "ssl_protocols": [version], "client": { "ca": own.pem() } });
+        let bed = Bed::new(site.objects(vec![ssl("s", &identity, ask)]));
+        let shown = own.issue_for(&["client"], Duration::from_secs(3));
+        let client = client_config(&site.authority.pem(), Some(&shown), &[]);
+        assert_eq!([(); 2].map(|()| resumed(&bed, &client)), [Some(false), Some(true)], "{version}");
+        wait_for_blocking("the certificate to end", SOON, || resumed(&bed, &client).is_none().then_some(()));
     }
 }
 
@@ -161,4 +190,15 @@ fn upstreams_over_tls_see_the_name_of_the_host() {
     let plain = Scripted::new(|stream, _| drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")));
     let bed = Bed::new(route_to(&[plain.addr], json!({ "upstream": { "scheme": "https" } })));
     assert_eq!(bed.get("/").status, 502);
+}
+
+#[test]
+fn hosts_that_clients_choose_keep_no_other_ones_connection_out() {
+    let echo = Echo::tls("secure", &Authority::new("servers").issue(&["often.test"]));
+    let objects = route_to(&[echo.address()], json!({ "upstream": { "scheme": "https" } }));
+    let bed = Bed::with(objects, |settings| settings.upstream_pool.idle_connections = 4);
+    for host in ["1.test", "2.test", "3.test", "4.test", "often.test", "often.test", "5.test", "often.test"] {
+        assert_eq!(bed.call(Call::get("/x").header("host", host)).status, 200);
+    }
+    assert_eq!(echo.connections(), 6);
 }

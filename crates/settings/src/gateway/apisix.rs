@@ -115,12 +115,20 @@ pub struct Ssl {
     pub ssl_ciphers: String,
     /// Server name assumed where the client sends none.
     pub fallback_sni: Option<String>,
-    /// Hands out session tickets for resumption.
+    /// Hands out session tickets for resumption, which the node need not remember.
     pub ssl_session_tickets: bool,
-    /// TLS 1.2 sessions that the node remembers for resumption without tickets, for each ssl object; the oldest are forgotten first,
-    /// and 0 remembers none.
+    /// Sessions that the node remembers for resumption without such tickets, for each ssl object; the oldest are forgotten first,
+    /// and 0 remembers none. A key of Milecastle's own.
     #[schemars(extend("x-unit" = "sessions"))]
     pub ssl_session_cache: u32,
+    /// How long a session can be resumed, by a ticket (for no longer than 12 hours) or one that the node remembers; 0 lets none be.
+    /// A key of Milecastle's own.
+    pub ssl_session_timeout: Time,
+    /// Tickets that a client gets with each handshake of TLS 1.3. Where `ssl_session_tickets` is off each stands for a session that the
+    /// node remembers, and is good for one resumption. 0 hands out none: sessions of TLS 1.3 are not resumed, and full
+    /// handshakes are a little cheaper. A key of Milecastle's own.
+    #[schemars(range(max = 8), extend("x-unit" = "tickets"))]
+    pub ssl_num_tickets: u32,
     /// How long a client that comes over TCP may remember that the port also has HTTP/3 (`Alt-Svc`), where `enable_http3` is on;
     /// 0 tells nobody. A key of Milecastle's own.
     pub alt_svc_max_age: Time,
@@ -297,6 +305,8 @@ impl Default for Ssl {
             fallback_sni: None,
             ssl_session_tickets: false,
             ssl_session_cache: 4096,
+            ssl_session_timeout: Time::secs(600),
+            ssl_num_tickets: 1,
             alt_svc_max_age: Time::secs(24 * 3600),
             ssl_trusted_certificate: "system".into(),
         }

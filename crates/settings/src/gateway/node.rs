@@ -236,12 +236,13 @@ pub enum LongConnectionPolicy {
 #[serde(default)]
 pub struct UpstreamTls {
     /// Whose certificates are verified, with the authorities of `apisix.ssl.ssl_trusted_certificate`: `off`, nobody's, as the
-    /// reference does; `upstream`, those of upstreams with `tls.verify: true`; `required`, everybody's.
+    /// reference does; `upstream`, those of upstreams with `tls.verify: true`; `required`, everybody's. Where the settings of the
+    /// gateway group ask for more, that counts.
     pub verify: VerifyUpstreams,
 }
 
-/// See [`UpstreamTls::verify`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// See [`UpstreamTls::verify`]. What asks for more is greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyUpstreams {
     /// Nobody's.
@@ -253,11 +254,21 @@ pub enum VerifyUpstreams {
     Required,
 }
 
+impl From<milecastle_model::VerifyUpstreams> for VerifyUpstreams {
+    fn from(of_group: milecastle_model::VerifyUpstreams) -> Self {
+        match of_group {
+            milecastle_model::VerifyUpstreams::Off => Self::Off,
+            milecastle_model::VerifyUpstreams::Upstream => Self::Upstream,
+            milecastle_model::VerifyUpstreams::Required => Self::Required,
+        }
+    }
+}
+
 /// Connections kept to upstreams, over all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct UpstreamPool {
-    /// Idle connections of the whole node, of HTTP/1.1 and of HTTP/2 each; beyond it one is closed.
+    /// Idle connections of the whole node, of HTTP/1.1 and of HTTP/2 each; beyond it those used longest ago are closed.
     #[schemars(range(min = 1), extend("x-unit" = "connections"))]
     pub idle_connections: u32,
 }

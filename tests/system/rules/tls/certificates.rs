@@ -2,7 +2,7 @@
 
 use super::{Secure, handshake, object, site};
 use crate::rules::Shared;
-use milecastle_testkit::{Target, TempDir};
+use milecastle_testkit::{Call, Target, TempDir};
 use serde_json::json;
 use std::process::Command;
 use std::sync::Arc;
@@ -35,10 +35,11 @@ async fn tls_2_objects_that_take_part() {
     ];
     shows(&site, &table);
     // New handshakes follow a change, connections that are there stay.
-    let held = Target::tls(site.up.https, "on.t2.test", &site.authority.pem()).connect().await.unwrap();
+    let mut held = Target::tls(site.up.https, "on.t2.test", &site.authority.pem()).connect().await.unwrap();
     site.put([site.ssl("t2-off", &["off.t2.test"], json!({})), site.ssl("t2-on", &["other.t2.test"], json!({}))]).await;
     shows(&site, &[("off.t2.test", Some("t2-off")), ("on.t2.test", None), ("other.t2.test", Some("t2-on"))]);
-    assert!(held.is_open());
+    let answer = Call::get("/x").header("host", "on.t2.test").send(&mut held).await.unwrap();
+    assert_eq!(answer.status, 200);
 }
 
 async fn with_fallback() -> Arc<Secure> {

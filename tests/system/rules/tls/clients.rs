@@ -1,6 +1,6 @@
 //! Certificates of clients (§6).
 
-use super::{Secure, handshake, site};
+use super::{Secure, exchange, handshake, site};
 use milecastle_testkit::tls::Identity;
 use milecastle_testkit::{Answer, Call, Target, TempDir, eventually};
 use serde_json::{Value, json};
@@ -132,12 +132,23 @@ async fn tls_6_5_a_session_is_resumed_under_its_own_name_only() {
     let dir = TempDir::new();
     let file = dir.path().join("session").to_str().unwrap().to_owned();
     site.put([site.ssl("t65", &names, json!({}))]).await;
-    let said = handshake(site.up.https, Some(names[0]), &["-tls1_2", "-sess_out", &file]).unwrap();
-    assert!(said.contains("New, TLSv1.2"), "{said}");
-    let again = |name: &str| handshake(site.up.https, Some(name), &["-tls1_2", "-sess_in", &file]);
-    let same = again(names[0]).unwrap();
-    assert!(same.contains("Reused, TLSv1.2"), "{same}");
-    assert!(again(names[1]).is_none_or(|said| said.contains("New, TLSv1.2")));
+    // A session of TLS 1.3 comes after the handshake, so that the answer is waited for.
+    let request = "GET /x HTTP/1.1\r\nHost: t65.test\r\nConnection: close\r\n\r\n";
+    let with = |name: &str, options: &[&str]| {
+        exchange(site.up.https, Some(name), &[&["-ign_eof"][..], options].concat(), request)
+    };
+    for (option, version) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
+        let (new, reused) = (format!("New, {version}"), format!("Reused, {version}"));
+        let first = |name: &str| {
+            let said = with(name, &[option, "-sess_out", &file]).unwrap();
+            assert!(said.contains(&new), "{said}");
+        };
+        first(names[0]);
+        assert!(with(names[1], &[option, "-sess_in", &file]).is_none_or(|said| said.contains(&new)));
+        first(names[0]);
+        let same = with(names[0], &[option, "-sess_in", &file]).unwrap();
+        assert!(same.contains(&reused), "{same}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
