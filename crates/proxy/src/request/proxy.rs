@@ -12,7 +12,7 @@ use crate::health::FailedTry;
 use crate::tls::Profile;
 use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use milecastle_plugin_api::{Attempt, Body, fields};
 use milecastle_snapshot::{
     ClientCertificateFault, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef,
@@ -267,10 +267,12 @@ async fn attempt(
 ) -> Result<Answered, Failure> {
     let worker = &live.client.worker;
     let is_set = |name: &HeaderName| live.cx.response_headers_to_come().any(|set| set == name);
+    let tell = |status: StatusCode, fields: HeaderMap| live.interims.put(status, fields);
     let asked = Asked {
         head: live.cx.request.method == Method::HEAD,
         upgrade: plan.upgrade,
         as_received: (!live.answer_head_is_seen()).then_some(&is_set),
+        interim: live.interims.reach_the_client().then_some(&tell),
     };
     let length: Length = forward::length(live, outgoing);
     let mut kept = endpoint.slot.take(began);

@@ -2,11 +2,11 @@
 //! whether the client is still there. All run in the connection's one task.
 
 use super::activity::Activity;
-use crate::h1::server::{BodyError, HeadError, Inbound, RequestHead};
+use crate::h1::server::{Announced, BodyError, Framing, HeadError, Inbound, RequestHead, write_head};
 use crate::h1::{Limits, Outbox, Scratch};
 use crate::transport::{FromClient, Transport};
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use socket2::SockRef;
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -59,6 +59,17 @@ impl Wire {
     /// The next piece of the HTTP/1 request's body ([`Inbound::poll_body`]).
     pub(crate) fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         self.inbound().poll_body(&mut *self.transport.borrow_mut(), cx)
+    }
+
+    /// An interim answer is to be sent, as soon as the connection's task comes to it.
+    pub(crate) fn put_interim(&self, status: StatusCode, fields: &HeaderMap) {
+        self.inbound()
+            .put_interim(|text| write_head(text, status, false, fields.into(), Framing::None, Announced::Nothing));
+    }
+
+    /// Sends interim answers ([`Inbound::poll_interim`]).
+    pub(super) fn poll_interim(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inbound().poll_interim(&mut *self.transport.borrow_mut(), cx)
     }
 
     /// Sends all that is laid out.

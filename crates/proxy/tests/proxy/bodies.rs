@@ -4,11 +4,12 @@ use crate::frames::{DATA, upstream};
 use crate::support::{Bed, SOON, Scripted, object, read_head, route_to};
 use bytes::Bytes;
 use milecastle_model::Kind;
+use milecastle_testkit::frames::{self, Frames};
 use milecastle_testkit::raw::Raw;
 use milecastle_testkit::{Call, Echo};
 use serde_json::json;
 use std::io::Write;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 
 #[test]
 fn request_bodies_arrive_whole() {
@@ -176,11 +177,7 @@ fn answers_without_a_body_leave_the_connection_usable() {
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HEAD", 200),
         ("HTTP/1.1 204 No Content\r\n\r\n", "GET", 204),
         ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\n", "GET", 304),
-        (
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-            "GET",
-            200,
-        ),
+        ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "GET", 200),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "GET", 200),
     ] {
         let upstream = Scripted::answering(answer, true);
@@ -198,6 +195,80 @@ fn answers_without_a_body_leave_the_connection_usable() {
         assert_eq!(upstream.connections.load(std::sync::atomic::Ordering::SeqCst), 1, "{answer:?}");
         assert!(bed.lines(3).iter().all(|line| line.status == status && !line.client_gone));
     }
+}
+
+/// RFC 9110 §15.2, RFC 8297.
+#[test]
+fn early_hints_reach_the_client_before_the_answer() {
+    let (go_on, may_go_on) = mpsc::channel();
+    let may_go_on = Mutex::new(may_go_on);
+    let upstream = Scripted::new(move |stream, _| {
+        while read_head(stream).is_some() {
+            let hints = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nServer: x\r\n\
+                         Connection: X-Hop\r\nX-Hop: 1\r\nContent-Length: 9\r\n\r\n";
+            stream.write_all(hints.as_bytes()).unwrap();
+            may_go_on.lock().unwrap().recv_timeout(SOON).unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").unwrap();
+        }
+    });
+    let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+            let hints = client.read_head().await.unwrap();
+            assert_eq!(hints.trim_end(), "HTTP/1.1 103 Early Hints\r\nlink: </a.css>");
+            go_on.send(()).unwrap();
+            assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200 "));
+            assert_eq!(client.read_exact(2).await.unwrap(), b"hi");
+        }
+        let mut client = Frames::connect(bed.http, &[]).await.unwrap();
+        let whole = frames::END_HEADERS | frames::END_STREAM;
+        let get = frames::frame(frames::kind::HEADERS, whole, 1, &frames::request("GET", "/", "h"));
+        client.send(get).await.unwrap();
+        assert_eq!(client.status(1).await.unwrap(), Ok(103));
+        go_on.send(()).unwrap();
+        assert_eq!(client.status(1).await.unwrap(), Ok(200));
+    });
+    go_on.send(()).unwrap();
+    let old = bed.raw("GET / HTTP/1.0\r\nHost: h\r\n\r\n");
+    assert!(old.starts_with("HTTP/1.0 200 ") && !old.contains("a.css"), "{old}");
+    assert!(bed.lines(4).iter().all(|line| line.status == 200));
+}
+
+/// What comes with the answer goes with it, and a client that waits to be told to go on is.
+#[test]
+fn early_hints_stand_before_the_answer_and_beside_a_100() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n";
+    let upstream = Scripted::new(move |stream, _| {
+        let head = read_head(stream).unwrap();
+        stream.write_all(hints.as_bytes()).unwrap();
+        if head.starts_with("POST") {
+            let mut body = [0; 5];
+            std::io::Read::read_exact(stream, &mut body).unwrap();
+        }
+        stream.write_all(hints.as_bytes()).unwrap();
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    });
+    let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+    let answers = bed.raw("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let heads: Vec<_> = answers.split_inclusive("\r\n\r\n").map(|head| &head[9..12]).collect();
+    assert_eq!(heads, ["103", "103", "204"], "{answers}");
+    // A body of this length is not read before the upstream is asked.
+    let little = |settings: &mut milecastle_settings::Gateway| {
+        settings.limits.retry_body = milecastle_settings::Size::kib(0);
+    };
+    let bed = Bed::with(route_to(&[upstream.addr], json!({})), little);
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await.unwrap();
+        let mut first = [client.read_head().await.unwrap(), client.read_head().await.unwrap()];
+        first.sort_unstable();
+        assert!(first[0].starts_with("HTTP/1.1 100 ") && first[1].starts_with("HTTP/1.1 103 "), "{first:?}");
+        client.send("hello").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 103 "));
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 204 "));
+    });
 }
 
 #[test]
