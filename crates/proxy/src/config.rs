@@ -8,7 +8,7 @@ use milecastle_matching::{CidrError, CidrSet};
 use milecastle_plugin_api::{NodeFacts, WhenSuperseded};
 use milecastle_settings::{
     AmbiguousPath, Apisix, Gateway as Settings, LongConnectionPolicy, LongConnections, NginxHttp, Ocsp, Peers,
-    PortRange, TlsVersion, VerifyUpstreams,
+    PortRange, ProxyVersion, TlsVersion, VerifyUpstreams,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -89,8 +89,8 @@ pub(crate) enum Served {
     Http,
     /// Bytes as they are.
     Stream {
-        /// Whether the PROXY protocol is sent in front of them.
-        proxy_protocol_to_upstream: bool,
+        /// The version of the PROXY protocol that is sent in front of them.
+        proxy_protocol_to_upstream: Option<ProxyVersion>,
     },
 }
 
@@ -461,9 +461,9 @@ fn listens(apisix: &Apisix) -> Vec<Listen> {
     all.extend(plain.into_iter().chain(tls));
     let defaults = &apisix.proxy_protocol;
     for entry in &apisix.stream_proxy.tcp {
-        let served = Served::Stream {
-            proxy_protocol_to_upstream: entry.proxy_protocol_to_upstream.unwrap_or(defaults.enable_tcp_pp_to_upstream),
-        };
+        let sends = entry.proxy_protocol_to_upstream.unwrap_or(defaults.enable_tcp_pp_to_upstream);
+        let version = entry.proxy_protocol_to_upstream_version.unwrap_or(defaults.tcp_pp_to_upstream_version);
+        let served = Served::Stream { proxy_protocol_to_upstream: sends.then_some(version) };
         all.extend(entry.addr.sockets().map(|addr| Listen {
             addr,
             key: "apisix.stream_proxy.tcp",
