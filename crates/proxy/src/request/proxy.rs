@@ -85,6 +85,9 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         made += 1;
         live.cx.upstream.unresolved_host = Some(node.host.clone());
         run_before_proxy(live).await?;
+        if let Outgoing::Streaming(pump) = &mut outgoing {
+            pump.note_head(&live.cx.request.headers);
+        }
         // Where no plugin has had a say, nothing has happened since the request began.
         let began = if made == 1 && unhindered { live.cx.timing.started } else { Instant::now() };
         live.attempt_began = began;

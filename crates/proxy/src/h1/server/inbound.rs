@@ -54,6 +54,8 @@ pub(crate) struct Inbound {
     /// How much of it is known not to end a head.
     searched: usize,
     body: Option<Left>,
+    /// What came behind the present body.
+    trailers: Option<Box<HeaderMap>>,
     /// What has to be sent before the body is read.
     before_body: &'static [u8],
     /// Interim answers of the upstream that have not been sent.
@@ -155,6 +157,7 @@ impl Inbound {
     /// A head has been taken, and a body of this length follows.
     fn begin(&mut self, length: Length) {
         self.searched = 0;
+        self.trailers = None;
         self.body = match length {
             Length::Bytes(0) => None,
             Length::Bytes(length) => Some(Left::Bytes(length)),
@@ -220,7 +223,12 @@ impl Inbound {
         }
     }
 
-    /// The next piece of the body, never empty; `None` at its end. Trailers are left out.
+    /// The trailers of the present body, once it has ended.
+    pub(crate) fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
+        self.trailers.take()
+    }
+
+    /// The next piece of the body, never empty; `None` at its end.
     pub(crate) fn poll_body(
         &mut self,
         io: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -258,7 +266,8 @@ impl Inbound {
                 Some(Left::Chunked(decoder)) => match decoder.next(&mut self.read) {
                     Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
                     Ok(Piece::More) => {}
-                    Ok(Piece::End(_)) => {
+                    Ok(Piece::End(trailers)) => {
+                        self.trailers = trailers.map(Box::new);
                         self.end_body();
                         return Poll::Ready(None);
                     }
