@@ -171,6 +171,8 @@ pub(crate) struct ClientLimits {
     pub(crate) header_timeout: Duration,
     pub(crate) body_timeout: Duration,
     pub(crate) send_timeout: Duration,
+    /// An HTTP/1 client that has ended sending is answered.
+    pub(crate) half_close: bool,
     /// Zero: the connection is closed after each answer.
     pub(crate) keepalive_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
@@ -346,6 +348,7 @@ impl GatewayConfig {
                 header_timeout: http.client_header_timeout.get(),
                 body_timeout: http.client_body_timeout.get(),
                 send_timeout: http.send_timeout.get(),
+                half_close: http.proxy_ignore_client_abort.0,
                 keepalive_timeout: http.keepalive_timeout.get(),
                 handshake_timeout: settings.timeouts.tls_handshake.get(),
                 proxy_protocol_timeout: settings.timeouts.proxy_protocol.get(),

@@ -127,7 +127,9 @@ impl Wire {
     }
 
     /// Ready once the client has closed; else the task is woken then. Takes nothing from the client that is not kept.
-    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+    ///
+    /// `half_close`: one that has ended sending may still read, and has gone only with a reset.
+    pub(crate) fn poll_gone(&self, half_close: bool, cx: &mut Context<'_>) -> Poll<()> {
         let mut inbound = self.inbound();
         if inbound.is_ahead() {
             return Poll::Pending;
@@ -137,6 +139,7 @@ impl Wire {
                 let Ok(stream) = socket.watched() else { return Poll::Ready(()) };
                 let mut byte = [0; 1];
                 match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+                    Poll::Ready(Ok(0)) if half_close => Poll::Pending,
                     Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
                     Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
                 }
@@ -151,6 +154,7 @@ impl Wire {
                         cx.waker().wake_by_ref();
                         Poll::Pending
                     }
+                    Poll::Ready(Ok(())) if half_close => Poll::Pending,
                     Poll::Ready(_) => Poll::Ready(()),
                     Poll::Pending => Poll::Pending,
                 }
