@@ -30,6 +30,7 @@ mod joins;
 mod keys;
 mod killed;
 mod killed_midway;
+mod large_bodies;
 mod last_good;
 mod life_cycle;
 mod limits_in_redis;

@@ -8,7 +8,7 @@ use milecastle_matching::{CidrError, CidrSet};
 use milecastle_plugin_api::{NodeFacts, WhenSuperseded};
 use milecastle_settings::{
     AmbiguousPath, Apisix, Gateway as Settings, LongConnectionPolicy, LongConnections, NginxHttp, Ocsp, Peers,
-    PortRange, TlsVersion, VerifyUpstreams,
+    PortRange, ProxyVersion, TlsVersion, VerifyUpstreams,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -95,8 +95,8 @@ pub(crate) enum Served {
     Http,
     /// Bytes as they are.
     Stream {
-        /// Whether the PROXY protocol is sent in front of them.
-        proxy_protocol_to_upstream: bool,
+        /// The version of the PROXY protocol that is sent in front of them.
+        proxy_protocol_to_upstream: Option<ProxyVersion>,
     },
 }
 
@@ -177,6 +177,8 @@ pub(crate) struct ClientLimits {
     pub(crate) header_timeout: Duration,
     pub(crate) body_timeout: Duration,
     pub(crate) send_timeout: Duration,
+    /// An HTTP/1 client that has ended sending is answered.
+    pub(crate) half_close: bool,
     /// Zero: the connection is closed after each answer.
     pub(crate) keepalive_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
@@ -361,6 +363,7 @@ impl GatewayConfig {
                 header_timeout: http.client_header_timeout.get(),
                 body_timeout: http.client_body_timeout.get(),
                 send_timeout: http.send_timeout.get(),
+                half_close: http.proxy_ignore_client_abort.0,
                 keepalive_timeout: http.keepalive_timeout.get(),
                 handshake_timeout: settings.timeouts.tls_handshake.get(),
                 proxy_protocol_timeout: settings.timeouts.proxy_protocol.get(),
@@ -479,9 +482,9 @@ fn listens(apisix: &Apisix) -> Vec<Listen> {
     all.extend(plain.into_iter().chain(tls));
     let defaults = &apisix.proxy_protocol;
     for entry in &apisix.stream_proxy.tcp {
-        let served = Served::Stream {
-            proxy_protocol_to_upstream: entry.proxy_protocol_to_upstream.unwrap_or(defaults.enable_tcp_pp_to_upstream),
-        };
+        let sends = entry.proxy_protocol_to_upstream.unwrap_or(defaults.enable_tcp_pp_to_upstream);
+        let version = entry.proxy_protocol_to_upstream_version.unwrap_or(defaults.tcp_pp_to_upstream_version);
+        let served = Served::Stream { proxy_protocol_to_upstream: sends.then_some(version) };
         all.extend(entry.addr.sockets().map(|addr| Listen {
             addr,
             key: "apisix.stream_proxy.tcp",

@@ -35,6 +35,7 @@ mod h2_client;
 mod h3;
 pub mod handover;
 mod health;
+mod interim;
 mod lasting;
 mod metrics_page;
 pub mod node;

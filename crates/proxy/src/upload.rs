@@ -62,7 +62,7 @@ pub(crate) struct Upload {
     counters: Arc<WorkerCounters>,
     /// Bytes that may still come.
     allowed: u64,
-    /// What came behind a stream's data, of what may go on.
+    /// What came behind the data, of what may go on.
     trailers: Option<Box<HeaderMap>>,
 }
 
@@ -139,7 +139,7 @@ impl Upload {
         UploadError::TooSlow
     }
 
-    /// Whether trailers have come. Those of HTTP/1.1 are read and dropped.
+    /// Whether trailers have come.
     pub(crate) fn has_trailers(&self) -> bool {
         self.trailers.is_some()
     }
@@ -157,7 +157,11 @@ impl Upload {
                     // Being read, it is sent.
                     client.activity.upload.set(unread(wire, client.worker.node.config.client.lingering_bytes));
                 }
-                ready!(wire.poll_body(cx)).transpose().map_err(|_| UploadError::Malformed)
+                let piece = ready!(wire.poll_body(cx)).transpose().map_err(|_| UploadError::Malformed);
+                if let Some(found) = wire.inbound().take_trailers() {
+                    self.trailers = Some(forwardable(*found));
+                }
+                piece
             }
             Source::Http2(body) => {
                 let piece = ready!(body.poll_piece(cx)).map_err(|_| UploadError::Malformed);
@@ -213,7 +217,11 @@ pub(crate) async fn discard(client: Rc<Client>, wire: Rc<Wire>) -> Progress {
         let mut left = limits.lingering_bytes;
         loop {
             match tokio::time::timeout(limits.lingering_timeout, poll_fn(|cx| wire.poll_body(cx))).await {
-                Ok(None) => return Progress::Ended,
+                Ok(None) => {
+                    // A connection that waits holds none.
+                    drop(wire.inbound().take_trailers());
+                    return Progress::Ended;
+                }
                 Ok(Some(Ok(data))) => match left.checked_sub(data.len() as u64) {
                     Some(less) => left = less,
                     None => return Progress::GivenUp,

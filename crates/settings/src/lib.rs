@@ -57,9 +57,9 @@ pub use events::{EventStreams, Events};
 pub use gateway::{
     AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, Limits,
     LongConnectionPolicy, LongConnections, MetricSettings, MetricsPush, NginxConfig, NginxHttp, NginxStream,
-    NodeListen, Ocsp, PluginAttr, Prometheus, ProxyProtocol, Shutdown, SideTls, Ssl, SslListen, State, StreamProxy,
-    TcpListen, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, Upgrade, UpstreamKeepalive, UpstreamPool,
-    UpstreamTls, VerifyUpstreams,
+    NodeListen, Ocsp, PluginAttr, Prometheus, ProxyProtocol, ProxyVersion, Shutdown, SideTls, Ssl, SslListen, State,
+    StreamProxy, TcpListen, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, Upgrade, UpstreamKeepalive,
+    UpstreamPool, UpstreamTls, VerifyUpstreams,
 };
 pub use history::History;
 pub use idempotency::Idempotency;

@@ -51,7 +51,7 @@ fn defaults_are_the_listener_table() {
 fn stream_listeners_take_all_forms() {
     let file = gateway(
         "apisix:\n  node_listen: 9080\n  ssl: {enable: false}\n  stream_proxy:\n    tcp: [9100, '127.0.0.1:9101', 2000-2002, {addr: 9102, tls: true, \
-         proxy_protocol: true}]\n    udp: [53, '[::1]:9100']\n",
+         proxy_protocol: true, proxy_protocol_to_upstream_version: v2}]\n    udp: [53, '[::1]:9100']\n",
     );
     let tcp: Vec<String> = file
         .listeners()
@@ -62,6 +62,8 @@ fn stream_listeners_take_all_forms() {
     assert_eq!(tcp, ["0.0.0.0:9100", "127.0.0.1:9101", "0.0.0.0:2000", "0.0.0.0:2001", "0.0.0.0:2002", "0.0.0.0:9102"]);
     let last = &file.apisix.stream_proxy.tcp[3];
     assert_eq!((last.tls, last.proxy_protocol, last.proxy_protocol_to_upstream), (true, Some(true), None));
+    assert_eq!(last.proxy_protocol_to_upstream_version, Some(ProxyVersion::V2));
+    assert_eq!(file.apisix.proxy_protocol.tcp_pp_to_upstream_version, ProxyVersion::V1);
     let only = gateway("apisix: {node_listen: [], ssl: {enable: false}, stream_proxy: {udp: [53]}}");
     assert!(only.listeners().iter().all(|(key, _)| !key.starts_with("apisix.node_listen")));
 }

@@ -9,7 +9,7 @@ use milecastle_proxy::fuzzing::{Asked, Framing, Head, Limits, Malformed, Parsing
 /// Panics if the input shows a fault.
 pub(crate) fn try_input(data: &[u8]) {
     let [flags, step, text @ ..] = data else { return };
-    let asked = Asked { head: flags & 1 != 0, upgrade: flags & 2 != 0, as_received: None };
+    let asked = Asked { head: flags & 1 != 0, upgrade: flags & 2 != 0, as_received: None, interim: None };
     let limits = match flags & 4 {
         0 => Limits { head_bytes: 64 << 10, head_fields: 100 },
         _ => Limits { head_bytes: 200, head_fields: 4 },

@@ -11,6 +11,8 @@ use milecastle_testkit::tls::{Authority, Identity};
 use milecastle_testkit::{Call, Echo, Target, eventually};
 use milecastle_tests::Up;
 use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 const SIGTERM: i32 = 15;
@@ -116,6 +118,35 @@ async fn requests_take_the_way_of_all_others() {
     assert_eq!((&answer["status"], &answer["reset"]), (&json!(200), &Value::Null), "{answer}");
     site.up.process.announce("an upstream's answer broke off");
     assert_eq!(client.request("/cut", json!({}))["reset"], 0x102, "a broken answer does not pass for a whole one");
+    site.stop().await;
+}
+
+/// An upstream that says in advance what its answer is going to need.
+fn hinting() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            while stream.read(&mut head).is_ok_and(|read| read > 0) {
+                let answer =
+                    b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                drop(stream.write_all(answer));
+            }
+        }
+    });
+    addr
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn early_hints_come_before_the_answer() {
+    let site = Site::start(&[]).await;
+    let upstream = json!({ "nodes": { hinting().to_string(): 1 } });
+    site.up.put("/routes/hints", json!({ "uri": "/hints", "upstream": upstream })).await;
+    let mut client = site.client();
+    eventually("the route is in force", async || client.request("/hints", json!({}))["interim"] == json!([103])).await;
+    let answer = client.request("/hints", json!({}));
+    assert_eq!((&answer["interim"], &answer["status"]), (&json!([103]), &json!(200)), "{answer}");
     site.stop().await;
 }
 

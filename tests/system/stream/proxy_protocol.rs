@@ -66,6 +66,28 @@ async fn stream_1_accepting_and_sending_the_proxy_protocol_in_all_four_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn version_2_goes_upstream_where_it_is_asked_for() {
+    let entry = |more: Value| {
+        let mut entry = json!({ "addr": "127.0.0.1:0", "proxy_protocol": true, "proxy_protocol_to_upstream": true });
+        entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        entry
+    };
+    let version = ("MILECASTLE__GATEWAY__APISIX__PROXY_PROTOCOL__TCP_PP_TO_UPSTREAM_VERSION", "v2");
+    let entries = [entry(json!({})), entry(json!({ "proxy_protocol_to_upstream_version": "v1" }))];
+    let gateway = Gateway::start(&entries, &[], &[TRUST, version]);
+    let proxied = gateway.all("PROXY+TCP");
+    gateway.route("1", recorder(), json!({})).await;
+    let header = "PROXY TCP4 192.0.2.7 198.51.100.1 4711 80\r\nhello";
+    let said = |at: SocketAddr| talk(at, header.as_bytes()).unwrap_or_default();
+    eventually("the route", async || !said(proxied[0]).is_empty()).await;
+    let port = proxied[0].port().to_be_bytes();
+    let binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x12\x67";
+    assert_eq!(said(proxied[0]), [&binary[..], &port, b"hello"].concat());
+    assert!(said(proxied[1]).starts_with(b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 "));
+    gateway.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_header_of_a_stranger_is_taken_off_and_not_believed() {
     let gateway = Gateway::start(&entries(), &[], &[]);
     let both = gateway.all("PROXY+TCP")[1];
@@ -129,14 +151,20 @@ async fn haproxy_in_front_and_nginx_behind() {
     .await;
     gateway.up.stop();
     let trusted = ("MILECASTLE__GATEWAY__NGINX_CONFIG__STREAM__REAL_IP_FROM", "[127.0.0.0/8]");
-    let entry = json!({ "addr": both.to_string(), "proxy_protocol": true, "proxy_protocol_to_upstream": true });
-    let gateway = Gateway::start(&[entry], &[], &[trusted]);
-    gateway.route("1", ([127, 0, 0, 1], behind).into(), json!({})).await;
-    eventually("nginx hears of the client", async || {
-        ask().is_ok_and(|said| String::from_utf8_lossy(&said).ends_with(&format!("127.0.0.1 {}", both.port())))
-    })
-    .await;
-    gateway.up.stop();
+    // nginx reads either version.
+    for version in ["v1", "v2"] {
+        let entry = json!({
+            "addr": both.to_string(), "proxy_protocol": true, "proxy_protocol_to_upstream": true,
+            "proxy_protocol_to_upstream_version": version,
+        });
+        let gateway = Gateway::start(&[entry], &[], &[trusted]);
+        gateway.route("1", ([127, 0, 0, 1], behind).into(), json!({})).await;
+        eventually("nginx hears of the client", async || {
+            ask().is_ok_and(|said| String::from_utf8_lossy(&said).ends_with(&format!("127.0.0.1 {}", both.port())))
+        })
+        .await;
+        gateway.up.stop();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

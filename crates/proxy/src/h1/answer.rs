@@ -5,7 +5,7 @@ use super::Limits;
 use super::names::{Names, Role};
 use super::received::{Gathering, Received};
 use super::spans::{self, Field};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 /// How long the body of an answer is.
@@ -67,6 +67,8 @@ pub struct Asked<'a> {
     /// Nobody looks at the fields of an ordinary answer but who writes them out over HTTP/1, if it brings none of those for which
     /// this is true.
     pub as_received: Option<&'a dyn Fn(&HeaderName) -> bool>,
+    /// Who is told of interim answers other than 100, with their end-to-end fields; they are passed over if there is nobody.
+    pub interim: Option<&'a dyn Fn(StatusCode, HeaderMap)>,
 }
 
 impl Asked<'_> {
@@ -92,7 +94,8 @@ impl Parsing {
     }
 }
 
-/// Takes the head of the next final answer off the front of `buf`, and passes over interim ones. `None`: more is needed.
+/// Takes the head of the next final answer off the front of `buf`, and tells of interim ones or passes over them. `None`: more
+/// is needed.
 ///
 /// The bytes of interim answers are added to `interim`. All of one exchange together may be as long as one head: an upstream
 /// that sends them without end must not keep a request for ever.
@@ -124,7 +127,10 @@ pub fn take_head(
             if *interim > limits.head_bytes {
                 return Err(Malformed::Interim);
             }
-            buf.advance(line.bytes);
+            let text = buf.split_to(line.bytes).freeze();
+            if let Some(tell) = asked.interim.filter(|_| status != StatusCode::CONTINUE) {
+                tell(status, head(&text, parsing, HeaderMap::new(), status, line.minor, asked)?.headers);
+            }
             continue;
         }
         let text = buf.split_to(line.bytes).freeze();

@@ -206,6 +206,11 @@ impl Conn {
         self.out.lay_out(data, tail, &self.scratch.text)
     }
 
+    /// Lays out the end of a chunked body behind what is there.
+    pub(super) fn lay_out_last_chunk(&mut self, trailers: Option<&HeaderMap>) {
+        self.out.put_last_chunk(trailers, &self.scratch.text);
+    }
+
     /// Sends what is laid out.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.out.poll_send(&mut self.io, cx, &self.scratch.text)

@@ -3,7 +3,7 @@
 use super::conn::Conn;
 use crate::upload::{Upload, UploadError};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use std::io::{self, Write as _};
 use std::task::{Context, Poll, ready};
 
@@ -48,6 +48,8 @@ pub(crate) struct Pump {
     first: Option<Bytes>,
     /// What was taken from the client, as long as it fits the cap for another try.
     kept: Option<Kept>,
+    /// Names of the head's fields: no trailer has one of them.
+    taken_names: Vec<HeaderName>,
     started: bool,
     ended: bool,
     /// Bytes taken from the client.
@@ -65,7 +67,8 @@ impl Pump {
     /// Of a body of this `length`, unless that is not known, as where `first` has been read from it already. `keep` is how many bytes
     /// may be kept for another try.
     pub(crate) fn new(body: Upload, length: Option<u64>, first: Option<Bytes>, keep: usize) -> Self {
-        let mut pump = Self { body, length, first: None, kept: None, started: false, ended: false, taken: 0 };
+        let (kept, taken_names) = (None, Vec::new());
+        let mut pump = Self { body, length, first: None, kept, taken_names, started: false, ended: false, taken: 0 };
         pump.kept = Some(Kept { pieces: Vec::new(), bytes: 0, most: keep });
         if let Some(first) = first.filter(|first| !first.is_empty()) {
             pump.keep(&first);
@@ -77,6 +80,15 @@ impl Pump {
     /// Whether all that was taken from the client has been kept.
     pub(crate) fn replayable(&self) -> bool {
         self.kept.is_some()
+    }
+
+    /// Says what stands in the head. An upstream may make one of head and trailers, and what the gateway or a plugin has written
+    /// must not be added to.
+    pub(crate) fn note_head(&mut self, fields: &HeaderMap) {
+        if self.length.is_none() {
+            self.taken_names.clear();
+            self.taken_names.extend(fields.keys().cloned());
+        }
     }
 
     /// The client has been waited for too long.
@@ -165,7 +177,11 @@ impl Pump {
 
     /// The body's trailers, once it has ended.
     pub(crate) fn trailers(&self) -> Option<HeaderMap> {
-        self.body.trailers()
+        let mut trailers = self.body.trailers()?;
+        for name in &self.taken_names {
+            trailers.remove(name);
+        }
+        Some(trailers)
     }
 
     /// The next piece of the client's body.
@@ -183,9 +199,9 @@ impl Pump {
         Poll::Ready(Ok(piece))
     }
 
-    /// Lays a piece out behind what is there. The end goes with it where it is known.
+    /// Lays a piece out behind what is there. The end goes with it where it is known, unless trailers are to be sent.
     fn append(&mut self, conn: &mut Conn, piece: Bytes) {
-        self.ended = self.body.is_ended();
+        self.ended = self.body.is_ended() && (self.length.is_some() || !self.body.has_trailers());
         if self.length.is_none() {
             write!(conn.text(), "{:x}\r\n", piece.len()).expect("a vector takes every write");
             conn.out.tail = if self.ended { b"\r\n0\r\n\r\n" } else { b"\r\n" };
@@ -193,10 +209,11 @@ impl Pump {
         conn.out.data = piece;
     }
 
+    /// Behind a body with a length there is no place for trailers: they are dropped.
     fn append_end(&mut self, conn: &mut Conn) {
         self.ended = true;
         if self.length.is_none() {
-            conn.out.tail = b"0\r\n\r\n";
+            conn.lay_out_last_chunk(self.trailers().as_ref());
         }
     }
 }

@@ -6,7 +6,9 @@ use super::sender::Sender;
 use crate::deadline::Deadline;
 use crate::failure::Failure;
 use crate::h1::{Malformed, Outgoing, Patience, PumpError, Waiting};
+use crate::interim::Interims;
 use h2::{Reason, RecvStream};
+use http::response::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -37,6 +39,7 @@ pub(crate) async fn exchange(
     taken: Taken,
     request: Request<()>,
     outgoing: &mut Outgoing,
+    interims: &Interims,
     terms: Terms,
 ) -> Result<Answered, Failure> {
     let Terms { patience, head_fields, upload_apart } = terms;
@@ -47,6 +50,7 @@ pub(crate) async fn exchange(
     let mut deadline = Deadline::new(Instant::now() + patience.read);
     let mut sending = !bodiless;
     let mut waiting = None;
+    let mut told = 0;
     let head = poll_fn(|cx| {
         let mut state = Waiting::ForAnswer;
         let mut moved = false;
@@ -66,6 +70,18 @@ pub(crate) async fn exchange(
                     state = Waiting::ForClient;
                     moved = outgoing.taken() != before.1;
                 }
+            }
+        }
+        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            let (Parts { status, headers, .. }, ()) = interim.into_parts();
+            // All of one exchange together may have as many fields as one head: an upstream that sends them without end must not
+            // keep a request for ever.
+            told += 1 + headers.len();
+            if told > head_fields {
+                return Poll::Ready(Err(Failure::Malformed(Malformed::TooManyFields)));
+            }
+            if status != StatusCode::CONTINUE {
+                interims.put(status, headers);
             }
         }
         if let Poll::Ready(answered) = Pin::new(&mut response).poll(cx) {

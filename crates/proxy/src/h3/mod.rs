@@ -11,11 +11,13 @@
 
 mod body;
 mod frames;
+mod interims;
 mod qpack;
 
 pub(crate) use body::Body;
 pub use frames::{FrameHead, numbers};
 pub(crate) use frames::{Frames, StreamFault};
+pub(crate) use interims::Interims;
 pub(crate) use qpack::encode;
 pub use qpack::{BlockFault, decode, entry};
 

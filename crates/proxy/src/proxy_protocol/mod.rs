@@ -13,4 +13,4 @@ mod write;
 
 pub use parse::{Header, MOST, Malformed, parse};
 pub(crate) use read::read;
-pub(crate) use write::version_1;
+pub(crate) use write::header;

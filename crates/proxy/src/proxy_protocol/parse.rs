@@ -8,7 +8,7 @@ pub const MOST: usize = 4096;
 /// Longest line of version 1, its CR LF included.
 const MOST_LINE: usize = 107;
 const VERSION_1: &[u8] = b"PROXY ";
-const VERSION_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+pub(super) const VERSION_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// What of version 2 stands before the addresses.
 const FIXED: usize = 16;
 /// Type of the field that holds a CRC-32C over the whole header.

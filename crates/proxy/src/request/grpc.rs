@@ -44,7 +44,7 @@ pub(super) async fn attempt(
             worker.counters.pool_hits.up();
         }
         let (reused, request) = (taken.reused, head(live, endpoint, plan.host(live, place), &length)?);
-        let failure = match exchange(taken, request, outgoing, terms).await {
+        let failure = match exchange(taken, request, outgoing, &live.interims, terms).await {
             Ok(answered) => return Ok((answered, connect)),
             Err(failure) => failure,
         };

@@ -9,6 +9,7 @@ use super::head::{Head, Seen, is_reserved};
 use super::live::{Held, Live};
 use super::{Refusal, Taken, refuse};
 use crate::config::{GatewayConfig, RealIp};
+use crate::interim::Interims;
 use crate::upload::{Progress, Upload};
 use crate::worker::{Client, Pinned};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
@@ -29,7 +30,7 @@ const FORWARDED: [(&str, &str); 4] = [
 ];
 
 /// Makes the request's context. The error is the answer to a request that goes no further.
-pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> Taken {
+pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>, interims: Interims) -> Taken {
     let began = Instant::now();
     let worker = client.worker.clone();
     let config = &worker.node.config;
@@ -72,6 +73,7 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>) -> 
             client,
             pinned,
             body,
+            interims,
             match_path: path.matching,
             ambiguous: path.ambiguous,
             upgrade,

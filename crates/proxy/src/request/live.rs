@@ -1,6 +1,7 @@
 //! A request under way, and its end.
 
 use crate::balance::Lease;
+use crate::interim::Interims;
 use crate::lasting::{Ground, Kind, Lasting};
 use crate::route_traffic::Ended;
 use crate::upload::Upload;
@@ -19,6 +20,8 @@ pub(crate) struct Live {
     pub(crate) pinned: Rc<Pinned>,
     /// The client's body, while it has not been read to its end.
     pub(crate) body: Option<Upload>,
+    /// Where interim answers of the upstream go.
+    pub(crate) interims: Interims,
     /// What routing matches, where that is not the normal path: encoded slashes are kept.
     pub(crate) match_path: Option<Box<str>>,
     /// Upstreams might read the received target in another way than we do.

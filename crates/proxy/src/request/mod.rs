@@ -30,6 +30,7 @@ pub(crate) use live::{Held, Rooms};
 pub(crate) use proxy::address as node_address;
 
 use crate::h1::Received;
+use crate::interim::Interims;
 use crate::upload::Upload;
 use crate::worker::Client;
 use http::{HeaderMap, StatusCode};
@@ -67,13 +68,13 @@ fn refuse(status: StatusCode) -> Refusal {
 pub(crate) type Taken = (Held, Result<(), Refusal>);
 
 /// Takes a request in. Apart from [`serve`], so that a head goes to its place at once and not first into a future.
-pub(crate) fn take(client: Rc<Client>, head: Head, body: Option<Upload>) -> Taken {
-    intake::take(client, head, body)
+pub(crate) fn take(client: Rc<Client>, head: Head, body: Option<Upload>, interims: Interims) -> Taken {
+    intake::take(client, head, body, interims)
 }
 
 /// Takes in a request whose head could not be read. It goes no further than to this answer and its log line.
 pub(crate) fn take_unread(client: Rc<Client>, status: StatusCode) -> Taken {
-    let (mut live, refused) = intake::take(client, Head::unread(status), None);
+    let (mut live, refused) = intake::take(client, Head::unread(status), None, Interims::Nowhere);
     live.cx.request.set_unread();
     (live, refused)
 }

@@ -12,7 +12,7 @@ use crate::health::FailedTry;
 use crate::tls::{Profile, server_name};
 use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use milecastle_plugin_api::{Attempt, Body, fields};
 use milecastle_snapshot::{
     ClientCertificateFault, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef,
@@ -84,6 +84,9 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         made += 1;
         live.cx.upstream.unresolved_host = Some(node.host.clone());
         run_before_proxy(live).await?;
+        if let Outgoing::Streaming(pump) = &mut outgoing {
+            pump.note_head(&live.cx.request.headers);
+        }
         // Where no plugin has had a say, nothing has happened since the request began.
         let began = if made == 1 && unhindered { live.cx.timing.started } else { Instant::now() };
         live.attempt_began = began;
@@ -268,10 +271,12 @@ async fn attempt(
 ) -> Result<Answered, Failure> {
     let worker = &live.client.worker;
     let is_set = |name: &HeaderName| live.cx.response_headers_to_come().any(|set| set == name);
+    let tell = |status: StatusCode, fields: HeaderMap| live.interims.put(status, fields);
     let asked = Asked {
         head: live.cx.request.method == Method::HEAD,
         upgrade: plan.upgrade,
         as_received: (!live.answer_head_is_seen()).then_some(&is_set),
+        interim: live.interims.reach_the_client().then_some(&tell),
     };
     let length: Length = forward::length(live, outgoing);
     let mut kept = endpoint.slot.take(began);

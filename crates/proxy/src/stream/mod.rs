@@ -25,12 +25,13 @@ pub(crate) use tcp::spawn;
 pub(crate) use udp::{UdpDoor, UdpListener};
 
 use crate::counters::StreamListener;
+use milecastle_settings::ProxyVersion;
 use std::sync::Arc;
 
 /// What a listener of TCP sessions is told apart by from one of HTTP.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamListen {
-    /// Whether the PROXY protocol is sent in front of what goes upstream.
-    pub(crate) proxy_protocol_to_upstream: bool,
+    /// The version of the PROXY protocol that is sent in front of what goes upstream.
+    pub(crate) proxy_protocol_to_upstream: Option<ProxyVersion>,
     pub(crate) counters: Arc<StreamListener>,
 }

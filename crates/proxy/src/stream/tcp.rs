@@ -189,7 +189,8 @@ async fn reach(
             return Err(status::NO_UPSTREAM);
         }
     };
-    let header = own.proxy_protocol_to_upstream.then(|| proxy_protocol::version_1(session.cx.client, session.cx.local));
+    let (client, local) = (session.cx.client, session.cx.local);
+    let header = own.proxy_protocol_to_upstream.map(|version| proxy_protocol::header(version, client, local));
     let open =
         async |session: &mut Session, addr| open(session, &upstream, addr, tls.as_ref(), header.as_deref()).await;
     let connection = connect(session, &upstream, open).await?;
@@ -202,13 +203,13 @@ async fn open(
     upstream: &CompiledUpstream,
     addr: SocketAddr,
     tls: Option<&Profile>,
-    header: Option<&str>,
+    header: Option<&[u8]>,
 ) -> io::Result<ToUpstream> {
     let connecting = async {
         let mut stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         if let Some(header) = header {
-            stream.write_all(header.as_bytes()).await?;
+            stream.write_all(header).await?;
         }
         let Some(profile) = tls else { return Ok(Transport::Tcp(stream)) };
         let sni = session.cx.tls.as_ref().and_then(|tls| tls.sni.as_deref()).unwrap_or(NO_NAME);

@@ -273,6 +273,7 @@ pub(super) mod tests {
             header_timeout: minute,
             body_timeout: minute,
             send_timeout: minute,
+            half_close: false,
             keepalive_timeout: minute,
             handshake_timeout: minute,
             proxy_protocol_timeout: minute,

@@ -16,6 +16,7 @@ use super::watching::Watch;
 use super::wire::{ClientIo, Wire};
 use crate::h1::server::{Announced, BadHead, Fields, Framing, HeadError, Length, RequestHead, write_head};
 use crate::h1::{Limits, Outbox, PassError};
+use crate::interim::Interims;
 use crate::request::{self, OutBody, Response};
 use crate::upload::{Progress, Upload, discard};
 use http::{HeaderMap, Method, StatusCode, Version, header};
@@ -130,7 +131,8 @@ impl Connection {
             let awaited = head.seen.expect && !http10 && expects_continue(&head.headers);
             Upload::http1(self.wire.clone(), self.client.clone(), awaited)
         });
-        let taken = catch_unwind(AssertUnwindSafe(|| request::take(self.client.clone(), head, body)));
+        let interims = if http10 { Interims::Nowhere } else { Interims::Http1(self.wire.clone()) };
+        let taken = catch_unwind(AssertUnwindSafe(|| request::take(self.client.clone(), head, body, interims)));
         Begun { taken, http10, keep_alive, to_head }
     }
 
@@ -141,7 +143,10 @@ impl Connection {
             let mut handling = pin!(answer(self.client.worker.clone(), taken));
             poll_fn(|cx| match handling.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Ok(response)),
-                Poll::Pending => self.poll_ended(cx).map(Err),
+                Poll::Pending => match self.wire.poll_interim(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(Ended::Failed(error))),
+                    Poll::Ready(Ok(())) | Poll::Pending => self.poll_ended(cx).map(Err),
+                },
             })
             .await?
         };
@@ -199,7 +204,7 @@ impl Connection {
         };
         let worker = &self.client.worker;
         let text = self.out.text(&worker.scratch.text);
-        text.extend_from_slice(self.wire.inbound().take_interim());
+        self.wire.inbound().put_rest(text);
         write_head(text, status, http10, Fields { set: &headers, received: received.as_ref() }, framing, announced);
         if let Some(received) = received {
             worker.scratch.give_back(received);
@@ -223,7 +228,8 @@ impl Connection {
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Ended> {
         let activity = &self.client.activity;
         let watched = || self.wire.is_watched() || !self.client.worker.newcomers.may_wait(activity);
-        if activity.in_flight.get() > 0 && watched() && self.wire.poll_gone(cx).is_ready() {
+        let half_close = self.client.worker.node.config.client.half_close;
+        if activity.in_flight.get() > 0 && watched() && self.wire.poll_gone(half_close, cx).is_ready() {
             return Poll::Ready(Ended::Gone);
         }
         match self.watch.over() {

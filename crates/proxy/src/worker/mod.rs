@@ -32,7 +32,7 @@ pub(crate) use activity::{Activity, Nature};
 pub(crate) use client::{Client, Registry};
 pub(crate) use defer::{Flusher, defer};
 pub(crate) use entrance::Door;
-pub(crate) use http2::Body as Http2Body;
+pub(crate) use http2::{Body as Http2Body, Interims as Http2Interims};
 pub use http2::{Read as Http2Read, read as read_http2};
 pub(crate) use http3::{Mail, QuicDoor};
 pub use listen::{ListenError, probe};

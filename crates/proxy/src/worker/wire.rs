@@ -2,11 +2,11 @@
 //! whether the client is still there. All run in the connection's one task.
 
 use super::activity::Activity;
-use crate::h1::server::{BodyError, HeadError, Inbound, RequestHead};
+use crate::h1::server::{Announced, BodyError, Framing, HeadError, Inbound, RequestHead, write_head};
 use crate::h1::{Limits, Outbox, Scratch};
 use crate::transport::{FromClient, Transport};
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use socket2::SockRef;
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -59,6 +59,17 @@ impl Wire {
     /// The next piece of the HTTP/1 request's body ([`Inbound::poll_body`]).
     pub(crate) fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         self.inbound().poll_body(&mut *self.transport.borrow_mut(), cx)
+    }
+
+    /// An interim answer is to be sent, as soon as the connection's task comes to it.
+    pub(crate) fn put_interim(&self, status: StatusCode, fields: &HeaderMap) {
+        self.inbound()
+            .put_interim(|text| write_head(text, status, false, fields.into(), Framing::None, Announced::Nothing));
+    }
+
+    /// Sends interim answers ([`Inbound::poll_interim`]).
+    pub(super) fn poll_interim(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inbound().poll_interim(&mut *self.transport.borrow_mut(), cx)
     }
 
     /// Sends all that is laid out.
@@ -116,7 +127,9 @@ impl Wire {
     }
 
     /// Ready once the client has closed; else the task is woken then. Takes nothing from the client that is not kept.
-    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+    ///
+    /// `half_close`: one that has ended sending may still read, and has gone only with a reset.
+    pub(crate) fn poll_gone(&self, half_close: bool, cx: &mut Context<'_>) -> Poll<()> {
         let mut inbound = self.inbound();
         if inbound.is_ahead() {
             return Poll::Pending;
@@ -126,6 +139,7 @@ impl Wire {
                 let Ok(stream) = socket.watched() else { return Poll::Ready(()) };
                 let mut byte = [0; 1];
                 match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+                    Poll::Ready(Ok(0)) if half_close => Poll::Pending,
                     Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
                     Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
                 }
@@ -140,6 +154,7 @@ impl Wire {
                         cx.waker().wake_by_ref();
                         Poll::Pending
                     }
+                    Poll::Ready(Ok(())) if half_close => Poll::Pending,
                     Poll::Ready(_) => Poll::Ready(()),
                     Poll::Pending => Poll::Pending,
                 }

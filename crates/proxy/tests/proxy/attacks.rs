@@ -1,10 +1,11 @@
 //! Clients and upstreams that are as slow, as talkative or as abrupt as the protocol lets them be, and a little more.
 
-use crate::support::{Bed, Scripted, object, read_head, route_to};
+use crate::support::{Bed, SOON, Scripted, object, read_head, route_to};
 use milecastle_model::Kind;
-use milecastle_testkit::Echo;
+use milecastle_settings::{Gateway as Settings, Switch};
 use milecastle_testkit::raw::Raw;
 use milecastle_testkit::tls::{Authority, client_config};
+use milecastle_testkit::{Call, Echo};
 use serde_json::json;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -111,7 +112,7 @@ fn a_body_that_is_cut_off_under_tls_never_passes_for_whole() {
     assert_eq!(bed.lines(2).len(), 2);
 }
 
-/// Nobody can tell a client that has ended sending from one that has left.
+/// Nobody can tell a client that has ended sending from one that has left, so it counts as gone by default.
 #[test]
 fn a_client_that_ends_sending_has_left() {
     let upstream = Scripted::new(|stream, _| while read_head(stream).is_some() {});
@@ -124,6 +125,37 @@ fn a_client_that_ends_sending_has_left() {
     });
     let line = &bed.lines(1)[0];
     assert_eq!((line.status, line.client_gone), (499, true));
+    bed.wait_totals("no connection", |totals| totals.in_flight == 0 && totals.active == 0);
+}
+
+/// netcat and some probes end sending with their request, and wait for the answer.
+#[test]
+fn a_client_that_ends_sending_is_answered_where_that_is_asked_for() {
+    let (go_on, may_go_on) = channel();
+    let may_go_on = Mutex::new(may_go_on);
+    let upstream = Scripted::new(move |stream, _| {
+        while let Some(head) = read_head(stream) {
+            if head.starts_with("GET /half ") {
+                may_go_on.lock().unwrap().recv_timeout(SOON).unwrap();
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").unwrap();
+        }
+    });
+    let answer = |settings: &mut Settings| {
+        settings.nginx_config.http.proxy_ignore_client_abort = Switch(true);
+    };
+    let bed = Bed::with(route_to(&[upstream.addr], json!({})), answer);
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("GET /half HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        client.finish_sending().await.unwrap();
+        // The one worker has seen the end by the time at which it has served somebody else.
+        assert_eq!(Call::get("/other").to(bed.http).await.unwrap().status, 200);
+        go_on.send(()).unwrap();
+        let said = String::from_utf8(client.read_to_end().await.unwrap()).unwrap();
+        assert!(said.starts_with("HTTP/1.1 200 ") && said.ends_with("\r\n\r\nhi"), "{said}");
+    });
+    assert!(bed.lines(2).iter().all(|line| (line.status, line.client_gone) == (200, false)));
     bed.wait_totals("no connection", |totals| totals.in_flight == 0 && totals.active == 0);
 }
 

@@ -4,11 +4,12 @@ use crate::frames::{DATA, upstream};
 use crate::support::{Bed, SOON, Scripted, object, read_head, route_to};
 use bytes::Bytes;
 use milecastle_model::Kind;
+use milecastle_testkit::frames::{self, Frames};
 use milecastle_testkit::raw::Raw;
 use milecastle_testkit::{Call, Echo};
 use serde_json::json;
 use std::io::Write;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 
 #[test]
 fn request_bodies_arrive_whole() {
@@ -43,6 +44,47 @@ fn chunked_request_bodies_arrive_whole() {
     assert_eq!(&got[0].body[..], b"hello, world");
     assert_eq!(&got[1].body[..], b"");
     assert_eq!(got[0].header("transfer-encoding"), ["chunked"]);
+}
+
+#[test]
+fn trailers_of_requests_reach_upstreams() {
+    let echo = Echo::start();
+    let bed = Bed::new(route_to(&[echo.address()], json!({})));
+    let chunks = "TRANSFER-ENCODING: chunked\r\n\r\n5\r\nhello\r\n0\r\n";
+    let trailers = "X-Sum: 7\r\nHost: evil\r\nContent-Length: 3\r\nX-Forwarded-For: evil\r\nX_Real_IP: evil\r\nX-Set: evil\r\n\r\n";
+    let request = format!("POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-Set: 1\r\n{chunks}{trailers}");
+    assert!(bed.raw(request).starts_with("HTTP/1.1 200 "));
+    // The same of HTTP/2, where the trailers come together with the end of the body.
+    bed.run(async {
+        let mut client = Frames::connect(bed.http, &[]).await.unwrap();
+        let mut head = frames::request("POST", "/", "h");
+        head.extend(frames::field(b"x-set", b"1"));
+        let mut last = frames::field(b"x-sum", b"7");
+        last.extend(frames::field(b"x-set", b"evil"));
+        let sent = [
+            frames::frame(frames::kind::HEADERS, frames::END_HEADERS, 1, &head),
+            frames::frame(frames::kind::DATA, 0, 1, b"hello"),
+            frames::frame(frames::kind::HEADERS, frames::END_HEADERS | frames::END_STREAM, 1, &last),
+        ];
+        client.send(sent.concat()).await.unwrap();
+        assert_eq!(client.status(1).await.unwrap(), Ok(200));
+        // With a length there is no place for them.
+        head.extend(frames::field(b"content-length", b"5"));
+        let sent = [
+            frames::frame(frames::kind::HEADERS, frames::END_HEADERS, 3, &head),
+            frames::frame(frames::kind::DATA, 0, 3, b"hello"),
+            frames::frame(frames::kind::HEADERS, frames::END_HEADERS | frames::END_STREAM, 3, &last),
+        ];
+        client.send(sent.concat()).await.unwrap();
+        assert_eq!(client.status(3).await.unwrap(), Ok(200));
+    });
+    let got = echo.take();
+    for (seen, trailers) in got.iter().zip([1, 1, 0]) {
+        assert_eq!((&seen.body[..], seen.trailers.len()), (&b"hello"[..], trailers), "{:?}", seen.trailers);
+        assert!(seen.trailers.iter().all(|(name, value)| *name == "x-sum" && *value == "7"), "{:?}", seen.trailers);
+        assert_eq!(seen.header("x-set"), ["1"]);
+    }
+    assert_eq!(got.len(), 3);
 }
 
 #[test]
@@ -177,11 +219,7 @@ fn answers_without_a_body_leave_the_connection_usable() {
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HEAD", 200),
         ("HTTP/1.1 204 No Content\r\n\r\n", "GET", 204),
         ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\n", "GET", 304),
-        (
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-            "GET",
-            200,
-        ),
+        ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "GET", 200),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "GET", 200),
     ] {
         let upstream = Scripted::answering(answer, true);
@@ -199,6 +237,80 @@ fn answers_without_a_body_leave_the_connection_usable() {
         assert_eq!(upstream.connections.load(std::sync::atomic::Ordering::SeqCst), 1, "{answer:?}");
         assert!(bed.lines(3).iter().all(|line| line.status == status && !line.client_gone));
     }
+}
+
+/// RFC 9110 §15.2, RFC 8297.
+#[test]
+fn early_hints_reach_the_client_before_the_answer() {
+    let (go_on, may_go_on) = mpsc::channel();
+    let may_go_on = Mutex::new(may_go_on);
+    let upstream = Scripted::new(move |stream, _| {
+        while read_head(stream).is_some() {
+            let hints = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nServer: x\r\n\
+                         Connection: X-Hop\r\nX-Hop: 1\r\nContent-Length: 9\r\n\r\n";
+            stream.write_all(hints.as_bytes()).unwrap();
+            may_go_on.lock().unwrap().recv_timeout(SOON).unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").unwrap();
+        }
+    });
+    let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+            let hints = client.read_head().await.unwrap();
+            assert_eq!(hints.trim_end(), "HTTP/1.1 103 Early Hints\r\nlink: </a.css>");
+            go_on.send(()).unwrap();
+            assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200 "));
+            assert_eq!(client.read_exact(2).await.unwrap(), b"hi");
+        }
+        let mut client = Frames::connect(bed.http, &[]).await.unwrap();
+        let whole = frames::END_HEADERS | frames::END_STREAM;
+        let get = frames::frame(frames::kind::HEADERS, whole, 1, &frames::request("GET", "/", "h"));
+        client.send(get).await.unwrap();
+        assert_eq!(client.status(1).await.unwrap(), Ok(103));
+        go_on.send(()).unwrap();
+        assert_eq!(client.status(1).await.unwrap(), Ok(200));
+    });
+    go_on.send(()).unwrap();
+    let old = bed.raw("GET / HTTP/1.0\r\nHost: h\r\n\r\n");
+    assert!(old.starts_with("HTTP/1.0 200 ") && !old.contains("a.css"), "{old}");
+    assert!(bed.lines(4).iter().all(|line| line.status == 200));
+}
+
+/// What comes with the answer goes with it, and a client that waits to be told to go on is.
+#[test]
+fn early_hints_stand_before_the_answer_and_beside_a_100() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n";
+    let upstream = Scripted::new(move |stream, _| {
+        let head = read_head(stream).unwrap();
+        stream.write_all(hints.as_bytes()).unwrap();
+        if head.starts_with("POST") {
+            let mut body = [0; 5];
+            std::io::Read::read_exact(stream, &mut body).unwrap();
+        }
+        stream.write_all(hints.as_bytes()).unwrap();
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    });
+    let bed = Bed::new(route_to(&[upstream.addr], json!({})));
+    let answers = bed.raw("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let heads: Vec<_> = answers.split_inclusive("\r\n\r\n").map(|head| head.get(9..12).unwrap()).collect();
+    assert_eq!(heads, ["103", "103", "204"], "{answers}");
+    // A body of this length is not read before the upstream is asked.
+    let little = |settings: &mut milecastle_settings::Gateway| {
+        settings.limits.retry_body = milecastle_settings::Size::kib(0);
+    };
+    let bed = Bed::with(route_to(&[upstream.addr], json!({})), little);
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await.unwrap();
+        let mut first = [client.read_head().await.unwrap(), client.read_head().await.unwrap()];
+        first.sort_unstable();
+        assert!(first[0].starts_with("HTTP/1.1 100 ") && first[1].starts_with("HTTP/1.1 103 "), "{first:?}");
+        client.send("hello").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 103 "));
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 204 "));
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::frames::{
 use crate::support::{Bed, SOON, Scripted, object, route_to};
 use milecastle_model::{Kind, Object};
 use milecastle_settings::{Gateway as Settings, Time};
-use milecastle_testkit::{Call, Target, wait_for_blocking};
+use milecastle_testkit::{Call, Target, frames as h2_frames, wait_for_blocking};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -455,4 +455,37 @@ fn at_the_cap_the_connection_that_was_used_longest_ago_makes_room() {
         assert_eq!(bed.get(target).status, 200);
     }
     assert_eq!(nodes.map(|node| node.connections.load(Ordering::SeqCst)), [1, 1]);
+}
+
+/// RFC 9110 §15.2: they pass, and come to no more than one head may.
+#[test]
+fn interim_answers_pass_within_their_limit() {
+    let node = upstream(&[], |frames, _| {
+        while let Some(stream) = frames.request() {
+            let endless = stream > 1;
+            // `:status: 103`, a literal whose name is the table's.
+            let hints = [&[8, 3][..], b"103", FIELD].concat();
+            for _ in 0..if endless { 1000 } else { 2 } {
+                frames.send(HEADERS, END_HEADERS, stream, &hints);
+            }
+            frames.answer(stream);
+        }
+    });
+    let bed = Bed::new(grpc(&[&node], json!({})));
+    bed.run(async {
+        let mut client = h2_frames::Frames::connect(bed.http, &[]).await.unwrap();
+        let mut get = async |stream| {
+            let whole = h2_frames::END_HEADERS | h2_frames::END_STREAM;
+            let head = h2_frames::request("GET", "/", "h");
+            client.send(h2_frames::frame(h2_frames::kind::HEADERS, whole, stream, &head)).await.unwrap();
+            let mut statuses = Vec::new();
+            while statuses.last().is_none_or(|status| *status == 103) {
+                statuses.push(client.status(stream).await.unwrap().unwrap());
+            }
+            statuses
+        };
+        assert_eq!(get(1).await, [103, 103, 200]);
+        let endless = get(3).await;
+        assert_eq!(endless.last(), Some(&502), "{endless:?}");
+    });
 }

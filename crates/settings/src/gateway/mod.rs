@@ -25,7 +25,7 @@ pub use node::{
 };
 pub use ocsp::Ocsp;
 pub use prometheus::{MetricSettings, Prometheus};
-pub use stream::{NginxStream, ProxyProtocol, StreamProxy, TcpListen};
+pub use stream::{NginxStream, ProxyProtocol, ProxyVersion, StreamProxy, TcpListen};
 
 use crate::load::{Checks, File, under};
 use crate::{Discovery, ListenTls, Log, Size};

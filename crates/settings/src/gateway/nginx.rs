@@ -40,6 +40,9 @@ pub struct NginxHttp {
     pub keepalive_timeout: Time,
     /// Longest pause between two writes of an answer to the client, beyond which the connection is closed.
     pub send_timeout: Time,
+    /// Whether an HTTP/1 request goes on, and is answered, whose client has ended sending; `off` takes that for having left
+    /// (499). A reset is one either way.
+    pub proxy_ignore_client_abort: Switch,
     /// Whether a line is written for each request.
     pub enable_access_log: bool,
     /// File of the access log; `-` is standard output, a relative path starts at `state.dir`.
@@ -121,6 +124,7 @@ impl Default for NginxHttp {
             client_body_timeout: Time::secs(60),
             keepalive_timeout: Time::secs(60),
             send_timeout: Time::secs(10),
+            proxy_ignore_client_abort: Switch(false),
             enable_access_log: true,
             access_log: "logs/access.log".into(),
             access_log_format: "$remote_addr - $remote_user [$time_local] $http_host \"$request\" $status \

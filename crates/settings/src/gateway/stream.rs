@@ -15,7 +15,7 @@ use crate::{Peers, PortRange};
 #[serde(default)]
 pub struct StreamProxy {
     /// TCP listeners: each a port, `ip:port`, a range of ports such as `2000-2100` (also behind an ip), or
-    /// `{addr, tls, proxy_protocol, proxy_protocol_to_upstream}`.
+    /// `{addr, tls, proxy_protocol, proxy_protocol_to_upstream, proxy_protocol_to_upstream_version}`.
     pub tcp: Vec<TcpListen>,
     /// UDP listeners: each a port, `ip:port` or a range of ports.
     pub udp: Vec<PortRange>,
@@ -31,9 +31,22 @@ pub struct TcpListen {
     pub tls: bool,
     /// Expects the PROXY protocol in front; unset follows `apisix.proxy_protocol.enable_tcp_pp`.
     pub proxy_protocol: Option<bool>,
-    /// Sends the PROXY protocol (version 1) in front of what goes upstream; unset follows
+    /// Sends the PROXY protocol in front of what goes upstream; unset follows
     /// `apisix.proxy_protocol.enable_tcp_pp_to_upstream`.
     pub proxy_protocol_to_upstream: Option<bool>,
+    /// In which version; unset follows `apisix.proxy_protocol.tcp_pp_to_upstream_version`.
+    pub proxy_protocol_to_upstream_version: Option<ProxyVersion>,
+}
+
+/// A version of the PROXY protocol (HAProxy, `doc/proxy-protocol.txt`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyVersion {
+    /// A line of text.
+    #[default]
+    V1,
+    /// Binary.
+    V2,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -54,10 +67,13 @@ struct TcpListenFull {
     /// Expects the PROXY protocol in front; unset follows `apisix.proxy_protocol.enable_tcp_pp`.
     #[serde(default)]
     proxy_protocol: Option<bool>,
-    /// Sends the PROXY protocol (version 1) in front of what goes upstream; unset follows
+    /// Sends the PROXY protocol in front of what goes upstream; unset follows
     /// `apisix.proxy_protocol.enable_tcp_pp_to_upstream`.
     #[serde(default)]
     proxy_protocol_to_upstream: Option<bool>,
+    /// In which version; unset follows `apisix.proxy_protocol.tcp_pp_to_upstream_version`.
+    #[serde(default)]
+    proxy_protocol_to_upstream_version: Option<ProxyVersion>,
 }
 
 /// Where the PROXY protocol is expected and sent.
@@ -73,6 +89,8 @@ pub struct ProxyProtocol {
     pub enable_tcp_pp: bool,
     /// Sends it upstream for entries of `apisix.stream_proxy.tcp` that do not say otherwise.
     pub enable_tcp_pp_to_upstream: bool,
+    /// The version in which it is sent upstream: `v1`, a line of text, or `v2`, binary.
+    pub tcp_pp_to_upstream_version: ProxyVersion,
 }
 
 /// The settings of the reference's TCP and UDP server that have a meaning here.
@@ -125,12 +143,20 @@ impl ProxyProtocol {
 impl From<TcpListenForm> for TcpListen {
     fn from(form: TcpListenForm) -> Self {
         match form {
-            TcpListenForm::Range(addr) => {
-                Self { addr, tls: false, proxy_protocol: None, proxy_protocol_to_upstream: None }
-            }
-            TcpListenForm::Full(TcpListenFull { addr, tls, proxy_protocol, proxy_protocol_to_upstream }) => {
-                Self { addr, tls, proxy_protocol, proxy_protocol_to_upstream }
-            }
+            TcpListenForm::Range(addr) => Self {
+                addr,
+                tls: false,
+                proxy_protocol: None,
+                proxy_protocol_to_upstream: None,
+                proxy_protocol_to_upstream_version: None,
+            },
+            TcpListenForm::Full(full) => Self {
+                addr: full.addr,
+                tls: full.tls,
+                proxy_protocol: full.proxy_protocol,
+                proxy_protocol_to_upstream: full.proxy_protocol_to_upstream,
+                proxy_protocol_to_upstream_version: full.proxy_protocol_to_upstream_version,
+            },
         }
     }
 }

@@ -4,7 +4,7 @@ use super::super::text::put;
 use super::*;
 
 const LIMITS: Limits = Limits { head_bytes: 4096, head_fields: 100 };
-const GET: Asked<'_> = Asked { head: false, upgrade: false, as_received: None };
+const GET: Asked<'_> = Asked { head: false, upgrade: false, as_received: None, interim: None };
 const AS_RECEIVED: Asked<'_> = Asked { as_received: Some(&|name| name == "x-set"), ..GET };
 
 fn take(text: &str, asked: Asked<'_>) -> Result<Option<(Head, usize)>, Malformed> {
@@ -72,6 +72,21 @@ fn interim_answers_are_passed_over() {
     let (head, rest) = take(text, GET).unwrap().unwrap();
     assert_eq!((head.status.as_u16(), head.headers.len(), rest), (200, 1, 2));
     assert!(take("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", GET).unwrap().is_none());
+}
+
+#[test]
+fn interim_answers_are_told_but_for_100() {
+    let told = std::cell::RefCell::new(Vec::new());
+    let tell = |status: StatusCode, fields: HeaderMap| told.borrow_mut().push((status.as_u16(), fields));
+    let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n\
+                HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
+    let (head, _) = take(text, Asked { interim: Some(&tell), ..GET }).unwrap().unwrap();
+    assert_eq!((head.status.as_u16(), head.headers.len()), (204, 0));
+    let taken = told.take();
+    assert_eq!(taken.iter().map(|(status, fields)| (*status, fields.len())).collect::<Vec<_>>(), [(103, 1), (102, 0)]);
+    assert_eq!(taken[0].1[header::LINK], "x");
+    let ambiguous = "HTTP/1.1 103 Early Hints\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n";
+    assert_eq!(take(ambiguous, Asked { interim: Some(&tell), ..GET }).unwrap_err(), Malformed::Length);
 }
 
 #[test]

@@ -54,8 +54,12 @@ pub(crate) struct Inbound {
     /// How much of it is known not to end a head.
     searched: usize,
     body: Option<Left>,
+    /// What came behind the present body.
+    trailers: Option<Box<HeaderMap>>,
     /// What has to be sent before the body is read.
     before_body: &'static [u8],
+    /// Interim answers of the upstream that have not been sent.
+    interim: Vec<u8>,
     read_size: ReadSize,
 }
 
@@ -153,6 +157,7 @@ impl Inbound {
     /// A head has been taken, and a body of this length follows.
     fn begin(&mut self, length: Length) {
         self.searched = 0;
+        self.trailers = None;
         self.body = match length {
             Length::Bytes(0) => None,
             Length::Bytes(length) => Some(Left::Bytes(length)),
@@ -167,11 +172,41 @@ impl Inbound {
         self.before_body = if self.read.is_empty() { CONTINUE } else { b"" };
     }
 
-    /// What has to be sent before the head of the final answer: the rest of a 100 that has begun. One that has not is no longer
-    /// sent, for it would stand in the middle of the answer.
-    pub(crate) fn take_interim(&mut self) -> &'static [u8] {
+    /// An interim answer of the upstream is to be sent. A 100 that has begun comes to its end before it.
+    pub(crate) fn put_interim(&mut self, lay_out: impl FnOnce(&mut Vec<u8>)) {
+        if self.before_body.len() < CONTINUE.len() {
+            self.interim.extend_from_slice(std::mem::take(&mut self.before_body));
+        }
+        lay_out(&mut self.interim);
+    }
+
+    /// Sends interim answers of the upstream.
+    pub(crate) fn poll_interim(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.interim.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while !self.interim.is_empty() {
+            match ready!(Pin::new(&mut *io).poll_write(cx, &self.interim))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => drop(self.interim.drain(..sent)),
+            }
+        }
+        self.interim = Vec::new();
+        Pin::new(io).poll_flush(cx)
+    }
+
+    /// Puts what has to be sent before the head of the final answer: interim ones of the upstream, and the rest of a 100 that has
+    /// begun. One that has not is no longer sent, for it would stand in the middle of the answer.
+    pub(crate) fn put_rest(&mut self, text: &mut Vec<u8>) {
+        text.extend_from_slice(&std::mem::take(&mut self.interim));
         let rest = std::mem::take(&mut self.before_body);
-        if rest.len() == CONTINUE.len() { b"" } else { rest }
+        if rest.len() < CONTINUE.len() {
+            text.extend_from_slice(rest);
+        }
     }
 
     /// Whether the present request's body has been read to its end.
@@ -188,12 +223,23 @@ impl Inbound {
         }
     }
 
-    /// The next piece of the body, never empty; `None` at its end. Trailers are left out.
+    /// The trailers of the present body, once it has ended.
+    pub(crate) fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
+        self.trailers.take()
+    }
+
+    /// The next piece of the body, never empty; `None` at its end.
     pub(crate) fn poll_body(
         &mut self,
         io: &mut (impl AsyncRead + AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        // An interim answer that has begun comes to its end before the 100.
+        if !self.before_body.is_empty()
+            && let Err(error) = ready!(self.poll_interim(io, cx))
+        {
+            return Poll::Ready(Some(Err(error.into())));
+        }
         while !self.before_body.is_empty() {
             match ready!(Pin::new(&mut *io).poll_write(cx, self.before_body)) {
                 Ok(0) => return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::WriteZero).into()))),
@@ -220,7 +266,8 @@ impl Inbound {
                 Some(Left::Chunked(decoder)) => match decoder.next(&mut self.read) {
                     Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
                     Ok(Piece::More) => {}
-                    Ok(Piece::End(_)) => {
+                    Ok(Piece::End(trailers)) => {
+                        self.trailers = trailers.map(Box::new);
                         self.end_body();
                         return Poll::Ready(None);
                     }

@@ -238,10 +238,33 @@ fn no_interim_answer_stands_in_the_middle_of_a_final_one() {
         assert!(inbound.poll_head(&mut client, &mut cx, &scratch, &HeaderMap::new, LIMITS).is_ready());
         inbound.is_awaited();
         assert!(inbound.poll_body(&mut client, &mut cx).is_pending());
-        assert_eq!(inbound.take_interim(), rest, "{taken} bytes taken");
+        let mut before = Vec::new();
+        inbound.put_rest(&mut before);
+        assert_eq!(before, rest, "{taken} bytes taken");
         client.0 = 100;
         assert!(inbound.poll_body(&mut client, &mut cx).is_pending());
         assert_eq!(client.0, 100, "nothing more is said");
+    }
+}
+
+#[test]
+fn interim_answers_do_not_stand_in_each_other() {
+    let head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
+    for (taken, rest) in [(0, "HINT"), (10, "00 Continue\r\n\r\nHINT"), (25, "HINT")] {
+        let (mut inbound, scratch) = (Inbound::new(head.into()), Scratch::default());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut client = Reluctant(taken);
+        assert!(inbound.poll_head(&mut client, &mut cx, &scratch, &HeaderMap::new, LIMITS).is_ready());
+        inbound.is_awaited();
+        assert!(inbound.poll_body(&mut client, &mut cx).is_pending());
+        inbound.put_interim(|text| text.extend_from_slice(b"HINT"));
+        client.0 = 3;
+        assert!(inbound.poll_interim(&mut client, &mut cx).is_pending());
+        // The 100 waits until what has begun is sent.
+        assert!(inbound.poll_body(&mut client, &mut cx).is_pending());
+        let mut left = Vec::new();
+        inbound.put_rest(&mut left);
+        assert_eq!(left, &rest.as_bytes()[3..], "{taken} bytes taken");
     }
 }
 

@@ -8,6 +8,7 @@ use super::request::{self, Open};
 use super::streams::Streams;
 use crate::h2::Code;
 use crate::h2::frame::{self, FIRST_WINDOW, LARGEST_WINDOW, kind, setting};
+use crate::interim::Interims;
 use crate::request as requests;
 use crate::upload::Upload;
 use crate::worker::client::Client;
@@ -189,7 +190,8 @@ impl Connection {
             Ok(head) => {
                 let most = worker.node.config.client.body_bytes;
                 let body = has_body.then(|| Upload::http2(Body::new(self.streams.clone(), key, id), most));
-                requests::take(client.clone(), head, body)
+                let interims = Interims::Http2(super::Interims::new(self.streams.clone(), key, id));
+                requests::take(client.clone(), head, body, interims)
             }
             Err(status) => requests::take_unread(client.clone(), status),
         }));

@@ -1,7 +1,8 @@
 //! HTTP/2 with clients, over the codec of `h2`.
 //!
 //! [`connection`] reads and sends; [`receive`], [`heads`] and [`uploads`] are what clients send; [`request`] is the task of one
-//! request, [`body`] what it reads, [`sending`] how it gets its share of what may be sent. [`streams`] is what all of them share.
+//! request, [`body`] what it reads, [`interims`] what its client is told in advance, [`sending`] how it gets its share of what may be sent.
+//! [`streams`] is what all of them share.
 //!
 //! Invariants:
 //! - A client is held to what it was told: windows, streams, sizes. What costs it nothing it may do only so often.
@@ -15,6 +16,7 @@
 mod body;
 mod connection;
 mod heads;
+mod interims;
 mod receive;
 mod request;
 mod sending;
@@ -25,6 +27,7 @@ mod trial;
 mod uploads;
 
 pub(crate) use body::Body;
+pub(crate) use interims::Interims;
 pub(crate) use streams::Streams;
 pub use trial::{Read, read};
 

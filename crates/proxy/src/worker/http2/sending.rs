@@ -2,10 +2,10 @@
 
 use super::streams::{State, Stream, Streams};
 use crate::h2::Code;
-use crate::h2::encode::{AnswerHead, put_answer, put_trailers};
+use crate::h2::encode::{AnswerHead, Length, put_answer, put_trailers};
 use crate::h2::frame::{LARGEST_WINDOW, LONGEST, flag, kind, put_head};
 use bytes::{Buf as _, Bytes};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use std::task::{Context, Poll};
 
 /// Control frames that a client may send for each piece of an answer, beside one for each KiB of it: windows are opened for
@@ -192,6 +192,17 @@ impl Streams {
             state.answered(key);
         }
         Ok(())
+    }
+
+    /// Lays an interim answer out, if there is room: a client that does not take what it is sent is told nothing in advance.
+    pub(super) fn put_interim(&self, key: usize, id: u32, status: StatusCode, fields: &HeaderMap) {
+        let state = &mut *self.state.borrow_mut();
+        if state.get(key, id).is_none() || !state.has_room() {
+            return;
+        }
+        let forget = std::mem::take(&mut state.forget);
+        let head = AnswerHead { status, fields, received: None, length: Length::Unsaid };
+        put_answer(state.out(), id, &head, false, forget);
     }
 
     /// Lays trailers out, with which the answer ends.

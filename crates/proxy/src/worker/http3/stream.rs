@@ -5,6 +5,7 @@ use super::head::{self, Unreadable};
 use crate::config::ClientLimits;
 use crate::h1::server::date;
 use crate::h3::{self, Body, Frames, StreamFault, code, frame};
+use crate::interim::Interims;
 use crate::request::{self, Head, Response};
 use crate::upload::Upload;
 use crate::worker::http1::expects_continue;
@@ -17,6 +18,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -119,7 +121,9 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
     let expectation = (!is_empty && head.seen.expect && expects_continue(&head.headers)).then(|| body.expect());
     let asks_for_head = head.method == Method::HEAD;
     let upload = (!is_empty).then(|| Upload::http3(body, limits.body_bytes, worker.counters.clone()));
-    let taken = catch_unwind(AssertUnwindSafe(|| request::take(client.clone(), head, upload)));
+    let told = Rc::<h3::Interims>::default();
+    let interims = Interims::Http3(told.clone());
+    let taken = catch_unwind(AssertUnwindSafe(|| request::take(client.clone(), head, upload, interims)));
     let mut answered = pin!(answer(worker.clone(), taken));
     let mut expectation = expectation.as_deref();
     let response = loop {
@@ -135,8 +139,12 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
                 expectation = None;
                 out.send_fields(Some(StatusCode::CONTINUE), &HeaderMap::new()).await?;
             }
+            (status, fields) = told.next() => out.send_fields(Some(status), &fields).await?,
         }
     };
+    while let Some((status, fields)) = told.take() {
+        out.send_fields(Some(status), &fields).await?;
+    }
     out.send_response(response, asks_for_head).await
 }
 
