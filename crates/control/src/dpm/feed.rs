@@ -104,8 +104,9 @@ impl Feeds {
     /// The feed of a slot, made unless it is there.
     async fn fill(&self, slot: &Slot) -> Result<Arc<Feed>, StoreError> {
         let store = self.state.store();
-        let start =
-            || Feed::start(slot.group.clone(), store.clone(), self.memory, self.snapshot_idle, self.turns.clone());
+        let (group, store) = (slot.group.clone(), store.clone());
+        // In a box: what waits for a feed waits within so much else that the compiler gives up on futures within futures.
+        let start = || Box::pin(Feed::start(group, store, self.memory, self.snapshot_idle, self.turns.clone()));
         slot.feed.get_or_try_init(start).await.cloned()
     }
 
