@@ -54,16 +54,10 @@ pub const REFUSED: [(&str, u16, &str); 13] = [
 /// Those that are long, or whose `error_msg` is free text, of which a part is given.
 pub fn refused_in_free_text() -> Vec<(String, u16, &'static str)> {
     let junk = format!("-----BEGIN CERTIFICATE-----\\n{}\\n-----END CERTIFICATE-----", "A".repeat(200));
-    let counted = r#"{"count":1,"time_window":1,"policy":"redis-cluster","redis_cluster_name":"c","redis_cluster_nodes":["127.0.0.1:1"]}"#;
     let id = r#"property "id" validation failed: "#;
     vec![
         (format!("PUT /upstreams/1 {}", " ".repeat(2 << 20)), 400, "is greater than the maximum size 1572864 allowed"),
         (format!(r#"PUT /ssls/1 {{"sni":"a.b","cert":"{junk}","key":"{junk}"}}"#), 400, "failed to parse cert: "),
-        (
-            format!(r#"PUT /routes/1 {{"uri":"/a","plugins":{{"limit-count":{counted}}}}}"#),
-            400,
-            "policy redis-cluster is not available in this version",
-        ),
         (r#"PUT /routes/1 {"uri":"/a",}"#.to_owned(), 400, "invalid request body: "),
         (format!("PUT /routes/1 {}", "[".repeat(100_000)), 400, "invalid request body: "),
         (r#"PUT /upstreams/bad!id {"nodes":{}}"#.to_owned(), 400, id),

@@ -329,12 +329,12 @@ async fn c2_sync_by_collection(gw: Gateway) {
     let at = gw.send("HEAD /configs").await.header("x-last-modified");
     let answer = gw.send("GET /configs").await;
     let expected = format!(
-        "{{\"routes_conf_version\":0,\"services_conf_version\":0,\"upstreams\":{upstream},\
+        "{{\"routes_conf_version\":1,\"services_conf_version\":1,\"upstreams\":{upstream},\
          \"upstreams_conf_version\":{first},\"consumers\":{consumers},\"consumers_conf_version\":{first},\
-         \"ssls_conf_version\":0,\"stream_routes_conf_version\":0,\"plugin_metadata_conf_version\":0,\
-         \"global_rules_conf_version\":0,\"protos_conf_version\":0,\"plugin_configs_conf_version\":0,\
-         \"consumer_groups_conf_version\":0,\"secrets_conf_version\":0,\
-         \"plugins_conf_version\":0,\"X-Last-Modified\":{at},\"X-Digest\":\"{digest}\"}}\n"
+         \"ssls_conf_version\":1,\"stream_routes_conf_version\":1,\"plugin_metadata_conf_version\":1,\
+         \"global_rules_conf_version\":1,\"protos_conf_version\":1,\"plugin_configs_conf_version\":1,\
+         \"consumer_groups_conf_version\":1,\"secrets_conf_version\":1,\
+         \"plugins_conf_version\":1,\"X-Last-Modified\":{at},\"X-Digest\":\"{digest}\"}}\n"
     );
     assert_eq!((answer.status, answer.text()), (200, expected));
     let mut dumped = answer.json().unwrap();

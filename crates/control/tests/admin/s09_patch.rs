@@ -102,8 +102,8 @@ async fn s9_3_a_path_replaces_one_place(gw: Gateway) {
 async fn s9_3_what_lies_on_the_way_is_made(gw: Gateway) {
     gw.done(r#"PUT /routes/1 {"uri":"/a","upstream":{"nodes":{"a:1":1}}}"#).await;
     assert_eq!(gw.done(r#"PATCH /routes/1/labels/a "1""#).await["labels"], json!({"a": "1"}));
-    let made = gw.done(r#"PATCH /routes/1/plugins/response-rewrite/headers/set {"x":"1"}"#).await;
-    assert_eq!(made["plugins"], json!({"response-rewrite": {"headers": {"set": {"x": "1"}}}}));
+    let made = gw.done(r#"PATCH /routes/1/plugins/http-logger/log_format/labels {"x":"1"}"#).await;
+    assert_eq!(made["plugins"], json!({"http-logger": {"log_format": {"labels": {"x": "1"}}}}));
     let shown = gw.send("GET /routes/1").await.json().unwrap()["value"].clone();
     assert_eq!((&shown["labels"], &shown["plugins"]), (&made["labels"], &made["plugins"]));
     // What was made is judged like whatever is sent.
