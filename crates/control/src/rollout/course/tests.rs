@@ -1,5 +1,6 @@
 use super::*;
 use crate::rollout::policy::{Canaries, Strategy};
+use crate::rollout::written;
 use milecastle_settings::Time;
 
 const GATE: Gate = Gate { base: 4, candidate: 5 };
@@ -391,6 +392,57 @@ fn what_waited_when_the_canary_was_chosen_is_no_more_than_usual() {
 }
 
 #[test]
+fn what_hangs_while_it_settles_is_no_more_usual_than_what_hangs_later() {
+    let settled = |before: u64| {
+        let mut run = Run::new();
+        waiting(&mut run, 0, before);
+        run.step(0);
+        run.stage = run.stage.as_ref().map(Stage::anew);
+        (run.gate, run.head) = (Some(Gate { base: 4, candidate: 7 }), 7);
+        run.nodes[0].revision = 7;
+        run.step(1);
+        // As many as its clients can send, before anything is judged.
+        waiting(&mut run, 0, 100);
+        run.waits(SETTLING, "s more");
+        run.step(1 + SETTLING);
+        assert!(!run.stage.as_ref().unwrap().settling);
+        run
+    };
+    settled(0).waits(11 + SETTLING, "100 requests to the canaries wait for an answer");
+    assert_eq!(settled(100).step(11 + SETTLING), Advance::Candidate);
+}
+
+#[test]
+fn of_what_waits_at_a_canary_that_had_told_nothing_before_nothing_is_usual() {
+    let mut run = Run::new();
+    let told = run.nodes[0].traffic.take();
+    run.step(0);
+    run.nodes[0].revision = 5;
+    run.step(1);
+    // Its first report, with the candidate in force.
+    run.nodes[0].traffic = told;
+    waiting(&mut run, 0, 100);
+    run.tells(2);
+    assert_eq!(run.step(2), Advance::Stay);
+    run.tells(7);
+    run.waits(11, "100 requests to the canaries wait for an answer");
+    // Before it was in force.
+    let mut run = Run::new();
+    let told = run.nodes[0].traffic.take();
+    run.step(0);
+    run.nodes[0].traffic = told;
+    waiting(&mut run, 0, 100);
+    run.nodes[0].counted_with = Some(4);
+    assert_eq!(run.step(1), Advance::Stay);
+    run.nodes[0].revision = 5;
+    run.step(2);
+    run.tells(3);
+    assert_eq!(run.step(3), Advance::Stay);
+    run.tells(7);
+    assert_eq!(run.step(12), Advance::Candidate);
+}
+
+#[test]
 fn a_canary_that_has_lost_its_traffic_holds_it() {
     let begun = |requests: u64| {
         let mut run = Run::new();
@@ -420,6 +472,11 @@ fn a_canary_that_has_lost_its_traffic_holds_it() {
     let mut run = begun(500);
     run.nodes[1].maintained = true;
     run.waits(111, "have had 0 requests, and need 50");
+    // How long the time before was is not known: the canaries were chosen by a version that does not tell.
+    let mut stage = written(run.stage.as_ref().unwrap());
+    assert!(stage.as_object_mut().unwrap().remove("before_lasted").is_some());
+    run.stage = Some(Stage::deserialize(&stage).unwrap());
+    assert_eq!(run.step(111), Advance::Candidate);
 }
 
 #[test]
