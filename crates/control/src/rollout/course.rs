@@ -346,14 +346,20 @@ impl Situation<'_> {
             // It begins anew once they serve again.
             return self.stay("lose", Stage { soaking_since: None, ..stage.clone() });
         }
-        if stage.settling && self.now.saturating_sub(since) >= self.settling() {
+        let (lasted, soak) = (self.now.saturating_sub(since), self.policy.soak.get().as_secs());
+        if stage.settling && lasted >= self.settling() {
+            // What the candidate that was taken back left hanging fails by and by, which is not the doing of what follows.
+            let came = self.compared(&Stage { settling: false, ..stage.clone() });
+            if came.hangs(self.policy) && lasted < self.settling().saturating_add(soak) {
+                return Course::Wait(Wait::Answers { waiting: came.canaries.waiting });
+            }
             // What hangs by now may hang because of the candidate.
             let marks = self.connected().map(|node| (node.id.clone(), stage.begun(node, gate)));
             let (note, now) = (Note { at: self.now, nodes: marks.collect() }, Some(self.now));
             let stage = Stage { settling: false, soaking_since: now, due_from: now, note, ..stage.clone() };
             return self.stay("judge", stage);
         }
-        let left = self.policy.soak.get().as_secs().saturating_sub(self.now.saturating_sub(since));
+        let left = soak.saturating_sub(lasted);
         if left > 0 || stage.settling {
             return Course::Wait(Wait::Soak { left });
         }
