@@ -21,7 +21,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqlSafeStr as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use crate::home::{Home, ann, body, delete, nodes, on_both, put, revision, route, state, upstream};
 
@@ -30,8 +30,8 @@ on_both!(every_version_is_upgraded_while_it_writes);
 /// Programs of before that write, and what this one writes beside them.
 const WRITERS: usize = 2;
 const WRITES: usize = 4;
-/// From one write of a writer to the next: on a slow disk two that never pause may keep SQLite's lock from all others.
-const PACE: Duration = Duration::from_millis(5);
+/// After each write of a writer: on a slow disk two that never pause may keep SQLite's lock from all others.
+const PAUSE: Duration = Duration::from_millis(5);
 /// The first schema with an audit log.
 const AUDIT: i64 = 11;
 /// The table whose rows writers change.
@@ -146,10 +146,7 @@ async fn upgrade(home: &Home, migrator: &Migrator, version: i64, filled: u64) {
 /// Writes until nobody listens any more; gives all that was acknowledged. Nothing may be refused.
 async fn write_on(mut older: Older, version: i64, id: String, done: UnboundedSender<()>) -> Vec<String> {
     let mut words = Vec::new();
-    let mut pace = interval(PACE);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        pace.tick().await;
         let word = format!("{id}-{}", words.len());
         let published = older.publish(version, &id, &word).await;
         published.unwrap_or_else(|refused| panic!("{word} at version {version} was refused: {refused}"));
@@ -158,6 +155,7 @@ async fn write_on(mut older: Older, version: i64, id: String, done: UnboundedSen
             older.close().await;
             return words;
         }
+        sleep(PAUSE).await;
     }
 }
 
