@@ -172,6 +172,9 @@ pub enum StoreError {
 /// SQLSTATE read_only_sql_transaction: a standby that is yet to be promoted, or a session that began as read only.
 pub(crate) const READ_ONLY: &str = "25006";
 
+/// SQLSTATE query_canceled: it took longer than `statement_timeout`.
+pub(crate) const CANCELLED: &str = "57014";
+
 /// Why a database that answers takes no writes.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("it refuses writes: {message}; {advice}")]
@@ -384,6 +387,13 @@ impl StoreError {
              that lasts, raise database.max_connections"
         );
         StoreError::Busy(text)
+    }
+
+    /// Another process has had the whole database for longer than a statement may take.
+    pub(crate) fn busy_schema() -> StoreError {
+        let text = "another replica has been bringing the schema of the database up to date for longer than database.statement_timeout: \
+                    try again once it is done";
+        StoreError::Busy(text.to_owned())
     }
 
     /// Whether the same may succeed later without anything being done to this program.

@@ -1,16 +1,22 @@
 //! Addresses that operators have given, of which it is probed whether they answer.
 //!
-//! What must stay true: what a query says is shown nowhere; it may open something.
+//! What must stay true: what a query says is shown nowhere, and stored sealed; it may open something.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use milecastle_model::MASK;
 use serde_json::{Value as Json, json};
 
 use crate::audit::{Acting, NewEntry, audited};
 use crate::error::StoreError;
+use crate::seal::{Context, Sealer};
 use crate::sql::{Row, Tx, args};
 use crate::store::Store;
 
 const COLUMNS: &str = "SELECT id, name, url FROM probe";
+
+/// What stands in the place of a URL before one that is sealed; none begins so.
+const SEALED: &str = "sealed:";
 
 /// A probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,13 +45,13 @@ impl Store {
     /// All probes, by id.
     pub async fn probe_list(&self) -> Result<Vec<Probe>, StoreError> {
         let rows = self.0.db.rows(format!("{COLUMNS} ORDER BY id"), &[]).await?;
-        rows.iter().map(probe).collect()
+        rows.iter().map(|row| probe(row, &self.0.sealer)).collect()
     }
 
     /// One probe.
     pub async fn probe_get(&self, id: &str) -> Result<Option<Probe>, StoreError> {
         let row = self.0.db.row(format!("{COLUMNS} WHERE id = $1"), args![id]).await?;
-        row.as_ref().map(probe).transpose()
+        row.map(|row| probe(&row, &self.0.sealer)).transpose()
     }
 }
 
@@ -53,11 +59,12 @@ impl Acting<'_> {
     /// Makes a probe, or replaces the one of its id. `false`, and nothing done: it would be one more than `most`.
     pub async fn probe_put(self, new: &Probe, most: u64) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let before = stored(&mut tx, &new.id).await?;
+        let sealer = &self.store.0.sealer;
+        let before = stored(&mut tx, sealer, &new.id).await?;
         let sql = "INSERT INTO probe (id, name, url) SELECT $1, $2, $3 \
                    WHERE (SELECT COUNT(*) FROM probe WHERE id <> $1) < $4 \
                    ON CONFLICT (id) DO UPDATE SET name = excluded.name, url = excluded.url";
-        if tx.run(sql, args![&new.id, &new.name, &new.url, most]).await? == 0 {
+        if tx.run(sql, args![&new.id, &new.name, &at_rest(new, sealer), most]).await? == 0 {
             return Ok(false);
         }
         let mut after = shown(new);
@@ -73,7 +80,7 @@ impl Acting<'_> {
     /// Deletes a probe. `false`: there is none of this id.
     pub async fn probe_delete(self, id: &str) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let before = stored(&mut tx, id).await?.as_ref().map(shown);
+        let before = stored(&mut tx, &self.store.0.sealer, id).await?.as_ref().map(shown);
         let deleted = tx.run("DELETE FROM probe WHERE id = $1", args![id]).await? > 0;
         self.record(&mut tx, NewEntry::of(audited::PROBE, id, before, None)).await?;
         tx.commit().await?;
@@ -82,9 +89,9 @@ impl Acting<'_> {
 }
 
 /// One probe, as the transaction sees it.
-async fn stored(tx: &mut Tx, id: &str) -> Result<Option<Probe>, StoreError> {
+async fn stored(tx: &mut Tx, sealer: &Sealer, id: &str) -> Result<Option<Probe>, StoreError> {
     let row = tx.row(format!("{COLUMNS} WHERE id = $1"), args![id]).await?;
-    row.as_ref().map(probe).transpose()
+    row.map(|row| probe(&row, sealer)).transpose()
 }
 
 /// What the audit log shows of a probe.
@@ -92,8 +99,27 @@ fn shown(probe: &Probe) -> Json {
     json!({ "name": probe.name, "url": probe.shown_url() })
 }
 
-fn probe(row: &Row) -> Result<Probe, StoreError> {
-    Ok(Probe { id: row.text(0)?, name: row.text(1)?, url: row.text(2)? })
+fn context(id: &str) -> Context {
+    Context::of(&["probe", id])
+}
+
+/// The URL of a probe as it is stored: sealed where there is something to hide, and else as builds that seal none read it.
+fn at_rest(probe: &Probe, sealer: &Sealer) -> String {
+    if probe.shown_url() == probe.url {
+        return probe.url.clone();
+    }
+    let sealed = sealer.seal(&context(&probe.id), probe.url.as_bytes());
+    format!("{SEALED}{}", STANDARD.encode(sealed))
+}
+
+fn probe(row: &Row, sealer: &Sealer) -> Result<Probe, StoreError> {
+    let (id, name, stored) = (row.text(0)?, row.text(1)?, row.text(2)?);
+    let Some(sealed) = stored.strip_prefix(SEALED) else { return Ok(Probe { id, name, url: stored }) };
+    let unreadable = || StoreError::corrupt("the URL of a probe");
+    let sealed = STANDARD.decode(sealed).map_err(|_| unreadable())?;
+    let url = sealer.open(&context(&id), sealed)?;
+    let url = String::from_utf8(url.into()).map_err(|_| unreadable())?;
+    Ok(Probe { id, name, url })
 }
 
 #[cfg(test)]

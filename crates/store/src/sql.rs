@@ -14,7 +14,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite, Transaction};
 
-use crate::error::StoreError;
+use crate::error::{CANCELLED, StoreError};
 use crate::file::OpenFiles;
 use crate::rule::Rule;
 use crate::server::{Patience, Server, Turn};
@@ -60,7 +60,8 @@ pub(crate) enum Dialect {
 pub(crate) enum Sql {
     /// Prepared once for each connection.
     Fixed(&'static str),
-    /// Of varying length, prepared for one use. Must hold no value, only placeholders; `cargo xtask tidy` looks.
+    /// Of varying length, prepared for one use. Must hold no value, only placeholders; `cargo xtask tidy` looks at most
+    /// places where one would stand.
     Batch(String),
 }
 
@@ -286,10 +287,14 @@ impl Db {
     /// A transaction that no other one of this kind overlaps, in whatever process.
     pub(crate) async fn begin_alone(&self) -> Result<Tx, StoreError> {
         let mut tx = self.begin_write().await?;
-        if let Tx::Pg(..) = tx {
-            // Whoever comes second waits for as long as the first one's migration takes.
-            tx.run("SET LOCAL lock_timeout = 0", &[]).await?;
-            tx.rows("SELECT pg_advisory_xact_lock($1)", &[Value::Int(Some(BOOTSTRAP_LOCK))]).await?;
+        if let Tx::Pg(held, patience) = &mut tx {
+            // Whoever comes second waits as long as a statement may take: longer than for a row, not as long as any migration.
+            patience.answer(pg("SET LOCAL lock_timeout = 0".into(), &[]).execute(&mut **held)).await?;
+            let lock = pg("SELECT pg_advisory_xact_lock($1)".into(), &[Value::Int(Some(BOOTSTRAP_LOCK))]);
+            patience.answer(lock.execute(&mut **held)).await.map_err(|error| match error {
+                sqlx::Error::Database(late) if late.code().as_deref() == Some(CANCELLED) => StoreError::busy_schema(),
+                other => other.into(),
+            })?;
         }
         Ok(tx)
     }

@@ -1,6 +1,6 @@
 //! Ports and directories that nobody else has.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -43,6 +43,17 @@ pub fn nowhere() -> SocketAddr {
     let address = socket.local_addr().expect("a bound socket has an address");
     TAKEN.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
     address
+}
+
+/// Whether this machine has `::1`. Where it has not, as in many a container, standard error says that `what` is left out.
+pub fn has_ipv6(what: &str) -> bool {
+    match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("left out, since ::1 cannot be bound ({error}): {what}");
+            false
+        }
+    }
 }
 
 /// A new directory, removed when dropped; kept, and named on standard error, if the test failed.

@@ -1,12 +1,18 @@
 //! Values reach the database bound, never in the text of a statement.
 //!
 //! Texts that are put together (`Sql::Batch`) are made of names, conditions and placeholders. Where a value would stand, in quotes or
-//! behind a comparison, nothing is inserted but the database's clock and constants of ours.
+//! behind a comparison or a sign, nothing is inserted but the database's clock, lists of placeholders and constants of ours.
+//!
+//! It is a partial check: what stands behind a comma, a bracket or at the beginning of a line, and what is pushed on to a text, a reviewer
+//! looks at.
 
 use super::SourceFile;
 
 /// What stands before a value.
-const BEFORE: &[&str] = &["= ", "< ", "> ", "LIKE ", "LIMIT ", "OFFSET ", "'"];
+const BEFORE: &[&str] = &["= ", "< ", "> ", "+ ", "- ", "LIKE ", "LIMIT ", "OFFSET ", "IN (", "'"];
+
+/// What may be inserted there: the database's clock, a query, placeholders.
+const OURS: &[&str] = &["clock", "select", "places"];
 
 /// Every place of the store where a value might stand in the text of a statement.
 pub(super) fn check(files: &[SourceFile]) -> Vec<String> {
@@ -36,10 +42,10 @@ fn inserted(line: &str) -> Vec<&str> {
     found.collect()
 }
 
-/// Whether it is the clock, a constant, or no insertion at all.
+/// Whether it is one of ours, a constant, or no insertion at all.
 fn is_ours(name: &str) -> bool {
     let is_constant = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    name == "clock" || is_constant || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    OURS.contains(&name) || is_constant || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 #[cfg(test)]
@@ -52,6 +58,8 @@ mod tests {
         check(r#"format!("SELECT 1 FROM t WHERE name = {name}")"#, &["name"]);
         check(r#"format!("SELECT 1 FROM t WHERE name = '{}'", name)"#, &[""]);
         check(r#"format!("SELECT 1 FROM t WHERE at >= {} LIMIT {most}")"#, &["", "most"]);
+        check(r#"format!("SELECT 1 FROM t WHERE at > {clock} - {seconds} AND id IN ({ids})")"#, &["seconds", "ids"]);
+        check(r#"format!("{column} {not}IN ({places})")"#, &[]);
         check(r#"format!("SELECT {COLUMNS} FROM {table} WHERE at < {clock} - $1 LIMIT {TRIM_BATCH}")"#, &[]);
         check(r#"format!("SELECT 1 FROM t WHERE name = ${}", values.len())"#, &[]);
         check("Ok(None) => {}", &[]);

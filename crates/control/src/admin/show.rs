@@ -61,7 +61,7 @@ pub(crate) async fn get(call: &Call, patience: Duration, searches: &Searches) ->
                 true => Some(searches.begin(&asker).await?),
                 false => None,
             };
-            aside(move || list(kind, parent.as_deref(), &selection, search.as_ref(), &image)).await?
+            aside(move || list(kind, parent.as_deref(), &selection.compiled()?, search.as_ref(), &image)).await?
         }
         Some(id) => match image.get(&call.place.key(id)) {
             Some(object) => Reply::json(StatusCode::OK, &show(object)?),

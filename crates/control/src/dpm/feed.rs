@@ -27,6 +27,8 @@ pub(super) struct Feeds {
     state: Arc<State>,
     memory: Memory,
     snapshot_idle: Duration,
+    /// So many feeds are made at once, of however many groups nodes ask.
+    starts: Semaphore,
     /// Of feeds that follow their groups so many ask the database at once.
     turns: Arc<Semaphore>,
     by_group: std::sync::Mutex<HashMap<Arc<str>, Slot>>,
@@ -76,12 +78,13 @@ impl Feeds {
             bytes: settings.past_bytes.as_len(),
             age: settings.past_age.get(),
         };
-        let turns = Arc::new(Semaphore::new(state.store().background()));
+        let room = state.store().background();
         Self {
             state,
             memory,
             snapshot_idle: settings.snapshot_idle.get(),
-            turns,
+            starts: Semaphore::new(room),
+            turns: Arc::new(Semaphore::new(room)),
             by_group: std::sync::Mutex::default(),
         }
     }
@@ -106,7 +109,13 @@ impl Feeds {
         let store = self.state.store();
         let (group, store) = (slot.group.clone(), store.clone());
         // In a box: what waits for a feed waits within so much else that the compiler gives up on futures within futures.
-        let start = || Box::pin(Feed::start(group, store, self.memory, self.snapshot_idle, self.turns.clone()));
+        let start = || {
+            Box::pin(async move {
+                // In the order in which they came, each for as long as the database takes to answer. None is ever closed.
+                let _turn = self.starts.acquire().await;
+                Feed::start(group, store, self.memory, self.snapshot_idle, self.turns.clone()).await
+            })
+        };
         slot.feed.get_or_try_init(start).await.cloned()
     }
 
@@ -203,17 +212,19 @@ impl Feed {
 
     /// Frees what nobody asked for in a while, and what has been remembered for long enough.
     async fn let_go(&self) {
-        {
-            let _alone = self.making.lock().await;
-            let now = Instant::now();
+        let alone = self.making.lock().await;
+        let before = self.lines.borrow().clone();
+        let younger = before.without_old(Instant::now()).map(Arc::new);
+        if let Some(younger) = younger {
             self.lines.send_if_modified(|lines| {
-                if let Some(younger) = lines.without_old(now) {
-                    *lines = Arc::new(younger);
-                }
+                *lines = younger;
                 // Nodes may go no further than before.
                 false
             });
         }
+        drop(alone);
+        // Much is freed with it in a large group.
+        off_thread(move || drop(before)).await;
         let mut packed = self.packed.lock().await;
         if packed.as_ref().is_some_and(|packed| packed.used.elapsed() >= self.snapshot_idle) {
             *packed = None;
@@ -386,20 +397,25 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 mod tests {
     use futures_util::FutureExt as _;
     use milecastle_store::{Actor, DEFAULT_GROUP, KeySource, NewGroup};
-    use milecastle_testkit::eventually;
+    use milecastle_testkit::{TempDir, eventually};
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_feed_that_is_being_made_keeps_nobody_from_another_one() {
-        let home = tempfile::tempdir().unwrap();
+    /// The feeds of a store with another group beside the default one.
+    async fn feeds(home: &TempDir) -> Arc<Feeds> {
         let dsn = format!("sqlite:{}/store.db", home.path().display());
         let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
         store.by(&Actor::system()).group_create(&NewGroup::named("other")).await.unwrap();
         let state = Arc::new(State::start(store).await.unwrap());
         eventually("the group is here", async || state.group("other").is_some()).await;
-        let feeds = Feeds::new(state, &settings::Stream::default());
-        // Begun, and held up at its first question to the database.
+        Arc::new(Feeds::new(state, &settings::Stream::default()))
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_is_being_made_keeps_nobody_from_another_one() {
+        let home = TempDir::new();
+        let feeds = feeds(&home).await;
+        // Begun, and held up where its head is made, beside this thread.
         let mut begun = Box::pin(feeds.get(DEFAULT_GROUP));
         assert!(begun.as_mut().now_or_never().is_none());
         assert!(feeds.get("other").await.unwrap().is_some());
@@ -408,5 +424,22 @@ mod tests {
         let made = feeds.get(DEFAULT_GROUP).await.unwrap().unwrap();
         assert!(Arc::ptr_eq(&made, &feeds.get(DEFAULT_GROUP).await.unwrap().unwrap()));
         assert!(feeds.get("nobody").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn so_many_feeds_are_made_at_once() {
+        let home = TempDir::new();
+        let feeds = feeds(&home).await;
+        let all = u32::try_from(feeds.starts.available_permits()).unwrap();
+        let held = feeds.starts.acquire_many(all).await.unwrap();
+        let asking = feeds.clone();
+        let asked = tokio::spawn(async move { asking.get("other").await.map(|feed| feed.is_some()) });
+        // As often as it takes a feed to be made, and longer.
+        for _ in 0..100 {
+            feeds.state.store().group_get("other").await.unwrap();
+        }
+        assert!(!asked.is_finished());
+        drop(held);
+        assert!(asked.await.unwrap().unwrap());
     }
 }

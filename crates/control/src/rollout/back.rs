@@ -25,6 +25,16 @@ const LONGEST: usize = 500;
 /// published in that time too.
 const WHILE_HELD: Duration = Duration::from_secs(7);
 
+/// What a way back is thought through of, as it was read at one moment.
+pub(crate) struct Ground {
+    gate: Gate,
+    head: Arc<Image>,
+    base: Image,
+    candidate: Image,
+    /// What is gone since the base because its lifetime ended.
+    expired: BTreeSet<Key>,
+}
+
 /// How a candidate is taken back, thought through of one head of its group.
 pub(crate) struct Way {
     gate: Gate,
@@ -46,13 +56,26 @@ pub(crate) struct Back<'a> {
     pub(crate) term: Option<Term<'a>>,
 }
 
-impl Way {
-    /// The way back from a candidate, as the group is at this moment.
+impl Ground {
+    /// Reads what there is of the group at this moment.
     pub(crate) async fn of(editor: Editor<'_>, gate: Gate) -> Result<Self, Refused> {
         let head = editor.group.current().await?;
         let base = editor.at(&head, gate.base).await?;
         let candidate = editor.at(&head, gate.candidate).await?;
         let expired = editor.acting.store().history_expired(editor.group.id(), gate.base).await?;
+        Ok(Self { gate, head, base, candidate, expired })
+    }
+}
+
+impl Way {
+    /// The way back from a candidate, as the group is at this moment.
+    pub(crate) async fn of(editor: Editor<'_>, gate: Gate) -> Result<Self, Refused> {
+        Self::through(editor, Ground::of(editor, gate).await?).await
+    }
+
+    /// The way back from a candidate. Nothing is asked of the database.
+    pub(crate) async fn through(editor: Editor<'_>, ground: Ground) -> Result<Self, Refused> {
+        let Ground { gate, head, base, candidate, expired } = ground;
         let returns =
             |one: &Difference<'_>| one.after.is_some() || key_of(one).is_some_and(|key| !expired.contains(key));
         let all = edits(base.differences(&head).filter(&returns));

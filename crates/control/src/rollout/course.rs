@@ -92,7 +92,7 @@ pub(crate) struct Stage {
     pub(crate) note: Note,
     /// What the canaries had counted in the minutes before.
     pub(crate) before: Traffic,
-    /// How long these were in seconds; 0 if nothing is known of them.
+    /// How long these were in seconds; 0 if that is not known, as where a version that does not tell chose the canaries.
     #[serde(default)]
     pub(crate) before_lasted: u64,
     /// It goes on with what was written since a candidate that was taken back: what is counted meanwhile says nothing.
@@ -106,6 +106,22 @@ impl Stage {
     /// The stage of the same canaries with what was written since the candidate, which was taken back.
     pub(crate) fn anew(&self) -> Self {
         Self { soaking_since: None, settling: true, due_from: None, ..self.clone() }
+    }
+
+    /// The mark from which a node is counted by now. Of a canary that has the candidate in force, and had told nothing before, nobody
+    /// knows how much of what waits for an answer was usual: nothing of it.
+    fn begun(&self, node: &Seen, gate: Gate) -> Mark {
+        let known = self.note.nodes.get(&node.id);
+        let mut mark = known.map_or_else(|| node.mark(), |known| known.anew(node));
+        let is_known = known.is_some_and(|known| known.traffic.is_some());
+        if let Some(traffic) = &mut mark.traffic
+            && !is_known
+            && self.canaries.contains(&node.id)
+            && node.told_with() >= gate.candidate
+        {
+            traffic.waiting = 0;
+        }
+        mark
     }
 
     /// The stage once `by` wants it to stay here, or, without him, to go on from `now` on (Unix seconds).
@@ -330,12 +346,20 @@ impl Situation<'_> {
             // It begins anew once they serve again.
             return self.stay("lose", Stage { soaking_since: None, ..stage.clone() });
         }
-        if stage.settling && self.now.saturating_sub(since) >= self.settling() {
-            let (note, now) = (self.note(), Some(self.now));
+        let (lasted, soak) = (self.now.saturating_sub(since), self.policy.soak.get().as_secs());
+        if stage.settling && lasted >= self.settling() {
+            // What the candidate that was taken back left hanging fails by and by, which is not the doing of what follows.
+            let came = self.compared(&Stage { settling: false, ..stage.clone() });
+            if came.hangs(self.policy) && lasted < self.settling().saturating_add(soak) {
+                return Course::Wait(Wait::Answers { waiting: came.canaries.waiting });
+            }
+            // What hangs by now may hang because of the candidate.
+            let marks = self.connected().map(|node| (node.id.clone(), stage.begun(node, gate)));
+            let (note, now) = (Note { at: self.now, nodes: marks.collect() }, Some(self.now));
             let stage = Stage { settling: false, soaking_since: now, due_from: now, note, ..stage.clone() };
             return self.stay("judge", stage);
         }
-        let left = self.policy.soak.get().as_secs().saturating_sub(self.now.saturating_sub(since));
+        let left = soak.saturating_sub(lasted);
         if left > 0 || stage.settling {
             return Course::Wait(Wait::Soak { left });
         }
@@ -359,8 +383,11 @@ impl Situation<'_> {
     /// Whether canaries without traffic should have some: so much came before that enough would come within the soak time, and it has
     /// not ceased at the other nodes.
     fn is_missed(&self, stage: &Stage, compared: &Compared) -> bool {
+        if stage.before_lasted == 0 {
+            return false;
+        }
         let (least, soak) = (self.policy.min_requests.max(1), self.policy.soak.get().as_secs());
-        let usual = compared.before.requests().saturating_mul(soak) / stage.before_lasted.max(1);
+        let usual = compared.before.requests().saturating_mul(soak) / stage.before_lasted;
         let are_alone = self.connected().all(|node| node.maintained || stage.canaries.contains(&node.id));
         usual >= least && (are_alone || compared.others.requests() >= least)
     }
@@ -402,8 +429,7 @@ impl Situation<'_> {
         beginning.peek()?;
         let mut note = stage.note.clone();
         for node in beginning {
-            let mark = note.nodes.entry(node.id.clone()).or_insert_with(|| node.mark());
-            *mark = mark.anew(node);
+            note.nodes.insert(node.id.clone(), stage.begun(node, gate));
         }
         Some(Stage { note, ..stage.clone() })
     }

@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
-pub(crate) use back::{Back, Way};
+pub(crate) use back::{Back, Ground, Way};
 pub(crate) use course::{Course, End, Outcome, Record, Seen, Situation, Stage, stored};
 pub use metrics::watch_rollouts;
 pub(crate) use policy::{Policy, Strategy};
@@ -65,9 +65,12 @@ pub(crate) fn written(value: impl Serialize) -> Value {
 /// How long a group is left alone whose rollout could not be taken back while writers waited: they have it for most of the time.
 const REST: Duration = Duration::from_secs(10);
 
+/// Fewest that ask the database at once: one that holds its group for long keeps no other one waiting.
+const TURNS: usize = 2;
+
 /// The rollouts as the leader of one term looks at them, each by a task of its own: one whose way back takes long to be found keeps no other
-/// one waiting. Of however many groups there are, so many as the database has room for are looked at at once, in the order in which they
-/// came: each look ends, so none waits for ever. What is under way ends with it.
+/// one waiting. Of however many groups there are, so many as the database has room for ask it at once, in the order in which they
+/// came: each turn ends, so none waits for ever. What is under way ends with it.
 pub(crate) struct Looks {
     leader: Arc<Leader>,
     silence: Silence,
@@ -89,7 +92,7 @@ struct Leader {
 impl Looks {
     /// Those of this member in the term of office that has begun.
     pub(crate) fn begin(state: &Arc<State>, member: &Arc<str>, settings: &MemberSettings, epoch: u64) -> Self {
-        let turns = Semaphore::new(state.store().background());
+        let turns = Semaphore::new(state.store().background().max(TURNS));
         let (state, compiler, member) = (state.clone(), settings.compiler.clone(), member.clone());
         Self {
             leader: Arc::new(Leader { state, compiler, member, epoch, turns }),
@@ -135,13 +138,9 @@ impl Looks {
 }
 
 impl Leader {
-    /// Looks at a rollout once it is its turn; rests after what kept writers waiting for nothing, and lets others look meanwhile.
+    /// Looks at a rollout; rests after what kept writers waiting for nothing, and lets others look meanwhile.
     async fn look(self: Arc<Self>, rollout: Rollout, silence: Silence) {
-        // None is ever closed.
-        let turn = self.turns.acquire().await;
-        let looked = self.look_at(&rollout, silence).await;
-        drop(turn);
-        if let Err(error) = looked {
+        if let Err(error) = self.look_at(&rollout, silence).await {
             tracing::warn!(group = rollout.group, %error, "a rollout cannot go on now; trying again");
             if let Refused::Slow(_) = error {
                 sleep(REST).await;
@@ -149,7 +148,7 @@ impl Leader {
         }
     }
 
-    /// Moves a rollout on as far as it may go, if it may.
+    /// Moves a rollout on as far as it may go, if it may. Has a turn while it asks the database.
     async fn look_at(&self, rollout: &Rollout, silence: Silence) -> Result<(), Refused> {
         let Self { state, compiler, member, epoch, .. } = self;
         let (store, group) = (state.store(), &rollout.group);
@@ -158,6 +157,8 @@ impl Leader {
         if rollout.head.gate.is_none() && !stored(rollout).1.is_note_due(&policy, store.now()) {
             return Ok(());
         }
+        // None is ever closed.
+        let turn = self.turns.acquire().await;
         let nodes = store.node_list(group).await?;
         // However long is waited from here on: it is decided of the moment at which the nodes were so.
         let now = store.now();
@@ -169,9 +170,14 @@ impl Leader {
         let actor = Actor::new(ActorKind::System, NAME);
         let here = state.find(group).await?;
         let editor = Editor { acting: store.by(&actor), compiler, group: &here };
-        let way = match (course, rollout.head.gate) {
-            (Course::Back(_), Some(gate)) => Some(Way::of(editor, gate).await?),
-            _ => None,
+        let (_turn, way) = match (course, rollout.head.gate) {
+            (Course::Back(_), Some(gate)) => {
+                let ground = Ground::of(editor, gate).await?;
+                drop(turn);
+                let way = Way::through(editor, ground).await?;
+                (self.turns.acquire().await, Some(way))
+            }
+            _ => (turn, None),
         };
         // It is to go on: decided once more, of what there is while nobody writes.
         let held = store.by(&actor).rollout_hold(group).await?;
@@ -297,8 +303,8 @@ mod tests {
         };
         let mut looks = Looks::begin(&state, &"test".into(), &settings, epoch);
         let leader = looks.leader.clone();
-        let room = store.background();
-        assert!((1..GROUPS).contains(&room));
+        let room = leader.turns.available_permits();
+        assert!((TURNS..GROUPS).contains(&room));
         let mut held = leader.turns.acquire_many(u32::try_from(room).unwrap()).await.unwrap();
         looks.look().await;
         let closed = async || {

@@ -42,6 +42,12 @@ impl Compared {
         self.canaries.waiting > 0 && failed.is_enough(policy) && failed.rise(policy, 5, policy.max_5xx_rise).is_some()
     }
 
+    /// The same if all that is over had been answered well: whether what waits would be bad by itself.
+    pub(crate) fn hangs(&self, policy: &Policy) -> bool {
+        let canaries = Traffic { responses: [0, self.canaries.requests(), 0, 0, 0], ..self.canaries };
+        Self { canaries, ..*self }.is_in_doubt(policy)
+    }
+
     /// With what the canaries can be compared.
     fn measures(&self, policy: &Policy) -> impl Iterator<Item = (&'static str, &Traffic)> {
         let all = [("before", &self.before), ("at the other nodes", &self.others)];

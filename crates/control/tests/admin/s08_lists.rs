@@ -108,7 +108,7 @@ async fn s8_6_children_are_hidden(gw: Gateway) {
 #[tokio::test]
 async fn s8_7_a_search_of_a_list_ends() {
     let gw = Gateway::configured(|settings| settings.admin.search_time = Time::millis(1)).await;
-    // Each takes the engine a million steps back and forth.
+    // Each takes the engine a hundred thousand steps back and forth.
     let name = format!("{}b", "a".repeat(60));
     for n in 0..10 {
         gw.done(&format!(r#"PUT /upstreams/{n} {{"nodes":{{}},"name":"{name}"}}"#)).await;

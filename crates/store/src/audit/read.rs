@@ -114,7 +114,8 @@ impl<'a> Where<'a> {
         let condition = if places.is_empty() {
             format!("{not}(1 = 0)")
         } else {
-            format!("{column} {not}IN ({})", places.join(", "))
+            let places = places.join(", ");
+            format!("{column} {not}IN ({places})")
         };
         self.conditions.push(condition);
     }

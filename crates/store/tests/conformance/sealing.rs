@@ -3,13 +3,14 @@
 use std::fs;
 
 use milecastle_model::{Key, Kind};
-use milecastle_store::{DEFAULT_GROUP, KeySource, Op, OpenError, Put, SealingKey, UniqueKey, open, reseal};
+use milecastle_store::{DEFAULT_GROUP, KeySource, Op, OpenError, Probe, Put, SealingKey, UniqueKey, open, reseal};
 
-use crate::home::{Home, body, on_both, publish, put, revision, route};
+use crate::home::{Home, ann, body, on_both, publish, put, revision, route};
 
 on_both!(
     secrets_are_not_on_the_disk,
     sealed_bodies_do_not_open_elsewhere,
+    what_the_query_of_a_probe_says_is_sealed,
     another_key_does_not_open_the_store,
     the_sealing_key_is_replaced_beside_whoever_has_the_store_open,
     secrets_are_made_once,
@@ -51,6 +52,26 @@ async fn sealed_bodies_do_not_open_elsewhere(home: Home) {
     revision(&store, vec![sealed("1"), sealed("2")]).await;
     home.sql("UPDATE resource SET body = (SELECT body FROM resource WHERE id = '1') WHERE id = '2'").await;
     let error = store.load(DEFAULT_GROUP).await.unwrap_err().to_string();
+    assert!(error.contains("altered or moved"), "{error}");
+}
+
+async fn what_the_query_of_a_probe_says_is_sealed(home: Home) {
+    let store = home.open().await;
+    let put = async |id: &str, url: &str| {
+        let probe = Probe { id: id.to_owned(), name: id.to_owned(), url: url.to_owned() };
+        assert!(store.by(ann()).probe_put(&probe, 2).await.unwrap());
+        assert_eq!(store.probe_get(id).await.unwrap(), Some(probe));
+    };
+    put("a", "http://a.test/?token=query-marker").await;
+    put("b", "http://a.test/path-marker").await;
+    let disk = home.on_disk();
+    assert!(contains(&disk, b"path-marker") && !contains(&disk, b"query-marker"));
+    // What a build wrote that seals none.
+    home.sql("UPDATE probe SET url = 'http://a.test/?token=before' WHERE id = 'b'").await;
+    let urls: Vec<_> = store.probe_list().await.unwrap().into_iter().map(|probe| probe.url).collect();
+    assert_eq!(urls, ["http://a.test/?token=query-marker", "http://a.test/?token=before"]);
+    home.sql("UPDATE probe SET url = (SELECT url FROM probe WHERE id = 'a') WHERE id = 'b'").await;
+    let error = store.probe_get("b").await.unwrap_err().to_string();
     assert!(error.contains("altered or moved"), "{error}");
 }
 

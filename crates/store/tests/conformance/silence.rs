@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use milecastle_store::{
-    DEFAULT_GROUP, DraftLimits, DraftUpdate, GroupUpdate, NewGroup, NewToken, NodeReport, Op, PublishError, Put, Store,
-    StoreError, Tuning, open, open_with,
+    DEFAULT_GROUP, DraftLimits, DraftUpdate, GroupUpdate, NewGroup, NewToken, NodeReport, Op, OpenError, PublishError,
+    Put, Store, StoreError, Tuning, open, open_with,
 };
 use milecastle_testkit::{SOON, eventually, wait_for};
 use sqlx::{Connection as _, Executor as _};
@@ -98,6 +98,20 @@ async fn what_waits_for_a_mute_server_is_given_up_and_the_next_one_found() {
     while watch.heads()[DEFAULT_GROUP].revision < last {
         watch.changed().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn whoever_waits_long_for_the_migration_of_another_replica_hears_of_it() {
+    let home = Home::postgres("conformance::silence");
+    let mut migrating = sqlx::PgConnection::connect(&home.dsn).await.unwrap();
+    let lock = sqlx::query("SELECT pg_advisory_lock($1)").bind(i64::from_be_bytes(*b"mileCAST"));
+    lock.execute(&mut migrating).await.unwrap();
+    let tuning = Tuning { statement_timeout: Duration::from_millis(500), ..Tuning::default() };
+    let refused = open_with(&home.dsn, &home.key, &tuning).await.err().unwrap();
+    assert!(matches!(&refused, OpenError::Store(StoreError::Busy(why)) if why.contains("schema")), "{refused}");
+    assert!(refused.may_pass());
+    migrating.close().await.unwrap();
+    home.open().await.close().await;
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqlSafeStr as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::home::{Home, ann, body, delete, nodes, on_both, put, revision, route, state, upstream};
 
@@ -29,6 +30,8 @@ on_both!(every_version_is_upgraded_while_it_writes);
 /// Programs of before that write, and what this one writes beside them.
 const WRITERS: usize = 2;
 const WRITES: usize = 4;
+/// After each write of a writer: on a slow disk two that never pause may keep SQLite's lock from all others.
+const PAUSE: Duration = Duration::from_millis(5);
 /// The first schema with an audit log.
 const AUDIT: i64 = 11;
 /// The table whose rows writers change.
@@ -152,6 +155,7 @@ async fn write_on(mut older: Older, version: i64, id: String, done: UnboundedSen
             older.close().await;
             return words;
         }
+        sleep(PAUSE).await;
     }
 }
 
