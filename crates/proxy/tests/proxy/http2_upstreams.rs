@@ -13,6 +13,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
+/// `:status: 103`, a literal whose name is the table's.
+const HINTS: &[u8] = &[8, 3, b'1', b'0', b'3'];
+
 fn grpc(nodes: &[&Scripted], more: Value) -> Vec<Object> {
     let nodes: Vec<SocketAddr> = nodes.iter().map(|node| node.addr).collect();
     let mut upstream = json!({ "scheme": "grpc" });
@@ -462,10 +465,13 @@ fn at_the_cap_the_connection_that_was_used_longest_ago_makes_room() {
 fn interim_answers_pass_within_their_limit() {
     let node = upstream(&[], |frames, _| {
         while let Some(stream) = frames.request() {
-            let endless = stream > 1;
-            // `:status: 103`, a literal whose name is the table's.
-            let hints = [&[8, 3][..], b"103", FIELD].concat();
-            for _ in 0..if endless { 1000 } else { 2 } {
+            let (count, length) = match stream {
+                1 => (2, 1),
+                3 => (1000, 1),
+                _ => (10, 10_000),
+            };
+            let hints = [HINTS, &h2_frames::field(b"link", &vec![b'x'; length])].concat();
+            for _ in 0..count {
                 frames.send(HEADERS, END_HEADERS, stream, &hints);
             }
             frames.answer(stream);
@@ -485,7 +491,26 @@ fn interim_answers_pass_within_their_limit() {
             statuses
         };
         assert_eq!(get(1).await, [103, 103, 200]);
-        let endless = get(3).await;
-        assert_eq!(endless.last(), Some(&502), "{endless:?}");
+        for stream in [3, 5] {
+            let endless = get(stream).await;
+            assert_eq!(endless.last(), Some(&502), "{endless:?}");
+        }
     });
+}
+
+/// RFC 9113 §8.6: HTTP/2 has no 101, and a client that got one would take the next answer for another protocol.
+#[test]
+fn switching_protocols_reaches_no_client() {
+    let node = upstream(&[], |frames, _| {
+        while let Some(stream) = frames.request() {
+            frames.send(HEADERS, END_HEADERS, stream, &[8, 3, b'1', b'0', b'1']);
+            frames.answer(stream);
+        }
+    });
+    let bed = Bed::new(grpc(&[&node], json!({})));
+    let upgrade = "Connection: Upgrade, close\r\nUpgrade: websocket\r\n";
+    for asked in ["Connection: close\r\n", upgrade] {
+        let answer = bed.raw(format!("GET /x HTTP/1.1\r\nHost: h\r\n{asked}\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    }
 }
