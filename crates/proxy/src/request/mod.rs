@@ -2,8 +2,8 @@
 //!
 //! [`head`] is what the protocols hand over; [`intake`] checks it and makes the context, with the [`host`] that it names;
 //! [`pipeline`] matches and runs the plugins, with [`nginx_status`] where no route is found; [`proxy`] finds a node and gets an answer
-//! from it, over HTTP/2 with [`grpc`]; [`trailers`] says what may stand behind a body; [`respond`] filters the answer's head; [`body`] carries its body; [`live`] ends the request,
-//! once, however it ends.
+//! from it, over HTTP/2 with [`grpc`], and [`trailers`] says what may stand behind the request's body; [`respond`] filters the answer's
+//! head; [`body`] carries its body; [`live`] ends the request, once, however it ends.
 //!
 //! Invariants:
 //! - A request sees one snapshot from its first byte to its log line.
