@@ -2,8 +2,8 @@
 //! is going to need (RFC 8297).
 //!
 //! They pass as they came, without what ends at a hop or speaks of a body, and no plugin sees them. 100 is not among them: the
-//! gateway asks no upstream for it, and tells a client that waits for it by itself. They come to no more bytes than one head
-//! may, or the answer is malformed.
+//! gateway asks no upstream for it, and tells a client that waits for it by itself. Nor is 101, which is no interim answer but the
+//! last one. They come to no more bytes than one head may, or the answer is malformed.
 
 use crate::h3;
 use crate::worker::{Http2Interims, Wire};
@@ -25,8 +25,11 @@ impl Interims {
         !matches!(self, Self::Nowhere)
     }
 
-    /// Tells the client.
+    /// Tells the client, unless it is not for an upstream to say.
     pub(crate) fn put(&self, status: StatusCode, mut fields: HeaderMap) {
+        if matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS) {
+            return;
+        }
         // The gateway names itself in the answer; and there is no body whose length could be said (RFC 9110 §8.6).
         fields.remove(header::SERVER);
         fields.remove(header::CONTENT_LENGTH);

@@ -7,7 +7,6 @@
 
 use crate::counters::WorkerCounters;
 use crate::h3;
-use crate::request;
 use crate::worker::{Client, Http2Body, Wire};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -62,7 +61,7 @@ pub(crate) struct Upload {
     counters: Arc<WorkerCounters>,
     /// Bytes that may still come.
     allowed: u64,
-    /// What came behind the data, of what may go on.
+    /// What came behind the data.
     trailers: Option<Box<HeaderMap>>,
 }
 
@@ -139,14 +138,9 @@ impl Upload {
         UploadError::TooSlow
     }
 
-    /// Whether trailers have come.
-    pub(crate) fn has_trailers(&self) -> bool {
-        self.trailers.is_some()
-    }
-
-    /// The trailers, once the body has ended.
-    pub(crate) fn trailers(&self) -> Option<HeaderMap> {
-        self.trailers.as_deref().cloned()
+    /// The trailers as they came, once the body has ended.
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_deref()
     }
 
     /// The next piece, never empty; `None` at the end.
@@ -159,19 +153,19 @@ impl Upload {
                 }
                 let piece = ready!(wire.poll_body(cx)).transpose().map_err(|_| UploadError::Malformed);
                 if let Some(found) = wire.inbound().take_trailers() {
-                    self.trailers = Some(forwardable(*found));
+                    self.trailers = Some(found);
                 }
                 piece
             }
             Source::Http2(body) => {
                 let piece = ready!(body.poll_piece(cx)).map_err(|_| UploadError::Malformed);
-                self.trailers = body.take_trailers().map(forwardable).or(self.trailers.take());
+                self.trailers = body.take_trailers().map(Box::new).or(self.trailers.take());
                 piece
             }
             Source::Http3(body) => {
                 let piece = ready!(body.poll_piece(cx)).map_err(|_| UploadError::Malformed);
                 if let Some(found) = body.take_trailers().filter(|_| body.is_ended()) {
-                    self.trailers = Some(forwardable(found));
+                    self.trailers = Some(Box::new(found));
                 }
                 piece
             }
@@ -203,11 +197,6 @@ impl Drop for Upload {
 
 fn unread(wire: &Wire, most: u64) -> Progress {
     if wire.inbound().body_left().is_some_and(|length| length > most) { Progress::Long } else { Progress::Coming }
-}
-
-fn forwardable(mut trailers: HeaderMap) -> Box<HeaderMap> {
-    request::keep_forwardable(&mut trailers);
-    Box::new(trailers)
 }
 
 /// Reads and drops what nobody wants of a body, so that the connection can go on. Says how far it came.

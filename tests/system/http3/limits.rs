@@ -5,8 +5,10 @@ use super::client::Client;
 use milecastle_testkit::eventually;
 use milecastle_testkit::frames::{frame, kind};
 use serde_json::json;
-use std::io::{Write as _, copy, sink};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _, copy, sink};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_nobody_takes_is_given_up_and_others_go_on() {
@@ -20,6 +22,44 @@ async fn an_answer_that_nobody_takes_is_given_up_and_others_go_on() {
         eventually("it is counted", async || site.metric("http3_stuck_streams_total").await == count).await;
     }
     assert_eq!(miser.request("/", json!({}))["status"], 200, "the connection goes on");
+    eventually("nothing is held", async || site.in_work().await == 0).await;
+    site.stop().await;
+}
+
+/// Says more in advance than a thrifty client takes, and answers once it has the whole body.
+fn hint_at_length(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.read_exact(&mut [0])?;
+    write!(stream, "HTTP/1.1 103 Early Hints\r\nLink: <{}>\r\n\r\n", "x".repeat(16 * 1024))?;
+    let (mut piece, mut tail) = ([0; 16 * 1024], Vec::<u8>::new());
+    while !tail.ends_with(b"\r\n0\r\n\r\n") {
+        let read = stream.read(&mut piece)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        tail.extend_from_slice(&piece[..read]);
+        tail.drain(..tail.len().saturating_sub(7));
+    }
+    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+}
+
+/// What is said in advance waits for the client's window; the request goes on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hint_that_nobody_takes_does_not_hold_up_its_request() {
+    let site = Site::start(&[]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let node = listener.local_addr().unwrap();
+    let (tell, served) = channel();
+    std::thread::spawn(move || tell.send(hint_at_length(listener.accept().unwrap().0)));
+    let upstream = json!({ "nodes": { node.to_string(): 1 } });
+    site.up.put("/routes/hints", json!({ "uri": "/hints", "upstream": upstream })).await;
+    site.in_force("/routes/hints").await;
+    let asked = json!({ "port": site.up.https.port(), "name": "localhost", "window": 4096 });
+    let mut miser = Client::connect_with(asked, &site.authority.pem(), None);
+    miser.ask(
+        json!({ "do": "start", "authority": "localhost", "path": "/hints", "method": "POST", "size": 1024 * 1024 }),
+    );
+    served.recv_timeout(Duration::from_secs(30)).expect("the body arrives").unwrap();
+    miser.ask(json!({ "do": "leave" }));
     eventually("nothing is held", async || site.in_work().await == 0).await;
     site.stop().await;
 }

@@ -72,7 +72,7 @@ async fn trailers_pass_both_ways() {
     };
     eventually("the route is in force", async || !client.request("/grpc/x", asked(&[]))["trailers"].is_null()).await;
     assert_eq!(seen.recv_timeout(SOON).unwrap(), [kind::HEADERS, kind::DATA]);
-    let answer = client.request("/grpc/x", asked(&[("trailers", json!([["x-sum", "7"]]))]));
+    let answer = client.request("/grpc/x", asked(&[("trailers", json!([["content-digest", "sha-256=:7:"]]))]));
     assert_eq!((&answer["status"], &answer["body"]), (&json!(200), &json!("hello")), "{answer}");
     assert_eq!(answer["trailers"], json!({ "grpc-status": "0", "x-last": "2" }), "{answer}");
     let passed: Vec<_> = seen.try_iter().collect();

@@ -1,9 +1,10 @@
 //! The request's body on its way to the upstream.
 
 use super::conn::Conn;
+use crate::request::Trailers;
 use crate::upload::{Upload, UploadError};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use std::io::{self, Write as _};
 use std::task::{Context, Poll, ready};
 
@@ -48,8 +49,8 @@ pub(crate) struct Pump {
     first: Option<Bytes>,
     /// What was taken from the client, as long as it fits the cap for another try.
     kept: Option<Kept>,
-    /// Names of the head's fields: no trailer has one of them.
-    taken_names: Vec<HeaderName>,
+    /// Which trailers may follow the head.
+    trailers: Trailers,
     started: bool,
     ended: bool,
     /// Bytes taken from the client.
@@ -67,9 +68,9 @@ impl Pump {
     /// Of a body of this `length`, unless that is not known, as where `first` has been read from it already. `keep` is how many bytes
     /// may be kept for another try.
     pub(crate) fn new(body: Upload, length: Option<u64>, first: Option<Bytes>, keep: usize) -> Self {
-        let (kept, taken_names) = (None, Vec::new());
-        let mut pump = Self { body, length, first: None, kept, taken_names, started: false, ended: false, taken: 0 };
-        pump.kept = Some(Kept { pieces: Vec::new(), bytes: 0, most: keep });
+        let kept = Some(Kept { pieces: Vec::new(), bytes: 0, most: keep });
+        let trailers = Trailers::default();
+        let mut pump = Self { body, length, first: None, kept, trailers, started: false, ended: false, taken: 0 };
         if let Some(first) = first.filter(|first| !first.is_empty()) {
             pump.keep(&first);
             pump.first = Some(first);
@@ -82,12 +83,11 @@ impl Pump {
         self.kept.is_some()
     }
 
-    /// Says what stands in the head. An upstream may make one of head and trailers, and what the gateway or a plugin has written
-    /// must not be added to.
+    /// Says what stands in the head that is sent, and with it which trailers may follow. Behind a length none may: HTTP/1.1 has no
+    /// place for them there, and no upstream gets others over HTTP/2.
     pub(crate) fn note_head(&mut self, fields: &HeaderMap) {
         if self.length.is_none() {
-            self.taken_names.clear();
-            self.taken_names.extend(fields.keys().cloned());
+            self.trailers = Trailers::behind(fields);
         }
     }
 
@@ -172,16 +172,12 @@ impl Pump {
 
     /// Whether nothing comes after what [`Self::poll_next`] has given, no trailers either.
     pub(crate) fn is_ended(&self) -> bool {
-        self.ended && self.first.is_none() && !self.body.has_trailers()
+        self.ended && self.first.is_none() && self.trailers().is_none()
     }
 
-    /// The body's trailers, once it has ended.
+    /// The trailers that follow the body, once it has ended.
     pub(crate) fn trailers(&self) -> Option<HeaderMap> {
-        let mut trailers = self.body.trailers()?;
-        for name in &self.taken_names {
-            trailers.remove(name);
-        }
-        Some(trailers)
+        self.body.trailers().and_then(|received| self.trailers.sift(received))
     }
 
     /// The next piece of the client's body.
@@ -201,7 +197,7 @@ impl Pump {
 
     /// Lays a piece out behind what is there. The end goes with it where it is known, unless trailers are to be sent.
     fn append(&mut self, conn: &mut Conn, piece: Bytes) {
-        self.ended = self.body.is_ended() && (self.length.is_some() || !self.body.has_trailers());
+        self.ended = self.body.is_ended() && self.trailers().is_none();
         if self.length.is_none() {
             write!(conn.text(), "{:x}\r\n", piece.len()).expect("a vector takes every write");
             conn.out.tail = if self.ended { b"\r\n0\r\n\r\n" } else { b"\r\n" };
@@ -209,7 +205,6 @@ impl Pump {
         conn.out.data = piece;
     }
 
-    /// Behind a body with a length there is no place for trailers: they are dropped.
     fn append_end(&mut self, conn: &mut Conn) {
         self.ended = true;
         if self.length.is_none() {

@@ -5,7 +5,7 @@ use super::pool::Taken;
 use super::sender::Sender;
 use crate::deadline::Deadline;
 use crate::failure::Failure;
-use crate::h1::{Malformed, Outgoing, Patience, PumpError, Waiting};
+use crate::h1::{Limits, Malformed, Outgoing, Patience, PumpError, Waiting};
 use crate::interim::Interims;
 use h2::{Reason, RecvStream};
 use http::response::Parts;
@@ -20,8 +20,8 @@ use std::time::Instant;
 #[derive(Clone, Copy)]
 pub(crate) struct Terms {
     pub(crate) patience: Patience,
-    /// Most fields of the answer's head.
-    pub(crate) head_fields: usize,
+    /// How large the answer's head may be.
+    pub(crate) limits: Limits,
     /// The client's body can be read by another task than the one that reads the answer.
     pub(crate) upload_apart: bool,
 }
@@ -42,7 +42,7 @@ pub(crate) async fn exchange(
     interims: &Interims,
     terms: Terms,
 ) -> Result<Answered, Failure> {
-    let Terms { patience, head_fields, upload_apart } = terms;
+    let Terms { patience, limits, upload_apart } = terms;
     let bodiless = matches!(outgoing, Outgoing::None);
     // What fails here has not left.
     let (mut response, stream) = taken.conn.open(request, bodiless).map_err(Failure::Unprocessed)?;
@@ -50,7 +50,7 @@ pub(crate) async fn exchange(
     let mut deadline = Deadline::new(Instant::now() + patience.read);
     let mut sending = !bodiless;
     let mut waiting = None;
-    let mut told = 0;
+    let mut told = Told::default();
     let head = poll_fn(|cx| {
         let mut state = Waiting::ForAnswer;
         let mut moved = false;
@@ -74,15 +74,12 @@ pub(crate) async fn exchange(
         }
         while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
             let (Parts { status, headers, .. }, ()) = interim.into_parts();
-            // All of one exchange together may have as many fields as one head: an upstream that sends them without end must not
-            // keep a request for ever.
-            told += 1 + headers.len();
-            if told > head_fields {
-                return Poll::Ready(Err(Failure::Malformed(Malformed::TooManyFields)));
+            // HTTP/2 switches to nothing (RFC 9113 §8.6), and a client that is told so takes the answer for another protocol.
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                return Poll::Ready(Err(Failure::Malformed(Malformed::Upgrade)));
             }
-            if status != StatusCode::CONTINUE {
-                interims.put(status, headers);
-            }
+            told.add(&headers, limits).map_err(Failure::Malformed)?;
+            interims.put(status, headers);
         }
         if let Poll::Ready(answered) = Pin::new(&mut response).poll(cx) {
             return Poll::Ready(answered.map_err(failure));
@@ -96,13 +93,32 @@ pub(crate) async fn exchange(
     .await
     .inspect_err(|_| sender.reset(Reason::CANCEL))?;
     let (parts, recv): (_, RecvStream) = Response::into_parts(head);
-    if parts.headers.len() > head_fields {
+    if parts.headers.len() > limits.head_fields {
         sender.reset(Reason::CANCEL);
         return Err(Failure::Malformed(Malformed::TooManyFields));
     }
     let upload = sending.then(|| (sender, std::mem::replace(outgoing, Outgoing::None)));
     let body = AnswerBody::new(taken, recv, &parts.headers, upload, upload_apart, deadline, patience);
     Ok(Answered { status: parts.status, headers: parts.headers, body: Box::new(body) })
+}
+
+/// The interim answers of one exchange. All together may be as large as one head: an upstream that sends them without end must
+/// not keep a request for ever.
+#[derive(Default)]
+struct Told {
+    fields: usize,
+    bytes: usize,
+}
+
+impl Told {
+    fn add(&mut self, headers: &HeaderMap, limits: Limits) -> Result<(), Malformed> {
+        self.fields += 1 + headers.len();
+        self.bytes += headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+        if self.fields > limits.head_fields {
+            return Err(Malformed::TooManyFields);
+        }
+        if self.bytes > limits.head_bytes { Err(Malformed::Interim) } else { Ok(()) }
+    }
 }
 
 /// What an error of the stream says of the request.

@@ -1,10 +1,9 @@
 //! The head of the request to the upstream (`docs/spec/upstream-balancing.md` §8), and how HTTP/1.1 writes it.
 
-use super::head::is_reserved;
 use super::intake::uri_options;
 use super::live::Live;
 use crate::h1::{Outgoing, put, put_number};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderValue, Method, header};
 use milecastle_matching::uri::canonical_target;
 use milecastle_plugin_api::Body;
 use std::io::Write as _;
@@ -32,15 +31,6 @@ pub(super) fn is_own(name: &str) -> bool {
         16 => matches!(name, "proxy-connection" | "x-forwarded-host" | "x-forwarded-port"),
         17 => matches!(name, "transfer-encoding" | "x-forwarded-proto"),
         _ => false,
-    }
-}
-
-/// Leaves of trailers that a client sends what means nothing to the gateway: that is all that may go on.
-pub(crate) fn keep_forwardable(trailers: &mut HeaderMap) {
-    let goes_on = |name: &&HeaderName| !is_own(name.as_str()) && !is_reserved(name.as_str());
-    if !trailers.keys().all(|name| goes_on(&name)) {
-        let kept = trailers.iter().filter(|(name, _)| goes_on(name));
-        *trailers = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) async fn attempt(
     let length = forward::length(live, outgoing);
     let terms = Terms {
         patience: plan.patience,
-        head_fields: worker.node.config.upstream.head_fields,
+        limits: worker.node.config.upstream,
         upload_apart: live.cx.request.version >= Version::HTTP_2,
     };
     let open = async |patience| proxy::open(&worker, endpoint, patience).await;

@@ -126,11 +126,11 @@ pub(super) fn is_reserved(name: &str) -> bool {
         || WRITTEN_ANEW.iter().any(|known| name != *known && is_spelling(name, known))
 }
 
-/// Servers that hand fields on as variables (CGI, WSGI and their like) see no difference between `-`, `_`, `.` and whatever else
-/// a name may hold beside letters and digits.
-fn is_spelling(name: &str, known: &str) -> bool {
-    known.len() == name.len()
-        && name.bytes().zip(known.bytes()).all(|(a, b)| a == b || (b == b'-' && !a.is_ascii_alphanumeric()))
+/// Whether both names are one to servers that hand fields on as variables (CGI, WSGI and their like): these see no difference
+/// between `-`, `_`, `.` and whatever else a name may hold beside letters and digits.
+pub(super) fn is_spelling(name: &str, known: &str) -> bool {
+    let same = |(a, b): (u8, u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
+    known.len() == name.len() && name.bytes().zip(known.bytes()).all(same)
 }
 
 #[cfg(test)]

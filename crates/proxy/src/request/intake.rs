@@ -136,15 +136,17 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
 /// Whether the request asks for WebSocket (RFC 6455 §4.1), alone or among others. No other protocol is ever asked for on
 /// behalf of a client: `h2c` and `TLS` would carry requests past routes and plugins.
 fn asks_for_websocket(head: &Head) -> bool {
-    let lists = |name: HeaderName, word: &[u8]| {
-        let values = head.headers.get_all(name).into_iter();
-        let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-        words.any(|listed| listed.eq_ignore_ascii_case(word))
-    };
     head.version == Version::HTTP_11
         && head.method == Method::GET
-        && lists(header::UPGRADE, b"websocket")
-        && lists(header::CONNECTION, b"upgrade")
+        && lists(&head.headers, header::UPGRADE, b"websocket")
+        && lists(&head.headers, header::CONNECTION, b"upgrade")
+}
+
+/// Whether a field that is a list has this word, in any case.
+pub(super) fn lists(headers: &HeaderMap, name: HeaderName, word: &[u8]) -> bool {
+    let values = headers.get_all(name).into_iter();
+    let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    words.any(|listed| listed.eq_ignore_ascii_case(word))
 }
 
 /// The path in its forms.

@@ -2,8 +2,8 @@
 //!
 //! [`head`] is what the protocols hand over; [`intake`] checks it and makes the context, with the [`host`] that it names;
 //! [`pipeline`] matches and runs the plugins, with [`nginx_status`] where no route is found; [`proxy`] finds a node and gets an answer
-//! from it, over HTTP/2 with [`grpc`]; [`respond`] filters the answer's head; [`body`] carries its body; [`live`] ends the request,
-//! once, however it ends.
+//! from it, over HTTP/2 with [`grpc`], and [`trailers`] says what may stand behind the request's body; [`respond`] filters the answer's
+//! head; [`body`] carries its body; [`live`] ends the request, once, however it ends.
 //!
 //! Invariants:
 //! - A request sees one snapshot from its first byte to its log line.
@@ -21,13 +21,14 @@ mod nginx_status;
 mod pipeline;
 mod proxy;
 mod respond;
+mod trailers;
 
 pub(crate) use body::OutBody;
-pub(crate) use forward::keep_forwardable;
 pub(crate) use head::{Head, Role, Seen};
 pub(crate) use host::LastHost;
 pub(crate) use live::{Held, Rooms};
 pub(crate) use proxy::address as node_address;
+pub(crate) use trailers::Trailers;
 
 use crate::h1::Received;
 use crate::interim::Interims;

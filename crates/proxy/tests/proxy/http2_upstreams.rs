@@ -13,7 +13,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-fn grpc(nodes: &[&Scripted], more: Value) -> Vec<Object> {
+/// `:status: 103`, a literal whose name is the table's.
+const HINTS: &[u8] = &[8, 3, b'1', b'0', b'3'];
+
+pub(crate) fn grpc(nodes: &[&Scripted], more: Value) -> Vec<Object> {
     let nodes: Vec<SocketAddr> = nodes.iter().map(|node| node.addr).collect();
     let mut upstream = json!({ "scheme": "grpc" });
     upstream.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -299,11 +302,18 @@ fn http2(bed: &Bed) -> Target {
 
 /// A request on a connection of its own whose body is still to be sent.
 async fn post_stream(bed: &Bed) -> (h2::client::ResponseFuture, h2::SendStream<bytes::Bytes>) {
+    send_stream(bed, http::Request::post("http://a.test/x").body(()).unwrap()).await
+}
+
+/// The same with another head.
+pub(crate) async fn send_stream(
+    bed: &Bed,
+    head: http::Request<()>,
+) -> (h2::client::ResponseFuture, h2::SendStream<bytes::Bytes>) {
     let stream = tokio::net::TcpStream::connect(bed.http).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(async move { drop(connection.await) });
-    let request = http::Request::post("http://a.test/x").body(()).unwrap();
-    client.ready().await.unwrap().send_request(request, false).unwrap()
+    client.ready().await.unwrap().send_request(head, false).unwrap()
 }
 
 #[test]
@@ -362,36 +372,6 @@ fn an_early_answer_ends_the_request() {
     assert_eq!(endless, (http::StatusCode::OK, true));
     resets.recv_timeout(SOON).unwrap();
     assert!(!bed.lines(1)[0].client_gone);
-}
-
-/// Trailers of requests go on, but for what only the gateway may say.
-#[test]
-fn trailers_of_requests_go_on() {
-    let (seen, trailers) = mpsc::channel();
-    let node = upstream(&[], move |frames, _| {
-        let mut heads = 0;
-        while let Some(frame) = frames.next() {
-            heads += usize::from(frame.kind == HEADERS);
-            if heads == 2 {
-                seen.send((frame.flags, frame.payload.len())).unwrap();
-                frames.answer(frame.stream);
-            }
-        }
-    });
-    let bed = Bed::new(grpc(&[&node], json!({})));
-    let ended = bed.run(async {
-        let (answer, mut body) = post_stream(&bed).await;
-        body.send_data("first".into(), false).unwrap();
-        let mut fields = http::HeaderMap::new();
-        fields.insert("a", "b".parse().unwrap());
-        fields.insert("x-consumer-username", "admin".parse().unwrap());
-        body.send_trailers(fields).unwrap();
-        answer.await.unwrap().status()
-    });
-    assert_eq!(ended, http::StatusCode::OK);
-    let (flags, length) = trailers.recv_timeout(SOON).unwrap();
-    assert_eq!(flags, END_HEADERS | END_STREAM);
-    assert!(length < "x-consumer-username".len() / 2, "one short field: {length} bytes");
 }
 
 /// A client that reads nothing holds up its own stream alone.
@@ -462,10 +442,13 @@ fn at_the_cap_the_connection_that_was_used_longest_ago_makes_room() {
 fn interim_answers_pass_within_their_limit() {
     let node = upstream(&[], |frames, _| {
         while let Some(stream) = frames.request() {
-            let endless = stream > 1;
-            // `:status: 103`, a literal whose name is the table's.
-            let hints = [&[8, 3][..], b"103", FIELD].concat();
-            for _ in 0..if endless { 1000 } else { 2 } {
+            let (count, length) = match stream {
+                1 => (2, 1),
+                3 => (1000, 1),
+                _ => (10, 10_000),
+            };
+            let hints = [HINTS, &h2_frames::field(b"link", &vec![b'x'; length])].concat();
+            for _ in 0..count {
                 frames.send(HEADERS, END_HEADERS, stream, &hints);
             }
             frames.answer(stream);
@@ -485,7 +468,26 @@ fn interim_answers_pass_within_their_limit() {
             statuses
         };
         assert_eq!(get(1).await, [103, 103, 200]);
-        let endless = get(3).await;
-        assert_eq!(endless.last(), Some(&502), "{endless:?}");
+        for stream in [3, 5] {
+            let endless = get(stream).await;
+            assert_eq!(endless.last(), Some(&502), "{endless:?}");
+        }
     });
+}
+
+/// RFC 9113 §8.6: HTTP/2 has no 101, and a client that got one would take the next answer for another protocol.
+#[test]
+fn switching_protocols_reaches_no_client() {
+    let node = upstream(&[], |frames, _| {
+        while let Some(stream) = frames.request() {
+            frames.send(HEADERS, END_HEADERS, stream, &[8, 3, b'1', b'0', b'1']);
+            frames.answer(stream);
+        }
+    });
+    let bed = Bed::new(grpc(&[&node], json!({})));
+    let upgrade = "Connection: Upgrade, close\r\nUpgrade: websocket\r\n";
+    for asked in ["Connection: close\r\n", upgrade] {
+        let answer = bed.raw(format!("GET /x HTTP/1.1\r\nHost: h\r\n{asked}\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    }
 }

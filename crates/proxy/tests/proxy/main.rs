@@ -19,4 +19,5 @@ mod plugins;
 mod requests;
 mod support;
 mod tls;
+mod trailers;
 mod upgrades;

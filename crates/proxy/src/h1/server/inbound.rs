@@ -60,6 +60,8 @@ pub(crate) struct Inbound {
     before_body: &'static [u8],
     /// Interim answers of the upstream that have not been sent.
     interim: Vec<u8>,
+    /// Some have been written that the transport may still hold.
+    flush_due: bool,
     read_size: ReadSize,
 }
 
@@ -186,23 +188,27 @@ impl Inbound {
         io: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.interim.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
         while !self.interim.is_empty() {
             match ready!(Pin::new(&mut *io).poll_write(cx, &self.interim))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 sent => drop(self.interim.drain(..sent)),
             }
+            self.flush_due = true;
         }
-        self.interim = Vec::new();
-        Pin::new(io).poll_flush(cx)
+        if self.flush_due {
+            self.interim = Vec::new();
+            ready!(Pin::new(io).poll_flush(cx))?;
+            self.flush_due = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Puts what has to be sent before the head of the final answer: interim ones of the upstream, and the rest of a 100 that has
     /// begun. One that has not is no longer sent, for it would stand in the middle of the answer.
     pub(crate) fn put_rest(&mut self, text: &mut Vec<u8>) {
         text.extend_from_slice(&std::mem::take(&mut self.interim));
+        // What is written before it is flushed with the answer.
+        self.flush_due = false;
         let rest = std::mem::take(&mut self.before_body);
         if rest.len() < CONTINUE.len() {
             text.extend_from_slice(rest);

@@ -268,6 +268,44 @@ fn interim_answers_do_not_stand_in_each_other() {
     }
 }
 
+/// A client whose transport takes everything, and has sent it only once it may.
+#[derive(Default)]
+struct Holding {
+    held: usize,
+    sends: bool,
+}
+
+impl AsyncWrite for Holding {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.held += buf.len();
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if !self.sends {
+            return Poll::Pending;
+        }
+        self.held = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn interim_answers_are_flushed_to_their_end() {
+    let (mut inbound, mut client) = (Inbound::default(), Holding::default());
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    inbound.put_interim(|text| text.extend_from_slice(b"HINT"));
+    assert!(inbound.poll_interim(&mut client, &mut cx).is_pending());
+    assert!(inbound.poll_interim(&mut client, &mut cx).is_pending(), "it is still held");
+    client.sends = true;
+    assert!(inbound.poll_interim(&mut client, &mut cx).is_ready());
+    assert_eq!(client.held, 0);
+}
+
 proptest! {
     #[test]
     fn requests_are_found_wherever_they_are_cut(

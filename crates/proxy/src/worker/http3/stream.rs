@@ -67,7 +67,7 @@ pub(super) async fn serve(open: Open, send: SendStream, recv: RecvStream) {
     let patience = connection.client.worker.node.config.client.send_timeout;
     // Ready if the client gives up, and also once it has acknowledged the whole of an answer.
     let mut over = pin!(send.stopped());
-    let mut out = Out { send, patience, code: Some(code::REQUEST_CANCELLED) };
+    let mut out = Out { send, patience, code: Some(code::REQUEST_CANCELLED), laid_out: Vec::new() };
     let waste = Waste(Cell::new(Some(connection)));
     let exchanged = tokio::select! {
         _given_up = &mut over => return,
@@ -133,17 +133,20 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
                 None => std::future::pending().await,
             }
         };
+        // What is said in advance waits for the client's window, and the request goes on meanwhile: the client may read nothing
+        // before it has sent its body.
         tokio::select! {
             response = &mut answered => break response,
             () = wanted => {
                 expectation = None;
-                out.send_fields(Some(StatusCode::CONTINUE), &HeaderMap::new()).await?;
+                out.put_fields(Some(StatusCode::CONTINUE), &HeaderMap::new());
             }
-            (status, fields) = told.next() => out.send_fields(Some(status), &fields).await?,
+            (status, fields) = told.next() => out.put_fields(Some(status), &fields),
+            written = out.write(), if out.is_behind() => written?,
         }
     };
     while let Some((status, fields)) = told.take() {
-        out.send_fields(Some(status), &fields).await?;
+        out.put_fields(Some(status), &fields);
     }
     out.send_response(response, asks_for_head).await
 }
@@ -192,6 +195,8 @@ struct Out {
     patience: Duration,
     /// With what the stream is reset, unless it has come to its end.
     code: Option<VarInt>,
+    /// What has yet to be sent, in its order.
+    laid_out: Vec<Bytes>,
 }
 
 impl Out {
@@ -210,44 +215,61 @@ impl Out {
         {
             fields.insert(header::CONTENT_LENGTH, length.into());
         }
-        self.send_fields(Some(status), &fields).await?;
+        self.put_fields(Some(status), &fields);
         drop(fields);
+        self.flush().await?;
         while !bodiless && !body.is_end_stream() {
             let Some(part) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await else { break };
             let part = part.map_err(|_| Cut::With(code::INTERNAL_ERROR))?;
             match part.into_data() {
-                Ok(data) => self.write([h3::frame_head(frame::DATA, data.len()).into(), data]).await?,
+                Ok(data) => self.put(frame::DATA, data),
                 Err(part) => {
                     if let Ok(trailers) = part.into_trailers() {
-                        self.send_fields(None, &trailers).await?;
+                        self.put_fields(None, &trailers);
                     }
                 }
             }
+            self.flush().await?;
         }
         self.send.finish().map_err(|_| Cut::Client)?;
         self.code = None;
         Ok(())
     }
 
-    /// Sends a head, or trailers.
-    async fn send_fields(&mut self, status: Option<StatusCode>, fields: &HeaderMap) -> Result<(), Cut> {
+    /// Lays a head out, or trailers.
+    fn put_fields(&mut self, status: Option<StatusCode>, fields: &HeaderMap) {
         let mut block = Vec::new();
         h3::encode(status, fields, &mut block);
-        self.write([h3::frame_head(frame::HEADERS, block.len()).into(), block.into()]).await
+        self.put(frame::HEADERS, block.into());
     }
 
-    /// Sends a frame, as fast as the client takes it.
-    async fn write(&mut self, mut chunks: [Bytes; 2]) -> Result<(), Cut> {
-        while let Some(next) = chunks.iter().position(|chunk| !chunk.is_empty()) {
-            let writing = self.send.write_chunks(&mut chunks[next..]);
-            match tokio::time::timeout(self.patience, writing).await {
-                Ok(Ok(_written)) => {}
-                Ok(Err(WriteError::Stopped(_) | WriteError::ConnectionLost(_))) => return Err(Cut::Client),
-                Ok(Err(_)) => return Err(Cut::With(code::INTERNAL_ERROR)),
-                Err(_) => return Err(Cut::Stuck),
-            }
+    /// Lays a frame out.
+    fn put(&mut self, kind: u64, payload: Bytes) {
+        self.laid_out.extend([Bytes::from(h3::frame_head(kind, payload.len())), payload]);
+    }
+
+    /// Whether something that is laid out has yet to be sent.
+    fn is_behind(&self) -> bool {
+        !self.laid_out.is_empty()
+    }
+
+    /// Sends all that is laid out, as fast as the client takes it.
+    async fn flush(&mut self) -> Result<(), Cut> {
+        while self.is_behind() {
+            tokio::time::timeout(self.patience, self.write()).await.unwrap_or(Err(Cut::Stuck))?;
         }
         Ok(())
+    }
+
+    /// Sends some of what is laid out, as soon as the client takes it. Cancel safe.
+    async fn write(&mut self) -> Result<(), Cut> {
+        let written = self.send.write_chunks(&mut self.laid_out).await;
+        self.laid_out.retain(|chunk| !chunk.is_empty());
+        match written {
+            Ok(_) => Ok(()),
+            Err(WriteError::Stopped(_) | WriteError::ConnectionLost(_)) => Err(Cut::Client),
+            Err(_) => Err(Cut::With(code::INTERNAL_ERROR)),
+        }
     }
 }
 
