@@ -469,6 +469,26 @@ fn hosts_that_tls_has_no_names_for_take_no_node_out() {
     assert!(a.take().iter().chain(&b.take()).any(|got| got.header("host") == ["a..b"]));
 }
 
+/// The nodes close without an alert, as some servers do under a name that they do not know.
+#[test]
+fn failed_handshakes_count_where_the_name_is_not_the_clients() {
+    let checks = passive(json!({ "unhealthy": { "http_statuses": [502], "http_failures": 1, "tcp_failures": 1 } }));
+    for (host, naming, unhealthy) in [
+        ("unknown.test", json!({}), 0),
+        ("1", json!({}), 2),
+        ("unknown.test", json!({ "pass_host": "node" }), 2),
+        ("unknown.test", json!({ "pass_host": "rewrite", "upstream_host": "known.test" }), 2),
+    ] {
+        let nodes = [(); 2].map(|()| Scripted::new(|_, _| {}));
+        let mut upstream = json!({ "scheme": "https", "checks": checks });
+        upstream.as_object_mut().unwrap().extend(naming.as_object().unwrap().clone());
+        let bed = Bed::new(route_to(&nodes.map(|node| node.addr), json!({ "upstream": upstream })));
+        assert_eq!(status_for(&bed, host), 502);
+        assert_eq!(bed.lines(1)[0].attempts, [502, 502]);
+        wait_unhealthy(&bed, unhealthy);
+    }
+}
+
 #[test]
 fn hosts_that_nodes_have_no_certificate_for_take_no_node_out() {
     let (echo, authority) = (Echo::start(), Authority::new("servers"));
