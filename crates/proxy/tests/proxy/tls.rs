@@ -205,3 +205,15 @@ fn hosts_that_clients_choose_keep_no_other_ones_connection_out() {
     }
     assert_eq!(echo.connections(), 6);
 }
+
+/// A sixteenth of them makes room together.
+#[test]
+fn each_connection_that_makes_room_is_counted() {
+    let echo = Echo::tls("secure", &Authority::new("servers").issue(&["any.test"]));
+    let objects = route_to(&[echo.address()], json!({ "upstream": { "scheme": "https" } }));
+    let bed = Bed::with(objects, |settings| settings.upstream_pool.idle_connections = 32);
+    for n in 0..=32 {
+        assert_eq!(bed.call(Call::get("/x").header("host", &format!("{n}.test"))).status, 200);
+    }
+    bed.wait_totals("two of them", |totals| totals.idle_connections_cut == 2);
+}
