@@ -122,8 +122,9 @@ async fn stream_3_3_tls_towards_an_upstream_carries_the_clients_name_or_the_stoc
 async fn failed_handshakes_count_where_the_name_is_not_the_clients() {
     let entries = [json!("127.0.0.1:0"), json!({ "addr": "127.0.0.1:0", "tls": true })];
     let mut gateway = Gateway::start(&entries, &[], &[]);
-    gateway.up.process.announce("could not be connected");
-    gateway.up.process.announce("is unhealthy");
+    for told in ["could not be connected", "is unhealthy", "no node of this upstream is healthy"] {
+        gateway.up.process.announce(told);
+    }
     let (plain, tls) = (gateway.at("TCP"), gateway.at("TLS"));
     gateway.up.put("/ssls/1", ssl(&Authority::new("tests").issue(&["a.test"]), &["a.test"])).await;
     let checks =
