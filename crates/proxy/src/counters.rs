@@ -127,7 +127,7 @@ counters! {
     http2_no_room,
     /// HTTP/2 connections to upstreams closed because of `timeouts.upstream_http2_ping`.
     upstream_http2_silent,
-    /// Connections to upstreams closed instead of being kept, because of `upstream_pool.idle_connections`.
+    /// Idle connections to upstreams closed because of `upstream_pool.idle_connections`.
     idle_connections_cut,
     /// Tries that failed because the head of the answer was longer than `limits.upstream_header_bytes`.
     upstream_heads_too_long,

@@ -3,7 +3,6 @@
 use crate::h1::Malformed;
 use crate::upload::UploadError;
 use http::StatusCode;
-use rustls::{AlertDescription, CertificateError};
 use std::io;
 
 /// Why no answer's head came.
@@ -80,23 +79,10 @@ impl Failure {
         matches!(self, Self::Client(_))
     }
 
-    /// Whether a node may have failed for the server name that it was asked for: it has no certificate for that, or has ended the
-    /// handshake as servers do that do not know a name. It may be well under others.
-    pub(crate) fn is_about_name(&self) -> bool {
-        let Self::Tls(error) = self else { return false };
-        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-        matches!(
-            cause,
-            Some(
-                rustls::Error::InvalidCertificate(
-                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
-                ) | rustls::Error::AlertReceived(
-                    AlertDescription::UnrecognisedName
-                        | AlertDescription::AccessDenied
-                        | AlertDescription::HandshakeFailure
-                )
-            )
-        )
+    /// Whether the TLS handshake failed. A node may do so for the server name alone, and be well under others: how it refuses one
+    /// that it does not know differs from server to server.
+    pub(crate) fn in_handshake(&self) -> bool {
+        matches!(self, Self::Tls(_))
     }
 
     /// Whether this is how a kept connection fails that the upstream has closed meanwhile.

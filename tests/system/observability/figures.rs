@@ -37,20 +37,17 @@ fn hits(limit: &str) -> String {
     format!("limit_hits_total{{limit=\"{limit}\"}}")
 }
 
-/// A gateway of one worker, for counts to be exact, with limits that are soon reached.
-fn narrow() -> Up {
+/// A gateway of one worker, for counts to be exact, with limits that are soon reached, and other settings.
+fn narrow(more: &[(&str, &str)]) -> Up {
     let limits = json!({ "http2_streams": 1, "matched_body": "1k", "retry_body": "1k", "upstream_header_bytes": "1k",
         "upstream_header_count": 10, "hash_ring_points": 10_000 });
-    let http = json!({ "client_body_timeout": "300ms", "client_max_body_size": "64k", "send_timeout": "300ms" });
-    let timeouts = json!({ "http2_ping": "1s", "tls_handshake": "300ms" });
-    let [limits, http, timeouts] = [limits, http, timeouts].map(|section| section.to_string());
-    Up::start_with(&[
+    let limits = limits.to_string();
+    let settings = [
         ("MILECASTLE__GATEWAY__WORKERS", "1"),
-        ("MILECASTLE__GATEWAY__LIMITS", &limits),
-        ("MILECASTLE__GATEWAY__TIMEOUTS", &timeouts),
-        ("MILECASTLE__GATEWAY__NGINX_CONFIG__HTTP", &http),
+        ("MILECASTLE__GATEWAY__LIMITS", &*limits),
         ("MILECASTLE__GATEWAY__UPSTREAM_POOL__IDLE_CONNECTIONS", "1"),
-    ])
+    ];
+    Up::start_with(&[&settings[..], more].concat())
 }
 
 /// A server that reads each request up to these bytes, says this, and closes.
@@ -78,7 +75,7 @@ async fn put(up: &Up, name: &str, nodes: &[SocketAddr]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_becomes_of_requests_at_upstreams_shows_in_figures() {
-    let (up, one, other) = (narrow(), Echo::start(), Echo::start());
+    let (up, one, other) = (narrow(&[]), Echo::start(), Echo::start());
     let lost = saying(b"end", String::new());
     let long = saying(b"\r\n\r\n", format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(2000)));
     let fields: String = (0..20).map(|n| format!("X-{n}: x\r\n")).collect();
@@ -120,7 +117,12 @@ async fn what_becomes_of_requests_at_upstreams_shows_in_figures() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_clients_are_held_to_shows_in_figures() {
-    let (up, echo) = (narrow(), Echo::start());
+    let http = json!({ "client_body_timeout": "300ms", "client_max_body_size": "64k", "send_timeout": "300ms" });
+    let timeouts = json!({ "http2_ping": "1s", "tls_handshake": "300ms" });
+    let [http, timeouts] = [http, timeouts].map(|section| section.to_string());
+    let impatient =
+        [("MILECASTLE__GATEWAY__NGINX_CONFIG__HTTP", &*http), ("MILECASTLE__GATEWAY__TIMEOUTS", &*timeouts)];
+    let (up, echo) = (narrow(&impatient), Echo::start());
     put(&up, "one", &[echo.address()]).await;
     let form = json!({ "uri": "/form", "vars": [["post_arg.a", "==", "1"]], "upstream": { "nodes": { echo.address().to_string(): 1 } } });
     up.put("/routes/form", form).await;

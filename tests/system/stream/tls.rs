@@ -2,7 +2,7 @@
 
 use super::{Gateway, with_file};
 use milecastle_testkit::tls::{Authority, Identity};
-use milecastle_testkit::{Echo, eventually, raw};
+use milecastle_testkit::{Call, Echo, eventually, raw};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -115,6 +115,34 @@ async fn stream_3_3_tls_towards_an_upstream_carries_the_clients_name_or_the_stoc
     assert_eq!(s_client(tls, "a.test", "hello\n", &[]).unwrap_or_default(), "named:hello\n");
     gateway.up.stop();
     behind.up.stop();
+}
+
+/// The node ends each handshake, as some servers do under a name that they do not know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_handshakes_count_where_the_name_is_not_the_clients() {
+    let entries = [json!("127.0.0.1:0"), json!({ "addr": "127.0.0.1:0", "tls": true })];
+    let mut gateway = Gateway::start(&entries, &[], &[]);
+    for told in ["could not be connected", "is unhealthy", "no node of this upstream is healthy"] {
+        gateway.up.process.announce(told);
+    }
+    let (plain, tls) = (gateway.at("TCP"), gateway.at("TLS"));
+    gateway.up.put("/ssls/1", ssl(&Authority::new("tests").issue(&["a.test"]), &["a.test"])).await;
+    let checks =
+        json!({ "active": {}, "passive": { "type": "tcp", "unhealthy": { "tcp_failures": 1, "fail_timeout": 3600 } } });
+    let node = super::server(drop);
+    let upstream = json!({ "nodes": { node.to_string(): 1 }, "scheme": "tls", "checks": checks });
+    gateway.up.put("/stream_routes/1", json!({ "upstream": upstream })).await;
+    let is = async |status: &str| {
+        let call = Call::get("/v1/healthcheck/stream_routes/1").to(gateway.up.control);
+        call.await.unwrap().json().unwrap()["nodes"][0]["status"] == status
+    };
+    let ask = || s_client(tls, "a.test", "hello\n", &[]).unwrap_or_default();
+    eventually("the node is asked", async || ask().is_empty() && is("healthy").await).await;
+    assert_eq!([ask(), ask()], ["", ""]);
+    assert!(is("healthy").await);
+    drop(super::talk(plain, b"hello"));
+    eventually("the node is taken out", async || is("unhealthy").await).await;
+    gateway.up.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use milecastle_plugin_api::{
 };
 use milecastle_snapshot::{Compiler, Snapshot};
 use milecastle_telemetry::metrics;
-use milecastle_testkit::{Answer, Call, eventually};
+use milecastle_testkit::{Answer, Call, SOON, eventually};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -315,7 +315,7 @@ async fn answers_that_wait_for_their_turn_are_counted() {
     let (held, metrics) = (Mutex::new(held), metrics::Registry::default());
     let node = serving(
         move || {
-            held.lock().unwrap().recv().unwrap();
+            held.lock().unwrap().recv_timeout(SOON).unwrap();
             empty.clone()
         },
         &metrics,

@@ -134,7 +134,6 @@ impl Slot {
     /// Closes connections of the worker that were used longest ago, and forgets places that nobody uses.
     #[cold]
     fn make_room(&self) {
-        self.count.counters.idle_connections_cut.up();
         let Some(slots) = self.slots.upgrade() else { return };
         slots.borrow_mut().retain(|_, slot| slot.is_needed());
         let slots = slots.borrow();
@@ -144,6 +143,7 @@ impl Slot {
         if oldest.is_empty() {
             self.drop_oldest();
         }
+        self.count.counters.idle_connections_cut.add(oldest.len().max(1) as u64);
     }
 
     /// Whether somebody uses it, or something rests in it.

@@ -187,7 +187,6 @@ impl Lanes {
     /// that nobody uses.
     #[cold]
     fn make_room(&self, conn: &Rc<Conn>) {
-        self.shared.counters.idle_connections_cut.up();
         let Some(all) = self.all.upgrade() else { return };
         all.borrow_mut().retain(|_, lanes| lanes.is_needed());
         let all = all.borrow();
@@ -200,6 +199,7 @@ impl Lanes {
         if oldest.is_empty() {
             self.let_go(|known| Rc::ptr_eq(known, conn));
         }
+        self.shared.counters.idle_connections_cut.add(oldest.len().max(1) as u64);
     }
 
     /// A connection without a stream.

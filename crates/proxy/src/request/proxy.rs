@@ -119,8 +119,8 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         if failure.by_client() {
             return Err(refuse(failure.status()));
         }
-        if failure.is_about_name() && upstream.pass_host == PassHost::Pass {
-            // Whoever sends Hosts that no node has a certificate for must not take them from the others.
+        if failure.in_handshake() && plan.is_named_by_client(live, place) {
+            // Whoever sends Hosts that no node knows must not take them from the others.
             live.lease.iter_mut().for_each(Lease::excuse);
         }
         note(live, &endpoint, &failure, began);
@@ -239,12 +239,22 @@ impl<'u> Plan<'u> {
             }
         }
     }
+
+    /// Whether the client has chosen the server name for TLS with the node at a place: neither the upstream nor a plugin has.
+    fn is_named_by_client(&self, live: &Live, place: usize) -> bool {
+        let passes = self.upstream.pass_host == PassHost::Pass && live.cx.upstream.host.is_none();
+        passes && name_in(self.host(live, place)).is_some()
+    }
 }
 
 /// The server name for TLS: the Host header without port, or the node's own name where TLS has none like that.
 fn tls_name<'a>(host: &'a HeaderValue, node: &'a str) -> &'a str {
-    let named = host.to_str().ok().and_then(without_port);
-    named.filter(|name| server_name(name).is_some()).unwrap_or(node)
+    name_in(host).unwrap_or(node)
+}
+
+/// The name in a Host header that TLS can call a server.
+fn name_in(host: &HeaderValue) -> Option<&str> {
+    host.to_str().ok().and_then(without_port).filter(|name| server_name(name).is_some())
 }
 
 /// How TLS is spoken with an upstream's nodes (§11).

@@ -128,8 +128,8 @@ pub(super) async fn connect<C>(
             Err(error) => error,
         };
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Failure>());
-        if cause.is_some_and(Failure::is_about_name) && session.cx.tls.is_some() {
-            // The name was the client's.
+        if cause.is_some_and(Failure::in_handshake) && session.cx.tls.is_some() {
+            // Whoever asks for names that no node knows must not take them from the others.
             session.lease.iter_mut().for_each(Lease::excuse);
         }
         worker.counters.upstream_connect_failures.up();

@@ -101,21 +101,12 @@ impl Handshake {
 
 impl Begun {
     fn read(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
-        let handshaking = self.session.is_handshaking();
         self.session.read_hs(bytes).map_err(|error| match self.session.alert() {
             Some(description) => alert(description, &error.to_string()),
             None => {
                 TransportError { code: TransportErrorCode::PROTOCOL_VIOLATION, frame: None, reason: error.to_string() }
             }
-        })?;
-        let over = handshaking && !self.session.is_handshaking();
-        if over && !self.ready.serves(&self.info()) {
-            return Err(alert(
-                AlertDescription::BadCertificate,
-                "the client certificate of a resumed session has ended",
-            ));
-        }
-        Ok(())
+        })
     }
 
     fn info(&self) -> TlsInfo {

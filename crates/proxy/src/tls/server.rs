@@ -3,6 +3,9 @@
 //! The name is looked up in the snapshot in force at each handshake, so a change is live at once. A server configuration is
 //! made once for each ssl object and shared by all workers, so that sessions are resumed on any of them; rustls resumes a
 //! session only under the name it was made for.
+//!
+//! Invariant: where an ssl object asks for certificates of clients no session is resumed. It would be resumed with the
+//! certificate that it began with: one that may have ended or been replaced since.
 
 use super::client_auth::{ClientVerifier, Verified};
 use super::sessions::{Sessions, Tickets};
@@ -12,7 +15,6 @@ use crate::worker::Worker;
 use milecastle_plugin_api::TlsInfo;
 use milecastle_snapshot::CompiledSsl;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::danger::ClientCertVerifier as _;
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
@@ -76,15 +78,6 @@ struct Made {
 pub(super) struct Ready {
     pub(super) config: Arc<ServerConfig>,
     pub(super) verifier: Option<Arc<ClientVerifier>>,
-}
-
-impl Ready {
-    /// Whether a client is served whose handshake has succeeded. One that resumes a session is not asked for its certificate
-    /// again, which may have ended since.
-    pub(super) fn serves(&self, info: &TlsInfo) -> bool {
-        let strict = self.verifier.as_ref().is_some_and(|verifier| verifier.client_auth_mandatory());
-        !strict || &*info.client_verify == "SUCCESS"
-    }
 }
 
 impl ServerTls {
@@ -167,15 +160,16 @@ impl ServerTls {
             Alpn::Http2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             Alpn::Http3 => vec![b"h3".to_vec()],
         };
+        let resumes = verifier.is_none();
         config.session_storage = match self.sessions {
-            0 => Arc::new(NoServerSessionStorage {}),
-            most => Sessions::new(self.session_life, most),
+            most @ 1.. if resumes => Sessions::new(self.session_life, most),
+            _ => Arc::new(NoServerSessionStorage {}),
         };
-        if self.tickets {
+        if self.tickets && resumes {
             config.ticketer = Tickets::new(self.session_life)?;
         }
         // Without a ticketer each is the key of a session that is kept.
-        config.send_tls13_tickets = self.tls13_tickets;
+        config.send_tls13_tickets = if resumes { self.tls13_tickets } else { 0 };
         Ok(Ready { config: Arc::new(config), verifier })
     }
 }
@@ -248,9 +242,6 @@ pub(crate) async fn accept(
     };
     let stream = start.into_stream(ready.config.clone()).await?;
     let info = info(stream.get_ref().1, sni, ready.verifier.as_deref());
-    if !ready.serves(&info) {
-        return Err(io::Error::other(format!("the client certificate of a resumed session: {}", info.client_verify)));
-    }
     Ok((stream, info))
 }
 

@@ -1,4 +1,5 @@
-//! What clients take their TLS sessions up again with (`docs/spec/tls.md` §1). None of it opens anything after its time.
+//! What clients take their TLS sessions up again with (`docs/spec/tls.md` §1). None of it opens anything after its time, and none
+//! of it holds a client's certificate (§6).
 
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ProducesTickets, StoresServerSessions};

@@ -7,6 +7,7 @@ use crate::h1::{Limits, Outbox, Scratch};
 use crate::transport::{FromClient, Transport};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
+use milecastle_plugin_api::LocalFuture;
 use socket2::SockRef;
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -14,7 +15,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Bytes dropped at once.
@@ -26,6 +27,8 @@ const AHEAD: usize = 1024;
 pub(crate) struct Wire {
     transport: RefCell<FromClient>,
     inbound: RefCell<Inbound>,
+    /// Waits for the connection to break, once a client has ended sending that may still read.
+    breaking: RefCell<Option<LocalFuture<'static, ()>>>,
     /// Somebody may still read the present request's body (HTTP/1).
     pub(crate) body_has_reader: Cell<bool>,
 }
@@ -36,6 +39,7 @@ impl Wire {
         Rc::new(Self {
             transport: RefCell::new(transport),
             inbound: RefCell::new(Inbound::new(first)),
+            breaking: RefCell::default(),
             body_has_reader: Cell::new(false),
         })
     }
@@ -134,32 +138,44 @@ impl Wire {
         if inbound.is_ahead() {
             return Poll::Pending;
         }
-        match &mut *self.transport.borrow_mut() {
+        let seen = match &mut *self.transport.borrow_mut() {
             Transport::Tcp(socket) => {
                 let Ok(stream) = socket.watched() else { return Poll::Ready(()) };
-                let mut byte = [0; 1];
-                match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
-                    Poll::Ready(Ok(0)) if half_close => Poll::Pending,
-                    Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
-                    Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
-                }
+                ready!(stream.poll_peek(cx, &mut ReadBuf::new(&mut [0; 1])))
             }
             Transport::Tls(stream) => {
                 let mut ahead = [0; AHEAD];
                 let mut buf = ReadBuf::new(&mut ahead);
-                match Pin::new(stream).poll_read(cx, &mut buf) {
-                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                        inbound.keep(buf.filled());
-                        // The reading side may be waiting for this.
-                        cx.waker().wake_by_ref();
-                        Poll::Pending
-                    }
-                    Poll::Ready(Ok(())) if half_close => Poll::Pending,
-                    Poll::Ready(_) => Poll::Ready(()),
-                    Poll::Pending => Poll::Pending,
+                let read = ready!(Pin::new(stream).poll_read(cx, &mut buf));
+                if !buf.filled().is_empty() {
+                    inbound.keep(buf.filled());
+                    // The reading side may be waiting for this.
+                    cx.waker().wake_by_ref();
                 }
+                read.map(|()| buf.filled().len())
             }
+        };
+        match seen {
+            Ok(0) if half_close => self.poll_broken(cx),
+            Ok(0) | Err(_) => Poll::Ready(()),
+            Ok(_) => Poll::Pending,
         }
+    }
+
+    /// Ready once a connection is broken whose client has ended sending; else the task is woken then. Nobody would see it by
+    /// reading: that says again and again that there is no more.
+    fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut breaking = self.breaking.borrow_mut();
+        let wait = || -> LocalFuture<'static, ()> {
+            let socket = self.transport.borrow().fd().and_then(|fd| fd.try_clone_to_owned());
+            Box::pin(async move {
+                if let Ok(socket) = socket.and_then(|socket| TcpStream::from_std(socket.into())) {
+                    // What is not watched counts as broken.
+                    socket.ready(Interest::ERROR).await.ok();
+                }
+            })
+        };
+        breaking.get_or_insert_with(wait).as_mut().poll(cx)
     }
 }
 

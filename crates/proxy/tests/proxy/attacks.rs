@@ -24,12 +24,16 @@ const THREE: &str = "\r\nPOST /large/1?a HTTP/1.1\r\nHost: h\r\nContent-Length: 
 
 /// A gateway to `upstream` that also speaks TLS, as `site.test`.
 fn tls_bed(upstream: SocketAddr) -> (Bed, Authority) {
+    tls_bed_with(upstream, |_| {})
+}
+
+fn tls_bed_with(upstream: SocketAddr, change: impl FnOnce(&mut Settings)) -> (Bed, Authority) {
     let authority = Authority::new("authority");
     let identity = authority.issue(&["site.test"]);
     let mut objects = route_to(&[upstream], json!({}));
     let ssl = json!({ "snis": ["site.test"], "cert": identity.cert, "key": identity.key });
     objects.push(object(Kind::Ssl, "s", ssl));
-    (Bed::new(objects), authority)
+    (Bed::with(objects, change), authority)
 }
 
 async fn connect_tls(bed: &Bed, authority: &Authority) -> TlsStream<TcpStream> {
@@ -157,6 +161,38 @@ fn a_client_that_ends_sending_is_answered_where_that_is_asked_for() {
     });
     assert!(bed.lines(2).iter().all(|line| (line.status, line.client_gone) == (200, false)));
     bed.wait_totals("no connection", |totals| totals.in_flight == 0 && totals.active == 0);
+}
+
+/// Nothing more is to be read from such a client, so that reading does not show that it has left.
+#[test]
+fn a_client_that_ends_sending_and_then_resets_the_connection_has_left() {
+    let upstream = Scripted::new(|stream, _| {
+        while let Some(head) = read_head(stream) {
+            if !head.starts_with("GET /half ") {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").unwrap();
+            }
+        }
+    });
+    let (bed, authority) = tls_bed_with(upstream.addr, |settings| {
+        settings.nginx_config.http.proxy_ignore_client_abort = Switch(true);
+    });
+    bed.run(async {
+        let request = b"GET /half HTTP/1.1\r\nHost: site.test\r\n\r\n";
+        let mut plain = TcpStream::connect(bed.http).await.unwrap();
+        plain.write_all(request).await.unwrap();
+        plain.shutdown().await.unwrap();
+        let mut tls = connect_tls(&bed, &authority).await;
+        tls.write_all(request).await.unwrap();
+        tls.shutdown().await.unwrap();
+        milecastle_testkit::eventually("both are in work", async || bed.totals().in_flight == 2).await;
+        // The one worker has seen both ends by the time at which it has served somebody else.
+        assert_eq!(Call::get("/other").to(bed.http).await.unwrap().status, 200);
+        plain.set_zero_linger().unwrap();
+        tls.get_ref().0.set_zero_linger().unwrap();
+    });
+    let lines = bed.lines(3);
+    let half = lines.iter().filter(|line| line.target == "/half");
+    assert_eq!(half.map(|line| (line.status, line.client_gone)).collect::<Vec<_>>(), [(499, true); 2]);
 }
 
 #[test]

@@ -440,17 +440,12 @@ fn a_wrong_answer_to_a_probe_is_a_failure_of_http() {
     assert!(odd.connections.load(Ordering::SeqCst) > 1);
 }
 
-/// A gateway for everything to these nodes over TLS, which turn after one report of traffic and are probed once.
-fn over_tls(nodes: &[SocketAddr]) -> Bed {
-    let rarely = json!({ "interval": 3600 });
-    let checks = json!({
-        "active": {
-            "type": "https", "host": "known.test", "https_verify_certificate": false,
-            "healthy": rarely, "unhealthy": { "interval": 3600, "tcp_failures": 1, "timeouts": 1 },
-        },
-        "passive": { "type": "https", "unhealthy": { "http_statuses": [502], "http_failures": 1, "tcp_failures": 1 } },
-    });
-    Bed::new(route_to(nodes, json!({ "upstream": { "scheme": "https", "checks": checks } })))
+/// A gateway for everything to these nodes over TLS, which turn after one report of traffic.
+fn over_tls(nodes: &[SocketAddr], more: Value) -> Bed {
+    let checks = passive(json!({ "unhealthy": { "http_statuses": [502], "http_failures": 1, "tcp_failures": 1 } }));
+    let mut upstream = json!({ "scheme": "https", "checks": checks });
+    upstream.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Bed::new(route_to(nodes, json!({ "upstream": upstream })))
 }
 
 fn status_for(bed: &Bed, host: &str) -> u16 {
@@ -461,12 +456,29 @@ fn status_for(bed: &Bed, host: &str) -> u16 {
 fn hosts_that_tls_has_no_names_for_take_no_node_out() {
     let authority = Authority::new("servers");
     let [a, b] = ["a", "b"].map(|name| Echo::tls(name, &authority.issue(&["known.test"])));
-    let bed = over_tls(&[a.address(), b.address()]);
+    let bed = over_tls(&[a.address(), b.address()], json!({}));
     for host in ["1", "a..b", "-a.test"] {
         assert_eq!(status_for(&bed, host), 200, "{host}");
     }
     assert_eq!(bed.health().unhealthy, 0);
     assert!(a.take().iter().chain(&b.take()).any(|got| got.header("host") == ["a..b"]));
+}
+
+/// The nodes close without an alert, as some servers do under a name that they do not know.
+#[test]
+fn failed_handshakes_count_where_the_name_is_not_the_clients() {
+    for (host, naming, unhealthy) in [
+        ("unknown.test", json!({}), 0),
+        ("1", json!({}), 2),
+        ("unknown.test", json!({ "pass_host": "node" }), 2),
+        ("unknown.test", json!({ "pass_host": "rewrite", "upstream_host": "known.test" }), 2),
+    ] {
+        let nodes = [(); 2].map(|()| Scripted::new(|_, _| {}));
+        let bed = over_tls(&nodes.map(|node| node.addr), naming);
+        assert_eq!(status_for(&bed, host), 502);
+        assert_eq!(bed.lines(1)[0].attempts, [502, 502]);
+        wait_unhealthy(&bed, unhealthy);
+    }
 }
 
 #[test]
@@ -477,7 +489,7 @@ fn hosts_that_nodes_have_no_certificate_for_take_no_node_out() {
         let ssl = json!({ "cert": identity.cert, "key": identity.key, "snis": ["known.test"] });
         Bed::new([route_to(&[echo.address()], json!({})), vec![object(Kind::Ssl, "s", ssl)]].concat())
     });
-    let bed = over_tls(&[a.https, b.https]);
+    let bed = over_tls(&[a.https, b.https], json!({}));
     for _ in 0..2 {
         assert_eq!(status_for(&bed, "unknown.test"), 502);
     }

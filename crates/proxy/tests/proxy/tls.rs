@@ -1,16 +1,15 @@
 //! TLS with clients and upstreams.
 
-use crate::support::{Bed, SOON, Scripted, object, route_to};
+use crate::support::{Bed, Scripted, object, route_to};
 use milecastle_model::{Kind, Object};
 use milecastle_settings::{Ssl, Time};
 use milecastle_testkit::tls::{Authority, Identity, client_config};
-use milecastle_testkit::{Answer, Call, Echo, Target, wait_for_blocking};
+use milecastle_testkit::{Answer, Call, Echo, Target};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 fn ssl(id: &str, identity: &Identity, more: Value) -> Object {
     let mut body = json!({ "cert": identity.cert, "key": identity.key });
@@ -127,18 +126,22 @@ fn sessions_are_resumed_as_the_settings_say() {
     }
 }
 
+/// It would be resumed with the certificate that it began with, whatever the client shows by now.
 #[test]
-fn a_client_certificate_that_has_ended_resumes_nothing() {
+fn no_session_is_resumed_where_clients_are_asked_for_certificates() {
     let site = Site::new();
     let own = Authority::new("clients");
     let identity = site.authority.issue(&["one.example"]);
-    for version in ["TLSv1.2", "TLSv1.3"] {
-        let ask = json!({ "snis": ["one.example"], "ssl_protocols": [version], "client": { "ca": own.pem() } });
-        let bed = Bed::new(site.objects(vec![ssl("s", &identity, ask)]));
-        let shown = own.issue_for(&["client"], Duration::from_secs(3));
-        let client = client_config(&site.authority.pem(), Some(&shown), &[]);
-        assert_eq!([(); 2].map(|()| resumed(&bed, &client)), [Some(false), Some(true)], "{version}");
-        wait_for_blocking("the certificate to end", SOON, || resumed(&bed, &client).is_none().then_some(()));
+    let client = client_config(&site.authority.pem(), Some(&own.issue(&["client"])), &[]);
+    for asked in [json!({ "ca": own.pem() }), json!({ "ca": own.pem(), "skip_mtls_uri_regex": ["^/x"] })] {
+        for (version, tickets) in [("TLSv1.2", false), ("TLSv1.2", true), ("TLSv1.3", false), ("TLSv1.3", true)] {
+            let object = json!({ "snis": ["one.example"], "ssl_protocols": [version], "client": asked });
+            let objects = site.objects(vec![ssl("s", &identity, object)]);
+            let bed = Bed::with(objects, |settings| settings.apisix.ssl.ssl_session_tickets = tickets);
+            for _ in 0..2 {
+                assert_eq!(resumed(&bed, &client), Some(false), "{version}, tickets: {tickets}");
+            }
+        }
     }
 }
 
@@ -201,4 +204,16 @@ fn hosts_that_clients_choose_keep_no_other_ones_connection_out() {
         assert_eq!(bed.call(Call::get("/x").header("host", host)).status, 200);
     }
     assert_eq!(echo.connections(), 6);
+}
+
+/// A sixteenth of them makes room together.
+#[test]
+fn each_connection_that_makes_room_is_counted() {
+    let echo = Echo::tls("secure", &Authority::new("servers").issue(&["any.test"]));
+    let objects = route_to(&[echo.address()], json!({ "upstream": { "scheme": "https" } }));
+    let bed = Bed::with(objects, |settings| settings.upstream_pool.idle_connections = 32);
+    for n in 0..=32 {
+        assert_eq!(bed.call(Call::get("/x").header("host", &format!("{n}.test"))).status, 200);
+    }
+    bed.wait_totals("two of them", |totals| totals.idle_connections_cut == 2);
 }

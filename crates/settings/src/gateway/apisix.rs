@@ -121,8 +121,9 @@ pub struct Ssl {
     /// and 0 remembers none. A key of Milecastle's own.
     #[schemars(extend("x-unit" = "sessions"))]
     pub ssl_session_cache: u32,
-    /// How long a session can be resumed, by a ticket (for no longer than 12 hours) or one that the node remembers; 0 lets none be.
-    /// A key of Milecastle's own.
+    /// How long a ticket (no longer than 12 hours) or a session that the node remembers can be resumed with; 0 lets none be. A
+    /// resumption may leave a new ticket, whose time begins anew. Under an ssl object with `client` no session is resumed. A key
+    /// of Milecastle's own.
     pub ssl_session_timeout: Time,
     /// Tickets that a client gets with each handshake of TLS 1.3. Where `ssl_session_tickets` is off each stands for a session that the
     /// node remembers, and is good for one resumption. 0 hands out none: sessions of TLS 1.3 are not resumed, and full
