@@ -67,7 +67,10 @@ impl ControlPlane {
             Some(probes) => {
                 let address = probes.listen.socket();
                 let started = Probes::start(probes, last_call, &readiness, metrics.clone()).await;
-                Some(started.with_context(|| format!("cannot answer probes on {address} (probes.listen, probes.tls)"))?)
+                Some(
+                    started
+                        .with_context(|| format!("cannot answer probes on {address} (probes.listen, probes.tls)"))?,
+                )
             }
             None => None,
         };
