@@ -7,6 +7,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile([&file], [&root])?;
     tonic_prost_build::configure()
         .bytes(".")
+        .enum_attribute(
+            "NodeMessage.message",
+            r#"#[expect(clippy::large_enum_variant, reason = "a message lives from its making until it is sent")]"#,
+        )
         // It carries a token: `wire` writes its `Debug` by hand.
         .skip_debug([".milecastle.config.v1.JoinRequest"])
         .compile_fds(descriptors)?;
