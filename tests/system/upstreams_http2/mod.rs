@@ -293,8 +293,9 @@ async fn certificates_of_upstreams_are_verified_where_that_is_asked_for() {
         let identity = authority.issue(&["inner.test"]);
         Server::tls(&ServerTls { identity: &identity, client_ca: None })
     });
-    // What a node's file says, and beside it the gateway group; whether an upstream asks; and whether strangers are refused.
-    let nodes: [(&str, &[(&str, bool, bool)]); 3] = [
+    // What a gateway group says, whether an upstream asks, and whether strangers are refused; by what the node's file says.
+    type Cases = &'static [(&'static str, bool, bool)];
+    let nodes: [(&str, Cases); 3] = [
         (
             "off",
             &[("off", true, false), ("upstream", false, false), ("upstream", true, true), ("required", false, true)],

@@ -199,7 +199,7 @@ pub(crate) enum SettingsCommand {
         #[arg(default_value = "default")]
         id: String,
         #[command(flatten)]
-        change: SettingsChange,
+        change: Box<SettingsChange>,
         /// Do it even if objects cannot be built any more: what depends on them is then answered with 503
         #[arg(long)]
         force: bool,
