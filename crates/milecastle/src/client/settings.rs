@@ -24,7 +24,7 @@ pub(super) async fn run(client: &Client, output: Output, command: SettingsComman
             })
         }
         SettingsCommand::Set { id, change, force, expected_revision, wait } => {
-            let (method, body) = asked(change)?;
+            let (method, body) = asked(*change)?;
             let client = client.waiting(wait.map_or(Duration::ZERO, Time::get));
             let wait = wait.map(argument).transpose()?.unwrap_or_default();
             let path = format!("{}?force={force}{wait}", path(&id));
