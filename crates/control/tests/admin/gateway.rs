@@ -95,7 +95,7 @@ impl Gateway {
 
     /// The same, with settings that differ from the tests' own.
     pub(crate) async fn replica_with(&self, change: impl FnOnce(&mut settings::Dashboard)) -> Self {
-        Self::with(self.home.clone(), change).await
+        Box::pin(Self::with(self.home.clone(), change)).await
     }
 
     /// The same, with a default group that serves TCP and UDP too.
@@ -116,7 +116,7 @@ impl Gateway {
 
     /// The same on the same database, with settings that differ from the tests' own.
     pub(crate) async fn with_settings(self, change: impl FnOnce(&mut settings::Dashboard)) -> Self {
-        Self::with(self.home.clone(), change).await
+        Box::pin(Self::with(self.home.clone(), change)).await
     }
 
     /// The id of its process among the members of the control plane.
