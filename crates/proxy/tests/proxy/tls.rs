@@ -102,7 +102,8 @@ fn resumed(bed: &Bed, client: &Arc<ClientConfig>) -> Option<bool> {
 fn sessions_are_resumed_as_the_settings_say() {
     let site = Site::new();
     let identity = site.authority.issue(&["one.example"]);
-    let table: [(&str, fn(&mut Ssl), [bool; 2]); 6] = [
+    type Change = fn(&mut Ssl);
+    let table: [(&str, Change, [bool; 2]); 6] = [
         ("by default", |_| {}, [true, true]),
         ("none is remembered", |ssl| ssl.ssl_session_cache = 0, [false, false]),
         ("none lasts", |ssl| ssl.ssl_session_timeout = Time::secs(0), [false, false]),
