@@ -17,7 +17,6 @@ GROUP = re.compile("[A-Za-z0-9._-]{1,64}")
 TAG = '((W/)?"[!#-~]*"|[0-9]{1,15})'
 VERSION = re.compile(f'{TAG}([ \\t]*,[ \\t]*{TAG})*')
 
-SETS_OF_PLUGINS = tuple(f"/apisix/admin/{kind}/{{id}}" for kind in ("plugin_configs", "consumer_groups", "global_rules"))
 CHARTS = ("/api/metrics", "/api/metrics/routes")
 
 made = collections.Counter()
@@ -45,7 +44,6 @@ def before_call(ctx, case, kwargs):
     of_body = case.meta.components.get(ParameterLocation.BODY)
     if case.meta.generation.mode.is_positive:
         give_what_there_is(body)
-        give_a_set_of_plugins(case, body)
         give_a_kind(case)
         give_a_step(case)
     elif case.path in ("/api/availability", *CHARTS):
@@ -101,14 +99,6 @@ def give_what_there_is(body):
             body[plugins] = []
     if isinstance(body.get("discovery"), dict):
         body["discovery"] = {}
-
-
-def give_a_set_of_plugins(case, body):
-    """Each plugin judges its own configuration, the id is the path's, and times are the server's (docs/spec/admin-api.md §6, §11)."""
-    if case.method == "PUT" and case.path in SETS_OF_PLUGINS:
-        body["plugins"] = {}
-        for name in ("id", "create_time", "update_time"):
-            body.pop(name, None)
 
 
 def give_a_kind(case):
