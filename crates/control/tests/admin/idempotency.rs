@@ -101,11 +101,16 @@ async fn what_only_our_own_api_writes_is_repeated_too(gw: Gateway) {
 
 async fn of_writers_at_once_on_two_replicas_one_writes(gw: Gateway) {
     let other = gw.replica().await;
-    let post = upstream(Method::POST, "/apisix/admin/upstreams", "at-once");
-    let asked = (0..8).map(|n| post.to(if n % 2 == 0 { gw.address() } else { other.address() }));
-    let answers = futures_util::future::join_all(asked).await;
-    for answer in &answers {
-        assert_eq!((answer.status, answer.text()), (201, answers[0].text()));
+    let token = json!({ "name": "ci", "roles": [{ "role": "viewer", "groups": ["*"] }] });
+    for post in [
+        upstream(Method::POST, "/apisix/admin/upstreams", "at-once"),
+        Write { body: token, ..upstream(Method::POST, "/api/tokens", "at-once-too") },
+    ] {
+        let asked = (0..8).map(|n| post.to(if n % 2 == 0 { gw.address() } else { other.address() }));
+        let answers = futures_util::future::join_all(asked).await;
+        for answer in &answers {
+            assert_eq!((answer.status, answer.text()), (201, answers[0].text()), "{}", post.path);
+        }
     }
     assert_eq!(gw.revision().await, 1);
 }
