@@ -8,12 +8,18 @@
 use aws_lc_rs::digest;
 use http::{HeaderMap, Method, Uri};
 use milecastle_store::{Acting, Answered, Done, Once, StoreError};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// The header that names a write.
 pub(crate) const HEADER: &str = "idempotency-key";
 
 /// Longest key, in bytes.
 const LONGEST: usize = 255;
+
+/// For how long an answer is waited for that is kept right after its write, and how often it is looked for.
+const SOON: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// On an answer that was given before.
 pub(crate) const REPLAYED: &str = "idempotency-replayed";
@@ -31,7 +37,8 @@ pub(crate) enum Unfit {
     Reused,
     /// The request was done; what was answered is not known yet, or was lost with the process that did it.
     #[error(
-        "a write with this Idempotency-Key was done, and what was answered is not known: read what it was to write"
+        "a write with this Idempotency-Key was done, and what was answered is not known yet, or was lost: repeat it later, or read what it \
+         was to write"
     )]
     Unanswered,
 }
@@ -60,13 +67,17 @@ pub(crate) fn asked(key: &str, method: &Method, uri: &Uri, group: &str, body: &[
     Once::new(key, request)
 }
 
-/// What was answered to the write at first; `None` if it was not done yet.
+/// What was answered to the write at first; `None` if it was not done yet. One that was just done has its answer soon, which is waited for.
 pub(crate) async fn answered(acting: Acting<'_>, once: &Once) -> Result<Option<Answered>, Fault> {
-    match acting.done(once).await? {
-        None => Ok(None),
-        Some(Done { same: false, .. }) => Err(Unfit::Reused.into()),
-        Some(Done { answered: Some(answered), .. }) => Ok(Some(answered)),
-        Some(Done { answered: None, .. }) => Err(Unfit::Unanswered.into()),
+    let until = Instant::now() + SOON;
+    loop {
+        match acting.done(once).await? {
+            None => return Ok(None),
+            Some(Done { same: false, .. }) => return Err(Unfit::Reused.into()),
+            Some(Done { answered: Some(answered), .. }) => return Ok(Some(answered)),
+            Some(Done { answered: None, .. }) if Instant::now() < until => sleep(LOOK).await,
+            Some(Done { answered: None, .. }) => return Err(Unfit::Unanswered.into()),
+        }
     }
 }
 

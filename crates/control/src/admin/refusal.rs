@@ -20,7 +20,10 @@ pub(crate) fn unavailable(error: &StoreError) -> Box<Reply> {
     if let StoreError::UnknownGroup(id) = error {
         return Box::new(unknown_group(id));
     }
-    tracing::warn!(%error, "an Admin API request was answered with 503");
+    // Where the key was taken meanwhile, the first answer is given in place of this one ([`super::AdminApi::once`]).
+    if !matches!(error, StoreError::Repeated) {
+        tracing::warn!(%error, "an Admin API request was answered with 503");
+    }
     let reply = Reply::error(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
     Box::new(Reply { retry_after: Some(RETRY_AFTER), ..reply })
 }

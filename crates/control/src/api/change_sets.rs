@@ -95,7 +95,7 @@ pub(super) async fn run<F: Future<Output = Result<Plan, Failure>>>(
     for _ in 0..ATTEMPTS {
         let base = group.current().await?;
         let current = base.revision();
-        if let Some(expected) = asked.expected.unmet(current) {
+        if let Some(expected) = asked.expected.unmet(current, "stale_revision")? {
             return Err(Refused::Stale { expected, current }.into());
         }
         let mut plan = plan(base).await?;

@@ -333,7 +333,7 @@ async fn found(api: &Api, group: &str, id: &str) -> Result<(Draft, Vec<DraftChan
 /// A draft that is of the version that is expected.
 async fn wanted(api: &Api, group: &str, id: &str, expected: &Expected) -> Result<(Draft, Vec<DraftChange>), Failure> {
     let (draft, changes) = found(api, group, id).await?;
-    match expected.unmet(draft.version) {
+    match expected.unmet(draft.version, "stale_draft")? {
         Some(expected) => Err(DraftError::Stale { expected, current: draft.version }.into()),
         None => Ok((draft, changes)),
     }

@@ -1,11 +1,13 @@
 //! The header `If-Match` (RFC 9110, §13.1.1): what must still be there for a write to be done.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, StatusCode, header};
+use serde_json::Value;
 
 use super::Failure;
 
-/// Its form: entity tags, or `*`. A number of at most 15 digits may stand for its tag, without the quotes.
-pub(crate) const FORM: &str = r#"^(\*|((W/)?"[!#-~]*"|[0-9]{1,15})([ \t]*,[ \t]*((W/)?"[!#-~]*"|[0-9]{1,15}))*)$"#;
+/// Its form: entity tags, or `*`. A number may stand for its tag, without the quotes.
+pub(crate) const FORM: &str = r#"^(\*|((W/)?"[!#-~]*"|[0-9]+)([ \t]*,[ \t]*((W/)?"[!#-~]*"|[0-9]+))*)$"#;
+/// Longest number that is of anything here.
 const DIGITS: usize = 15;
 
 /// What must be there.
@@ -36,11 +38,23 @@ impl Expected {
         Ok(Self::OneOf(tags.into_iter().flatten().collect()))
     }
 
-    /// What was expected where that is not what is there: of several the last one, 0 where none is of anything here.
-    pub(super) fn unmet(&self, current: u64) -> Option<u64> {
+    /// What was expected where that is not what is there: of several the last one.
+    ///
+    /// # Errors
+    /// 412 with this code where none of them is of anything here.
+    pub(super) fn unmet(&self, current: u64, code: &'static str) -> Result<Option<u64>, Failure> {
         match self {
-            Self::OneOf(numbers) if !numbers.contains(&current) => Some(numbers.last().copied().unwrap_or_default()),
-            Self::Unsaid | Self::Any | Self::OneOf(_) => None,
+            Self::OneOf(numbers) if !numbers.contains(&current) => {
+                let nothing = || {
+                    let message = format!(
+                        "If-Match names no revision or version, or by a weak tag: what is there has \"{current}\""
+                    );
+                    let failure = Failure::new(StatusCode::PRECONDITION_FAILED, code, message);
+                    failure.with("expected", Value::Null).with("current", current)
+                };
+                numbers.last().copied().map(Some).ok_or_else(nothing)
+            }
+            Self::Unsaid | Self::Any | Self::OneOf(_) => Ok(None),
         }
     }
 }
@@ -59,8 +73,7 @@ fn tags(text: &str) -> Option<Vec<Option<u64>>> {
             Some(quoted) => quoted.split_once('"').filter(|(tag, _)| !tag.contains([' ', '\t']))?,
             None => {
                 let (number, after) = rest.split_at(rest.find([' ', '\t', ',']).unwrap_or(rest.len()));
-                number_of(number)?;
-                (number, after)
+                number.bytes().all(|byte| byte.is_ascii_digit()).then_some((number, after))?
             }
         };
         tags.push(number_of(tag).filter(|_| strong.len() == rest.len()));
@@ -102,21 +115,8 @@ mod tests {
         // Of nothing here, or weak, which is never as strong as it has to be.
         check(&["\"\""], Some(&[]));
         check(&["\"a,b\",W/\"7\",\"1000000000000000\""], Some(&[]));
-        for none in [
-            "",
-            ",",
-            "\"",
-            "\"7",
-            "7\"",
-            "+7",
-            "-7",
-            "w/\"7\"",
-            "7 8",
-            "\"7\"\"8\"",
-            "\"a b\"",
-            "*, \"7\"",
-            "1000000000000000",
-        ] {
+        check(&["99999999999999999999999"], Some(&[]));
+        for none in ["", ",", "\"", "\"7", "7\"", "+7", "-7", "w/\"7\"", "7 8", "\"7\"\"8\"", "\"a b\"", "*, \"7\""] {
             check(&[none], None);
         }
         check(&["*", "\"7\""], None);
@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn what_is_there_is_one_of_what_was_expected() {
         let one = Expected::OneOf(vec![7, 8]);
-        assert_eq!([7, 8, 9].map(|current| one.unmet(current)), [None, None, Some(8)]);
-        assert_eq!((Expected::OneOf(Vec::new()).unmet(0), Expected::Any.unmet(0)), (Some(0), None));
+        let unmet = |expected: &Expected, current| expected.unmet(current, "stale_revision").ok();
+        assert_eq!([7, 8, 9].map(|current| unmet(&one, current)), [Some(None), Some(None), Some(Some(8))]);
+        assert_eq!((unmet(&Expected::OneOf(Vec::new()), 0), unmet(&Expected::Any, 0)), (None, Some(None)));
     }
 }

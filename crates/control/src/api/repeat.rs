@@ -7,14 +7,14 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use milecastle_store::Answered;
+use milecastle_store::{Answered, Once};
 
 use super::{Api, Failure};
 use crate::callers::Caller;
 use crate::once::{self, Fault};
 
 /// Serves a request that was let in; one that has a key and was done before is answered as it was then.
-pub(super) async fn once(api: &Api, who: &Caller, request: Request, next: Next) -> Result<Response, Failure> {
+pub(super) async fn once(api: &Arc<Api>, who: &Arc<Caller>, request: Request, next: Next) -> Result<Response, Failure> {
     let Some(key) = once::key_of(request.method(), request.headers()).map_err(Fault::from)? else {
         return Ok(next.run(request).await);
     };
@@ -26,18 +26,27 @@ pub(super) async fn once(api: &Api, who: &Caller, request: Request, next: Next) 
     if let Some(answered) = once::answered(api.by(who), &once).await? {
         return Ok(replayed(answered));
     }
-    head.extensions.insert(Arc::new(who.clone().doing(once.clone())));
-    let (head, body) = next.run(Request::from_parts(head, Body::from(body))).await.into_parts();
+    head.extensions.insert(Arc::new(Caller::clone(who).doing(once.clone())));
+    let request = Request::from_parts(head, Body::from(body));
+    let (api, who) = (api.clone(), who.clone());
+    // Ends also where the client has left: between the write and its answer it must not stop.
+    let done = tokio::spawn(async move { kept(&api, &who, &once, next.run(request).await).await });
+    let broken = |error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("{error}"));
+    done.await.map_err(broken)?
+}
+
+/// What was answered, once it is kept; where somebody else has come with the same key meanwhile, what they were answered.
+async fn kept(api: &Api, who: &Caller, once: &Once, response: Response) -> Result<Response, Failure> {
+    let (head, body) = response.into_parts();
     // Answers to writes are made in memory.
     let body = to_bytes(body, usize::MAX).await.map_err(|error| Failure::bad("invalid_body", error.to_string()))?;
-    if once.is_repeated() {
-        // Somebody else has come with the same key meanwhile.
-        if let Some(answered) = once::answered(api.by(who), &once).await? {
-            return Ok(replayed(answered));
-        }
+    if once.is_repeated()
+        && let Some(answered) = once::answered(api.by(who), once).await?
+    {
+        return Ok(replayed(answered));
     }
     let etag = head.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
-    once::keep(api.by(who), &once, Answered { status: head.status.as_u16(), etag, body: body.clone() }).await;
+    once::keep(api.by(who), once, Answered { status: head.status.as_u16(), etag, body: body.clone() }).await;
     Ok(Response::from_parts(head, Body::from(body)))
 }
 

@@ -226,7 +226,7 @@ async fn changeable(api: &Api, who: &Caller, name: &str, headers: &HeaderMap) ->
         let message = format!("you have the role `{name}` yourself: have another administrator change it");
         return Err(Failure::conflict("own_role", message));
     }
-    match wanted.unmet(stored.version) {
+    match wanted.unmet(stored.version, "stale_role")? {
         Some(expected) => Err(RoleError::Stale { expected, current: stored.version }.into()),
         None => Ok(stored),
     }

@@ -198,7 +198,7 @@ async fn change(api: &Api, id: &str, asked: Asked, make: impl Fn(Value) -> Value
 /// Refuses if the settings are not those that the request expects.
 fn check_expected(asked: &Asked, image: &Image) -> Result<(), Failure> {
     let current = revision(image);
-    match asked.expected.unmet(current) {
+    match asked.expected.unmet(current, "stale_revision")? {
         None => Ok(()),
         Some(expected) => {
             let message = format!("the settings are of revision {current}, not {expected}: read them again");

@@ -188,6 +188,18 @@ impl Plan {
         self.flaws.extend(flaws);
     }
 
+    /// The same with a flaw for each attribute of these objects that names what the plan takes away: some of them hinder no deletion, so
+    /// that the database would let them dangle.
+    pub(crate) fn keeping(mut self, keys: &[Key]) -> Self {
+        for object in keys.iter().filter_map(|key| self.after.get(key)) {
+            let Ok(body) = serde_json::from_slice::<Value>(&object.body) else { continue };
+            let before: Vec<Fault> = refusal::dangling(&object.key, &body, &self.base).collect();
+            let faults = refusal::dangling(&object.key, &body, &self.after).filter(|fault| !before.contains(fault));
+            self.flaws.extend(Flaw::all(&object.key, faults.collect()));
+        }
+        self
+    }
+
     /// Objects that others have changed since they were edited: it is not published as long as there are any.
     pub(crate) fn clashes(&self) -> &[Clash] {
         &self.clashes

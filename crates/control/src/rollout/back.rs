@@ -86,7 +86,10 @@ impl Way {
         if !queued.is_empty() && settings.iter().all(|one| *one == settings[0]) {
             let undone = base.differences(&candidate).filter(&returns);
             let undone = undone.filter(|one| key_of(one).is_some_and(|key| !queued.contains(key)));
-            let plan = editor.plan(head.clone(), edits(undone), true).await?;
+            // Not forced: what stays must not refer to what goes.
+            let plan = editor.plan(head.clone(), edits(undone), false).await?;
+            let queued: Vec<Key> = queued.into_iter().cloned().collect();
+            let plan = tokio::task::spawn_blocking(move || plan.keeping(&queued)).await?;
             if plan.flaws().is_empty() {
                 return Ok(Self { gate, head, plan, all: Some(all), rests: None });
             }
@@ -184,43 +187,47 @@ fn key_of<'a>(difference: &Difference<'a>) -> Option<&'a Key> {
 mod tests {
     use super::*;
     use crate::State;
+    use crate::admin::judge::Draft;
     use crate::rollout::{Policy, situation, written};
-    use milecastle_model::Kind;
     use milecastle_plugin_api::{NoSecrets, Registry};
     use milecastle_snapshot::Compiler;
     use milecastle_store::{Acting, Actor, ActorKind, DEFAULT_GROUP, KeySource, Op, Put, Store, Tuning, open_with};
     use milecastle_testkit::TempDir;
     use milecastle_testkit::postgres::Database;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const GATE: Gate = Gate { base: 1, candidate: 2 };
 
-    async fn write(acting: Acting<'_>, id: &str) {
-        let body = json!({ "id": id, "uri": format!("/{id}") }).to_string();
-        let put = Op::Put(Put::new(Key::new(Kind::Route, id), body));
-        acting.publish(DEFAULT_GROUP, ChangeSet::new(Source::Api, vec![put])).await.unwrap();
+    fn compiler() -> Compiler {
+        let plugins = Registry::new(&[], serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets));
+        Compiler::new(Arc::new(plugins))
     }
 
-    /// Takes back revision 2 by a way that was thought through before `meanwhile` was written; gives the routes that are left.
-    async fn taken_back(store: Store, meanwhile: &[&str]) -> Vec<String> {
+    async fn write(acting: Acting<'_>, (path, body): &(&str, Value)) {
+        let draft = Draft::new(Key::from_path(path).unwrap(), body.clone(), &compiler());
+        let put = Put { references: draft.references(), ..Put::new(draft.key().clone(), body.to_string()) };
+        acting.publish(DEFAULT_GROUP, ChangeSet::new(Source::Api, vec![Op::Put(put)])).await.unwrap();
+    }
+
+    /// Takes `candidate` back, which is revision 2, by a way that was thought through before `meanwhile` was written; gives what is left.
+    async fn taken_back(store: Store, candidate: (&str, Value), meanwhile: &[(&str, Value)]) -> Vec<String> {
         let actor = Actor::new(ActorKind::AdminKey, "ann");
         let acting = store.by(&actor);
-        write(acting, "before").await;
+        write(acting, &("/routes/before", json!({ "id": "before", "uri": "/before" }))).await;
         let hold = async || acting.rollout_hold(DEFAULT_GROUP).await.unwrap();
         hold().await.set(&json!({ "strategy": "canary" }), true, &json!({})).await.unwrap();
-        write(acting, "candidate").await;
+        write(acting, &candidate).await;
         let (stage, record) = (Some(written(Stage::default())), json!({}));
         let chosen = Step { name: "choose", term: None, stage, record, advance: Advance::Stay };
         assert!(hold().await.step(&chosen).await.unwrap());
 
         let state = State::start(store.clone()).await.unwrap();
         let here = state.find(DEFAULT_GROUP).await.unwrap();
-        let plugins = Registry::new(&[], serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets));
-        let compiler = Arc::new(Compiler::new(Arc::new(plugins)));
+        let compiler = Arc::new(compiler());
         let editor = Editor { acting, compiler: &compiler, group: &here };
         let way = Way::of(editor, GATE).await.unwrap();
-        for id in meanwhile {
-            write(acting, id).await;
+        for one in meanwhile {
+            write(acting, one).await;
         }
         let (held, policy) = (hold().await, Policy::default());
         let rollout = held.rollout().clone();
@@ -228,7 +235,16 @@ mod tests {
         let taken = back.take(held, &situation(store.now(), &rollout, &policy, &[]), Some(way)).await;
         assert!(taken.unwrap().is_some());
         let image = here.current().await.unwrap();
-        image.of_kind(Kind::Route).map(|route| route.key.id.to_string()).collect()
+        image.objects().map(|object| object.key.to_string()).collect()
+    }
+
+    fn route(path: &str) -> (&str, Value) {
+        (path, json!({ "uri": path }))
+    }
+
+    async fn sqlite(dir: &TempDir) -> Store {
+        let dsn = format!("sqlite:{}/store.db", dir.path().display());
+        open_with(&dsn, &key(dir), &Tuning::default()).await.unwrap()
     }
 
     fn key(dir: &TempDir) -> KeySource {
@@ -238,9 +254,27 @@ mod tests {
     #[tokio::test]
     async fn what_was_thought_through_of_another_head_is_thought_anew() {
         let dir = TempDir::new();
-        let dsn = format!("sqlite:{}/store.db", dir.path().display());
-        let store = open_with(&dsn, &key(&dir), &Tuning::default()).await.unwrap();
-        assert_eq!(taken_back(store, &["meanwhile"]).await, ["before", "meanwhile"]);
+        let left = taken_back(sqlite(&dir).await, route("/routes/candidate"), &[route("/routes/meanwhile")]).await;
+        assert_eq!(left, ["/routes/before", "/routes/meanwhile"]);
+    }
+
+    #[tokio::test]
+    async fn what_rests_on_the_candidate_is_taken_back_with_it() {
+        let split = json!({ "traffic-split": { "rules": [{ "weighted_upstreams": [{ "upstream_id": "c" }] }] } });
+        for (candidate, later, body) in [
+            ("/services/c", "/routes/r", json!({ "uri": "/r", "service_id": "c" })),
+            ("/upstreams/c", "/routes/r", json!({ "uri": "/r", "upstream_id": "c" })),
+            ("/plugin_configs/c", "/routes/r", json!({ "uri": "/r", "plugin_config_id": "c" })),
+            ("/upstreams/c", "/routes/r", json!({ "uri": "/r", "plugins": split })),
+            // These hinder no deletion.
+            ("/upstreams/c", "/stream_routes/r", json!({ "upstream_id": "c" })),
+            ("/ssls/c", "/upstreams/r", json!({ "nodes": {}, "tls": { "client_cert_id": "c" } })),
+        ] {
+            let dir = TempDir::new();
+            let meanwhile = [(later, body.clone()), route("/routes/other")];
+            let left = taken_back(sqlite(&dir).await, (candidate, json!({})), &meanwhile).await;
+            assert_eq!(left, ["/routes/before"], "{candidate}, {body}");
+        }
     }
 
     #[tokio::test]
@@ -249,6 +283,6 @@ mod tests {
         // One connection for notices, and the one that holds the group.
         let tuning = Tuning { max_connections: 2, ..Tuning::default() };
         let store = open_with(database.dsn(), &key(&dir), &tuning).await.unwrap();
-        assert_eq!(taken_back(store, &[]).await, ["before"]);
+        assert_eq!(taken_back(store, route("/routes/candidate"), &[]).await, ["/routes/before"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::gateway::{Gateway, KEY, T, on_both};
 use http::Method;
-use milecastle_testkit::{Answer, Call};
+use milecastle_testkit::{Answer, Call, eventually};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
@@ -101,11 +101,16 @@ async fn what_only_our_own_api_writes_is_repeated_too(gw: Gateway) {
 
 async fn of_writers_at_once_on_two_replicas_one_writes(gw: Gateway) {
     let other = gw.replica().await;
-    let post = upstream(Method::POST, "/apisix/admin/upstreams", "at-once");
-    let asked = (0..8).map(|n| post.to(if n % 2 == 0 { gw.address() } else { other.address() }));
-    let answers = futures_util::future::join_all(asked).await;
-    for answer in &answers {
-        assert_eq!((answer.status, answer.text()), (201, answers[0].text()));
+    let token = json!({ "name": "ci", "roles": [{ "role": "viewer", "groups": ["*"] }] });
+    for post in [
+        upstream(Method::POST, "/apisix/admin/upstreams", "at-once"),
+        Write { body: token, ..upstream(Method::POST, "/api/tokens", "at-once-too") },
+    ] {
+        let asked = (0..8).map(|n| post.to(if n % 2 == 0 { gw.address() } else { other.address() }));
+        let answers = futures_util::future::join_all(asked).await;
+        for answer in &answers {
+            assert_eq!((answer.status, answer.text()), (201, answers[0].text()), "{}", post.path);
+        }
     }
     assert_eq!(gw.revision().await, 1);
 }
@@ -158,4 +163,24 @@ async fn what_was_refused_is_judged_again(gw: Gateway) {
     let revoked = revoke.to(gw.address()).await;
     assert_eq!(revoked.status, 204, "{}", revoked.text());
     same(&revoked, &revoke.to(gw.address()).await);
+}
+
+#[tokio::test]
+async fn a_client_that_left_finds_its_answer_when_it_comes_again() {
+    let gw = Gateway::postgres().await;
+    let address = gw.address();
+    let post = || Write { body: json!({ "id": "prod" }), ..upstream(Method::POST, "/api/gateway_groups", "k") };
+    let held = gw.database().unwrap().hold("LOCK TABLE idempotency IN SHARE MODE").unwrap();
+    let left = tokio::spawn(async move { post().to(address).await });
+    let waits = || {
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        gw.database().unwrap().query(sql).unwrap().trim() != "0"
+    };
+    eventually("the write is under way", async || waits()).await;
+    left.abort();
+    assert!(left.await.unwrap_err().is_cancelled());
+    drop(held);
+    let again = post().to(address).await;
+    assert_eq!((again.status, &*again.header("idempotency-replayed")), (201, "true"), "{}", again.text());
 }

@@ -62,6 +62,13 @@ async fn settings_are_read_and_written(gw: Gateway) {
     let refused = tagged("\"1\"").await.unwrap();
     let body = refused.json().unwrap();
     assert_eq!((refused.status, &body["code"], &body["current"]), (412, &json!("stale_revision"), &json!(5)));
+    for nothing in ["W/\"5\"", "\"abc\"", "\"\"", "99999999999999999999999"] {
+        let refused = tagged(nothing).await.unwrap();
+        let (status, body) = (refused.status, refused.json().unwrap());
+        assert_eq!((status, &body["expected"], &body["current"]), (412, &Value::Null, &json!(5)), "{nothing}");
+        let message = "If-Match names no revision or version, or by a weak tag: what is there has \"5\"";
+        assert_eq!((&body["code"], &body["message"]), (&json!("stale_revision"), &json!(message)));
+    }
     assert_eq!(tagged("soon").await.unwrap().status, 400);
     let done = tagged("\"5\"").await.unwrap();
     assert_eq!((done.status, done.header("etag").as_str()), (200, "\"6\""));
