@@ -2,7 +2,9 @@
 //! of the cluster's authority counts here. Certificate, key and authorities are files, which are read again and again, so that one that
 //! is renewed in its place is shown without a restart.
 //!
-//! What must stay true: files that cannot be used change nothing; what was read of them last stays in use, and the log says why.
+//! What must stay true:
+//! - Files that cannot be used change nothing; what was read of them last stays in use, and the log says why.
+//! - Where clients must show certificates, each connection shows one that is valid now: no session is resumed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,7 @@ use milecastle_settings::ListenTls;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -186,6 +188,11 @@ impl Files {
         })?;
         let mut config = builder.with_single_cert(chain, key).map_err(|error| unfit(&error))?;
         config.alpn_protocols = vec![ALPN.to_vec()];
+        if read.authorities.is_some() {
+            // A resumed session would not look at the client's certificate again.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(Arc::new(config))
     }
 

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, DEFAULT_VERSIONS, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 /// A certificate authority that exists for one test.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -151,9 +151,19 @@ fn roots(ca: &str) -> RootCertStore {
 
 /// A client that trusts the authority with certificate `ca`, shows `identity` if asked, and offers these protocols by ALPN.
 pub fn client_config(ca: &str, identity: Option<&Identity>, alpn: &[&str]) -> Arc<ClientConfig> {
+    client_config_in(DEFAULT_VERSIONS, ca, identity, alpn)
+}
+
+/// As [`client_config`], in these versions of TLS alone.
+pub fn client_config_in(
+    versions: &[&'static SupportedProtocolVersion],
+    ca: &str,
+    identity: Option<&Identity>,
+    alpn: &[&str],
+) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .expect("the provider has the default versions")
+        .with_protocol_versions(versions)
+        .expect("the provider has these versions")
         .with_root_certificates(roots(ca));
     let mut config = match identity {
         Some(identity) => {

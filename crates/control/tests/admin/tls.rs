@@ -4,10 +4,16 @@ use crate::gateway::{self, Gateway, KEY, bare};
 use milecastle_control::{Opening, Probes, Readiness};
 use milecastle_settings::{self as settings, Time};
 use milecastle_telemetry::metrics::Registry;
-use milecastle_testkit::tls::{Authority, Identity};
+use milecastle_testkit::tls::{Authority, Identity, client_config_in};
 use milecastle_testkit::{Call, Target, eventually};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, HandshakeKind};
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// Files of a dashboard, which operators of `people` may use.
 struct Files {
@@ -125,6 +131,37 @@ async fn with_authorities_of_clients_nobody_else_comes_in() {
     assert_eq!(status(&target(&gw, &files.servers, Some(&operator))).await, Some(200));
     assert_eq!(status(&target(&gw, &files.servers, None)).await, None);
     assert_eq!(status(&target(&gw, &files.servers, Some(&other))).await, None);
+}
+
+/// Asks over a connection of its own; whether its session was resumed.
+async fn resumed(address: SocketAddr, client: &Arc<ClientConfig>) -> bool {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let connector = TlsConnector::from(client.clone());
+    let mut stream = connector.connect("localhost".try_into().unwrap(), socket).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer).await);
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
+    stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
+}
+
+/// It would be resumed with the certificate that it began with, whatever the client has by now.
+#[tokio::test]
+async fn no_session_is_resumed_where_clients_must_show_certificates() {
+    let files = Files::new();
+    let operator = files.people.issue(&["ann"]);
+    let readiness = Readiness::starting(settings::Database::default().probe_timeout);
+    for mutual in [false, true] {
+        let mut probes = settings::Probes { listen: gateway::settings().server.listen, ..settings::Probes::default() };
+        files.name_in_section(&mut probes.tls);
+        probes.tls.client_ca_file = Some(files.dir.path().join("people.pem")).filter(|_| mutual);
+        let probes = Probes::start(&probes, Time::secs(1), &readiness, Arc::default()).await.unwrap();
+        for version in [&TLS12, &TLS13] {
+            let client = client_config_in(&[version], &files.servers.pem(), Some(&operator), &[]);
+            assert!(!resumed(probes.address(), &client).await, "{version:?}");
+            assert_eq!(resumed(probes.address(), &client).await, !mutual, "{version:?}");
+        }
+    }
 }
 
 #[tokio::test]

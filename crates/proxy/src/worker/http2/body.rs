@@ -107,13 +107,12 @@ pub(super) struct Trailers {
 }
 
 impl Trailers {
-    /// Takes a field in, if there are no more than `most`. Pseudo-header fields ahead of all others mean nothing here, and are dropped.
+    /// Takes a field in, if there are no more than `most`. Among trailers a pseudo-header field is malformed, wherever it stands.
     pub(super) fn take(&mut self, line: Line, most: usize) {
         match line {
             Line::Field(name, value) if self.fields.len() < most => {
                 self.fields.append(name, value);
             }
-            Line::Method(_) | Line::Scheme(_) | Line::Authority(_) | Line::Path(_) if self.fields.is_empty() => {}
             _ => self.malformed = true,
         }
     }

@@ -224,6 +224,21 @@ fn bodies_are_as_long_as_was_announced() {
 }
 
 #[test]
+fn trailers_have_no_pseudo_header_fields() {
+    let plain = frames::field(b"a", b"b");
+    for (name, value) in
+        [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/"), (":status", "200")]
+    {
+        let pseudo = frames::field(name.as_bytes(), value.as_bytes());
+        for block in [pseudo.clone(), [&pseudo[..], &plain[..]].concat(), [&plain[..], &pseudo[..]].concat()] {
+            let trailers = frame(kind::HEADERS, WHOLE, 1, &block);
+            let sent = [post(1), data(1, 0, b"hello"), trailers];
+            resets(&format!("§8.1: {name} in trailers"), &sent, 1, Code::PROTOCOL_ERROR);
+        }
+    }
+}
+
+#[test]
 fn what_costs_nothing_has_its_number() {
     let many = |number: u32, each: fn(u32) -> Vec<u8>| (0..number).map(each).collect::<Vec<_>>();
     let given_up = |n| [get(2 * n + 1), cancel(2 * n + 1)].concat();
