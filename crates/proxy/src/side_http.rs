@@ -215,11 +215,17 @@ async fn serve<F, A>(
             let spoken = async {
                 match tls {
                     None => why(builder.serve_connection(TokioIo::new(stream), service).await),
-                    Some(tls) => match timeout(limits.header_timeout, tls.acceptor().accept(stream)).await {
-                        Ok(Ok(stream)) => why(builder.serve_connection(TokioIo::new(stream), service).await),
-                        Ok(Err(_)) => None,
-                        Err(_) => Some("handshake_time"),
-                    },
+                    // In a box, so that connections without TLS do not carry what only a handshake needs.
+                    Some(tls) => {
+                        let encrypted = async {
+                            match timeout(limits.header_timeout, tls.acceptor().accept(stream)).await {
+                                Ok(Ok(stream)) => why(builder.serve_connection(TokioIo::new(stream), service).await),
+                                Ok(Err(_)) => None,
+                                Err(_) => Some("handshake_time"),
+                            }
+                        };
+                        Box::pin(encrypted).await
+                    }
                 }
             };
             tokio::select! {
