@@ -48,7 +48,7 @@ def settings(admin_key):
             "workers": int(os.environ.get("BENCH_WORKERS", "1")),
             "apisix": {
                 "node_listen": [at(HTTP), at(GATEWAY)],
-                "ssl": {"listen": [at(HTTPS)], "fallback_sni": "localhost", "ssl_session_tickets": False},
+                "ssl": {"listen": [at(HTTPS)], "fallback_sni": "localhost", "ssl_num_tickets": 0},
                 "status": at(STATUS),
                 "control": at(CONTROL),
             },
