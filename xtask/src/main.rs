@@ -31,6 +31,7 @@ cargo xtask COMMAND
   fuzz [TARGET] [--seconds N]
                        run the fuzz targets of tests/fuzz, or the ones named, each so long; 600 without a number
   bench [ARGS]         build for shipping and compare with nginx, haproxy and Envoy; ARGS go to tests/bench/compare.py
+  bench workers [ARGS] the same with two workers for each, on both cores, and at half of the load
   bench memory [ARGS]  build for shipping and measure the memory that routes take; ARGS go to tests/bench/memory.py
   bench changes [ARGS] build for shipping and change the configuration under load; ARGS go to tests/bench/changes.py
   bench cold-start [ARGS]

@@ -81,10 +81,11 @@ pub struct Limits {
     /// connection, beyond 4 for each request; more ends the connection (`H3_EXCESSIVE_LOAD`).
     #[schemars(range(min = 1), extend("x-unit" = "frames"))]
     pub http3_control_frames: u32,
-    /// What a client may send on one HTTP/3 stream before that is read. The connection has room for so much of each of its streams: a body
-    /// that nobody reads holds up no other one. A longer way to the client needs more for a fast upload.
+    /// What a client may send on one HTTP/3 stream before that is read, 16k to 1g. The connection has room for so much of each of its
+    /// streams: a body that nobody reads holds up no other one. A longer way to the client needs more for a fast upload.
     pub http3_stream_window: Size,
-    /// What of the answers of one HTTP/3 client connection may be on its way, or wait to be sent, before its client has acknowledged it.
+    /// What of the answers of one HTTP/3 client connection may be on its way, or wait to be sent, before its client has acknowledged it,
+    /// 16k to 1g.
     pub http3_send_buffer: Size,
     /// Concurrent requests on one HTTP/2 connection to an upstream, if the upstream allows as many.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
