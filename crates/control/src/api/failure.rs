@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::json;
 use crate::RETRY_AFTER;
 use crate::admin::body::BodyError;
+use crate::admin::engine::BUSY;
 use crate::once::{Fault, Unfit};
 use crate::waits::Full;
 
@@ -77,8 +78,7 @@ impl Failure {
 
     /// 503: others wrote to the group between each look at it and the publish.
     pub(super) fn busy() -> Self {
-        let message = "the group is written to without pause: try again, or pause the writers";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).after(RETRY_AFTER)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", BUSY).after(RETRY_AFTER)
     }
 
     /// Whether it says nothing of who asked: something that is needed does not answer, or is broken.
