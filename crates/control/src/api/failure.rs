@@ -6,6 +6,7 @@ use milecastle_store::{GroupError, StoreError};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::task::JoinError;
 
 use super::json;
 use crate::RETRY_AFTER;
@@ -150,6 +151,12 @@ impl From<Fault> for Failure {
             Fault::Unfit(Unfit::Reused) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", fault.to_string()),
             Fault::Unfit(Unfit::Unanswered) => Self::conflict("answer_unknown", fault.to_string()).after(RETRY_AFTER),
         }
+    }
+}
+
+impl From<JoinError> for Failure {
+    fn from(error: JoinError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("the work was not done: {error}"))
     }
 }
 

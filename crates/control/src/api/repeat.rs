@@ -31,8 +31,7 @@ pub(super) async fn once(api: &Arc<Api>, who: &Arc<Caller>, request: Request, ne
     let (api, who) = (api.clone(), who.clone());
     // Ends also where the client has left: between the write and its answer it must not stop.
     let done = tokio::spawn(async move { kept(&api, &who, &once, next.run(request).await).await });
-    let broken = |error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("{error}"));
-    done.await.map_err(broken)?
+    done.await?
 }
 
 /// What was answered, once it is kept; where somebody else has come with the same key meanwhile, what they were answered.
