@@ -52,12 +52,12 @@ def declare(admin, digest, status=202, **collections):
     return took
 
 
-def fill():
+def filling():
     return [route(n) for n in range(OBJECTS - 1)]
 
 
 def apply(admin):
-    routes = fill()
+    routes = filling()
     first = declare(admin, "first", upstreams=[UPSTREAM], routes=routes)
     for changed in routes[::100]:
         changed["name"] += "-changed"
@@ -82,7 +82,7 @@ def is_served(watcher, n):
 
 
 def changes(admin):
-    declare(admin, "filled", upstreams=[UPSTREAM], routes=fill())
+    declare(admin, "filled", upstreams=[UPSTREAM], routes=filling())
     watcher = Watcher(GATEWAY[0])
     until("the gateway serves what was there before", lambda: is_served(watcher, 0))
     head = lambda: timed(admin, "GET", "/revisions?limit=1")[1]["list"][0]["revision"]

@@ -204,6 +204,7 @@ impl Opening {
             },
             max_wait: admin.max_wait.get(),
             max_read_wait: admin.max_read_wait.get(),
+            max_repeat_wait: admin.max_repeat_wait.get(),
             waits: waits.clone(),
             streams: places,
             events,

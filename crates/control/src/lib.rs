@@ -46,6 +46,8 @@ mod rights;
 mod rollout;
 pub mod state;
 mod terms;
+#[cfg(test)]
+mod testing;
 mod traffic;
 mod waits;
 

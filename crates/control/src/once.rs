@@ -17,8 +17,7 @@ pub(crate) const HEADER: &str = "idempotency-key";
 /// Longest key, in bytes.
 const LONGEST: usize = 255;
 
-/// For how long an answer is waited for that is kept right after its write, and how often it is looked for.
-const SOON: Duration = Duration::from_secs(5);
+/// How often an answer is looked for that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// On an answer that was given before.
@@ -67,9 +66,10 @@ pub(crate) fn asked(key: &str, method: &Method, uri: &Uri, group: &str, body: &[
     Once::new(key, request)
 }
 
-/// What was answered to the write at first; `None` if it was not done yet. One that was just done has its answer soon, which is waited for.
-pub(crate) async fn answered(acting: Acting<'_>, once: &Once) -> Result<Option<Answered>, Fault> {
-    let until = Instant::now() + SOON;
+/// What was answered to the write at first; `None` if it was not done yet. One that was just done has its answer soon, which is waited for
+/// no longer than `patience`.
+pub(crate) async fn answered(acting: Acting<'_>, once: &Once, patience: Duration) -> Result<Option<Answered>, Fault> {
+    let until = Instant::now() + patience;
     loop {
         match acting.done(once).await? {
             None => return Ok(None),

@@ -86,6 +86,9 @@ pub struct Admin {
     /// Longest time that a read waits for the database to say what is newest, so that it shows what another replica has written. Where
     /// the database says nothing, the answer is what was heard of last. `0s`: always that, without asking.
     pub max_read_wait: Time,
+    /// Longest time that a repeated write (`Idempotency-Key`) waits for the answer to the first one, which is kept right after that was
+    /// done; without it by then, it is refused with 409. `0s`: at once.
+    pub max_repeat_wait: Time,
     /// Lists that are searched by `name` or `uri` at a time, each of which may take a processor. Further ones wait for `search_time`
     /// at most, and are then refused with 503 and `Retry-After`.
     #[schemars(range(min = 1), extend("x-unit" = "lists"))]
@@ -265,6 +268,7 @@ impl Default for Admin {
             body_timeout: Time::secs(60),
             lingering_bytes: Size::kib(64 << 10),
             max_read_wait: Time::millis(250),
+            max_repeat_wait: Time::secs(5),
             max_searches: 2,
             search_time: Time::secs(2),
             max_wait: Time::secs(30),

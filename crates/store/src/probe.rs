@@ -1,6 +1,7 @@
 //! Addresses that operators have given, of which it is probed whether they answer.
 //!
-//! What must stay true: what a query says is shown nowhere, and stored sealed; it may open something.
+//! What must stay true: what a query says is shown nowhere, and written sealed; it may open something. What a build wrote that seals none
+//! is read as it is.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -5,6 +5,9 @@ use http::{HeaderMap, header};
 use milecastle_settings::Peers;
 use std::net::IpAddr;
 
+/// What an address is told that may not use an API on the dashboard's port.
+pub(crate) const NOT_ON_DASHBOARD: &str = "this address may not use the API here: see admin.allow_admin_on_dashboard";
+
 /// Whether a list of peers admits an address; an empty list admits all. Unix sockets are not served, so `unix:` never fits.
 pub(crate) fn admits(list: &[Peers], peer: IpAddr) -> bool {
     let peer = peer.to_canonical();

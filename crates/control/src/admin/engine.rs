@@ -33,6 +33,9 @@ use std::time::Duration;
 /// How often a write is judged anew because what it rests on changed meanwhile.
 pub(crate) const ATTEMPTS: usize = 16;
 
+/// What is said once that was in vain.
+pub(crate) const BUSY: &str = "the gateway group is written to without pause: try again, or pause the writers";
+
 /// The engine.
 pub(crate) struct Engine {
     pub(crate) store: Store,

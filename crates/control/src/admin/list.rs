@@ -15,12 +15,12 @@ use std::fmt;
 /// The characters that mean something else than themselves in a regular expression.
 const SPECIAL: &[char] = &['\\', '.', '+', '*', '?', '(', ')', '|', '[', ']', '{', '}', '^', '$'];
 
-/// What a list request asks for; of [`String`], while its patterns are not compiled.
+/// What a list request asks for.
 #[derive(Debug)]
-pub(crate) struct Selection<P = Pattern> {
-    name: Option<P>,
+pub(crate) struct Selection {
+    name: Option<Pattern>,
     label: Option<String>,
-    uri: Option<P>,
+    uri: Option<Pattern>,
     service_id: Option<String>,
     upstream_id: Option<String>,
     /// What is found in the body of every object that is shown, unless something in the body is escaped.
@@ -62,13 +62,23 @@ struct Look<'s> {
 /// Reads from labels whether there is one of this key.
 struct HasKey<'k>(&'k str);
 
-impl Selection<String> {
-    /// Reads the query.
+impl Selection {
+    /// Whether a query asks for patterns to be looked for, which can take long ([`crate::admin::search`]).
+    pub(crate) fn searches(query: &Query) -> bool {
+        ["name", "uri"].iter().any(|name| given(query, name).is_some())
+    }
+
+    /// Reads the query, and compiles its patterns: a part of the search.
     ///
     /// # Errors
-    /// The answer, if a page's size is out of range.
+    /// The answer, if a page's size is out of range, or a pattern is no regular expression, or too large a one.
     pub(crate) fn of(kind: Kind, query: &Query) -> Result<Self, Box<Reply>> {
-        let text = |name: &str| query.get(name).filter(|text| !text.is_empty()).map(str::to_owned);
+        let page = Page::of(query)?;
+        let pattern = |name: &str| {
+            given(query, name).map(Pattern::new).transpose().map_err(|error| {
+                Box::new(Reply::bad(format!("invalid argument {name}: not a regular expression: {error}")))
+            })
+        };
         let (mut service_id, mut upstream_id) = (None, None);
         if matches!(kind, Kind::Route | Kind::StreamRoute) {
             let inner = Query::parse(query.get("filter").unwrap_or_default());
@@ -83,38 +93,16 @@ impl Selection<String> {
         let literal = |name: &str| query.get(name).filter(|text| !text.contains(SPECIAL));
         let needles = [literal("name"), query.get("label"), literal("uri")].into_iter().flatten();
         Ok(Self {
-            name: text("name"),
-            label: text("label"),
-            uri: text("uri"),
+            name: pattern("name")?,
+            label: given(query, "label").map(str::to_owned),
+            uri: pattern("uri")?,
             service_id,
             upstream_id,
             needles: needles.map(|text| Finder::new(text).into_owned()).collect(),
-            page: Page::of(query)?,
+            page,
         })
     }
 
-    /// Whether it looks for patterns, which can take long ([`crate::admin::search`]); to compile them is a part of it.
-    pub(crate) fn searches(&self) -> bool {
-        self.name.is_some() || self.uri.is_some()
-    }
-
-    /// The same with its patterns compiled.
-    ///
-    /// # Errors
-    /// The answer, if one of them is no regular expression, or too large a one.
-    pub(crate) fn compiled(self) -> Result<Selection, Box<Reply>> {
-        let Self { name, label, uri, service_id, upstream_id, needles, page } = self;
-        let compile = |name: &str, text: Option<String>| {
-            text.map(|text| Pattern::new(&text)).transpose().map_err(|error| {
-                Box::new(Reply::bad(format!("invalid argument {name}: not a regular expression: {error}")))
-            })
-        };
-        let (name, uri) = (compile("name", name)?, compile("uri", uri)?);
-        Ok(Selection { name, label, uri, service_id, upstream_id, needles, page })
-    }
-}
-
-impl Selection {
     /// The objects that are shown, and how many there are on all pages. `objects` come by key. `None` once `goes_on` says no, which
     /// it then says for good.
     pub(crate) fn apply<'a>(
@@ -226,6 +214,11 @@ impl<'de> Visitor<'de> for HasKey<'_> {
     }
 }
 
+/// An argument that is there, and not empty.
+fn given<'q>(query: &'q Query, name: &str) -> Option<&'q str> {
+    query.get(name).filter(|text| !text.is_empty())
+}
+
 impl Page {
     fn of(query: &Query) -> Result<Option<Page>, Box<Reply>> {
         let number =
@@ -263,7 +256,7 @@ mod tests {
     }
 
     fn check_among(objects: &[Object], query: &str, expected: &[&str]) {
-        let selection = Selection::of(Kind::Route, &Query::parse(query)).unwrap().compiled().unwrap();
+        let selection = Selection::of(Kind::Route, &Query::parse(query)).unwrap();
         let (total, chosen) = selection.apply(objects.iter(), &|| true).unwrap();
         let ids: Vec<&str> = chosen.iter().map(|object| &*object.key.id).collect();
         assert_eq!(ids, expected, "{query}");
@@ -344,7 +337,7 @@ mod tests {
 
     #[test]
     fn nothing_more_is_looked_at_once_it_does_not_go_on() {
-        let selection = Selection::of(Kind::Route, &Query::parse("uri=/a")).unwrap().compiled().unwrap();
+        let selection = Selection::of(Kind::Route, &Query::parse("uri=/a")).unwrap();
         let one = json!({"uri": "/a"});
         let objects: Vec<Object> = (0..10).map(|n| object(&n.to_string(), n, one.clone())).collect();
         let (asked, looked) = (Cell::new(0), Cell::new(0));
@@ -363,11 +356,16 @@ mod tests {
     }
 
     #[test]
+    fn what_asks_for_a_pattern_is_a_search() {
+        for (query, expected) in [("name=a", true), ("uri=%5B", true), ("name=&uri=", false), ("label=a&page=1", false)]
+        {
+            assert_eq!(Selection::searches(&Query::parse(query)), expected, "{query}");
+        }
+    }
+
+    #[test]
     fn a_pattern_that_is_none_is_refused() {
-        // Not before there is a place for the search, of which compiling it is a part.
-        let selection = Selection::of(Kind::Route, &Query::parse("name=%5B")).unwrap();
-        assert!(selection.searches());
-        let refused = selection.compiled().unwrap_err();
+        let refused = Selection::of(Kind::Route, &Query::parse("name=%5B")).unwrap_err();
         assert_eq!(refused.status, StatusCode::BAD_REQUEST);
         assert!(String::from_utf8_lossy(&refused.body).contains("invalid argument name: not a regular expression"));
     }

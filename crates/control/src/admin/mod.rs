@@ -65,6 +65,7 @@ pub(crate) struct AdminApi {
     configs_body: BodyLimits,
     declarative: Declarative,
     max_wait: Duration,
+    max_repeat_wait: Duration,
     waits: Waits,
 }
 
@@ -104,6 +105,7 @@ impl AdminApi {
             configs_body: BodyLimits::new(settings, settings.max_configs_body),
             declarative: settings.declarative,
             max_wait: settings.max_wait.get(),
+            max_repeat_wait: settings.max_repeat_wait.get(),
             waits,
         }
     }
@@ -195,14 +197,14 @@ impl AdminApi {
         let (caller, by_handler) = (request.caller.clone(), matches!(target, Target::Typed(_)));
         let acting = caller.acting(&self.engine.store);
         let again = |answered| Reply { by_handler, ..Reply::again(answered) };
-        if let Some(answered) = once::answered(acting, &once).await.map_err(unfit)? {
+        if let Some(answered) = once::answered(acting, &once, self.max_repeat_wait).await.map_err(unfit)? {
             return Ok(again(answered));
         }
         request.caller.once = Some(once.clone());
         let reply = Box::pin(self.served(target, request, Body::from(body))).await;
         if once.is_repeated() {
             // Somebody else has come with the same key meanwhile.
-            let answered = once::answered(acting, &once).await.map_err(unfit)?;
+            let answered = once::answered(acting, &once, self.max_repeat_wait).await.map_err(unfit)?;
             return Ok(answered.map_or(reply, again));
         }
         once::keep(acting, &once, reply.answered()).await;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// The arguments of a query string, in order, decoded: `%xx` and `+`. Bytes that are no UTF-8 become U+FFFD.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {

@@ -53,15 +53,14 @@ pub(crate) async fn get(call: &Call, patience: Duration, searches: &Searches) ->
     let Seen { image, stale } = call.group.latest(patience).await.map_err(|error| refusal::unavailable(&error))?;
     let reply = match &call.place.id {
         None => {
-            let (kind, parent) = (call.place.kind, call.place.parent.clone());
-            let selection = Selection::of(kind, &call.query)?;
+            let (kind, parent, query) = (call.place.kind, call.place.parent.clone(), call.query.clone());
             // Dropped with this future once the client has left.
             let asker = Arc::new(());
-            let search = match selection.searches() {
+            let search = match Selection::searches(&query) {
                 true => Some(searches.begin(&asker).await?),
                 false => None,
             };
-            aside(move || list(kind, parent.as_deref(), &selection.compiled()?, search.as_ref(), &image)).await?
+            aside(move || list(kind, parent.as_deref(), &Selection::of(kind, &query)?, search.as_ref(), &image)).await?
         }
         Some(id) => match image.get(&call.place.key(id)) {
             Some(object) => Reply::json(StatusCode::OK, &show(object)?),

@@ -44,16 +44,13 @@ impl Expected {
     /// 412 with this code where none of them is of anything here.
     pub(super) fn unmet(&self, current: u64, code: &'static str) -> Result<Option<u64>, Failure> {
         match self {
-            Self::OneOf(numbers) if !numbers.contains(&current) => {
-                let nothing = || {
-                    let message = format!(
-                        "If-Match names no revision or version, or by a weak tag: what is there has \"{current}\""
-                    );
-                    let failure = Failure::new(StatusCode::PRECONDITION_FAILED, code, message);
-                    failure.with("expected", Value::Null).with("current", current)
-                };
-                numbers.last().copied().map(Some).ok_or_else(nothing)
+            Self::OneOf(numbers) if numbers.is_empty() => {
+                let message =
+                    format!("If-Match names no revision or version, or by a weak tag: what is there has \"{current}\"");
+                let failure = Failure::new(StatusCode::PRECONDITION_FAILED, code, message);
+                Err(failure.with("expected", Value::Null).with("current", current))
             }
+            Self::OneOf(numbers) if !numbers.contains(&current) => Ok(numbers.last().copied()),
             Self::Unsaid | Self::Any | Self::OneOf(_) => Ok(None),
         }
     }

@@ -6,10 +6,12 @@ use milecastle_store::{GroupError, StoreError};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::task::JoinError;
 
 use super::json;
 use crate::RETRY_AFTER;
 use crate::admin::body::BodyError;
+use crate::admin::engine::BUSY;
 use crate::once::{Fault, Unfit};
 use crate::waits::Full;
 
@@ -77,8 +79,7 @@ impl Failure {
 
     /// 503: others wrote to the group between each look at it and the publish.
     pub(super) fn busy() -> Self {
-        let message = "the group is written to without pause: try again, or pause the writers";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).after(RETRY_AFTER)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", BUSY).after(RETRY_AFTER)
     }
 
     /// Whether it says nothing of who asked: something that is needed does not answer, or is broken.
@@ -150,6 +151,12 @@ impl From<Fault> for Failure {
             Fault::Unfit(Unfit::Reused) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", fault.to_string()),
             Fault::Unfit(Unfit::Unanswered) => Self::conflict("answer_unknown", fault.to_string()).after(RETRY_AFTER),
         }
+    }
+}
+
+impl From<JoinError> for Failure {
+    fn from(error: JoinError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("the work was not done: {error}"))
     }
 }
 

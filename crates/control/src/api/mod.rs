@@ -98,6 +98,8 @@ pub(crate) struct Api {
     pub(crate) max_wait: Duration,
     /// How long a read waits for the database to say what is newest.
     pub(crate) max_read_wait: Duration,
+    /// How long a repeated write waits for the answer to the first one.
+    pub(crate) max_repeat_wait: Duration,
     pub(crate) waits: Waits,
     /// Places of streams of events.
     pub(crate) streams: Waits,
@@ -147,8 +149,7 @@ async fn entering(
     head: &http::request::Parts,
 ) -> Result<Option<Principal>, Failure> {
     if !access::admits(&api.allowed, peer) {
-        let message = "this address may not use the API here: see admin.allow_admin_on_dashboard";
-        return Err(Failure::new(StatusCode::FORBIDDEN, "address_not_allowed", message));
+        return Err(Failure::new(StatusCode::FORBIDDEN, "address_not_allowed", access::NOT_ON_DASHBOARD));
     }
     if query_of(&head.uri).iter().any(|(_, value)| value.contains('\0')) {
         return Err(Failure::bad("invalid_argument", "an argument has no NUL in it"));

@@ -245,8 +245,7 @@ async fn look(review: Option<Review>, before: Compiler, after: Compiler, image: 
         }
         None => Review::of(before, after, image),
     };
-    let broken = |error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("{error}"));
-    tokio::task::spawn_blocking(work).await.map_err(broken)
+    Ok(tokio::task::spawn_blocking(work).await?)
 }
 
 fn in_use(review: &Review) -> Failure {

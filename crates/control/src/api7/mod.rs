@@ -7,7 +7,7 @@ mod shapes;
 
 use crate::admin::AdminApi;
 use crate::admin::body::BodyLimits;
-use crate::admin::engine::ATTEMPTS;
+use crate::admin::engine::{ATTEMPTS, BUSY};
 use crate::admin::query::{Query, encode};
 use crate::admin::{BASE as ADMIN, access, group_named};
 use crate::listen::{Encrypted, Peer};
@@ -91,10 +91,7 @@ pub(crate) fn router(api7: Api7) -> Router {
 /// `GET /api/version`: of whoever may ask here nothing else is asked.
 async fn version(Shared(api7): Site, Extension(Peer(peer)): Extension<Peer>) -> Response {
     if !access::admits(&api7.allowed, peer) {
-        return refused(
-            StatusCode::FORBIDDEN,
-            "this address may not use the API here: see admin.allow_admin_on_dashboard",
-        );
+        return refused(StatusCode::FORBIDDEN, access::NOT_ON_DASHBOARD);
     }
     answer(StatusCode::OK, HeaderMap::new(), &json!({ "value": LEVEL }))
 }
@@ -320,8 +317,7 @@ impl Ask<'_> {
                 return Ok(answer(StatusCode::OK, found.headers, &deleted));
             }
         }
-        let message = "the gateway group is written to without pause: try again, or pause the writers";
-        let mut busy = Told::error(StatusCode::SERVICE_UNAVAILABLE, message);
+        let mut busy = Told::error(StatusCode::SERVICE_UNAVAILABLE, BUSY);
         busy.headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
         Err(Box::new(busy))
     }

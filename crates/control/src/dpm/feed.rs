@@ -106,8 +106,7 @@ impl Feeds {
 
     /// The feed of a slot, made unless it is there.
     async fn fill(&self, slot: &Slot) -> Result<Arc<Feed>, StoreError> {
-        let store = self.state.store();
-        let (group, store) = (slot.group.clone(), store.clone());
+        let (group, store) = (slot.group.clone(), self.state.store().clone());
         // In a box: what waits for a feed waits within so much else that the compiler gives up on futures within futures.
         let start = || {
             Box::pin(async move {
@@ -212,23 +211,26 @@ impl Feed {
 
     /// Frees what nobody asked for in a while, and what has been remembered for long enough.
     async fn let_go(&self) {
-        let alone = self.making.lock().await;
-        let before = self.lines.borrow().clone();
-        let younger = before.without_old(Instant::now()).map(Arc::new);
-        if let Some(younger) = younger {
-            self.lines.send_if_modified(|lines| {
-                *lines = younger;
-                // Nodes may go no further than before.
-                false
-            });
-        }
-        drop(alone);
-        // Much is freed with it in a large group.
-        off_thread(move || drop(before)).await;
+        self.forget_old().await;
         let mut packed = self.packed.lock().await;
         if packed.as_ref().is_some_and(|packed| packed.used.elapsed() >= self.snapshot_idle) {
             *packed = None;
         }
+    }
+
+    /// Frees what has been remembered for long enough.
+    async fn forget_old(&self) {
+        let alone = self.making.lock().await;
+        let before = self.lines.borrow().clone();
+        let Some(younger) = before.without_old(Instant::now()).map(Arc::new) else { return };
+        self.lines.send_if_modified(|lines| {
+            *lines = younger;
+            // Nodes may go no further than before.
+            false
+        });
+        drop(alone);
+        // Much is freed with it in a large group.
+        off_thread(move || drop(before)).await;
     }
 
     async fn read_supersedes(&self) -> Result<(), StoreError> {
@@ -396,15 +398,15 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use milecastle_store::{Actor, DEFAULT_GROUP, KeySource, NewGroup};
+    use milecastle_store::{Actor, DEFAULT_GROUP, NewGroup};
     use milecastle_testkit::{TempDir, eventually};
 
     use super::*;
+    use crate::testing;
 
     /// The feeds of a store with another group beside the default one.
     async fn feeds(home: &TempDir) -> Arc<Feeds> {
-        let dsn = format!("sqlite:{}/store.db", home.path().display());
-        let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
+        let store = testing::sqlite(home.path()).await;
         store.by(&Actor::system()).group_create(&NewGroup::named("other")).await.unwrap();
         let state = Arc::new(State::start(store).await.unwrap());
         eventually("the group is here", async || state.group("other").is_some()).await;

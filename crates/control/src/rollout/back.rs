@@ -189,19 +189,13 @@ mod tests {
     use crate::State;
     use crate::admin::judge::Draft;
     use crate::rollout::{Policy, situation, written};
-    use milecastle_plugin_api::{NoSecrets, Registry};
-    use milecastle_snapshot::Compiler;
-    use milecastle_store::{Acting, Actor, ActorKind, DEFAULT_GROUP, KeySource, Op, Put, Store, Tuning, open_with};
+    use crate::testing::{compiler, sealing_key, sqlite};
+    use milecastle_store::{Acting, Actor, ActorKind, DEFAULT_GROUP, Op, Put, Store, Tuning, open_with};
     use milecastle_testkit::TempDir;
     use milecastle_testkit::postgres::Database;
     use serde_json::{Value, json};
 
     const GATE: Gate = Gate { base: 1, candidate: 2 };
-
-    fn compiler() -> Compiler {
-        let plugins = Registry::new(&[], serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets));
-        Compiler::new(Arc::new(plugins))
-    }
 
     async fn write(acting: Acting<'_>, (path, body): &(&str, Value)) {
         let draft = Draft::new(Key::from_path(path).unwrap(), body.clone(), &compiler());
@@ -223,7 +217,7 @@ mod tests {
 
         let state = State::start(store.clone()).await.unwrap();
         let here = state.find(DEFAULT_GROUP).await.unwrap();
-        let compiler = Arc::new(compiler());
+        let compiler = compiler();
         let editor = Editor { acting, compiler: &compiler, group: &here };
         let way = Way::of(editor, GATE).await.unwrap();
         for one in meanwhile {
@@ -242,19 +236,11 @@ mod tests {
         (path, json!({ "uri": path }))
     }
 
-    async fn sqlite(dir: &TempDir) -> Store {
-        let dsn = format!("sqlite:{}/store.db", dir.path().display());
-        open_with(&dsn, &key(dir), &Tuning::default()).await.unwrap()
-    }
-
-    fn key(dir: &TempDir) -> KeySource {
-        KeySource::File(dir.path().join("sealing.key"))
-    }
-
     #[tokio::test]
     async fn what_was_thought_through_of_another_head_is_thought_anew() {
         let dir = TempDir::new();
-        let left = taken_back(sqlite(&dir).await, route("/routes/candidate"), &[route("/routes/meanwhile")]).await;
+        let left =
+            taken_back(sqlite(dir.path()).await, route("/routes/candidate"), &[route("/routes/meanwhile")]).await;
         assert_eq!(left, ["/routes/before", "/routes/meanwhile"]);
     }
 
@@ -272,7 +258,7 @@ mod tests {
         ] {
             let dir = TempDir::new();
             let meanwhile = [(later, body.clone()), route("/routes/other")];
-            let left = taken_back(sqlite(&dir).await, (candidate, json!({})), &meanwhile).await;
+            let left = taken_back(sqlite(dir.path()).await, (candidate, json!({})), &meanwhile).await;
             assert_eq!(left, ["/routes/before"], "{candidate}, {body}");
         }
     }
@@ -282,7 +268,7 @@ mod tests {
         let (dir, database) = (TempDir::new(), Database::create().unwrap());
         // One connection for notices, and the one that holds the group.
         let tuning = Tuning { max_connections: 2, ..Tuning::default() };
-        let store = open_with(database.dsn(), &key(&dir), &tuning).await.unwrap();
+        let store = open_with(database.dsn(), &sealing_key(dir.path()), &tuning).await.unwrap();
         assert_eq!(taken_back(store, route("/routes/candidate"), &[]).await, ["/routes/before"]);
     }
 }

@@ -257,14 +257,12 @@ fn see(node: Node, lineage: &str, now: u64, silence: Silence) -> Seen {
 #[cfg(test)]
 mod tests {
     use milecastle_model::{Key, Kind};
-    use milecastle_plugin_api::{NoSecrets, Registry};
-    use milecastle_settings as settings;
-    use milecastle_store::{ChangeSet, KeySource, NewGroup, Op, Put, Source};
+    use milecastle_store::{ChangeSet, NewGroup, Op, Put, Source};
     use milecastle_testkit::{TempDir, eventually};
     use serde_json::json;
 
     use super::*;
-    use crate::Clock;
+    use crate::testing;
 
     /// More than the database has room for at once.
     const GROUPS: usize = 12;
@@ -272,8 +270,7 @@ mod tests {
     #[tokio::test]
     async fn rollouts_of_many_groups_are_looked_at_in_turns() {
         let dir = TempDir::new();
-        let (dsn, key) = (format!("sqlite:{}/store.db", dir.path().display()), dir.path().join("sealing.key"));
-        let store = milecastle_store::open(&dsn, &KeySource::File(key)).await.unwrap();
+        let store = testing::sqlite(dir.path()).await;
         let system = Actor::system();
         let by = store.by(&system);
         let groups: Vec<String> = (0..GROUPS).map(|n| format!("g{n}")).collect();
@@ -290,18 +287,7 @@ mod tests {
         }
         let state = Arc::new(State::start(store.clone()).await.unwrap());
         let epoch = store.lease_take(LEADER, "test", Duration::from_secs(600)).await.unwrap().unwrap();
-        let plugins = Registry::new(&[], serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets));
-        let settings = MemberSettings {
-            members: settings::Members::default(),
-            history: settings::History::default(),
-            audit: settings::Audit::default(),
-            idempotency: settings::Idempotency::default(),
-            availability: settings::Availability::default(),
-            events: settings::Events::default(),
-            compiler: Arc::new(Compiler::new(Arc::new(plugins))),
-            clock: Clock::of(&store),
-        };
-        let mut looks = Looks::begin(&state, &"test".into(), &settings, epoch);
+        let mut looks = Looks::begin(&state, &"test".into(), &testing::member(&store), epoch);
         let leader = looks.leader.clone();
         let room = leader.turns.available_permits();
         assert!((TURNS..GROUPS).contains(&room));

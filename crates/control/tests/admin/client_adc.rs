@@ -161,14 +161,6 @@ async fn c1_sync_dump_and_delete(gw: Gateway) {
     }
 }
 
-/// The object that a path has, without the timestamps of the server.
-async fn read(gw: &Gateway, path: &str) -> Value {
-    let mut value = gw.done(&format!("GET {path}")).await;
-    let members = value.as_object_mut().unwrap();
-    assert!(members.shift_remove("create_time").is_some() && members.shift_remove("update_time").is_some(), "{path}");
-    value
-}
-
 async fn c1_1_a_service_has_the_upstream_of_its_id(gw: Gateway) {
     let service = json!({"id": SERVICE, "name": "svc", "upstream_id": SERVICE});
     let early = gw.send(&format!("PUT /services/{SERVICE} {service}")).await;
@@ -180,7 +172,7 @@ async fn c1_1_a_service_has_the_upstream_of_its_id(gw: Gateway) {
     let extra = json!({"id": EXTRA, "nodes": {}, "labels": {"__ADC_UPSTREAM_SERVICE_ID": SERVICE}});
     gw.done(&format!("PUT /upstreams/{EXTRA} {extra}")).await;
     assert_eq!(
-        (read(&gw, &format!("/services/{SERVICE}")).await, read(&gw, &format!("/upstreams/{EXTRA}")).await),
+        (gw.read(&format!("/services/{SERVICE}")).await, gw.read(&format!("/upstreams/{EXTRA}")).await),
         (service, extra)
     );
     for path in ["services", "upstreams"] {
@@ -198,7 +190,7 @@ async fn c1_2_routes_have_these_attributes(gw: Gateway) {
     });
     let path = format!("/routes/{ROUTE}");
     gw.done(&format!("PUT {path} {route}")).await;
-    assert_eq!(read(&gw, &path).await.to_string(), route.to_string());
+    assert_eq!(gw.read(&path).await.to_string(), route.to_string());
     // No Lua is run.
     route["filter_func"] = "function(vars) return true end".into();
     assert_eq!(gw.send(&format!("PUT {path} {route}")).await.status, 400);
@@ -207,7 +199,7 @@ async fn c1_2_routes_have_these_attributes(gw: Gateway) {
 async fn c1_3_a_global_rule_has_the_id_of_its_plugin(gw: Gateway) {
     let rule = json!({"id": "limit-count", "plugins": {"limit-count": {"count": 1}}});
     gw.done(&format!("PUT /global_rules/limit-count {rule}")).await;
-    assert_eq!(read(&gw, "/global_rules/limit-count").await, rule);
+    assert_eq!(gw.read("/global_rules/limit-count").await, rule);
     let identity = Authority::new("tests").issue(&["a.example"]);
     let mut ssl = json!({
         "id": "1", "labels": {"a": "b"}, "status": 1, "type": "server", "snis": ["a.example"], "cert": identity.cert,
@@ -217,12 +209,12 @@ async fn c1_3_a_global_rule_has_the_id_of_its_plugin(gw: Gateway) {
     for private in ["key", "keys"] {
         ssl.as_object_mut().unwrap().shift_remove(private);
     }
-    assert_eq!(read(&gw, "/ssls/1").await, ssl);
+    assert_eq!(gw.read("/ssls/1").await, ssl);
 }
 
 async fn c1_4_ids_in_bodies_are_those_of_paths(gw: Gateway) {
     gw.done(&format!(r#"PUT /upstreams/{SERVICE} {{"nodes":{{}}}}"#)).await;
-    assert_eq!(read(&gw, &format!("/upstreams/{SERVICE}")).await["id"], SERVICE);
+    assert_eq!(gw.read(&format!("/upstreams/{SERVICE}")).await["id"], SERVICE);
     let other = format!(r#"PUT /routes/{ROUTE} {{"id":"{EXTRA}","uris":["/a"],"plugins":{{}}}}"#);
     gw.refused(&other, 400, "wrong route id").await;
     gw.refused(r#"PUT /consumers/jack {"username":"jill"}"#, 400, "wrong username").await;
@@ -231,7 +223,7 @@ async fn c1_4_ids_in_bodies_are_those_of_paths(gw: Gateway) {
 async fn c1_5_labels_are_texts_without_blanks(gw: Gateway) {
     let body = json!({"id": EXTRA, "nodes": {}, "labels": {"list": "[\"a\",1]", "object": "{\"a\":{\"b\":null}}", "no": "false"}});
     gw.done(&format!("PUT /upstreams/{EXTRA} {body}")).await;
-    assert_eq!(read(&gw, &format!("/upstreams/{EXTRA}")).await, body);
+    assert_eq!(gw.read(&format!("/upstreams/{EXTRA}")).await, body);
     for unfit in [json!("[1, 2]"), json!([1, 2]), json!(false)] {
         let body = json!({"nodes": {}, "labels": {"a": unfit}});
         assert_eq!(gw.send(&format!("PUT /upstreams/{EXTRA} {body}")).await.status, 400, "{body}");
@@ -262,7 +254,7 @@ async fn c1_7_certificates_come_back_as_they_are(gw: Gateway) {
         let ssl =
             json!({"snis": ["a.example"], "cert": cert, "key": identity.key, "certs": [cert], "keys": [identity.key]});
         gw.done(&format!("PUT /ssls/1 {ssl}")).await;
-        let shown = read(&gw, "/ssls/1").await;
+        let shown = gw.read("/ssls/1").await;
         assert_eq!((&shown["cert"], &shown["certs"]), (&json!(cert), &json!([cert])));
     }
 }

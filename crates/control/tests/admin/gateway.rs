@@ -216,6 +216,15 @@ impl Gateway {
             answer.json().unwrap().get("value").cloned().unwrap_or_default()
         }
     }
+
+    /// The object that a path has, without the timestamps of the server.
+    pub(crate) async fn read(&self, path: &str) -> Value {
+        let mut value = self.done(&format!("GET {path}")).await;
+        let members = value.as_object_mut().unwrap();
+        let mut had = |name: &str| members.shift_remove(name).is_some();
+        assert!(had("create_time") && had("update_time"), "{path}");
+        value
+    }
 }
 
 fn tester() -> &'static Actor {

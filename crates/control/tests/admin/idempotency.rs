@@ -2,6 +2,7 @@
 
 use crate::gateway::{Gateway, KEY, T, on_both};
 use http::Method;
+use milecastle_settings::Time;
 use milecastle_testkit::{Answer, Call, eventually};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -183,4 +184,20 @@ async fn a_client_that_left_finds_its_answer_when_it_comes_again() {
     drop(held);
     let again = post().to(address).await;
     assert_eq!((again.status, &*again.header("idempotency-replayed")), (201, "true"), "{}", again.text());
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_is_not_done_again() {
+    let gw = Gateway::postgres().await;
+    let gw = gw.with_settings(|settings| settings.admin.max_repeat_wait = Time::millis(0)).await;
+    let group = Write { body: json!({ "id": "prod" }), ..upstream(Method::POST, "/api/gateway_groups", "k") };
+    for write in [group, upstream(Method::PUT, "/apisix/admin/upstreams/1", "k2")] {
+        let first = write.to(gw.address()).await;
+        assert_eq!(first.status, 201, "{}", first.text());
+        // As a replica leaves it that dies before it keeps the answer.
+        gw.database().unwrap().query("UPDATE idempotency SET status = NULL, answer = NULL").unwrap();
+        let again = write.to(gw.address()).await;
+        assert_eq!((again.status, again.header("retry-after").is_empty()), (409, false), "{}", again.text());
+    }
+    assert_eq!(gw.revision().await, 1);
 }

@@ -327,15 +327,14 @@ pub(in crate::dpm) fn clip(mut text: String) -> String {
 mod tests {
     use super::super::Nodes;
     use super::*;
+    use crate::testing::sqlite;
     use milecastle_settings::Members;
-    use milecastle_store::{DEFAULT_GROUP, KeySource};
+    use milecastle_store::DEFAULT_GROUP;
 
     #[tokio::test]
     async fn of_a_node_that_is_back_the_store_hears_that_alone() {
         let home = tempfile::tempdir().unwrap();
-        let dsn = format!("sqlite:{}/store.db", home.path().display());
-        let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
-        let nodes = Nodes::new(store, "m1", &Members::default());
+        let nodes = Nodes::new(sqlite(home.path()).await, "m1", &Members::default());
         let (group, address) = (Arc::from(DEFAULT_GROUP), SocketAddr::from(([127, 0, 0, 1], 1)));
         let enter = |id: &str| nodes.enter(&group, id, address, pb::NodeFacts::default(), None).0;
         // As a node does that is refused for its certificate, and has joined a moment later; the other one stays away.
@@ -351,9 +350,7 @@ mod tests {
     #[tokio::test]
     async fn of_a_node_that_comes_and_goes_one_report_waits() {
         let home = tempfile::tempdir().unwrap();
-        let dsn = format!("sqlite:{}/store.db", home.path().display());
-        let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
-        let nodes = Nodes::new(store, "m1", &Members::default());
+        let nodes = Nodes::new(sqlite(home.path()).await, "m1", &Members::default());
         let (group, address) = (Arc::from(DEFAULT_GROUP), SocketAddr::from(([127, 0, 0, 1], 1)));
         let come_and_go = |boot: &str| {
             let facts = pb::NodeFacts { boot_id: boot.to_owned(), ..pb::NodeFacts::default() };
@@ -372,9 +369,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_node_counts_moves_no_receipt() {
         let home = tempfile::tempdir().unwrap();
-        let dsn = format!("sqlite:{}/store.db", home.path().display());
-        let store = milecastle_store::open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
-        let nodes = Nodes::new(store, "m1", &Members::default());
+        let nodes = Nodes::new(sqlite(home.path()).await, "m1", &Members::default());
         let (group, address) = (Arc::from(DEFAULT_GROUP), SocketAddr::from(([127, 0, 0, 1], 1)));
         let (alive, _end) = nodes.enter(&group, "n1", address, pb::NodeFacts::default(), None);
         let (_, mut changes) = (nodes.live.take_news("m1"), nodes.live.changes());

@@ -6,12 +6,9 @@ use std::time::Duration;
 
 use milecastle_model::{Key, Kind};
 use milecastle_pki::GroupToken;
-use milecastle_plugin_api::{NoSecrets, Registry as Plugins};
 use milecastle_settings as settings;
-use milecastle_snapshot::Compiler;
 use milecastle_store::{
-    Acting, Actor, ActorKind, ChangeSet, DEFAULT_GROUP, Delete, KeySource, Op, Put, Retention, Source, Store, Term,
-    open,
+    Acting, Actor, ActorKind, ChangeSet, DEFAULT_GROUP, Delete, Op, Put, Retention, Source, Store, Term, open,
 };
 use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::node::{Held, Member, Stream};
@@ -21,7 +18,8 @@ use tonic::Status;
 
 use crate::dpm::{DpManager, DpParts, Nodes, mint_group_token};
 use crate::members::LEADER;
-use crate::{Clock, MemberSettings, Membership, Role, State};
+use crate::testing::{self, sealing_key};
+use crate::{MemberSettings, Membership, Role, State};
 
 /// Makes each of the functions a test on SQLite and one on PostgreSQL.
 macro_rules! on_both {
@@ -72,7 +70,7 @@ impl Home {
     }
 
     pub(super) async fn open(&self) -> Store {
-        open(&self.dsn, &KeySource::File(self.dir.path().join("sealing.key"))).await.unwrap()
+        open(&self.dsn, &sealing_key(self.dir.path())).await.unwrap()
     }
 }
 
@@ -112,17 +110,7 @@ impl Replica {
             ..settings::Members::default()
         };
         let role = Role { roles: vec!["dp-manager".to_owned()], address: String::new(), version: "1".to_owned() };
-        let plugins = Plugins::new(&[], serde_json::Map::new(), Arc::default(), Arc::new(NoSecrets));
-        let own = MemberSettings {
-            members: members.clone(),
-            history: settings::History::default(),
-            audit: settings::Audit::default(),
-            idempotency: settings::Idempotency::default(),
-            availability: settings::Availability::default(),
-            events: settings::Events::default(),
-            compiler: Arc::new(Compiler::new(Arc::new(plugins))),
-            clock: Clock::of(&store),
-        };
+        let own = MemberSettings { members: members.clone(), ..testing::member(&store) };
         let membership = Membership::join(state.clone(), role, own).await.unwrap();
         let nodes = Nodes::new(store.clone(), membership.id(), &members);
         let maintenance = membership.maintenance();

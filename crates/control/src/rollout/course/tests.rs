@@ -93,6 +93,16 @@ impl Run {
         run
     }
 
+    /// The canary, `a`, has the candidate in force, after all nodes had told, at `told_at`, what they counted before.
+    fn in_force(told_at: Option<u64>) -> Self {
+        let mut run = Self::new();
+        run.nodes.iter_mut().for_each(|node| (node.counted_with, node.told_at) = (Some(4), told_at));
+        run.step(0);
+        run.nodes[0].revision = 5;
+        run.step(1);
+        run
+    }
+
     /// The canary tells what it has counted with the candidate in force.
     fn tells(&mut self, now: u64) {
         (self.nodes[0].counted_with, self.nodes[0].told_at) = (Some(5), Some(T0 + now));
@@ -199,11 +209,7 @@ fn what_a_canary_had_not_told_when_it_was_chosen_is_not_counted() {
 
 #[test]
 fn what_a_canary_tells_late_of_the_time_before_is_not_the_candidates_doing() {
-    let mut run = Run::new();
-    run.nodes.iter_mut().for_each(|node| node.counted_with = Some(4));
-    run.step(0);
-    run.nodes[0].revision = 5;
-    run.step(1);
+    let mut run = Run::in_force(None);
     // It has the candidate in force, and tells what it had counted before.
     run.answers(0, 0, 500);
     run.waits(2, "s more");
@@ -221,11 +227,7 @@ fn what_a_canary_tells_late_of_the_time_before_is_not_the_candidates_doing() {
 
 #[test]
 fn as_long_as_a_canary_has_not_told_with_the_candidate_nobody_else_gets_it() {
-    let mut run = Run::new();
-    run.nodes.iter_mut().for_each(|node| node.counted_with = Some(4));
-    run.step(0);
-    run.nodes[0].revision = 5;
-    run.step(1);
+    let mut run = Run::in_force(None);
     run.answers(0, 0, 500);
     run.waits(11, "has not told yet");
     run.policy.give_up_after = Some(Time::secs(60));
@@ -249,11 +251,7 @@ fn as_long_as_a_canary_has_not_told_with_the_candidate_nobody_else_gets_it() {
 #[test]
 fn a_soak_time_that_ends_between_two_reports_of_a_canary_promotes_nothing() {
     let begun = || {
-        let mut run = Run::new();
-        run.nodes.iter_mut().for_each(|node| (node.counted_with, node.told_at) = (Some(4), Some(T0)));
-        run.step(0);
-        run.nodes[0].revision = 5;
-        run.step(1);
+        let mut run = Run::in_force(Some(T0));
         // Counting begins; nothing can have come since.
         run.tells(9);
         assert_eq!(run.step(9), Advance::Stay);
@@ -281,11 +279,7 @@ fn a_soak_time_that_ends_between_two_reports_of_a_canary_promotes_nothing() {
 
 #[test]
 fn a_canary_that_has_just_opened_another_stream_is_waited_for() {
-    let mut run = Run::new();
-    run.nodes.iter_mut().for_each(|node| (node.counted_with, node.told_at) = (Some(4), Some(T0)));
-    run.step(0);
-    run.nodes[0].revision = 5;
-    run.step(1);
+    let mut run = Run::in_force(Some(T0));
     run.tells(3);
     run.step(3);
     run.tells(5);

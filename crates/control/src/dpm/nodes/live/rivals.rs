@@ -253,11 +253,12 @@ mod tests {
     use std::collections::HashMap;
 
     use milecastle_settings::{Members, Time};
-    use milecastle_store::{Actor, DEFAULT_GROUP, KeySource, NewMember, NewNode, NewToken, Store, open};
+    use milecastle_store::{Actor, DEFAULT_GROUP, NewMember, NewNode, NewToken, Store};
     use tokio::sync::oneshot;
 
     use super::super::super::write::reports;
     use super::*;
+    use crate::testing::sqlite;
 
     const EARLY: &str = "18c0000000000000-00000002";
     const LATE: &str = "18c0000000000001-00000001";
@@ -273,8 +274,7 @@ mod tests {
     impl Bed {
         async fn new() -> Self {
             let home = tempfile::tempdir().unwrap();
-            let dsn = format!("sqlite:{}/store.db", home.path().display());
-            let store = open(&dsn, &KeySource::File(home.path().join("sealing.key"))).await.unwrap();
+            let store = sqlite(home.path()).await;
             let (id, group) = ("t".to_owned(), DEFAULT_GROUP.to_owned());
             let token = NewToken { id, group, name: String::new(), hash: [0; 32], expires_at: None };
             store.by(&Actor::system()).token_create(&token).await.unwrap();
