@@ -59,7 +59,7 @@ pub use gateway::{
     LongConnectionPolicy, LongConnections, MetricSettings, MetricsPush, NginxConfig, NginxHttp, NginxStream,
     NodeListen, Ocsp, PluginAttr, Prometheus, ProxyProtocol, ProxyVersion, Shutdown, SideTls, Ssl, SslListen, State,
     StreamProxy, TcpListen, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, Upgrade, UpstreamKeepalive,
-    UpstreamPool, UpstreamTls, VerifyUpstreams,
+    UpstreamPool, UpstreamTls,
 };
 pub use history::History;
 pub use idempotency::Idempotency;
