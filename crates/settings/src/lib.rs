@@ -45,8 +45,10 @@ mod tests;
 pub use access::Access;
 pub use audit::Audit;
 pub use availability::Availability;
-pub use common::{Database, HostPort, HttpLimits, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
-pub use dashboard::{Admin, AdminKey, Dashboard, DashboardFile, Declarative, ListenTls};
+pub use common::{
+    Database, HostPort, HttpLimits, IpPort, ListenTls, Log, LogFormat, Probes, Sealing, SecretError, Server,
+};
+pub use dashboard::{Admin, AdminKey, Dashboard, DashboardFile, Declarative};
 pub use discovery::{
     Consul, ConsulAgents, ConsulKv, ConsulTimeout, DefaultMetadata, DefaultService, Discovery, DnsDiscovery, DnsOrder,
     Eureka, Kubernetes, KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector,
