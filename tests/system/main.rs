@@ -42,6 +42,7 @@ mod ocsp;
 mod oidc;
 mod on_the_wire;
 mod openapi;
+mod openssl;
 mod operator;
 mod outages;
 mod partitions;

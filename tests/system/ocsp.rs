@@ -83,16 +83,11 @@ fn said(up: &Up, text: &str) -> usize {
     up.process.log().iter().filter(|line| line.contains(text)).count()
 }
 
-async fn metric(up: &Up, series: &str) -> Option<f64> {
-    let page = milecastle_testkit::Call::get("/apisix/prometheus/metrics").to(up.prometheus).await.unwrap().text();
-    page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
-}
-
 /// Waits until so many certificates have a response, and so many should have one and have none.
 async fn until_counted(up: &Up, stapled: f64, without: f64) {
     eventually(&format!("{stapled} certificates with a response, {without} without"), async || {
-        metric(up, "apisix_ocsp_certificates{state=\"stapled\"}").await == Some(stapled)
-            && metric(up, "apisix_ocsp_certificates{state=\"without\"}").await == Some(without)
+        up.metric("apisix_ocsp_certificates{state=\"stapled\"}").await == Some(stapled)
+            && up.metric("apisix_ocsp_certificates{state=\"without\"}").await == Some(without)
     })
     .await;
 }
@@ -224,7 +219,7 @@ async fn a_responder_that_is_away_costs_nobody_a_handshake() {
     }
     responder.fail(None);
     until_said(&up, "an OCSP response is stapled", 2).await;
-    assert!(metric(&up, "apisix_ocsp_failures_total").await.unwrap() >= 5.0);
+    assert!(up.metric("apisix_ocsp_failures_total").await.unwrap() >= 5.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

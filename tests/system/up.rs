@@ -175,6 +175,12 @@ impl Up {
         Call::get(target).to(self.http).await.unwrap()
     }
 
+    /// The figure of a series of the metrics page; `None` while there is no such line.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let page = Call::get("/apisix/prometheus/metrics").to(self.prometheus).await.unwrap().text();
+        page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
     /// Waits until the gateway answers a target with this status.
     pub async fn answers(&self, target: &str, status: u16) {
         milecastle_testkit::eventually(&format!("{target} is answered with {status}"), async || {

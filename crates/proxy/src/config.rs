@@ -5,10 +5,11 @@ use crate::h1::{Keep, Limits, Patience};
 use crate::h2_client::Http2Limits;
 use http::{HeaderName, HeaderValue};
 use milecastle_matching::{CidrError, CidrSet};
+use milecastle_model::VerifyUpstreams;
 use milecastle_plugin_api::{NodeFacts, WhenSuperseded};
 use milecastle_settings::{
     AmbiguousPath, Apisix, Gateway as Settings, LongConnectionPolicy, LongConnections, NginxHttp, Ocsp, Peers,
-    PortRange, ProxyVersion, TlsVersion, VerifyUpstreams,
+    PortRange, ProxyVersion, TlsVersion,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;

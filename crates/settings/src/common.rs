@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Checks;
-use crate::{ListenTls, Size, Time};
+use crate::{Size, Time};
 
 /// The address a server listens on, under the names the control plane's files use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -41,6 +41,37 @@ pub struct Server {
     pub listen: HostPort,
     /// How long requests in flight may take to end once nothing new is taken, before they are cut.
     pub drain: Time,
+}
+
+/// TLS of a listener; plain HTTP unless a certificate is given. Files that change are read anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ListenTls {
+    /// The certificate, with those between it and its authority, in PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub key_file: Option<PathBuf>,
+    /// Authorities in PEM: only clients that show a certificate of one of them are let in, probes of load balancers included.
+    pub client_ca_file: Option<PathBuf>,
+    /// How often the files are looked at.
+    pub reload: Time,
+}
+
+impl ListenTls {
+    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
+        checks.above_zero(&[("reload", self.reload)]);
+        match (&self.cert_file, &self.key_file) {
+            (Some(_), None) => checks.fault("key_file", "expected the private key of `cert_file`"),
+            (None, Some(_)) => checks.fault("cert_file", "expected the certificate of `key_file`"),
+            (None, None) if self.client_ca_file.is_some() => {
+                checks.fault(
+                    "cert_file",
+                    "clients show certificates to a server with one of its own: set it, and `key_file`",
+                );
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The listener of a process that has no other one for `/healthz`, `/readyz` and `/metrics`.
@@ -324,6 +355,12 @@ impl Default for IpPort {
 impl Default for Server {
     fn default() -> Self {
         Self { listen: HostPort::default(), drain: Time::secs(10) }
+    }
+}
+
+impl Default for ListenTls {
+    fn default() -> Self {
+        Self { cert_file: None, key_file: None, client_ca_file: None, reload: Time::secs(60) }
     }
 }
 

@@ -1,14 +1,15 @@
 //! The dashboard's file: console, `/api`, and the compatible Admin API (docs/spec/admin-api.md §1–3).
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use milecastle_telemetry::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Checks, File, under};
-use crate::{Access, EventStreams, HostPort, HttpLimits, IpPort, Log, Oidc, Peers, Replica, Server, Size, Time};
+use crate::{
+    Access, EventStreams, HostPort, HttpLimits, IpPort, ListenTls, Log, Oidc, Peers, Replica, Server, Size, Time,
+};
 
 /// Configuration of a dashboard: the section `dashboard` of the files of `milecastle control` and `milecastle up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -106,43 +107,6 @@ pub struct Admin {
     /// 429 and `Retry-After`.
     #[schemars(range(min = 1), extend("x-unit" = "requests"))]
     pub max_waits_of_a_key: u32,
-}
-
-/// TLS of a listener; plain HTTP unless a certificate is given. Files that change are read anew.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct ListenTls {
-    /// The certificate, with those between it and its authority, in PEM.
-    pub cert_file: Option<PathBuf>,
-    /// Its private key, in PEM.
-    pub key_file: Option<PathBuf>,
-    /// Authorities in PEM: only clients that show a certificate of one of them are let in, probes of load balancers included.
-    pub client_ca_file: Option<PathBuf>,
-    /// How often the files are looked at.
-    pub reload: Time,
-}
-
-impl ListenTls {
-    pub(crate) fn check(&self, checks: &mut Checks<'_>) {
-        checks.above_zero(&[("reload", self.reload)]);
-        match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => checks.fault("key_file", "expected the private key of `cert_file`"),
-            (None, Some(_)) => checks.fault("cert_file", "expected the certificate of `key_file`"),
-            (None, None) if self.client_ca_file.is_some() => {
-                checks.fault(
-                    "cert_file",
-                    "clients show certificates to a server with one of its own: set it, and `key_file`",
-                );
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Default for ListenTls {
-    fn default() -> Self {
-        Self { cert_file: None, key_file: None, client_ca_file: None, reload: Time::secs(60) }
-    }
 }
 
 /// A key of the Admin API.

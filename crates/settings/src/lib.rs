@@ -45,8 +45,10 @@ mod tests;
 pub use access::Access;
 pub use audit::Audit;
 pub use availability::Availability;
-pub use common::{Database, HostPort, HttpLimits, IpPort, Log, LogFormat, Probes, Sealing, SecretError, Server};
-pub use dashboard::{Admin, AdminKey, Dashboard, DashboardFile, Declarative, ListenTls};
+pub use common::{
+    Database, HostPort, HttpLimits, IpPort, ListenTls, Log, LogFormat, Probes, Sealing, SecretError, Server,
+};
+pub use dashboard::{Admin, AdminKey, Dashboard, DashboardFile, Declarative};
 pub use discovery::{
     Consul, ConsulAgents, ConsulKv, ConsulTimeout, DefaultMetadata, DefaultService, Discovery, DnsDiscovery, DnsOrder,
     Eureka, Kubernetes, KubernetesApi, KubernetesClient, KubernetesScheme, Nacos, NameServer, NamespaceSelector,
@@ -59,7 +61,7 @@ pub use gateway::{
     LongConnectionPolicy, LongConnections, MetricSettings, MetricsPush, NginxConfig, NginxHttp, NginxStream,
     NodeListen, Ocsp, PluginAttr, Prometheus, ProxyProtocol, ProxyVersion, Shutdown, SideTls, Ssl, SslListen, State,
     StreamProxy, TcpListen, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, Upgrade, UpstreamKeepalive,
-    UpstreamPool, UpstreamTls, VerifyUpstreams,
+    UpstreamPool, UpstreamTls,
 };
 pub use history::History;
 pub use idempotency::Idempotency;

@@ -34,7 +34,7 @@ mod tests;
 pub use client::{Answer, Call, Connection, Target, came_too_late};
 pub use cutter::Cutter;
 pub use echo::Echo;
-pub use ports::{TempDir, free_port, has_ipv6, nowhere};
+pub use ports::{TempDir, free_port, hosts_of_each_family, nowhere};
 pub use process::Process;
 pub use redis::Redis;
 pub use wait::{SOON, eventually, wait_for, wait_for_blocking};

@@ -1,6 +1,6 @@
 //! Ports and directories that nobody else has.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -45,8 +45,16 @@ pub fn nowhere() -> SocketAddr {
     address
 }
 
-/// Whether this machine has `::1`. Where it has not, as in many a container, standard error says that `what` is left out.
-pub fn has_ipv6(what: &str) -> bool {
+/// Hosts to listen at, of either family and of both, and the addresses of the loopback that lead to each. Where this machine has no
+/// `::1`, as in many a container, those of IPv6 are left out, and standard error names them behind `what`.
+pub fn hosts_of_each_family(what: &str) -> impl Iterator<Item = (&'static str, &'static [IpAddr])> {
+    const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    const HOSTS: [(&str, &[IpAddr]); 3] = [("0.0.0.0", &[V4]), ("::1", &[V6]), ("::", &[V4, V6])];
+    HOSTS.into_iter().filter(move |(host, from)| !from.contains(&V6) || has_ipv6(&format!("{what} {host}")))
+}
+
+fn has_ipv6(what: &str) -> bool {
     match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
         Ok(_) => true,
         Err(error) => {

@@ -74,9 +74,7 @@ async fn measured(up: &Up, name: &str, registry: &str, service: &str, wanted: im
 
 /// The value of a metric of a service.
 async fn metric(up: &Up, name: &str, registry: &str, service: &str) -> Option<f64> {
-    let page = Call::get("/apisix/prometheus/metrics").to(up.prometheus).await.unwrap().text();
-    let series = format!("apisix_{name}{{type=\"{registry}\",service=\"{service}\"}} ");
-    page.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok())
+    up.metric(&format!("apisix_{name}{{type=\"{registry}\",service=\"{service}\"}}")).await
 }
 
 fn addresses(echoes: &[&Echo]) -> Vec<SocketAddr> {

@@ -62,9 +62,7 @@ impl Site {
     }
 
     async fn metric(&self, name: &str) -> u64 {
-        let page = Call::get("/apisix/prometheus/metrics").to(self.up.prometheus).await.unwrap().text();
-        let line = format!("apisix_{name} ");
-        page.lines().find_map(|text| text.strip_prefix(&*line)?.parse::<f64>().ok()).unwrap_or_default() as u64
+        self.up.metric(&format!("apisix_{name}")).await.unwrap_or_default() as u64
     }
 
     /// Requests that the workers have in work.

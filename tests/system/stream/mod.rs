@@ -69,11 +69,9 @@ impl Gateway {
         self.up.put(&format!("/stream_routes/{id}"), body).await;
     }
 
-    /// The figure of a series of the metrics page; `None` while there is no such line.
+    /// As [`Up::metric`].
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
-        let page = milecastle_testkit::Call::get("/apisix/prometheus/metrics").to(self.up.prometheus).await.unwrap();
-        let line = page.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
-        line.and_then(|figure| figure.parse().ok())
+        self.up.metric(series).await
     }
 
     /// Waits until a session gets so far.

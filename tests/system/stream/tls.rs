@@ -1,27 +1,16 @@
 //! TLS that ends at the gateway, and TLS towards upstreams.
 
 use super::{Gateway, with_file};
+use crate::openssl;
 use milecastle_testkit::tls::{Authority, Identity};
 use milecastle_testkit::{Call, Echo, eventually, raw};
 use serde_json::{Value, json};
 use std::io::Write as _;
-use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::net::{SocketAddr, TcpStream};
 
 /// What `openssl s_client` gets to read after it has sent `text`; `None` if there is no handshake.
 pub(super) fn s_client(at: SocketAddr, name: &str, text: &str, more: &[&str]) -> Option<String> {
-    let mut command = Command::new("openssl");
-    command.args(["s_client", "-quiet", "-servername", name, "-connect", &at.to_string()]).args(more);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("openssl is installed");
-    // It may have failed before it has read anything.
-    drop(child.stdin.take().unwrap().write_all(text.as_bytes()));
-    let output = child.wait_with_output().unwrap();
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    openssl::s_client(at, Some(name), &[&["-quiet"][..], more].concat(), text)
 }
 
 pub(super) fn ssl(identity: &Identity, snis: &[&str]) -> Value {
@@ -92,6 +81,17 @@ async fn tls_6_2_a_client_certificate_is_part_of_the_handshake_of_sessions() {
         assert_eq!(with(name, stranger.issue(&["client"])), "", "{name}");
         assert_eq!(s_client(at, name, "hello\n", &[]).unwrap_or_default(), "", "{name}");
     }
+    gateway.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_takes_too_long_is_counted() {
+    let timeout = ("MILECASTLE__GATEWAY__TIMEOUTS__TLS_HANDSHAKE", "100ms");
+    let gateway = Gateway::start(&[json!({ "addr": "127.0.0.1:0", "tls": true })], &[], &[timeout]);
+    let silent = TcpStream::connect(gateway.at("TLS")).unwrap();
+    let hits = "apisix_limit_hits_total{limit=\"timeouts.tls_handshake\"}";
+    eventually("it is counted", async || gateway.metric(hits).await.is_some_and(|hits| hits >= 1.0)).await;
+    drop(silent);
     gateway.up.stop();
 }
 

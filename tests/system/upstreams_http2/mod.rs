@@ -18,9 +18,7 @@ async fn route(up: &Up, node: SocketAddr, more: Value) {
     let stored = up.admin("GET", "/routes/r", None).await.json().unwrap();
     let revision = stored["modifiedIndex"].as_u64().unwrap();
     eventually("the route is in force", async || {
-        let page = Call::get("/apisix/prometheus/metrics").to(up.prometheus).await.unwrap().text();
-        let now = page.lines().find_map(|line| line.strip_prefix("apisix_config_revision ")?.parse::<f64>().ok());
-        now.is_some_and(|now| now >= revision as f64)
+        up.metric("apisix_config_revision").await.is_some_and(|now| now >= revision as f64)
     })
     .await;
 }
@@ -206,9 +204,7 @@ async fn no_call_fails_when_the_server_ends_connections() {
     let codes = call(up.http, "load", json!({ "seconds": seconds, "threads": 16 })).await;
     eprintln!("calls in {seconds} s with connections that live 200 ms: {codes}");
     assert_eq!(codes.as_object().unwrap().keys().collect::<Vec<_>>(), ["OK"], "{codes}");
-    let page = Call::get("/apisix/prometheus/metrics").to(up.prometheus).await.unwrap().text();
-    let opened =
-        page.lines().find_map(|line| line.strip_prefix("apisix_upstream_connects_total ")?.parse::<f64>().ok());
+    let opened = up.metric("apisix_upstream_connects_total").await;
     assert!(opened.unwrap() >= f64::from(seconds), "connections were ended and opened anew: {opened:?}");
     drop(up.stop());
 }

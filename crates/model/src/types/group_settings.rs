@@ -64,8 +64,8 @@ pub struct UpstreamTlsRules {
     pub verify: VerifyUpstreams,
 }
 
-/// See [`UpstreamTlsRules::verify`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Whose certificates are verified among upstreams', for a gateway group and in the file of a node. What asks for more is greater.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyUpstreams {
     /// Nobody's.

@@ -87,9 +87,7 @@ async fn serve(
         false => Transport::Tcp(Socket::Watched(stream)),
         true => {
             session.cx.status = status::BAD_CLIENT;
-            let accepting = crate::tls::accept(&session.worker, listen, stream);
-            let accepted = tokio::time::timeout(config.client.handshake_timeout, accepting).await;
-            let accepted = accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let accepted = crate::tls::accept(&session.worker, listen, stream).await;
             let (stream, info) = accepted.inspect_err(|_| session.worker.counters.tls_failures.up())?;
             session.cx.tls = Some(info);
             session.cx.status = 200;

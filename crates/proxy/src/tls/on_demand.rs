@@ -1,8 +1,9 @@
 //! TLS as a client: authorities are read once somebody's certificate is to be verified.
 
-use super::{Profile, UpstreamTls, trusted};
+use super::{Profile, UpstreamTls, server_name, trusted};
 use crate::failure::Failure;
 use rustls::RootCertStore;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -36,7 +37,7 @@ impl OnDemandTls {
         self.connect_by(stream, host, &Profile { verify, ..Profile::default() }, patience).await
     }
 
-    /// Shakes hands with a server under the name `host`, as the profile says.
+    /// Shakes hands with a server under the name `host`, a Host header's value without port, as the profile says.
     pub(crate) async fn connect_by(
         &self,
         stream: TcpStream,
@@ -44,7 +45,12 @@ impl OnDemandTls {
         profile: &Profile,
         patience: Duration,
     ) -> Result<Box<TlsStream<TcpStream>>, Failure> {
-        self.get(profile.verify).await.connect(stream, host, profile, patience).await
+        let name = server_name(host).ok_or_else(|| Failure::Tls(io::Error::other("TLS has no such server names")))?;
+        let name = name.to_owned();
+        let connector = self.get(profile.verify).await.connector(profile);
+        let connector = connector.map_err(|error| Failure::Tls(io::Error::other(error)))?;
+        let stream = tokio::time::timeout(patience, connector.connect(name, stream)).await;
+        stream.map_err(|_| Failure::ConnectTimeout)?.map(Box::new).map_err(Failure::Tls)
     }
 
     async fn get(&self, verify: bool) -> &UpstreamTls {

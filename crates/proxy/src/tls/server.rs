@@ -160,7 +160,7 @@ impl ServerTls {
             Alpn::Http2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             Alpn::Http3 => vec![b"h3".to_vec()],
         };
-        let resumes = verifier.is_none();
+        let resumes = verifier.is_none() && !self.session_life.is_zero();
         config.session_storage = match self.sessions {
             most @ 1.. if resumes => Sessions::new(self.session_life, most),
             _ => Arc::new(NoServerSessionStorage {}),
@@ -218,11 +218,23 @@ impl ResolvesServerCert for Keys {
     }
 }
 
-/// Shakes hands with a client.
+/// Shakes hands with a client, for as long as `timeouts.tls_handshake` allows.
 ///
 /// # Errors
-/// The handshake failed; the client has been sent an alert where that is possible.
+/// The handshake failed, or took longer; the client has been sent an alert where that is possible.
 pub(crate) async fn accept(
+    worker: &Worker,
+    listen: &Listen,
+    stream: TcpStream,
+) -> io::Result<(TlsStream<TcpStream>, TlsInfo)> {
+    let patience = worker.node.config.client.handshake_timeout;
+    tokio::time::timeout(patience, shake_hands(worker, listen, stream)).await.unwrap_or_else(|_| {
+        worker.counters.tls_late.up();
+        Err(io::ErrorKind::TimedOut.into())
+    })
+}
+
+async fn shake_hands(
     worker: &Worker,
     listen: &Listen,
     stream: TcpStream,

@@ -1,7 +1,6 @@
 //! TLS with upstreams (`docs/spec/upstream-balancing.md` §8.1, §11).
 
-use crate::failure::Failure;
-use milecastle_settings::VerifyUpstreams;
+use milecastle_model::VerifyUpstreams;
 use milecastle_snapshot::{ClientCertificateFault, ClientIdentity, CompiledUpstream, Snapshot};
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,12 +9,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 /// What is spoken over a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -61,7 +56,7 @@ impl Profile {
                 scheme if scheme.is_http() => Protocol::Http1,
                 _ => Protocol::Other,
             },
-            verify: match verify.max(snapshot.compiler().settings().upstream_tls.verify.into()) {
+            verify: match verify.max(snapshot.compiler().settings().upstream_tls.verify) {
                 VerifyUpstreams::Off => false,
                 VerifyUpstreams::Upstream => upstream.verify,
                 VerifyUpstreams::Required => true,
@@ -84,7 +79,7 @@ pub(crate) fn server_name(host: &str) -> Option<ServerName<'_>> {
     ServerName::try_from(host.trim_matches(['[', ']'])).ok()
 }
 
-/// Opens TLS connections to upstreams. Sessions are resumed across all workers, within one profile.
+/// How TLS connections to upstreams are opened. Sessions are resumed across all workers, within one profile.
 pub(crate) struct UpstreamTls {
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
@@ -103,22 +98,11 @@ impl UpstreamTls {
         }
     }
 
-    /// Shakes hands with the upstream under the name `host`, a Host header's value without port.
-    pub(crate) async fn connect(
-        &self,
-        stream: TcpStream,
-        host: &str,
-        profile: &Profile,
-        patience: Duration,
-    ) -> Result<Box<TlsStream<TcpStream>>, Failure> {
-        let name = server_name(host).ok_or_else(|| Failure::Tls(io::Error::other("TLS has no such server names")))?;
-        let name = name.to_owned();
-        let connector = self.connector(profile).map_err(|error| Failure::Tls(io::Error::other(error)))?;
-        let stream = tokio::time::timeout(patience, connector.connect(name, stream)).await;
-        stream.map_err(|_| Failure::ConnectTimeout)?.map(Box::new).map_err(Failure::Tls)
-    }
-
-    fn connector(&self, profile: &Profile) -> Result<TlsConnector, rustls::Error> {
+    /// What shakes hands as this profile says.
+    ///
+    /// # Errors
+    /// TLS takes no such configuration.
+    pub(super) fn connector(&self, profile: &Profile) -> Result<TlsConnector, rustls::Error> {
         let known = self.connectors.read().unwrap_or_else(PoisonError::into_inner).get(profile).cloned();
         if let Some(known) = known {
             return Ok(known);

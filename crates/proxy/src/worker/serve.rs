@@ -70,18 +70,10 @@ async fn open(
     }
     // The system is asked only where the listening socket takes connections to several addresses.
     let local = if listen.addr.ip().is_unspecified() { socket.local_addr()? } else { listen.addr };
-    let limits = &worker.node.config.client;
     let (transport, first, http2, tls) = if listen.tls {
         let stream = socket.into_watched()?;
         // Boxed: a handshake's state is large, and needed for a moment only.
-        let accepting = Box::pin(async {
-            let accepting =
-                tokio::time::timeout(limits.handshake_timeout, crate::tls::accept(&worker, &listen, stream));
-            accepting.await.unwrap_or_else(|_| {
-                worker.counters.tls_late.up();
-                Err(io::ErrorKind::TimedOut.into())
-            })
-        });
+        let accepting = Box::pin(crate::tls::accept(&worker, &listen, stream));
         let accepted = unless_evicted(&activity, accepting).await;
         if accepted.is_err() {
             worker.counters.tls_failures.up();

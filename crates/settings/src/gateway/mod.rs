@@ -21,7 +21,7 @@ pub use metrics_push::MetricsPush;
 pub use nginx::{EscapeStyle, NginxConfig, NginxHttp, UpstreamKeepalive};
 pub use node::{
     AmbiguousPath, Dns, Limits, LongConnectionPolicy, LongConnections, Shutdown, Timeouts, Upgrade, UpstreamPool,
-    UpstreamTls, VerifyUpstreams,
+    UpstreamTls,
 };
 pub use ocsp::Ocsp;
 pub use prometheus::{MetricSettings, Prometheus};
@@ -93,8 +93,9 @@ const HTTP2_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1
 const STREAM_WINDOW: std::ops::RangeInclusive<Size> = Size::kib(64)..=Size::kib(1024 * 1024);
 /// By how much a window of that size may grow at most.
 const SHARED_WINDOW: Size = Size::kib(512 * 1024);
-/// What may be under way on one HTTP/3 stream. The protocol itself asks for nothing (RFC 9000 §4).
-const HTTP3_STREAM: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1024 * 1024);
+/// What may be under way on one HTTP/3 stream to the gateway, and on all of a connection to the client. The protocol itself asks for
+/// nothing (RFC 9000 §4).
+const HTTP3_WINDOW: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1024 * 1024);
 
 /// TLS of the listeners beside the traffic; each speaks plain HTTP unless it is given a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -235,7 +236,7 @@ impl Gateway {
             ("limits.http3_stream_window", self.limits.http3_stream_window),
             ("limits.http3_send_buffer", self.limits.http3_send_buffer),
         ];
-        for (key, _) in http3.iter().filter(|(_, size)| !HTTP3_STREAM.contains(size)) {
+        for (key, _) in http3.iter().filter(|(_, size)| !HTTP3_WINDOW.contains(size)) {
             checks.fault(key, "expected 16k to 1g: less would have every stream wait for its other side");
         }
         checks.above_zero(&[

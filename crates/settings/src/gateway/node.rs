@@ -1,5 +1,6 @@
 //! Our own keys of the gateway's file: caps, time limits, the end of the process, and how upstreams are reached.
 
+use milecastle_model::VerifyUpstreams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -239,30 +240,8 @@ pub struct UpstreamTls {
     /// Whose certificates are verified, with the authorities of `apisix.ssl.ssl_trusted_certificate`: `off`, nobody's, as the
     /// reference does; `upstream`, those of upstreams with `tls.verify: true`; `required`, everybody's. Where the settings of the
     /// gateway group ask for more, that counts.
+    #[schemars(with = "String", extend("enum" = ["off", "upstream", "required"]))]
     pub verify: VerifyUpstreams,
-}
-
-/// See [`UpstreamTls::verify`]. What asks for more is greater.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum VerifyUpstreams {
-    /// Nobody's.
-    #[default]
-    Off,
-    /// Those of upstreams that ask for it.
-    Upstream,
-    /// Everybody's.
-    Required,
-}
-
-impl From<milecastle_model::VerifyUpstreams> for VerifyUpstreams {
-    fn from(of_group: milecastle_model::VerifyUpstreams) -> Self {
-        match of_group {
-            milecastle_model::VerifyUpstreams::Off => Self::Off,
-            milecastle_model::VerifyUpstreams::Upstream => Self::Upstream,
-            milecastle_model::VerifyUpstreams::Required => Self::Required,
-        }
-    }
 }
 
 /// Connections kept to upstreams, over all of them.

@@ -1,6 +1,7 @@
 //! Certificates of clients (§6).
 
-use super::{Secure, exchange, handshake, site};
+use super::{Secure, handshake, site};
+use crate::openssl::s_client;
 use milecastle_testkit::tls::Identity;
 use milecastle_testkit::{Answer, Call, Target, TempDir, eventually};
 use serde_json::{Value, json};
@@ -135,7 +136,7 @@ async fn tls_6_5_a_session_is_resumed_under_its_own_name_only() {
     // A session of TLS 1.3 comes after the handshake, so that the answer is waited for.
     let request = "GET /x HTTP/1.1\r\nHost: t65.test\r\nConnection: close\r\n\r\n";
     let with = |name: &str, options: &[&str]| {
-        exchange(site.up.https, Some(name), &[&["-ign_eof"][..], options].concat(), request)
+        s_client(site.up.https, Some(name), &[&["-ign_eof"][..], options].concat(), request)
     };
     for (option, version) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
         let (new, reused) = (format!("New, {version}"), format!("Reused, {version}"));

@@ -5,12 +5,11 @@ mod clients;
 mod settings;
 
 use super::{Shared, Site, with};
+use crate::openssl::s_client;
 use milecastle_testkit::tls::{Authority, Identity};
 use serde_json::{Value, json};
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 /// A gateway whose upstream `echo` serves every path of every host, and the authorities of its certificates and of its clients.
@@ -63,21 +62,5 @@ fn object(id: &str, identity: &Identity, more: Value) -> (String, Value) {
 
 /// What `openssl s_client` tells of a handshake; `None` if there is none.
 fn handshake(at: SocketAddr, name: Option<&str>, options: &[&str]) -> Option<String> {
-    exchange(at, name, options, "")
-}
-
-/// The same with what it sends, and what comes back.
-fn exchange(at: SocketAddr, name: Option<&str>, options: &[&str], sent: &str) -> Option<String> {
-    let mut command = Command::new("openssl");
-    command.args(["s_client", "-connect", &at.to_string()]).args(options);
-    match name {
-        Some(name) => command.args(["-servername", name]),
-        None => command.arg("-noservername"),
-    };
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().expect("openssl is installed");
-    // It may have failed before it has read anything.
-    drop(child.stdin.take().unwrap().write_all(sent.as_bytes()));
-    let output = child.wait_with_output().unwrap();
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    s_client(at, name, options, "")
 }

@@ -122,11 +122,8 @@ async fn upstream_5_2_a_body_is_sent_again_up_to_the_limit() {
     const LIMIT: usize = 64 << 10;
     let (site, echo, reading) = (site().await, Echo::named("good"), reading());
     site.put([route_to("u52-body", json!({ "nodes": in_order(&[reading.address, echo.address()]) }))]).await;
-    let hits = async || {
-        let page = Call::get("/apisix/prometheus/metrics").to(site.up.prometheus).await.unwrap().text();
-        let series = "apisix_limit_hits_total{limit=\"limits.retry_body\"} ";
-        page.lines().find_map(|line| line.strip_prefix(series)?.parse::<f64>().ok()).expect("it is shown")
-    };
+    let series = "apisix_limit_hits_total{limit=\"limits.retry_body\"}";
+    let hits = async || site.up.metric(series).await.expect("it is shown");
     let before = hits().await;
     for (length, status, tries) in [(LIMIT, 200, "502, 200"), (LIMIT + 1, 502, "502")] {
         let body = "y".repeat(length);

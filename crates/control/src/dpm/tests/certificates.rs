@@ -1,13 +1,13 @@
 //! Certificates end; what then.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use milecastle_pki::transport::connect;
 use milecastle_pki::{CLUSTER_NAME, NodeCertificate, join_client_config};
 use milecastle_settings::Time;
 use milecastle_testkit::node::Held;
-use milecastle_testkit::{eventually, has_ipv6};
+use milecastle_testkit::{eventually, hosts_of_each_family};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::Code;
@@ -30,15 +30,11 @@ async fn a_stream_does_not_outlive_its_certificate() {
 
 #[tokio::test]
 async fn nodes_come_over_either_family_or_both() {
-    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
-    for (host, families) in [("0.0.0.0", &[v4][..]), ("::1", &[v6]), ("::", &[v4, v6])] {
-        if families.contains(&v6) && !has_ipv6(&format!("nodes that come to {host}")) {
-            continue;
-        }
+    for (host, from) in hosts_of_each_family("nodes that come to") {
         let replica = Replica::configured(|settings| settings.server.listen.host = host.parse().unwrap()).await;
         let config = Arc::new(join_client_config(cluster_ca(&replica.store).await.unwrap().fingerprint()).unwrap());
-        for &family in families {
-            let address = SocketAddr::new(family, replica.manager.local_addr().port());
+        for &ip in from {
+            let address = SocketAddr::new(ip, replica.manager.local_addr().port());
             connect(&address.to_string(), config.clone()).await.unwrap_or_else(|error| panic!("{host}: {error}"));
         }
     }

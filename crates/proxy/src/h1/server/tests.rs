@@ -228,16 +228,22 @@ impl AsyncWrite for Reluctant {
     }
 }
 
+/// A request whose body is awaited, and its client, which has taken so many bytes of what it is told then.
+fn awaited(taken: usize) -> (Inbound, Reluctant) {
+    let head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
+    let (mut inbound, mut client) = (Inbound::new(head.into()), Reluctant(taken));
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert!(inbound.poll_head(&mut client, &mut cx, &Scratch::default(), &HeaderMap::new, LIMITS).is_ready());
+    inbound.is_awaited();
+    assert!(inbound.poll_body(&mut client, &mut cx).is_pending());
+    (inbound, client)
+}
+
 #[test]
 fn no_interim_answer_stands_in_the_middle_of_a_final_one() {
-    let head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
+    let mut cx = Context::from_waker(std::task::Waker::noop());
     for (taken, rest) in [(0, &b""[..]), (10, &b"00 Continue\r\n\r\n"[..]), (25, b"")] {
-        let (mut inbound, scratch) = (Inbound::new(head.into()), Scratch::default());
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let mut client = Reluctant(taken);
-        assert!(inbound.poll_head(&mut client, &mut cx, &scratch, &HeaderMap::new, LIMITS).is_ready());
-        inbound.is_awaited();
-        assert!(inbound.poll_body(&mut client, &mut cx).is_pending());
+        let (mut inbound, mut client) = awaited(taken);
         let mut before = Vec::new();
         inbound.put_rest(&mut before);
         assert_eq!(before, rest, "{taken} bytes taken");
@@ -249,14 +255,9 @@ fn no_interim_answer_stands_in_the_middle_of_a_final_one() {
 
 #[test]
 fn interim_answers_do_not_stand_in_each_other() {
-    let head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
+    let mut cx = Context::from_waker(std::task::Waker::noop());
     for (taken, rest) in [(0, "HINT"), (10, "00 Continue\r\n\r\nHINT"), (25, "HINT")] {
-        let (mut inbound, scratch) = (Inbound::new(head.into()), Scratch::default());
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let mut client = Reluctant(taken);
-        assert!(inbound.poll_head(&mut client, &mut cx, &scratch, &HeaderMap::new, LIMITS).is_ready());
-        inbound.is_awaited();
-        assert!(inbound.poll_body(&mut client, &mut cx).is_pending());
+        let (mut inbound, mut client) = awaited(taken);
         inbound.put_interim(|text| text.extend_from_slice(b"HINT"));
         client.0 = 3;
         assert!(inbound.poll_interim(&mut client, &mut cx).is_pending());
