@@ -2,7 +2,7 @@
 
 The argument is a JSON object too: `port`, `name` (for SNI and the certificate), `ca` (a file), and where asked for `identity` (files of
 certificate and key) and `window` (bytes that may come on a stream, and no more, whatever was read). The first line that is printed is
-`connected` or `refused`.
+`connected`, with what the gateway is and grants, or `refused`.
 """
 
 import asyncio
@@ -246,7 +246,10 @@ async def main(asked):
         async with connect("127.0.0.1", asked["port"], configuration=configuration, create_protocol=protocol) as client:
             names = client._quic.tls._peer_certificate.subject.rfc4514_string()
             serial = str(client._quic.tls._peer_certificate.serial_number)
-            print(json.dumps({"connected": True, "subject": names, "serial": serial}), flush=True)
+            # Bytes that may come on all streams before the gateway has read any.
+            window = client._quic._remote_max_data
+            told = {"connected": True, "subject": names, "serial": serial, "window": window}
+            print(json.dumps(told), flush=True)
             await serve(client)
     except ConnectionError as error:
         print(json.dumps({"refused": str(error)}), flush=True)

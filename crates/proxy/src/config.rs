@@ -60,6 +60,8 @@ pub(crate) struct Http3Config {
     pub(crate) control_frames: u32,
     /// What may come on one stream ahead of its reader.
     pub(crate) stream_window: u64,
+    /// The same on all streams of a connection.
+    pub(crate) connection_window: u64,
     /// Answer bytes of all streams of a connection that the client has not acknowledged.
     pub(crate) send_buffer: u64,
     /// How long a client may be silent.
@@ -77,6 +79,7 @@ impl Http3Config {
             cancels: limits.http3_cancels,
             control_frames: limits.http3_control_frames,
             stream_window: limits.http3_stream_window.get(),
+            connection_window: limits.http3_connection_window.get(),
             send_buffer: limits.http3_send_buffer.get(),
             silence: settings.timeouts.http3_silence.get(),
             alternative_age: Some(settings.apisix.ssl.alt_svc_max_age.get()).filter(|age| !age.is_zero()),

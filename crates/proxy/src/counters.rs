@@ -97,6 +97,8 @@ counters! {
     http3_stuck_streams,
     /// HTTP/3 client connections given up because of `timeouts.http3_silence`.
     http3_silent,
+    /// Requests over HTTP/3 refused because other bodies took all of `limits.http3_connection_window`.
+    http3_bodies_refused,
     /// Client connections of HTTP/1 and HTTP/2 closed because nothing was taken of what was sent for `nginx_config.http.send_timeout`.
     stuck_answers,
     /// Bodies of requests given up because of `nginx_config.http.client_body_timeout`.

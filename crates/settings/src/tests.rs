@@ -281,6 +281,8 @@ fn values_that_could_not_work_are_refused() {
         ("gateway: {limits: {http2_stream_window: 63k}}", "gateway.limits.http2_stream_window"),
         ("gateway: {limits: {http2_shared_window: 1g}}", "gateway.limits.http2_shared_window"),
         ("gateway: {limits: {http3_stream_window: 15k}}", "gateway.limits.http3_stream_window"),
+        ("gateway: {limits: {http3_connection_window: 1023k}}", "gateway.limits.http3_connection_window"),
+        ("gateway: {limits: {http3_connection_window: 17g}}", "gateway.limits.http3_connection_window"),
         ("gateway: {limits: {http3_send_buffer: 2g}}", "gateway.limits.http3_send_buffer"),
         ("gateway: {limits: {upstream_http2_window: 1k}}", "gateway.limits.upstream_http2_window"),
         ("gateway: {limits: {upstream_http2_send_buffer: 2g}}", "gateway.limits.upstream_http2_send_buffer"),

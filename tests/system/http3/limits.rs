@@ -123,6 +123,51 @@ async fn uploads_that_nobody_reads_hold_up_no_other_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_holds_no_more_than_it_may_and_bodies_that_are_read_go_on() {
+    /// As many as find room: seven eighths of 1280 KiB, but for 256 KiB, are 864 KiB.
+    const STUCK: u64 = 3;
+    const SIZE: usize = 512 * 1024;
+    let site = Site::start(&[
+        ("MILECASTLE__GATEWAY__LIMITS__UPSTREAM_HTTP2_SEND_BUFFER", "16k"),
+        ("MILECASTLE__GATEWAY__LIMITS__HTTP3_CONNECTION_WINDOW", "1280k"),
+    ])
+    .await;
+    let upstream = json!({ "scheme": "grpc", "nodes": { upstream_that_takes_little().to_string(): 1 } });
+    site.up.put("/routes/stuck", json!({ "uri": "/stuck", "upstream": upstream })).await;
+    site.in_force("/routes/stuck").await;
+    let mut client = site.client();
+    assert_eq!(client.greeting["window"], 1280 * 1024, "{}", client.greeting);
+    site.echo.take();
+    let stuck = json!({ "do": "start", "authority": "localhost", "path": "/stuck", "method": "POST", "size": SIZE });
+    let first = client.ask(stuck.clone());
+    for _ in 1..STUCK {
+        client.ask(stuck.clone());
+    }
+    eventually("all of them are under way", async || site.in_work().await == STUCK).await;
+    let refused = client.request("/", json!({ "method": "POST", "size": SIZE }));
+    assert_eq!((&refused["status"], &refused["reset"]), (&json!(0), &json!(0x10b)), "{refused}");
+    let hits = "limit_hits_total{limit=\"limits.http3_connection_window\"}";
+    eventually("it is counted", async || site.metric(hits).await == 1).await;
+    // Short ones find room beside them, more than a window of them one after the other.
+    for _ in 0..40 {
+        let short =
+            json!({ "method": "POST", "size": 48 * 1024, "headers": [["content-length", (48 * 1024).to_string()]] });
+        let answer = client.request("/", short);
+        assert_eq!(answer["status"], 200, "{answer}");
+    }
+    assert_eq!(site.echo.take().len(), 40);
+    client.ask(json!({ "do": "give_up", "stream": first["stream"] }));
+    eventually("one is gone", async || site.in_work().await == STUCK - 1).await;
+    eventually("what it held is free again", async || {
+        client.request("/", json!({ "method": "POST", "size": SIZE }))["status"] == 200
+    })
+    .await;
+    client.ask(json!({ "do": "leave" }));
+    eventually("nothing is held", async || site.in_work().await == 0).await;
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_beyond_the_connections_that_may_be_is_refused_until_one_has_left() {
     let settings = [("MILECASTLE__GATEWAY__WORKERS", "1"), ("MILECASTLE__GATEWAY__LIMITS__CONNECTIONS", "2")];
     let site = Site::start(&settings).await;

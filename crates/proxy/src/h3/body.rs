@@ -2,6 +2,7 @@
 
 use super::frames::{Frames, StreamFault};
 use super::qpack::{self, BlockFault};
+use super::room::Share;
 use super::{code, frame};
 use crate::fields::is_of_a_connection;
 use bytes::Bytes;
@@ -72,12 +73,24 @@ pub(crate) struct Body {
     most_trailers: usize,
     trailers: Option<HeaderMap>,
     expectation: Option<Rc<Expectation>>,
+    /// What of its connection's room it may hold, until it has ended.
+    share: Option<Share>,
 }
 
 impl Body {
     /// What follows a head that has said this `length`.
     pub(crate) fn new(frames: Frames, length: Option<u64>, most_trailers: usize) -> Self {
-        Self { frames, at: At::Frames, left: length, most_trailers, trailers: None, expectation: None }
+        Self { frames, at: At::Frames, left: length, most_trailers, trailers: None, expectation: None, share: None }
+    }
+
+    /// What it may hold.
+    pub(crate) fn hold(&mut self, share: Share) {
+        self.share = Some(share);
+    }
+
+    /// Tells the client that nothing was done with it, so that all may be sent again (RFC 9114 §4.1.1).
+    pub(crate) fn reject(mut self) {
+        self.frames.stop(code::REQUEST_REJECTED);
     }
 
     /// The client waits for being told to go on; who does that waits for the answer of this.
@@ -177,6 +190,7 @@ impl Body {
 
     fn end(&mut self) -> Result<Option<Bytes>, BodyFault> {
         self.at = At::End;
+        self.share = None;
         if self.left.unwrap_or(0) > 0 { Err(BodyFault::Malformed) } else { Ok(None) }
     }
 

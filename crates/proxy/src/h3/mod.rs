@@ -1,7 +1,8 @@
 //! HTTP/3 with clients (RFC 9114), as far as it is frames and fields; `worker`, `http3/` speaks it.
 //!
 //! QUIC is the library's. HTTP/3 is code of our own: what a client may have waiting in memory, and what is malformed, is
-//! decided here and nowhere else. [`frames`] reads a stream, [`body`] the body of a request, [`qpack`] blocks of fields.
+//! decided here and nowhere else. [`frames`] reads a stream, [`body`] the body of a request, [`qpack`] blocks of fields;
+//! [`room`] is what the bodies of a connection may hold.
 //!
 //! Invariants:
 //! - The payload of a frame is not gathered before it is known to be allowed so long; what is dropped is dropped as it comes.
@@ -13,6 +14,7 @@ mod body;
 mod frames;
 mod interims;
 mod qpack;
+mod room;
 
 pub(crate) use body::Body;
 pub use frames::{FrameHead, numbers};
@@ -20,6 +22,7 @@ pub(crate) use frames::{Frames, StreamFault};
 pub(crate) use interims::Interims;
 pub(crate) use qpack::encode;
 pub use qpack::{BlockFault, decode, entry};
+pub(crate) use room::{Room, Share};
 
 use quinn::VarInt;
 

@@ -25,8 +25,9 @@ pub(crate) fn family(registry: &Registry) -> Result<Family<Counter>, MetricError
 /// Those that the workers count.
 pub(super) fn of_workers(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
     let family = family(registry)?;
-    let limits: [(&str, Read); 14] = [
+    let limits: [(&str, Read); 15] = [
         ("limits.http2_streams", |t| t.http2_streams_refused),
+        ("limits.http3_connection_window", |t| t.http3_bodies_refused),
         ("limits.matched_body", |t| t.matched_bodies_cut),
         ("limits.retry_body", |t| t.retry_bodies_cut),
         ("limits.upstream_header_bytes", |t| t.upstream_heads_too_long),

@@ -82,9 +82,14 @@ pub struct Limits {
     /// connection, beyond 4 for each request; more ends the connection (`H3_EXCESSIVE_LOAD`).
     #[schemars(range(min = 1), extend("x-unit" = "frames"))]
     pub http3_control_frames: u32,
-    /// What a client may send on one HTTP/3 stream before that is read, 16k to 1g. The connection has room for so much of each of its
-    /// streams: a body that nobody reads holds up no other one. A longer way to the client needs more for a fast upload.
+    /// What a client may send on one HTTP/3 stream before that is read, 16k to 1g. A longer way to the client needs more for a fast
+    /// upload.
     pub http3_stream_window: Size,
+    /// What a client may send on all streams of one HTTP/3 connection before that is read, from four times `http3_stream_window` to 16g.
+    /// Seven eighths of it, but for one stream's window, are shared out to the bodies of requests, to each what it has announced, at most
+    /// `http3_stream_window`: a body that nobody reads holds up no other one. A request whose body finds too little left is refused
+    /// (`H3_REQUEST_REJECTED`); its client may send it again, on another connection or once other bodies have been read.
+    pub http3_connection_window: Size,
     /// What of the answers of one HTTP/3 client connection may be on its way, or wait to be sent, before its client has acknowledged it,
     /// 16k to 1g.
     pub http3_send_buffer: Size,
@@ -311,6 +316,7 @@ impl Default for Limits {
             http3_cancels: 200,
             http3_control_frames: 1000,
             http3_stream_window: Size::kib(256),
+            http3_connection_window: Size::kib(16 * 1024),
             http3_send_buffer: Size::kib(1024),
             upstream_http2_streams: 100,
             upstream_http2_connections: 64,

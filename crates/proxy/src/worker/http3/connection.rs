@@ -2,7 +2,7 @@
 
 use super::{Line, control, stream};
 use crate::config::Listen;
-use crate::h3::code;
+use crate::h3::{Room, code};
 use crate::worker::Worker;
 use crate::worker::activity::{Activity, Phase};
 use crate::worker::allowance::{Allowance, Cancels};
@@ -111,6 +111,8 @@ pub(super) struct Http3 {
     wasted: Cell<u64>,
     cancels: Cancels,
     control_frames: Allowance,
+    /// What the bodies of its requests may hold.
+    pub(super) room: Rc<Room>,
 }
 
 /// Why the worker's watch has something to say.
@@ -126,6 +128,7 @@ impl Http3 {
         let (config, now) = (&client.worker.node.config.http3, Instant::now());
         let control_frames = Allowance::new(config.control_frames, u64::MAX, now);
         let cancels = Cancels::new(config.cancels, now);
+        let room = Room::new(config.connection_window, config.stream_window);
         Self {
             client,
             quic,
@@ -137,6 +140,7 @@ impl Http3 {
             wasted: Cell::new(0),
             cancels,
             control_frames,
+            room,
         }
     }
 

@@ -7,7 +7,7 @@
 //! Invariants:
 //! - A request takes the way of all others (`request`): what differs between protocols ends here.
 //! - An answer that is cut short ends in a reset of its stream; the end of the stream says that it is whole.
-//! - A body that nobody reads holds up no other stream: the connection's window has room for those of all its streams.
+//! - A body that nobody reads holds up no other stream: the connection's window has room for as much as all of its bodies can hold.
 //! - A client that has not proved its address costs a bounded amount of memory, and gets no more than three times what it has sent.
 
 mod connection;
@@ -73,14 +73,13 @@ impl QuicEntrance {
     /// Opens an endpoint. To be called on the worker's runtime.
     pub(super) fn open(worker: &Rc<Worker>, door: QuicDoor) -> io::Result<Rc<Self>> {
         let http3 = &worker.node.config.http3;
-        // What nobody reads of one stream takes nothing of the others' windows.
-        let all_streams = u64::from(http3.streams + SIDE_STREAMS) * http3.stream_window;
         let mut transport = TransportConfig::default();
         transport
             .max_concurrent_bidi_streams(http3.streams.into())
             .max_concurrent_uni_streams(SIDE_STREAMS.into())
             .stream_receive_window(VarInt::try_from(http3.stream_window).map_err(io::Error::other)?)
-            .receive_window(VarInt::try_from(all_streams).map_err(io::Error::other)?)
+            // Shared out to bodies: `h3::Room`.
+            .receive_window(VarInt::try_from(http3.connection_window).map_err(io::Error::other)?)
             .send_window(http3.send_buffer)
             .max_idle_timeout(Some(IdleTimeout::try_from(http3.silence).map_err(io::Error::other)?))
             // Who lives acknowledges them, however long an answer takes.

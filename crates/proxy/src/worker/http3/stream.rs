@@ -118,6 +118,15 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
     }
     let mut body = Body::new(frames, length, limits.header_bytes);
     let is_empty = poll_fn(|cx| Poll::Ready(body.ends_at_once(cx))).await;
+    if !is_empty {
+        let Some(share) = connection.room.take(length) else {
+            worker.counters.http3_bodies_refused.up();
+            tracing::debug!(peer = %client.facts.peer, "an HTTP/3 request was refused: other bodies take all room of its connection");
+            body.reject();
+            return Err(Cut::With(code::REQUEST_REJECTED));
+        };
+        body.hold(share);
+    }
     let expectation = (!is_empty && head.seen.expect && expects_continue(&head.headers)).then(|| body.expect());
     let asks_for_head = head.method == Method::HEAD;
     let upload = (!is_empty).then(|| Upload::http3(body, limits.body_bytes, worker.counters.clone()));
