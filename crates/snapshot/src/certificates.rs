@@ -81,7 +81,8 @@ pub(crate) fn compile(
             .skip_mtls_uri_regex
             .iter()
             .map(|regex| {
-                Pattern::new(regex).map_err(|error| Fault::rule("/client/skip_mtls_uri_regex", error.to_string()))
+                let pattern = Pattern::new(regex).and_then(|pattern| pattern.check().map(|()| pattern));
+                pattern.map_err(|error| Fault::rule("/client/skip_mtls_uri_regex", error.to_string()))
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(ClientAuth { authorities, depth: client.depth, skip_uri })

@@ -2,11 +2,13 @@
 //!
 //! Operators know PCRE, so a pattern is first turned into the nearest form our engines speak (`pcre.rs`). It then runs
 //! in the `regex` crate, in time linear in the text, if that crate knows all of it; otherwise (look-around,
-//! back-references, possessive repetition) in `fancy-regex` with a limit on backtracking.
+//! back-references, possessive repetition) in `fancy-regex` with a limit on backtracking. `limits.rs` says how large a
+//! pattern may be.
 //!
 //! Invariants: equal patterns with equal flags share one compiled form for as long as somebody holds it; a pattern is
 //! compiled when first used, not when the configuration is built; no text makes a match run without bound.
 
+mod limits;
 mod pcre;
 mod replace;
 
@@ -15,13 +17,11 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 
+use fancy_regex::CompileError;
 use thiserror::Error;
 
 use pcre::Verdict;
 pub use replace::Replacement;
-
-/// Steps a backtracking match may take before it gives up: some milliseconds.
-const BACKTRACK_LIMIT: usize = 100_000;
 
 /// Why a pattern is refused or a match has no answer. The message is the reason alone; callers name the pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -216,6 +216,8 @@ fn compile(source: &str, flags: Flags) -> Engine {
             .multi_line(flags.multi_line)
             .dot_matches_new_line(flags.dot_all)
             .ignore_whitespace(flags.extended)
+            .size_limit(limits::MACHINE)
+            .nest_limit(limits::NESTING)
             .build();
         return match built {
             Ok(regex) => Engine::Linear(regex),
@@ -227,10 +229,18 @@ fn compile(source: &str, flags: Flags) -> Engine {
         .multi_line(flags.multi_line)
         .dot_matches_new_line(flags.dot_all)
         .verbose_mode(flags.extended)
-        .backtrack_limit(BACKTRACK_LIMIT)
+        .delegate_size_limit(limits::MACHINE)
+        .max_prog_size(limits::INSTRUCTIONS)
+        .backtrack_limit(limits::STEPS_BACK)
         .build();
     match (built, verdict) {
         (Ok(regex), _) => Engine::Backtracking(regex),
+        (Err(fancy_regex::Error::CompileError(error)), _) if matches!(*error, CompileError::PatternTooComplex) => {
+            let most = limits::INSTRUCTIONS;
+            let text =
+                format!("too large: repetitions and calls of groups written out, it has more than {most} instructions");
+            Engine::Broken(PatternError::Invalid(text))
+        }
         (Err(_), Verdict::Doubtful(reason)) => Engine::Broken(PatternError::Invalid(reason)),
         (Err(error), _) => Engine::Broken(invalid(&error)),
     }
@@ -327,7 +337,17 @@ mod tests {
         let unknown = Pattern::new(r"\p{Nonsense}").unwrap();
         assert!(unknown.check().is_err());
         assert!(!unknown.is_match("a"));
-        assert!(Pattern::new(r"a{1000}{1000}").unwrap().check().is_err());
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_by_either_engine() {
+        let nested = format!("{}a{}", "(".repeat(300), ")".repeat(300));
+        for large in [r"a{1000}{1000}", r"(?=a)\w{1000}{1000}", &*nested] {
+            assert!(Pattern::new(large).and_then(|pattern| pattern.check()).is_err(), "{large}");
+        }
+        // A group that calls itself is written out, 2^19 times here.
+        let Err(PatternError::Invalid(reason)) = Pattern::new(r"(a|b\g<1>\g<1>)") else { panic!("it was accepted") };
+        assert!(reason.starts_with("too large"), "{reason}");
     }
 
     #[test]

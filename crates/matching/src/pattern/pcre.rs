@@ -6,7 +6,7 @@
 //! What stays different: texts are matched by character, not by byte; `$` does not match before a final line end;
 //! `\b` and case folding see all of Unicode; verbs such as `(*SKIP)` and control escapes `\cX` are refused.
 
-use super::Flags;
+use super::{Flags, limits};
 
 /// A pattern ready for an engine.
 pub(super) struct Translated {
@@ -27,7 +27,10 @@ pub(super) enum Verdict {
 
 pub(super) fn verdict(pattern: &Translated, flags: Flags) -> Verdict {
     use regex_syntax::ast::ErrorKind::{UnsupportedBackreference, UnsupportedLookAround};
-    let mut parser = regex_syntax::ast::parse::ParserBuilder::new().ignore_whitespace(flags.extended).build();
+    let mut parser = regex_syntax::ast::parse::ParserBuilder::new()
+        .ignore_whitespace(flags.extended)
+        .nest_limit(limits::NESTING)
+        .build();
     match parser.parse(&pattern.text) {
         Ok(_) if pattern.possessive => Verdict::Backtracking,
         Ok(_) => Verdict::Linear,

@@ -82,6 +82,15 @@ fn objects_that_ask_for_stapling_are_known_and_changes_of_others_leave_them_as_t
 }
 
 #[test]
+fn paths_without_a_certificate_that_no_node_could_look_for_are_refused() {
+    let (cert, key) = pair();
+    let client = json!({ "ca": cert, "skip_mtls_uri_regex": ["a{1000}{1000}"] });
+    let body = json!({ "cert": cert, "key": key, "sni": "a.test", "client": client });
+    let faults = compiler().check(Kind::Ssl, "1", &body);
+    assert!(faults.iter().any(|fault| fault.to_string().contains("size limit")), "{faults:?}");
+}
+
+#[test]
 fn a_key_that_is_none_is_refused_and_quarantined() {
     let (cert, _) = pair();
     let body: Value = json!({ "cert": cert, "key": format!("{:64}", "-----BEGIN NOTHING-----"), "sni": "a.test" });
