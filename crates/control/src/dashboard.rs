@@ -11,6 +11,7 @@ use crate::health::Readiness;
 use crate::keys::{KeyError, Keyring};
 use crate::listen::{self, Ended, Ending, Served};
 use crate::oidc::{Provider, Tickets, TrustError};
+use crate::once::Repeats;
 use crate::pages::{self, Site};
 use crate::passwords::Hashing;
 use crate::refusals::Refusals;
@@ -176,6 +177,7 @@ impl Opening {
         let objects = metrics.gauge("group_objects", help, &["group"], Options::default())?;
         let admin = &settings.admin;
         let waits = Waits::new(&WAITS, admin.max_waits as usize, admin.max_waits_of_a_key as usize);
+        let repeats = Arc::new(Repeats::new(admin, &metrics)?);
         let streams = settings.event_streams.clone();
         let most = streams.most.min(settings.limits.connections / 4).max(1) as usize;
         let places = Waits::new(&STREAMS, most, streams.most_of_a_caller as usize);
@@ -204,7 +206,7 @@ impl Opening {
             },
             max_wait: admin.max_wait.get(),
             max_read_wait: admin.max_read_wait.get(),
-            max_repeat_wait: admin.max_repeat_wait.get(),
+            repeats: repeats.clone(),
             waits: waits.clone(),
             streams: places,
             events,
@@ -212,7 +214,8 @@ impl Opening {
             most_probes: availability.most_probes.into(),
             allowed: admin.allow_admin_on_dashboard.as_slice().into(),
         });
-        let admin = AdminApi::new(state.clone(), nodes, compiler, callers.clone(), clock.clone(), admin, waits);
+        let admin =
+            AdminApi::new(state.clone(), nodes, compiler, callers.clone(), clock.clone(), admin, waits, repeats);
         let admin = Arc::new(admin);
         let site = |allowed: &[Peers]| Site {
             admin: admin.clone(),

@@ -4,11 +4,15 @@
 //! - Keys belong to who sends them. Whoever may not write any more is not answered either: this comes after the right was found.
 //! - One key means one request: method, path, gateway group and body.
 //! - What was refused is not kept, since nothing was done: it is judged again.
+//! - Whoever waits for an answer holds a connection, and the body that it has sent: so many may do so at a time.
 
 use aws_lc_rs::digest;
 use http::{HeaderMap, Method, Uri};
+use milecastle_settings::Admin;
 use milecastle_store::{Acting, Answered, Done, Once, StoreError};
+use milecastle_telemetry::metrics::{Counter, Handle, MetricError, Options, Registry};
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep};
 
 /// The header that names a write.
@@ -40,6 +44,12 @@ pub(crate) enum Unfit {
          was to write"
     )]
     Unanswered,
+    /// The same, and too many others wait for an answer.
+    #[error(
+        "a write with this Idempotency-Key was done, and what was answered is not known yet; as many repeated writes wait for theirs as may \
+         (admin.max_repeat_waits): repeat it later"
+    )]
+    Crowded,
 }
 
 /// The key of a request, if it writes and has one.
@@ -66,18 +76,53 @@ pub(crate) fn asked(key: &str, method: &Method, uri: &Uri, group: &str, body: &[
     Once::new(key, request)
 }
 
-/// What was answered to the write at first; `None` if it was not done yet. One that was just done has its answer soon, which is waited for
-/// no longer than `patience`.
-pub(crate) async fn answered(acting: Acting<'_>, once: &Once, patience: Duration) -> Result<Option<Answered>, Fault> {
-    let until = Instant::now() + patience;
-    loop {
-        match acting.done(once).await? {
-            None => return Ok(None),
-            Some(Done { same: false, .. }) => return Err(Unfit::Reused.into()),
-            Some(Done { answered: Some(answered), .. }) => return Ok(Some(answered)),
-            Some(Done { answered: None, .. }) if Instant::now() < until => sleep(LOOK).await,
-            Some(Done { answered: None, .. }) => return Err(Unfit::Unanswered.into()),
+/// Repeated writes of a process.
+pub(crate) struct Repeats {
+    /// How long one waits.
+    patience: Duration,
+    /// Those that wait.
+    places: Semaphore,
+    refused: Handle<Counter>,
+}
+
+impl Repeats {
+    /// As [`Admin::max_repeat_wait`] and [`Admin::max_repeat_waits`] have it.
+    ///
+    /// # Errors
+    /// A metric of the same name is another one.
+    pub(crate) fn new(settings: &Admin, metrics: &Registry) -> Result<Self, MetricError> {
+        let help = "Repeated writes that did not wait for the answer to the first one, since too many others did.";
+        let refused = metrics.counter("repeats_refused_total", help, &[], Options::default())?.with(&[]);
+        let places = Semaphore::new(settings.max_repeat_waits as usize);
+        Ok(Self { patience: settings.max_repeat_wait.get(), places, refused })
+    }
+
+    /// What was answered to the write at first; `None` if it was not done yet. One that was just done has its answer soon, which is waited
+    /// for.
+    pub(crate) async fn answered(&self, acting: Acting<'_>, once: &Once) -> Result<Option<Answered>, Fault> {
+        let until = Instant::now() + self.patience;
+        let mut place = None;
+        loop {
+            match acting.done(once).await? {
+                None => return Ok(None),
+                Some(Done { same: false, .. }) => return Err(Unfit::Reused.into()),
+                Some(Done { answered: Some(answered), .. }) => return Ok(Some(answered)),
+                Some(Done { answered: None, .. }) if Instant::now() < until => {
+                    if place.is_none() {
+                        place = Some(self.place()?);
+                    }
+                    sleep(LOOK).await;
+                }
+                Some(Done { answered: None, .. }) => return Err(Unfit::Unanswered.into()),
+            }
         }
+    }
+
+    fn place(&self) -> Result<SemaphorePermit<'_>, Unfit> {
+        self.places.try_acquire().map_err(|_| {
+            self.refused.inc();
+            Unfit::Crowded
+        })
     }
 }
 

@@ -90,6 +90,10 @@ pub struct Admin {
     /// Longest time that a repeated write (`Idempotency-Key`) waits for the answer to the first one, which is kept right after that was
     /// done; without it by then, it is refused with 409. `0s`: at once.
     pub max_repeat_wait: Time,
+    /// Repeated writes that wait so at a time, each with the body that it has sent, up to `max_body` or `max_configs_body`. One more does
+    /// not wait, and is refused with 409 and `Retry-After` (`repeats_refused_total`).
+    #[schemars(range(min = 1), extend("x-unit" = "requests"))]
+    pub max_repeat_waits: u32,
     /// Lists that are searched by `name` or `uri` at a time, each of which may take a processor. Further ones wait for `search_time`
     /// at most, and are then refused with 503 and `Retry-After`.
     #[schemars(range(min = 1), extend("x-unit" = "lists"))]
@@ -233,6 +237,7 @@ impl Default for Admin {
             lingering_bytes: Size::kib(64 << 10),
             max_read_wait: Time::millis(250),
             max_repeat_wait: Time::secs(5),
+            max_repeat_waits: 64,
             max_searches: 2,
             search_time: Time::secs(2),
             max_wait: Time::secs(30),

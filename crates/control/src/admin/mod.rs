@@ -24,7 +24,7 @@ pub(crate) mod yaml;
 use crate::callers::{Caller, Callers, Stranger};
 use crate::clock::Clock;
 use crate::dpm::Nodes;
-use crate::once;
+use crate::once::{self, Repeats};
 use crate::rights::{Place as Where, Principal};
 use crate::state::{Seen, State};
 use crate::terms::Terms;
@@ -65,7 +65,7 @@ pub(crate) struct AdminApi {
     configs_body: BodyLimits,
     declarative: Declarative,
     max_wait: Duration,
-    max_repeat_wait: Duration,
+    repeats: Arc<Repeats>,
     waits: Waits,
 }
 
@@ -78,6 +78,7 @@ struct Admitted<'a> {
 }
 
 impl AdminApi {
+    #[expect(clippy::too_many_arguments, reason = "all that it stands on")]
     pub(crate) fn new(
         state: Arc<State>,
         nodes: Nodes,
@@ -86,6 +87,7 @@ impl AdminApi {
         clock: Clock,
         settings: &Admin,
         waits: Waits,
+        repeats: Arc<Repeats>,
     ) -> Self {
         let max_read_wait = settings.max_read_wait.get();
         let searches = Searches::new(settings);
@@ -105,7 +107,7 @@ impl AdminApi {
             configs_body: BodyLimits::new(settings, settings.max_configs_body),
             declarative: settings.declarative,
             max_wait: settings.max_wait.get(),
-            max_repeat_wait: settings.max_repeat_wait.get(),
+            repeats,
             waits,
         }
     }
@@ -197,14 +199,14 @@ impl AdminApi {
         let (caller, by_handler) = (request.caller.clone(), matches!(target, Target::Typed(_)));
         let acting = caller.acting(&self.engine.store);
         let again = |answered| Reply { by_handler, ..Reply::again(answered) };
-        if let Some(answered) = once::answered(acting, &once, self.max_repeat_wait).await.map_err(unfit)? {
+        if let Some(answered) = self.repeats.answered(acting, &once).await.map_err(unfit)? {
             return Ok(again(answered));
         }
         request.caller.once = Some(once.clone());
         let reply = Box::pin(self.served(target, request, Body::from(body))).await;
         if once.is_repeated() {
             // Somebody else has come with the same key meanwhile.
-            let answered = once::answered(acting, &once, self.max_repeat_wait).await.map_err(unfit)?;
+            let answered = self.repeats.answered(acting, &once).await.map_err(unfit)?;
             return Ok(answered.map_or(reply, again));
         }
         once::keep(acting, &once, reply.answered()).await;

@@ -46,6 +46,7 @@ use crate::callers::{Caller, Callers, FORGED, Stranger};
 use crate::dpm::Nodes;
 use crate::listen::Peer;
 use crate::oidc::{Provider, Tickets};
+use crate::once::Repeats;
 use crate::openapi;
 use crate::revisions::Editor;
 use crate::rights::Principal;
@@ -98,8 +99,8 @@ pub(crate) struct Api {
     pub(crate) max_wait: Duration,
     /// How long a read waits for the database to say what is newest.
     pub(crate) max_read_wait: Duration,
-    /// How long a repeated write waits for the answer to the first one.
-    pub(crate) max_repeat_wait: Duration,
+    /// Repeated writes that wait for the answer to the first one.
+    pub(crate) repeats: Arc<Repeats>,
     pub(crate) waits: Waits,
     /// Places of streams of events.
     pub(crate) streams: Waits,

@@ -23,7 +23,7 @@ pub(super) async fn once(api: &Arc<Api>, who: &Arc<Caller>, request: Request, ne
     // The endpoint itself holds the body to its own limit.
     let body = api.large_body_limits.read(body).await?;
     let once = Arc::new(once::asked(&key, &head.method, &head.uri, "", &body));
-    if let Some(answered) = once::answered(api.by(who), &once, api.max_repeat_wait).await? {
+    if let Some(answered) = api.repeats.answered(api.by(who), &once).await? {
         return Ok(replayed(answered));
     }
     head.extensions.insert(Arc::new(Caller::clone(who).doing(once.clone())));
@@ -40,7 +40,7 @@ async fn kept(api: &Api, who: &Caller, once: &Once, response: Response) -> Resul
     // Answers to writes are made in memory.
     let body = to_bytes(body, usize::MAX).await.map_err(|error| Failure::bad("invalid_body", error.to_string()))?;
     if once.is_repeated()
-        && let Some(answered) = once::answered(api.by(who), once, api.max_repeat_wait).await?
+        && let Some(answered) = api.repeats.answered(api.by(who), once).await?
     {
         return Ok(replayed(answered));
     }

@@ -1,6 +1,7 @@
 //! Writes that are repeated under an idempotency key (`docs/api.md`).
 
 use crate::gateway::{Gateway, KEY, T, on_both};
+use futures_util::future::{Either, select};
 use http::Method;
 use milecastle_settings::Time;
 use milecastle_testkit::{Answer, Call, eventually};
@@ -184,6 +185,35 @@ async fn a_client_that_left_finds_its_answer_when_it_comes_again() {
     drop(held);
     let again = post().to(address).await;
     assert_eq!((again.status, &*again.header("idempotency-replayed")), (201, "true"), "{}", again.text());
+}
+
+#[tokio::test]
+async fn so_many_repeated_writes_wait_for_their_answer() {
+    let gw = Gateway::postgres().await;
+    let gw = gw
+        .with_settings(|settings| {
+            (settings.admin.max_repeat_wait, settings.admin.max_repeat_waits) = (Time::secs(3600), 1);
+        })
+        .await;
+    let group = Write { body: json!({ "id": "prod" }), ..upstream(Method::POST, "/api/gateway_groups", "k") };
+    for write in [group, upstream(Method::PUT, "/apisix/admin/upstreams/1", "k2")] {
+        let first = write.to(gw.address()).await;
+        assert_eq!(first.status, 201, "{}", first.text());
+        // As if its answer had yet to be kept.
+        let (database, of_it) = (gw.database().unwrap(), format!("WHERE key = '{}'", write.key));
+        database.query(&format!("CREATE TABLE kept AS SELECT status, answer FROM idempotency {of_it}")).unwrap();
+        database.query(&format!("UPDATE idempotency SET status = NULL, answer = NULL {of_it}")).unwrap();
+        let repeat = || Box::pin(write.to(gw.address()));
+        let (Either::Left((refused, waits)) | Either::Right((refused, waits))) = select(repeat(), repeat()).await;
+        assert_eq!((refused.status, refused.header("retry-after").is_empty()), (409, false), "{}", refused.text());
+        assert!(refused.text().contains("admin.max_repeat_waits"), "{}", refused.text());
+        let kept = "(SELECT status, answer FROM kept)";
+        database.query(&format!("UPDATE idempotency SET (status, answer) = {kept} {of_it}")).unwrap();
+        same(&first, &waits.await);
+        database.query("DROP TABLE kept").unwrap();
+    }
+    let page = Call::get("/metrics").to(gw.address()).await.unwrap().text();
+    assert!(page.contains("control_repeats_refused_total 2\n"), "{page}");
 }
 
 #[tokio::test]
