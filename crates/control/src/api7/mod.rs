@@ -38,6 +38,9 @@ const LEVEL: &str = "3.9.10";
 /// What is said of other paths.
 const NOTHING: &str = "there is nothing here: docs/spec/clients.md, section 3, lists all paths";
 
+/// What the Admin API says of an object that is not there.
+const NOT_THERE: &str = "Key not found";
+
 /// Names under which schemas are asked for, and what the Admin API calls them.
 const SCHEMAS: [(&str, &str); 6] = [
     ("route", "route"),
@@ -176,16 +179,22 @@ impl Ask<'_> {
             }
             (&Method::DELETE, ["services", service, "upstreams", id]) => {
                 let path = format!("/upstreams/{id}");
-                let found = self.admin(Method::GET, &path, "", Bytes::new()).await.done()?;
+                let found = match self.admin(Method::GET, &path, "", Bytes::new()).await {
+                    none if none.is_not_there() => return self.went_along(&format!("/services/{service}"), none).await,
+                    found => found.done()?,
+                };
                 if found.body["value"]["labels"][OWNER] != **service {
-                    return Err(Box::new(Told::of(StatusCode::NOT_FOUND, json!({ "message": "Key not found" }))));
+                    return Err(Box::new(Told::of(StatusCode::NOT_FOUND, json!({ "message": NOT_THERE }))));
                 }
                 Ok(self.admin(Method::DELETE, &path, "", Bytes::new()).await.into_response())
             }
             (&Method::DELETE, ["services", service]) => self.delete_service(service).await,
             (&Method::DELETE, ["consumers", consumer, "credentials", id]) => {
                 let path = format!("/consumers/{consumer}/credentials/{id}");
-                Ok(self.admin(Method::DELETE, &path, "", Bytes::new()).await.into_response())
+                match self.admin(Method::DELETE, &path, "", Bytes::new()).await {
+                    none if none.is_not_there() => self.went_along(&format!("/consumers/{consumer}"), none).await,
+                    told => Ok(told.into_response()),
+                }
             }
             (&Method::DELETE, [collection, id]) => {
                 known(collection)?;
@@ -322,6 +331,15 @@ impl Ask<'_> {
         Err(Box::new(busy))
     }
 
+    /// The answer to the deletion of what is not there and belonged to `owner`: it is done where that is gone as well, and has taken it
+    /// along. `adc` deletes first the one and then the other.
+    async fn went_along(&self, owner: &str, none: Told) -> Result<Response, Refusal> {
+        if self.admin(Method::GET, owner, "", Bytes::new()).await.is_not_there() {
+            return Ok(answer(StatusCode::OK, none.headers, &json!({ "deleted": "0" })));
+        }
+        Err(Box::new(none))
+    }
+
     /// The edits that take away a service and what belongs to it.
     async fn end_of(&self, service: &Value) -> Result<Vec<Value>, Refusal> {
         let id = service["id"].as_str().unwrap_or_default();
@@ -397,6 +415,11 @@ impl Told {
             }
             refused
         })
+    }
+
+    /// Whether it says that an object is not there; a gateway group that is not is another matter.
+    fn is_not_there(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND && self.body["message"] == NOT_THERE
     }
 
     /// # Errors

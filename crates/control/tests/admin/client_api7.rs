@@ -15,6 +15,7 @@ on_both!(
     c3_labels_choose,
     c3_upstreams_of_a_service,
     c3_deleting_a_service_takes_its_own_along,
+    c3_what_went_along_is_deleted_once_more,
     c3_a_service_that_cannot_be_deleted_keeps_all_that_is_its_own,
     c3_validate,
     c3_nobody_gets_in_who_may_not_use_the_admin_api,
@@ -283,6 +284,25 @@ async fn c3_deleting_a_service_takes_its_own_along(gw: Gateway) {
     left.sort();
     assert_eq!(left, ["/routes/r-other", "/services/other", "/upstreams/u-other"]);
     assert_eq!(send(&gw, Method::DELETE, &at("/services/s"), &Value::Null).await.status, 404);
+}
+
+async fn c3_what_went_along_is_deleted_once_more(gw: Gateway) {
+    put(&gw, "/services/s", service("s")).await;
+    put(&gw, "/services/s/upstreams/u", json!({"name": "u", "nodes": nodes()})).await;
+    put(&gw, "/consumers/jack", json!({"username": "jack"})).await;
+    put(&gw, "/consumers/jack/credentials/c", json!({"name": "c", "plugins": {"key-auth": {"key": "k"}}})).await;
+    for (owner, own) in [("/services/s", "/upstreams/u"), ("/consumers/jack", "/credentials/c")] {
+        let own = format!("{owner}{own}");
+        let none = format!("{own}-none");
+        assert_eq!(send(&gw, Method::DELETE, &at(&none), &Value::Null).await.status, 404, "its owner is there");
+        assert_eq!(send(&gw, Method::DELETE, &at(owner), &Value::Null).await.status, 200, "{owner}");
+        let revision = gw.revision().await;
+        let again = send(&gw, Method::DELETE, &at(&own), &Value::Null).await;
+        assert_eq!((again.status, again.text().as_str()), (200, "{\"deleted\":\"0\"}\n"), "{own}");
+        let elsewhere = format!("/apisix/admin{own}?gateway_group_id=none");
+        assert_eq!(send(&gw, Method::DELETE, &elsewhere, &Value::Null).await.status, 404, "{own}");
+        assert_eq!(gw.revision().await, revision);
+    }
 }
 
 async fn c3_a_service_that_cannot_be_deleted_keeps_all_that_is_its_own(gw: Gateway) {
