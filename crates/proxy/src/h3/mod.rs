@@ -22,7 +22,7 @@ pub(crate) use frames::{Frames, StreamFault};
 pub(crate) use interims::Interims;
 pub(crate) use qpack::encode;
 pub use qpack::{BlockFault, decode, entry};
-pub(crate) use room::{Room, Share};
+pub(crate) use room::Room;
 
 use quinn::VarInt;
 

@@ -121,7 +121,7 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
     if !is_empty {
         let Some(share) = connection.room.take(length) else {
             worker.counters.http3_bodies_refused.up();
-            tracing::debug!(peer = %client.facts.peer, "an HTTP/3 request was refused: other bodies take all room of its connection");
+            tracing::debug!(peer = %client.facts.peer, "an HTTP/3 request was refused: there is no room for its body");
             body.reject();
             return Err(Cut::With(code::REQUEST_REJECTED));
         };
