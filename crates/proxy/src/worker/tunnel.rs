@@ -163,8 +163,8 @@ impl Way<'_> {
         }
     }
 
-    /// Says that the gateway goes away, between two frames where there are any, and drops what the other side still says: closing on it would be a
-    /// reset, which could take the close frame along.
+    /// Says that the gateway goes away, between two frames where there are any, and drops what the other side still says: closing
+    /// on it would be a reset, which could take the last bytes along.
     async fn take_leave(
         &self,
         from: &mut (impl AsyncRead + Unpin),

@@ -116,7 +116,7 @@ fn what_a_plugin_names_is_asked_for_where_the_client_asks_for_it() {
         bed.run(async {
             let mut client = Raw::connect(bed.http).await.unwrap();
             client.send(format!("{line}\r\nHost: h\r\n{asked}")).await.unwrap();
-            assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 200"), "{line} {asked}");
+            assert!(client.read_head().await.unwrap().contains(" 200 OK\r\n"), "{line} {asked}");
         });
         let seen: Vec<String> = heads.lock().unwrap().drain(..).collect();
         assert!(seen[0].starts_with(line.split(' ').next().unwrap()), "{seen:?}");
