@@ -47,6 +47,7 @@ mod operator;
 mod outages;
 mod partitions;
 mod promotion;
+mod protocols;
 mod read_only;
 mod recovery;
 mod restored;

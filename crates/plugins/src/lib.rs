@@ -50,6 +50,7 @@ plugins! {
     proxy_rewrite,
     request_id,
     response_rewrite,
+    upgrade,
 }
 
 /// Declares [`STREAM`]. One line a plugin, sorted.

@@ -159,6 +159,8 @@ counters! {
     tunnels,
     /// WebSockets ended because what they were opened under holds no longer.
     superseded_websockets,
+    /// Tunnels of other protocols ended because what they were opened under holds no longer.
+    superseded_tunnels,
     /// Lasting answers ended because what they were asked for under holds no longer.
     superseded_answers,
     /// TCP and UDP sessions ended because what they were opened under holds no longer.

@@ -1,6 +1,6 @@
 //! The head of an upstream's answer: the parser against an obvious one, and against itself fed piece by piece.
 //!
-//! Input: a byte of flags (1: a HEAD request, 2: it asked for an upgrade, 4: tight limits), the size of the pieces, the text.
+//! Input: a byte of flags (1: a HEAD request, 2: it asked for upgrades, 4: tight limits), the size of the pieces, the text.
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, header};
@@ -9,7 +9,8 @@ use milecastle_proxy::fuzzing::{Asked, Framing, Head, Limits, Malformed, Parsing
 /// Panics if the input shows a fault.
 pub(crate) fn try_input(data: &[u8]) {
     let [flags, step, text @ ..] = data else { return };
-    let asked = Asked { head: flags & 1 != 0, upgrade: flags & 2 != 0, as_received: None, interim: None };
+    let upgrade = (flags & 2 != 0).then_some("websocket, spdy/3.1");
+    let asked = Asked { head: flags & 1 != 0, upgrade, as_received: None, interim: None };
     let limits = match flags & 4 {
         0 => Limits { head_bytes: 64 << 10, head_fields: 100 },
         _ => Limits { head_bytes: 200, head_fields: 4 },
@@ -85,7 +86,12 @@ fn check(text: &[u8], head: &Head, asked: Asked<'_>, limits: Limits) {
     assert!(seen.fields.len() <= limits.head_fields);
     assert_eq!(head.status.as_u16(), seen.status);
     let switching = seen.status == 101;
-    assert!(!switching || asked.upgrade && words("upgrade").eq([b"websocket"]), "nothing but websocket is switched to");
+    let switched_to: Vec<_> = words("upgrade").collect();
+    let asked_for = |name: &[u8]| asked.upgrade.is_some_and(|list| list.split(", ").any(|one| one.as_bytes() == name));
+    assert!(
+        !switching || matches!(switched_to.as_slice(), [one] if asked_for(one)),
+        "only what was asked for is switched to"
+    );
 
     let lengths: Vec<u64> =
         words("content-length").map(|word| String::from_utf8_lossy(&word).parse().expect("a number")).collect();

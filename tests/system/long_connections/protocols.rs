@@ -142,6 +142,38 @@ async fn the_nodes_settings_hold_where_no_plugin_says_anything() {
     gateway.up.kill();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_of_another_protocol_ends_on_both_sides_without_a_word() {
+    let gateway = Gateway::plain();
+    let (tell, told) = mpsc::channel();
+    let node = server(move |mut stream| {
+        let Some(head) = read_head(&mut stream) else { return };
+        if !head.contains("\r\nUpgrade: tcp\r\n") {
+            return drop(stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n"));
+        }
+        stream.write_all(b"HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n").unwrap();
+        let mut said = [0; 4];
+        stream.read_exact(&mut said).unwrap();
+        stream.write_all(&said).unwrap();
+        let mut rest = Vec::new();
+        let end = stream.read_to_end(&mut rest).map(|_| rest).map_err(|error| error.kind());
+        tell.send(end).unwrap();
+    });
+    route(&gateway, "/attach", node, json!({ "upgrade": { "protocols": ["tcp"] } })).await;
+    let mut client = Raw::connect(gateway.up.http).await.unwrap();
+    client.send("POST /attach HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n").await.unwrap();
+    assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 101"));
+    // In a WebSocket these would begin a frame, for whose end there is nothing to wait here.
+    client.send(b"\x81\x85\x00\x00").await.unwrap();
+    assert_eq!(client.read_exact(4).await.unwrap(), b"\x81\x85\x00\x00");
+    delete(&gateway, "/routes/1").await;
+    assert!(client.read_to_end().await.unwrap().is_empty());
+    let end = told.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    assert_eq!(end, Ok(Vec::new()), "an end, and no reset");
+    eventually("it is counted", async || ended(&gateway, "tunnel").await == 1.0).await;
+    gateway.up.kill();
+}
+
 /// A server whose answer has two halves; it sends the second when it is let.
 fn halves() -> (SocketAddr, mpsc::Sender<()>) {
     let (go_on, may_go_on) = mpsc::channel();

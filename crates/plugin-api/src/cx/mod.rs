@@ -108,6 +108,9 @@ pub struct RequestCx {
     pub global_phase: bool,
     /// What becomes of a long answer or a WebSocket when this holds no longer; `None`: what the node's settings say.
     pub when_superseded: Option<WhenSuperseded>,
+    /// Protocols that the client may change to with `Upgrade` (RFC 9110 §7.8), as the upstream is to read them: one token each,
+    /// with or without a version behind a slash. `None`: no other than WebSocket, where the route has `enable_websocket`.
+    pub upgrades: Option<Arc<[String]>>,
     lists: Lists,
     parsed: vars::Parsed,
 }
@@ -190,6 +193,7 @@ impl RequestCx {
             view,
             global_phase: false,
             when_superseded: None,
+            upgrades: None,
             lists,
             parsed: vars::Parsed::default(),
         }

@@ -53,8 +53,10 @@ pub enum Malformed {
     LengthAndCoding,
     #[error("a transfer coding other than chunked, or one in HTTP/1.0")]
     Coding,
-    #[error("an upgrade that was not asked for, or to another protocol than websocket")]
+    #[error("an upgrade that was not asked for, or not to one of the protocols asked for")]
     Upgrade,
+    #[error("an upgrade before the request had been sent whole")]
+    EarlyUpgrade,
 }
 
 /// What of the request decides how its answer is read.
@@ -62,8 +64,8 @@ pub enum Malformed {
 pub struct Asked<'a> {
     /// The method was HEAD.
     pub head: bool,
-    /// The request asked for WebSocket.
-    pub upgrade: bool,
+    /// The protocols that the request asked to change to, as its `Upgrade` lists them.
+    pub upgrade: Option<&'a str>,
     /// Nobody looks at the fields of an ordinary answer but who writes them out over HTTP/1, if it brings none of those for which
     /// this is true.
     pub as_received: Option<&'a dyn Fn(&HeaderName) -> bool>,
@@ -119,7 +121,7 @@ pub fn take_head(
         };
         let status = StatusCode::from_u16(line.code).map_err(|_| Malformed::Field)?;
         if status == StatusCode::SWITCHING_PROTOCOLS {
-            if !asked.upgrade {
+            if asked.upgrade.is_none() {
                 return Err(Malformed::Upgrade);
             }
         } else if status.is_informational() {
@@ -242,7 +244,7 @@ fn head(
             headers.append(name.clone(), value);
         }
     }
-    if switching && !is_websocket(&headers) {
+    if switching && !asked.upgrade.is_some_and(|list| is_one_of(list, &headers)) {
         return Err(Malformed::Upgrade);
     }
     if let Some(length) = facts.length.filter(|_| facts.listed) {
@@ -270,11 +272,14 @@ fn number(word: &[u8]) -> Option<u64> {
     digits.then(|| word.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
-/// Whether a 101 names the one protocol that is ever asked for.
-fn is_websocket(headers: &HeaderMap) -> bool {
+/// Whether a 101 names one protocol, and that of the list which was asked for.
+fn is_one_of(list: &str, headers: &HeaderMap) -> bool {
     let mut named = headers.get_all(header::UPGRADE).iter();
-    let websocket = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
-    named.next().is_some_and(websocket) && named.next().is_none()
+    let asked_for = |value: &HeaderValue| {
+        let name = value.as_bytes().trim_ascii();
+        list.split(", ").any(|asked| asked.as_bytes().eq_ignore_ascii_case(name))
+    };
+    named.next().is_some_and(asked_for) && named.next().is_none()
 }
 
 impl Facts {

@@ -1,6 +1,6 @@
 //! One connection to an upstream, and one exchange over it up to the answer's head.
 
-use super::answer::{Asked, Head, take_head};
+use super::answer::{Asked, Head, Malformed, take_head};
 use super::outbox::Outbox;
 use super::outgoing::{Outgoing, PumpError};
 use super::read_size::{READ_MIN, ReadSize};
@@ -12,7 +12,7 @@ use crate::socket::is_quiet;
 use crate::transport::{ToUpstream, Transport};
 use crate::turns;
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -143,6 +143,10 @@ impl Conn {
                 if !self.read.is_empty() {
                     let parsing = &mut *self.scratch.parsing.borrow_mut();
                     match take_head(&mut self.read, parsing, &mut map, asked, limits, &mut interim) {
+                        // What is left of the request would pass for bytes of the other protocol, or be lost.
+                        Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS && self.pending() > 0 => {
+                            return Poll::Ready(Err(Failure::Malformed(Malformed::EarlyUpgrade)));
+                        }
                         Ok(Some(mut head)) => {
                             head.keep &= send_failure.is_none();
                             return Poll::Ready(Ok(head));

@@ -1,4 +1,4 @@
-//! Connections that last - WebSockets, long answers, TCP and UDP sessions - and what they were opened under.
+//! Connections that last - WebSockets and other tunnels, long answers, TCP and UDP sessions - and what they were opened under.
 //!
 //! Whatever lasts goes on when the configuration changes: that is the default, and costs nothing. Where the policy says
 //! otherwise (plugin `long-connections`, `long_connections` of the node's file), what lasts is [watched](Lasting) from its
@@ -51,6 +51,8 @@ struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     WebSocket,
+    /// Of another protocol, after an `Upgrade`.
+    Tunnel,
     Answer,
     Session,
 }
@@ -207,6 +209,7 @@ impl Worker {
     fn superseded(&self, kind: Kind) -> &Counter {
         match kind {
             Kind::WebSocket => &self.counters.superseded_websockets,
+            Kind::Tunnel => &self.counters.superseded_tunnels,
             Kind::Answer => &self.counters.superseded_answers,
             Kind::Session => &self.counters.superseded_sessions,
         }

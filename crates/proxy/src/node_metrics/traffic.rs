@@ -184,8 +184,9 @@ fn responses(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
 fn superseded(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
     let help = "Connections that last, ended because what they were opened under holds no longer";
     let family = registry.counter("superseded_connections_total", help, &["kind"], Options::default())?;
-    let kinds: [(&str, Read); 3] = [
+    let kinds: [(&str, Read); 4] = [
         ("websocket", |t| t.superseded_websockets),
+        ("tunnel", |t| t.superseded_tunnels),
         ("answer", |t| t.superseded_answers),
         ("session", |t| t.superseded_sessions),
     ];

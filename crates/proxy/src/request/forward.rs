@@ -34,8 +34,8 @@ pub(super) fn is_own(name: &str) -> bool {
     }
 }
 
-/// Lays the head out at the end of `out`.
-pub(super) fn write_head(out: &mut Vec<u8>, live: &Live, host: &HeaderValue, length: &Length, upgrade: bool) {
+/// Lays the head out at the end of `out`. `upgrade` is what `Upgrade` asks for.
+pub(super) fn write_head(out: &mut Vec<u8>, live: &Live, host: &HeaderValue, length: &Length, upgrade: Option<&str>) {
     let cx = &live.cx;
     let headers = &cx.request.headers;
     put(out, &[cx.request.method.as_str().as_bytes(), b" "]);
@@ -75,8 +75,8 @@ pub(super) fn write_head(out: &mut Vec<u8>, live: &Live, host: &HeaderValue, len
         Port::Own(port) => put_number(out, u64::from(port)),
     }
     out.extend_from_slice(b"\r\n");
-    if upgrade {
-        out.extend_from_slice(b"Upgrade: websocket\r\nConnection: Upgrade\r\n");
+    if let Some(protocols) = upgrade {
+        put(out, &[b"Upgrade: ", protocols.as_bytes(), b"\r\nConnection: Upgrade\r\n"]);
     }
     out.extend_from_slice(b"\r\n");
 }

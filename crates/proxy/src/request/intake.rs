@@ -12,7 +12,7 @@ use crate::config::{GatewayConfig, RealIp};
 use crate::interim::Interims;
 use crate::upload::{Progress, Upload};
 use crate::worker::{Client, Pinned};
-use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use milecastle_matching::uri::{UriOptions, canonical_path};
 use milecastle_plugin_api::{Body, RequestCx, Scheme, View as _, Way};
 use std::borrow::Cow;
@@ -56,7 +56,7 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>, int
     if let Some(status) = head.fault {
         accepted = Err(refuse(status));
     }
-    let upgrade = seen.upgrade && body.is_none() && asks_for_websocket(&head);
+    let upgrade = if seen.upgrade { asked_protocols(&head) } else { Vec::new() };
     let head_bytes = seen.bytes + (head.method.as_str().len() + head.uri.path().len() + 14) as u64;
     let mut request =
         milecastle_plugin_api::Request::new(head.method, head.uri, head.version, head.headers, path.normal, host);
@@ -133,13 +133,14 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-/// Whether the request asks for WebSocket (RFC 6455 §4.1), alone or among others. No other protocol is ever asked for on
-/// behalf of a client: `h2c` and `TLS` would carry requests past routes and plugins.
-fn asks_for_websocket(head: &Head) -> bool {
-    head.version == Version::HTTP_11
-        && head.method == Method::GET
-        && lists(&head.headers, header::UPGRADE, b"websocket")
-        && lists(&head.headers, header::CONNECTION, b"upgrade")
+/// The lines of `Upgrade`, if the request asks with them for other protocols: in HTTP/1.1, and with a word to this connection
+/// (RFC 9110 §7.8). What plugins do to the fields changes nothing of it.
+fn asked_protocols(head: &Head) -> Vec<HeaderValue> {
+    if head.version == Version::HTTP_11 && lists(&head.headers, header::CONNECTION, b"upgrade") {
+        head.headers.get_all(header::UPGRADE).iter().cloned().collect()
+    } else {
+        Vec::new()
+    }
 }
 
 /// Whether a field that is a list has this word, in any case.
@@ -287,7 +288,6 @@ fn mutual_tls_holds(client: &Client, pinned: &Pinned, cx: &RequestCx) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     #[test]
     fn connection_takes_away_only_what_it_may() {

@@ -6,7 +6,7 @@ use crate::lasting::{Ground, Kind, Lasting};
 use crate::route_traffic::Ended;
 use crate::upload::Upload;
 use crate::worker::{Client, Pinned, Worker};
-use http::{HeaderName, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use milecastle_plugin_api::{Chain, HookPanicked, RequestCx, ResponseSource, WhenSuperseded};
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -26,8 +26,8 @@ pub(crate) struct Live {
     pub(crate) match_path: Option<Box<str>>,
     /// Upstreams might read the received target in another way than we do.
     pub(crate) ambiguous: bool,
-    /// The client asks for WebSocket.
-    pub(crate) upgrade: bool,
+    /// The lines of `Upgrade` in which the client asks for other protocols; none if it does not.
+    pub(crate) upgrade: Vec<HeaderValue>,
     /// Plugins take part; they do not in a request that was refused for its head.
     pub(crate) plugins: bool,
     /// The node that it is with, where the balancer or the health checks want to know.

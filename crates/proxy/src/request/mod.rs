@@ -2,8 +2,9 @@
 //!
 //! [`head`] is what the protocols hand over; [`intake`] checks it and makes the context, with the [`host`] that it names;
 //! [`pipeline`] matches and runs the plugins, with [`nginx_status`] where no route is found; [`proxy`] finds a node and gets an answer
-//! from it, over HTTP/2 with [`grpc`], and [`trailers`] says what may stand behind the request's body; [`respond`] filters the answer's
-//! head; [`body`] carries its body; [`live`] ends the request, once, however it ends.
+//! from it, over HTTP/2 with [`grpc`]; [`upgrade`] says which other protocols it is asked for, and [`trailers`] what may stand
+//! behind the request's body; [`respond`] filters the answer's head; [`body`] carries its body; [`live`] ends the request, once,
+//! however it ends.
 //!
 //! Invariants:
 //! - A request sees one snapshot from its first byte to its log line.
@@ -22,6 +23,7 @@ mod pipeline;
 mod proxy;
 mod respond;
 mod trailers;
+mod upgrade;
 
 pub(crate) use body::OutBody;
 pub(crate) use head::{Head, Role, Seen};

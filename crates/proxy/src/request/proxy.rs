@@ -3,7 +3,7 @@
 use super::forward::{self, Length};
 use super::host::without_port;
 use super::live::Live;
-use super::{Refusal, grpc, pipeline, refuse};
+use super::{Refusal, grpc, pipeline, refuse, upgrade};
 use crate::balance::{Balancer, Endpoint, Lease, Selection};
 use crate::failure::Failure;
 use crate::h1::{self, Asked, Conn, Framing, Head, Malformed, Outgoing, Patience, Pump, Terms};
@@ -38,7 +38,8 @@ pub(super) struct Plan<'u> {
     balancer: Rc<Balancer>,
     pub(super) timeouts: Timeouts,
     pub(super) patience: Patience,
-    upgrade: bool,
+    /// The protocols that a node is asked to change to, as `Upgrade` lists them.
+    upgrade: Option<String>,
     pub(super) keep: h1::Keep,
 }
 
@@ -56,9 +57,9 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
             &discovered
         }
     };
-    let plan = Plan::new(live, upstream, route);
     live.cx.upstream.scheme = upstream.scheme.as_str();
     let mut outgoing = take_body(live).await?;
+    let plan = Plan::new(live, upstream, route, &outgoing);
     let attempts = upstream.retries.map_or(upstream.nodes.len(), |retries| retries as usize + 1);
     let unhindered = snapshot.global().entries().is_empty()
         && route.chain.entries().is_empty()
@@ -213,7 +214,7 @@ pub(crate) async fn address(worker: &Worker, balancer: &Balancer, place: usize) 
 }
 
 impl<'u> Plan<'u> {
-    fn new(live: &Live, upstream: &'u Arc<CompiledUpstream>, route: &CompiledRoute) -> Self {
+    fn new(live: &Live, upstream: &'u Arc<CompiledUpstream>, route: &CompiledRoute, outgoing: &Outgoing) -> Self {
         let worker = &live.client.worker;
         let config = &worker.node.config;
         let timeouts = route.timeout.unwrap_or(upstream.timeouts);
@@ -222,7 +223,7 @@ impl<'u> Plan<'u> {
             balancer: worker.balancer(upstream),
             timeouts,
             patience: config.patience(&timeouts),
-            upgrade: live.upgrade && route.websocket,
+            upgrade: upgrade::offer(live, route, outgoing),
             keep: keep(upstream, config.keepalive),
         }
     }
@@ -284,7 +285,7 @@ async fn attempt(
     let tell = |status: StatusCode, fields: HeaderMap| live.interims.put(status, fields);
     let asked = Asked {
         head: live.cx.request.method == Method::HEAD,
-        upgrade: plan.upgrade,
+        upgrade: plan.upgrade.as_deref(),
         as_received: (!live.answer_head_is_seen()).then_some(&is_set),
         interim: live.interims.reach_the_client().then_some(&tell),
     };
@@ -306,7 +307,7 @@ async fn attempt(
                 )
             }
         };
-        forward::write_head(conn.begin(), live, plan.host(live, place), &length, plan.upgrade);
+        forward::write_head(conn.begin(), live, plan.host(live, place), &length, plan.upgrade.as_deref());
         // Streams of HTTP/2 have tasks of their own, which the watch over the connection does not wake.
         let later = (live.cx.request.version < Version::HTTP_2).then_some(&live.client.activity.later);
         let terms = Terms { asked, limits: worker.node.config.upstream, patience: plan.patience, later };

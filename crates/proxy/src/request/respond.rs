@@ -1,9 +1,9 @@
 //! The answer's head on its way to the client.
 
-use super::Response;
 use super::body::{Farewell, OutBody, Source, Upstream};
 use super::live::{Held, Live};
 use super::proxy::Answer;
+use super::{Response, upgrade};
 use crate::h1::{Received, Started};
 use crate::lasting::{Kind, Lasting};
 use crate::upload::Progress;
@@ -34,6 +34,7 @@ pub(super) fn with_answer(mut live: Held, answer: Answer) -> Response {
             finish(live, None, Source::Flowing(Upstream::Http2(answered.body)))
         }
         Answer::Switched { head, conn, idle } => {
+            let websocket = upgrade::is_to_websocket(&head.headers);
             (response.status, response.headers) = (head.status, head.headers);
             if filter_head(&mut live).is_err() {
                 return refused(live);
@@ -42,8 +43,9 @@ pub(super) fn with_answer(mut live: Held, answer: Answer) -> Response {
             let (status, headers) = (live.cx.response.status, live.cx.response.headers.clone());
             let client = live.client.clone();
             let (upstream, first) = conn.into_parts();
-            let lasting = live.watch(Kind::WebSocket, live.cx.timing.started);
-            *client.tunnel.borrow_mut() = Some(Tunnel { upstream, first, idle, lasting, request: live });
+            let kind = if websocket { Kind::WebSocket } else { Kind::Tunnel };
+            let lasting = live.watch(kind, live.cx.timing.started);
+            *client.tunnel.borrow_mut() = Some(Tunnel { upstream, first, websocket, idle, lasting, request: live });
             Response { status, headers, received: None, body: OutBody::empty() }
         }
     }

@@ -1,7 +1,7 @@
 //! A connection after 101: bytes pass both ways, whatever they mean.
 //!
-//! The policy may end it before its sides do, and so may the end of the process: frames are counted along, so that a close
-//! frame can be put between two of them.
+//! The policy may end it before its sides do, and so may the end of the process: the frames of a WebSocket are counted along, so
+//! that a close frame can be put between two of them. Of other protocols nothing is known, and both sides are told of the end alone.
 
 use super::Worker;
 use super::activity::Nature;
@@ -26,6 +26,8 @@ pub(crate) struct Tunnel {
     pub(crate) upstream: ToUpstream,
     /// What the upstream sent right behind its 101.
     pub(crate) first: Bytes,
+    /// What passes are frames of a WebSocket.
+    pub(crate) websocket: bool,
     /// Longest silence of both sides together.
     pub(crate) idle: Duration,
     /// Present if the policy may end it.
@@ -75,7 +77,8 @@ impl Ends<'_> {
 /// One direction.
 struct Way<'t> {
     ends: &'t Ends<'t>,
-    frames: Frames,
+    /// Of a WebSocket alone.
+    frames: Option<Frames>,
     /// What a close frame is masked with, on the way to the server.
     mask: Option<[u8; 4]>,
     /// Bytes have passed in either direction since the last look.
@@ -84,16 +87,17 @@ struct Way<'t> {
 
 /// Passes bytes both ways until both sides have ended, one fails, both are silent for too long, or it is over for another reason.
 pub(crate) async fn run(tunnel: Tunnel, client: ClientIo) -> io::Result<()> {
-    let Tunnel { upstream, first, idle, lasting, mut request } = tunnel;
+    let Tunnel { upstream, first, websocket, idle, lasting, mut request } = tunnel;
     request.complete = true;
     let worker = request.client.worker.clone();
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
     let (moved, ends) = (Cell::new(true), Ends { worker: &worker, lasting: lasting.as_ref() });
     let mask = (worker.random() as u32).to_ne_bytes();
-    let mut up = Way { ends: &ends, frames: Frames::default(), mask: Some(mask), moved: &moved };
-    let mut down = Way { ends: &ends, frames: Frames::default(), mask: None, moved: &moved };
-    down.frames.note(&first);
+    let frames = || websocket.then(Frames::default);
+    let mut up = Way { ends: &ends, frames: frames(), mask: Some(mask), moved: &moved };
+    let mut down = Way { ends: &ends, frames: frames(), mask: None, moved: &moved };
+    down.note(&first);
     let down = async {
         to_client.write_all(&first).await?;
         to_client.flush().await?;
@@ -128,7 +132,7 @@ impl Way<'_> {
         loop {
             buf.clear();
             let over = self.ends.is_over();
-            let most = match self.frames.missing() {
+            let most = match self.frames.as_ref().map_or(0, Frames::missing) {
                 0 if over => return self.take_leave(from, to, buf).await,
                 missing if over => usize::try_from(missing).unwrap_or(READ).min(READ),
                 _ => READ,
@@ -146,21 +150,28 @@ impl Way<'_> {
                 return to.shutdown().await;
             }
             self.moved.set(true);
-            self.frames.note(&buf);
+            self.note(&buf);
             to.write_all(&buf).await?;
             to.flush().await?;
         }
     }
 
-    /// Says that the gateway goes away, between two frames, and drops what the other side still says: closing on it would be a
-    /// reset, which could take the close frame along.
+    /// Takes note of bytes that pass.
+    fn note(&mut self, bytes: &[u8]) {
+        if let Some(frames) = &mut self.frames {
+            frames.note(bytes);
+        }
+    }
+
+    /// Says that the gateway goes away, between two frames where there are any, and drops what the other side still says: closing
+    /// on it would be a reset, which could take the last bytes along.
     async fn take_leave(
         &self,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
         mut buf: Vec<u8>,
     ) -> io::Result<()> {
-        if !self.frames.closed() {
+        if self.frames.as_ref().is_some_and(|frames| !frames.closed()) {
             to.write_all(&going_away(self.mask)).await?;
         }
         to.shutdown().await?;

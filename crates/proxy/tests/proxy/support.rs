@@ -317,6 +317,8 @@ pub(crate) struct WitnessConfig {
     brackets: bool,
     /// A header for the answer, `name: value`.
     header: Option<String>,
+    /// Protocols that the client may change to.
+    upgrades: Option<Vec<String>>,
 }
 
 /// A plugin that acts in every phase, as told.
@@ -398,6 +400,7 @@ impl OnAccess for Witness {
             };
             cx.set_response_header("x-seen".parse().unwrap(), seen.parse().unwrap());
         }
+        cx.upgrades = self.0.upgrades.clone().map(Into::into);
         match self.0.reply {
             Some(status) => Flow::Reply(Reply::text(http::StatusCode::from_u16(status).unwrap(), "ended")),
             None => Flow::Next,

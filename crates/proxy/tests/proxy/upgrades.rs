@@ -1,10 +1,11 @@
 //! Requests that ask for more than an answer: upgrades, CONNECT, TRACE.
 
 use crate::support::{Bed, Scripted, read_head, route_to};
+use milecastle_model::Object;
 use milecastle_testkit::Echo;
 use milecastle_testkit::raw::Raw;
 use serde_json::json;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
 
 /// An upstream that switches to whatever it is asked for, and answers 200 otherwise; with the heads it has received.
@@ -79,6 +80,130 @@ fn of_several_protocols_only_websocket_is_asked_for() {
         client.send(ask).await.unwrap();
         assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 502"));
     });
+}
+
+/// A route on which a plugin allows these protocols, and that has no WebSocket of its own.
+fn allowing(names: &[&str], upstream: &Scripted) -> Vec<Object> {
+    route_to(&[upstream.addr], json!({ "plugins": { "witness": { "upgrades": names } } }))
+}
+
+#[test]
+fn what_a_plugin_names_is_asked_for_where_the_client_asks_for_it() {
+    let (upstream, heads) = obliging("spdy/3.1");
+    let bed = Bed::new(allowing(&["SPDY/3.1", "tcp", "websocket"], &upstream));
+    for (method, asked, expected) in [
+        ("POST", "spdy/3.1", "SPDY/3.1"),
+        ("GET", "h2c, SPDY/3.1", "SPDY/3.1"),
+        ("PROPFIND", "tcp\r\nUpgrade: TLS/1.0, SPDY/3.1", "tcp, SPDY/3.1"),
+        ("GET", "WebSocket, SPDY/3.1", "websocket, SPDY/3.1"),
+        // A WebSocket begins with a GET.
+        ("POST", "WebSocket, SPDY/3.1", "SPDY/3.1"),
+    ] {
+        let ask = format!("{method} / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: {asked}\r\n\r\n");
+        assert!(bed.raw(ask).starts_with("HTTP/1.1 101"), "{asked}");
+        let head = heads.lock().unwrap().pop().unwrap();
+        assert!(head.contains(&format!("\r\nUpgrade: {expected}\r\nConnection: Upgrade\r\n")), "{asked}: {head}");
+    }
+    for (line, asked) in [
+        ("GET / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"),
+        ("GET / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: SPDY/3\r\n\r\n"),
+        ("GET / HTTP/1.1", "Upgrade: tcp\r\n\r\n"),
+        ("GET / HTTP/1.0", "Connection: Upgrade, keep-alive\r\nUpgrade: tcp\r\n\r\n"),
+        ("POST / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+        // Where the body ends is not known before it has.
+        ("POST / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: tcp\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    ] {
+        bed.run(async {
+            let mut client = Raw::connect(bed.http).await.unwrap();
+            client.send(format!("{line}\r\nHost: h\r\n{asked}")).await.unwrap();
+            assert!(client.read_head().await.unwrap().contains(" 200 OK\r\n"), "{line} {asked}");
+        });
+        let seen: Vec<String> = heads.lock().unwrap().drain(..).collect();
+        assert!(seen[0].starts_with(line.split(' ').next().unwrap()), "{seen:?}");
+        for head in seen {
+            let head = head.to_ascii_lowercase();
+            assert!(!head.contains("\r\nupgrade:") && !head.contains("\r\nconnection:"), "{line} {asked}: {head}");
+        }
+    }
+}
+
+#[test]
+fn another_protocol_than_those_asked_for_is_502() {
+    // One that is allowed, but not asked for; one that is neither; and more than one.
+    for switched_to in ["tcp", "h2c", "SPDY/3.1, tcp"] {
+        let (upstream, _) = obliging(switched_to);
+        let bed = Bed::new(allowing(&["SPDY/3.1", "tcp"], &upstream));
+        bed.run(async {
+            let mut client = Raw::connect(bed.http).await.unwrap();
+            client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n").await.unwrap();
+            assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 502"), "{switched_to}");
+        });
+    }
+}
+
+const ASK_WITH_BODY: &str = "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: ";
+
+#[test]
+fn a_body_arrives_before_the_tunnel_begins() {
+    // What the client sends right behind its request; in a WebSocket it would end that.
+    const EARLY: &[u8] = b"\x88\x80early";
+    let upstream = Scripted::new(|stream, _| {
+        let head = read_head(stream).unwrap();
+        let mut body = [0; 4];
+        stream.read_exact(&mut body).unwrap();
+        assert!(head.contains("\r\nUpgrade: tcp\r\n") && head.contains("\r\nContent-Length: 4\r\n"), "{head}");
+        stream.write_all(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n").unwrap();
+        stream.write_all(&body).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        drop(stream.write_all(&rest));
+    });
+    let bed = Bed::new(allowing(&["tcp"], &upstream));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send([format!("{ASK_WITH_BODY}4\r\n\r\nbody").as_bytes(), EARLY].concat()).await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 101 "));
+        assert_eq!(client.read_exact(4).await.unwrap(), b"body");
+        assert_eq!(bed.totals().tunnels, 1);
+        // One direction may end before the other.
+        client.finish_sending().await.unwrap();
+        assert_eq!(client.read_to_end().await.unwrap(), EARLY);
+    });
+    assert_eq!(bed.lines(1)[0].status, 101);
+    bed.wait_totals("no tunnel", |totals| totals.tunnels == 0);
+}
+
+#[test]
+fn a_body_that_is_not_sent_whole_ends_in_no_tunnel() {
+    const MUCH: usize = 16 << 20;
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Scripted::new(move |stream, _| {
+        let asked = read_head(stream).unwrap().contains("\r\nUpgrade: tcp\r\n");
+        let answer = match asked {
+            true => "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+            false => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        };
+        stream.write_all(answer.as_bytes()).unwrap();
+        // It reads nothing of the body.
+        drop(wait.lock().unwrap().recv());
+    });
+    // Read whole by the gateway, it may be asked for; longer than that, it may not.
+    for (kept, status) in [(MUCH, 502), (MUCH - 1, 200)] {
+        let bed = Bed::with(allowing(&["tcp"], &upstream), |settings| {
+            settings.limits.retry_body = milecastle_settings::Size::bytes(kept as u64);
+        });
+        bed.run(async {
+            let mut client = Raw::connect(bed.http).await.unwrap();
+            client.send(format!("{ASK_WITH_BODY}{MUCH}\r\n\r\n")).await.unwrap();
+            if status == 502 {
+                client.send(vec![b'x'; MUCH]).await.unwrap();
+            }
+            let head = client.read_head().await.unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        });
+    }
+    drop(done);
 }
 
 #[test]

@@ -26,7 +26,8 @@ pub struct Limits {
     /// Header fields of an upstream's response, beyond which the answer is 502.
     #[schemars(range(min = 10, max = 10_000), extend("x-unit" = "fields"))]
     pub upstream_header_count: u32,
-    /// Request body that is kept so that the request can be sent again to another upstream node; a larger one is not retried.
+    /// Request body that is kept so that the request can be sent again to another upstream node; a larger one is not retried. Nor
+    /// does a request with a larger one change to a protocol that the plugin `upgrade` allows.
     pub retry_body: Size,
     /// What of a request's body is read, and held, for the conditions of routes on it (`post_arg`, `graphql`); of a longer body they see
     /// no more.
@@ -183,6 +184,7 @@ pub struct Shutdown {
     /// How long, after `grace`, requests in flight may take to end.
     pub drain: Time,
     /// How long WebSockets that are left then may take for their good-bye: both sides are sent a close frame (1001, going away).
+    /// Tunnels of other protocols are ended on both sides in that time.
     pub farewell: Time,
     /// How long, after the last request, log entries, spans and metrics that wait may take to be delivered.
     pub export: Time,

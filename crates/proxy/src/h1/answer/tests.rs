@@ -4,7 +4,7 @@ use super::super::text::put;
 use super::*;
 
 const LIMITS: Limits = Limits { head_bytes: 4096, head_fields: 100 };
-const GET: Asked<'_> = Asked { head: false, upgrade: false, as_received: None, interim: None };
+const GET: Asked<'_> = Asked { head: false, upgrade: None, as_received: None, interim: None };
 const AS_RECEIVED: Asked<'_> = Asked { as_received: Some(&|name| name == "x-set"), ..GET };
 
 fn take(text: &str, asked: Asked<'_>) -> Result<Option<(Head, usize)>, Malformed> {
@@ -113,10 +113,27 @@ fn hop_by_hop_fields_end_here() {
     names.sort_unstable();
     assert_eq!(names, ["content-length", "x-public"]);
     assert!(!head.keep);
-    let asked = Asked { upgrade: true, ..AS_RECEIVED };
+    let asked = Asked { upgrade: Some("websocket"), ..AS_RECEIVED };
     let (head, _) =
         take("HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", asked).unwrap().unwrap();
     assert_eq!((head.headers.len(), head.framing, head.keep), (2, Framing::None, false));
+}
+
+#[test]
+fn only_one_of_the_protocols_asked_for_is_switched_to() {
+    let switch = |lines: &str| {
+        let asked = Asked { upgrade: Some("SPDY/3.1, tcp"), ..GET };
+        take(&format!("HTTP/1.1 101 Go\r\nConnection: Upgrade\r\n{lines}\r\n"), asked).map(|_| ())
+    };
+    for name in ["SPDY/3.1", "spdy/3.1", "tcp", "TCP"] {
+        assert_eq!(switch(&format!("Upgrade: {name}\r\n")), Ok(()), "{name}");
+    }
+    for name in ["", "SPDY", "SPDY/3", "SPDY/3.1, tcp", "tcp,", "websocket", "h2c"] {
+        assert_eq!(switch(&format!("Upgrade: {name}\r\n")), Err(Malformed::Upgrade), "{name}");
+    }
+    for lines in ["", "Upgrade: tcp\r\nUpgrade: tcp\r\n"] {
+        assert_eq!(switch(lines), Err(Malformed::Upgrade), "{lines}");
+    }
 }
 
 /// Fields as they are written out for a client that is told the length by other means, a line each, sorted.

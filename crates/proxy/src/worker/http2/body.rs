@@ -158,7 +158,7 @@ mod tests {
         let (mut upstream, _) = listener.accept().await.unwrap();
         let minute = Duration::from_secs(60);
         let terms = Terms {
-            asked: Asked { head: false, upgrade: false, as_received: None, interim: None },
+            asked: Asked { head: false, upgrade: None, as_received: None, interim: None },
             limits: Limits { head_bytes: 4096, head_fields: 100 },
             patience: Patience { send: minute, read: minute, client: minute },
             later: None,

@@ -1,0 +1,66 @@
+//! `upgrade`: which protocols clients may change to with `Upgrade` (`docs/spec/plugins/upgrade.md`).
+//!
+//! The plugin only leaves the names with the request; the data plane asks for them and makes the tunnel.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use config::Config;
+use milecastle_plugin_api::{BuildCx, ConfigError, Example, Flow, Hooks, OnAccess, Plugin, PluginDef, RequestCx};
+use std::sync::Arc;
+
+pub(crate) static DEF: PluginDef = PluginDef::of::<Upgrade>();
+
+/// Protocols that carry requests, in whatever version.
+const OF_REQUESTS: [&str; 4] = ["h2", "h2c", "http", "tls"];
+
+struct Upgrade(Arc<[String]>);
+
+impl Plugin for Upgrade {
+    type Config = Config;
+    const NAME: &'static str = "upgrade";
+    const PRIORITY: i32 = 984;
+    const EXAMPLES: &'static [Example] = &[
+        Example::new("`kubectl exec`, `attach` and `port-forward`", include_str!("examples/kubernetes.json")),
+        Example::new("`docker attach` and `docker exec`", include_str!("examples/docker.json")),
+    ];
+
+    fn compile(config: Config, _: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
+        let faults = config.protocols.iter().enumerate().filter_map(|(n, protocol)| {
+            let fault = check(protocol).err()?;
+            Some(ConfigError::at(format!("/protocols/{n}"), fault))
+        });
+        let faults: Vec<ConfigError> = faults.collect();
+        if faults.is_empty() { Ok(Self(config.protocols.into())) } else { Err(faults) }
+    }
+
+    fn hooks(h: Hooks<Self>) -> Hooks<Self> {
+        h.access()
+    }
+}
+
+/// Whether a protocol may be allowed; if not, why. Also what came in place of a reference is checked here.
+fn check(protocol: &str) -> Result<(), String> {
+    let (name, version) = protocol.split_once('/').unwrap_or((protocol, "any"));
+    if !is_token(name) || !is_token(version) {
+        return Err(format!("`{protocol}` is no protocol: write its name, or its name, a slash and its version"));
+    }
+    if OF_REQUESTS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+        return Err(format!("`{name}` cannot be allowed: behind it requests would pass by routes and plugins"));
+    }
+    Ok(())
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(text: &str) -> bool {
+    let is_of_tokens = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_of_tokens)
+}
+
+impl OnAccess for Upgrade {
+    fn on_access<'a>(&'a self, cx: &'a mut RequestCx) -> Flow<'a> {
+        cx.upgrades = Some(self.0.clone());
+        Flow::Next
+    }
+}
