@@ -16,7 +16,7 @@ fn settings(url: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn instances_come_and_go_without_a_failed_request() {
+async fn resources_14_consul_instances_come_and_go_without_a_failed_request() {
     let consul = Consul::start(Some("a secret"));
     let (a, b) = (Echo::named("a"), Echo::named("b"));
     consul.set("web", &passing(&[&a]));

@@ -25,7 +25,7 @@ async fn state(up: &Up, service: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_come_and_go_without_a_failed_request() {
+async fn resources_14_consul_kv_keys_come_and_go_without_a_failed_request() {
     let consul = Consul::start(Some("a secret"));
     let (a, b) = (Echo::named("a"), Echo::named("b"));
     let (key_a, key_b) = (key(&a), key(&b));

@@ -22,7 +22,7 @@ fn on(name: &str, last: u8, port: u16) -> Echo {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn services_are_followed_as_their_records_change() {
+async fn resources_14_dns_services_are_followed_as_their_records_change() {
     let (a, b) = (Echo::named("a"), Echo::named("b"));
     let mut dns = Dnsmasq::start(1, &[service(&a, 0, 10), NODE.to_owned()]);
     let up = up(&settings(&dns));
@@ -47,6 +47,7 @@ async fn services_are_followed_as_their_records_change() {
     dns.set(1, &[NODE.to_owned()]);
     up.answers("/", 503).await;
     measured(&up, "discovery_instances", "dns", "_web._tcp.shop.test", |instances| instances == 0.0).await;
+    assert!(up.process.log().iter().any(|line| line.contains("no valid upstream node")));
     dns.set(1, &[service(&b, 0, 0), NODE.to_owned()]);
     up.answers("/", 200).await;
 }

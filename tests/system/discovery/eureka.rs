@@ -6,7 +6,7 @@ use milecastle_testkit::{Echo, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn instances_that_are_up_are_followed_and_failures_take_nothing_away() {
+async fn resources_14_eureka_instances_that_are_up_are_followed_and_failures_take_nothing_away() {
     // "eureka:s@cret"
     let mut eureka = Eureka::start(Some("Basic ZXVyZWthOnNAY3JldA=="));
     let (a, b) = (Echo::named("a"), Echo::named("b"));

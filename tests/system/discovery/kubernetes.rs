@@ -30,7 +30,7 @@ fn settings(address: SocketAddr, more: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slices_are_listed_and_watched() {
+async fn resources_14_kubernetes_slices_are_listed_and_watched() {
     let cluster = Kubernetes::start("token 1");
     let (a, b, c) = (Echo::named("a"), Echo::named("b"), Echo::named("c"));
     let kind = "endpointslices";

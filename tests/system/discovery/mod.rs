@@ -82,7 +82,7 @@ fn addresses(echoes: &[&Echo]) -> Vec<SocketAddr> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_that_is_not_configured_has_no_nodes() {
+async fn resources_14_a_registry_that_is_not_configured_has_no_nodes() {
     let up = Up::start();
     route(&up, "consul", "web", json!({})).await;
     up.answers("/", 503).await;

@@ -17,7 +17,7 @@ fn settings(url: &str, prefix: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn usable_instances_of_namespace_and_group_are_followed() {
+async fn resources_14_nacos_usable_instances_of_namespace_and_group_are_followed() {
     let nacos = Nacos::start(Some(("nacos", "s@cret")));
     let (a, b, c) = (Echo::named("a"), Echo::named("b"), Echo::named("c"));
     nacos.set("public", "DEFAULT_GROUP", "web", &[instance(&c, json!({}))]);

@@ -24,6 +24,7 @@ mod oidc;
 mod people;
 mod probes;
 mod replicas;
+mod resources;
 mod rights;
 mod roles;
 mod rollout;

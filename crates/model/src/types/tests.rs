@@ -145,50 +145,66 @@ fn debug_shows_no_plugin() {
     assert!(texts.iter().all(|text| !text.contains("hush")), "{texts:?}");
 }
 
-#[test]
-fn upstream_of_route_and_service() {
-    // (route, service) → what wins
-    let inline = |name: &str| json!({"nodes": {}, "name": name});
-    let check = |route: Value, service: Option<Value>, expected: &str| {
-        let (route, service) = (read::<Route>(route), service.map(read::<Service>));
-        let won = match effective(&route, service.as_ref()).upstream {
-            Some(UpstreamSource::Id(id)) => format!("id {id}"),
-            Some(UpstreamSource::Inline(upstream)) => format!("inline {}", upstream.name.as_deref().unwrap()),
-            None => "none".to_owned(),
-        };
-        assert_eq!(won, expected);
+/// Asserts which upstream a route has, of a service or without one.
+fn check_upstream(route: Value, service: Option<Value>, expected: &str) {
+    let (route, service) = (read::<Route>(route), service.map(read::<Service>));
+    let won = match effective(&route, service.as_ref()).upstream {
+        Some(UpstreamSource::Id(id)) => format!("id {id}"),
+        Some(UpstreamSource::Inline(upstream)) => format!("inline {}", upstream.name.as_deref().unwrap()),
+        None => "none".to_owned(),
     };
-    check(json!({}), None, "none");
-    check(json!({}), Some(json!({})), "none");
-    check(json!({"upstream_id": 1, "upstream": inline("r")}), None, "id 1");
-    check(json!({}), Some(json!({"upstream_id": 2, "upstream": inline("s")})), "id 2");
-    check(json!({"upstream": inline("r")}), Some(json!({"upstream_id": 2})), "inline r");
-    check(json!({"upstream_id": 1}), Some(json!({"upstream": inline("s")})), "id 1");
-    check(json!({}), Some(json!({"upstream": inline("s")})), "inline s");
+    assert_eq!(won, expected);
+}
+
+fn inline(name: &str) -> Value {
+    json!({"nodes": {}, "name": name})
 }
 
 #[test]
-fn attributes_of_route_and_service() {
+fn resources_2_1_1_a_routes_plugin_replaces_that_of_the_service_as_a_whole() {
     let service: Service = read(json!({
-        "hosts": ["s"], "labels": {"from": "s"}, "enable_websocket": true, "name": "service",
         "plugins": {"a": {"of": "s"}, "b": {"of": "s", "more": 1}, "c": {"of": "s"}},
     }));
     let config: PluginConfig = read(json!({"plugins": {"b": {"of": "p"}, "c": {"of": "p"}}}));
+    let route: Route = read(json!({"plugins": {"c": {"of": "r"}}}));
+    let own = effective(&route, Some(&service));
+    let plugins = |config| serde_json::to_value(own.plugins(config)).unwrap();
+    assert_eq!(plugins(None), json!({"a": {"of": "s"}, "b": {"of": "s", "more": 1}, "c": {"of": "r"}}));
+    assert_eq!(plugins(Some(&config)), json!({"a": {"of": "s"}, "b": {"of": "p"}, "c": {"of": "r"}}));
+}
+
+#[test]
+fn resources_2_1_2_a_routes_upstream_comes_before_its_services() {
+    check_upstream(json!({}), None, "none");
+    check_upstream(json!({}), Some(json!({})), "none");
+    check_upstream(json!({"upstream": inline("r")}), Some(json!({"upstream_id": 2})), "inline r");
+    check_upstream(json!({"upstream_id": 1}), Some(json!({"upstream": inline("s")})), "id 1");
+    check_upstream(json!({}), Some(json!({"upstream": inline("s")})), "inline s");
+}
+
+#[test]
+fn resources_2_1_3_attributes_of_a_route_and_of_its_service() {
+    let service: Service = read(json!({
+        "hosts": ["s"], "labels": {"from": "s"}, "enable_websocket": true, "name": "service",
+    }));
     let bare: Route = read(json!({}));
     let taken = effective(&bare, Some(&service));
     assert_eq!((&taken.hosts[..], taken.enable_websocket, taken.name), (&["s"][..], true, None));
     assert_eq!(taken.labels["from"], "s");
     let route: Route = read(json!({
         "host": "r", "labels": {"from": "r"}, "enable_websocket": false, "name": "route",
-        "timeout": {"connect": 1, "send": 1, "read": 1}, "plugins": {"c": {"of": "r"}},
+        "timeout": {"connect": 1, "send": 1, "read": 1},
     }));
     let own = effective(&route, Some(&service));
     assert_eq!((&own.hosts[..], own.enable_websocket, own.name), (&["r"][..], false, Some("route")));
     assert_eq!((own.labels["from"].as_str(), own.timeout.map(|t| t.read)), ("r", Some(Duration::from_secs(1))));
-    let plugins = |config| serde_json::to_value(own.plugins(config)).unwrap();
-    assert_eq!(plugins(None), json!({"a": {"of": "s"}, "b": {"of": "s", "more": 1}, "c": {"of": "r"}}));
-    assert_eq!(plugins(Some(&config)), json!({"a": {"of": "s"}, "b": {"of": "p"}, "c": {"of": "r"}}));
     let several: Route = read(json!({"hosts": ["x", "y"], "host": "z"}));
     assert_eq!(effective(&several, Some(&service)).hosts, ["x", "y"]);
     assert!(effective(&bare, None).hosts.is_empty() && !effective(&bare, None).enable_websocket);
+}
+
+#[test]
+fn resources_2_1_5_an_id_comes_before_what_is_inline() {
+    check_upstream(json!({"upstream_id": 1, "upstream": inline("r")}), None, "id 1");
+    check_upstream(json!({}), Some(json!({"upstream_id": 2, "upstream": inline("s")})), "id 2");
 }

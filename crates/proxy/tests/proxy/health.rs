@@ -2,6 +2,7 @@
 
 use crate::support::{Bed, SOON, Scripted, object, read_head, route_to};
 use milecastle_model::Kind;
+use milecastle_testkit::echo::Received;
 use milecastle_testkit::tls::Authority;
 use milecastle_testkit::{Call, Echo, TempDir, nowhere, wait_for_blocking};
 use serde_json::{Value, json};
@@ -40,12 +41,17 @@ fn serving(bed: &Bed, requests: usize) -> BTreeSet<String> {
     (0..requests).map(name).collect()
 }
 
+/// The fields of a request, as they came.
+fn fields(received: &Received) -> Vec<String> {
+    received.headers.iter().map(|(n, v)| format!("{}: {}", n.escape_ascii(), v.escape_ascii())).collect()
+}
+
 fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 #[test]
-fn rule_4_4_4_what_has_had_traffic_is_probed_and_shown() {
+fn resources_4_4_4_what_has_had_traffic_is_probed_and_shown() {
     let (a, b) = (Echo::named("a"), Echo::named("b"));
     let checks = quick(json!({ "http_path": "/ping?x", "host": "check.test", "req_headers": ["X-Probe: yes"] }));
     let bed = bed(&[a.address(), b.address()], checks);
@@ -68,9 +74,34 @@ fn rule_4_4_4_what_has_had_traffic_is_probed_and_shown() {
     assert_eq!(shown("/v1/healthcheck/upstreams/u").json().unwrap(), watched);
     let probe = wait_for_blocking("a probe", SOON, || a.received().into_iter().find(|got| got.target() == "/ping?x"));
     assert_eq!(&probe.line[..], b"GET /ping?x HTTP/1.1");
-    let headers: Vec<String> =
-        probe.headers.iter().map(|(n, v)| format!("{}: {}", n.escape_ascii(), v.escape_ascii())).collect();
-    assert_eq!(headers, ["Connection: close", "X-Probe: yes", "Host: check.test"]);
+    assert_eq!(fields(&probe), ["Connection: close", "X-Probe: yes", "Host: check.test"]);
+}
+
+#[test]
+fn resources_4_4_1_the_pace_of_probes_is_that_of_the_state() {
+    let (well, ill) = (Echo::named("well"), Echo::named("ill"));
+    ill.always(Some(503));
+    let checks = json!({ "active": { "http_path": "/probe", "healthy": { "interval": 1 },
+        "unhealthy": { "interval": 1000, "http_failures": 1, "http_statuses": [503] } } });
+    let bed = bed(&[well.address(), ill.address()], checks);
+    bed.get("/");
+    let probes = |echo: &Echo| echo.received().iter().filter(|got| got.target() == "/probe").count();
+    // The first made the one node unhealthy, and it is not due again while the other is each second.
+    wait_for_blocking("probes", SOON, || (probes(&well) >= 3).then_some(()));
+    assert_eq!((probes(&ill), bed.health().unhealthy), (1, 1));
+}
+
+#[test]
+fn resources_4_4_2_a_probe_is_what_the_checks_say_and_the_first_line_is_its_answer() {
+    let echo = Echo::named("a");
+    let more =
+        json!({ "http_method": "POST", "http_path": "/probe", "http_req_body": "{}", "req_headers": ["X-A: b"] });
+    let bed = bed(&[echo.address()], quick(more));
+    bed.get("/");
+    let probe = wait_for_blocking("a probe", SOON, || echo.received().into_iter().find(|got| got.target() == "/probe"));
+    assert_eq!(&probe.line[..], b"POST /probe HTTP/1.1");
+    assert_eq!(fields(&probe), ["Connection: close", "X-A: b", "Host: 127.0.0.1", "Content-Length: 2"]);
+    assert_eq!(&probe.body[..], b"{}");
 }
 
 #[test]
@@ -176,7 +207,7 @@ fn probes_that_get_no_answer_are_timeouts() {
 }
 
 #[test]
-fn rule_4_5_1_traffic_ejects_a_node_and_probes_bring_it_back() {
+fn resources_4_5_1_traffic_ejects_a_node_and_probes_bring_it_back() {
     let (a, b) = (Echo::named("a"), Echo::named("b"));
     let checks = json!({
         "active": { "http_path": "/status/200", "unhealthy": { "interval": 1 }, "healthy": { "successes": 1, "interval": 100 } },
@@ -211,7 +242,7 @@ fn traffic_ejects_a_node_for_a_while_where_nothing_is_probed() {
 }
 
 #[test]
-fn rule_4_5_1_other_statuses_and_absent_passive_checks_say_nothing() {
+fn resources_4_5_1_other_statuses_and_absent_passive_checks_say_nothing() {
     let (a, b) = (Echo::named("a"), Echo::named("b"));
     a.always(Some(500));
     let counted = |checks: Value| {
@@ -226,7 +257,7 @@ fn rule_4_5_1_other_statuses_and_absent_passive_checks_say_nothing() {
 }
 
 #[test]
-fn rule_4_5_2_failed_tries_count_even_without_passive_checks() {
+fn resources_4_5_2_failed_tries_count_even_without_passive_checks() {
     let echo = Echo::named("b");
     let dead = nowhere();
     let bed = bed(&[dead, echo.address()], json!({ "active": {} }));
@@ -239,7 +270,7 @@ fn rule_4_5_2_failed_tries_count_even_without_passive_checks() {
 }
 
 #[test]
-fn rule_4_5_2_a_last_try_is_judged_by_its_status_alone() {
+fn resources_4_5_2_a_last_try_is_judged_by_its_status_alone() {
     let (dead, other) = (nowhere(), nowhere());
     let checks = passive(json!({ "unhealthy": { "tcp_failures": 1, "http_failures": 1, "http_statuses": [502] } }));
     let nodes = route_to(&[dead, other], json!({ "upstream": { "checks": checks, "retries": 0 } }));
@@ -266,8 +297,9 @@ fn rule_3_1_where_no_node_is_healthy_all_get_requests() {
     assert!(page.lines().any(|line| line == "gw_upstream_health_ignored_total 4"), "{page}");
 }
 
+/// Which is rule 2 of §3 of `upstream-balancing.md` too: the lower tier serves while the higher has nobody.
 #[test]
-fn rule_3_2_a_lower_tier_serves_while_the_higher_is_unhealthy() {
+fn resources_4_3_6_balancers_of_every_kind_choose_anew_when_a_node_turns() {
     let (first, backup) = (Echo::named("first"), Echo::named("backup"));
     let node = |echo: &Echo, priority: i32| json!({ "host": "127.0.0.1", "port": echo.port(), "weight": 1, "priority": priority });
     for kind in ["roundrobin", "chash", "least_conn", "ewma"] {
@@ -313,7 +345,7 @@ fn rule_3_4_a_single_node_is_used_whatever_its_health() {
 }
 
 #[test]
-fn rule_4_4_5_states_survive_changes_of_nodes_checks_and_the_rest() {
+fn resources_4_4_5_states_survive_changes_of_nodes_checks_and_the_rest() {
     let echoes = [Echo::named("a"), Echo::named("b"), Echo::named("c")];
     let at: Vec<SocketAddr> = echoes.iter().map(Echo::address).collect();
     let checks = passive(json!({ "unhealthy": { "http_failures": 1 } }));
@@ -356,7 +388,7 @@ fn rule_4_4_5_states_survive_changes_of_nodes_checks_and_the_rest() {
 }
 
 #[test]
-fn probes_end_with_their_upstream() {
+fn resources_4_4_4_probes_end_with_their_upstream() {
     let echo = Echo::named("a");
     let mut bed = bed(&[echo.address()], quick(json!({ "http_path": "/probe" })));
     bed.get("/");
@@ -374,16 +406,39 @@ fn probes_end_with_their_upstream() {
 }
 
 #[test]
-fn names_are_probed_at_their_addresses() {
-    let echo = Echo::named("a");
-    let node = json!({ "host": "localhost", "port": echo.port(), "weight": 1 });
-    let bed = Bed::new(vec![
-        object(Kind::Upstream, "u", json!({ "nodes": [node], "checks": quick(json!({ "http_path": "/probe" })) })),
-        object(Kind::Route, "r", json!({ "uri": "/*", "upstream_id": "u" })),
-    ]);
-    bed.get("/");
-    let probe = wait_for_blocking("a probe", SOON, || echo.received().into_iter().find(|got| got.target() == "/probe"));
-    assert_eq!(probe.header("host"), ["localhost"]);
+fn resources_4_4_3_the_host_of_a_probe() {
+    let cases = [
+        (
+            "rewritten.test",
+            "localhost",
+            json!({ "pass_host": "rewrite", "upstream_host": "rewritten.test" }),
+            "check.test",
+        ),
+        ("localhost", "localhost", json!({}), "check.test"),
+        ("check.test", "127.0.0.1", json!({}), "check.test"),
+        ("127.0.0.1", "127.0.0.1", json!({}), ""),
+    ];
+    let echoes = [Echo::start(), Echo::start(), Echo::start(), Echo::start()];
+    let mut objects = Vec::new();
+    for (n, ((_, host, more, own), echo)) in cases.iter().zip(&echoes).enumerate() {
+        let own = if own.is_empty() { json!({}) } else { json!({ "host": own }) };
+        let node = json!({ "host": host, "port": echo.port(), "weight": 1 });
+        let mut upstream = json!({ "nodes": [node], "checks": quick(own) });
+        upstream.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        objects.push(object(Kind::Upstream, &n.to_string(), upstream));
+        objects.push(object(
+            Kind::Route,
+            &n.to_string(),
+            json!({ "uri": format!("/{n}"), "upstream_id": n.to_string() }),
+        ));
+    }
+    let bed = Bed::new(objects);
+    (0..cases.len()).for_each(|n| assert_eq!(bed.get(&format!("/{n}")).status, 200));
+    for ((expected, ..), echo) in cases.iter().zip(&echoes) {
+        // The path of probes is the default, which no request of this test has.
+        let probe = wait_for_blocking("a probe", SOON, || echo.received().into_iter().find(|got| got.target() == "/"));
+        assert_eq!(probe.header("host"), [*expected]);
+    }
 }
 
 #[test]
@@ -409,7 +464,7 @@ fn inline_upstreams_have_checkers_of_their_own() {
 }
 
 #[test]
-fn health_checks_can_be_switched_off_for_the_node() {
+fn resources_4_4_4_health_checks_can_be_switched_off_for_the_node() {
     let (a, b) = (Echo::named("a"), Echo::named("b"));
     a.always(Some(503));
     let checks = passive(json!({ "unhealthy": { "http_failures": 1 } }));

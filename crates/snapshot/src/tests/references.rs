@@ -8,7 +8,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 #[test]
-fn a_missing_service_is_404_until_it_comes() {
+fn resources_2_1_4_a_missing_service_is_404_until_it_comes() {
     let mut config = Config::new();
     config.good(&[put(Kind::Route, "1", json!({ "uri": "/a", "service_id": "s" }))]);
     assert_eq!(config.route("/a").unwrap().outcome, Outcome::Fail(StatusCode::NOT_FOUND));
@@ -22,7 +22,7 @@ fn a_missing_service_is_404_until_it_comes() {
 }
 
 #[test]
-fn a_missing_plugin_config_is_503_until_it_comes() {
+fn resources_7_a_missing_plugin_config_is_503_until_it_comes() {
     let mut config = Config::new();
     config.good(&[put(Kind::Route, "1", json!({ "uri": "/a", "plugin_config_id": 7 }))]);
     assert_eq!(config.route("/a").unwrap().outcome, Outcome::Fail(StatusCode::SERVICE_UNAVAILABLE));

@@ -4,7 +4,7 @@ use super::{ANNOUNCED, by_host, finds, route, route_with, with};
 use crate::rules::{Shared, Site};
 use milecastle_testkit::raw::{self, Raw};
 use milecastle_testkit::{Answer, Call};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// The gateway with everything switched on that changes how paths are read.
@@ -24,7 +24,7 @@ fn arrived(answer: &Answer) -> String {
 }
 
 /// A plugin that shows what was captured, and the variable `uri`.
-fn shows() -> serde_json::Value {
+fn shows() -> Value {
     json!({ "plugins": { "response-rewrite": { "headers": { "set": { "X-Seen": "${uri_param_tail ?? -} $uri" } } } } })
 }
 
@@ -231,6 +231,69 @@ async fn routing_8_plugins_run_phase_by_phase_global_rules_first() {
     let third = call("t8_one").await.unwrap();
     assert_eq!((third.status, left(&third)), (429, ["0".to_owned(), String::new()]));
     assert_eq!(left(&call("t8_two").await.unwrap()), ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resources_2_2_the_nearest_object_has_the_plugin() {
+    let site = by_host().await;
+    let says = |whose: &str| json!({ "response-rewrite": { "headers": { "set": { "X-Whose": whose } } } });
+    let of_route = json!({ "service_id": "r22", "plugin_config_id": "r22" });
+    let authenticates = |more: Value| json!({ "plugins": with(json!({ "key-auth": {} }), more) });
+    let consumer = |plugins: Value| {
+        let plugins = with(json!({ "key-auth": { "key": "r22" } }), plugins);
+        ("/consumers/r22".to_owned(), json!({ "username": "r22", "group_id": "r22", "plugins": plugins }))
+    };
+    let group = |plugins: Value| ("/consumer_groups/r22".to_owned(), json!({ "plugins": plugins }));
+    let config = |plugins: Value| ("/plugin_configs/r22".to_owned(), json!({ "plugins": plugins }));
+    let route = |plugins: Value| route_with("22 - /r22", with(of_route.clone(), authenticates(plugins)));
+    let service = ("/services/r22".to_owned(), json!({ "plugins": says("service") }));
+    let (own, shared) = (route(says("route")), config(says("plugin_config")));
+    site.put([service, shared, group(says("consumer_group")), own, consumer(says("consumer"))]).await;
+    let whose = async || {
+        let answer = Call::get("/r22").header("apikey", "r22").to(site.up.http).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.header("x-whose")
+    };
+    assert_eq!(whose().await, "consumer");
+    // As each gives it up, the next has it.
+    for (without, next) in [
+        (consumer(json!({})), "consumer_group"),
+        (group(json!({})), "route"),
+        (route(json!({})), "plugin_config"),
+        (config(json!({})), "service"),
+    ] {
+        site.put([without]).await;
+        assert_eq!(whose().await, next);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resources_5_the_upstream_is_told_who_asks_and_by_nobody_else() {
+    let site = by_host().await;
+    let consumer =
+        json!({ "username": "r5", "labels": { "custom_id": "42" }, "plugins": { "key-auth": { "key": "r5" } } });
+    site.put([
+        ("/consumers/r5".to_owned(), consumer),
+        ("/consumers/r5/credentials/one".to_owned(), json!({ "plugins": { "key-auth": { "key": "r5-one" } } })),
+        route_with("5-known - /r5/known", json!({ "plugins": { "key-auth": {} } })),
+        route("5-unknown - /r5/unknown"),
+    ])
+    .await;
+    let told = async |target: &str, key: &str| {
+        let call = Call::get(target).header("apikey", key);
+        let forged = ["X-Consumer-Username", "X-Credential-Identifier", "X-Consumer-Custom-ID"];
+        let call = forged.into_iter().fold(call, |call, name| call.header(name, "forged"));
+        let answer = call.to(site.up.http).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let fields = answer.json().unwrap()["headers"].as_array().unwrap().clone();
+        forged.map(|name| {
+            let is = |field: &&Value| field[0].as_str().is_some_and(|field| field.eq_ignore_ascii_case(name));
+            fields.iter().filter(is).map(|field| field[1].as_str().unwrap()).collect::<Vec<_>>().join(", ")
+        })
+    };
+    assert_eq!(told("/r5/known", "r5").await, ["r5", "", "42"]);
+    assert_eq!(told("/r5/known", "r5-one").await, ["r5", "one", "42"]);
+    assert_eq!(told("/r5/unknown", "r5").await, ["", "", ""]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,7 +23,7 @@ struct Spec {
     manner: Manner,
     /// Texts that are never sent, and why not.
     never_sent: &'static [(&'static str, &'static str)],
-    /// Rules that are not ours, as names of tests have them, and why not.
+    /// Rules that no test is named after, as names of tests have them, and why not.
     not_ours: &'static [(&'static str, &'static str)],
 }
 
@@ -51,6 +51,30 @@ const SPECS: &[Spec] = &[
         not_ours: &[
             ("5_1", "a controller asks adc, which sends what §1 and §2 have"),
             ("5_2", "it adds nothing to §1 and §2"),
+        ],
+    },
+    Spec {
+        path: "docs/spec/resources.md",
+        prefix: "resources_",
+        // The attribute tables through the Admin API, and what the data plane makes of them.
+        tests: &[
+            "crates/control/tests/admin/resources",
+            "crates/model/src/types",
+            "crates/snapshot/src/tests",
+            "crates/proxy/src/health",
+            "crates/proxy/tests/proxy/health.rs",
+            "tests/system/rules/routing",
+            "tests/system/discovery",
+        ],
+        manner: Manner { first: 0, numbered_rows: false, fault_texts: None },
+        never_sent: &[],
+        not_ours: &[
+            ("4_5_3", "it is rule 6 of §3 of stream.md, which has a test"),
+            ("13_1", "tests are named after the manager, beside its client"),
+            ("13_2", "tests are named after the manager, beside its client"),
+            ("13_3", "tests are named after the manager, beside its client"),
+            ("13_4", "tests are beside the resolver of references"),
+            ("13_5", "tests are beside the resolver of references"),
         ],
     },
     data_plane("docs/spec/routing.md", "routing_", &["tests/system/rules/routing"]),
