@@ -1,4 +1,4 @@
-//! Posting over HTTP/1.1, on a connection that is kept.
+//! Requests over HTTP/1.1, on a connection that is kept.
 
 use crate::{Background, Endpoint, Tls};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where to post.
+/// Where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The server.
@@ -53,6 +53,11 @@ impl Target {
             host: HeaderValue::try_from(written).map_err(|_| fault("its host is no text for a header"))?,
         })
     }
+
+    /// The value of its `Host` header, for those who sign what they send.
+    pub fn host(&self) -> &HeaderValue {
+        &self.host
+    }
 }
 
 impl fmt::Display for Target {
@@ -88,7 +93,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Posts to one server, one request after the other.
+/// Asks one server, one request after the other.
 pub struct HttpClient {
     background: Arc<Background>,
     target: Target,
@@ -112,14 +117,16 @@ impl HttpClient {
     /// # Errors
     /// There was no answer. The server may have acted all the same.
     pub async fn post(&mut self, headers: HeaderMap, body: Bytes, patience: Duration) -> Result<Answer, PostError> {
-        tokio::time::timeout(patience, self.exchange(headers, body)).await.unwrap_or_else(|_| {
-            self.kept = None;
-            Err(PostError::Late(patience))
-        })
+        let sent = self.send(Method::POST, headers, body);
+        tokio::time::timeout(patience, sent).await.unwrap_or(Err(PostError::Late(patience)))
     }
 
-    async fn exchange(&mut self, headers: HeaderMap, body: Bytes) -> Result<Answer, PostError> {
-        let request = self.request(headers, body)?;
+    /// Sends a request, without a time limit of its own; dropped before its end, it has closed the connection.
+    ///
+    /// # Errors
+    /// As for [`HttpClient::post`].
+    pub async fn send(&mut self, method: Method, headers: HeaderMap, body: Bytes) -> Result<Answer, PostError> {
+        let request = self.request(method, headers, body)?;
         let kept = match self.kept.take() {
             Some(mut kept) => kept.ready().await.ok().map(|()| kept),
             None => None,
@@ -154,11 +161,13 @@ impl HttpClient {
         Ok(Answer { status, body: body.unwrap_or_default() })
     }
 
-    fn request(&self, mut headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, PostError> {
+    fn request(&self, method: Method, mut headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, PostError> {
         headers.entry(HOST).or_insert_with(|| self.target.host.clone());
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static("Milecastle"));
-        headers.insert(CONTENT_LENGTH, body.len().into());
-        let mut request = Request::builder().method(Method::POST).uri(&self.target.path).body(Full::new(body))?;
+        if method != Method::GET {
+            headers.insert(CONTENT_LENGTH, body.len().into());
+        }
+        let mut request = Request::builder().method(method).uri(&self.target.path).body(Full::new(body))?;
         *request.headers_mut() = headers;
         Ok(request)
     }

@@ -1,7 +1,7 @@
 //! The way out for what a process tells about itself: log entries, spans, metrics.
 //!
 //! [`Background`] is where exporters run and how they reach their servers; [`Batches`] is a bounded queue that is sent
-//! batch by batch; [`HttpClient`] posts over a connection that it keeps, [`SocketClient`] sends bytes as they are.
+//! batch by batch; [`HttpClient`] asks over a connection that it keeps, [`SocketClient`] sends bytes as they are.
 //!
 //! Invariants:
 //! - Who adds an entry never waits: there is room for it, or it is dropped and counted.

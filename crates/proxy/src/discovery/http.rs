@@ -203,7 +203,7 @@ fn protocol(server: &RegistryUrl) -> impl Fn(hyper::Error) -> AskError {
 }
 
 /// Text as it stands in a part of a path or a query (RFC 3986 §2).
-pub(super) fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -36,6 +36,7 @@ mod http;
 mod kubernetes;
 mod nacos;
 
+pub(crate) use self::http::encoded;
 pub(crate) use figures::Figures;
 pub use registries::DiscoveryError;
 

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 /// A body that may come in pieces.
-pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What a product's protocol is.
 pub trait Protocol: Send + Sync + 'static {
@@ -85,7 +85,10 @@ impl Asked {
 }
 
 /// The parameters of a form or a query.
-pub(super) fn parameters(text: &str) -> BTreeMap<String, String> {
+///
+/// # Panics
+/// If their percent-encoding is broken.
+pub fn parameters(text: &str) -> BTreeMap<String, String> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decoded(name), decoded(value))
@@ -111,7 +114,10 @@ pub(super) fn decoded(text: &str) -> String {
 }
 
 /// An answer that is there in whole.
-pub(crate) fn whole(status: u16, body: impl Into<Bytes>) -> Response<Body> {
+///
+/// # Panics
+/// If there is no such status.
+pub fn whole(status: u16, body: impl Into<Bytes>) -> Response<Body> {
     let body = Full::new(body.into()).boxed_unsync();
     Response::builder().status(status).header("content-type", "application/json").body(body).expect("a status")
 }
@@ -121,7 +127,7 @@ impl<P: Protocol> Server<P> {
     ///
     /// # Panics
     /// If it cannot listen, as the other functions here.
-    pub(crate) fn run(protocol: P) -> Self {
+    pub fn run(protocol: P) -> Self {
         let address = (Ipv4Addr::LOCALHOST, crate::free_port()).into();
         let mut server = Self { protocol: Arc::new(protocol), address, shared: Arc::default(), running: None };
         server.start();

@@ -1,10 +1,9 @@
-//! References in string attributes, resolved on the node (`docs/spec/resources.md` §13).
+//! References to the environment of the process (`docs/spec/resources.md` §13).
 
+use super::manager::member;
 use milecastle_plugin_api::Secrets;
-use serde_json::Value;
 
-/// Resolves `$env://NAME` and `$env://NAME/member` (the prefix in any case) from the process's environment. References to
-/// secret managers are not resolved by this version.
+/// Resolves `$env://NAME` and `$env://NAME/member` (the prefix in any case) from the process's environment.
 pub struct EnvironmentSecrets;
 
 impl Secrets for EnvironmentSecrets {
@@ -22,10 +21,7 @@ fn resolve(reference: &str, variable: impl Fn(&str) -> Option<String>) -> Option
     let name = reference.get(PREFIX.len()..)?;
     match name.split_once('/') {
         None => variable(name),
-        Some((name, member)) => match serde_json::from_str::<Value>(&variable(name)?).ok()?.get(member)? {
-            Value::String(text) => Some(text.clone()),
-            other => Some(other.to_string()),
-        },
+        Some((name, field)) => member(&serde_json::from_str(&variable(name)?).ok()?, field),
     }
 }
 
@@ -37,7 +33,7 @@ mod tests {
     fn references_to_the_environment() {
         let variable = |name: &str| match name {
             "KEY" => Some("secret".to_owned()),
-            "JSON" => Some(r#"{"a":"x","n":7}"#.to_owned()),
+            "JSON" => Some(r#"{"a":"x","n":7,"z":null}"#.to_owned()),
             _ => None,
         };
         let check = |reference, expected: Option<&str>| assert_eq!(resolve(reference, variable).as_deref(), expected);
@@ -46,6 +42,7 @@ mod tests {
         check("$env://JSON/a", Some("x"));
         check("$env://JSON/n", Some("7"));
         check("$env://JSON/none", None);
+        check("$env://JSON/z", None);
         check("$env://KEY/a", None);
         check("$env://NOPE", None);
         check("$secret://vault/1/a/b", None);
