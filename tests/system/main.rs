@@ -57,6 +57,7 @@ mod rollout;
 mod route_charts;
 mod rules;
 mod sealing_key;
+mod secret_managers;
 mod settings_at_scale;
 mod start_up;
 mod stream;

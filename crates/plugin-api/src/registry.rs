@@ -319,8 +319,14 @@ impl Registry {
         }
         let mut config =
             Value::Object(members.iter().filter(|(k, _)| *k != "_meta").map(|(k, v)| (k.clone(), v.clone())).collect());
-        settle(&mut config, &**self.secrets());
-        let instance = self.instance(entry, config, request).map_err(explain)?;
+        let referred = settle(&mut config, &**self.secrets());
+        // A plugin's words may hold what it refuses, which may be a secret now.
+        let hide = |fault: ConfigError| match referred {
+            true => ConfigError { message: "it does not take what a reference stands for".into(), ..fault },
+            false => fault,
+        };
+        let instance = self.instance(entry, config, request);
+        let instance = instance.map_err(|faults| explain(faults.into_iter().map(hide).collect()))?;
         Ok(Some(Built { def, instance, meta }))
     }
 
@@ -402,12 +408,15 @@ fn with_meta(mut schema: Value) -> Value {
 }
 
 /// Puts values in place of references, and whole numbers in place of ones such as `2.0`, which schemas let pass for
-/// integers. A reference that cannot be resolved stays as literal text (`docs/spec/plugins/_auth-common.md` §6.3).
-fn settle(value: &mut Value, secrets: &dyn Secrets) {
+/// integers. A reference that cannot be resolved stays as literal text (`docs/spec/plugins/_auth-common.md` §6.3). Gives
+/// whether there is a value of a reference in it now.
+fn settle(value: &mut Value, secrets: &dyn Secrets) -> bool {
+    let mut referred = false;
     match value {
         Value::String(text) if text.starts_with('$') => {
             if let Some(resolved) = secrets.resolve(text) {
                 *text = resolved;
+                referred = true;
             }
         }
         Value::Number(number) if number.is_f64() => {
@@ -416,10 +425,11 @@ fn settle(value: &mut Value, secrets: &dyn Secrets) {
                 *number = (whole as i64).into();
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| settle(item, secrets)),
-        Value::Object(members) => members.values_mut().for_each(|member| settle(member, secrets)),
+        Value::Array(items) => items.iter_mut().for_each(|item| referred |= settle(item, secrets)),
+        Value::Object(members) => members.values_mut().for_each(|member| referred |= settle(member, secrets)),
         _ => {}
     }
+    referred
 }
 
 /// A checksum of a JSON value that does not depend on the order of members.

@@ -68,7 +68,7 @@ pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, OnSessionEnd, 
 pub use health::{HealthFigures, UpstreamHealth};
 pub use node_metrics::{PushError, register_metrics};
 pub use outlet::exporters;
-pub use secrets::EnvironmentSecrets;
+pub use secrets::NodeSecrets;
 pub use side_servers::{SideError, SideParts, SideServers};
 pub use worker::{ListenError, probe};
 

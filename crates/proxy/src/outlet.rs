@@ -1,4 +1,5 @@
-//! How exporters of log entries, spans and metrics reach their servers, and questions about certificates their responders.
+//! How exporters of log entries, spans and metrics reach their servers, and questions about certificates and secrets those who answer
+//! them.
 
 use crate::config::GatewayConfig;
 use crate::resolve::Resolver;

@@ -11,6 +11,7 @@ use crate::health::UpstreamHealth;
 use crate::metrics_page::MetricsServer;
 use crate::node::NodeStatus;
 use crate::node_metrics::{NodeMetrics, PushError, Sources, limits};
+use crate::secrets::NodeSecrets;
 use crate::side_http::{SideLimits, SideListener, SideServer};
 use crate::status::{self, Health};
 use milecastle_export::Background;
@@ -40,6 +41,8 @@ pub struct SideParts {
     pub upstream_health: Arc<UpstreamHealth>,
     /// Instances of services.
     pub discovery: Arc<Discovery>,
+    /// What references stand for.
+    pub secrets: Arc<NodeSecrets>,
     /// What the node knows of its configuration.
     pub node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
     /// Facts of the node.
@@ -100,6 +103,7 @@ impl SideServers {
             counters,
             upstream_health,
             discovery,
+            secrets,
             node,
             facts,
             access_logs,
@@ -137,6 +141,7 @@ impl SideServers {
             counters,
             upstream_health,
             discovery,
+            secrets,
             current,
             node,
             facts,
@@ -240,6 +245,7 @@ mod tests {
             counters: Arc::new(Counters::new(2)),
             upstream_health: Arc::default(),
             discovery: Discovery::new(&settings().discovery, tokio::runtime::Handle::current(), None, None).unwrap(),
+            secrets: NodeSecrets::new(&settings().secrets, &tokio::runtime::Handle::current(), Background::default()),
             node: Arc::new(move || status.clone()),
             facts: NodeFacts { hostname: "host-1".into(), version: "1.2.3", tracing: false },
             access_logs: Vec::new(),

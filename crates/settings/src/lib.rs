@@ -59,8 +59,8 @@ pub use events::{EventStreams, Events};
 pub use gateway::{
     AmbiguousPath, Apisix, ControlPlane, Dns, EscapeStyle, Gateway, GatewayFile, HttpListen, Limits,
     LongConnectionPolicy, LongConnections, MetricSettings, MetricsPush, NginxConfig, NginxHttp, NginxStream,
-    NodeListen, Ocsp, PluginAttr, Prometheus, ProxyProtocol, ProxyVersion, Shutdown, SideTls, Ssl, SslListen, State,
-    StreamProxy, TcpListen, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, Upgrade, UpstreamKeepalive,
+    NodeListen, Ocsp, PluginAttr, Prometheus, ProxyProtocol, ProxyVersion, Secrets, Shutdown, SideTls, Ssl, SslListen,
+    State, StreamProxy, TcpListen, Timeouts, TlsVersion, TlsVersions, TrustedAddresses, Upgrade, UpstreamKeepalive,
     UpstreamPool, UpstreamTls,
 };
 pub use history::History;

@@ -483,6 +483,22 @@ fn faults_of_how_ocsp_responders_are_asked() {
 }
 
 #[test]
+fn faults_of_how_secret_managers_are_asked() {
+    for (text, key) in [
+        ("secrets: {ttl: 999ms}", "secrets.ttl"),
+        ("secrets: {negative_ttl: 0s}", "secrets.negative_ttl"),
+        ("secrets: {entries: 0}", "secrets.entries"),
+        ("secrets: {timeout: 0s}", "secrets.timeout"),
+        ("secrets: {answer_bytes: 1k}", "secrets.answer_bytes"),
+        ("secrets: {concurrency: 0}", "secrets.concurrency"),
+    ] {
+        let text = format!("control_plane: {{endpoints: ['https://c:17900']}}\n{text}\n");
+        let listed = faults::<GatewayFile>(&text);
+        assert!(listed.len() == 1 && listed[0].contains(&format!(": {key}: ")), "{text}: {listed:?}");
+    }
+}
+
+#[test]
 fn registries_are_configured_as_operators_know_them() {
     let gateway = gateway(
         "discovery:

@@ -2,9 +2,10 @@
 
 use crate::snapshot::Map;
 use milecastle_matching::Pattern;
-use milecastle_model::{Fault, OcspStapling, Ssl, TlsVersion};
+use milecastle_model::{Fault, OcspStapling, Ssl, TlsVersion, is_reference};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
@@ -37,6 +38,11 @@ pub struct CompiledSsl {
     pub(crate) names: Vec<Arc<str>>,
 }
 
+/// Instead of a reader's words, which may hold a part of what it read.
+const REFERRED: &str = "what a reference stands for is not the PEM text that is expected";
+
+const MISMATCHED: &str = "what references stand for is a certificate and the key of another one";
+
 /// A certificate and its key, both as PEM text.
 pub(crate) fn certified_key(cert: &str, key: &str) -> Result<Arc<CertifiedKey>, String> {
     let chain = CertificateDer::pem_slice_iter(cert.as_bytes())
@@ -48,6 +54,12 @@ pub(crate) fn certified_key(cert: &str, key: &str) -> Result<Arc<CertifiedKey>, 
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| format!("failed to parse key: {error}"))?;
     let key = any_supported_type(&key).map_err(|error| format!("failed to parse key: {error}"))?;
     Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
+
+/// Whether the key is that of the certificate.
+pub(crate) fn match_each_other(pair: &CertifiedKey) -> bool {
+    // Keys that do not tell their public half may well fit.
+    matches!(pair.keys_match(), Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)))
 }
 
 /// Compiles an ssl object of type `server`.
@@ -63,8 +75,15 @@ pub(crate) fn compile(
     let mut faults = Vec::new();
     let mut keys = Vec::new();
     for (index, (cert, key)) in ssl.pairs().enumerate() {
+        let referred = is_reference(cert) || is_reference(key.expose());
         let (Some(cert), Some(key)) = (resolve(cert), resolve(key.expose())) else { continue };
-        match certified_key(&cert, &key) {
+        let pair = match certified_key(&cert, &key) {
+            Err(_) if referred => Err(REFERRED.to_owned()),
+            // One of them may have been renewed before the other.
+            Ok(pair) if referred && !match_each_other(&pair) => Err(MISMATCHED.to_owned()),
+            pair => pair,
+        };
+        match pair {
             Ok(pair) => keys.push(pair),
             Err(reason) if index == 0 => faults.push(Fault::rule("/cert", reason)),
             Err(reason) => faults.push(Fault::rule(
@@ -76,7 +95,10 @@ pub(crate) fn compile(
     let client = ssl.client.as_ref().map(|client| {
         let authorities = CertificateDer::pem_slice_iter(resolve(&client.ca).unwrap_or_default().as_bytes())
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| Fault::rule("/client/ca", format!("failed to validate client_cert: {error}")))?;
+            .map_err(|error| {
+                let reason = if is_reference(&client.ca) { REFERRED.to_owned() } else { error.to_string() };
+                Fault::rule("/client/ca", format!("failed to validate client_cert: {reason}"))
+            })?;
         let skip_uri = client
             .skip_mtls_uri_regex
             .iter()

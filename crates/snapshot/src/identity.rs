@@ -1,9 +1,8 @@
 //! Certificates that the gateway shows to upstreams (`docs/spec/upstream-balancing.md` §11).
 
-use crate::certificates::certified_key;
+use crate::certificates::{certified_key, match_each_other};
 use milecastle_model::UpstreamTls;
 use rustls::sign::CertifiedKey;
-use rustls::{Error, InconsistentKeys};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -14,11 +13,7 @@ pub struct ClientIdentity(Arc<CertifiedKey>);
 impl ClientIdentity {
     /// `None` if the key is not that of the certificate: no upstream would take it.
     pub(crate) fn new(pair: Arc<CertifiedKey>) -> Option<Self> {
-        match pair.keys_match() {
-            // Keys that do not tell their public half may well fit.
-            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(Self(pair)),
-            Err(_) => None,
-        }
+        match_each_other(&pair).then_some(Self(pair))
     }
 
     /// The chain and its key.

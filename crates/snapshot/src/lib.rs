@@ -12,6 +12,8 @@
 //!   the settings that it was built under.
 //! - An object that cannot be built is quarantined and reported, never half-built. It keeps its last good form; without
 //!   one, what depends on it answers 503. Nothing ever runs without a plugin that it should have.
+//! - What a reference to a secret manager stands for is asked of the registry's resolver, which knows it or not: nothing waits
+//!   for it here. Whoever has learned of another value has the objects that hold the reference built again.
 //! - References that dangle are legal and compile to the status that `docs/spec/routing.md` §8 gives.
 //!
 //! Deliberately absent: runtime state (pools, balancers, health, counters), which outlives snapshots and belongs to the
@@ -26,6 +28,7 @@ mod identity;
 mod people;
 mod plugins;
 mod proto;
+mod references;
 mod route;
 mod snapshot;
 mod stream;

@@ -75,7 +75,8 @@ pub(crate) fn compile(compiler: &Compiler, base: &Snapshot, key: &Key, body: &Va
         }
         let mut config = config.clone();
         if resolve(&mut config, &|text| registry.secrets().resolve(text)).is_err() {
-            tracing::error!(object = %key, plugin = def.name, "credential left out: a reference in it cannot be resolved");
+            // At `debug`: whoever resolves says which reference, and whether it has been asked for yet.
+            tracing::debug!(object = %key, plugin = def.name, "credential left out: a reference in it cannot be resolved");
             continue;
         }
         if let Some(text) = config.get(auth.key).and_then(Value::as_str) {

@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub(crate) objects: OrdMap<Key, Object>,
     /// Objects whose present form could not be built, and why.
     pub(crate) quarantined: OrdMap<Key, Arc<str>>,
+    /// References to secret managers, of the objects that hold some.
+    pub(crate) references: OrdMap<Key, Arc<[Box<str>]>>,
     pub(crate) router: Router<Arc<CompiledRoute>>,
     /// Every route that has a form, also those that are switched off.
     pub(crate) routes: Map<Arc<CompiledRoute>>,
@@ -74,6 +76,7 @@ impl Snapshot {
             compiler: compiler.clone(),
             objects: OrdMap::new(),
             quarantined: OrdMap::new(),
+            references: OrdMap::new(),
             router: Router::new(compiler.mode()),
             routes: Map::default(),
             field_routes: OrdSet::new(),
@@ -254,6 +257,11 @@ impl Snapshot {
     /// All objects as they were received, by key.
     pub fn all_objects(&self) -> impl Iterator<Item = &Object> {
         self.objects.values()
+    }
+
+    /// The objects that hold references to secret managers (`$secret://…`), and which ones.
+    pub fn references(&self) -> impl Iterator<Item = (&Key, &[Box<str>])> {
+        self.references.iter().map(|(key, references)| (key, &**references))
     }
 
     /// Number of objects.

@@ -1,5 +1,5 @@
 //! What tests of more than one crate need: an upstream that tells what it received, a client that never retries, the real
-//! binary as a child process, nodes without traffic, registries of services, an OCSP responder, throw-away PostgreSQL and
+//! binary as a child process, nodes without traffic, registries of services, a secret manager, an OCSP responder, throw-away PostgreSQL and
 //! Redis, certificates, ports, directories, waiting for conditions, a proxy that cuts connections, and a checker of histories.
 //!
 //! Invariants:
@@ -26,6 +26,7 @@ pub mod raw;
 mod redis;
 pub mod registry;
 pub mod tls;
+mod vault;
 mod wait;
 
 #[cfg(test)]
@@ -37,4 +38,5 @@ pub use echo::Echo;
 pub use ports::{TempDir, free_port, hosts_of_each_family, nowhere};
 pub use process::Process;
 pub use redis::Redis;
+pub use vault::Vault;
 pub use wait::{SOON, eventually, wait_for, wait_for_blocking};

@@ -9,8 +9,8 @@ use milecastle_proxy::handover::{Gate, Takeover};
 use milecastle_proxy::node::{Node, NodeConfig};
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
-    AccessLog, Counters, Current, Discovery, EnvironmentSecrets, GatewayConfig, GatewayParts, OnRequestEnd,
-    OnSessionEnd, SideParts, UpstreamHealth,
+    AccessLog, Counters, Current, Discovery, GatewayConfig, GatewayParts, NodeSecrets, OnRequestEnd, OnSessionEnd,
+    SideParts, UpstreamHealth,
 };
 use milecastle_settings::Gateway as Settings;
 use milecastle_snapshot::{Compiler, Snapshot};
@@ -33,6 +33,7 @@ pub(super) struct Parts {
     counters: Arc<Counters>,
     upstream_health: Arc<UpstreamHealth>,
     discovery: Arc<Discovery>,
+    secrets: Arc<NodeSecrets>,
     access_log: Option<Arc<AccessLog>>,
     session_log: Option<Arc<AccessLog>>,
     pub(super) drain: Arc<Drain>,
@@ -58,7 +59,9 @@ impl Parts {
         let shared = Arc::new(Shared::default());
         shared.put(metrics.clone());
         shared.put(exporters.clone());
-        let compiler = compiler(settings.plugin_attr.to_json(), shared.clone(), Arc::new(EnvironmentSecrets));
+        let outlet = milecastle_proxy::exporters(side.clone(), config, settings.secrets.answer_bytes);
+        let secrets = NodeSecrets::new(&settings.secrets, &side, outlet);
+        let compiler = compiler(settings.plugin_attr.to_json(), shared.clone(), secrets.clone());
         let (state, authorities) = (Some(settings.state.dir()), config.authorities());
         Ok(Self {
             health: Arc::new(Health::new(workers)),
@@ -66,6 +69,7 @@ impl Parts {
             counters: Arc::new(Counters::new(workers)),
             upstream_health: Arc::default(),
             discovery: Discovery::new(&settings.discovery, side.clone(), state, authorities)?,
+            secrets,
             access_log: AccessLog::of_requests(settings, workers)?.map(Arc::new),
             session_log: AccessLog::of_sessions(settings, workers)?.map(Arc::new),
             drain: Arc::new(Drain::new(facts.version, settings.upgrade.count_interval.get())),
@@ -96,7 +100,7 @@ impl Parts {
         let health = self.health.clone();
         let maintain = move |reason| health.maintain(reason);
         let config = node_config(settings, &self.facts, lock);
-        Ok(Node::start(config, self.compiler.clone(), publish, figures, maintain)?)
+        Ok(Node::start(config, self.compiler.clone(), self.secrets.clone(), publish, figures, maintain)?)
     }
 
     /// What the side servers take.
@@ -109,6 +113,7 @@ impl Parts {
             counters: self.counters.clone(),
             upstream_health: self.upstream_health.clone(),
             discovery: self.discovery.clone(),
+            secrets: self.secrets.clone(),
             node: Arc::new(node.status_reader()),
             facts: self.facts.clone(),
             access_logs: self.access_logs(),

@@ -4,10 +4,11 @@
 //! the digest is always computed from what is held, never copied from a message. Settings of the group that cannot be
 //! read refuse the step: no revision is built under other settings than it was judged with.
 
+use crate::secrets::Changed;
 use milecastle_model::{Change, Fault, Key, Object};
 use milecastle_snapshot::{Compiler, Snapshot};
 use milecastle_wire::{ConvertError, Digest, DigestKey, pb};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A step that was not taken, and why; what is held stays as it was.
@@ -43,6 +44,8 @@ pub(crate) struct Holdings {
     snapshot: Arc<Snapshot>,
     /// Objects of kinds that this version does not know: held for the digest, reported as rejected.
     foreign: Arc<BTreeMap<ForeignKey, pb::Object>>,
+    /// The generation of the secrets' values that the oldest form was built with, or an earlier one.
+    built_with: u64,
 }
 
 impl Holdings {
@@ -85,7 +88,9 @@ impl Holdings {
             Some(held) => compiler.build_over(&held.snapshot, lineage, revision, known),
             None => compiler.build(lineage, revision, known),
         };
-        Ok(Self { position, mark: mark.into(), snapshot: Arc::new(snapshot), foreign: Arc::new(foreign) })
+        let built_with = previous.map_or(0, |held| held.built_with);
+        let (snapshot, foreign) = (Arc::new(snapshot), Arc::new(foreign));
+        Ok(Self { position, mark: mark.into(), snapshot, foreign, built_with })
     }
 
     /// The configuration after a delta that has all of its changes.
@@ -135,7 +140,26 @@ impl Holdings {
         }
         let (snapshot, _) = compiler.apply(&self.snapshot, delta.to, &changes);
         let position = Position { lineage, revision: delta.to, digest };
-        Ok(Self { position, mark: delta.mark.as_str().into(), snapshot: Arc::new(snapshot), foreign })
+        let (mark, snapshot, built_with) = (delta.mark.as_str().into(), Arc::new(snapshot), self.built_with);
+        Ok(Self { position, mark, snapshot, foreign, built_with })
+    }
+
+    /// The generation of the secrets' values that all of it is built with at least.
+    pub(crate) fn built_with(&self) -> u64 {
+        self.built_with
+    }
+
+    /// The same configuration with the values that secrets have now, if any that it names has changed.
+    pub(crate) fn renewed(&self, changed: &Changed) -> Option<Self> {
+        let concerned = |(key, references): (&Key, &[Box<str>])| {
+            references.iter().any(|reference| changed.has(reference)).then(|| key.clone())
+        };
+        let keys: BTreeSet<Key> = self.snapshot.references().filter_map(concerned).collect();
+        if keys.is_empty() {
+            return None;
+        }
+        let (snapshot, _) = self.snapshot.compiler().again(&self.snapshot, keys);
+        Some(Self { snapshot: Arc::new(snapshot), built_with: changed.until, ..self.clone() })
     }
 
     pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {

@@ -8,6 +8,7 @@
 //!   that went backwards and then on past the node is still that.
 //! - A revision is built under the settings of the group that are part of it, or not at all.
 //! - The group token is needed to join, not while the node's certificate is valid.
+//! - What is in force has the values that secrets have now; a value that is not known holds a configuration up for a bounded time.
 //! - The last good configuration is in force before the control plane is asked for anything.
 //! - Without one, the first that is in force is no older than the head when the stream began: a snapshot that was packed earlier
 //!   waits for what has changed since.
@@ -15,6 +16,7 @@
 mod complaints;
 mod holdings;
 mod identity;
+mod in_force;
 mod last_good;
 mod maintenance;
 mod pace;
@@ -27,8 +29,10 @@ mod set_back;
 mod tests;
 
 use crate::health::HealthFigures;
+use crate::secrets::NodeSecrets;
 use holdings::Holdings;
 use identity::Identity;
+use in_force::InForce;
 use last_good::{LastGood, Origin, Step};
 use maintenance::Maintenance;
 use milecastle_pki::{GroupToken, NodeKeys};
@@ -134,19 +138,21 @@ type Publish = Box<dyn Fn(Arc<Snapshot>) + Send + Sync>;
 pub struct Node {
     status: StatusCell,
     pause: Pause,
-    task: tokio::task::JoinHandle<()>,
+    /// The membership, and what follows the values of secrets.
+    tasks: [tokio::task::JoinHandle<()>; 2],
 }
 
 impl Node {
     /// Starts on the runtime that this is called on: with the last good configuration if there is one, and then with the
-    /// control plane. `publish` puts a snapshot in force; `figures` reads the traffic; `maintain` takes the node out of service
-    /// for a reason, or with `None` back into it.
+    /// control plane. `secrets` is what `compiler` resolves references with; `publish` puts a snapshot in force; `figures` reads
+    /// the traffic; `maintain` takes the node out of service for a reason, or with `None` back into it.
     ///
     /// # Errors
     /// Another process uses the state directory. One that cannot be used for other reasons is an alarm.
     pub fn start(
         config: NodeConfig,
         compiler: Arc<Compiler>,
+        secrets: Arc<NodeSecrets>,
         publish: impl Fn(Arc<Snapshot>) + Send + Sync + 'static,
         figures: impl Fn() -> TrafficFigures + Send + Sync + 'static,
         maintain: impl Fn(Option<String>) + Send + Sync + 'static,
@@ -156,12 +162,13 @@ impl Node {
         let maintenance = Maintenance::resume(config.state.dir(), Box::new(maintain));
         let status = StatusCell { own: Arc::default(), last_good: last_good.figures() };
         milecastle_telemetry::warnings().keep(config.control_plane.warnings as usize);
+        let in_force = InForce::new(Box::new(publish), status.clone(), secrets);
         let member = Member {
             identity: Identity::new(&config),
             set_back: SetBack::read(config.state.dir()),
             config,
             compiler,
-            publish: Box::new(publish),
+            in_force: in_force.clone(),
             figures: Box::new(figures),
             status: status.clone(),
             last_good,
@@ -174,7 +181,8 @@ impl Node {
             started: tokio::time::Instant::now(),
         };
         let (pause, asked) = Pause::new();
-        Ok(Self { status, pause, task: tokio::spawn(member.run(asked)) })
+        let tasks = [tokio::spawn(member.run(asked)), tokio::spawn(in_force.follow_secrets())];
+        Ok(Self { status, pause, tasks })
     }
 
     /// What the node knows of its configuration.
@@ -196,7 +204,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 
@@ -252,7 +260,7 @@ struct Member {
     config: NodeConfig,
     identity: Identity,
     compiler: Arc<Compiler>,
-    publish: Publish,
+    in_force: Arc<InForce>,
     figures: Box<dyn Fn() -> TrafficFigures + Send + Sync>,
     status: StatusCell,
     last_good: LastGood,
@@ -293,9 +301,9 @@ impl Member {
 
     /// What is left of it in the process that was replaced; `None` if it had no configuration. Lock and disk are the other's.
     async fn replaced(self) -> Option<Replaced> {
-        let Self { config, compiler, publish, status, last_good, holdings, origin, .. } = self;
+        let Self { config, compiler, in_force, last_good, holdings, origin, .. } = self;
         let trail = last_good.into_trail(holdings?, origin?).await;
-        Some(Replaced { trail, compiler, publish, status, interval: config.follow_interval })
+        Some(Replaced { trail, compiler, in_force, interval: config.follow_interval })
     }
 
     /// Connects again and again, to one DP manager after the other.
@@ -346,7 +354,7 @@ impl Member {
         let (load, config, compiler) = (self.last_good.loader(), self.config.clone(), self.compiler.clone());
         let loaded = tokio::task::spawn_blocking(move || load.load(origin_of(&config).as_ref(), &compiler)).await;
         match loaded {
-            Ok(Some((holdings, origin))) => self.take(holdings, origin),
+            Ok(Some((holdings, origin))) => self.take(holdings, origin).await,
             Ok(None) => tracing::info!("no last good configuration: traffic waits for the control plane"),
             Err(error) => tracing::error!(%error, "the last good configuration could not be loaded"),
         }
@@ -376,8 +384,8 @@ impl Member {
     }
 
     /// Puts what was built in force, and shows it.
-    fn take(&mut self, holdings: Holdings, origin: Origin) {
-        self.status.put_in_force(&holdings, &*self.publish);
+    async fn take(&mut self, holdings: Holdings, origin: Origin) {
+        let holdings = self.in_force.put(holdings).await;
         (self.holdings, self.origin) = (Some(holdings), Some(origin));
     }
 

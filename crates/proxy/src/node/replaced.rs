@@ -5,8 +5,8 @@
 //! the state directory, which is what is in force there. It needs neither control plane nor successor for that, and asks
 //! nobody.
 
+use super::in_force::InForce;
 use super::last_good::{Look, Trail};
-use super::{Publish, StatusCell};
 use milecastle_snapshot::Compiler;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,7 @@ use tokio::time::MissedTickBehavior;
 pub(super) struct Replaced {
     pub(super) trail: Trail,
     pub(super) compiler: Arc<Compiler>,
-    pub(super) publish: Publish,
-    pub(super) status: StatusCell,
+    pub(super) in_force: Arc<InForce>,
     /// Between two looks: `upgrade.follow_interval`.
     pub(super) interval: Duration,
 }
@@ -25,7 +24,7 @@ pub(super) struct Replaced {
 impl Replaced {
     /// Follows until the task ends.
     pub(super) async fn run(self) {
-        let Self { mut trail, compiler, publish, status, interval } = self;
+        let Self { mut trail, compiler, in_force, interval } = self;
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = None;
@@ -47,7 +46,7 @@ impl Replaced {
                 }
             };
             if let Some(holdings) = news {
-                status.put_in_force(&holdings, &*publish);
+                let holdings = in_force.put(holdings).await;
                 tracing::info!(
                     revision = holdings.position().revision,
                     "what the process that took over has in force holds for the connections of this one too"

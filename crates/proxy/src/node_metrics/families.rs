@@ -11,6 +11,7 @@ use crate::health::UpstreamHealth;
 use crate::node::{LastGoodFigures, NodeStatus};
 use crate::ocsp::Figures as OcspFigures;
 use crate::process;
+use crate::secrets::Figures as SecretFigures;
 use milecastle_settings::Prometheus;
 use milecastle_telemetry::metrics::{Counter, Family, Gauge, Handle, MetricError, Options, Registry};
 use std::collections::HashSet;
@@ -26,6 +27,7 @@ pub(super) struct Families {
     upstream_status: Family<Gauge>,
     discovery: DiscoveryMetrics,
     ocsp: OcspMetrics,
+    secrets: SecretMetrics,
     metric_errors: Handle<Counter>,
     log_lines_dropped: Handle<Counter>,
     long_answers: Handle<Counter>,
@@ -65,6 +67,7 @@ impl Families {
             upstream_status: upstream_status(registry, settings)?,
             discovery: DiscoveryMetrics::new(registry)?,
             ocsp: OcspMetrics::new(registry)?,
+            secrets: SecretMetrics::new(registry)?,
             metric_errors: counter(
                 "nginx_metric_errors_total",
                 "Updates of metrics that could not be counted under their own labels",
@@ -101,6 +104,7 @@ impl Families {
             counters,
             upstream_health,
             discovery,
+            secrets,
             current,
             node,
             facts,
@@ -113,6 +117,7 @@ impl Families {
         self.update_upstreams(upstream_health);
         self.discovery.update(&discovery.figures());
         self.ocsp.update(counters.ocsp());
+        self.secrets.update(&secrets.figures());
         follow(&self.metric_errors, registry.overflowed());
         follow(&self.log_lines_dropped, access_logs.iter().map(|log| log.dropped()).sum());
         follow(&self.long_answers, exporters.long_answers());
@@ -240,6 +245,54 @@ impl OcspMetrics {
         self.without.set(float(read(&figures.without)));
         follow(&self.questions, read(&figures.questions));
         follow(&self.failures, read(&figures.failures));
+    }
+}
+
+/// How references to secret managers stand.
+struct SecretMetrics {
+    found: Handle<Counter>,
+    absent: Handle<Counter>,
+    failed: Handle<Counter>,
+    resolved: Handle<Gauge>,
+    stale: Handle<Gauge>,
+    unresolved: Handle<Gauge>,
+    left_out: Handle<Gauge>,
+}
+
+impl SecretMetrics {
+    fn new(registry: &Registry) -> Result<Self, MetricError> {
+        let questions = registry.counter(
+            "secret_lookups_total",
+            "Questions to secret managers: those that brought a value (found), word that there is none (absent), or neither (failed)",
+            &["result"],
+            Options::default(),
+        )?;
+        let references = registry.gauge(
+            "secret_references",
+            "References to secret managers in the configuration in force: with a value (resolved), with the last one known while no newer \
+             one is to be had (stale), without one (unresolved), and beyond secrets.entries (left_out)",
+            &["state"],
+            Options::default(),
+        )?;
+        Ok(Self {
+            found: questions.with(&["found"]),
+            absent: questions.with(&["absent"]),
+            failed: questions.with(&["failed"]),
+            resolved: references.with(&["resolved"]),
+            stale: references.with(&["stale"]),
+            unresolved: references.with(&["unresolved"]),
+            left_out: references.with(&["left_out"]),
+        })
+    }
+
+    fn update(&self, figures: &SecretFigures) {
+        follow(&self.found, figures.found);
+        follow(&self.absent, figures.absent);
+        follow(&self.failed, figures.failed);
+        self.resolved.set(float(figures.resolved));
+        self.stale.set(float(figures.stale));
+        self.unresolved.set(float(figures.unresolved));
+        self.left_out.set(float(figures.left_out));
     }
 }
 

@@ -13,6 +13,7 @@ use crate::discovery::Discovery;
 use crate::drain::Drain;
 use crate::health::UpstreamHealth;
 use crate::node::NodeStatus;
+use crate::secrets::NodeSecrets;
 use crate::side_http;
 use families::Families;
 use http::header::AUTHORIZATION;
@@ -30,6 +31,7 @@ pub(crate) struct Sources {
     pub(crate) counters: Arc<Counters>,
     pub(crate) upstream_health: Arc<UpstreamHealth>,
     pub(crate) discovery: Arc<Discovery>,
+    pub(crate) secrets: Arc<NodeSecrets>,
     pub(crate) current: Arc<OnceLock<Arc<Current>>>,
     pub(crate) node: Arc<dyn Fn() -> NodeStatus + Send + Sync>,
     pub(crate) facts: NodeFacts,

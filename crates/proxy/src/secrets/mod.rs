@@ -1,14 +1,264 @@
-//! References in string attributes, resolved on the node (`docs/spec/resources.md` §13).
+//! References in string attributes, resolved on the node (`docs/spec/resources.md` §13): `$env://` from the process's environment,
+//! `$secret://` from the secret managers that objects of the configuration name.
+//!
+//! [`NodeSecrets`] is what the compiler asks. It answers from a [`cache`]; a task on the side runtime ([`keeper`]) asks the
+//! [`managers`] for what is in use, and again when its time is over.
+//!
+//! Invariants:
+//! - Resolving does no I/O. What a new configuration needs and is not known is asked for before it is in force
+//!   ([`NodeSecrets::prepare`]), for a bounded time, and once.
+//! - A manager that cannot be asked takes no value away; one that says that there is none does.
+//! - Values and tokens are in memory alone, and in no log, metric or error.
+//! - Only references in use are asked for, and no more of them are known than the settings allow.
+//!
+//! Deliberately absent: building again what holds a changed value, which is for whoever puts configurations in force.
 
 mod aws;
+mod cache;
 mod environment;
 mod fields;
 mod gcp;
 mod http;
+mod keeper;
 mod manager;
+mod managers;
+mod reference;
 mod sigv4;
 #[cfg(test)]
 mod tests;
 mod vault;
 
-pub use environment::EnvironmentSecrets;
+use cache::{Cache, Census, News, Question, Trouble};
+use environment::EnvironmentSecrets;
+use keeper::Errand;
+use managers::Managers;
+use milecastle_export::Background;
+use milecastle_model::is_reference;
+use milecastle_plugin_api::Secrets;
+use milecastle_settings::Secrets as Settings;
+use milecastle_snapshot::Snapshot;
+use reference::Reference;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+/// What references stand for on this node.
+pub struct NodeSecrets {
+    state: Mutex<State>,
+    outlet: Arc<Background>,
+    timeout: Duration,
+    /// Wakes the task that asks.
+    poked: Arc<Notify>,
+    /// How many references a new configuration waits for.
+    awaited: watch::Sender<usize>,
+    /// The generation of the values.
+    changes: watch::Sender<u64>,
+    found: AtomicU64,
+    absent: AtomicU64,
+    failed: AtomicU64,
+}
+
+struct State {
+    cache: Cache,
+    managers: Managers,
+}
+
+/// What there is to tell of references to secret managers, for the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    /// Questions that brought a value.
+    pub(crate) found: u64,
+    /// Questions that were answered with word that there is none.
+    pub(crate) absent: u64,
+    /// Questions that were not answered, or not as they should.
+    pub(crate) failed: u64,
+    /// References that have a value, confirmed when it was asked for last.
+    pub(crate) resolved: u64,
+    /// References whose last value stays in use, since no newer one is to be had.
+    pub(crate) stale: u64,
+    /// References without a value.
+    pub(crate) unresolved: u64,
+    /// References that there is no room for.
+    pub(crate) left_out: u64,
+}
+
+/// The references whose values have changed.
+pub(crate) struct Changed {
+    /// Up to this generation of the values.
+    pub(crate) until: u64,
+    references: HashSet<Arc<str>>,
+}
+
+impl Changed {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.references.is_empty()
+    }
+
+    pub(crate) fn has(&self, reference: &str) -> bool {
+        self.references.contains(reference)
+    }
+}
+
+impl NodeSecrets {
+    /// Asks on the runtime `side`, over `outlet`.
+    pub fn new(settings: &Settings, side: &Handle, outlet: Background) -> Arc<Self> {
+        let poked = Arc::<Notify>::default();
+        let secrets = Arc::new(Self {
+            state: Mutex::new(State { cache: Cache::new(settings), managers: Managers::default() }),
+            outlet: Arc::new(outlet),
+            timeout: settings.timeout.get(),
+            poked: poked.clone(),
+            awaited: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
+            found: AtomicU64::new(0),
+            absent: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        });
+        side.spawn(keeper::run(Arc::downgrade(&secrets), poked, settings.concurrency as usize));
+        secrets
+    }
+
+    /// Takes over the secret managers and references of a configuration that is to be in force. Returns when each reference has
+    /// been asked for at least once under its present manager, or after `secrets.timeout`: what comes later is a
+    /// [change](Self::changes).
+    pub(crate) async fn prepare(&self, snapshot: &Snapshot) {
+        self.take_over(snapshot);
+        self.settled().await;
+    }
+
+    /// Waits for values that go together, but no longer than `secrets.timeout`.
+    pub(crate) async fn settled(&self) {
+        self.poked.notify_one();
+        let mut awaited = self.awaited.subscribe();
+        // It is in here, so it cannot be closed.
+        let settled = tokio::time::timeout(self.timeout, awaited.wait_for(|count| *count == 0)).await.is_ok();
+        if !settled {
+            tracing::warn!(
+                "not every secret is there within secrets.timeout: the configuration comes into force without"
+            );
+            self.state().cache.go_on();
+            self.awaited.send_replace(0);
+        }
+    }
+
+    fn take_over(&self, snapshot: &Snapshot) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let State { cache, managers } = &mut *state;
+        let references = snapshot.references().flat_map(|(_, references)| references);
+        let references: BTreeSet<&str> = references.map(|reference| &**reference).collect();
+        let left_out = cache.follow(&references, now);
+        if let Some(left_out) = left_out.filter(|left_out| *left_out > 0) {
+            tracing::error!(
+                left_out,
+                "more references to secret managers than secrets.entries: those beyond are not resolved; raise it on this node"
+            );
+        }
+        let changed = managers.set(snapshot, &self.outlet, self.timeout);
+        if !changed.is_empty() {
+            let concerned = |text: &str| Reference::parse(text).is_some_and(|of| changed.contains(of.manager));
+            cache.flush(concerned, now);
+        }
+        self.awaited.send_replace(cache.awaited());
+    }
+
+    /// Wakes at each change of a value.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The references whose values have changed since a generation.
+    pub(crate) fn changed_since(&self, generation: u64) -> Changed {
+        let (until, references) = self.state().cache.changed_since(generation);
+        Changed { until, references }
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        let Census { resolved, stale, unresolved, left_out } = self.state().cache.census();
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (found, absent, failed) = (read(&self.found), read(&self.absent), read(&self.failed));
+        Figures { found, absent, failed, resolved, stale, unresolved, left_out }
+    }
+
+    /// The next question, if one is due.
+    fn errand(&self) -> Option<Errand> {
+        let mut state = self.state();
+        let question = state.cache.question(Instant::now())?;
+        let to = match Reference::parse(&question.reference) {
+            None => Err(keeper::malformed()),
+            Some(Reference { manager, .. }) => match state.managers.get(manager) {
+                None => Err(Trouble::Absent(format!("there is no secret object `{manager}`"))),
+                Some(Err(reason)) => {
+                    Err(Trouble::Failed(format!("secret object `{manager}` cannot be used: {reason}")))
+                }
+                Some(Ok(manager)) => Ok(manager.clone()),
+            },
+        };
+        Some(Errand { question, to })
+    }
+
+    /// When the next question is due.
+    fn next(&self) -> Option<Instant> {
+        self.state().cache.next()
+    }
+
+    fn answered(&self, question: Question, answer: Result<String, Trouble>) {
+        let count = match &answer {
+            Ok(_) => &self.found,
+            Err(Trouble::Absent(_)) => &self.absent,
+            Err(Trouble::Failed(_)) => &self.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        let reference = question.reference.clone();
+        let news = {
+            let mut state = self.state();
+            let news = state.cache.take(question, answer, Instant::now());
+            let generation = state.cache.generation();
+            // Before anybody who waits for the answer can go on.
+            self.changes.send_if_modified(|known| std::mem::replace(known, generation) != generation);
+            self.awaited.send_replace(state.cache.awaited());
+            news
+        };
+        match news {
+            News::None => {}
+            News::Resolved => tracing::info!(%reference, "the secret is there again"),
+            News::Stale(reason) => {
+                tracing::warn!(%reference, reason, "no newer value of the secret can be had: the last one stays in use");
+            }
+            News::Unresolved(reason) => tracing::error!(
+                %reference,
+                reason,
+                "reference cannot be resolved: credentials and certificates with it are left out, elsewhere it stands for itself"
+            ),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Secrets for NodeSecrets {
+    fn resolve(&self, reference: &str) -> Option<String> {
+        if reference.starts_with(reference::PREFIX) {
+            return self.state().cache.value(reference);
+        }
+        let value = EnvironmentSecrets.resolve(reference);
+        if value.is_none() && is_reference(reference) {
+            tracing::error!(
+                reference,
+                "reference cannot be resolved: this process's environment has no such variable, or that no such member"
+            );
+        }
+        value
+    }
+}
+
+impl Drop for NodeSecrets {
+    fn drop(&mut self) {
+        self.poked.notify_one();
+    }
+}

@@ -1,6 +1,7 @@
 //! A gateway with a configuration of its own, and upstreams that follow a script.
 
 use bytes::Bytes;
+use milecastle_export::Background;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{
     BodyNeed, BodyNeeds, BuildCx, ConfigError, Flow, Hooks, NoSecrets, NodeFacts, OnAccess, OnBody, OnHeaders, OnLog,
@@ -11,8 +12,8 @@ use milecastle_proxy::handover::{Gate, Inherited};
 use milecastle_proxy::node::NodeStatus;
 use milecastle_proxy::status::Health;
 use milecastle_proxy::{
-    AccessLog, Counters, Current, Discovery, Gateway, GatewayConfig, GatewayParts, HealthFigures, OnRequestEnd,
-    SideParts, SideServers, Totals, UpstreamHealth,
+    AccessLog, Counters, Current, Discovery, Gateway, GatewayConfig, GatewayParts, HealthFigures, NodeSecrets,
+    OnRequestEnd, SideParts, SideServers, Totals, UpstreamHealth,
 };
 use milecastle_settings::{Gateway as Settings, HttpListen, IpPort, NodeListen, SslListen, Time};
 use milecastle_snapshot::Compiler;
@@ -186,6 +187,7 @@ impl Bed {
             counters: self.gateway.as_ref().unwrap().counters().clone(),
             upstream_health: self.upstream_health.clone(),
             discovery: self.discovery.clone(),
+            secrets: NodeSecrets::new(&settings.secrets, self.side.handle(), Background::default()),
             node: Arc::new(NodeStatus::default),
             facts: NodeFacts { hostname: "test".into(), version: "1.2.3", tracing: false },
             access_logs: Vec::new(),

@@ -7,6 +7,7 @@ mod nginx;
 mod node;
 mod ocsp;
 mod prometheus;
+mod secrets;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub use node::{
 };
 pub use ocsp::Ocsp;
 pub use prometheus::{MetricSettings, Prometheus};
+pub use secrets::Secrets;
 pub use stream::{NginxStream, ProxyProtocol, ProxyVersion, StreamProxy, TcpListen};
 
 use crate::load::{Checks, File, under};
@@ -78,6 +80,8 @@ pub struct Gateway {
     pub upstream_tls: UpstreamTls,
     /// How OCSP responders are asked for what is stapled to certificates.
     pub ocsp: Ocsp,
+    /// How secret managers are asked for what references stand for.
+    pub secrets: Secrets,
     /// How names are resolved: of upstream nodes, and of servers that lines go to over UDP.
     pub dns: Dns,
     /// How registries of services are asked, and which ones this node has of its own: each takes the place of the one in the
@@ -154,6 +158,7 @@ impl Default for Gateway {
             upstream_pool: UpstreamPool::default(),
             upstream_tls: UpstreamTls::default(),
             ocsp: Ocsp::default(),
+            secrets: Secrets::default(),
             dns: Dns::default(),
             discovery: Discovery::default(),
             ambiguous_path: AmbiguousPath::default(),
@@ -205,6 +210,7 @@ impl Gateway {
         self.nginx_config.http.check(&mut checks.at("nginx_config.http"));
         self.nginx_config.stream.check(&mut checks.at("nginx_config.stream"));
         self.ocsp.check(&mut checks.at("ocsp"));
+        self.secrets.check(&mut checks.at("secrets"));
         self.discovery.check(&mut checks.at("discovery"));
         for name in self.plugin_attr.others.keys() {
             checks.plugin(&format!("plugin_attr.{name}"), name);

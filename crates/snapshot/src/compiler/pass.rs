@@ -3,6 +3,7 @@
 use super::{Compiler, Rejected, SslForm};
 use crate::identity::ClientCertificateFault;
 use crate::people;
+use crate::references;
 use crate::route::{self, plugins_of};
 use crate::snapshot::{Map, Slot, Snapshot};
 use crate::stream;
@@ -27,6 +28,7 @@ impl Pass {
         let mut routes: BTreeSet<Key> = of(Kind::Route).into_iter().collect();
         let mut stream_routes: BTreeSet<Key> = of(Kind::StreamRoute).into_iter().collect();
         let mut consumers: BTreeSet<Arc<str>> = BTreeSet::new();
+        touched.iter().for_each(|key| self.refer(key));
         of(Kind::PluginMetadata).iter().for_each(|key| self.metadata(key));
         of(Kind::Upstream).iter().for_each(|key| self.upstream(key));
         for key in of(Kind::PluginConfig).into_iter().chain(of(Kind::Service)) {
@@ -79,6 +81,16 @@ impl Pass {
                 self.rejected.push(Rejected { key: key.clone(), reason });
                 None
             }
+        }
+    }
+
+    /// Keeps the list of the references that objects hold.
+    fn refer(&mut self, key: &Key) {
+        match self.next.objects.get(key).and_then(references::of) {
+            Some(held) => drop(self.next.references.insert(key.clone(), held)),
+            // Untouched where there is nothing to take away.
+            None if self.next.references.contains_key(key) => drop(self.next.references.remove(key)),
+            None => {}
         }
     }
 

@@ -4,6 +4,7 @@ mod equality;
 mod people;
 mod quarantine;
 mod references;
+mod secrets;
 mod settings;
 mod stream;
 mod terms;
@@ -13,8 +14,8 @@ use crate::{CompiledRoute, Compiler, Rejected, Snapshot};
 use milecastle_matching::{MatchInput, NoVars};
 use milecastle_model::{Change, Key, Kind, Object};
 use milecastle_plugin_api::{
-    Auth, BuildCx, ConfigError, Flow, Hooks, NoSecrets, OnAccess, Plugin, PluginDef, Registry, RequestCx, Shared,
-    schema_of,
+    Auth, BuildCx, ConfigError, Flow, Hooks, NoSecrets, OnAccess, Plugin, PluginDef, Registry, RequestCx, Secrets,
+    Shared, schema_of,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -86,9 +87,12 @@ impl OnAccess for Pass {
 static PLUGINS: [PluginDef; 2] = [PluginDef::of::<Mark>(), PluginDef::of::<Pass>()];
 
 fn compiler() -> Compiler {
+    compiler_with(Arc::new(NoSecrets))
+}
+
+fn compiler_with(secrets: Arc<dyn Secrets>) -> Compiler {
     let defs: Vec<&'static PluginDef> = PLUGINS.iter().collect();
-    let registry = Registry::new(&defs, Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
-    Compiler::new(Arc::new(registry))
+    Compiler::new(Arc::new(Registry::new(&defs, Map::new(), Arc::new(Shared::default()), secrets)))
 }
 
 fn put(kind: Kind, id: &str, body: Value) -> Change {
@@ -107,7 +111,10 @@ struct Config {
 
 impl Config {
     fn new() -> Self {
-        let compiler = compiler();
+        Self::of(compiler())
+    }
+
+    fn of(compiler: Compiler) -> Self {
         let now = compiler.build("line", 1, Vec::new()).0;
         Self { compiler, now }
     }

@@ -343,9 +343,9 @@ impl<'a> Session<'a> {
     async fn put_in_force(&mut self, holdings: Holdings, step: Step, began: Instant) {
         // What was withheld is not on the disk: nothing can follow on it there.
         let step = if self.withheld.take().is_some() { Step::Whole } else { step };
-        let rejected = holdings.rejected();
         let have = holdings.have();
-        self.member.take(holdings, self.origin.clone());
+        self.member.take(holdings, self.origin.clone()).await;
+        let rejected = self.member.holdings.as_ref().map(Holdings::rejected).unwrap_or_default();
         // It adds up with what was held before, or an operator or the very same configuration has settled it.
         self.member.set_back.settle();
         self.member.settle(Alarm::Settings);

@@ -2,6 +2,7 @@
 
 use super::super::{Node, NodeConfig, NodeStatus, TrafficFigures};
 use super::compiler;
+use crate::secrets::NodeSecrets;
 use milecastle_pki::transport::{HandshakeLimits, incoming, node_of};
 use milecastle_pki::{Ca, GroupToken, NodeIdentity, ServerIdentity, server_config};
 use milecastle_settings::{ControlPlane, State, Time};
@@ -83,7 +84,10 @@ impl Cluster {
             let maintenance = maintenance.clone();
             move |reason| *maintenance.lock().unwrap() = reason
         };
-        let node = Node::start(config, Arc::new(compiler()), publish, TrafficFigures::default, maintain).ok()?;
+        let (handle, outlet) = (tokio::runtime::Handle::current(), milecastle_export::Background::default());
+        let secrets = NodeSecrets::new(&milecastle_settings::Secrets::default(), &handle, outlet);
+        let node =
+            Node::start(config, Arc::new(compiler()), secrets, publish, TrafficFigures::default, maintain).ok()?;
         Some(Started { node, published, maintenance })
     }
 

@@ -1,0 +1,64 @@
+//! The secret managers of the configuration that is to be in force.
+
+use super::manager::Manager;
+use bytes::Bytes;
+use milecastle_export::Background;
+use milecastle_model::{Key, Kind, Object};
+use milecastle_snapshot::Snapshot;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Secret managers by the ids of their objects.
+#[derive(Default)]
+pub(super) struct Managers(BTreeMap<Arc<str>, Known>);
+
+struct Known {
+    body: Bytes,
+    /// `Err`: why it cannot be used.
+    manager: Result<Arc<Manager>, String>,
+}
+
+impl Managers {
+    /// Takes over those of a configuration; one whose object is the same goes on, with what it holds. Gives those that are new, others
+    /// or gone.
+    pub(super) fn set(
+        &mut self,
+        snapshot: &Snapshot,
+        outlet: &Arc<Background>,
+        timeout: Duration,
+    ) -> BTreeSet<Arc<str>> {
+        let mut changed = BTreeSet::new();
+        self.0.retain(|id, _| {
+            let stays = snapshot.object(&Key::new(Kind::Secret, id.clone())).is_some();
+            if !stays {
+                changed.insert(id.clone());
+            }
+            stays
+        });
+        for object in snapshot.objects(Kind::Secret) {
+            let id = &object.key.id;
+            if self.0.get(id).is_some_and(|known| known.body == object.body) {
+                continue;
+            }
+            let manager = manager(object, outlet, timeout);
+            if let Err(reason) = &manager {
+                tracing::error!(secret = &**id, reason, "secret manager cannot be used");
+            }
+            self.0.insert(id.clone(), Known { body: object.body.clone(), manager });
+            changed.insert(id.clone());
+        }
+        changed
+    }
+
+    /// The manager of an id; `None` if there is no such object.
+    pub(super) fn get(&self, id: &str) -> Option<&Result<Arc<Manager>, String>> {
+        self.0.get(id).map(|known| &known.manager)
+    }
+}
+
+fn manager(object: &Object, outlet: &Arc<Background>, timeout: Duration) -> Result<Arc<Manager>, String> {
+    // What the reader of JSON says may hold a part of the text.
+    let body = serde_json::from_slice(&object.body).map_err(|_| "it is not JSON".to_owned())?;
+    Manager::new(&object.key.id, &body, outlet.clone(), timeout).map(Arc::new)
+}

@@ -1,0 +1,55 @@
+//! How secret managers are asked.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::load::Checks;
+use crate::{Size, Time};
+
+/// How secret managers are asked for what references such as `$secret://vault/1/shop/key` stand for. Nothing is asked while the
+/// configuration has no such reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Secrets {
+    /// How long a value is used before it is asked for again.
+    pub ttl: Time,
+    /// After how long a reference is asked for again whose manager knows nothing of it, or did not answer.
+    pub negative_ttl: Time,
+    /// References whose values a node knows at once; those beyond stay unresolved, which the log and a metric tell.
+    #[schemars(range(min = 1, max = 65536), extend("x-unit" = "references"))]
+    pub entries: u32,
+    /// How long one question may take, and how long a new configuration waits for the values that it needs.
+    pub timeout: Time,
+    /// Longest answer of a secret manager; a longer one counts as a failure.
+    pub answer_bytes: Size,
+    /// Questions under way at once; further ones wait for their turn.
+    #[schemars(range(min = 1, max = 1024), extend("x-unit" = "questions"))]
+    pub concurrency: u32,
+}
+
+impl Secrets {
+    pub(super) fn check(&self, checks: &mut Checks<'_>) {
+        checks.above_zero(&[("timeout", self.timeout)]);
+        for (key, time) in [("ttl", self.ttl), ("negative_ttl", self.negative_ttl)] {
+            if time < Time::secs(1) {
+                checks.fault(key, "expected at least 1s: each reference in use is asked for again after it");
+            }
+        }
+        if self.answer_bytes < Size::kib(4) {
+            checks.fault("answer_bytes", "expected at least 4k: a private key takes most of that");
+        }
+    }
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        Self {
+            ttl: Time::secs(300),
+            negative_ttl: Time::secs(60),
+            entries: 512,
+            timeout: Time::secs(5),
+            answer_bytes: Size::kib(1024),
+            concurrency: 32,
+        }
+    }
+}

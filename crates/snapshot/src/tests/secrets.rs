@@ -1,0 +1,150 @@
+//! References to secret managers, whose values change under a configuration that stays.
+
+use super::{Config, compiler_with, delete, mark, put};
+use milecastle_model::{Key, Kind};
+use milecastle_plugin_api::Secrets;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+const KEY: &str = "$secret://vault/1/a/key";
+const TEXT: &str = "$secret://vault/1/a/text";
+
+/// What a test says that references stand for.
+#[derive(Default)]
+struct Values(Mutex<BTreeMap<String, String>>);
+
+impl Values {
+    fn set(&self, reference: &str, value: &str) {
+        self.0.lock().unwrap().insert(reference.to_owned(), value.to_owned());
+    }
+}
+
+impl Secrets for Values {
+    fn resolve(&self, reference: &str) -> Option<String> {
+        self.0.lock().unwrap().get(reference).cloned()
+    }
+}
+
+fn config() -> (Arc<Values>, Config) {
+    let values = Arc::<Values>::default();
+    (values.clone(), Config::of(compiler_with(values)))
+}
+
+fn consumer(key: &str) -> Value {
+    json!({ "username": "jack", "plugins": { "pass": { "key": key } } })
+}
+
+/// Builds everything again that holds a reference.
+fn again(config: &mut Config) -> Vec<String> {
+    let keys: BTreeSet<Key> = config.now.references().map(|(key, _)| key.clone()).collect();
+    let (next, rejected) = config.compiler.again(&config.now, keys);
+    config.now = next;
+    rejected.into_iter().map(|rejected| rejected.reason).collect()
+}
+
+#[test]
+fn the_references_of_objects_are_known_wherever_they_stand_and_however_they_are_written() {
+    let (_, mut config) = config();
+    let held = |config: &Config| -> Vec<(String, Vec<String>)> {
+        let of = |(key, references): (&Key, &[Box<str>])| {
+            (key.path(), references.iter().map(|reference| reference.to_string()).collect())
+        };
+        config.now.references().map(of).collect()
+    };
+    let tls = json!({ "client_cert": KEY, "client_key": KEY });
+    let upstream = json!({ "nodes": { "127.0.0.1:1": 1 }, "tls": tls });
+    config.good(&[
+        put(Kind::Route, "1", json!({ "uri": "/a", "plugins": mark(TEXT), "upstream": upstream })),
+        put(Kind::Route, "2", json!({ "uri": "/b", "plugins": mark("$env://TEXT") })),
+        put(Kind::Route, "3", json!({ "uri": "/c", "plugins": mark("see $secret://vault/1/a/text") })),
+        put(Kind::Secret, "vault/1", json!({ "uri": "http://a", "prefix": "p", "token": TEXT })),
+        put(Kind::Consumer, "jack", consumer(KEY)),
+    ]);
+    let mut expected = vec![
+        ("/consumers/jack".to_owned(), vec![KEY.to_owned()]),
+        ("/routes/1".to_owned(), vec![KEY.to_owned(), TEXT.to_owned()]),
+    ];
+    let sorted = |mut found: Vec<(String, Vec<String>)>| {
+        found.sort();
+        found
+    };
+    assert_eq!(sorted(held(&config)), expected);
+    // As some encoders write it.
+    for body in [consumer(KEY).to_string().replace('/', "\\/"), consumer(KEY).to_string().replace('$', "\\u0024")] {
+        let mut change = put(Kind::Consumer, "jack", json!({}));
+        if let milecastle_model::Change::Put(object) = &mut change {
+            object.body = body.into();
+        }
+        config.good(&[change]);
+        assert_eq!(sorted(held(&config)), expected);
+    }
+    config.good(&[delete(Kind::Consumer, "jack")]);
+    expected.remove(0);
+    assert_eq!(held(&config), expected);
+    config.good(&[put(Kind::Route, "1", json!({ "uri": "/a" }))]);
+    assert!(held(&config).is_empty());
+}
+
+#[test]
+fn what_holds_a_reference_follows_its_value_and_nothing_else_is_touched() {
+    let (values, mut config) = config();
+    values.set(TEXT, "one");
+    config.good(&[
+        put(Kind::Service, "s", json!({ "plugins": mark(TEXT) })),
+        put(Kind::Route, "1", json!({ "uri": "/1", "service_id": "s" })),
+        put(Kind::Route, "2", json!({ "uri": "/2", "plugins": mark("own") })),
+        put(Kind::Route, "3", json!({ "uri": "/3", "plugins": mark(TEXT) })),
+    ]);
+    assert_eq!(
+        (config.plugins("/1"), config.plugins("/3")),
+        (vec!["mark:one".to_owned()], vec!["mark:one".to_owned()])
+    );
+    let revision = config.now.revision();
+    let (before, other) = (config.route("/3").unwrap(), config.route("/2").unwrap());
+    // The same value: the same instances, and so their counters.
+    assert_eq!(again(&mut config), [""; 0]);
+    assert!(before.chain.entries()[0].same_instance(&config.route("/3").unwrap().chain.entries()[0]));
+    values.set(TEXT, "two");
+    assert_eq!(again(&mut config), [""; 0]);
+    assert_eq!(
+        (config.plugins("/1"), config.plugins("/3")),
+        (vec!["mark:two".to_owned()], vec!["mark:two".to_owned()])
+    );
+    assert!(!before.chain.entries()[0].same_instance(&config.route("/3").unwrap().chain.entries()[0]));
+    assert!(Arc::ptr_eq(&other, &config.route("/2").unwrap()), "it holds no reference");
+    assert_eq!(config.now.revision(), revision);
+}
+
+#[test]
+fn auth_common_6_4_a_credential_whose_reference_leads_nowhere_is_left_out_until_it_leads_somewhere() {
+    let (values, mut config) = config();
+    config.good(&[put(Kind::Consumer, "jack", consumer(KEY))]);
+    let found = |config: &Config, key: &str| config.now.credential("pass", key).is_some();
+    assert!(!found(&config, KEY), "a literal reference lets nobody in");
+    values.set(KEY, "one");
+    again(&mut config);
+    assert!(found(&config, "one") && !found(&config, KEY));
+    values.set(KEY, "two");
+    again(&mut config);
+    assert!(found(&config, "two") && !found(&config, "one"));
+    values.0.lock().unwrap().clear();
+    again(&mut config);
+    assert!(!found(&config, "two") && !found(&config, KEY));
+}
+
+#[test]
+fn a_value_that_is_refused_leaves_the_former_one_and_is_in_no_fault() {
+    let (values, mut config) = config();
+    values.set(TEXT, "one");
+    config.good(&[put(Kind::Route, "1", json!({ "uri": "/1", "plugins": mark(TEXT) }))]);
+    values.set(TEXT, "bad");
+    let reason = again(&mut config).remove(0);
+    assert!(reason.ends_with("it does not take what a reference stands for"), "{reason}");
+    assert_eq!(config.plugins("/1"), ["mark:one"]);
+    // A key that has lost its line ends: readers of PEM repeat the line that they stumble over.
+    values.set(KEY, "-----BEGIN PRIVATE KEY-----sesame-----END PRIVATE KEY-----");
+    let ssl = put(Kind::Ssl, "1", json!({ "sni": "a.test", "cert": KEY, "key": KEY }));
+    let reason = config.step(&[ssl]).remove(0).reason;
+    assert!(reason.contains("what a reference stands for is not the PEM text"), "{reason}");
+}
