@@ -4,7 +4,7 @@ use super::manager::member;
 use milecastle_plugin_api::Secrets;
 
 /// Resolves `$env://NAME` and `$env://NAME/member` (the prefix in any case) from the process's environment.
-pub struct EnvironmentSecrets;
+pub(super) struct EnvironmentSecrets;
 
 impl Secrets for EnvironmentSecrets {
     fn resolve(&self, reference: &str) -> Option<String> {
