@@ -141,7 +141,7 @@ impl<'a> Table<'a> {
     }
 
     /// The end: no row was forgotten.
-    fn is_whole(self) {
+    fn is_whole(&self) {
         let rows = attributes(self.section);
         assert!(!rows.is_empty(), "§{} has no table", self.section);
         let forgotten: Vec<_> = rows.iter().filter(|(name, _)| !self.tried.contains(name)).collect();
