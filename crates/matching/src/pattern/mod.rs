@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn what_is_too_large_is_refused_by_either_engine() {
         let nested = format!("{}a{}", "(".repeat(300), ")".repeat(300));
-        for large in [r"a{1000}{1000}", r"(?=a)\w{1000}{1000}", &*nested] {
+        for large in [r"a{1000}{1000}", r"(?=a)(?:\w{1000}){1000}", &*nested] {
             assert!(Pattern::new(large).and_then(|pattern| pattern.check()).is_err(), "{large}");
         }
         // A group that calls itself is written out, 2^19 times here.
