@@ -1,3 +1,5 @@
+//! Answers that come while the request is on its way.
+
 use super::*;
 use milecastle_testkit::tls::{Authority, client_config, server_config};
 use std::net::Ipv4Addr;

@@ -116,8 +116,7 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
         tracing::debug!(peer = %client.facts.peer, %status, "the head of an HTTP/3 request was refused");
     }
     let mut body = Body::new(frames, length, limits.header_bytes);
-    let waits_for_nothing = head.fault.is_none() && !head.seen.expect;
-    let is_empty = if waits_for_nothing && has_no_body(&head.method, length) {
+    let is_empty = if head.fault.is_none() && !head.seen.expect && has_no_body(&head.method, length) {
         // The end of its stream may come after the head.
         tokio::time::timeout(limits.body_timeout, poll_fn(|cx| body.poll_empty(cx))).await.unwrap_or(false)
     } else {
