@@ -151,6 +151,17 @@ class Client(QuicConnectionProtocol):
         answers = await asyncio.gather(*(self.request(asked) for _ in range(asked["count"])))
         return {"statuses": [answer["status"] for answer in answers], "lengths": [answer["length"] for answer in answers]}
 
+    async def late(self, asked):
+        """So many requests whose streams end once all of them have reached the gateway."""
+        streams = [self.begin(asked | {"open": True}) for _ in range(asked["count"])]
+        # It has read what came before that by then.
+        await self.request({"authority": asked["authority"]})
+        for stream in streams:
+            self._quic.send_stream_data(stream, b"", end_stream=True)
+        self.transmit()
+        await asyncio.gather(*(self.exchange(stream).ended.wait() for stream in streams))
+        return {"statuses": [self.exchanges[stream].told()["status"] for stream in streams]}
+
     async def cancel(self, asked):
         """So many requests that are given up as soon as they are sent."""
         for _ in range(asked["count"]):

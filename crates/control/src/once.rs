@@ -4,15 +4,15 @@
 //! - Keys belong to who sends them. Whoever may not write any more is not answered either: this comes after the right was found.
 //! - One key means one request: method, path, gateway group and body.
 //! - What was refused is not kept, since nothing was done: it is judged again.
-//! - Whoever waits for an answer holds a connection, and the body that it has sent: so many may do so at a time.
+//! - Whoever waits for an answer holds a connection, and the body that it has sent: so many may do so at a time, and so many of a caller.
 
+use crate::waits::{Full, Place, REPEATS, Waits};
 use aws_lc_rs::digest;
 use http::{HeaderMap, Method, Uri};
 use milecastle_settings::Admin;
 use milecastle_store::{Acting, Answered, Done, Once, StoreError};
 use milecastle_telemetry::metrics::{Counter, Handle, MetricError, Options, Registry};
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep};
 
 /// The header that names a write.
@@ -44,12 +44,6 @@ pub(crate) enum Unfit {
          was to write"
     )]
     Unanswered,
-    /// The same, and too many others wait for an answer.
-    #[error(
-        "a write with this Idempotency-Key was done, and what was answered is not known yet; as many repeated writes wait for theirs as may \
-         (admin.max_repeat_waits): repeat it later"
-    )]
-    Crowded,
 }
 
 /// The key of a request, if it writes and has one.
@@ -81,19 +75,20 @@ pub(crate) struct Repeats {
     /// How long one waits.
     patience: Duration,
     /// Those that wait.
-    places: Semaphore,
+    places: Waits,
     refused: Handle<Counter>,
 }
 
 impl Repeats {
-    /// As [`Admin::max_repeat_wait`] and [`Admin::max_repeat_waits`] have it.
+    /// As [`Admin::max_repeat_wait`], [`Admin::max_repeat_waits`] and [`Admin::max_repeat_waits_of_a_caller`] have it.
     ///
     /// # Errors
     /// A metric of the same name is another one.
     pub(crate) fn new(settings: &Admin, metrics: &Registry) -> Result<Self, MetricError> {
         let help = "Repeated writes that did not wait for the answer to the first one, since too many others did.";
         let refused = metrics.counter("repeats_refused_total", help, &[], Options::default())?.with(&[]);
-        let places = Semaphore::new(settings.max_repeat_waits as usize);
+        let (all, of_a_caller) = (settings.max_repeat_waits, settings.max_repeat_waits_of_a_caller);
+        let places = Waits::new(&REPEATS, all as usize, of_a_caller as usize);
         Ok(Self { patience: settings.max_repeat_wait.get(), places, refused })
     }
 
@@ -109,7 +104,7 @@ impl Repeats {
                 Some(Done { answered: Some(answered), .. }) => return Ok(Some(answered)),
                 Some(Done { answered: None, .. }) if Instant::now() < until => {
                     if place.is_none() {
-                        place = Some(self.place()?);
+                        place = Some(self.place(acting)?);
                     }
                     sleep(LOOK).await;
                 }
@@ -118,11 +113,8 @@ impl Repeats {
         }
     }
 
-    fn place(&self) -> Result<SemaphorePermit<'_>, Unfit> {
-        self.places.try_acquire().map_err(|_| {
-            self.refused.inc();
-            Unfit::Crowded
-        })
+    fn place(&self, acting: Acting<'_>) -> Result<Place, Full> {
+        self.places.enter(&acting.actor().name).inspect_err(|_| self.refused.inc())
     }
 }
 
@@ -142,6 +134,9 @@ pub(crate) enum Fault {
     /// The key.
     #[error(transparent)]
     Unfit(#[from] Unfit),
+    /// The request was done, and too many others wait for an answer.
+    #[error("a write with this Idempotency-Key was done, and what was answered is not known yet; {0}")]
+    Crowded(#[from] Full),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),

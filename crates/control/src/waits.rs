@@ -1,4 +1,4 @@
-//! Requests that last, as those that wait for nodes (`?wait=`) and streams of events do, and how many of them there may be.
+//! Requests that last, as those that wait for nodes (`?wait=`) or for the answer to a repeated write, and streams of events do, and how many of them there may be.
 //!
 //! What must stay true: whoever waits holds a connection, so those who do are bounded, for each key and for all of them
 //! together; what is left of the connections serves requests that do not wait. None of them makes room for another, unlike
@@ -43,6 +43,13 @@ pub(crate) static STREAMS: What = What {
     code: "too_many_streams",
     all: "streams of events are open already: try again later (event_streams.most)",
     of_a_key: "are streams of events already: end one of them first (event_streams.most_of_a_caller)",
+};
+
+/// Repeated writes that wait for the answer to the first one.
+pub(crate) static REPEATS: What = What {
+    code: "answer_unknown",
+    all: "repeated writes wait for their answers already: repeat it later (admin.max_repeat_waits)",
+    of_a_key: "are repeated writes that wait for their answers already: repeat it later (admin.max_repeat_waits_of_a_caller)",
 };
 
 /// A place. Dropped, it is free.

@@ -94,6 +94,9 @@ pub struct Admin {
     /// not wait, and is refused with 409 and `Retry-After` (`repeats_refused_total`).
     #[schemars(range(min = 1), extend("x-unit" = "requests"))]
     pub max_repeat_waits: u32,
+    /// Those of one account, key or token.
+    #[schemars(range(min = 1), extend("x-unit" = "requests"))]
+    pub max_repeat_waits_of_a_caller: u32,
     /// Lists that are searched by `name` or `uri` at a time, each of which may take a processor. Further ones wait for `search_time`
     /// at most, and are then refused with 503 and `Retry-After`.
     #[schemars(range(min = 1), extend("x-unit" = "lists"))]
@@ -238,6 +241,7 @@ impl Default for Admin {
             max_read_wait: Time::millis(250),
             max_repeat_wait: Time::secs(5),
             max_repeat_waits: 64,
+            max_repeat_waits_of_a_caller: 16,
             max_searches: 2,
             search_time: Time::secs(2),
             max_wait: Time::secs(30),

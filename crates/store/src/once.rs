@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::audit::{Acting, ActorKind};
+use crate::audit::{Acting, Actor, ActorKind};
 use crate::error::StoreError;
 use crate::lease::Term;
 use crate::seal::Context;
@@ -79,6 +79,11 @@ pub struct Kept {
 }
 
 impl<'a> Acting<'a> {
+    /// In whose hands the store is.
+    pub fn actor(self) -> &'a Actor {
+        self.actor
+    }
+
     /// The same, whose next write is done only if it was not done before. A request that has a name makes one transaction.
     pub fn once(self, once: Option<&'a Once>) -> Self {
         Self { once, ..self }

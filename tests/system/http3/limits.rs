@@ -167,6 +167,20 @@ async fn a_connection_holds_no_more_than_it_may_and_bodies_that_are_read_go_on()
     site.stop().await;
 }
 
+/// With room for 55 long bodies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_without_a_body_take_no_room_however_late_their_streams_end() {
+    const MANY: usize = 100;
+    let site = Site::start(&[]).await;
+    let mut client = site.client();
+    for more in [json!({ "method": "GET" }), json!({ "method": "POST", "headers": [["content-length", "0"]] })] {
+        let mut asked = json!({ "do": "late", "authority": "localhost", "count": MANY });
+        asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(client.ask(asked)["statuses"], json!(vec![200; MANY]), "{more}");
+    }
+    site.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_beyond_the_connections_that_may_be_is_refused_until_one_has_left() {
     let settings = [("MILECASTLE__GATEWAY__WORKERS", "1"), ("MILECASTLE__GATEWAY__LIMITS__CONNECTIONS", "2")];

@@ -79,7 +79,7 @@ pub(crate) fn key(fault: &once::Fault) -> Box<Reply> {
         once::Fault::Store(error) => return unavailable(error),
         once::Fault::Unfit(Unfit::Form) => (StatusCode::BAD_REQUEST, None),
         once::Fault::Unfit(Unfit::Reused) => (StatusCode::UNPROCESSABLE_ENTITY, None),
-        once::Fault::Unfit(Unfit::Unanswered | Unfit::Crowded) => (StatusCode::CONFLICT, Some(RETRY_AFTER)),
+        once::Fault::Unfit(Unfit::Unanswered) | once::Fault::Crowded(_) => (StatusCode::CONFLICT, Some(RETRY_AFTER)),
     };
     Box::new(Reply { retry_after, ..Reply::error(status, fault.to_string()) })
 }

@@ -149,7 +149,7 @@ impl From<Fault> for Failure {
             Fault::Store(error) => error.into(),
             Fault::Unfit(Unfit::Form) => Self::bad("invalid_key", fault.to_string()),
             Fault::Unfit(Unfit::Reused) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", fault.to_string()),
-            Fault::Unfit(Unfit::Unanswered | Unfit::Crowded) => {
+            Fault::Unfit(Unfit::Unanswered) | Fault::Crowded(_) => {
                 Self::conflict("answer_unknown", fault.to_string()).after(RETRY_AFTER)
             }
         }

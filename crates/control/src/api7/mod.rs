@@ -11,7 +11,7 @@ use crate::admin::engine::{ATTEMPTS, BUSY};
 use crate::admin::query::{Query, encode};
 use crate::admin::{BASE as ADMIN, access, group_named};
 use crate::listen::{Encrypted, Peer};
-use crate::{RETRY_AFTER, once};
+use crate::{RETRY_AFTER, STALE, once};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State as Shared};
@@ -40,6 +40,9 @@ const NOTHING: &str = "there is nothing here: docs/spec/clients.md, section 3, l
 
 /// What the Admin API says of an object that is not there.
 const NOT_THERE: &str = "Key not found";
+
+/// What is said where only the database knows what there is to do.
+const AWAY: &str = "the database is not available, and what it has cannot be known without it: try again";
 
 /// Names under which schemas are asked for, and what the Admin API calls them.
 const SCHEMAS: [(&str, &str); 6] = [
@@ -179,7 +182,7 @@ impl Ask<'_> {
             }
             (&Method::DELETE, ["services", service, "upstreams", id]) => {
                 let path = format!("/upstreams/{id}");
-                let found = match self.admin(Method::GET, &path, "", Bytes::new()).await {
+                let found = match self.admin(Method::GET, &path, "", Bytes::new()).await.fresh()? {
                     none if none.is_not_there() => return self.went_along(&format!("/services/{service}"), none).await,
                     found => found.done()?,
                 };
@@ -326,15 +329,13 @@ impl Ask<'_> {
                 return Ok(answer(StatusCode::OK, found.headers, &deleted));
             }
         }
-        let mut busy = Told::error(StatusCode::SERVICE_UNAVAILABLE, BUSY);
-        busy.headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
-        Err(Box::new(busy))
+        Err(Box::new(Told::unavailable(BUSY)))
     }
 
     /// The answer to the deletion of what is not there and belonged to `owner`: it is done where that is gone as well, and has taken it
     /// along. `adc` deletes first the one and then the other.
     async fn went_along(&self, owner: &str, none: Told) -> Result<Response, Refusal> {
-        if self.admin(Method::GET, owner, "", Bytes::new()).await.is_not_there() {
+        if self.admin(Method::GET, owner, "", Bytes::new()).await.fresh()?.is_not_there() {
             return Ok(answer(StatusCode::OK, none.headers, &json!({ "deleted": "0" })));
         }
         Err(Box::new(none))
@@ -391,6 +392,13 @@ impl Told {
         Self::of(status, json!({ "error_msg": message }))
     }
 
+    /// Nothing was done, and it may be asked for again.
+    fn unavailable(message: &str) -> Self {
+        let mut told = Self::error(StatusCode::SERVICE_UNAVAILABLE, message);
+        told.headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
+        told
+    }
+
     /// What an answer says.
     async fn by(response: Response) -> Self {
         let (head, body) = response.into_parts();
@@ -420,6 +428,12 @@ impl Told {
     /// Whether it says that an object is not there; a gateway group that is not is another matter.
     fn is_not_there(&self) -> bool {
         self.status == StatusCode::NOT_FOUND && self.body["message"] == NOT_THERE
+    }
+
+    /// # Errors
+    /// It is from memory, and what was written since may be missing: nothing is to be done by it.
+    fn fresh(self) -> Result<Self, Refusal> {
+        if self.headers.contains_key(STALE) { Err(Box::new(Self::unavailable(AWAY))) } else { Ok(self) }
     }
 
     /// # Errors

@@ -2,6 +2,7 @@
 
 use crate::gateway::{Gateway, KEY, T, VIEWER, on_both};
 use http::Method;
+use milecastle_testkit::postgres::Cluster;
 use milecastle_testkit::tls::Authority;
 use milecastle_testkit::{Answer, Call};
 use serde_json::{Value, json};
@@ -302,6 +303,19 @@ async fn c3_what_went_along_is_deleted_once_more(gw: Gateway) {
         let elsewhere = format!("/apisix/admin{own}?gateway_group_id=none");
         assert_eq!(send(&gw, Method::DELETE, &elsewhere, &Value::Null).await.status, 404, "{own}");
         assert_eq!(gw.revision().await, revision);
+    }
+}
+
+#[tokio::test]
+async fn c3_nothing_is_deleted_by_what_the_database_does_not_say() {
+    let mut cluster = Cluster::start().unwrap();
+    let gw = Gateway::on_cluster(&cluster).await;
+    put(&gw, "/services/s", service("s")).await;
+    put(&gw, "/services/s/upstreams/u", json!({"name": "u", "nodes": nodes()})).await;
+    cluster.stop().unwrap();
+    for path in ["/services/s/upstreams/u", "/services/s/upstreams/none", "/services/none/upstreams/none"] {
+        let answer = send(&gw, Method::DELETE, &at(path), &Value::Null).await;
+        assert_eq!((answer.status, answer.header("retry-after").is_empty()), (503, false), "{path}: {}", answer.text());
     }
 }
 

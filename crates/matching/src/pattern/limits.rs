@@ -4,17 +4,24 @@
 //! build it, nor from node to node. A value that does is one that is taken and then stands in quarantine on some of them. Those that
 //! only look for something in the control plane have smaller ones of their own (`control`, `admin/search.rs`).
 
-/// Largest machine that the linear engine compiles a pattern, or a part of one, to, in bytes: that engine's own default
+/// Longest pattern, in bytes. Of the backtracking engine's program it bounds the number of different parts, and each text in it.
+pub(super) const LONGEST: usize = 8 << 10;
+
+/// Largest machine that the linear engine compiles a pattern to, in bytes: that engine's own default
 /// (`regex::RegexBuilder::size_limit`), written out so that no version of it moves the line.
 pub(super) const MACHINE: usize = 10 << 20;
+
+/// Largest machine of a part that the backtracking engine leaves to the linear one, in bytes. A pattern of [`LONGEST`] has room for some
+/// hundreds of them.
+pub(super) const PART: usize = 256 << 10;
 
 /// Deepest nesting of groups, classes and repetitions: the default of `regex_syntax::ast::parse::ParserBuilder::nest_limit`. The
 /// backtracking engine ends at 64 groups by itself.
 pub(super) const NESTING: u32 = 250;
 
-/// Most instructions that the backtracking engine compiles a pattern to, some MiB. It has no bound by itself, and a group that calls
-/// itself twice (`(a|b\g<1>\g<1>)`) is written out half a million times.
-pub(super) const INSTRUCTIONS: usize = 1 << 17;
+/// Most instructions that the backtracking engine compiles a pattern to. It has no bound by itself, and a group that calls itself twice
+/// (`(a|b\g<1>\g<1>)`) is written out half a million times. An instruction may hold a text of [`LONGEST`] or a machine of [`PART`].
+pub(super) const INSTRUCTIONS: usize = 1 << 11;
 
 /// Steps a backtracking match may take before it gives up: some milliseconds.
 pub(super) const STEPS_BACK: usize = 100_000;

@@ -92,6 +92,10 @@ impl Pattern {
         if let Some(known) = INTERNED.get(source, flags) {
             return Ok(Pattern(known));
         }
+        if source.len() > limits::LONGEST {
+            let (is, most) = (source.len(), limits::LONGEST);
+            return Err(PatternError::Invalid(format!("too long: it has {is} bytes, of {most} that it may have")));
+        }
         let shared = Shared { source: source.into(), flags, engine: OnceLock::new() };
         if !matches!(pcre::verdict(&pcre::translate(source), flags), Verdict::Linear) {
             // Rare, and the other engine offers no check apart from compiling.
@@ -229,7 +233,7 @@ fn compile(source: &str, flags: Flags) -> Engine {
         .multi_line(flags.multi_line)
         .dot_matches_new_line(flags.dot_all)
         .verbose_mode(flags.extended)
-        .delegate_size_limit(limits::MACHINE)
+        .delegate_size_limit(limits::PART)
         .max_prog_size(limits::INSTRUCTIONS)
         .backtrack_limit(limits::STEPS_BACK)
         .build();
@@ -237,8 +241,7 @@ fn compile(source: &str, flags: Flags) -> Engine {
         (Ok(regex), _) => Engine::Backtracking(regex),
         (Err(fancy_regex::Error::CompileError(error)), _) if matches!(*error, CompileError::PatternTooComplex) => {
             let most = limits::INSTRUCTIONS;
-            let text =
-                format!("too large: repetitions and calls of groups written out, it has more than {most} instructions");
+            let text = format!("too large: calls of groups written out, it has more than {most} instructions");
             Engine::Broken(PatternError::Invalid(text))
         }
         (Err(_), Verdict::Doubtful(reason)) => Engine::Broken(PatternError::Invalid(reason)),
@@ -345,9 +348,18 @@ mod tests {
         for large in [r"a{1000}{1000}", r"(?=a)(?:\w{1000}){1000}", &*nested] {
             assert!(Pattern::new(large).and_then(|pattern| pattern.check()).is_err(), "{large}");
         }
+        // Each part of a pattern counts by itself, and may be as large as a class of Unicode needs.
+        assert!(Pattern::new(r"(?=[ab]{100000})x").is_err());
+        assert!(Pattern::new(r"(?=a)\p{L}+").is_ok());
         // A group that calls itself is written out, 2^19 times here.
         let Err(PatternError::Invalid(reason)) = Pattern::new(r"(a|b\g<1>\g<1>)") else { panic!("it was accepted") };
         assert!(reason.starts_with("too large"), "{reason}");
+        // So is each call, with the group's text.
+        assert!(Pattern::new(&format!("(x){}", r"\g<1>".repeat(1500))).is_err());
+        let longest = "x".repeat(limits::LONGEST);
+        assert!(Pattern::new(&longest).is_ok());
+        let Err(PatternError::Invalid(reason)) = Pattern::new(&(longest + "x")) else { panic!("it was accepted") };
+        assert!(reason.starts_with("too long"), "{reason}");
     }
 
     #[test]

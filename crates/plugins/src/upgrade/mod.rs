@@ -7,7 +7,9 @@ mod config;
 mod tests;
 
 use config::Config;
-use milecastle_plugin_api::{BuildCx, ConfigError, Example, Flow, Hooks, OnAccess, Plugin, PluginDef, RequestCx};
+use milecastle_plugin_api::{
+    BuildCx, ConfigError, Example, Flow, Hooks, OnAccess, Plugin, PluginDef, RequestCx, is_reference,
+};
 use std::sync::Arc;
 
 pub(crate) static DEF: PluginDef = PluginDef::of::<Upgrade>();
@@ -27,12 +29,16 @@ impl Plugin for Upgrade {
     ];
 
     fn compile(config: Config, _: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
-        let faults = config.protocols.iter().enumerate().filter_map(|(n, protocol)| {
-            let fault = check(protocol).err()?;
-            Some(ConfigError::at(format!("/protocols/{n}"), fault))
-        });
-        let faults: Vec<ConfigError> = faults.collect();
-        if faults.is_empty() { Ok(Self(config.protocols.into())) } else { Err(faults) }
+        let (mut named, mut faults) = (Vec::new(), Vec::new());
+        for (n, protocol) in config.protocols.into_iter().enumerate() {
+            match check(&protocol) {
+                // It allows nothing while nobody knows what it stands for.
+                _ if is_reference(&protocol) => {}
+                Ok(()) => named.push(protocol),
+                Err(fault) => faults.push(ConfigError::at(format!("/protocols/{n}"), fault)),
+            }
+        }
+        if faults.is_empty() { Ok(Self(named.into())) } else { Err(faults) }
     }
 
     fn hooks(h: Hooks<Self>) -> Hooks<Self> {
@@ -40,7 +46,7 @@ impl Plugin for Upgrade {
     }
 }
 
-/// Whether a protocol may be allowed; if not, why. Also what came in place of a reference is checked here.
+/// Whether a protocol may be allowed; if not, why. What came in place of a reference is checked here too.
 fn check(protocol: &str) -> Result<(), String> {
     let (name, version) = protocol.split_once('/').unwrap_or((protocol, "any"));
     if !is_token(name) || !is_token(version) {

@@ -37,6 +37,13 @@ fn a_filter_leaves_requests_out() {
 }
 
 #[test]
+fn a_reference_that_stands_for_nothing_allows_nothing() {
+    let names = json!(["$env://PROTOCOL", "$secret://vault/1/protocols/its name", "tcp"]);
+    assert_eq!(Setup::new(&[&DEF]).faults(json!({ "upgrade": { "protocols": names } })), []);
+    assert_eq!(allowed(Some(names), None, "GET /"), Some(vec!["tcp".to_owned()]));
+}
+
+#[test]
 fn what_carries_requests_is_refused_with_the_reason() {
     for name in ["h2c", "H2C", "h2", "HTTP/2.0", "http", "TLS/1.0", "tls"] {
         let faults = Setup::new(&[&DEF]).faults(json!({ "upgrade": { "protocols": ["tcp", name] } }));
@@ -64,7 +71,6 @@ fn what_is_no_list_of_protocols_is_refused() {
         json!(["a, b"]),
         json!(["a\r\nX: 1"]),
         json!(["é"]),
-        json!(["$env://PROTOCOL"]),
     ] {
         assert!(!faults(protocols.clone()).is_empty(), "{protocols}");
     }

@@ -1,5 +1,8 @@
 //! One connection to an upstream, and one exchange over it up to the answer's head.
 
+#[cfg(test)]
+mod tests;
+
 use super::answer::{Asked, Head, Malformed, take_head};
 use super::outbox::Outbox;
 use super::outgoing::{Outgoing, PumpError};
@@ -114,6 +117,8 @@ impl Conn {
         if let Outgoing::Whole(body) = outgoing {
             self.out.data = body.clone();
         }
+        // Also by TLS, which takes more than it sends.
+        let mut is_sent = false;
         let mut send_failure = None;
         let mut waiting = None;
         let mut interim = 0;
@@ -124,7 +129,7 @@ impl Conn {
             if send_failure.is_none() {
                 let before = (self.pending(), outgoing.taken());
                 match self.poll_request(outgoing, cx) {
-                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Ok(())) => is_sent = true,
                     Poll::Ready(Err(PumpError::Client(error))) => return Poll::Ready(Err(error.into())),
                     // The answer may have been sent before the upstream closed: a refusal of a large body, say.
                     Poll::Ready(Err(PumpError::Upstream(error))) => send_failure = Some(error),
@@ -144,7 +149,7 @@ impl Conn {
                     let parsing = &mut *self.scratch.parsing.borrow_mut();
                     match take_head(&mut self.read, parsing, &mut map, asked, limits, &mut interim) {
                         // What is left of the request would pass for bytes of the other protocol, or be lost.
-                        Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS && self.pending() > 0 => {
+                        Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS && !is_sent => {
                             return Poll::Ready(Err(Failure::Malformed(Malformed::EarlyUpgrade)));
                         }
                         Ok(Some(mut head)) => {

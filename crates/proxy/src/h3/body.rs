@@ -98,18 +98,18 @@ impl Body {
         self.expectation.get_or_insert_default().clone()
     }
 
-    /// Whether there is nothing of it, as far as can be told without waiting.
-    pub(crate) fn ends_at_once(&mut self, cx: &mut Context<'_>) -> bool {
-        match self.frames.poll_head(cx) {
-            Poll::Ready(Ok(None)) if self.left.unwrap_or(0) == 0 => self.at = At::End,
+    /// Whether there is nothing of it; ready once a frame or the end has come.
+    pub(crate) fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match ready!(self.frames.poll_head(cx)) {
+            Ok(None) if self.left.unwrap_or(0) == 0 => self.at = At::End,
             // The end comes too early, as the one who reads it is told.
-            Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => {}
-            Poll::Ready(Ok(Some(head))) => match self.check(head) {
+            Ok(None) | Err(_) => {}
+            Ok(Some(head)) => match self.check(head) {
                 Ok(()) => self.begin(head),
                 Err(fault) => self.at = At::Broken(fault),
             },
         }
-        self.is_ended()
+        Poll::Ready(self.is_ended())
     }
 
     /// Bytes that are to come, where the client has said so.

@@ -1,8 +1,11 @@
 //! What the bodies of one connection may hold while nobody reads them.
 //!
 //! QUIC counts what has come on a connection, and was not read, over all of its streams: bodies that nobody reads could take all
-//! of that from those that somebody does read. So each body has its share from the beginning, as much as it can hold, and there are
-//! no more bodies at a time than have one.
+//! of that from those that somebody does read. So each body has its share from the beginning, as much as it has announced,
+//! or as its stream can hold, and there are no more bodies at a time than have one.
+//!
+//! Frames of no meaning and heads of tiny ones count towards QUIC's windows too, and towards no share: a client that sends very many
+//! of them may hold up bodies of its own connection.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -79,16 +79,23 @@ fn resources_4_4_4_what_has_had_traffic_is_probed_and_shown() {
 
 #[test]
 fn resources_4_4_1_the_pace_of_probes_is_that_of_the_state() {
-    let (well, ill) = (Echo::named("well"), Echo::named("ill"));
+    let (well, ill, late) = (Echo::named("well"), Echo::named("ill"), Echo::named("late"));
     ill.always(Some(503));
     let checks = json!({ "active": { "http_path": "/probe", "healthy": { "interval": 1 },
         "unhealthy": { "interval": 1000, "http_failures": 1, "http_statuses": [503] } } });
-    let bed = bed(&[well.address(), ill.address()], checks);
+    let mut objects = route_to(&[well.address(), ill.address()], json!({ "upstream": { "checks": checks } }));
+    let checks = json!({ "active": { "http_path": "/probe", "healthy": { "interval": 1000 } } });
+    let upstream = json!({ "nodes": { late.address().to_string(): 1 }, "checks": checks });
+    objects.push(object(Kind::Route, "late", json!({ "uri": "/late", "upstream": upstream })));
+    let bed = Bed::new(objects);
+    assert_eq!(bed.get("/late").status, 200);
     bed.get("/");
     let probes = |echo: &Echo| echo.received().iter().filter(|got| got.target() == "/probe").count();
     // The first made the one node unhealthy, and it is not due again while the other is each second.
     wait_for_blocking("probes", SOON, || (probes(&well) >= 3).then_some(()));
     assert_eq!((probes(&ill), bed.health().unhealthy), (1, 1));
+    // Whose checker began before theirs is not probed before its interval is over.
+    assert_eq!((probes(&late), bed.health().targets), (0, 3));
 }
 
 #[test]
@@ -102,6 +109,21 @@ fn resources_4_4_2_a_probe_is_what_the_checks_say_and_the_first_line_is_its_answ
     assert_eq!(&probe.line[..], b"POST /probe HTTP/1.1");
     assert_eq!(fields(&probe), ["Connection: close", "X-A: b", "Host: 127.0.0.1", "Content-Length: 2"]);
     assert_eq!(&probe.body[..], b"{}");
+    // One that says no more than that line, and stays, is not waited for.
+    let curt = Scripted::new(|stream, _| {
+        while let Some(head) = read_head(stream) {
+            let is_probe = head.starts_with("GET /probe ");
+            let answer = if is_probe { "HTTP/1.1 503 x\r\n" } else { "HTTP/1.1 204 No Content\r\n\r\n" };
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let bed = self::bed(&[curt.addr], quick(json!({ "http_path": "/probe" })));
+    let side = bed.side_servers();
+    assert_eq!(bed.get("/").status, 204);
+    wait_unhealthy(&bed, 1);
+    let shown = bed.run(Call::get("/v1/healthcheck/upstreams/u").to(side.control_addr().unwrap())).unwrap();
+    let counter = &shown.json().unwrap()["nodes"][0]["counter"];
+    assert_eq!((&counter["http_failure"], &counter["timeout_failure"]), (&json!(1), &json!(0)));
 }
 
 #[test]

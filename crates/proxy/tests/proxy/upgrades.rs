@@ -30,7 +30,7 @@ fn obliging(switched_to: &'static str) -> (Scripted, Arc<Mutex<Vec<String>>>) {
 }
 
 #[test]
-fn no_protocol_but_websocket_is_ever_asked_for() {
+fn no_protocol_but_websocket_is_asked_for_without_the_plugin() {
     let (upstream, heads) = obliging("websocket");
     let bed = Bed::new(route_to(&[upstream.addr], json!({ "enable_websocket": true })));
     let settings = "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
@@ -63,7 +63,7 @@ fn no_protocol_but_websocket_is_ever_asked_for() {
 }
 
 #[test]
-fn of_several_protocols_only_websocket_is_asked_for() {
+fn of_several_protocols_only_websocket_is_asked_for_without_the_plugin() {
     let ask = "GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade, HTTP2-Settings\r\nUpgrade: h2c, WebSocket\r\n\
                HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n";
     let (upstream, heads) = obliging("WebSocket");

@@ -27,7 +27,8 @@ pub struct Limits {
     #[schemars(range(min = 10, max = 10_000), extend("x-unit" = "fields"))]
     pub upstream_header_count: u32,
     /// Request body that is kept so that the request can be sent again to another upstream node; a larger one is not retried. Nor
-    /// does a request with a larger one change to a protocol that the plugin `upgrade` allows.
+    /// does a request with a larger one change to a protocol that the plugin `upgrade` allows, unless a plugin or the conditions of
+    /// routes (`matched_body`) have read it whole; one that they have read in part does not, whatever its length.
     pub retry_body: Size,
     /// What of a request's body is read, and held, for the conditions of routes on it (`post_arg`, `graphql`); of a longer body they see
     /// no more.

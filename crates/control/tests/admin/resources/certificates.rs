@@ -1,6 +1,6 @@
 //! §8, §9, §13: certificates, protobuf definitions, secret managers.
 
-use super::{EMPTY, NO_BOOLEAN, NO_HOST, NO_ITEMS, NO_WORD, NOT_UNIQUE, Table, long, within};
+use super::{EMPTY, NO_BOOLEAN, NO_HOST, NO_ITEMS, NO_TEXT, NO_WORD, NOT_UNIQUE, Table, long, within};
 use crate::gateway::{Gateway, on_sqlite};
 use milecastle_testkit::tls::Authority;
 use serde_json::{Value, json};
@@ -121,6 +121,19 @@ async fn resources_13_managers(gw: Gateway) {
             let lacking = format!(r#"invalid configuration: property "{name}" is required"#);
             gw.refused(&format!("PUT {path} {body}"), 400, &lacking).await;
         }
+    }
+    for (path, whole, name) in [
+        ("/secrets/vault/1", &vault, "namespace"),
+        ("/secrets/aws/1", &aws, "session_token"),
+        ("/secrets/aws/1", &aws, "endpoint_url"),
+    ] {
+        let with = |value: Value| {
+            let mut body = whole.clone();
+            body[name] = value;
+            format!("PUT {path} {body}")
+        };
+        gw.done(&with("https://a.test".into())).await;
+        gw.refused(&with(1.into()), 400, &format!("invalid configuration: {}", within(name, NO_TEXT))).await;
     }
     for uri in ["vault.test", "http://", "://vault.test"] {
         let mut body = vault.clone();

@@ -1,6 +1,6 @@
 //! The attribute tables of `docs/spec/resources.md` through the Admin API, row by row: what is taken is stored as it was sent, what
-//! lies just outside is refused with its place and the reason, and defaults are those of the served schema. A row of the page that
-//! no test tries fails the test of its section.
+//! lies just outside is refused with its place and the reason, and defaults are those of the served schema. A row of such a
+//! table that no test tries fails the test of its section. §0, §7 and §11 to §13 have none: what they say is tried by name.
 //!
 //! What the data plane makes of them is tested there; `xtask/src/tidy/rules/mod.rs` has the places.
 

@@ -111,13 +111,18 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
             return out.send_response(answer(worker.clone(), taken).await, to_head).await;
         }
     };
-    waste.none();
     if let Some(status) = head.fault {
         worker.counters.bad_heads.up();
         tracing::debug!(peer = %client.facts.peer, %status, "the head of an HTTP/3 request was refused");
     }
     let mut body = Body::new(frames, length, limits.header_bytes);
-    let is_empty = poll_fn(|cx| Poll::Ready(body.ends_at_once(cx))).await;
+    let is_empty = if head.fault.is_none() && !head.seen.expect && has_no_body(&head.method, length) {
+        // The end of its stream may come after the head.
+        tokio::time::timeout(limits.body_timeout, poll_fn(|cx| body.poll_empty(cx))).await.unwrap_or(false)
+    } else {
+        poll_fn(|cx| Poll::Ready(body.poll_empty(cx) == Poll::Ready(true))).await
+    };
+    waste.none();
     if !is_empty {
         let Some(share) = connection.room.take(length) else {
             worker.counters.http3_bodies_refused.up();
@@ -158,6 +163,13 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
         out.put_fields(Some(status), &fields);
     }
     out.send_response(response, asks_for_head).await
+}
+
+/// Whether a request most likely has no body. Then nothing is lost by waiting until that is known, while room for one would be taken
+/// from others.
+fn has_no_body(method: &Method, length: Option<u64>) -> bool {
+    let methods = [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE];
+    length.map_or_else(|| methods.contains(method), |length| length == 0)
 }
 
 /// Reads a request's head, and the length of the body that it announces.
