@@ -42,27 +42,17 @@ def consumer(name, key):
 UPSTREAM = {"id": "1", "nodes": {"127.0.0.1:1": 1}}
 
 
-def declare(admin, digest, status=202, **collections):
-    """Puts a whole configuration; gives the seconds it took."""
-    text, began = json.dumps(collections, separators=(",", ":")), time.perf_counter()
-    answer, said = admin.ask("PUT", "/apisix/admin/configs", text, {"X-Digest": digest})
-    took = time.perf_counter() - began
-    if answer.status != status:
-        raise RuntimeError(f"PUT /configs: {answer.status} {said[:500]!r}")
-    return took
-
-
 def filling():
     return [route(n) for n in range(OBJECTS - 1)]
 
 
 def apply(admin):
     routes = filling()
-    first = declare(admin, "first", upstreams=[UPSTREAM], routes=routes)
+    first = admin.declare("first", upstreams=[UPSTREAM], routes=routes)
     for changed in routes[::100]:
         changed["name"] += "-changed"
-    hundredth = declare(admin, "hundredth", upstreams=[UPSTREAM], routes=routes)
-    same = declare(admin, "same", upstreams=[UPSTREAM], routes=routes)
+    hundredth = admin.declare("hundredth", upstreams=[UPSTREAM], routes=routes)
+    same = admin.declare("same", upstreams=[UPSTREAM], routes=routes)
     print(f"apply {OBJECTS:,} objects: {first:.2f} s; a hundredth changed: {hundredth:.2f} s; nothing changed: {same:.2f} s", flush=True)
     return {"first_s": first, "hundredth_s": hundredth, "same_s": same}
 
@@ -82,7 +72,7 @@ def is_served(watcher, n):
 
 
 def changes(admin):
-    declare(admin, "filled", upstreams=[UPSTREAM], routes=filling())
+    admin.declare("filled", upstreams=[UPSTREAM], routes=filling())
     watcher = Watcher(GATEWAY[0])
     until("the gateway serves what was there before", lambda: is_served(watcher, 0))
     head = lambda: timed(admin, "GET", "/revisions?limit=1")[1]["list"][0]["revision"]
@@ -129,7 +119,7 @@ def page(admin, query, total):
 
 
 def listing(admin, routes):
-    took = declare(admin, "routes", upstreams=[UPSTREAM], routes=[route(n) for n in range(routes)])
+    took = admin.declare("routes", upstreams=[UPSTREAM], routes=[route(n) for n in range(routes)])
     print(f"\n{routes:,} routes, put as one in {took:.1f} s\n\n| page of 100 | p50 | p99 |\n| --- | --- | --- |", flush=True)
     last = -(-routes // 100)
     digits = sum("77" in str(n) for n in range(routes))

@@ -8,9 +8,9 @@ start, with N routes put through the Admin API over several connections, with al
 `milecastle up`) with N routes as loaded at a start. The gateway's part comes from the example `memory` of the crate
 `snapshot`, whose allocator counts: bytes in use by a snapshot of N routes, without any slack.
 
-  memory.py [--routes 10000,100000] [--cluster] [--changes 200000] [--json FILE]
+  memory.py [--routes 10000,100000] [--as-one] [--cluster] [--changes 200000] [--json FILE]
 
-With `--changes` as many changes of a hundred routes follow, and RSS is read ten times on the way. With `--parts` it is also
+With `--as-one` the routes come and go each time by one declaration (`PUT /apisix/admin/configs`). With `--changes` as many changes of a hundred routes follow, and RSS is read ten times on the way. With `--parts` it is also
 told what kinds of mappings the memory is in.
 
 MILECASTLE_BIN and MEMORY_BIN name the two binaries; `cargo xtask bench memory` builds them and sets both.
@@ -33,6 +33,9 @@ from milecastle import HTTP, Admin, get, until
 
 HERE = Path(__file__).resolve().parent
 GATEWAY = 19461
+ORIGIN = {"nodes": {"127.0.0.1:1": 1}}
+# How long what a change has replaced is kept for nodes that are one revision behind (`stream.past_age`), in seconds.
+PAST_AGE = 30
 # Readings in a row, a quarter of a second apart, within half a percent. For longer than threads of the runtime are kept that have
 # nothing to do (10 s): what was freed in the pages of a thread goes back to the system when it ends.
 SETTLED = 60
@@ -108,6 +111,14 @@ def delete_all(admin, port, count):
     until("no route", lambda: get(port, "/last")[0] == 404)
 
 
+def declare_all(admin, port, count):
+    """Has so many routes and no others, by one declaration."""
+    routes = [{"id": path.rsplit("/", 1)[1], **body} for path, body in map(route, range(count))]
+    last = [{"id": "last", "uri": "/last", "upstream_id": "origin"}] if count else []
+    admin.declare(f"{count} at {time.time()}", upstreams=[{"id": "origin", **ORIGIN}], routes=routes + last)
+    until("the declared routes", lambda: get(port, "/last")[0] == (502 if count else 404))
+
+
 class Readings:
     """RSS of processes at each stage, in KiB."""
 
@@ -122,18 +133,24 @@ class Readings:
                 print(f"{name}, {stage}: {self.seen[name][stage] / 1024:.1f} MiB ({told})", file=sys.stderr, flush=True)
 
 
-def come_and_go(admin, port, count, readings):
+def come_and_go(admin, port, count, readings, as_one):
     """Puts so many routes and deletes them again."""
-    admin.put("/upstreams/origin", {"nodes": {"127.0.0.1:1": 1}})
+    if as_one:
+        put, delete = declare_all, lambda admin, port, _: declare_all(admin, port, 0)
+    else:
+        put, delete = put_all, delete_all
+    admin.put("/upstreams/origin", ORIGIN)
     # A first few, so that what is made on first use does not count as the routes'.
-    put_all(admin, port, 100)
-    delete_all(admin, port, 100)
+    put(admin, port, 100)
+    delete(admin, port, 100)
     readings.read("start")
     began = time.monotonic()
-    put_all(admin, port, count)
+    put(admin, port, count)
     rate = count / (time.monotonic() - began)
     readings.read("with")
-    delete_all(admin, port, count)
+    delete(admin, port, count)
+    if as_one:
+        time.sleep(PAST_AGE)
     readings.read("gone")
     return rate
 
@@ -153,7 +170,7 @@ def whole(count, directory, opt):
     readings = Readings({"up": up.pid}, opt.parts)
     try:
         admin = Admin(directory)
-        rate = come_and_go(admin, HTTP, count, readings)
+        rate = come_and_go(admin, HTTP, count, readings, opt.as_one)
         if opt.changes:
             change(admin, HTTP, opt.changes, readings)
         put_all(admin, HTTP, count)
@@ -177,7 +194,7 @@ def apart(count, opt):
             pids = {f"control-{n}": replica.pid for n, replica in enumerate(cluster.replicas)}
             readings = Readings({**pids, "gateway": cluster.gateways[0].pid}, opt.parts)
             admin = Admin(cluster.directory)
-            rate = come_and_go(admin, GATEWAY, count, readings)
+            rate = come_and_go(admin, GATEWAY, count, readings, opt.as_one)
             if opt.changes:
                 change(admin, GATEWAY, opt.changes, readings)
         finally:
@@ -188,6 +205,7 @@ def apart(count, opt):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--routes", default="10000,100000")
+    ap.add_argument("--as-one", action="store_true", help="routes come and go by one declaration")
     ap.add_argument("--cluster", action="store_true", help="also a control plane and a gateway apart")
     ap.add_argument("--changes", type=int, default=0, help="changes that follow")
     ap.add_argument("--parts", action="store_true", help="also tell kinds of mappings, on standard error")
