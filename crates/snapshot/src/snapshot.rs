@@ -100,6 +100,13 @@ impl Snapshot {
         }
     }
 
+    /// The objects as they were received, without any form of theirs: what was built of them may go.
+    #[must_use]
+    pub fn as_received(&self) -> Self {
+        let empty = Self::empty(&self.lineage, &self.compiler);
+        Self { revision: self.revision, objects: self.objects.clone(), ..empty }
+    }
+
     /// Lineage of the store that the objects come from.
     pub fn lineage(&self) -> &str {
         &self.lineage
