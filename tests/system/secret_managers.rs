@@ -1,7 +1,7 @@
 //! References to secret managers (`docs/secret-managers.md`; `docs/spec/resources.md` §13, rules 4 and 5; `docs/spec/plugins/_auth-common.md`
 //! §6), with a Vault of the testkit. What managers are asked, and how they may answer, is tested in the crate `proxy`.
 
-use milecastle_testkit::registry::Server;
+use milecastle_testkit::registry::{Fault, Server};
 use milecastle_testkit::tls::{Authority, Identity};
 use milecastle_testkit::{Answer, Call, Echo, Target, TempDir, Vault, eventually};
 use milecastle_tests::Up;
@@ -22,7 +22,12 @@ impl Site {
     fn start() -> Self {
         let vault = Vault::start(TOKEN);
         vault.set("kv/shop", json!({ "key": "sesame-1", "header": "h3ader-1", "text": "t3xt-1" }));
-        Self { vault, echo: Echo::start(), up: up(TempDir::new()) }
+        Self { vault, echo: Echo::start(), up: up(TempDir::new(), "10s") }
+    }
+
+    /// One that waits no longer than this for its Vault.
+    fn impatient(timeout: &str) -> Self {
+        Self { vault: Vault::start(TOKEN), echo: Echo::start(), up: up(TempDir::new(), timeout) }
     }
 
     /// Writes an object, which is in force when this returns.
@@ -94,8 +99,8 @@ impl Site {
     }
 }
 
-fn up(data: TempDir) -> Up {
-    let settings = json!({ "ttl": "1s", "negative_ttl": "1s", "timeout": "2s" }).to_string();
+fn up(data: TempDir, timeout: &str) -> Up {
+    let settings = json!({ "ttl": "1s", "negative_ttl": "1s", "timeout": timeout }).to_string();
     let environment =
         [("MILECASTLE__GATEWAY__SECRETS", &*settings), ("SHOP_TEXT", "of-env"), ("SHOP_JSON", r#"{"text":"of-json"}"#)];
     Up::start_in_with(data, &environment)
@@ -119,7 +124,13 @@ fn texts_in(directory: &Path) -> Vec<(String, String)> {
 async fn resources_13_4_values_are_there_from_the_first_request_on_and_rotate_without_a_failure() {
     let site = Site::start();
     site.manager().await;
-    site.shop().await;
+    site.vault.hold(true);
+    let seen = async {
+        eventually("the manager is asked", async || !site.vault.asked().is_empty()).await;
+        assert_eq!(site.buy("sesame-1").await.status, 404, "nothing is in force without its values");
+        site.vault.hold(false);
+    };
+    tokio::join!(site.shop(), seen);
     let answer = site.buy("sesame-1").await;
     assert_eq!(
         (answer.status, answer.text(), answer.header("x-out")),
@@ -279,7 +290,7 @@ async fn a_manager_that_is_away_takes_nothing_away_and_a_start_without_it_lets_n
     site.until("resolved", 3.0).await;
 
     site.vault.stop();
-    site.up = up(site.up.kill());
+    site.up = up(site.up.kill(), "10s");
     assert_eq!(site.up.get("/other").await.text(), "plain");
     for key in ["sesame-1", "$secret://vault/1/shop/key"] {
         assert_eq!(site.buy(key).await.status, 401, "values are not on the disk");
@@ -288,6 +299,25 @@ async fn a_manager_that_is_away_takes_nothing_away_and_a_start_without_it_lets_n
     site.vault.start();
     eventually("the key lets in", async || site.buy("sesame-1").await.status == 200).await;
     eventually("the text", async || site.buy("sesame-1").await.text() == "t3xt-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_does_not_answer_delays_a_change_for_a_bounded_time_and_the_next_one_not_at_all() {
+    let site = Site::impatient("1s");
+    site.vault.fail(Some(Fault::Silence));
+    site.manager().await;
+    let reference = "$secret://vault/1/shop/text";
+    site.route_saying("r1", reference).await;
+    assert_eq!(site.up.get("/r1").await.text(), reference);
+    site.until_said("there is no answer within 1s").await;
+    let waits = || site.up.process.log().iter().filter(|line| line.contains("within secrets.timeout")).count();
+    let before = waits();
+    site.route_saying("r2", reference).await;
+    assert_eq!(site.up.get("/r2").await.text(), reference);
+    assert_eq!(waits(), before, "it is known to be bad");
+    site.vault.set("kv/shop", json!({ "text": "t3xt-1" }));
+    site.vault.fail(None);
+    eventually("the text", async || site.up.get("/r2").await.text() == "t3xt-1").await;
 }
 
 /// Whether clients that trust the authority are served with its certificate.

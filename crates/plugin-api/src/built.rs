@@ -12,12 +12,12 @@ pub struct Built {
     pub(crate) def: &'static PluginDef,
     pub(crate) instance: Arc<Instance>,
     pub(crate) meta: Option<Arc<Meta>>,
+    /// Of the configuration as it was written.
+    pub(crate) checksum: u64,
 }
 
 /// One compiled configuration, shared by all objects that carry an equal one (see [`crate::Scope`]).
 pub(crate) struct Instance {
-    /// Of `config`.
-    pub(crate) checksum: u64,
     pub(crate) config: Value,
     pub(crate) hooks: HookSet,
     pub(crate) declared: Declared,
@@ -54,10 +54,9 @@ impl Built {
         &self.instance.config
     }
 
-    /// A checksum of the configuration, `_meta` included.
+    /// A checksum of the configuration as it was written: `_meta` included, references as such, whatever they stand for.
     pub fn checksum(&self) -> u64 {
-        let meta = self.meta.as_ref().map_or(0, |meta| meta.checksum);
-        self.instance.checksum.rotate_left(1) ^ meta
+        self.checksum
     }
 
     /// Whether both are one and the same instance.

@@ -16,8 +16,6 @@ pub struct Meta {
     pub filter: Option<Expr>,
     /// Replaces the body of the plugin's answers from 400 on.
     pub error_response: Option<ReplyBody>,
-    /// A checksum of the options as they were written.
-    pub(crate) checksum: u64,
 }
 
 impl Meta {
@@ -46,7 +44,6 @@ impl Meta {
             priority: value.get("priority").and_then(Value::as_i64).and_then(|n| i32::try_from(n).ok()),
             filter,
             error_response,
-            ..Self::default()
         })
     }
 

@@ -273,12 +273,12 @@ impl Registry {
             return Err(vec![ConfigError::new(format!("invalid plugin conf {config} for plugin [{name}]"))]);
         };
         let disabled = members.get("_meta").and_then(Value::as_object).is_some_and(meta::disabled);
-        match self.compile(entry, members, request) {
+        match self.compile(entry, config, members, request) {
             // It still takes the place of a copy of lower precedence.
             Err(_) if disabled => Ok(Some(Built {
                 def: entry.def,
+                checksum: checksum(config),
                 instance: Arc::new(Instance {
-                    checksum: checksum(config),
                     config: config.clone(),
                     hooks: HookSet::default(),
                     declared: Declared::default(),
@@ -292,6 +292,7 @@ impl Registry {
     fn compile(
         &self,
         entry: &Entry,
+        written: &Value,
         members: &Map<String, Value>,
         request: &Request<'_>,
     ) -> Result<Option<Built>, Vec<ConfigError>> {
@@ -303,15 +304,12 @@ impl Registry {
         };
         let credential = request.placement != Placement::Object && entry.consumer_schema.is_some();
         let schema = entry.consumer_schema.as_ref().filter(|_| credential).unwrap_or(&entry.schema);
-        let faults = schema.validate(&Value::Object(members.clone()));
+        let faults = schema.validate(written);
         if !faults.is_empty() {
             return Err(explain(faults.into_iter().map(ConfigError::from).collect()));
         }
         let meta = match members.get("_meta") {
-            Some(written @ Value::Object(own)) => {
-                let compiled = Meta::compile(def.name, own).map_err(|fault| vec![fault])?;
-                Some(Arc::new(Meta { checksum: checksum(written), ..compiled }))
-            }
+            Some(Value::Object(own)) => Some(Arc::new(Meta::compile(def.name, own).map_err(|fault| vec![fault])?)),
             _ => None,
         };
         if credential {
@@ -327,7 +325,7 @@ impl Registry {
         };
         let instance = self.instance(entry, config, request);
         let instance = instance.map_err(|faults| explain(faults.into_iter().map(hide).collect()))?;
-        Ok(Some(Built { def, instance, meta }))
+        Ok(Some(Built { def, instance, meta, checksum: checksum(written) }))
     }
 
     fn instance(&self, entry: &Entry, config: Value, request: &Request<'_>) -> Result<Arc<Instance>, Vec<ConfigError>> {
@@ -351,7 +349,7 @@ impl Registry {
             writing: request.writing,
         };
         let (hooks, declared) = (def.build)(&config, &cx)?;
-        let instance = Arc::new(Instance { checksum, config, hooks, declared });
+        let instance = Arc::new(Instance { config, hooks, declared });
         if request.writing {
             return Ok(instance);
         }

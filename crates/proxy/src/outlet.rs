@@ -23,8 +23,8 @@ struct Outlet {
     resolver: Arc<Resolver>,
 }
 
-/// Exporters of a gateway: they run on `side`, the runtime beside the workers. `longest_answer` is
-/// [`milecastle_settings::Limits::export_answer`].
+/// Exporters of a gateway, or what asks its secret managers: they run on `side`, the runtime beside the workers. `longest_answer` is
+/// the longest that is read of one, such as [`milecastle_settings::Limits::export_answer`].
 pub fn exporters(side: Handle, config: &GatewayConfig, longest_answer: Size) -> Background {
     outlet(Resolver::new(side.clone(), config.dns.clone()), side, config.authorities(), longest_answer)
 }

@@ -39,9 +39,9 @@ pub struct CompiledSsl {
 }
 
 /// Instead of a reader's words, which may hold a part of what it read.
-const REFERRED: &str = "what a reference stands for is not the PEM text that is expected";
+pub(crate) const REFERRED: &str = "what a reference stands for is not the PEM text that is expected";
 
-const MISMATCHED: &str = "what references stand for is a certificate and the key of another one";
+pub(crate) const MISMATCHED: &str = "what references stand for is a certificate and the key of another one";
 
 /// A certificate and its key, both as PEM text.
 pub(crate) fn certified_key(cert: &str, key: &str) -> Result<Arc<CertifiedKey>, String> {
@@ -93,12 +93,7 @@ pub(crate) fn compile(
         }
     }
     let client = ssl.client.as_ref().map(|client| {
-        let authorities = CertificateDer::pem_slice_iter(resolve(&client.ca).unwrap_or_default().as_bytes())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| {
-                let reason = if is_reference(&client.ca) { REFERRED.to_owned() } else { error.to_string() };
-                Fault::rule("/client/ca", format!("failed to validate client_cert: {reason}"))
-            })?;
+        let authorities = authorities(&client.ca, resolve)?;
         let skip_uri = client
             .skip_mtls_uri_regex
             .iter()
@@ -122,6 +117,19 @@ pub(crate) fn compile(
     let names = ssl.server_names().map(Into::into).collect();
     let stapling = ssl.ocsp_stapling.clone().filter(|stapling| stapling.enabled);
     Ok(CompiledSsl { id: id.clone(), keys, client, versions: ssl.ssl_protocols.clone(), stapling, names })
+}
+
+/// The authorities of a text in PEM, of which there has to be one; none of a reference that leads nowhere.
+fn authorities(ca: &str, resolve: &dyn Fn(&str) -> Option<String>) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let Some(text) = resolve(ca) else { return Ok(Vec::new()) };
+    let read = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let reason = match read {
+        Ok(authorities) if !authorities.is_empty() => return Ok(authorities),
+        _ if is_reference(ca) => REFERRED.to_owned(),
+        Ok(_) => "no certificate in the PEM text".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(Fault::rule("/client/ca", format!("failed to validate client_cert: {reason}")))
 }
 
 /// The ssl objects of type `server` that ask for OCSP stapling. Cloning is cheap.

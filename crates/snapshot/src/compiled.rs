@@ -83,7 +83,7 @@ pub struct CompiledRoute {
     /// Whether `Upgrade` is passed on.
     pub websocket: bool,
     /// Changes when the conditions or the plugins in force do: connections that last were opened under them. Names, labels, time
-    /// limits, the upstream and plugins that are [incidental](milecastle_plugin_api::Plugin::INCIDENTAL) do not count.
+    /// limits, values of secrets, the upstream and plugins that are [incidental](milecastle_plugin_api::Plugin::INCIDENTAL) do not count.
     pub terms: u64,
     /// Stands in for a route in quarantine that never had a good form.
     pub(crate) stand_in: bool,

@@ -1,7 +1,7 @@
 //! Certificates that the gateway shows to upstreams (`docs/spec/upstream-balancing.md` §11).
 
-use crate::certificates::{certified_key, match_each_other};
-use milecastle_model::UpstreamTls;
+use crate::certificates::{MISMATCHED, REFERRED, certified_key, match_each_other};
+use milecastle_model::{Fault, UpstreamTls, is_reference};
 use rustls::sign::CertifiedKey;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -65,16 +65,23 @@ pub enum ClientCertificateFault {
 }
 
 impl ClientCertificate {
-    /// `resolve` gives the text itself, or what a reference stands for.
-    pub(crate) fn of(tls: Option<&UpstreamTls>, resolve: &dyn Fn(&str) -> Option<String>) -> Self {
-        let Some(tls) = tls else { return Self::None };
-        match (&tls.client_cert_id, &tls.client_cert, &tls.client_key) {
-            (Some(id), ..) => Self::Named(id.to_string().into()),
-            (None, Some(cert), Some(key)) => {
-                let pair = || certified_key(&resolve(cert)?, &resolve(key.expose())?).ok();
-                Self::Own(pair().and_then(ClientIdentity::new).ok_or(ClientCertificateFault::Unusable))
-            }
-            _ => Self::None,
+    /// `resolve` gives the text itself, or what a reference stands for. A reference that leads nowhere is no fault, as with the
+    /// certificates of ssl objects; what it leads to may be, and then the form before it stays.
+    pub(crate) fn of(tls: Option<&UpstreamTls>, resolve: &dyn Fn(&str) -> Option<String>) -> Result<Self, Fault> {
+        let Some(tls) = tls else { return Ok(Self::None) };
+        let (cert, key) = match (&tls.client_cert_id, &tls.client_cert, &tls.client_key) {
+            (Some(id), ..) => return Ok(Self::Named(id.to_string().into())),
+            (None, Some(cert), Some(key)) => (cert, key.expose()),
+            _ => return Ok(Self::None),
+        };
+        let unusable = Ok(Self::Own(Err(ClientCertificateFault::Unusable)));
+        let referred = is_reference(cert) || is_reference(key);
+        let (Some(cert), Some(key)) = (resolve(cert), resolve(key)) else { return unusable };
+        let pair = certified_key(&cert, &key).map_err(|_| REFERRED);
+        match pair.and_then(|pair| ClientIdentity::new(pair).ok_or(MISMATCHED)) {
+            Ok(identity) => Ok(Self::Own(Ok(identity))),
+            Err(reason) if referred => Err(Fault::rule("/tls/client_cert", reason)),
+            Err(_) => unusable,
         }
     }
 }

@@ -37,7 +37,8 @@ pub struct Snapshot {
     pub(crate) objects: OrdMap<Key, Object>,
     /// Objects whose present form could not be built, and why.
     pub(crate) quarantined: OrdMap<Key, Arc<str>>,
-    /// References to secret managers, of the objects that hold some.
+    /// References to secret managers, of the objects whose present bodies hold some. A former form that serves in the place of a body
+    /// in quarantine keeps the values that it was built with.
     pub(crate) references: OrdMap<Key, Arc<[Box<str>]>>,
     pub(crate) router: Router<Arc<CompiledRoute>>,
     /// Every route that has a form, also those that are switched off.
@@ -98,6 +99,13 @@ impl Snapshot {
             metadata: Map::default(),
             stream_routes: StreamRoutes::default(),
         }
+    }
+
+    /// The objects as they were received, without any form of theirs: what was built of them may go.
+    #[must_use]
+    pub fn as_received(&self) -> Self {
+        let empty = Self::empty(&self.lineage, &self.compiler);
+        Self { revision: self.revision, objects: self.objects.clone(), ..empty }
     }
 
     /// Lineage of the store that the objects come from.

@@ -243,7 +243,7 @@ fn fingerprint(nodes: &[CompiledNode], algorithm: &Algorithm, scheme: UpstreamSc
 /// configuration with the place behind a `#`. `resolve` gives a text itself, or what a reference to a secret stands for.
 ///
 /// # Errors
-/// A host that cannot be a header value.
+/// A host that cannot be a header value, or a client certificate that references lead to and that is none.
 pub fn compile(
     key: Arc<str>,
     upstream: &Upstream,
@@ -271,6 +271,10 @@ pub fn compile(
         },
         (Mode::Rewrite, None) | (Mode::Pass, _) => PassHost::Pass,
     };
+    let client_certificate = ClientCertificate::of(upstream.tls.as_ref(), resolve).unwrap_or_else(|fault| {
+        faults.push(fault);
+        ClientCertificate::None
+    });
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -293,7 +297,7 @@ pub fn compile(
         }),
         service: ServiceQuery::of(upstream).map(Arc::new),
         verify: upstream.tls.as_ref().is_some_and(|tls| tls.verify),
-        client_certificate: ClientCertificate::of(upstream.tls.as_ref(), resolve),
+        client_certificate,
         checks: upstream.checks.clone().map(Arc::new),
         fingerprint,
     })

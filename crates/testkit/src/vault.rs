@@ -7,23 +7,30 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
 
 /// A Vault server.
 pub struct Vault {
     token: String,
     /// By engine and path: `kv/shop`.
     secrets: Mutex<BTreeMap<String, Value>>,
+    held: watch::Sender<bool>,
 }
 
 impl Vault {
     /// Starts one without secrets, which asks for this token.
     pub fn start(token: &str) -> Server<Self> {
-        Server::run(Self { token: token.to_owned(), secrets: Mutex::default() })
+        Server::run(Self { token: token.to_owned(), secrets: Mutex::default(), held: watch::Sender::new(false) })
     }
 
     /// Says what stands at an engine's path (`kv/shop`): an object of keys and values.
     pub fn set(&self, path: &str, data: Value) {
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), data);
+    }
+
+    /// Holds answers back from now on; `false` lets them go.
+    pub fn hold(&self, back: bool) {
+        self.held.send_replace(back);
     }
 
     fn respond(&self, asked: &Asked) -> Response<Body> {
@@ -47,6 +54,11 @@ impl Vault {
 
 impl Protocol for Vault {
     fn answer(self: Arc<Self>, asked: Asked) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
-        Box::pin(std::future::ready(self.respond(&asked)))
+        Box::pin(async move {
+            let mut held = self.held.subscribe();
+            // It cannot be closed: its sender is in here.
+            let _free = held.wait_for(|held| !*held).await.is_ok();
+            self.respond(&asked)
+        })
     }
 }

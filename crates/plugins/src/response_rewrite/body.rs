@@ -78,7 +78,7 @@ impl Filters {
     }
 
     fn edit(&self, mut text: String) -> String {
-        for Compiled { pattern, replacement, scope } in &self.filters {
+        for (filter, Compiled { pattern, replacement, scope }) in self.filters.iter().enumerate() {
             let Some(pattern) = pattern else { continue };
             let edited = match scope {
                 Scope::Once => pattern.replace_first(&text, replacement),
@@ -88,7 +88,8 @@ impl Filters {
                 Ok(Some(edited)) => text = edited,
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(plugin = "response-rewrite", pattern = pattern.as_str(), %error, "a filter is left out");
+                    // By its place: the pattern may be what a reference stands for.
+                    tracing::error!(plugin = "response-rewrite", filter, %error, "a filter is left out");
                 }
             }
         }

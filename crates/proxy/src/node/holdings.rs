@@ -144,6 +144,19 @@ impl Holdings {
         Ok(Self { position, mark, snapshot, foreign, built_with })
     }
 
+    /// The same configuration, with the forms that `held` has of objects that are the same there.
+    pub(crate) fn over(&self, held: &Self) -> Self {
+        let Position { lineage, revision, .. } = &self.position;
+        let objects = self.snapshot.all_objects().cloned().collect();
+        let (snapshot, _) = self.snapshot.compiler().build_over(&held.snapshot, lineage, *revision, objects);
+        Self { snapshot: Arc::new(snapshot), built_with: held.built_with, ..self.clone() }
+    }
+
+    /// The same without what was built of it: what is written to disk holds no value of a secret, nor a plugin's state.
+    pub(crate) fn as_received(&self) -> Self {
+        Self { snapshot: Arc::new(self.snapshot.as_received()), ..self.clone() }
+    }
+
     /// The generation of the secrets' values that all of it is built with at least.
     pub(crate) fn built_with(&self) -> u64 {
         self.built_with

@@ -2,37 +2,88 @@
 //!
 //! Two change it: the membership, with each new configuration, and secret managers, with each new value. One has to wait for the
 //! other, so that no value is put in force over a newer configuration, and no configuration with an older value.
+//!
+//! Invariant: what is built is built over what is in force. Forms that were there before may have values that are good no more, and
+//! nobody else holds any.
 
 use super::holdings::Holdings;
 use super::{Publish, StatusCell};
 use crate::secrets::NodeSecrets;
-use std::sync::Arc;
-use tokio::sync::Mutex;
+use milecastle_snapshot::Snapshot;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 
 /// Puts configurations in force.
 pub(super) struct InForce {
     publish: Publish,
     status: StatusCell,
     secrets: Arc<NodeSecrets>,
-    /// What is in force. Held from asking for secrets until what was built with them is published.
+    /// Had from asking for secrets until what was built with them is published.
+    turn: tokio::sync::Mutex<()>,
     held: Mutex<Option<Holdings>>,
+    /// Counts the times that values of secrets have changed what is in quarantine.
+    regraded: watch::Sender<u64>,
+}
+
+/// Has the secrets follow what is in force again when it is dropped: what was to replace it has not come to that.
+struct Retreat<'a> {
+    secrets: &'a NodeSecrets,
+    to: Option<Arc<Snapshot>>,
+}
+
+impl Drop for Retreat<'_> {
+    fn drop(&mut self) {
+        if let Some(snapshot) = &self.to {
+            self.secrets.take_over(snapshot);
+        }
+    }
 }
 
 impl InForce {
     pub(super) fn new(publish: Publish, status: StatusCell, secrets: Arc<NodeSecrets>) -> Arc<Self> {
-        Arc::new(Self { publish, status, secrets, held: Mutex::default() })
+        let (turn, held, regraded) = (tokio::sync::Mutex::default(), Mutex::default(), watch::Sender::new(0));
+        Arc::new(Self { publish, status, secrets, turn, held, regraded })
     }
 
-    /// Puts a configuration in force and shows it, after its secrets have been asked for. Gives it as it is in force.
+    /// What is in force now.
+    pub(super) fn held(&self) -> Option<Holdings> {
+        self.cell().clone()
+    }
+
+    /// Hears when values of secrets have changed what is in quarantine.
+    pub(super) fn regraded(&self) -> watch::Receiver<u64> {
+        self.regraded.subscribe()
+    }
+
+    /// Puts a configuration in force and shows it, after its secrets have been asked for. Gives it as it is in force. If this is dropped
+    /// before it ends, nothing has changed.
     pub(super) async fn put(&self, holdings: Holdings) -> Holdings {
-        let mut held = self.held.lock().await;
+        let _turn = self.turn.lock().await;
+        let former = self.held();
+        let snapshot = former.as_ref().map(|former| former.snapshot().clone());
+        let mut retreat = Retreat { secrets: &self.secrets, to: snapshot };
         self.secrets.prepare(holdings.snapshot()).await;
-        let holdings = match self.renewed(&holdings).await {
-            Some(renewed) => renewed,
-            None => holdings,
+        // Values may have changed since it was built, and what was in force then with them.
+        let former = former.filter(|former| former.built_with() > holdings.built_with());
+        let changed = self.secrets.changed_since(former.as_ref().unwrap_or(&holdings).built_with());
+        let holdings = if former.is_none() && changed.is_empty() {
+            holdings
+        } else {
+            let as_built = holdings.clone();
+            let building = tokio::task::spawn_blocking(move || {
+                let based = match former {
+                    Some(former) => as_built.over(&former),
+                    None => as_built,
+                };
+                based.renewed(&changed).unwrap_or(based)
+            });
+            building.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "the configuration cannot be built with the present values of its secrets");
+                holdings
+            })
         };
-        self.status.put_in_force(&holdings, &*self.publish);
-        *held = Some(holdings.clone());
+        self.set(&holdings);
+        retreat.to = None;
         holdings
     }
 
@@ -40,30 +91,39 @@ impl InForce {
     pub(super) async fn follow_secrets(self: Arc<Self>) {
         let mut changes = self.secrets.changes();
         while changes.changed().await.is_ok() {
-            let mut held = self.held.lock().await;
-            let Some(former) = &*held else { continue };
-            self.secrets.settled().await;
-            let Some(renewed) = self.renewed(former).await else { continue };
-            self.status.put_in_force(&renewed, &*self.publish);
+            let _turn = self.turn.lock().await;
+            let Some(former) = self.held() else { continue };
+            let changed = self.secrets.changed_since(former.built_with());
+            if changed.is_empty() {
+                continue;
+            }
+            let rejected = former.rejected();
+            let renewed = match tokio::task::spawn_blocking(move || former.renewed(&changed)).await {
+                Ok(Some(renewed)) => renewed,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "the configuration cannot be built with the present values of its secrets");
+                    continue;
+                }
+            };
+            self.set(&renewed);
             tracing::info!(
                 revision = renewed.position().revision,
+                quarantined = renewed.rejected().len(),
                 "values of secrets have changed: what names them is in force with the new ones"
             );
-            *held = Some(renewed);
+            if renewed.rejected() != rejected {
+                self.regraded.send_modify(|times| *times += 1);
+            }
         }
     }
 
-    /// The same, built with the values that there are now; `None` if these are no others. Builds off the runtime's threads.
-    async fn renewed(&self, holdings: &Holdings) -> Option<Holdings> {
-        let changed = self.secrets.changed_since(holdings.built_with());
-        if changed.is_empty() {
-            return None;
-        }
-        let holdings = holdings.clone();
-        let building = tokio::task::spawn_blocking(move || holdings.renewed(&changed));
-        building.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the configuration cannot be built with the present values of its secrets");
-            None
-        })
+    fn set(&self, holdings: &Holdings) {
+        self.status.put_in_force(holdings, &*self.publish);
+        *self.cell() = Some(holdings.clone());
+    }
+
+    fn cell(&self) -> MutexGuard<'_, Option<Holdings>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

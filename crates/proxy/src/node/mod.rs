@@ -173,7 +173,7 @@ impl Node {
             status: status.clone(),
             last_good,
             maintenance,
-            holdings: None,
+            regraded: in_force.regraded(),
             origin: None,
             partial: None,
             lineage_refused: None,
@@ -265,8 +265,9 @@ struct Member {
     status: StatusCell,
     last_good: LastGood,
     maintenance: Maintenance,
-    holdings: Option<Holdings>,
-    /// Whose configuration that is.
+    /// Hears when what is in quarantine is something else, with the revision the same.
+    regraded: tokio::sync::watch::Receiver<u64>,
+    /// Whose configuration is in force.
     origin: Option<Origin>,
     /// A snapshot of which chunks are due; it goes on over the next stream.
     partial: Option<session::Partial>,
@@ -301,8 +302,8 @@ impl Member {
 
     /// What is left of it in the process that was replaced; `None` if it had no configuration. Lock and disk are the other's.
     async fn replaced(self) -> Option<Replaced> {
-        let Self { config, compiler, in_force, last_good, holdings, origin, .. } = self;
-        let trail = last_good.into_trail(holdings?, origin?).await;
+        let Self { config, compiler, in_force, last_good, origin, .. } = self;
+        let trail = last_good.into_trail(in_force.held()?, origin?).await;
         Some(Replaced { trail, compiler, in_force, interval: config.follow_interval })
     }
 
@@ -311,7 +312,7 @@ impl Member {
         // What was said last of each DP manager that gave no stream.
         let mut told = BTreeMap::new();
         let mut pace = Pace::new(self.config.control_plane.clone(), random_byte());
-        if self.holdings.is_some() {
+        if self.in_force.held().is_some() {
             pace.goes_on(Instant::now());
         }
         loop {
@@ -354,7 +355,7 @@ impl Member {
         let (load, config, compiler) = (self.last_good.loader(), self.config.clone(), self.compiler.clone());
         let loaded = tokio::task::spawn_blocking(move || load.load(origin_of(&config).as_ref(), &compiler)).await;
         match loaded {
-            Ok(Some((holdings, origin))) => self.take(holdings, origin).await,
+            Ok(Some((holdings, origin))) => drop(self.take(holdings, origin).await),
             Ok(None) => tracing::info!("no last good configuration: traffic waits for the control plane"),
             Err(error) => tracing::error!(%error, "the last good configuration could not be loaded"),
         }
@@ -378,15 +379,16 @@ impl Member {
 
     /// Has what is in force written to disk; see [`LastGood::keep`].
     async fn keep(&mut self, step: Step) {
-        if let (Some(held), Some(origin)) = (&self.holdings, &self.origin) {
-            self.last_good.keep(step, held, origin).await;
+        if let (Some(held), Some(origin)) = (self.in_force.held(), &self.origin) {
+            self.last_good.keep(step, &held, origin).await;
         }
     }
 
-    /// Puts what was built in force, and shows it.
-    async fn take(&mut self, holdings: Holdings, origin: Origin) {
+    /// Puts what was built in force, and shows it. Gives it as it is in force.
+    async fn take(&mut self, holdings: Holdings, origin: Origin) -> Holdings {
         let holdings = self.in_force.put(holdings).await;
-        (self.holdings, self.origin) = (Some(holdings), Some(origin));
+        self.origin = Some(origin);
+        holdings
     }
 
     /// Takes the node out of service, or back into it, as the control plane says.

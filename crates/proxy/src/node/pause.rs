@@ -72,8 +72,8 @@ impl Member {
     /// Rests. Says whether the membership goes on afterwards.
     pub(super) async fn rest(&mut self, ask: Ask) -> bool {
         self.tell(|status| status.connected_to = None);
-        if let (Some(held), Some(origin)) = (&self.holdings, &self.origin)
-            && !self.last_good.settle(held, origin).await
+        if let (Some(held), Some(origin)) = (self.in_force.held(), &self.origin)
+            && !self.last_good.settle(&held, origin).await
         {
             // If nobody waits any more, nobody takes over either.
             drop(ask.send(Err(RestError::NotOnDisk)));

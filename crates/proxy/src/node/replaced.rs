@@ -2,8 +2,8 @@
 //! goes.
 //!
 //! A stream of its own would make it a rival of its successor, under the same identity; so it looks at what that one writes to
-//! the state directory, which is what is in force there. It needs neither control plane nor successor for that, and asks
-//! nobody.
+//! the state directory, which is what is in force there. It needs neither control plane nor successor for that. Secret managers it
+//! asks itself, for as long as it is there.
 
 use super::in_force::InForce;
 use super::last_good::{Look, Trail};
@@ -31,6 +31,9 @@ impl Replaced {
         loop {
             ticks.tick().await;
             let compiler = compiler.clone();
+            if let Some(held) = in_force.held() {
+                trail.renew(held);
+            }
             let looking = tokio::task::spawn_blocking(move || {
                 let look = trail.look(&compiler);
                 (trail, look)

@@ -263,7 +263,8 @@ impl SecretMetrics {
     fn new(registry: &Registry) -> Result<Self, MetricError> {
         let questions = registry.counter(
             "secret_lookups_total",
-            "Questions to secret managers: those that brought a value (found), word that there is none (absent), or neither (failed)",
+            "References that secret managers were asked for: those that have a value (found), that there is none for (absent), or that \
+             were not answered (failed)",
             &["result"],
             Options::default(),
         )?;

@@ -5,8 +5,9 @@
 
 use super::fields::Fields;
 use super::http::Client;
-use super::manager::{FetchError, Fetching, Product, part};
+use super::manager::{FetchError, Fetching, Found, Product, Said, part};
 use super::sigv4::Signer;
+use futures_util::future::join_all;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use milecastle_export::Target;
@@ -16,6 +17,8 @@ use std::time::SystemTime;
 
 const OPERATION: HeaderName = HeaderName::from_static("x-amz-target");
 const DEFAULT_REGION: &str = "us-east-1";
+/// Questions that one fetch has under way at once.
+const SIDE_BY_SIDE: usize = 8;
 
 /// Asks Secrets Manager.
 pub(super) struct Aws {
@@ -25,7 +28,8 @@ pub(super) struct Aws {
 }
 
 /// What is said of a name.
-enum Said {
+#[derive(Clone)]
+enum Answer {
     /// The secret of that name.
     Secret(String),
     /// There is none.
@@ -62,7 +66,7 @@ impl Aws {
         Ok(Self { client, target, signer })
     }
 
-    async fn find(&self, path: &str) -> Result<String, FetchError> {
+    async fn find(&self, path: &str, said: &mut Said<Answer>) -> Found {
         if path.is_empty() {
             return Err(FetchError::Failed("a reference to aws ends with the name of a secret".into()));
         }
@@ -70,11 +74,19 @@ impl Aws {
         // A policy that allows some secrets alone hides that there are no others.
         let mut absent = FetchError::Absent;
         loop {
-            let said = if may_be_name(name) { self.ask(name).await? } else { Said::NotFound };
-            match said {
-                Said::Secret(secret) => return part(secret, field).map_err(|_| absent),
-                Said::NotFound => {}
-                Said::Denied(error) => absent = error,
+            let answer = match said.get(name) {
+                Some(known) => known.clone(),
+                None if may_be_name(name) => {
+                    let answer = self.ask(name).await;
+                    said.insert(name.to_owned(), answer.clone());
+                    answer
+                }
+                None => Ok(Answer::NotFound),
+            };
+            match answer? {
+                Answer::Secret(secret) => return part(secret, field).map_err(|_| absent),
+                Answer::NotFound => {}
+                Answer::Denied(error) => absent = error,
             }
             match name.rsplit_once('/') {
                 Some((shorter, _)) if !shorter.is_empty() => {
@@ -86,7 +98,7 @@ impl Aws {
         }
     }
 
-    async fn ask(&self, name: &str) -> Result<Said, FetchError> {
+    async fn ask(&self, name: &str) -> Result<Answer, FetchError> {
         let body = json!({ "SecretId": name, "VersionStage": "AWSCURRENT" }).to_string();
         let mut headers = HeaderMap::from_iter([
             (HOST, self.target.host().clone()),
@@ -101,7 +113,7 @@ impl Aws {
         if answer.status == 200 {
             let said = said.ok_or_else(|| answer.malformed())?;
             return match (said.get("SecretString").and_then(Value::as_str), said.get("SecretBinary")) {
-                (Some(secret), _) => Ok(Said::Secret(secret.to_owned())),
+                (Some(secret), _) => Ok(Answer::Secret(secret.to_owned())),
                 // There is no text that a reference could stand for.
                 (None, Some(_)) => Err(FetchError::Absent),
                 (None, None) => Err(answer.malformed()),
@@ -110,10 +122,10 @@ impl Aws {
         let code = said.as_ref().and_then(|said| said.get("__type")?.as_str());
         // The name of the service may stand before it.
         match code.map(|code| code.rsplit_once('#').map_or(code, |(_, code)| code)) {
-            Some("ResourceNotFoundException") => Ok(Said::NotFound),
+            Some("ResourceNotFoundException") => Ok(Answer::NotFound),
             // The secret is marked for deletion; the other reasons for this error are those of other operations.
             Some("InvalidRequestException") => Err(FetchError::Absent),
-            code @ Some("AccessDeniedException") => Ok(Said::Denied(answer.refused(code))),
+            code @ Some("AccessDeniedException") => Ok(Answer::Denied(answer.refused(code))),
             code => Err(answer.refused(code)),
         }
     }
@@ -121,12 +133,25 @@ impl Aws {
 
 /// Whether a secret may have this name, or this ARN: AWS answers others with an error of another kind.
 fn may_be_name(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_+=.@-:".contains(&byte))
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_+=.@-:".contains(&byte))
 }
 
 impl Product for Aws {
-    fn fetch<'a>(&'a self, path: &'a str) -> Fetching<'a> {
-        Box::pin(self.find(path))
+    fn fetch<'a>(&'a self, paths: &'a [String]) -> Fetching<'a> {
+        Box::pin(async move {
+            let mut said = Said::new();
+            // Each may be a secret of its own; what is shorter they have in common.
+            for some in paths.chunks(SIDE_BY_SIDE) {
+                let names = some.iter().filter(|path| may_be_name(path));
+                let asked = names.map(|name| async move { (name.clone(), self.ask(name).await) });
+                said.extend(join_all(asked).await);
+            }
+            let mut found = Vec::with_capacity(paths.len());
+            for path in paths {
+                found.push(self.find(path, &mut said).await);
+            }
+            found
+        })
     }
 }
 

@@ -1,10 +1,13 @@
 //! What is known of the references in use, and when each is to be asked for again (`docs/spec/resources.md` §13, rule 4).
 //!
 //! It does no I/O and reads no clock.
+//!
+//! Invariant: the references to one secret have the values of one answer, so that a key goes with its certificate.
 
+use super::reference::place;
 use milecastle_settings::Secrets as Settings;
 use milecastle_telemetry::Secret;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,10 +20,12 @@ pub(super) enum Trouble {
     Failed(String),
 }
 
-/// A reference that is to be asked for.
+/// References that are to be asked for together, since what they name is one secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
-    pub(super) reference: Arc<str>,
+    /// See [`place`].
+    pub(super) place: Arc<str>,
+    pub(super) references: Vec<Arc<str>>,
     /// Only the answer to the last question counts.
     round: u64,
 }
@@ -55,11 +60,11 @@ pub(super) struct Census {
 pub(super) struct Cache {
     ttl: Duration,
     negative_ttl: Duration,
-    /// After this time a question has no answer any more.
-    timeout: Duration,
+    /// After this time a question has no answer any more, however many wait for their turn before it.
+    patience: Duration,
     room: usize,
-    entries: HashMap<Arc<str>, Entry>,
-    /// Every reference once, by when it is to be asked for.
+    places: HashMap<Arc<str>, Place>,
+    /// Every place once, by when it is to be asked for.
     due: BTreeSet<(Instant, Arc<str>)>,
     /// Those that are waited for.
     awaited: HashSet<Arc<str>>,
@@ -68,26 +73,31 @@ pub(super) struct Cache {
     generation: u64,
 }
 
+/// References that are asked for together ([`place`]).
+struct Place {
+    entries: BTreeMap<Arc<str>, Entry>,
+    due: Instant,
+    round: u64,
+}
+
+#[derive(Default)]
 struct Entry {
     value: Option<Secret<String>>,
     /// What is wrong with it, as was told.
     trouble: Option<Trouble>,
-    due: Instant,
-    /// When it was asked for last.
-    asked: Option<Instant>,
-    round: u64,
     /// The generation in which it got the value that it has, or lost the one that it had; 0 if it never had any.
     changed: u64,
 }
 
 impl Cache {
     pub(super) fn new(settings: &Settings) -> Self {
+        let turns = 1 + settings.entries / settings.concurrency.max(1);
         Self {
             ttl: settings.ttl.get(),
             negative_ttl: settings.negative_ttl.get(),
-            timeout: settings.timeout.get(),
+            patience: settings.timeout.get() * turns + settings.negative_ttl.get(),
             room: settings.entries as usize,
-            entries: HashMap::new(),
+            places: HashMap::new(),
             due: BTreeSet::new(),
             awaited: HashSet::new(),
             left_out: 0,
@@ -97,134 +107,99 @@ impl Cache {
 
     /// The value of a reference.
     pub(super) fn value(&self, reference: &str) -> Option<String> {
-        self.entries.get(reference)?.value.as_ref().map(|value| value.reveal().clone())
+        let entry = self.places.get(place(reference))?.entries.get(reference)?;
+        entry.value.as_ref().map(|value| value.reveal().clone())
     }
 
-    /// From now on these are in use. The others are forgotten; those that are new are due at once, as far as there is room. Gives
-    /// how many have none, if that is another number than before.
+    /// From now on these are in use. The others are forgotten; those that are new are due at once, as far as there is room: those
+    /// that are known keep theirs. Gives how many have none, if that is another number than before.
     pub(super) fn follow(&mut self, references: &BTreeSet<&str>, now: Instant) -> Option<usize> {
-        let Self { entries, due, awaited, .. } = self;
-        entries.retain(|reference, entry| {
-            let used = references.contains(&**reference);
+        let Self { places, due, awaited, .. } = self;
+        places.retain(|name, place| {
+            place.entries.retain(|reference, _| references.contains(&**reference));
+            let used = !place.entries.is_empty();
             if !used {
-                due.remove(&(entry.due, reference.clone()));
-                awaited.remove(reference);
+                due.remove(&(place.due, name.clone()));
+                awaited.remove(name);
             }
             used
         });
+        let mut known: usize = self.places.values().map(|place| place.entries.len()).sum();
         let mut left_out = 0;
         for reference in references {
-            if self.entries.contains_key(*reference) {
+            let name = place(reference);
+            if self.places.get(name).is_some_and(|place| place.entries.contains_key(*reference)) {
                 continue;
             }
-            if self.entries.len() == self.room {
+            if known == self.room {
                 left_out += 1;
                 continue;
             }
-            let reference: Arc<str> = (*reference).into();
-            let entry = Entry { value: None, trouble: None, due: now, asked: None, round: 0, changed: 0 };
-            self.entries.insert(reference.clone(), entry);
-            self.due.insert((now, reference.clone()));
-            self.awaited.insert(reference);
+            known += 1;
+            let name: Arc<str> = name.into();
+            let new = || Place { entries: BTreeMap::new(), due: now, round: 0 };
+            let place = self.places.entry(name.clone()).or_insert_with(new);
+            place.entries.insert((*reference).into(), Entry::default());
+            self.ask_at_once(&name, now);
         }
         let before = std::mem::replace(&mut self.left_out, left_out);
         (before != left_out).then_some(left_out)
     }
 
-    /// Has references asked for at once, whatever is known of them or just being asked.
+    /// Has those places asked for at once, whatever is known of them or just being asked.
     pub(super) fn flush(&mut self, concerned: impl Fn(&str) -> bool, now: Instant) {
-        let flushed: Vec<Arc<str>> = self.entries.keys().filter(|reference| concerned(reference)).cloned().collect();
-        for reference in flushed {
-            if let Some(entry) = self.entries.get_mut(&reference) {
-                entry.round += 1;
-            }
-            self.schedule(&reference, now);
-            self.awaited.insert(reference);
-        }
+        let flushed: Vec<Arc<str>> = self.places.keys().filter(|place| concerned(place)).cloned().collect();
+        flushed.iter().for_each(|place| self.ask_at_once(place, now));
     }
 
-    /// The next reference to ask for, if it is time.
+    /// The next question, if it is time for one.
     pub(super) fn question(&mut self, now: Instant) -> Option<Question> {
-        let (at, reference) = self.due.first()?.clone();
+        let (at, name) = self.due.first()?.clone();
         if at > now {
             return None;
         }
         // Should no answer come at all.
-        self.schedule(&reference, now + self.timeout + self.negative_ttl);
-        let entry = self.entries.get_mut(&reference)?;
-        entry.round += 1;
-        entry.asked = Some(now);
-        Some(Question { round: entry.round, reference })
+        self.schedule(&name, now + self.patience);
+        let place = self.places.get_mut(&name)?;
+        place.round += 1;
+        Some(Question { references: place.entries.keys().cloned().collect(), round: place.round, place: name })
     }
 
-    /// When the next reference is to be asked for.
+    /// When the next question is to be asked.
     pub(super) fn next(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Takes an answer. A value that was known stays if the manager could not be asked, and goes if it says that there is none. Where
-    /// it is another one, those that stand beside it are asked for at once: a key goes with its certificate.
-    pub(super) fn take(&mut self, question: Question, answer: Result<String, Trouble>, now: Instant) -> News {
-        let Question { reference, round } = question;
-        let Some(entry) = self.entries.get_mut(&reference).filter(|entry| entry.round == round) else {
-            return News::None;
+    /// Takes the answers to a question, in the order of its references; gives what they have changed. A value that was known stays if the
+    /// manager could not be asked, and goes if it says that there is none.
+    pub(super) fn take(
+        &mut self,
+        question: Question,
+        answers: Vec<Result<String, Trouble>>,
+        now: Instant,
+    ) -> Vec<(Arc<str>, News)> {
+        let Question { place: name, references, round } = question;
+        let Some(place) = self.places.get_mut(&name).filter(|place| place.round == round) else {
+            return Vec::new();
         };
-        let before = entry.trouble.take();
-        let changed = match &answer {
-            Ok(value) => entry.value.as_ref().is_none_or(|known| known.reveal() != value),
-            Err(Trouble::Absent(_)) => entry.value.is_some(),
-            Err(Trouble::Failed(_)) => false,
-        };
-        if changed {
-            self.generation += 1;
-            entry.changed = self.generation;
-        }
-        let asked = entry.asked.filter(|_| changed);
-        let (news, again) = match answer {
-            Ok(value) => {
-                entry.value = Some(Secret::new(value));
-                (before.map_or(News::None, |_| News::Resolved), self.ttl)
+        let again = answers.iter().map(|answer| if answer.is_ok() { self.ttl } else { self.negative_ttl }).min();
+        let mut news = Vec::with_capacity(answers.len());
+        for (reference, answer) in references.into_iter().zip(answers) {
+            // It may be in use no more.
+            let Some(entry) = place.entries.get_mut(&reference) else { continue };
+            if entry.differs(&answer) {
+                self.generation += 1;
+                entry.changed = self.generation;
             }
-            Err(trouble) => {
-                if matches!(trouble, Trouble::Absent(_)) {
-                    entry.value = None;
-                }
-                let told = before.as_ref() == Some(&trouble);
-                entry.trouble = Some(trouble.clone());
-                let (Trouble::Absent(reason) | Trouble::Failed(reason)) = trouble;
-                let news = match entry.value {
-                    _ if told => News::None,
-                    Some(_) => News::Stale(reason),
-                    None => News::Unresolved(reason),
-                };
-                (news, self.negative_ttl)
-            }
-        };
-        self.schedule(&reference, now + again);
-        self.awaited.remove(&reference);
-        if let Some(asked) = asked {
-            self.hasten(&reference, asked, now);
+            news.push((reference, entry.take(answer)));
         }
+        self.schedule(&name, now + again.unwrap_or(self.negative_ttl));
+        self.awaited.remove(&name);
         news
     }
 
-    /// Has those asked for at once that stand in the same place as a reference and have been asked for before it was.
-    fn hasten(&mut self, reference: &str, asked: Instant, now: Instant) {
-        fn place(reference: &str) -> Option<&str> {
-            reference.rsplit_once('/').map(|(place, _)| place)
-        }
-        let beside = |(other, entry): &(&Arc<str>, &Entry)| {
-            place(other) == place(reference) && entry.asked.is_some_and(|before| before < asked)
-        };
-        let beside: Vec<Arc<str>> = self.entries.iter().filter(beside).map(|(other, _)| other.clone()).collect();
-        for other in beside {
-            self.schedule(&other, now);
-            self.awaited.insert(other);
-        }
-    }
-
-    /// References that are waited for: those that have not been asked for since they are in use, since their manager is another one, or
-    /// since a value beside theirs has changed.
+    /// Places that are waited for: those with references that have not been asked for since they are in use, or since their manager is
+    /// another one.
     pub(super) fn awaited(&self) -> usize {
         self.awaited.len()
     }
@@ -236,7 +211,8 @@ impl Cache {
 
     /// The present generation, and the references whose values have changed since another one.
     pub(super) fn changed_since(&self, generation: u64) -> (u64, HashSet<Arc<str>>) {
-        let changed = self.entries.iter().filter(|(_, entry)| entry.changed > generation);
+        let entries = self.places.values().flat_map(|place| &place.entries);
+        let changed = entries.filter(|(_, entry)| entry.changed > generation);
         (self.generation, changed.map(|(reference, _)| reference.clone()).collect())
     }
 
@@ -247,7 +223,7 @@ impl Cache {
 
     pub(super) fn census(&self) -> Census {
         let mut census = Census { left_out: self.left_out as u64, ..Census::default() };
-        for entry in self.entries.values() {
+        for entry in self.places.values().flat_map(|place| place.entries.values()) {
             match (&entry.value, &entry.trouble) {
                 (Some(_), None) => census.resolved += 1,
                 (Some(_), Some(_)) => census.stale += 1,
@@ -257,11 +233,53 @@ impl Cache {
         census
     }
 
-    fn schedule(&mut self, reference: &Arc<str>, at: Instant) {
-        if let Some(entry) = self.entries.get_mut(reference) {
-            self.due.remove(&(entry.due, reference.clone()));
-            entry.due = at;
-            self.due.insert((at, reference.clone()));
+    /// Has a place asked for at once and waited for; an answer that is under way does not count.
+    fn ask_at_once(&mut self, name: &Arc<str>, now: Instant) {
+        if let Some(place) = self.places.get_mut(name) {
+            place.round += 1;
+        }
+        self.schedule(name, now);
+        self.awaited.insert(name.clone());
+    }
+
+    fn schedule(&mut self, name: &Arc<str>, at: Instant) {
+        if let Some(place) = self.places.get_mut(name) {
+            self.due.remove(&(place.due, name.clone()));
+            place.due = at;
+            self.due.insert((at, name.clone()));
+        }
+    }
+}
+
+impl Entry {
+    /// Whether it has another value after an answer, or none any more.
+    fn differs(&self, answer: &Result<String, Trouble>) -> bool {
+        match answer {
+            Ok(value) => self.value.as_ref().is_none_or(|known| known.reveal() != value),
+            Err(Trouble::Absent(_)) => self.value.is_some(),
+            Err(Trouble::Failed(_)) => false,
+        }
+    }
+
+    fn take(&mut self, answer: Result<String, Trouble>) -> News {
+        let before = self.trouble.take();
+        let trouble = match answer {
+            Ok(value) => {
+                self.value = Some(Secret::new(value));
+                return before.map_or(News::None, |_| News::Resolved);
+            }
+            Err(trouble) => trouble,
+        };
+        if matches!(trouble, Trouble::Absent(_)) {
+            self.value = None;
+        }
+        let told = before.as_ref() == Some(&trouble);
+        self.trouble = Some(trouble.clone());
+        let (Trouble::Absent(reason) | Trouble::Failed(reason)) = trouble;
+        match self.value {
+            _ if told => News::None,
+            Some(_) => News::Stale(reason),
+            None => News::Unresolved(reason),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::fields::Fields;
 use super::http::{Answer, Client};
-use super::manager::{FetchError, Fetching, Product, part};
+use super::manager::{FetchError, Fetching, Found, Product, Said, part};
 use crate::discovery::encoded;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
@@ -89,11 +89,24 @@ impl Gcp {
         Ok(Self { client, source, session: Mutex::default() })
     }
 
-    async fn find(&self, path: &str) -> Result<String, FetchError> {
+    async fn find(&self, path: &str, said: &mut Said<String>) -> Found {
         let (name, field) = path.split_once('/').map_or((path, None), |(name, field)| (name, Some(field)));
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
             return Err(FetchError::Failed("a reference to gcp names a secret of letters, digits, `-` and `_`".into()));
         }
+        let secret = match said.get(name) {
+            Some(known) => known.clone(),
+            None => {
+                let read = self.read(name).await;
+                said.insert(name.to_owned(), read.clone());
+                read
+            }
+        };
+        part(secret?, field)
+    }
+
+    /// The latest version of a secret.
+    async fn read(&self, name: &str) -> Found {
         let session = self.session().await?;
         let mut answer = self.access(&session, name).await?;
         if answer.status == 401 {
@@ -108,7 +121,7 @@ impl Gcp {
                 let data = said.as_ref().and_then(|said| said.pointer("/payload/data")?.as_str());
                 let data = data.and_then(|data| STANDARD.decode(data).ok()).ok_or_else(|| answer.malformed())?;
                 // What is no text is nothing that a reference could stand for.
-                part(String::from_utf8(data).map_err(|_| FetchError::Absent)?, field)
+                String::from_utf8(data).map_err(|_| FetchError::Absent)
             }
             // The second: the latest version has been disabled or destroyed.
             (404, Some("NOT_FOUND")) | (400, Some("FAILED_PRECONDITION")) => Err(FetchError::Absent),
@@ -180,8 +193,14 @@ impl Gcp {
 }
 
 impl Product for Gcp {
-    fn fetch<'a>(&'a self, path: &'a str) -> Fetching<'a> {
-        Box::pin(self.find(path))
+    fn fetch<'a>(&'a self, paths: &'a [String]) -> Fetching<'a> {
+        Box::pin(async move {
+            let (mut said, mut found) = (Said::new(), Vec::with_capacity(paths.len()));
+            for path in paths {
+                found.push(self.find(path, &mut said).await);
+            }
+            found
+        })
     }
 }
 

@@ -16,25 +16,35 @@ pub(super) struct Errand {
     pub(super) to: Result<Arc<Manager>, Trouble>,
 }
 
+/// A question with its answers, one for each of its references.
+pub(super) struct Answered {
+    pub(super) question: Question,
+    pub(super) answers: Vec<Result<String, Trouble>>,
+    /// Whether anybody was asked.
+    pub(super) asked: bool,
+}
+
 impl Errand {
-    async fn run(self) -> (Question, Result<String, Trouble>) {
+    async fn run(self) -> Answered {
         let Self { question, to } = self;
-        let answer = match (to, Reference::parse(&question.reference)) {
-            (Err(trouble), _) => Err(trouble),
-            (Ok(manager), Some(reference)) => fetch(&manager, reference.path).await,
-            (Ok(_), None) => Err(malformed()),
-        };
-        (question, answer)
+        match to {
+            Ok(manager) => {
+                // Where the place can be read, so can what is in it.
+                let path = |reference: &Arc<str>| Reference::parse(reference).map_or("", |of| of.path).to_owned();
+                let paths: Vec<String> = question.references.iter().map(path).collect();
+                let answers = manager.fetch(&paths).await.into_iter().map(answer).collect();
+                Answered { question, answers, asked: true }
+            }
+            Err(trouble) => {
+                let answers = question.references.iter().map(|_| Err(trouble.clone())).collect();
+                Answered { question, answers, asked: false }
+            }
+        }
     }
 }
 
-/// Why a reference that cannot be read has no value.
-pub(super) fn malformed() -> Trouble {
-    Trouble::Absent("expected `$secret://<manager>/<id>/<path>`".to_owned())
-}
-
-async fn fetch(manager: &Manager, path: &str) -> Result<String, Trouble> {
-    match manager.fetch(path).await {
+fn answer(fetched: Result<String, FetchError>) -> Result<String, Trouble> {
+    match fetched {
         // Nobody is let in by a key that is empty.
         Ok(value) if value.is_empty() => Err(Trouble::Absent("its value is empty".to_owned())),
         Ok(value) => Ok(value),
@@ -43,15 +53,14 @@ async fn fetch(manager: &Manager, path: &str) -> Result<String, Trouble> {
     }
 }
 
-/// Asks for what is due until `secrets` are gone. `poked`: something may be due.
-pub(super) async fn run(secrets: Weak<NodeSecrets>, poked: Arc<Notify>, concurrency: usize) {
+/// Asks for what is due until `secrets` are gone. `poked`: something may be due. Each manager has its own bound of questions under
+/// way, so one that does not answer holds up no other.
+pub(super) async fn run(secrets: Weak<NodeSecrets>, poked: Arc<Notify>) {
     let mut asking = JoinSet::new();
     loop {
         let next = {
             let Some(secrets) = secrets.upgrade() else { return };
-            while asking.len() < concurrency
-                && let Some(errand) = secrets.errand()
-            {
+            while let Some(errand) = secrets.errand() {
                 asking.spawn(errand.run());
             }
             secrets.next()
@@ -66,11 +75,11 @@ pub(super) async fn run(secrets: Weak<NodeSecrets>, poked: Arc<Notify>, concurre
             Some(done) = asking.join_next() => {
                 let Some(secrets) = secrets.upgrade() else { return };
                 // One that has panicked is asked again, as any without an answer.
-                if let Ok((question, answer)) = done {
-                    secrets.answered(question, answer);
+                if let Ok(answered) = done {
+                    secrets.answered(answered);
                 }
             }
-            () = due, if asking.len() < concurrency => {}
+            () = due => {}
             () = poked.notified() => {}
         }
     }

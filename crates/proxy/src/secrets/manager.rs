@@ -1,7 +1,7 @@
 //! What a secret manager is, and the choice among them (`docs/spec/resources.md` §13).
 //!
 //! Invariants:
-//! - A fetch ends by itself within its timeout, and can be dropped at any moment.
+//! - A fetch ends by itself within its timeout once it is its turn, and can be dropped at any moment.
 //! - No error has a secret in it: neither what a manager is asked with, nor a text that it has answered, but for the names of errors.
 //! - [`FetchError::Absent`] is said by the manager, in its own words; an answer of anybody else in its place is a failure.
 
@@ -12,9 +12,11 @@ use super::http::Client;
 use super::vault::Vault;
 use milecastle_export::Background;
 use serde_json::Value;
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// Why a secret was not had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,28 +29,47 @@ pub(super) enum FetchError {
     Failed(String),
 }
 
-/// A secret on its way.
-pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<String, FetchError>> + Send + 'a>>;
+/// What was found at one path.
+pub(super) type Found = Result<String, FetchError>;
+
+/// Secrets on their way.
+pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Vec<Found>> + Send + 'a>>;
 
 /// A product that keeps secrets.
 pub(super) trait Product: Send + Sync {
-    /// The secret that stands at `path`. There is no time limit; dropping the future ends it.
-    fn fetch<'a>(&'a self, path: &'a str) -> Fetching<'a>;
+    /// What stands at each of `paths`. No secret is asked for twice, so that what is read of one fits together. There is no time limit;
+    /// dropping the future ends it.
+    fn fetch<'a>(&'a self, paths: &'a [String]) -> Fetching<'a>;
+}
+
+/// What has been said already of secrets, by their names.
+pub(super) type Said<T> = HashMap<String, Result<T, FetchError>>;
+
+/// How patiently a manager is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For one question.
+    pub(super) timeout: Duration,
+    /// Questions under way at once.
+    pub(super) concurrency: usize,
 }
 
 /// One secret manager: an object of the kind `secret`.
 pub(super) struct Manager {
     product: Box<dyn Product>,
     timeout: Duration,
+    turns: Semaphore,
+    /// When it last let a question's time pass.
+    silent: Mutex<Option<Instant>>,
 }
 
 impl Manager {
     /// The one of an object's id, such as `vault/1`, and body. It is asked over `outlet`, on whose runtime [`Manager::fetch`] is
-    /// to be called; one secret takes no longer than `timeout`, however many questions it needs.
+    /// to be called.
     ///
     /// # Errors
     /// The object cannot be used: says why, with the attribute and without its value.
-    pub(super) fn new(id: &str, body: &Value, outlet: Arc<Background>, timeout: Duration) -> Result<Self, String> {
+    pub(super) fn new(id: &str, body: &Value, outlet: Arc<Background>, patience: Patience) -> Result<Self, String> {
         let (fields, client) = (Fields::of(body), Client(outlet));
         let product: Box<dyn Product> = match id.split_once('/').map_or(id, |(kind, _)| kind) {
             "vault" => Box::new(Vault::new(&fields, client)?),
@@ -56,16 +77,32 @@ impl Manager {
             "gcp" => Box::new(Gcp::new(&fields, client)?),
             other => return Err(format!("`{other}` is no secret manager: expected `vault`, `aws` or `gcp`")),
         };
-        Ok(Self { product, timeout })
+        let Patience { timeout, concurrency } = patience;
+        Ok(Self { product, timeout, turns: Semaphore::new(concurrency), silent: Mutex::default() })
     }
 
-    /// The secret that stands at `path`: what follows `$secret://<manager>/<id>/` in a reference.
-    ///
-    /// # Errors
-    /// There is none, or the manager could not be asked.
-    pub(super) async fn fetch(&self, path: &str) -> Result<String, FetchError> {
-        let late = |_| FetchError::Failed(format!("there is no answer within {:?}", self.timeout));
-        tokio::time::timeout(self.timeout, self.product.fetch(path)).await.map_err(late)?
+    /// What stands at each of `paths`, which belong to one secret: what follows `$secret://<manager>/<id>/` in references. Once it is
+    /// its turn it takes no longer than the timeout, however many questions it needs. Where a question has run out of time meanwhile,
+    /// those that waited for their turn are not asked any more: they have failed as well.
+    pub(super) async fn fetch(&self, paths: &[String]) -> Vec<Found> {
+        let came = Instant::now();
+        // It is never closed.
+        let _turn = self.turns.acquire().await;
+        let late = || {
+            let late = FetchError::Failed(format!("there is no answer within {:?}", self.timeout));
+            vec![Err(late); paths.len()]
+        };
+        if self.silent().is_some_and(|silent| silent >= came) {
+            return late();
+        }
+        tokio::time::timeout(self.timeout, self.product.fetch(paths)).await.unwrap_or_else(|_| {
+            *self.silent() = Some(Instant::now());
+            late()
+        })
+    }
+
+    fn silent(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

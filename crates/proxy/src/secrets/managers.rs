@@ -1,13 +1,12 @@
 //! The secret managers of the configuration that is to be in force.
 
-use super::manager::Manager;
+use super::manager::{Manager, Patience};
 use bytes::Bytes;
 use milecastle_export::Background;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_snapshot::Snapshot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Secret managers by the ids of their objects.
 #[derive(Default)]
@@ -26,7 +25,7 @@ impl Managers {
         &mut self,
         snapshot: &Snapshot,
         outlet: &Arc<Background>,
-        timeout: Duration,
+        patience: Patience,
     ) -> BTreeSet<Arc<str>> {
         let mut changed = BTreeSet::new();
         self.0.retain(|id, _| {
@@ -41,7 +40,7 @@ impl Managers {
             if self.0.get(id).is_some_and(|known| known.body == object.body) {
                 continue;
             }
-            let manager = manager(object, outlet, timeout);
+            let manager = manager(object, outlet, patience);
             if let Err(reason) = &manager {
                 tracing::error!(secret = &**id, reason, "secret manager cannot be used");
             }
@@ -57,8 +56,8 @@ impl Managers {
     }
 }
 
-fn manager(object: &Object, outlet: &Arc<Background>, timeout: Duration) -> Result<Arc<Manager>, String> {
+fn manager(object: &Object, outlet: &Arc<Background>, patience: Patience) -> Result<Arc<Manager>, String> {
     // What the reader of JSON says may hold a part of the text.
     let body = serde_json::from_slice(&object.body).map_err(|_| "it is not JSON".to_owned())?;
-    Manager::new(&object.key.id, &body, outlet.clone(), timeout).map(Arc::new)
+    Manager::new(&object.key.id, &body, outlet.clone(), patience).map(Arc::new)
 }

@@ -25,12 +25,13 @@ mod managers;
 mod reference;
 mod sigv4;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod vault;
 
-use cache::{Cache, Census, News, Question, Trouble};
+use cache::{Cache, Census, News, Trouble};
 use environment::EnvironmentSecrets;
-use keeper::Errand;
+use keeper::{Answered, Errand};
+use manager::Patience;
 use managers::Managers;
 use milecastle_export::Background;
 use milecastle_model::is_reference;
@@ -41,7 +42,7 @@ use reference::Reference;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -49,10 +50,10 @@ use tokio::sync::{Notify, watch};
 pub struct NodeSecrets {
     state: Mutex<State>,
     outlet: Arc<Background>,
-    timeout: Duration,
+    patience: Patience,
     /// Wakes the task that asks.
     poked: Arc<Notify>,
-    /// How many references a new configuration waits for.
+    /// How many questions a new configuration waits for.
     awaited: watch::Sender<usize>,
     /// The generation of the values.
     changes: watch::Sender<u64>,
@@ -66,14 +67,35 @@ struct State {
     managers: Managers,
 }
 
+impl State {
+    fn take_over(&mut self, snapshot: &Snapshot, outlet: &Arc<Background>, patience: Patience) {
+        let now = Instant::now();
+        let Self { cache, managers } = self;
+        let references = snapshot.references().flat_map(|(_, references)| references);
+        let references: BTreeSet<&str> = references.map(|reference| &**reference).collect();
+        let left_out = cache.follow(&references, now);
+        if let Some(left_out) = left_out.filter(|left_out| *left_out > 0) {
+            tracing::error!(
+                left_out,
+                "more references to secret managers than secrets.entries: those beyond are not resolved; raise it on this node"
+            );
+        }
+        let changed = managers.set(snapshot, outlet, patience);
+        if !changed.is_empty() {
+            let concerned = |place: &str| Reference::parse(place).is_some_and(|of| changed.contains(of.manager));
+            cache.flush(concerned, now);
+        }
+    }
+}
+
 /// What there is to tell of references to secret managers, for the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Figures {
-    /// Questions that brought a value.
+    /// References that were asked for and have a value.
     pub(crate) found: u64,
-    /// Questions that were answered with word that there is none.
+    /// Those that there is none for, as the manager says.
     pub(crate) absent: u64,
-    /// Questions that were not answered, or not as they should.
+    /// Those that were not answered, or not as they should.
     pub(crate) failed: u64,
     /// References that have a value, confirmed when it was asked for last.
     pub(crate) resolved: u64,
@@ -109,7 +131,7 @@ impl NodeSecrets {
         let secrets = Arc::new(Self {
             state: Mutex::new(State { cache: Cache::new(settings), managers: Managers::default() }),
             outlet: Arc::new(outlet),
-            timeout: settings.timeout.get(),
+            patience: Patience { timeout: settings.timeout.get(), concurrency: settings.concurrency as usize },
             poked: poked.clone(),
             awaited: watch::Sender::new(0),
             changes: watch::Sender::new(0),
@@ -117,25 +139,18 @@ impl NodeSecrets {
             absent: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
-        side.spawn(keeper::run(Arc::downgrade(&secrets), poked, settings.concurrency as usize));
+        side.spawn(keeper::run(Arc::downgrade(&secrets), poked));
         secrets
     }
 
-    /// Takes over the secret managers and references of a configuration that is to be in force. Returns when each reference has
-    /// been asked for at least once under its present manager, or after `secrets.timeout`: what comes later is a
-    /// [change](Self::changes).
+    /// [Takes over](Self::take_over) a configuration that is to be in force. Returns when each reference has been asked for at least
+    /// once under its present manager, or after `secrets.timeout`: what comes later is a [change](Self::changes).
     pub(crate) async fn prepare(&self, snapshot: &Snapshot) {
         self.take_over(snapshot);
-        self.settled().await;
-    }
-
-    /// Waits for values that go together, but no longer than `secrets.timeout`.
-    pub(crate) async fn settled(&self) {
-        self.poked.notify_one();
         let mut awaited = self.awaited.subscribe();
         // It is in here, so it cannot be closed.
-        let settled = tokio::time::timeout(self.timeout, awaited.wait_for(|count| *count == 0)).await.is_ok();
-        if !settled {
+        let waiting = tokio::time::timeout(self.patience.timeout, awaited.wait_for(|count| *count == 0));
+        if waiting.await.is_err() {
             tracing::warn!(
                 "not every secret is there within secrets.timeout: the configuration comes into force without"
             );
@@ -144,25 +159,14 @@ impl NodeSecrets {
         }
     }
 
-    fn take_over(&self, snapshot: &Snapshot) {
-        let now = Instant::now();
-        let mut state = self.state();
-        let State { cache, managers } = &mut *state;
-        let references = snapshot.references().flat_map(|(_, references)| references);
-        let references: BTreeSet<&str> = references.map(|reference| &**reference).collect();
-        let left_out = cache.follow(&references, now);
-        if let Some(left_out) = left_out.filter(|left_out| *left_out > 0) {
-            tracing::error!(
-                left_out,
-                "more references to secret managers than secrets.entries: those beyond are not resolved; raise it on this node"
-            );
+    /// From now on the secret managers and references of this configuration are in use.
+    pub(crate) fn take_over(&self, snapshot: &Snapshot) {
+        {
+            let mut state = self.state();
+            state.take_over(snapshot, &self.outlet, self.patience);
+            self.awaited.send_replace(state.cache.awaited());
         }
-        let changed = managers.set(snapshot, &self.outlet, self.timeout);
-        if !changed.is_empty() {
-            let concerned = |text: &str| Reference::parse(text).is_some_and(|of| changed.contains(of.manager));
-            cache.flush(concerned, now);
-        }
-        self.awaited.send_replace(cache.awaited());
+        self.poked.notify_one();
     }
 
     /// Wakes at each change of a value.
@@ -187,8 +191,8 @@ impl NodeSecrets {
     fn errand(&self) -> Option<Errand> {
         let mut state = self.state();
         let question = state.cache.question(Instant::now())?;
-        let to = match Reference::parse(&question.reference) {
-            None => Err(keeper::malformed()),
+        let to = match Reference::parse(&question.place) {
+            None => Err(Trouble::Absent("expected `$secret://<manager>/<id>/<path>`".to_owned())),
             Some(Reference { manager, .. }) => match state.managers.get(manager) {
                 None => Err(Trouble::Absent(format!("there is no secret object `{manager}`"))),
                 Some(Err(reason)) => {
@@ -205,39 +209,45 @@ impl NodeSecrets {
         self.state().cache.next()
     }
 
-    fn answered(&self, question: Question, answer: Result<String, Trouble>) {
-        let count = match &answer {
-            Ok(_) => &self.found,
-            Err(Trouble::Absent(_)) => &self.absent,
-            Err(Trouble::Failed(_)) => &self.failed,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        let reference = question.reference.clone();
+    fn answered(&self, answered: Answered) {
+        let Answered { question, answers, asked } = answered;
+        for answer in answers.iter().filter(|_| asked) {
+            let count = match answer {
+                Ok(_) => &self.found,
+                Err(Trouble::Absent(_)) => &self.absent,
+                Err(Trouble::Failed(_)) => &self.failed,
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let news = {
             let mut state = self.state();
-            let news = state.cache.take(question, answer, Instant::now());
+            let news = state.cache.take(question, answers, Instant::now());
             let generation = state.cache.generation();
             // Before anybody who waits for the answer can go on.
             self.changes.send_if_modified(|known| std::mem::replace(known, generation) != generation);
             self.awaited.send_replace(state.cache.awaited());
             news
         };
-        match news {
-            News::None => {}
-            News::Resolved => tracing::info!(%reference, "the secret is there again"),
-            News::Stale(reason) => {
-                tracing::warn!(%reference, reason, "no newer value of the secret can be had: the last one stays in use");
-            }
-            News::Unresolved(reason) => tracing::error!(
-                %reference,
-                reason,
-                "reference cannot be resolved: credentials and certificates with it are left out, elsewhere it stands for itself"
-            ),
-        }
+        news.into_iter().for_each(|(reference, news)| tell(&reference, news));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tell(reference: &str, news: News) {
+    match news {
+        News::None => {}
+        News::Resolved => tracing::info!(reference, "the secret is there again"),
+        News::Stale(reason) => {
+            tracing::warn!(reference, reason, "no newer value of the secret can be had: the last one stays in use");
+        }
+        News::Unresolved(reason) => tracing::error!(
+            reference,
+            reason,
+            "reference cannot be resolved: credentials and certificates with it are left out, elsewhere it stands for itself"
+        ),
     }
 }
 

@@ -24,9 +24,32 @@ impl<'a> Reference<'a> {
     }
 }
 
+/// What is asked for at once with a reference: the secret that it names a member of, as far as the reference tells. Names of AWS's
+/// secrets may have `/` in them, so there it is what stands before the last one.
+pub(super) fn place(text: &str) -> &str {
+    let Some(Reference { manager, path }) = Reference::parse(text) else { return text };
+    let parts = if manager.starts_with("gcp/") { path.split_once('/') } else { path.rsplit_once('/') };
+    parts.and_then(|(_, member)| text.strip_suffix(member)?.strip_suffix('/')).unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn references_to_one_secret_have_one_place() {
+        for (text, expected) in [
+            ("$secret://vault/1/shop/key", "$secret://vault/1/shop"),
+            ("$secret://vault/1/a/b/key", "$secret://vault/1/a/b"),
+            ("$secret://aws/1/name", "$secret://aws/1/name"),
+            ("$secret://aws/1/name/member", "$secret://aws/1/name"),
+            ("$secret://gcp/1/name", "$secret://gcp/1/name"),
+            ("$secret://gcp/1/name/a/b", "$secret://gcp/1/name"),
+            ("$secret://vault/1", "$secret://vault/1"),
+        ] {
+            assert_eq!(place(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn a_reference_names_a_manager_and_something_there() {

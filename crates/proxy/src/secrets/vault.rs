@@ -5,7 +5,7 @@
 
 use super::fields::Fields;
 use super::http::{Answer, Client, encoded_path};
-use super::manager::{FetchError, Fetching, Product, member};
+use super::manager::{FetchError, Fetching, Found, Product, Said, member};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use milecastle_export::Target;
 use serde_json::Value;
@@ -47,7 +47,7 @@ impl Vault {
         Ok(Self { client, target, headers })
     }
 
-    async fn find(&self, path: &str) -> Result<String, FetchError> {
+    async fn find(&self, path: &str, said: &mut Said<Value>) -> Found {
         let parts = path.rsplit_once('/').filter(|(_, key)| !key.is_empty());
         let parts = parts.and_then(|(secret, key)| Some((encoded_path(secret)?, key)));
         let (secret, key) = parts.ok_or_else(|| {
@@ -55,6 +55,19 @@ impl Vault {
                 "a reference to vault ends with `/<path>/<key>`, without empty parts, `.` and `..`".into(),
             )
         })?;
+        let data = match said.get(&secret) {
+            Some(known) => known.clone(),
+            None => {
+                let read = self.read(&secret).await;
+                said.insert(secret, read.clone());
+                read
+            }
+        };
+        member(&data?, key).ok_or(FetchError::Absent)
+    }
+
+    /// The members of a secret.
+    async fn read(&self, secret: &str) -> Result<Value, FetchError> {
         let mut target = self.target.clone();
         target.path = format!("{}/{secret}", target.path);
         let answer = self.client.ask(target, Method::GET, self.headers.clone(), "").await?;
@@ -62,7 +75,7 @@ impl Vault {
             200 => {
                 let found = answer.json().ok_or_else(|| answer.malformed())?;
                 let data = found.get("data").filter(|data| data.is_object()).ok_or_else(|| answer.malformed())?;
-                member(unwrapped(data), key).ok_or(FetchError::Absent)
+                Ok(unwrapped(data).clone())
             }
             404 if says_absent(&answer) => Err(FetchError::Absent),
             _ => Err(answer.refused(None)),
@@ -71,8 +84,14 @@ impl Vault {
 }
 
 impl Product for Vault {
-    fn fetch<'a>(&'a self, path: &'a str) -> Fetching<'a> {
-        Box::pin(self.find(path))
+    fn fetch<'a>(&'a self, paths: &'a [String]) -> Fetching<'a> {
+        Box::pin(async move {
+            let (mut said, mut found) = (Said::new(), Vec::with_capacity(paths.len()));
+            for path in paths {
+                found.push(self.find(path, &mut said).await);
+            }
+            found
+        })
     }
 }
 

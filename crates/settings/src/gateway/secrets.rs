@@ -18,18 +18,20 @@ pub struct Secrets {
     /// References whose values a node knows at once; those beyond stay unresolved, which the log and a metric tell.
     #[schemars(range(min = 1, max = 65536), extend("x-unit" = "references"))]
     pub entries: u32,
-    /// How long one question may take, and how long a new configuration waits for the values that it needs.
+    /// How long one question may take, and how long a new configuration waits for the values that it needs: at most 60s.
     pub timeout: Time,
     /// Longest answer of a secret manager; a longer one counts as a failure.
     pub answer_bytes: Size,
-    /// Questions under way at once; further ones wait for their turn.
+    /// Questions to one secret manager under way at once; further ones wait for their turn.
     #[schemars(range(min = 1, max = 1024), extend("x-unit" = "questions"))]
     pub concurrency: u32,
 }
 
 impl Secrets {
     pub(super) fn check(&self, checks: &mut Checks<'_>) {
-        checks.above_zero(&[("timeout", self.timeout)]);
+        if self.timeout < Time::secs(1) || self.timeout > Time::secs(60) {
+            checks.fault("timeout", "expected 1s to 60s: a change of the configuration may wait so long");
+        }
         for (key, time) in [("ttl", self.ttl), ("negative_ttl", self.negative_ttl)] {
             if time < Time::secs(1) {
                 checks.fault(key, "expected at least 1s: each reference in use is asked for again after it");

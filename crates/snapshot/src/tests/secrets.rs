@@ -1,6 +1,8 @@
 //! References to secret managers, whose values change under a configuration that stays.
 
+use super::tls::pair;
 use super::{Config, compiler_with, delete, mark, put};
+use crate::ClientCertificateFault;
 use milecastle_model::{Key, Kind};
 use milecastle_plugin_api::Secrets;
 use serde_json::{Value, json};
@@ -44,7 +46,7 @@ fn again(config: &mut Config) -> Vec<String> {
 }
 
 #[test]
-fn the_references_of_objects_are_known_wherever_they_stand_and_however_they_are_written() {
+fn the_references_of_objects_are_known_where_they_are_resolved_and_however_they_are_written() {
     let (_, mut config) = config();
     let held = |config: &Config| -> Vec<(String, Vec<String>)> {
         let of = |(key, references): (&Key, &[Box<str>])| {
@@ -58,6 +60,7 @@ fn the_references_of_objects_are_known_wherever_they_stand_and_however_they_are_
         put(Kind::Route, "1", json!({ "uri": "/a", "plugins": mark(TEXT), "upstream": upstream })),
         put(Kind::Route, "2", json!({ "uri": "/b", "plugins": mark("$env://TEXT") })),
         put(Kind::Route, "3", json!({ "uri": "/c", "plugins": mark("see $secret://vault/1/a/text") })),
+        put(Kind::Route, "4", json!({ "uri": "/d", "desc": KEY, "labels": { "a": KEY } })),
         put(Kind::Secret, "vault/1", json!({ "uri": "http://a", "prefix": "p", "token": TEXT })),
         put(Kind::Consumer, "jack", consumer(KEY)),
     ]);
@@ -112,8 +115,63 @@ fn what_holds_a_reference_follows_its_value_and_nothing_else_is_touched() {
         (vec!["mark:two".to_owned()], vec!["mark:two".to_owned()])
     );
     assert!(!before.chain.entries()[0].same_instance(&config.route("/3").unwrap().chain.entries()[0]));
+    assert_eq!(before.terms, config.route("/3").unwrap().terms, "connections that last go on");
     assert!(Arc::ptr_eq(&other, &config.route("/2").unwrap()), "it holds no reference");
     assert_eq!(config.now.revision(), revision);
+}
+
+#[test]
+fn what_is_no_client_certificate_leaves_the_one_before_in_force() {
+    let (values, mut config) = config();
+    let [(first, first_key), (second, second_key)] = [pair(), pair()];
+    let set = |cert: &str, key: &str| {
+        values.set(TEXT, cert);
+        values.set(KEY, key);
+    };
+    let upstream = |key: &str| {
+        let tls = json!({ "client_cert": TEXT, "client_key": key });
+        json!({ "scheme": "https", "nodes": { "127.0.0.1:1": 1 }, "tls": tls })
+    };
+    set(&first, &first_key);
+    config.good(&[
+        put(Kind::Upstream, "u", upstream(KEY)),
+        put(Kind::Route, "1", json!({ "uri": "/1", "upstream": upstream(KEY) })),
+    ]);
+    let shown = |config: &Config| {
+        let own = |path: &str| {
+            let upstream = config.now.upstream_at(path).unwrap();
+            config.now.client_identity(upstream).unwrap().unwrap().clone()
+        };
+        [own("/upstreams/u"), own("/routes/1")]
+    };
+    let before = shown(&config);
+    for (cert, key) in [(&*second, &*first_key), ("sp0ilt", &*second_key), (&*second, "sp0ilt")] {
+        set(cert, key);
+        let reasons = again(&mut config);
+        assert!(reasons.len() == 2 && reasons.iter().all(|reason| !reason.contains("sp0ilt")), "{reasons:?}");
+        assert_eq!(shown(&config), before);
+    }
+    set(&second, &second_key);
+    assert_eq!(again(&mut config), [""; 0]);
+    assert_ne!(shown(&config), before);
+    // One that leads nowhere is no fault: it is not shown, and nothing goes there.
+    config.good(&[put(Kind::Upstream, "u", upstream("$secret://vault/1/none/key"))]);
+    let present = config.now.upstream("u").unwrap();
+    assert_eq!(config.now.client_identity(present).map(|_| ()), Err(ClientCertificateFault::Unusable));
+}
+
+#[test]
+fn what_holds_no_authority_leaves_those_before_in_force() {
+    let (values, mut config) = config();
+    let (cert, key) = pair();
+    let ssl = json!({ "sni": "a.test", "cert": cert, "key": key, "client": { "ca": TEXT } });
+    values.set(TEXT, &cert);
+    config.good(&[put(Kind::Ssl, "1", ssl)]);
+    values.set(TEXT, "there is none in here");
+    let reason = again(&mut config).remove(0);
+    assert!(reason.contains("failed to validate client_cert: what a reference stands for is not"), "{reason}");
+    let served = config.now.certificate("a.test").unwrap();
+    assert_eq!(served.client.as_ref().unwrap().authorities.len(), 1);
 }
 
 #[test]

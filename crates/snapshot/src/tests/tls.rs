@@ -5,7 +5,7 @@ use crate::{ClientCertificateFault, ClientIdentity};
 use milecastle_model::{Change, Kind};
 use serde_json::{Value, json};
 
-fn pair() -> (String, String) {
+pub(super) fn pair() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(vec!["test".into()]).unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
 }

@@ -82,11 +82,11 @@ impl Drop for Keeper {
 impl Handle {
     /// Names what is in force, and whether it is to begin a new generation. What is returned hears of that when it is written;
     /// if it never is, it ends without a word.
-    pub(super) fn in_force(&self, turn: u64, held: Holdings, origin: &Origin, fold: bool) -> oneshot::Receiver<()> {
+    pub(super) fn in_force(&self, turn: u64, held: &Holdings, origin: &Origin, fold: bool) -> oneshot::Receiver<()> {
         let (written, hears) = oneshot::channel();
         let mut todo = self.0.todo();
         if todo.in_force.as_ref().is_none_or(|known| known.turn <= turn) {
-            todo.in_force = Some(InForce { turn, held, origin: origin.clone() });
+            todo.in_force = Some(InForce { turn, held: held.as_received(), origin: origin.clone() });
         }
         if fold {
             todo.fold = true;

@@ -71,7 +71,7 @@ impl Loader {
         drop(lane);
         let many = changes_files >= MANY_FILES || changes_bytes >= settings.fold_at.get();
         // Nobody waits for the generation, if one is due.
-        drop(keeper.in_force(0, holdings.clone(), &origin, many || damaged > 0 || !locked));
+        drop(keeper.in_force(0, &holdings, &origin, many || damaged > 0 || !locked));
         Some((holdings, origin))
     }
 }

@@ -181,7 +181,7 @@ impl LastGood {
         let turn = self.turn;
         let Step::Delta { from, bytes } = step else {
             // An end without a word is a failure that the keeper told.
-            if timeout(patience, keeper.in_force(turn, held.clone(), origin, true)).await.is_err() {
+            if timeout(patience, keeper.in_force(turn, held, origin, true)).await.is_err() {
                 self.too_slow(turn, held, origin);
             }
             return;
@@ -199,7 +199,7 @@ impl LastGood {
             let (shared, held, origin) = (self.shared.clone(), held.clone(), origin.clone());
             tokio::task::spawn_blocking(move || {
                 let fold = lane.append(&shared, &origin, from, held.position().clone(), bytes);
-                drop(keeper.in_force(turn, held, &origin, fold));
+                drop(keeper.in_force(turn, &held, &origin, fold));
                 if let Some(log) = &lane.log {
                     keeper.dirty(log.sink().clone());
                 }
@@ -248,7 +248,7 @@ impl LastGood {
     /// Goes on without the disk. The next generation, whenever it comes, takes the alarm back.
     fn too_slow(&self, turn: u64, held: &Holdings, origin: &Origin) {
         self.shared.failed(&"the disk did not take it within state.write_timeout");
-        drop(self.keeper.handle().in_force(turn, held.clone(), origin, true));
+        drop(self.keeper.handle().in_force(turn, held, origin, true));
     }
 }
 

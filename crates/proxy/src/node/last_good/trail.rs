@@ -41,6 +41,11 @@ impl Trail {
         Self { settings, origin, held, passed, place: None }
     }
 
+    /// Goes on from the same configuration in the forms that it has in force.
+    pub(in crate::node) fn renew(&mut self, held: Holdings) {
+        self.held = held;
+    }
+
     /// Takes what was written since the last look. Blocks.
     pub(in crate::node) fn look(&mut self, compiler: &Compiler) -> Look {
         let before = self.held.position().clone();

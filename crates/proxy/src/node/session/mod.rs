@@ -52,7 +52,7 @@ pub(super) async fn run(member: &mut Member, endpoint: &str, patience: Duration)
 impl Member {
     /// What the node holds, as far as it concerns the control plane there: one of another cluster or group cannot build on it.
     fn have(&self, origin: &Origin) -> Option<pb::Have> {
-        self.holdings.as_ref().filter(|_| self.origin.as_ref() == Some(origin)).map(Holdings::have)
+        self.in_force.held().filter(|_| self.origin.as_ref() == Some(origin)).as_ref().map(Holdings::have)
     }
 }
 
@@ -129,6 +129,7 @@ impl<'a> Session<'a> {
             let message = loop {
                 tokio::select! {
                     message = inbox.message() => break message,
+                    Ok(()) = self.member.regraded.changed() => self.regraded().await,
                     () = sleep_until(heard_by) => return self.lost("nothing was heard for too long"),
                     () = sleep_until(reported + self.report_every) => {
                         if self.is_to_renew() && self.renew().await {
@@ -202,14 +203,15 @@ impl<'a> Session<'a> {
         }
         // What it waits for may have been lost with a database.
         if let Some(holdings) = self.withheld.clone().filter(|held| !self.is_to_withhold(held.position())) {
-            self.put_in_force(holdings, Step::Whole, Instant::now()).await;
+            self.put_in_force(holdings, Step::Whole, Duration::ZERO).await;
         }
     }
 
     /// Takes note if the database has another revision of the number that is held: it was set back and went on past that while
     /// this node saw nothing of it.
     fn note_divergence(&mut self, beat: &pb::Beat) {
-        let Some(held) = self.member.holdings.as_ref().map(Holdings::position) else { return };
+        let Some(held) = self.member.in_force.held() else { return };
+        let held = held.position();
         if beat.apart != 0 && beat.apart == held.revision && *beat.lineage == *held.lineage {
             self.member.set_back.happened(&beat.lineage);
         }
@@ -217,7 +219,7 @@ impl<'a> Session<'a> {
 
     /// Whether what is held may be replaced by something of this lineage, revision and digest.
     fn refusal_of(&self, lineage: &str, revision: u64, digest: &[u8]) -> Result<(), Refusal> {
-        let Some(held) = &self.member.holdings else { return Ok(()) };
+        let Some(held) = self.member.in_force.held() else { return Ok(()) };
         let refuse = |fault, detail: String| Err(Refusal { fault, detail });
         let Position { lineage: own, revision: reached, digest: of_own } = held.position();
         if lineage != &**own {
@@ -270,7 +272,7 @@ impl<'a> Session<'a> {
         if let Err(refusal) = self.refusal_of(&head.lineage, head.revision, &head.digest) {
             return self.refuse(refusal, &head.lineage, head.revision).await;
         }
-        let (compiler, previous) = (self.member.compiler.clone(), self.member.holdings.clone());
+        let (compiler, previous) = (self.member.compiler.clone(), self.member.in_force.held());
         let (lineage, revision) = (head.lineage.clone(), head.revision);
         let build = move || Ok((Holdings::from_objects(&compiler, previous.as_ref(), &head, &objects)?, Step::Whole));
         self.build(lineage, revision, build).await;
@@ -289,7 +291,7 @@ impl<'a> Session<'a> {
             Ok(None) => return,
             Err(error) => return self.malformed(&error.to_string(), &head).await,
         };
-        let Some(held) = self.withheld.clone().or_else(|| self.member.holdings.clone()) else {
+        let Some(held) = self.withheld.clone().or_else(|| self.member.in_force.held()) else {
             let refusal = Refusal { fault: Fault::Gap, detail: "this node holds no configuration yet".into() };
             return self.refuse(refusal, &head.lineage, head.revision).await;
         };
@@ -309,8 +311,8 @@ impl<'a> Session<'a> {
 
     /// Whether something older than the head of the stream's beginning would be the first of its lineage to be in force.
     fn is_to_withhold(&self, next: &Position) -> bool {
-        let held = self.member.holdings.as_ref().map(Holdings::position);
-        let is_first = held.is_none_or(|held| held.lineage != next.lineage);
+        let held = self.member.in_force.held();
+        let is_first = held.is_none_or(|held| held.position().lineage != next.lineage);
         is_first && self.opens_at.is_some_and(|head| next.revision < head)
     }
 
@@ -325,6 +327,7 @@ impl<'a> Session<'a> {
         let built = tokio::task::spawn_blocking(build).await.unwrap_or_else(|error| {
             Err(Refusal { fault: Fault::Malformed, detail: format!("building failed: {error}") })
         });
+        let took = began.elapsed();
         match built {
             Ok((holdings, _)) if self.is_to_withhold(holdings.position()) => {
                 tracing::info!(
@@ -334,32 +337,40 @@ impl<'a> Session<'a> {
                 );
                 self.withheld = Some(holdings);
             }
-            Ok((holdings, step)) => self.put_in_force(holdings, step, began).await,
+            Ok((holdings, step)) => self.put_in_force(holdings, step, took).await,
             Err(refusal) => self.refuse(refusal, &lineage, revision).await,
         }
     }
 
-    /// Puts in force what was built since `began`, has it written to disk and says so.
-    async fn put_in_force(&mut self, holdings: Holdings, step: Step, began: Instant) {
+    /// Puts in force what was built in so long a time, has it written to disk and says so.
+    async fn put_in_force(&mut self, holdings: Holdings, step: Step, took: Duration) {
         // What was withheld is not on the disk: nothing can follow on it there.
         let step = if self.withheld.take().is_some() { Step::Whole } else { step };
-        let have = holdings.have();
-        self.member.take(holdings, self.origin.clone()).await;
-        let rejected = self.member.holdings.as_ref().map(Holdings::rejected).unwrap_or_default();
+        let holdings = self.member.take(holdings, self.origin.clone()).await;
         // It adds up with what was held before, or an operator or the very same configuration has settled it.
         self.member.set_back.settle();
         self.member.settle(Alarm::Settings);
-        let build_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
+        let build_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         self.member.keep(step).await;
-        tracing::info!(revision = have.revision, build_ms, quarantined = rejected.len(), "configuration in force");
-        let mut applied = pb::Applied {
-            lineage: have.lineage,
-            revision: have.revision,
-            digest: have.digest,
-            build_ms,
-            ..pb::Applied::default()
-        };
-        applied.set_rejected(rejected, MAX_MESSAGE_BYTES / 2);
+        let (revision, quarantined) = (holdings.position().revision, holdings.rejected().len());
+        tracing::info!(revision, build_ms, quarantined, "configuration in force");
+        self.send_applied(&holdings, build_ms).await;
+    }
+
+    /// Says once more what is in force, since other objects of it are in quarantine now. One that is behind says so with what it gets
+    /// next, and of what the control plane does not have there is nothing to say.
+    async fn regraded(&self) {
+        let Some(held) = self.member.in_force.held() else { return };
+        let at_head = held.position().revision == self.member.status.read().head;
+        if at_head && self.member.origin.as_ref() == Some(&self.origin) && self.member.lineage_refused.is_none() {
+            self.send_applied(&held, 0).await;
+        }
+    }
+
+    async fn send_applied(&self, holdings: &Holdings, build_ms: u32) {
+        let pb::Have { lineage, revision, digest, .. } = holdings.have();
+        let mut applied = pb::Applied { lineage, revision, digest, build_ms, ..pb::Applied::default() };
+        applied.set_rejected(holdings.rejected(), MAX_MESSAGE_BYTES / 2);
         self.send(Message::Applied(applied)).await;
     }
 

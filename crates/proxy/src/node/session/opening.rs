@@ -112,7 +112,7 @@ impl Member {
         };
         let text = format!("this node gets no updates: {state} ({reason})");
         if self.raise(Alarm::Identity, text.clone()) {
-            let traffic = match self.holdings {
+            let traffic = match self.in_force.held() {
                 Some(_) => "traffic goes on as configured",
                 None => "it has no configuration, and its traffic ports stay closed until it gets one",
             };

@@ -1,8 +1,9 @@
 //! A DP manager that does what a test says, over real gRPC and TLS: what the real one does on a bad day only.
 
 use super::super::{Node, NodeConfig, NodeStatus, TrafficFigures};
-use super::compiler;
+use super::compiler_with;
 use crate::secrets::NodeSecrets;
+use crate::secrets::tests::background;
 use milecastle_pki::transport::{HandshakeLimits, incoming, node_of};
 use milecastle_pki::{Ca, GroupToken, NodeIdentity, ServerIdentity, server_config};
 use milecastle_settings::{ControlPlane, State, Time};
@@ -84,10 +85,10 @@ impl Cluster {
             let maintenance = maintenance.clone();
             move |reason| *maintenance.lock().unwrap() = reason
         };
-        let (handle, outlet) = (tokio::runtime::Handle::current(), milecastle_export::Background::default());
-        let secrets = NodeSecrets::new(&milecastle_settings::Secrets::default(), &handle, outlet);
-        let node =
-            Node::start(config, Arc::new(compiler()), secrets, publish, TrafficFigures::default, maintain).ok()?;
+        let settings = milecastle_settings::Secrets { ttl: Time::millis(10), ..Default::default() };
+        let secrets = NodeSecrets::new(&settings, &tokio::runtime::Handle::current(), background(None));
+        let compiler = Arc::new(compiler_with(secrets.clone()));
+        let node = Node::start(config, compiler, secrets, publish, TrafficFigures::default, maintain).ok()?;
         Some(Started { node, published, maintenance })
     }
 

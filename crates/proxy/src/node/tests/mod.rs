@@ -1,21 +1,46 @@
 //! A node against what control planes and disks do to it.
 
 mod holdings;
+mod in_force;
 mod manager;
 mod membership;
 mod stream;
 
-use milecastle_plugin_api::{NoSecrets, Registry, Shared};
+use milecastle_plugin_api::{NoSecrets, Registry, Secrets, Shared};
 use milecastle_snapshot::Compiler;
+use milecastle_testkit::Vault;
+use milecastle_testkit::registry::Server;
+use milecastle_testkit::tls::Identity;
 use milecastle_wire::{Digest, DigestKey, pb};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 const LINEAGE: &str = "line";
 
 pub(in crate::node) fn compiler() -> Compiler {
-    let registry = Registry::new(&[], Map::new(), Arc::new(Shared::default()), Arc::new(NoSecrets));
+    compiler_with(Arc::new(NoSecrets))
+}
+
+fn compiler_with(secrets: Arc<dyn Secrets>) -> Compiler {
+    let registry = Registry::new(&[], Map::new(), Arc::new(Shared::default()), secrets);
     Compiler::new(Arc::new(registry))
+}
+
+/// The secret object `vault/1` of a Vault whose token is `t0ken`.
+fn manager_of(vault: &Server<Vault>) -> pb::Object {
+    let body = json!({ "uri": vault.url(), "prefix": "kv", "token": "t0ken" });
+    object("secret", "vault/1", &body.to_string())
+}
+
+/// A certificate for `a.test` that `vault/1` keeps at `kv/<path>`.
+fn certificate(path: &str) -> pb::Object {
+    let (cert, key) = (format!("$secret://vault/1/{path}/cert"), format!("$secret://vault/1/{path}/key"));
+    object("ssl", "1", &json!({ "sni": "a.test", "cert": cert, "key": key }).to_string())
+}
+
+/// As it is kept.
+fn pair(identity: &Identity) -> Value {
+    json!({ "cert": identity.cert, "key": identity.key })
 }
 
 fn object(kind: &str, id: &str, body: &str) -> pb::Object {

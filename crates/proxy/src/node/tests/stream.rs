@@ -2,8 +2,10 @@
 
 use super::super::Alarm;
 use super::manager::{Cluster, Opened};
-use super::{LINEAGE, delta, digest, object, put, route};
+use super::{LINEAGE, certificate, delta, digest, manager_of, object, pair, put, route};
 use milecastle_settings::Time;
+use milecastle_testkit::Vault;
+use milecastle_testkit::tls::Authority;
 use milecastle_wire::{Digest, DigestKey, pack_snapshot, pb};
 use pb::control_message::Message as Control;
 use pb::node_message::Message;
@@ -111,6 +113,27 @@ async fn a_head_that_was_lost_is_not_waited_for() {
     stream.send(Control::Beat(beat(LINEAGE, 5))).await;
     assert_eq!(stream.applied().await, 5);
     assert_eq!((node.revisions(), node.node.status().last_good.revision), (vec![5], Some(5)));
+}
+
+#[tokio::test]
+async fn what_secrets_change_of_the_quarantine_is_told_for_the_same_revision() {
+    let (vault, authority) = (Vault::start("t0ken"), Authority::new("a"));
+    let [first, second] = [(); 2].map(|()| authority.issue(&["a.test"]));
+    vault.set("kv/tls", pair(&first));
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager().await;
+    let node = cluster.node(&[&manager.address], |_| ());
+    let mut stream = manager.stream().await;
+    stream.bring(LINEAGE, 5, &[manager_of(&vault), certificate("tls")]).await;
+    let mismatched = serde_json::json!({ "cert": second.cert, "key": first.key });
+    for (kept, rejected) in [(mismatched, 1), (pair(&second), 0)] {
+        vault.set("kv/tls", kept);
+        match stream.answer().await {
+            Message::Applied(applied) => assert_eq!((applied.revision, applied.rejected.len()), (5, rejected)),
+            other => panic!("not applied: {other:?}"),
+        }
+        assert_eq!(node.node.status().quarantined, rejected);
+    }
 }
 
 #[tokio::test]

@@ -105,12 +105,12 @@ fn object(server: &Server<Aws>) -> Value {
 /// Fetches, and says as well which names were asked for.
 async fn fetch(server: &Server<Aws>, path: &str) -> (Result<String, FetchError>, Vec<String>) {
     let before = server.asked().len();
-    let fetched = manager("aws/1", &object(server)).fetch(path).await;
+    let fetched = manager("aws/1", &object(server)).fetch_one(path).await;
     (fetched, server.asked().iter().skip(before).map(name).collect())
 }
 
 #[tokio::test]
-async fn aws_without_a_field_the_whole_string_is_the_secret() {
+async fn resources_13_2_aws_without_a_field_the_whole_string_is_the_secret() {
     let server =
         Aws::start(&[("plain", json!({ "SecretString": r#"{"a":1}"# })), ("/a/b/c", json!({ "SecretString": "d" }))]);
     assert_eq!(fetch(&server, "plain").await, (found(r#"{"a":1}"#), vec!["plain".to_owned()]));
@@ -118,7 +118,7 @@ async fn aws_without_a_field_the_whole_string_is_the_secret() {
 }
 
 #[tokio::test]
-async fn aws_the_longest_name_is_asked_for_first() {
+async fn resources_13_2_aws_the_longest_name_is_asked_for_first() {
     let members = r#"{"user":"u","password":"other","port":5432,"tls":{"on":true},"none":null,"a/b":"c","a b":"d"}"#;
     let server = Aws::start(&[
         ("prod/db/password", json!({ "SecretString": "p" })),
@@ -147,7 +147,7 @@ async fn aws_the_longest_name_is_asked_for_first() {
 }
 
 #[tokio::test]
-async fn aws_what_a_policy_hides_is_a_failure_unless_a_shorter_name_is_found() {
+async fn resources_13_2_aws_what_a_policy_hides_is_a_failure_unless_a_shorter_name_is_found() {
     let server = Aws::start(&[
         ("db/user", json!("AccessDeniedException")),
         ("db/nothing", json!("AccessDeniedException")),
@@ -162,26 +162,26 @@ async fn aws_what_a_policy_hides_is_a_failure_unless_a_shorter_name_is_found() {
 }
 
 #[tokio::test]
-async fn aws_session_token_region_and_path_are_signed() {
+async fn resources_13_2_aws_session_token_region_and_path_are_signed() {
     let secrets = vec![("a", json!({ "SecretString": "b" }))];
     let server = Server::run(Aws { region: "eu-west-1", path: "/aws/v1", session: SESSION, secrets });
     let mut body = object(&server);
     body["endpoint_url"] = format!("{}/aws/v1/", server.url()).into();
     body["region"] = "eu-west-1".into();
     body["session_token"] = SESSION.into();
-    assert_eq!(manager("aws/1", &body).fetch("a").await, found("b"));
+    assert_eq!(manager("aws/1", &body).fetch_one("a").await, found("b"));
     for (name, other) in
         [("region", json!("us-east-1")), ("secret_access_key", json!("x")), ("session_token", json!("x"))]
     {
         let mut body = body.clone();
         body[name] = other;
-        let text = failure(manager("aws/1", &body).fetch("a").await);
+        let text = failure(manager("aws/1", &body).fetch_one("a").await);
         assert!(text.contains("status 400, "), "{name}: {text}");
     }
 }
 
 #[tokio::test]
-async fn aws_secrets_that_are_deleted_or_no_text_are_absent() {
+async fn resources_13_2_aws_secrets_that_are_deleted_or_no_text_are_absent() {
     let server = Aws::start(&[
         ("binary", json!({ "SecretBinary": "AAEC" })),
         ("deleted", json!("InvalidRequestException")),
@@ -193,7 +193,7 @@ async fn aws_secrets_that_are_deleted_or_no_text_are_absent() {
 }
 
 #[tokio::test]
-async fn aws_failures_tell_no_secret() {
+async fn resources_13_2_aws_failures_tell_no_secret() {
     let mut server = Aws::start(&[
         ("a", json!({ "SecretString": "value-of-a" })),
         ("throttled", json!("ThrottlingException")),
@@ -208,4 +208,18 @@ async fn aws_failures_tell_no_secret() {
     let mut body = object(&server);
     body["session_token"] = SESSION.into();
     check_failures(&mut server, ("aws/1", &body), "a", &[KEY, SESSION, "value-of-a"]).await;
+}
+
+#[tokio::test]
+async fn resources_13_2_aws_a_secret_is_read_once_for_all_of_its_members() {
+    let server = Aws::start(&[
+        ("tls", json!({ "SecretString": r#"{"cert":"c","key":"k"}"# })),
+        ("tls/other", json!({ "SecretString": "o" })),
+    ]);
+    let paths = ["tls/cert", "tls/key", "tls/other", "tls"].map(str::to_owned);
+    let fetched = manager("aws/1", &object(&server)).fetch(&paths).await;
+    assert_eq!(fetched, [found("c"), found("k"), found("o"), found(r#"{"cert":"c","key":"k"}"#)]);
+    let mut names: Vec<_> = server.asked().iter().map(name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["tls", "tls/cert", "tls/key", "tls/other"]);
 }

@@ -151,7 +151,7 @@ fn logins(server: &Server<Google>) -> usize {
 }
 
 #[tokio::test]
-async fn gcp_the_first_part_is_the_secret_and_the_rest_its_field() {
+async fn resources_13_3_gcp_the_first_part_is_the_secret_and_the_rest_its_field() {
     let server = Google::start(3600);
     let gcp = manager("gcp/1", &object(&server));
     for (path, expected) in [
@@ -168,7 +168,7 @@ async fn gcp_the_first_part_is_the_secret_and_the_rest_its_field() {
         ("destroyed", Err(FetchError::Absent)),
         ("unknown", Err(FetchError::Absent)),
     ] {
-        assert_eq!(gcp.fetch(path).await, expected, "{path}");
+        assert_eq!(gcp.fetch_one(path).await, expected, "{path}");
     }
     for (path, expected) in [
         ("forbidden", "answers with status 403, PERMISSION_DENIED"),
@@ -176,49 +176,49 @@ async fn gcp_the_first_part_is_the_secret_and_the_rest_its_field() {
         ("", "names a secret of letters, digits, `-` and `_`"),
         ("../plain", "names a secret of letters, digits, `-` and `_`"),
     ] {
-        let text = failure(gcp.fetch(path).await);
+        let text = failure(gcp.fetch_one(path).await);
         assert!(text.ends_with(expected), "{path}: {text}");
     }
 }
 
 #[tokio::test]
-async fn gcp_a_token_is_kept_until_a_minute_before_it_ends() {
+async fn resources_13_3_gcp_a_token_is_kept_until_a_minute_before_it_ends() {
     for (expires_in, expected) in [(3600, 1), (60, 3)] {
         let server = Google::start(expires_in);
         let gcp = manager("gcp/1", &object(&server));
         for _ in 0..3 {
-            assert_eq!(gcp.fetch("plain").await, found("s3cret"));
+            assert_eq!(gcp.fetch_one("plain").await, found("s3cret"));
         }
         assert_eq!(logins(&server), expected);
     }
 }
 
 #[tokio::test]
-async fn gcp_those_who_ask_at_once_log_in_once() {
+async fn resources_13_3_gcp_those_who_ask_at_once_log_in_once() {
     let server = Google::start(3600);
     let gcp = manager("gcp/1", &object(&server));
-    let fetched = tokio::join!(gcp.fetch("plain"), gcp.fetch("json/user"), gcp.fetch("json/port"));
+    let fetched = tokio::join!(gcp.fetch_one("plain"), gcp.fetch_one("json/user"), gcp.fetch_one("json/port"));
     assert_eq!(fetched, (found("s3cret"), found("u"), found("5432")));
     assert_eq!(logins(&server), 1);
 }
 
 #[tokio::test]
-async fn gcp_a_token_that_was_taken_back_is_replaced() {
+async fn resources_13_3_gcp_a_token_that_was_taken_back_is_replaced() {
     let server = Google::start(3600);
     let gcp = manager("gcp/1", &object(&server));
-    assert_eq!(gcp.fetch("plain").await, found("s3cret"));
+    assert_eq!(gcp.fetch_one("plain").await, found("s3cret"));
     server.token.fetch_add(1, Ordering::Relaxed);
-    assert_eq!(gcp.fetch("plain").await, found("s3cret"));
+    assert_eq!(gcp.fetch_one("plain").await, found("s3cret"));
     assert_eq!(logins(&server), 2);
 }
 
 #[tokio::test]
-async fn gcp_keys_are_pkcs8_or_pkcs1() {
+async fn resources_13_3_gcp_keys_are_pkcs8_or_pkcs1() {
     let server = Google::start(3600);
     let mut body = object(&server);
     for key in [&KEY.pkcs8, &KEY.pkcs1] {
         body["auth_config"]["private_key"] = key.as_str().into();
-        assert_eq!(manager("gcp/1", &body).fetch("plain").await, found("s3cret"));
+        assert_eq!(manager("gcp/1", &body).fetch_one("plain").await, found("s3cret"));
     }
     let why = "must be an RSA key of 2048 to 8192 bits in PEM, PKCS#8 or PKCS#1, without a passphrase";
     let curve = Authority::new("a").identity().key;
@@ -229,34 +229,34 @@ async fn gcp_keys_are_pkcs8_or_pkcs1() {
 }
 
 #[tokio::test]
-async fn gcp_another_account_is_not_let_in() {
+async fn resources_13_3_gcp_another_account_is_not_let_in() {
     let server = Google::start(3600);
     let mut body = object(&server);
     body["auth_config"]["client_email"] = "other@p-1".into();
-    let text = failure(manager("gcp/1", &body).fetch("plain").await);
+    let text = failure(manager("gcp/1", &body).fetch_one("plain").await);
     assert_eq!(text, format!("{} answers with status 400, invalid_grant", server.url()));
 }
 
 #[tokio::test]
-async fn gcp_scopes_are_those_of_the_object() {
+async fn resources_13_3_gcp_scopes_are_those_of_the_object() {
     let server = Server::run(Google { scope: "a b", expires_in: 3600, token: AtomicU64::new(1) });
     let mut body = object(&server);
-    assert!(failure(manager("gcp/1", &body).fetch("plain").await).contains("invalid_grant"));
+    assert!(failure(manager("gcp/1", &body).fetch_one("plain").await).contains("invalid_grant"));
     body["auth_config"]["scope"] = json!(["a", "b"]);
-    assert_eq!(manager("gcp/1", &body).fetch("plain").await, found("s3cret"));
+    assert_eq!(manager("gcp/1", &body).fetch_one("plain").await, found("s3cret"));
 }
 
 #[tokio::test]
-async fn gcp_an_account_of_a_file_is_read_before_each_login() {
+async fn resources_13_3_gcp_an_account_of_a_file_is_read_before_each_login() {
     let (dir, server) = (TempDir::new(), Google::start(60));
     let path = dir.path().join("account.json");
     let gcp = manager("gcp/1", &json!({ "auth_file": path.display().to_string() }));
-    let fails = async || failure(gcp.fetch("plain").await);
+    let fails = async || failure(gcp.fetch_one("plain").await);
     assert!(fails().await.starts_with("`auth_file` cannot be used: "));
     let mut account = account(&server);
     account["type"] = "service_account".into();
     dir.write("account.json", account.to_string());
-    assert_eq!(gcp.fetch("plain").await, found("s3cret"));
+    assert_eq!(gcp.fetch_one("plain").await, found("s3cret"));
     dir.write("account.json", KEY.pkcs8.as_bytes());
     assert_eq!(fails().await, "`auth_file` cannot be used: it is no JSON");
     account.as_object_mut().unwrap().remove("project_id");
@@ -267,22 +267,22 @@ async fn gcp_an_account_of_a_file_is_read_before_each_login() {
 }
 
 #[tokio::test]
-async fn gcp_ssl_verify_alone_turns_verification_off() {
+async fn resources_13_3_gcp_ssl_verify_alone_turns_verification_off() {
     let server = Google::start(3600);
     let address = encrypted(&Authority::new("unknown").issue(&["127.0.0.1"]), server.address()).await;
     let mut body = object(&server);
     body["auth_config"]["entries_uri"] = format!("https://{address}/v1").into();
     for verify in [Value::Null, true.into()] {
         body["ssl_verify"] = verify;
-        let text = failure(manager("gcp/1", &body).fetch("plain").await);
+        let text = failure(manager("gcp/1", &body).fetch_one("plain").await);
         assert!(text.starts_with(&format!("https://{address} cannot be asked")), "{text}");
     }
     body["ssl_verify"] = false.into();
-    assert_eq!(manager("gcp/1", &body).fetch("plain").await, found("s3cret"));
+    assert_eq!(manager("gcp/1", &body).fetch_one("plain").await, found("s3cret"));
 }
 
 #[tokio::test]
-async fn gcp_failures_tell_no_secret() {
+async fn resources_13_3_gcp_failures_tell_no_secret() {
     let key = KEY.pkcs8.lines().nth(1).unwrap();
     for place in ["token_uri", "entries_uri"] {
         let (good, mut bad) = (Google::start(3600), Google::start(3600));
@@ -293,7 +293,7 @@ async fn gcp_failures_tell_no_secret() {
 }
 
 #[tokio::test]
-async fn gcp_faults_of_the_object_are_named_without_values() {
+async fn resources_13_3_gcp_faults_of_the_object_are_named_without_values() {
     let server = Google::start(3600);
     let both = json!({ "auth_config": account(&server), "auth_file": "/a" });
     for body in [json!({}), both] {
@@ -314,4 +314,13 @@ async fn gcp_faults_of_the_object_are_named_without_values() {
     let mut body = object(&server);
     body["ssl_verify"] = "no".into();
     assert_eq!(fault("gcp/1", &body), "`ssl_verify` must be a boolean");
+}
+
+#[tokio::test]
+async fn resources_13_3_gcp_a_secret_is_read_once_for_all_of_its_members() {
+    let server = Google::start(3600);
+    let paths = ["json/user", "json/port", "json/nothing"].map(str::to_owned);
+    let fetched = manager("gcp/1", &object(&server)).fetch(&paths).await;
+    assert_eq!(fetched, [found("u"), found("5432"), Err(FetchError::Absent)]);
+    assert_eq!(server.asked().len(), 1 + logins(&server));
 }

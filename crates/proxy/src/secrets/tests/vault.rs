@@ -57,7 +57,7 @@ fn object(server: &Server<Vault>, prefix: &str) -> Value {
 }
 
 #[tokio::test]
-async fn vault_the_last_part_of_the_path_is_the_key_under_the_prefix() {
+async fn resources_13_1_vault_the_last_part_of_the_path_is_the_key_under_the_prefix() {
     let data = json!({ "auth-key": "k-1", "port": 5432, "on": true, "list": [1, "a"], "none": null, "a b": "c" });
     let server = Vault::start(&[("/v1/kv/apisix/team/jack", data.clone()), ("/v1/kv/apisix/a%20b%2B", data)]);
     for prefix in ["kv/apisix", "/kv/apisix/"] {
@@ -72,35 +72,35 @@ async fn vault_the_last_part_of_the_path_is_the_key_under_the_prefix() {
             ("team/joe/auth-key", Err(FetchError::Absent)),
             ("a b+/a b", found("c")),
         ] {
-            assert_eq!(vault.fetch(path).await, expected, "{prefix} {path}");
+            assert_eq!(vault.fetch_one(path).await, expected, "{prefix} {path}");
         }
     }
 }
 
 #[tokio::test]
-async fn vault_a_path_stays_under_the_prefix() {
+async fn resources_13_1_vault_a_path_stays_under_the_prefix() {
     let server = Vault::start(&[("/v1/kv/a", json!({ "b": "c" }))]);
     let vault = manager("vault/1", &object(&server, "kv"));
     for path in ["", "key", "/key", "a/", "a//b", "../a/b", "x/../a/b", "./a/b"] {
         let expected = "a reference to vault ends with `/<path>/<key>`, without empty parts, `.` and `..`";
-        assert_eq!(failure(vault.fetch(path).await), expected, "{path}");
+        assert_eq!(failure(vault.fetch_one(path).await), expected, "{path}");
     }
     assert!(server.asked().is_empty());
-    assert_eq!(vault.fetch("a/b").await, found("c"));
+    assert_eq!(vault.fetch_one("a/b").await, found("c"));
 }
 
 #[tokio::test]
-async fn vault_a_namespace_is_named() {
+async fn resources_13_1_vault_a_namespace_is_named() {
     let secrets = vec![("/v1/kv/a", json!({ "b": "c" }))];
     let server = Server::run(Vault { token: TOKEN.to_owned(), namespace: "admin/team", secrets });
     let mut body = object(&server, "kv");
-    assert!(failure(manager("vault/1", &body).fetch("a/b").await).ends_with("status 404"));
+    assert!(failure(manager("vault/1", &body).fetch_one("a/b").await).ends_with("status 404"));
     body["namespace"] = "admin/team".into();
-    assert_eq!(manager("vault/1", &body).fetch("a/b").await, found("c"));
+    assert_eq!(manager("vault/1", &body).fetch_one("a/b").await, found("c"));
 }
 
 #[tokio::test]
-async fn vault_the_token_may_be_a_reference_to_the_environment() {
+async fn resources_13_1_vault_the_token_may_be_a_reference_to_the_environment() {
     // One that every process has.
     let token = std::env::var("PATH").unwrap();
     let secrets = vec![("/v1/kv/a", json!({ "b": "c" }))];
@@ -108,12 +108,12 @@ async fn vault_the_token_may_be_a_reference_to_the_environment() {
     for reference in ["$ENV://PATH", "$env://PATH"] {
         let mut body = object(&server, "kv");
         body["token"] = reference.into();
-        assert_eq!(manager("vault/1", &body).fetch("a/b").await, found("c"));
+        assert_eq!(manager("vault/1", &body).fetch_one("a/b").await, found("c"));
     }
 }
 
 #[tokio::test]
-async fn vault_version_2_of_the_engine_is_told_by_its_answers() {
+async fn resources_13_1_vault_version_2_of_the_engine_is_told_by_its_answers() {
     let versioned = json!({ "data": { "b": "c", "data": "d" }, "metadata": { "version": 7, "destroyed": false } });
     let server = Vault::start(&[
         ("/v1/kv/data/a", versioned),
@@ -131,37 +131,37 @@ async fn vault_version_2_of_the_engine_is_told_by_its_answers() {
         ("first/data", found(r#"{"b":"c"}"#)),
         ("first/metadata", found("m")),
     ] {
-        assert_eq!(vault.fetch(path).await, expected, "{path}");
+        assert_eq!(vault.fetch_one(path).await, expected, "{path}");
     }
 }
 
 #[tokio::test]
-async fn vault_a_prefix_without_an_engine_and_a_token_without_rights_are_failures() {
+async fn resources_13_1_vault_a_prefix_without_an_engine_and_a_token_without_rights_are_failures() {
     let server = Vault::start(&[("/v1/kv/a", json!({ "b": "c" }))]);
-    let text = failure(manager("vault/1", &object(&server, "other")).fetch("a/b").await);
+    let text = failure(manager("vault/1", &object(&server, "other")).fetch_one("a/b").await);
     assert_eq!(text, format!("{} answers with status 404", server.url()));
     let mut body = object(&server, "kv");
     body["token"] = "hvs.another".into();
-    let text = failure(manager("vault/1", &body).fetch("a/b").await);
+    let text = failure(manager("vault/1", &body).fetch_one("a/b").await);
     assert_eq!(text, format!("{} answers with status 403", server.url()));
 }
 
 #[tokio::test]
-async fn vault_failures_tell_no_secret() {
+async fn resources_13_1_vault_failures_tell_no_secret() {
     let mut server = Vault::start(&[("/v1/kv/a", json!({ "b": "value-of-b" }))]);
     let body = object(&server, "kv");
     check_failures(&mut server, ("vault/1", &body), "a/b", &[TOKEN, "value-of-b"]).await;
 }
 
 #[tokio::test]
-async fn vault_certificates_are_verified() {
+async fn resources_13_1_vault_certificates_are_verified() {
     let (dir, ours, other) = (TempDir::new(), Authority::new("ours"), Authority::new("other"));
     let server = Vault::start(&[("/v1/kv/a", json!({ "b": "c" }))]);
     let address = encrypted(&ours.issue(&["127.0.0.1"]), server.address()).await;
     let body = json!({ "uri": format!("https://{address}"), "prefix": "kv", "token": TOKEN });
     let fetch = async |authority: &Authority| {
         let file = dir.write("trusted.pem", authority.pem());
-        Manager::new("vault/1", &body, outlet(Some(&file)), SOON).unwrap().fetch("a/b").await
+        Manager::new("vault/1", &body, outlet(Some(&file)), patience(SOON)).unwrap().fetch_one("a/b").await
     };
     assert_eq!(fetch(&ours).await, found("c"));
     let text = failure(fetch(&other).await);
@@ -169,7 +169,7 @@ async fn vault_certificates_are_verified() {
 }
 
 #[tokio::test]
-async fn vault_faults_of_the_object_are_named_without_values() {
+async fn resources_13_1_vault_faults_of_the_object_are_named_without_values() {
     let check = |name: &str, value: Value, expected: &str| {
         let mut body = json!({ "uri": "http://127.0.0.1:1", "prefix": "kv", "token": TOKEN });
         body[name] = value;
@@ -185,4 +185,13 @@ async fn vault_faults_of_the_object_are_named_without_values() {
     check("token", "$ENV://MILECASTLE_HAS_NO_SUCH_VARIABLE".into(), reference);
     check("token", "$secret://vault/2/a/b".into(), reference);
     check("namespace", 7.into(), "`namespace` must be a string");
+}
+
+#[tokio::test]
+async fn resources_13_1_vault_a_secret_is_read_once_for_all_of_its_keys() {
+    let server = Vault::start(&[("/v1/kv/a", json!({ "cert": "c", "key": "k" }))]);
+    let paths = ["a/cert", "a/key", "a/none"].map(str::to_owned);
+    let fetched = manager("vault/1", &object(&server, "kv")).fetch(&paths).await;
+    assert_eq!(fetched, [found("c"), found("k"), Err(FetchError::Absent)]);
+    assert_eq!(server.asked().len(), 1);
 }

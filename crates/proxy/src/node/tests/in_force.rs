@@ -1,0 +1,105 @@
+//! What is in force while secrets change, with a Vault of the testkit.
+
+use super::super::StatusCell;
+use super::super::holdings::{Holdings, SnapshotHead};
+use super::super::in_force::InForce;
+use super::{LINEAGE, certificate, compiler_with, delta, digest, manager_of, pair, put, route};
+use crate::secrets::NodeSecrets;
+use crate::secrets::tests::background;
+use milecastle_settings::{Secrets as Settings, Time};
+use milecastle_snapshot::Compiler;
+use milecastle_testkit::registry::{Fault, Server};
+use milecastle_testkit::tls::{Authority, Identity};
+use milecastle_testkit::{Vault, eventually};
+use milecastle_wire::pb;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::json;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+struct Site {
+    vault: Server<Vault>,
+    compiler: Compiler,
+    status: StatusCell,
+    in_force: Arc<InForce>,
+}
+
+impl Site {
+    /// Asks for each secret again and again, and waits for it as long as it takes.
+    fn start() -> Self {
+        let settings = Settings { ttl: Time::millis(10), timeout: Time::secs(3600), ..Settings::default() };
+        let secrets = NodeSecrets::new(&settings, &Handle::current(), background(None));
+        let compiler = compiler_with(secrets.clone());
+        let status = StatusCell { own: Arc::default(), last_good: Arc::default() };
+        let in_force = InForce::new(Box::new(|_| {}), status.clone(), secrets);
+        tokio::spawn(in_force.clone().follow_secrets());
+        Self { vault: Vault::start("t0ken"), compiler, status, in_force }
+    }
+
+    /// The first configuration: a certificate that is kept at `kv/tls`. Gives it as it is in force.
+    async fn begin(&self) -> (Holdings, [pb::Object; 2]) {
+        let objects = [manager_of(&self.vault), certificate("tls")];
+        let digest = digest(&objects).into();
+        let head = SnapshotHead { lineage: LINEAGE.into(), revision: 1, digest, mark: String::new() };
+        let built = Holdings::from_objects(&self.compiler, None, &head, &objects).unwrap();
+        (self.in_force.put(built).await, objects)
+    }
+
+    fn serves(&self, identity: &Identity) -> bool {
+        let held = self.in_force.held().unwrap();
+        let served = held.snapshot().certificate("a.test").and_then(|ssl| ssl.keys.first());
+        let expected = CertificateDer::from_pem_slice(identity.cert.as_bytes()).unwrap();
+        served.is_some_and(|pair| pair.cert.first() == Some(&expected))
+    }
+}
+
+#[tokio::test]
+async fn a_change_brings_no_value_back_that_is_older_than_the_one_in_force() {
+    let (site, authority) = (Site::start(), Authority::new("a"));
+    let [first, second, third] = [(); 3].map(|()| authority.issue(&["a.test"]));
+    site.vault.set("kv/tls", pair(&first));
+    let (before, objects) = site.begin().await;
+    assert!(site.serves(&first), "from the beginning");
+    site.vault.set("kv/tls", pair(&second));
+    eventually("the second one", async || site.serves(&second)).await;
+    let regraded = site.in_force.regraded();
+    site.vault.set("kv/tls", json!({ "cert": third.cert, "key": second.key }));
+    eventually("it is in quarantine", async || regraded.has_changed().unwrap()).await;
+    assert!(site.serves(&second) && site.status.read().quarantined == 1);
+
+    // One that was built before the values changed, then one that was built since.
+    let mut after = objects.to_vec();
+    for (revision, id) in [(1, "1"), (2, "2")] {
+        let base = if revision == 1 { before.clone() } else { site.in_force.held().unwrap() };
+        let other = route(id, "/a");
+        after.push(other.clone());
+        let next = base.after(&site.compiler, &delta(revision, revision + 1, vec![put(&other)], &after)).unwrap();
+        site.in_force.put(next).await;
+        assert_eq!(site.in_force.held().unwrap().position().revision, revision + 1);
+        assert!(site.serves(&second));
+    }
+    site.vault.set("kv/tls", pair(&third));
+    eventually("the third one", async || site.serves(&third)).await;
+}
+
+#[tokio::test]
+async fn what_does_not_come_into_force_leaves_the_secrets_of_what_is() {
+    let (site, authority) = (Site::start(), Authority::new("a"));
+    let [first, second] = [(); 2].map(|()| authority.issue(&["a.test"]));
+    site.vault.set("kv/tls", pair(&first));
+    let (before, objects) = site.begin().await;
+    // Its secret does not come, and it is given up.
+    let after = [objects[0].clone(), certificate("other")];
+    let next = before.after(&site.compiler, &delta(1, 2, vec![put(&after[1])], &after)).unwrap();
+    site.vault.fail(Some(Fault::Silence));
+    let asks = async || site.vault.asked().iter().any(|asked| asked.target.path().ends_with("/other"));
+    tokio::select! {
+        _ = site.in_force.put(next) => panic!("it waits for its secret"),
+        () = eventually("the new secret is asked for", asks) => {}
+    }
+    site.vault.fail(None);
+    assert_eq!(site.in_force.held().unwrap().position().revision, 1);
+    site.vault.set("kv/tls", pair(&second));
+    eventually("the second one", async || site.serves(&second)).await;
+}
