@@ -19,6 +19,9 @@ use super::directives::Directives;
 /// Most header fields of a request.
 const MAX_HEADERS: usize = 1000;
 
+/// The first byte of a TLS record that holds a handshake (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// What the server shares with the tests.
 #[derive(Debug)]
 pub(super) struct State {
@@ -227,6 +230,10 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut) 
     let end = loop {
         if let Some(at) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
             break at + 4;
+        }
+        // Who begins a TLS handshake waits for an answer, and would never end a head.
+        if buffer.first() == Some(&TLS_HANDSHAKE) {
+            return Err(io::ErrorKind::InvalidData.into());
         }
         if stream.read_buf(buffer).await? == 0 {
             return if buffer.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
