@@ -177,8 +177,8 @@ async fn a_client_that_left_finds_its_answer_when_it_comes_again() {
     let held = gw.database().unwrap().hold("LOCK TABLE idempotency IN SHARE MODE").unwrap();
     let left = tokio::spawn(async move { post().to(address).await });
     let waits = || {
-        let sql =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
+                   AND query LIKE 'INSERT INTO idempotency%'";
         gw.database().unwrap().query(sql).unwrap().trim() != "0"
     };
     eventually("the write is under way", async || waits()).await;
