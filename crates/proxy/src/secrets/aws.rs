@@ -5,9 +5,8 @@
 
 use super::fields::Fields;
 use super::http::Client;
-use super::manager::{FetchError, Fetching, Found, Product, Said, part};
+use super::manager::{FetchError, Fetching, Found, Product, part};
 use super::sigv4::Signer;
-use futures_util::future::join_all;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use milecastle_export::Target;
@@ -17,8 +16,6 @@ use std::time::SystemTime;
 
 const OPERATION: HeaderName = HeaderName::from_static("x-amz-target");
 const DEFAULT_REGION: &str = "us-east-1";
-/// Questions that one fetch has under way at once.
-const SIDE_BY_SIDE: usize = 8;
 
 /// Asks Secrets Manager.
 pub(super) struct Aws {
@@ -28,7 +25,6 @@ pub(super) struct Aws {
 }
 
 /// What is said of a name.
-#[derive(Clone)]
 enum Answer {
     /// The secret of that name.
     Secret(String),
@@ -66,7 +62,7 @@ impl Aws {
         Ok(Self { client, target, signer })
     }
 
-    async fn find(&self, path: &str, said: &mut Said<Answer>) -> Found {
+    async fn find(&self, path: &str) -> Found {
         if path.is_empty() {
             return Err(FetchError::Failed("a reference to aws ends with the name of a secret".into()));
         }
@@ -74,16 +70,8 @@ impl Aws {
         // A policy that allows some secrets alone hides that there are no others.
         let mut absent = FetchError::Absent;
         loop {
-            let answer = match said.get(name) {
-                Some(known) => known.clone(),
-                None if may_be_name(name) => {
-                    let answer = self.ask(name).await;
-                    said.insert(name.to_owned(), answer.clone());
-                    answer
-                }
-                None => Ok(Answer::NotFound),
-            };
-            match answer? {
+            let answer = if may_be_name(name) { self.ask(name).await? } else { Answer::NotFound };
+            match answer {
                 Answer::Secret(secret) => return part(secret, field).map_err(|_| absent),
                 Answer::NotFound => {}
                 Answer::Denied(error) => absent = error,
@@ -139,16 +127,10 @@ fn may_be_name(text: &str) -> bool {
 impl Product for Aws {
     fn fetch<'a>(&'a self, paths: &'a [String]) -> Fetching<'a> {
         Box::pin(async move {
-            let mut said = Said::new();
-            // Each may be a secret of its own; what is shorter they have in common.
-            for some in paths.chunks(SIDE_BY_SIDE) {
-                let names = some.iter().filter(|path| may_be_name(path));
-                let asked = names.map(|name| async move { (name.clone(), self.ask(name).await) });
-                said.extend(join_all(asked).await);
-            }
+            // One alone: each reference to aws is a place of its own.
             let mut found = Vec::with_capacity(paths.len());
             for path in paths {
-                found.push(self.find(path, &mut said).await);
+                found.push(self.find(path).await);
             }
             found
         })

@@ -37,8 +37,8 @@ pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Vec<Found>> + Send + 
 
 /// A product that keeps secrets.
 pub(super) trait Product: Send + Sync {
-    /// What stands at each of `paths`. No secret is asked for twice, so that what is read of one fits together. There is no time limit;
-    /// dropping the future ends it.
+    /// What stands at each of `paths`, which are of one [place](super::reference::place): what they have in common is read once, so that
+    /// it fits together. There is no time limit; dropping the future ends it.
     fn fetch<'a>(&'a self, paths: &'a [String]) -> Fetching<'a>;
 }
 
@@ -81,7 +81,7 @@ impl Manager {
         Ok(Self { product, timeout, turns: Semaphore::new(concurrency), silent: Mutex::default() })
     }
 
-    /// What stands at each of `paths`, which belong to one secret: what follows `$secret://<manager>/<id>/` in references. Once it is
+    /// What stands at each of `paths`, which are of one [place](super::reference::place): what follows `$secret://<manager>/<id>/` in references. Once it is
     /// its turn it takes no longer than the timeout, however many questions it needs. Where a question has run out of time meanwhile,
     /// those that waited for their turn are not asked any more: they have failed as well.
     pub(super) async fn fetch(&self, paths: &[String]) -> Vec<Found> {

@@ -24,11 +24,16 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// What is asked for at once with a reference: the secret that it names a member of, as far as the reference tells. Names of AWS's
-/// secrets may have `/` in them, so there it is what stands before the last one.
+/// What is asked for at once with a reference: the secret that it names a member of. Names of AWS's secrets may have `/` in them, so a
+/// reference does not tell where the member begins, and each is asked for by itself.
 pub(super) fn place(text: &str) -> &str {
     let Some(Reference { manager, path }) = Reference::parse(text) else { return text };
-    let parts = if manager.starts_with("gcp/") { path.split_once('/') } else { path.rsplit_once('/') };
+    let parts = match manager.split_once('/') {
+        Some(("vault", _)) => path.rsplit_once('/'),
+        Some(("gcp", _)) => path.split_once('/'),
+        _ => None,
+    };
+    let parts = parts.filter(|(secret, _)| !secret.is_empty());
     parts.and_then(|(_, member)| text.strip_suffix(member)?.strip_suffix('/')).unwrap_or(text)
 }
 
@@ -42,12 +47,18 @@ mod tests {
             ("$secret://vault/1/shop/key", "$secret://vault/1/shop"),
             ("$secret://vault/1/a/b/key", "$secret://vault/1/a/b"),
             ("$secret://aws/1/name", "$secret://aws/1/name"),
-            ("$secret://aws/1/name/member", "$secret://aws/1/name"),
+            ("$secret://aws/1/name/member", "$secret://aws/1/name/member"),
+            ("$secret://aws/1//name", "$secret://aws/1//name"),
             ("$secret://gcp/1/name", "$secret://gcp/1/name"),
             ("$secret://gcp/1/name/a/b", "$secret://gcp/1/name"),
+            ("$secret://gcp/1//name", "$secret://gcp/1//name"),
+            ("$secret://vault/1//key", "$secret://vault/1//key"),
             ("$secret://vault/1", "$secret://vault/1"),
         ] {
             assert_eq!(place(text), expected, "{text}");
+            // Who is to be asked is read from the place.
+            let manager = |text| Reference::parse(text).map(|of| of.manager);
+            assert_eq!(manager(expected), manager(text), "{text}");
         }
     }
 

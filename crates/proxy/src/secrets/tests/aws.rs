@@ -209,17 +209,3 @@ async fn resources_13_2_aws_failures_tell_no_secret() {
     body["session_token"] = SESSION.into();
     check_failures(&mut server, ("aws/1", &body), "a", &[KEY, SESSION, "value-of-a"]).await;
 }
-
-#[tokio::test]
-async fn resources_13_2_aws_a_secret_is_read_once_for_all_of_its_members() {
-    let server = Aws::start(&[
-        ("tls", json!({ "SecretString": r#"{"cert":"c","key":"k"}"# })),
-        ("tls/other", json!({ "SecretString": "o" })),
-    ]);
-    let paths = ["tls/cert", "tls/key", "tls/other", "tls"].map(str::to_owned);
-    let fetched = manager("aws/1", &object(&server)).fetch(&paths).await;
-    assert_eq!(fetched, [found("c"), found("k"), found("o"), found(r#"{"cert":"c","key":"k"}"#)]);
-    let mut names: Vec<_> = server.asked().iter().map(name).collect();
-    names.sort_unstable();
-    assert_eq!(names, ["tls", "tls/cert", "tls/key", "tls/other"]);
-}
