@@ -2,7 +2,7 @@
 //!
 //! It does no I/O and reads no clock.
 //!
-//! Invariant: the references to one secret have the values of one answer, so that a key goes with its certificate.
+//! Invariant: the references of one [`place`] have the values of one answer, so that a key goes with its certificate.
 
 use super::reference::place;
 use milecastle_settings::Secrets as Settings;
@@ -20,7 +20,7 @@ pub(super) enum Trouble {
     Failed(String),
 }
 
-/// References that are to be asked for together, since what they name is one secret.
+/// References that are to be asked for together ([`place`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
     /// See [`place`].
@@ -71,12 +71,16 @@ pub(super) struct Cache {
     left_out: usize,
     /// Grows with each change of a value.
     generation: u64,
+    /// Grows with each question, and with each that is due at once. One for all places: one that is forgotten and comes back is not
+    /// mistaken for its former self.
+    round: u64,
 }
 
 /// References that are asked for together ([`place`]).
 struct Place {
     entries: BTreeMap<Arc<str>, Entry>,
     due: Instant,
+    /// That of the last question, or of what has made its answer count no more.
     round: u64,
 }
 
@@ -102,6 +106,7 @@ impl Cache {
             awaited: HashSet::new(),
             left_out: 0,
             generation: 0,
+            round: 0,
         }
     }
 
@@ -160,8 +165,9 @@ impl Cache {
         }
         // Should no answer come at all.
         self.schedule(&name, now + self.patience);
+        self.round += 1;
         let place = self.places.get_mut(&name)?;
-        place.round += 1;
+        place.round = self.round;
         Some(Question { references: place.entries.keys().cloned().collect(), round: place.round, place: name })
     }
 
@@ -235,8 +241,9 @@ impl Cache {
 
     /// Has a place asked for at once and waited for; an answer that is under way does not count.
     fn ask_at_once(&mut self, name: &Arc<str>, now: Instant) {
+        self.round += 1;
         if let Some(place) = self.places.get_mut(name) {
-            place.round += 1;
+            place.round = self.round;
         }
         self.schedule(name, now);
         self.awaited.insert(name.clone());

@@ -147,6 +147,35 @@ fn an_answer_of_the_former_manager_does_not_count() {
 }
 
 #[test]
+fn an_answer_to_what_was_forgotten_meanwhile_does_not_count() {
+    let mut bed = Bed::new(&[A]);
+    let former = bed.questions().remove(0);
+    bed.follow(&[]);
+    bed.follow(&[A]);
+    let present = bed.questions().remove(0);
+    assert_eq!(bed.take(former, Ok("old")), News::None);
+    assert_eq!((bed.value(), bed.cache.awaited()), (None, 1));
+    bed.take(present, Ok("new"));
+    assert_eq!(bed.value().as_deref(), Some("new"));
+}
+
+#[test]
+fn secrets_of_aws_below_one_prefix_have_nothing_to_do_with_each_other() {
+    const THERE: &str = "$secret://aws/1/prod/a";
+    const MISSING: &str = "$secret://aws/1/prod/b";
+    let mut bed = Bed::new(&[THERE, MISSING]);
+    let mut questions = bed.questions();
+    assert_eq!(questions.len(), 2);
+    let missing = questions.pop().unwrap();
+    assert_eq!(&*missing.references[0], MISSING);
+    bed.take(questions.remove(0), Ok("one"));
+    assert_eq!(bed.cache.value(THERE).as_deref(), Some("one"), "whatever becomes of the other question");
+    bed.take(missing, Err(absent()));
+    bed.later(60);
+    assert_eq!(bed.due(), [MISSING]);
+}
+
+#[test]
 fn references_to_one_secret_are_one_question_and_a_change_asks_for_nothing_else() {
     const KEY: &str = "$secret://vault/1/a/other";
     let mut bed = Bed::with(&Settings::default(), &[A, KEY, B]);
