@@ -65,8 +65,8 @@ pub enum ClientCertificateFault {
 }
 
 impl ClientCertificate {
-    /// `resolve` gives the text itself, or what a reference stands for. A reference that leads nowhere is no fault, as with the
-    /// certificates of ssl objects; what it leads to may be, and then the form before it stays.
+    /// `resolve` gives the text itself, or what a reference stands for. A reference that leads nowhere, or stands for itself as in
+    /// configurations of plugins, is no fault, as with the certificates of ssl objects; what it leads to may be, and then the form before it stays.
     pub(crate) fn of(tls: Option<&UpstreamTls>, resolve: &dyn Fn(&str) -> Option<String>) -> Result<Self, Fault> {
         let Some(tls) = tls else { return Ok(Self::None) };
         let (cert, key) = match (&tls.client_cert_id, &tls.client_cert, &tls.client_key) {
@@ -76,7 +76,8 @@ impl ClientCertificate {
         };
         let unusable = Ok(Self::Own(Err(ClientCertificateFault::Unusable)));
         let referred = is_reference(cert) || is_reference(key);
-        let (Some(cert), Some(key)) = (resolve(cert), resolve(key)) else { return unusable };
+        let found = |text: &str| resolve(text).filter(|found| found != text || !is_reference(text));
+        let (Some(cert), Some(key)) = (found(cert), found(key)) else { return unusable };
         let pair = certified_key(&cert, &key).map_err(|_| REFERRED);
         match pair.and_then(|pair| ClientIdentity::new(pair).ok_or(MISMATCHED)) {
             Ok(identity) => Ok(Self::Own(Ok(identity))),

@@ -156,8 +156,18 @@ fn what_is_no_client_certificate_leaves_the_one_before_in_force() {
     assert_ne!(shown(&config), before);
     // One that leads nowhere is no fault: it is not shown, and nothing goes there.
     config.good(&[put(Kind::Upstream, "u", upstream("$secret://vault/1/none/key"))]);
-    let present = config.now.upstream("u").unwrap();
-    assert_eq!(config.now.client_identity(present).map(|_| ()), Err(ClientCertificateFault::Unusable));
+    let fault = |config: &Config| {
+        let present = config.now.upstream("u").unwrap();
+        config.now.client_identity(present).err()
+    };
+    assert_eq!(fault(&config), Some(ClientCertificateFault::Unusable));
+    config.good(&[put(Kind::Upstream, "u", upstream(KEY))]);
+    assert_eq!(fault(&config), None);
+    // Nor is one that stands for itself.
+    let itself = "$secret://vault/1/itself/key";
+    values.set(itself, itself);
+    config.good(&[put(Kind::Upstream, "u", upstream(itself))]);
+    assert_eq!(fault(&config), Some(ClientCertificateFault::Unusable));
 }
 
 #[test]
