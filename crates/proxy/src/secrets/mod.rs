@@ -152,7 +152,7 @@ impl NodeSecrets {
         let waiting = tokio::time::timeout(self.patience.timeout, awaited.wait_for(|count| *count == 0));
         if waiting.await.is_err() {
             tracing::warn!(
-                "not every secret is there within secrets.timeout: the configuration comes into force without"
+                "not every secret has been asked for in time (secrets.timeout): the configuration comes into force all the same"
             );
             self.state().cache.go_on();
             self.awaited.send_replace(0);

@@ -60,7 +60,8 @@ async fn what_waits_for_a_manager_that_does_not_answer_fails_with_what_was_asked
     // Bounded, whoever answers.
     secrets.prepare(&snapshot).await;
     eventually("all have failed", async || secrets.figures().failed == 2 * MANY as u64).await;
-    assert_eq!(silent.asked().len(), 2);
+    // Less than its turns where it was not reached in time.
+    assert!(silent.asked().len() <= 2, "{}", silent.asked().len());
     // What is known to be bad is not waited for a second time: nothing is asked, so nothing could end a wait.
     secrets.take_over(&snapshot);
     assert_eq!(*secrets.awaited.borrow(), 0);
