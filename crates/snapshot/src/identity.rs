@@ -66,7 +66,8 @@ pub enum ClientCertificateFault {
 
 impl ClientCertificate {
     /// `resolve` gives the text itself, or what a reference stands for. A reference that leads nowhere, or stands for itself as in
-    /// configurations of plugins, is no fault, as with the certificates of ssl objects; what it leads to may be, and then the form before it stays.
+    /// configurations of plugins, is no fault, as with the certificates of ssl objects; what it leads to may be, and then the form
+    /// before it stays.
     pub(crate) fn of(tls: Option<&UpstreamTls>, resolve: &dyn Fn(&str) -> Option<String>) -> Result<Self, Fault> {
         let Some(tls) = tls else { return Ok(Self::None) };
         let (cert, key) = match (&tls.client_cert_id, &tls.client_cert, &tls.client_key) {

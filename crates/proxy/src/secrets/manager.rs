@@ -81,9 +81,9 @@ impl Manager {
         Ok(Self { product, timeout, turns: Semaphore::new(concurrency), silent: Mutex::default() })
     }
 
-    /// What stands at each of `paths`, which are of one [place](super::reference::place): what follows `$secret://<manager>/<id>/` in references. Once it is
-    /// its turn it takes no longer than the timeout, however many questions it needs. Where a question has run out of time meanwhile,
-    /// those that waited for their turn are not asked any more: they have failed as well.
+    /// What stands at each of `paths`, which are of one [place](super::reference::place): what follows `$secret://<manager>/<id>/` in
+    /// references. Once it is its turn it takes no longer than the timeout, however many questions it needs. Where a question has run
+    /// out of time meanwhile, those that waited for their turn are not asked any more: they have failed as well.
     pub(super) async fn fetch(&self, paths: &[String]) -> Vec<Found> {
         let came = Instant::now();
         // It is never closed.

@@ -22,8 +22,8 @@ pub struct Secrets {
     pub timeout: Time,
     /// Longest answer of a secret manager; a longer one counts as a failure.
     pub answer_bytes: Size,
-    /// Questions to one secret manager under way at once; further ones wait for their turn. Each secret object is a manager of its own:
-    /// all together have this number times that of the objects under way, at most `entries`.
+    /// Questions to one secret manager under way at once; further ones wait for their turn. Each secret object is a manager of its own,
+    /// so with ten of them ten times as many are under way.
     #[schemars(range(min = 1, max = 1024), extend("x-unit" = "questions"))]
     pub concurrency: u32,
 }
