@@ -152,8 +152,12 @@ class Client(QuicConnectionProtocol):
         return {"statuses": [answer["status"] for answer in answers], "lengths": [answer["length"] for answer in answers]}
 
     async def late(self, asked):
-        """So many requests whose streams end once all of them have reached the gateway."""
+        """So many requests whose streams end once all of them have reached the gateway. `reserved`: with a frame of no meaning."""
         streams = [self.begin(asked | {"open": True}) for _ in range(asked["count"])]
+        if asked.get("reserved"):
+            for stream in streams:
+                # Its type, of those that RFC 9114 §7.2.8 reserves, its length, and what it carries.
+                self._quic.send_stream_data(stream, b"\x21\x04none")
         # It has read what came before that by then.
         await self.request({"authority": asked["authority"]})
         for stream in streams:

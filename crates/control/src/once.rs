@@ -10,7 +10,7 @@ use crate::waits::{Full, Place, REPEATS, Waits};
 use aws_lc_rs::digest;
 use http::{HeaderMap, Method, Uri};
 use milecastle_settings::Admin;
-use milecastle_store::{Acting, Answered, Done, Once, StoreError};
+use milecastle_store::{Acting, Actor, Answered, Done, Once, StoreError};
 use milecastle_telemetry::metrics::{Counter, Handle, MetricError, Options, Registry};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -114,7 +114,8 @@ impl Repeats {
     }
 
     fn place(&self, acting: Acting<'_>) -> Result<Place, Full> {
-        self.places.enter(&acting.actor().name).inspect_err(|_| self.refused.inc())
+        let Actor { kind, name, id, .. } = acting.actor();
+        self.places.enter_as(&format!("{} {id}", kind.name()), name).inspect_err(|_| self.refused.inc())
     }
 }
 

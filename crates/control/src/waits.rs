@@ -16,7 +16,7 @@ struct Places {
     what: &'static What,
     most: usize,
     most_of_a_key: usize,
-    /// Places taken, by the name of the key.
+    /// Places taken, by the key.
     taken: Mutex<HashMap<String, usize>>,
 }
 
@@ -89,13 +89,18 @@ impl Waits {
 
     /// A place for a request that the key of this name opened.
     pub(crate) fn enter(&self, key: &str) -> Result<Place, Full> {
+        self.enter_as(key, key)
+    }
+
+    /// The same, where keys of different kinds may have one name.
+    pub(crate) fn enter_as(&self, key: &str, name: &str) -> Result<Place, Full> {
         let mut taken = self.0.lock();
         if taken.values().sum::<usize>() >= self.0.most {
             return Err(Full::All { what: self.0.what, most: self.0.most });
         }
         let of_the_key = taken.entry(key.to_owned()).or_default();
         if *of_the_key >= self.0.most_of_a_key {
-            return Err(Full::OfTheKey { what: self.0.what, key: key.to_owned(), most: self.0.most_of_a_key });
+            return Err(Full::OfTheKey { what: self.0.what, key: name.to_owned(), most: self.0.most_of_a_key });
         }
         *of_the_key += 1;
         Ok(Place { places: self.0.clone(), key: key.to_owned() })
@@ -140,6 +145,15 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_one_name_have_their_own_places() {
+        let waits = Waits::new(&WAITS, 3, 1);
+        let _account = waits.enter_as("account ci", "ci").ok().unwrap();
+        let _token = waits.enter_as("token 7", "ci").ok().unwrap();
+        let full = waits.enter_as("token 7", "ci").err();
+        assert_eq!(full, Some(Full::OfTheKey { what: &WAITS, key: "ci".to_owned(), most: 1 }));
+    }
 
     #[test]
     fn a_key_has_its_places_and_all_have_theirs() {

@@ -173,7 +173,11 @@ async fn requests_without_a_body_take_no_room_however_late_their_streams_end() {
     const MANY: usize = 100;
     let site = Site::start(&[]).await;
     let mut client = site.client();
-    for more in [json!({ "method": "GET" }), json!({ "method": "POST", "headers": [["content-length", "0"]] })] {
+    for more in [
+        json!({ "method": "GET" }),
+        json!({ "method": "GET", "reserved": true }),
+        json!({ "method": "POST", "headers": [["content-length", "0"]] }),
+    ] {
         let mut asked = json!({ "do": "late", "authority": "localhost", "count": MANY });
         asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         assert_eq!(client.ask(asked)["statuses"], json!(vec![200; MANY]), "{more}");

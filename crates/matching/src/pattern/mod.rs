@@ -233,7 +233,7 @@ fn compile(source: &str, flags: Flags) -> Engine {
         .multi_line(flags.multi_line)
         .dot_matches_new_line(flags.dot_all)
         .verbose_mode(flags.extended)
-        .delegate_size_limit(limits::PART)
+        .delegate_size_limit(limits::part(&text.text))
         .max_prog_size(limits::INSTRUCTIONS)
         .backtrack_limit(limits::STEPS_BACK)
         .build();
@@ -350,7 +350,13 @@ mod tests {
         }
         // Each part of a pattern counts by itself, and may be as large as a class of Unicode needs.
         assert!(Pattern::new(r"(?=[ab]{100000})x").is_err());
-        assert!(Pattern::new(r"(?=a)\p{L}+").is_ok());
+        for ordinary in [r"(?=a)\p{L}+", r"^(?!.*\.\.).{1,1024}$", r"^/(?!admin)[^/]{1,255}/[^/]{1,255}/[^/]{1,255}"] {
+            assert!(Pattern::new(ordinary).is_ok(), "{ordinary}");
+        }
+        // Where there may be very many, each has to be smaller.
+        let many = |alternatives| format!("(?=a{}).{{1,1024}}", "|a".repeat(alternatives));
+        assert!(Pattern::new(&many(100)).is_ok());
+        assert!(Pattern::new(&many(1100)).is_err());
         // A group that calls itself is written out, 2^19 times here.
         let Err(PatternError::Invalid(reason)) = Pattern::new(r"(a|b\g<1>\g<1>)") else { panic!("it was accepted") };
         assert!(reason.starts_with("too large"), "{reason}");

@@ -133,14 +133,11 @@ impl Conn {
                     Poll::Ready(Err(PumpError::Client(error))) => return Poll::Ready(Err(error.into())),
                     // The answer may have been sent before the upstream closed: a refusal of a large body, say.
                     Poll::Ready(Err(PumpError::Upstream(error))) => send_failure = Some(error),
-                    Poll::Pending if self.pending() > 0 => {
-                        state = Waiting::ToSend;
-                        moved = self.pending() != before.0;
-                    }
                     // Not whenever this is polled: the limit itself does so when it is reached.
                     Poll::Pending => {
-                        state = Waiting::ForClient;
-                        moved = outgoing.taken() != before.1;
+                        // What TLS has taken is not pending here, and yet may have to be sent.
+                        state = if outgoing.is_starved() { Waiting::ForClient } else { Waiting::ToSend };
+                        moved = (self.pending(), outgoing.taken()) != before;
                     }
                 }
             }

@@ -24,6 +24,11 @@ impl Outgoing {
         !matches!(self, Self::Streaming(pump) if !pump.ended)
     }
 
+    /// Whether only the client keeps it from going on, over HTTP/1.1.
+    pub(super) fn is_starved(&self) -> bool {
+        matches!(self, Self::Streaming(pump) if pump.starved)
+    }
+
     /// Bytes that have been taken from the client while they came.
     pub(crate) fn taken(&self) -> u64 {
         if let Self::Streaming(pump) = self { pump.taken } else { 0 }
@@ -53,6 +58,8 @@ pub(crate) struct Pump {
     trailers: Trailers,
     started: bool,
     ended: bool,
+    /// All that was taken has been sent, and the client is waited for.
+    starved: bool,
     /// Bytes taken from the client.
     taken: u64,
 }
@@ -70,7 +77,8 @@ impl Pump {
     pub(crate) fn new(body: Upload, length: Option<u64>, first: Option<Bytes>, keep: usize) -> Self {
         let kept = Some(Kept { pieces: Vec::new(), bytes: 0, most: keep });
         let trailers = Trailers::default();
-        let mut pump = Self { body, length, first: None, kept, trailers, started: false, ended: false, taken: 0 };
+        let (started, ended, starved) = (false, false, false);
+        let mut pump = Self { body, length, first: None, kept, trailers, started, ended, starved, taken: 0 };
         if let Some(first) = first.filter(|first| !first.is_empty()) {
             pump.keep(&first);
             pump.first = Some(first);
@@ -139,10 +147,12 @@ impl Pump {
             }
         }
         loop {
+            self.starved = false;
             ready!(conn.poll_flush(cx)).map_err(PumpError::Upstream)?;
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
+            self.starved = true;
             match ready!(self.poll_piece(cx)) {
                 Ok(Some(piece)) => {
                     conn.lay_out(Bytes::new(), b"");

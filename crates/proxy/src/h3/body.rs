@@ -98,18 +98,28 @@ impl Body {
         self.expectation.get_or_insert_default().clone()
     }
 
-    /// Whether there is nothing of it; ready once a frame or the end has come.
+    /// Whether there is nothing of it; ready once a frame that means something or the end has come.
     pub(crate) fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        match ready!(self.frames.poll_head(cx)) {
-            Ok(None) if self.left.unwrap_or(0) == 0 => self.at = At::End,
-            // The end comes too early, as the one who reads it is told.
-            Ok(None) | Err(_) => {}
-            Ok(Some(head)) => match self.check(head) {
-                Ok(()) => self.begin(head),
-                Err(fault) => self.at = At::Broken(fault),
-            },
+        loop {
+            match &mut self.at {
+                At::Unknown(0) => self.at = At::Frames,
+                At::Unknown(left) => {
+                    if let Err(fault) = ready!(self.frames.poll_skip(left, cx)) {
+                        self.at = At::Broken(fault.into());
+                    }
+                }
+                At::Frames => match ready!(self.frames.poll_head(cx)) {
+                    Ok(None) if self.left.unwrap_or(0) == 0 => self.at = At::End,
+                    // The end comes too early, as the one who reads it is told.
+                    Ok(None) | Err(_) => return Poll::Ready(false),
+                    Ok(Some(head)) => match self.check(head) {
+                        Ok(()) => self.begin(head),
+                        Err(fault) => self.at = At::Broken(fault),
+                    },
+                },
+                _ => return Poll::Ready(self.is_ended()),
+            }
         }
-        Poll::Ready(self.is_ended())
     }
 
     /// Bytes that are to come, where the client has said so.

@@ -82,6 +82,8 @@ struct Session<'a> {
     /// The head that the first beat named, or a later one if that is lower. What is older does not become the first of its lineage
     /// to be in force: it may open what has long been closed.
     opens_at: Option<u64>,
+    /// Lineage, head and digest that the last beat named.
+    named: Option<(String, u64, bytes::Bytes)>,
     /// What was built and is too old for that; the step that leads on is under way.
     withheld: Option<Holdings>,
     /// What was told of the node's log.
@@ -109,6 +111,7 @@ impl<'a> Session<'a> {
             report_every,
             served_since: None,
             opens_at: None,
+            named: None,
             withheld: None,
             complaints: Complaints::default(),
         }
@@ -127,9 +130,11 @@ impl<'a> Session<'a> {
         loop {
             let heard_by = Instant::now() + silence;
             let message = loop {
+                // What may not be told yet waits, also from one stream to the next.
+                let may_tell = self.is_at_head();
                 tokio::select! {
                     message = inbox.message() => break message,
-                    Ok(()) = self.member.regraded.changed() => self.regraded().await,
+                    Ok(()) = self.member.regraded.changed(), if may_tell => self.tell_regraded().await,
                     () = sleep_until(heard_by) => return self.lost("nothing was heard for too long"),
                     () = sleep_until(reported + self.report_every) => {
                         if self.is_to_renew() && self.renew().await {
@@ -179,6 +184,7 @@ impl<'a> Session<'a> {
 
     async fn beat(&mut self, beat: pb::Beat) {
         self.note_divergence(&beat);
+        self.named = Some((beat.lineage.clone(), beat.head, beat.digest.clone()));
         self.opens_at = Some(self.opens_at.unwrap_or(beat.head).min(beat.head));
         self.supersedes = beat.supersedes;
         self.report_every = match Duration::from_millis(beat.report_every_ms.into()) {
@@ -357,21 +363,35 @@ impl<'a> Session<'a> {
         self.send_applied(&holdings, build_ms).await;
     }
 
-    /// Says once more what is in force, since other objects of it are in quarantine now. One that is behind says so with what it gets
-    /// next, and of what the control plane does not have there is nothing to say.
-    async fn regraded(&self) {
-        let Some(held) = self.member.in_force.held() else { return };
-        let at_head = held.position().revision == self.member.status.read().head;
-        if at_head && self.member.origin.as_ref() == Some(&self.origin) && self.member.lineage_refused.is_none() {
+    /// Whether what is in force is the very head that the control plane named last on this stream. One that is behind says what is in
+    /// quarantine with what it gets next, and of what the control plane may not remember there is nothing to say.
+    fn is_at_head(&self) -> bool {
+        let (Some(held), Some((lineage, head, digest))) = (self.member.in_force.held(), &self.named) else {
+            return false;
+        };
+        let held = held.position();
+        self.member.origin.as_ref() == Some(&self.origin)
+            && **lineage == *held.lineage
+            && *head == held.revision
+            && **digest == held.digest.to_bytes()
+    }
+
+    /// Says once more what is in force, since other objects of it are in quarantine now.
+    async fn tell_regraded(&mut self) {
+        if let Some(held) = self.member.in_force.held() {
             self.send_applied(&held, 0).await;
         }
     }
 
-    async fn send_applied(&self, holdings: &Holdings, build_ms: u32) {
+    async fn send_applied(&mut self, holdings: &Holdings, build_ms: u32) {
         let pb::Have { lineage, revision, digest, .. } = holdings.have();
         let mut applied = pb::Applied { lineage, revision, digest, build_ms, ..pb::Applied::default() };
         applied.set_rejected(holdings.rejected(), MAX_MESSAGE_BYTES / 2);
         self.send(Message::Applied(applied)).await;
+        if self.outbox.is_closed() {
+            // The stream is over: it is said on the next one.
+            self.member.regraded.mark_changed();
+        }
     }
 
     async fn malformed(&mut self, detail: &str, head: &SnapshotHead) {

@@ -276,7 +276,7 @@ impl Opened {
         }
     }
 
-    async fn next(&mut self) -> Message {
+    pub(super) async fn next(&mut self) -> Message {
         let message = timeout(SOON, self.inbox.message()).await.expect("a message in time").unwrap();
         message.expect("the stream goes on").message.expect("a message that is known")
     }

@@ -19,9 +19,18 @@ fn beat(lineage: &str, head: u64) -> pb::Beat {
     pb::Beat { lineage: lineage.to_owned(), head, ..pb::Beat::default() }
 }
 
-fn snapshots(lineage: &str, revision: u64, objects: &[pb::Object]) -> Vec<Control> {
+fn digest_of(lineage: &str, objects: &[pb::Object]) -> Digest {
     let key = DigestKey::of_lineage(lineage);
-    let digest: Digest = objects.iter().map(|object| key.wire_object(object)).sum();
+    objects.iter().map(|object| key.wire_object(object)).sum()
+}
+
+/// The beat of a head that has these objects.
+fn beat_of(lineage: &str, head: u64, objects: &[pb::Object]) -> Control {
+    Control::Beat(pb::Beat { digest: digest_of(lineage, objects).into(), ..beat(lineage, head) })
+}
+
+fn snapshots(lineage: &str, revision: u64, objects: &[pb::Object]) -> Vec<Control> {
+    let digest = digest_of(lineage, objects);
     let frames = pack_snapshot(objects.to_vec()).unwrap();
     frames.snapshot(lineage, revision, digest, 0).map(Control::Snapshot).collect()
 }
@@ -29,7 +38,7 @@ fn snapshots(lineage: &str, revision: u64, objects: &[pb::Object]) -> Vec<Contro
 impl Opened {
     /// Says hello, and brings the node a whole configuration.
     pub(super) async fn bring(&mut self, lineage: &str, revision: u64, objects: &[pb::Object]) {
-        self.send(Control::Beat(beat(lineage, revision))).await;
+        self.send(beat_of(lineage, revision, objects)).await;
         for message in snapshots(lineage, revision, objects) {
             self.send(message).await;
         }
@@ -134,6 +143,44 @@ async fn what_secrets_change_of_the_quarantine_is_told_for_the_same_revision() {
         }
         assert_eq!(node.node.status().quarantined, rejected);
     }
+}
+
+#[tokio::test]
+async fn what_secrets_change_without_a_stream_is_told_once_the_node_is_at_the_head() {
+    let (vault, authority) = (Vault::start("t0ken"), Authority::new("a"));
+    let [first, second] = [(); 2].map(|()| authority.issue(&["a.test"]));
+    vault.set("kv/tls", pair(&first));
+    let cluster = Cluster::new();
+    let mut manager = cluster.manager().await;
+    let node = cluster.node(&[&manager.address], |settings| settings.report_interval = Time::millis(100));
+    let mut stream = manager.stream().await;
+    let before = [manager_of(&vault), certificate("tls")];
+    stream.bring(LINEAGE, 5, &before).await;
+    drop(stream);
+    vault.set("kv/tls", serde_json::json!({ "cert": second.cert, "key": first.key }));
+    node.until("it is in quarantine", |status| status.quarantined == 1).await;
+
+    // Neither before a beat nor by one that names a later head.
+    let mut stream = loop {
+        let mut stream = manager.stream().await;
+        // The one before may have been open already when the value changed.
+        if stream.report().await.quarantined == 1 {
+            break stream;
+        }
+    };
+    let other = route("1", "/a");
+    let after = [before[0].clone(), before[1].clone(), other.clone()];
+    for named in [None, Some(beat_of(LINEAGE, 6, &after))] {
+        if let Some(named) = named {
+            stream.send(named).await;
+        }
+        for _ in 0..2 {
+            let message = stream.next().await;
+            assert!(matches!(message, Message::Report(_)), "{message:?}");
+        }
+    }
+    stream.send(Control::Delta(delta(5, 6, vec![put(&other)], &after))).await;
+    assert_eq!(stream.applied().await, 6);
 }
 
 #[tokio::test]
