@@ -8,13 +8,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 /// Bytes of a body.
-const SIZE: usize = 128 << 20;
-/// What all of them together may cost of memory.
-const ROOM: u64 = 32 << 20;
+const SIZE: usize = 384 << 20;
+/// What all of them together may cost of memory: less than a quarter of one. What the allocator has yet to give back comes to some
+/// tens of MiB, however long a body is.
+const ROOM: u64 = (SIZE / 4) as u64;
 /// Bytes that are sent at once, and of a chunk.
 const PIECE: usize = 64 << 10;
 /// How long an exchange may take on a busy machine.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
 
 /// Reads up to the empty line behind a head; `None` if the connection has ended.
 fn read_head(reader: &mut impl BufRead) -> io::Result<Option<String>> {
