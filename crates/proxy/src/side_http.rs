@@ -229,6 +229,8 @@ async fn serve<F, A>(
                 }
             };
             tokio::select! {
+                // First: what has come before the place was another one's is answered.
+                biased;
                 why = spoken => if let Some(why) = why {
                     limits.ended.with(&[why]).inc();
                 },
