@@ -336,6 +336,14 @@ impl Db {
         Ok(self.rows(sql, args).await?.pop())
     }
 
+    /// Whether it is being closed, or is closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            Db::Pg(server) => server.pool.is_closed(),
+            Db::Lite { read, .. } => read.is_closed(),
+        }
+    }
+
     /// Closes every connection once its work is done.
     pub(crate) async fn close(&self) {
         match self {

@@ -203,6 +203,8 @@ async fn follow(
                 });
                 events.send_if_modified(|known| std::mem::replace(known, read.event) != read.event);
             }
+            // The process ends.
+            Err(_) if db.is_closed() => return,
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(%error, "cannot read the heads of the gateway groups; trying again every second");

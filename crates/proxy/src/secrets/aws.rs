@@ -5,7 +5,7 @@
 
 use super::fields::Fields;
 use super::http::Client;
-use super::manager::{FetchError, Fetching, Found, Product, part};
+use super::manager::{FetchError, Found, part};
 use super::sigv4::Signer;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -62,7 +62,8 @@ impl Aws {
         Ok(Self { client, target, signer })
     }
 
-    async fn find(&self, path: &str) -> Found {
+    /// What stands at a path.
+    pub(super) async fn find(&self, path: &str) -> Found {
         if path.is_empty() {
             return Err(FetchError::Failed("a reference to aws ends with the name of a secret".into()));
         }
@@ -72,7 +73,7 @@ impl Aws {
         loop {
             let answer = if may_be_name(name) { self.ask(name).await? } else { Answer::NotFound };
             match answer {
-                Answer::Secret(secret) => return part(secret, field).map_err(|_| absent),
+                Answer::Secret(secret) => return part(&secret, field).map_err(|_| absent),
                 Answer::NotFound => {}
                 Answer::Denied(error) => absent = error,
             }
@@ -122,19 +123,6 @@ impl Aws {
 /// Whether a secret may have this name, or this ARN: AWS answers others with an error of another kind.
 fn may_be_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_+=.@-:".contains(&byte))
-}
-
-impl Product for Aws {
-    fn fetch<'a>(&'a self, paths: &'a [String]) -> Fetching<'a> {
-        Box::pin(async move {
-            // One alone: each reference to aws is a place of its own.
-            let mut found = Vec::with_capacity(paths.len());
-            for path in paths {
-                found.push(self.find(path).await);
-            }
-            found
-        })
-    }
 }
 
 #[cfg(test)]

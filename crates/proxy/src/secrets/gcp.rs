@@ -4,7 +4,7 @@
 
 use super::fields::Fields;
 use super::http::{Answer, Client};
-use super::manager::{FetchError, Fetching, Found, Product, Said, part};
+use super::manager::{FetchError, Found, part};
 use crate::discovery::encoded;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
@@ -89,24 +89,12 @@ impl Gcp {
         Ok(Self { client, source, session: Mutex::default() })
     }
 
-    async fn find(&self, path: &str, said: &mut Said<String>) -> Found {
-        let (name, field) = path.split_once('/').map_or((path, None), |(name, field)| (name, Some(field)));
+    /// The latest version of the secret that a path names, or a member of.
+    pub(super) async fn read(&self, path: &str) -> Found {
+        let (name, _) = parts(path);
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
             return Err(FetchError::Failed("a reference to gcp names a secret of letters, digits, `-` and `_`".into()));
         }
-        let secret = match said.get(name) {
-            Some(known) => known.clone(),
-            None => {
-                let read = self.read(name).await;
-                said.insert(name.to_owned(), read.clone());
-                read
-            }
-        };
-        part(secret?, field)
-    }
-
-    /// The latest version of a secret.
-    async fn read(&self, name: &str) -> Found {
         let session = self.session().await?;
         let mut answer = self.access(&session, name).await?;
         if answer.status == 401 {
@@ -192,16 +180,14 @@ impl Gcp {
     }
 }
 
-impl Product for Gcp {
-    fn fetch<'a>(&'a self, paths: &'a [String]) -> Fetching<'a> {
-        Box::pin(async move {
-            let (mut said, mut found) = (Said::new(), Vec::with_capacity(paths.len()));
-            for path in paths {
-                found.push(self.find(path, &mut said).await);
-            }
-            found
-        })
-    }
+/// What a path names, of the secret that it names.
+pub(super) fn pick(secret: &str, path: &str) -> Found {
+    part(secret, parts(path).1)
+}
+
+/// The name of the secret, and the member.
+fn parts(path: &str) -> (&str, Option<&str>) {
+    path.split_once('/').map_or((path, None), |(name, field)| (name, Some(field)))
 }
 
 impl Account {

@@ -7,13 +7,11 @@
 
 use super::aws::Aws;
 use super::fields::Fields;
-use super::gcp::Gcp;
+use super::gcp::{self, Gcp};
 use super::http::Client;
-use super::vault::Vault;
+use super::vault::{self, Vault};
 use milecastle_export::Background;
 use serde_json::Value;
-use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -32,18 +30,41 @@ pub(super) enum FetchError {
 /// What was found at one path.
 pub(super) type Found = Result<String, FetchError>;
 
-/// Secrets on their way.
-pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Vec<Found>> + Send + 'a>>;
-
 /// A product that keeps secrets.
-pub(super) trait Product: Send + Sync {
-    /// What stands at each of `paths`, which are of one [place](super::reference::place): what they have in common is read once, so that
-    /// it fits together. There is no time limit; dropping the future ends it.
-    fn fetch<'a>(&'a self, paths: &'a [String]) -> Fetching<'a>;
+enum Product {
+    Aws(Aws),
+    Gcp(Gcp),
+    Vault(Vault),
 }
 
-/// What has been said already of secrets, by their names.
-pub(super) type Said<T> = HashMap<String, Result<T, FetchError>>;
+impl Product {
+    fn new(kind: &str, fields: &Fields<'_>, client: Client) -> Result<Self, String> {
+        Ok(match kind {
+            "vault" => Self::Vault(Vault::new(fields, client)?),
+            "aws" => Self::Aws(Aws::new(fields, client)?),
+            "gcp" => Self::Gcp(Gcp::new(fields, client)?),
+            other => return Err(format!("`{other}` is no secret manager: expected `vault`, `aws` or `gcp`")),
+        })
+    }
+
+    /// What stands at each of `paths`, which are of one [place](super::reference::place): the secret that they have in common is read
+    /// once, so that its members fit together. There is no time limit; dropping the future ends it.
+    async fn fetch(&self, paths: &[String]) -> Vec<Found> {
+        let Some(first) = paths.first() else { return Vec::new() };
+        match self {
+            Self::Vault(vault) => {
+                let secret = vault.read(first).await;
+                paths.iter().map(|path| vault::pick(secret.as_ref().map_err(Clone::clone)?, path)).collect()
+            }
+            Self::Gcp(gcp) => {
+                let secret = gcp.read(first).await;
+                paths.iter().map(|path| gcp::pick(secret.as_ref().map_err(Clone::clone)?, path)).collect()
+            }
+            // Each reference to it is a place of its own.
+            Self::Aws(aws) => vec![aws.find(first).await],
+        }
+    }
+}
 
 /// How patiently a manager is asked.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +77,7 @@ pub(super) struct Patience {
 
 /// One secret manager: an object of the kind `secret`.
 pub(super) struct Manager {
-    product: Box<dyn Product>,
+    product: Product,
     timeout: Duration,
     turns: Semaphore,
     /// When it last let a question's time pass.
@@ -70,13 +91,8 @@ impl Manager {
     /// # Errors
     /// The object cannot be used: says why, with the attribute and without its value.
     pub(super) fn new(id: &str, body: &Value, outlet: Arc<Background>, patience: Patience) -> Result<Self, String> {
-        let (fields, client) = (Fields::of(body), Client(outlet));
-        let product: Box<dyn Product> = match id.split_once('/').map_or(id, |(kind, _)| kind) {
-            "vault" => Box::new(Vault::new(&fields, client)?),
-            "aws" => Box::new(Aws::new(&fields, client)?),
-            "gcp" => Box::new(Gcp::new(&fields, client)?),
-            other => return Err(format!("`{other}` is no secret manager: expected `vault`, `aws` or `gcp`")),
-        };
+        let kind = id.split_once('/').map_or(id, |(kind, _)| kind);
+        let product = Product::new(kind, &Fields::of(body), Client(outlet))?;
         let Patience { timeout, concurrency } = patience;
         Ok(Self { product, timeout, turns: Semaphore::new(concurrency), silent: Mutex::default() })
     }
@@ -116,8 +132,8 @@ pub(super) fn member(object: &Value, name: &str) -> Option<String> {
 }
 
 /// A secret that a manager keeps as text, or a member of the JSON object that it is.
-pub(super) fn part(secret: String, field: Option<&str>) -> Result<String, FetchError> {
-    let Some(field) = field else { return Ok(secret) };
-    let object: Option<Value> = serde_json::from_str(&secret).ok();
+pub(super) fn part(secret: &str, field: Option<&str>) -> Found {
+    let Some(field) = field else { return Ok(secret.to_owned()) };
+    let object: Option<Value> = serde_json::from_str(secret).ok();
     object.and_then(|object| member(&object, field)).ok_or(FetchError::Absent)
 }

@@ -5,7 +5,7 @@
 
 use super::fields::Fields;
 use super::http::{Answer, Client, encoded_path};
-use super::manager::{FetchError, Fetching, Found, Product, Said, member};
+use super::manager::{FetchError, Found, member};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use milecastle_export::Target;
 use serde_json::Value;
@@ -47,27 +47,10 @@ impl Vault {
         Ok(Self { client, target, headers })
     }
 
-    async fn find(&self, path: &str, said: &mut Said<Value>) -> Found {
-        let parts = path.rsplit_once('/').filter(|(_, key)| !key.is_empty());
-        let parts = parts.and_then(|(secret, key)| Some((encoded_path(secret)?, key)));
-        let (secret, key) = parts.ok_or_else(|| {
-            FetchError::Failed(
-                "a reference to vault ends with `/<path>/<key>`, without empty parts, `.` and `..`".into(),
-            )
-        })?;
-        let data = match said.get(&secret) {
-            Some(known) => known.clone(),
-            None => {
-                let read = self.read(&secret).await;
-                said.insert(secret, read.clone());
-                read
-            }
-        };
-        member(&data?, key).ok_or(FetchError::Absent)
-    }
-
-    /// The members of a secret.
-    async fn read(&self, secret: &str) -> Result<Value, FetchError> {
+    /// The members of the secret that a path names one of.
+    pub(super) async fn read(&self, path: &str) -> Result<Value, FetchError> {
+        let (secret, _) = parts(path)?;
+        let secret = encoded_path(secret).ok_or_else(malformed)?;
         let mut target = self.target.clone();
         target.path = format!("{}/{secret}", target.path);
         let answer = self.client.ask(target, Method::GET, self.headers.clone(), "").await?;
@@ -83,16 +66,20 @@ impl Vault {
     }
 }
 
-impl Product for Vault {
-    fn fetch<'a>(&'a self, paths: &'a [String]) -> Fetching<'a> {
-        Box::pin(async move {
-            let (mut said, mut found) = (Said::new(), Vec::with_capacity(paths.len()));
-            for path in paths {
-                found.push(self.find(path, &mut said).await);
-            }
-            found
-        })
-    }
+/// The member that a path names, of the secret that it names.
+pub(super) fn pick(secret: &Value, path: &str) -> Found {
+    let (_, key) = parts(path)?;
+    member(secret, key).ok_or(FetchError::Absent)
+}
+
+/// The secret and its member.
+fn parts(path: &str) -> Result<(&str, &str), FetchError> {
+    path.rsplit_once('/').filter(|(_, key)| !key.is_empty()).ok_or_else(malformed)
+}
+
+fn malformed() -> FetchError {
+    let text = "a reference to vault ends with `/<path>/<key>`, without empty parts, `.` and `..`";
+    FetchError::Failed(text.into())
 }
 
 /// The members of a secret. Version 2 has them beside the number of their version.
