@@ -1,4 +1,5 @@
-//! Requests that last, as those that wait for nodes (`?wait=`) or for the answer to a repeated write, and streams of events do, and how many of them there may be.
+//! Requests that last, as those that wait for nodes (`?wait=`) or for the answer to a repeated write, and streams of events do, and
+//! how many of them there may be.
 //!
 //! What must stay true: whoever waits holds a connection, so those who do are bounded, for each key and for all of them
 //! together; what is left of the connections serves requests that do not wait. None of them makes room for another, unlike

@@ -69,7 +69,7 @@ impl fmt::Display for Target {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum PostError {
+pub enum HttpError {
     /// The server cannot be reached.
     #[error("no connection: {0}")]
     Connect(#[from] io::Error),
@@ -116,16 +116,16 @@ impl HttpClient {
     ///
     /// # Errors
     /// There was no answer. The server may have acted all the same.
-    pub async fn post(&mut self, headers: HeaderMap, body: Bytes, patience: Duration) -> Result<Answer, PostError> {
+    pub async fn post(&mut self, headers: HeaderMap, body: Bytes, patience: Duration) -> Result<Answer, HttpError> {
         let sent = self.send(Method::POST, headers, body);
-        tokio::time::timeout(patience, sent).await.unwrap_or(Err(PostError::Late(patience)))
+        tokio::time::timeout(patience, sent).await.unwrap_or(Err(HttpError::Late(patience)))
     }
 
     /// Sends a request, without a time limit of its own; dropped before its end, it has closed the connection.
     ///
     /// # Errors
     /// As for [`HttpClient::post`].
-    pub async fn send(&mut self, method: Method, headers: HeaderMap, body: Bytes) -> Result<Answer, PostError> {
+    pub async fn send(&mut self, method: Method, headers: HeaderMap, body: Bytes) -> Result<Answer, HttpError> {
         let request = self.request(method, headers, body)?;
         let kept = match self.kept.take() {
             Some(mut kept) => kept.ready().await.ok().map(|()| kept),
@@ -150,7 +150,7 @@ impl HttpClient {
         &mut self,
         sender: SendRequest<Full<Bytes>>,
         answer: http::Response<hyper::body::Incoming>,
-    ) -> Result<Answer, PostError> {
+    ) -> Result<Answer, HttpError> {
         let status = answer.status().as_u16();
         let whole = Limited::new(answer.into_body(), self.background.longest_answer()).collect().await;
         if whole.as_ref().is_err_and(|error| error.is::<LengthLimitError>()) {
@@ -161,7 +161,7 @@ impl HttpClient {
         Ok(Answer { status, body: body.unwrap_or_default() })
     }
 
-    fn request(&self, method: Method, mut headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, PostError> {
+    fn request(&self, method: Method, mut headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, HttpError> {
         headers.entry(HOST).or_insert_with(|| self.target.host.clone());
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static("Milecastle"));
         if method != Method::GET {
@@ -172,7 +172,7 @@ impl HttpClient {
         Ok(request)
     }
 
-    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, PostError> {
+    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, HttpError> {
         let stream = self.background.connect(&self.target.endpoint).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the sender; how it ended is seen by whoever waits for an answer.

@@ -67,7 +67,7 @@ pub use discovery::{Discovery, DiscoveryError};
 pub use gateway::{Gateway, GatewayParts, LocalAddr, OnRequestEnd, OnSessionEnd, Served, StartError};
 pub use health::{HealthFigures, UpstreamHealth};
 pub use node_metrics::{PushError, register_metrics};
-pub use outlet::exporters;
+pub use outlet::background;
 pub use secrets::NodeSecrets;
 pub use side_servers::{SideError, SideParts, SideServers};
 pub use worker::{ListenError, probe};

@@ -23,13 +23,13 @@ struct Outlet {
     resolver: Arc<Resolver>,
 }
 
-/// Exporters of a gateway, or what asks its secret managers: they run on `side`, the runtime beside the workers. `longest_answer` is
-/// the longest that is read of one, such as [`milecastle_settings::Limits::export_answer`].
-pub fn exporters(side: Handle, config: &GatewayConfig, longest_answer: Size) -> Background {
+/// The way out of a gateway for exporters and questions to other servers: they run on `side`, the runtime beside the workers.
+/// `longest_answer` is the longest that is read of one, such as [`milecastle_settings::Limits::export_answer`].
+pub fn background(side: Handle, config: &GatewayConfig, longest_answer: Size) -> Background {
     outlet(Resolver::new(side.clone(), config.dns.clone()), side, config.authorities(), longest_answer)
 }
 
-/// As [`exporters`], for others that post beside the traffic. `authorities` is a file in PEM that servers' certificates are verified
+/// As [`background()`], over this resolver. `authorities` is a file in PEM that servers' certificates are verified
 /// with where they are; `None`: those of the system.
 pub(crate) fn outlet(
     resolver: Arc<Resolver>,
@@ -87,7 +87,7 @@ mod tests {
     async fn datagrams_go_to_names_and_addresses() {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let port = server.local_addr().unwrap().port();
-        let background = Arc::new(exporters(Handle::current(), &config(&Gateway::default()), Size::kib(1)));
+        let background = Arc::new(background(Handle::current(), &config(&Gateway::default()), Size::kib(1)));
         let mut room = [0; 8];
         for host in ["127.0.0.1", "localhost"] {
             let to = Endpoint { host: host.into(), port, tls: Tls::None };
@@ -107,7 +107,7 @@ mod tests {
             let mut settings = Gateway::default();
             settings.apisix.ssl.ssl_trusted_certificate =
                 dir.write("trusted.pem", authority.pem()).display().to_string();
-            let background = exporters(Handle::current(), &config(&settings), Size::kib(1));
+            let background = background(Handle::current(), &config(&settings), Size::kib(1));
             let mut client = SocketClient::new(Arc::new(background), to.clone(), Carrier::Connection);
             let sent = client.send(b"hello", SOON).await;
             client.close(SOON).await;

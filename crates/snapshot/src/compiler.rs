@@ -192,14 +192,6 @@ impl Compiler {
         (pass.next, pass.rejected)
     }
 
-    /// The same objects at the same revision, with the forms of these made once more and of what is made of them: references in
-    /// them may stand for other values now. A plugin whose configuration comes to the same keeps its instance.
-    pub fn again(&self, base: &Snapshot, keys: BTreeSet<Key>) -> (Snapshot, Vec<Rejected>) {
-        let mut pass = Pass { compiler: base.compiler.clone(), next: base.clone(), rejected: Vec::new() };
-        pass.run(keys);
-        (pass.next, pass.rejected)
-    }
-
     pub(crate) fn no_plugins(&self) -> Arc<Chain> {
         self.no_plugins.clone()
     }
@@ -266,6 +258,16 @@ impl Compiler {
                 Err(faults.into_iter().map(|fault| Fault::configuration(fault.path, fault.message)).collect())
             }
         }
+    }
+}
+
+impl Snapshot {
+    /// The same objects at the same revision, with the forms of these made once more and of what is made of them: references in
+    /// them may stand for other values now. A plugin whose configuration comes to the same keeps its instance.
+    pub fn again(&self, keys: BTreeSet<Key>) -> (Self, Vec<Rejected>) {
+        let mut pass = Pass { compiler: self.compiler.clone(), next: self.clone(), rejected: Vec::new() };
+        pass.run(keys);
+        (pass.next, pass.rejected)
     }
 }
 

@@ -55,11 +55,11 @@ impl Parts {
     pub(super) fn new(settings: &Settings, facts: NodeFacts, config: &GatewayConfig) -> anyhow::Result<Self> {
         let (workers, side) = (config.workers(), tokio::runtime::Handle::current());
         let metrics = Arc::new(metrics::Registry::new(&settings.plugin_attr.prometheus.metric_prefix, workers));
-        let exporters = Arc::new(milecastle_proxy::exporters(side.clone(), config, settings.limits.export_answer));
+        let exporters = Arc::new(milecastle_proxy::background(side.clone(), config, settings.limits.export_answer));
         let shared = Arc::new(Shared::default());
         shared.put(metrics.clone());
         shared.put(exporters.clone());
-        let outlet = milecastle_proxy::exporters(side.clone(), config, settings.secrets.answer_bytes);
+        let outlet = milecastle_proxy::background(side.clone(), config, settings.secrets.answer_bytes);
         let secrets = NodeSecrets::new(&settings.secrets, &side, outlet);
         let compiler = compiler(settings.plugin_attr.to_json(), shared.clone(), secrets.clone());
         let (state, authorities) = (Some(settings.state.dir()), config.authorities());

@@ -171,7 +171,7 @@ impl Holdings {
         if keys.is_empty() {
             return None;
         }
-        let (snapshot, _) = self.snapshot.compiler().again(&self.snapshot, keys);
+        let (snapshot, _) = self.snapshot.again(keys);
         Some(Self { snapshot: Arc::new(snapshot), built_with: changed.until, ..self.clone() })
     }
 

@@ -21,8 +21,8 @@ pub(super) struct InForce {
     /// Had from asking for secrets until what was built with them is published.
     turn: tokio::sync::Mutex<()>,
     held: Mutex<Option<Holdings>>,
-    /// Counts the times that values of secrets have changed what is in quarantine.
-    regraded: watch::Sender<u64>,
+    /// Wakes when values of secrets have changed what is in quarantine.
+    regraded: watch::Sender<()>,
 }
 
 /// Has the secrets follow what is in force again when it is dropped: what was to replace it has not come to that.
@@ -41,7 +41,7 @@ impl Drop for Retreat<'_> {
 
 impl InForce {
     pub(super) fn new(publish: Publish, status: StatusCell, secrets: Arc<NodeSecrets>) -> Arc<Self> {
-        let (turn, held, regraded) = (tokio::sync::Mutex::default(), Mutex::default(), watch::Sender::new(0));
+        let (turn, held, regraded) = (tokio::sync::Mutex::default(), Mutex::default(), watch::Sender::new(()));
         Arc::new(Self { publish, status, secrets, turn, held, regraded })
     }
 
@@ -51,7 +51,7 @@ impl InForce {
     }
 
     /// Hears when values of secrets have changed what is in quarantine.
-    pub(super) fn regraded(&self) -> watch::Receiver<u64> {
+    pub(super) fn regraded(&self) -> watch::Receiver<()> {
         self.regraded.subscribe()
     }
 
@@ -70,17 +70,14 @@ impl InForce {
             holdings
         } else {
             let as_built = holdings.clone();
-            let building = tokio::task::spawn_blocking(move || {
+            let renewed = built(move || {
                 let based = match former {
                     Some(former) => as_built.over(&former),
                     None => as_built,
                 };
-                based.renewed(&changed).unwrap_or(based)
+                Some(based.renewed(&changed).unwrap_or(based))
             });
-            building.await.unwrap_or_else(|error| {
-                tracing::error!(%error, "the configuration cannot be built with the present values of its secrets");
-                holdings
-            })
+            renewed.await.unwrap_or(holdings)
         };
         self.set(&holdings);
         retreat.to = None;
@@ -98,14 +95,7 @@ impl InForce {
                 continue;
             }
             let rejected = former.rejected();
-            let renewed = match tokio::task::spawn_blocking(move || former.renewed(&changed)).await {
-                Ok(Some(renewed)) => renewed,
-                Ok(None) => continue,
-                Err(error) => {
-                    tracing::error!(%error, "the configuration cannot be built with the present values of its secrets");
-                    continue;
-                }
-            };
+            let Some(renewed) = built(move || former.renewed(&changed)).await else { continue };
             self.set(&renewed);
             tracing::info!(
                 revision = renewed.position().revision,
@@ -113,7 +103,7 @@ impl InForce {
                 "values of secrets have changed: what names them is in force with the new ones"
             );
             if renewed.rejected() != rejected {
-                self.regraded.send_modify(|times| *times += 1);
+                self.regraded.send_replace(());
             }
         }
     }
@@ -126,4 +116,12 @@ impl InForce {
     fn cell(&self) -> MutexGuard<'_, Option<Holdings>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is built with the present values of secrets, off the runtime's threads; `None` too if that comes to no end.
+async fn built(build: impl FnOnce() -> Option<Holdings> + Send + 'static) -> Option<Holdings> {
+    tokio::task::spawn_blocking(build).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the configuration cannot be built with the present values of its secrets");
+        None
+    })
 }

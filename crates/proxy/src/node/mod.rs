@@ -266,7 +266,7 @@ struct Member {
     last_good: LastGood,
     maintenance: Maintenance,
     /// Hears when what is in quarantine is something else, with the revision the same.
-    regraded: tokio::sync::watch::Receiver<u64>,
+    regraded: tokio::sync::watch::Receiver<()>,
     /// Whose configuration is in force.
     origin: Option<Origin>,
     /// A snapshot of which chunks are due; it goes on over the next stream.

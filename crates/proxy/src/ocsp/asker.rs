@@ -9,7 +9,7 @@ use crate::backoff::Backoff;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
-use milecastle_export::{Background, HttpClient, PostError};
+use milecastle_export::{Background, HttpClient, HttpError};
 use milecastle_settings::Ocsp as Settings;
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
     #[error("the responder cannot be asked: {0}")]
-    Network(#[from] PostError),
+    Network(#[from] HttpError),
     #[error("the responder answers with HTTP status {0}")]
     Status(u16),
     #[error("the responder's answer is empty, or longer than `ocsp.answer_bytes`")]

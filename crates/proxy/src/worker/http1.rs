@@ -228,8 +228,8 @@ impl Connection {
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Ended> {
         let activity = &self.client.activity;
         let watched = || self.wire.is_watched() || !self.client.worker.newcomers.may_wait(activity);
-        let half_close = || self.client.worker.node.config.client.half_close;
-        if activity.in_flight.get() > 0 && watched() && self.wire.poll_gone(half_close(), cx).is_ready() {
+        let half_close = self.client.worker.node.config.client.half_close;
+        if activity.in_flight.get() > 0 && watched() && self.wire.poll_gone(half_close, cx).is_ready() {
             return Poll::Ready(Ended::Gone);
         }
         match self.watch.over() {

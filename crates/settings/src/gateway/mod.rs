@@ -100,8 +100,8 @@ const SHARED_WINDOW: Size = Size::kib(512 * 1024);
 /// What may be under way on one HTTP/3 stream to the gateway, and on all of a connection to the client. The protocol itself asks for
 /// nothing (RFC 9000 §4).
 const HTTP3_WINDOW: std::ops::RangeInclusive<Size> = Size::kib(16)..=Size::kib(1024 * 1024);
-/// What may come on all streams of an HTTP/3 connection ahead of their readers.
-const HTTP3_CONNECTION_WINDOW: Size = Size::kib(16 * 1024 * 1024);
+/// Largest `limits.http3_connection_window`.
+const MOST_HTTP3_CONNECTION_WINDOW: Size = Size::kib(16 * 1024 * 1024);
 
 /// TLS of the listeners beside the traffic; each speaks plain HTTP unless it is given a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -248,7 +248,7 @@ impl Gateway {
             checks.fault(key, "expected 16k to 1g: less would have every stream wait for its other side");
         }
         let least = Size::bytes(self.limits.http3_stream_window.get().saturating_mul(4));
-        if !(least..=HTTP3_CONNECTION_WINDOW).contains(&self.limits.http3_connection_window) {
+        if !(least..=MOST_HTTP3_CONNECTION_WINDOW).contains(&self.limits.http3_connection_window) {
             checks.fault(
                 "limits.http3_connection_window",
                 "expected four times `limits.http3_stream_window`, so that bodies have shares of it, to 16g",

@@ -40,7 +40,7 @@ fn consumer(key: &str) -> Value {
 /// Builds everything again that holds a reference.
 fn again(config: &mut Config) -> Vec<String> {
     let keys: BTreeSet<Key> = config.now.references().map(|(key, _)| key.clone()).collect();
-    let (next, rejected) = config.compiler.again(&config.now, keys);
+    let (next, rejected) = config.now.again(keys);
     config.now = next;
     rejected.into_iter().map(|rejected| rejected.reason).collect()
 }

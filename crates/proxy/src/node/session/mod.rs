@@ -85,7 +85,7 @@ struct Session<'a> {
     /// Lineage, head and digest that the last beat named.
     named: Option<(String, u64, bytes::Bytes)>,
     /// What was built and is too old for that; the step that leads on is under way.
-    withheld: Option<Holdings>,
+    withheld: Option<(Holdings, Duration)>,
     /// What was told of the node's log.
     complaints: Complaints,
 }
@@ -208,8 +208,9 @@ impl<'a> Session<'a> {
             }
         }
         // What it waits for may have been lost with a database.
-        if let Some(holdings) = self.withheld.clone().filter(|held| !self.is_to_withhold(held.position())) {
-            self.put_in_force(holdings, Step::Whole, Duration::ZERO).await;
+        if let Some((holdings, took)) = self.withheld.clone().filter(|(held, _)| !self.is_to_withhold(held.position()))
+        {
+            self.put_in_force(holdings, Step::Whole, took).await;
         }
     }
 
@@ -297,7 +298,8 @@ impl<'a> Session<'a> {
             Ok(None) => return,
             Err(error) => return self.malformed(&error.to_string(), &head).await,
         };
-        let Some(held) = self.withheld.clone().or_else(|| self.member.in_force.held()) else {
+        let Some(held) = self.withheld.as_ref().map(|(held, _)| held.clone()).or_else(|| self.member.in_force.held())
+        else {
             let refusal = Refusal { fault: Fault::Gap, detail: "this node holds no configuration yet".into() };
             return self.refuse(refusal, &head.lineage, head.revision).await;
         };
@@ -341,14 +343,14 @@ impl<'a> Session<'a> {
                     head = self.opens_at,
                     "configuration built; what has changed since comes first"
                 );
-                self.withheld = Some(holdings);
+                self.withheld = Some((holdings, took));
             }
             Ok((holdings, step)) => self.put_in_force(holdings, step, took).await,
             Err(refusal) => self.refuse(refusal, &lineage, revision).await,
         }
     }
 
-    /// Puts in force what was built in so long a time, has it written to disk and says so.
+    /// Puts in force what was built in so long a time at first, has it written to disk and says so.
     async fn put_in_force(&mut self, holdings: Holdings, step: Step, took: Duration) {
         // What was withheld is not on the disk: nothing can follow on it there.
         let step = if self.withheld.take().is_some() { Step::Whole } else { step };

@@ -11,7 +11,7 @@ mod vault;
 
 use super::manager::{FetchError, Found, Manager, Patience};
 use crate::config::GatewayConfig;
-use crate::outlet::exporters;
+use crate::outlet::background;
 use milecastle_export::Background;
 use milecastle_plugin_api::NodeFacts;
 use milecastle_settings::{Gateway, Size};
@@ -42,7 +42,7 @@ pub(crate) fn background(authorities: Option<&Path>) -> Background {
     }
     let facts = NodeFacts { hostname: "host-1".into(), version: "1.2.3", tracing: false };
     let config = GatewayConfig::new(&settings, &facts).unwrap();
-    exporters(Handle::current(), &config, Size::kib(LONGEST_ANSWER as u64 >> 10))
+    background(Handle::current(), &config, Size::kib(LONGEST_ANSWER as u64 >> 10))
 }
 
 fn patience(timeout: Duration) -> Patience {

@@ -7,7 +7,8 @@
 //! Invariants:
 //! - A request takes the way of all others (`request`): what differs between protocols ends here.
 //! - An answer that is cut short ends in a reset of its stream; the end of the stream says that it is whole.
-//! - A body that nobody reads holds up no other stream: the connection's window has room for as much as all of its bodies can hold.
+//! - A body that nobody reads holds up no other stream: the connection's window has room for as much as all of its bodies can hold, but
+//!   for what they do not count (`h3/room.rs`).
 //! - A client that has not proved its address costs a bounded amount of memory, and gets no more than three times what it has sent.
 
 mod connection;

@@ -116,11 +116,13 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
         tracing::debug!(peer = %client.facts.peer, %status, "the head of an HTTP/3 request was refused");
     }
     let mut body = Body::new(frames, length, limits.header_bytes);
-    let is_empty = if head.fault.is_none() && !head.seen.expect && has_no_body(&head.method, length) {
+    let is_empty = match poll_fn(|cx| Poll::Ready(body.poll_empty(cx))).await {
+        Poll::Ready(is_empty) => is_empty,
         // The end of its stream may come after the head.
-        tokio::time::timeout(limits.body_timeout, poll_fn(|cx| body.poll_empty(cx))).await.unwrap_or(false)
-    } else {
-        poll_fn(|cx| Poll::Ready(body.poll_empty(cx) == Poll::Ready(true))).await
+        Poll::Pending if head.fault.is_none() && !head.seen.expect && is_likely_empty(&head.method, length) => {
+            tokio::time::timeout(limits.body_timeout, poll_fn(|cx| body.poll_empty(cx))).await.unwrap_or(false)
+        }
+        Poll::Pending => false,
     };
     waste.none();
     if !is_empty {
@@ -167,7 +169,7 @@ async fn exchange(connection: &Http3, waste: &Waste<'_>, out: &mut Out, recv: Re
 
 /// Whether a request most likely has no body. Then nothing is lost by waiting until that is known, while room for one would be taken
 /// from others.
-fn has_no_body(method: &Method, length: Option<u64>) -> bool {
+fn is_likely_empty(method: &Method, length: Option<u64>) -> bool {
     let methods = [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE];
     length.map_or_else(|| methods.contains(method), |length| length == 0)
 }
