@@ -26,9 +26,10 @@ mod reference;
 mod sigv4;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trouble;
 mod vault;
 
-use cache::{Cache, Census, News, Trouble};
+use cache::{Cache, Census, News};
 use environment::EnvironmentSecrets;
 use keeper::{Answered, Errand};
 use manager::Patience;
@@ -45,6 +46,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use trouble::Trouble;
 
 /// What references stand for on this node.
 pub struct NodeSecrets {
