@@ -95,9 +95,7 @@ impl Aws {
             (CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1")),
             (OPERATION, HeaderValue::from_static("secretsmanager.GetSecretValue")),
         ]);
-        let signed =
-            self.signer.sign(&Method::POST, &self.target.path, &mut headers, body.as_bytes(), SystemTime::now());
-        signed.map_err(|error| Trouble::Failed(error.to_string()))?;
+        self.signer.sign(&Method::POST, &self.target.path, &mut headers, body.as_bytes(), SystemTime::now());
         let answer = self.client.ask(self.target.clone(), Method::POST, headers, body).await?;
         let said = answer.json();
         if answer.status == 200 {
