@@ -3,10 +3,9 @@
 use aws_lc_rs::{digest, hmac};
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
-use milecastle_plugin_api::timestamp;
+use milecastle_plugin_api::{hex, timestamp};
 use milecastle_telemetry::Secret;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::SystemTime;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
@@ -73,13 +72,6 @@ fn basic(at: SystemTime) -> String {
 
 fn sha256(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
 }
 
 #[cfg(test)]
