@@ -35,7 +35,7 @@ use keeper::{Answered, Errand};
 use manager::Patience;
 use managers::Managers;
 use milecastle_export::Background;
-use milecastle_model::is_reference;
+use milecastle_model::{SECRET_MANAGER, is_reference};
 use milecastle_plugin_api::Secrets;
 use milecastle_settings::Secrets as Settings;
 use milecastle_snapshot::Snapshot;
@@ -255,7 +255,7 @@ fn tell(reference: &str, news: News) {
 
 impl Secrets for NodeSecrets {
     fn resolve(&self, reference: &str) -> Option<String> {
-        if reference.starts_with(reference::PREFIX) {
+        if reference.starts_with(SECRET_MANAGER) {
             return self.state().cache.value(reference);
         }
         let value = EnvironmentSecrets.resolve(reference);
