@@ -37,15 +37,15 @@ pub(super) enum News {
 
 /// How many references stand how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Census {
+pub(crate) struct Census {
     /// Those that have a value.
-    pub(super) resolved: u64,
+    pub(crate) resolved: u64,
     /// Those whose value is the last one known, since the manager could not be asked.
-    pub(super) stale: u64,
+    pub(crate) stale: u64,
     /// Those without a value, asked for or not yet.
-    pub(super) unresolved: u64,
+    pub(crate) unresolved: u64,
     /// Those beyond the room.
-    pub(super) left_out: u64,
+    pub(crate) left_out: u64,
 }
 
 /// What is known of the references in use.

@@ -41,7 +41,6 @@ use milecastle_settings::Secrets as Settings;
 use milecastle_snapshot::Snapshot;
 use reference::Reference;
 use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::runtime::Handle;
@@ -59,20 +58,20 @@ pub struct NodeSecrets {
     awaited: watch::Sender<usize>,
     /// The generation of the values.
     changes: watch::Sender<u64>,
-    found: AtomicU64,
-    absent: AtomicU64,
-    failed: AtomicU64,
 }
 
 struct State {
     cache: Cache,
     managers: Managers,
+    found: u64,
+    absent: u64,
+    failed: u64,
 }
 
 impl State {
     fn take_over(&mut self, snapshot: &Snapshot, outlet: &Arc<Background>, patience: Patience) {
         let now = Instant::now();
-        let Self { cache, managers } = self;
+        let Self { cache, managers, .. } = self;
         let references = snapshot.references().flat_map(|(_, references)| references);
         let references: BTreeSet<&str> = references.map(|reference| &**reference).collect();
         let left_out = cache.follow(&references, now);
@@ -99,14 +98,8 @@ pub(crate) struct Figures {
     pub(crate) absent: u64,
     /// Those that were not answered, or not as they should.
     pub(crate) failed: u64,
-    /// References that have a value, confirmed when it was asked for last.
-    pub(crate) resolved: u64,
-    /// References whose last value stays in use, since no newer one is to be had.
-    pub(crate) stale: u64,
-    /// References without a value.
-    pub(crate) unresolved: u64,
-    /// References that there is no room for.
-    pub(crate) left_out: u64,
+    /// How those in use stand.
+    pub(crate) census: Census,
 }
 
 /// The references whose values have changed.
@@ -131,15 +124,18 @@ impl NodeSecrets {
     pub fn new(settings: &Settings, side: &Handle, outlet: Background) -> Arc<Self> {
         let poked = Arc::<Notify>::default();
         let secrets = Arc::new(Self {
-            state: Mutex::new(State { cache: Cache::new(settings), managers: Managers::default() }),
+            state: Mutex::new(State {
+                cache: Cache::new(settings),
+                managers: Managers::default(),
+                found: 0,
+                absent: 0,
+                failed: 0,
+            }),
             outlet: Arc::new(outlet),
             patience: Patience { timeout: settings.timeout.get(), concurrency: settings.concurrency as usize },
             poked: poked.clone(),
             awaited: watch::Sender::new(0),
             changes: watch::Sender::new(0),
-            found: AtomicU64::new(0),
-            absent: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
         });
         side.spawn(keeper::run(Arc::downgrade(&secrets), poked));
         secrets
@@ -183,10 +179,8 @@ impl NodeSecrets {
     }
 
     pub(crate) fn figures(&self) -> Figures {
-        let Census { resolved, stale, unresolved, left_out } = self.state().cache.census();
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (found, absent, failed) = (read(&self.found), read(&self.absent), read(&self.failed));
-        Figures { found, absent, failed, resolved, stale, unresolved, left_out }
+        let state = self.state();
+        Figures { found: state.found, absent: state.absent, failed: state.failed, census: state.cache.census() }
     }
 
     /// The next question, if one is due.
@@ -213,16 +207,15 @@ impl NodeSecrets {
 
     fn answered(&self, answered: Answered) {
         let Answered { question, answers, asked } = answered;
-        for answer in answers.iter().filter(|_| asked) {
-            let count = match answer {
-                Ok(_) => &self.found,
-                Err(Trouble::Absent(_)) => &self.absent,
-                Err(Trouble::Failed(_)) => &self.failed,
-            };
-            count.fetch_add(1, Ordering::Relaxed);
-        }
         let news = {
             let mut state = self.state();
+            for answer in answers.iter().filter(|_| asked) {
+                match answer {
+                    Ok(_) => state.found += 1,
+                    Err(Trouble::Absent(_)) => state.absent += 1,
+                    Err(Trouble::Failed(_)) => state.failed += 1,
+                }
+            }
             let news = state.cache.take(question, answers, Instant::now());
             let generation = state.cache.generation();
             // Before anybody who waits for the answer can go on.
