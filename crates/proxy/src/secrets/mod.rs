@@ -42,7 +42,7 @@ use milecastle_snapshot::Snapshot;
 use reference::Reference;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use trouble::Trouble;
@@ -50,8 +50,8 @@ use trouble::Trouble;
 /// What references stand for on this node.
 pub struct NodeSecrets {
     state: Mutex<State>,
-    outlet: Arc<Background>,
-    patience: Patience,
+    /// The longest that a new configuration waits for its secrets.
+    timeout: Duration,
     /// Wakes the task that asks.
     poked: Arc<Notify>,
     /// How many questions a new configuration waits for.
@@ -69,7 +69,7 @@ struct State {
 }
 
 impl State {
-    fn take_over(&mut self, snapshot: &Snapshot, outlet: &Arc<Background>, patience: Patience) {
+    fn take_over(&mut self, snapshot: &Snapshot) {
         let now = Instant::now();
         let Self { cache, managers, .. } = self;
         let references = snapshot.references().flat_map(|(_, references)| references);
@@ -81,7 +81,7 @@ impl State {
                 "more references to secret managers than secrets.entries: those beyond are not resolved; raise it on this node"
             );
         }
-        let changed = managers.set(snapshot, outlet, patience);
+        let changed = managers.set(snapshot);
         if !changed.is_empty() {
             let concerned = |place: &str| Reference::parse(place).is_some_and(|of| changed.contains(of.manager));
             cache.flush(concerned, now);
@@ -123,16 +123,17 @@ impl NodeSecrets {
     /// Asks on the runtime `side`, over `outlet`.
     pub fn new(settings: &Settings, side: &Handle, outlet: Background) -> Arc<Self> {
         let poked = Arc::<Notify>::default();
+        let timeout = settings.timeout.get();
+        let patience = Patience { timeout, concurrency: settings.concurrency as usize };
         let secrets = Arc::new(Self {
             state: Mutex::new(State {
                 cache: Cache::new(settings),
-                managers: Managers::default(),
+                managers: Managers::new(Arc::new(outlet), patience),
                 found: 0,
                 absent: 0,
                 failed: 0,
             }),
-            outlet: Arc::new(outlet),
-            patience: Patience { timeout: settings.timeout.get(), concurrency: settings.concurrency as usize },
+            timeout,
             poked: poked.clone(),
             awaited: watch::Sender::new(0),
             changes: watch::Sender::new(0),
@@ -147,7 +148,7 @@ impl NodeSecrets {
         self.take_over(snapshot);
         let mut awaited = self.awaited.subscribe();
         // It is in here, so it cannot be closed.
-        let waiting = tokio::time::timeout(self.patience.timeout, awaited.wait_for(|count| *count == 0));
+        let waiting = tokio::time::timeout(self.timeout, awaited.wait_for(|count| *count == 0));
         if waiting.await.is_err() {
             tracing::warn!(
                 "not every secret has been asked for in time (secrets.timeout): the configuration comes into force all the same"
@@ -161,7 +162,7 @@ impl NodeSecrets {
     pub(crate) fn take_over(&self, snapshot: &Snapshot) {
         {
             let mut state = self.state();
-            state.take_over(snapshot, &self.outlet, self.patience);
+            state.take_over(snapshot);
             self.awaited.send_replace(state.cache.awaited());
         }
         self.poked.notify_one();
