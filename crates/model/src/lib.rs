@@ -39,7 +39,7 @@ pub use kind::Kind;
 pub use nearest::nearest;
 pub use object::{Change, Key, Object};
 pub use references::{Reference, references};
-pub use secrets::{MASK, is_reference, mask, secret_places, secrets};
+pub use secrets::{MASK, SECRET_MANAGER, is_reference, mask, secret_places, secrets};
 pub use shapes::{named_schema, schema_of};
 pub use types::*;
 

@@ -8,6 +8,9 @@ use crate::Kind;
 /// What [`mask`] puts in place of a secret.
 pub const MASK: &str = "******";
 
+/// What a reference to a secret manager begins with; unlike `$env://`, in these letters only (`docs/spec/resources.md` §13).
+pub const SECRET_MANAGER: &str = "$secret://";
+
 /// JSON pointers of what is secret in objects of a kind; what is an array there has secrets for items.
 pub fn secret_places(kind: Kind) -> &'static [&'static str] {
     match kind {
@@ -36,7 +39,7 @@ pub fn secrets(kind: Kind, body: &Value) -> Vec<String> {
 pub fn is_reference(text: &str) -> bool {
     const ENV: &str = "$env://";
     let of_env = || text.get(..ENV.len()).is_some_and(|head| head.eq_ignore_ascii_case(ENV));
-    text.starts_with("$secret://") || of_env()
+    text.starts_with(SECRET_MANAGER) || of_env()
 }
 
 /// Replaces every secret value by [`MASK`], and whatever else stands where one belongs: somebody may have put it there in another form.

@@ -43,7 +43,7 @@ pub use chain::{Chain, HookPanicked};
 pub use consumer::{Consumer, CredentialMatch};
 pub use cx::{
     Attempt, Begun, Body, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME, CREDENTIAL_IDENTIFIER, ClientConn, Lists, Request,
-    RequestCx, Response, ResponseSource, RouteInfo, Scheme, Stretch, Timing, TlsInfo, Upstream, VarValue, Way,
+    RequestCx, Response, ResponseSource, RouteInfo, Scheme, Stretch, Timing, TlsInfo, Upstream, VarValue, Way, hex,
     timestamp,
 };
 pub use def::{

@@ -1,12 +1,9 @@
 //! References to secret managers: which objects hold some (`docs/spec/resources.md` §13).
 
-use milecastle_model::{Kind, Object};
+use milecastle_model::{Kind, Object, SECRET_MANAGER};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// What a reference to a secret manager begins with.
-const PREFIX: &str = "$secret://";
 
 /// The references of an object, each once; `None` if it has none.
 pub(crate) fn of(object: &Object) -> Option<Arc<[Box<str>]>> {
@@ -39,12 +36,12 @@ fn places(kind: Kind) -> &'static [&'static str] {
 /// Spares most bodies the reading. JSON may write `/` as `\/`, and any character as `\u` and its number.
 fn may_refer(body: &[u8]) -> bool {
     let has = |text: &[u8]| body.windows(text.len()).any(|at| at == text);
-    has(b"$secret:") || has(b"\\u")
+    has(SECRET_MANAGER.trim_end_matches('/').as_bytes()) || has(b"\\u")
 }
 
 fn collect(value: &Value, found: &mut BTreeSet<String>) {
     match value {
-        Value::String(text) if text.starts_with(PREFIX) => drop(found.insert(text.clone())),
+        Value::String(text) if text.starts_with(SECRET_MANAGER) => drop(found.insert(text.clone())),
         Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
         Value::Object(members) => members.values().for_each(|member| collect(member, found)),
         _ => {}

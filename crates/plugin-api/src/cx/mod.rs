@@ -14,6 +14,7 @@ pub use client::{ClientConn, Scheme, TlsInfo};
 pub use request::{Body, Request};
 pub use response::{Response, ResponseSource};
 pub use upstream::{Attempt, Upstream};
+pub use vars::hex;
 pub use vars::time::timestamp;
 pub(crate) use vars::{time, tls_var};
 pub use way::{Begun, Stretch, Way};

@@ -25,6 +25,7 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 pub(super) use body::Parsed;
+pub use tls::hex;
 pub(crate) use tls::var as tls_var;
 
 impl Lookup for RequestCx {

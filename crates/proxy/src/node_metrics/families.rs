@@ -290,10 +290,10 @@ impl SecretMetrics {
         follow(&self.found, figures.found);
         follow(&self.absent, figures.absent);
         follow(&self.failed, figures.failed);
-        self.resolved.set(float(figures.resolved));
-        self.stale.set(float(figures.stale));
-        self.unresolved.set(float(figures.unresolved));
-        self.left_out.set(float(figures.left_out));
+        self.resolved.set(float(figures.census.resolved));
+        self.stale.set(float(figures.census.stale));
+        self.unresolved.set(float(figures.census.unresolved));
+        self.left_out.set(float(figures.census.left_out));
     }
 }
 

@@ -5,8 +5,9 @@
 
 use super::fields::Fields;
 use super::http::Client;
-use super::manager::{FetchError, Found, part};
+use super::manager::part;
 use super::sigv4::Signer;
+use super::trouble::{Found, Trouble};
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use milecastle_export::Target;
@@ -31,7 +32,7 @@ enum Answer {
     /// There is none.
     NotFound,
     /// Who asks may not know whether there is one.
-    Denied(FetchError),
+    Denied(Trouble),
 }
 
 impl Aws {
@@ -65,11 +66,11 @@ impl Aws {
     /// What stands at a path.
     pub(super) async fn find(&self, path: &str) -> Found {
         if path.is_empty() {
-            return Err(FetchError::Failed("a reference to aws ends with the name of a secret".into()));
+            return Err(Trouble::Failed("a reference to aws ends with the name of a secret".into()));
         }
         let (mut name, mut field) = (path, None);
         // A policy that allows some secrets alone hides that there are no others.
-        let mut absent = FetchError::Absent;
+        let mut absent = Trouble::nothing();
         loop {
             let answer = if may_be_name(name) { self.ask(name).await? } else { Answer::NotFound };
             match answer {
@@ -87,16 +88,14 @@ impl Aws {
         }
     }
 
-    async fn ask(&self, name: &str) -> Result<Answer, FetchError> {
+    async fn ask(&self, name: &str) -> Result<Answer, Trouble> {
         let body = json!({ "SecretId": name, "VersionStage": "AWSCURRENT" }).to_string();
         let mut headers = HeaderMap::from_iter([
             (HOST, self.target.host().clone()),
             (CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1")),
             (OPERATION, HeaderValue::from_static("secretsmanager.GetSecretValue")),
         ]);
-        let signed =
-            self.signer.sign(&Method::POST, &self.target.path, &mut headers, body.as_bytes(), SystemTime::now());
-        signed.map_err(|error| FetchError::Failed(error.to_string()))?;
+        self.signer.sign(&Method::POST, &self.target.path, &mut headers, body.as_bytes(), SystemTime::now());
         let answer = self.client.ask(self.target.clone(), Method::POST, headers, body).await?;
         let said = answer.json();
         if answer.status == 200 {
@@ -104,7 +103,7 @@ impl Aws {
             return match (said.get("SecretString").and_then(Value::as_str), said.get("SecretBinary")) {
                 (Some(secret), _) => Ok(Answer::Secret(secret.to_owned())),
                 // There is no text that a reference could stand for.
-                (None, Some(_)) => Err(FetchError::Absent),
+                (None, Some(_)) => Err(Trouble::nothing()),
                 (None, None) => Err(answer.malformed()),
             };
         }
@@ -113,7 +112,7 @@ impl Aws {
         match code.map(|code| code.rsplit_once('#').map_or(code, |(_, code)| code)) {
             Some("ResourceNotFoundException") => Ok(Answer::NotFound),
             // The secret is marked for deletion; the other reasons for this error are those of other operations.
-            Some("InvalidRequestException") => Err(FetchError::Absent),
+            Some("InvalidRequestException") => Err(Trouble::nothing()),
             code @ Some("AccessDeniedException") => Ok(Answer::Denied(answer.refused(code))),
             code => Err(answer.refused(code)),
         }

@@ -5,20 +5,12 @@
 //! Invariant: the references of one [`place`] have the values of one answer, so that a key goes with its certificate.
 
 use super::reference::place;
+use super::trouble::{Found, Trouble};
 use milecastle_settings::Secrets as Settings;
 use milecastle_telemetry::Secret;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Why a reference has no value, or no newer one. No text has a secret in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// There is no such secret.
-    Absent(String),
-    /// It could not be asked for.
-    Failed(String),
-}
 
 /// References that are to be asked for together ([`place`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,15 +37,15 @@ pub(super) enum News {
 
 /// How many references stand how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Census {
+pub(crate) struct Census {
     /// Those that have a value.
-    pub(super) resolved: u64,
+    pub(crate) resolved: u64,
     /// Those whose value is the last one known, since the manager could not be asked.
-    pub(super) stale: u64,
+    pub(crate) stale: u64,
     /// Those without a value, asked for or not yet.
-    pub(super) unresolved: u64,
+    pub(crate) unresolved: u64,
     /// Those beyond the room.
-    pub(super) left_out: u64,
+    pub(crate) left_out: u64,
 }
 
 /// What is known of the references in use.
@@ -178,12 +170,7 @@ impl Cache {
 
     /// Takes the answers to a question, in the order of its references; gives what they have changed. A value that was known stays if the
     /// manager could not be asked, and goes if it says that there is none.
-    pub(super) fn take(
-        &mut self,
-        question: Question,
-        answers: Vec<Result<String, Trouble>>,
-        now: Instant,
-    ) -> Vec<(Arc<str>, News)> {
+    pub(super) fn take(&mut self, question: Question, answers: Vec<Found>, now: Instant) -> Vec<(Arc<str>, News)> {
         let Question { place: name, references, round } = question;
         let Some(place) = self.places.get_mut(&name).filter(|place| place.round == round) else {
             return Vec::new();
@@ -260,7 +247,7 @@ impl Cache {
 
 impl Entry {
     /// Whether it has another value after an answer, or none any more.
-    fn differs(&self, answer: &Result<String, Trouble>) -> bool {
+    fn differs(&self, answer: &Found) -> bool {
         match answer {
             Ok(value) => self.value.as_ref().is_none_or(|known| known.reveal() != value),
             Err(Trouble::Absent(_)) => self.value.is_some(),
@@ -268,7 +255,7 @@ impl Entry {
         }
     }
 
-    fn take(&mut self, answer: Result<String, Trouble>) -> News {
+    fn take(&mut self, answer: Found) -> News {
         let before = self.trouble.take();
         let trouble = match answer {
             Ok(value) => {

@@ -4,7 +4,8 @@
 
 use super::fields::Fields;
 use super::http::{Answer, Client};
-use super::manager::{FetchError, Found, part};
+use super::manager::part;
+use super::trouble::{Found, Trouble};
 use crate::discovery::encoded;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
@@ -93,7 +94,7 @@ impl Gcp {
     pub(super) async fn read(&self, path: &str) -> Found {
         let (name, _) = parts(path);
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
-            return Err(FetchError::Failed("a reference to gcp names a secret of letters, digits, `-` and `_`".into()));
+            return Err(Trouble::Failed("a reference to gcp names a secret of letters, digits, `-` and `_`".into()));
         }
         let session = self.session().await?;
         let mut answer = self.access(&session, name).await?;
@@ -109,15 +110,15 @@ impl Gcp {
                 let data = said.as_ref().and_then(|said| said.pointer("/payload/data")?.as_str());
                 let data = data.and_then(|data| STANDARD.decode(data).ok()).ok_or_else(|| answer.malformed())?;
                 // What is no text is nothing that a reference could stand for.
-                String::from_utf8(data).map_err(|_| FetchError::Absent)
+                String::from_utf8(data).map_err(|_| Trouble::nothing())
             }
             // The second: the latest version has been disabled or destroyed.
-            (404, Some("NOT_FOUND")) | (400, Some("FAILED_PRECONDITION")) => Err(FetchError::Absent),
+            (404, Some("NOT_FOUND")) | (400, Some("FAILED_PRECONDITION")) => Err(Trouble::nothing()),
             (_, code) => Err(answer.refused(code)),
         }
     }
 
-    async fn access(&self, session: &Session, name: &str) -> Result<Answer, FetchError> {
+    async fn access(&self, session: &Session, name: &str) -> Result<Answer, Trouble> {
         let mut target = session.account.entries.clone();
         let project = encoded(&session.account.project);
         target.path = format!("{}/projects/{project}/secrets/{name}/versions/latest:access", target.path);
@@ -126,7 +127,7 @@ impl Gcp {
     }
 
     /// A token that holds. However many ask, one of them logs in while the others wait.
-    async fn session(&self) -> Result<Session, FetchError> {
+    async fn session(&self) -> Result<Session, Trouble> {
         let mut held = self.session.lock().await;
         if let Some(held) = held.as_ref().filter(|held| held.until > Instant::now()) {
             return Ok(held.clone());
@@ -145,19 +146,19 @@ impl Gcp {
         }
     }
 
-    async fn account(&self) -> Result<Arc<Account>, FetchError> {
+    async fn account(&self) -> Result<Arc<Account>, Trouble> {
         match &self.source {
             Source::Object(account) => Ok(account.clone()),
             Source::File { path, verify } => {
                 let (path, verify) = (path.clone(), *verify);
                 let read = tokio::task::spawn_blocking(move || Account::read(&path, verify)).await;
                 let read = read.unwrap_or_else(|_| Err("`auth_file` cannot be read: the runtime ends".to_owned()));
-                read.map(Arc::new).map_err(FetchError::Failed)
+                read.map(Arc::new).map_err(Trouble::Failed)
             }
         }
     }
 
-    async fn log_in(&self, account: Arc<Account>) -> Result<Session, FetchError> {
+    async fn log_in(&self, account: Arc<Account>) -> Result<Session, Trouble> {
         let asked = Instant::now();
         let jwt = account.jwt(SystemTime::now())?;
         let form = format!("grant_type={}&assertion={jwt}", encoded(GRANT_TYPE));
@@ -241,7 +242,7 @@ impl Account {
     }
 
     /// A JWT that proves who asks, in the form that Google wants (RFC 7523 §3; RS256 as of RFC 7518 §3.3).
-    fn jwt(&self, now: SystemTime) -> Result<String, FetchError> {
+    fn jwt(&self, now: SystemTime) -> Result<String, Trouble> {
         let issued = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let claims = json!({
             "iss": self.email,
@@ -254,7 +255,7 @@ impl Account {
         let signed = format!("{}.{}", part(json!({ "alg": "RS256", "typ": "JWT" })), part(claims));
         let mut signature = vec![0; self.key.public_modulus_len()];
         let made = self.key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature);
-        made.map_err(|_| FetchError::Failed("`private_key` does not sign".to_owned()))?;
+        made.map_err(|_| Trouble::Failed("`private_key` does not sign".to_owned()))?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }

@@ -1,6 +1,6 @@
 //! Questions to secret managers over HTTP/1.1, one connection each.
 
-use super::manager::FetchError;
+use super::trouble::Trouble;
 use crate::discovery::encoded;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -30,13 +30,13 @@ impl Client {
         method: Method,
         headers: HeaderMap,
         body: impl Into<Bytes>,
-    ) -> Result<Answer, FetchError> {
+    ) -> Result<Answer, Trouble> {
         let server = target.to_string();
         // The next question is minutes away: no connection is kept.
         let mut client = HttpClient::new(self.0.clone(), target);
         match client.send(method, headers, body.into()).await {
             Ok(answer) => Ok(Answer { server, status: answer.status, body: answer.body }),
-            Err(error) => Err(FetchError::Failed(format!("{server} cannot be asked: {error}"))),
+            Err(error) => Err(Trouble::Failed(format!("{server} cannot be asked: {error}"))),
         }
     }
 }
@@ -48,19 +48,19 @@ impl Answer {
     }
 
     /// A complaint about an answer that should have a secret in it and has none.
-    pub(super) fn malformed(&self) -> FetchError {
+    pub(super) fn malformed(&self) -> Trouble {
         let why =
             if self.body.is_empty() { "empty, cut short or too long" } else { "not of the form that is documented" };
-        FetchError::Failed(format!("the answer of {} is {why}", self.server))
+        Trouble::Failed(format!("the answer of {} is {why}", self.server))
     }
 
     /// A complaint about a refusal, with the name that its error has.
-    pub(super) fn refused(&self, code: Option<&str>) -> FetchError {
+    pub(super) fn refused(&self, code: Option<&str>) -> Trouble {
         let is_name = |code: &&str| {
             code.len() <= LONGEST_CODE && code.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_')
         };
         let code = code.filter(is_name).map(|code| format!(", {code}")).unwrap_or_default();
-        FetchError::Failed(format!("{} answers with status {}{code}", self.server, self.status))
+        Trouble::Failed(format!("{} answers with status {}{code}", self.server, self.status))
     }
 }
 

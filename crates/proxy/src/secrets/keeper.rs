@@ -1,9 +1,10 @@
 //! The task that asks secret managers, on the side runtime.
 
 use super::NodeSecrets;
-use super::cache::{Question, Trouble};
-use super::manager::{FetchError, Manager};
+use super::cache::Question;
+use super::manager::Manager;
 use super::reference::Reference;
+use super::trouble::{Found, Trouble};
 use std::sync::{Arc, Weak};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -19,7 +20,7 @@ pub(super) struct Errand {
 /// A question with its answers, one for each of its references.
 pub(super) struct Answered {
     pub(super) question: Question,
-    pub(super) answers: Vec<Result<String, Trouble>>,
+    pub(super) answers: Vec<Found>,
     /// Whether anybody was asked.
     pub(super) asked: bool,
 }
@@ -32,7 +33,7 @@ impl Errand {
                 // Where the place can be read, so can what is in it.
                 let path = |reference: &Arc<str>| Reference::parse(reference).map_or("", |of| of.path).to_owned();
                 let paths: Vec<String> = question.references.iter().map(path).collect();
-                let answers = manager.fetch(&paths).await.into_iter().map(answer).collect();
+                let answers = manager.fetch(&paths).await.into_iter().map(|found| found.and_then(not_empty)).collect();
                 Answered { question, answers, asked: true }
             }
             Err(trouble) => {
@@ -43,14 +44,9 @@ impl Errand {
     }
 }
 
-fn answer(fetched: Result<String, FetchError>) -> Result<String, Trouble> {
-    match fetched {
-        // Nobody is let in by a key that is empty.
-        Ok(value) if value.is_empty() => Err(Trouble::Absent("its value is empty".to_owned())),
-        Ok(value) => Ok(value),
-        Err(FetchError::Absent) => Err(Trouble::Absent("the secret manager has nothing of that name".to_owned())),
-        Err(FetchError::Failed(reason)) => Err(Trouble::Failed(reason)),
-    }
+/// Nobody is let in by a key that is empty.
+fn not_empty(value: String) -> Found {
+    if value.is_empty() { Err(Trouble::Absent("its value is empty".to_owned())) } else { Ok(value) }
 }
 
 /// Asks for what is due until `secrets` are gone. `poked`: something may be due. Each manager has its own bound of questions under

@@ -3,32 +3,19 @@
 //! Invariants:
 //! - A fetch ends by itself within its timeout once it is its turn, and can be dropped at any moment.
 //! - No error has a secret in it: neither what a manager is asked with, nor a text that it has answered, but for the names of errors.
-//! - [`FetchError::Absent`] is said by the manager, in its own words; an answer of anybody else in its place is a failure.
+//! - [`Trouble::nothing`] is said by the manager, in its own words; an answer of anybody else in its place is a failure.
 
 use super::aws::Aws;
 use super::fields::Fields;
 use super::gcp::{self, Gcp};
 use super::http::Client;
+use super::trouble::{Found, Trouble};
 use super::vault::{self, Vault};
 use milecastle_export::Background;
 use serde_json::Value;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-
-/// Why a secret was not had.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FetchError {
-    /// The manager has answered that there is no such secret, or the secret has no such member.
-    #[error("there is no such secret")]
-    Absent,
-    /// The manager could not be asked, in words for operators.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// What was found at one path.
-pub(super) type Found = Result<String, FetchError>;
 
 /// A product that keeps secrets.
 enum Product {
@@ -105,7 +92,7 @@ impl Manager {
         // It is never closed.
         let _turn = self.turns.acquire().await;
         let late = || {
-            let late = FetchError::Failed(format!("there is no answer within {:?}", self.timeout));
+            let late = Trouble::Failed(format!("there is no answer within {:?}", self.timeout));
             vec![Err(late); paths.len()]
         };
         if self.silent().is_some_and(|silent| silent >= came) {
@@ -135,5 +122,5 @@ pub(super) fn member(object: &Value, name: &str) -> Option<String> {
 pub(super) fn part(secret: &str, field: Option<&str>) -> Found {
     let Some(field) = field else { return Ok(secret.to_owned()) };
     let object: Option<Value> = serde_json::from_str(secret).ok();
-    object.and_then(|object| member(&object, field)).ok_or(FetchError::Absent)
+    object.and_then(|object| member(&object, field)).ok_or_else(Trouble::nothing)
 }

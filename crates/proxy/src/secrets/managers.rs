@@ -9,8 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Secret managers by the ids of their objects.
-#[derive(Default)]
-pub(super) struct Managers(BTreeMap<Arc<str>, Known>);
+pub(super) struct Managers {
+    known: BTreeMap<Arc<str>, Known>,
+    outlet: Arc<Background>,
+    patience: Patience,
+}
 
 struct Known {
     body: Bytes,
@@ -19,16 +22,16 @@ struct Known {
 }
 
 impl Managers {
+    /// None yet. They will be asked over `outlet`.
+    pub(super) fn new(outlet: Arc<Background>, patience: Patience) -> Self {
+        Self { known: BTreeMap::new(), outlet, patience }
+    }
+
     /// Takes over those of a configuration; one whose object is the same goes on, with what it holds. Gives those that are new, others
     /// or gone.
-    pub(super) fn set(
-        &mut self,
-        snapshot: &Snapshot,
-        outlet: &Arc<Background>,
-        patience: Patience,
-    ) -> BTreeSet<Arc<str>> {
+    pub(super) fn set(&mut self, snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
         let mut changed = BTreeSet::new();
-        self.0.retain(|id, _| {
+        self.known.retain(|id, _| {
             let stays = snapshot.object(&Key::new(Kind::Secret, id.clone())).is_some();
             if !stays {
                 changed.insert(id.clone());
@@ -37,14 +40,14 @@ impl Managers {
         });
         for object in snapshot.objects(Kind::Secret) {
             let id = &object.key.id;
-            if self.0.get(id).is_some_and(|known| known.body == object.body) {
+            if self.known.get(id).is_some_and(|known| known.body == object.body) {
                 continue;
             }
-            let manager = manager(object, outlet, patience);
+            let manager = self.manager(object);
             if let Err(reason) = &manager {
                 tracing::error!(secret = &**id, reason, "secret manager cannot be used");
             }
-            self.0.insert(id.clone(), Known { body: object.body.clone(), manager });
+            self.known.insert(id.clone(), Known { body: object.body.clone(), manager });
             changed.insert(id.clone());
         }
         changed
@@ -52,12 +55,12 @@ impl Managers {
 
     /// The manager of an id; `None` if there is no such object.
     pub(super) fn get(&self, id: &str) -> Option<&Result<Arc<Manager>, String>> {
-        self.0.get(id).map(|known| &known.manager)
+        self.known.get(id).map(|known| &known.manager)
     }
-}
 
-fn manager(object: &Object, outlet: &Arc<Background>, patience: Patience) -> Result<Arc<Manager>, String> {
-    // What the reader of JSON says may hold a part of the text.
-    let body = serde_json::from_slice(&object.body).map_err(|_| "it is not JSON".to_owned())?;
-    Manager::new(&object.key.id, &body, outlet.clone(), patience).map(Arc::new)
+    fn manager(&self, object: &Object) -> Result<Arc<Manager>, String> {
+        // What the reader of JSON says may hold a part of the text.
+        let body = serde_json::from_slice(&object.body).map_err(|_| "it is not JSON".to_owned())?;
+        Manager::new(&object.key.id, &body, self.outlet.clone(), self.patience).map(Arc::new)
+    }
 }

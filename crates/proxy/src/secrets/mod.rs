@@ -26,51 +26,52 @@ mod reference;
 mod sigv4;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trouble;
 mod vault;
 
-use cache::{Cache, Census, News, Trouble};
+use cache::{Cache, Census, News};
 use environment::EnvironmentSecrets;
 use keeper::{Answered, Errand};
 use manager::Patience;
 use managers::Managers;
 use milecastle_export::Background;
-use milecastle_model::is_reference;
+use milecastle_model::{SECRET_MANAGER, is_reference};
 use milecastle_plugin_api::Secrets;
 use milecastle_settings::Secrets as Settings;
 use milecastle_snapshot::Snapshot;
 use reference::Reference;
 use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use trouble::Trouble;
 
 /// What references stand for on this node.
 pub struct NodeSecrets {
     state: Mutex<State>,
-    outlet: Arc<Background>,
-    patience: Patience,
+    /// The longest that a new configuration waits for its secrets.
+    timeout: Duration,
     /// Wakes the task that asks.
     poked: Arc<Notify>,
     /// How many questions a new configuration waits for.
     awaited: watch::Sender<usize>,
     /// The generation of the values.
     changes: watch::Sender<u64>,
-    found: AtomicU64,
-    absent: AtomicU64,
-    failed: AtomicU64,
 }
 
 struct State {
     cache: Cache,
     managers: Managers,
+    found: u64,
+    absent: u64,
+    failed: u64,
 }
 
 impl State {
-    fn take_over(&mut self, snapshot: &Snapshot, outlet: &Arc<Background>, patience: Patience) {
+    fn take_over(&mut self, snapshot: &Snapshot) {
         let now = Instant::now();
-        let Self { cache, managers } = self;
+        let Self { cache, managers, .. } = self;
         let references = snapshot.references().flat_map(|(_, references)| references);
         let references: BTreeSet<&str> = references.map(|reference| &**reference).collect();
         let left_out = cache.follow(&references, now);
@@ -80,7 +81,7 @@ impl State {
                 "more references to secret managers than secrets.entries: those beyond are not resolved; raise it on this node"
             );
         }
-        let changed = managers.set(snapshot, outlet, patience);
+        let changed = managers.set(snapshot);
         if !changed.is_empty() {
             let concerned = |place: &str| Reference::parse(place).is_some_and(|of| changed.contains(of.manager));
             cache.flush(concerned, now);
@@ -97,14 +98,8 @@ pub(crate) struct Figures {
     pub(crate) absent: u64,
     /// Those that were not answered, or not as they should.
     pub(crate) failed: u64,
-    /// References that have a value, confirmed when it was asked for last.
-    pub(crate) resolved: u64,
-    /// References whose last value stays in use, since no newer one is to be had.
-    pub(crate) stale: u64,
-    /// References without a value.
-    pub(crate) unresolved: u64,
-    /// References that there is no room for.
-    pub(crate) left_out: u64,
+    /// How those in use stand.
+    pub(crate) census: Census,
 }
 
 /// The references whose values have changed.
@@ -128,16 +123,20 @@ impl NodeSecrets {
     /// Asks on the runtime `side`, over `outlet`.
     pub fn new(settings: &Settings, side: &Handle, outlet: Background) -> Arc<Self> {
         let poked = Arc::<Notify>::default();
+        let timeout = settings.timeout.get();
+        let patience = Patience { timeout, concurrency: settings.concurrency as usize };
         let secrets = Arc::new(Self {
-            state: Mutex::new(State { cache: Cache::new(settings), managers: Managers::default() }),
-            outlet: Arc::new(outlet),
-            patience: Patience { timeout: settings.timeout.get(), concurrency: settings.concurrency as usize },
+            state: Mutex::new(State {
+                cache: Cache::new(settings),
+                managers: Managers::new(Arc::new(outlet), patience),
+                found: 0,
+                absent: 0,
+                failed: 0,
+            }),
+            timeout,
             poked: poked.clone(),
             awaited: watch::Sender::new(0),
             changes: watch::Sender::new(0),
-            found: AtomicU64::new(0),
-            absent: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
         });
         side.spawn(keeper::run(Arc::downgrade(&secrets), poked));
         secrets
@@ -149,7 +148,7 @@ impl NodeSecrets {
         self.take_over(snapshot);
         let mut awaited = self.awaited.subscribe();
         // It is in here, so it cannot be closed.
-        let waiting = tokio::time::timeout(self.patience.timeout, awaited.wait_for(|count| *count == 0));
+        let waiting = tokio::time::timeout(self.timeout, awaited.wait_for(|count| *count == 0));
         if waiting.await.is_err() {
             tracing::warn!(
                 "not every secret has been asked for in time (secrets.timeout): the configuration comes into force all the same"
@@ -163,7 +162,7 @@ impl NodeSecrets {
     pub(crate) fn take_over(&self, snapshot: &Snapshot) {
         {
             let mut state = self.state();
-            state.take_over(snapshot, &self.outlet, self.patience);
+            state.take_over(snapshot);
             self.awaited.send_replace(state.cache.awaited());
         }
         self.poked.notify_one();
@@ -181,10 +180,8 @@ impl NodeSecrets {
     }
 
     pub(crate) fn figures(&self) -> Figures {
-        let Census { resolved, stale, unresolved, left_out } = self.state().cache.census();
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (found, absent, failed) = (read(&self.found), read(&self.absent), read(&self.failed));
-        Figures { found, absent, failed, resolved, stale, unresolved, left_out }
+        let state = self.state();
+        Figures { found: state.found, absent: state.absent, failed: state.failed, census: state.cache.census() }
     }
 
     /// The next question, if one is due.
@@ -211,16 +208,15 @@ impl NodeSecrets {
 
     fn answered(&self, answered: Answered) {
         let Answered { question, answers, asked } = answered;
-        for answer in answers.iter().filter(|_| asked) {
-            let count = match answer {
-                Ok(_) => &self.found,
-                Err(Trouble::Absent(_)) => &self.absent,
-                Err(Trouble::Failed(_)) => &self.failed,
-            };
-            count.fetch_add(1, Ordering::Relaxed);
-        }
         let news = {
             let mut state = self.state();
+            for answer in answers.iter().filter(|_| asked) {
+                match answer {
+                    Ok(_) => state.found += 1,
+                    Err(Trouble::Absent(_)) => state.absent += 1,
+                    Err(Trouble::Failed(_)) => state.failed += 1,
+                }
+            }
             let news = state.cache.take(question, answers, Instant::now());
             let generation = state.cache.generation();
             // Before anybody who waits for the answer can go on.
@@ -253,7 +249,7 @@ fn tell(reference: &str, news: News) {
 
 impl Secrets for NodeSecrets {
     fn resolve(&self, reference: &str) -> Option<String> {
-        if reference.starts_with(reference::PREFIX) {
+        if reference.starts_with(SECRET_MANAGER) {
             return self.state().cache.value(reference);
         }
         let value = EnvironmentSecrets.resolve(reference);

@@ -1,7 +1,6 @@
 //! The form of a reference to a secret manager: `$secret://<manager>/<id>/<path…>`.
 
-/// What all of them begin with; unlike `$env://`, in these letters only.
-pub(super) const PREFIX: &str = "$secret://";
+use milecastle_model::SECRET_MANAGER;
 
 /// The parts of a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +14,7 @@ pub(super) struct Reference<'a> {
 impl<'a> Reference<'a> {
     /// `None`: it names no manager, or nothing there.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
-        let rest = text.strip_prefix(PREFIX)?;
+        let rest = text.strip_prefix(SECRET_MANAGER)?;
         let (second, _) = rest.match_indices('/').nth(1)?;
         let (manager, path) = rest.split_at_checked(second)?;
         let path = path.strip_prefix('/').filter(|path| !path.is_empty())?;

@@ -3,17 +3,16 @@
 use aws_lc_rs::{digest, hmac};
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
-use milecastle_plugin_api::timestamp;
+use milecastle_plugin_api::{hex, timestamp};
 use milecastle_telemetry::Secret;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::SystemTime;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
 const SESSION: HeaderName = HeaderName::from_static("x-amz-security-token");
 
-/// Signs requests to a service.
+/// Signs requests to a service. All that it sends, which is all but the secret key, is ASCII without spaces.
 pub(super) struct Signer {
     pub(super) access_key_id: String,
     pub(super) secret_access_key: Secret<String>,
@@ -22,27 +21,15 @@ pub(super) struct Signer {
     pub(super) service: &'static str,
 }
 
-/// A key of the credentials cannot stand in a header.
-#[derive(Debug, thiserror::Error)]
-#[error("the credentials have a character that cannot be sent")]
-pub(super) struct Unsendable;
-
 impl Signer {
     /// Signs a request without a query, all of whose headers are in `headers`, `Host` included, and adds what proves it. `path` has
     /// nothing that is to be encoded.
-    pub(super) fn sign(
-        &self,
-        method: &Method,
-        path: &str,
-        headers: &mut HeaderMap,
-        body: &[u8],
-        at: SystemTime,
-    ) -> Result<(), Unsendable> {
-        let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Unsendable);
+    pub(super) fn sign(&self, method: &Method, path: &str, headers: &mut HeaderMap, body: &[u8], at: SystemTime) {
+        let value = |text: &str| HeaderValue::from_str(text).expect("checked when the object was read");
         let time = basic(at);
-        headers.insert(DATE, value(&time)?);
+        headers.insert(DATE, value(&time));
         if let Some(token) = &self.session_token {
-            let mut token = value(token.reveal())?;
+            let mut token = value(token.reveal());
             token.set_sensitive(true);
             headers.insert(SESSION, token);
         }
@@ -70,10 +57,9 @@ impl Signer {
         let signature = hex(hmac::sign(&key, text.as_bytes()).as_ref());
         let id = &self.access_key_id;
         let proof = format!("{ALGORITHM} Credential={id}/{scope}, SignedHeaders={signed}, Signature={signature}");
-        let mut proof = value(&proof)?;
+        let mut proof = value(&proof);
         proof.set_sensitive(true);
         headers.insert(AUTHORIZATION, proof);
-        Ok(())
     }
 }
 
@@ -86,13 +72,6 @@ fn basic(at: SystemTime) -> String {
 
 fn sha256(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
 }
 
 #[cfg(test)]
@@ -123,7 +102,7 @@ mod tests {
         let mut all = HeaderMap::from_iter([(HOST, HeaderValue::from_static("example.amazonaws.com"))]);
         all.extend(headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())));
         let at = UNIX_EPOCH + Duration::from_secs(1_440_938_160);
-        signer.sign(&method, path, &mut all, body.as_bytes(), at).unwrap();
+        signer.sign(&method, path, &mut all, body.as_bytes(), at);
         assert_eq!(all[DATE], "20150830T123600Z", "{name}");
         assert_eq!(all.get(SESSION).map(|token| token.to_str().unwrap()), token, "{name}");
         let [signed, signature] = expected;

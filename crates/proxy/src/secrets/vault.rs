@@ -5,7 +5,8 @@
 
 use super::fields::Fields;
 use super::http::{Answer, Client, encoded_path};
-use super::manager::{FetchError, Found, member};
+use super::manager::member;
+use super::trouble::{Found, Trouble};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use milecastle_export::Target;
 use serde_json::Value;
@@ -48,7 +49,7 @@ impl Vault {
     }
 
     /// The members of the secret that a path names one of.
-    pub(super) async fn read(&self, path: &str) -> Result<Value, FetchError> {
+    pub(super) async fn read(&self, path: &str) -> Result<Value, Trouble> {
         let (secret, _) = parts(path)?;
         let secret = encoded_path(secret).ok_or_else(malformed)?;
         let mut target = self.target.clone();
@@ -60,7 +61,7 @@ impl Vault {
                 let data = found.get("data").filter(|data| data.is_object()).ok_or_else(|| answer.malformed())?;
                 Ok(unwrapped(data).clone())
             }
-            404 if says_absent(&answer) => Err(FetchError::Absent),
+            404 if says_absent(&answer) => Err(Trouble::nothing()),
             _ => Err(answer.refused(None)),
         }
     }
@@ -69,17 +70,17 @@ impl Vault {
 /// The member that a path names, of the secret that it names.
 pub(super) fn pick(secret: &Value, path: &str) -> Found {
     let (_, key) = parts(path)?;
-    member(secret, key).ok_or(FetchError::Absent)
+    member(secret, key).ok_or_else(Trouble::nothing)
 }
 
 /// The secret and its member.
-fn parts(path: &str) -> Result<(&str, &str), FetchError> {
+fn parts(path: &str) -> Result<(&str, &str), Trouble> {
     path.rsplit_once('/').filter(|(_, key)| !key.is_empty()).ok_or_else(malformed)
 }
 
-fn malformed() -> FetchError {
+fn malformed() -> Trouble {
     let text = "a reference to vault ends with `/<path>/<key>`, without empty parts, `.` and `..`";
-    FetchError::Failed(text.into())
+    Trouble::Failed(text.into())
 }
 
 /// The members of a secret. Version 2 has them beside the number of their version.

@@ -103,7 +103,7 @@ fn object(server: &Server<Aws>) -> Value {
 }
 
 /// Fetches, and says as well which names were asked for.
-async fn fetch(server: &Server<Aws>, path: &str) -> (Result<String, FetchError>, Vec<String>) {
+async fn fetch(server: &Server<Aws>, path: &str) -> (Found, Vec<String>) {
     let before = server.asked().len();
     let fetched = manager("aws/1", &object(server)).fetch_one(path).await;
     (fetched, server.asked().iter().skip(before).map(name).collect())
@@ -125,7 +125,7 @@ async fn resources_13_2_aws_the_longest_name_is_asked_for_first() {
         ("prod/db", json!({ "SecretString": members })),
         ("text", json!({ "SecretString": "no JSON" })),
     ]);
-    let absent = || Err(FetchError::Absent);
+    let absent = || Err(Trouble::nothing());
     for (path, expected, names) in [
         ("prod/db/password", found("p"), "prod/db/password"),
         ("prod/db/user", found("u"), "prod/db/user prod/db"),
@@ -188,7 +188,7 @@ async fn resources_13_2_aws_secrets_that_are_deleted_or_no_text_are_absent() {
         ("qualified", json!("com.amazonaws.secretsmanager#ResourceNotFoundException")),
     ]);
     for path in ["binary", "deleted", "deleted/key", "qualified"] {
-        assert_eq!(fetch(&server, path).await.0, Err(FetchError::Absent), "{path}");
+        assert_eq!(fetch(&server, path).await.0, Err(Trouble::nothing()), "{path}");
     }
 }
 

@@ -161,12 +161,12 @@ async fn resources_13_3_gcp_the_first_part_is_the_secret_and_the_rest_its_field(
         ("json/port", found("5432")),
         ("json/tls", found(r#"{"on":true}"#)),
         ("json/a/b", found("c")),
-        ("json/none", Err(FetchError::Absent)),
-        ("json/nothing", Err(FetchError::Absent)),
-        ("plain/field", Err(FetchError::Absent)),
-        ("binary", Err(FetchError::Absent)),
-        ("destroyed", Err(FetchError::Absent)),
-        ("unknown", Err(FetchError::Absent)),
+        ("json/none", Err(Trouble::nothing())),
+        ("json/nothing", Err(Trouble::nothing())),
+        ("plain/field", Err(Trouble::nothing())),
+        ("binary", Err(Trouble::nothing())),
+        ("destroyed", Err(Trouble::nothing())),
+        ("unknown", Err(Trouble::nothing())),
     ] {
         assert_eq!(gcp.fetch_one(path).await, expected, "{path}");
     }
@@ -321,6 +321,6 @@ async fn resources_13_3_gcp_a_secret_is_read_once_for_all_of_its_members() {
     let server = Google::start(3600);
     let paths = ["json/user", "json/port", "json/nothing"].map(str::to_owned);
     let fetched = manager("gcp/1", &object(&server)).fetch(&paths).await;
-    assert_eq!(fetched, [found("u"), found("5432"), Err(FetchError::Absent)]);
+    assert_eq!(fetched, [found("u"), found("5432"), Err(Trouble::nothing())]);
     assert_eq!(server.asked().len(), 1 + logins(&server));
 }

@@ -9,7 +9,8 @@ pub(in crate::secrets) mod gcp;
 mod silence;
 mod vault;
 
-use super::manager::{FetchError, Found, Manager, Patience};
+use super::manager::{Manager, Patience};
+use super::trouble::{Found, Trouble};
 use crate::config::GatewayConfig;
 use crate::outlet::background;
 use milecastle_export::Background;
@@ -70,7 +71,7 @@ fn fault(id: &str, body: &Value) -> String {
 /// The words of a failure.
 fn failure(fetched: Found) -> String {
     match fetched {
-        Err(FetchError::Failed(text)) => text,
+        Err(Trouble::Failed(text)) => text,
         other => panic!("no failure: {other:?}"),
     }
 }

@@ -67,9 +67,9 @@ async fn resources_13_1_vault_the_last_part_of_the_path_is_the_key_under_the_pre
             ("team/jack/port", found("5432")),
             ("team/jack/on", found("true")),
             ("team/jack/list", found(r#"[1,"a"]"#)),
-            ("team/jack/none", Err(FetchError::Absent)),
-            ("team/jack/nothing", Err(FetchError::Absent)),
-            ("team/joe/auth-key", Err(FetchError::Absent)),
+            ("team/jack/none", Err(Trouble::nothing())),
+            ("team/jack/nothing", Err(Trouble::nothing())),
+            ("team/joe/auth-key", Err(Trouble::nothing())),
             ("a b+/a b", found("c")),
         ] {
             assert_eq!(vault.fetch_one(path).await, expected, "{prefix} {path}");
@@ -125,9 +125,9 @@ async fn resources_13_1_vault_version_2_of_the_engine_is_told_by_its_answers() {
     for (path, expected) in [
         ("a/b", found("c")),
         ("a/data", found("d")),
-        ("a/metadata", Err(FetchError::Absent)),
-        ("gone/b", Err(FetchError::Absent)),
-        ("first/b", Err(FetchError::Absent)),
+        ("a/metadata", Err(Trouble::nothing())),
+        ("gone/b", Err(Trouble::nothing())),
+        ("first/b", Err(Trouble::nothing())),
         ("first/data", found(r#"{"b":"c"}"#)),
         ("first/metadata", found("m")),
     ] {
@@ -192,6 +192,6 @@ async fn resources_13_1_vault_a_secret_is_read_once_for_all_of_its_keys() {
     let server = Vault::start(&[("/v1/kv/a", json!({ "cert": "c", "key": "k" }))]);
     let paths = ["a/cert", "a/key", "a/none"].map(str::to_owned);
     let fetched = manager("vault/1", &object(&server, "kv")).fetch(&paths).await;
-    assert_eq!(fetched, [found("c"), found("k"), Err(FetchError::Absent)]);
+    assert_eq!(fetched, [found("c"), found("k"), Err(Trouble::nothing())]);
     assert_eq!(server.asked().len(), 1);
 }
