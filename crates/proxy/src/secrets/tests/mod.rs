@@ -12,7 +12,6 @@ mod vault;
 use super::manager::{Manager, Patience};
 use super::trouble::{Found, Trouble};
 use crate::config::GatewayConfig;
-use crate::outlet::background;
 use milecastle_export::Background;
 use milecastle_plugin_api::NodeFacts;
 use milecastle_settings::{Gateway, Size};
@@ -43,7 +42,7 @@ pub(crate) fn background(authorities: Option<&Path>) -> Background {
     }
     let facts = NodeFacts { hostname: "host-1".into(), version: "1.2.3", tracing: false };
     let config = GatewayConfig::new(&settings, &facts).unwrap();
-    background(Handle::current(), &config, Size::kib(LONGEST_ANSWER as u64 >> 10))
+    crate::outlet::background(Handle::current(), &config, Size::kib(LONGEST_ANSWER as u64 >> 10))
 }
 
 fn patience(timeout: Duration) -> Patience {
