@@ -64,7 +64,15 @@ pub(crate) fn faults(compiler: &Compiler, key: &Key, body: &Value, image: &Image
         return vec![fault];
     }
     let metadata = |plugin: &str| parsed(image.get(&Key::new(Kind::PluginMetadata, plugin))?);
-    compiler.check_beside(key.kind, &key.id, body, &metadata)
+    beside_others(|| compiler.check_beside(key.kind, &key.id, body, &metadata))
+}
+
+/// Does what may take seconds, as compiling many large patterns does, without holding up other requests of this thread.
+fn beside_others<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    // Other runtimes cannot hand over the rest of their work.
+    let can = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if can { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// The fault of an object of so many bytes, if nodes do not take it; its place is the member that has most of them.

@@ -323,6 +323,10 @@ impl Registry {
             true => ConfigError { message: "it does not take what a reference stands for".into(), ..fault },
             false => fault,
         };
+        let faults = if referred { schema.validate(&config) } else { Vec::new() };
+        if !faults.is_empty() {
+            return Err(explain(faults.into_iter().map(ConfigError::from).map(hide).collect()));
+        }
         let instance = self.instance(entry, config, request);
         let instance = instance.map_err(|faults| explain(faults.into_iter().map(hide).collect()))?;
         Ok(Some(Built { def, instance, meta, checksum: checksum(written) }))

@@ -489,7 +489,7 @@ fn faults_of_how_secret_managers_are_asked() {
         ("secrets: {negative_ttl: 0s}", "secrets.negative_ttl"),
         ("secrets: {entries: 0}", "secrets.entries"),
         ("secrets: {timeout: 0s}", "secrets.timeout"),
-        ("secrets: {timeout: 61s}", "secrets.timeout"),
+        ("secrets: {timeout: 11s}", "secrets.timeout"),
         ("secrets: {answer_bytes: 1k}", "secrets.answer_bytes"),
         ("secrets: {concurrency: 0}", "secrets.concurrency"),
     ] {

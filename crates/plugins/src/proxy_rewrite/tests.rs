@@ -2,6 +2,7 @@ use super::DEF;
 use milecastle_matching::{Lookup, VarName};
 use milecastle_plugin_api::testing::{Exchange, Setup};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 fn send(config: Value, ask: &str) -> Exchange {
     Setup::new(&[&DEF]).route(json!({ "proxy-rewrite": config })).send(ask)
@@ -180,4 +181,27 @@ fn faults_are_found_on_write() {
     check(headers(json!({ "X-A": true })), "property \"headers\" validation failed");
     let accepted = json!({ "proxy-rewrite": { "regex_uri": ["$secret://vault/1/a/b", "/x", "$ENV://P", "y"] } });
     assert_eq!(Setup::new(&[&DEF]).faults(accepted), []);
+}
+
+#[test]
+fn what_a_reference_stands_for_has_to_fit_too_and_is_not_told() {
+    struct Kept(&'static str);
+    impl milecastle_plugin_api::Secrets for Kept {
+        fn resolve(&self, _: &str) -> Option<String> {
+            Some(self.0.to_owned())
+        }
+    }
+    let faults = |kept: &'static str| {
+        let setup = Setup::with(&[&DEF], &Value::Null, Arc::new(Kept(kept)), Arc::default());
+        setup.faults(json!({ "proxy-rewrite": { "uri": "$secret://vault/1/p/k" } }))
+    };
+    assert_eq!(faults("/there"), []);
+    for unfit in ["sesame", "http://sesame/"] {
+        let [fault] = &*faults(unfit) else { panic!("one fault of {unfit}") };
+        assert_eq!(fault.path, "/proxy-rewrite/uri");
+        assert!(
+            fault.message.contains("what a reference stands for") && !fault.message.contains("sesame"),
+            "{fault:?}"
+        );
+    }
 }

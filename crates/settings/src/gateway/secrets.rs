@@ -18,7 +18,7 @@ pub struct Secrets {
     /// References whose values a node knows at once; those beyond stay unresolved, which the log and a metric tell.
     #[schemars(range(min = 1, max = 65536), extend("x-unit" = "references"))]
     pub entries: u32,
-    /// How long one question may take, and how long a new configuration waits for the values that it needs: at most 60s.
+    /// How long one question may take, and how long a new configuration waits for the values that it needs: at most 10s.
     pub timeout: Time,
     /// Longest answer of a secret manager; a longer one counts as a failure.
     pub answer_bytes: Size,
@@ -30,8 +30,8 @@ pub struct Secrets {
 
 impl Secrets {
     pub(super) fn check(&self, checks: &mut Checks<'_>) {
-        if self.timeout < Time::secs(1) || self.timeout > Time::secs(60) {
-            checks.fault("timeout", "expected 1s to 60s: a change of the configuration may wait so long");
+        if self.timeout < Time::secs(1) || self.timeout > Time::secs(10) {
+            checks.fault("timeout", "expected 1s to 10s: a change of the configuration may wait so long, and the node says nothing meanwhile");
         }
         for (key, time) in [("ttl", self.ttl), ("negative_ttl", self.negative_ttl)] {
             if time < Time::secs(1) {
