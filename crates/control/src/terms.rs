@@ -68,6 +68,7 @@ pub(crate) fn faults(compiler: &Compiler, key: &Key, body: &Value, image: &Image
 }
 
 /// Does what may take seconds, as compiling many large patterns does, without holding up other requests of this thread.
+#[expect(clippy::disallowed_methods, reason = "called on multi-threaded runtimes alone, where it does not panic")]
 fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     // Other runtimes cannot hand over the rest of their work.
