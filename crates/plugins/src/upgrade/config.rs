@@ -8,8 +8,9 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct Config {
     /// The protocols, each with its version if clients ask for it with one: `SPDY/3.1`, `tcp`. The case of letters is of no matter;
-    /// upstreams read a name as it stands here. `websocket` does what `enable_websocket` does. `h2`, `h2c`, `HTTP` and `TLS` are
-    /// refused in every version: behind them requests would pass by routes and plugins.
+    /// upstreams read a name as it stands here. `websocket` does what `enable_websocket` does. HTTP and TLS are refused under each
+    /// of their names, in every version and draft (`h2c`, `h2-14`, `h3-29`, `HTTP/2.0`, `TLS/1.0`): behind them requests would pass by
+    /// routes and plugins.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64)))]
     pub(super) protocols: Vec<String>,
 }

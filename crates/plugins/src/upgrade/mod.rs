@@ -14,9 +14,6 @@ use std::sync::Arc;
 
 pub(crate) static DEF: PluginDef = PluginDef::of::<Upgrade>();
 
-/// Protocols that carry requests, in whatever version.
-const OF_REQUESTS: [&str; 4] = ["h2", "h2c", "http", "tls"];
-
 struct Upgrade(Arc<[String]>);
 
 impl Plugin for Upgrade {
@@ -52,10 +49,20 @@ fn check(protocol: &str) -> Result<(), String> {
     if !is_token(name) || !is_token(version) {
         return Err(format!("`{protocol}` is no protocol: write its name, or its name, a slash and its version"));
     }
-    if OF_REQUESTS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
-        return Err(format!("`{name}` cannot be allowed: behind it requests would pass by routes and plugins"));
+    if carries_requests(name) {
+        return Err(format!("`{protocol}` cannot be allowed: behind it requests would pass by routes and plugins"));
     }
     Ok(())
+}
+
+/// Whether this is a name of HTTP, or of TLS, in whose records anything may be. Not all versions stand behind a slash: drafts are
+/// called `h2c-14`, `h3-29`, `HTTP-draft-04/2.0`, and others have it in the name, as `TLSv1.3`.
+fn carries_requests(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let family = name.split(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let unnumbered = family.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    matches!(family, "h1" | "h2" | "h2c" | "h3" | "hq")
+        || matches!(unnumbered, "http" | "httpv" | "https" | "ssl" | "sslv" | "tls" | "tlsv")
 }
 
 /// RFC 9110 §5.6.2.

@@ -45,7 +45,9 @@ fn a_reference_that_stands_for_nothing_allows_nothing() {
 
 #[test]
 fn what_carries_requests_is_refused_with_the_reason() {
-    for name in ["h2c", "H2C", "h2", "HTTP/2.0", "http", "TLS/1.0", "tls"] {
+    let names = "h2 H2C h2c h2/1 h2-14 h2-16 H2C-14 h3 h3-29 h3-Q050 hq-29 h1 http hTTp HTTP/1.1 HTTP/2.0 HTTP2 \
+                 HTTP-draft-04/2.0 https tls TLS/1.0 TLS-1.3/2 TLSv1.3 tls1 SSL/3";
+    for name in names.split(' ') {
         let faults = Setup::new(&[&DEF]).faults(json!({ "upgrade": { "protocols": ["tcp", name] } }));
         let [fault] = faults.as_slice() else { panic!("{name}: {faults:?}") };
         assert_eq!(fault.path, "/upgrade/protocols/1", "{name}");
@@ -75,7 +77,9 @@ fn what_is_no_list_of_protocols_is_refused() {
         assert!(!faults(protocols.clone()).is_empty(), "{protocols}");
     }
     assert!(!Setup::new(&[&DEF]).faults(json!({ "upgrade": {} })).is_empty());
-    for protocols in [json!(names(16)), json!(["p".repeat(64), "a/1", "http2-like", "!#$%&'*+-.^_`|~/~"])] {
+    for protocols in
+        [json!(names(16)), json!(["p".repeat(64), "a/1", "httpd", "h264", "h2o", "xtls", "!#$%&'*+-.^_`|~/~"])]
+    {
         assert_eq!(faults(protocols.clone()), [], "{protocols}");
     }
 }
