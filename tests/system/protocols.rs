@@ -8,6 +8,7 @@ use serde_json::json;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::mpsc;
 
 /// A server that changes to `tcp` where it is asked to, as engines of containers do: it reads its instructions, says them, and
 /// sends back what it gets then. Any other request is answered with 200.
@@ -75,6 +76,49 @@ async fn a_protocol_passes_where_the_route_names_it() {
     client.finish_sending().await.unwrap();
     assert!(client.read_to_end().await.unwrap().is_empty());
     eventually("the tunnel has ended", async || up.metric("apisix_tunnels").await == Some(0.0)).await;
+    drop(up.stop());
+}
+
+/// A server whose 101 says too little, or something else, by the path; with what it gets through a tunnel that it ought not to have.
+fn careless() -> (SocketAddr, mpsc::Receiver<Vec<u8>>) {
+    let (tell, told) = mpsc::channel();
+    let address = server(move |mut stream| {
+        let head: Vec<String> =
+            BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+        let Some(line) = head.first() else { return };
+        let asked = head.iter().any(|line| line.starts_with("Upgrade: "));
+        let said = match line.split(' ').nth(1) {
+            _ if !asked => "HTTP/1.1 204 No Content\r\n\r\n",
+            Some("/to-no-connection") => "HTTP/1.1 101 Go\r\nUpgrade: websocket\r\n\r\n",
+            Some("/to-nothing") => "HTTP/1.1 101 Go\r\nConnection: Upgrade\r\n\r\n",
+            Some("/to-another") => "HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            _ => "HTTP/1.0 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        };
+        if stream.write_all(said.as_bytes()).is_ok() && asked {
+            let mut passed = Vec::new();
+            drop(stream.read_to_end(&mut passed));
+            tell.send(passed).unwrap();
+        }
+    });
+    (address, told)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_does_not_say_what_it_changes_to_gets_no_tunnel() {
+    let mut up = Up::start();
+    up.process.announce("an upstream node gave no answer");
+    let (address, told) = careless();
+    let upstream = json!({ "nodes": { address.to_string(): 1 } });
+    up.put("/routes/1", json!({ "uri": "/*", "upstream": upstream, "enable_websocket": true })).await;
+    up.answers("/", 204).await;
+    for path in ["/to-no-connection", "/to-nothing", "/to-another", "/in-http-1-0"] {
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let mut client = Raw::connect(up.http).await.unwrap();
+        client.send(ask + "GET /unseen").await.unwrap();
+        let head = client.read_head().await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 502 "), "{path}: {head}");
+        assert_eq!(told.recv_timeout(SOON).unwrap(), b"", "{path}");
+    }
     drop(up.stop());
 }
 

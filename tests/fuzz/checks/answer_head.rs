@@ -88,9 +88,10 @@ fn check(text: &[u8], head: &Head, asked: Asked<'_>, limits: Limits) {
     let switching = seen.status == 101;
     let switched_to: Vec<_> = words("upgrade").collect();
     let asked_for = |name: &[u8]| asked.upgrade.is_some_and(|list| list.split(", ").any(|one| one.as_bytes() == name));
+    let says = |option: &[u8]| words("connection").any(|word| word == option);
     assert!(
-        !switching || matches!(switched_to.as_slice(), [one] if asked_for(one)),
-        "only what was asked for is switched to"
+        !switching || matches!(switched_to.as_slice(), [one] if asked_for(one)) && says(b"upgrade") && seen.minor == 1,
+        "only what was asked for is switched to, and only where that is well said"
     );
 
     let lengths: Vec<u64> =
@@ -106,18 +107,18 @@ fn check(text: &[u8], head: &Head, asked: Asked<'_>, limits: Limits) {
     };
     assert_eq!(head.framing, framing);
 
-    let says = |option: &[u8]| words("connection").any(|word| word == option);
     let persistent = !says(b"close") && (seen.minor == 1 || says(b"keep-alive"));
     assert_eq!(head.keep, persistent && framing != Framing::UntilClose && !switching);
 
     let named: Vec<_> = words("connection").collect();
     let passes = |name: &str| match name {
-        "connection" | "upgrade" => switching,
+        "upgrade" => switching,
         // No field has this name, and whether this option takes it away is of no matter.
         "close" => false,
-        "te" | "trailer" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "content-length" => false,
+        "connection" | "te" | "trailer" | "keep-alive" | "proxy-connection" | "transfer-encoding"
+        | "content-length" => false,
         "content-type" => true,
-        _ => switching || !named.iter().any(|word| word == name.as_bytes()),
+        _ => !named.iter().any(|word| word == name.as_bytes()),
     };
     let mut expected: Vec<_> = seen.fields.iter().filter(|(name, _)| passes(name)).cloned().collect();
     if let Some(length) = lengths.first().filter(|_| seen.status != 204) {

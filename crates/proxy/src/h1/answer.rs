@@ -25,7 +25,7 @@ pub enum Framing {
 #[derive(Debug)]
 pub struct Head {
     pub status: StatusCode,
-    /// End-to-end fields; of a 101 also `Connection` and `Upgrade`.
+    /// End-to-end fields; of a 101 also `Upgrade`.
     pub headers: HeaderMap,
     /// The fields, in place of those in `headers`, without `Server` and `Content-Length`; if it was asked for.
     pub received: Option<Received>,
@@ -53,7 +53,10 @@ pub enum Malformed {
     LengthAndCoding,
     #[error("a transfer coding other than chunked, or one in HTTP/1.0")]
     Coding,
-    #[error("an upgrade that was not asked for, or not to one of the protocols asked for")]
+    #[error(
+        "a 101 that was not asked for, or that does not say over HTTP/1.1, with `Connection: upgrade`, that it changes to one of \
+         the protocols asked for"
+    )]
     Upgrade,
     #[error("an upgrade before the request had been sent whole")]
     EarlyUpgrade,
@@ -178,6 +181,7 @@ struct Facts {
     coded: bool,
     close: bool,
     keep_alive: bool,
+    upgrade: bool,
     /// `Connection` names fields of its own.
     names_fields: bool,
 }
@@ -229,8 +233,8 @@ fn head(
         facts.note(role, &text[value.clone()])?;
         let kept = match role {
             Role::EndToEnd | Role::Date | Role::Server => true,
-            Role::HopByHop | Role::TransferEncoding => false,
-            Role::Upgrade | Role::Connection => switching,
+            Role::HopByHop | Role::TransferEncoding | Role::Connection => false,
+            Role::Upgrade => switching,
             Role::ContentLength => !again,
         };
         if role == Role::Connection && facts.names_fields {
@@ -244,15 +248,16 @@ fn head(
             headers.append(name.clone(), value);
         }
     }
-    if switching && !asked.upgrade.is_some_and(|list| is_one_of(list, &headers)) {
+    let well_said = || minor == 1 && facts.upgrade && asked.upgrade.is_some_and(|list| is_one_of(list, &headers));
+    if switching && !well_said() {
         return Err(Malformed::Upgrade);
     }
     if let Some(length) = facts.length.filter(|_| facts.listed) {
         // It goes on as one number (RFC 9110 §8.6).
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
-    for name in named.iter().filter(|_| !switching) {
-        if !matches!(name.as_slice(), b"content-length" | b"content-type")
+    for name in &named {
+        if !matches!(name.as_slice(), b"content-length" | b"content-type" | b"upgrade")
             && let Ok(name) = HeaderName::from_bytes(name)
         {
             headers.remove(name);
@@ -335,6 +340,7 @@ impl Facts {
             match word.trim_ascii() {
                 word if word.eq_ignore_ascii_case(b"close") => self.close = true,
                 word if word.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                word if word.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
                 b"" => {}
                 _ => self.names_fields = true,
             }

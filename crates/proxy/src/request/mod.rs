@@ -35,7 +35,7 @@ pub(crate) use trailers::Trailers;
 use crate::h1::Received;
 use crate::interim::Interims;
 use crate::upload::Upload;
-use crate::worker::Client;
+use crate::worker::{Client, Tunnel};
 use http::{HeaderMap, StatusCode};
 use milecastle_plugin_api::Reply;
 use std::rc::Rc;
@@ -47,6 +47,8 @@ pub(crate) struct Response {
     /// Further fields, over HTTP/1 and HTTP/2 only.
     pub(crate) received: Option<Received>,
     pub(crate) body: OutBody,
+    /// What the connection becomes behind a 101. It holds the request, which ends with it.
+    pub(crate) tunnel: Option<Box<Tunnel>>,
 }
 
 impl Response {
@@ -98,5 +100,5 @@ pub(crate) async fn serve((mut live, accepted): Taken) -> Response {
 /// What is answered after a panic.
 pub(crate) fn bare_error() -> Response {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
-    Response { status, headers: HeaderMap::new(), received: None, body: OutBody::empty() }
+    Response { status, headers: HeaderMap::new(), received: None, body: OutBody::empty(), tunnel: None }
 }

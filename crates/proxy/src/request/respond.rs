@@ -35,18 +35,29 @@ pub(super) fn with_answer(mut live: Held, answer: Answer) -> Response {
         }
         Answer::Switched { head, conn, idle } => {
             let websocket = upgrade::is_to_websocket(&head.headers);
+            let protocol = head.headers.get(header::UPGRADE).cloned();
             (response.status, response.headers) = (head.status, head.headers);
             if filter_head(&mut live).is_err() {
                 return refused(live);
             }
+            let response = &mut live.cx.response;
+            if response.status != StatusCode::SWITCHING_PROTOCOLS {
+                // A plugin has made another answer of it. To the upstream it was its last word over HTTP.
+                response.headers.remove(header::UPGRADE);
+                return finish_filtered(live, None, Source::Whole(Bytes::new()));
+            }
+            // Whatever plugins have done to these: a 101 without them is none (RFC 9110 §7.8, §15.2.2).
+            response.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            if let Some(protocol) = protocol {
+                response.headers.insert(header::UPGRADE, protocol);
+            }
+            let (status, headers) = (response.status, response.headers.clone());
             live.begin_answer();
-            let (status, headers) = (live.cx.response.status, live.cx.response.headers.clone());
-            let client = live.client.clone();
             let (upstream, first) = conn.into_parts();
             let kind = if websocket { Kind::WebSocket } else { Kind::Tunnel };
             let lasting = live.watch(kind, live.cx.timing.started);
-            *client.tunnel.borrow_mut() = Some(Tunnel { upstream, first, websocket, idle, lasting, request: live });
-            Response { status, headers, received: None, body: OutBody::empty() }
+            let tunnel = Box::new(Tunnel { upstream, first, websocket, idle, lasting, request: live });
+            Response { status, headers, received: None, body: OutBody::empty(), tunnel: Some(tunnel) }
         }
     }
 }
@@ -74,6 +85,11 @@ fn finish(mut live: Held, mut received: Option<Received>, source: Source) -> Res
         None if filter_head(&mut live).is_err() => return refused(live),
         None => {}
     }
+    finish_filtered(live, received, source)
+}
+
+/// Puts the response together whose head has been filtered.
+fn finish_filtered(mut live: Held, received: Option<Received>, source: Source) -> Response {
     let bodiless = live.cx.request.received_method() == Method::HEAD
         || matches!(live.cx.response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let seen = live.body_is_seen();
@@ -110,7 +126,7 @@ fn send(mut live: Held, received: Option<Received>, source: Source) -> Response 
     let status = sent.status;
     let headers = if logged { sent.headers.clone() } else { std::mem::take(&mut sent.headers) };
     sent.bytes_sent += head_bytes(&headers) + received.as_ref().map_or(0, Received::bytes);
-    Response { status, headers, received, body: OutBody::new(source, lasting, live) }
+    Response { status, headers, received, body: OutBody::new(source, lasting, live), tunnel: None }
 }
 
 /// Watches an answer that is flowing, where its policy may end it, and says how that would be done.

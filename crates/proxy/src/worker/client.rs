@@ -1,7 +1,7 @@
 //! One client connection, as its requests and its worker see it.
 
+use super::Worker;
 use super::activity::{Activity, Phase, Signal};
-use super::{Tunnel, Worker};
 use crate::config::ClientLimits;
 use crate::drain::Count;
 use crate::request::LastHost;
@@ -25,8 +25,6 @@ pub(crate) struct Client {
     pub(crate) believed: Believed,
     /// What answers say of HTTP/3 on the same port.
     pub(crate) alternative: Option<HeaderValue>,
-    /// Set by the request whose answer is 101: what follows is passed between client and upstream.
-    pub(crate) tunnel: RefCell<Option<Tunnel>>,
     pub(crate) last_host: LastHost,
     /// The host that was last found to agree with the connection's TLS, and the snapshot's number.
     pub(crate) checked_host: RefCell<Option<(u64, Box<str>)>>,
@@ -46,7 +44,6 @@ impl Client {
             facts: Rc::new(facts),
             activity,
             alternative,
-            tunnel: None.into(),
             last_host: LastHost::default(),
             checked_host: None.into(),
         })

@@ -139,7 +139,7 @@ impl Connection {
     /// Handles a request and sends its answer. `Ok`: another may follow.
     async fn exchange(&mut self, begun: Begun) -> Result<(), Ended> {
         let Begun { taken, http10, keep_alive, to_head } = begun;
-        let response = {
+        let mut response = {
             let mut handling = pin!(answer(self.client.worker.clone(), taken));
             poll_fn(|cx| match handling.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Ok(response)),
@@ -150,7 +150,7 @@ impl Connection {
             })
             .await?
         };
-        let status = response.status;
+        let tunnel = response.tunnel.take();
         let (mut sending, goes_on) = self.start(response, http10, keep_alive, to_head);
         let mut dropping = None;
         poll_fn(|cx| match sending.poll(self, cx) {
@@ -162,10 +162,8 @@ impl Connection {
         })
         .await?;
         drop(sending);
-        if status == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(tunnel) = self.client.tunnel.take()
-        {
-            return Err(Ended::Switched(Box::new(tunnel)));
+        if let Some(tunnel) = tunnel {
+            return Err(Ended::Switched(tunnel));
         }
         let activity = &self.client.activity;
         let goes_on = goes_on && !activity.closing.get();
@@ -185,7 +183,7 @@ impl Connection {
 
     /// Lays out the head of an answer. Says as well whether the connection goes on behind it.
     fn start(&mut self, response: Response, http10: bool, keep_alive: bool, to_head: bool) -> (Sending, bool) {
-        let Response { status, headers, received, body } = response;
+        let Response { status, headers, received, body, .. } = response;
         let bodiless =
             to_head || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let framing = match body.size_hint().exact() {

@@ -321,6 +321,8 @@ pub(crate) struct WitnessConfig {
     header: Option<String>,
     /// Protocols that the client may change to.
     upgrades: Option<Vec<String>>,
+    /// A status in place of the answer's.
+    status: Option<u16>,
 }
 
 /// A plugin that acts in every phase, as told.
@@ -413,6 +415,9 @@ impl OnAccess for Witness {
 impl OnHeaders for Witness {
     fn on_headers(&self, cx: &mut RequestCx) {
         self.enter("headers");
+        if let Some(status) = self.0.status {
+            cx.response.status = http::StatusCode::from_u16(status).unwrap();
+        }
         if let Some((name, value)) = self.0.header.as_ref().and_then(|header| header.split_once(": ")) {
             let name: http::HeaderName = name.parse().unwrap();
             cx.response.headers.insert(name, value.parse().unwrap());

@@ -1,12 +1,13 @@
 //! Requests that ask for more than an answer: upgrades, CONNECT, TRACE.
 
-use crate::support::{Bed, Scripted, read_head, route_to};
+use crate::support::{Bed, SOON, Scripted, read_head, route_to};
 use milecastle_model::Object;
 use milecastle_testkit::Echo;
 use milecastle_testkit::raw::Raw;
 use serde_json::json;
 use std::io::{Read, Write};
-use std::sync::{Arc, Mutex};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, mpsc};
 
 /// An upstream that switches to whatever it is asked for, and answers 200 otherwise; with the heads it has received.
 fn obliging(switched_to: &'static str) -> (Scripted, Arc<Mutex<Vec<String>>>) {
@@ -141,6 +142,120 @@ fn another_protocol_than_those_asked_for_is_502() {
     }
 }
 
+const ASK_TCP: &str = "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+
+#[test]
+fn a_101_that_does_not_say_what_it_changes_to_is_502_and_no_other_node_is_asked() {
+    for said in [
+        "HTTP/1.1 101 Go\r\nUpgrade: tcp\r\n\r\n",
+        "HTTP/1.1 101 Go\r\nConnection: keep-alive\r\nUpgrade: tcp\r\n\r\n",
+        "HTTP/1.1 101 Go\r\nConnection: Upgrade\r\n\r\n",
+        "HTTP/1.0 101 Go\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 101 Go\r\nUpgrade: tcp\r\n\r\n",
+    ] {
+        let (tell, told) = mpsc::channel();
+        let [a, b] = [tell.clone(), tell].map(|tell| {
+            Scripted::new(move |stream, _| {
+                read_head(stream).unwrap();
+                stream.write_all(said.as_bytes()).unwrap();
+                // Until the gateway closes.
+                let mut rest = Vec::new();
+                drop(stream.read_to_end(&mut rest));
+                tell.send(rest).unwrap();
+            })
+        });
+        let bed = Bed::new(route_to(&[a.addr, b.addr], json!({ "plugins": { "witness": { "upgrades": ["tcp"] } } })));
+        bed.run(async {
+            let mut client = Raw::connect(bed.http).await.unwrap();
+            client.send([ASK_TCP, "GET /unseen"].concat()).await.unwrap();
+            let mut head = client.read_head().await.unwrap();
+            if said.contains("103") {
+                assert!(head.starts_with("HTTP/1.1 103"), "{head}");
+                head = client.read_head().await.unwrap();
+            }
+            assert!(head.starts_with("HTTP/1.1 502"), "{said}: {head}");
+        });
+        assert_eq!(told.recv_timeout(SOON).unwrap(), b"", "{said}");
+        assert_eq!(bed.lines(1)[0].attempts, [502], "{said}");
+        assert_eq!(bed.totals().tunnels, 0, "{said}");
+    }
+}
+
+#[test]
+fn clients_learn_what_the_upstream_has_changed_to_whatever_plugins_set() {
+    for set in ["Upgrade: h2c", "Connection: close"] {
+        let (upstream, _) = obliging("TCP");
+        let more = json!({ "plugins": { "witness": { "upgrades": ["tcp"], "header": set } } });
+        let bed = Bed::new(route_to(&[upstream.addr], more));
+        let answer = bed.raw(ASK_TCP).to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 101 "), "{set}: {answer}");
+        assert!(
+            answer.contains("\r\nupgrade: tcp\r\n") && answer.contains("\r\nconnection: upgrade\r\n"),
+            "{set}: {answer}"
+        );
+        assert_eq!(
+            answer.matches("\r\nupgrade:").count() + answer.matches("\r\nconnection:").count(),
+            2,
+            "{set}: {answer}"
+        );
+    }
+}
+
+#[test]
+fn a_101_of_which_a_plugin_makes_another_answer_opens_no_tunnel() {
+    let (tell, told) = mpsc::channel();
+    let upstream = Scripted::new(move |stream, _| {
+        read_head(stream).unwrap();
+        stream.write_all(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nfirst").unwrap();
+        let mut rest = Vec::new();
+        drop(stream.read_to_end(&mut rest));
+        tell.send(rest).unwrap();
+    });
+    let more = json!({ "plugins": { "witness": { "upgrades": ["tcp"], "status": 418 } } });
+    let bed = Bed::new(route_to(&[upstream.addr], more));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        // The connection goes on.
+        for _ in 0..2 {
+            client.send(ASK_TCP).await.unwrap();
+            let head = client.read_head().await.unwrap().to_ascii_lowercase();
+            assert!(head.starts_with("http/1.1 418 ") && head.contains("\r\ncontent-length: 0\r\n"), "{head}");
+            assert!(!head.contains("\r\nupgrade:") && !head.contains("\r\nconnection:"), "{head}");
+        }
+    });
+    for _ in 0..2 {
+        assert_eq!(told.recv_timeout(SOON).unwrap(), b"");
+    }
+    assert_eq!(bed.lines(2).iter().map(|line| line.status).collect::<Vec<_>>(), [418, 418]);
+    bed.wait_totals("no request", |totals| totals.in_flight == 0 && totals.tunnels == 0);
+}
+
+#[test]
+fn a_tunnel_whose_client_has_left_before_it_opened_is_let_go() {
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
+    let (tell, told) = mpsc::channel();
+    let upstream = Scripted::new(move |stream, _| {
+        read_head(stream).unwrap();
+        stream.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n").unwrap();
+        may_go_on.lock().unwrap().recv().unwrap();
+        drop(stream.write_all(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"));
+        drop(stream.read_to_end(&mut Vec::new()));
+        tell.send(()).unwrap();
+    });
+    let bed = Bed::new(allowing(&["tcp"], &upstream));
+    let mut client = TcpStream::connect(bed.http).unwrap();
+    // While there is something behind the request, nobody looks whether the client is still there.
+    client.write_all([ASK_TCP, "early"].concat().as_bytes()).unwrap();
+    assert_eq!(client.peek(&mut [0]).unwrap(), 1);
+    // It has not read what it was sent, so this is a reset, and the 101 cannot be sent.
+    drop(client);
+    go_on.send(()).unwrap();
+    told.recv_timeout(SOON).unwrap();
+    bed.wait_totals("no request", |totals| totals.in_flight == 0 && totals.tunnels == 0);
+    bed.lines(1);
+}
+
 const ASK_WITH_BODY: &str = "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: ";
 
 #[test]
@@ -174,9 +289,27 @@ fn a_body_arrives_before_the_tunnel_begins() {
 }
 
 #[test]
+fn a_client_that_waits_for_100_reads_it_before_the_101() {
+    let upstream = Scripted::new(|stream, _| {
+        let head = read_head(stream).unwrap().to_ascii_lowercase();
+        assert!(head.contains("\r\nupgrade: tcp\r\n") && !head.contains("\r\nexpect:"), "{head}");
+        stream.read_exact(&mut [0; 4]).unwrap();
+        stream.write_all(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n").unwrap();
+    });
+    let bed = Bed::new(allowing(&["tcp"], &upstream));
+    bed.run(async {
+        let mut client = Raw::connect(bed.http).await.unwrap();
+        client.send(format!("{ASK_WITH_BODY}4\r\nExpect: 100-continue\r\n\r\n")).await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 100 "));
+        client.send("body").await.unwrap();
+        assert!(client.read_head().await.unwrap().starts_with("HTTP/1.1 101 "));
+    });
+}
+
+#[test]
 fn a_body_that_is_not_sent_whole_ends_in_no_tunnel() {
     const MUCH: usize = 16 << 20;
-    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let (done, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
     let upstream = Scripted::new(move |stream, _| {
         let asked = read_head(stream).unwrap().contains("\r\nUpgrade: tcp\r\n");

@@ -114,9 +114,12 @@ fn hop_by_hop_fields_end_here() {
     assert_eq!(names, ["content-length", "x-public"]);
     assert!(!head.keep);
     let asked = Asked { upgrade: Some("websocket"), ..AS_RECEIVED };
-    let (head, _) =
-        take("HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", asked).unwrap().unwrap();
-    assert_eq!((head.headers.len(), head.framing, head.keep), (2, Framing::None, false));
+    let switch = "HTTP/1.1 101 Go\r\nConnection: X-Private, Upgrade\r\nX-Private: 1\r\nUpgrade: websocket\r\n\
+                  X-Public: 2\r\n\r\n";
+    let (head, _) = take(switch, asked).unwrap().unwrap();
+    let mut names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!((names, head.framing, head.keep), (vec!["upgrade", "x-public"], Framing::None, false));
 }
 
 #[test]
@@ -134,6 +137,32 @@ fn only_one_of_the_protocols_asked_for_is_switched_to() {
     for lines in ["", "Upgrade: tcp\r\nUpgrade: tcp\r\n"] {
         assert_eq!(switch(lines), Err(Malformed::Upgrade), "{lines}");
     }
+}
+
+#[test]
+fn a_switch_is_said_with_the_word_to_the_connection_and_over_http_1_1() {
+    let switch = |version: &str, lines: &str| {
+        let asked = Asked { upgrade: Some("tcp"), ..GET };
+        take(&format!("HTTP/{version} 101 Go\r\n{lines}Upgrade: tcp\r\n\r\n"), asked).map(|_| ())
+    };
+    for lines in [
+        "Connection: upgrade\r\n",
+        "Connection: keep-alive, UPGRADE\r\n",
+        "Connection: keep-alive\r\nConnection: ,Upgrade\r\n",
+        "Connection: Upgrade\r\nTransfer-Encoding: chunked\r\n",
+    ] {
+        assert_eq!(switch("1.1", lines), Ok(()), "{lines}");
+    }
+    for lines in [
+        "",
+        "Connection:\r\n",
+        "Connection: keep-alive\r\n",
+        "Connection: upgraded\r\n",
+        "Proxy-Connection: Upgrade\r\n",
+    ] {
+        assert_eq!(switch("1.1", lines), Err(Malformed::Upgrade), "{lines}");
+    }
+    assert_eq!(switch("1.0", "Connection: Upgrade\r\n"), Err(Malformed::Upgrade));
 }
 
 /// Fields as they are written out for a client that is told the length by other means, a line each, sorted.

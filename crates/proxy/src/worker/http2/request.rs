@@ -46,7 +46,7 @@ pub(super) async fn serve(open: Open, worker: Rc<Worker>, taken: Result<Taken, B
 
 impl Open {
     async fn send(&self, worker: &Worker, response: Response, to_head: bool) -> Result<(), Cut> {
-        let Response { status, headers, received, mut body } = response;
+        let Response { status, headers, received, mut body, .. } = response;
         let length = match body.size_hint().exact() {
             _ if status == StatusCode::NO_CONTENT => Length::Unsaid,
             _ if to_head || status == StatusCode::NOT_MODIFIED => Length::AsSaid,
