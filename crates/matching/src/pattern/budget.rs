@@ -4,7 +4,8 @@ use std::cell::Cell;
 
 use super::{PatternError, limits};
 
-/// What the patterns of an object that is being written have come to so far, of [`limits::TOGETHER`] at most.
+/// What the patterns of an object that is being written have come to so far, of a million instructions at most
+/// (`docs/hardening.md`, "Large regular expressions").
 ///
 /// Nothing that is loaded has one: what was accepted is built.
 #[derive(Debug, Default)]
