@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use milecastle_model::{Fault, Key, Kind, Object};
 use milecastle_snapshot::Compiler;
@@ -67,7 +67,7 @@ pub(crate) fn faults(compiler: &Compiler, key: &Key, body: &Value, image: &Image
     beside_others(|| compiler.check_beside(key.kind, &key.id, body, &metadata))
 }
 
-/// Does what may take seconds, as compiling many large patterns does, without holding up other requests of this thread.
+/// Does what may take long, as compiling large patterns does, without holding up other requests of this thread.
 #[expect(clippy::disallowed_methods, reason = "called on multi-threaded runtimes alone, where it does not panic")]
 fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
@@ -121,11 +121,11 @@ pub(crate) struct Review {
 }
 
 impl Review {
-    /// Looks through all objects. The work grows with them.
-    pub(crate) fn of(before: Compiler, after: Compiler, image: Arc<Image>) -> Self {
+    /// Looks through all objects, for as long as `asker` lives: nobody waits for it after that. The work grows with them.
+    pub(crate) fn of(before: Compiler, after: Compiler, image: Arc<Image>, asker: &Weak<()>) -> Self {
         let mut review = Self { before, after, image, found: BTreeMap::new() };
         let image = review.image.clone();
-        image.objects().for_each(|object| review.look_at(object));
+        image.objects().take_while(|_| asker.strong_count() > 0).for_each(|object| review.look_at(object));
         review
     }
 

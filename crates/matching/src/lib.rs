@@ -26,7 +26,7 @@ pub mod var;
 pub use cidr::{CidrError, CidrSet};
 pub use expr::{Expr, ExprError};
 pub use json_path::{JsonPath, JsonPathError};
-pub use pattern::{Captures, Flags, Pattern, PatternError, Replacement};
+pub use pattern::{Captures, Flags, Pattern, PatternBudget, PatternError, Replacement};
 pub use router::{Filter, Match, MatchInput, MethodSet, PathPattern, RouteEntry, Router, RouterMode};
 pub use template::{Rendered, Template};
 pub use uri::{Ambiguity, CanonicalPath, UriError, UriOptions, canonical_path};

@@ -4,6 +4,7 @@ use crate::hooks::{HookSet, Hooks};
 use crate::schema::schema_of;
 use crate::shared::{Secrets, Shared};
 use http::HeaderName;
+use milecastle_matching::{Expr, ExprError, Flags, Pattern, PatternBudget, PatternError};
 use milecastle_model::Fault;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -60,8 +61,26 @@ pub struct BuildCx<'a> {
     /// Names and values of the plugin's metadata at the time of the build; live values come from the request's view.
     pub metadata: Option<&'a Value>,
     /// The configuration is being written, not loaded: the time to refuse what conflicts with other objects. A node
-    /// that loads what has been accepted must not refuse it for that.
-    pub writing: bool,
+    /// that loads what has been accepted must not refuse it for that. It is what the object's patterns may still come to.
+    pub writing: Option<&'a PatternBudget>,
+}
+
+impl BuildCx<'_> {
+    /// A regular expression, compiled.
+    ///
+    /// # Errors
+    /// It is none, it is too large, or while it is written: the object's patterns are too large together.
+    pub fn pattern(&self, source: &str, flags: Flags) -> Result<Pattern, PatternError> {
+        Pattern::compiled(source, flags, self.writing)
+    }
+
+    /// A condition. Its patterns are compiled while it is written; a node leaves that to the first request.
+    ///
+    /// # Errors
+    /// It is none, or one of its patterns is none that [`Self::pattern`] takes.
+    pub fn condition(&self, value: &Value) -> Result<Expr, ExprError> {
+        Expr::parse_within(value, self.writing)
+    }
 }
 
 /// What a plugin needs of a body.

@@ -2,7 +2,7 @@
 
 use crate::def::ConfigError;
 use crate::flow::{Reply, ReplyBody};
-use milecastle_matching::Expr;
+use milecastle_matching::{Expr, PatternBudget};
 use serde_json::{Map, Value, json};
 
 /// The options of one plugin on one object, compiled.
@@ -19,11 +19,15 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Compiles the value of `_meta`, which fits [`schema`].
+    /// Compiles the value of `_meta`, which fits [`schema`]. `writing`: see [`crate::BuildCx::writing`].
     ///
     /// # Errors
     /// A filter that is no expression; script text, which this version does not run.
-    pub(crate) fn compile(plugin: &str, value: &Map<String, Value>) -> Result<Self, ConfigError> {
+    pub(crate) fn compile(
+        plugin: &str,
+        value: &Map<String, Value>,
+        writing: Option<&PatternBudget>,
+    ) -> Result<Self, ConfigError> {
         if value.contains_key("pre_function") {
             return Err(ConfigError::at(
                 "/_meta/pre_function",
@@ -32,7 +36,8 @@ impl Meta {
                 ),
             ));
         }
-        let filter = value.get("filter").map(Expr::parse).transpose().map_err(|error| {
+        let filter = value.get("filter").map(|filter| Expr::parse_within(filter, writing));
+        let filter = filter.transpose().map_err(|error| {
             ConfigError::at("/_meta/filter", format!("failed to validate the 'vars' expression: {error}"))
         })?;
         let error_response = value.get("error_response").map(|body| match body {

@@ -10,6 +10,7 @@ use crate::hooks::HookSet;
 use crate::meta::{self, Meta};
 use crate::shared::{Secrets, Shared};
 use foldhash::quality::FixedState;
+use milecastle_matching::PatternBudget;
 use milecastle_model::nearest;
 use milecastle_model::schema::Schema;
 use serde_json::{Map, Value, json};
@@ -61,7 +62,8 @@ struct Request<'a> {
     placement: Placement,
     owner: &'a Owner,
     metadata: &'a dyn Fn(&str) -> Option<Value>,
-    writing: bool,
+    /// See [`BuildCx::writing`].
+    writing: Option<&'a PatternBudget>,
 }
 
 /// Compiled metadata, of a type that only its plugin knows.
@@ -235,19 +237,21 @@ impl Registry {
         owner: &Owner,
         metadata: &dyn Fn(&str) -> Option<Value>,
     ) -> (Vec<Built>, Vec<ConfigError>) {
-        self.each(plugins, &Request { placement, owner, metadata, writing: false })
+        self.each(plugins, &Request { placement, owner, metadata, writing: None })
     }
 
     /// Checks the plugins of an object that is being written. It refuses all that [`Self::build_all`] refuses, and
-    /// what must not be written though a stored copy of it works ([`BuildCx::writing`]).
+    /// what must not be written though a stored copy of it works ([`BuildCx::writing`]). `patterns` is the object's, others of
+    /// which may have taken from it.
     pub fn check_all(
         &self,
         plugins: &Map<String, Value>,
         placement: Placement,
         owner: &Owner,
         metadata: &dyn Fn(&str) -> Option<Value>,
+        patterns: &PatternBudget,
     ) -> Vec<ConfigError> {
-        self.each(plugins, &Request { placement, owner, metadata, writing: true }).1
+        self.each(plugins, &Request { placement, owner, metadata, writing: Some(patterns) }).1
     }
 
     fn each(&self, plugins: &Map<String, Value>, request: &Request<'_>) -> (Vec<Built>, Vec<ConfigError>) {
@@ -274,8 +278,8 @@ impl Registry {
         };
         let disabled = members.get("_meta").and_then(Value::as_object).is_some_and(meta::disabled);
         match self.compile(entry, config, members, request) {
-            // It still takes the place of a copy of lower precedence.
-            Err(_) if disabled => Ok(Some(Built {
+            // It still takes the place of a copy of lower precedence. A node compiles its patterns like those of any other.
+            Err(_) if disabled && !request.writing.is_some_and(PatternBudget::exceeded) => Ok(Some(Built {
                 def: entry.def,
                 checksum: checksum(config),
                 instance: Arc::new(Instance {
@@ -309,7 +313,9 @@ impl Registry {
             return Err(explain(faults.into_iter().map(ConfigError::from).collect()));
         }
         let meta = match members.get("_meta") {
-            Some(Value::Object(own)) => Some(Arc::new(Meta::compile(def.name, own).map_err(|fault| vec![fault])?)),
+            Some(Value::Object(own)) => {
+                Some(Arc::new(Meta::compile(def.name, own, request.writing).map_err(|fault| vec![fault])?))
+            }
             _ => None,
         };
         if credential {
@@ -338,7 +344,7 @@ impl Registry {
         let key = (def.name, checksum, (def.scope == Scope::Owner).then(|| request.owner.clone()));
         let Catalogue { attrs, shared, secrets, instances, .. } = &*self.catalogue;
         let living = instances.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);
-        if let Some(instance) = living.filter(|instance| !request.writing && instance.config == config) {
+        if let Some(instance) = living.filter(|instance| request.writing.is_none() && instance.config == config) {
             return Ok(instance);
         }
         let metadata = (request.metadata)(def.name);
@@ -354,7 +360,7 @@ impl Registry {
         };
         let (hooks, declared) = (def.build)(&config, &cx)?;
         let instance = Arc::new(Instance { config, hooks, declared });
-        if request.writing {
+        if request.writing.is_some() {
             return Ok(instance);
         }
         let mut instances = instances.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,8 +3,8 @@
 use crate::decode::Coding;
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
-use milecastle_matching::Expr;
-use milecastle_plugin_api::{Body, BodyNeed, BodyNeeds, RequestCx};
+use milecastle_matching::{Expr, ExprError, PatternError};
+use milecastle_plugin_api::{Body, BodyNeed, BodyNeeds, BuildCx, ConfigError, RequestCx};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -70,13 +70,20 @@ pub(crate) struct Captured {
 
 impl Bodies {
     /// Takes the attributes. A malformed condition is accepted and then keeps no body.
-    pub(crate) fn new(config: BodyConfig) -> Self {
-        Self {
-            request: Gate::new(config.include_req_body, config.include_req_body_expr),
-            response: Gate::new(config.include_resp_body, config.include_resp_body_expr),
+    ///
+    /// # Errors
+    /// The object's patterns are too large together.
+    pub(crate) fn new(config: BodyConfig, cx: &BuildCx<'_>) -> Result<Self, ConfigError> {
+        let gate = |include, condition, attribute: &str| {
+            let reason = |error: ExprError| format!("failed to validate the '{attribute}' expression: {error}");
+            Gate::new(include, condition, cx).map_err(|error| ConfigError::at(format!("/{attribute}"), reason(error)))
+        };
+        Ok(Self {
+            request: gate(config.include_req_body, config.include_req_body_expr, "include_req_body_expr")?,
+            response: gate(config.include_resp_body, config.include_resp_body_expr, "include_resp_body_expr")?,
             max_request: config.max_req_body_bytes,
             max_response: config.max_resp_body_bytes,
-        }
+        })
     }
 
     /// What the plugin has to ask for.
@@ -145,15 +152,19 @@ impl Bodies {
 }
 
 impl Gate {
-    fn new(include: bool, condition: Option<Vec<Vec<Value>>>) -> Self {
-        match condition {
+    fn new(include: bool, condition: Option<Vec<Vec<Value>>>, cx: &BuildCx<'_>) -> Result<Self, ExprError> {
+        Ok(match condition {
             _ if !include => Self::Never,
             None => Self::Always,
-            Some(condition) => match Expr::parse(&condition.into()) {
+            Some(condition) => match cx.condition(&condition.into()) {
                 Ok(condition) => Self::If(condition),
+                // A node compiles what is accepted.
+                Err(error @ ExprError::InvalidPattern { error: PatternError::TooMuch { .. }, .. }) => {
+                    return Err(error);
+                }
                 Err(error) => Self::Broken(error.to_string()),
             },
-        }
+        })
     }
 
     fn open(&self, cx: &RequestCx) -> bool {

@@ -1,7 +1,7 @@
 //! Certificates that clients are served, by server name (`docs/spec/tls.md` §2–§4).
 
 use crate::snapshot::Map;
-use milecastle_matching::Pattern;
+use milecastle_matching::{Flags, Pattern, PatternBudget};
 use milecastle_model::{Fault, OcspStapling, Ssl, TlsVersion, is_reference};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
@@ -66,11 +66,12 @@ pub(crate) fn match_each_other(pair: &CertifiedKey) -> bool {
 ///
 /// `resolve` gives the text itself, or what a reference stands for. A pair with a reference that leads nowhere is left out:
 /// that is no fault of the object, and the control plane cannot see the nodes' secrets. An authority that leads nowhere
-/// admits no client.
+/// admits no client. `writing` is the budget of an object that is being written.
 pub(crate) fn compile(
     id: &Arc<str>,
     ssl: &Ssl,
     resolve: &dyn Fn(&str) -> Option<String>,
+    writing: Option<&PatternBudget>,
 ) -> Result<CompiledSsl, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut keys = Vec::new();
@@ -97,9 +98,10 @@ pub(crate) fn compile(
         let skip_uri = client
             .skip_mtls_uri_regex
             .iter()
-            .map(|regex| {
-                let pattern = Pattern::new(regex).and_then(|pattern| pattern.check().map(|()| pattern));
-                pattern.map_err(|error| Fault::rule("/client/skip_mtls_uri_regex", error.to_string()))
+            .enumerate()
+            .map(|(n, regex)| {
+                let pattern = Pattern::compiled(regex, Flags::default(), writing);
+                pattern.map_err(|error| Fault::rule(format!("/client/skip_mtls_uri_regex/{n}"), error.to_string()))
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(ClientAuth { authorities, depth: client.depth, skip_uri })

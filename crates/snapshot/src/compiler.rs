@@ -11,7 +11,7 @@ use crate::route::{self, plugins_of};
 use crate::snapshot::Snapshot;
 use crate::stream;
 use crate::upstream::{self, CompiledUpstream};
-use milecastle_matching::RouterMode;
+use milecastle_matching::{PatternBudget, RouterMode};
 use milecastle_model::{Change, Fault, GroupSettings, Key, Kind, Object, Plugins, Ssl, SslKind, Upstream};
 use milecastle_plugin_api::{Built, Chain, ConfigError, Owner, Placement, PluginDef, Registry};
 use milecastle_settings::Registries;
@@ -107,15 +107,16 @@ impl Compiler {
     /// value of a plugin.
     pub fn check_beside(&self, kind: Kind, id: &str, body: &Value, metadata: &MetadataOf<'_>) -> Vec<Fault> {
         let mut faults = milecastle_model::check(kind, body);
+        let patterns = PatternBudget::default();
         let key = Key::new(kind, id);
         let fits = faults.is_empty();
         match kind {
             // The typed forms exist only for bodies that fit their schema.
-            Kind::Route if fits => faults.extend(route::check(self, &key, body)),
+            Kind::Route if fits => faults.extend(route::check(self, &key, body, &patterns)),
             Kind::Service if fits => faults.extend(route::check_upstream(self, &key, body)),
             Kind::Upstream if fits => faults.extend(self.upstream(&key, body).err().unwrap_or_default()),
             Kind::StreamRoute if fits => faults.extend(stream::check(self, &key, body)),
-            Kind::Ssl if fits => faults.extend(self.ssl(&key, body).err().unwrap_or_default()),
+            Kind::Ssl if fits => faults.extend(self.ssl(&key, body, Some(&patterns)).err().unwrap_or_default()),
             Kind::PluginMetadata => faults.extend(self.metadata(&key, body).err().unwrap_or_default()),
             Kind::Proto if fits => faults.extend(proto::check(body)),
             Kind::GroupSettings if fits => {
@@ -125,15 +126,17 @@ impl Compiler {
             _ => {}
         }
         match kind {
-            Kind::Consumer | Kind::Credential => faults.extend(people::check(self, &key, body, metadata)),
+            Kind::Consumer | Kind::Credential => faults.extend(people::check(self, &key, body, metadata, &patterns)),
             Kind::Route | Kind::Service | Kind::GlobalRule | Kind::PluginConfig | Kind::ConsumerGroup => {
-                faults.extend(self.check_plugins(plugins_of(body), Placement::Object, &key, metadata));
+                let plugins = plugins_of(body);
+                faults.extend(self.check_plugins(plugins, Placement::Object, &key, metadata, &patterns));
             }
             Kind::StreamRoute => {
                 let owner = Owner(key.path().into());
                 match &self.streams {
                     Some(registry) => {
-                        let found = registry.check_all(plugins_of(body), Placement::Object, &owner, metadata);
+                        let plugins = plugins_of(body);
+                        let found = registry.check_all(plugins, Placement::Object, &owner, metadata, &patterns);
                         faults.extend(found.into_iter().map(in_plugins));
                     }
                     None => faults.push(Fault::rule("", STREAMS_OFF)),
@@ -217,8 +220,9 @@ impl Compiler {
         placement: Placement,
         key: &Key,
         metadata: &MetadataOf<'_>,
+        patterns: &PatternBudget,
     ) -> Vec<Fault> {
-        let faults = self.registry.check_all(plugins, placement, &Owner(key.path().into()), metadata);
+        let faults = self.registry.check_all(plugins, placement, &Owner(key.path().into()), metadata, patterns);
         faults.into_iter().map(in_plugins).collect()
     }
 
@@ -232,9 +236,9 @@ impl Compiler {
         if text.starts_with('$') { self.registry.secrets().resolve(text) } else { Some(text.to_owned()) }
     }
 
-    fn ssl(&self, key: &Key, body: &Value) -> Result<SslForm, Vec<Fault>> {
+    fn ssl(&self, key: &Key, body: &Value, writing: Option<&PatternBudget>) -> Result<SslForm, Vec<Fault>> {
         let ssl: Ssl = self.typed(body)?;
-        let compiled = certificates::compile(&key.id, &ssl, &|text| self.resolve(text))?;
+        let compiled = certificates::compile(&key.id, &ssl, &|text| self.resolve(text), writing)?;
         Ok(match ssl.kind {
             _ if !ssl.enabled => SslForm::Off,
             SslKind::Server => SslForm::Server(compiled),

@@ -4,6 +4,7 @@ use crate::compiler::{Compiler, MetadataOf};
 use crate::route::plugins_of;
 use crate::snapshot::Snapshot;
 use http::HeaderValue;
+use milecastle_matching::PatternBudget;
 use milecastle_model::{Fault, Key, Kind, is_reference};
 use milecastle_plugin_api::{Built, Consumer, Placement};
 use serde_json::{Map, Value};
@@ -24,12 +25,18 @@ fn placement(key: &Key) -> Placement {
 }
 
 /// All faults of the plugins of a consumer or credential that is being written.
-pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value, metadata: &MetadataOf<'_>) -> Vec<Fault> {
+pub(crate) fn check(
+    compiler: &Compiler,
+    key: &Key,
+    body: &Value,
+    metadata: &MetadataOf<'_>,
+    patterns: &PatternBudget,
+) -> Vec<Fault> {
     let unfit = unfit(compiler, key, body);
     if !unfit.is_empty() {
         return unfit;
     }
-    invalid(compiler.check_plugins(plugins_of(body), placement(key), key, metadata))
+    invalid(compiler.check_plugins(plugins_of(body), placement(key), key, metadata, patterns))
 }
 
 /// A credential holds nothing but authentication plugins.

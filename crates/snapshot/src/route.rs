@@ -5,7 +5,7 @@ use crate::compiler::Compiler;
 use crate::snapshot::Snapshot;
 use crate::upstream::{self, CompiledUpstream};
 use http::StatusCode;
-use milecastle_matching::{CidrSet, Expr, ExprError, Family, MethodSet, RouteEntry};
+use milecastle_matching::{CidrSet, Expr, ExprError, Family, MethodSet, PatternBudget, RouteEntry};
 use milecastle_model::{Fault, Key, Kind, Plugins, Route, Service, UpstreamSource};
 use milecastle_plugin_api::{Built, Chain, Placement, RouteInfo};
 use serde_json::Value;
@@ -89,15 +89,12 @@ pub(crate) fn plugins_of(body: &Value) -> &Plugins {
 
 /// All faults of a route that concern neither its plugins nor another object. Its regular expressions are compiled here;
 /// a node leaves that to the first request.
-pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value) -> Vec<Fault> {
+pub(crate) fn check(compiler: &Compiler, key: &Key, body: &Value, patterns: &PatternBudget) -> Vec<Fault> {
     let route: Route = match compiler.typed(body) {
         Ok(route) => route,
         Err(faults) => return faults,
     };
-    let mut faults = match conditions(&route) {
-        Ok((vars, _)) => vars.and_then(|vars| vars.check().err()).map(|error| bad_vars(&error)).into_iter().collect(),
-        Err(faults) => faults,
-    };
+    let mut faults = conditions(&route, Some(patterns)).err().unwrap_or_default();
     faults.extend(inline(compiler, key, route.upstream.as_deref()).err().unwrap_or_default());
     faults
 }
@@ -112,10 +109,11 @@ fn bad_vars(error: &ExprError) -> Fault {
     Fault::rule("/vars", format!("failed to validate the 'vars' expression: {error}"))
 }
 
-/// Compiles the conditions of a route; a route in quarantine keeps them.
-fn conditions(route: &Route) -> Result<(Option<Expr>, Option<CidrSet>), Vec<Fault>> {
+/// Compiles the conditions of a route; a route in quarantine keeps them. `writing` is the budget of one that is being written.
+fn conditions(route: &Route, writing: Option<&PatternBudget>) -> Result<(Option<Expr>, Option<CidrSet>), Vec<Fault>> {
     let mut faults = Vec::new();
-    let vars = route.vars.as_ref().map(Expr::parse).transpose().unwrap_or_else(|error| {
+    let vars = route.vars.as_ref().map(|vars| Expr::parse_within(vars, writing));
+    let vars = vars.transpose().unwrap_or_else(|error| {
         faults.push(bad_vars(&error));
         None
     });
@@ -197,7 +195,7 @@ pub(crate) fn compile(
     quarantine: bool,
 ) -> Result<Compiled, Vec<Fault>> {
     let route: Route = compiler.typed(body)?;
-    let (vars, addresses) = conditions(&route)?;
+    let (vars, addresses) = conditions(&route, None)?;
     let names = vars.as_ref().map(Expr::names).unwrap_or_default();
     let reads = BodyReads {
         fields: names.iter().any(|name| matches!(name.family(), Family::PostArg | Family::PostArgPath)),

@@ -27,7 +27,7 @@ use milecastle_snapshot::Compiler;
 use milecastle_store::{ChangeSet, Declaration, Delete, NewDeclaration, Op, PublishError, Published, Put, Source};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// An answer, or the answer that refuses one.
 type Answer = Result<Reply, Box<Reply>>;
@@ -77,6 +77,8 @@ impl Engine {
     pub(crate) async fn configs_put(&self, group: &Group, given: Given) -> Answer {
         let Given { digest, text, yaml, caller } = given;
         let members = Arc::new(aside(move || declared::read(&text, yaml)).await?);
+        // Dropped with this future once the client has left.
+        let asker = Arc::new(());
         for _ in 0..ATTEMPTS {
             let declared = self.declared(group).await?;
             if let Some(declared) = declared.as_ref().filter(|declared| declared.digest == digest) {
@@ -86,8 +88,8 @@ impl Engine {
             let terms = Terms::of(&self.compiler, &image).map_err(|error| refusal::unreadable(&error))?;
             let plan = {
                 let (compiler, image, members) = (terms.compiler().clone(), image.clone(), members.clone());
-                let before = declared.clone();
-                aside(move || plan(&compiler, &image, &members, before.as_ref())).await?
+                let (before, asker) = (declared.clone(), Arc::downgrade(&asker));
+                aside(move || plan(&compiler, &image, &members, before.as_ref(), &asker)).await?
             };
             let mut set = ChangeSet::new(Source::File, plan.ops());
             set.require = vec![terms.require()];
@@ -151,6 +153,7 @@ fn plan(
     image: &Image,
     members: &Map<String, Value>,
     declared: Option<&Declaration>,
+    asker: &Weak<()>,
 ) -> Result<Plan, Box<Reply>> {
     let before = declared.map_or_else(|| Ok(Kept::default()), kept)?;
     let mut plan = Plan { drafts: Vec::new(), gone: Vec::new(), kept: before.succeeded_by(members) };
@@ -164,7 +167,7 @@ fn plan(
         }
         let mut flaw = None;
         let given = members.get(kind.collection()).unwrap_or(&Value::Null);
-        let items = declared::collection(compiler, image, kind, given, |found| {
+        let items = declared::collection(compiler, image, kind, given, asker, |found| {
             flaw = Some(found);
             true
         });

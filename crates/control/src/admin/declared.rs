@@ -12,7 +12,7 @@ use milecastle_model::{Fault, Key, Kind, named_schema, schema_of};
 use milecastle_snapshot::Compiler;
 use serde_json::{Map, Number, Value};
 use std::collections::{HashMap, HashSet};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Weak};
 
 /// The collections of objects, in the order in which they are shown.
 pub(crate) const COLLECTIONS: [Kind; 12] = [
@@ -77,16 +77,18 @@ pub(crate) fn read(text: &[u8], is_yaml: bool) -> Result<Map<String, Value>, Box
 }
 
 /// The objects of a collection; each is judged as a write of it would be in the group that `image` shows, references apart. Calls
-/// `flawed` with each fault, in order, until it says that one is enough.
+/// `flawed` with each fault, in order, until it says that one is enough. It ends with `asker`: nobody waits for it after that.
 pub(crate) fn collection(
     compiler: &Compiler,
     image: &Image,
     kind: Kind,
     given: &Value,
+    asker: &Weak<()>,
     mut flawed: impl FnMut(Flaw) -> bool,
 ) -> Vec<Item> {
     let (mut items, mut seen, mut ruled) = (Vec::new(), HashSet::new(), HashMap::new());
-    for (index, member) in given.as_array().into_iter().flatten().enumerate() {
+    let members = given.as_array().into_iter().flatten().enumerate();
+    for (index, member) in members.take_while(|_| asker.strong_count() > 0) {
         let id = id_of(kind, member);
         let flaw = |error: String| Flaw { index, id: id.clone(), error };
         let judged = item(compiler, image, kind, index, id.as_deref(), member);
@@ -189,4 +191,28 @@ fn item(
     private_keys::restore(key.kind, &mut body, image.get(&key)).or_else(first)?;
     first(terms::faults(compiler, &key, &body, image))?;
     Ok(Item { key, body, index: index_of_client })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milecastle_plugin_api::{NoSecrets, Registry};
+    use serde_json::json;
+    use std::sync::Arc;
+
+    #[test]
+    fn nothing_is_judged_for_a_client_that_has_left() {
+        let registry = Registry::new(&[], Map::new(), Arc::default(), Arc::new(NoSecrets));
+        let (compiler, image) = (Compiler::new(Arc::new(registry)), Image::new("l", 0, []));
+        let given = json!([{ "id": "1", "type": "roundrobin", "nodes": { "127.0.0.1:1": 1 } }]);
+        let judged = |asker: &Weak<()>| {
+            let flawed = |flaw: Flaw| panic!("{}", flaw.error);
+            collection(&compiler, &image, Kind::Upstream, &given, asker, flawed).len()
+        };
+        let client = Arc::new(());
+        let asker = Arc::downgrade(&client);
+        assert_eq!(judged(&asker), 1);
+        drop(client);
+        assert_eq!(judged(&asker), 0);
+    }
 }

@@ -30,6 +30,7 @@ use crate::state::{Seen, State};
 use crate::terms::Terms;
 use crate::waits::{Place, Waits};
 use crate::{SERVER, STALE, staleness};
+use aside::aside;
 use axum::body::Body;
 use body::BodyLimits;
 use engine::{Call, Engine};
@@ -234,7 +235,13 @@ impl AdminApi {
             Target::ValidateConfigs => {
                 let yaml = request.headers.get(header::CONTENT_TYPE).is_some_and(validate::is_yaml);
                 match (self.body.read(body).await.map_err(Box::<Reply>::from), self.terms(&request).await) {
-                    (Ok(text), Ok((terms, seen))) => validate::configs(terms.compiler(), &seen.image, &text, yaml),
+                    (Ok(text), Ok((terms, seen))) => {
+                        // Dropped with this future once the client has left.
+                        let asker = Arc::new(());
+                        let waits = Arc::downgrade(&asker);
+                        let judge = move || Ok(validate::configs(terms.compiler(), &seen.image, &text, yaml, &waits));
+                        aside(judge).await.unwrap_or_else(|refused| *refused)
+                    }
                     (Err(refused), _) | (_, Err(refused)) => *refused,
                 }
             }

@@ -8,14 +8,15 @@ use milecastle_model::Kind;
 use milecastle_model::schema::lua_type;
 use milecastle_snapshot::Compiler;
 use serde_json::{Value, json};
+use std::sync::Weak;
 
 /// Whether a media type is YAML's.
 pub(crate) fn is_yaml(content_type: &HeaderValue) -> bool {
     content_type.to_str().is_ok_and(|text| text.trim_start().starts_with("application/yaml"))
 }
 
-/// The answer to a configuration.
-pub(crate) fn configs(compiler: &Compiler, image: &Image, text: &[u8], is_yaml: bool) -> Reply {
+/// The answer to a configuration, which `asker` waits for.
+pub(crate) fn configs(compiler: &Compiler, image: &Image, text: &[u8], is_yaml: bool, asker: &Weak<()>) -> Reply {
     let members = match declared::read(text, is_yaml) {
         Ok(members) => members,
         Err(refused) => return *refused,
@@ -33,7 +34,7 @@ pub(crate) fn configs(compiler: &Compiler, image: &Image, text: &[u8], is_yaml: 
                     errors.push(shown(kind, flaw));
                     false
                 };
-                declared::collection(compiler, image, kind, member, report);
+                declared::collection(compiler, image, kind, member, asker, report);
             }
             (None, None) if name == PLUGINS => {
                 let error = declared::plugin_list(member);

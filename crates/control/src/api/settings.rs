@@ -237,13 +237,16 @@ fn change_set(image: &Image, new: &Value) -> ChangeSet {
 
 /// Looks for objects that the change would take out of service, off the runtime's threads.
 async fn look(review: Option<Review>, before: Compiler, after: Compiler, image: Arc<Image>) -> Result<Review, Failure> {
+    // Dropped with this future once the client has left.
+    let asker = Arc::new(());
+    let waits = Arc::downgrade(&asker);
     // Where others have changed the settings meanwhile, what was seen says nothing.
     let work = move || match review.filter(|review| review.is_of(&before, &after)) {
         Some(mut review) => {
             review.go_on(image);
             review
         }
-        None => Review::of(before, after, image),
+        None => Review::of(before, after, image, &waits),
     };
     Ok(tokio::task::spawn_blocking(work).await?)
 }

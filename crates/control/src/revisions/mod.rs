@@ -108,7 +108,10 @@ impl Editor<'_> {
     /// rests on other objects the database says the rest ([`Self::rehearse`]).
     pub(crate) async fn plan(&self, base: Arc<Image>, edits: Edits, force: bool) -> Result<Plan, Refused> {
         let compiler = self.compiler.clone();
-        tokio::task::spawn_blocking(move || Plan::of(&compiler, base, edits, force)).await?
+        // Dropped with this future once the client has left, or the time is over.
+        let asker = Arc::new(());
+        let waits = Arc::downgrade(&asker);
+        tokio::task::spawn_blocking(move || Plan::of(&compiler, base, edits, force, &waits)).await?
     }
 
     /// What it takes to bring a group from `base` back to what it was at `revision`.

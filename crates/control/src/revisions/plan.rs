@@ -11,7 +11,7 @@ use milecastle_snapshot::Compiler;
 use milecastle_store::{ChangeSet, Delete, Op, PublishError, Put, Source};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// What is to become of objects: these bodies, or to be gone.
 pub(crate) type Edits = BTreeMap<Key, Option<Bytes>>;
@@ -83,8 +83,15 @@ impl Flaw {
 }
 
 impl Plan {
-    /// The work grows with the edits; where they change what can be built in the group, with all of its objects.
-    pub(super) fn of(compiler: &Compiler, base: Arc<Image>, edits: Edits, force: bool) -> Result<Self, Refused> {
+    /// The work grows with the edits; where they change what can be built in the group, with all of its objects. It ends with
+    /// `asker`: nobody waits for it after that.
+    pub(super) fn of(
+        compiler: &Compiler,
+        base: Arc<Image>,
+        edits: Edits,
+        force: bool,
+        asker: &Weak<()>,
+    ) -> Result<Self, Refused> {
         let edits = with_what_lives_below(&base, edits);
         let before = match Terms::of(compiler, &base) {
             Ok(terms) => terms.compiler().clone(),
@@ -105,8 +112,8 @@ impl Plan {
             draft: None,
             force,
         };
-        plan.come_to_settings(&edits);
-        for (key, body) in edits {
+        plan.come_to_settings(&edits, asker);
+        for (key, body) in edits.into_iter().take_while(|_| asker.strong_count() > 0) {
             match body {
                 None => plan.deletes.push(key),
                 Some(body) => plan.put(key, body),
@@ -116,7 +123,7 @@ impl Plan {
     }
 
     /// Takes over the settings that the edits lead to, and looks for objects besides that could not be built any more.
-    fn come_to_settings(&mut self, edits: &Edits) {
+    fn come_to_settings(&mut self, edits: &Edits, asker: &Weak<()>) {
         let key = Key::group_settings();
         let Some(settings) = edits.get(&key) else { return };
         if let Some(body) = settings.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()) {
@@ -135,7 +142,7 @@ impl Plan {
         };
         let before = std::mem::replace(&mut self.compiler, compiler);
         if !self.force && !before.builds_like(&self.compiler) {
-            let review = Review::of(before, self.compiler.clone(), Arc::new(self.after.clone()));
+            let review = Review::of(before, self.compiler.clone(), Arc::new(self.after.clone()), asker);
             let found = review.found().filter(|(key, _)| !edits.contains_key(key));
             self.flaws.extend(found.map(|(key, fault)| Flaw { key: key.clone(), fault: fault.clone() }));
         }

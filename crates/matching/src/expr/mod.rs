@@ -1,7 +1,7 @@
 //! The condition language of `vars`, `filter`, `match` and `*_expr` (`docs/spec/routing.md` §6).
 //!
 //! An expression is checked and compiled once; [`Expr::eval`] then parses nothing and cannot fail. A regular
-//! expression compiles when first needed; one that gives up (see [`crate::pattern`]) counts as not found.
+//! expression compiles when first needed, or when it is written; one that gives up (see [`crate::pattern`]) counts as not found.
 
 mod parse;
 #[cfg(test)]
@@ -13,7 +13,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::cidr::CidrSet;
-use crate::pattern::{Pattern, PatternError};
+use crate::pattern::{Pattern, PatternBudget, PatternError};
 use crate::var::{Lookup, Var, VarName};
 
 /// Why an expression is refused. The texts are those of `docs/spec/routing.md` §6.1 without the prefix
@@ -115,13 +115,13 @@ impl Expr {
 
     /// Compiles an expression.
     pub fn parse(value: &Value) -> Result<Expr, ExprError> {
-        parse::expression(value).map(Expr)
+        Expr::parse_within(value, None)
     }
 
-    /// Compiles every regular expression now, to report what parsing alone does not find. For the control plane;
-    /// a node leaves it to the first request.
-    pub fn check(&self) -> Result<(), ExprError> {
-        self.0.check()
+    /// Compiles an expression. In an object that is being written `budget` says what its patterns may still come to, and each is
+    /// compiled now, to report what parsing alone does not find; without one that is left to the first request.
+    pub fn parse_within(value: &Value, budget: Option<&PatternBudget>) -> Result<Expr, ExprError> {
+        parse::expression(value, budget).map(Expr)
     }
 
     /// Whether the expression is empty, that is, always true.
@@ -157,17 +157,6 @@ impl Node {
             Node::All(items) | Node::Any(items) => items.iter().for_each(|item| item.names(names)),
             Node::Not(item) => item.names(names),
             Node::Test { var, .. } => names.push(var),
-        }
-    }
-
-    fn check(&self) -> Result<(), ExprError> {
-        match self {
-            Node::All(items) | Node::Any(items) => items.iter().try_for_each(Node::check),
-            Node::Not(item) => item.check(),
-            Node::Test { test: Test::Find(pattern), .. } => pattern
-                .check()
-                .map_err(|error| ExprError::InvalidPattern { pattern: pattern.as_str().to_owned(), error }),
-            Node::Test { .. } => Ok(()),
         }
     }
 }

@@ -5,41 +5,44 @@ use serde_json::Value;
 use super::{Expr, ExprError, Literal, Literals, Node, Relation, Test};
 use crate::cidr::CidrSet;
 use crate::json_path::JsonPath;
-use crate::pattern::{Flags, Pattern};
+use crate::pattern::{Flags, Pattern, PatternBudget};
 use crate::var::{VarName, number_of};
 
-pub(super) fn expression(value: &Value) -> Result<Node, ExprError> {
+/// What the patterns may still come to; `None`: they are compiled when first needed.
+type Budget<'b> = Option<&'b PatternBudget>;
+
+pub(super) fn expression(value: &Value, budget: Budget<'_>) -> Result<Node, ExprError> {
     let items = value.as_array().ok_or(ExprError::NotWrapped)?;
     match items.first() {
         None => Ok(Node::All(Vec::new())),
         Some(Value::String(word)) if logic(word).is_none() => Err(ExprError::NotWrapped),
-        Some(_) => list(items, 1),
+        Some(_) => list(items, 1, budget),
     }
 }
 
 /// A non-empty list that starts with a logic word or an item.
-fn list(items: &[Value], depth: usize) -> Result<Node, ExprError> {
+fn list(items: &[Value], depth: usize, budget: Budget<'_>) -> Result<Node, ExprError> {
     let word = items.first().and_then(Value::as_str).and_then(logic);
     let operands = match (word, items) {
         (Some(_), [_, operands @ ..]) if operands.len() < 2 => return Err(ExprError::TooShort),
         (Some(_), [_, operands @ ..]) => operands,
         _ => items,
     };
-    let nodes = operands.iter().map(|operand| item(operand, depth + 1)).collect::<Result<Vec<_>, _>>()?;
+    let nodes = operands.iter().map(|operand| item(operand, depth + 1, budget)).collect::<Result<Vec<_>, _>>()?;
     Ok(word.unwrap_or(Logic { any: false, not: false }).node(nodes))
 }
 
 /// A condition or a nested list.
-fn item(value: &Value, depth: usize) -> Result<Node, ExprError> {
+fn item(value: &Value, depth: usize, budget: Budget<'_>) -> Result<Node, ExprError> {
     if depth > Expr::MAX_DEPTH {
         return Err(ExprError::TooDeep);
     }
     let members = value.as_array().ok_or(ExprError::NotWrapped)?;
     match members.first() {
         None => Err(ExprError::TooShort),
-        Some(Value::Array(_)) => list(members, depth),
-        Some(Value::String(word)) if logic(word).is_some() => list(members, depth),
-        Some(Value::String(name)) => condition(name, members),
+        Some(Value::Array(_)) => list(members, depth, budget),
+        Some(Value::String(word)) if logic(word).is_some() => list(members, depth, budget),
+        Some(Value::String(name)) => condition(name, members, budget),
         Some(_) => Err(ExprError::Invalid),
     }
 }
@@ -73,7 +76,7 @@ fn logic(word: &str) -> Option<Logic> {
 
 /// `[var, op, value]`, `[var, "!", op, value]`, or the old `[var, value]`, which means equality. The value of the old
 /// form is taken as written; an operator in its place is one that has lost its operand.
-fn condition(name: &str, members: &[Value]) -> Result<Node, ExprError> {
+fn condition(name: &str, members: &[Value], budget: Budget<'_>) -> Result<Node, ExprError> {
     let (not, op, operand) = match members {
         [_, Value::String(op)] if op == "!" || Operator::parse(op).is_some() => return Err(ExprError::Invalid),
         [_, operand] => (false, Operator::Equal, operand),
@@ -85,7 +88,7 @@ fn condition(name: &str, members: &[Value]) -> Result<Node, ExprError> {
     if let Some(path) = name.strip_prefix("post_arg.") {
         JsonPath::parse(path)?;
     }
-    let test = Node::Test { var: VarName::parse(name), test: op.test(operand)? };
+    let test = Node::Test { var: VarName::parse(name), test: op.test(operand, budget)? };
     Ok(if not != op.negates() { Node::Not(Box::new(test)) } else { test })
 }
 
@@ -127,7 +130,7 @@ impl Operator {
         self == Operator::NotEqual
     }
 
-    fn test(self, operand: &Value) -> Result<Test, ExprError> {
+    fn test(self, operand: &Value, budget: Budget<'_>) -> Result<Test, ExprError> {
         Ok(match (self, operand) {
             (Operator::Equal | Operator::NotEqual, Value::Null) => Test::Absent,
             (Operator::Equal | Operator::NotEqual, _) => Literal::from_json(operand).map_or(Test::Never, Test::Equal),
@@ -138,8 +141,8 @@ impl Operator {
                 number_of(text).map_or(Test::Never, |n| Test::Compare(relation, n))
             }
             (Operator::Compare(_), _) => Test::Never,
-            (Operator::Find(flags), Value::String(text)) => pattern(text, flags)?,
-            (Operator::Find(flags), Value::Number(n)) => pattern(&n.to_string(), flags)?,
+            (Operator::Find(flags), Value::String(text)) => pattern(text, flags, budget)?,
+            (Operator::Find(flags), Value::Number(n)) => pattern(&n.to_string(), flags, budget)?,
             (Operator::Find(_), _) => return Err(ExprError::Invalid),
             (Operator::In, Value::Array(values)) => Test::In(Literals::from_json(values)),
             (Operator::In, _) => Test::Never,
@@ -151,10 +154,12 @@ impl Operator {
     }
 }
 
-fn pattern(text: &str, flags: Flags) -> Result<Test, ExprError> {
-    Pattern::with_flags(text, flags)
-        .map(Test::Find)
-        .map_err(|error| ExprError::InvalidPattern { pattern: text.to_owned(), error })
+fn pattern(text: &str, flags: Flags, budget: Budget<'_>) -> Result<Test, ExprError> {
+    let pattern = match budget {
+        Some(_) => Pattern::compiled(text, flags, budget),
+        None => Pattern::with_flags(text, flags),
+    };
+    pattern.map(Test::Find).map_err(|error| ExprError::InvalidPattern { pattern: text.to_owned(), error })
 }
 
 fn addresses<'v>(entries: impl IntoIterator<Item = Option<&'v str>>) -> Result<Test, ExprError> {

@@ -16,8 +16,8 @@ fn vars(name: &VarName) -> Option<Var<'static>> {
 }
 
 fn check(expr: Value, expected: bool) {
-    let parsed = Expr::parse(&expr).unwrap_or_else(|error| panic!("{expr}: {error}"));
-    parsed.check().unwrap();
+    let parsed = Expr::parse_within(&expr, Some(&PatternBudget::default()));
+    let parsed = parsed.unwrap_or_else(|error| panic!("{expr}: {error}"));
     assert_eq!(parsed.eval(&vars), expected, "{expr}");
 }
 
@@ -142,6 +142,17 @@ fn addresses() {
     check(json!([["remote_addr", "ipmatch", ["127.0.0.1", "::/0"]]]), false);
     check(json!([["remote_addr", "!", "ipmatch", ["127.0.0.1"]]]), true);
     check(json!([["arg_s", "ipmatch", "0.0.0.0/0"]]), false);
+}
+
+#[test]
+fn patterns_of_what_is_written_are_compiled_and_bounded_together() {
+    let budget = PatternBudget::default();
+    let written = |pattern: &str| Expr::parse_within(&json!([["arg_s", "~~", pattern]]), Some(&budget));
+    assert!(written(r"\p{Nonsense}").is_err());
+    // A call of a group counts for as many parts as it may be written out to.
+    let refused = (0..8).map(|n| written(&format!(r"(a{n})\g<1>"))).find_map(Result::err).unwrap();
+    let ExprError::InvalidPattern { error: PatternError::TooMuch { .. }, .. } = refused else { panic!("{refused}") };
+    assert!(Expr::parse(&json!([["arg_s", "~~", r"(a7)\g<1>"]])).is_ok());
 }
 
 #[test]

@@ -21,16 +21,21 @@ const SMALL_PART: usize = 256 << 10;
 const PARTS: usize = INSTRUCTIONS * SMALL_PART;
 
 /// Largest machine of a part of this pattern, in bytes: the fewer parts there can be, the more.
+pub(super) fn part(pattern: &str) -> usize {
+    (PARTS / parts(pattern)).clamp(SMALL_PART, PART)
+}
+
+/// Most parts of a pattern that the backtracking engine leaves to the linear one.
 ///
 /// Each alternative of each group gives two of them at most, what it begins and what it ends with, and so does what a `+` makes
 /// possessive. A call of a group writes its parts out once more, so where there are calls only the instructions bound how many
 /// there are.
-pub(super) fn part(pattern: &str) -> usize {
+pub(super) fn parts(pattern: &str) -> usize {
     if pattern.contains(r"\g") || pattern.contains("?P>") {
-        return SMALL_PART;
+        return INSTRUCTIONS;
     }
     let alternatives = 1 + pattern.bytes().filter(|byte| matches!(byte, b'(' | b'|' | b'+')).count();
-    (PARTS / (2 * alternatives)).clamp(SMALL_PART, PART)
+    2 * alternatives
 }
 
 /// Deepest nesting of groups, classes and repetitions: the default of `regex_syntax::ast::parse::ParserBuilder::nest_limit`. The
@@ -40,6 +45,10 @@ pub(super) const NESTING: u32 = 250;
 /// Most instructions that the backtracking engine compiles a pattern to. It has no bound by itself, and a group that calls itself twice
 /// (`(a|b\g<1>\g<1>)`) is written out half a million times. An instruction may hold a text of [`LONGEST`] or a machine of [`part`].
 pub(super) const INSTRUCTIONS: usize = 1 << 11;
+
+/// Most instructions that the patterns of one object come to together while it is being written, as `weight.rs` tells them before any
+/// is compiled: some 64 MiB of them, six of the largest patterns or hundreds of ordinary ones.
+pub(super) const TOGETHER: usize = 1 << 20;
 
 /// Steps a backtracking match may take before it gives up: some milliseconds.
 pub(super) const STEPS_BACK: usize = 100_000;

@@ -3,14 +3,18 @@
 //! Operators know PCRE, so a pattern is first turned into the nearest form our engines speak (`pcre.rs`). It then runs
 //! in the `regex` crate, in time linear in the text, if that crate knows all of it; otherwise (look-around,
 //! back-references, possessive repetition) in `fancy-regex` with a limit on backtracking. `limits.rs` says how large a
-//! pattern may be.
+//! pattern may be, and what the patterns of an object may come to together; `weight.rs` tells that before any of them is
+//! compiled.
 //!
 //! Invariants: equal patterns with equal flags share one compiled form for as long as somebody holds it; a pattern is
-//! compiled when first used, not when the configuration is built; no text makes a match run without bound.
+//! compiled when first used, not when the configuration is built; no text makes a match run without bound; those of an
+//! object that is being written take a bounded time together.
 
+mod budget;
 mod limits;
 mod pcre;
 mod replace;
+mod weight;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,6 +24,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 use fancy_regex::CompileError;
 use thiserror::Error;
 
+pub use budget::PatternBudget;
 use pcre::Verdict;
 pub use replace::Replacement;
 
@@ -29,6 +34,17 @@ pub enum PatternError {
     /// The pattern is malformed or too large.
     #[error("{0}")]
     Invalid(String),
+    /// With those before it, it comes to more than the patterns of one object may.
+    #[error(
+        "too much together: with it the patterns of this object come to about {together} instructions, of {most} that they may; spread \
+         them over several objects"
+    )]
+    TooMuch {
+        /// Instructions that they would come to.
+        together: usize,
+        /// Instructions that they may come to.
+        most: usize,
+    },
     /// The text would need more backtracking than is allowed.
     #[error("the match was given up: it needs too much backtracking")]
     GaveUp,
@@ -92,18 +108,27 @@ impl Pattern {
         if let Some(known) = INTERNED.get(source, flags) {
             return Ok(Pattern(known));
         }
-        if source.len() > limits::LONGEST {
-            let (is, most) = (source.len(), limits::LONGEST);
-            return Err(PatternError::Invalid(format!("too long: it has {is} bytes, of {most} that it may have")));
-        }
+        not_too_long(source)?;
         let shared = Shared { source: source.into(), flags, engine: OnceLock::new() };
-        if !matches!(pcre::verdict(&pcre::translate(source), flags), Verdict::Linear) {
+        if !matches!(pcre::verdict(&pcre::translate(source), flags), Verdict::Linear(_)) {
             // Rare, and the other engine offers no check apart from compiling.
             if let Engine::Broken(error) = shared.engine.get_or_init(|| compile(source, flags)) {
                 return Err(error.clone());
             }
         }
         Ok(Pattern(INTERNED.insert(shared)))
+    }
+
+    /// Takes a pattern and compiles it. In an object that is being written `budget` says what its patterns may still come to; one
+    /// that does not fit in is not compiled.
+    pub fn compiled(source: &str, flags: Flags, budget: Option<&PatternBudget>) -> Result<Pattern, PatternError> {
+        not_too_long(source)?;
+        if let Some(budget) = budget {
+            budget.take(weight::of(&pcre::translate(source), flags))?;
+        }
+        let pattern = Pattern::with_flags(source, flags)?;
+        pattern.check()?;
+        Ok(pattern)
     }
 
     /// Compiles the pattern now and reports what is wrong with it.
@@ -167,6 +192,11 @@ impl Pattern {
         Ok(groups.map(|groups| Captures { text, groups }))
     }
 
+    #[cfg(test)]
+    fn is_compiled(&self) -> bool {
+        self.0.engine.get().is_some()
+    }
+
     fn engine(&self) -> &Engine {
         self.0.engine.get_or_init(|| compile(&self.0.source, self.0.flags))
     }
@@ -211,10 +241,18 @@ impl<'t> Captures<'t> {
     }
 }
 
+fn not_too_long(source: &str) -> Result<(), PatternError> {
+    let (is, most) = (source.len(), limits::LONGEST);
+    if is <= most {
+        return Ok(());
+    }
+    Err(PatternError::Invalid(format!("too long: it has {is} bytes, of {most} that it may have")))
+}
+
 fn compile(source: &str, flags: Flags) -> Engine {
     let text = pcre::translate(source);
     let verdict = pcre::verdict(&text, flags);
-    if matches!(verdict, Verdict::Linear) {
+    if matches!(verdict, Verdict::Linear(_)) {
         let built = regex::RegexBuilder::new(&text.text)
             .case_insensitive(flags.case_insensitive)
             .multi_line(flags.multi_line)
@@ -326,9 +364,9 @@ mod tests {
         let other = Pattern::with_flags("shared-pattern-[0-9]+", Flags::CASE_INSENSITIVE).unwrap();
         assert!(Arc::ptr_eq(&one.0, &two.0));
         assert!(!Arc::ptr_eq(&one.0, &other.0));
-        assert!(one.0.engine.get().is_none(), "compiled before use");
+        assert!(!one.is_compiled(), "compiled before use");
         assert!(one.is_match("a shared-pattern-7"));
-        assert!(two.0.engine.get().is_some());
+        assert!(two.is_compiled());
     }
 
     #[test]

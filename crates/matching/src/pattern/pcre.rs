@@ -6,6 +6,8 @@
 //! What stays different: texts are matched by character, not by byte; `$` does not match before a final line end;
 //! `\b` and case folding see all of Unicode; verbs such as `(*SKIP)` and control escapes `\cX` are refused.
 
+use regex_syntax::ast::Ast;
+
 use super::{Flags, limits};
 
 /// A pattern ready for an engine.
@@ -17,8 +19,8 @@ pub(super) struct Translated {
 
 /// Which engine a pattern is for. Tells by the grammar only, not by names of properties or sizes.
 pub(super) enum Verdict {
-    /// The `regex` crate knows all of it.
-    Linear,
+    /// The `regex` crate knows all of it: what is written.
+    Linear(Ast),
     /// Only the backtracking engine may know it.
     Backtracking,
     /// As `Backtracking`, but most likely it is simply malformed, for this reason.
@@ -33,7 +35,7 @@ pub(super) fn verdict(pattern: &Translated, flags: Flags) -> Verdict {
         .build();
     match parser.parse(&pattern.text) {
         Ok(_) if pattern.possessive => Verdict::Backtracking,
-        Ok(_) => Verdict::Linear,
+        Ok(ast) => Verdict::Linear(ast),
         Err(error) if matches!(error.kind(), UnsupportedBackreference | UnsupportedLookAround) => Verdict::Backtracking,
         Err(error) => Verdict::Doubtful(error.kind().to_string()),
     }

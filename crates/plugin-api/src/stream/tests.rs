@@ -3,7 +3,7 @@ use crate::testing::FakeView;
 use crate::{
     BuildCx, ConfigError, Hooks, NoSecrets, Owner, Placement, Plugin, PluginDef, Registry, Shared, Subsystem, View,
 };
-use milecastle_matching::{Lookup, VarName};
+use milecastle_matching::{Lookup, PatternBudget, VarName};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -160,7 +160,8 @@ fn disabled_and_filtered_plugins_do_not_run() {
 fn faults_name_the_subsystem() {
     let check = |plugins: Value| {
         let owner = Owner("/stream_routes/1".into());
-        let faults = registry().check_all(plugins.as_object().unwrap(), Placement::Object, &owner, &|_| None);
+        let plugins = plugins.as_object().unwrap();
+        let faults = registry().check_all(plugins, Placement::Object, &owner, &|_| None, &PatternBudget::default());
         faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>()
     };
     let missing = "failed to check the configuration of stream plugin [first]: property \"wants\" is required";

@@ -16,7 +16,7 @@ use crate::{
     RouteInfo, Secrets, Shared,
 };
 use http::HeaderValue;
-use milecastle_matching::PathPattern;
+use milecastle_matching::{PathPattern, PatternBudget};
 use serde_json::{Map, Value};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -179,7 +179,8 @@ impl Setup {
     /// The faults of a configuration on another object.
     pub fn faults_at(&self, owner: &str, placement: Placement, plugins: Value) -> Vec<ConfigError> {
         let metadata = |name: &str| self.metadata.get(name).cloned();
-        self.registry.check_all(&object(plugins), placement, &Owner(owner.into()), &metadata)
+        let patterns = PatternBudget::default();
+        self.registry.check_all(&object(plugins), placement, &Owner(owner.into()), &metadata, &patterns)
     }
 
     /// Makes the gateway, with these plugins on route 1.

@@ -59,7 +59,7 @@ impl Plugin for FileLogger {
         }
         let mut compiled = Vec::new();
         for (n, item) in config.matches.clone().into_iter().flatten().enumerate() {
-            match Expr::parse(&Value::Array(item)) {
+            match cx.condition(&Value::Array(item)) {
                 Ok(condition) => compiled.push(condition),
                 Err(error) => faults.push(ConfigError::at(
                     format!("/match/{n}"),
@@ -67,14 +67,13 @@ impl Plugin for FileLogger {
                 )),
             }
         }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
+        let bodies = Bodies::new(config.bodies, cx).map_err(|fault| faults.push(fault));
+        let (Ok(bodies), true) = (bodies, faults.is_empty()) else { return Err(faults) };
         Ok(Self {
             path: config.path.map(String::into_boxed_str),
             matches: config.matches.is_some().then(|| compiled.into()),
             format: Format::new(config.format),
-            bodies: Bodies::new(config.bodies),
+            bodies,
             files: cx.shared.get_or_init(Files::default),
         })
     }

@@ -88,7 +88,7 @@ impl Plugin for LimitCount {
         let counters = cx.shared.get_or_init(|| Counters::new(max_keys));
         let instance = match &config.group {
             Some(group) => {
-                if cx.writing {
+                if cx.writing.is_some() {
                     cx.shared.get_or_init(Groups::default).join(group, &config, cx.owner)?;
                 }
                 counters.group(group)

@@ -42,8 +42,8 @@ impl Plugin for ProxyRewrite {
         schema
     }
 
-    fn compile(config: Config, _: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
-        let uri = Uri::new(config.uri.as_deref(), config.regex_uri.as_deref());
+    fn compile(config: Config, cx: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
+        let uri = Uri::new(config.uri.as_deref(), config.regex_uri.as_deref(), cx);
         let headers = Edits::new(config.headers.as_ref());
         let (uri, headers) = match (uri, headers) {
             (Ok(uri), Ok(headers)) => (uri, headers),

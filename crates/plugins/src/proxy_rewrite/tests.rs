@@ -179,6 +179,10 @@ fn faults_are_found_on_write() {
     check(headers(json!({ "": "1" })), "invalid field length in header");
     check(headers(json!({ "X-A": "é" })), "invalid value character in header");
     check(headers(json!({ "X-A": true })), "property \"headers\" validation failed");
+    let large: Vec<String> = (0..4).flat_map(|n| [format!(r"(a{n})\g<1>"), "b".to_owned()]).collect();
+    let faults = Setup::new(&[&DEF]).faults(json!({ "proxy-rewrite": { "regex_uri": large } }));
+    let places: Vec<&str> = faults.iter().map(|fault| &*fault.path).collect();
+    assert_eq!(places, ["/proxy-rewrite/regex_uri/6"], "too much with those before it");
     let accepted = json!({ "proxy-rewrite": { "regex_uri": ["$secret://vault/1/a/b", "/x", "$ENV://P", "y"] } });
     assert_eq!(Setup::new(&[&DEF]).faults(accepted), []);
 }

@@ -1,10 +1,9 @@
 //! The new target.
 
 use super::encode;
-use milecastle_matching::{Captures, Lookup, Pattern, Replacement, Template};
-use milecastle_plugin_api::{ConfigError, Request};
+use milecastle_matching::{Captures, Flags, Lookup, Pattern, Replacement, Template};
+use milecastle_plugin_api::{BuildCx, ConfigError, Request};
 use serde_json::Value;
-use std::borrow::Cow;
 
 /// How the target is made.
 pub(super) enum Uri {
@@ -43,13 +42,17 @@ pub(super) enum Outcome {
 pub(super) type Groups = Vec<Value>;
 
 impl Uri {
-    pub(super) fn new(uri: Option<&str>, pairs: Option<&[String]>) -> Result<Self, Vec<ConfigError>> {
+    pub(super) fn new(
+        uri: Option<&str>,
+        pairs: Option<&[String]>,
+        cx: &BuildCx<'_>,
+    ) -> Result<Self, Vec<ConfigError>> {
         match (uri, pairs) {
             (Some(uri), _) => {
                 let (path, query) = cut(uri);
                 Ok(Self::Template { path: Template::parse(path), query: query.map(Template::parse) })
             }
-            (None, Some(pairs)) => pairs_of(pairs).map(Self::Patterns),
+            (None, Some(pairs)) => pairs_of(pairs, cx).map(Self::Patterns),
             (None, None) => Ok(Self::Kept),
         }
     }
@@ -163,14 +166,17 @@ fn substitute(start: &str, captures: &Captures<'_>, with: &Replacement, request:
     Target { path, target }
 }
 
-fn pairs_of(texts: &[String]) -> Result<Box<[Pair]>, Vec<ConfigError>> {
+fn pairs_of(texts: &[String], cx: &BuildCx<'_>) -> Result<Box<[Pair]>, Vec<ConfigError>> {
     if !texts.len().is_multiple_of(2) {
         return Err(vec![ConfigError::at("/regex_uri", "The length of regex_uri should be an even number")]);
     }
     let (mut pairs, mut faults) = (Vec::new(), Vec::new());
     for (n, pair) in texts.chunks_exact(2).enumerate() {
         let [pattern, replacement] = pair else { continue };
-        let checked = if milecastle_plugin_api::is_reference(pattern) { Ok(None) } else { compile(pattern).map(Some) };
+        let checked = match milecastle_plugin_api::is_reference(pattern) {
+            true => Ok(None),
+            false => cx.pattern(pattern, Flags::default()).map(Some),
+        };
         match checked {
             Ok(pattern) => pairs.push(Pair { pattern, replacement: Replacement::parse(replacement) }),
             Err(reason) => faults.push(ConfigError::at(
@@ -180,13 +186,6 @@ fn pairs_of(texts: &[String]) -> Result<Box<[Pair]>, Vec<ConfigError>> {
         }
     }
     if faults.is_empty() { Ok(pairs.into()) } else { Err(faults) }
-}
-
-fn compile(pattern: &str) -> Result<Pattern, Cow<'static, str>> {
-    let reason = |error: milecastle_matching::PatternError| Cow::Owned(error.to_string());
-    let compiled = Pattern::new(pattern).map_err(reason)?;
-    compiled.check().map_err(reason)?;
-    Ok(compiled)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::config::{Filter, Scope};
 use crate::decode::Coding;
 use milecastle_matching::{Flags, Pattern, Replacement};
-use milecastle_plugin_api::ConfigError;
+use milecastle_plugin_api::{BuildCx, ConfigError};
 
 /// Edits of the body by patterns.
 pub(super) struct Filters {
@@ -22,10 +22,10 @@ struct Compiled {
 const KNOWN_FLAGS: &str = "adijmosuxDJU";
 
 impl Filters {
-    pub(super) fn new(filters: &[Filter], cap: usize) -> Result<Self, Vec<ConfigError>> {
+    pub(super) fn new(filters: &[Filter], cap: usize, cx: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
         let (mut compiled, mut faults) = (Vec::new(), Vec::new());
         for (n, filter) in filters.iter().enumerate() {
-            match compile(filter) {
+            match compile(filter, cx) {
                 Ok(pattern) => compiled.push(Compiled {
                     pattern,
                     replacement: Replacement::parse(&filter.replace),
@@ -97,15 +97,13 @@ impl Filters {
     }
 }
 
-fn compile(filter: &Filter) -> Result<Option<Pattern>, String> {
+fn compile(filter: &Filter, cx: &BuildCx<'_>) -> Result<Option<Pattern>, String> {
     if let Some(unknown) = filter.options.chars().find(|letter| !KNOWN_FLAGS.contains(*letter)) {
         return Err(format!("unknown flag \"{unknown}\""));
     }
     if milecastle_plugin_api::is_reference(&filter.regex) {
         return Ok(None);
     }
-    let pattern =
-        Pattern::with_flags(&filter.regex, Flags::parse(&filter.options)).map_err(|error| error.to_string())?;
-    pattern.check().map_err(|error| error.to_string())?;
-    Ok(Some(pattern))
+    let pattern = cx.pattern(&filter.regex, Flags::parse(&filter.options));
+    pattern.map(Some).map_err(|error| error.to_string())
 }

@@ -60,11 +60,11 @@ impl Plugin for ResponseRewrite {
         Example::new("Edit the body", include_str!("examples/filters.json")),
     ];
 
-    fn compile(config: Config, _: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
+    fn compile(config: Config, cx: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
         let mut faults = Vec::new();
-        let body = new_body(&config).map_err(|found| faults.extend(found)).ok();
+        let body = new_body(&config, cx).map_err(|found| faults.extend(found)).ok();
         let headers = Edits::new(config.headers.as_ref()).map_err(|found| faults.extend(found)).ok();
-        let condition = config.vars.map(|vars| Expr::parse(&Value::Array(vars))).transpose();
+        let condition = config.vars.map(|vars| cx.condition(&Value::Array(vars))).transpose();
         let condition = condition.map_err(|error| {
             let text = format!("failed to validate the 'vars' expression: {error}");
             faults.push(ConfigError::at("/vars", text));
@@ -89,12 +89,12 @@ impl Plugin for ResponseRewrite {
     }
 }
 
-fn new_body(config: &Config) -> Result<NewBody, Vec<ConfigError>> {
+fn new_body(config: &Config, cx: &BuildCx<'_>) -> Result<NewBody, Vec<ConfigError>> {
     if config.body.is_some() && config.filters.is_some() {
         return Err(vec![ConfigError::at("/filters", "body and filters cannot be specified at the same time")]);
     }
     if let Some(filters) = &config.filters {
-        return Filters::new(filters, config.max_resp_body_size).map(NewBody::Filtered);
+        return Filters::new(filters, config.max_resp_body_size, cx).map(NewBody::Filtered);
     }
     let text = config.body.as_deref();
     if !config.body_base64 || text.is_some_and(milecastle_plugin_api::is_reference) {

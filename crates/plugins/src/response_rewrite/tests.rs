@@ -184,6 +184,7 @@ fn faults_are_found_on_write() {
     check(json!({ "filters": [{ "regex": "", "replace": "" }] }), "string too short");
     check(json!({ "filters": [{ "regex": "x" }] }), "property \"replace\" is required");
     check(json!({ "filters": [{ "regex": "(", "replace": "" }] }), "regex \"(\" validation failed: ");
+    check(json!({ "vars": [["uri", "~~", r"\p{Nonsense}"]] }), "failed to validate the 'vars' expression: ");
     check(
         json!({ "filters": [{ "regex": "x", "replace": "", "options": "z" }] }),
         "regex \"x\" validation failed: unknown flag \"z\"",

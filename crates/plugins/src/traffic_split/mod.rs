@@ -41,8 +41,7 @@ impl Plugin for TrafficSplit {
         let rules = config.rules.iter().enumerate().map(|(r, rule)| {
             let parse = |(m, item): (usize, &config::Match)| {
                 let vars = item.vars.as_ref()?;
-                let parsed = Expr::parse(vars).and_then(|expr| expr.check().map(|()| expr));
-                parsed
+                cx.condition(vars)
                     .map_err(|error| {
                         let text = format!("failed to validate the 'vars' expression: {error}");
                         faults.push(ConfigError::at(format!("/rules/{r}/match/{m}/vars"), text));

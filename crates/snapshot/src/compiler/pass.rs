@@ -157,7 +157,7 @@ impl Pass {
     }
 
     fn ssl(&mut self, key: &Key) {
-        let Some(form) = self.form(key, |pass, body| pass.compiler.ssl(key, body)) else {
+        let Some(form) = self.form(key, |pass, body| pass.compiler.ssl(key, body, None)) else {
             // Never had a good form: an upstream that names it cannot tell whether it is for upstreams.
             if !self.next.ssls.contains_key(&*key.id) && !self.next.client_identities.contains_key(&*key.id) {
                 let unusable = Err(ClientCertificateFault::Unusable);

@@ -1,6 +1,7 @@
 //! The compiler through its public face, with two small plugins of its own.
 
 mod equality;
+mod patterns;
 mod people;
 mod quarantine;
 mod references;
