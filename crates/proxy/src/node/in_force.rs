@@ -7,7 +7,7 @@
 //! nobody else holds any.
 
 use super::holdings::Holdings;
-use super::{Publish, StatusCell};
+use super::{Alarm, Publish, StatusCell};
 use crate::secrets::NodeSecrets;
 use milecastle_snapshot::Snapshot;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,6 +80,7 @@ impl InForce {
             renewed.await.unwrap_or(holdings)
         };
         self.set(&holdings);
+        self.status.note(Alarm::Secrets, self.secrets.want_of_room());
         retreat.to = None;
         holdings
     }

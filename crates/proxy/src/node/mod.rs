@@ -85,6 +85,8 @@ pub enum Alarm {
     LastGood,
     /// Whether the node is in maintenance cannot be kept on the disk.
     Maintenance,
+    /// What is in force has more references to secret managers than this node resolves.
+    Secrets,
 }
 
 /// What the node knows of its configuration; for status pages and metrics.
@@ -242,10 +244,11 @@ impl StatusCell {
         status.quarantined = quarantined;
     }
 
-    /// Raises an alarm, or takes it back.
+    /// Raises an alarm, or takes it back. The log has it once for as long as it stays the same.
     fn note(&self, alarm: Alarm, trouble: Option<String>) {
         let mut status = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         match trouble {
+            Some(text) if status.alarms.get(&alarm) == Some(&text) => {}
             Some(text) => {
                 tracing::error!("{text}");
                 status.alarms.insert(alarm, text);

@@ -60,7 +60,8 @@ pub(super) struct Cache {
     due: BTreeSet<(Instant, Arc<str>)>,
     /// Those that are waited for.
     awaited: HashSet<Arc<str>>,
-    left_out: usize,
+    /// Those beyond the room, each with the generation in which it lost the value that it had; 0 if it never had any.
+    left_out: HashMap<Arc<str>, u64>,
     /// Grows with each change of a value.
     generation: u64,
     /// Grows with each question, and with each that is due at once. One for all places: one that is forgotten and comes back is not
@@ -96,7 +97,7 @@ impl Cache {
             places: HashMap::new(),
             due: BTreeSet::new(),
             awaited: HashSet::new(),
-            left_out: 0,
+            left_out: HashMap::new(),
             generation: 0,
             round: 0,
         }
@@ -108,12 +109,31 @@ impl Cache {
         entry.value.as_ref().map(|value| value.reveal().clone())
     }
 
-    /// From now on these are in use. The others are forgotten; those that are new are due at once, as far as there is room: those
-    /// that are known keep theirs. Gives how many have none, if that is another number than before.
-    pub(super) fn follow(&mut self, references: &BTreeSet<&str>, now: Instant) -> Option<usize> {
-        let Self { places, due, awaited, .. } = self;
+    /// From now on these are in use: of them the first that there is room for, whichever were known before. The others are forgotten, and
+    /// those that are new are due at once. One that has to make room loses its value, which is a change: what was built with it would
+    /// not be built so after a start.
+    pub(super) fn follow<'a>(&mut self, references: impl IntoIterator<Item = &'a str>, now: Instant) {
+        let (mut within, mut beyond) = (HashSet::new(), HashSet::new());
+        for reference in references {
+            if within.len() < self.room {
+                within.insert(reference);
+            } else if !within.contains(reference) {
+                beyond.insert(reference);
+            }
+        }
+        let Self { places, due, awaited, left_out, generation, .. } = self;
+        left_out.retain(|reference, _| beyond.contains(&**reference));
         places.retain(|name, place| {
-            place.entries.retain(|reference, _| references.contains(&**reference));
+            place.entries.retain(|reference, entry| {
+                if beyond.contains(&**reference) {
+                    if entry.value.is_some() {
+                        *generation += 1;
+                        entry.changed = *generation;
+                    }
+                    left_out.insert(reference.clone(), entry.changed);
+                }
+                within.contains(&**reference)
+            });
             let used = !place.entries.is_empty();
             if !used {
                 due.remove(&(place.due, name.clone()));
@@ -121,26 +141,30 @@ impl Cache {
             }
             used
         });
-        let mut known: usize = self.places.values().map(|place| place.entries.len()).sum();
-        let mut left_out = 0;
-        for reference in references {
+        for reference in beyond {
+            left_out.entry(reference.into()).or_insert(0);
+        }
+        for reference in within {
             let name = place(reference);
-            if self.places.get(name).is_some_and(|place| place.entries.contains_key(*reference)) {
+            if self.places.get(name).is_some_and(|place| place.entries.contains_key(reference)) {
                 continue;
             }
-            if known == self.room {
-                left_out += 1;
-                continue;
-            }
-            known += 1;
             let name: Arc<str> = name.into();
             let new = || Place { entries: BTreeMap::new(), due: now, round: 0 };
             let place = self.places.entry(name.clone()).or_insert_with(new);
-            place.entries.insert((*reference).into(), Entry::default());
+            place.entries.insert(reference.into(), Entry::default());
             self.ask_at_once(&name, now);
         }
-        let before = std::mem::replace(&mut self.left_out, left_out);
-        (before != left_out).then_some(left_out)
+    }
+
+    /// Whether a reference in use is one of those beyond the room.
+    pub(super) fn leaves_out(&self, reference: &str) -> bool {
+        self.left_out.contains_key(reference)
+    }
+
+    /// How many references are known at once.
+    pub(super) fn room(&self) -> usize {
+        self.room
     }
 
     /// Has those places asked for at once, whatever is known of them or just being asked.
@@ -205,7 +229,9 @@ impl Cache {
     /// The present generation, and the references whose values have changed since another one.
     pub(super) fn changed_since(&self, generation: u64) -> (u64, HashSet<Arc<str>>) {
         let entries = self.places.values().flat_map(|place| &place.entries);
-        let changed = entries.filter(|(_, entry)| entry.changed > generation);
+        let entries = entries.map(|(reference, entry)| (reference, entry.changed));
+        let changed = entries.chain(self.left_out.iter().map(|(reference, changed)| (reference, *changed)));
+        let changed = changed.filter(|(_, changed)| *changed > generation);
         (self.generation, changed.map(|(reference, _)| reference.clone()).collect())
     }
 
@@ -215,7 +241,7 @@ impl Cache {
     }
 
     pub(super) fn census(&self) -> Census {
-        let mut census = Census { left_out: self.left_out as u64, ..Census::default() };
+        let mut census = Census { left_out: self.left_out.len() as u64, ..Census::default() };
         for entry in self.places.values().flat_map(|place| place.entries.values()) {
             match (&entry.value, &entry.trouble) {
                 (Some(_), None) => census.resolved += 1,

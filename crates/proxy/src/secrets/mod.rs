@@ -9,7 +9,8 @@
 //!   ([`NodeSecrets::prepare`]), for a bounded time, and once.
 //! - A manager that cannot be asked takes no value away; one that says that there is none does.
 //! - Values and tokens are in memory alone, and in no log, metric or error.
-//! - Only references in use are asked for, and no more of them are known than the settings allow.
+//! - Only references in use are asked for, and no more of them are known than the settings allow: which ones, the configuration alone
+//!   decides ([`order`]), and neither what a node had before nor what it has been asked.
 //!
 //! Deliberately absent: building again what holds a changed value, which is for whoever puts configurations in force.
 
@@ -22,6 +23,7 @@ mod http;
 mod keeper;
 mod manager;
 mod managers;
+mod order;
 mod reference;
 mod sigv4;
 #[cfg(test)]
@@ -40,7 +42,7 @@ use milecastle_plugin_api::Secrets;
 use milecastle_settings::Secrets as Settings;
 use milecastle_snapshot::Snapshot;
 use reference::Reference;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -63,6 +65,8 @@ pub struct NodeSecrets {
 struct State {
     cache: Cache,
     managers: Managers,
+    /// See [`NodeSecrets::want_of_room`].
+    want_of_room: Option<String>,
     found: u64,
     absent: u64,
     failed: u64,
@@ -71,16 +75,18 @@ struct State {
 impl State {
     fn take_over(&mut self, snapshot: &Snapshot) {
         let now = Instant::now();
-        let Self { cache, managers, .. } = self;
-        let references = snapshot.references().flat_map(|(_, references)| references);
-        let references: BTreeSet<&str> = references.map(|reference| &**reference).collect();
-        let left_out = cache.follow(&references, now);
-        if let Some(left_out) = left_out.filter(|left_out| *left_out > 0) {
-            tracing::error!(
-                left_out,
-                "more references to secret managers than secrets.entries: those beyond are not resolved; raise it on this node"
-            );
-        }
+        let Self { cache, managers, want_of_room, .. } = self;
+        let holders = order::holders(snapshot);
+        cache.follow(holders.iter().flat_map(|(_, references)| *references).map(|reference| &**reference), now);
+        let first =
+            holders.iter().find(|(_, references)| references.iter().any(|reference| cache.leaves_out(reference)));
+        *want_of_room = first.map(|(key, _)| {
+            let (room, left_out) = (cache.room(), cache.census().left_out);
+            format!(
+                "more references to secret managers than secrets.entries ({room}): {left_out} are not resolved, the first of them in {key}, \
+                 the others there or in what was written later; raise it on each node of the group"
+            )
+        });
         let changed = managers.set(snapshot);
         if !changed.is_empty() {
             let concerned = |place: &str| Reference::parse(place).is_some_and(|of| changed.contains(of.manager));
@@ -129,6 +135,7 @@ impl NodeSecrets {
             state: Mutex::new(State {
                 cache: Cache::new(settings),
                 managers: Managers::new(Arc::new(outlet), patience),
+                want_of_room: None,
                 found: 0,
                 absent: 0,
                 failed: 0,
@@ -163,7 +170,7 @@ impl NodeSecrets {
         {
             let mut state = self.state();
             state.take_over(snapshot);
-            self.awaited.send_replace(state.cache.awaited());
+            self.announce(&state);
         }
         self.poked.notify_one();
     }
@@ -177,6 +184,12 @@ impl NodeSecrets {
     pub(crate) fn changed_since(&self, generation: u64) -> Changed {
         let (until, references) = self.state().cache.changed_since(generation);
         Changed { until, references }
+    }
+
+    /// What an operator should know of, and do, where the configuration that was taken over last has more references than there is
+    /// room for.
+    pub(crate) fn want_of_room(&self) -> Option<String> {
+        self.state().want_of_room.clone()
     }
 
     pub(crate) fn figures(&self) -> Figures {
@@ -218,13 +231,17 @@ impl NodeSecrets {
                 }
             }
             let news = state.cache.take(question, answers, Instant::now());
-            let generation = state.cache.generation();
-            // Before anybody who waits for the answer can go on.
-            self.changes.send_if_modified(|known| std::mem::replace(known, generation) != generation);
-            self.awaited.send_replace(state.cache.awaited());
+            self.announce(&state);
             news
         };
         news.into_iter().for_each(|(reference, news)| tell(&reference, news));
+    }
+
+    /// Wakes those that wait for a change of a value, then those that wait for answers: they find what has changed.
+    fn announce(&self, state: &State) {
+        let generation = state.cache.generation();
+        self.changes.send_if_modified(|known| std::mem::replace(known, generation) != generation);
+        self.awaited.send_replace(state.cache.awaited());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -15,7 +15,8 @@ pub struct Secrets {
     pub ttl: Time,
     /// After how long a reference is asked for again whose manager knows nothing of it, or did not answer.
     pub negative_ttl: Time,
-    /// References whose values a node knows at once; those beyond stay unresolved, which the log and a metric tell.
+    /// References whose values a node knows at once; those beyond, of the objects that were written last, stay unresolved, which an alarm
+    /// of the node, the log and a metric tell. Set it alike on all nodes of a group, so that they leave out the same ones.
     #[schemars(range(min = 1, max = 65536), extend("x-unit" = "references"))]
     pub entries: u32,
     /// How long one question may take, and how long a new configuration waits for the values that it needs: at most 10s.

@@ -1,9 +1,9 @@
 //! What is in force while secrets change, with a Vault of the testkit.
 
-use super::super::StatusCell;
 use super::super::holdings::{Holdings, SnapshotHead};
 use super::super::in_force::InForce;
-use super::{LINEAGE, certificate, compiler_with, delta, digest, manager_of, pair, put, route};
+use super::super::{Alarm, StatusCell};
+use super::{LINEAGE, certificate, compiler_with, delete, delta, digest, manager_of, object, pair, put, route};
 use crate::secrets::NodeSecrets;
 use crate::secrets::tests::background;
 use milecastle_settings::{Secrets as Settings, Time};
@@ -28,7 +28,11 @@ struct Site {
 impl Site {
     /// Asks for each secret again and again, and waits for it as long as it takes.
     fn start() -> Self {
-        let settings = Settings { ttl: Time::millis(10), timeout: Time::secs(3600), ..Settings::default() };
+        Self::with(Settings::default())
+    }
+
+    fn with(settings: Settings) -> Self {
+        let settings = Settings { ttl: Time::millis(10), timeout: Time::secs(3600), ..settings };
         let secrets = NodeSecrets::new(&settings, &Handle::current(), background(None));
         let compiler = compiler_with(secrets.clone());
         let status = StatusCell { own: Arc::default(), last_good: Arc::default() };
@@ -40,15 +44,24 @@ impl Site {
     /// The first configuration: a certificate that is kept at `kv/tls`. Gives it as it is in force.
     async fn begin(&self) -> (Holdings, [pb::Object; 2]) {
         let objects = [manager_of(&self.vault), certificate("tls")];
-        let digest = digest(&objects).into();
-        let head = SnapshotHead { lineage: LINEAGE.into(), revision: 1, digest, mark: String::new() };
-        let built = Holdings::from_objects(&self.compiler, None, &head, &objects).unwrap();
-        (self.in_force.put(built).await, objects)
+        (self.put_all(1, &objects).await, objects)
+    }
+
+    /// A whole configuration. Gives it as it is in force.
+    async fn put_all(&self, revision: u64, objects: &[pb::Object]) -> Holdings {
+        let digest = digest(objects).into();
+        let head = SnapshotHead { lineage: LINEAGE.into(), revision, digest, mark: String::new() };
+        let built = Holdings::from_objects(&self.compiler, None, &head, objects).unwrap();
+        self.in_force.put(built).await
     }
 
     fn serves(&self, identity: &Identity) -> bool {
+        self.serves_at("a.test", identity)
+    }
+
+    fn serves_at(&self, name: &str, identity: &Identity) -> bool {
         let held = self.in_force.held().unwrap();
-        let served = held.snapshot().certificate("a.test").and_then(|ssl| ssl.keys.first());
+        let served = held.snapshot().certificate(name).and_then(|ssl| ssl.keys.first());
         let expected = CertificateDer::from_pem_slice(identity.cert.as_bytes()).unwrap();
         served.is_some_and(|pair| pair.cert.first() == Some(&expected))
     }
@@ -102,4 +115,52 @@ async fn what_does_not_come_into_force_leaves_the_secrets_of_what_is() {
     assert_eq!(site.in_force.held().unwrap().position().revision, 1);
     site.vault.set("kv/tls", pair(&second));
     eventually("the second one", async || site.serves(&second)).await;
+}
+
+#[tokio::test]
+async fn where_there_is_not_room_for_all_secrets_what_was_written_last_goes_without_also_after_a_start() {
+    // Room for one certificate.
+    let settings = Settings { entries: 2, ..Settings::default() };
+    let (site, authority) = (Site::with(settings.clone()), Authority::new("a"));
+    let names = ["a.test", "b.test", "c.test"];
+    let identities = names.map(|name| authority.issue(&[name]));
+    let kept = |name: &str, modified: u64| {
+        let (cert, key) = (format!("$secret://vault/1/{name}/cert"), format!("$secret://vault/1/{name}/key"));
+        let body = json!({ "sni": name, "cert": cert, "key": key, "labels": { "written": modified.to_string() } });
+        pb::Object { modified, ..object("ssl", name, &body.to_string()) }
+    };
+    for (name, identity) in names.iter().zip(&identities) {
+        site.vault.set(&format!("kv/{name}"), pair(identity));
+    }
+    let served = |site: &Site| {
+        let served = names.iter().zip(&identities).filter(|(name, identity)| site.serves_at(name, identity));
+        served.map(|(name, _)| *name).collect::<Vec<_>>()
+    };
+    let alarm = |site: &Site| site.status.read().alarms.get(&Alarm::Secrets).cloned().unwrap_or_default();
+
+    let mut objects = vec![manager_of(&site.vault), kept("a.test", 1)];
+    let before = site.put_all(1, &objects).await;
+    assert_eq!((served(&site), &*alarm(&site)), (vec!["a.test"], ""));
+    objects.extend([kept("c.test", 2), kept("b.test", 2)]);
+    let changes = objects.iter().skip(2).map(put).collect();
+    let before = site.in_force.put(before.after(&site.compiler, &delta(1, 2, changes, &objects)).unwrap()).await;
+    assert_eq!(served(&site), ["a.test"]);
+    let expected = "(2): 4 are not resolved, the first of them in /ssls/b.test,";
+    assert!(alarm(&site).contains(expected), "{}", alarm(&site));
+
+    // One that is written again goes to the end.
+    objects[1] = kept("a.test", 3);
+    let changes = vec![put(&objects[1])];
+    site.in_force.put(before.after(&site.compiler, &delta(2, 3, changes, &objects)).unwrap()).await;
+    let anew = Site::with(settings);
+    let before = anew.put_all(3, &objects).await;
+    for site in [&site, &anew] {
+        assert_eq!(served(site), ["b.test"]);
+        assert!(alarm(site).contains("the first of them in /ssls/c.test,"), "{}", alarm(site));
+    }
+
+    let gone = objects.split_off(2);
+    let changes = gone.iter().map(|object| delete("ssl", &object.key.as_ref().unwrap().id)).collect();
+    anew.in_force.put(before.after(&anew.compiler, &delta(3, 4, changes, &objects)).unwrap()).await;
+    assert_eq!((served(&anew), &*alarm(&anew)), (vec!["a.test"], ""));
 }
