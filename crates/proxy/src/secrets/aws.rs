@@ -127,15 +127,18 @@ fn may_be_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::breaker::Breaker;
     use milecastle_export::Background;
     use std::sync::Arc;
+    use std::time::Duration;
 
     #[test]
     fn aws_regions_and_endpoints() {
         let check = |more: Value, expected: Result<(&str, &str), &str>| {
             let mut body = json!({ "access_key_id": "AKID", "secret_access_key": "s" });
             body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            let aws = Aws::new(&Fields::of(&body), Client(Arc::new(Background::default())));
+            let client = Client::new(Arc::new(Background::default()), Arc::new(Breaker::new(Duration::ZERO)));
+            let aws = Aws::new(&Fields::of(&body), client);
             let shown = aws.map(|aws| (format!("{}{}", aws.target, aws.target.path), aws.signer.region));
             assert_eq!(shown, expected.map(|(a, b)| (a.to_owned(), b.to_owned())).map_err(str::to_owned), "{more}");
         };
