@@ -10,7 +10,12 @@ use hyper_util::rt::TokioIo;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Most interim answers to a request (RFC 9110 §15.2): servers send one or two.
+const MOST_INTERIM: usize = 32;
 
 /// Where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +81,9 @@ pub enum HttpError {
     /// It does not speak HTTP/1.1, or the connection broke.
     #[error("the exchange failed: {0}")]
     Exchange(#[from] hyper::Error),
+    /// It sends interim answers without coming to the final one.
+    #[error("more than {most} interim answers, or too long ones", most = MOST_INTERIM)]
+    Interim,
     /// It took too long.
     #[error("no answer within {0:?}")]
     Late(Duration),
@@ -121,12 +129,22 @@ impl HttpClient {
         tokio::time::timeout(patience, sent).await.unwrap_or(Err(HttpError::Late(patience)))
     }
 
-    /// Sends a request, without a time limit of its own; dropped before its end, it has closed the connection.
+    /// Sends a request, without a time limit of its own; dropped before its end, it has closed the connection. Interim answers are
+    /// passed over: up to 32, whose fields are together no longer than the longest answer.
     ///
     /// # Errors
     /// As for [`HttpClient::post`].
     pub async fn send(&mut self, method: Method, headers: HeaderMap, body: Bytes) -> Result<Answer, HttpError> {
-        let request = self.request(method, headers, body)?;
+        let mut request = self.request(method, headers, body)?;
+        let flooded = watch_interim(&mut request, self.background.longest_answer());
+        tokio::select! {
+            biased;
+            () = flooded.notified() => Err(HttpError::Interim),
+            answer = self.exchange(request) => answer,
+        }
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, HttpError> {
         let kept = match self.kept.take() {
             Some(mut kept) => kept.ready().await.ok().map(|()| kept),
             None => None,
@@ -179,4 +197,20 @@ impl HttpClient {
         drop(tokio::spawn(async move { drop(connection.await) }));
         Ok(sender)
     }
+}
+
+/// Has the interim answers to a request counted. What it gives is notified of one more than [`MOST_INTERIM`], and of fields that are
+/// together longer than `longest`.
+fn watch_interim(request: &mut Request<Full<Bytes>>, longest: usize) -> Arc<Notify> {
+    let flooded = Arc::new(Notify::new());
+    let (told, count, bytes) = (flooded.clone(), AtomicUsize::new(0), AtomicUsize::new(0));
+    hyper::ext::on_informational(request, move |answer| {
+        let length: usize = answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let count = 1 + count.fetch_add(1, Ordering::Relaxed);
+        let bytes = length + bytes.fetch_add(length, Ordering::Relaxed);
+        if count > MOST_INTERIM || bytes > longest {
+            told.notify_one();
+        }
+    });
+    flooded
 }

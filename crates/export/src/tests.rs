@@ -1,4 +1,6 @@
-use crate::{Background, Backlog, BatchSettings, Batches, Deliver, HttpClient, Outcome, Target, Undelivered};
+use crate::{
+    Background, Backlog, BatchSettings, Batches, Deliver, HttpClient, HttpError, Outcome, Target, Undelivered,
+};
 use http::HeaderMap;
 use milecastle_telemetry::metrics::{Counter, Handle, Options, Registry};
 use std::collections::VecDeque;
@@ -161,4 +163,52 @@ async fn answers_that_are_too_long_are_counted() {
         let answer = answer.unwrap();
         assert_eq!((answer.status, answer.body.len(), background.long_answers()), (200, read, counted));
     }
+}
+
+#[tokio::test]
+async fn interim_answers_are_passed_over_but_not_without_end() {
+    const MOST: usize = 1 << 10;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::parse(&format!("http://{}/", listener.local_addr().unwrap()), true).unwrap();
+    let background = Arc::new(Background::new(tokio::runtime::Handle::current(), crate::Plain, MOST));
+    let hint = |length: usize| format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(length));
+    for (interim, expected) in [
+        ("HTTP/1.1 100 Continue\r\n\r\n".repeat(32), Some(200)),
+        ("HTTP/1.1 100 Continue\r\n\r\n".repeat(33), None),
+        (hint(MOST - 4), Some(200)),
+        (hint(MOST), None),
+    ] {
+        let mut client = HttpClient::new(background.clone(), target.clone());
+        let served = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut got = Vec::new();
+            while !got.ends_with(b"\r\n\r\nbody") {
+                assert!(stream.read_buf(&mut got).await.unwrap() > 0, "the request ends early");
+            }
+            let last = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(format!("{interim}{last}").as_bytes()).await.unwrap();
+            stream
+        };
+        let posted = client.post(HeaderMap::new(), "body".into(), Duration::from_secs(60));
+        let (answer, _stream) = tokio::join!(posted, served);
+        match expected {
+            Some(status) => assert_eq!(answer.unwrap().status, status),
+            None => assert!(matches!(answer, Err(HttpError::Interim)), "{answer:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_a_final_answer_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::parse(&format!("http://{}/", listener.local_addr().unwrap()), true).unwrap();
+    let background = Arc::new(Background::new(tokio::runtime::Handle::current(), crate::Plain, 1 << 10));
+    let mut client = HttpClient::new(background, target);
+    let flood = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 1 << 10]).await.unwrap() > 0, "the request ends early");
+        while stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_ok() {}
+    };
+    let (answer, ()) = tokio::join!(client.post(HeaderMap::new(), "body".into(), Duration::from_secs(3600)), flood);
+    assert!(matches!(answer, Err(HttpError::Interim)), "{answer:?}");
 }

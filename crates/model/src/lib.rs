@@ -29,6 +29,7 @@ mod pointer;
 mod references;
 pub mod schema;
 mod secrets;
+mod server_url;
 mod shapes;
 mod types;
 
@@ -40,6 +41,7 @@ pub use nearest::nearest;
 pub use object::{Change, Key, Object};
 pub use references::{Reference, references};
 pub use secrets::{MASK, SECRET_MANAGER, is_reference, mask, secret_places, secrets};
+pub use server_url::{ServerUrlError, check_server_url};
 pub use shapes::{named_schema, schema_of};
 pub use types::*;
 

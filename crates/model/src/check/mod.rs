@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::shapes::{self, compiled, schema_of};
 use crate::types::readable;
-use crate::{Fault, Kind};
+use crate::{Fault, Kind, check_server_url, is_reference};
 
 /// All faults of `body` that show without looking at anything else; the first is the one that the Admin API answers.
 ///
@@ -101,12 +101,31 @@ fn stream_route(body: &Value, faults: &mut Vec<Fault>) {
 /// The rules of the manager that the id names; a body without an id is judged by the common ones only.
 fn manager(body: &Value, faults: &mut Vec<Fault>) {
     let Some((manager, _)) = body.get("id").and_then(Value::as_str).and_then(|id| id.split_once('/')) else { return };
-    match manager {
-        "vault" | "aws" | "gcp" => {
-            let schema = compiled(&format!("secret_{manager}")).expect("the table has all three managers");
-            faults.extend(schema.validate(body));
+    let addresses: &[&str] = match manager {
+        "vault" => &["/uri"],
+        "aws" => &["/endpoint_url"],
+        "gcp" => &["/auth_config/token_uri", "/auth_config/entries_uri"],
+        other => {
+            faults.push(Fault::rule("/id", format!("invalid secret manager: {other}")));
+            return;
         }
-        other => faults.push(Fault::rule("/id", format!("invalid secret manager: {other}"))),
+    };
+    let schema = compiled(&format!("secret_{manager}")).expect("the table has all three managers");
+    faults.extend(schema.validate(body));
+    for &path in addresses {
+        address(body, path, faults);
+    }
+}
+
+/// An address that could never be asked. What the schema has refused already is not refused twice.
+fn address(body: &Value, path: &str, faults: &mut Vec<Fault>) {
+    let Some(text) = body.pointer(path).and_then(Value::as_str).filter(|text| !is_reference(text)) else { return };
+    if let Err(error) = check_server_url(text)
+        && faults.iter().all(|fault| fault.path != path)
+    {
+        let within = |reason: String, name: &str| format!("property \"{name}\" validation failed: {reason}");
+        let message = path.rsplit('/').filter(|name| !name.is_empty()).fold(error.to_string(), within);
+        faults.push(Fault::configuration(path, message));
     }
 }
 

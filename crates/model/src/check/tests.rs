@@ -221,6 +221,24 @@ fn secret_managers() {
 }
 
 #[test]
+fn addresses_of_secret_managers() {
+    let form =
+        "must be of the form `https://host[:port][/path]`, or the same with `http`, without login, query and fragment";
+    let vault = json!({"id": "vault/1", "uri": "https://a.test:70000", "prefix": "kv", "token": "t"});
+    let text = format!("invalid configuration: property \"uri\" validation failed: {form}");
+    faults(Kind::Secret, vault.clone(), &[("/uri", &text)]);
+    let account = json!({
+        "client_email": "e", "private_key": "k", "project_id": "p", "token_uri": "http://a", "entries_uri": "a.test",
+    });
+    let text = format!(
+        "invalid configuration: property \"auth_config\" validation failed: property \"entries_uri\" validation failed: {form}"
+    );
+    faults(Kind::Secret, json!({"id": "gcp/1", "auth_config": account}), &[("/auth_config/entries_uri", &text)]);
+    // Attributes of others mean nothing.
+    faults(Kind::Secret, with(&vault, json!({"uri": "$env://VAULT_ADDR", "endpoint_url": "none"})), &[]);
+}
+
+#[test]
 fn lua_is_refused() {
     let base = json!({"uri": "/a", "upstream_id": 1});
     faults(

@@ -127,15 +127,18 @@ fn may_be_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::breaker::Breaker;
     use milecastle_export::Background;
     use std::sync::Arc;
+    use std::time::Duration;
 
     #[test]
     fn aws_regions_and_endpoints() {
         let check = |more: Value, expected: Result<(&str, &str), &str>| {
             let mut body = json!({ "access_key_id": "AKID", "secret_access_key": "s" });
             body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            let aws = Aws::new(&Fields::of(&body), Client(Arc::new(Background::default())));
+            let client = Client::new(Arc::new(Background::default()), Arc::new(Breaker::new(Duration::ZERO)));
+            let aws = Aws::new(&Fields::of(&body), client);
             let shown = aws.map(|aws| (format!("{}{}", aws.target, aws.target.path), aws.signer.region));
             assert_eq!(shown, expected.map(|(a, b)| (a.to_owned(), b.to_owned())).map_err(str::to_owned), "{more}");
         };
@@ -146,7 +149,7 @@ mod tests {
         );
         check(json!({ "endpoint_url": "http://localhost:4566" }), Ok(("http://localhost:4566/", "us-east-1")));
         check(json!({ "endpoint_url": "http://127.0.0.1:1/a/b/" }), Ok(("http://127.0.0.1:1/a/b", "us-east-1")));
-        let url = "`endpoint_url` must be of the form `https://host[:port][/path]`, or the same with `http`";
+        let url = "`endpoint_url` must be of the form `https://host[:port][/path]`, or the same with `http`, without login, query and fragment";
         for wrong in
             ["localhost", "ftp://a", "http://", "http://a/?b", "http://a/%20", "http://a/../b", "http://a/b//c"]
         {

@@ -18,6 +18,8 @@ pub(super) struct Question {
     /// See [`place`].
     pub(super) place: Arc<str>,
     pub(super) references: Vec<Arc<str>>,
+    /// Whether one of them has never been asked for.
+    pub(super) new: bool,
     /// Only the answer to the last question counts.
     round: u64,
 }
@@ -173,6 +175,13 @@ impl Cache {
         flushed.iter().for_each(|place| self.ask_at_once(place, now));
     }
 
+    /// Has those places asked for at once that failed.
+    pub(super) fn retry(&mut self, concerned: impl Fn(&str) -> bool, now: Instant) {
+        let failed = self.places.iter().filter(|(name, place)| place.has_failed() && concerned(name));
+        let failed: Vec<Arc<str>> = failed.map(|(name, _)| name.clone()).collect();
+        failed.iter().for_each(|place| self.schedule(place, now));
+    }
+
     /// The next question, if it is time for one.
     pub(super) fn question(&mut self, now: Instant) -> Option<Question> {
         let (at, name) = self.due.first()?.clone();
@@ -184,7 +193,8 @@ impl Cache {
         self.round += 1;
         let place = self.places.get_mut(&name)?;
         place.round = self.round;
-        Some(Question { references: place.entries.keys().cloned().collect(), round: place.round, place: name })
+        let (references, new) = (place.entries.keys().cloned().collect(), place.entries.values().any(Entry::is_new));
+        Some(Question { place: name, references, new, round: place.round })
     }
 
     /// When the next question is to be asked.
@@ -195,7 +205,7 @@ impl Cache {
     /// Takes the answers to a question, in the order of its references; gives what they have changed. A value that was known stays if the
     /// manager could not be asked, and goes if it says that there is none.
     pub(super) fn take(&mut self, question: Question, answers: Vec<Found>, now: Instant) -> Vec<(Arc<str>, News)> {
-        let Question { place: name, references, round } = question;
+        let Question { place: name, references, round, .. } = question;
         let Some(place) = self.places.get_mut(&name).filter(|place| place.round == round) else {
             return Vec::new();
         };
@@ -221,9 +231,9 @@ impl Cache {
         self.awaited.len()
     }
 
-    /// Waits for no answer any more. Those that are missing come all the same.
-    pub(super) fn go_on(&mut self) {
-        self.awaited.clear();
+    /// Has nobody wait for those places any more. Their answers come all the same.
+    pub(super) fn release(&mut self, concerned: impl Fn(&str) -> bool) {
+        self.awaited.retain(|place| !concerned(place));
     }
 
     /// The present generation, and the references whose values have changed since another one.
@@ -271,7 +281,18 @@ impl Cache {
     }
 }
 
+impl Place {
+    fn has_failed(&self) -> bool {
+        self.entries.values().any(|entry| matches!(entry.trouble, Some(Trouble::Failed(_))))
+    }
+}
+
 impl Entry {
+    /// Whether it has never been asked for.
+    fn is_new(&self) -> bool {
+        self.value.is_none() && self.trouble.is_none()
+    }
+
     /// Whether it has another value after an answer, or none any more.
     fn differs(&self, answer: &Found) -> bool {
         match answer {

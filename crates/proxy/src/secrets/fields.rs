@@ -1,8 +1,8 @@
 //! Attributes of secret managers.
 
 use super::environment::EnvironmentSecrets;
-use super::http::encoded_path;
 use milecastle_export::Target;
+use milecastle_model::{ServerUrlError, check_server_url};
 use milecastle_plugin_api::{Secrets as _, is_reference};
 use serde_json::Value;
 
@@ -53,14 +53,13 @@ impl<'a> Fields<'a> {
 
     /// The URL of an attribute's text: a server, and a path without `/` at its end that may be empty.
     pub(super) fn url(&self, name: &str, text: &str, verify: bool) -> Result<Target, String> {
-        let fault = || self.fault(name, "must be of the form `https://host[:port][/path]`, or the same with `http`");
-        let mut target = Target::parse(text, verify).map_err(|_| fault())?;
-        let path = target.path.trim_matches('/');
-        // It is written as it is sent: what is signed of it needs no other form.
-        target.path = match path {
+        let fault = |error: ServerUrlError| self.fault(name, &error.to_string());
+        // As the control plane does. The path is written as it is sent: what is signed of it needs no other form.
+        check_server_url(text).map_err(fault)?;
+        let mut target = Target::parse(text, verify).map_err(|_| fault(ServerUrlError))?;
+        target.path = match target.path.trim_matches('/') {
             "" => String::new(),
-            path if encoded_path(path).as_deref() == Some(path) => format!("/{path}"),
-            _ => return Err(fault()),
+            path => format!("/{path}"),
         };
         Ok(target)
     }

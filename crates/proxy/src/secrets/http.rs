@@ -1,18 +1,23 @@
 //! Questions to secret managers over HTTP/1.1, one connection each.
 
+use super::breaker::Breaker;
 use super::trouble::Trouble;
 use crate::discovery::encoded;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use milecastle_export::{Background, HttpClient, Target};
+use milecastle_export::{Background, HttpClient, HttpError, Target};
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Longest name of an error that is told on.
 const LONGEST_CODE: usize = 64;
 
 /// Asks over HTTP.
-pub(super) struct Client(pub(super) Arc<Background>);
+pub(super) struct Client {
+    outlet: Arc<Background>,
+    breaker: Arc<Breaker>,
+}
 
 /// An answer.
 pub(super) struct Answer {
@@ -23,6 +28,11 @@ pub(super) struct Answer {
 }
 
 impl Client {
+    /// Asks over `outlet`, and tells `breaker` whether anybody is there.
+    pub(super) fn new(outlet: Arc<Background>, breaker: Arc<Breaker>) -> Self {
+        Self { outlet, breaker }
+    }
+
     /// Asks. A redirection is an answer like any other: it would lead where the object does not say.
     pub(super) async fn ask(
         &self,
@@ -31,12 +41,21 @@ impl Client {
         headers: HeaderMap,
         body: impl Into<Bytes>,
     ) -> Result<Answer, Trouble> {
-        let server = target.to_string();
+        let (server, asked) = (target.to_string(), Instant::now());
         // The next question is minutes away: no connection is kept.
-        let mut client = HttpClient::new(self.0.clone(), target);
+        let mut client = HttpClient::new(self.outlet.clone(), target);
         match client.send(method, headers, body.into()).await {
-            Ok(answer) => Ok(Answer { server, status: answer.status, body: answer.body }),
-            Err(error) => Err(Trouble::Failed(format!("{server} cannot be asked: {error}"))),
+            Ok(answer) => {
+                self.breaker.answered();
+                Ok(Answer { server, status: answer.status, body: answer.body })
+            }
+            Err(error) => {
+                let reason = format!("{server} cannot be asked: {error}");
+                if matches!(error, HttpError::Connect(_)) {
+                    self.breaker.failed(asked, &reason);
+                }
+                Err(Trouble::Failed(reason))
+            }
         }
     }
 }

@@ -6,15 +6,16 @@ use super::manager::Manager;
 use super::reference::Reference;
 use super::trouble::{Found, Trouble};
 use std::sync::{Arc, Weak};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// A question, and whom it goes to.
 pub(super) struct Errand {
     pub(super) question: Question,
-    /// `Err`: nobody, and why.
-    pub(super) to: Result<Arc<Manager>, Trouble>,
+    pub(super) to: Arc<Manager>,
+    /// Held until it is over, if it finds out whether the manager is back.
+    pub(super) probe: Option<OwnedSemaphorePermit>,
 }
 
 /// A question with its answers, one for each of its references.
@@ -27,20 +28,13 @@ pub(super) struct Answered {
 
 impl Errand {
     async fn run(self) -> Answered {
-        let Self { question, to } = self;
-        match to {
-            Ok(manager) => {
-                // Where the place can be read, so can what is in it.
-                let path = |reference: &Arc<str>| Reference::parse(reference).map_or("", |of| of.path).to_owned();
-                let paths: Vec<String> = question.references.iter().map(path).collect();
-                let answers = manager.fetch(&paths).await.into_iter().map(|found| found.and_then(not_empty)).collect();
-                Answered { question, answers, asked: true }
-            }
-            Err(trouble) => {
-                let answers = question.references.iter().map(|_| Err(trouble.clone())).collect();
-                Answered { question, answers, asked: false }
-            }
-        }
+        let Self { question, to, probe } = self;
+        // Where the place can be read, so can what is in it.
+        let path = |reference: &Arc<str>| Reference::parse(reference).map_or("", |of| of.path).to_owned();
+        let paths: Vec<String> = question.references.iter().map(path).collect();
+        let answers = to.fetch(&paths).await.into_iter().map(|found| found.and_then(not_empty)).collect();
+        drop(probe);
+        Answered { question, answers, asked: true }
     }
 }
 

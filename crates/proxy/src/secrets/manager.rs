@@ -6,6 +6,7 @@
 //! - [`Trouble::nothing`] is said by the manager, in its own words; an answer of anybody else in its place is a failure.
 
 use super::aws::Aws;
+use super::breaker::Breaker;
 use super::fields::Fields;
 use super::gcp::{self, Gcp};
 use super::http::Client;
@@ -13,7 +14,7 @@ use super::trouble::{Found, Trouble};
 use super::vault::{self, Vault};
 use milecastle_export::Background;
 use serde_json::Value;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
@@ -60,6 +61,8 @@ pub(super) struct Patience {
     pub(super) timeout: Duration,
     /// Questions under way at once.
     pub(super) concurrency: usize,
+    /// So long after it was found out of reach it is asked again for what is known to be missing.
+    pub(super) rest: Duration,
 }
 
 /// One secret manager: an object of the kind `secret`.
@@ -67,8 +70,7 @@ pub(super) struct Manager {
     product: Product,
     timeout: Duration,
     turns: Semaphore,
-    /// When it last let a question's time pass.
-    silent: Mutex<Option<Instant>>,
+    breaker: Arc<Breaker>,
 }
 
 impl Manager {
@@ -79,33 +81,34 @@ impl Manager {
     /// The object cannot be used: says why, with the attribute and without its value.
     pub(super) fn new(id: &str, body: &Value, outlet: Arc<Background>, patience: Patience) -> Result<Self, String> {
         let kind = id.split_once('/').map_or(id, |(kind, _)| kind);
-        let product = Product::new(kind, &Fields::of(body), Client(outlet))?;
-        let Patience { timeout, concurrency } = patience;
-        Ok(Self { product, timeout, turns: Semaphore::new(concurrency), silent: Mutex::default() })
+        let Patience { timeout, concurrency, rest } = patience;
+        let breaker = Arc::new(Breaker::new(rest));
+        let product = Product::new(kind, &Fields::of(body), Client::new(outlet, breaker.clone()))?;
+        Ok(Self { product, timeout, turns: Semaphore::new(concurrency), breaker })
+    }
+
+    /// Whether it is within reach.
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
     /// What stands at each of `paths`, which are of one [place](super::reference::place): what follows `$secret://<manager>/<id>/` in
-    /// references. Once it is its turn it takes no longer than the timeout, however many questions it needs. Where a question has run
-    /// out of time meanwhile, those that waited for their turn are not asked any more: they have failed as well.
+    /// references. Once it is its turn it takes no longer than the timeout, however many questions it needs. Where the manager has
+    /// turned out to be out of reach meanwhile, those that waited for their turn are not asked any more: they have failed as well.
     pub(super) async fn fetch(&self, paths: &[String]) -> Vec<Found> {
+        let failed = |reason| vec![Err(Trouble::Failed(reason)); paths.len()];
         let came = Instant::now();
         // It is never closed.
         let _turn = self.turns.acquire().await;
-        let late = || {
-            let late = Trouble::Failed(format!("there is no answer within {:?}", self.timeout));
-            vec![Err(late); paths.len()]
-        };
-        if self.silent().is_some_and(|silent| silent >= came) {
-            return late();
+        if let Some(reason) = self.breaker.failure_since(came) {
+            return failed(reason);
         }
+        let asked = Instant::now();
         tokio::time::timeout(self.timeout, self.product.fetch(paths)).await.unwrap_or_else(|_| {
-            *self.silent() = Some(Instant::now());
-            late()
+            let late = format!("there is no answer within {:?}", self.timeout);
+            self.breaker.failed(asked, &late);
+            failed(late)
         })
-    }
-
-    fn silent(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,6 +8,7 @@
 //! - Resolving does no I/O. What a new configuration needs and is not known is asked for before it is in force
 //!   ([`NodeSecrets::prepare`]), for a bounded time, and once.
 //! - A manager that cannot be asked takes no value away; one that says that there is none does.
+//! - A configuration waits for no manager that is known to be out of reach ([`breaker`]).
 //! - Values and tokens are in memory alone, and in no log, metric or error.
 //! - Only references in use are asked for, and no more of them are known than the settings allow: which ones, the configuration alone
 //!   decides ([`order`]), and neither what a node had before nor what it has been asked.
@@ -15,6 +16,7 @@
 //! Deliberately absent: building again what holds a changed value, which is for whoever puts configurations in force.
 
 mod aws;
+mod breaker;
 mod cache;
 mod environment;
 mod fields;
@@ -26,6 +28,7 @@ mod managers;
 mod order;
 mod reference;
 mod sigv4;
+mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trouble;
@@ -35,13 +38,13 @@ use cache::{Cache, Census, News};
 use environment::EnvironmentSecrets;
 use keeper::{Answered, Errand};
 use manager::Patience;
-use managers::Managers;
+use managers::{Managers, Turn};
 use milecastle_export::Background;
 use milecastle_model::{SECRET_MANAGER, is_reference};
 use milecastle_plugin_api::Secrets;
 use milecastle_settings::Secrets as Settings;
 use milecastle_snapshot::Snapshot;
-use reference::Reference;
+use state::State;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -60,39 +63,6 @@ pub struct NodeSecrets {
     awaited: watch::Sender<usize>,
     /// The generation of the values.
     changes: watch::Sender<u64>,
-}
-
-struct State {
-    cache: Cache,
-    managers: Managers,
-    /// See [`NodeSecrets::want_of_room`].
-    want_of_room: Option<String>,
-    found: u64,
-    absent: u64,
-    failed: u64,
-}
-
-impl State {
-    fn take_over(&mut self, snapshot: &Snapshot) {
-        let now = Instant::now();
-        let Self { cache, managers, want_of_room, .. } = self;
-        let holders = order::holders(snapshot);
-        cache.follow(holders.iter().flat_map(|(_, references)| *references).map(|reference| &**reference), now);
-        let first =
-            holders.iter().find(|(_, references)| references.iter().any(|reference| cache.leaves_out(reference)));
-        *want_of_room = first.map(|(key, _)| {
-            let (room, left_out) = (cache.room(), cache.census().left_out);
-            format!(
-                "more references to secret managers than secrets.entries ({room}): {left_out} are not resolved, the first of them in {key}, \
-                 the others there or in what was written later; raise it on each node of the group"
-            )
-        });
-        let changed = managers.set(snapshot);
-        if !changed.is_empty() {
-            let concerned = |place: &str| Reference::parse(place).is_some_and(|of| changed.contains(of.manager));
-            cache.flush(concerned, now);
-        }
-    }
 }
 
 /// What there is to tell of references to secret managers, for the metrics.
@@ -130,16 +100,10 @@ impl NodeSecrets {
     pub fn new(settings: &Settings, side: &Handle, outlet: Background) -> Arc<Self> {
         let poked = Arc::<Notify>::default();
         let timeout = settings.timeout.get();
-        let patience = Patience { timeout, concurrency: settings.concurrency as usize };
+        let (concurrency, rest) = (settings.concurrency as usize, settings.negative_ttl.get());
+        let managers = Managers::new(Arc::new(outlet), Patience { timeout, concurrency, rest });
         let secrets = Arc::new(Self {
-            state: Mutex::new(State {
-                cache: Cache::new(settings),
-                managers: Managers::new(Arc::new(outlet), patience),
-                want_of_room: None,
-                found: 0,
-                absent: 0,
-                failed: 0,
-            }),
+            state: Mutex::new(State::new(Cache::new(settings), managers)),
             timeout,
             poked: poked.clone(),
             awaited: watch::Sender::new(0),
@@ -150,7 +114,8 @@ impl NodeSecrets {
     }
 
     /// [Takes over](Self::take_over) a configuration that is to be in force. Returns when each reference has been asked for at least
-    /// once under its present manager, or after `secrets.timeout`: what comes later is a [change](Self::changes).
+    /// once under its present manager, but for those whose manager is out of reach, or after `secrets.timeout`: what comes later is
+    /// a [change](Self::changes).
     pub(crate) async fn prepare(&self, snapshot: &Snapshot) {
         self.take_over(snapshot);
         let mut awaited = self.awaited.subscribe();
@@ -160,7 +125,7 @@ impl NodeSecrets {
             tracing::warn!(
                 "not every secret has been asked for in time (secrets.timeout): the configuration comes into force all the same"
             );
-            self.state().cache.go_on();
+            self.state().cache.release(|_| true);
             self.awaited.send_replace(0);
         }
     }
@@ -197,21 +162,20 @@ impl NodeSecrets {
         Figures { found: state.found, absent: state.absent, failed: state.failed, census: state.cache.census() }
     }
 
-    /// The next question, if one is due.
+    /// The next question that somebody is to be asked, if one is due. Those that nobody is asked have their answer here.
     fn errand(&self) -> Option<Errand> {
-        let mut state = self.state();
-        let question = state.cache.question(Instant::now())?;
-        let to = match Reference::parse(&question.place) {
-            None => Err(Trouble::Absent("expected `$secret://<manager>/<id>/<path>`".to_owned())),
-            Some(Reference { manager, .. }) => match state.managers.get(manager) {
-                None => Err(Trouble::Absent(format!("there is no secret object `{manager}`"))),
-                Some(Err(reason)) => {
-                    Err(Trouble::Failed(format!("secret object `{manager}` cannot be used: {reason}")))
+        loop {
+            let (question, trouble) = {
+                let mut state = self.state();
+                let question = state.cache.question(Instant::now())?;
+                match state.errand(question) {
+                    Ok(errand) => return Some(errand),
+                    Err(nobody) => nobody,
                 }
-                Some(Ok(manager)) => Ok(manager.clone()),
-            },
-        };
-        Some(Errand { question, to })
+            };
+            let answers = vec![Err(trouble); question.references.len()];
+            self.answered(Answered { question, answers, asked: false });
+        }
     }
 
     /// When the next question is due.
@@ -221,8 +185,8 @@ impl NodeSecrets {
 
     fn answered(&self, answered: Answered) {
         let Answered { question, answers, asked } = answered;
-        let news = {
-            let mut state = self.state();
+        let (news, turn) = {
+            let (mut state, now, place) = (self.state(), Instant::now(), question.place.clone());
             for answer in answers.iter().filter(|_| asked) {
                 match answer {
                     Ok(_) => state.found += 1,
@@ -230,10 +194,14 @@ impl NodeSecrets {
                     Err(Trouble::Failed(_)) => state.failed += 1,
                 }
             }
-            let news = state.cache.take(question, answers, Instant::now());
+            let news = state.cache.take(question, answers, now);
+            let turn = state.turn(&place, now);
             self.announce(&state);
-            news
+            (news, turn)
         };
+        if let Some((manager, turn)) = turn {
+            tell_turn(&manager, turn);
+        }
         news.into_iter().for_each(|(reference, news)| tell(&reference, news));
     }
 
@@ -246,6 +214,17 @@ impl NodeSecrets {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tell_turn(manager: &str, turn: Turn) {
+    match turn {
+        Turn::Lost(reason) => tracing::warn!(
+            manager,
+            reason,
+            "secret manager is out of reach: until it answers, no configuration waits for it"
+        ),
+        Turn::Back => tracing::info!(manager, "secret manager answers again"),
     }
 }
 

@@ -13,13 +13,15 @@ use crate::{Size, Time};
 pub struct Secrets {
     /// How long a value is used before it is asked for again.
     pub ttl: Time,
-    /// After how long a reference is asked for again whose manager knows nothing of it, or did not answer.
+    /// After how long a reference is asked for again whose manager knows nothing of it, or did not answer. A manager that is out of
+    /// reach is asked one question each time, and for all the rest as soon as it answers.
     pub negative_ttl: Time,
     /// References whose values a node knows at once; those beyond, of the objects that were written last, stay unresolved, which an alarm
     /// of the node, the log and a metric tell. Set it alike on all nodes of a group, so that they leave out the same ones.
     #[schemars(range(min = 1, max = 65536), extend("x-unit" = "references"))]
     pub entries: u32,
-    /// How long one question may take, and how long a new configuration waits for the values that it needs: at most 10s.
+    /// How long one question may take, and how long a new configuration waits for the values that it needs: at most 10s. It does not
+    /// wait for a manager that is known to be out of reach.
     pub timeout: Time,
     /// Longest answer of a secret manager; a longer one counts as a failure.
     pub answer_bytes: Size,

@@ -9,7 +9,8 @@ on_sqlite!(
     resources_8_certificates,
     resources_8_what_an_ssl_object_must_have,
     resources_9_protos,
-    resources_13_managers
+    resources_13_managers,
+    resources_13_6_addresses_that_could_never_be_asked_are_refused
 );
 
 const CERT: &str = "string too short, expected at least 128, got 127";
@@ -163,5 +164,44 @@ async fn resources_13_managers(gw: Gateway) {
     ] {
         let schema = gw.send(&format!("GET /schema/secret_{manager}")).await.json().unwrap();
         assert_eq!(schema.pointer(&format!("/properties/{at}/default")), Some(&default), "{manager} {at}");
+    }
+}
+
+async fn resources_13_6_addresses_that_could_never_be_asked_are_refused(gw: Gateway) {
+    let vault = json!({"uri": "https://a.test", "prefix": "kv", "token": "t"});
+    let aws = json!({"access_key_id": "a", "secret_access_key": "s"});
+    let gcp = json!({"auth_config": {"client_email": "a@b", "private_key": "k", "project_id": "p"}});
+    let form =
+        "must be of the form `https://host[:port][/path]`, or the same with `http`, without login, query and fragment";
+    for (path, whole, at) in [
+        ("/secrets/vault/1", &vault, "/uri"),
+        ("/secrets/aws/1", &aws, "/endpoint_url"),
+        ("/secrets/gcp/1", &gcp, "/auth_config/token_uri"),
+        ("/secrets/gcp/1", &gcp, "/auth_config/entries_uri"),
+    ] {
+        let (above, name) = at.rsplit_once('/').unwrap();
+        let with = |address: &str| {
+            let mut body = whole.clone();
+            body.pointer_mut(above).unwrap()[name] = address.into();
+            format!("PUT {path} {body}")
+        };
+        for address in ["http://127.0.0.1:8200", "https://a.test/b/", "https://[::1]:65535", "$ENV://ADDRESS"] {
+            gw.done(&with(address)).await;
+        }
+        let reason = within(name, form);
+        let reason = above.strip_prefix('/').map_or_else(|| reason.clone(), |above| within(above, &reason));
+        let refused = format!("invalid configuration: {reason}");
+        for address in [
+            "ftp://a.test",
+            "https://a.test:0",
+            "https://a.test:65536",
+            "https://user:password@a.test",
+            "https://a.test/a b",
+            "https://a.test/?b",
+            "https://a.test#c",
+            "https://a.test/../b",
+        ] {
+            gw.refused(&with(address), 400, &refused).await;
+        }
     }
 }

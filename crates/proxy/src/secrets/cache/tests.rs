@@ -236,6 +236,29 @@ fn a_question_without_any_answer_is_asked_again() {
 }
 
 #[test]
+fn what_has_failed_can_be_asked_for_before_its_time() {
+    let mut bed = Bed::with(&Settings::default(), &[A, B, C]);
+    for question in bed.questions() {
+        assert!(question.new);
+        let answer = if &*question.references[0] == B { absent() } else { failed() };
+        bed.take(question, Err(answer));
+    }
+    bed.cache.retry(|place| place.starts_with("$secret://vault/1/"), bed.now);
+    let questions = bed.questions();
+    assert_eq!(questions.len(), 1);
+    assert_eq!((&*questions[0].references[0], questions[0].new), (A, false));
+}
+
+#[test]
+fn nobody_waits_for_what_has_been_released() {
+    let mut bed = Bed::new(&[A, C]);
+    bed.cache.release(|place| place.starts_with("$secret://vault/1/"));
+    assert_eq!(bed.cache.awaited(), 1);
+    bed.answer_all("one");
+    assert_eq!((bed.value().as_deref(), bed.cache.awaited()), (Some("one"), 0), "it is asked for all the same");
+}
+
+#[test]
 fn resources_13_4_references_beyond_the_room_stay_out_until_there_is_some() {
     // One that several objects name takes one place.
     let mut bed = Bed::new(&[B, C, B, A, C]);

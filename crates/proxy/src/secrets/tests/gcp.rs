@@ -308,7 +308,8 @@ async fn resources_13_3_gcp_faults_of_the_object_are_named_without_values() {
     check("project_id", 7.into(), "must be a string");
     check("scope", "a".into(), "must be a list of strings");
     check("scope", json!(["a", 1]), "must be a list of strings");
-    let url = "must be of the form `https://host[:port][/path]`, or the same with `http`";
+    let url =
+        "must be of the form `https://host[:port][/path]`, or the same with `http`, without login, query and fragment";
     check("token_uri", "oauth2.googleapis.com".into(), url);
     check("entries_uri", "http://user:secret@a/?b".into(), url);
     let mut body = object(&server);

@@ -46,7 +46,7 @@ pub(crate) fn background(authorities: Option<&Path>) -> Background {
 }
 
 fn patience(timeout: Duration) -> Patience {
-    Patience { timeout, concurrency: 2 }
+    Patience { timeout, concurrency: 2, rest: SOON }
 }
 
 fn manager(id: &str, body: &Value) -> Manager {
