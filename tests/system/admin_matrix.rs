@@ -1,5 +1,7 @@
 //! The endpoints of the Admin API on the real binary, as a table (`docs/spec/admin-api.md` §4, §12–§15).
 
+use milecastle_model::Kind;
+use milecastle_model::schema::Schema;
 use milecastle_testkit::Call;
 use milecastle_testkit::tls::Authority;
 use milecastle_tests::{ADMIN_KEY, Cluster, Replica};
@@ -50,6 +52,12 @@ fn rows() -> Vec<Row> {
     ]
 }
 
+impl Row {
+    fn kind(&self) -> Kind {
+        Kind::from_collection(self.collection.rsplit('/').next().unwrap()).unwrap()
+    }
+}
+
 struct Api<'a>(&'a Replica);
 
 impl Api<'_> {
@@ -87,7 +95,15 @@ impl Api<'_> {
         let read = self.expects(200, "GET", &one, None).await;
         assert_eq!(read["key"], format!("/apisix{one}"));
         assert!(read["modifiedIndex"].as_u64() >= read["createdIndex"].as_u64(), "{read}");
-        assert!(total(&self.expects(200, "GET", &all, None).await).as_u64() >= Some(1));
+        let listed = self.expects(200, "GET", &all, None).await;
+        assert!(total(&listed).as_u64() >= Some(1));
+        if row.kind() == Kind::Secret {
+            // Whichever manager the path names.
+            for manager in ["vault", "aws", "gcp"] {
+                assert_eq!(self.expects(200, "GET", &format!("{all}/{manager}"), None).await, listed, "{manager}");
+            }
+        }
+        self.schemas_fit(row, read["value"].clone()).await;
         match patch {
             Some(patch) => {
                 let merged = self.expects(200, "PATCH", &one, Some(patch)).await;
@@ -118,12 +134,71 @@ impl Api<'_> {
         }
     }
 
+    /// What is stored, and each plugin in it, is what the served schema of it says.
+    async fn schemas_fit(&self, row: &Row, mut stored: Value) {
+        let plugins = stored["plugins"].as_object().cloned().unwrap_or_default();
+        let of_plugin = if row.kind() == Kind::Credential { "?schema_type=consumer" } else { "" };
+        let plugins = plugins.into_iter().map(|(plugin, config)| (format!("plugins/{plugin}{of_plugin}"), config));
+        let mut all: Vec<(String, Value)> = plugins.collect();
+        match row.kind() {
+            // Answers do not show it.
+            Kind::Ssl => stored["key"] = row.body["key"].clone(),
+            Kind::Secret => all.push(("secret_vault".to_owned(), stored.clone())),
+            Kind::PluginMetadata => {
+                all.push((format!("plugins/{}?schema_type=metadata", row.id), row.body.clone()));
+            }
+            _ => {}
+        }
+        all.push((row.kind().name().to_owned(), stored.clone()));
+        for (name, value) in all {
+            let schema = compiled(&name, &self.expects(200, "GET", &format!("/schema/{name}"), None).await);
+            let faults = schema.validate(&value);
+            assert!(faults.is_empty(), "{name}: {faults:?} in {value}");
+        }
+        let collection = row.kind().collection();
+        let validate = format!("/schema/validate/{collection}");
+        assert_eq!(self.expects(200, "POST", &validate, Some(&stored)).await, Value::Null, "{collection}");
+        let refused = self.expects(400, "POST", &validate, Some(&json!("no object"))).await;
+        assert_eq!(refused["error_msg"], "wrong type: expected object, got string", "{collection}");
+    }
+
     async fn unsupported(&self, method: &str, path: &str) {
         let refused = self.expects(405, method, path, Some(&json!({}))).await;
         let text = refused["error_msg"].as_str().unwrap();
         assert!(text.starts_with(&format!("not supported `{method}` method for ")), "{text}");
     }
 }
+
+/// A served schema, each `$ref` of which leads to a place in it, as generators of forms need it.
+#[track_caller]
+fn compiled(name: &str, served: &Value) -> Schema {
+    let mut places = vec![served];
+    while let Some(place) = places.pop() {
+        match place {
+            Value::Object(members) => {
+                if let Some(Value::String(to)) = members.get("$ref") {
+                    let found = to.strip_prefix('#').and_then(|pointer| served.pointer(pointer));
+                    assert!(found.is_some(), "{name}: {to}");
+                }
+                places.extend(members.values());
+            }
+            Value::Array(items) => places.extend(items),
+            _ => {}
+        }
+    }
+    Schema::compile(served).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Schemas that are served beside those of kinds and plugins.
+const SHARED: [&str; 7] = [
+    "plugins",
+    "upstream_hash_vars_schema",
+    "upstream_hash_header_schema",
+    "upstream_hash_vars_combinations_schema",
+    "id_schema",
+    "host_def",
+    "health_checker",
+];
 
 /// Status, method and path of what is no object.
 const OTHERS: [(u16, &str, &str); 26] = [
@@ -161,17 +236,32 @@ async fn every_endpoint_by_every_method() {
         let dashboard = cluster.dashboard("d");
         dashboard.ready().await;
         let api = Api(&dashboard);
-        let disabled = api.expects(400, "GET", "/stream_routes", None).await;
-        assert_eq!(disabled["error_msg"], "stream mode is disabled, can not add stream routes");
+        let stream_route = json!({"server_port": 9100});
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            for path in ["/stream_routes", "/stream_routes/1"] {
+                let body = Some(&stream_route).filter(|_| !["GET", "DELETE"].contains(&method));
+                let disabled = api.expects(400, method, path, body).await;
+                let text = "stream mode is disabled, can not add stream routes";
+                assert_eq!(disabled["error_msg"], text, "{method} {path}");
+            }
+        }
         let streams = json!({"proxy_mode": "http&stream"});
         let set = dashboard.call("PUT", "/api/gateway_groups/default/settings", Some(&streams)).await;
         assert_eq!(set.status, 200, "{}", set.text());
         for (status, method, path) in OTHERS {
             api.expects(status, method, path, None).await;
         }
+        for name in SHARED {
+            compiled(name, &api.expects(200, "GET", &format!("/schema/{name}"), None).await);
+        }
+        for subsystem in ["http", "stream"] {
+            let plugins = api.expects(200, "GET", &format!("/plugins?all=true&subsystem={subsystem}"), None).await;
+            for (plugin, described) in plugins.as_object().unwrap() {
+                let schemas = ["schema", "consumer_schema", "metadata_schema"].map(|member| described.get(member));
+                schemas.into_iter().flatten().for_each(|schema| drop(compiled(plugin, schema)));
+            }
+        }
         let route = json!({"uri": "/a", "plugins": {}});
-        api.expects(200, "POST", "/schema/validate/routes", Some(&route)).await;
-        api.expects(400, "POST", "/schema/validate/routes", Some(&json!({"uri": 1}))).await;
         api.expects(404, "POST", "/schema/validate/nope", Some(&json!({}))).await;
         let mut declared = route.clone();
         declared["id"] = "declared".into();

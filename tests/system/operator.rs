@@ -1,6 +1,7 @@
 //! The operator's commands against a real cluster.
 
 use milecastle_testkit::eventually;
+use milecastle_testkit::tls::Authority;
 use milecastle_tests::{Cluster, Replica};
 use serde_json::json;
 
@@ -67,6 +68,56 @@ async fn groups_and_tokens_come_and_go() {
     assert_eq!(run(&["group", "delete", "prod"]).code, 3);
     assert_eq!(run(&["group", "delete", "default", "--force"]).code, 4);
     assert_eq!(run(&["config", "get", "routes", "-g", "prod"]).code, 3);
+    tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn objects_of_all_kinds_are_shown() {
+    let (cluster, control) = cluster().await;
+    let run = |args: &[&str]| cluster.operator(&control, args);
+    let get = || run(&["config", "get", "-o", "json"]);
+    let none = get();
+    assert_eq!((none.code, &none.json()["stream_routes"]), (0, &json!([])), "a group without streams: {}", none.text);
+    let settings = json!({ "proxy_mode": "http&stream" });
+    assert_eq!(control.call("PUT", "/api/gateway_groups/default/settings", Some(&settings)).await.status, 200);
+    let identity = Authority::new("all").issue(&["a.example"]);
+    let plugins = json!({ "plugins": { "request-id": {} } });
+    let objects = [
+        ("upstreams", "upstreams/u", json!({ "nodes": {} })),
+        ("services", "services/s", json!({ "upstream_id": "u" })),
+        ("graphql_cost_decorations", "services/s/graphql_cost_decorations/d", json!({ "field_path": "Query.a" })),
+        ("routes", "routes/r", json!({ "uri": "/a", "service_id": "s" })),
+        ("consumers", "consumers/jack", json!({ "username": "jack" })),
+        ("credentials", "consumers/jack/credentials/c", json!({ "plugins": { "key-auth": { "key": "k" } } })),
+        ("consumer_groups", "consumer_groups/g", plugins.clone()),
+        ("plugin_configs", "plugin_configs/p", plugins.clone()),
+        ("global_rules", "global_rules/g", plugins),
+        ("plugin_metadata", "plugin_metadata/file-logger", json!({ "log_format": { "host": "$host" } })),
+        ("ssls", "ssls/c", json!({ "cert": identity.cert, "key": identity.key, "sni": "a.example" })),
+        ("protos", "protos/p", json!({ "content": "syntax = \"proto3\";" })),
+        ("secrets", "secrets/vault/v", json!({ "uri": "http://127.0.0.1:8200", "prefix": "kv", "token": "t" })),
+        ("stream_routes", "stream_routes/s", json!({ "server_port": 9100, "upstream_id": "u" })),
+    ];
+    for (_, path, body) in &objects {
+        control.put(&format!("/{path}"), body).await;
+    }
+    let (all, table) = (get().json(), run(&["config", "get"]).text);
+    assert_eq!(all.as_object().unwrap().len(), objects.len());
+    for (collection, path, _) in &objects {
+        let keys: Vec<_> = all[*collection].as_array().unwrap().iter().map(|object| &object["key"]).collect();
+        assert_eq!(keys, [&json!(format!("/apisix/{path}"))], "{collection}");
+        // The table names each by the id by which edits do.
+        let id = path.split_once('/').unwrap().1;
+        let named = |line: &str| line.split_whitespace().take(2).eq([*collection, id]);
+        assert!(table.lines().any(named), "{collection} {id}: {table}");
+    }
+    // A consumer without credentials hides those of no other.
+    control.put("/consumers/ann", &json!({ "username": "ann" })).await;
+    assert_eq!(get().json()["credentials"], all["credentials"]);
+    let one = run(&["config", "get", "secrets", "vault/v"]);
+    assert!(one.code == 0 && one.text.contains("\"prefix\": \"kv\""), "{}", one.text);
+    assert!(run(&["config", "get", "consumers/jack/credentials"]).text.contains("jack/credentials/c"));
+    assert_eq!(run(&["config", "get", "-g", "none"]).code, 3);
     tokio::task::spawn_blocking(move || control.stop()).await.unwrap();
 }
 

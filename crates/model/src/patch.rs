@@ -1,4 +1,4 @@
-//! What PATCH does to a stored body (`docs/spec/admin-api.md` §9.2, §9.3).
+//! What PATCH does to a stored body: in the Admin API by its own rules (`docs/spec/admin-api.md` §9.2, §9.3), in `/api` by RFC 7396.
 
 use serde_json::{Map, Value};
 
@@ -13,8 +13,26 @@ const MAX_DEPTH: usize = 127;
 #[error("invalid sub-path: {0}")]
 pub struct InvalidSubPath(pub String);
 
-/// Merges `patch` into `target`: a `null` removes the member, two non-empty objects merge member by member, anything else
-/// replaces. Nulls inside a newly introduced object stay. Both should be objects; if one is not, `patch` replaces.
+/// Merges `patch` into `target` as JSON Merge Patch does (RFC 7396 §2): a `null` removes the member, an object merges member by
+/// member into whatever is there, anything else replaces. So an empty object changes no object, and of a new one no `null` stays.
+pub fn merge_patch(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    let target = members(target);
+    for (name, new) in patch {
+        if new.is_null() {
+            // Keeps the order of the members that stay.
+            target.shift_remove(name);
+        } else {
+            merge_patch(target.entry(name.as_str()).or_insert(Value::Null), new);
+        }
+    }
+}
+
+/// Merges `patch` into `target` as the Admin API does: a `null` removes the member, two non-empty objects merge member by member,
+/// anything else replaces. Nulls inside a newly introduced object stay. Both should be objects; if one is not, `patch` replaces.
 pub fn merge(target: &mut Value, patch: &Value) {
     match (target, patch) {
         (Value::Object(target), Value::Object(patch)) => merge_members(target, patch),
@@ -90,8 +108,36 @@ mod tests {
 
     use super::*;
 
+    /// The test cases of RFC 7396, appendix A, in their order.
     #[test]
-    fn merging() {
+    fn merging_by_the_rfc() {
+        let check = |mut target: Value, patch: Value, expected: Value| {
+            merge_patch(&mut target, &patch);
+            assert_eq!(target.to_string(), expected.to_string(), "{patch}");
+        };
+        check(json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"}));
+        check(json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"}));
+        check(json!({"a": "b"}), json!({"a": null}), json!({}));
+        check(json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"}));
+        check(json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"}));
+        check(json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]}));
+        check(json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}}));
+        check(json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]}));
+        check(json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"]));
+        check(json!({"a": "b"}), json!(["c"]), json!(["c"]));
+        check(json!({"a": "foo"}), json!(null), json!(null));
+        check(json!({"a": "foo"}), json!("bar"), json!("bar"));
+        check(json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1}));
+        check(json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"}));
+        check(json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}}));
+        // What the rules say beyond them of objects that are empty, and of lists.
+        check(json!({"a": {"b": 1}}), json!({"a": {}}), json!({"a": {"b": 1}}));
+        check(json!({"a": [1]}), json!({"a": {}}), json!({"a": {}}));
+        check(json!({"a": 1}), json!({"a": [null, {"b": null}]}), json!({"a": [null, {"b": null}]}));
+    }
+
+    #[test]
+    fn merging_as_the_admin_api_does() {
         let check = |mut target: Value, patch: Value, expected: Value| {
             merge(&mut target, &patch);
             assert_eq!(target.to_string(), expected.to_string(), "{patch}");

@@ -99,6 +99,12 @@ impl Store {
         row.as_ref().map(token).transpose()
     }
 
+    /// The token of this id, expired and revoked ones included.
+    pub async fn api_token_get(&self, id: &str) -> Result<Option<ApiToken>, StoreError> {
+        let row = self.0.db.row(format!("{COLUMNS} WHERE id = $1"), args![id]).await?;
+        row.as_ref().map(token).transpose()
+    }
+
     /// All tokens, by id.
     pub async fn api_token_list(&self) -> Result<Vec<ApiToken>, StoreError> {
         let rows = self.0.db.rows(format!("{COLUMNS} ORDER BY id"), &[]).await?;

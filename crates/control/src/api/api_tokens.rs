@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::groups::done;
-use super::roles::granted;
+use super::roles::{granted, may_give};
 use super::{Failure, List, Outcome, Site, Who, json};
 use crate::callers::mint_token;
 use crate::keys;
@@ -103,9 +103,11 @@ pub(super) const REVOKE: Doc = Doc::done("Revokes a token.");
 
 /// `DELETE /api/tokens/{token}`: it opens nothing any more, on any replica.
 pub(super) async fn revoke(Shared(api): Site, Extension(who): Who, Path(token): Path<String>) -> Outcome {
+    let missing = || Failure::missing("no_such_token", format!("there is no token `{token}` that is not revoked yet"));
+    let found = api.store().api_token_get(&token).await?.filter(|found| found.revoked_at.is_none());
+    may_give(&api, &who, &found.ok_or_else(missing)?.grants).await?;
     if !api.by(&who).api_token_revoke(&token).await? {
-        let message = format!("there is no token `{token}` that is not revoked yet");
-        return Err(Failure::missing("no_such_token", message));
+        return Err(missing());
     }
     tracing::info!(token, by = who.name, "API token revoked");
     Ok(done())

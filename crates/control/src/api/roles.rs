@@ -1,7 +1,7 @@
 //! Roles, and who may give them.
 //!
 //! What must stay true: nobody allows more than they may do themselves, neither by giving a role, nor by making or changing one,
-//! which counts for all who have it, wherever they have it.
+//! which counts for all who have it, wherever they have it. Nor does anybody take away what they could not give.
 
 use std::collections::BTreeMap;
 
@@ -307,7 +307,7 @@ fn covered(who: &Caller, rights: &Rights) -> Result<(), Failure> {
         return Ok(());
     }
     who.refused(Need::write(Resource::Users), Place::Cluster);
-    let message = format!("`{}` may not give roles that allow more than its own do", who.name);
+    let message = format!("`{}` may neither give nor take away roles that allow more than its own do", who.name);
     Err(Failure::new(StatusCode::FORBIDDEN, "not_allowed", message))
 }
 

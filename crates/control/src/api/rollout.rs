@@ -187,13 +187,13 @@ pub(super) async fn replace(Shared(api): Site, Extension(who): Who, Path(group):
 }
 
 pub(super) const PATCH: Doc =
-    Doc::gives::<Shown>("Merges into the policy of rollouts of a gateway group.").merges::<Policy>();
+    Doc::gives::<Shown>("Merges into the policy of rollouts of a gateway group (RFC 7396).").merges::<Policy>();
 
-/// `PATCH /api/gateway_groups/{group}/rollout`: merged into the policy that is there; `null` gives a member its default.
+/// `PATCH /api/gateway_groups/{group}/rollout`: merged into the policy that is there (RFC 7396); `null` gives a member its default.
 pub(super) async fn patch(Shared(api): Site, Extension(who): Who, Path(group): Path<String>, body: Body) -> Outcome {
     let given: Value = api.body(body).await?;
     let merged = |mut stored: Value| {
-        milecastle_model::patch::merge(&mut stored, &given);
+        milecastle_model::patch::merge_patch(&mut stored, &given);
         stored
     };
     change(&api, &who, &group, merged).await

@@ -110,12 +110,12 @@ pub(super) async fn replace(
     change(&api, &id, asked, |_| given.clone()).await
 }
 
-pub(super) const PATCH: Doc = Doc::gives::<Shown>("Merges into the settings of a gateway group.")
+pub(super) const PATCH: Doc = Doc::gives::<Shown>("Merges into the settings of a gateway group (RFC 7396).")
     .merges::<Given>()
     .query(CHANGE)
     .refuses(&[409, 412]);
 
-/// `PATCH /api/gateway_groups/{group}/settings`: merged into what is there; `null` takes a member away.
+/// `PATCH /api/gateway_groups/{group}/settings`: merged into what is there (RFC 7396); `null` takes a member away.
 pub(super) async fn patch(
     Shared(api): Site,
     Extension(who): Who,
@@ -127,19 +127,10 @@ pub(super) async fn patch(
     let given = api.any_body(body).await?;
     let asked = asked(&api, &uri, &headers, who)?;
     let merged = |mut stored: Value| {
-        milecastle_model::patch::merge(&mut stored, &given);
-        drop_nulls(&mut stored);
+        milecastle_model::patch::merge_patch(&mut stored, &given);
         stored
     };
     change(&api, &id, asked, merged).await
-}
-
-/// Takes away what merging leaves of `null` in objects that are new: it is not there.
-fn drop_nulls(value: &mut Value) {
-    if let Value::Object(members) = value {
-        members.retain(|_, member| !member.is_null());
-        members.values_mut().for_each(drop_nulls);
-    }
 }
 
 fn asked(api: &Api, uri: &Uri, headers: &HeaderMap, who: Arc<Caller>) -> Result<Asked, Failure> {

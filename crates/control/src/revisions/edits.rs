@@ -21,7 +21,7 @@ pub(crate) struct GivenEdit {
     pub(crate) kind: String,
     /// Of a credential `<consumer>/credentials/<id>`, and so on.
     pub(crate) id: String,
-    /// The whole body, or what is to be merged into it.
+    /// The whole body, or what is to be merged into it (RFC 7396).
     #[serde(default)]
     pub(crate) body: Value,
 }
@@ -32,7 +32,7 @@ pub(crate) struct GivenEdit {
 pub(crate) enum Op {
     /// This is its body.
     Put,
-    /// This is merged into its body; `null` takes a member away.
+    /// This is merged into its body (RFC 7396); `null` takes a member away.
     Patch,
     /// It goes.
     Delete,
@@ -57,7 +57,8 @@ pub(crate) fn published_edits(_: &mut SchemaGenerator) -> Schema {
 
 /// The schema of an edit, where `bodiless` are the operations that look at no body. What an id is like follows from the kind.
 fn edit_schema(bodiless: &[&str]) -> Schema {
-    let object = json!({ "type": "object", "description": "The whole body, or what is to be merged into it." });
+    let object =
+        json!({ "type": "object", "description": "The whole body, or what is to be merged into it (RFC 7396)." });
     let mut all = Vec::new();
     for (id, kinds) in resource_ids() {
         let members = |ops: &[&str], body: &Value| {
@@ -114,7 +115,7 @@ impl GivenEdit {
                 if !self.body.is_object() {
                     return Err(vec![Fault::rule("", "invalid configuration: an object is expected")]);
                 }
-                patch::merge(&mut merged, &self.body);
+                patch::merge_patch(&mut merged, &self.body);
                 merged
             }
         };

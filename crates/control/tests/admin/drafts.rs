@@ -242,8 +242,9 @@ async fn patches_merge_into_every_kind_and_keep_what_they_do_not_name(gw: Gatewa
             "route",
             "1",
             json!({ "uri": "/a", "service_id": "1", "plugins": { "traffic-split": { "x-later": 1 } } }),
-            json!({ "desc": "d" }),
-            json!({ "desc": "d", "plugins": { "traffic-split": { "x-later": 1 } } }),
+            // By RFC 7396: an empty object changes nothing, and what was not there cannot be taken away.
+            json!({ "desc": "d", "plugins": {}, "labels": { "a": null } }),
+            json!({ "desc": "d", "plugins": { "traffic-split": { "x-later": 1 } }, "labels": {} }),
         ),
         (
             "consumer_group",

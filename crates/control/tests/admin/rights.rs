@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 on_both!(
     every_endpoint_with_every_role,
     every_endpoint_with_a_role_that_was_made,
+    below_api7_the_same_rights_are_asked_for,
     a_role_in_one_group_ends_there,
     what_is_missing_is_said,
     a_token_opens_until_it_is_revoked_on_any_replica,
@@ -210,6 +211,29 @@ GET /api/audit/export operator
 GET /api/audit/{entry} operator
 ";
 
+/// What there is below `/api7` beside the paths of the Admin API, which take there what they take without it.
+const WALK_OF_API7: &str = "
+GET /api7/api/version anybody
+GET /api7/api/gateway_groups viewer
+GET /api7/api/schema/core viewer
+GET /api7/apisix/admin/services/{parent}/upstreams viewer
+PUT /api7/apisix/admin/services/{parent}/upstreams/{id} api_owner
+DELETE /api7/apisix/admin/services/{parent}/upstreams/{id} api_owner
+";
+
+/// Method, path, and least role of each line of a walk.
+fn lines(walk: &'static str) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    walk.trim().lines().map(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        (words[0], words[1], words[2])
+    })
+}
+
+/// Whether a role may call what takes this one at least.
+fn may(role: &str, least: &str) -> bool {
+    ROLES.iter().position(|one| *one == least).is_none_or(|least| ROLES[..=least].contains(&role))
+}
+
 /// A call of the API with the admin's key.
 async fn send(gw: &Gateway, method: Method, path: &str, body: Value) -> Answer {
     with(gw, KEY, method, path, &body).await
@@ -248,14 +272,7 @@ fn filled(path: &str) -> String {
 }
 
 async fn every_endpoint_with_every_role(gw: Gateway) {
-    let walk: BTreeMap<(&str, &str), &str> = WALK
-        .trim()
-        .lines()
-        .map(|line| {
-            let words: Vec<&str> = line.split(' ').collect();
-            ((words[0], words[1]), words[2])
-        })
-        .collect();
+    let walk: BTreeMap<(&str, &str), &str> = lines(WALK).map(|(method, path, least)| ((method, path), least)).collect();
     let declared = endpoints();
     let known: BTreeSet<(&str, &str)> = declared.iter().map(|one| (one.method.as_str(), &*one.path)).collect();
     assert_eq!(known.len(), declared.len(), "an endpoint is declared twice");
@@ -269,7 +286,7 @@ async fn every_endpoint_with_every_role(gw: Gateway) {
                 assert_eq!((right, answer.json().unwrap()["code"].as_str()), (&None, Some("no_session")), "{path}");
                 continue;
             }
-            let may = ROLES.iter().position(|one| *one == least).is_none_or(|least| ROLES[..=least].contains(&role));
+            let may = may(role, least);
             assert_eq!(right.is_none(), least == "anybody", "{method} {path}");
             // Nothing is found or fits in what is sent, and so nothing is done.
             let answer = with(&gw, &token, method.clone(), &filled(path), &json!("unfit")).await;
@@ -304,6 +321,31 @@ async fn every_endpoint_with_a_role_that_was_made(gw: Gateway) {
         let may = given.contains(&*right);
         assert_eq!(answer.status == 403, !may, "{right}: {method} {path}: {} {}", answer.status, answer.text());
         assert_ne!(answer.status, 401, "{method} {path}");
+    }
+    assert_eq!(gw.revision().await, 0, "what was refused or unfit changed nothing");
+}
+
+async fn below_api7_the_same_rights_are_asked_for(gw: Gateway) {
+    const GROUPS: &str = "/api7/api/gateway_groups";
+    assert_eq!(send(&gw, Method::POST, "/api/gateway_groups", json!({ "id": "prod" })).await.status, 201);
+    let admin = lines(WALK).filter(|(_, path, _)| path.starts_with("/apisix/admin"));
+    let admin = admin.map(|(method, path, least)| (method, format!("/api7{path}"), least));
+    let own = lines(WALK_OF_API7).map(|(method, path, least)| (method, path.to_owned(), least));
+    let walk: Vec<_> = admin.chain(own).collect();
+    let elsewhere = ("operator elsewhere", json!([{ "role": "operator", "groups": ["prod"] }]));
+    for (role, grants) in ROLES.map(|role| (role, everywhere(role))).into_iter().chain([elsewhere]) {
+        let (token, _) = token(&gw, grants).await;
+        for (method, path, least) in &walk {
+            // Whoever may see any group is shown those.
+            let may = may(role, least) || path == GROUPS;
+            let answer = with(&gw, &token, method.parse().unwrap(), &filled(path), &json!("unfit")).await;
+            assert_eq!(answer.status == 403, !may, "{role}: {method} {path}: {} {}", answer.status, answer.text());
+            assert_ne!(answer.status, 401, "{role}: {method} {path}");
+        }
+        let groups = with(&gw, &token, Method::GET, GROUPS, &Value::Null).await.json().unwrap();
+        let seen = if ROLES.contains(&role) { json!(["default", "prod"]) } else { json!(["prod"]) };
+        let ids: Value = groups["list"].as_array().unwrap().iter().map(|group| group["id"].clone()).collect();
+        assert_eq!(ids, seen, "{role}");
     }
     assert_eq!(gw.revision().await, 0, "what was refused or unfit changed nothing");
 }

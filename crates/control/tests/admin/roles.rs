@@ -146,7 +146,13 @@ async fn nobody_makes_roles_that_allow_more_than_his_own(gw: Gateway) {
     refused(Method::POST, "/api/users", json!({ "name": "eve", "roles": given("mighty") })).await;
     refused(Method::POST, "/api/tokens", json!({ "name": "t", "roles": given("administrator") })).await;
     refused(Method::PATCH, "/api/users/root", json!({ "password": "another-one" })).await;
-    // What he may do himself he may give.
+    let (mighty, id) = token(&gw, "administrator").await;
+    refused(Method::DELETE, &format!("/api/tokens/{id}"), Value::Null).await;
+    assert_eq!(with(&gw, &mighty, Method::GET, "/api/users", Value::Null).await.status, 200, "it is not revoked");
+    // What he may do himself he may give, and take away.
+    let (_, plain) = token(&gw, "plain").await;
+    let revoked = with(&gw, &clerk, Method::DELETE, &format!("/api/tokens/{plain}"), Value::Null).await;
+    assert_eq!(revoked.status, 204, "{}", revoked.text());
     let made = with(&gw, &clerk, Method::POST, "/api/roles", json!({ "name": "some", "write": ["routes"] })).await;
     assert_eq!(made.status, 201, "{}", made.text());
     let eve = with(&gw, &clerk, Method::POST, "/api/users", json!({ "name": "eve", "roles": given("some") })).await;

@@ -39,6 +39,10 @@ async fn a_policy_is_read_and_written(gw: Gateway) {
         (&policy["strategy"], &policy["soak"], &policy["min_requests"]),
         (&json!("canary"), &json!("1m"), &json!(7))
     );
+    // By RFC 7396 an empty object changes nothing.
+    let (status, same) = send(&gw, "PATCH", PATH, &json!({ "canaries": {} })).await;
+    assert_eq!((status, &same["policy"]), (200, policy));
+    assert_eq!(policy["canaries"], json!({ "percent": 10 }));
     let replica = gw.replica().await;
     assert_eq!(&send(&replica, "GET", PATH, &Value::Null).await.1["policy"], policy);
     for hand in ["pause", "resume", "promote", "abort"] {

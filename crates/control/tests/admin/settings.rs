@@ -210,6 +210,11 @@ async fn secrets_of_registries_are_sealed_masked_and_kept(gw: Gateway) {
     assert_eq!(gw.revision().await, 1);
     let (_, patched) = send(&gw, "PATCH", PATH, r#"{"discovery":{"consul":{"weight":7},"nacos":null}}"#).await;
     assert_eq!(patched["settings"]["discovery"]["consul"]["weight"], 7);
+    // By RFC 7396 an empty object changes nothing: no registry goes.
+    for nothing in [r#"{"discovery":{}}"#, r#"{"discovery":{"consul":{}}}"#] {
+        let (status, same) = send(&gw, "PATCH", PATH, nothing).await;
+        assert_eq!((status, &same["revision"], &same["settings"]), (200, &json!(2), &patched["settings"]), "{nothing}");
+    }
     let stored = gw.store.history_get("default", 2).await.unwrap().unwrap().changes;
     let Change::Put(stored) = &stored[0] else { panic!("{stored:?}") };
     let stored: Value = serde_json::from_slice(&stored.body).unwrap();

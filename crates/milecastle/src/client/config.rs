@@ -4,25 +4,30 @@ use super::cli::{Config, ConfigCommand, Output};
 use super::commands::encode;
 use super::http::Client;
 use super::view::{Table, ago, items, show, tell, text};
-use super::{Ended, changes, client, drafts};
+use super::{Ended, Refused, changes, client, drafts};
 use milecastle_settings::Time;
+use milecastle_snapshot::STREAMS_OFF;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
-/// Collections that `config get` without a kind shows.
-const COLLECTIONS: &[&str] = &[
-    "routes",
-    "services",
-    "upstreams",
-    "consumers",
-    "consumer_groups",
-    "ssls",
-    "global_rules",
-    "plugin_configs",
-    "plugin_metadata",
-    "protos",
-    "secrets",
+/// Collections that `config get` without a kind shows, each with the one that lies below its objects.
+const COLLECTIONS: &[(&str, Option<&str>)] = &[
+    ("routes", None),
+    ("services", Some("graphql_cost_decorations")),
+    ("upstreams", None),
+    ("consumers", Some("credentials")),
+    ("consumer_groups", None),
+    ("ssls", None),
+    ("global_rules", None),
+    ("plugin_configs", None),
+    ("plugin_metadata", None),
+    ("protos", None),
+    ("secrets", None),
+    ("stream_routes", None),
 ];
+
+/// What the Admin API says of an empty collection below an object.
+const NOTHING_BELOW: &str = "Key not found";
 
 /// Objects that a line of the history names.
 const NAMED: usize = 3;
@@ -70,23 +75,42 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
 /// Shows all objects of the group.
 async fn all(client: &Client, output: Output, group: &str) -> anyhow::Result<()> {
     let mut all = Map::new();
-    for collection in COLLECTIONS {
-        let answer = client.get(&admin(group, collection, None)).await?;
-        all.insert((*collection).to_owned(), answer.get("list").cloned().unwrap_or_default());
+    for (collection, below) in COLLECTIONS {
+        let objects = list(client, group, collection).await?;
+        if let Some(below) = below {
+            let mut all_below = Vec::new();
+            for object in &objects {
+                all_below.extend(list(client, group, &format!("{collection}/{}/{below}", id_of(object))).await?);
+            }
+            all.insert((*below).to_owned(), all_below.into());
+        }
+        all.insert((*collection).to_owned(), objects.into());
     }
     show(output, &Value::Object(all), |all| {
         let mut table = table();
-        for collection in COLLECTIONS {
-            let list = all.get(*collection).and_then(Value::as_array).into_iter().flatten();
-            list.for_each(|object| row(&mut table, collection, object));
+        for (collection, list) in all.as_object().into_iter().flatten() {
+            list.as_array().into_iter().flatten().for_each(|object| row(&mut table, collection, object));
         }
         table.text()
     })
 }
 
+/// The objects of a collection. A group without streams has no stream routes, whoever asks for them being told so.
+async fn list(client: &Client, group: &str, collection: &str) -> anyhow::Result<Vec<Value>> {
+    match client.get(&admin(group, collection)).await {
+        Ok(answer) => Ok(items(&answer).cloned().collect()),
+        Err(error) => match error.downcast_ref::<Refused>() {
+            Some(Refused { status: 404, message }) if message == NOTHING_BELOW => Ok(Vec::new()),
+            Some(Refused { status: 400, message }) if message == STREAMS_OFF => Ok(Vec::new()),
+            _ => Err(error),
+        },
+    }
+}
+
 /// Shows the objects of one kind, or one of them.
 async fn get(client: &Client, output: Output, group: &str, kind: &str, id: Option<&str>) -> anyhow::Result<()> {
-    let answer = client.get(&admin(group, kind, id)).await?;
+    let place = id.map_or_else(|| kind.to_owned(), |id| format!("{kind}/{id}"));
+    let answer = client.get(&admin(group, &place)).await?;
     show(output, &answer, |answer| {
         if id.is_some() {
             return serde_json::to_string_pretty(answer.get("value").unwrap_or(answer)).unwrap_or_default();
@@ -180,12 +204,15 @@ fn count(receipt: &Value, member: &str) -> u64 {
     receipt.get(member).and_then(Value::as_u64).unwrap_or_default()
 }
 
-fn admin(group: &str, collection: &str, id: Option<&str>) -> String {
-    let place = match id {
-        Some(id) => format!("{}/{}", encode(collection), encode(id)),
-        None => encode(collection),
-    };
-    format!("/apisix/admin/{place}?gateway_group_id={}", encode(group))
+/// Where something is in the Admin API: a collection or an object, as in its paths.
+fn admin(group: &str, place: &str) -> String {
+    let place: Vec<String> = place.split('/').map(encode).collect();
+    format!("/apisix/admin/{}?gateway_group_id={}", place.join("/"), encode(group))
+}
+
+/// The id of an object: what follows prefix and collection in its key, `jack/credentials/c`.
+fn id_of(object: &Value) -> String {
+    text(object, "key").splitn(4, '/').nth(3).unwrap_or_default().to_owned()
 }
 
 fn table() -> Table {
@@ -195,12 +222,11 @@ fn table() -> Table {
 fn row(table: &mut Table, collection: &str, object: &Value) {
     let empty = json!({});
     let value = object.get("value").unwrap_or(&empty);
-    let id = ["id", "username"].iter().map(|member| text(value, member)).find(|id| !id.is_empty()).unwrap_or_default();
     let what = ["uri", "uris", "sni", "snis", "nodes", "plugins"].iter().map(|member| text(value, member));
     let what: String = what.into_iter().find(|what| !what.is_empty()).unwrap_or_default();
     let what =
         if what.chars().count() > 60 { format!("{}…", what.chars().take(59).collect::<String>()) } else { what };
-    table.row([collection.to_owned(), id, text(value, "name"), what, text(object, "modifiedIndex")]);
+    table.row([collection.to_owned(), id_of(object), text(value, "name"), what, text(object, "modifiedIndex")]);
 }
 
 #[cfg(test)]

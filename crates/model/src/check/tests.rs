@@ -401,6 +401,7 @@ proptest! {
         if patch::set_path(&mut body, &path, Value::Null).is_err() {
             prop_assert_eq!(&before, &body);
         }
+        patch::merge_patch(&mut body.clone(), &patch);
         patch::merge(&mut body, &patch);
     }
 
@@ -427,6 +428,8 @@ proptest! {
         prop_assert_eq!(&serde_json::from_slice::<Value>(&text).unwrap(), &body);
         let mut merged = body.clone();
         patch::merge(&mut merged, &json!({}));
+        prop_assert!(!body.is_object() || merged == body);
+        patch::merge_patch(&mut merged, &json!({}));
         prop_assert!(!body.is_object() || merged == body);
     }
 }

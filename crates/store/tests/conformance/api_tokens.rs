@@ -17,6 +17,8 @@ async fn api_tokens(home: Home) {
     let found = find(1).await.unwrap();
     assert_eq!((&*found.id, &*found.name, &*found.created_by), ("t1", "token 1", "ann"));
     assert_eq!((&found.grants, found.used_at, &found.used_from), (&grants, None, &None));
+    assert_eq!(other.api_token_get("t1").await.unwrap().as_ref(), Some(&found));
+    assert_eq!(other.api_token_get("t3").await.unwrap(), None);
     assert!(found.is_good(store.now()) && !find(2).await.unwrap().is_good(store.now()));
     assert!(find(3).await.is_none());
     store.api_token_used(&found, "192.0.2.1").await.unwrap();
@@ -32,6 +34,7 @@ async fn api_tokens(home: Home) {
             && !store.by(ann()).api_token_revoke("t3").await.unwrap()
     );
     assert!(!find(1).await.unwrap().is_good(store.now()));
+    assert!(other.api_token_get("t1").await.unwrap().unwrap().revoked_at.is_some());
     let listed: Vec<_> = store.api_token_list().await.unwrap().into_iter().map(|token| token.id).collect();
     assert_eq!(listed, ["t1", "t2"]);
 }
