@@ -9,6 +9,7 @@ use milecastle_snapshot::Compiler;
 use milecastle_store::Expect;
 use serde_json::Value;
 
+use crate::efforts::{Effort, Unfinished};
 use crate::state::Image;
 
 /// Most bytes of an object: what nodes take as one record, less room for what is written beside it.
@@ -122,11 +123,22 @@ pub(crate) struct Review {
 
 impl Review {
     /// Looks through all objects. The work grows with them.
-    pub(crate) fn of(before: Compiler, after: Compiler, image: Arc<Image>) -> Self {
+    ///
+    /// # Errors
+    /// The effort does not go on, if it is one of those that end.
+    pub(crate) fn of(
+        before: Compiler,
+        after: Compiler,
+        image: Arc<Image>,
+        effort: Option<&Effort>,
+    ) -> Result<Self, Unfinished> {
         let mut review = Self { before, after, image, found: BTreeMap::new() };
         let image = review.image.clone();
-        image.objects().for_each(|object| review.look_at(object));
-        review
+        for object in image.objects() {
+            effort.map_or(Ok(()), Effort::check)?;
+            review.look_at(object);
+        }
+        Ok(review)
     }
 
     /// Whether it is of a change from these settings to those.

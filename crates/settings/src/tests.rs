@@ -246,6 +246,7 @@ fn values_that_could_not_work_are_refused() {
         ("dp_manager: {certificates: {names: ['a:1']}}", "dp_manager.certificates.names[0]"),
         ("dashboard: {admin: {body_timeout: 0}}", "dashboard.admin.body_timeout"),
         ("dashboard: {admin: {search_time: 0}}", "dashboard.admin.search_time"),
+        ("dashboard: {admin: {validation_time: 0}}", "dashboard.admin.validation_time"),
         ("dashboard: {access: {login_wait_min: 2m}}", "dashboard.access.login_wait_min"),
         ("dashboard: {access: {password_hashes: 0}}", "dashboard.access.password_hashes"),
         ("dashboard: {event_streams: {beat: 31s}}", "dashboard.event_streams.beat"),

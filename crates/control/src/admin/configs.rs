@@ -164,10 +164,10 @@ fn plan(
         }
         let mut flaw = None;
         let given = members.get(kind.collection()).unwrap_or(&Value::Null);
-        let items = declared::collection(compiler, image, kind, given, |found| {
+        let items = declared::collection(compiler, image, kind, given, None, |found| {
             flaw = Some(found);
             true
-        });
+        })?;
         if let Some(flaw) = flaw {
             return Err(Box::new(Reply::bad(flaw.error)));
         }

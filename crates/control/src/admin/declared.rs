@@ -5,6 +5,7 @@ use crate::admin::engine::id_text;
 use crate::admin::reply::Reply;
 use crate::admin::yaml;
 use crate::admin::{judge, private_keys};
+use crate::efforts::{Effort, Unfinished};
 use crate::state::Image;
 use crate::terms;
 use milecastle_model::schema::{Schema, lua_type};
@@ -78,15 +79,20 @@ pub(crate) fn read(text: &[u8], is_yaml: bool) -> Result<Map<String, Value>, Box
 
 /// The objects of a collection; each is judged as a write of it would be in the group that `image` shows, references apart. Calls
 /// `flawed` with each fault, in order, until it says that one is enough.
+///
+/// # Errors
+/// The effort does not go on, if it is one of those that end.
 pub(crate) fn collection(
     compiler: &Compiler,
     image: &Image,
     kind: Kind,
     given: &Value,
+    effort: Option<&Effort>,
     mut flawed: impl FnMut(Flaw) -> bool,
-) -> Vec<Item> {
+) -> Result<Vec<Item>, Unfinished> {
     let (mut items, mut seen, mut ruled) = (Vec::new(), HashSet::new(), HashMap::new());
     for (index, member) in given.as_array().into_iter().flatten().enumerate() {
+        effort.map_or(Ok(()), Effort::check)?;
         let id = id_of(kind, member);
         let flaw = |error: String| Flaw { index, id: id.clone(), error };
         let judged = item(compiler, image, kind, index, id.as_deref(), member);
@@ -108,7 +114,7 @@ pub(crate) fn collection(
             break;
         }
     }
-    items
+    Ok(items)
 }
 
 /// The fault of a global rule with a plugin that another one has.

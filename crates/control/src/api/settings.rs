@@ -241,11 +241,11 @@ async fn look(review: Option<Review>, before: Compiler, after: Compiler, image: 
     let work = move || match review.filter(|review| review.is_of(&before, &after)) {
         Some(mut review) => {
             review.go_on(image);
-            review
+            Ok(review)
         }
-        None => Review::of(before, after, image),
+        None => Review::of(before, after, image, None),
     };
-    Ok(tokio::task::spawn_blocking(work).await?)
+    Ok(tokio::task::spawn_blocking(work).await??)
 }
 
 fn in_use(review: &Review) -> Failure {

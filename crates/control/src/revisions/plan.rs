@@ -3,6 +3,7 @@
 use super::Refused;
 use crate::admin::judge::{Draft, Verdict};
 use crate::admin::refusal;
+use crate::efforts::{Effort, Unfinished};
 use crate::state::{Difference, Image};
 use crate::terms::{self, Review, Terms};
 use bytes::Bytes;
@@ -84,7 +85,13 @@ impl Flaw {
 
 impl Plan {
     /// The work grows with the edits; where they change what can be built in the group, with all of its objects.
-    pub(super) fn of(compiler: &Compiler, base: Arc<Image>, edits: Edits, force: bool) -> Result<Self, Refused> {
+    pub(super) fn of(
+        compiler: &Compiler,
+        base: Arc<Image>,
+        edits: Edits,
+        force: bool,
+        effort: Option<&Effort>,
+    ) -> Result<Self, Refused> {
         let edits = with_what_lives_below(&base, edits);
         let before = match Terms::of(compiler, &base) {
             Ok(terms) => terms.compiler().clone(),
@@ -105,8 +112,9 @@ impl Plan {
             draft: None,
             force,
         };
-        plan.come_to_settings(&edits);
+        plan.come_to_settings(&edits, effort)?;
         for (key, body) in edits {
+            effort.map_or(Ok(()), Effort::check)?;
             match body {
                 None => plan.deletes.push(key),
                 Some(body) => plan.put(key, body),
@@ -116,29 +124,30 @@ impl Plan {
     }
 
     /// Takes over the settings that the edits lead to, and looks for objects besides that could not be built any more.
-    fn come_to_settings(&mut self, edits: &Edits) {
+    fn come_to_settings(&mut self, edits: &Edits, effort: Option<&Effort>) -> Result<(), Unfinished> {
         let key = Key::group_settings();
-        let Some(settings) = edits.get(&key) else { return };
+        let Some(settings) = edits.get(&key) else { return Ok(()) };
         if let Some(body) = settings.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()) {
             let faults = self.compiler.check(key.kind, &key.id, &body);
             self.flaws.extend(Flaw::all(&key, faults));
         }
         let compiler = match self.compiler.of_group(self.after.get(&key)) {
             Ok(compiler) if self.flaws.is_empty() => compiler,
-            Ok(_) => return,
+            Ok(_) => return Ok(()),
             Err(faults) => {
                 if self.flaws.is_empty() {
                     self.flaws.extend(Flaw::all(&key, faults));
                 }
-                return;
+                return Ok(());
             }
         };
         let before = std::mem::replace(&mut self.compiler, compiler);
         if !self.force && !before.builds_like(&self.compiler) {
-            let review = Review::of(before, self.compiler.clone(), Arc::new(self.after.clone()));
+            let review = Review::of(before, self.compiler.clone(), Arc::new(self.after.clone()), effort)?;
             let found = review.found().filter(|(key, _)| !edits.contains_key(key));
             self.flaws.extend(found.map(|(key, fault)| Flaw { key: key.clone(), fault: fault.clone() }));
         }
+        Ok(())
     }
 
     fn put(&mut self, key: Key, bytes: Bytes) {
