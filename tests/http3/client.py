@@ -1,8 +1,8 @@
 """An HTTP/3 client that does what it reads on its standard input, one JSON object a line, and prints how each went.
 
-The argument is a JSON object too: `port`, `name` (for SNI and the certificate), `ca` (a file), and where asked for `host` (an address other than 127.0.0.1), `identity` (files of
-certificate and key) and `window` (bytes that may come on a stream, and no more, whatever was read). The first line that is printed is
-`connected`, with what the gateway is and grants, or `refused`.
+The argument is a JSON object too: `port`, `name` (for SNI and the certificate), `ca` (a file), and where asked for `host` (an address other
+than 127.0.0.1), `identity` (files of certificate and key) and `window` (bytes that may come on a stream, and no more, whatever was read).
+The first line that is printed is `connected`, with what the gateway is and grants, or `refused`.
 """
 
 import asyncio

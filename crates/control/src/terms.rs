@@ -68,7 +68,8 @@ pub(crate) fn faults(compiler: &Compiler, key: &Key, body: &Value, image: &Image
     beside_others(|| compiler.check_beside(key.kind, &key.id, body, &metadata))
 }
 
-/// Does what may take seconds, as compiling many large patterns does, without holding up other requests of this thread.
+/// Does what may take seconds, as compiling many large patterns does, without holding up other requests of this thread. Of a set, which
+/// is judged as a whole on a thread for such work, it hands nothing over, and costs nothing.
 #[expect(clippy::disallowed_methods, reason = "called on multi-threaded runtimes alone, where it does not panic")]
 fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
