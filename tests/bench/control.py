@@ -7,7 +7,8 @@
   the call to the answer and to the gateway serving what is in it; what differs from the revision before, and the rollback to that one.
 - `list`: pages of a hundred of many routes, with and without filters, each asked for a hundred times.
 - `keys`: many consumers with a key each, in change sets of 10,000; one more whose key is free, and one whose key another has
-  (refused with 400), one after the other; and a consumer looked up.
+  (refused with 400), one after the other; the same as dry runs, which check the key in the database and commit nothing; and a
+  consumer looked up.
 - Memory (RSS) of the replica that was asked and of the one that only follows, as they stand after each load.
 
   control.py [--routes 100000] [--consumers 100000] [--json FILE]
@@ -16,6 +17,7 @@ MILECASTLE_BIN names the binary; `cargo xtask bench control` builds it and sets 
 """
 import argparse
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -29,6 +31,7 @@ from propagation import PRESENT, Watcher
 OBJECTS = 10_000  # of `apply` and of a change set
 GATEWAY = 19461, 1  # port, and number of the replica
 TIMES = 100  # that each question is asked
+SERVICES = 50  # that many routes are divided among
 
 
 def route(n, upstream="1"):
@@ -93,14 +96,19 @@ def changes(admin):
     return {"publish_s": publish, "served_s": served, "diff_s": diff, "rollback_s": rollback}
 
 
+def figures(waits):
+    """Median and 99th percentile in milliseconds; of fewer than a hundred the latter is the longest."""
+    return {"p50_ms": statistics.median(waits), "p99_ms": sorted(waits)[math.ceil(len(waits) * 0.99) - 1]}
+
+
 def times(name, ask):
-    """Asks so many times; gives and prints median and 99th percentile in milliseconds."""
+    """Asks so many times; gives and prints median and 99th percentile."""
     waits = []
     for n in range(TIMES):
         began = time.perf_counter()
         ask(n)
         waits.append((time.perf_counter() - began) * 1000)
-    row = {"p50_ms": statistics.median(waits), "p99_ms": sorted(waits)[TIMES * 99 // 100 - 1]}
+    row = figures(waits)
     print(f"| {name} | {row['p50_ms']:.1f} ms | {row['p99_ms']:.1f} ms |", flush=True)
     return row
 
@@ -119,7 +127,9 @@ def page(admin, query, total):
 
 
 def listing(admin, routes):
-    took = admin.declare("routes", upstreams=[UPSTREAM], routes=[route(n) for n in range(routes)])
+    services = [{"id": f"s{n}"} for n in range(SERVICES)]
+    objects = [{**route(n), "service_id": f"s{n % SERVICES}"} for n in range(routes)]
+    took = admin.declare("routes", upstreams=[UPSTREAM], services=services, routes=objects)
     print(f"\n{routes:,} routes, put as one in {took:.1f} s\n\n| page of 100 | p50 | p99 |\n| --- | --- | --- |", flush=True)
     last = -(-routes // 100)
     digits = sum("77" in str(n) for n in range(routes))
@@ -129,6 +139,9 @@ def listing(admin, routes):
         "name": times("`name=77`", lambda _: page(admin, "page=1&name=77", digits)),
         "uri": times("`uri=` of one", lambda n: page(admin, f"page=1&uri=/api/r{n * routes // TIMES}/", 1)),
         "label": times("`label=team`, which all have", lambda n: page(admin, f"page={n * last // TIMES + 1}&label=team", routes)),
+        "name_label": times("`name=77&label=team`", lambda _: page(admin, "page=1&name=77&label=team", digits)),
+        "service": times(f"`filter=service_id%3D…`, of {SERVICES}", lambda n: page(
+            admin, f"page=1&filter=service_id%3Ds{n % SERVICES}", len(range(n % SERVICES, routes, SERVICES)))),
     }
 
 
@@ -138,14 +151,26 @@ def keys(admin, consumers):
         these = range(first, min(first + OBJECTS, consumers))
         edits = [{"op": "put", "kind": "consumer", "id": f"c{n}", "body": consumer(f"c{n}", f"k{n}")} for n in these]
         took.append(timed(admin, "POST", "/changes", {"edits": edits})[0])
+    sets = figures([1000 * seconds for seconds in took])
     print(f"\n{consumers:,} consumers, put in {sum(took):.1f} s; {OBJECTS:,} of them in {took[0]:.2f} s at first and "
-          f"{took[-1]:.2f} s in the end\n\n| call | p50 | p99 |\n| --- | --- | --- |", flush=True)
+          f"{took[-1]:.2f} s in the end\n\n| call | p50 | p99 |\n| --- | --- | --- |\n"
+          f"| a change set of {OBJECTS:,}, of {len(took)} | {sets['p50_ms']:.0f} ms | {sets['p99_ms']:.0f} ms |", flush=True)
     some = lambda n: n * consumers // TIMES
     put = lambda status, name, key: expect(admin, status, "PUT", f"/consumers/{name}", consumer(name, key))
+
+    def check(faults, name, key):
+        edits = [{"op": "put", "kind": "consumer", "id": name, "body": consumer(name, key)}]
+        _, said = timed(admin, "POST", "/changes?dry_run=true", {"edits": edits})
+        if len(said["faults"]) != faults:
+            raise RuntimeError(f"{name}: {said['faults']} instead of {faults} faults")
+
     return {
         "put_s": took,
+        "sets": sets,
         "free": times("`PUT`, a key that is free", lambda n: put(201, f"new{n}", f"new-key-{n}")),
         "taken": times("`PUT`, a key that another has", lambda n: put(400, f"other{n}", f"k{some(n)}")),
+        "free_checked": times("dry run, a key that is free", lambda n: check(0, f"none{n}", f"no-key-{n}")),
+        "taken_checked": times("dry run, a key that another has", lambda n: check(1, f"none{n}", f"k{some(n)}")),
         "get": times("`GET` of one", lambda n: expect(admin, 200, "GET", f"/consumers/c{some(n)}")),
     }
 

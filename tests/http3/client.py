@@ -1,8 +1,8 @@
 """An HTTP/3 client that does what it reads on its standard input, one JSON object a line, and prints how each went.
 
-The argument is a JSON object too: `port`, `name` (for SNI and the certificate), `ca` (a file), and where asked for `identity` (files of
-certificate and key) and `window` (bytes that may come on a stream, and no more, whatever was read). The first line that is printed is
-`connected`, with what the gateway is and grants, or `refused`.
+The argument is a JSON object too: `port`, `name` (for SNI and the certificate), `ca` (a file), and where asked for `host` (an address other
+than 127.0.0.1), `identity` (files of certificate and key) and `window` (bytes that may come on a stream, and no more, whatever was read).
+The first line that is printed is `connected`, with what the gateway is and grants, or `refused`.
 """
 
 import asyncio
@@ -258,7 +258,8 @@ async def main(asked):
     if "identity" in asked:
         configuration.load_cert_chain(*asked["identity"])
     try:
-        async with connect("127.0.0.1", asked["port"], configuration=configuration, create_protocol=protocol) as client:
+        host = asked.get("host", "127.0.0.1")
+        async with connect(host, asked["port"], configuration=configuration, create_protocol=protocol) as client:
             names = client._quic.tls._peer_certificate.subject.rfc4514_string()
             serial = str(client._quic.tls._peer_certificate.serial_number)
             # Bytes that may come on all streams before the gateway has read any.

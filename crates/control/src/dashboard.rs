@@ -6,6 +6,7 @@ use crate::api::Api;
 use crate::callers::Callers;
 use crate::clock::Clock;
 use crate::dpm::Nodes;
+use crate::efforts::Efforts;
 use crate::events::{self, Tail};
 use crate::health::Readiness;
 use crate::keys::{KeyError, Keyring};
@@ -178,6 +179,8 @@ impl Opening {
         let admin = &settings.admin;
         let waits = Waits::new(&WAITS, admin.max_waits as usize, admin.max_waits_of_a_key as usize);
         let repeats = Arc::new(Repeats::new(admin, &metrics)?);
+        let (searches, validations) =
+            (Efforts::searches(admin, &metrics)?, Arc::new(Efforts::validations(admin, &metrics)?));
         let streams = settings.event_streams.clone();
         let most = streams.most.min(settings.limits.connections / 4).max(1) as usize;
         let places = Waits::new(&STREAMS, most, streams.most_of_a_caller as usize);
@@ -207,6 +210,7 @@ impl Opening {
             max_wait: admin.max_wait.get(),
             max_read_wait: admin.max_read_wait.get(),
             repeats: repeats.clone(),
+            validations: validations.clone(),
             waits: waits.clone(),
             streams: places,
             events,
@@ -214,9 +218,18 @@ impl Opening {
             most_probes: availability.most_probes.into(),
             allowed: admin.allow_admin_on_dashboard.as_slice().into(),
         });
-        let admin =
-            AdminApi::new(state.clone(), nodes, compiler, callers.clone(), clock.clone(), admin, waits, repeats);
-        let admin = Arc::new(admin);
+        let admin = Arc::new(AdminApi::new(
+            state.clone(),
+            nodes,
+            compiler,
+            callers.clone(),
+            clock.clone(),
+            admin,
+            waits,
+            repeats,
+            searches,
+            validations,
+        ));
         let site = |allowed: &[Peers]| Site {
             admin: admin.clone(),
             state: state.clone(),

@@ -29,6 +29,7 @@ mod clock;
 mod dashboard;
 mod database;
 pub mod dpm;
+mod efforts;
 mod events;
 mod health;
 mod keys;

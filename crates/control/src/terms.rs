@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use milecastle_model::{Fault, Key, Kind, Object};
 use milecastle_snapshot::Compiler;
 use milecastle_store::Expect;
 use serde_json::Value;
 
+use crate::efforts::{Effort, Unfinished};
 use crate::state::Image;
 
 /// Most bytes of an object: what nodes take as one record, less room for what is written beside it.
@@ -67,7 +68,8 @@ pub(crate) fn faults(compiler: &Compiler, key: &Key, body: &Value, image: &Image
     beside_others(|| compiler.check_beside(key.kind, &key.id, body, &metadata))
 }
 
-/// Does what may take long, as compiling large patterns does, without holding up other requests of this thread.
+/// Does what may take long, as compiling large patterns does, without holding up other requests of this thread. Of a set, which is judged
+/// as a whole on a thread for such work, it hands nothing over, and costs nothing.
 #[expect(clippy::disallowed_methods, reason = "called on multi-threaded runtimes alone, where it does not panic")]
 fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
@@ -121,12 +123,23 @@ pub(crate) struct Review {
 }
 
 impl Review {
-    /// Looks through all objects, for as long as `asker` lives: nobody waits for it after that. The work grows with them.
-    pub(crate) fn of(before: Compiler, after: Compiler, image: Arc<Image>, asker: &Weak<()>) -> Self {
+    /// Looks through all objects. The work grows with them.
+    ///
+    /// # Errors
+    /// The effort does not go on.
+    pub(crate) fn of(
+        before: Compiler,
+        after: Compiler,
+        image: Arc<Image>,
+        effort: &Effort,
+    ) -> Result<Self, Unfinished> {
         let mut review = Self { before, after, image, found: BTreeMap::new() };
         let image = review.image.clone();
-        image.objects().take_while(|_| asker.strong_count() > 0).for_each(|object| review.look_at(object));
-        review
+        for object in image.objects() {
+            effort.check()?;
+            review.look_at(object);
+        }
+        Ok(review)
     }
 
     /// Whether it is of a change from these settings to those.

@@ -17,7 +17,7 @@ use crate::{Size, Time};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HostPort {
-    /// Address of the interface; `0.0.0.0` is every IPv4 interface, `[::]` without the brackets every interface.
+    /// Address of the interface; `0.0.0.0` is every IPv4 interface, `::` every interface, IPv4 as well.
     pub host: IpAddr,
     /// TCP port; 0 lets the system choose one, which is printed at start.
     pub port: u16,
@@ -27,7 +27,7 @@ pub struct HostPort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct IpPort {
-    /// Address of the interface; `0.0.0.0` is every IPv4 interface.
+    /// Address of the interface; `0.0.0.0` is every IPv4 interface, `::` every interface, IPv4 as well.
     pub ip: IpAddr,
     /// TCP port; 0 lets the system choose one, which is printed at start.
     pub port: u16,

@@ -104,6 +104,14 @@ pub struct Admin {
     /// Longest time that a list is searched by `name` or `uri`: an expression that takes longer over all its objects is refused with
     /// 400.
     pub search_time: Time,
+    /// Configurations that are judged at a time for whoever may read, each of which may take a processor: those of `/configs/validate`,
+    /// and drafts that are looked at. Further ones wait for `validation_time` at most, and are then refused with 503 and `Retry-After`.
+    /// Writes and their dry runs take no such place.
+    #[schemars(range(min = 1), extend("x-unit" = "configurations"))]
+    pub max_validations: u32,
+    /// Longest time that such a configuration is judged, and that of a dry run, looked at before each of its objects: one that takes longer
+    /// is refused with 400.
+    pub validation_time: Time,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,
     /// Requests that may wait for nodes at a time, of all keys together; at most half of `limits.connections`. One more is
@@ -178,9 +186,11 @@ impl Dashboard {
             }
         }
         self.event_streams.check(checks);
-        checks
-            .at("admin")
-            .above_zero(&[("body_timeout", self.admin.body_timeout), ("search_time", self.admin.search_time)]);
+        checks.at("admin").above_zero(&[
+            ("body_timeout", self.admin.body_timeout),
+            ("search_time", self.admin.search_time),
+            ("validation_time", self.admin.validation_time),
+        ]);
         self.limits.check(&mut checks.at("limits"));
         if self.admin.max_waits > self.limits.connections / 2 {
             checks.fault("admin.max_waits", "expected at most half of `limits.connections`");
@@ -244,6 +254,8 @@ impl Default for Admin {
             max_repeat_waits_of_a_caller: 16,
             max_searches: 2,
             search_time: Time::secs(2),
+            max_validations: 2,
+            validation_time: Time::secs(30),
             max_wait: Time::secs(30),
             max_waits: 1024,
             max_waits_of_a_key: 256,

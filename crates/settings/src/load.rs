@@ -248,8 +248,9 @@ pub(crate) fn merge(base: &mut Value, over: Value) {
 fn semantic_faults<F: File>(configuration: &F, tree: &Node, known: &Known<'_>) -> Vec<Fault> {
     let mut found = Vec::new();
     let listeners = configuration.listeners();
-    for (i, (key, address)) in listeners.iter().enumerate() {
-        if let Some((other, taken)) = listeners.iter().take(i).find(|(_, taken)| overlap(*taken, *address)) {
+    for (i, listener) in listeners.iter().enumerate() {
+        let (key, address) = listener;
+        if let Some((other, taken)) = listeners.iter().take(i).find(|other| overlap(other, listener)) {
             let message =
                 format!("{address} is taken by `{other}` ({taken}); each listener needs an address of its own");
             found.push((key.clone(), message));
@@ -260,9 +261,16 @@ fn semantic_faults<F: File>(configuration: &F, tree: &Node, known: &Known<'_>) -
 }
 
 /// Whether two listeners get in each other's way. Port 0 is a new port for each.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_interface = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && same_interface
+fn overlap(a: &(String, SocketAddr), b: &(String, SocketAddr)) -> bool {
+    let same_interface = a.1.ip() == b.1.ip() || covers(a, b.1) || covers(b, a.1);
+    a.1.port() != 0 && a.1.port() == b.1.port() && same_interface
+}
+
+/// Whether a listener is at every interface, and so at the other's. Those that are listed are of one family; of where there is one alone,
+/// whose key ends with its port, `::` takes IPv4 as well.
+fn covers((key, all): &(String, SocketAddr), one: SocketAddr) -> bool {
+    let of_both = all.is_ipv6() && key.ends_with(".port");
+    all.ip().is_unspecified() && (all.is_ipv4() == one.is_ipv4() || of_both)
 }
 
 impl fmt::Display for Faults {

@@ -181,6 +181,17 @@ fn faults_that_no_schema_sees() {
              `[\"https://control.example.org:17900\"]`",
         ]
     );
+    let listed = faults::<GatewayFile>(
+        "apisix: {node_listen: [9080, {ip: '::', port: 9080}, {ip: '::1', port: 9080}], control: {ip: '::', port: 7085}}",
+    );
+    let taken: Vec<_> = listed.iter().filter_map(|fault| fault.split_once(" is taken by ")).collect();
+    // Two of one port are of two families; one for both leaves no room for another.
+    assert_eq!(taken.len(), 2, "{listed:?}");
+    assert!(taken[0].0.ends_with("apisix.node_listen: [::1]:9080") && taken[0].1.contains("([::]:9080)"), "{listed:?}");
+    assert!(
+        taken[1].0.ends_with("apisix.control.port: [::]:7085") && taken[1].1.contains("(0.0.0.0:7085)"),
+        "{listed:?}"
+    );
     let listed = faults::<UpFile>("gateway: {dns: {min_ttl: 2h}, control_plane: {endpoints: ['http://c']}}\n");
     assert_eq!(listed.len(), 2, "{listed:?}");
     assert!(listed[0].starts_with("f.yaml:1:59: gateway.control_plane.endpoints[0]: "), "{listed:?}");
@@ -246,6 +257,7 @@ fn values_that_could_not_work_are_refused() {
         ("dp_manager: {certificates: {names: ['a:1']}}", "dp_manager.certificates.names[0]"),
         ("dashboard: {admin: {body_timeout: 0}}", "dashboard.admin.body_timeout"),
         ("dashboard: {admin: {search_time: 0}}", "dashboard.admin.search_time"),
+        ("dashboard: {admin: {validation_time: 0}}", "dashboard.admin.validation_time"),
         ("dashboard: {access: {login_wait_min: 2m}}", "dashboard.access.login_wait_min"),
         ("dashboard: {access: {password_hashes: 0}}", "dashboard.access.password_hashes"),
         ("dashboard: {event_streams: {beat: 31s}}", "dashboard.event_streams.beat"),

@@ -30,7 +30,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects to a port of the loopback address under this name; `ca` is who has signed its certificate.
+    /// Connects to a port of 127.0.0.1 under this name; `ca` is who has signed its certificate.
     pub(crate) fn connect(port: u16, name: &str, ca: &str, identity: Option<&Identity>) -> Self {
         Self::connect_with(json!({ "port": port, "name": name }), ca, identity)
     }

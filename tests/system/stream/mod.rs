@@ -3,6 +3,7 @@
 mod access_log;
 mod changes;
 mod discovery;
+mod families;
 mod plugins;
 mod proxy_protocol;
 mod servers;

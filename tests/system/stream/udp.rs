@@ -3,7 +3,7 @@
 use super::{Gateway, SOON};
 use milecastle_testkit::eventually;
 use serde_json::json;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 /// A server that sends back each datagram behind its name.
@@ -20,7 +20,8 @@ pub(super) fn echo(name: &'static str) -> SocketAddr {
 }
 
 fn client(to: SocketAddr, patience: Duration) -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let own: IpAddr = if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let socket = UdpSocket::bind((own, 0)).unwrap();
     socket.connect(to).unwrap();
     socket.set_read_timeout(Some(patience)).unwrap();
     socket

@@ -17,6 +17,7 @@ use crate::admin::refusal;
 use crate::admin::reply::{Reply, Stamp};
 use crate::admin::yaml;
 use crate::callers::Caller;
+use crate::efforts::Effort;
 use crate::state::{Group, Image};
 use crate::terms::Terms;
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use milecastle_snapshot::Compiler;
 use milecastle_store::{ChangeSet, Declaration, Delete, NewDeclaration, Op, PublishError, Published, Put, Source};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// An answer, or the answer that refuses one.
 type Answer = Result<Reply, Box<Reply>>;
@@ -88,8 +89,8 @@ impl Engine {
             let terms = Terms::of(&self.compiler, &image).map_err(|error| refusal::unreadable(&error))?;
             let plan = {
                 let (compiler, image, members) = (terms.compiler().clone(), image.clone(), members.clone());
-                let (before, asker) = (declared.clone(), Arc::downgrade(&asker));
-                aside(move || plan(&compiler, &image, &members, before.as_ref(), &asker)).await?
+                let (before, effort) = (declared.clone(), Effort::of_a_write(&asker));
+                aside(move || plan(&compiler, &image, &members, before.as_ref(), &effort)).await?
             };
             let mut set = ChangeSet::new(Source::File, plan.ops());
             set.require = vec![terms.require()];
@@ -153,7 +154,7 @@ fn plan(
     image: &Image,
     members: &Map<String, Value>,
     declared: Option<&Declaration>,
-    asker: &Weak<()>,
+    effort: &Effort,
 ) -> Result<Plan, Box<Reply>> {
     let before = declared.map_or_else(|| Ok(Kept::default()), kept)?;
     let mut plan = Plan { drafts: Vec::new(), gone: Vec::new(), kept: before.succeeded_by(members) };
@@ -167,10 +168,10 @@ fn plan(
         }
         let mut flaw = None;
         let given = members.get(kind.collection()).unwrap_or(&Value::Null);
-        let items = declared::collection(compiler, image, kind, given, asker, |found| {
+        let items = declared::collection(compiler, image, kind, given, effort, |found| {
             flaw = Some(found);
             true
-        });
+        })?;
         if let Some(flaw) = flaw {
             return Err(Box::new(Reply::bad(flaw.error)));
         }

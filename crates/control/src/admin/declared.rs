@@ -5,6 +5,7 @@ use crate::admin::engine::id_text;
 use crate::admin::reply::Reply;
 use crate::admin::yaml;
 use crate::admin::{judge, private_keys};
+use crate::efforts::{Effort, Unfinished};
 use crate::state::Image;
 use crate::terms;
 use milecastle_model::schema::{Schema, lua_type};
@@ -12,7 +13,7 @@ use milecastle_model::{Fault, Key, Kind, named_schema, schema_of};
 use milecastle_snapshot::Compiler;
 use serde_json::{Map, Number, Value};
 use std::collections::{HashMap, HashSet};
-use std::sync::{LazyLock, Weak};
+use std::sync::LazyLock;
 
 /// The collections of objects, in the order in which they are shown.
 pub(crate) const COLLECTIONS: [Kind; 12] = [
@@ -77,18 +78,21 @@ pub(crate) fn read(text: &[u8], is_yaml: bool) -> Result<Map<String, Value>, Box
 }
 
 /// The objects of a collection; each is judged as a write of it would be in the group that `image` shows, references apart. Calls
-/// `flawed` with each fault, in order, until it says that one is enough. It ends with `asker`: nobody waits for it after that.
+/// `flawed` with each fault, in order, until it says that one is enough.
+///
+/// # Errors
+/// The effort does not go on.
 pub(crate) fn collection(
     compiler: &Compiler,
     image: &Image,
     kind: Kind,
     given: &Value,
-    asker: &Weak<()>,
+    effort: &Effort,
     mut flawed: impl FnMut(Flaw) -> bool,
-) -> Vec<Item> {
+) -> Result<Vec<Item>, Unfinished> {
     let (mut items, mut seen, mut ruled) = (Vec::new(), HashSet::new(), HashMap::new());
-    let members = given.as_array().into_iter().flatten().enumerate();
-    for (index, member) in members.take_while(|_| asker.strong_count() > 0) {
+    for (index, member) in given.as_array().into_iter().flatten().enumerate() {
+        effort.check()?;
         let id = id_of(kind, member);
         let flaw = |error: String| Flaw { index, id: id.clone(), error };
         let judged = item(compiler, image, kind, index, id.as_deref(), member);
@@ -110,7 +114,7 @@ pub(crate) fn collection(
             break;
         }
     }
-    items
+    Ok(items)
 }
 
 /// The fault of a global rule with a plugin that another one has.
@@ -205,14 +209,14 @@ mod tests {
         let registry = Registry::new(&[], Map::new(), Arc::default(), Arc::new(NoSecrets));
         let (compiler, image) = (Compiler::new(Arc::new(registry)), Image::new("l", 0, []));
         let given = json!([{ "id": "1", "type": "roundrobin", "nodes": { "127.0.0.1:1": 1 } }]);
-        let judged = |asker: &Weak<()>| {
-            let flawed = |flaw: Flaw| panic!("{}", flaw.error);
-            collection(&compiler, &image, Kind::Upstream, &given, asker, flawed).len()
-        };
         let client = Arc::new(());
-        let asker = Arc::downgrade(&client);
-        assert_eq!(judged(&asker), 1);
+        let effort = Effort::of_a_write(&client);
+        let judged = || {
+            let flawed = |flaw: Flaw| panic!("{}", flaw.error);
+            collection(&compiler, &image, Kind::Upstream, &given, &effort, flawed).map(|items| items.len())
+        };
+        assert_eq!(judged(), Ok(1));
         drop(client);
-        assert_eq!(judged(&asker), 0);
+        assert_eq!(judged(), Err(Unfinished::Left));
     }
 }

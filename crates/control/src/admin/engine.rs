@@ -12,11 +12,11 @@ use crate::admin::private_keys;
 use crate::admin::query::Query;
 use crate::admin::refusal;
 use crate::admin::reply::Reply;
-use crate::admin::search::Searches;
 use crate::admin::show::{Answer, PREFIX, get, written};
 use crate::admin::target::Place;
 use crate::callers::Caller;
 use crate::clock::Clock;
+use crate::efforts::Efforts;
 use crate::state::{Group, Image};
 use crate::terms::{self, Terms};
 use bytes::Bytes;
@@ -44,7 +44,7 @@ pub(crate) struct Engine {
     pub(crate) clock: Clock,
     /// How long a read waits for the database to say where the group stands.
     pub(crate) max_read_wait: Duration,
-    pub(crate) searches: Searches,
+    pub(crate) searches: Efforts,
 }
 
 /// One request for a resource.

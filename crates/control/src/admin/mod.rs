@@ -24,6 +24,7 @@ pub(crate) mod yaml;
 use crate::callers::{Caller, Callers, Stranger};
 use crate::clock::Clock;
 use crate::dpm::Nodes;
+use crate::efforts::Efforts;
 use crate::once::{self, Repeats};
 use crate::rights::{Place as Where, Principal};
 use crate::state::{Seen, State};
@@ -42,7 +43,6 @@ use milecastle_snapshot::{Compiler, STREAMS_OFF};
 use milecastle_store::DEFAULT_GROUP;
 use query::Query;
 use reply::{Reply, Stamp};
-use search::Searches;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -67,6 +67,7 @@ pub(crate) struct AdminApi {
     declarative: Declarative,
     max_wait: Duration,
     repeats: Arc<Repeats>,
+    validations: Arc<Efforts>,
     waits: Waits,
 }
 
@@ -89,9 +90,10 @@ impl AdminApi {
         settings: &Admin,
         waits: Waits,
         repeats: Arc<Repeats>,
+        searches: Efforts,
+        validations: Arc<Efforts>,
     ) -> Self {
         let max_read_wait = settings.max_read_wait.get();
-        let searches = Searches::new(settings);
         let engine = Engine { store: state.store().clone(), compiler, clock, max_read_wait, searches };
         Self {
             state,
@@ -109,6 +111,7 @@ impl AdminApi {
             declarative: settings.declarative,
             max_wait: settings.max_wait.get(),
             repeats,
+            validations,
             waits,
         }
     }
@@ -232,22 +235,22 @@ impl AdminApi {
                 Ok(given) => describe::validate(&collection, &given.unwrap_or(Value::Null)),
                 Err(refused) => *refused,
             },
-            Target::ValidateConfigs => {
-                let yaml = request.headers.get(header::CONTENT_TYPE).is_some_and(validate::is_yaml);
-                match (self.body.read(body).await.map_err(Box::<Reply>::from), self.terms(&request).await) {
-                    (Ok(text), Ok((terms, seen))) => {
-                        // Dropped with this future once the client has left.
-                        let asker = Arc::new(());
-                        let waits = Arc::downgrade(&asker);
-                        let judge = move || Ok(validate::configs(terms.compiler(), &seen.image, &text, yaml, &waits));
-                        aside(judge).await.unwrap_or_else(|refused| *refused)
-                    }
-                    (Err(refused), _) | (_, Err(refused)) => *refused,
-                }
-            }
+            Target::ValidateConfigs => self.validated(&request, body).await.unwrap_or_else(|refused| *refused),
             Target::Configs => self.configs(request, body).await.unwrap_or_else(|refused| *refused),
             Target::Typed(segments) => self.typed(&segments, request, body).await,
         }
+    }
+
+    /// What is said of a configuration that is not stored (§14).
+    async fn validated(&self, request: &Admitted<'_>, body: Body) -> Result<Reply, Box<Reply>> {
+        let yaml = request.headers.get(header::CONTENT_TYPE).is_some_and(validate::is_yaml);
+        let text = self.body.read(body).await?;
+        let (terms, seen) = self.terms(request).await?;
+        let compiler = terms.compiler().clone();
+        // Dropped with this future once the client has left.
+        let asker = Arc::new(());
+        let effort = self.validations.begin(&asker).await?;
+        aside(move || validate::configs(&compiler, &seen.image, &text, yaml, &effort)).await
     }
 
     /// The configuration of a group as a whole (§15).

@@ -4,6 +4,7 @@ use crate::RETRY_AFTER;
 use crate::admin::judge::{Draft, FIELD_PATHS, GLOBAL_RULES, duplicate, field_path, in_other_rule, plugins};
 use crate::admin::reply::Reply;
 use crate::admin::show::PREFIX;
+use crate::efforts::Unfinished;
 use crate::once::{self, Unfit};
 use crate::rights::Refused;
 use crate::state::Image;
@@ -71,6 +72,19 @@ pub(crate) fn not_allowed(refused: &Refused) -> Reply {
 pub(crate) fn no_place(full: &Full) -> Reply {
     let reply = Reply::error(full.status(), full.to_string());
     Reply { retry_after: Some(RETRY_AFTER), ..reply }
+}
+
+impl From<Unfinished> for Box<Reply> {
+    fn from(unfinished: Unfinished) -> Self {
+        let text = unfinished.to_string();
+        Box::new(match unfinished {
+            Unfinished::NoPlace { .. } => {
+                let reply = Reply::error(StatusCode::SERVICE_UNAVAILABLE, text);
+                Reply { retry_after: Some(RETRY_AFTER), ..reply }
+            }
+            Unfinished::NoTime { .. } | Unfinished::Left => Reply::bad(text),
+        })
+    }
 }
 
 /// An idempotency key opens no answer.

@@ -7,7 +7,7 @@ use crate::admin::list::Selection;
 use crate::admin::private_keys::{self, Occasion};
 use crate::admin::refusal;
 use crate::admin::reply::Reply;
-use crate::admin::search::{Search, Searches};
+use crate::efforts::{Effort, Efforts};
 use crate::state::{Image, Seen};
 use http::StatusCode;
 use milecastle_model::{Kind, Object};
@@ -49,7 +49,7 @@ struct List<'a> {
 }
 
 /// Answers a GET, from what the database is found to have within `patience`.
-pub(crate) async fn get(call: &Call, patience: Duration, searches: &Searches) -> Answer {
+pub(crate) async fn get(call: &Call, patience: Duration, searches: &Efforts) -> Answer {
     let Seen { image, stale } = call.group.latest(patience).await.map_err(|error| refusal::unavailable(&error))?;
     let reply = match &call.place.id {
         None => {
@@ -70,14 +70,14 @@ pub(crate) async fn get(call: &Call, patience: Duration, searches: &Searches) ->
     Ok(Reply { stale, ..reply })
 }
 
-fn list(kind: Kind, parent: Option<&str>, selection: &Selection, search: Option<&Search>, image: &Image) -> Answer {
-    let goes_on = || search.is_none_or(Search::goes_on);
+fn list(kind: Kind, parent: Option<&str>, selection: &Selection, search: Option<&Effort>, image: &Image) -> Answer {
+    let goes_on = || search.is_none_or(Effort::goes_on);
     let found = match parent {
         Some(parent) => selection.apply(image.below(kind, parent), &goes_on),
         None => selection.apply(image.of_kind(kind), &goes_on),
     };
     let Some((total, chosen)) = found else {
-        return Err(search.map(Search::given_up).expect("nothing but a search is given up"));
+        return Err(search.map(Effort::given_up).expect("nothing but a search is given up").into());
     };
     if total == 0 && Rules::of(kind).empty_list_is_404 {
         return Ok(Reply::key_not_found());

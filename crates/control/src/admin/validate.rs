@@ -2,25 +2,31 @@
 
 use crate::admin::declared::{self, Flaw, PLUGINS, VERSION};
 use crate::admin::reply::Reply;
+use crate::efforts::Effort;
 use crate::state::Image;
 use http::{HeaderValue, StatusCode};
 use milecastle_model::Kind;
 use milecastle_model::schema::lua_type;
 use milecastle_snapshot::Compiler;
 use serde_json::{Value, json};
-use std::sync::Weak;
 
 /// Whether a media type is YAML's.
 pub(crate) fn is_yaml(content_type: &HeaderValue) -> bool {
     content_type.to_str().is_ok_and(|text| text.trim_start().starts_with("application/yaml"))
 }
 
-/// The answer to a configuration, which `asker` waits for.
-pub(crate) fn configs(compiler: &Compiler, image: &Image, text: &[u8], is_yaml: bool, asker: &Weak<()>) -> Reply {
-    let members = match declared::read(text, is_yaml) {
-        Ok(members) => members,
-        Err(refused) => return *refused,
-    };
+/// The answer to a configuration. The work grows with it.
+///
+/// # Errors
+/// The answer, if it is none, or if `effort` does not go on.
+pub(crate) fn configs(
+    compiler: &Compiler,
+    image: &Image,
+    text: &[u8],
+    is_yaml: bool,
+    effort: &Effort,
+) -> Result<Reply, Box<Reply>> {
+    let members = declared::read(text, is_yaml)?;
     let mut errors = Vec::new();
     for (name, member) in &members {
         let kind = Kind::from_collection(name).filter(|kind| kind.parent().is_none());
@@ -34,7 +40,7 @@ pub(crate) fn configs(compiler: &Compiler, image: &Image, text: &[u8], is_yaml: 
                     errors.push(shown(kind, flaw));
                     false
                 };
-                declared::collection(compiler, image, kind, member, asker, report);
+                declared::collection(compiler, image, kind, member, effort, report)?;
             }
             (None, None) if name == PLUGINS => {
                 let error = declared::plugin_list(member);
@@ -44,9 +50,10 @@ pub(crate) fn configs(compiler: &Compiler, image: &Image, text: &[u8], is_yaml: 
         }
     }
     if errors.is_empty() {
-        return Reply::json(StatusCode::OK, &json!({}));
+        return Ok(Reply::json(StatusCode::OK, &json!({})));
     }
-    Reply::json(StatusCode::BAD_REQUEST, &json!({ "error_msg": "Configuration validation failed", "errors": errors }))
+    let said = json!({ "error_msg": "Configuration validation failed", "errors": errors });
+    Ok(Reply::json(StatusCode::BAD_REQUEST, &said))
 }
 
 fn shown(kind: Kind, flaw: Flaw) -> Value {

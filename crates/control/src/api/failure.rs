@@ -12,6 +12,7 @@ use super::json;
 use crate::RETRY_AFTER;
 use crate::admin::body::BodyError;
 use crate::admin::engine::BUSY;
+use crate::efforts::Unfinished;
 use crate::once::{Fault, Unfit};
 use crate::waits::Full;
 
@@ -122,6 +123,18 @@ impl From<StoreError> for Failure {
             StoreError::Database(_) | StoreError::Corrupt(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
             }
+        }
+    }
+}
+
+impl From<Unfinished> for Failure {
+    fn from(unfinished: Unfinished) -> Self {
+        let message = unfinished.to_string();
+        match unfinished {
+            Unfinished::NoPlace { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).after(RETRY_AFTER)
+            }
+            Unfinished::NoTime { .. } | Unfinished::Left => Self::bad("takes_too_long", message),
         }
     }
 }

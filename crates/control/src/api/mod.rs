@@ -44,6 +44,7 @@ use crate::admin::body::BodyLimits;
 use crate::admin::query::Query;
 use crate::callers::{Caller, Callers, FORGED, Stranger};
 use crate::dpm::Nodes;
+use crate::efforts::Efforts;
 use crate::listen::Peer;
 use crate::oidc::{Provider, Tickets};
 use crate::once::Repeats;
@@ -101,6 +102,8 @@ pub(crate) struct Api {
     pub(crate) max_read_wait: Duration,
     /// Repeated writes that wait for the answer to the first one.
     pub(crate) repeats: Arc<Repeats>,
+    /// Change sets that are judged and not published.
+    pub(crate) validations: Arc<Efforts>,
     pub(crate) waits: Waits,
     /// Places of streams of events.
     pub(crate) streams: Waits,

@@ -25,6 +25,7 @@ use super::expected::Expected;
 use super::{Api, Failure, Outcome, Site, Who, flag, json as answer, query_of};
 use crate::callers::Caller;
 use crate::dpm::Receipt;
+use crate::efforts::Effort;
 use crate::openapi::{Doc, Param};
 use crate::state::{Group, Image, Seen};
 use crate::terms::{self, Review, Terms, Unreadable};
@@ -230,16 +231,16 @@ fn change_set(image: &Image, new: &Value) -> ChangeSet {
 async fn look(review: Option<Review>, before: Compiler, after: Compiler, image: Arc<Image>) -> Result<Review, Failure> {
     // Dropped with this future once the client has left.
     let asker = Arc::new(());
-    let waits = Arc::downgrade(&asker);
+    let effort = Effort::of_a_write(&asker);
     // Where others have changed the settings meanwhile, what was seen says nothing.
     let work = move || match review.filter(|review| review.is_of(&before, &after)) {
         Some(mut review) => {
             review.go_on(image);
-            review
+            Ok(review)
         }
-        None => Review::of(before, after, image, &waits),
+        None => Review::of(before, after, image, &effort),
     };
-    Ok(tokio::task::spawn_blocking(work).await?)
+    Ok(tokio::task::spawn_blocking(work).await??)
 }
 
 fn in_use(review: &Review) -> Failure {

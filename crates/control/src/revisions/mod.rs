@@ -17,6 +17,7 @@ pub(crate) use edits::{GivenEdit, Op, published_edits, stamped};
 pub(crate) use plan::{Clash, Edits, Flaw, Plan};
 pub(crate) use transfer::{Arrival, Existing, Selection};
 
+use crate::efforts::{Effort, Unfinished};
 use crate::state::{self, Group, Image};
 use crate::terms::Unreadable;
 use milecastle_snapshot::Compiler;
@@ -79,6 +80,9 @@ pub(crate) enum Refused {
     /// It was not thought through in the time for which its group may be held.
     #[error("the group is written to while it is thought through, which takes longer than {} s: try again, or pause the writers", .0.as_secs())]
     Slow(Duration),
+    /// It was only to be looked at, for which it takes too long.
+    #[error(transparent)]
+    Unfinished(#[from] Unfinished),
     /// The database did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -105,24 +109,36 @@ impl Editor<'_> {
     }
 
     /// What edits come to on top of `base`; with `force` references may dangle, and objects may be left that cannot be built. Of what
-    /// rests on other objects the database says the rest ([`Self::rehearse`]).
-    pub(crate) async fn plan(&self, base: Arc<Image>, edits: Edits, force: bool) -> Result<Plan, Refused> {
+    /// rests on other objects the database says the rest ([`Self::rehearse`]). One that is only looked at is an effort that ends.
+    pub(crate) async fn plan(
+        &self,
+        base: Arc<Image>,
+        edits: Edits,
+        force: bool,
+        effort: Option<Arc<Effort>>,
+    ) -> Result<Plan, Refused> {
         let compiler = self.compiler.clone();
         // Dropped with this future once the client has left, or the time is over.
         let asker = Arc::new(());
-        let waits = Arc::downgrade(&asker);
-        tokio::task::spawn_blocking(move || Plan::of(&compiler, base, edits, force, &waits)).await?
+        let effort = effort.unwrap_or_else(|| Arc::new(Effort::of_a_write(&asker)));
+        tokio::task::spawn_blocking(move || Plan::of(&compiler, base, edits, force, &effort)).await?
     }
 
     /// What it takes to bring a group from `base` back to what it was at `revision`.
-    pub(crate) async fn plan_rollback(&self, base: Arc<Image>, revision: u64, force: bool) -> Result<Plan, Refused> {
+    pub(crate) async fn plan_rollback(
+        &self,
+        base: Arc<Image>,
+        revision: u64,
+        force: bool,
+        effort: Option<Arc<Effort>>,
+    ) -> Result<Plan, Refused> {
         let past = self.at(&base, revision).await?;
         let edits = base.differences(&past).filter_map(|difference| {
             let object = difference.before.or(difference.after)?;
             Some((object.key.clone(), difference.after.map(|object| object.body.clone())))
         });
         let edits = edits.collect();
-        self.plan(base, edits, force).await
+        self.plan(base, edits, force, effort).await
     }
 
     /// Adds to the flaws of a plan what the database would refuse it for, of which it tells the first.

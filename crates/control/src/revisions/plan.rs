@@ -3,6 +3,7 @@
 use super::Refused;
 use crate::admin::judge::{Draft, Verdict};
 use crate::admin::refusal;
+use crate::efforts::{Effort, Unfinished};
 use crate::state::{Difference, Image};
 use crate::terms::{self, Review, Terms};
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use milecastle_snapshot::Compiler;
 use milecastle_store::{ChangeSet, Delete, Op, PublishError, Put, Source};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// What is to become of objects: these bodies, or to be gone.
 pub(crate) type Edits = BTreeMap<Key, Option<Bytes>>;
@@ -83,14 +84,16 @@ impl Flaw {
 }
 
 impl Plan {
-    /// The work grows with the edits; where they change what can be built in the group, with all of its objects. It ends with
-    /// `asker`: nobody waits for it after that.
+    /// The work grows with the edits; where they change what can be built in the group, with all of its objects.
+    ///
+    /// # Errors
+    /// The settings of the group cannot be read, or the effort does not go on.
     pub(super) fn of(
         compiler: &Compiler,
         base: Arc<Image>,
         edits: Edits,
         force: bool,
-        asker: &Weak<()>,
+        effort: &Effort,
     ) -> Result<Self, Refused> {
         let edits = with_what_lives_below(&base, edits);
         let before = match Terms::of(compiler, &base) {
@@ -112,8 +115,9 @@ impl Plan {
             draft: None,
             force,
         };
-        plan.come_to_settings(&edits, asker);
-        for (key, body) in edits.into_iter().take_while(|_| asker.strong_count() > 0) {
+        plan.come_to_settings(&edits, effort)?;
+        for (key, body) in edits {
+            effort.check()?;
             match body {
                 None => plan.deletes.push(key),
                 Some(body) => plan.put(key, body),
@@ -123,29 +127,30 @@ impl Plan {
     }
 
     /// Takes over the settings that the edits lead to, and looks for objects besides that could not be built any more.
-    fn come_to_settings(&mut self, edits: &Edits, asker: &Weak<()>) {
+    fn come_to_settings(&mut self, edits: &Edits, effort: &Effort) -> Result<(), Unfinished> {
         let key = Key::group_settings();
-        let Some(settings) = edits.get(&key) else { return };
+        let Some(settings) = edits.get(&key) else { return Ok(()) };
         if let Some(body) = settings.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()) {
             let faults = self.compiler.check(key.kind, &key.id, &body);
             self.flaws.extend(Flaw::all(&key, faults));
         }
         let compiler = match self.compiler.of_group(self.after.get(&key)) {
             Ok(compiler) if self.flaws.is_empty() => compiler,
-            Ok(_) => return,
+            Ok(_) => return Ok(()),
             Err(faults) => {
                 if self.flaws.is_empty() {
                     self.flaws.extend(Flaw::all(&key, faults));
                 }
-                return;
+                return Ok(());
             }
         };
         let before = std::mem::replace(&mut self.compiler, compiler);
         if !self.force && !before.builds_like(&self.compiler) {
-            let review = Review::of(before, self.compiler.clone(), Arc::new(self.after.clone()), asker);
+            let review = Review::of(before, self.compiler.clone(), Arc::new(self.after.clone()), effort)?;
             let found = review.found().filter(|(key, _)| !edits.contains_key(key));
             self.flaws.extend(found.map(|(key, fault)| Flaw { key: key.clone(), fault: fault.clone() }));
         }
+        Ok(())
     }
 
     fn put(&mut self, key: Key, bytes: Bytes) {

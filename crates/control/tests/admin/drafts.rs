@@ -441,3 +441,23 @@ async fn what_is_published_to_all_groups_is_one_list(gw: Gateway) {
     assert_eq!(send(&gw, "GET /api/changes?group=prod", Value::Null, 200).await["list"].as_array().unwrap().len(), 3);
     send(&gw, "GET /api/changes?before=x", Value::Null, 400).await;
 }
+
+#[tokio::test]
+async fn what_is_only_looked_at_has_an_end() {
+    let gw = Gateway::configured(|settings| settings.admin.validation_time = Time::millis(0)).await;
+    let edits = [edit("put", "route", "1", json!({ "uri": "/a", "plugins": {} }))];
+    send(&gw, "POST /drafts", json!({ "id": "d", "edits": edits }), 201).await;
+    let set = json!({ "edits": edits });
+    for (line, body) in [("GET /drafts/d", Value::Null), ("POST /changes?dry_run=true", set.clone())] {
+        let said = send(&gw, line, body, 400).await;
+        assert_eq!(said["code"], "takes_too_long", "{line}: {said}");
+    }
+    send(&gw, "POST /changes", set, 200).await;
+}
+
+#[tokio::test]
+async fn dry_runs_wait_for_nobody_who_only_reads() {
+    let gw = Gateway::configured(|settings| settings.admin.max_validations = 0).await;
+    let set = json!({ "edits": [edit("put", "route", "1", json!({ "uri": "/a", "plugins": {} }))] });
+    send(&gw, "POST /changes?dry_run=true", set, 200).await;
+}

@@ -1,6 +1,8 @@
 //! §14: judging a whole configuration.
 
 use crate::gateway::{Gateway, on_sqlite};
+use milecastle_settings::Time;
+use milecastle_testkit::Call;
 use serde_json::{Value, json};
 
 on_sqlite!(
@@ -159,4 +161,30 @@ async fn yaml(gw: &Gateway, text: &str) -> (u16, Value) {
     let call = gw.call("POST /configs/validate").body(text.to_owned()).header("content-type", "application/yaml");
     let answer = call.to(gw.address()).await.unwrap();
     (answer.status, answer.json().unwrap())
+}
+
+#[tokio::test]
+async fn s14_one_that_takes_too_long_is_ended() {
+    let gw = Gateway::configured(|settings| settings.admin.validation_time = Time::millis(0)).await;
+    let body = json!({"routes": [{"id": "r1", "uri": "/a", "plugins": {}}]});
+    let text = "the configuration was judged for 0s (admin.validation_time) without coming to its end: send fewer objects at a time, \
+                with fewer and simpler expressions";
+    gw.refused(&format!("POST /configs/validate {body}"), 400, text).await;
+    gw.check("POST /configs/validate {}", 200, json!({})).await;
+    let metrics = Call::get("/metrics").to(gw.address()).await.unwrap().text();
+    assert!(metrics.contains(r#"reads_refused_total{limit="admin.validation_time"} 1"#), "{metrics}");
+    gw.done(r#"PUT /routes/1 {"uri":"/a","plugins":{}}"#).await;
+}
+
+#[tokio::test]
+async fn s14_where_all_places_are_taken_writes_go_on() {
+    let gw = Gateway::configured(|settings| {
+        settings.admin.max_validations = 0;
+        settings.admin.validation_time = Time::millis(1);
+    })
+    .await;
+    let refused = gw.send("POST /configs/validate {}").await;
+    assert_eq!((refused.status, refused.header("retry-after").as_str()), (503, "1"), "{}", refused.text());
+    assert!(refused.text().contains("admin.max_validations"), "{}", refused.text());
+    gw.done(r#"PUT /routes/1 {"uri":"/a","plugins":{}}"#).await;
 }

@@ -129,10 +129,16 @@ fn host_is_for_the_upstream() {
 
 #[test]
 fn a_match_that_is_given_up_is_a_500() {
-    let config = json!({ "regex_uri": [r"(?:(a)|(a)|a\1)*\2c$", "/x"] });
-    let done = send(config, &format!("GET /{}", "a".repeat(64)));
-    assert_eq!(done.status, 500);
-    assert!(done.text().starts_with("{\"error_msg\":\"failed to match the uri /aaa"), "{}", done.text());
+    for (pattern, path) in [
+        (r"(?:(a)|(a)|a\1)*\2c$", format!("/{}", "a".repeat(64))),
+        // Short paths do as well.
+        (r"^(?:(.)|(.)|(.)|(.))+\1\2\3\4!$", "/api/delay/5".to_owned()),
+    ] {
+        let done = send(json!({ "regex_uri": [pattern, "/x"] }), &format!("GET {path}"));
+        assert_eq!(done.status, 500, "{pattern}");
+        let (text, expected) = (done.text(), format!("{{\"error_msg\":\"failed to match the uri {path} "));
+        assert!(text.starts_with(&expected) && text.contains("too much backtracking"), "{text}");
+    }
 }
 
 #[test]

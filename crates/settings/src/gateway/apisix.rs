@@ -17,7 +17,9 @@ pub struct Apisix {
     pub stream_proxy: StreamProxy,
     /// Where the PROXY protocol is expected and sent.
     pub proxy_protocol: ProxyProtocol,
-    /// Plain HTTP listeners: a port, a list of ports, or a list of `{ip, port, enable_http2}`.
+    /// Plain HTTP listeners: a port, a list of ports, or a list of `{ip, port, enable_http2}`. Each is of one family: an `ip` of
+    /// `0.0.0.0`, the default, is every IPv4 interface, and `::` every IPv6 interface alone. For both list the port twice, as in
+    /// `[9080, {ip: "::", port: 9080}]`.
     pub node_listen: NodeListen,
     /// HTTP/2 on the listeners that do not say otherwise: by ALPN on TLS, by prior knowledge on plain ports.
     pub enable_http2: bool,
@@ -74,7 +76,7 @@ pub struct NodeListen(pub Vec<HttpListen>);
 /// One plain HTTP listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HttpListen {
-    /// Address of the interface.
+    /// Address of the interface; `0.0.0.0` is every IPv4 interface, `::` every IPv6 interface.
     #[serde(default = "any")]
     pub ip: IpAddr,
     /// TCP port; 0 lets the system choose one, which is printed at start.
@@ -104,7 +106,8 @@ enum HttpListenForm {
 pub struct Ssl {
     /// Whether the TLS listeners are opened.
     pub enable: bool,
-    /// The listeners.
+    /// The listeners, HTTP/3 beside them; each of one family, as those of `apisix.node_listen`. For both list the port twice, as in
+    /// `[{port: 9443}, {ip: "::", port: 9443}]`.
     #[schemars(length(min = 1))]
     pub listen: Vec<SslListen>,
     /// Protocol versions, separated by spaces. `TLSv1` and `TLSv1.1` are accepted for compatibility and never offered.
@@ -141,7 +144,7 @@ pub struct Ssl {
 /// One TLS listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SslListen {
-    /// Address of the interface.
+    /// Address of the interface; `0.0.0.0` is every IPv4 interface, `::` every IPv6 interface.
     #[serde(default = "any")]
     pub ip: IpAddr,
     /// TCP port; 0 lets the system choose one, which is printed at start.

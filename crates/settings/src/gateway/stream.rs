@@ -15,9 +15,10 @@ use crate::{Peers, PortRange};
 #[serde(default)]
 pub struct StreamProxy {
     /// TCP listeners: each a port, `ip:port`, a range of ports such as `2000-2100` (also behind an ip), or
-    /// `{addr, tls, proxy_protocol, proxy_protocol_to_upstream, proxy_protocol_to_upstream_version}`.
+    /// `{addr, tls, proxy_protocol, proxy_protocol_to_upstream, proxy_protocol_to_upstream_version}`. Each is of one family: a port
+    /// alone is every IPv4 interface, `[::]:9100` every IPv6 interface alone; for both list both.
     pub tcp: Vec<TcpListen>,
-    /// UDP listeners: each a port, `ip:port` or a range of ports.
+    /// UDP listeners: each a port, `ip:port` or a range of ports, of one family as those of `tcp`.
     pub udp: Vec<PortRange>,
 }
 
