@@ -1,7 +1,7 @@
 //! How often those limits have bitten that have no metric of their own, by the key that sets each.
 
 use super::traffic::{Mirrored, Read};
-use milecastle_telemetry::metrics::{Counter, Family, MetricError, Options, Registry};
+use milecastle_telemetry::metrics::{Counter, Family, MetricError, Registry};
 
 /// The label of `limits.control_answers`, which is counted where answers of the control API are made.
 pub(crate) const CONTROL_ANSWERS: &str = "limits.control_answers";
@@ -13,8 +13,7 @@ pub(super) const EXPORT_ANSWER: &str = "limits.export_answer";
 /// # Errors
 /// The metric's name is taken by one of another kind.
 pub(crate) fn family(registry: &Registry) -> Result<Family<Counter>, MetricError> {
-    let help = "Times that a limit without a metric of its own refused, dropped, cut or held up something, by its key";
-    let family = registry.counter("limit_hits_total", help, &["limit"], Options::default())?;
+    let family = registry.limit_hits()?;
     for limit in [CONTROL_ANSWERS, EXPORT_ANSWER] {
         // Shown from the start, as 0.
         family.with(&[limit]);
