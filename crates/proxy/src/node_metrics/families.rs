@@ -1,7 +1,7 @@
 //! The families of the node's metrics, and where each figure comes from.
 
 use super::Sources;
-use super::limits::{self, EXPORT_ANSWER};
+use super::limits::{self, EXPORT_ANSWER, SESSION_CACHE};
 use super::traffic::TrafficMetrics;
 use crate::control_api::STORAGE_PREFIX;
 use crate::current::Current;
@@ -31,6 +31,7 @@ pub(super) struct Families {
     metric_errors: Handle<Counter>,
     log_lines_dropped: Handle<Counter>,
     long_answers: Handle<Counter>,
+    forgotten_sessions: Handle<Counter>,
     revision: Handle<Gauge>,
     head: Handle<Gauge>,
     published: Handle<Gauge>,
@@ -77,6 +78,7 @@ impl Families {
                 "Lines of the access logs, of requests and of sessions, that were not written",
             )?,
             long_answers: limits::family(registry)?.with(&[EXPORT_ANSWER]),
+            forgotten_sessions: limits::family(registry)?.with(&[SESSION_CACHE]),
             revision: gauge("config_revision", "Revision of the configuration in force")?,
             head: gauge("config_head_revision", "Newest revision that the control plane has named")?,
             published: gauge(
@@ -121,6 +123,7 @@ impl Families {
         follow(&self.metric_errors, registry.overflowed());
         follow(&self.log_lines_dropped, access_logs.iter().map(|log| log.dropped()).sum());
         follow(&self.long_answers, exporters.long_answers());
+        follow(&self.forgotten_sessions, counters.forgotten_sessions().load(Ordering::Relaxed));
         self.update_configuration(&node(), current.get());
         let (stage, left) = drain.at();
         self.ending.set(if stage == Stage::Serving { 0.0 } else { 1.0 });
