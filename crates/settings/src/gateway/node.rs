@@ -11,9 +11,12 @@ use crate::{Size, Time};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Limits {
-    /// Client connections on this node; 0 is no limit. One more takes the place of one of those that have waited for a request, or for
-    /// the rest of its head, for longest (`connections_evicted_total`). While none has for `timeouts.connection_place`, it waits
-    /// (`connections_held_total`), and others behind it in the listening socket's queue.
+    /// Client connections on this node, TCP sessions among them. One more takes the place of one of those that have waited for a request,
+    /// for the rest of its head, or for the first bytes of a session's client, for longest (`connections_evicted_total`). While none has
+    /// for `timeouts.connection_place`, it waits (`connections_held_total`), and others behind it in the listening socket's queue. 0
+    /// goes by the files that the process may have open (`LimitNOFILE`; the soft limit is raised to the hard one at start): a
+    /// quarter of them, at most 1,024, is for files and other sockets, and half of the rest, for a connection may need another one to an
+    /// upstream. A number that is higher than that is no limit in fact; where no file is left, connections make room all the same.
     #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
     /// Head of a request, beyond which the answer is 431.
