@@ -35,6 +35,7 @@ pub(super) struct Families {
     revision: Handle<Gauge>,
     head: Handle<Gauge>,
     published: Handle<Gauge>,
+    publications: Handle<Counter>,
     quarantined: Handle<Gauge>,
     stream_connected: Handle<Gauge>,
     alarms: Handle<Gauge>,
@@ -84,6 +85,10 @@ impl Families {
             published: gauge(
                 "config_published_timestamp_seconds",
                 "When the configuration in force took effect on this node; its age is time() minus this",
+            )?,
+            publications: counter(
+                "config_published_total",
+                "Configurations that were built and took effect on this node",
             )?,
             quarantined: gauge("config_quarantined_objects", "Objects whose present form this node cannot build")?,
             stream_connected: gauge("config_stream_connected", "Whether the configuration stream is open: 1 or 0")?,
@@ -156,6 +161,7 @@ impl Families {
         self.revision.set(float(current.map_or(0, |current| current.load().revision())));
         let published = current.map(|current| current.published_at().duration_since(UNIX_EPOCH).unwrap_or_default());
         self.published.set(published.unwrap_or_default().as_secs_f64());
+        follow(&self.publications, current.map_or(0, |current| current.publications()));
         self.head.set(float(status.head));
         self.quarantined.set(float(status.quarantined as u64));
         self.stream_connected.set(if status.connected_to.is_some() { 1.0 } else { 0.0 });
