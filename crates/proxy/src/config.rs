@@ -265,7 +265,7 @@ pub struct GatewayConfig {
     pub(crate) verify_upstreams: VerifyUpstreams,
     /// Idle upstream connections of one worker.
     pub(crate) idle_connections: usize,
-    /// Client connections of one worker; 0 is no limit.
+    /// Client connections of one worker.
     pub(crate) connections: u32,
     pub(crate) retry_body: usize,
     /// What of a body is read for the conditions of routes.

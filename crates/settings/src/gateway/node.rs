@@ -34,7 +34,7 @@ pub struct Limits {
     /// routes (`matched_body`) have read it whole; one that they have read in part does not, whatever its length.
     pub retry_body: Size,
     /// What of a request's body is read, and held, for the conditions of routes on it (`post_arg`, `graphql`), before any plugin looks
-    /// at the request; a longer body counts for them as none. 0 reads none.
+    /// at the request; a longer body counts for them as none. There is no number for no limit but one that no body reaches.
     pub matched_body: Size,
     /// Pipes of a worker, through which large answers pass from plain upstream connections to plain HTTP/1 clients without being
     /// copied; each takes two file descriptors while it exists. A worker keeps those that it has made. `0` copies all answers.
