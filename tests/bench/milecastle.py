@@ -54,7 +54,7 @@ def settings(admin_key):
             },
             "nginx_config": {"http": {"enable_access_log": False, "keepalive_timeout": "1h"}},
             "plugin_attr": {"prometheus": {"export_addr": at(PROMETHEUS)}},
-            "limits": {"http2_streams": 256},
+            "limits": {"connections": 16384, "http2_streams": 256},
             "timeouts": {"http2_ping": "1h"},
             "shutdown": {"grace": "0", "drain": "2s"},
         },

@@ -91,6 +91,16 @@ impl Up {
         Some(Self::of(Process::start("milecastle up", command), data))
     }
 
+    /// Starts on an empty data directory, as a process that may have so many files open.
+    pub fn start_with_files(most: u32, settings: &[(&str, &str)]) -> Self {
+        let data = TempDir::new();
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &most.to_string()]).arg(binary());
+        let (args, environment) = Self::asked(&data, &["--no-demo"], settings);
+        command.args(args).envs(environment);
+        Self::of(Process::start("milecastle up", command), data)
+    }
+
     fn of(mut process: Process, data: TempDir) -> Self {
         let mut at = |what: &str| {
             process.wait_for_line(what, START, |line| {

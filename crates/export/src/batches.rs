@@ -1,6 +1,7 @@
 //! A bounded queue that is sent batch by batch (`docs/spec/plugins/_logging-common.md`, "Batch queue").
 
 use crate::Background;
+use milecastle_telemetry::Paced;
 use milecastle_telemetry::metrics::{Counter, Handle};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -73,32 +74,21 @@ pub trait Deliver<T>: Send + 'static {
 #[derive(Clone)]
 pub struct Backlog {
     pending: Arc<AtomicUsize>,
-    complained: Arc<Mutex<Complaint>>,
+    complained: Arc<Paced>,
     sent: Handle<Counter>,
     dropped: Handle<Counter>,
-}
-
-#[derive(Default)]
-struct Complaint {
-    last: Option<Instant>,
-    discarded: u64,
 }
 
 impl Backlog {
     /// Nothing waits. Entries that were sent and dropped are counted.
     pub fn new(sent: Handle<Counter>, dropped: Handle<Counter>) -> Self {
-        Self { pending: Arc::default(), complained: Arc::default(), sent, dropped }
+        Self { pending: Arc::default(), complained: Arc::new(Paced::new(COMPLAIN_EVERY)), sent, dropped }
     }
 
     /// An entry had no room: counts it, and says so in the log at most once in a second.
     fn discard(&self, queue: &str, now: Instant, limit: usize) {
         self.dropped.inc();
-        let mut complaint = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        complaint.discarded += 1;
-        if complaint.last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
-            complaint.last = Some(now);
-            let discarded = std::mem::take(&mut complaint.discarded);
-            drop(complaint);
+        if let Some(discarded) = self.complained.happened(1, now.into_std()) {
             let waiting = self.pending.load(Ordering::Relaxed);
             tracing::error!(queue, waiting, limit, discarded, "entries are discarded: is the server slow, or away?");
         }

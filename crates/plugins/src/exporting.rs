@@ -1,4 +1,4 @@
-//! What exporters of all plugins share on a node: where they run, and how their work is counted.
+//! What plugins share on a node: its metrics, and of exporters where they run and how their work is counted.
 
 use milecastle_export::{Background, Backlog};
 use milecastle_plugin_api::{BuildCx, ConfigError, Shared};
@@ -15,6 +15,14 @@ const SHARDS: usize = 8;
 /// The metrics of the node: those of the data plane, or, where there is none, new ones.
 pub(crate) fn registry(shared: &Shared, prefix: Option<&str>) -> Arc<Registry> {
     shared.get_or_init(|| Registry::new(prefix.unwrap_or(PREFIX), SHARDS))
+}
+
+/// How often limits have bitten that plugins set by `plugin_attr`, by the key.
+///
+/// # Errors
+/// The metric's name is taken.
+pub(crate) fn limit_hits(cx: &BuildCx<'_>) -> Result<Family<Counter>, Vec<ConfigError>> {
+    registry(cx.shared, None).limit_hits().map_err(|error| vec![ConfigError::new(error.to_string())])
 }
 
 /// The exporters of a node.

@@ -1,11 +1,15 @@
 //! Rules that hold for all built-in plugins.
 
 use crate::{ALL, STREAM};
-use milecastle_plugin_api::PluginDef;
 use milecastle_plugin_api::testing::Setup;
-use milecastle_plugin_api::{Placement, reference_page};
-use serde_json::{Value, json};
+use milecastle_plugin_api::{NoSecrets, Owner, Placement, PluginDef, Registry, Shared, reference_page};
+use milecastle_telemetry::metrics;
+use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Keys of `plugin_attr` that limit nothing, and what they do.
+const NO_LIMITS: [(&str, &str); 1] = [("plugin_attr.limit-count.redis_pause", "a time until the next connection")];
 
 /// Every plugin, with the one of the same name for sessions beside that for requests.
 fn all() -> Vec<(&'static PluginDef, Option<&'static PluginDef>)> {
@@ -117,4 +121,36 @@ fn schemas_show_the_defaults_of_choices() {
     assert_eq!(default("limit-count", "key_type"), "var");
     assert_eq!(default("limit-count", "window_type"), "fixed");
     assert_eq!(default("request-id", "algorithm"), "uuid");
+}
+
+/// The keys of `plugin_attr` that a page names.
+fn attributes(page: &str) -> impl Iterator<Item = &str> {
+    let code = page.split('`').skip(1).step_by(2);
+    code.filter(|key| key.strip_prefix("plugin_attr.").is_some_and(|rest| rest.contains('.')))
+}
+
+#[test]
+fn every_limit_that_a_page_names_has_a_metric_or_a_reason_for_having_none() {
+    let registry = Arc::new(metrics::Registry::new("", 1));
+    let shared = Arc::new(Shared::default());
+    shared.put(registry.clone());
+    for list in [ALL, STREAM] {
+        let plugins = Registry::new(list, Map::new(), shared.clone(), Arc::new(NoSecrets));
+        for def in list {
+            for example in def.examples.iter().filter(|example| !example.credential) {
+                let config: Value = serde_json::from_str(example.json).unwrap();
+                let config = Map::from_iter([(def.name.to_owned(), config)]);
+                let (_, faults) = plugins.build_all(&config, Placement::Object, &Owner("/x/1".into()), &|_| None);
+                assert_eq!(faults, [], "{}: {}", def.name, example.title);
+            }
+        }
+    }
+    let families = registry.snapshot();
+    let hits = families.iter().find(|family| family.name == "limit_hits_total").unwrap();
+    let counted: BTreeSet<&str> = hits.series.iter().map(|(labels, _)| &*labels[0]).collect();
+    let pages: Vec<String> = all().into_iter().map(|(def, stream)| reference_page(def, stream)).collect();
+    let named: BTreeSet<&str> = pages.iter().flat_map(|page| attributes(page)).collect();
+    let told: BTreeSet<&str> = counted.iter().copied().chain(NO_LIMITS.map(|(key, _)| key)).collect();
+    assert_eq!(named, told, "count what a limit refuses or drops, or say here why it does not");
+    assert!(NO_LIMITS.iter().all(|(key, _)| !counted.contains(key)));
 }

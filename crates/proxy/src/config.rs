@@ -11,9 +11,13 @@ use milecastle_settings::{
     AmbiguousPath, Apisix, Gateway as Settings, LongConnectionPolicy, LongConnections, NginxHttp, Ocsp, Peers,
     PortRange, ProxyVersion, TlsVersion,
 };
+use rustix::process::{Resource, getrlimit};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Files and sockets that are no connection of a client or to an upstream, at most.
+const OTHER_FILES: u64 = 1024;
 
 /// A value of the file that the data plane cannot use.
 #[derive(Debug, thiserror::Error)]
@@ -261,7 +265,7 @@ pub struct GatewayConfig {
     pub(crate) verify_upstreams: VerifyUpstreams,
     /// Idle upstream connections of one worker.
     pub(crate) idle_connections: usize,
-    /// Client connections of one worker; 0 is no limit.
+    /// Client connections of one worker.
     pub(crate) connections: u32,
     pub(crate) retry_body: usize,
     /// What of a body is read for the conditions of routes.
@@ -402,7 +406,7 @@ impl GatewayConfig {
             http3: Http3Config::new(settings, workers),
             verify_upstreams: settings.upstream_tls.verify,
             idle_connections: per_worker(settings.upstream_pool.idle_connections, workers) as usize,
-            connections: per_worker(limits.connections, workers),
+            connections: per_worker(connections(limits.connections, getrlimit(Resource::Nofile).current), workers),
             retry_body: limits.retry_body.as_len(),
             matched_body: limits.matched_body.as_len(),
             pipes: limits.pipes as usize,
@@ -503,6 +507,13 @@ fn listens(apisix: &Apisix) -> Vec<Listen> {
     all
 }
 
+/// Client connections of a node that may have so many files open (`None`: as many as it likes). `set` is what the file says; 0 goes by
+/// the files.
+fn connections(set: u32, files: Option<u64>) -> u32 {
+    let derived = files.map_or(u64::MAX, |files| (files - OTHER_FILES.min(files / 4)) / 2);
+    if set > 0 { set } else { u32::try_from(derived).unwrap_or(u32::MAX).max(1) }
+}
+
 /// What one worker may have of something that the settings limit for the node.
 fn per_worker(limit: u32, workers: usize) -> u32 {
     limit.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX))
@@ -516,4 +527,19 @@ fn addresses(peers: &[Peers], key: &'static str) -> Result<CidrSet, ConfigError>
     // No peer of a TCP listener comes over a Unix socket.
     let networks = peers.iter().filter(|peers| !matches!(peers, Peers::Unix));
     CidrSet::parse(networks.map(ToString::to_string)).map_err(|source| ConfigError::Addresses { key, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connections;
+
+    #[test]
+    fn what_is_not_set_leaves_each_connection_another_one_to_an_upstream() {
+        let table = [(512, 192), (1024, 384), (20_000, 9_488), (1 << 20, 523_776), (0, 1)];
+        for (files, expected) in table {
+            assert_eq!(connections(0, Some(files)), expected, "{files} files");
+        }
+        assert_eq!(connections(0, None), u32::MAX);
+        assert_eq!(connections(7, Some(8)), 7);
+    }
 }

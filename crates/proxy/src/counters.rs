@@ -282,6 +282,7 @@ pub struct Counters {
     panics: RwLock<BTreeMap<&'static str, u64>>,
     streams: RwLock<Vec<Arc<StreamListener>>>,
     ocsp: Arc<OcspFigures>,
+    forgotten_sessions: Arc<AtomicU64>,
     routes: RouteTraffic,
 }
 
@@ -294,6 +295,7 @@ impl Counters {
             panics: RwLock::default(),
             streams: RwLock::default(),
             ocsp: Arc::default(),
+            forgotten_sessions: Arc::default(),
             routes: RouteTraffic::new(workers),
         }
     }
@@ -399,6 +401,11 @@ impl Counters {
     /// What is counted of OCSP responses.
     pub(crate) fn ocsp(&self) -> &Arc<OcspFigures> {
         &self.ocsp
+    }
+
+    /// TLS sessions of clients that were forgotten before their time.
+    pub(crate) fn forgotten_sessions(&self) -> &Arc<AtomicU64> {
+        &self.forgotten_sessions
     }
 
     /// Panics of hooks by the plugin's name.

@@ -53,6 +53,11 @@ impl Current {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// How many snapshots were in force, the present one included.
+    pub(crate) fn publications(&self) -> u64 {
+        self.generation() + 1
+    }
+
     /// Wakes at each publication.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.wake.subscribe()

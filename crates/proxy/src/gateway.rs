@@ -177,7 +177,7 @@ impl Gateway {
             discovery,
             checkers: checkers.clone(),
             averages: Averages::default(),
-            tls: ServerTls::new(&config.tls, stapling),
+            tls: ServerTls::new(&config.tls, stapling, counters.forgotten_sessions().clone()),
             upstream_tls: OnDemandTls::new(config.authorities.clone(), "apisix.ssl.ssl_trusted_certificate"),
             counters: counters.clone(),
             connections: 1.into(),

@@ -4,6 +4,7 @@ use crate::connection;
 use crate::resp::Value;
 use milecastle_export::{Background, Endpoint};
 use milecastle_telemetry::Secret;
+use milecastle_telemetry::metrics::{Counter, Handle};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
@@ -60,11 +61,14 @@ pub struct Server {
     failing: AtomicBool,
     /// It was said that it refuses questions, and it has taken none since.
     refusing: AtomicBool,
+    /// Counts questions that found no room.
+    refused: Handle<Counter>,
 }
 
 /// The servers of a process.
-#[derive(Default)]
 pub struct Servers {
+    /// Questions that found no room.
+    refused: Handle<Counter>,
     known: Mutex<Vec<Weak<Server>>>,
 }
 
@@ -74,6 +78,11 @@ thread_local! {
 }
 
 impl Servers {
+    /// None is known yet. Questions for which [`Terms::pending`] leaves no room are counted.
+    pub fn new(refused: Handle<Counter>) -> Self {
+        Self { refused, known: Mutex::default() }
+    }
+
     /// The server that is spoken with on these terms; `background` opens its connections. Locks, so it is asked for when
     /// configuration is built.
     pub fn get(&self, terms: &Terms, background: &Arc<Background>) -> Arc<Server> {
@@ -91,6 +100,7 @@ impl Servers {
             barred: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             refusing: AtomicBool::new(false),
+            refused: self.refused.clone(),
         });
         known.push(Arc::downgrade(&server));
         server
@@ -133,6 +143,7 @@ impl Server {
                     return Ok(());
                 }
                 Some(Err(TrySendError::Full(()))) => {
+                    self.refused.inc();
                     self.fails(&"too many requests wait for it");
                     return Err(Unanswered);
                 }

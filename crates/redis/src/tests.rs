@@ -2,6 +2,7 @@
 
 use crate::{Server, Servers, Terms, Unanswered, Value, command};
 use milecastle_export::{Background, Endpoint, Tls};
+use milecastle_telemetry::metrics::{Counter, Handle, Registry};
 use milecastle_testkit::{Redis, eventually, nowhere};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -23,7 +24,13 @@ fn terms(address: SocketAddr) -> Terms {
 }
 
 fn server(terms: &Terms) -> Arc<Server> {
-    Servers::default().get(terms, &Arc::default())
+    counted(terms).0
+}
+
+/// A server, and what counts the questions for which there is no room.
+fn counted(terms: &Terms) -> (Arc<Server>, Handle<Counter>) {
+    let refused = Registry::default().limit_hits().unwrap().with(&["pending"]);
+    (Servers::new(refused.clone()).get(terms, &Arc::default()), refused)
 }
 
 async fn incremented(server: &Arc<Server>) -> Result<Value, Unanswered> {
@@ -190,7 +197,7 @@ async fn a_server_that_is_not_the_one_to_be_asked_is_left() {
 #[tokio::test]
 async fn what_waits_is_bounded() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = server(&Terms { pending: 3, ..terms(silent.local_addr().unwrap()) });
+    let (server, refused) = counted(&Terms { pending: 3, ..terms(silent.local_addr().unwrap()) });
     let ask = || {
         let server = server.clone();
         tokio::spawn(async move { incremented(&server).await })
@@ -201,6 +208,7 @@ async fn what_waits_is_bounded() {
     })
     .await;
     assert!(waiting.iter().any(|asked| !asked.is_finished()));
+    assert_eq!(refused.get(), waiting.iter().filter(|asked| asked.is_finished()).count() as u64);
 }
 
 #[tokio::test]
@@ -223,7 +231,8 @@ async fn a_server_that_does_not_speak_the_protocol_is_left() {
 
 #[test]
 fn servers_are_one_if_all_of_their_terms_are() {
-    let (servers, background) = (Servers::default(), Arc::new(Background::default()));
+    let refused = Registry::default().limit_hits().unwrap().with(&["pending"]);
+    let (servers, background) = (Servers::new(refused), Arc::new(Background::default()));
     let here = terms("127.0.0.1:6379".parse().unwrap());
     let one = servers.get(&here, &background);
     assert!(Arc::ptr_eq(&one, &servers.get(&here, &background)));

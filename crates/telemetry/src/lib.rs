@@ -7,14 +7,17 @@
 //!   and the rendering of the page take a lock.
 //!
 //! Deliberately absent: listeners (each plane serves [`metrics::Registry::render`] itself), clocks other than the monotonic
-//! one, and any knowledge of what is counted.
+//! one, and any knowledge of what is counted, but for the family that the data plane and its plugins share
+//! ([`metrics::Registry::limit_hits`]).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod log;
 pub mod metrics;
+mod paced;
 mod secret;
 mod warnings;
 
+pub use paced::Paced;
 pub use secret::Secret;
 pub use warnings::{Warning, Warnings, warnings};

@@ -7,6 +7,9 @@ use milecastle_tests::Up;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
+/// Changes of instances, each of which the gateway comes to know.
+const CHANGES: usize = 10;
+
 fn passing(echoes: &[&Echo]) -> Vec<(SocketAddr, bool)> {
     addresses(echoes).into_iter().map(|address| (address, true)).collect()
 }
@@ -102,7 +105,7 @@ async fn a_node_that_starts_while_the_registry_is_away_uses_what_was_known() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_of_instances_leave_health_and_balancing_of_the_others_alone() {
     let consul = Consul::start(Some("a secret"));
-    let (a, b, c) = (Echo::named("a"), Echo::named("b"), Echo::named("c"));
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(Echo::named);
     consul.set("web", &passing(&[&a, &b]));
     let up = up(&settings(&consul.url()));
     let side = |more: &str| json!({ "interval": 1, more: 1 });
@@ -111,10 +114,23 @@ async fn changes_of_instances_leave_health_and_balancing_of_the_others_alone() {
     up.answers("/", 200).await;
     a.always(Some(500));
     served_by_healthy(&up, &["b"]).await;
-    let revision = metric_of(&up, "config_revision").await;
-    consul.set("web", &passing(&[&a, &b, &c]));
+    // A page that shows so many instances was made after the route had taken effect.
+    let instances = async |number: f64| {
+        measured(&up, "discovery_instances", "consul", "web", |instances| instances == number).await;
+        up.metric("apisix_config_published_total").await.unwrap()
+    };
+    let published = instances(2.0).await;
+    let (three, four) = ([&a, &b, &c], [&a, &b, &c, &d]);
+    for n in 1..=CHANGES {
+        let now: &[&Echo] = if n % 2 == 0 { &three } else { &four };
+        consul.set("web", &passing(now));
+        eventually("the change to be known", async || {
+            dump(&up, "consul").await["services"]["web"].as_array().map(Vec::len) == Some(now.len())
+        })
+        .await;
+    }
     served_by(&up, &["b", "c"]).await;
-    assert_eq!(metric_of(&up, "config_revision").await, revision);
+    assert_eq!(instances(3.0).await, published, "no change of instances builds the configuration anew");
     a.always(None);
     served_by(&up, &["a", "b", "c"]).await;
 }
@@ -135,10 +151,4 @@ async fn served_by_healthy(up: &Up, names: &[&str]) {
         seen.iter().map(String::as_str).eq(names.iter().copied())
     })
     .await;
-}
-
-async fn metric_of(up: &Up, name: &str) -> String {
-    let page = milecastle_testkit::Call::get("/apisix/prometheus/metrics").to(up.prometheus).await.unwrap().text();
-    let series = format!("apisix_{name} ");
-    page.lines().find_map(|line| line.strip_prefix(&series)).unwrap().to_owned()
 }

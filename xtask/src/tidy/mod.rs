@@ -3,6 +3,7 @@
 //! Each check returns its faults as lines `path: what is wrong; what to do`; all of them are shown at once.
 
 mod files;
+mod fuzz;
 mod layers;
 mod plugins;
 mod rules;
@@ -27,6 +28,7 @@ pub(crate) struct SourceFile {
 pub(crate) fn tidy() -> Result<()> {
     let files = sources()?;
     let mut faults = files::check(&files);
+    faults.extend(fuzz::check(&files));
     faults.extend(layers::check(&files)?);
     faults.extend(plugins::check(&files));
     faults.extend(rules::check(&files));

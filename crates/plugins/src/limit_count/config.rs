@@ -11,15 +11,17 @@ use std::borrow::Cow;
 /// Counters belong to the object that carries the plugin: a service's covers its routes, a consumer's all it calls. A quota
 /// of its own for one consumer stands on that consumer, where it takes the place of its routes'.
 /// They are shared by all workers of a node and start anew when this configuration changes. A node holds at most
-/// 1,048,576 keys at once (`plugin_attr.limit-count.max_keys`); beyond that, those whose windows end first are dropped.
+/// 1,048,576 keys at once (`plugin_attr.limit-count.max_keys`), in some 200 MB; beyond that, those are dropped that have spent least of
+/// their quota, and of equal ones those whose windows end first. Each is counted in `limit_hits_total`, by that key.
 ///
 /// With `policy: redis` the nodes that ask one server count together, each request at once: its answer is waited for, as long as
 /// `redis_timeout` allows. While there is none, requests are answered with 500, or pass with `allow_degradation`, and a line in the log
 /// says why. A worker has one connection to a server, and at most 4,096 questions at a time that wait for its
-/// answer, and as many that wait to be sent (`plugin_attr.limit-count.max_pending`). After one that ended before its first answer,
-/// after an answer that did not come in time, and after a server that is a replica by now, is loading or asks for a password, the
-/// next is opened 100 ms later (`plugin_attr.limit-count.redis_pause`, in milliseconds; 0: at once), and no sooner than after as long
-/// as was waited in vain. Gateway groups with objects of the same id and configuration should not share a database.
+/// answer, and as many that wait to be sent (`plugin_attr.limit-count.max_pending`); one more has no answer, and is counted there too.
+/// After a connection that ended before its first answer, after an answer that did not come in time, and after a server that is a
+/// replica by now, is loading or asks for a password, the next is opened 100 ms later (`plugin_attr.limit-count.redis_pause`, in
+/// milliseconds; 0: at once), and no sooner than after as long as was waited in vain. Gateway groups with objects of the same id and
+/// configuration should not share a database.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 pub(crate) struct Config {
     /// Requests allowed in a window: a number, or a template that gives one for each request. A template must not read what

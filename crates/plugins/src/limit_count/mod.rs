@@ -12,6 +12,7 @@ mod rule;
 mod tests;
 mod window;
 
+use crate::exporting;
 use clock::NodeClock;
 use config::{Config, Metadata as Names};
 use counters::{Counters, MAX_KEYS, Now};
@@ -85,7 +86,9 @@ impl Plugin for LimitCount {
             return Err(faults);
         }
         let max_keys = cx.attr.and_then(|attr| attr.get("max_keys")?.as_u64()?.try_into().ok()).unwrap_or(MAX_KEYS);
-        let counters = cx.shared.get_or_init(|| Counters::new(max_keys));
+        let hits = exporting::limit_hits(cx)?;
+        let counters =
+            cx.shared.get_or_init(|| Counters::new(max_keys, hits.with(&["plugin_attr.limit-count.max_keys"])));
         let instance = match &config.group {
             Some(group) => {
                 if cx.writing.is_some() {
@@ -111,7 +114,7 @@ impl Plugin for LimitCount {
                 }
             },
             counters,
-            remote: Remote::of(&config, cx),
+            remote: Remote::of(&config, cx, &hits),
             clock: cx.shared.get_or_init(NodeClock::default),
             instance,
         })

@@ -24,6 +24,19 @@ pub(super) struct Verdict {
     pub(super) reset: u64,
 }
 
+/// All of a quota, in the units of [`Verdict::spent`].
+const WHOLE: u32 = 1_000_000;
+
+impl Verdict {
+    /// How much of a quota of `limit` requests is spent, in millionths; more than all of it once a request was turned away.
+    pub(super) fn spent(&self, limit: u64) -> u32 {
+        if !self.allowed {
+            return WHOLE + 1;
+        }
+        WHOLE - (self.remaining as f64 / limit as f64 * f64::from(WHOLE)) as u32
+    }
+}
+
 /// What is kept for a key.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -173,6 +186,20 @@ mod tests {
         assert_eq!(at(114.0), (false, 0, 0));
         // Half a second back in time the estimate is 10.5: half a second to wait.
         assert_eq!(at(113.5), (false, 0, 50));
+    }
+
+    #[test]
+    fn more_of_a_quota_is_spent_with_each_request_and_most_once_one_is_turned_away() {
+        for kind in [WindowType::Fixed, WindowType::Sliding] {
+            let mut state = State::default();
+            let at = Duration::from_secs(100);
+            let spent = [(); 5].map(|()| {
+                state.charge(Window { kind, limit: 4, seconds: 10 }, Now { monotonic: at, wall: at }).spent(4)
+            });
+            assert_eq!(spent, [250_000, 500_000, 750_000, WHOLE, WHOLE + 1]);
+        }
+        let first = Verdict { allowed: true, remaining: (1 << 53) - 2, reset: 0 };
+        assert!(first.spent((1 << 53) - 1) <= 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The families of the node's metrics, and where each figure comes from.
 
 use super::Sources;
-use super::limits::{self, EXPORT_ANSWER};
+use super::limits::{self, EXPORT_ANSWER, SESSION_CACHE};
 use super::traffic::TrafficMetrics;
 use crate::control_api::STORAGE_PREFIX;
 use crate::current::Current;
@@ -31,9 +31,11 @@ pub(super) struct Families {
     metric_errors: Handle<Counter>,
     log_lines_dropped: Handle<Counter>,
     long_answers: Handle<Counter>,
+    forgotten_sessions: Handle<Counter>,
     revision: Handle<Gauge>,
     head: Handle<Gauge>,
     published: Handle<Gauge>,
+    publications: Handle<Counter>,
     quarantined: Handle<Gauge>,
     stream_connected: Handle<Gauge>,
     alarms: Handle<Gauge>,
@@ -77,11 +79,16 @@ impl Families {
                 "Lines of the access logs, of requests and of sessions, that were not written",
             )?,
             long_answers: limits::family(registry)?.with(&[EXPORT_ANSWER]),
+            forgotten_sessions: limits::family(registry)?.with(&[SESSION_CACHE]),
             revision: gauge("config_revision", "Revision of the configuration in force")?,
             head: gauge("config_head_revision", "Newest revision that the control plane has named")?,
             published: gauge(
                 "config_published_timestamp_seconds",
                 "When the configuration in force took effect on this node; its age is time() minus this",
+            )?,
+            publications: counter(
+                "config_published_total",
+                "Configurations that were built and took effect on this node",
             )?,
             quarantined: gauge("config_quarantined_objects", "Objects whose present form this node cannot build")?,
             stream_connected: gauge("config_stream_connected", "Whether the configuration stream is open: 1 or 0")?,
@@ -121,6 +128,7 @@ impl Families {
         follow(&self.metric_errors, registry.overflowed());
         follow(&self.log_lines_dropped, access_logs.iter().map(|log| log.dropped()).sum());
         follow(&self.long_answers, exporters.long_answers());
+        follow(&self.forgotten_sessions, counters.forgotten_sessions().load(Ordering::Relaxed));
         self.update_configuration(&node(), current.get());
         let (stage, left) = drain.at();
         self.ending.set(if stage == Stage::Serving { 0.0 } else { 1.0 });
@@ -153,6 +161,7 @@ impl Families {
         self.revision.set(float(current.map_or(0, |current| current.load().revision())));
         let published = current.map(|current| current.published_at().duration_since(UNIX_EPOCH).unwrap_or_default());
         self.published.set(published.unwrap_or_default().as_secs_f64());
+        follow(&self.publications, current.map_or(0, |current| current.publications()));
         self.head.set(float(status.head));
         self.quarantined.set(float(status.quarantined as u64));
         self.stream_connected.set(if status.connected_to.is_some() { 1.0 } else { 0.0 });

@@ -1,21 +1,23 @@
 //! How often those limits have bitten that have no metric of their own, by the key that sets each.
 
 use super::traffic::{Mirrored, Read};
-use milecastle_telemetry::metrics::{Counter, Family, MetricError, Options, Registry};
+use milecastle_telemetry::metrics::{Counter, Family, MetricError, Registry};
 
 /// The label of `limits.control_answers`, which is counted where answers of the control API are made.
 pub(crate) const CONTROL_ANSWERS: &str = "limits.control_answers";
 /// The label of `limits.export_answer`, which is counted where those answers are read.
 pub(super) const EXPORT_ANSWER: &str = "limits.export_answer";
 
+/// The label of sessions of TLS that were forgotten before their time.
+pub(super) const SESSION_CACHE: &str = "apisix.ssl.ssl_session_cache";
+
 /// The family of all of them: the same one, whenever it is registered.
 ///
 /// # Errors
 /// The metric's name is taken by one of another kind.
 pub(crate) fn family(registry: &Registry) -> Result<Family<Counter>, MetricError> {
-    let help = "Times that a limit without a metric of its own refused, dropped, cut or held up something, by its key";
-    let family = registry.counter("limit_hits_total", help, &["limit"], Options::default())?;
-    for limit in [CONTROL_ANSWERS, EXPORT_ANSWER] {
+    let family = registry.limit_hits()?;
+    for limit in [CONTROL_ANSWERS, EXPORT_ANSWER, SESSION_CACHE] {
         // Shown from the start, as 0.
         family.with(&[limit]);
     }
@@ -89,6 +91,9 @@ mod tests {
         ("nginx_config.http.send_timeout", "http3_stuck_streams_total"),
     ];
 
+    /// Keys of other sections that are limits.
+    const ELSEWHERE: [&str; 2] = ["apisix.ssl.ssl_session_cache", "upstream_pool.idle_connections"];
+
     /// Keys whose limit refuses, drops and cuts nothing, and why.
     const UNCOUNTED: [(&str, &str); 9] = [
         ("limits.http2_send_buffer", "answers wait for their client"),
@@ -122,7 +127,8 @@ mod tests {
         let settings = serde_json::to_value(Gateway::default()).unwrap();
         let (limits, timeouts) = (serde_json::to_value(Limits::default()), serde_json::to_value(Timeouts::default()));
         let (limits, timeouts) = (limits.unwrap(), timeouts.unwrap());
-        let keys: BTreeSet<String> = members("limits", &limits).chain(members("timeouts", &timeouts)).collect();
+        let keys = members("limits", &limits).chain(members("timeouts", &timeouts));
+        let keys: BTreeSet<String> = keys.chain(ELSEWHERE.map(str::to_owned)).collect();
         for key in &keys {
             assert!(told.contains(&**key), "{key}: count what it refuses, drops or cuts, or say here why it does not");
         }

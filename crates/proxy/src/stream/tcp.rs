@@ -58,8 +58,22 @@ pub(crate) fn spawn(
         let mut cx = StreamCx::new(Over::Tcp, peer, local, serial);
         cx.listen = listen.addr;
         let mut session = Session::new(worker.clone(), cx, own.counters.of(worker.index));
-        if let Err(error) = Box::pin(serve(&mut session, stream, &listen, &own, &activity)).await {
-            tracing::debug!(%peer, %error, "a TCP session ended");
+        let served = {
+            let serving = Box::pin(serve(&mut session, stream, &listen, &own, &activity));
+            tokio::select! {
+                // What has come from the client comes first: then it stays.
+                biased;
+                served = serving => Some(served),
+                () = activity.evicted() => None,
+            }
+        };
+        match served {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::debug!(%peer, %error, "a TCP session ended"),
+            None => {
+                session.cx.end = SessionEnd::Client;
+                tracing::debug!(%peer, "a TCP session whose client has said nothing makes room");
+            }
         }
     }));
 }
@@ -97,7 +111,7 @@ async fn serve(
     let pinned = session.worker.pin();
     let Some(route) = session.route(&pinned) else { return Ok(()) };
     *activity.route.borrow_mut() = Some(route.info.clone());
-    if !preread(session, &mut client, &pinned).await? {
+    if !preread(session, &mut client, &pinned, activity).await? {
         return Ok(());
     }
     let upstream = match reach(session, &pinned, &route, own).await {
@@ -109,11 +123,16 @@ async fn serve(
     };
     let lasting = session.watch(&route);
     drop((pinned, route));
-    pass(session, client, upstream, lasting.as_ref()).await
+    pass(session, client, upstream, lasting.as_ref(), activity).await
 }
 
 /// Runs the phase `preread`. Says whether the session goes on.
-async fn preread(session: &mut Session, client: &mut FromClient, pinned: &Rc<Pinned>) -> io::Result<bool> {
+async fn preread(
+    session: &mut Session,
+    client: &mut FromClient,
+    pinned: &Rc<Pinned>,
+    activity: &Activity,
+) -> io::Result<bool> {
     let Some(chain) = session.chain.clone() else { return Ok(true) };
     let view: Rc<dyn View> = pinned.clone();
     let limits = &session.worker.node.config.stream;
@@ -147,6 +166,7 @@ async fn preread(session: &mut Session, client: &mut FromClient, pinned: &Rc<Pin
                     0 => return Ok(false),
                     read => session.cx.traffic.received += read as u64,
                 }
+                activity.pass(true);
                 session.cx.status = 200;
                 from = step;
             }
@@ -224,6 +244,7 @@ async fn pass(
     mut client: FromClient,
     reached: Reached,
     lasting: Option<&Lasting>,
+    activity: &Activity,
 ) -> io::Result<()> {
     let Reached { connection: mut upstream, idle } = reached;
     let first = std::mem::take(&mut session.cx.first);
@@ -241,6 +262,7 @@ async fn pass(
     };
     let ended = relay
         .run(&worker.stream_room, |up, down| {
+            activity.pass(up.read > 0);
             let traffic = &mut session.cx.traffic;
             (traffic.received, traffic.upstream_sent) = (read_before + up.read, up.written);
             (traffic.upstream_received, traffic.sent) = (down.read, down.written);

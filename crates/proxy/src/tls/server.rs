@@ -23,6 +23,7 @@ use rustls::{
 };
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -38,6 +39,8 @@ pub(crate) struct ServerTls {
     sessions: usize,
     /// How long a session can be resumed.
     session_life: Duration,
+    /// Counts sessions that were forgotten before their time.
+    forgotten_sessions: Arc<AtomicU64>,
     /// Tickets that a client gets with each handshake of TLS 1.3.
     tls13_tickets: usize,
     fallback_sni: Option<String>,
@@ -81,7 +84,7 @@ pub(super) struct Ready {
 }
 
 impl ServerTls {
-    pub(crate) fn new(offer: &TlsOffer, stapling: Arc<Stapling>) -> Self {
+    pub(crate) fn new(offer: &TlsOffer, stapling: Arc<Stapling>, forgotten_sessions: Arc<AtomicU64>) -> Self {
         let mut provider = aws_lc_rs::default_provider();
         provider.cipher_suites = suites(&provider, &offer.ciphers);
         let versions = offer.versions.iter().filter_map(|version| match version {
@@ -95,6 +98,7 @@ impl ServerTls {
             tickets: offer.tickets,
             sessions: offer.sessions,
             session_life: offer.session_life,
+            forgotten_sessions,
             tls13_tickets: offer.tls13_tickets,
             fallback_sni: offer.fallback_sni.clone(),
             stapling,
@@ -162,7 +166,7 @@ impl ServerTls {
         };
         let resumes = verifier.is_none() && !self.session_life.is_zero();
         config.session_storage = match self.sessions {
-            most @ 1.. if resumes => Sessions::new(self.session_life, most),
+            most @ 1.. if resumes => Sessions::new(self.session_life, most, self.forgotten_sessions.clone()),
             _ => Arc::new(NoServerSessionStorage {}),
         };
         if self.tickets && resumes {

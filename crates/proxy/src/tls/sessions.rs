@@ -5,6 +5,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::server::{ProducesTickets, StoresServerSessions};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,12 +21,14 @@ struct Kept {
     sessions: HashMap<Vec<u8>, Vec<u8>>,
     /// When each session ends, in the order in which they came. Those that were taken meanwhile are among them.
     ends: VecDeque<(Instant, Vec<u8>)>,
+    /// Counts those that were forgotten before their time.
+    forgotten: Arc<AtomicU64>,
 }
 
 impl Sessions {
-    /// Keeps each session for `life`, and of more than `most` those that came last.
-    pub(super) fn new(life: Duration, most: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Kept::new(life, most))))
+    /// Keeps each session for `life`, and of more than `most` those that came last; `forgotten` counts the others.
+    pub(super) fn new(life: Duration, most: usize, forgotten: Arc<AtomicU64>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Kept::new(life, most, forgotten))))
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -59,8 +62,8 @@ impl StoresServerSessions for Sessions {
 }
 
 impl Kept {
-    fn new(life: Duration, most: usize) -> Self {
-        Self { life, most, sessions: HashMap::new(), ends: VecDeque::new() }
+    fn new(life: Duration, most: usize, forgotten: Arc<AtomicU64>) -> Self {
+        Self { life, most, sessions: HashMap::new(), ends: VecDeque::new(), forgotten }
     }
 
     fn put(&mut self, id: Vec<u8>, session: Vec<u8>, now: Instant) {
@@ -74,7 +77,8 @@ impl Kept {
         while let Some((end, id)) = self.ends.front()
             && (*end <= now || self.ends.len() > self.most)
         {
-            self.sessions.remove(id);
+            let was_kept = self.sessions.remove(id).is_some();
+            self.forgotten.fetch_add(u64::from(was_kept && *end > now), Ordering::Relaxed);
             self.ends.pop_front();
         }
         &mut self.sessions
@@ -135,16 +139,18 @@ mod tests {
     #[test]
     fn sessions_end_after_their_time_and_the_oldest_make_room() {
         let began = Instant::now();
-        let mut kept = Kept::new(LIFE, 2);
+        let mut kept = Kept::new(LIFE, 2, Arc::default());
         let knows = |kept: &mut Kept, id: u8, after: Duration| kept.at(began + after).contains_key(&[id][..]);
         kept.put(vec![1], vec![11], began);
         kept.put(vec![2], vec![12], began + LIFE / 2);
         let just_before = LIFE - Duration::from_nanos(1);
         assert!(knows(&mut kept, 1, just_before) && knows(&mut kept, 2, just_before));
         assert!(!knows(&mut kept, 1, LIFE) && knows(&mut kept, 2, LIFE));
+        assert_eq!(kept.forgotten.load(Ordering::Relaxed), 0);
         kept.put(vec![3], vec![13], began + LIFE);
         kept.put(vec![4], vec![14], began + LIFE);
         assert!(!knows(&mut kept, 2, LIFE) && knows(&mut kept, 3, LIFE) && knows(&mut kept, 4, LIFE));
+        assert_eq!(kept.forgotten.load(Ordering::Relaxed), 1);
         // What is taken is kept no longer, nor is there more of a list than of sessions.
         assert_eq!(kept.at(began + LIFE).remove(&[4_u8][..]), Some(vec![14]));
         for id in 5..50 {

@@ -11,9 +11,10 @@ use crate::drain::{Count, Use};
 use crate::upload::Progress;
 use milecastle_plugin_api::RouteInfo;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// Longest and shortest time between two looks.
@@ -74,7 +75,8 @@ pub(crate) struct Activity {
     pub(crate) blocked: Cell<bool>,
     /// Bytes were written since the worker looked.
     pub(crate) written: Cell<bool>,
-    /// When the last answer was complete, or the connection ready for its first request.
+    /// When the last answer was complete, or the connection ready for its first request; of a session whose client has said nothing,
+    /// when bytes have passed last.
     pub(crate) idle_since: Cell<Instant>,
     /// How far the body of the present request has come.
     pub(crate) upload: Cell<Progress>,
@@ -82,6 +84,8 @@ pub(crate) struct Activity {
     pub(crate) closing: Cell<bool>,
     /// Another connection is to have its place.
     pub(crate) evicted: Cell<bool>,
+    /// Nothing has come yet from the client of a session of TCP.
+    silent: Cell<bool>,
     /// The answer was cut short, and its end is the end of the connection: only a reset tells it from a whole one.
     pub(crate) cut: Cell<bool>,
     /// The request in work wants its task woken if it lasts: it has left a limit unarmed.
@@ -111,6 +115,7 @@ impl Activity {
             upload: Cell::new(Progress::Ended),
             closing: Cell::new(false),
             evicted: Cell::new(false),
+            silent: Cell::new(true),
             cut: Cell::new(false),
             later: Cell::new(false),
             introduction: Cell::new(Introduction::None),
@@ -159,9 +164,41 @@ impl Activity {
         self.wake();
     }
 
-    /// How long it has waited for a request, or for the rest of one's head; `None` while one is in work.
+    /// A session of TCP has passed bytes, some of its client if `spoken`.
+    pub(crate) fn pass(&self, spoken: bool) {
+        if !self.silent.get() {
+            return;
+        }
+        if spoken {
+            self.silent.set(false);
+            self.evicted.set(false);
+        } else {
+            self.idle_since.set(Instant::now());
+        }
+    }
+
+    /// Waits until another connection is to have the place of this session of TCP. Cancel safe.
+    pub(crate) async fn evicted(&self) {
+        poll_fn(|cx| {
+            if self.evicted.get() {
+                return Poll::Ready(());
+            }
+            // Of one whose client has spoken nobody asks it, and no waker is copied with each piece.
+            if self.silent.get() {
+                self.set_waker(cx);
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// How long it has waited for a request, or for the rest of one's head; of a session, how long nothing has passed, while its client
+    /// has said nothing. `None` while one is in work.
     pub(super) fn waits_for(&self, now: Instant) -> Option<Duration> {
-        let waits = matches!(self.phase(), Phase::Idle | Phase::Head);
+        let waits = match self.nature.get() {
+            Nature::Tcp => self.silent.get(),
+            _ => matches!(self.phase(), Phase::Idle | Phase::Head),
+        };
         waits.then(|| now.saturating_duration_since(self.idle_since.get()))
     }
 

@@ -114,7 +114,7 @@ impl Registry {
         found
     }
 
-    /// Has connections end that wait for a request, or for the rest of its head, so that others find room: those that have waited
+    /// Has connections end that wait for a request, for the rest of its head, or for a session's client, so that others find room: those that have waited
     /// for longest, if for `keep` at least. A 16th of all at a time and not at once again, so that looking at all of them costs
     /// little however many come. Gives how many were told for the first time.
     pub(crate) fn make_room(&self, now: Instant, keep: Duration) -> u64 {
@@ -166,6 +166,7 @@ impl Drop for Registered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::Nature;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -202,5 +203,22 @@ mod tests {
         assert_eq!(registry.make_room(now, 39 * SECOND), 1);
         assert_eq!(evicted(&all), [39]);
         assert_eq!(registry.make_room(now + SECOND, 50 * SECOND), 0);
+    }
+
+    #[test]
+    fn a_session_waits_as_long_as_its_client_has_said_nothing() {
+        let now = Instant::now() + 100 * SECOND;
+        let (registry, all) = registry(4, now);
+        for activity in &all {
+            activity.begin();
+            activity.nature.set(Nature::Tcp);
+        }
+        all[3].pass(true);
+        assert_eq!(registry.make_room(now, SECOND), 1);
+        assert_eq!(evicted(&all), [2]);
+        // What comes meanwhile counts.
+        all[2].pass(true);
+        assert_eq!(registry.make_room(now + ROOM_EVERY, SECOND), 1);
+        assert_eq!(evicted(&all), [1]);
     }
 }

@@ -5,6 +5,7 @@ use super::{Worker, serve};
 use crate::config::Listen;
 use crate::socket::{Listener, Socket};
 use crate::stream::{self, StreamListen};
+use milecastle_telemetry::Paced;
 use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -13,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepting has failed, at any listener of the process.
+static FAILED: Paced = Paced::new(Duration::from_secs(10));
 
 /// A listening socket and what is spoken on it.
 pub(crate) struct Door {
@@ -48,14 +52,24 @@ impl Entrance {
         }
     }
 
-    /// The next connection in the listener's queue.
-    pub(super) async fn accept_one(&self) -> (Socket, SocketAddr) {
+    /// The next connection in the listener's queue. Where the system has nothing left for one, those of the worker that wait for
+    /// their clients have to make room.
+    pub(super) async fn accept_one(&self, worker: &Worker) -> (Socket, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) if is_of_the_peer(&error) => {}
                 Err(error) => {
-                    tracing::error!(%error, key = self.listen.key, "accepting a connection failed");
+                    let now = Instant::now();
+                    if let Some(times) = FAILED.happened(1, now) {
+                        tracing::error!(
+                            %error,
+                            key = self.listen.key,
+                            times,
+                            "connections cannot be accepted; raise the limit of open files (LimitNOFILE), or lower limits.connections"
+                        );
+                    }
+                    worker.make_room(now);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -67,7 +81,7 @@ impl Worker {
     /// Takes connections of a listener until it is aborted.
     pub(super) async fn accept(self: Rc<Self>, entrance: Rc<Entrance>) {
         loop {
-            let Some(kept) = self.hand_on(entrance.accept_one().await, &entrance) else { continue };
+            let Some(kept) = self.hand_on(entrance.accept_one(&self).await, &entrance) else { continue };
             entrance.held.set(Some(kept));
             self.room().await;
             self.welcome_held(&entrance);
@@ -77,20 +91,25 @@ impl Worker {
     /// Waits until there is room for one more connection. Those that wait for their clients have to make it; the others that come
     /// meanwhile are in the socket's queue.
     async fn room(&self) {
-        let (most, keep) = (self.node.config.connections as usize, self.node.config.client.connection_place);
+        let most = self.node.config.connections as usize;
         let open = || self.clients.len() + self.node.neighbours[self.index].coming() as usize;
-        if most == 0 || open() < most {
+        if open() < most {
             return;
         }
         self.counters.connections_held.up();
         while open() >= most {
-            let evicted = self.clients.make_room(Instant::now(), keep);
-            self.counters.connections_evicted.add(evicted);
+            self.make_room(Instant::now());
             tokio::select! {
                 () = self.clients.shrunk() => {}
                 () = tokio::time::sleep(ROOM_EVERY) => {}
             }
         }
+    }
+
+    /// Has connections end that only wait, if some have for long enough.
+    fn make_room(&self, now: Instant) {
+        let evicted = self.clients.make_room(now, self.node.config.client.connection_place);
+        self.counters.connections_evicted.add(evicted);
     }
 
     pub(super) fn welcome_held(self: &Rc<Self>, entrance: &Entrance) {

@@ -57,7 +57,7 @@ pub(super) async fn leave(worker: Rc<Worker>, entrance: Rc<Entrance>, until: Ins
     let (listener, key) = (&entrance.listener, entrance.listen.key);
     let last_call = async {
         loop {
-            let (socket, peer) = entrance.accept_one().await;
+            let (socket, peer) = entrance.accept_one(&worker).await;
             worker.welcome(socket, peer, &entrance);
         }
     };

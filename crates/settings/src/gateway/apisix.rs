@@ -120,8 +120,8 @@ pub struct Ssl {
     pub fallback_sni: Option<String>,
     /// Hands out session tickets for resumption, which the node need not remember.
     pub ssl_session_tickets: bool,
-    /// Sessions that the node remembers for resumption without such tickets, for each ssl object; the oldest are forgotten first,
-    /// and 0 remembers none. A key of Milecastle's own.
+    /// Sessions that the node remembers for resumption without such tickets, for each ssl object; the oldest are forgotten first
+    /// (`limit_hits_total`), and 0 remembers none. A key of Milecastle's own.
     #[schemars(extend("x-unit" = "sessions"))]
     pub ssl_session_cache: u32,
     /// How long a ticket (no longer than 12 hours) or a session that the node remembers can be resumed with; 0 lets none be. A

@@ -11,9 +11,12 @@ use crate::{Size, Time};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Limits {
-    /// Client connections on this node; 0 is no limit. One more takes the place of one of those that have waited for a request, or for
-    /// the rest of its head, for longest (`connections_evicted_total`). While none has for `timeouts.connection_place`, it waits
-    /// (`connections_held_total`), and others behind it in the listening socket's queue.
+    /// Client connections on this node, TCP sessions among them. One more takes the place of one of those that have waited for a request,
+    /// for the rest of its head, or for the first bytes of a session's client, for longest (`connections_evicted_total`). While none has
+    /// for `timeouts.connection_place`, it waits (`connections_held_total`), and others behind it in the listening socket's queue. 0
+    /// goes by the files that the process may have open (`LimitNOFILE`; the soft limit is raised to the hard one at start): a
+    /// quarter of them, at most 1,024, is for files and other sockets, and half of the rest, for a connection may need another one to an
+    /// upstream. A number that is higher than that is no limit in fact; where no file is left, connections make room all the same.
     #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
     /// Head of a request, beyond which the answer is 431.
@@ -30,8 +33,8 @@ pub struct Limits {
     /// does a request with a larger one change to a protocol that the plugin `upgrade` allows, unless a plugin or the conditions of
     /// routes (`matched_body`) have read it whole; one that they have read in part does not, whatever its length.
     pub retry_body: Size,
-    /// What of a request's body is read, and held, for the conditions of routes on it (`post_arg`, `graphql`); of a longer body they see
-    /// no more.
+    /// What of a request's body is read, and held, for the conditions of routes on it (`post_arg`, `graphql`), before any plugin looks
+    /// at the request; a longer body counts for them as none. There is no number for no limit but one that no body reaches.
     pub matched_body: Size,
     /// Pipes of a worker, through which large answers pass from plain upstream connections to plain HTTP/1 clients without being
     /// copied; each takes two file descriptors while it exists. A worker keeps those that it has made. `0` copies all answers.

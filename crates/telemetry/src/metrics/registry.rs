@@ -78,6 +78,16 @@ impl Registry {
         self.family(name, help, labels, options, (), |(), ()| true)
     }
 
+    /// The family of those limits that have no metric of their own. Its label is the key that sets the limit.
+    ///
+    /// # Errors
+    /// The name is taken by a metric of another kind.
+    pub fn limit_hits(&self) -> Result<Family<Counter>, MetricError> {
+        let help =
+            "Times that a limit without a metric of its own refused, dropped, cut or held up something, by its key";
+        self.counter("limit_hits_total", help, &["limit"], Options::default())
+    }
+
     /// A family of gauges, as [`Registry::counter`].
     pub fn gauge(
         &self,

@@ -12,6 +12,7 @@ use aws_lc_rs::digest;
 use milecastle_export::{Background, Endpoint, Tls};
 use milecastle_plugin_api::{BuildCx, ConfigError};
 use milecastle_redis::{Server, Servers, Terms, Unanswered, Value, command};
+use milecastle_telemetry::metrics::{Counter, Family};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,8 +72,8 @@ pub(super) fn faults(config: &Config) -> Vec<ConfigError> {
 }
 
 impl Remote {
-    /// The counters of a configuration without faults; `None` if they are the node's own.
-    pub(super) fn of(config: &Config, cx: &BuildCx<'_>) -> Option<Self> {
+    /// The counters of a configuration without faults; `None` if they are the node's own. `hits` is where limits are counted.
+    pub(super) fn of(config: &Config, cx: &BuildCx<'_>, hits: &Family<Counter>) -> Option<Self> {
         let redis = &config.redis;
         let host = redis.redis_host.clone().filter(|_| config.policy == Policy::Redis)?;
         let attr = |name| cx.attr.and_then(|attr| attr.get(name)?.as_u64());
@@ -96,8 +97,9 @@ impl Remote {
             pending: pending.filter(|pending| *pending > 0).unwrap_or(MAX_PENDING),
         };
         let background = cx.shared.get_or_init(Background::default);
+        let servers = cx.shared.get_or_init(|| Servers::new(hits.with(&["plugin_attr.limit-count.max_pending"])));
         Some(Self {
-            server: cx.shared.get_or_init(Servers::default).get(&terms, &background),
+            server: servers.get(&terms, &background),
             identity: match &config.group {
                 Some(group) => group.clone(),
                 None => format!("{}:{:016x}", cx.owner.0, checksum(cx.config)),

@@ -128,7 +128,7 @@ impl QuicEntrance {
             // It may try again at once: where the port is now another process's, it meets that one, else it takes TCP.
             return incoming.refuse();
         }
-        if config.connections > 0 && worker.clients.len() >= config.connections as usize {
+        if worker.clients.len() >= config.connections as usize {
             // Nobody waits in a queue of datagrams. Refused, the client takes TCP.
             counters.http3_refused.up();
             return incoming.refuse();
