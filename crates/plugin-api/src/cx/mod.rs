@@ -26,7 +26,7 @@ use crate::meta::Meta;
 use crate::superseded::WhenSuperseded;
 use crate::view::View;
 use http::HeaderValue;
-use http::header::HeaderName;
+use http::header::{HOST, HeaderName};
 use milecastle_matching::{Lookup, PathPattern};
 use std::any::Any;
 use std::net::IpAddr;
@@ -325,6 +325,13 @@ impl RequestCx {
         let holds = meta.filter.as_ref().is_none_or(|filter| filter.eval(self as &dyn Lookup));
         self.lists.filters.push((key, holds));
         holds
+    }
+
+    /// The Host header that goes to the upstream, at the present try or the last one; before the first it is not known yet what
+    /// the upstream's `pass_host` says.
+    pub fn upstream_host(&self) -> Option<&HeaderValue> {
+        let received = || fields::get(&self.request.headers, &HOST);
+        self.upstream.own_host.as_ref().or(self.upstream.host.as_ref()).or_else(received)
     }
 
     /// Whether the matched route carries an enabled plugin of this name.

@@ -34,6 +34,10 @@ pub struct Attempt {
 pub struct Upstream {
     /// Host header set by a plugin; it wins over `pass_host: pass`.
     pub host: Option<HeaderValue>,
+    /// Host header that `pass_host: rewrite` or `node` of the upstream puts in place of any other, at the present try.
+    pub own_host: Option<HeaderValue>,
+    /// The protocols that a node is asked to change to, as `Upgrade` lists them. `None`: the request is an ordinary one.
+    pub upgrade: Option<String>,
     /// Id of an upstream chosen by a plugin; it wins over the route's.
     pub upstream_id: Option<Arc<str>>,
     /// Host part of the picked node, before resolution.

@@ -294,7 +294,7 @@ fn sent(cx: &RequestCx) -> Sent {
     Sent {
         method: request.method.clone(),
         target: request.rewritten_target().unwrap_or_else(|| request.received_target()).to_owned(),
-        host: cx.upstream.host.clone().or_else(|| request.headers.get(header::HOST).cloned()),
+        host: cx.upstream_host().cloned(),
         headers: request.headers.clone(),
     }
 }

@@ -207,6 +207,21 @@ fn tries_are_listed_in_order() {
 }
 
 #[test]
+fn what_the_upstream_is_asked_is_what_was_sent() {
+    let mut cx = setup().route(json!({})).send("GET /\nHost: h\nUpgrade: h2c\nConnection: Upgrade").cx;
+    let shown = |cx: &crate::RequestCx| {
+        ["upstream_host", "upstream_upgrade", "upstream_connection"]
+            .map(|name| cx.var(&VarName::parse(name)).map_or("-".into(), |value| value.text().into_owned()))
+    };
+    assert_eq!(shown(&cx), ["h", "-", "-"]);
+    cx.upstream.host = Some(http::HeaderValue::from_static("of.plugin.test"));
+    assert_eq!(shown(&cx), ["of.plugin.test", "-", "-"]);
+    cx.upstream.own_host = Some(http::HeaderValue::from_static("inner.test"));
+    cx.upstream.upgrade = Some("websocket".into());
+    assert_eq!(shown(&cx), ["inner.test", "websocket", "Upgrade"]);
+}
+
+#[test]
 fn values_given_by_plugins_come_first() {
     let mut cx = setup().route(json!({})).send("GET /").cx;
     cx.set_var("uri", "/given".to_owned());
