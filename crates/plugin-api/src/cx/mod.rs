@@ -10,7 +10,7 @@ mod upstream;
 mod vars;
 mod way;
 
-pub use client::{ClientConn, Scheme, TlsInfo};
+pub use client::{ClientConn, Proxied, Scheme, TlsInfo};
 pub use request::{Body, Request};
 pub use response::{Response, ResponseSource};
 pub use upstream::{Attempt, Upstream};
@@ -76,6 +76,8 @@ pub struct RequestCx {
     pub request: Request,
     /// The connection that it came on.
     pub client: Rc<ClientConn>,
+    /// Which of the requests of its connection it is; the first is 1.
+    pub number: u64,
     /// The client's address after real-IP processing.
     pub client_ip: IpAddr,
     /// The client's port, of the connection.
@@ -178,6 +180,7 @@ impl RequestCx {
         Self {
             request,
             client,
+            number: 1,
             client_ip,
             client_port,
             route: None,

@@ -1,6 +1,6 @@
 //! What will be, and what was, sent upstream.
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct Attempt {
     pub answered: bool,
     /// Time to connect; zero on a kept connection.
     pub connect: Duration,
-    /// Time until the head of the answer, if one came.
+    /// Time until the head of the answer, of a session until its first byte, if it came.
     pub header: Option<Duration>,
     /// Time until the end of the answer or of the try.
     pub response: Duration,
@@ -44,6 +44,8 @@ pub struct Upstream {
     pub unresolved_host: Option<Arc<str>>,
     /// Scheme spoken with the upstream.
     pub scheme: &'static str,
+    /// Trailers of its answer, where somebody shows headers or trailers of answers when all is over.
+    pub trailers: Option<Rc<HeaderMap>>,
     first: Option<Attempt>,
     later: Vec<Attempt>,
 }

@@ -18,7 +18,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CipherSuite, CommonState, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite,
+    CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig, SupportedCipherSuite,
     SupportedProtocolVersion,
 };
 use std::collections::HashMap;
@@ -257,6 +257,20 @@ async fn shake_hands(
     Ok((stream, info))
 }
 
+/// The name that OpenSSL gives to a group.
+fn curve(group: NamedGroup) -> Option<&'static str> {
+    Some(match group {
+        NamedGroup::secp256r1 => "prime256v1",
+        NamedGroup::secp384r1 => "secp384r1",
+        NamedGroup::secp521r1 => "secp521r1",
+        NamedGroup::X25519 => "X25519",
+        NamedGroup::MLKEM768 => "MLKEM768",
+        NamedGroup::secp256r1MLKEM768 => "SecP256r1MLKEM768",
+        NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
+        _ => return None,
+    })
+}
+
 /// What requests are told of a session whose handshake is over.
 pub(super) fn info(session: &CommonState, sni: Option<Arc<str>>, verifier: Option<&ClientVerifier>) -> TlsInfo {
     let chain = session.peer_certificates().unwrap_or_default();
@@ -273,6 +287,7 @@ pub(super) fn info(session: &CommonState, sni: Option<Arc<str>>, verifier: Optio
             _ => "",
         },
         cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default().into(),
+        curve: session.negotiated_key_exchange_group().and_then(|group| curve(group.name())),
         alpn: match session.alpn_protocol() {
             Some(b"h2") => Some("h2"),
             Some(b"http/1.1") => Some("http/1.1"),
