@@ -13,6 +13,7 @@ use crate::config::{Listen, Served, TlsOffer};
 use crate::ocsp::{Staple, Stapling};
 use crate::worker::Worker;
 use milecastle_plugin_api::TlsInfo;
+use milecastle_settings::TlsVersion as Version;
 use milecastle_snapshot::CompiledSsl;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -84,10 +85,17 @@ impl ServerTls {
     pub(crate) fn new(offer: &TlsOffer, stapling: Arc<Stapling>) -> Self {
         let mut provider = aws_lc_rs::default_provider();
         provider.cipher_suites = suites(&provider, &offer.ciphers);
+        let is_old = |version: &Version| matches!(version, Version::V1_0 | Version::V1_1);
+        if offer.versions.iter().any(is_old) {
+            tracing::warn!(
+                "apisix.ssl.ssl_protocols names TLSv1 or TLSv1.1, which are never offered: clients need one of the newer versions \
+                 that it names"
+            );
+        }
         let versions = offer.versions.iter().filter_map(|version| match version {
-            milecastle_settings::TlsVersion::V1_2 => Some(&rustls::version::TLS12),
-            milecastle_settings::TlsVersion::V1_3 => Some(&rustls::version::TLS13),
-            milecastle_settings::TlsVersion::V1_0 | milecastle_settings::TlsVersion::V1_1 => None,
+            Version::V1_2 => Some(&rustls::version::TLS12),
+            Version::V1_3 => Some(&rustls::version::TLS13),
+            Version::V1_0 | Version::V1_1 => None,
         });
         Self {
             versions: versions.collect(),
