@@ -43,6 +43,14 @@ pub enum Family {
     Other,
 }
 
+impl Family {
+    /// Whether its variables show headers or trailers of the answer.
+    pub fn is_of_answer(self) -> bool {
+        let of_upstream = matches!(self, Self::UpstreamHttp | Self::UpstreamTrailer | Self::UpstreamCookie);
+        of_upstream || matches!(self, Self::SentHttp | Self::SentTrailer)
+    }
+}
+
 /// Family prefixes. No prefix is a prefix of another, so their order does not matter.
 const FAMILIES: &[(&str, Family)] = &[
     ("http_", Family::Http),

@@ -27,7 +27,7 @@ pub trait OnRequestEnd: Send + Sync {
     /// Runs on the worker: must not block.
     fn on_request_end(&self, cx: &RequestCx);
 
-    /// Whether it reads the headers of the answer; if nobody does, they are not kept beyond their sending.
+    /// Whether it reads the headers or trailers of the answer; if nobody does, they are not kept beyond their sending.
     fn reads_answer_head(&self) -> bool {
         true
     }

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -25,6 +26,8 @@ pub struct Target {
     address: SocketAddr,
     http2: bool,
     tls: Option<TlsTarget>,
+    /// What is said before anything else.
+    preamble: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,13 +84,13 @@ pub struct Answer {
 impl Target {
     /// A server of plain HTTP/1.1.
     pub fn plain(address: SocketAddr) -> Self {
-        Self { address, http2: false, tls: None }
+        Self { address, http2: false, tls: None, preamble: Vec::new() }
     }
 
     /// A server of TLS whose certificate for `name` was signed by the authority with the PEM certificate `ca`.
     pub fn tls(address: SocketAddr, name: &str, ca: &str) -> Self {
         let tls = TlsTarget { ca: ca.to_owned(), name: name.to_owned(), identity: None };
-        Self { address, http2: false, tls: Some(tls) }
+        Self { address, http2: false, tls: Some(tls), preamble: Vec::new() }
     }
 
     /// Speaks HTTP/2: by ALPN over TLS, by prior knowledge otherwise.
@@ -106,6 +109,13 @@ impl Target {
         self
     }
 
+    /// Begins each connection with these bytes, before TLS: a PROXY header.
+    #[must_use]
+    pub fn behind(mut self, header: &[u8]) -> Self {
+        self.preamble = header.to_vec();
+        self
+    }
+
     /// Opens a connection.
     pub async fn connect(&self) -> Result<Connection> {
         timeout(CALL, Box::pin(self.open()))
@@ -114,9 +124,10 @@ impl Target {
     }
 
     async fn open(&self) -> Result<Connection> {
-        let stream =
+        let mut stream =
             TcpStream::connect(self.address).await.with_context(|| format!("connecting to {}", self.address))?;
         stream.set_nodelay(true)?;
+        stream.write_all(&self.preamble).await?;
         let Some(tls) = &self.tls else {
             let sender = self.handshake(stream).await?;
             return Ok(Connection {

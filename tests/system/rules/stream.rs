@@ -2,7 +2,9 @@
 
 use super::upstream::ring;
 use super::{Shared, in_force, with};
+use crate::openssl::s_client;
 use crate::stream::{Gateway, SOON, connect, echo, server, talk};
+use milecastle_testkit::tls::Authority;
 use milecastle_testkit::{Call, TempDir, eventually, nowhere};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -28,7 +30,7 @@ impl Deref for Sessions {
 }
 
 /// Every variable of §6, in JSON.
-const VARIABLES: [&str; 29] = [
+const VARIABLES: [&str; 40] = [
     "remote_addr",
     "remote_port",
     "realip_remote_addr",
@@ -45,7 +47,9 @@ const VARIABLES: [&str; 29] = [
     "upstream_bytes_sent",
     "upstream_bytes_received",
     "upstream_connect_time",
+    "upstream_first_byte_time",
     "upstream_session_time",
+    "stream_listen_addr",
     "upstream_unresolved_host",
     "balancer_ip",
     "balancer_port",
@@ -58,6 +62,15 @@ const VARIABLES: [&str; 29] = [
     "msec",
     "time_iso8601",
     "time_local",
+    "proxy_protocol_addr",
+    "proxy_protocol_server_port",
+    "ssl_protocol",
+    "ssl_cipher",
+    "ssl_curve",
+    "ssl_server_name",
+    "ssl_session_reused",
+    "ssl_client_verify",
+    "mqtt_client_id",
 ];
 
 async fn sessions() -> Arc<Sessions> {
@@ -74,7 +87,10 @@ async fn sessions() -> Arc<Sessions> {
                 ("MILECASTLE__GATEWAY__NGINX_CONFIG__STREAM__ACCESS_LOG_FORMAT", &*format),
                 ("MILECASTLE__GATEWAY__NGINX_CONFIG__STREAM__ACCESS_LOG_FORMAT_ESCAPE", "json"),
             ];
-            let tcp: Vec<Value> = (0..16).map(|_| json!("127.0.0.1:0")).chain([json!("0.0.0.0:0")]).collect();
+            let tcp = (0..16).map(|_| json!("127.0.0.1:0")).chain([json!("0.0.0.0:0"), json!("127.0.0.1:0")]);
+            let tls = json!({ "addr": "127.0.0.1:0", "tls": true });
+            let proxied = json!({ "addr": "127.0.0.1:0", "proxy_protocol": true });
+            let tcp: Vec<Value> = tcp.chain([tls, proxied]).collect();
             let mut gateway = Gateway::start(&tcp, &[json!("127.0.0.1:0")], &own);
             for announced in
                 ["could not be connected", "is unhealthy", "no node of this upstream", "protocol", "A TCP session"]
@@ -381,6 +397,7 @@ async fn stream_6_2_variables_of_the_log() {
         ("upstream_addr", &*node.to_string()),
         ("upstream_bytes_sent", "1"),
         ("upstream_bytes_received", "3"),
+        ("stream_listen_addr", &*at.to_string()),
         ("upstream_unresolved_host", "localhost"),
         ("balancer_ip", "127.0.0.1"),
         ("balancer_port", &*node.port().to_string()),
@@ -392,13 +409,70 @@ async fn stream_6_2_variables_of_the_log() {
         assert_eq!(line[name], expected, "{name}: {line}");
     }
     assert_eq!(line["remote_port"], line["realip_remote_port"]);
-    for number in
-        ["remote_port", "connection", "session_time", "upstream_connect_time", "upstream_session_time", "msec"]
-    {
+    for number in [
+        "remote_port",
+        "connection",
+        "session_time",
+        "upstream_connect_time",
+        "upstream_first_byte_time",
+        "upstream_session_time",
+        "msec",
+    ] {
         assert!(line[number].as_str().unwrap().parse::<f64>().is_ok_and(|figure| figure >= 0.0), "{number}: {line}");
     }
     for text in ["hostname", "time_iso8601", "time_local"] {
         assert!(!line[text].as_str().unwrap().is_empty(), "{text}: {line}");
+    }
+    for none in ["proxy_protocol_addr", "ssl_protocol", "ssl_server_name", "mqtt_client_id"] {
+        assert_eq!(line[none], "", "{none}: {line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stream_6_2_variables_of_tls_of_the_proxy_header_and_of_plugins() {
+    let sessions = sessions().await;
+    let (tls, proxied, plain) = (sessions.at("TLS"), sessions.at("PROXY+TCP"), sessions.port(17));
+    let identity = Authority::new("s62").issue(&["s62.test"]);
+    let mqtt = json!({ "plugins": { "mqtt-proxy": { "protocol_level": 4 } } });
+    let served = server(|mut stream| {
+        if stream.read_exact(&mut [0; 6]).is_ok() {
+            drop(stream.write_all(b"served"));
+        }
+    });
+    sessions
+        .put([
+            ("/ssls/s62".to_owned(), json!({ "cert": identity.cert, "key": identity.key, "sni": "s62.test" })),
+            route("62-tls", tls, to(served)),
+            route("62-proxied", proxied, to(echo("p:"))),
+            route("62-mqtt", plain, with(to(echo("m:")), mqtt)),
+        ])
+        .await;
+    let options = ["-quiet", "-tls1_3", "-groups", "P-256"];
+    assert_eq!(s_client(tls, Some("s62.test"), &options, "hello\n").as_deref(), Some("served"));
+    let header = "PROXY TCP4 192.0.2.7 198.51.100.1 4711 80\r\nx";
+    assert_eq!(talk(proxied, header.as_bytes()).unwrap(), b"p:x");
+    // CONNECT of MQTT 3.1.1 whose client calls itself `sensor`.
+    let connect = b"\x10\x12\0\x04MQTT\x04\x02\0\x3c\0\x06sensor";
+    assert_eq!(talk(plain, connect).unwrap(), [&b"m:"[..], connect].concat());
+    for (id, expected) in [
+        (
+            "62-tls",
+            &[
+                ("ssl_protocol", "TLSv1.3"),
+                ("ssl_curve", "prime256v1"),
+                ("ssl_server_name", "s62.test"),
+                ("ssl_session_reused", "."),
+                ("ssl_client_verify", "NONE"),
+            ][..],
+        ),
+        ("62-proxied", &[("proxy_protocol_addr", "192.0.2.7"), ("proxy_protocol_server_port", "80")]),
+        ("62-mqtt", &[("mqtt_client_id", "sensor")]),
+    ] {
+        let line = sessions.logged(id, |line| line["route_id"] == id).await;
+        for (name, value) in expected {
+            assert_eq!(line[name], *value, "{name}: {line}");
+        }
+        assert_eq!(line["ssl_cipher"].as_str().unwrap().is_empty(), id != "62-tls", "{line}");
     }
 }
 
@@ -413,6 +487,7 @@ async fn stream_6_3_statuses_of_sessions() {
         ("63-good", to(good), "200"),
         ("63-client", with(to(good), mqtt), "400"),
         ("63-refused", with(to(good), refused), "403"),
+        ("63-unspoken", with(to(good), json!({ "protocol": { "name": "redis" } })), "500"),
         ("63-dead", to(nowhere()), "502"),
         ("63-none", json!({ "upstream": { "nodes": {} } }), "503"),
     ] {

@@ -1,7 +1,9 @@
 //! The PROXY protocol, in front of us and behind us, with the servers that speak it.
 
+use super::tls::ssl;
 use super::{Gateway, echo, server, talk, with_file};
-use milecastle_testkit::{Process, SOON, TempDir, eventually, free_port};
+use milecastle_testkit::tls::Authority;
+use milecastle_testkit::{Call, Echo, Process, SOON, Target, TempDir, eventually, free_port};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -169,7 +171,7 @@ async fn haproxy_in_front_and_nginx_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_behind_the_proxy_protocol() {
-    let upstream = milecastle_testkit::Echo::start();
+    let upstream = Echo::start();
     let mut gateway = Gateway::start(
         &[json!("127.0.0.1:0")],
         &[],
@@ -193,5 +195,43 @@ async fn http_behind_the_proxy_protocol() {
     assert_eq!(talk(proxied, request.as_bytes()).unwrap_or_default(), b"");
     assert!(upstream.take().is_empty());
     gateway.up.process.wait_for_line("the banner", SOON, |line| line.contains("PROXY+HTTP").then_some(()));
+    gateway.up.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_begins_behind_the_header() {
+    let upstream = Echo::start();
+    let entry = json!({ "addr": "127.0.0.1:0", "tls": true, "proxy_protocol": true });
+    let https = ("MILECASTLE__GATEWAY__APISIX__PROXY_PROTOCOL__LISTEN_HTTPS_PORT", "0");
+    let gateway = Gateway::start(&[entry], &[], &[https, TRUST]);
+    let requests: SocketAddr = ([127, 0, 0, 1], gateway.at("PROXY+HTTPS").port()).into();
+    let sessions = gateway.at("PROXY+TLS");
+    let authority = Authority::new("tests");
+    gateway.up.put("/ssls/1", ssl(&authority.issue(&["a.test"]), &["a.test"])).await;
+    gateway.route("1", upstream.address(), json!({ "remote_addr": "192.0.2.0/24" })).await;
+    let seen = "$remote_addr $proxy_protocol_addr:$proxy_protocol_port $proxy_protocol_server_addr:$proxy_protocol_server_port $server_protocol";
+    let shows = json!({ "response-rewrite": { "headers": { "set": { "X-Seen": seen } } } });
+    let nodes = json!({ "nodes": { upstream.address().to_string(): 1 } });
+    gateway.up.put("/routes/1", json!({ "uri": "/*", "upstream": nodes, "plugins": shows })).await;
+    gateway.up.answers("/", 200).await;
+    let version_1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 80\r\n";
+    let version_2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\x12\x67\0\x50";
+    let to = |at: SocketAddr| Target::tls(at, "a.test", &authority.pem());
+    let ask = async |target: Target| {
+        let mut connection = target.connect().await.unwrap();
+        Call::get("/x").header("host", "a.test").send(&mut connection).await.unwrap()
+    };
+    for header in [&version_1[..], version_2] {
+        let target = to(requests).behind(header);
+        for (target, protocol) in [(target.clone(), "HTTP/1.1"), (target.http2(), "HTTP/2.0")] {
+            let answer = ask(target).await;
+            let expected = format!("192.0.2.7 192.0.2.7:4711 198.51.100.1:80 {protocol}");
+            assert_eq!((answer.status, answer.header("x-seen")), (200, expected));
+        }
+        assert_eq!(ask(to(sessions).behind(header)).await.status, 200);
+    }
+    for at in [requests, sessions] {
+        assert!(to(at).connect().await.is_err(), "without a header nothing is served");
+    }
     gateway.up.stop();
 }

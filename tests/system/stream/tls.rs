@@ -168,3 +168,37 @@ async fn certificates_of_upstreams_of_sessions_are_verified_where_that_is_asked_
     }
     gateway.up.stop();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_show_an_upstream_the_certificate_that_is_meant_for_it() {
+    let mut gateway = Gateway::plain();
+    gateway.up.process.announce("a node of a stream route's upstream could not be connected");
+    let at = gateway.at("TCP");
+    let clients = Authority::new("clients");
+    let [own, named] = ["own", "named"].map(|name| clients.issue(&[name]));
+    let secure = Echo::mutual_tls("secure", &Authority::new("tests").issue(&["apisix_backend"]), &clients.pem());
+    gateway.up.put("/ssls/named", json!({ "type": "client", "cert": named.cert, "key": named.key })).await;
+    let ask = async || {
+        let said = raw::exchange(at, "GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        said.unwrap_or_default()
+    };
+    // Whose certificate the upstream has seen.
+    let shown = async || {
+        let said = ask().await;
+        let told: Value = serde_json::from_str(said.split_once("\r\n\r\n")?.1).ok()?;
+        told["client"].as_str().map(str::to_owned)
+    };
+    let upstream = json!({ "nodes": { secure.address().to_string(): 1 }, "scheme": "tls" });
+    for (tls, client) in [
+        (json!({ "client_cert": own.cert, "client_key": own.key }), "own"),
+        (json!({ "client_cert_id": "named" }), "named"),
+    ] {
+        let mut upstream = upstream.clone();
+        upstream["tls"] = tls;
+        gateway.up.put("/stream_routes/1", json!({ "upstream": upstream })).await;
+        eventually(client, async || shown().await.as_deref() == Some(client)).await;
+    }
+    gateway.up.put("/stream_routes/1", json!({ "upstream": upstream })).await;
+    eventually("without one the session is closed", async || ask().await.is_empty()).await;
+    gateway.up.stop();
+}

@@ -10,7 +10,7 @@ mod upstream;
 mod vars;
 mod way;
 
-pub use client::{ClientConn, Scheme, TlsInfo};
+pub use client::{ClientConn, Proxied, Scheme, TlsInfo};
 pub use request::{Body, Request};
 pub use response::{Response, ResponseSource};
 pub use upstream::{Attempt, Upstream};
@@ -26,7 +26,7 @@ use crate::meta::Meta;
 use crate::superseded::WhenSuperseded;
 use crate::view::View;
 use http::HeaderValue;
-use http::header::HeaderName;
+use http::header::{HOST, HeaderName};
 use milecastle_matching::{Lookup, PathPattern};
 use std::any::Any;
 use std::net::IpAddr;
@@ -76,6 +76,8 @@ pub struct RequestCx {
     pub request: Request,
     /// The connection that it came on.
     pub client: Rc<ClientConn>,
+    /// Which of the requests of its connection it is; the first is 1.
+    pub number: u64,
     /// The client's address after real-IP processing.
     pub client_ip: IpAddr,
     /// The client's port, of the connection.
@@ -178,6 +180,7 @@ impl RequestCx {
         Self {
             request,
             client,
+            number: 1,
             client_ip,
             client_port,
             route: None,
@@ -325,6 +328,13 @@ impl RequestCx {
         let holds = meta.filter.as_ref().is_none_or(|filter| filter.eval(self as &dyn Lookup));
         self.lists.filters.push((key, holds));
         holds
+    }
+
+    /// The Host header that goes to the upstream, at the present try or the last one; before the first it is not known yet what
+    /// the upstream's `pass_host` says.
+    pub fn upstream_host(&self) -> Option<&HeaderValue> {
+        let received = || fields::get(&self.request.headers, &HOST);
+        self.upstream.own_host.as_ref().or(self.upstream.host.as_ref()).or_else(received)
     }
 
     /// Whether the matched route carries an enabled plugin of this name.

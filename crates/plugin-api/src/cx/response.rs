@@ -1,6 +1,7 @@
 //! The answer.
 
 use http::{HeaderMap, StatusCode};
+use std::rc::Rc;
 
 /// Who made the answer (`docs/spec/plugins/_phases.md` §2.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +33,8 @@ pub struct Response {
     pub status: StatusCode,
     /// Headers; `header_filter` may change them.
     pub headers: HeaderMap,
+    /// Trailers that the client was sent, where somebody shows headers or trailers of answers when all is over.
+    pub trailers: Option<Rc<HeaderMap>>,
     /// Who made the answer.
     pub source: ResponseSource,
     /// Bytes of head and body handed to the connection so far; the head is an estimate.

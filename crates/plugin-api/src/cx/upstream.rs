@@ -1,6 +1,6 @@
 //! What will be, and what was, sent upstream.
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct Attempt {
     pub answered: bool,
     /// Time to connect; zero on a kept connection.
     pub connect: Duration,
-    /// Time until the head of the answer, if one came.
+    /// Time until the head of the answer, of a session until its first byte, if it came.
     pub header: Option<Duration>,
     /// Time until the end of the answer or of the try.
     pub response: Duration,
@@ -34,12 +34,18 @@ pub struct Attempt {
 pub struct Upstream {
     /// Host header set by a plugin; it wins over `pass_host: pass`.
     pub host: Option<HeaderValue>,
+    /// Host header that `pass_host: rewrite` or `node` of the upstream puts in place of any other, at the present try.
+    pub own_host: Option<HeaderValue>,
+    /// The protocols that a node is asked to change to, as `Upgrade` lists them. `None`: the request is an ordinary one.
+    pub upgrade: Option<String>,
     /// Id of an upstream chosen by a plugin; it wins over the route's.
     pub upstream_id: Option<Arc<str>>,
     /// Host part of the picked node, before resolution.
     pub unresolved_host: Option<Arc<str>>,
     /// Scheme spoken with the upstream.
     pub scheme: &'static str,
+    /// Trailers of its answer, where somebody shows headers or trailers of answers when all is over.
+    pub trailers: Option<Rc<HeaderMap>>,
     first: Option<Attempt>,
     later: Vec<Attempt>,
 }

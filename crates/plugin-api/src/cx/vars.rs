@@ -55,7 +55,8 @@ impl Lookup for RequestCx {
             Family::Graphql => graphql::var(self, key),
             Family::UpstreamHttp => upstream::header(self, key),
             Family::UpstreamCookie => upstream::cookie(self, key),
-            Family::SentTrailer | Family::UpstreamTrailer => None,
+            Family::SentTrailer => header(self.response.trailers.as_deref()?, key).map(Var::Str),
+            Family::UpstreamTrailer => header(self.upstream.trailers.as_deref()?, key).map(Var::Str),
         }
     }
 }
@@ -149,6 +150,8 @@ impl RequestCx {
             .into(),
             "http3" => if request.version == Version::HTTP_3 { "h3" } else { "" }.into(),
             "connection" => client.serial.to_string().into(),
+            "connection_requests" => self.number.to_string().into(),
+            "connection_time" => time::seconds(client.opened.elapsed()).into(),
             "pid" => std::process::id().to_string().into(),
             "request" | "request_line" => self.request_line().into(),
             "request_body" => match &request.body {
@@ -176,7 +179,7 @@ impl RequestCx {
             "original_x_forwarded_port" => return self.original("x-forwarded-port"),
             "original_forwarded" => return self.original("forwarded"),
             "apisix_upstream_response_time" => return upstream::var(self, "upstream_response_time"),
-            _ => return None,
+            _ => return client.proxied.as_ref()?.var(name),
         };
         Some(value)
     }
@@ -262,5 +265,7 @@ fn version_text(version: Version) -> &'static str {
     }
 }
 
+#[cfg(test)]
+mod documented;
 #[cfg(test)]
 mod tests;

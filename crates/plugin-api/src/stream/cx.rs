@@ -1,6 +1,6 @@
 //! Everything about one session.
 
-use crate::cx::{RouteInfo, Timing, TlsInfo, Upstream};
+use crate::cx::{Proxied, RouteInfo, Timing, TlsInfo, Upstream};
 use crate::def::{ConfigError, Owner};
 use crate::meta::Meta;
 use crate::superseded::WhenSuperseded;
@@ -98,6 +98,8 @@ pub struct StreamCx {
     pub local: SocketAddr,
     /// The address that we listen on, as metrics show it.
     pub listen: SocketAddr,
+    /// What its PROXY header says, if it has one that names addresses.
+    pub proxied: Option<Proxied>,
     /// TLS with the client, if it ends here.
     pub tls: Option<TlsInfo>,
     /// Serial number of the session in this process.
@@ -140,6 +142,7 @@ impl StreamCx {
             client: peer,
             local,
             listen: local,
+            proxied: None,
             tls: None,
             serial,
             route: None,

@@ -184,7 +184,17 @@ fn variables_of_a_session() {
     ] {
         assert_eq!(text(&cx, name).as_deref(), Some(value), "{name}");
     }
-    for name in ["route_id", "upstream_addr", "upstream_bytes_sent", "ssl_protocol", "uri", "http_host", "nope"] {
+    assert_eq!(text(&cx, "stream_listen_addr").as_deref(), Some("127.0.0.1:9100"));
+    for name in [
+        "route_id",
+        "proxy_protocol_addr",
+        "upstream_addr",
+        "upstream_bytes_sent",
+        "ssl_protocol",
+        "uri",
+        "http_host",
+        "nope",
+    ] {
         assert_eq!(text(&cx, name), None, "{name}");
     }
     cx.client = "[2001:db8::1]:1".parse().unwrap();

@@ -30,6 +30,7 @@ impl StreamCx {
             "realip_remote_port" => self.peer.port().to_string().into(),
             "server_addr" => self.local.ip().to_string().into(),
             "server_port" => self.local.port().to_string().into(),
+            "stream_listen_addr" => self.listen.to_string().into(),
             "protocol" => match self.transport {
                 Transport::Tcp => "TCP",
                 Transport::Udp => "UDP",
@@ -48,6 +49,9 @@ impl StreamCx {
             "upstream_bytes_received" => self.contacted(self.traffic.upstream_received)?,
             "upstream_addr" => return self.tries(|attempt| attempt.node.clone()),
             "upstream_connect_time" => return self.tries(|attempt| time::seconds(attempt.connect)),
+            "upstream_first_byte_time" => {
+                return self.tries(|attempt| attempt.header.map_or_else(|| "-".to_owned(), time::seconds));
+            }
             "upstream_session_time" => return self.tries(|attempt| time::seconds(attempt.response)),
             "upstream_unresolved_host" => Var::from(self.upstream.unresolved_host.as_deref()?),
             "balancer_ip" => self.upstream.last()?.addr.ip().to_string().into(),
@@ -57,6 +61,7 @@ impl StreamCx {
             "msec" => time::seconds(time::since_epoch(SystemTime::now())).into(),
             "time_iso8601" => time::iso8601(SystemTime::now()).into(),
             "time_local" => time::common_log(SystemTime::now()).into(),
+            _ if name.starts_with("proxy_protocol_") => return self.proxied.as_ref()?.var(name),
             _ => return tls_var(self.tls.as_ref()?, name),
         };
         Some(value)

@@ -238,7 +238,9 @@ pub(super) fn context(gateway: &Gateway, ask: Ask) -> RequestCx {
         peer: ask.peer,
         local: "127.0.0.1:9080".parse().expect("an address"),
         scheme: if ask.tls.is_some() { Scheme::Https } else { Scheme::Http },
+        proxied: None,
         tls: ask.tls,
+        opened: Instant::now(),
         serial: 7,
         peer_text: ask.peer.ip().to_string().into(),
     };
@@ -294,7 +296,7 @@ fn sent(cx: &RequestCx) -> Sent {
     Sent {
         method: request.method.clone(),
         target: request.rewritten_target().unwrap_or_else(|| request.received_target()).to_owned(),
-        host: cx.upstream.host.clone().or_else(|| request.headers.get(header::HOST).cloned()),
+        host: cx.upstream_host().cloned(),
         headers: request.headers.clone(),
     }
 }

@@ -16,7 +16,7 @@ use collector::Collector;
 use config::{Config, MetadataConfig};
 use context::{Parent, TRACEPARENT, TRACESTATE, TraceId, digits, hex, traceparent};
 use http::HeaderValue;
-use milecastle_matching::{Family, Lookup as _, Var, VarName};
+use milecastle_matching::{Lookup as _, Var, VarName};
 use milecastle_plugin_api::{
     BuildCx, ConfigError, Example, Flow, Hooks, Metadata, OnBeforeProxy, OnLog, OnRewrite, Plugin, PluginDef,
     RequestCx, schema_of,
@@ -82,8 +82,7 @@ impl Plugin for OpenTelemetry {
     }
 
     fn hooks(h: Hooks<Self>) -> Hooks<Self> {
-        let of_answer =
-            |name: &VarName| matches!(name.family(), Family::SentHttp | Family::UpstreamHttp | Family::UpstreamCookie);
+        let of_answer = |name: &VarName| name.family().is_of_answer();
         h.rewrite().before_proxy().log_reading_head(|own| own.additions.variables.iter().any(of_answer))
     }
 }

@@ -1,7 +1,7 @@
 //! What a line looks like.
 
 use super::escape;
-use milecastle_matching::{Family, Lookup, Template};
+use milecastle_matching::{Lookup, Template};
 use milecastle_settings::EscapeStyle;
 
 /// A format of lines, compiled once.
@@ -30,9 +30,8 @@ impl Format {
         line.push('\n');
     }
 
-    /// Whether a line shows a header of the answer.
+    /// Whether a line shows a header or a trailer of the answer.
     pub(super) fn reads_answer_head(&self) -> bool {
-        let of_answer = |family| matches!(family, Family::SentHttp | Family::UpstreamHttp | Family::UpstreamCookie);
-        self.template.names().any(|name| of_answer(name.family()))
+        self.template.names().any(|name| name.family().is_of_answer())
     }
 }

@@ -54,6 +54,8 @@ fn only_some_formats_read_the_head_of_the_answer() {
     check("$sent_http_content_type", true);
     check("$upstream_http_etag", true);
     check("${upstream_cookie_a}", true);
+    check("$sent_trailer_grpc_status", true);
+    check("$upstream_trailer_grpc_status", true);
 }
 
 fn settings(dir: &TempDir, change: impl FnOnce(&mut Settings)) -> Settings {

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use milecastle_plugin_api::HookPanicked;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 
@@ -147,6 +148,22 @@ impl OutBody {
         }
     }
 
+    /// Keeps trailers for whoever shows them when all is over; the client is sent them, if it takes any.
+    fn note_trailers(&mut self, trailers: &HeaderMap, of_upstream: bool) {
+        if !self.live.as_ref().is_some_and(|live| live.head_is_logged()) {
+            return;
+        }
+        let takes = self.takes_trailers();
+        let Some(live) = &mut self.live else { return };
+        let trailers = Rc::new(trailers.clone());
+        let sent = match live.cx.request.version {
+            Version::HTTP_2 | Version::HTTP_3 => true,
+            version => version == Version::HTTP_11 && takes,
+        };
+        live.cx.response.trailers = sent.then(|| trailers.clone());
+        live.cx.upstream.trailers = of_upstream.then_some(trailers);
+    }
+
     fn complete(&mut self) {
         if let Some(live) = &mut self.live {
             live.complete = true;
@@ -236,6 +253,9 @@ impl Body for OutBody {
                     let piece = std::mem::take(piece);
                     if piece.is_empty() {
                         let trailers = trailers.take();
+                        if let Some(trailers) = &trailers {
+                            this.note_trailers(trailers, false);
+                        }
                         this.complete();
                         return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(*trailers))));
                     }
@@ -266,16 +286,16 @@ impl Body for OutBody {
                     }
                     data
                 }
-                Some(Ok(Part::Trailers(found))) => match &mut this.source {
-                    Source::Filtered { trailers, .. } => {
+                Some(Ok(Part::Trailers(found))) => {
+                    this.note_trailers(&found, true);
+                    if let Source::Filtered { trailers, .. } = &mut this.source {
                         *trailers = Some(Box::new(found));
                         Bytes::new()
-                    }
-                    _ => {
+                    } else {
                         this.complete();
                         return Poll::Ready(Some(Ok(Frame::trailers(found))));
                     }
-                },
+                }
                 Some(Err(error)) => return Poll::Ready(Some(Err(this.broken(error)))),
                 None => Bytes::new(),
             };

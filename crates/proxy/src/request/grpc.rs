@@ -20,7 +20,6 @@ const MOST_REPEATS: u32 = 3;
 pub(super) async fn attempt(
     live: &Live,
     plan: &Plan<'_>,
-    place: usize,
     endpoint: &Endpoint,
     outgoing: &mut Outgoing,
 ) -> Result<(Answered, Duration), Failure> {
@@ -43,7 +42,7 @@ pub(super) async fn attempt(
         if connect.is_zero() {
             worker.counters.pool_hits.up();
         }
-        let (reused, request) = (taken.reused, head(live, endpoint, plan.host(live, place), &length)?);
+        let (reused, request) = (taken.reused, head(live, endpoint, proxy::host(live), &length)?);
         let failure = match exchange(taken, request, outgoing, &live.interims, terms).await {
             Ok(answered) => return Ok((answered, connect)),
             Err(failure) => failure,

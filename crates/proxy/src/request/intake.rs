@@ -87,6 +87,7 @@ pub(super) fn take(client: Rc<Client>, mut head: Head, body: Option<Upload>, int
         },
     );
     let Live { cx, client, pinned, .. } = &mut *live;
+    cx.number = client.activity.begun.get();
     if pinned.node().tracing {
         cx.way = Way::noted();
     }

@@ -12,8 +12,8 @@ use crate::health::FailedTry;
 use crate::tls::{Profile, server_name};
 use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
-use milecastle_plugin_api::{Attempt, Body, fields};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use milecastle_plugin_api::{Attempt, Body};
 use milecastle_snapshot::{
     ClientCertificateFault, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef,
 };
@@ -38,8 +38,6 @@ pub(super) struct Plan<'u> {
     balancer: Rc<Balancer>,
     pub(super) timeouts: Timeouts,
     pub(super) patience: Patience,
-    /// The protocols that a node is asked to change to, as `Upgrade` lists them.
-    upgrade: Option<String>,
     pub(super) keep: h1::Keep,
 }
 
@@ -59,7 +57,10 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
     };
     live.cx.upstream.scheme = upstream.scheme.as_str();
     let mut outgoing = take_body(live).await?;
-    let plan = Plan::new(live, upstream, route, &outgoing);
+    if !upstream.scheme.is_http2() {
+        live.cx.upstream.upgrade = upgrade::offer(live, route, &outgoing);
+    }
+    let plan = Plan::new(live, upstream, route);
     let attempts = upstream.retries.map_or(upstream.nodes.len(), |retries| retries as usize + 1);
     let unhindered = snapshot.global().entries().is_empty()
         && route.chain.entries().is_empty()
@@ -84,6 +85,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         live.lease = plan.balancer.lease(place, addr);
         made += 1;
         live.cx.upstream.unresolved_host = Some(node.host.clone());
+        live.cx.upstream.own_host = plan.own_host(place).cloned();
         run_before_proxy(live).await?;
         if let Outgoing::Streaming(pump) = &mut outgoing {
             pump.note_head(&live.cx.request.headers);
@@ -96,13 +98,13 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         }
         let endpoint = if upstream.scheme.is_tls() {
             let profile = profile(&worker, snapshot, upstream)?;
-            let name = tls_name(plan.host(live, place), &node.host);
+            let name = tls_name(host(live), &node.host);
             plan.balancer.endpoint(place, addr, Some((name, &profile)), &worker.pool)
         } else {
             plan.balancer.endpoint(place, addr, None, &worker.pool)
         };
         let failure = if upstream.scheme.is_http2() {
-            match Box::pin(grpc::attempt(live, &plan, place, &endpoint, &mut outgoing)).await {
+            match Box::pin(grpc::attempt(live, &plan, &endpoint, &mut outgoing)).await {
                 Ok((answered, connect)) => {
                     record(live, &endpoint, answered.status, connect, Instant::now());
                     return Ok(Answer::Streamed(Box::new(answered)));
@@ -110,7 +112,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
                 Err(failure) => failure,
             }
         } else {
-            match attempt(live, &plan, place, &endpoint, &mut outgoing, began).await {
+            match attempt(live, &plan, &endpoint, &mut outgoing, began).await {
                 Ok((conn, head, connect, now)) => {
                     return answer(live, plan, endpoint, conn, head, outgoing, connect, now);
                 }
@@ -120,7 +122,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         if failure.by_client() {
             return Err(refuse(failure.status()));
         }
-        if failure.in_handshake() && plan.is_named_by_client(live, place) {
+        if failure.in_handshake() && is_named_by_client(live) {
             // Whoever sends Hosts that no node knows must not take them from the others.
             live.lease.iter_mut().for_each(Lease::excuse);
         }
@@ -214,7 +216,7 @@ pub(crate) async fn address(worker: &Worker, balancer: &Balancer, place: usize) 
 }
 
 impl<'u> Plan<'u> {
-    fn new(live: &Live, upstream: &'u Arc<CompiledUpstream>, route: &CompiledRoute, outgoing: &Outgoing) -> Self {
+    fn new(live: &Live, upstream: &'u Arc<CompiledUpstream>, route: &CompiledRoute) -> Self {
         let worker = &live.client.worker;
         let config = &worker.node.config;
         let timeouts = route.timeout.unwrap_or(upstream.timeouts);
@@ -223,29 +225,30 @@ impl<'u> Plan<'u> {
             balancer: worker.balancer(upstream),
             timeouts,
             patience: config.patience(&timeouts),
-            upgrade: upgrade::offer(live, route, outgoing),
             keep: keep(upstream, config.keepalive),
         }
     }
 
-    /// The Host header for the node at a place (§8.1).
-    pub(super) fn host<'a>(&'a self, live: &'a Live, place: usize) -> &'a HeaderValue {
-        static NONE: HeaderValue = HeaderValue::from_static("");
+    /// The Host header that the upstream itself names for the node at a place (§8.1).
+    fn own_host(&self, place: usize) -> Option<&HeaderValue> {
         match &self.upstream.pass_host {
-            PassHost::Node => &self.balancer.node(place).host_header,
-            PassHost::Rewrite(host) => host,
-            PassHost::Pass => {
-                let received = || fields::get(&live.cx.request.headers, &header::HOST);
-                live.cx.upstream.host.as_ref().or_else(received).unwrap_or(&NONE)
-            }
+            PassHost::Node => Some(&self.balancer.node(place).host_header),
+            PassHost::Rewrite(host) => Some(host),
+            PassHost::Pass => None,
         }
     }
+}
 
-    /// Whether the client has chosen the server name for TLS with the node at a place: neither the upstream nor a plugin has.
-    fn is_named_by_client(&self, live: &Live, place: usize) -> bool {
-        let passes = self.upstream.pass_host == PassHost::Pass && live.cx.upstream.host.is_none();
-        passes && name_in(self.host(live, place)).is_some()
-    }
+/// The Host header for the present try (§8.1).
+pub(super) fn host(live: &Live) -> &HeaderValue {
+    static NONE: HeaderValue = HeaderValue::from_static("");
+    live.cx.upstream_host().unwrap_or(&NONE)
+}
+
+/// Whether the client has chosen the server name for TLS at the present try: neither the upstream nor a plugin has.
+fn is_named_by_client(live: &Live) -> bool {
+    let upstream = &live.cx.upstream;
+    upstream.own_host.is_none() && upstream.host.is_none() && name_in(host(live)).is_some()
 }
 
 /// The server name for TLS: the Host header without port, or the node's own name where TLS has none like that.
@@ -275,17 +278,17 @@ type Answered = (Box<Conn>, Head, Duration, Instant);
 async fn attempt(
     live: &Live,
     plan: &Plan<'_>,
-    place: usize,
     endpoint: &Endpoint,
     outgoing: &mut Outgoing,
     began: Instant,
 ) -> Result<Answered, Failure> {
     let worker = &live.client.worker;
+    let upgrade = live.cx.upstream.upgrade.as_deref();
     let is_set = |name: &HeaderName| live.cx.response_headers_to_come().any(|set| set == name);
     let tell = |status: StatusCode, fields: HeaderMap| live.interims.put(status, fields);
     let asked = Asked {
         head: live.cx.request.method == Method::HEAD,
-        upgrade: plan.upgrade.as_deref(),
+        upgrade,
         as_received: (!live.answer_head_is_seen()).then_some(&is_set),
         interim: live.interims.reach_the_client().then_some(&tell),
     };
@@ -307,7 +310,7 @@ async fn attempt(
                 )
             }
         };
-        forward::write_head(conn.begin(), live, plan.host(live, place), &length, plan.upgrade.as_deref());
+        forward::write_head(conn.begin(), live, host(live), &length, upgrade);
         // Streams of HTTP/2 have tasks of their own, which the watch over the connection does not wake.
         let later = (live.cx.request.version < Version::HTTP_2).then_some(&live.client.activity.later);
         let terms = Terms { asked, limits: worker.node.config.upstream, patience: plan.patience, later };

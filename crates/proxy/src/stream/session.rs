@@ -81,6 +81,15 @@ impl Session {
         Lasting::watch(worker, Kind::Session, policy, cx.timing.started, || Ground::of_session(cx, route))
     }
 
+    /// The upstream has said something, maybe not for the first time.
+    pub(super) fn note_first_byte(&mut self) {
+        if let Some(attempt) = self.cx.upstream.last_mut()
+            && attempt.header.is_none()
+        {
+            attempt.header = Some(attempt.began.elapsed());
+        }
+    }
+
     /// Brings the listener's counters up to what the session has moved.
     pub(super) fn tell_traffic(&mut self) {
         let (now, told) = (self.cx.traffic, self.told);

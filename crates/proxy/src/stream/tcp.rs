@@ -12,8 +12,8 @@ use crate::tls::Profile;
 use crate::transport::{FromClient, ToUpstream, Transport};
 use crate::worker::{Activity, Nature, Pinned, Registry, Worker};
 use bytes::BytesMut;
-use milecastle_plugin_api::View;
 use milecastle_plugin_api::stream::{Preread, SessionEnd, StreamCx, Transport as Over};
+use milecastle_plugin_api::{Proxied, View};
 use milecastle_snapshot::{CompiledStreamRoute, CompiledUpstream, UpstreamScheme};
 use rustix::fd::{AsFd as _, BorrowedFd};
 use socket2::SockRef;
@@ -92,7 +92,8 @@ async fn serve(
         let read = proxy_protocol::read(&mut stream, config.client.proxy_protocol_timeout).await;
         let header = read.inspect_err(|_| session.worker.counters.bad_proxy_headers.up())?;
         let believed = config.stream.real_ip_from.contains(session.cx.peer.ip());
-        if let Some((client, _)) = header.addresses.filter(|_| believed) {
+        session.cx.proxied = header.addresses.map(|(client, server)| Proxied { client, server });
+        if let Some(Proxied { client, .. }) = session.cx.proxied.filter(|_| believed) {
             session.cx.client = SocketAddr::new(client.ip().to_canonical(), client.port());
         }
         session.cx.status = 200;
@@ -266,6 +267,9 @@ async fn pass(
             let traffic = &mut session.cx.traffic;
             (traffic.received, traffic.upstream_sent) = (read_before + up.read, up.written);
             (traffic.upstream_received, traffic.sent) = (down.read, down.written);
+            if down.read > 0 {
+                session.note_first_byte();
+            }
             session.tell_traffic();
         })
         .await;

@@ -13,12 +13,13 @@ use crate::config::{Listen, Served, TlsOffer};
 use crate::ocsp::{Staple, Stapling};
 use crate::worker::Worker;
 use milecastle_plugin_api::TlsInfo;
+use milecastle_settings::TlsVersion as Version;
 use milecastle_snapshot::CompiledSsl;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CipherSuite, CommonState, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite,
+    CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig, SupportedCipherSuite,
     SupportedProtocolVersion,
 };
 use std::collections::HashMap;
@@ -87,10 +88,17 @@ impl ServerTls {
     pub(crate) fn new(offer: &TlsOffer, stapling: Arc<Stapling>, forgotten_sessions: Arc<AtomicU64>) -> Self {
         let mut provider = aws_lc_rs::default_provider();
         provider.cipher_suites = suites(&provider, &offer.ciphers);
+        let is_old = |version: &Version| matches!(version, Version::V1_0 | Version::V1_1);
+        if offer.versions.iter().any(is_old) {
+            tracing::warn!(
+                "apisix.ssl.ssl_protocols names TLSv1 or TLSv1.1, which are never offered: clients need one of the newer versions \
+                 that it names"
+            );
+        }
         let versions = offer.versions.iter().filter_map(|version| match version {
-            milecastle_settings::TlsVersion::V1_2 => Some(&rustls::version::TLS12),
-            milecastle_settings::TlsVersion::V1_3 => Some(&rustls::version::TLS13),
-            milecastle_settings::TlsVersion::V1_0 | milecastle_settings::TlsVersion::V1_1 => None,
+            Version::V1_2 => Some(&rustls::version::TLS12),
+            Version::V1_3 => Some(&rustls::version::TLS13),
+            Version::V1_0 | Version::V1_1 => None,
         });
         Self {
             versions: versions.collect(),
@@ -261,6 +269,20 @@ async fn shake_hands(
     Ok((stream, info))
 }
 
+/// The name that OpenSSL gives to a group.
+fn curve(group: NamedGroup) -> Option<&'static str> {
+    Some(match group {
+        NamedGroup::secp256r1 => "prime256v1",
+        NamedGroup::secp384r1 => "secp384r1",
+        NamedGroup::secp521r1 => "secp521r1",
+        NamedGroup::X25519 => "X25519",
+        NamedGroup::MLKEM768 => "MLKEM768",
+        NamedGroup::secp256r1MLKEM768 => "SecP256r1MLKEM768",
+        NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
+        _ => return None,
+    })
+}
+
 /// What requests are told of a session whose handshake is over.
 pub(super) fn info(session: &CommonState, sni: Option<Arc<str>>, verifier: Option<&ClientVerifier>) -> TlsInfo {
     let chain = session.peer_certificates().unwrap_or_default();
@@ -277,6 +299,7 @@ pub(super) fn info(session: &CommonState, sni: Option<Arc<str>>, verifier: Optio
             _ => "",
         },
         cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default().into(),
+        curve: session.negotiated_key_exchange_group().and_then(|group| curve(group.name())),
         alpn: match session.alpn_protocol() {
             Some(b"h2") => Some("h2"),
             Some(b"http/1.1") => Some("http/1.1"),

@@ -57,7 +57,7 @@ pub(crate) enum Nature {
 /// What is going on on one connection.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    opened: Instant,
+    pub(super) opened: Instant,
     pub(crate) nature: Cell<Nature>,
     /// The route of a tunnel or a session.
     pub(crate) route: RefCell<Option<Arc<RouteInfo>>>,

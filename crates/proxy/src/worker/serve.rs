@@ -11,7 +11,7 @@ use crate::request;
 use crate::socket::Socket;
 use crate::transport::Transport;
 use bytes::BytesMut;
-use milecastle_plugin_api::{ClientConn, Scheme};
+use milecastle_plugin_api::{ClientConn, Proxied, Scheme};
 use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -64,9 +64,9 @@ async fn open(
     activity: Rc<Activity>,
     registered: Registered,
 ) -> io::Result<Option<Opened>> {
-    let (mut socket, mut peer) = (socket, peer);
+    let (mut socket, mut peer, mut proxied) = (socket, peer, None);
     if listen.proxy_protocol {
-        peer = unless_evicted(&activity, Box::pin(named_client(&worker, socket.watched()?, peer))).await?;
+        (peer, proxied) = unless_evicted(&activity, Box::pin(named_client(&worker, socket.watched()?, peer))).await?;
     }
     // The system is asked only where the listening socket takes connections to several addresses.
     let local = if listen.addr.ip().is_unspecified() { socket.local_addr()? } else { listen.addr };
@@ -92,7 +92,9 @@ async fn open(
         peer,
         local,
         scheme: if listen.tls { Scheme::Https } else { Scheme::Http },
+        proxied: proxied.map(Box::new),
         tls,
+        opened: activity.opened,
         serial,
         peer_text: peer.ip().to_canonical().to_string().into(),
     };
@@ -116,13 +118,18 @@ async fn unless_evicted<T>(
     .await
 }
 
-/// Takes the PROXY header off a connection. The client that it names counts as the peer, if the proxy is believed.
-async fn named_client(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
+/// Takes the PROXY header off a connection, and says who counts as the peer: the client that it names, if the proxy is believed.
+async fn named_client(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+) -> io::Result<(SocketAddr, Option<Proxied>)> {
     let config = &worker.node.config;
     let reading = proxy_protocol::read(stream, config.client.proxy_protocol_timeout);
     let header = reading.await.inspect_err(|_| worker.counters.bad_proxy_headers.up())?;
     let believed = config.real_ip.from.contains(peer.ip());
-    Ok(header.addresses.filter(|_| believed).map_or(peer, |(client, _)| client))
+    let proxied = header.addresses.map(|(client, server)| Proxied { client, server });
+    Ok((proxied.filter(|_| believed).map_or(peer, |proxied| proxied.client), proxied))
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2. `None`: it said nothing, or not enough in time.

@@ -110,7 +110,8 @@ pub struct Ssl {
     /// `[{port: 9443}, {ip: "::", port: 9443}]`.
     #[schemars(length(min = 1))]
     pub listen: Vec<SslListen>,
-    /// Protocol versions, separated by spaces. `TLSv1` and `TLSv1.1` are accepted for compatibility and never offered.
+    /// Protocol versions, separated by spaces. `TLSv1` and `TLSv1.1` are accepted for compatibility, with a
+    /// warning at start, and never offered.
     #[schemars(extend("format" = "tls-versions"))]
     pub ssl_protocols: TlsVersions,
     /// OpenSSL names of the suites for TLS 1.2, separated by `:`, in order of preference. Suites that are not built in are

@@ -8,7 +8,7 @@ use crate::route::{self, plugins_of};
 use crate::snapshot::{Map, Slot, Snapshot};
 use crate::stream;
 use crate::upstream;
-use milecastle_model::{Fault, GlobalRule, Key, Kind};
+use milecastle_model::{Fault, GlobalRule, Key, Kind, TlsVersion};
 use milecastle_plugin_api::{Built, Chain, Placement, Registry};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -171,6 +171,7 @@ impl Pass {
         self.next.client_identities.remove(&*key.id);
         match form {
             Some(SslForm::Server(ssl)) => {
+                tell_of_old_versions(key, ssl.versions.as_deref());
                 let ssl = Arc::new(ssl);
                 self.next.certificates.insert(&ssl);
                 self.next.ssls.insert(key.id.clone(), ssl);
@@ -251,5 +252,22 @@ impl Pass {
         if !now.is_empty() {
             self.next.merged_from.insert(key.id.clone(), now.into());
         }
+    }
+}
+
+/// Says of an ssl object that it names versions of TLS which are never offered.
+fn tell_of_old_versions(object: &Key, versions: Option<&[TlsVersion]>) {
+    let Some(versions) = versions else { return };
+    if versions.iter().all(|version| *version == TlsVersion::V1_1) {
+        tracing::error!(
+            %object,
+            "`ssl_protocols` names nothing newer than TLSv1.1, which is never offered: every handshake under the names of this \
+             ssl object is refused; add TLSv1.2 or TLSv1.3"
+        );
+    } else if versions.contains(&TlsVersion::V1_1) {
+        tracing::warn!(
+            %object,
+            "`ssl_protocols` names TLSv1.1, which is never offered: clients need one of the newer versions that it names"
+        );
     }
 }

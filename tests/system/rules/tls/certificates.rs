@@ -2,7 +2,7 @@
 
 use super::{Secure, handshake, object, site};
 use crate::rules::Shared;
-use milecastle_testkit::{Call, Target, TempDir};
+use milecastle_testkit::{Call, Target, TempDir, eventually};
 use serde_json::json;
 use std::process::Command;
 use std::sync::Arc;
@@ -169,6 +169,7 @@ async fn tls_5_versions_of_the_object_replace_those_of_the_server() {
         of("t5-old", json!(["TLSv1.2"])),
         of("t5-new", json!(["TLSv1.3"])),
         of("t5-oldest", json!(["TLSv1.1"])),
+        of("t5-mixed", json!(["TLSv1.1", "TLSv1.2"])),
         site.ssl("t5", &["t5.test"], json!({})),
     ])
     .await;
@@ -177,10 +178,17 @@ async fn tls_5_versions_of_the_object_replace_those_of_the_server() {
         ("t5-new.test", false, true),
         ("t5.test", true, true),
         ("t5-oldest.test", false, false),
+        ("t5-mixed.test", true, false),
     ] {
         let with = |version: &str| handshake(site.up.https, Some(name), &[version]).is_some();
         assert_eq!((with("-tls1_2"), with("-tls1_3")), (two, three), "{name}");
         // Nothing brings TLS 1.1 back (docs/compatibility.md).
         assert!(handshake(site.up.https, Some(name), &["-tls1_1", "-cipher", "ALL@SECLEVEL=0"]).is_none(), "{name}");
     }
+    eventually("the log says what is never offered", async || {
+        site.says("ERROR", &["ssls/t5-oldest", "never offered: every handshake"])
+            && site.says("WARN", &["ssls/t5-mixed", "never offered: clients need"])
+    })
+    .await;
+    assert!(!site.says("WARN", &["ssls/t5-new"]));
 }

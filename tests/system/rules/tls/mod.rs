@@ -29,7 +29,8 @@ impl Deref for Secure {
 
 impl Secure {
     async fn start(settings: &[(&str, &str)]) -> Self {
-        let announced = ["client certificate", "ssl_ciphers names a suite", "a certificate cannot be asked about"];
+        let announced =
+            ["client certificate", "ssl_ciphers names a suite", "a certificate cannot be asked about", "never offered"];
         let site = Site::start(settings, &[], &announced).await;
         let shown = "${ssl_server_name ?? none}|${ssl_client_verify ?? none}|${ssl_client_s_dn ?? none}|${ssl_protocol ?? none}";
         let seen = json!({ "response-rewrite": { "headers": { "set": { "X-Seen": shown } } } });
@@ -41,6 +42,12 @@ impl Secure {
     fn ssl(&self, id: &str, names: &[&str], more: Value) -> (String, Value) {
         let identity = self.authority.issue(&[&[id][..], names].concat());
         object(id, &identity, with(json!({ "snis": names }), more))
+    }
+
+    /// Whether a line of the gateway's log has this level, and all of these texts.
+    fn says(&self, level: &str, texts: &[&str]) -> bool {
+        let log = self.up.process.log();
+        log.iter().any(|line| line.contains(level) && texts.iter().all(|text| line.contains(text)))
     }
 
     /// The common name of the certificate that a client is shown who asks for this name, or for none.

@@ -2,7 +2,7 @@
 
 use super::{Secure, handshake, object, site};
 use milecastle_testkit::tls::Authority;
-use milecastle_testkit::{Call, Target, TempDir};
+use milecastle_testkit::{Call, Target, TempDir, eventually};
 use milecastle_tests::Up;
 use serde_json::json;
 use std::path::Path;
@@ -49,6 +49,10 @@ async fn tls_1_what_the_settings_change() {
     ])
     .await;
     site.put([site.ssl("t1", &["t1.test"], json!({}))]).await;
+    eventually("the log says what is never offered", async || {
+        site.says("WARN", &["apisix.ssl.ssl_protocols names TLSv1 or TLSv1.1"])
+    })
+    .await;
     let with = |options: &[&str]| handshake(site.up.https, Some("t1.test"), options);
     assert!(with(&["-tls1_3"]).is_none());
     let said = with(&["-tls1_2"]).unwrap();

@@ -1,11 +1,11 @@
 //! Time limits, kept connections, and what the upstream gets (§6 to §9, §11, §12).
 
-use super::{Scripted, nodes, received, route_to, site, with};
+use super::{Scripted, in_order, nodes, received, route_to, site, with};
 use crate::rules::{Shared, Site};
 use crate::tunnels::{CLOSE, TEXT, chat, frame};
 use milecastle_testkit::raw::{self, Raw};
 use milecastle_testkit::tls::Authority;
-use milecastle_testkit::{Call, Echo, eventually};
+use milecastle_testkit::{Call, Echo, eventually, nowhere};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -259,6 +259,49 @@ async fn upstream_8_1_the_host_that_the_upstream_gets() {
             (vec![(*host).to_owned()], name.to_ascii_lowercase()),
             "{mode}"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_8_variables_show_the_host_and_the_upgrade_that_were_sent() {
+    let (site, echo) = (site().await, Echo::start());
+    let sent = "$upstream_host|${upstream_upgrade ?? none}|${upstream_connection ?? none}";
+    let shows = json!({ "plugins": { "response-rewrite": { "headers": { "set": { "X-Sent": sent } } } } });
+    let rewrite = json!({ "pass_host": "rewrite", "upstream_host": "inner.test" });
+    let node = json!({ "pass_host": "node" });
+    let (dead, alive) = (nowhere(), echo.address());
+    let route = |rule: &str, nodes: Value, mode: &Value| {
+        let (path, route) = route_to(rule, with(json!({ "nodes": nodes }), mode.clone()));
+        (path, with(route, shows.clone()))
+    };
+    let (path, websocket) = route("u8v-websocket", nodes(&[alive]), &json!({}));
+    site.put([
+        route("u8v-pass", nodes(&[alive]), &json!({})),
+        route("u8v-rewrite", nodes(&[alive]), &rewrite),
+        route("u8v-node", nodes(&[alive]), &node),
+        route("u8v-retry", in_order(&[dead, alive]), &node),
+        (path, with(websocket, json!({ "enable_websocket": true }))),
+    ])
+    .await;
+    let by_address = alive.to_string();
+    for (rule, upgrade, host, upgraded) in [
+        ("u8v-pass", "h2c", "client.test", "none|none"),
+        ("u8v-rewrite", "h2c", "inner.test", "none|none"),
+        ("u8v-node", "websocket", &*by_address, "none|none"),
+        ("u8v-retry", "websocket", &*by_address, "none|none"),
+        ("u8v-websocket", "h2c, websocket", "client.test", "websocket|Upgrade"),
+    ] {
+        let call = Call::get(&format!("/{rule}/x")).header("host", "client.test");
+        let answer = site.call(call.header("connection", "upgrade").header("upgrade", upgrade)).await;
+        assert_eq!(answer.header("x-sent"), format!("{host}|{upgraded}"), "{rule}");
+        assert_eq!(received(&answer, "host"), [host], "{rule}");
+        assert_eq!(received(&answer, "upgrade").is_empty(), upgraded == "none|none", "{rule}");
+        let logged = format!("\"http://{host}/{rule}/x\"");
+        eventually("the log shows the host that was sent", async || {
+            let log = site.up.data.path().join("data/gateway/logs/access.log");
+            std::fs::read_to_string(log).unwrap_or_default().contains(&logged)
+        })
+        .await;
     }
 }
 

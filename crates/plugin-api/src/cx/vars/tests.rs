@@ -32,7 +32,7 @@ impl Plugin for ReadsBody {
 
 static READS_BODY: crate::PluginDef = crate::PluginDef::of::<ReadsBody>();
 
-fn setup() -> Setup {
+pub(super) fn setup() -> Setup {
     Setup::new(&[&READS_BODY])
         .info(RouteInfo {
             id: "r1".into(),
@@ -109,6 +109,8 @@ fn request_and_connection() {
             ("server_protocol", "HTTP/1.1"),
             ("hostname", "test-node"),
             ("connection", "7"),
+            ("connection_requests", "1"),
+            ("proxy_protocol_addr", "-"),
             ("status", "200"),
             ("request_length", "50"),
             ("bytes_sent", "102"),
@@ -207,6 +209,21 @@ fn tries_are_listed_in_order() {
 }
 
 #[test]
+fn what_the_upstream_is_asked_is_what_was_sent() {
+    let mut cx = setup().route(json!({})).send("GET /\nHost: h\nUpgrade: h2c\nConnection: Upgrade").cx;
+    let shown = |cx: &crate::RequestCx| {
+        ["upstream_host", "upstream_upgrade", "upstream_connection"]
+            .map(|name| cx.var(&VarName::parse(name)).map_or("-".into(), |value| value.text().into_owned()))
+    };
+    assert_eq!(shown(&cx), ["h", "-", "-"]);
+    cx.upstream.host = Some(http::HeaderValue::from_static("of.plugin.test"));
+    assert_eq!(shown(&cx), ["of.plugin.test", "-", "-"]);
+    cx.upstream.own_host = Some(http::HeaderValue::from_static("inner.test"));
+    cx.upstream.upgrade = Some("websocket".into());
+    assert_eq!(shown(&cx), ["inner.test", "websocket", "Upgrade"]);
+}
+
+#[test]
 fn values_given_by_plugins_come_first() {
     let mut cx = setup().route(json!({})).send("GET /").cx;
     cx.set_var("uri", "/given".to_owned());
@@ -278,24 +295,29 @@ fn a_graphql_document_is_taken_apart_once() {
 /// A certificate for `CN=Joe\, B,O=Acme,C=DE`, serial 0A1B, valid for 71 years.
 const CERTIFICATE: &str = include_str!("client.pem");
 
-#[test]
-fn tls() {
+/// TLS with a client that shows [`CERTIFICATE`].
+pub(super) fn client_tls() -> TlsInfo {
     let der = {
         use base64::Engine as _;
         let body: String = CERTIFICATE.lines().filter(|line| !line.starts_with("-----")).collect();
         base64::engine::general_purpose::STANDARD.decode(body).unwrap()
     };
-    let tls = TlsInfo {
+    TlsInfo {
         sni: Some("a.test".into()),
         protocol: "TLSv1.3",
         cipher: "TLS_AES_128_GCM_SHA256".into(),
+        curve: Some("X25519"),
         alpn: Some("h2"),
         resumed: true,
         client_verify: "SUCCESS".into(),
         client_certificate: Some(der.into()),
-    };
+    }
+}
+
+#[test]
+fn tls() {
     check(
-        Ask::from("GET /\nHost: a.test").tls(tls),
+        Ask::from("GET /\nHost: a.test").tls(client_tls()),
         &[
             ("https", "on"),
             ("scheme", "https"),
@@ -311,7 +333,7 @@ fn tls() {
             ("ssl_client_serial", "0A1B"),
             ("ssl_client_v_end", "Jan 28 17:48:26 2098 GMT"),
             ("ssl_client_fingerprint", "53c761490191d7d06d72e12f05269bd7e7ab753d"),
-            ("ssl_curve", "-"),
+            ("ssl_curve", "X25519"),
         ],
     );
     check("GET /", &[("ssl_protocol", "-"), ("ssl_client_verify", "-")]);

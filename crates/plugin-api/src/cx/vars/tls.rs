@@ -14,6 +14,7 @@ pub(crate) fn var<'a>(tls: &'a TlsInfo, name: &str) -> Option<Var<'a>> {
     let text = match name {
         "ssl_protocol" => tls.protocol,
         "ssl_cipher" => &tls.cipher,
+        "ssl_curve" => tls.curve?,
         "ssl_server_name" => tls.sni.as_deref()?,
         "ssl_session_reused" => {
             if tls.resumed {

@@ -2,13 +2,12 @@
 
 use super::{header as header_of, text, time};
 use crate::cx::{Attempt, RequestCx, ResponseSource};
-use http::header::{self, SET_COOKIE};
+use http::header::SET_COOKIE;
 use milecastle_matching::Var;
 use std::fmt::{Display, Write};
 
 pub(super) fn var<'a>(cx: &'a RequestCx, name: &str) -> Option<Var<'a>> {
     let upstream = &cx.upstream;
-    let request_header = |name| cx.request.headers.get(name).map(|value| Var::Str(text(value)));
     Some(match name {
         "upstream_addr" => return list(cx, |attempt| attempt.node.clone()),
         "upstream_status" => return list(cx, |attempt| attempt.status),
@@ -22,16 +21,13 @@ pub(super) fn var<'a>(cx: &'a RequestCx, name: &str) -> Option<Var<'a>> {
         "balancer_port" => upstream.last()?.addr.port().to_string().into(),
         "upstream_unresolved_host" => Var::from(upstream.unresolved_host.as_deref()?),
         "upstream_scheme" => if upstream.scheme.is_empty() { "http" } else { upstream.scheme }.into(),
-        "upstream_host" => match &upstream.host {
-            Some(host) => Var::Str(text(host)),
-            None => return request_header(header::HOST),
-        },
+        "upstream_host" => Var::Str(text(cx.upstream_host()?)),
         "upstream_uri" => match cx.request.rewritten_target() {
             Some(target) => target.into(),
             None => Var::Str(cx.request.normal_target()),
         },
-        "upstream_upgrade" => return request_header(header::UPGRADE),
-        "upstream_connection" => return request_header(header::CONNECTION),
+        "upstream_upgrade" => Var::from(upstream.upgrade.as_deref()?),
+        "upstream_connection" => upstream.upgrade.as_ref().map(|_| "Upgrade")?.into(),
         _ => return None,
     })
 }

@@ -206,6 +206,7 @@ async fn pass(session: &mut Session, listed: &Listed, shared: &UdpSession, upstr
         match received {
             Ok(len) => {
                 session.cx.traffic.upstream_received += len as u64;
+                session.note_first_byte();
                 shared.moved.set(Instant::now());
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

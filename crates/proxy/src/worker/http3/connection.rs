@@ -68,7 +68,9 @@ impl Opening {
             peer,
             local: SocketAddr::new(ip, listen.addr.port()),
             scheme: Scheme::Https,
+            proxied: None,
             tls: Some(*tls),
+            opened: activity.opened,
             serial,
             peer_text: peer.ip().to_canonical().to_string().into(),
         };
