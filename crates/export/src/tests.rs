@@ -162,3 +162,14 @@ async fn answers_that_are_too_long_are_counted() {
         assert_eq!((answer.status, answer.body.len(), background.long_answers()), (200, read, counted));
     }
 }
+
+#[test]
+fn an_address_has_no_password_and_no_error_shows_one() {
+    for text in
+        ["http://user:hush@a.test:4318", "https://hush@a.test/v1", "ftp://user:hush@a.test", "http://u:hush@a b"]
+    {
+        let error = Target::parse(text, true).unwrap_err().to_string();
+        assert!(error.contains("…@a") && !error.contains("hush"), "{error}");
+    }
+    assert_eq!(Target::parse("http://a.test/@", true).unwrap().path, "/@");
+}
