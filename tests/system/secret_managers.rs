@@ -8,6 +8,7 @@ use milecastle_tests::{ADMIN_KEY, Up};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 const TOKEN: &str = "t0ken-of-the-vault";
 
@@ -352,7 +353,8 @@ fn pair(identity: &Identity) -> Value {
 async fn certificates_and_keys_come_from_a_manager_and_are_renewed_there() {
     let mut site = Site::start();
     let (first, second) = (Authority::new("first"), Authority::new("second"));
-    let (former, renewed) = (first.issue(&["a.test"]), second.issue(&["a.test"]));
+    let soon = Duration::from_secs(3 * 86_400);
+    let (former, renewed) = (first.issue(&["a.test"]), second.issue_for(&["a.test"], soon));
     site.vault.set("kv/tls", pair(&former));
     site.manager().await;
     let ssl = json!({ "snis": ["a.test"], "cert": "$secret://vault/1/tls/cert", "key": "$secret://vault/1/tls/key" });
@@ -366,7 +368,12 @@ async fn certificates_and_keys_come_from_a_manager_and_are_renewed_there() {
     site.until_said("object in quarantine").await;
     assert!(serves(&site.up, &second).await);
     let api = site.up.dashboard();
-    for (path, word) in [("/api/nodes", "not the PEM text"), ("/api/warnings", "object in quarantine")] {
+    for (path, word) in [
+        ("/api/nodes", "not the PEM text"),
+        ("/api/warnings", "object in quarantine"),
+        // The one that is served ends soon.
+        ("/api/alarms", "ssls/1"),
+    ] {
         eventually("the control plane is told", async || {
             Call::get(path).header("x-api-key", ADMIN_KEY).to(api).await.unwrap().text().contains(word)
         })

@@ -38,7 +38,7 @@ pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use identity::{IdentityError, NodeCertificate, NodeIdentity};
 pub use listen::{ListenTlsError, ListenerTls};
 pub use node::{KeyRequest, NodeKeys, NodeKeysError};
-pub use public::chain_ends;
+pub use public::{chain_ends, first_end};
 pub use tls::{ServerIdentity, TrustError, join_client_config, server_config};
 pub use token::{GroupToken, TokenError, TokenHash};
 
