@@ -266,12 +266,12 @@ async fn alarms_of_certificates_are_raised_and_cleared(gw: Gateway) {
 async fn certificates_are_looked_for_wherever_they_stand(gw: Gateway) {
     begun(&gw).await;
     let authority = Authority::new("issuer");
-    let [soon, later] =
-        [3, 365].map(|days: u64| authority.issue_for(&["a.test"], Duration::from_secs(days * 86_400)));
+    let [soon, later] = [3, 365].map(|days: u64| authority.issue_for(&["a.test"], Duration::from_secs(days * 86_400)));
     let tls = json!({ "client_cert": soon.cert, "client_key": soon.key });
     let upstream = json!({ "scheme": "https", "nodes": { "a:1": 1 }, "tls": tls });
     let inline = json!({ "upstream": upstream });
-    let split = json!({ "traffic-split": { "rules": [{ "weighted_upstreams": [{ "weight": 1, "upstream": upstream }] }] } });
+    let split =
+        json!({ "traffic-split": { "rules": [{ "weighted_upstreams": [{ "weight": 1, "upstream": upstream }] }] } });
     let ssl = |more: Value| {
         let mut ssl = json!({ "sni": "a.test", "cert": later.cert, "key": later.key });
         ssl.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

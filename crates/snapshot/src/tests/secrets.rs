@@ -115,8 +115,16 @@ fn certificates_that_references_stand_for_are_known_as_they_are_in_force() {
         config.now.referred_certificates().map(of).collect()
     };
     let mut expected = BTreeMap::from(
-        [("ssls/1", 2), ("ssls/3", 2), ("ssls/4", 1), ("ssls/5", 0), ("upstreams/1", 1), ("services/1", 1), ("routes/1", 1)]
-            .map(|(object, count)| (format!("/{object}"), count)),
+        [
+            ("ssls/1", 2),
+            ("ssls/3", 2),
+            ("ssls/4", 1),
+            ("ssls/5", 0),
+            ("upstreams/1", 1),
+            ("services/1", 1),
+            ("routes/1", 1),
+        ]
+        .map(|(object, count)| (format!("/{object}"), count)),
     );
     assert_eq!(held(&config), expected);
     // What replaces it and is none leaves the one in force.

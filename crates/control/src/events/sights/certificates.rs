@@ -246,7 +246,10 @@ mod tests {
             certificates.look(&store, &Heads::default(), nodes, &Events::default(), &mut news).await.unwrap();
             let (events, states) = news.into_parts();
             told.remember(states);
-            events.into_iter().map(|event| json!([event.data["state"], event.data["object"], event.data["days"]])).collect()
+            events
+                .into_iter()
+                .map(|event| json!([event.data["state"], event.data["object"], event.data["days"]]))
+                .collect()
         };
         let none: [Value; 0] = [];
         // One of a later version's kinds concerns nobody.
