@@ -106,13 +106,13 @@ impl Store {
         Ok(Snapshot { lineage, revision, mark, gate, objects })
     }
 
-    /// Shows `see` all objects of a kind in a group, by id in byte order, one after the other: none is held longer than it holds it.
-    pub async fn each_of_kind(&self, group: &str, kind: Kind, mut see: impl FnMut(&Object)) -> Result<(), StoreError> {
+    /// Hands over all objects of a kind in a group, by id in byte order, one after the other, so that no more than one is held here.
+    pub async fn each_of_kind(&self, group: &str, kind: Kind, mut take: impl FnMut(Object)) -> Result<(), StoreError> {
         let sql = "SELECT kind, id, body, sealed, created, modified FROM resource \
                    WHERE group_id = $1 AND kind = $2 ORDER BY id";
         let mut tx = self.0.db.begin_read().await?;
         tx.each(sql, args![group, kind.name()], |row| {
-            see(&object(&row, &self.0.sealer, group, 2)?);
+            take(object(&row, &self.0.sealer, group, 2)?);
             Ok(())
         })
         .await

@@ -93,7 +93,8 @@ fn the_references_of_objects_are_known_where_they_are_resolved_and_however_they_
 fn certificates_that_references_stand_for_are_known_as_they_are_in_force() {
     let (values, mut config) = config();
     let (cert, key) = pair();
-    (values.set(TEXT, &cert), values.set(KEY, &key));
+    values.set(TEXT, &cert);
+    values.set(KEY, &key);
     let upstream = |cert: &str, key: &str| {
         let tls = json!({ "client_cert": cert, "client_key": key });
         json!({ "nodes": { "127.0.0.1:1": 1 }, "scheme": "https", "tls": tls })

@@ -158,7 +158,7 @@ impl Found {
         let Head { lineage, revision, mark, .. } = head.clone();
         let mut ends = BTreeMap::new();
         for kind in HOLDERS {
-            store.each_of_kind(group, kind, |object| set(&mut ends, object)).await?;
+            store.each_of_kind(group, kind, |object| set(&mut ends, &object)).await?;
         }
         Ok(Self { lineage, revision, mark, ends })
     }
