@@ -4,10 +4,11 @@
 use milecastle_testkit::registry::{Fault, Server};
 use milecastle_testkit::tls::{Authority, Identity};
 use milecastle_testkit::{Answer, Call, Echo, Target, TempDir, Vault, eventually};
-use milecastle_tests::Up;
+use milecastle_tests::{ADMIN_KEY, Up};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 const TOKEN: &str = "t0ken-of-the-vault";
 
@@ -94,6 +95,36 @@ impl Site {
         self.up.process.log().iter().any(|line| line.contains(text))
     }
 
+    /// None of these secrets is in the log, in metrics, in what node and control plane tell, or on the disk.
+    async fn shows_nowhere(&mut self, secrets: &[&str]) {
+        let (node, api) = (self.up.control, self.up.dashboard());
+        let mut places = vec![("the log".to_owned(), self.up.process.log().join("\n"))];
+        for (at, path) in [
+            (self.up.prometheus, "/apisix/prometheus/metrics"),
+            (node, "/v1/routes"),
+            (node, "/v1/services"),
+            (node, "/v1/upstreams"),
+            (node, "/v1/schema"),
+            (node, "/v1/plugin_metadatas"),
+            (api, "/metrics"),
+            (api, "/api/nodes"),
+            (api, "/api/events?limit=500"),
+            (api, "/api/warnings?limit=1000"),
+            (api, "/api/audit?limit=500"),
+            (api, "/api/openapi.json"),
+        ] {
+            let answer = Call::get(path).header("x-api-key", ADMIN_KEY).to(at).await.unwrap();
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            places.push((path.to_owned(), answer.text()));
+        }
+        places.extend(texts_in(self.up.data.path()));
+        for (place, text) in places {
+            for secret in secrets {
+                assert!(!text.contains(secret), "{place} shows {secret}");
+            }
+        }
+    }
+
     async fn until_said(&self, text: &str) {
         eventually(&format!("{text:?} in the log"), async || self.said(text)).await;
     }
@@ -122,7 +153,7 @@ fn texts_in(directory: &Path) -> Vec<(String, String)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resources_13_4_values_are_there_from_the_first_request_on_and_rotate_without_a_failure() {
-    let site = Site::start();
+    let mut site = Site::start();
     site.manager().await;
     site.vault.hold(true);
     let seen = async {
@@ -162,20 +193,9 @@ async fn resources_13_4_values_are_there_from_the_first_request_on_and_rotate_wi
     .await;
 
     // Values and the token are nowhere but in memory and on their way.
-    let mut places = vec![("the log".to_owned(), site.up.process.log().join("\n"))];
-    let metrics = Call::get("/apisix/prometheus/metrics").to(site.up.prometheus).await.unwrap();
-    places.push(("the metrics".to_owned(), metrics.text()));
-    for path in ["/v1/routes", "/v1/route/shop", "/v1/services", "/v1/upstreams", "/v1/schema", "/v1/plugin_metadatas"]
-    {
-        places.push((path.to_owned(), Call::get(path).to(site.up.control).await.unwrap().text()));
-    }
-    assert!(places[2].1.contains("$secret://vault/1/shop/text"), "the reference is shown");
-    places.extend(texts_in(site.up.data.path()));
-    for (place, text) in places {
-        for secret in [TOKEN, "sesame-1", "sesame-2", "h3ader-1", "h3ader-2", "t3xt-1", "t3xt-2"] {
-            assert!(!text.contains(secret), "{place} shows {secret}");
-        }
-    }
+    let shown = Call::get("/v1/route/shop").to(site.up.control).await.unwrap().text();
+    assert!(shown.contains("$secret://vault/1/shop/text"), "the reference is shown");
+    site.shows_nowhere(&[TOKEN, "sesame-1", "sesame-2", "h3ader-1", "h3ader-2", "t3xt-1", "t3xt-2"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -331,21 +351,37 @@ fn pair(identity: &Identity) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_and_keys_come_from_a_manager_and_are_renewed_there() {
-    let site = Site::start();
+    let mut site = Site::start();
     let (first, second) = (Authority::new("first"), Authority::new("second"));
-    site.vault.set("kv/tls", pair(&first.issue(&["a.test"])));
+    let soon = Duration::from_secs(3 * 86_400);
+    let (former, renewed) = (first.issue(&["a.test"]), second.issue_for(&["a.test"], soon));
+    site.vault.set("kv/tls", pair(&former));
     site.manager().await;
     let ssl = json!({ "snis": ["a.test"], "cert": "$secret://vault/1/tls/cert", "key": "$secret://vault/1/tls/key" });
     site.put("/ssls/1", ssl).await;
     assert!(serves(&site.up, &first).await);
-    site.vault.set("kv/tls", pair(&second.issue(&["a.test"])));
+    site.vault.set("kv/tls", pair(&renewed));
     eventually("the renewed certificate", async || serves(&site.up, &second).await).await;
     assert!(!serves(&site.up, &first).await);
-    // What is no certificate does not replace one that is, and no log shows it.
+    // What is no certificate does not replace one that is.
     site.vault.set("kv/tls", json!({ "cert": "-----BEGIN CERTIFICATE-----spoilt-----END", "key": "sp0ilt" }));
     site.until_said("object in quarantine").await;
     assert!(serves(&site.up, &second).await);
-    assert!(!site.said("spoilt") && !site.said("sp0ilt"));
+    let api = site.up.dashboard();
+    for (path, word) in [
+        ("/api/nodes", "not the PEM text"),
+        ("/api/warnings", "object in quarantine"),
+        // The one that is served ends soon.
+        ("/api/alarms", "ssls/1"),
+    ] {
+        eventually("the control plane is told", async || {
+            Call::get(path).header("x-api-key", ADMIN_KEY).to(api).await.unwrap().text().contains(word)
+        })
+        .await;
+    }
+    // A line of its own of each key, which stands in PEM and in JSON alike.
+    let [former, renewed] = [&former, &renewed].map(|pair| pair.key.lines().nth(1).unwrap());
+    site.shows_nowhere(&[TOKEN, former, renewed, "spoilt", "sp0ilt"]).await;
     site.delete("/secrets/vault/1").await;
     assert!(!serves(&site.up, &second).await, "without its secret the object has no certificate");
 }

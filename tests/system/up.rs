@@ -163,6 +163,14 @@ impl Up {
         self.data
     }
 
+    /// The dashboard's own listener, as the log tells it.
+    pub fn dashboard(&mut self) -> SocketAddr {
+        self.process.wait_for_line("the dashboard listens", START, |line| {
+            let (_, rest) = line.split_once("the dashboard listens")?;
+            rest.split_once("address=")?.1.split_whitespace().next()?.parse().ok()
+        })
+    }
+
     /// Calls the Admin API; `path` is what follows `/apisix/admin`.
     pub async fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let target = format!("/apisix/admin{path}");

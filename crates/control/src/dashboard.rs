@@ -120,7 +120,7 @@ impl Opening {
         metrics: &Registry,
     ) -> Result<Self, StartError> {
         let ended = Ended::register(metrics)?;
-        let tls = ListenerTls::load("tls", &settings.tls)?;
+        let tls = ListenerTls::load("tls", &settings.tls, metrics)?;
         let provider = Provider::new(&settings.oidc)?;
         let own = bind("server.listen", settings.server.listen.socket()).await?;
         let admin = match settings.admin.enable {

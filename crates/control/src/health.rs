@@ -146,7 +146,7 @@ impl Probes {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(settings.listen.socket()).await?;
         let address = listener.local_addr()?;
-        let tls = ListenerTls::load("probes.tls", &settings.tls).map_err(io::Error::other)?;
+        let tls = ListenerTls::load("probes.tls", &settings.tls, &metrics).map_err(io::Error::other)?;
         let ended = Ended::register(&metrics).map_err(io::Error::other)?;
         let router = routes(readiness).route("/metrics", get(move || async move { metrics_page(&metrics) }));
         let (stop, stopped) = watch::channel(false);

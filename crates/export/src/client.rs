@@ -39,10 +39,15 @@ impl Target {
     /// Reads `http://host[:port][/path]` or the same with `https`, whose certificate is verified if `verify` says so.
     ///
     /// # Errors
-    /// It is not of this form.
+    /// It is not of this form. A user or a password is not passed over: it would stand in the open, and be sent to nobody.
     pub fn parse(text: &str, verify: bool) -> Result<Self, TargetError> {
-        let fault = |reason| TargetError { text: text.to_owned(), reason };
+        // Somebody may have put a password where none belongs: it is shown to nobody.
+        let shown = || text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("…@{rest}"));
+        let fault = |reason| TargetError { text: shown(), reason };
         let uri: Uri = text.parse().map_err(|_| fault("expected http://host:port/path"))?;
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(fault("user and password before the host are sent to nobody: take them out"));
+        }
         let (tls, default) = match uri.scheme_str() {
             Some("http") => (Tls::None, 80),
             Some("https") if verify => (Tls::Verified, 443),

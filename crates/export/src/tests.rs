@@ -212,3 +212,14 @@ async fn a_server_without_a_final_answer_is_left() {
     let (answer, ()) = tokio::join!(client.post(HeaderMap::new(), "body".into(), Duration::from_secs(3600)), flood);
     assert!(matches!(answer, Err(HttpError::Interim)), "{answer:?}");
 }
+
+#[test]
+fn an_address_has_no_password_and_no_error_shows_one() {
+    for text in
+        ["http://user:hush@a.test:4318", "https://hush@a.test/v1", "ftp://user:hush@a.test", "http://u:hush@a b"]
+    {
+        let error = Target::parse(text, true).unwrap_err().to_string();
+        assert!(error.contains("…@a") && !error.contains("hush"), "{error}");
+    }
+    assert_eq!(Target::parse("http://a.test/@", true).unwrap().path, "/@");
+}

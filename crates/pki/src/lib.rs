@@ -36,9 +36,9 @@ pub mod transport;
 pub use ca::{Ca, Issued, PkiError, ServerCertificate};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use identity::{IdentityError, NodeCertificate, NodeIdentity};
-pub use listen::{ListenTlsError, ListenerTls};
+pub use listen::{ListenTlsError, ListenerTls, register_listener_metrics};
 pub use node::{KeyRequest, NodeKeys, NodeKeysError};
-pub use public::chain_ends;
+pub use public::{chain_ends, first_end};
 pub use tls::{ServerIdentity, TrustError, join_client_config, server_config};
 pub use token::{GroupToken, TokenError, TokenHash};
 

@@ -9,8 +9,16 @@ use crate::identity::{parse, validity};
 
 /// When the first of the certificates in a text ends, which is a chain in PEM; `None` if it holds none that can be read.
 pub fn chain_ends(pem: &str) -> Option<SystemTime> {
-    let read = CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok);
-    read.filter_map(|certificate| Some(validity(&parse(&certificate)?).1)).min()
+    CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(|read| end(&read.ok()?)).min()
+}
+
+/// When the first of these certificates ends; `None` if none can be read.
+pub fn first_end<'a, 'c: 'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'c>>) -> Option<SystemTime> {
+    certificates.into_iter().filter_map(end).min()
+}
+
+fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    Some(validity(&parse(certificate)?).1)
 }
 
 #[cfg(test)]
@@ -29,5 +37,7 @@ mod tests {
         assert_eq!(chain_ends(&ca.certificate_pem()), Some(ca.not_after()));
         assert_eq!(chain_ends(&format!("{}{leaf}", ca.certificate_pem())), Some(server.not_after));
         assert_eq!(chain_ends("$secret://vault/1/cert"), None);
+        assert_eq!(first_end(server.chain.iter().rev()), Some(server.not_after));
+        assert_eq!(first_end([&CertificateDer::from(vec![0])]), None);
     }
 }

@@ -230,7 +230,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     const RUN_POLICY: RunPolicy = RunPolicy::Both;
     /// It only watches, or says what becomes of connections that last: a change of it is none of their terms.
     const INCIDENTAL: bool = false;
-    /// Attributes that are secret: dotted paths in the configuration (of the credential for authentication plugins).
+    /// Attributes that are secret: dotted paths in the configuration (of the credential for authentication plugins), and in the
+    /// metadata. Of an object every member is, whatever its name.
     const ENCRYPTED: &'static [&'static str] = &[];
     /// Configurations to learn from.
     const EXAMPLES: &'static [Example] = &[];

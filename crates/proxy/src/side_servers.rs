@@ -115,7 +115,7 @@ impl SideServers {
         let side_limits = SideLimits::new(settings, &metrics)?;
         let mut listening = Vec::new();
         let mut open = |key: &'static str, addr, section: &'static str, tls: &ListenTls| {
-            let tls = ListenerTls::load(section, tls)?;
+            let tls = ListenerTls::load(section, tls, &metrics)?;
             let opened = SideListener::open(key, addr, inherited, &gate, &side_limits, tls);
             let (listener, own) = opened.map_err(|source| SideError::Listen { key, addr, source })?;
             listening.push(own);
@@ -135,7 +135,7 @@ impl SideServers {
             None
         };
         let prometheus = &settings.plugin_attr.prometheus;
-        let registry = metrics;
+        let registry = metrics.clone();
         let sources = Sources {
             registry,
             counters,
@@ -202,13 +202,14 @@ mod tests {
     use super::*;
     use crate::node::{Alarm, LastGoodFigures};
     use milecastle_model::{Key, Kind, Object};
+    use milecastle_pki::chain_ends;
     use milecastle_plugin_api::{NoSecrets, Registry, Shared};
     use milecastle_settings::{IpPort, SideTls, Time};
     use milecastle_testkit::tls::Authority;
     use milecastle_testkit::{Call, Target, TempDir, eventually};
     use serde_json::{Map, json};
     use std::fs;
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     fn settings() -> Settings {
         let mut settings = Settings::default();
@@ -351,6 +352,16 @@ mod tests {
         for (addr, path, expected) in all {
             assert_eq!(status(addr, path, &authority).await, Some(expected), "{path}");
             assert!(Call::get(path).to(addr).await.is_err(), "no plain HTTP: {path}");
+        }
+        let (metrics, path, _) = all[2];
+        let mut connection = Target::tls(metrics, "localhost", &authority.pem()).connect().await.unwrap();
+        let page = Call::get(path).send(&mut connection).await.unwrap().text();
+        let end = chain_ends(&fs::read_to_string(files.path().join("cert.pem")).unwrap()).unwrap();
+        let end = end.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        for section in ["status", "control", "prometheus"] {
+            let name = "gw_listener_certificate_end_timestamp_seconds";
+            let line = format!("{name}{{section=\"side_tls.{section}\"}} {end}");
+            assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
         }
         let renewed = Authority::new("renewed");
         put(&renewed);

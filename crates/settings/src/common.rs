@@ -55,6 +55,9 @@ pub struct ListenTls {
     pub client_ca_file: Option<PathBuf>,
     /// How often the files are looked at.
     pub reload: Time,
+    /// How long before the first certificate in the files ends the log begins to say so, at level WARN, once a day; `0s`: once it has
+    /// ended.
+    pub warn_within: Time,
 }
 
 impl ListenTls {
@@ -360,7 +363,13 @@ impl Default for Server {
 
 impl Default for ListenTls {
     fn default() -> Self {
-        Self { cert_file: None, key_file: None, client_ca_file: None, reload: Time::secs(60) }
+        Self {
+            cert_file: None,
+            key_file: None,
+            client_ca_file: None,
+            reload: Time::secs(60),
+            warn_within: Time::secs(30 * 86_400),
+        }
     }
 }
 

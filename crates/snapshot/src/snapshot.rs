@@ -17,6 +17,7 @@ use milecastle_matching::Router;
 use milecastle_model::{Key, Kind, Object};
 use milecastle_plugin_api::{Built, Chain, Consumer, CredentialMatch};
 use milecastle_settings::Registries;
+use rustls_pki_types::CertificateDer;
 use std::any::Any;
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ pub struct Snapshot {
     /// References to secret managers, of the objects whose present bodies hold some. A former form that serves in the place of a body
     /// in quarantine keeps the values that it was built with.
     pub(crate) references: OrdMap<Key, Arc<[Box<str>]>>,
+    /// Objects in whose present bodies references stand for certificates.
+    pub(crate) referring: OrdSet<Key>,
     pub(crate) router: Router<Arc<CompiledRoute>>,
     /// Every route that has a form, also those that are switched off.
     pub(crate) routes: Map<Arc<CompiledRoute>>,
@@ -78,6 +81,7 @@ impl Snapshot {
             objects: OrdMap::new(),
             quarantined: OrdMap::new(),
             references: OrdMap::new(),
+            referring: OrdSet::new(),
             router: Router::new(compiler.mode()),
             routes: Map::default(),
             field_routes: OrdSet::new(),
@@ -270,6 +274,27 @@ impl Snapshot {
     /// The objects that hold references to secret managers (`$secret://…`), and which ones.
     pub fn references(&self) -> impl Iterator<Item = (&Key, &[Box<str>])> {
         self.references.iter().map(|(key, references)| (key, &**references))
+    }
+
+    /// The objects in which references (`$secret://…`, `$env://…`) stand for certificates or authorities, each with all that it has in
+    /// force; upstreams in configurations of plugins are left out.
+    pub fn referred_certificates(&self) -> impl Iterator<Item = (&Key, Vec<&CertificateDer<'static>>)> {
+        self.referring.iter().map(|key| (key, self.certificates_of(key)))
+    }
+
+    fn certificates_of(&self, key: &Key) -> Vec<&CertificateDer<'static>> {
+        if key.kind != Kind::Ssl {
+            return match self.upstream_at(&key.path()).map(|upstream| &upstream.client_certificate) {
+                Some(ClientCertificate::Own(Ok(own))) => own.pair().cert.iter().collect(),
+                _ => Vec::new(),
+            };
+        }
+        let served = self.ssls.get(&*key.id).into_iter().flat_map(|ssl| {
+            let authorities = ssl.client.iter().flat_map(|client| &client.authorities);
+            ssl.keys.iter().flat_map(|pair| &pair.cert).chain(authorities)
+        });
+        let shown = self.client_identities.get(&*key.id).into_iter().flatten();
+        served.chain(shown.flat_map(|identity| &identity.pair().cert)).collect()
     }
 
     /// Number of objects.

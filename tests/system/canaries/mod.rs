@@ -26,7 +26,7 @@ use objects::{assert_all_places, objects, refused_objects, secret, settings, spo
 const MARK: &str = "c4n4ry";
 /// The one that the database holds in clear, in the address of a probe; it is shown nowhere either.
 const OF_A_PROBE: &str = "can4ry-of-a-probe";
-/// How long the process may take to start and to end, with all that it says.
+/// How long the process may take to end, with all that it says.
 const LONG: Duration = Duration::from_secs(60);
 
 /// The secrets, as they are looked for.
@@ -87,14 +87,6 @@ impl Secrets {
         let told: Vec<_> = shown.iter().map(|(place, around)| format!("{place}: …{around}…")).collect();
         assert!(told.is_empty(), "secrets show in {} places:\n{}", told.len(), told.join("\n"));
     }
-}
-
-/// The dashboard's own listener, as the log tells it.
-fn dashboard(up: &mut Up) -> SocketAddr {
-    up.process.wait_for_line("the dashboard listens", LONG, |line| {
-        let (_, rest) = line.split_once("the dashboard listens")?;
-        rest.split_once("address=")?.1.split_whitespace().next()?.parse().ok()
-    })
 }
 
 async fn call(at: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Answer {
@@ -211,7 +203,8 @@ async fn readable(api: SocketAddr) -> Vec<String> {
 
 /// Whether whoever may read this is shown secrets: plugins' own, as the reference does, and whole configurations with them.
 fn is_with_secrets(path: &str) -> bool {
-    let shown = ["/apisix/admin/consumers", "/apisix/admin/secrets", "/apisix/admin/configs"];
+    let shown =
+        ["/apisix/admin/consumers", "/apisix/admin/plugin_metadata", "/apisix/admin/secrets", "/apisix/admin/configs"];
     // One of them has a plugin with a key.
     path == "/apisix/admin/stream_routes"
         || shown.iter().any(|start| path.starts_with(start))
@@ -220,7 +213,7 @@ fn is_with_secrets(path: &str) -> bool {
 
 /// What there is nothing of here: sessions, a provider to log in with, and objects of kinds that hold no secret.
 fn is_of_nothing(path: &str) -> bool {
-    let none = ["consumer_groups/1", "global_rules/1", "plugin_configs/1", "plugin_metadata/1", "protos/1"];
+    let none = ["consumer_groups/1", "global_rules/1", "plugin_configs/1", "protos/1"];
     path.starts_with("/api/session")
         || path.contains("graphql_cost_decorations")
         || none.iter().any(|object| path.ends_with(object))
@@ -414,7 +407,7 @@ async fn secrets_show_nowhere() {
         ("CANARY_KEY", "c4n4ry-environment"),
         ("CANARY_PEM", "c4n4ry-that-is-no-pem"),
     ]);
-    let (api, authority) = (dashboard(&mut up), Authority::new("canaries"));
+    let (api, authority) = (up.dashboard(), Authority::new("canaries"));
     let mut secrets = Secrets::new();
     let good = objects(&mut secrets, &authority);
     let all = [good.clone(), refused_objects()].concat();

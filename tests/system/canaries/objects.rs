@@ -24,6 +24,7 @@ pub(super) fn objects(secrets: &mut Secrets, authority: &Authority) -> Vec<Objec
     let (one, two, three, four) =
         (secrets.pair(authority), secrets.pair(authority), secrets.pair(authority), secrets.pair(authority));
     let key = |name: &str| json!({ "key-auth": { "key": secret(name) } });
+    let traced = json!({ "sampler": { "name": "always_on" } });
     let within = json!({ "rules": [{ "weighted_upstreams": [{ "weight": 1, "upstream": upstream(&three) }] }] });
     vec![
         (
@@ -37,7 +38,7 @@ pub(super) fn objects(secrets: &mut Secrets, authority: &Authority) -> Vec<Objec
         (
             Kind::Route,
             "/routes/1",
-            json!({ "uri": "/kept", "plugins": { "key-auth": {} }, "upstream": upstream(&four) }),
+            json!({ "uri": "/kept", "plugins": { "key-auth": {}, "opentelemetry": traced }, "upstream": upstream(&four) }),
         ),
         (Kind::StreamRoute, "/stream_routes/1", json!({ "server_port": 9100, "upstream": upstream(&three) })),
         (
@@ -59,6 +60,17 @@ pub(super) fn objects(secrets: &mut Secrets, authority: &Authority) -> Vec<Objec
             Kind::Secret,
             "/secrets/gcp/1",
             json!({ "auth_config": { "client_email": "e", "private_key": secret("gcp"), "project_id": "p" } }),
+        ),
+        (
+            Kind::PluginMetadata,
+            "/plugin_metadata/opentelemetry",
+            json!({
+                "collector": {
+                    "address": nowhere().to_string(),
+                    "request_headers": { "Authorization": secret("collector"), "X-Tenant": secret("tenant") },
+                },
+                "batch_span_processor": { "inactive_timeout": 0 },
+            }),
         ),
         (Kind::Consumer, "/consumers/jack", json!({ "username": "jack", "plugins": key("jack") })),
         (Kind::Credential, "/consumers/jack/credentials/1", json!({ "plugins": key("credential") })),
@@ -99,9 +111,10 @@ pub(super) fn settings() -> Value {
     })
 }
 
-/// The pointer of a dotted path within the configuration of a plugin.
-fn place_in(plugin: &str, path: &str) -> String {
-    format!("/plugins/{plugin}/{}", path.replace('.', "/"))
+/// The pointer of a dotted path of a plugin in objects of a kind: in its configuration, or in its metadata.
+fn place_in(kind: Kind, plugin: &str, path: &str) -> String {
+    let path = path.replace('.', "/");
+    if kind == Kind::PluginMetadata { format!("/{path}") } else { format!("/plugins/{plugin}/{path}") }
 }
 
 /// Every place of a secret, of each kind and plugin, has one in these bodies.
@@ -117,7 +130,7 @@ pub(super) fn assert_all_places(objects: &[Object], secrets: &Secrets) {
     }
     for def in milecastle_plugins::ALL.iter().chain(milecastle_plugins::STREAM) {
         for path in def.encrypted {
-            let has = objects.iter().any(|(_, _, body)| has_one(body, &place_in(def.name, path)));
+            let has = objects.iter().any(|(kind, _, body)| has_one(body, &place_in(*kind, def.name, path)));
             assert!(has, "no object of this test has a secret at `{path}` of the plugin {}", def.name);
         }
     }

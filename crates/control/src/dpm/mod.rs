@@ -65,7 +65,9 @@ use line::Line;
 use metrics::Metrics;
 
 pub use authority::{AuthorityError, cluster_ca, mint_group_token};
-pub use nodes::{Condition, Figures, NodeState, Nodes, Receipt, RefusedStep, RejectedObject, Troubles};
+pub use nodes::{
+    Condition, Figures, HeldCertificate, NodeState, Nodes, Receipt, RefusedStep, RejectedObject, Troubles,
+};
 pub(crate) use nodes::{Silence, is_connected};
 
 /// Calls of one connection at a time. A node has one stream, and renews its certificate now and then.

@@ -55,7 +55,7 @@ pub(crate) mod kind {
 
 /// What alarms are about: the first part of the subject of theirs, before a slash.
 pub(crate) mod alarm {
-    /// A certificate of an object ends soon.
+    /// A certificate that an object has or names ends soon.
     pub(crate) const CERTIFICATE: &str = "certificate";
     /// A certificate of a node does, and should have been renewed.
     pub(crate) const NODE_CERTIFICATE: &str = "node_certificate";
@@ -84,7 +84,9 @@ pub(crate) fn is_visible(topic: &Topic, rights: &Rights) -> bool {
         kind::LINEAGE => Resource::Lineage,
         kind::ROLLOUT => Resource::Rollout,
         kind::NODE => Resource::Nodes,
-        kind::ALARM if about == alarm::CERTIFICATE => Resource::Objects(Kind::Ssl),
+        kind::ALARM if about == alarm::CERTIFICATE => {
+            Resource::Objects(sights::object_of(topic).map_or(Kind::Ssl, |key| key.kind))
+        }
         kind::ALARM if about == alarm::UNAVAILABLE => Resource::Probes,
         kind::ALARM if about == alarm::LINEAGE => Resource::Lineage,
         kind::ALARM if [alarm::ROLLOUT, alarm::ROLLOUT_STALLED].contains(&about) => Resource::Rollout,
@@ -125,7 +127,9 @@ mod tests {
             assert!(!is_visible(&topic(kind, None, "x/y"), &rights), "{kind}");
         }
         assert!(is_visible(&topic(kind::CHANGE, Some("a"), ""), &rights));
-        assert!(is_visible(&topic(kind::ALARM, Some("a"), "certificate/1"), &rights));
+        for certificate in ["certificate/1", "certificate/ssls/1", "certificate/routes/1"] {
+            assert!(is_visible(&topic(kind::ALARM, Some("a"), certificate), &rights), "{certificate}");
+        }
     }
 
     #[test]

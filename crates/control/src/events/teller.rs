@@ -139,6 +139,6 @@ impl Teller {
         sights::receipts(&self.nodes, &nodes, heads, news).await;
         let stalled = rollout::stalled(&self.store, self.nodes.silence(), &rollouts).await?;
         sights::rollouts(&rollouts, &stalled, news);
-        self.certificates.look(&self.store, heads, &self.settings, news).await
+        self.certificates.look(&self.store, heads, &nodes, &self.settings, news).await
     }
 }

@@ -21,6 +21,7 @@ on_both!(
     groups_keep_to_themselves,
     a_list_for_those_who_ask_again,
     alarms_of_certificates_are_raised_and_cleared,
+    certificates_are_looked_for_wherever_they_stand,
 );
 
 /// A client that follows.
@@ -260,6 +261,43 @@ async fn alarms_of_certificates_are_raised_and_cleared(gw: Gateway) {
     put(365).await;
     assert_eq!(follower.next_of("alarm").await["state"], "cleared");
     assert_eq!(alarms().await["total"], 0);
+}
+
+async fn certificates_are_looked_for_wherever_they_stand(gw: Gateway) {
+    begun(&gw).await;
+    let authority = Authority::new("issuer");
+    let [soon, later] = [3, 365].map(|days: u64| authority.issue_for(&["a.test"], Duration::from_secs(days * 86_400)));
+    let tls = json!({ "client_cert": soon.cert, "client_key": soon.key });
+    let upstream = json!({ "scheme": "https", "nodes": { "a:1": 1 }, "tls": tls });
+    let inline = json!({ "upstream": upstream });
+    let split =
+        json!({ "traffic-split": { "rules": [{ "weighted_upstreams": [{ "weight": 1, "upstream": upstream }] }] } });
+    let ssl = |more: Value| {
+        let mut ssl = json!({ "sni": "a.test", "cert": later.cert, "key": later.key });
+        ssl.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ssl
+    };
+    let within = "/plugins/traffic-split/rules/0/weighted_upstreams/0/upstream/tls/client_cert";
+    // One is there before anybody looks; of the others the changes are read.
+    gw.done(&format!("PUT /upstreams/1 {upstream}")).await;
+    let mut follower = Follower::of(&gw, "/api/events?kind=alarm&after=1").await;
+    for (object, body, at) in [
+        ("upstreams/1", upstream.clone(), "/tls/client_cert"),
+        ("services/1", inline.clone(), "/upstream/tls/client_cert"),
+        ("routes/1", json!({ "uri": "/", "upstream": upstream }), "/upstream/tls/client_cert"),
+        ("stream_routes/1", json!({ "server_port": 9100, "upstream": upstream }), "/upstream/tls/client_cert"),
+        ("plugin_configs/1", json!({ "plugins": split }), within),
+        ("ssls/1", ssl(json!({ "certs": [later.cert, soon.cert], "keys": [later.key, soon.key] })), "/certs/1"),
+        ("ssls/1", ssl(json!({ "client": { "ca": soon.cert } })), "/client/ca"),
+    ] {
+        gw.done(&format!("PUT /{object} {body}")).await;
+        let raised = follower.next_of("alarm").await;
+        let named = ["alarm", "state", "object", "at", "days"].map(|member| raised[member].clone());
+        assert_eq!(named, [json!("certificate"), json!("raised"), json!(object), json!(at), json!(7)]);
+        gw.done(&format!("DELETE /{object}")).await;
+        let cleared = follower.next_of("alarm").await;
+        assert_eq!([&cleared["state"], &cleared["object"]], ["cleared", object]);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use crate::gateway::{self, Gateway, KEY, bare};
 use milecastle_control::{Opening, Probes, Readiness};
+use milecastle_pki::chain_ends;
 use milecastle_settings::{self as settings, Time};
 use milecastle_telemetry::metrics::Registry;
 use milecastle_testkit::tls::{Authority, Identity, client_config_in};
@@ -11,6 +12,7 @@ use rustls::{ClientConfig, HandshakeKind};
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -81,13 +83,21 @@ async fn both_listeners_speak_tls_with_the_certificate_that_the_files_hold_now()
     assert_eq!(status(&Target::tls(admin, "localhost", &files.servers.pem())).await, Some(200));
     // Files that do not go together change nothing.
     let renewed = Authority::new("renewed");
-    let next = renewed.issue(&["localhost"]);
+    let next = renewed.issue_for(&["localhost"], Duration::from_secs(400 * 86_400));
     fs::write(files.dir.path().join("key.pem"), &next.key).unwrap();
     assert_eq!(status(&trusting).await, Some(200));
     files.put(&next);
     eventually("the renewed certificate is shown", async || status(&target(&gw, &renewed, None)).await == Some(200))
         .await;
     assert_eq!(status(&trusting).await, None);
+    let end = chain_ends(&next.cert).unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let line = format!("control_listener_certificate_end_timestamp_seconds{{section=\"tls\"}} {end}");
+    eventually("its end is a metric", async || {
+        let mut connection = target(&gw, &renewed, None).connect().await.unwrap();
+        let page = Call::get("/metrics").header("x-api-key", KEY).send(&mut connection).await.unwrap().text();
+        page.lines().any(|shown| shown == line)
+    })
+    .await;
 }
 
 #[tokio::test]

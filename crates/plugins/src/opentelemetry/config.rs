@@ -133,7 +133,7 @@ pub(super) struct CollectorConfig {
     /// Seconds that a request to it may take.
     #[schemars(range(min = 1))]
     pub(super) request_timeout: u32,
-    /// Headers of the requests to it: texts, numbers and booleans.
+    /// Headers of the requests to it, as `Authorization`: texts, numbers and booleans. Secret, and shown with the metadata alone.
     #[schemars(schema_with = "scalars")]
     pub(super) request_headers: Map<String, Value>,
 }

@@ -63,6 +63,7 @@ impl Plugin for OpenTelemetry {
     const INCIDENTAL: bool = true;
     const METADATA: Option<Metadata> =
         Some(Metadata { schema: schema_of::<MetadataConfig>, compile: Collector::compile });
+    const ENCRYPTED: &'static [&'static str] = &["collector.request_headers"];
     const EXAMPLES: &'static [Example] = &[
         Example::new("Every request, with its consumer and a header", include_str!("examples/always.json")),
         Example::new("What callers record, and one in a hundred of the rest", include_str!("examples/share.json")),

@@ -300,6 +300,15 @@ fn a_slow_collector_is_sent_several_batches_at_once_where_the_queue_shall_be_emp
 }
 
 #[test]
+fn headers_of_the_collector_are_secret() {
+    let mut metadata =
+        json!({ "collector": { "address": "c:1", "request_headers": { "Authorization": "t", "x-n": 7 } } });
+    DEF.mask(&mut metadata);
+    let headers = json!({ "Authorization": "******", "x-n": "******" });
+    assert_eq!(metadata, json!({ "collector": { "address": "c:1", "request_headers": headers } }));
+}
+
+#[test]
 fn faults_are_found_on_write() {
     let faults = |config: Value| Setup::new(&[&DEF]).faults(json!({ "opentelemetry": config }));
     assert_eq!(faults(json!({})), []);
@@ -316,6 +325,7 @@ fn faults_are_found_on_write() {
     assert!(compile(&json!({})).is_ok());
     for (metadata, path) in [
         (json!({ "collector": { "address": "ftp://c" } }), "/collector/address"),
+        (json!({ "collector": { "address": "http://user:password@c" } }), "/collector/address"),
         (
             json!({ "batch_span_processor": { "max_queue_size": 10, "max_export_batch_size": 10 } }),
             "/batch_span_processor/max_export_batch_size",

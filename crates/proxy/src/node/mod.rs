@@ -13,6 +13,7 @@
 //! - Without one, the first that is in force is no older than the head when the stream began: a snapshot that was packed earlier
 //!   waits for what has changed since.
 
+mod certificates;
 mod complaints;
 mod holdings;
 mod identity;
@@ -30,6 +31,7 @@ mod tests;
 
 use crate::health::HealthFigures;
 use crate::secrets::NodeSecrets;
+use certificates::CertificateEnds;
 use holdings::Holdings;
 use identity::Identity;
 use in_force::InForce;
@@ -176,6 +178,7 @@ impl Node {
             last_good,
             maintenance,
             regraded: in_force.regraded(),
+            certificates: CertificateEnds::default(),
             origin: None,
             partial: None,
             lineage_refused: None,
@@ -270,6 +273,8 @@ struct Member {
     maintenance: Maintenance,
     /// Hears when what is in quarantine is something else, with the revision the same.
     regraded: tokio::sync::watch::Receiver<()>,
+    /// Those of objects that have references to theirs.
+    certificates: CertificateEnds,
     /// Whose configuration is in force.
     origin: Option<Origin>,
     /// A snapshot of which chunks are due; it goes on over the next stream.

@@ -57,6 +57,7 @@ pub enum PushError {
 /// A name is taken by a metric of another kind.
 pub fn register_metrics(registry: &Registry, settings: &Prometheus) -> Result<(), MetricError> {
     Families::new(registry, settings)?;
+    milecastle_pki::register_listener_metrics(registry)?;
     side_http::register_metrics(registry).map(drop)
 }
 

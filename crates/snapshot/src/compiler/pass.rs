@@ -84,8 +84,13 @@ impl Pass {
         }
     }
 
-    /// Keeps the list of the references that objects hold.
+    /// Keeps the lists of the references that objects hold, and of the objects whose certificates are kept elsewhere.
     fn refer(&mut self, key: &Key) {
+        if self.next.objects.get(key).is_some_and(references::stand_for_certificates) {
+            self.next.referring.insert(key.clone());
+        } else if self.next.referring.contains(key) {
+            self.next.referring.remove(key);
+        }
         match self.next.objects.get(key).and_then(references::of) {
             Some(held) => drop(self.next.references.insert(key.clone(), held)),
             // Untouched where there is nothing to take away.

@@ -90,6 +90,54 @@ fn the_references_of_objects_are_known_where_they_are_resolved_and_however_they_
 }
 
 #[test]
+fn certificates_that_references_stand_for_are_known_as_they_are_in_force() {
+    let (values, mut config) = config();
+    let (cert, key) = pair();
+    values.set(TEXT, &cert);
+    values.set(KEY, &key);
+    let upstream = |cert: &str, key: &str| {
+        let tls = json!({ "client_cert": cert, "client_key": key });
+        json!({ "nodes": { "127.0.0.1:1": 1 }, "scheme": "https", "tls": tls })
+    };
+    let referred = upstream(TEXT, KEY);
+    config.good(&[
+        put(Kind::Ssl, "1", json!({ "sni": "a.test", "cert": TEXT, "key": KEY, "client": { "ca": TEXT } })),
+        put(Kind::Ssl, "2", json!({ "sni": "b.test", "cert": cert, "key": KEY })),
+        put(Kind::Ssl, "3", json!({ "sni": "c.test", "cert": cert, "key": key, "certs": [TEXT], "keys": [KEY] })),
+        put(Kind::Ssl, "4", json!({ "type": "client", "cert": TEXT, "key": KEY })),
+        put(Kind::Ssl, "5", json!({ "sni": "d.test", "cert": "$ENV://NONE", "key": KEY })),
+        put(Kind::Upstream, "1", referred.clone()),
+        put(Kind::Service, "1", json!({ "upstream": referred })),
+        put(Kind::Route, "1", json!({ "uri": "/1", "upstream": referred })),
+        put(Kind::Route, "2", json!({ "uri": "/2", "upstream": upstream(&cert, KEY), "plugins": mark(TEXT) })),
+    ]);
+    let held = |config: &Config| -> BTreeMap<String, usize> {
+        let of = |(key, certificates): (&Key, Vec<_>)| (key.path(), certificates.len());
+        config.now.referred_certificates().map(of).collect()
+    };
+    let mut expected = BTreeMap::from(
+        [
+            ("ssls/1", 2),
+            ("ssls/3", 2),
+            ("ssls/4", 1),
+            ("ssls/5", 0),
+            ("upstreams/1", 1),
+            ("services/1", 1),
+            ("routes/1", 1),
+        ]
+        .map(|(object, count)| (format!("/{object}"), count)),
+    );
+    assert_eq!(held(&config), expected);
+    // What replaces it and is none leaves the one in force.
+    values.set(TEXT, "sp0ilt");
+    assert!(!again(&mut config).is_empty());
+    assert_eq!(held(&config), expected);
+    config.good(&[delete(Kind::Route, "1"), put(Kind::Upstream, "1", upstream(&cert, &key))]);
+    expected.retain(|object, _| !["/routes/1", "/upstreams/1"].contains(&object.as_str()));
+    assert_eq!(held(&config), expected);
+}
+
+#[test]
 fn what_holds_a_reference_follows_its_value_and_nothing_else_is_touched() {
     let (values, mut config) = config();
     values.set(TEXT, "one");

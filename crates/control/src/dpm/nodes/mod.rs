@@ -119,6 +119,17 @@ pub struct RefusedStep {
     pub revision: u64,
 }
 
+/// The end of a certificate that a node has in force for an object, in which a reference stands for it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct HeldCertificate {
+    /// The name of the object's kind, which may be one that this version does not know.
+    pub kind: String,
+    /// The object's id.
+    pub id: String,
+    /// Unix time in seconds.
+    pub not_after: u64,
+}
+
 /// What a node does not do as it should, and what is not as it should be with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Troubles {
@@ -140,6 +151,10 @@ pub struct Troubles {
     /// When its certificate ends (Unix seconds), once it should have had the next one for some time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ends: Option<u64>,
+    /// When certificates end that it has in force for objects with references to them: of each object the first one, a few; `None`: it
+    /// has told nothing yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<Vec<HeldCertificate>>,
     /// Whether it takes no new work because an operator wants that: the node's own word, after each order.
     #[serde(default)]
     pub maintained: bool,

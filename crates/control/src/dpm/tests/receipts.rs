@@ -9,7 +9,7 @@ use milecastle_wire::pb;
 use pb::node_message::Message;
 
 use super::{Replica, on_both, put};
-use crate::dpm::{Condition, Nodes, Receipt};
+use crate::dpm::{Condition, HeldCertificate, Nodes, Receipt};
 
 on_both!(
     a_write_waits_for_its_nodes,
@@ -88,8 +88,13 @@ async fn rejections_are_known(replica: Replica) {
     stream.say(Message::Applied(applied)).await;
     let receipt = replica.manager.nodes().wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await;
     assert_eq!(receipt, Receipt { applied: 1, total: 1, rejected: 1, held: 0, settled: true });
+    let ends = |n: i64| pb::CertificateEnd {
+        key: (n != 1).then(|| pb::ObjectKey { kind: "ssl".to_owned(), id: n.to_string() }),
+        not_after: n,
+    };
     stream
         .say(Message::Report(pb::Report {
+            certificates: (0..300).map(ends).collect(),
             requests: 7,
             alarms: vec!["disk".to_owned()],
             upstream_targets: 5,
@@ -112,6 +117,9 @@ async fn rejections_are_known(replica: Replica) {
     let node = replica.manager.nodes().list(DEFAULT_GROUP).await.unwrap().remove(0);
     assert_eq!((node.troubles.rejected.len(), node.troubles.rejected_total), (100, 300));
     assert!(node.troubles.rejected[0].serving_last_good && node.troubles.rejected[0].reason.len() < 1000);
+    let held = node.troubles.certificates.as_deref().unwrap();
+    let second = HeldCertificate { kind: "ssl".to_owned(), id: "2".to_owned(), not_after: 2 };
+    assert_eq!((held.len(), &held[1]), (32, &second), "one of no object is left out");
     let figures = node.figures.unwrap();
     assert_eq!((node.troubles.alarms.as_slice(), figures.requests), (&["disk".to_owned()][..], 7));
     assert_eq!((figures.upstream_targets, figures.unhealthy_targets), (5, 2));

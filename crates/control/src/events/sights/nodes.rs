@@ -166,7 +166,7 @@ pub(in crate::events) async fn receipts(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::dpm::{RefusedStep, Troubles};
     use milecastle_store::{Maintenance, Told};
@@ -175,7 +175,7 @@ mod tests {
     const NOW: u64 = 1000;
     const DAY: u64 = 86_400;
 
-    fn node(condition: Condition, troubles: Troubles) -> NodeState {
+    pub(in crate::events::sights) fn node(condition: Condition, troubles: Troubles) -> NodeState {
         NodeState {
             id: "n".to_owned(),
             host: "h".to_owned(),

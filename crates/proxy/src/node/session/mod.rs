@@ -426,6 +426,9 @@ impl<'a> Session<'a> {
         let (cpu_ms, resident_bytes) = crate::process::usage();
         let not_after = self.keys.certificate().not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
         let status = self.member.status.read();
+        // Where what is in force is of another group, its objects are none that this control plane has.
+        let ours = self.member.in_force.held().filter(|_| self.member.origin.as_ref() == Some(&self.origin));
+        let certificates = ours.map(|held| self.member.certificates.of(held.snapshot())).unwrap_or_default();
         pb::Report {
             have: self.member.have(&self.origin),
             uptime_ms: u64::try_from(self.member.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -445,6 +448,7 @@ impl<'a> Session<'a> {
             warnings: self.complaints.news(),
             route_traffic: traffic.routes,
             requests_waiting: traffic.requests_waiting,
+            certificates,
         }
     }
 }

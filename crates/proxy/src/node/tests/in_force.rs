@@ -1,11 +1,13 @@
 //! What is in force while secrets change, with a Vault of the testkit.
 
+use super::super::certificates::CertificateEnds;
 use super::super::holdings::{Holdings, SnapshotHead};
 use super::super::in_force::InForce;
 use super::super::{Alarm, StatusCell};
 use super::{LINEAGE, certificate, compiler_with, delete, delta, digest, manager_of, object, pair, put, route};
 use crate::secrets::NodeSecrets;
 use crate::secrets::tests::background;
+use milecastle_pki::chain_ends;
 use milecastle_settings::{Secrets as Settings, Time};
 use milecastle_snapshot::Compiler;
 use milecastle_testkit::registry::{Fault, Server};
@@ -16,6 +18,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::runtime::Handle;
 
 struct Site {
@@ -65,6 +68,24 @@ impl Site {
         let expected = CertificateDer::from_pem_slice(identity.cert.as_bytes()).unwrap();
         served.is_some_and(|pair| pair.cert.first() == Some(&expected))
     }
+}
+
+#[tokio::test]
+async fn the_end_of_a_certificate_that_is_kept_elsewhere_is_told_as_it_is_in_force() {
+    let (site, authority) = (Site::start(), Authority::new("a"));
+    let [first, second] = [1, 2].map(|days| authority.issue_for(&["a.test"], Duration::from_secs(days * 86_400)));
+    site.vault.set("kv/tls", pair(&first));
+    site.begin().await;
+    let mut ends = CertificateEnds::default();
+    let mut told = |of: &Identity| {
+        let end = chain_ends(&of.cert).unwrap().duration_since(UNIX_EPOCH).unwrap();
+        let key = Some(pb::ObjectKey { kind: "ssl".into(), id: "1".into() });
+        let expected = pb::CertificateEnd { key, not_after: end.as_secs().try_into().unwrap() };
+        ends.of(site.in_force.held().unwrap().snapshot()) == [expected]
+    };
+    assert!(told(&first));
+    site.vault.set("kv/tls", pair(&second));
+    eventually("the second one", async || told(&second)).await;
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::super::super::head::Position;
 use super::super::warnings::{Bounds, Origin};
-use super::super::{Figures, REMOTE_LIFE, RefusedStep, RejectedObject};
+use super::super::{Figures, HeldCertificate, REMOTE_LIFE, RefusedStep, RejectedObject};
 use super::{Alive, Entry, clip, order};
 use crate::traffic::Traffic;
 
@@ -19,6 +19,9 @@ const REJECTED: usize = 100;
 
 /// Alarms of a node that are kept.
 const ALARMS: usize = 16;
+
+/// Ends of certificates of a node that are kept.
+const CERTIFICATES: usize = 32;
 
 impl Alive {
     /// The store says of the node what it said before its stream began, unless it has said something since.
@@ -142,6 +145,12 @@ impl Alive {
         };
         let have = report.have.unwrap_or_default();
         let alarms: Vec<String> = report.alarms.into_iter().take(ALARMS).map(clip).collect();
+        let held = |end: pb::CertificateEnd| {
+            let key = end.key?;
+            let not_after = u64::try_from(end.not_after).unwrap_or_default();
+            Some(HeldCertificate { kind: clip(key.kind), id: clip(key.id), not_after })
+        };
+        let certificates: Vec<_> = report.certificates.into_iter().filter_map(held).take(CERTIFICATES).collect();
         let mut counted = false;
         self.update(|entry| {
             // Of another lineage the number says nothing.
@@ -152,9 +161,11 @@ impl Alive {
             // Of a canary it counts that it has told again, whatever.
             counted = watched && (entry.canary || entry.figures.is_none_or(differs));
             entry.news |= counted;
-            let news = entry.troubles.alarms != alarms;
+            let troubles = &mut entry.troubles;
+            let before = troubles.certificates.as_deref().unwrap_or_default();
+            let news = troubles.alarms != alarms || before != certificates;
+            (troubles.alarms, troubles.certificates) = (alarms, Some(certificates));
             entry.figures = Some(figures);
-            entry.troubles.alarms = alarms;
             news
         });
         if counted {
