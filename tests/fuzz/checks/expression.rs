@@ -2,7 +2,7 @@
 //!
 //! Input: four lines: an expression as JSON, a template, a JSON path, a JSON document whose members are the variables.
 
-use milecastle_matching::{Expr, JsonPath, Lookup, NoVars, Template, Var, VarName};
+use milecastle_matching::{Expr, JsonPath, Lookup, NoVars, PatternBudget, Template, Var, VarName};
 use serde_json::{Value, json};
 
 /// Panics if the input shows a fault.

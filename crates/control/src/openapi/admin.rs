@@ -196,7 +196,8 @@ fn described(about: About) -> Option<Operation> {
             operation.takes(json!({ "type": "object" })).answers(200, None).refuses(&[400, 404])
         }
         About::ConfigsHead => {
-            Operation::new("Digest and time of the configuration put last, in headers.").answers(200, None)
+            let operation = Operation::new("Digest and time of the configuration put last, in headers.");
+            operation.answers(200, None).answers(404, None)
         }
         About::ConfigsGet => {
             let content = json!({
@@ -270,10 +271,11 @@ fn ttl() -> Value {
 /// Filters and pages of a list.
 fn selection(kind: Kind) -> Vec<Value> {
     let text = || json!({ "type": "string" });
+    let pattern = || json!({ "type": "string", "format": "regex" });
     let mut all = vec![
-        query("name", text(), "A regular expression that the name matches."),
+        query("name", pattern(), "A regular expression that the name matches."),
         query("label", text(), "A label that it has."),
-        query("uri", text(), "A regular expression that one of its URIs matches."),
+        query("uri", pattern(), "A regular expression that one of its URIs matches."),
         query("page", json!({ "type": "integer", "minimum": 1 }), "Number of the page, from 1 on."),
         query("page_size", json!({ "type": "integer", "minimum": 10, "maximum": 500 }), "Objects on a page."),
     ];
