@@ -140,7 +140,8 @@ impl Efforts {
 
     fn effort(&self, asker: &Arc<()>, place: Option<OwnedSemaphorePermit>) -> Effort {
         let Self { what, time, .. } = *self;
-        let limits = Limits { what, until: Instant::now() + time.get(), time, ended: self.ended.clone(), _place: place };
+        let limits =
+            Limits { what, until: Instant::now() + time.get(), time, ended: self.ended.clone(), _place: place };
         Effort { asker: Arc::downgrade(asker), limits: Some(limits) }
     }
 }
