@@ -317,10 +317,10 @@ fn order(node: &Node) -> pb::Maintenance {
     pb::Maintenance { on: maintenance.is_some(), reason }
 }
 
-/// The text itself if it is short, else its beginning.
-pub(in crate::dpm) fn clip(mut text: String) -> String {
+/// What is kept of a text: all of it if it is short, else its beginning, on one line and without NUL, which PostgreSQL refuses.
+pub(crate) fn clip(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(LONGEST));
-    text
+    if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text }
 }
 
 #[cfg(test)]
@@ -390,8 +390,9 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_end_at_a_character() {
+    fn texts_are_short_and_such_as_the_database_takes() {
         assert_eq!(clip("short".to_owned()), "short");
+        assert_eq!(clip("a\0b\nc".to_owned()), "a b c");
         let clipped = clip(format!("x{}", "é".repeat(LONGEST)));
         assert_eq!(clipped.len(), LONGEST - 1);
     }

@@ -24,7 +24,8 @@ use milecastle_settings::Members;
 use milecastle_store::{Head, Heads, Maintenance, Node, NodeReport, Rollout, Store, StoreError};
 use tokio::sync::watch;
 
-pub(super) use live::{Alive, End, clip};
+pub(crate) use live::clip;
+pub(super) use live::{Alive, End};
 use live::{Here, Live};
 use receipt::Elsewhere;
 pub use receipt::Receipt;

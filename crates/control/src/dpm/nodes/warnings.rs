@@ -168,13 +168,12 @@ fn named(warning: &NodeWarning) -> (NodeName, Line) {
 
 /// A line as it is kept: of texts that the database takes.
 fn taken(origin: Origin<'_>, told: pb::Warning, now: u64) -> NodeWarning {
-    let text = |text: String| clip(text.replace(char::is_control, " "));
     NodeWarning {
         group: origin.group.to_owned(),
         node: origin.node.to_owned(),
         is_error: told.is_error,
-        target: text(told.target),
-        text: text(told.text),
+        target: clip(told.target),
+        text: clip(told.text),
         boot: origin.boot.to_owned(),
         times: told.times.min(MOST_TIMES),
         first_at: now.saturating_sub(told.first_age_s),

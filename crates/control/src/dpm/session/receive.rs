@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::super::head::Position;
+use super::super::nodes::clip;
 use super::Session;
 
 impl Session {
@@ -72,7 +73,7 @@ impl Session {
                 self.alive.refused(word(fault), refused.detail, revision);
                 let stays = refused.have.and_then(|have| {
                     let digest = Digest::try_from(&*have.digest).ok()?;
-                    Some(Position { lineage: have.lineage.into(), revision: have.revision, digest })
+                    Some(Position { lineage: clip(have.lineage).into(), revision: have.revision, digest })
                 });
                 let Some(position) = stays else { return };
                 self.alive.stays(position.clone());

@@ -7,6 +7,7 @@ use milecastle_wire::{Digest, pb};
 
 use super::super::feed::{Feed, Packed};
 use super::super::head::{Head, Position};
+use super::super::nodes::clip;
 
 /// What a stream begins with.
 pub(in crate::dpm) struct Start {
@@ -77,7 +78,7 @@ fn position(head: &Head, have: &pb::Have) -> Option<Position> {
     if same && head.at(have.revision).is_some_and(|(_, expected)| expected != digest) {
         return None;
     }
-    if same { named(head.lineage(), have) } else { named(&Arc::from(have.lineage.as_str()), have) }
+    if same { named(head.lineage(), have) } else { named(&clip(have.lineage.clone()).into(), have) }
 }
 
 /// The position that a node names, of this lineage.

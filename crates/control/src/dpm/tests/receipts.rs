@@ -89,7 +89,7 @@ async fn rejections_are_known(replica: Replica) {
     let receipt = replica.manager.nodes().wait_applied(DEFAULT_GROUP, revision, Replica::LONG).await;
     assert_eq!(receipt, Receipt { applied: 1, total: 1, rejected: 1, held: 0, settled: true });
     let ends = |n: i64| pb::CertificateEnd {
-        key: (n != 1).then(|| pb::ObjectKey { kind: "ssl".to_owned(), id: n.to_string() }),
+        key: (n != 1).then(|| pb::ObjectKey { kind: "ssl".to_owned(), id: format!("{n}\0") }),
         not_after: n,
     };
     stream
@@ -118,7 +118,7 @@ async fn rejections_are_known(replica: Replica) {
     assert_eq!((node.troubles.rejected.len(), node.troubles.rejected_total), (100, 300));
     assert!(node.troubles.rejected[0].serving_last_good && node.troubles.rejected[0].reason.len() < 1000);
     let held = node.troubles.certificates.as_deref().unwrap();
-    let second = HeldCertificate { kind: "ssl".to_owned(), id: "2".to_owned(), not_after: 2 };
+    let second = HeldCertificate { kind: "ssl".to_owned(), id: "2 ".to_owned(), not_after: 2 };
     assert_eq!((held.len(), &held[1]), (32, &second), "one of no object is left out");
     let figures = node.figures.unwrap();
     assert_eq!((node.troubles.alarms.as_slice(), figures.requests), (&["disk".to_owned()][..], 7));
