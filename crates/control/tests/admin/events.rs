@@ -264,6 +264,7 @@ async fn alarms_of_certificates_are_raised_and_cleared(gw: Gateway) {
 }
 
 async fn certificates_are_looked_for_wherever_they_stand(gw: Gateway) {
+    let gw = gw.with_streams().await;
     begun(&gw).await;
     let authority = Authority::new("issuer");
     let [soon, later] = [3, 365].map(|days: u64| authority.issue_for(&["a.test"], Duration::from_secs(days * 86_400)));
@@ -278,10 +279,10 @@ async fn certificates_are_looked_for_wherever_they_stand(gw: Gateway) {
         ssl
     };
     let within = "/plugins/traffic-split/rules/0/weighted_upstreams/0/upstream/tls/client_cert";
-    // One is there before anybody looks; of the others the changes are read.
+    // One is there when it is looked for them first; of the others the changes are looked at.
     gw.done(&format!("PUT /upstreams/1 {upstream}")).await;
     let mut follower = Follower::of(&gw, "/api/events?kind=alarm&after=1").await;
-    for (object, body, at) in [
+    for (object, body, path) in [
         ("upstreams/1", upstream.clone(), "/tls/client_cert"),
         ("services/1", inline.clone(), "/upstream/tls/client_cert"),
         ("routes/1", json!({ "uri": "/", "upstream": upstream }), "/upstream/tls/client_cert"),
@@ -292,8 +293,9 @@ async fn certificates_are_looked_for_wherever_they_stand(gw: Gateway) {
     ] {
         gw.done(&format!("PUT /{object} {body}")).await;
         let raised = follower.next_of("alarm").await;
-        let named = ["alarm", "state", "object", "at", "days"].map(|member| raised[member].clone());
-        assert_eq!(named, [json!("certificate"), json!("raised"), json!(object), json!(at), json!(7)]);
+        let named = ["alarm", "state", "object", "path", "days"].map(|member| raised[member].clone());
+        assert_eq!(named, [json!("certificate"), json!("raised"), json!(object), json!(path), json!(7)]);
+        assert!(raised["at"].is_u64(), "when it was told: {raised}");
         gw.done(&format!("DELETE /{object}")).await;
         let cleared = follower.next_of("alarm").await;
         assert_eq!([&cleared["state"], &cleared["object"]], ["cleared", object]);
