@@ -100,7 +100,7 @@ impl Membership {
         let (seen, last_seen) = watch::channel(None);
         let looks = availability::look(store.clone(), id.clone(), settings.clone(), epoch.clone(), seen);
         let looks = tokio::spawn(looks);
-        let teller = tokio::spawn(events::tell(store.clone(), id.clone(), settings.clone(), epoch.clone(), last_seen));
+        let teller = tokio::spawn(events::tell(state.clone(), id.clone(), settings.clone(), epoch.clone(), last_seen));
         let chores = tokio::spawn(chores::run(state, id.clone(), settings, epoch));
         Ok(Self { id, store, stop, maintenance, task, chores, teller, looks })
     }

@@ -25,7 +25,7 @@ mod kind;
 mod nearest;
 mod object;
 pub mod patch;
-mod pointer;
+pub mod pointer;
 mod references;
 pub mod schema;
 mod secrets;

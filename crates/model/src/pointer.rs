@@ -15,7 +15,7 @@ pub(crate) fn push(pointer: &mut String, segment: &str) {
 }
 
 /// `base` with one more segment, escaped.
-pub(crate) fn join(base: &str, segment: impl Display) -> String {
+pub fn join(base: &str, segment: impl Display) -> String {
     let mut pointer = base.to_owned();
     push(&mut pointer, &segment.to_string());
     pointer

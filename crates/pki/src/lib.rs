@@ -38,7 +38,7 @@ pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use identity::{IdentityError, NodeCertificate, NodeIdentity};
 pub use listen::{ListenTlsError, ListenerTls, register_listener_metrics};
 pub use node::{KeyRequest, NodeKeys, NodeKeysError};
-pub use public::{chain_ends, first_end};
+pub use public::{chain_ends, each_end, first_end};
 pub use tls::{ServerIdentity, TrustError, join_client_config, server_config};
 pub use token::{GroupToken, TokenError, TokenHash};
 

@@ -9,7 +9,12 @@ use crate::identity::{parse, validity};
 
 /// When the first of the certificates in a text ends, which is a chain in PEM; `None` if it holds none that can be read.
 pub fn chain_ends(pem: &str) -> Option<SystemTime> {
-    CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(|read| end(&read.ok()?)).min()
+    each_end(pem).min()
+}
+
+/// When the certificates in a text in PEM end, in the order in which they stand there; those that cannot be read are left out.
+pub fn each_end(pem: &str) -> impl Iterator<Item = SystemTime> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(|read| end(&read.ok()?))
 }
 
 /// When the first of these certificates ends; `None` if none can be read.
@@ -35,7 +40,9 @@ mod tests {
         let server = ca.issue_server(&[], &[], now, Duration::from_secs(3600)).unwrap();
         let leaf = pem::encode(&pem::Pem::new("CERTIFICATE", server.chain[0].as_ref()));
         assert_eq!(chain_ends(&ca.certificate_pem()), Some(ca.not_after()));
-        assert_eq!(chain_ends(&format!("{}{leaf}", ca.certificate_pem())), Some(server.not_after));
+        let both = format!("{}{leaf}", ca.certificate_pem());
+        assert_eq!(chain_ends(&both), Some(server.not_after));
+        assert_eq!(each_end(&both).collect::<Vec<_>>(), [ca.not_after(), server.not_after]);
         assert_eq!(chain_ends("$secret://vault/1/cert"), None);
         assert_eq!(first_end(server.chain.iter().rev()), Some(server.not_after));
         assert_eq!(first_end([&CertificateDer::from(vec![0])]), None);

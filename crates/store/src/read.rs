@@ -106,18 +106,6 @@ impl Store {
         Ok(Snapshot { lineage, revision, mark, gate, objects })
     }
 
-    /// Hands over all objects of a kind in a group, by id in byte order, one after the other, so that no more than one is held here.
-    pub async fn each_of_kind(&self, group: &str, kind: Kind, mut take: impl FnMut(Object)) -> Result<(), StoreError> {
-        let sql = "SELECT kind, id, body, sealed, created, modified FROM resource \
-                   WHERE group_id = $1 AND kind = $2 ORDER BY id";
-        let mut tx = self.0.db.begin_read().await?;
-        tx.each(sql, args![group, kind.name()], |row| {
-            take(object(&row, &self.0.sealer, group, 2)?);
-            Ok(())
-        })
-        .await
-    }
-
     /// What changed in a group after `revision`, which must have this `mark`; without one, whatever revision has the number
     /// now. The work grows with the changes, not with the configuration.
     pub async fn changes_since(&self, group: &str, revision: u64, mark: Option<&str>) -> Result<Changes, StoreError> {

@@ -384,7 +384,7 @@ async fn pack(head: Arc<Head>, revision: u64) -> Option<Packed> {
 }
 
 /// Runs what may take long with a large configuration beside the threads that serve.
-pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {

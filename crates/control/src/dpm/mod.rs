@@ -65,10 +65,11 @@ use line::Line;
 use metrics::Metrics;
 
 pub use authority::{AuthorityError, cluster_ca, mint_group_token};
+pub(crate) use feed::off_thread;
 pub use nodes::{
     Condition, Figures, HeldCertificate, NodeState, Nodes, Receipt, RefusedStep, RejectedObject, Troubles,
 };
-pub(crate) use nodes::{Silence, is_connected};
+pub(crate) use nodes::{Silence, clip, is_connected};
 
 /// Calls of one connection at a time. A node has one stream, and renews its certificate now and then.
 const CALLS_OF_A_CONNECTION: u32 = 8;

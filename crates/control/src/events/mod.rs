@@ -22,7 +22,6 @@ pub(crate) use stream::{Client, Filter, Proof, Shared, serve};
 pub(crate) use tail::Tail;
 pub(crate) use teller::tell;
 
-use milecastle_model::Kind;
 use milecastle_store::{Event, Topic};
 use serde_json::{Value, json};
 
@@ -84,9 +83,7 @@ pub(crate) fn is_visible(topic: &Topic, rights: &Rights) -> bool {
         kind::LINEAGE => Resource::Lineage,
         kind::ROLLOUT => Resource::Rollout,
         kind::NODE => Resource::Nodes,
-        kind::ALARM if about == alarm::CERTIFICATE => {
-            Resource::Objects(sights::object_of(topic).map_or(Kind::Ssl, |key| key.kind))
-        }
+        kind::ALARM if about == alarm::CERTIFICATE => sights::holder(topic),
         kind::ALARM if about == alarm::UNAVAILABLE => Resource::Probes,
         kind::ALARM if about == alarm::LINEAGE => Resource::Lineage,
         kind::ALARM if [alarm::ROLLOUT, alarm::ROLLOUT_STALLED].contains(&about) => Resource::Rollout,
@@ -111,7 +108,7 @@ pub(crate) fn shown(event: &Event) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rights::Role;
+    use crate::rights::{Action, Role};
     use milecastle_store::RoleGrant;
 
     fn topic(kind: &str, group: Option<&str>, subject: &str) -> Topic {
@@ -127,9 +124,24 @@ mod tests {
             assert!(!is_visible(&topic(kind, None, "x/y"), &rights), "{kind}");
         }
         assert!(is_visible(&topic(kind::CHANGE, Some("a"), ""), &rights));
-        for certificate in ["certificate/1", "certificate/ssls/1", "certificate/routes/1"] {
-            assert!(is_visible(&topic(kind::ALARM, Some("a"), certificate), &rights), "{certificate}");
+    }
+
+    #[test]
+    fn an_alarm_of_a_certificate_is_seen_by_whoever_may_read_the_object() {
+        let sees =
+            |role: Role, subject: &str| is_visible(&topic(kind::ALARM, Some("a"), subject), &Rights::everywhere(role));
+        let of = |kind: &str| Role::of("r", &[(Action::Read, vec![kind.to_owned()])]).unwrap();
+        for (subject, kind) in [
+            ("certificate/1", "ssls"),
+            ("certificate/ssls/1", "ssls"),
+            ("certificate/routes/1#/upstream/tls/client_cert/0", "routes"),
+            ("certificate/consumers/jack#/plugins/traffic-split/client_cert/0", "consumers"),
+        ] {
+            assert!(sees(of(kind), subject) && !sees(of("upstreams"), subject), "{subject}");
         }
+        // Of a kind of a later version.
+        let unknown = "certificate/of-a-later-version/1";
+        assert!(sees(Role::administrator(), unknown) && !sees(Role::operator(), unknown));
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod groups;
 mod nodes;
 mod rollouts;
 
-pub(super) use certificates::{Certificates, object_of};
+pub(super) use certificates::{Certificates, holder};
 pub(super) use groups::{groups, went_back};
 pub(super) use nodes::{Lags, alarms_of_nodes, nodes, receipts};
 pub(super) use rollouts::rollouts;

@@ -4,10 +4,11 @@
 //! database may have lost some of it, which shows in heads that went back or in a log that stands elsewhere.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use milecastle_settings::Events;
 use milecastle_store::{Heads, Observation, Recorded, Store, StoreError, Term, Told};
+use milecastle_telemetry::Paced;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -16,20 +17,25 @@ use super::sights::{self, Certificates, Lags};
 use crate::dpm::Nodes;
 use crate::members::{LEADER, MemberSettings};
 use crate::rollout;
+use crate::state::State;
+
+/// Shortest time between two lines of the log on looks that fail.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Tells for as long as `epoch` names a term of office of this process, which is this member, for ever.
 pub(crate) async fn tell(
-    store: Store,
+    state: Arc<State>,
     member: Arc<str>,
     settings: MemberSettings,
     epoch: watch::Receiver<Option<u64>>,
     last_seen: watch::Receiver<Option<Vec<Observation>>>,
 ) {
-    let mut watch = store.watch();
+    let mut watch = state.store().watch();
     let mut tick = interval(settings.events.look.get());
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let pace = settings.events.pace.get();
-    let mut teller = Teller::new(store, member, settings, last_seen);
+    let mut teller = Teller::new(state, member, settings, last_seen);
+    let failed = Paced::new(WARN_EVERY);
     loop {
         let whole = tokio::select! {
             _ = tick.tick() => true,
@@ -41,17 +47,20 @@ pub(crate) async fn tell(
         let leads = *epoch.borrow();
         match leads {
             Some(epoch) => {
-                if let Err(error) = teller.look(epoch, &watch.heads(), whole).await {
-                    tracing::debug!(%error, "what happened is told later");
+                if let Err(error) = teller.look(epoch, &watch.heads(), whole).await
+                    && let Some(times) = failed.happened(1, Instant::now())
+                {
+                    tracing::warn!(%error, times, "what happened cannot be told as events, and is told later");
                 }
             }
-            None => teller.told = None,
+            None => (teller.told, teller.certificates) = (None, Certificates::default()),
         }
         sleep(pace).await;
     }
 }
 
 struct Teller {
+    state: Arc<State>,
     store: Store,
     member: Arc<str>,
     nodes: Nodes,
@@ -68,15 +77,17 @@ struct Teller {
 
 impl Teller {
     fn new(
-        store: Store,
+        state: Arc<State>,
         member: Arc<str>,
         settings: MemberSettings,
         last_seen: watch::Receiver<Option<Vec<Observation>>>,
     ) -> Self {
+        let store = state.store().clone();
         // Of no member: what this process knows of its own nodes counts no more than what others have written of theirs.
         let nodes = Nodes::new(store.clone(), "", &settings.members);
         Self {
             nodes,
+            state,
             store,
             member,
             lost_after: settings.members.lost_after.get(),
@@ -139,6 +150,7 @@ impl Teller {
         sights::receipts(&self.nodes, &nodes, heads, news).await;
         let stalled = rollout::stalled(&self.store, self.nodes.silence(), &rollouts).await?;
         sights::rollouts(&rollouts, &stalled, news);
-        self.certificates.look(&self.store, heads, &nodes, &self.settings, news).await
+        self.certificates.look(&self.state, &nodes, &self.settings, news).await;
+        Ok(())
     }
 }
