@@ -295,7 +295,7 @@ mod tests {
         let [ended, soon] = [1, 12].map(|days: u64| authority.issue_for(&["a"], Duration::from_secs(days * DAY)).cert);
         // As a chain has that ends in an authority of before.
         let ssl = json!({ "cert": format!("{soon}{ended}"), "client": { "ca": ended } });
-        let route = json!({ "plugins": { "a/b": { "client_cert": soon } } });
+        let route = json!({ "plugins": { "a/b\0": { "client_cert": soon } } });
         let mut certificates = with(&[(Kind::Ssl, "1", &ssl), (Kind::Route, "1", &route), (Kind::Ssl, "2", &json!(1))]);
         let mut told = Told::default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 6 * DAY;
@@ -305,7 +305,7 @@ mod tests {
             json!(["/cert", 0, 7]),
             json!(["/cert", 1, 0]),
             json!(["/client/ca", 0, 0]),
-            json!(["/plugins/a~1b/client_cert", 0, 7]),
+            json!(["/plugins/a~1b /client_cert", 0, 7]),
         ];
         assert_eq!(raised, expected);
         // What is taken away, or has none any more, is cleared.
