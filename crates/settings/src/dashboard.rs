@@ -106,11 +106,10 @@ pub struct Admin {
     pub search_time: Time,
     /// Configurations that are judged at a time for whoever may read, each of which may take a processor: those of `/configs/validate`,
     /// and drafts that are looked at. Further ones wait for `validation_time` at most, and are then refused with 503 and `Retry-After`.
-    /// Writes and their dry runs take no such place.
     #[schemars(range(min = 1), extend("x-unit" = "configurations"))]
     pub max_validations: u32,
-    /// Longest time that such a configuration is judged, and that of a dry run, looked at before each of its objects: one that takes longer
-    /// is refused with 400.
+    /// Longest time that such a configuration is judged, looked at before each of its objects: one that takes longer is refused with 400.
+    /// Writes and their dry runs end with their clients alone.
     pub validation_time: Time,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,

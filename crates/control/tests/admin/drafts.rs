@@ -448,10 +448,9 @@ async fn what_is_only_looked_at_has_an_end() {
     let edits = [edit("put", "route", "1", json!({ "uri": "/a", "plugins": {} }))];
     send(&gw, "POST /drafts", json!({ "id": "d", "edits": edits }), 201).await;
     let set = json!({ "edits": edits });
-    for (line, body) in [("GET /drafts/d", Value::Null), ("POST /changes?dry_run=true", set.clone())] {
-        let said = send(&gw, line, body, 400).await;
-        assert_eq!(said["code"], "takes_too_long", "{line}: {said}");
-    }
+    assert_eq!(send(&gw, "GET /drafts/d", Value::Null, 400).await["code"], "takes_too_long");
+    // A dry run fails in no way in which the write would not.
+    send(&gw, "POST /changes?dry_run=true", set.clone(), 200).await;
     send(&gw, "POST /changes", set, 200).await;
 }
 
