@@ -98,14 +98,15 @@ pub struct Admin {
     #[schemars(range(min = 1), extend("x-unit" = "requests"))]
     pub max_repeat_waits_of_a_caller: u32,
     /// Lists that are searched by `name` or `uri` at a time, each of which may take a processor. Further ones wait for `search_time`
-    /// at most, and are then refused with 503 and `Retry-After`.
+    /// at most, and are then refused with 503 and `Retry-After`. One account, key or token has half of them at most.
     #[schemars(range(min = 1), extend("x-unit" = "lists"))]
     pub max_searches: u32,
     /// Longest time that a list is searched by `name` or `uri`: an expression that takes longer over all its objects is refused with
     /// 400.
     pub search_time: Time,
-    /// Configurations that are judged at a time for whoever may read, each of which may take a processor: those of `/configs/validate`,
+    /// Configurations that are judged at a time for whoever may only read, each of which may take a processor: those of `/configs/validate`,
     /// and drafts that are looked at. Further ones wait for `validation_time` at most, and are then refused with 503 and `Retry-After`.
+    /// One account, key or token has half of them at most. Whoever may write as much takes no such place.
     #[schemars(range(min = 1), extend("x-unit" = "configurations"))]
     pub max_validations: u32,
     /// Longest time that such a configuration is judged, looked at before each of its objects: one that takes longer is refused with 400.

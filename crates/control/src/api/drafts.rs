@@ -135,7 +135,7 @@ pub(super) async fn show(Shared(api): Site, Extension(who): Who, Path((id, draft
     let (draft, changes) = found(&api, &id, &draft).await?;
     // Dropped with this future once the client has left.
     let asker = Arc::new(());
-    let effort = Arc::new(api.validations.begin(&asker).await?);
+    let effort = Arc::new(api.validations.of_a_caller(&asker, &who, Resource::ChangeSets, &id).await?);
     let editor = Editor { effort: Some(&effort), ..api.editor(&who, &group) };
     let plan = planned(&api, editor, group.current().await?, changes, false).await?;
     let mut body = change_sets::shown(&api, plan).await?;

@@ -1,6 +1,6 @@
 //! Change sets of edits: at once, and prepared as drafts.
 
-use crate::gateway::{Gateway, KEY, on_both};
+use crate::gateway::{Gateway, KEY, VIEWER, on_both};
 use http::Method;
 use milecastle_settings::{History, Time};
 use milecastle_store::DEFAULT_GROUP;
@@ -455,8 +455,16 @@ async fn what_is_only_looked_at_has_an_end() {
 }
 
 #[tokio::test]
-async fn dry_runs_wait_for_nobody_who_only_reads() {
-    let gw = Gateway::configured(|settings| settings.admin.max_validations = 0).await;
-    let set = json!({ "edits": [edit("put", "route", "1", json!({ "uri": "/a", "plugins": {} }))] });
-    send(&gw, "POST /changes?dry_run=true", set, 200).await;
+async fn whoever_may_write_waits_for_nobody_who_only_reads() {
+    let gw = Gateway::configured(|settings| {
+        settings.admin.max_validations = 0;
+        settings.admin.validation_time = Time::secs(1);
+    })
+    .await;
+    let edits = [edit("put", "route", "1", json!({ "uri": "/a", "plugins": {} }))];
+    send(&gw, "POST /drafts", json!({ "id": "d", "edits": edits }), 201).await;
+    send(&gw, "GET /drafts/d", Value::Null, 200).await;
+    send(&gw, "POST /changes?dry_run=true", json!({ "edits": edits }), 200).await;
+    let refused = with(&gw, VIEWER, "GET /drafts/d", &Value::Null, None).await;
+    assert_eq!((refused.status, refused.header("retry-after").as_str()), (503, "1"), "{}", refused.text());
 }
