@@ -88,16 +88,14 @@ pub(super) async fn publish_edits(
     let asked = Asked::of(&api, &uri, &headers)?;
     let GivenSet { edits } = api.large_body(body).await?;
     let group = api.state.find(&id).await?;
-    let (api, who, id, edits, asked) = (&*api, &*who, &*id, &edits, &asked);
+    let (api, who, edits, asked) = (&*api, &*who, &edits, &asked);
     let editor = api.editor(who, &group);
     let plan = |base: Arc<Image>| async move {
         let update = edited(&base, &BTreeMap::new(), edits.clone())?;
         if !update.leave.is_empty() {
             return Err(Failure::bad("invalid_body", "op: `leave` is for drafts: leave the edit out"));
         }
-        let plan = planned(api, editor, base, update.put, asked.force()).await?;
-        may_write(who, id, plan.keys())?;
-        Ok(plan)
+        publishable(api, who, editor, base, update.put, asked.force()).await
     };
     change_sets::run(api, who, &group, asked, Source::Api, plan).await
 }
@@ -235,8 +233,7 @@ pub(super) async fn publish(
         if let Some(expected) = wanted.filter(|wanted| *wanted != stored.version) {
             return Err(DraftError::Stale { expected, current: stored.version }.into());
         }
-        let plan = planned(api, editor, base, changes, asked.force()).await?;
-        may_write(who, id, plan.keys())?;
+        let plan = publishable(api, who, editor, base, changes, asked.force()).await?;
         Ok(plan.finishing(stored.id, stored.version))
     };
     change_sets::run(api, who, &group, asked, Source::Api, plan).await
@@ -254,6 +251,23 @@ async fn planned(
     let edits: Edits = changes.into_iter().map(|change| (change.key, change.body)).collect();
     let edits = stamped(edits, api.clock.now(), |key| Some(base.get(key)?.body.clone()));
     Ok(editor.plan(base, edits, force).await?.with_clashes(clashes))
+}
+
+/// The same, of somebody who may write all that it changes. Nothing is judged for anybody else; what lives below objects that are taken
+/// away comes to light only then.
+async fn publishable(
+    api: &Api,
+    who: &Caller,
+    editor: Editor<'_>,
+    base: Arc<Image>,
+    changes: Vec<DraftChange>,
+    force: bool,
+) -> Result<Plan, Failure> {
+    let group = editor.group.id();
+    may_write(who, group, changes.iter().map(|change| &change.key))?;
+    let plan = planned(api, editor, base, changes, force).await?;
+    may_write(who, group, plan.keys())?;
+    Ok(plan)
 }
 
 /// An object that is another one than the draft has seen, and than it would make it.

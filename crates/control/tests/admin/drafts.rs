@@ -359,6 +359,9 @@ async fn whoever_may_not_write_a_kind_publishes_none_of_it(gw: Gateway) {
     assert_eq!(call("POST /changes", json!({ "edits": [own] })).await.0, 200);
     let (status, refused) = call("POST /changes", json!({ "edits": [own, rule] })).await;
     assert_eq!((status, &refused["missing"]["resource"]), (403, &json!("global_rules")));
+    // Also of what turns out to change nothing: it is asked for before anything is judged.
+    let nothing = json!({ "op": "delete", "kind": "global_rule", "id": "1" });
+    assert_eq!(call("POST /changes?dry_run=true", json!({ "edits": [nothing] })).await.0, 403);
     assert_eq!(call("POST /drafts", json!({ "id": "d", "edits": [rule] })).await.0, 403);
     // Nor what somebody else has drafted.
     send(&gw, "POST /drafts", json!({ "id": "d", "edits": [rule] }), 201).await;
