@@ -195,7 +195,7 @@ impl Efforts {
 }
 
 impl Effort {
-    /// One of a write, which goes on for as long as `asker` lives.
+    /// One of a write, which goes on for as long as `asker` lives: that of `/api` with an idempotency key to its end, whoever has left.
     pub(crate) fn of_a_write(asker: &Arc<()>) -> Self {
         Self { asker: Arc::downgrade(asker), limits: None }
     }
