@@ -1,12 +1,11 @@
 //! The dashboard's file: console, `/api`, and the compatible Admin API (docs/spec/admin-api.md §1–3).
 
-use std::net::SocketAddr;
-
 use milecastle_telemetry::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::load::{Checks, File, under};
+use crate::listener::Listener;
+use crate::load::{Checks, File};
 use crate::{
     Access, EventStreams, HostPort, HttpLimits, IpPort, ListenTls, Log, Oidc, Peers, Replica, Server, Size, Time,
 };
@@ -154,10 +153,10 @@ pub enum Declarative {
 
 impl Dashboard {
     /// Every address that it listens on, with the key that sets it.
-    pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
-        let mut all = vec![("server.listen.port", self.server.listen.socket())];
+    pub fn listeners(&self) -> Vec<Listener> {
+        let mut all = vec![Listener::alone("server.listen.port", self.server.listen.socket())];
         if self.admin.enable {
-            all.push(("admin.admin_listen.port", self.admin.admin_listen.socket()));
+            all.push(Listener::alone("admin.admin_listen.port", self.admin.admin_listen.socket()));
         }
         all
     }
@@ -204,8 +203,8 @@ impl Dashboard {
 impl File for DashboardFile {
     const ROLE: &'static str = "dashboard";
 
-    fn listeners(&self) -> Vec<(String, SocketAddr)> {
-        under("", self.dashboard.listeners())
+    fn listeners(&self) -> Vec<Listener> {
+        self.dashboard.listeners()
     }
 
     fn check(&self, checks: &mut Checks<'_>) {
