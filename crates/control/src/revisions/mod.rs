@@ -33,7 +33,7 @@ pub(crate) struct Editor<'a> {
     /// Any that this process has.
     pub(crate) compiler: &'a Arc<Compiler>,
     pub(crate) group: &'a Group,
-    /// As what is planned, if it is more than a write that ends with its client.
+    /// As what it is planned; without it, as a write.
     pub(crate) effort: Option<&'a Arc<Effort>>,
 }
 
