@@ -105,6 +105,11 @@ pub fn endpoints() -> Vec<Declared> {
     [admin::declared(), api::declared()].concat()
 }
 
+/// The paths below `/api7` beside those of the Admin API, all for GET.
+pub fn api7_paths() -> Vec<String> {
+    api7::beside()
+}
+
 /// Seconds after which whoever cannot be served at the moment is told to try again (`Retry-After`).
 pub(crate) const RETRY_AFTER: u64 = 1;
 

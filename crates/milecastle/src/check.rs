@@ -3,7 +3,7 @@
 use crate::cli::{Check, Role};
 use crate::config::known_thoroughly;
 use anyhow::Context;
-use milecastle_settings::{ControlFile, DashboardFile, DpManagerFile, File, GatewayFile, UpFile, load};
+use milecastle_settings::{ControlFile, DashboardFile, DpManagerFile, File, GatewayFile, Listener, UpFile, load};
 use std::io::Write;
 
 /// Loads the file as the process would, with the files that it names, without starting anything.
@@ -20,12 +20,12 @@ pub(crate) fn run(check: &Check) -> anyhow::Result<()> {
     }?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: ok", check.config.display()).context("cannot write to standard output")?;
-    for (key, address) in listeners {
+    for Listener { key, address, .. } in listeners {
         writeln!(out, "  {address:<22} {key}").context("cannot write to standard output")?;
     }
     Ok(())
 }
 
-fn listeners<F: File>(check: &Check) -> anyhow::Result<Vec<(String, std::net::SocketAddr)>> {
+fn listeners<F: File>(check: &Check) -> anyhow::Result<Vec<Listener>> {
     Ok(load::<F>(Some(&check.config), &known_thoroughly())?.listeners())
 }

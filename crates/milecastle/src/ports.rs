@@ -4,22 +4,23 @@
 //! with a plain bind first.
 
 use anyhow::bail;
+use milecastle_settings::Listener;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 
 /// Binds each address once and lets it go.
 ///
 /// # Errors
 /// Names every address that cannot be bound, why, and the key that changes it.
-pub(crate) fn probe(listeners: &[(String, SocketAddr)]) -> anyhow::Result<()> {
-    let taken: Vec<String> = listeners.iter().filter_map(|(key, address)| refusal(key, *address)).collect();
+pub(crate) fn probe(listeners: &[Listener]) -> anyhow::Result<()> {
+    let taken: Vec<String> = listeners.iter().filter_map(refusal).collect();
     if taken.is_empty() {
         return Ok(());
     }
     bail!("cannot listen:\n  {}", taken.join("\n  "))
 }
 
-fn refusal(key: &str, address: SocketAddr) -> Option<String> {
+fn refusal(Listener { key, address, .. }: &Listener) -> Option<String> {
     let error = TcpListener::bind(address).err()?;
     let why = match error.kind() {
         ErrorKind::AddrInUse => "is in use by another process".to_owned(),
@@ -43,10 +44,11 @@ mod tests {
     fn a_taken_port_is_named_with_its_key() {
         let holder = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = holder.local_addr().unwrap();
-        let error = probe(&[("gateway.apisix.status.port".into(), address)]).unwrap_err().to_string();
+        let listeners = [Listener { key: "gateway.apisix.status.port".into(), address, both: true }];
+        let error = probe(&listeners).unwrap_err().to_string();
         assert!(error.contains(&format!("{address} is in use by another process")), "{error}");
         assert!(error.contains("MILECASTLE__GATEWAY__APISIX__STATUS__PORT"), "{error}");
         drop(holder);
-        probe(&[("gateway.apisix.status.port".into(), address)]).unwrap();
+        probe(&listeners).unwrap();
     }
 }

@@ -3,9 +3,8 @@
 use crate::gateway::LogFiles;
 use crate::ports;
 use anyhow::Context;
-use milecastle_settings::Log;
+use milecastle_settings::{Listener, Log};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::net::SocketAddr;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -15,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Whatever keeps the process from starting, with what to do about it.
 pub(crate) fn run(
     log: &Log,
-    listeners: &[(String, SocketAddr)],
+    listeners: &[Listener],
     threads: usize,
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {

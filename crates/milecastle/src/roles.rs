@@ -84,8 +84,7 @@ async fn serve_gateway(file: &GatewayFile, upgrade: bool, program: &Program) -> 
     let settings = &file.gateway;
     let starting = async {
         let origin = Origin::find(settings, upgrade).await?;
-        let is_inherited = |key: &str, address| origin.has(key, address);
-        let listeners = file.listeners().into_iter().filter(|(key, address)| !is_inherited(key, *address));
+        let listeners = file.listeners().into_iter().filter(|one| !origin.has(&one.key, one.address));
         ports::probe(&listeners.collect::<Vec<_>>())?;
         GatewayNode::start(settings, origin).await
     };

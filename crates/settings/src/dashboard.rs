@@ -1,12 +1,11 @@
 //! The dashboard's file: console, `/api`, and the compatible Admin API (docs/spec/admin-api.md §1–3).
 
-use std::net::SocketAddr;
-
 use milecastle_telemetry::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::load::{Checks, File, under};
+use crate::listener::Listener;
+use crate::load::{Checks, File};
 use crate::{
     Access, EventStreams, HostPort, HttpLimits, IpPort, ListenTls, Log, Oidc, Peers, Replica, Server, Size, Time,
 };
@@ -98,19 +97,19 @@ pub struct Admin {
     #[schemars(range(min = 1), extend("x-unit" = "requests"))]
     pub max_repeat_waits_of_a_caller: u32,
     /// Lists that are searched by `name` or `uri` at a time, each of which may take a processor. Further ones wait for `search_time`
-    /// at most, and are then refused with 503 and `Retry-After`.
+    /// at most, and are then refused with 503 and `Retry-After`. One account, key or token has half of them at most.
     #[schemars(range(min = 1), extend("x-unit" = "lists"))]
     pub max_searches: u32,
     /// Longest time that a list is searched by `name` or `uri`: an expression that takes longer over all its objects is refused with
     /// 400.
     pub search_time: Time,
-    /// Configurations that are judged at a time for whoever may read, each of which may take a processor: those of `/configs/validate`,
+    /// Configurations that are judged at a time for whoever may only read, each of which may take a processor: those of `/configs/validate`,
     /// and drafts that are looked at. Further ones wait for `validation_time` at most, and are then refused with 503 and `Retry-After`.
-    /// Writes and their dry runs take no such place.
+    /// One account, key or token has half of them at most. Whoever may write as much takes no such place.
     #[schemars(range(min = 1), extend("x-unit" = "configurations"))]
     pub max_validations: u32,
-    /// Longest time that such a configuration is judged, and that of a dry run, looked at before each of its objects: one that takes longer
-    /// is refused with 400.
+    /// Longest time that such a configuration is judged, looked at before each of its objects: one that takes longer is refused with 400.
+    /// Writes and their dry runs end with their clients alone.
     pub validation_time: Time,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,
@@ -154,10 +153,10 @@ pub enum Declarative {
 
 impl Dashboard {
     /// Every address that it listens on, with the key that sets it.
-    pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
-        let mut all = vec![("server.listen.port", self.server.listen.socket())];
+    pub fn listeners(&self) -> Vec<Listener> {
+        let mut all = vec![Listener::alone("server.listen.port", self.server.listen.socket())];
         if self.admin.enable {
-            all.push(("admin.admin_listen.port", self.admin.admin_listen.socket()));
+            all.push(Listener::alone("admin.admin_listen.port", self.admin.admin_listen.socket()));
         }
         all
     }
@@ -204,8 +203,8 @@ impl Dashboard {
 impl File for DashboardFile {
     const ROLE: &'static str = "dashboard";
 
-    fn listeners(&self) -> Vec<(String, SocketAddr)> {
-        under("", self.dashboard.listeners())
+    fn listeners(&self) -> Vec<Listener> {
+        self.dashboard.listeners()
     }
 
     fn check(&self, checks: &mut Checks<'_>) {

@@ -1,11 +1,10 @@
 //! The DP manager's file: the gRPC server that gateway nodes join and pull their configuration from.
 
-use std::net::SocketAddr;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::load::{Checks, File, under};
+use crate::listener::Listener;
+use crate::load::{Checks, File};
 use crate::{HostPort, Log, Probes, Replica, Server, Size, Time};
 
 /// Configuration of a DP manager: the section `dp_manager` of the files of `milecastle control` and `milecastle up`.
@@ -147,10 +146,10 @@ pub struct Stream {
 
 impl DpManager {
     /// Every address that it listens on, with the key that sets it.
-    pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
-        let mut all = vec![("server.listen.port", self.server.listen.socket())];
+    pub fn listeners(&self) -> Vec<Listener> {
+        let mut all = vec![Listener::alone("server.listen.port", self.server.listen.socket())];
         if self.probes.enable {
-            all.push(("probes.listen.port", self.probes.listen.socket()));
+            all.push(Listener::alone("probes.listen.port", self.probes.listen.socket()));
         }
         all
     }
@@ -220,8 +219,8 @@ fn is_host(name: &str) -> bool {
 impl File for DpManagerFile {
     const ROLE: &'static str = "dp-manager";
 
-    fn listeners(&self) -> Vec<(String, SocketAddr)> {
-        under("", self.dp_manager.listeners())
+    fn listeners(&self) -> Vec<Listener> {
+        self.dp_manager.listeners()
     }
 
     fn check(&self, checks: &mut Checks<'_>) {

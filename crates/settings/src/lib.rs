@@ -30,6 +30,7 @@ mod events;
 mod gateway;
 mod history;
 mod idempotency;
+mod listener;
 mod load;
 mod members;
 mod oidc;
@@ -65,6 +66,7 @@ pub use gateway::{
 };
 pub use history::History;
 pub use idempotency::Idempotency;
+pub use listener::Listener;
 pub use load::{Checks, ENVIRONMENT_PREFIX, Fault, Faults, File, Known, LoadError, load, load_with, parse};
 pub use members::Members;
 pub use oidc::{Oidc, OidcRole};

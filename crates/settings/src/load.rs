@@ -1,7 +1,6 @@
 //! From a file's text and the environment to a checked configuration.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use milecastle_model::nearest;
@@ -12,6 +11,7 @@ use serde_json::Value;
 
 use crate::Time;
 use crate::check::{self, Schema};
+use crate::listener::Listener;
 use crate::tree::{self, Node, Place};
 
 /// What the environment variables that override keys begin with: `MILECASTLE__A__B=v` sets `a.b` to the YAML value `v`.
@@ -29,7 +29,7 @@ pub trait File: Default + Serialize + DeserializeOwned + JsonSchema {
     fn complete(&mut self) {}
 
     /// Every address that the process listens on, with the key that sets it.
-    fn listeners(&self) -> Vec<(String, SocketAddr)>;
+    fn listeners(&self) -> Vec<Listener>;
 
     /// Finds what the schema cannot: keys that contradict each other, what is missing.
     fn check(&self, checks: &mut Checks<'_>);
@@ -146,8 +146,8 @@ fn join(prefix: &str, key: &str) -> String {
 }
 
 /// The listeners of a section, with the keys as the whole file spells them.
-pub(crate) fn under(section: &str, listeners: Vec<(&'static str, SocketAddr)>) -> Vec<(String, SocketAddr)> {
-    listeners.into_iter().map(|(key, address)| (join(section, key), address)).collect()
+pub(crate) fn under(section: &str, listeners: Vec<Listener>) -> Vec<Listener> {
+    listeners.into_iter().map(|one| Listener { key: join(section, &one.key), ..one }).collect()
 }
 
 /// Loads the file at `path`, or the defaults where there is no path, with the overrides of the environment.
@@ -249,28 +249,15 @@ fn semantic_faults<F: File>(configuration: &F, tree: &Node, known: &Known<'_>) -
     let mut found = Vec::new();
     let listeners = configuration.listeners();
     for (i, listener) in listeners.iter().enumerate() {
-        let (key, address) = listener;
-        if let Some((other, taken)) = listeners.iter().take(i).find(|other| overlap(other, listener)) {
+        if let Some(other) = listeners.iter().take(i).find(|other| other.overlaps(listener)) {
+            let (address, other, taken) = (listener.address, &other.key, other.address);
             let message =
                 format!("{address} is taken by `{other}` ({taken}); each listener needs an address of its own");
-            found.push((key.clone(), message));
+            found.push((listener.key.clone(), message));
         }
     }
     configuration.check(&mut Checks::new(known, &mut found));
     found.into_iter().map(|(key, message)| Fault::new(tree.place_of(&key).clone(), key, message)).collect()
-}
-
-/// Whether two listeners get in each other's way. Port 0 is a new port for each.
-fn overlap(a: &(String, SocketAddr), b: &(String, SocketAddr)) -> bool {
-    let same_interface = a.1.ip() == b.1.ip() || covers(a, b.1) || covers(b, a.1);
-    a.1.port() != 0 && a.1.port() == b.1.port() && same_interface
-}
-
-/// Whether a listener is at every interface, and so at the other's. Those that are listed are of one family; of where there is one alone,
-/// whose key ends with its port, `::` takes IPv4 as well.
-fn covers((key, all): &(String, SocketAddr), one: SocketAddr) -> bool {
-    let of_both = all.is_ipv6() && key.ends_with(".port");
-    all.ip().is_unspecified() && (all.is_ipv4() == one.is_ipv4() || of_both)
 }
 
 impl fmt::Display for Faults {

@@ -29,7 +29,7 @@ fn with_environment<F: File>(text: &str, variables: &[(&str, &str)]) -> Result<F
 #[test]
 fn defaults_are_the_listener_table() {
     let up: UpFile = parse("f.yaml", "", NO_VARIABLES, &KNOWN).unwrap();
-    let listeners: Vec<_> = up.listeners().into_iter().map(|(k, a)| format!("{k} {a}")).collect();
+    let listeners: Vec<_> = up.listeners().iter().map(|one| format!("{} {}", one.key, one.address)).collect();
     assert_eq!(
         listeners,
         [
@@ -56,8 +56,8 @@ fn stream_listeners_take_all_forms() {
     let tcp: Vec<String> = file
         .listeners()
         .into_iter()
-        .filter(|(key, _)| *key == "apisix.stream_proxy.tcp")
-        .map(|(_, addr)| addr.to_string())
+        .filter(|one| one.key == "apisix.stream_proxy.tcp")
+        .map(|one| one.address.to_string())
         .collect();
     assert_eq!(tcp, ["0.0.0.0:9100", "127.0.0.1:9101", "0.0.0.0:2000", "0.0.0.0:2001", "0.0.0.0:2002", "0.0.0.0:9102"]);
     let last = &file.apisix.stream_proxy.tcp[3];
@@ -65,7 +65,7 @@ fn stream_listeners_take_all_forms() {
     assert_eq!(last.proxy_protocol_to_upstream_version, Some(ProxyVersion::V2));
     assert_eq!(file.apisix.proxy_protocol.tcp_pp_to_upstream_version, ProxyVersion::V1);
     let only = gateway("apisix: {node_listen: [], ssl: {enable: false}, stream_proxy: {udp: [53]}}");
-    assert!(only.listeners().iter().all(|(key, _)| !key.starts_with("apisix.node_listen")));
+    assert!(only.listeners().iter().all(|one| !one.key.starts_with("apisix.node_listen")));
 }
 
 #[test]
@@ -470,7 +470,7 @@ fn the_reference_page_names_every_part() {
     for line in [
         "| `limits.header_bytes` | bytes | `64k` | Head of a request, beyond which the answer is 431. |",
         "| `admin.admin_key[].key` | string, secret | required | The key, as sent in the header `X-API-KEY`. |",
-        "| `apisix.node_listen[].ip` | IP address | `0.0.0.0` | Address of the interface. |",
+        "| `apisix.node_listen[].ip` | IP address | `0.0.0.0` | Address of the interface; `0.0.0.0` is every IPv4 interface, `::` every IPv6 interface. |",
         "ascending; `+Inf` is added. |",
         "`[1,2,5,10,20,",
         "Here `dashboard.admin.enable` is `true` by default.",

@@ -1,12 +1,12 @@
 //! Files of processes that hold several roles.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use milecastle_telemetry::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::listener::Listener;
 use crate::load::{Checks, File, under};
 use crate::{ControlShutdown, Dashboard, DpManager, Gateway, Log, Members, Replica, Shutdown, Time};
 
@@ -49,7 +49,7 @@ pub struct UpFile {
 impl File for ControlFile {
     const ROLE: &'static str = "control";
 
-    fn listeners(&self) -> Vec<(String, SocketAddr)> {
+    fn listeners(&self) -> Vec<Listener> {
         [under("dashboard", self.dashboard.listeners()), under("dp_manager", self.dp_manager.listeners())].concat()
     }
 
@@ -73,7 +73,7 @@ impl File for UpFile {
             .get_or_insert_with(|| Secret::new(format!("sqlite:{}", data_dir.join("milecastle.db").display())));
     }
 
-    fn listeners(&self) -> Vec<(String, SocketAddr)> {
+    fn listeners(&self) -> Vec<Listener> {
         [
             under("dashboard", self.dashboard.listeners()),
             under("dp_manager", self.dp_manager.listeners()),

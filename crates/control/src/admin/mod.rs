@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::dpm::Nodes;
 use crate::efforts::Efforts;
 use crate::once::{self, Repeats};
-use crate::rights::{Place as Where, Principal};
+use crate::rights::{Place as Where, Principal, Resource};
 use crate::state::{Seen, State};
 use crate::terms::Terms;
 use crate::waits::{Place, Waits};
@@ -249,7 +249,8 @@ impl AdminApi {
         let compiler = terms.compiler().clone();
         // Dropped with this future once the client has left.
         let asker = Arc::new(());
-        let effort = self.validations.begin(&asker).await?;
+        let (caller, group) = (&request.caller, group_of(request));
+        let effort = self.validations.of_a_caller(&asker, caller, Resource::Configuration, group).await?;
         aside(move || validate::configs(&compiler, &seen.image, &text, yaml, &effort)).await
     }
 

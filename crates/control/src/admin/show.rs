@@ -57,7 +57,7 @@ pub(crate) async fn get(call: &Call, patience: Duration, searches: &Efforts) -> 
             // Dropped with this future once the client has left.
             let asker = Arc::new(());
             let search = match Selection::searches(&query) {
-                true => Some(searches.begin(&asker).await?),
+                true => Some(searches.begin(&asker, &call.caller.actor).await?),
                 false => None,
             };
             aside(move || list(kind, parent.as_deref(), &Selection::of(kind, &query)?, search.as_ref(), &image)).await?

@@ -14,7 +14,6 @@ use super::{Api, Failure, Outcome, flag, json as answer, query_of};
 use crate::RETRY_AFTER;
 use crate::admin::engine::ATTEMPTS;
 use crate::callers::Caller;
-use crate::efforts::Effort;
 use crate::masks::Masks;
 use crate::openapi::Param;
 use crate::revisions::{self, Clash, Flaw, Plan, Refused};
@@ -81,28 +80,25 @@ impl Asked {
     }
 }
 
-/// Plans a change set of what the group is, and publishes it unless only that was asked for, which is an effort that ends. It is planned
-/// anew as long as others write meanwhile and the group is still what was expected.
+/// Plans a change set of what the group is, and publishes it unless only that was asked for: whoever may do so could spend as much by doing
+/// it. It is planned anew as long as others write meanwhile and the group is still what was expected.
 pub(super) async fn run<F: Future<Output = Result<Plan, Failure>>>(
     api: &Api,
     who: &Caller,
     group: &Group,
     asked: &Asked,
     source: Source,
-    plan: impl Fn(Arc<Image>, Option<Arc<Effort>>) -> F,
+    plan: impl Fn(Arc<Image>) -> F,
 ) -> Outcome {
     let _place = api.place(who, asked.wait.unwrap_or_default())?;
     let editor = api.editor(who, group);
-    // Dropped with this future once the client has left.
-    let asker = Arc::new(());
-    let effort = asked.dry_run.then(|| Arc::new(api.validations.of_a_writer(&asker)));
     for _ in 0..ATTEMPTS {
         let base = group.current().await?;
         let current = base.revision();
         if let Some(expected) = asked.expected.unmet(current, "stale_revision")? {
             return Err(Refused::Stale { expected, current }.into());
         }
-        let mut plan = plan(base, effort.clone()).await?;
+        let mut plan = plan(base).await?;
         // A right of their own, by whatever way they come.
         let settings = Key::group_settings();
         if plan.differences().any(|one| one.before.or(one.after).is_some_and(|object| object.key == settings)) {

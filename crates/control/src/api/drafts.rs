@@ -19,7 +19,6 @@ use super::groups::done;
 use super::{Api, Failure, List, Outcome, Site, Who, json as answer, query_of, whole};
 use crate::admin::engine::ATTEMPTS;
 use crate::callers::Caller;
-use crate::efforts::Effort;
 use crate::keys;
 use crate::openapi::{self, Doc, NAME, Param};
 use crate::revisions::{Clash, Editor, Edits, GivenEdit, Op, Plan, published_edits, stamped};
@@ -89,16 +88,14 @@ pub(super) async fn publish_edits(
     let asked = Asked::of(&api, &uri, &headers)?;
     let GivenSet { edits } = api.large_body(body).await?;
     let group = api.state.find(&id).await?;
-    let (api, who, id, edits, asked) = (&*api, &*who, &*id, &edits, &asked);
+    let (api, who, edits, asked) = (&*api, &*who, &edits, &asked);
     let editor = api.editor(who, &group);
-    let plan = |base: Arc<Image>, effort| async move {
+    let plan = |base: Arc<Image>| async move {
         let update = edited(&base, &BTreeMap::new(), edits.clone())?;
         if !update.leave.is_empty() {
             return Err(Failure::bad("invalid_body", "op: `leave` is for drafts: leave the edit out"));
         }
-        let plan = planned(api, editor, base, update.put, asked.force(), effort).await?;
-        may_write(who, id, plan.keys())?;
-        Ok(plan)
+        publishable(api, who, editor, base, update.put, asked.force()).await
     };
     change_sets::run(api, who, &group, asked, Source::Api, plan).await
 }
@@ -136,8 +133,9 @@ pub(super) async fn show(Shared(api): Site, Extension(who): Who, Path((id, draft
     let (draft, changes) = found(&api, &id, &draft).await?;
     // Dropped with this future once the client has left.
     let asker = Arc::new(());
-    let effort = Some(Arc::new(api.validations.begin(&asker).await?));
-    let plan = planned(&api, api.editor(&who, &group), group.current().await?, changes, false, effort).await?;
+    let effort = Arc::new(api.validations.of_a_caller(&asker, &who, Resource::ChangeSets, &id).await?);
+    let editor = Editor { effort: Some(&effort), ..api.editor(&who, &group) };
+    let plan = planned(&api, editor, group.current().await?, changes, false).await?;
     let mut body = change_sets::shown(&api, plan).await?;
     body["draft"] = shown(&draft);
     Ok(tagged(answer(StatusCode::OK, &body), draft.version))
@@ -230,13 +228,12 @@ pub(super) async fn publish(
     let group = api.state.find(&id).await?;
     let (api, who, id, draft, asked) = (&*api, &*who, &*id, &*draft, &asked);
     let editor = api.editor(who, &group);
-    let plan = |base: Arc<Image>, effort| async move {
+    let plan = |base: Arc<Image>| async move {
         let (stored, changes) = found(api, id, draft).await?;
         if let Some(expected) = wanted.filter(|wanted| *wanted != stored.version) {
             return Err(DraftError::Stale { expected, current: stored.version }.into());
         }
-        let plan = planned(api, editor, base, changes, asked.force(), effort).await?;
-        may_write(who, id, plan.keys())?;
+        let plan = publishable(api, who, editor, base, changes, asked.force()).await?;
         Ok(plan.finishing(stored.id, stored.version))
     };
     change_sets::run(api, who, &group, asked, Source::Api, plan).await
@@ -249,12 +246,28 @@ async fn planned(
     base: Arc<Image>,
     changes: Vec<DraftChange>,
     force: bool,
-    effort: Option<Arc<Effort>>,
 ) -> Result<Plan, Failure> {
     let clashes = changes.iter().filter_map(|change| clash(&base, change)).collect();
     let edits: Edits = changes.into_iter().map(|change| (change.key, change.body)).collect();
     let edits = stamped(edits, api.clock.now(), |key| Some(base.get(key)?.body.clone()));
-    Ok(editor.plan(base, edits, force, effort).await?.with_clashes(clashes))
+    Ok(editor.plan(base, edits, force).await?.with_clashes(clashes))
+}
+
+/// The same, of somebody who may write all that it changes. Nothing is judged for anybody else; what lives below objects that are taken
+/// away comes to light only then.
+async fn publishable(
+    api: &Api,
+    who: &Caller,
+    editor: Editor<'_>,
+    base: Arc<Image>,
+    changes: Vec<DraftChange>,
+    force: bool,
+) -> Result<Plan, Failure> {
+    let group = editor.group.id();
+    may_write(who, group, changes.iter().map(|change| &change.key))?;
+    let plan = planned(api, editor, base, changes, force).await?;
+    may_write(who, group, plan.keys())?;
+    Ok(plan)
 }
 
 /// An object that is another one than the draft has seen, and than it would make it.

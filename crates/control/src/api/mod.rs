@@ -202,7 +202,7 @@ impl Api {
 
     /// Whoever calls, as somebody who changes a group by whole change sets.
     fn editor<'a>(&'a self, who: &'a Caller, group: &'a Group) -> Editor<'a> {
-        Editor { acting: self.by(who), compiler: &self.compiler, group }
+        Editor { acting: self.by(who), compiler: &self.compiler, group, effort: None }
     }
 
     /// The body of a request; what it leaves out has its default, and what it should not have is refused.

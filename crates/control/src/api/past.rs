@@ -130,7 +130,7 @@ pub(super) async fn rollback(
     let (revision, force) = (number(&api, &id, &revision).await?, asked.force());
     let group = api.state.find(&id).await?;
     let editor = api.editor(&who, &group);
-    let plan = |base, effort| async move { Ok(editor.plan_rollback(base, revision, force, effort).await?) };
+    let plan = |base| async move { Ok(editor.plan_rollback(base, revision, force).await?) };
     let done = change_sets::run(&api, &who, &group, &asked, Source::Rollback, plan).await?;
     tracing::info!(group = id, by = who.name, to = revision, "asked to bring a group back to a revision");
     Ok(done)

@@ -15,7 +15,6 @@ use super::change_sets::{self, Asked, DRY_RUN, FORCE, MESSAGE, WAIT, tagged};
 use super::{Failure, Outcome, Site, Who, flag, query_of};
 use crate::admin::validate::is_yaml;
 use crate::admin::yaml;
-use crate::efforts::Effort;
 use crate::openapi::{Doc, NAME, Param};
 use crate::revisions::{Arrival, Editor, Existing, Plan, Refused, Selection, transfer};
 use crate::rights::{Need, Place, Resource};
@@ -116,7 +115,7 @@ pub(super) async fn import(
     let bodies = read.map_err(|why| Failure::bad("invalid_body", format!("not a group's file: {why}")))?;
     let group = api.state.find(&id).await?;
     let (editor, bodies, arrival, force) = (api.editor(&who, &group), &bodies, &arrival, asked.force());
-    let plan = |base, effort| async move { arrived(editor, base, bodies.clone(), arrival, force, effort).await };
+    let plan = |base| async move { arrived(editor, base, bodies.clone(), arrival, force).await };
     change_sets::run(&api, &who, &group, &asked, Source::File, plan).await
 }
 
@@ -151,7 +150,7 @@ pub(super) async fn promote(
     who.authorise(Need::write(Resource::Configuration), Place::Group(from))?;
     let (source, group) = (api.state.find(from).await?, api.state.find(&id).await?);
     let (editor, source, arrival, force) = (api.editor(&who, &group), &source, &arrival, asked.force());
-    let plan = |base, effort| async move {
+    let plan = |base| async move {
         let theirs = source.current().await?;
         // What can be built in a group is its own matter unless it is named.
         let named = |kind: Kind| kind != Kind::GroupSettings || arrival.selection.kinds.contains(&kind);
@@ -160,7 +159,7 @@ pub(super) async fn promote(
             .filter(|object| named(object.key.kind))
             .map(|object| (object.key.clone(), object.body.clone()))
             .collect();
-        arrived(editor, base, bodies, arrival, force, effort).await
+        arrived(editor, base, bodies, arrival, force).await
     };
     change_sets::run(&api, &who, &group, &asked, Source::Api, plan).await
 }
@@ -172,10 +171,9 @@ async fn arrived(
     bodies: BTreeMap<Key, Bytes>,
     arrival: &Arrival,
     force: bool,
-    effort: Option<Arc<Effort>>,
 ) -> Result<Plan, Failure> {
     let (edits, flaws) = transfer::arrive(&base, bodies, arrival);
-    let mut plan = editor.plan(base, edits, force, effort).await?;
+    let mut plan = editor.plan(base, edits, force).await?;
     plan.add_flaws(flaws);
     Ok(plan)
 }

@@ -16,7 +16,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State as Shared};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -84,14 +84,19 @@ struct Told {
 /// What is no success.
 type Refusal = Box<Told>;
 
+/// What there is beside the paths of the Admin API, by path.
+const BESIDE: [(&str, fn() -> MethodRouter<Arc<Api7>>); 3] =
+    [("/api/version", || get(version)), ("/api/gateway_groups", || get(groups)), ("/api/schema/core", || get(schemas))];
+
 /// All of it, to be nested under [`BASE`].
 pub(crate) fn router(api7: Api7) -> Router {
-    Router::new()
-        .route("/api/version", get(version))
-        .route("/api/gateway_groups", get(groups))
-        .route("/api/schema/core", get(schemas))
-        .fallback(objects)
-        .with_state(Arc::new(api7))
+    let routes = BESIDE.iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods()));
+    routes.fallback(objects).with_state(Arc::new(api7))
+}
+
+/// The paths that there are beside those of the Admin API.
+pub(crate) fn beside() -> Vec<String> {
+    BESIDE.iter().map(|(path, _)| format!("{BASE}{path}")).collect()
 }
 
 /// `GET /api/version`: of whoever may ask here nothing else is asked.

@@ -33,6 +33,8 @@ pub(crate) struct Editor<'a> {
     /// Any that this process has.
     pub(crate) compiler: &'a Arc<Compiler>,
     pub(crate) group: &'a Group,
+    /// As what it is planned; without it, as a write.
+    pub(crate) effort: Option<&'a Arc<Effort>>,
 }
 
 /// Why a change set was not made, or not published. Nothing of it was written.
@@ -109,36 +111,24 @@ impl Editor<'_> {
     }
 
     /// What edits come to on top of `base`; with `force` references may dangle, and objects may be left that cannot be built. Of what
-    /// rests on other objects the database says the rest ([`Self::rehearse`]). One that is only looked at is an effort that ends.
-    pub(crate) async fn plan(
-        &self,
-        base: Arc<Image>,
-        edits: Edits,
-        force: bool,
-        effort: Option<Arc<Effort>>,
-    ) -> Result<Plan, Refused> {
+    /// rests on other objects the database says the rest ([`Self::rehearse`]).
+    pub(crate) async fn plan(&self, base: Arc<Image>, edits: Edits, force: bool) -> Result<Plan, Refused> {
         let compiler = self.compiler.clone();
         // Dropped with this future once the client has left, or the time is over.
         let asker = Arc::new(());
-        let effort = effort.unwrap_or_else(|| Arc::new(Effort::of_a_write(&asker)));
+        let effort = self.effort.cloned().unwrap_or_else(|| Arc::new(Effort::of_a_write(&asker)));
         tokio::task::spawn_blocking(move || Plan::of(&compiler, base, edits, force, &effort)).await?
     }
 
     /// What it takes to bring a group from `base` back to what it was at `revision`.
-    pub(crate) async fn plan_rollback(
-        &self,
-        base: Arc<Image>,
-        revision: u64,
-        force: bool,
-        effort: Option<Arc<Effort>>,
-    ) -> Result<Plan, Refused> {
+    pub(crate) async fn plan_rollback(&self, base: Arc<Image>, revision: u64, force: bool) -> Result<Plan, Refused> {
         let past = self.at(&base, revision).await?;
         let edits = base.differences(&past).filter_map(|difference| {
             let object = difference.before.or(difference.after)?;
             Some((object.key.clone(), difference.after.map(|object| object.body.clone())))
         });
         let edits = edits.collect();
-        self.plan(base, edits, force, effort).await
+        self.plan(base, edits, force).await
     }
 
     /// Adds to the flaws of a plan what the database would refuse it for, of which it tells the first.

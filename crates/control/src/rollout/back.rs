@@ -87,7 +87,7 @@ impl Way {
             let undone = base.differences(&candidate).filter(&returns);
             let undone = undone.filter(|one| key_of(one).is_some_and(|key| !queued.contains(key)));
             // Not forced: what stays must not refer to what goes.
-            let plan = editor.plan(head.clone(), edits(undone), false, None).await?;
+            let plan = editor.plan(head.clone(), edits(undone), false).await?;
             let queued: Vec<Key> = queued.into_iter().cloned().collect();
             let plan = tokio::task::spawn_blocking(move || plan.keeping(&queued)).await?;
             if plan.flaws().is_empty() {
@@ -96,7 +96,7 @@ impl Way {
             rests = Some(Refused::Flawed(plan.flaws().to_vec()).to_string());
         }
         // Whatever stands against it, this is what the group was.
-        let plan = editor.plan(head.clone(), all, true, None).await?;
+        let plan = editor.plan(head.clone(), all, true).await?;
         Ok(Self { gate, head, plan, all: None, rests })
     }
 
@@ -129,7 +129,7 @@ impl Back<'_> {
             (Ok(published), Some(_)) => (published, Advance::Next),
             (Err(error), Some(all)) if !matches!(error, PublishError::Store(_)) => {
                 way.rests = Some(error.to_string());
-                let plan = in_time(until, self.editor.plan(way.head.clone(), all, true, None)).await?;
+                let plan = in_time(until, self.editor.plan(way.head.clone(), all, true)).await?;
                 let published = held.publish(self.change_set(gate, &plan)).await;
                 (published.map_err(|error| plan.refused(error))?, Advance::Head)
             }
@@ -218,7 +218,7 @@ mod tests {
         let state = State::start(store.clone()).await.unwrap();
         let here = state.find(DEFAULT_GROUP).await.unwrap();
         let compiler = compiler();
-        let editor = Editor { acting, compiler: &compiler, group: &here };
+        let editor = Editor { acting, compiler: &compiler, group: &here, effort: None };
         let way = Way::of(editor, GATE).await.unwrap();
         for one in meanwhile {
             write(acting, one).await;

@@ -169,7 +169,7 @@ impl Leader {
         }
         let actor = Actor::new(ActorKind::System, NAME);
         let here = state.find(group).await?;
-        let editor = Editor { acting: store.by(&actor), compiler, group: &here };
+        let editor = Editor { acting: store.by(&actor), compiler, group: &here, effort: None };
         let (_turn, way) = match (course, rollout.head.gate) {
             (Course::Back(_), Some(gate)) => {
                 let ground = Ground::of(editor, gate).await?;

@@ -2,7 +2,7 @@
 
 use crate::gateway::{Gateway, KEY, VIEWER, on_both};
 use http::Method;
-use milecastle_control::{Declared, endpoints};
+use milecastle_control::{Declared, api7_paths, endpoints};
 use milecastle_store::DEFAULT_GROUP;
 use milecastle_testkit::{Answer, Call};
 use serde_json::{Value, json};
@@ -328,6 +328,8 @@ async fn every_endpoint_with_a_role_that_was_made(gw: Gateway) {
 async fn below_api7_the_same_rights_are_asked_for(gw: Gateway) {
     const GROUPS: &str = "/api7/api/gateway_groups";
     assert_eq!(send(&gw, Method::POST, "/api/gateway_groups", json!({ "id": "prod" })).await.status, 201);
+    let beside = lines(WALK_OF_API7).map(|(_, path, _)| path).filter(|path| !path.starts_with("/api7/apisix/admin"));
+    assert_eq!(beside.collect::<Vec<_>>(), api7_paths(), "each path needs a line in the walk");
     let admin = lines(WALK).filter(|(_, path, _)| path.starts_with("/apisix/admin"));
     let admin = admin.map(|(method, path, least)| (method, format!("/api7{path}"), least));
     let own = lines(WALK_OF_API7).map(|(method, path, least)| (method, path.to_owned(), least));

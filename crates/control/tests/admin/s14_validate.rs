@@ -1,6 +1,7 @@
 //! §14: judging a whole configuration.
 
-use crate::gateway::{Gateway, on_sqlite};
+use crate::gateway::{Gateway, KEY, bare, on_sqlite};
+use http::Method;
 use milecastle_settings::Time;
 use milecastle_testkit::Call;
 use serde_json::{Value, json};
@@ -177,14 +178,19 @@ async fn s14_one_that_takes_too_long_is_ended() {
 }
 
 #[tokio::test]
-async fn s14_where_all_places_are_taken_writes_go_on() {
+async fn s14_where_all_places_are_taken_whoever_may_write_goes_on() {
     let gw = Gateway::configured(|settings| {
         settings.admin.max_validations = 0;
         settings.admin.validation_time = Time::millis(1);
     })
     .await;
-    let refused = gw.send("POST /configs/validate {}").await;
+    let viewer = json!({ "name": "v", "roles": [{ "role": "viewer", "groups": ["default"] }] });
+    let made = Call::new(Method::POST, "/api/tokens").header("x-api-key", KEY).body(viewer.to_string());
+    let token = made.to(gw.address()).await.unwrap().json().unwrap()["token"].as_str().unwrap().to_owned();
+    let call = bare("POST /configs/validate {}").header("x-api-key", &token);
+    let refused = call.to(gw.address()).await.unwrap();
     assert_eq!((refused.status, refused.header("retry-after").as_str()), (503, "1"), "{}", refused.text());
     assert!(refused.text().contains("admin.max_validations"), "{}", refused.text());
+    gw.check("POST /configs/validate {}", 200, json!({})).await;
     gw.done(r#"PUT /routes/1 {"uri":"/a","plugins":{}}"#).await;
 }

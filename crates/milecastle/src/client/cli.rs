@@ -234,7 +234,7 @@ pub(crate) struct SettingsChange {
     #[arg(long, value_name = "WHOSE")]
     pub verify_upstreams: Option<String>,
     /// YAML or JSON file with registries for service discovery, as `discovery` in a node's file has them, `-` for standard input;
-    /// merged into those that are there, and null takes one away
+    /// merged into those that are there: null takes one away, and a file of `null` all of them
     #[arg(long, value_name = "FILE")]
     pub discovery: Option<PathBuf>,
     /// JSON file with all settings, `-` for standard input; what it leaves out has its default

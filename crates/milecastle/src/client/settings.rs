@@ -131,6 +131,7 @@ mod tests {
         let expected = json!({ "consul": { "servers": ["http://a:8500"] }, "dns": null });
         assert_eq!(registries("consul:\n  servers: ['http://a:8500']\ndns:\n").unwrap(), expected);
         assert_eq!(registries(&expected.to_string()).unwrap(), expected);
+        assert_eq!(registries("null\n").unwrap(), Value::Null, "takes all away");
         let error = registries("consul: {\n").unwrap_err().to_string();
         assert!(error.starts_with("line "), "{error}");
     }

@@ -11,7 +11,6 @@ mod secrets;
 mod stream;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,7 +28,8 @@ pub use prometheus::{MetricSettings, Prometheus};
 pub use secrets::Secrets;
 pub use stream::{NginxStream, ProxyProtocol, ProxyVersion, StreamProxy, TcpListen};
 
-use crate::load::{Checks, File, under};
+use crate::listener::Listener;
+use crate::load::{Checks, File};
 use crate::{Discovery, ListenTls, Log, Size};
 
 /// Configuration of a gateway node: the file of `milecastle gateway`, and the section `gateway` of `milecastle up`.
@@ -179,21 +179,25 @@ impl PluginAttr {
 
 impl Gateway {
     /// Every address that this node listens on, with the key that sets it, in the order of the file's reference page.
-    pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
+    pub fn listeners(&self) -> Vec<Listener> {
         let (apisix, mut all) = (&self.apisix, Vec::new());
-        all.extend(apisix.node_listen.0.iter().map(|l| ("apisix.node_listen", l.socket())));
+        all.extend(apisix.node_listen.0.iter().map(|l| Listener::listed("apisix.node_listen", l.socket())));
         let tls = apisix.ssl.listen.iter().filter(|_| apisix.ssl.enable);
-        all.extend(tls.map(|l| ("apisix.ssl.listen", l.socket())));
-        all.extend(apisix.proxy_protocol.http().map(|addr| ("apisix.proxy_protocol.listen_http_port", addr)));
-        all.extend(apisix.proxy_protocol.https().map(|addr| ("apisix.proxy_protocol.listen_https_port", addr)));
+        all.extend(tls.map(|l| Listener::listed("apisix.ssl.listen", l.socket())));
+        all.extend(
+            apisix.proxy_protocol.http().map(|addr| Listener::listed("apisix.proxy_protocol.listen_http_port", addr)),
+        );
+        all.extend(
+            apisix.proxy_protocol.https().map(|addr| Listener::listed("apisix.proxy_protocol.listen_https_port", addr)),
+        );
         all.extend(apisix.stream_proxy.tcp_listeners());
-        all.push(("apisix.status.port", self.apisix.status.socket()));
+        all.push(Listener::alone("apisix.status.port", self.apisix.status.socket()));
         if self.apisix.enable_control {
-            all.push(("apisix.control.port", self.apisix.control.socket()));
+            all.push(Listener::alone("apisix.control.port", self.apisix.control.socket()));
         }
         let prometheus = &self.plugin_attr.prometheus;
         if prometheus.enable_export_server {
-            all.push(("plugin_attr.prometheus.export_addr.port", prometheus.export_addr.socket()));
+            all.push(Listener::alone("plugin_attr.prometheus.export_addr.port", prometheus.export_addr.socket()));
         }
         all
     }
@@ -280,8 +284,8 @@ impl Gateway {
 impl File for GatewayFile {
     const ROLE: &'static str = "gateway";
 
-    fn listeners(&self) -> Vec<(String, SocketAddr)> {
-        under("", self.gateway.listeners())
+    fn listeners(&self) -> Vec<Listener> {
+        self.gateway.listeners()
     }
 
     fn check(&self, checks: &mut Checks<'_>) {

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::nginx::{EscapeStyle, check_access_log};
+use crate::listener::Listener;
 use crate::load::Checks;
 use crate::{Peers, PortRange};
 
@@ -164,8 +165,11 @@ impl From<TcpListenForm> for TcpListen {
 
 impl StreamProxy {
     /// Every TCP address, with the key that sets it. What UDP listens on stands beside them and can be the same.
-    pub(super) fn tcp_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-        self.tcp.iter().flat_map(|listen| listen.addr.sockets()).map(|addr| ("apisix.stream_proxy.tcp", addr))
+    pub(super) fn tcp_listeners(&self) -> impl Iterator<Item = Listener> {
+        self.tcp
+            .iter()
+            .flat_map(|listen| listen.addr.sockets())
+            .map(|addr| Listener::listed("apisix.stream_proxy.tcp", addr))
     }
 
     /// Whether there is none.
