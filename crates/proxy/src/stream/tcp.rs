@@ -219,7 +219,7 @@ async fn open(
     header: Option<&[u8]>,
 ) -> io::Result<ToUpstream> {
     let connecting = async {
-        let mut stream = TcpStream::connect(addr).await?;
+        let mut stream = session.worker.connect(addr).await?;
         stream.set_nodelay(true)?;
         if let Some(header) = header {
             stream.write_all(header).await?;
