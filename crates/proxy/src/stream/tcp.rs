@@ -61,7 +61,7 @@ pub(crate) fn spawn(
         let mut session = Session::new(worker.clone(), cx, own.counters.of(worker.index));
         let served = Box::pin(serve(&mut session, stream, &listen, &own, &activity)).await;
         if activity.evicted.get() {
-            session.cx.end = SessionEnd::Client;
+            (session.cx.status, session.cx.end) = (status::NO_ROOM, SessionEnd::Evicted);
             tracing::debug!(%peer, "a TCP session whose client has said nothing makes room");
         } else if let Err(error) = served {
             tracing::debug!(%peer, %error, "a TCP session ended");
