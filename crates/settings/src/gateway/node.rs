@@ -152,7 +152,8 @@ pub struct Timeouts {
     /// How long a client may take for its TLS handshake.
     pub tls_handshake: Time,
     /// How long a client connection that waits for a request keeps its place among `limits.connections`, from its beginning or its last
-    /// answer on, while others have none.
+    /// answer on, while others have none; a TCP session whose client has said nothing, since that has been waited for or bytes have
+    /// passed last.
     pub connection_place: Time,
     /// How long a peer may take to send the PROXY protocol's header where it is expected.
     pub proxy_protocol: Time,
