@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Files and sockets that are no connection of a client or to an upstream, at most.
+/// Files that are set aside for what is neither a connection of a client nor the one that it may need to an upstream.
 const OTHER_FILES: u64 = 1024;
 
 /// A value of the file that the data plane cannot use.

@@ -187,7 +187,11 @@ async fn requests_without_a_body_take_no_room_however_late_their_streams_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_beyond_the_connections_that_may_be_is_refused_until_one_has_left() {
-    let settings = [("MILECASTLE__GATEWAY__WORKERS", "1"), ("MILECASTLE__GATEWAY__LIMITS__CONNECTIONS", "2")];
+    let settings = [
+        ("MILECASTLE__GATEWAY__WORKERS", "1"),
+        ("MILECASTLE__GATEWAY__LIMITS__CONNECTIONS", "2"),
+        ("MILECASTLE__GATEWAY__TIMEOUTS__CONNECTION_PLACE", "1h"),
+    ];
     let site = Site::start(&settings).await;
     // Those over TCP by which the site was looked at count until they are gone.
     let open = async || site.metric("nginx_http_current_connections{state=\"active\"}").await;
@@ -204,5 +208,23 @@ async fn who_comes_beyond_the_connections_that_may_be_is_refused_until_one_has_l
     first.ask(json!({ "do": "leave" }));
     eventually("there is room", async || open().await == 1).await;
     assert_eq!(site.client().request("/", json!({}))["status"], 200);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_wait_for_a_request_make_room_for_who_comes_again() {
+    let settings = [
+        ("MILECASTLE__GATEWAY__WORKERS", "1"),
+        ("MILECASTLE__GATEWAY__LIMITS__CONNECTIONS", "1"),
+        ("MILECASTLE__GATEWAY__TIMEOUTS__CONNECTION_PLACE", "100ms"),
+    ];
+    let site = Site::start(&settings).await;
+    let open = async || site.metric("nginx_http_current_connections{state=\"active\"}").await;
+    eventually("nobody is there", async || open().await == 0).await;
+    let mut idle = site.client();
+    assert_eq!(idle.request("/", json!({}))["status"], 200, "{}", idle.greeting);
+    eventually("there is room", async || site.client().greeting["refused"].is_null()).await;
+    assert!(site.metric("connections_evicted_total").await > 0);
+    drop(idle);
     site.stop().await;
 }

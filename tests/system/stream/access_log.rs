@@ -1,6 +1,6 @@
 //! The access log of sessions (`docs/stream.md`).
 
-use super::{Gateway, SOON, echo, talk};
+use super::{Gateway, SOON, connect, echo, talk};
 use milecastle_testkit::{eventually, nowhere};
 use serde_json::{Value, json};
 use std::net::UdpSocket;
@@ -42,6 +42,23 @@ async fn stream_6_1_a_line_tells_of_each_session_whatever_became_of_it() {
     gateway.route("1", nowhere(), json!({ "server_port": at.port() })).await;
     eventually("the node cannot be reached", async || talk(at, b"x").unwrap_or_default().is_empty()).await;
     line(&file, "a session without a node", |line| line.contains("] TCP 502 0 0 ")).await;
+    gateway.up.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_made_room_is_told_from_one_whose_client_left() {
+    let settings = [
+        ("MILECASTLE__GATEWAY__WORKERS", "1"),
+        ("MILECASTLE__GATEWAY__LIMITS__CONNECTIONS", "1"),
+        ("MILECASTLE__GATEWAY__TIMEOUTS__CONNECTION_PLACE", "100ms"),
+    ];
+    let (gateway, file, _dir) = logging(&settings);
+    let at = gateway.at("TCP");
+    gateway.route("1", echo("served: "), json!({ "server_port": at.port() })).await;
+    gateway.eventually_passes(at).await;
+    let _silent = connect(at);
+    assert_eq!(talk(at, b"hello").unwrap(), b"served: hello");
+    line(&file, "the session whose client said nothing", |line| line.contains("] TCP 503 0 0 ")).await;
     gateway.up.kill();
 }
 

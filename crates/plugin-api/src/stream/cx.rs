@@ -71,6 +71,8 @@ pub enum SessionEnd {
     Upstream,
     /// The gateway has ended it: what it was opened under holds no longer.
     Superseded,
+    /// The gateway has ended it while its client had said nothing: another connection was to have its place.
+    Evicted,
 }
 
 /// Bytes of a session, PROXY headers and TLS apart.
@@ -114,7 +116,8 @@ pub struct StreamCx {
     pub upstream: Upstream,
     /// Bytes so far.
     pub traffic: Traffic,
-    /// 200, or why no upstream was reached: 403 no route or a plugin's refusal, 500, 502, 503.
+    /// 200, or why no upstream was reached: 403 no route or a plugin's refusal, 500, 502, 503; 503 also where another connection was to
+    /// have its place.
     pub status: u16,
     /// The status with which a plugin closed the session.
     pub rejected: Option<u16>,

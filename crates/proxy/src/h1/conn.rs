@@ -19,7 +19,6 @@ use http::{HeaderMap, StatusCode};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -61,9 +60,12 @@ pub(crate) struct Conn {
     rests_since: u64,
 }
 
-/// Opens a TCP connection.
-pub(crate) async fn connect_tcp(addr: SocketAddr, patience: Duration) -> Result<TcpStream, Failure> {
-    let connected = tokio::time::timeout(patience, TcpStream::connect(addr)).await;
+/// Readies the TCP connection that `connecting` opens.
+pub(crate) async fn connect_tcp(
+    connecting: impl Future<Output = io::Result<TcpStream>>,
+    patience: Duration,
+) -> Result<TcpStream, Failure> {
+    let connected = tokio::time::timeout(patience, connecting).await;
     let stream = connected.map_err(|_| Failure::ConnectTimeout)?.map_err(Failure::Connect)?;
     stream.set_nodelay(true).map_err(Failure::Connect)?;
     Ok(stream)

@@ -87,6 +87,16 @@ impl Pool {
             slot.is_needed()
         });
     }
+
+    /// Closes all that rest, and says how many there were.
+    pub(crate) fn close_idle(&self) -> usize {
+        let idle = self.count.idle.get();
+        self.slots.borrow_mut().retain(|_, slot| {
+            slot.retain(|_| false);
+            slot.is_needed()
+        });
+        idle
+    }
 }
 
 /// Those that make room together when a worker is at its cap `most`: the ones used longest ago. To find them all are looked at, a
@@ -162,5 +172,34 @@ impl Slot {
         if self.idle.borrow_mut().pop_front().is_some() {
             self.count.idle.set(self.count.idle.get() - 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Transport;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn what_rests_is_closed_where_its_files_are_needed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (pool, now, minute) = (Pool::new(8, Arc::default()), Instant::now(), Duration::from_secs(60));
+        let slot = pool.slot(&PoolKey { addr, tls: None });
+        let mut others = Vec::new();
+        for _ in 0..2 {
+            let stream = TcpStream::connect(addr).await.unwrap();
+            others.push(listener.accept().await.unwrap().0);
+            let conn = Conn::new(Transport::Tcp(stream), Rc::default(), now, minute);
+            slot.put(conn, Keep { size: 8, idle_timeout: minute, requests: 8 }, now);
+        }
+        assert_eq!(pool.close_idle(), 2);
+        for other in &mut others {
+            assert_eq!(other.read(&mut [0]).await.unwrap(), 0);
+        }
+        assert!(slot.take(now).is_none());
+        assert_eq!(pool.close_idle(), 0);
     }
 }

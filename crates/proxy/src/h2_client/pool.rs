@@ -75,6 +75,16 @@ impl Pool {
             lanes.is_needed()
         });
     }
+
+    /// Lets go of all that have no stream, and says how many there were. They close once their tasks hear of it.
+    pub(crate) fn close_idle(&self) -> usize {
+        let idle = self.shared.idle.get();
+        self.lanes.borrow_mut().retain(|_, lanes| {
+            lanes.let_go(|conn| conn.streams.get() == 0);
+            lanes.is_needed()
+        });
+        idle
+    }
 }
 
 impl Lanes {

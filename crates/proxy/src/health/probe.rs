@@ -9,6 +9,7 @@ use crate::tls::OnDemandTls;
 use milecastle_model::{ActiveCheck, ProbeKind};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// Longest status line that is read.
 const STATUS_LINE: usize = 4096;
@@ -43,7 +44,7 @@ impl From<Failure> for Broken {
 
 /// Connects, and asks where the kind of check says so; gives the beginning of the answer.
 async fn exchange(target: &Target, check: &ActiveCheck, tls: &OnDemandTls) -> Result<Option<Vec<u8>>, Broken> {
-    let stream = connect_tcp(target.addr, check.timeout).await?;
+    let stream = connect_tcp(TcpStream::connect(target.addr), check.timeout).await?;
     let request = || request(check, &target.probe_host);
     match check.kind {
         ProbeKind::Tcp => Ok(None),

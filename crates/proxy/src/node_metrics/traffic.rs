@@ -194,7 +194,7 @@ fn superseded(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
 }
 
 fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
-    let figures: [(&str, &str, Read); 32] = [
+    let figures: [(&str, &str, Read); 33] = [
         ("responses_5xx_total", "Answers of the 5xx class", |t| t.responses_5xx),
         ("tls_handshake_failures_total", "TLS handshakes with clients that failed", |t| t.tls_failures),
         ("bad_request_heads_total", "Requests refused because their head is malformed or too large", |t| t.bad_heads),
@@ -238,7 +238,7 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
         }),
         (
             "connections_evicted_total",
-            "Connections without a request that were closed so that others find room (limits.connections)",
+            "Connections waiting for their client, of HTTP and of TCP sessions, that were closed so that others find room: because of limits.connections, or for want of files (LimitNOFILE)",
             |t| t.connections_evicted,
         ),
         ("pipes_short_total", "Large answers that were copied because of limits.pipes", |t| t.pipes_short),
@@ -247,6 +247,11 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
             t.upstream_connect_failures
         }),
         ("upstream_pool_hits_total", "Requests sent on a kept upstream connection", |t| t.pool_hits),
+        (
+            "upstream_pool_given_up_total",
+            "Idle upstream connections closed because the process had no file left (LimitNOFILE)",
+            |t| t.idle_connections_given_up,
+        ),
         ("upstream_pool_stale_total", "Kept upstream connections found closed when they were used", |t| t.pool_stale),
         ("upstream_http2_no_room_total", "Requests for which no HTTP/2 connection had room in time", |t| {
             t.http2_no_room

@@ -341,7 +341,7 @@ pub(super) async fn open(worker: &Worker, endpoint: &Endpoint, patience: Duratio
 
 async fn connect(worker: &Worker, endpoint: &Endpoint, patience: Duration) -> Result<ToUpstream, Failure> {
     let began = Instant::now();
-    let stream = h1::connect_tcp(endpoint.addr, patience).await?;
+    let stream = h1::connect_tcp(worker.connect(endpoint.addr), patience).await?;
     let Some(tls) = &endpoint.tls else { return Ok(Transport::Tcp(stream)) };
     let left = patience.saturating_sub(began.elapsed());
     Ok(Transport::Tls(worker.node.upstream_tls.connect_by(stream, &tls.name, &tls.profile, left).await?))

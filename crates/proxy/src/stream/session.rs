@@ -23,6 +23,8 @@ pub(super) mod status {
     pub(crate) const BAD_UPSTREAM: u16 = 502;
     /// There is no upstream, or no node in it.
     pub(crate) const NO_UPSTREAM: u16 = 503;
+    /// Another connection was to have its place.
+    pub(crate) const NO_ROOM: u16 = 503;
 }
 
 /// A session under way. Dropping it ends it: the log hooks run then, exactly once.

@@ -2,7 +2,7 @@
 
 use super::StreamListen;
 use super::connect::{connect, upstream_of};
-use super::relay::{Ended, Pipe, Relay};
+use super::relay::{Ended, Passed, Pipe, Relay};
 use super::session::{Session, status};
 use crate::config::Listen;
 use crate::lasting::Lasting;
@@ -19,6 +19,7 @@ use rustix::fd::{AsFd as _, BorrowedFd};
 use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -58,22 +59,12 @@ pub(crate) fn spawn(
         let mut cx = StreamCx::new(Over::Tcp, peer, local, serial);
         cx.listen = listen.addr;
         let mut session = Session::new(worker.clone(), cx, own.counters.of(worker.index));
-        let served = {
-            let serving = Box::pin(serve(&mut session, stream, &listen, &own, &activity));
-            tokio::select! {
-                // What has come from the client comes first: then it stays.
-                biased;
-                served = serving => Some(served),
-                () = activity.evicted() => None,
-            }
-        };
-        match served {
-            Some(Ok(())) => {}
-            Some(Err(error)) => tracing::debug!(%peer, %error, "a TCP session ended"),
-            None => {
-                session.cx.end = SessionEnd::Client;
-                tracing::debug!(%peer, "a TCP session whose client has said nothing makes room");
-            }
+        let served = Box::pin(serve(&mut session, stream, &listen, &own, &activity)).await;
+        if activity.evicted.get() {
+            (session.cx.status, session.cx.end) = (status::NO_ROOM, SessionEnd::Evicted);
+            tracing::debug!(%peer, "a TCP session whose client has said nothing makes room");
+        } else if let Err(error) = served {
+            tracing::debug!(%peer, %error, "a TCP session ended");
         }
     }));
 }
@@ -89,7 +80,8 @@ async fn serve(
     let config = &session.worker.clone().node.config;
     if listen.proxy_protocol {
         session.cx.status = status::BAD_CLIENT;
-        let read = proxy_protocol::read(&mut stream, config.client.proxy_protocol_timeout).await;
+        let reading = pin!(proxy_protocol::read(&mut stream, config.client.proxy_protocol_timeout));
+        let read = activity.unless_evicted(reading).await?;
         let header = read.inspect_err(|_| session.worker.counters.bad_proxy_headers.up())?;
         let believed = config.stream.real_ip_from.contains(session.cx.peer.ip());
         session.cx.proxied = header.addresses.map(|(client, server)| Proxied { client, server });
@@ -102,7 +94,8 @@ async fn serve(
         false => Transport::Tcp(Socket::Watched(stream)),
         true => {
             session.cx.status = status::BAD_CLIENT;
-            let accepted = crate::tls::accept(&session.worker, listen, stream).await;
+            let accepting = Box::pin(crate::tls::accept(&session.worker, listen, stream));
+            let accepted = activity.unless_evicted(accepting).await?;
             let (stream, info) = accepted.inspect_err(|_| session.worker.counters.tls_failures.up())?;
             session.cx.tls = Some(info);
             session.cx.status = 200;
@@ -158,7 +151,8 @@ async fn preread(
                     return Ok(false);
                 }
                 first.reserve(most - first.len());
-                let read = tokio::time::timeout_at(until, client.read_buf(first)).await;
+                let reading = tokio::time::timeout_at(until, client.read_buf(first));
+                let read = activity.unless_evicted(pin!(reading)).await?;
                 let read = read.unwrap_or_else(|_| {
                     session.worker.counters.stream_preread_late.up();
                     Err(io::ErrorKind::TimedOut.into())
@@ -225,7 +219,7 @@ async fn open(
     header: Option<&[u8]>,
 ) -> io::Result<ToUpstream> {
     let connecting = async {
-        let mut stream = TcpStream::connect(addr).await?;
+        let mut stream = session.worker.connect(addr).await?;
         stream.set_nodelay(true)?;
         if let Some(header) = header {
             stream.write_all(header).await?;
@@ -261,18 +255,17 @@ async fn pass(
         lasting,
         farewell,
     };
-    let ended = relay
-        .run(&worker.stream_room, |up, down| {
-            activity.pass(up.read > 0);
-            let traffic = &mut session.cx.traffic;
-            (traffic.received, traffic.upstream_sent) = (read_before + up.read, up.written);
-            (traffic.upstream_received, traffic.sent) = (down.read, down.written);
-            if down.read > 0 {
-                session.note_first_byte();
-            }
-            session.tell_traffic();
-        })
-        .await;
+    let told = |up: Passed, down: Passed| {
+        activity.pass(up.read > 0);
+        let traffic = &mut session.cx.traffic;
+        (traffic.received, traffic.upstream_sent) = (read_before + up.read, up.written);
+        (traffic.upstream_received, traffic.sent) = (down.read, down.written);
+        if down.read > 0 {
+            session.note_first_byte();
+        }
+        session.tell_traffic();
+    };
+    let ended = activity.unless_evicted(pin!(relay.run(&worker.stream_room, told))).await?;
     let (end, error) = match ended {
         Ended::Complete => (SessionEnd::Closed, None),
         Ended::Superseded => {

@@ -12,6 +12,8 @@ use crate::upload::Progress;
 use milecastle_plugin_api::RouteInfo;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -76,7 +78,7 @@ pub(crate) struct Activity {
     /// Bytes were written since the worker looked.
     pub(crate) written: Cell<bool>,
     /// When the last answer was complete, or the connection ready for its first request; of a session whose client has said nothing,
-    /// when bytes have passed last.
+    /// since when it has been waited for, or when bytes have passed last.
     pub(crate) idle_since: Cell<Instant>,
     /// How far the body of the present request has come.
     pub(crate) upload: Cell<Progress>,
@@ -86,6 +88,8 @@ pub(crate) struct Activity {
     pub(crate) evicted: Cell<bool>,
     /// Nothing has come yet from the client of a session of TCP.
     silent: Cell<bool>,
+    /// A step is under way that waits for the client.
+    awaited: Cell<bool>,
     /// The answer was cut short, and its end is the end of the connection: only a reset tells it from a whole one.
     pub(crate) cut: Cell<bool>,
     /// The request in work wants its task woken if it lasts: it has left a limit unarmed.
@@ -116,6 +120,7 @@ impl Activity {
             closing: Cell::new(false),
             evicted: Cell::new(false),
             silent: Cell::new(true),
+            awaited: Cell::new(false),
             cut: Cell::new(false),
             later: Cell::new(false),
             introduction: Cell::new(Introduction::None),
@@ -147,7 +152,10 @@ impl Activity {
 
     /// Leaves the waker of the connection's task.
     pub(crate) fn set_waker(&self, cx: &Context<'_>) {
-        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        let mut left = self.waker.borrow_mut();
+        if !left.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *left = Some(cx.waker().clone());
+        }
     }
 
     pub(super) fn signal(&self) -> Signal {
@@ -169,34 +177,41 @@ impl Activity {
         if !self.silent.get() {
             return;
         }
+        self.evicted.set(false);
         if spoken {
             self.silent.set(false);
-            self.evicted.set(false);
         } else {
             self.idle_since.set(Instant::now());
         }
     }
 
-    /// Waits until another connection is to have the place of this session of TCP. Cancel safe.
-    pub(crate) async fn evicted(&self) {
-        poll_fn(|cx| {
-            if self.evicted.get() {
-                return Poll::Ready(());
+    /// What a step comes to that waits for the client. What has come from the client comes first: then it stays.
+    ///
+    /// # Errors
+    /// `ConnectionAborted`: another connection is to have the place of this one. `evicted` says so from then on.
+    pub(crate) async fn unless_evicted<T>(&self, mut step: impl Future<Output = T> + Unpin) -> io::Result<T> {
+        self.idle_since.set(Instant::now());
+        self.awaited.set(true);
+        let done = poll_fn(|cx| {
+            self.set_waker(cx);
+            match Pin::new(&mut step).poll(cx) {
+                Poll::Pending if self.evicted.get() => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                polled => polled.map(Ok),
             }
-            // Of one whose client has spoken nobody asks it, and no waker is copied with each piece.
-            if self.silent.get() {
-                self.set_waker(cx);
-            }
-            Poll::Pending
         })
         .await;
+        self.awaited.set(false);
+        if done.is_ok() {
+            self.evicted.set(false);
+        }
+        done
     }
 
     /// How long it has waited for a request, or for the rest of one's head; of a session, how long nothing has passed, while its client
-    /// has said nothing. `None` while one is in work.
+    /// has said nothing and is waited for. `None` while one is in work, or the session is held up by us or its upstream.
     pub(super) fn waits_for(&self, now: Instant) -> Option<Duration> {
         let waits = match self.nature.get() {
-            Nature::Tcp => self.silent.get(),
+            Nature::Tcp => self.silent.get() && self.awaited.get(),
             _ => matches!(self.phase(), Phase::Idle | Phase::Head),
         };
         waits.then(|| now.saturating_duration_since(self.idle_since.get()))

@@ -114,9 +114,9 @@ impl Registry {
         found
     }
 
-    /// Has connections end that wait for a request, for the rest of its head, or for a session's client, so that others find room: those that have waited
-    /// for longest, if for `keep` at least. A 16th of all at a time and not at once again, so that looking at all of them costs
-    /// little however many come. Gives how many were told for the first time.
+    /// Has connections end that wait for a request, for the rest of its head, or for a session's client, so that others find room:
+    /// those that have waited for longest, if for `keep` at least. A 16th of all at a time and not at once again, so that looking at
+    /// all of them costs little however many come. Gives how many were told for the first time.
     pub(crate) fn make_room(&self, now: Instant, keep: Duration) -> u64 {
         if self.looked.get().is_some_and(|looked| now.saturating_duration_since(looked) < ROOM_EVERY) {
             return 0;
@@ -167,6 +167,9 @@ impl Drop for Registered {
 mod tests {
     use super::*;
     use crate::worker::Nature;
+    use std::future::{pending, ready};
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -206,19 +209,37 @@ mod tests {
     }
 
     #[test]
-    fn a_session_waits_as_long_as_its_client_has_said_nothing() {
-        let now = Instant::now() + 100 * SECOND;
-        let (registry, all) = registry(4, now);
+    fn a_session_waits_while_its_client_is_waited_for_and_has_said_nothing() {
+        let now = Instant::now();
+        let (registry, all) = registry(3, now);
+        let long_ago = now.checked_sub(5 * SECOND).unwrap();
         for activity in &all {
             activity.begin();
             activity.nature.set(Nature::Tcp);
+            activity.idle_since.set(long_ago);
         }
-        all[3].pass(true);
-        assert_eq!(registry.make_room(now, SECOND), 1);
-        assert_eq!(evicted(&all), [2]);
-        // What comes meanwhile counts.
+        assert_eq!(registry.make_room(now, SECOND), 0, "no client is waited for");
+        let mut cx = Context::from_waker(Waker::noop());
+        {
+            let mut heard = pin!(all[0].unless_evicted(ready(())));
+            assert!(matches!(heard.as_mut().poll(&mut cx), Poll::Ready(Ok(()))));
+            all[0].idle_since.set(long_ago);
+        }
+        let later = |looks: u32| now + looks * ROOM_EVERY;
+        assert_eq!(registry.make_room(later(1), SECOND), 0, "none is waited for any more");
+        let mut waits: Vec<_> = all.iter().map(|activity| Box::pin(activity.unless_evicted(pending::<()>()))).collect();
+        assert!(waits.iter_mut().all(|wait| wait.as_mut().poll(&mut cx).is_pending()));
+        assert_eq!(registry.make_room(later(2), SECOND), 0, "the time before the wait does not count");
         all[2].pass(true);
-        assert_eq!(registry.make_room(now + ROOM_EVERY, SECOND), 1);
-        assert_eq!(evicted(&all), [1]);
+        [0, 2].into_iter().for_each(|n: usize| all[n].idle_since.set(long_ago));
+        assert_eq!(registry.make_room(later(3), SECOND), 1);
+        assert_eq!(evicted(&all), [0]);
+        assert!(matches!(waits[0].as_mut().poll(&mut cx), Poll::Ready(Err(_))));
+        // What comes from the upstream meanwhile counts.
+        all[1].idle_since.set(long_ago);
+        assert_eq!(registry.make_room(later(4), SECOND), 1);
+        assert_eq!(evicted(&all), [0, 1]);
+        all[1].pass(false);
+        assert!(waits[1].as_mut().poll(&mut cx).is_pending());
     }
 }

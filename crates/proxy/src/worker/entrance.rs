@@ -1,7 +1,7 @@
 //! Accepting connections of TCP, as many as there is room for.
 
 use super::client::ROOM_EVERY;
-use super::{Worker, serve};
+use super::{Worker, files, serve};
 use crate::config::Listen;
 use crate::socket::{Listener, Socket};
 use crate::stream::{self, StreamListen};
@@ -12,10 +12,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How long accepting pauses when the system has no descriptor left.
+/// How long accepting pauses when it has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepting has failed, at any listener of the process.
+/// Accepting has failed, at any listener of the process: for want of files, and for another reason.
+static NO_FILES: Paced = Paced::new(Duration::from_secs(10));
 static FAILED: Paced = Paced::new(Duration::from_secs(10));
 
 /// A listening socket and what is spoken on it.
@@ -52,27 +53,44 @@ impl Entrance {
         }
     }
 
-    /// The next connection in the listener's queue. Where the system has nothing left for one, those of the worker that wait for
-    /// their clients have to make room.
+    /// The next connection in the listener's queue. Where the system has nothing left for one, idle connections to upstreams have to
+    /// make room, and where there are none, those of the worker that wait for their clients.
     pub(super) async fn accept_one(&self, worker: &Worker) -> (Socket, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) if is_of_the_peer(&error) => {}
                 Err(error) => {
-                    let now = Instant::now();
-                    if let Some(times) = FAILED.happened(1, now) {
-                        tracing::error!(
-                            %error,
-                            key = self.listen.key,
-                            times,
-                            "connections cannot be accepted; raise the limit of open files (LimitNOFILE), or lower limits.connections"
-                        );
-                    }
-                    worker.make_room(now);
+                    self.give_way(&error, worker);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Tells that accepting has failed, and has room made where there was none.
+    fn give_way(&self, error: &io::Error, worker: &Worker) {
+        let (key, now) = (self.listen.key, Instant::now());
+        if files::are_missing(error) {
+            if let Some(times) = NO_FILES.happened(1, now) {
+                tracing::error!(
+                    %error,
+                    key,
+                    times,
+                    "connections cannot be accepted; raise the limit of open files (LimitNOFILE), or lower limits.connections"
+                );
+            }
+            if worker.close_idle() == 0 {
+                worker.make_room(now);
+            }
+        } else if let Some(times) = FAILED.happened(1, now) {
+            tracing::error!(
+                %error,
+                key,
+                times,
+                "connections cannot be accepted; see whether a rule of the firewall or of the system's security forbids them, \
+                 and whether the network is up"
+            );
         }
     }
 }
@@ -107,7 +125,7 @@ impl Worker {
     }
 
     /// Has connections end that only wait, if some have for long enough.
-    fn make_room(&self, now: Instant) {
+    pub(super) fn make_room(&self, now: Instant) {
         let evicted = self.clients.make_room(now, self.node.config.client.connection_place);
         self.counters.connections_evicted.add(evicted);
     }

@@ -10,6 +10,7 @@ mod client;
 mod defer;
 mod entrance;
 mod farewell;
+mod files;
 mod http1;
 mod http2;
 mod http3;

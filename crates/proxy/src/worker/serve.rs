@@ -13,11 +13,11 @@ use crate::transport::Transport;
 use bytes::BytesMut;
 use milecastle_plugin_api::{ClientConn, Proxied, Scheme};
 use std::any::Any;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
@@ -66,7 +66,8 @@ async fn open(
 ) -> io::Result<Option<Opened>> {
     let (mut socket, mut peer, mut proxied) = (socket, peer, None);
     if listen.proxy_protocol {
-        (peer, proxied) = unless_evicted(&activity, Box::pin(named_client(&worker, socket.watched()?, peer))).await?;
+        let naming = Box::pin(named_client(&worker, socket.watched()?, peer));
+        (peer, proxied) = activity.unless_evicted(naming).await??;
     }
     // The system is asked only where the listening socket takes connections to several addresses.
     let local = if listen.addr.ip().is_unspecified() { socket.local_addr()? } else { listen.addr };
@@ -74,7 +75,7 @@ async fn open(
         let stream = socket.into_watched()?;
         // Boxed: a handshake's state is large, and needed for a moment only.
         let accepting = Box::pin(crate::tls::accept(&worker, &listen, stream));
-        let accepted = unless_evicted(&activity, accepting).await;
+        let accepted = activity.unless_evicted(accepting).await.flatten();
         if accepted.is_err() {
             worker.counters.tls_failures.up();
         }
@@ -101,21 +102,6 @@ async fn open(
     let client = Client::new(&worker, facts, activity, listen.alternative.clone());
     let watch = Watch::new(client.activity.clone(), registered);
     Ok(Some(Opened { client, wire: Wire::new(transport, first), watch, http2 }))
-}
-
-/// What a step of setting the connection up comes to, unless it has to make room for another one meanwhile.
-async fn unless_evicted<T>(
-    activity: &Activity,
-    mut step: impl Future<Output = io::Result<T>> + Unpin,
-) -> io::Result<T> {
-    poll_fn(|cx| {
-        activity.set_waker(cx);
-        match Pin::new(&mut step).poll(cx) {
-            Poll::Pending if activity.evicted.get() => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
-            polled => polled,
-        }
-    })
-    .await
 }
 
 /// Takes the PROXY header off a connection, and says who counts as the peer: the client that it names, if the proxy is believed.

@@ -16,7 +16,10 @@ pub struct Limits {
     /// for `timeouts.connection_place`, it waits (`connections_held_total`), and others behind it in the listening socket's queue. 0
     /// goes by the files that the process may have open (`LimitNOFILE`; the soft limit is raised to the hard one at start): a
     /// quarter of them, at most 1,024, is for files and other sockets, and half of the rest, for a connection may need another one to an
-    /// upstream. A number that is higher than that is no limit in fact; where no file is left, connections make room all the same.
+    /// upstream. UDP sessions (`udp_sessions`, a file each) and pipes (`pipes`, two files each) have no part of their own in this: where
+    /// there are many of them, raise `LimitNOFILE` by as much, or set a lower number here. A number that is higher than that is no limit
+    /// in fact; where no file is left, idle connections to upstreams are closed (`upstream_pool_given_up_total`), and where there are
+    /// none, clients' connections make room all the same.
     #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
     /// Head of a request, beyond which the answer is 431.
@@ -149,7 +152,8 @@ pub struct Timeouts {
     /// How long a client may take for its TLS handshake.
     pub tls_handshake: Time,
     /// How long a client connection that waits for a request keeps its place among `limits.connections`, from its beginning or its last
-    /// answer on, while others have none.
+    /// answer on, while others have none; a TCP session whose client has said nothing, since that has been waited for or bytes have
+    /// passed last.
     pub connection_place: Time,
     /// How long a peer may take to send the PROXY protocol's header where it is expected.
     pub proxy_protocol: Time,

@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
@@ -53,9 +54,9 @@ impl Opening {
         let Self { worker, listen, line, serial, activity, registered } = self;
         let limits = &worker.node.config.client;
         let counted = Counted::up(&worker);
-        let quic = tokio::time::timeout(limits.handshake_timeout, connecting).await;
+        let quic = activity.unless_evicted(pin!(tokio::time::timeout(limits.handshake_timeout, connecting))).await;
         drop(counted);
-        let quic = quic.map_err(|_| {
+        let quic = quic?.map_err(|_| {
             worker.counters.tls_late.up();
             io::ErrorKind::TimedOut
         })??;

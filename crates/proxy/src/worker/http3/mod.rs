@@ -129,8 +129,9 @@ impl QuicEntrance {
             return incoming.refuse();
         }
         if worker.clients.len() >= config.connections as usize {
-            // Nobody waits in a queue of datagrams. Refused, the client takes TCP.
+            // Nobody waits in a queue of datagrams. Refused, the client takes TCP; the next one may find the room.
             counters.http3_refused.up();
+            worker.make_room(Instant::now());
             return incoming.refuse();
         }
         if !incoming.remote_address_validated() && worker.quic_handshakes.get() >= config.http3.handshakes {
