@@ -7,7 +7,7 @@
 //! compiled.
 //!
 //! Invariants: equal patterns with equal flags share one compiled form for as long as somebody holds it; a pattern is
-//! compiled when first used, not when the configuration is built; no text makes a match run without bound; those of an
+//! compiled once, when first used at the latest; no text makes a match run without bound; those of an
 //! object that is being written take a bounded time together.
 
 mod budget;
