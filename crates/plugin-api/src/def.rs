@@ -74,12 +74,12 @@ impl BuildCx<'_> {
         Pattern::compiled(source, flags, self.writing)
     }
 
-    /// A condition. Its patterns are compiled while it is written; a node leaves that to the first request.
+    /// A condition, compiled with its patterns.
     ///
     /// # Errors
     /// It is none, or one of its patterns is none that [`Self::pattern`] takes.
     pub fn condition(&self, value: &Value) -> Result<Expr, ExprError> {
-        Expr::parse_within(value, self.writing)
+        Expr::compiled(value, self.writing)
     }
 }
 

@@ -42,9 +42,9 @@ pub use built::Built;
 pub use chain::{Chain, HookPanicked};
 pub use consumer::{Consumer, CredentialMatch};
 pub use cx::{
-    Attempt, Begun, Body, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME, CREDENTIAL_IDENTIFIER, ClientConn, Lists, Proxied,
-    Request, RequestCx, Response, ResponseSource, RouteInfo, Scheme, Stretch, Timing, TlsInfo, Upstream, VarValue, Way,
-    hex, timestamp,
+    Attempt, Begun, Body, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME, CREDENTIAL_IDENTIFIER, ClientConn, Lists, NodeNames,
+    PickedNode, Proxied, Request, RequestCx, Response, ResponseSource, RouteInfo, Scheme, Stretch, Timing, TlsInfo,
+    Upstream, VarValue, Way, hex, timestamp,
 };
 pub use def::{
     Auth, BodyNeed, BodyNeeds, BuildCx, ConfigError, CredentialPlaces, Example, Metadata, Owner, Plugin, PluginDef,

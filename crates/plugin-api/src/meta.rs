@@ -36,7 +36,7 @@ impl Meta {
                 ),
             ));
         }
-        let filter = value.get("filter").map(|filter| Expr::parse_within(filter, writing));
+        let filter = value.get("filter").map(|filter| Expr::compiled(filter, writing));
         let filter = filter.transpose().map_err(|error| {
             ConfigError::at("/_meta/filter", format!("failed to validate the 'vars' expression: {error}"))
         })?;

@@ -410,6 +410,16 @@ fn registries_share_all_but_the_choice_of_plugins() {
 }
 
 #[test]
+fn a_node_compiles_the_patterns_of_filters_as_it_builds() {
+    // Whether there is such a property only compiling tells.
+    let filter = json!([["uri", "~~", r"\p{Nonsense}"]]);
+    let plugins = json!({ "alpha": { "mark": "m", "_meta": { "filter": filter } } });
+    let (setup, owner) = (setup(), Owner("/routes/1".into()));
+    let (_, faults) = setup.registry().build_all(plugins.as_object().unwrap(), Placement::Object, &owner, &|_| None);
+    assert_eq!(faults.iter().map(|fault| &*fault.path).collect::<Vec<_>>(), ["/alpha/_meta/filter"]);
+}
+
+#[test]
 fn faults_are_worded_as_the_admin_api_answers() {
     let check = |plugins: Value, path: &str, message: &str| {
         let faults = setup().faults(plugins);

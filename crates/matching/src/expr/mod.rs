@@ -1,7 +1,7 @@
 //! The condition language of `vars`, `filter`, `match` and `*_expr` (`docs/spec/routing.md` §6).
 //!
 //! An expression is checked and compiled once; [`Expr::eval`] then parses nothing and cannot fail. A regular
-//! expression compiles when first needed, or when it is written; one that gives up (see [`crate::pattern`]) counts as not found.
+//! expression is compiled with it or when first needed; one that gives up (see [`crate::pattern`]) counts as not found.
 
 mod parse;
 #[cfg(test)]
@@ -15,6 +15,7 @@ use thiserror::Error;
 use crate::cidr::CidrSet;
 use crate::pattern::{Pattern, PatternBudget, PatternError};
 use crate::var::{Lookup, Var, VarName};
+use parse::Patterns;
 
 /// Why an expression is refused. The texts are those of `docs/spec/routing.md` §6.1 without the prefix
 /// «failed to validate the 'vars' expression: », which callers add.
@@ -113,15 +114,15 @@ impl Expr {
     /// Lists may be nested this deep.
     pub const MAX_DEPTH: usize = 64;
 
-    /// Compiles an expression.
+    /// Compiles an expression, but leaves its patterns to the first request that needs them.
     pub fn parse(value: &Value) -> Result<Expr, ExprError> {
-        Expr::parse_within(value, None)
+        parse::expression(value, Patterns::Later).map(Expr)
     }
 
-    /// Compiles an expression. In an object that is being written `budget` says what its patterns may still come to, and each is
-    /// compiled now, to report what parsing alone does not find; without one that is left to the first request.
-    pub fn parse_within(value: &Value, budget: Option<&PatternBudget>) -> Result<Expr, ExprError> {
-        parse::expression(value, budget).map(Expr)
+    /// Compiles an expression with its patterns, which reports what parsing alone does not find. In an object that is being written
+    /// `budget` says what these may still come to.
+    pub fn compiled(value: &Value, budget: Option<&PatternBudget>) -> Result<Expr, ExprError> {
+        parse::expression(value, Patterns::Now(budget)).map(Expr)
     }
 
     /// Whether the expression is empty, that is, always true.

@@ -8,41 +8,47 @@ use crate::json_path::JsonPath;
 use crate::pattern::{Flags, Pattern, PatternBudget};
 use crate::var::{VarName, number_of};
 
-/// What the patterns may still come to; `None`: they are compiled when first needed.
-type Budget<'b> = Option<&'b PatternBudget>;
+/// When the patterns are compiled.
+#[derive(Clone, Copy)]
+pub(super) enum Patterns<'b> {
+    /// With the expression, within what they may still come to.
+    Now(Option<&'b PatternBudget>),
+    /// When first needed.
+    Later,
+}
 
-pub(super) fn expression(value: &Value, budget: Budget<'_>) -> Result<Node, ExprError> {
+pub(super) fn expression(value: &Value, patterns: Patterns<'_>) -> Result<Node, ExprError> {
     let items = value.as_array().ok_or(ExprError::NotWrapped)?;
     match items.first() {
         None => Ok(Node::All(Vec::new())),
         Some(Value::String(word)) if logic(word).is_none() => Err(ExprError::NotWrapped),
-        Some(_) => list(items, 1, budget),
+        Some(_) => list(items, 1, patterns),
     }
 }
 
 /// A non-empty list that starts with a logic word or an item.
-fn list(items: &[Value], depth: usize, budget: Budget<'_>) -> Result<Node, ExprError> {
+fn list(items: &[Value], depth: usize, patterns: Patterns<'_>) -> Result<Node, ExprError> {
     let word = items.first().and_then(Value::as_str).and_then(logic);
     let operands = match (word, items) {
         (Some(_), [_, operands @ ..]) if operands.len() < 2 => return Err(ExprError::TooShort),
         (Some(_), [_, operands @ ..]) => operands,
         _ => items,
     };
-    let nodes = operands.iter().map(|operand| item(operand, depth + 1, budget)).collect::<Result<Vec<_>, _>>()?;
+    let nodes = operands.iter().map(|operand| item(operand, depth + 1, patterns)).collect::<Result<Vec<_>, _>>()?;
     Ok(word.unwrap_or(Logic { any: false, not: false }).node(nodes))
 }
 
 /// A condition or a nested list.
-fn item(value: &Value, depth: usize, budget: Budget<'_>) -> Result<Node, ExprError> {
+fn item(value: &Value, depth: usize, patterns: Patterns<'_>) -> Result<Node, ExprError> {
     if depth > Expr::MAX_DEPTH {
         return Err(ExprError::TooDeep);
     }
     let members = value.as_array().ok_or(ExprError::NotWrapped)?;
     match members.first() {
         None => Err(ExprError::TooShort),
-        Some(Value::Array(_)) => list(members, depth, budget),
-        Some(Value::String(word)) if logic(word).is_some() => list(members, depth, budget),
-        Some(Value::String(name)) => condition(name, members, budget),
+        Some(Value::Array(_)) => list(members, depth, patterns),
+        Some(Value::String(word)) if logic(word).is_some() => list(members, depth, patterns),
+        Some(Value::String(name)) => condition(name, members, patterns),
         Some(_) => Err(ExprError::Invalid),
     }
 }
@@ -76,7 +82,7 @@ fn logic(word: &str) -> Option<Logic> {
 
 /// `[var, op, value]`, `[var, "!", op, value]`, or the old `[var, value]`, which means equality. The value of the old
 /// form is taken as written; an operator in its place is one that has lost its operand.
-fn condition(name: &str, members: &[Value], budget: Budget<'_>) -> Result<Node, ExprError> {
+fn condition(name: &str, members: &[Value], patterns: Patterns<'_>) -> Result<Node, ExprError> {
     let (not, op, operand) = match members {
         [_, Value::String(op)] if op == "!" || Operator::parse(op).is_some() => return Err(ExprError::Invalid),
         [_, operand] => (false, Operator::Equal, operand),
@@ -88,7 +94,7 @@ fn condition(name: &str, members: &[Value], budget: Budget<'_>) -> Result<Node, 
     if let Some(path) = name.strip_prefix("post_arg.") {
         JsonPath::parse(path)?;
     }
-    let test = Node::Test { var: VarName::parse(name), test: op.test(operand, budget)? };
+    let test = Node::Test { var: VarName::parse(name), test: op.test(operand, patterns)? };
     Ok(if not != op.negates() { Node::Not(Box::new(test)) } else { test })
 }
 
@@ -130,7 +136,7 @@ impl Operator {
         self == Operator::NotEqual
     }
 
-    fn test(self, operand: &Value, budget: Budget<'_>) -> Result<Test, ExprError> {
+    fn test(self, operand: &Value, patterns: Patterns<'_>) -> Result<Test, ExprError> {
         Ok(match (self, operand) {
             (Operator::Equal | Operator::NotEqual, Value::Null) => Test::Absent,
             (Operator::Equal | Operator::NotEqual, _) => Literal::from_json(operand).map_or(Test::Never, Test::Equal),
@@ -141,8 +147,8 @@ impl Operator {
                 number_of(text).map_or(Test::Never, |n| Test::Compare(relation, n))
             }
             (Operator::Compare(_), _) => Test::Never,
-            (Operator::Find(flags), Value::String(text)) => pattern(text, flags, budget)?,
-            (Operator::Find(flags), Value::Number(n)) => pattern(&n.to_string(), flags, budget)?,
+            (Operator::Find(flags), Value::String(text)) => pattern(text, flags, patterns)?,
+            (Operator::Find(flags), Value::Number(n)) => pattern(&n.to_string(), flags, patterns)?,
             (Operator::Find(_), _) => return Err(ExprError::Invalid),
             (Operator::In, Value::Array(values)) => Test::In(Literals::from_json(values)),
             (Operator::In, _) => Test::Never,
@@ -154,10 +160,10 @@ impl Operator {
     }
 }
 
-fn pattern(text: &str, flags: Flags, budget: Budget<'_>) -> Result<Test, ExprError> {
-    let pattern = match budget {
-        Some(_) => Pattern::compiled(text, flags, budget),
-        None => Pattern::with_flags(text, flags),
+fn pattern(text: &str, flags: Flags, patterns: Patterns<'_>) -> Result<Test, ExprError> {
+    let pattern = match patterns {
+        Patterns::Now(budget) => Pattern::compiled(text, flags, budget),
+        Patterns::Later => Pattern::with_flags(text, flags),
     };
     pattern.map(Test::Find).map_err(|error| ExprError::InvalidPattern { pattern: text.to_owned(), error })
 }

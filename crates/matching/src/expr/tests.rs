@@ -16,7 +16,7 @@ fn vars(name: &VarName) -> Option<Var<'static>> {
 }
 
 fn check(expr: Value, expected: bool) {
-    let parsed = Expr::parse_within(&expr, Some(&PatternBudget::default()));
+    let parsed = Expr::compiled(&expr, Some(&PatternBudget::default()));
     let parsed = parsed.unwrap_or_else(|error| panic!("{expr}: {error}"));
     assert_eq!(parsed.eval(&vars), expected, "{expr}");
 }
@@ -147,12 +147,20 @@ fn addresses() {
 #[test]
 fn patterns_of_what_is_written_are_compiled_and_bounded_together() {
     let budget = PatternBudget::default();
-    let written = |pattern: &str| Expr::parse_within(&json!([["arg_s", "~~", pattern]]), Some(&budget));
+    let written = |pattern: &str| Expr::compiled(&json!([["arg_s", "~~", pattern]]), Some(&budget));
     assert!(written(r"\p{Nonsense}").is_err());
     // A call of a group counts for as many parts as it may be written out to.
     let refused = (0..8).map(|n| written(&format!(r"(a{n})\g<1>"))).find_map(Result::err).unwrap();
     let ExprError::InvalidPattern { error: PatternError::TooMuch { .. }, .. } = refused else { panic!("{refused}") };
     assert!(Expr::parse(&json!([["arg_s", "~~", r"(a7)\g<1>"]])).is_ok());
+}
+
+#[test]
+fn patterns_of_what_is_loaded_are_compiled_unless_they_are_left_for_later() {
+    // Whether there is such a property only compiling tells.
+    let loaded = json!([["arg_s", "~~", r"\p{Nonsense}"]]);
+    assert!(Expr::compiled(&loaded, None).is_err());
+    assert!(!Expr::parse(&loaded).unwrap().eval(&vars));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! compiled.
 //!
 //! Invariants: equal patterns with equal flags share one compiled form for as long as somebody holds it; a pattern is
-//! compiled when first used, not when the configuration is built; no text makes a match run without bound; those of an
+//! compiled once, when first used at the latest; no text makes a match run without bound; those of an
 //! object that is being written take a bounded time together.
 
 mod budget;
@@ -25,7 +25,7 @@ use fancy_regex::CompileError;
 use thiserror::Error;
 
 pub use budget::PatternBudget;
-use pcre::Verdict;
+use pcre::{Parsed, Verdict};
 pub use replace::Replacement;
 
 /// Why a pattern is refused or a match has no answer. The message is the reason alone; callers name the pattern.
@@ -109,12 +109,10 @@ impl Pattern {
             return Ok(Pattern(known));
         }
         not_too_long(source)?;
-        let shared = Shared { source: source.into(), flags, engine: OnceLock::new() };
-        if !matches!(pcre::verdict(&pcre::translate(source), flags), Verdict::Linear(_)) {
+        let (parsed, shared) = (pcre::parse(source, flags), Shared::new(source, flags));
+        if !matches!(parsed.verdict, Verdict::Linear(_)) {
             // Rare, and the other engine offers no check apart from compiling.
-            if let Engine::Broken(error) = shared.engine.get_or_init(|| compile(source, flags)) {
-                return Err(error.clone());
-            }
+            shared.engine.get_or_init(|| compile(&parsed)).check()?;
         }
         Ok(Pattern(INTERNED.insert(shared)))
     }
@@ -122,21 +120,27 @@ impl Pattern {
     /// Takes a pattern and compiles it. In an object that is being written `budget` says what its patterns may still come to; one
     /// that does not fit in is not compiled.
     pub fn compiled(source: &str, flags: Flags, budget: Option<&PatternBudget>) -> Result<Pattern, PatternError> {
-        not_too_long(source)?;
-        if let Some(budget) = budget {
-            budget.take(weight::of(&pcre::translate(source), flags))?;
+        let known = INTERNED.get(source, flags);
+        if budget.is_none()
+            && let Some(known) = known
+        {
+            let pattern = Pattern(known);
+            pattern.check()?;
+            return Ok(pattern);
         }
-        let pattern = Pattern::with_flags(source, flags)?;
-        pattern.check()?;
-        Ok(pattern)
+        not_too_long(source)?;
+        let parsed = pcre::parse(source, flags);
+        if let Some(budget) = budget {
+            budget.take(weight::of(&parsed))?;
+        }
+        let shared = known.unwrap_or_else(|| Shared::new(source, flags));
+        shared.engine.get_or_init(|| compile(&parsed)).check()?;
+        Ok(Pattern(INTERNED.insert(shared)))
     }
 
     /// Compiles the pattern now and reports what is wrong with it.
     pub fn check(&self) -> Result<(), PatternError> {
-        match self.engine() {
-            Engine::Broken(error) => Err(error.clone()),
-            Engine::Linear(_) | Engine::Backtracking(_) => Ok(()),
-        }
+        self.engine().check()
     }
 
     /// The pattern as written.
@@ -198,7 +202,22 @@ impl Pattern {
     }
 
     fn engine(&self) -> &Engine {
-        self.0.engine.get_or_init(|| compile(&self.0.source, self.0.flags))
+        self.0.engine.get_or_init(|| compile(&pcre::parse(&self.0.source, self.0.flags)))
+    }
+}
+
+impl Shared {
+    fn new(source: &str, flags: Flags) -> Arc<Self> {
+        Arc::new(Self { source: source.into(), flags, engine: OnceLock::new() })
+    }
+}
+
+impl Engine {
+    fn check(&self) -> Result<(), PatternError> {
+        match self {
+            Self::Broken(error) => Err(error.clone()),
+            Self::Linear(_) | Self::Backtracking(_) => Ok(()),
+        }
     }
 }
 
@@ -249,11 +268,9 @@ fn not_too_long(source: &str) -> Result<(), PatternError> {
     Err(PatternError::Invalid(format!("too long: it has {is} bytes, of {most} that it may have")))
 }
 
-fn compile(source: &str, flags: Flags) -> Engine {
-    let text = pcre::translate(source);
-    let verdict = pcre::verdict(&text, flags);
+fn compile(Parsed { text, flags, verdict }: &Parsed) -> Engine {
     if matches!(verdict, Verdict::Linear(_)) {
-        let built = regex::RegexBuilder::new(&text.text)
+        let built = regex::RegexBuilder::new(text)
             .case_insensitive(flags.case_insensitive)
             .multi_line(flags.multi_line)
             .dot_matches_new_line(flags.dot_all)
@@ -266,12 +283,12 @@ fn compile(source: &str, flags: Flags) -> Engine {
             Err(error) => Engine::Broken(invalid(&error)),
         };
     }
-    let built = fancy_regex::RegexBuilder::new(&text.text)
+    let built = fancy_regex::RegexBuilder::new(text)
         .case_insensitive(flags.case_insensitive)
         .multi_line(flags.multi_line)
         .dot_matches_new_line(flags.dot_all)
         .verbose_mode(flags.extended)
-        .delegate_size_limit(limits::part(&text.text))
+        .delegate_size_limit(limits::part(text))
         .max_prog_size(limits::INSTRUCTIONS)
         .backtrack_limit(limits::STEPS_BACK)
         .build();
@@ -282,7 +299,7 @@ fn compile(source: &str, flags: Flags) -> Engine {
             let text = format!("too large: calls of groups written out, it has more than {most} instructions");
             Engine::Broken(PatternError::Invalid(text))
         }
-        (Err(_), Verdict::Doubtful(reason)) => Engine::Broken(PatternError::Invalid(reason)),
+        (Err(_), Verdict::Doubtful(reason)) => Engine::Broken(PatternError::Invalid(reason.clone())),
         (Err(error), _) => Engine::Broken(invalid(&error)),
     }
 }
@@ -317,13 +334,12 @@ impl Interned {
     }
 
     /// Keeps `shared`, or gives the one that another thread kept meanwhile.
-    fn insert(&self, shared: Shared) -> Arc<Shared> {
+    fn insert(&self, shared: Arc<Shared>) -> Arc<Shared> {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (shared.source.clone(), shared.flags);
         if let Some(known) = map.patterns.get(&key).and_then(Weak::upgrade) {
             return known;
         }
-        let shared = Arc::new(shared);
         map.patterns.insert(key, Arc::downgrade(&shared));
         if map.patterns.len() > map.sweep_at {
             map.patterns.retain(|_, pattern| pattern.strong_count() > 0);

@@ -11,8 +11,15 @@ use regex_syntax::ast::Ast;
 use super::{Flags, limits};
 
 /// A pattern ready for an engine.
-pub(super) struct Translated {
+pub(super) struct Parsed {
     pub(super) text: String,
+    pub(super) flags: Flags,
+    pub(super) verdict: Verdict,
+}
+
+/// The text of a pattern in the dialect of both engines.
+struct Translated {
+    text: String,
     /// A possessive repetition occurs: the `regex` crate would read it as a repetition of a repetition.
     possessive: bool,
 }
@@ -27,7 +34,13 @@ pub(super) enum Verdict {
     Doubtful(String),
 }
 
-pub(super) fn verdict(pattern: &Translated, flags: Flags) -> Verdict {
+pub(super) fn parse(source: &str, flags: Flags) -> Parsed {
+    let translated = translate(source);
+    let verdict = verdict(&translated, flags);
+    Parsed { text: translated.text, flags, verdict }
+}
+
+fn verdict(pattern: &Translated, flags: Flags) -> Verdict {
     use regex_syntax::ast::ErrorKind::{UnsupportedBackreference, UnsupportedLookAround};
     let mut parser = regex_syntax::ast::parse::ParserBuilder::new()
         .ignore_whitespace(flags.extended)
@@ -41,7 +54,7 @@ pub(super) fn verdict(pattern: &Translated, flags: Flags) -> Verdict {
     }
 }
 
-pub(super) fn translate(source: &str) -> Translated {
+fn translate(source: &str) -> Translated {
     let mut out = Translated { text: String::with_capacity(source.len() + 16), possessive: false };
     let mut rest = source;
     // Whether the last item was a repetition, so that a `?` or `+` after it is a part of it.

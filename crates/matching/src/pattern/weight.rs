@@ -6,8 +6,8 @@ use fancy_regex::Expr;
 use regex_syntax::ast::parse::Parser;
 use regex_syntax::ast::{Ast, ClassBracketed, ClassSet, ClassSetItem, RepetitionKind, RepetitionRange};
 
-use super::pcre::{self, Translated, Verdict};
-use super::{Flags, limits};
+use super::limits;
+use super::pcre::{Parsed, Verdict};
 
 /// Instructions of a set that has most characters, each written in up to four bytes: `.`, `[^/]`.
 const WIDE: usize = 16;
@@ -20,12 +20,12 @@ const PART: usize = 1 << 7;
 
 /// Instructions that a pattern comes to, about: of the linear engine's, of which each takes some 64 bytes. 0 of one that is
 /// malformed.
-pub(super) fn of(pattern: &Translated, flags: Flags) -> usize {
-    if let Verdict::Linear(ast) = pcre::verdict(pattern, flags) {
-        return of_ast(&ast);
+pub(super) fn of(pattern: &Parsed) -> usize {
+    if let Verdict::Linear(ast) = &pattern.verdict {
+        return of_ast(ast);
     }
     // Of all flags it is this one that says what is written.
-    let text = if flags.extended { format!("(?x){}", pattern.text).into() } else { Cow::from(&pattern.text) };
+    let text = if pattern.flags.extended { format!("(?x){}", pattern.text).into() } else { Cow::from(&pattern.text) };
     // Calls of groups write parts out once more, but equal parts are compiled once.
     let parts = limits::parts(&pattern.text).saturating_mul(PART);
     Expr::parse_tree(&text).map_or(0, |tree| of_expr(&tree.expr).saturating_add(parts))
@@ -104,10 +104,11 @@ fn sum(weights: impl Iterator<Item = usize>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Flags, pcre};
     use super::*;
 
     fn weight(pattern: &str, flags: &str) -> usize {
-        of(&pcre::translate(pattern), Flags::parse(flags))
+        of(&pcre::parse(pattern, Flags::parse(flags)))
     }
 
     #[test]

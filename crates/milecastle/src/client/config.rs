@@ -4,11 +4,11 @@ use super::cli::{Config, ConfigCommand, Output};
 use super::commands::encode;
 use super::http::Client;
 use super::view::{Table, ago, items, show, tell, text};
-use super::{Ended, Refused, changes, client, drafts};
+use super::{Ended, changes, client, drafts};
 use milecastle_settings::Time;
-use milecastle_snapshot::STREAMS_OFF;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
+use std::{iter, mem};
 
 /// Collections that `config get` without a kind shows, each with the one that lies below its objects.
 const COLLECTIONS: &[(&str, Option<&str>)] = &[
@@ -26,8 +26,8 @@ const COLLECTIONS: &[(&str, Option<&str>)] = &[
     ("stream_routes", None),
 ];
 
-/// What the Admin API says of an empty collection below an object.
-const NOTHING_BELOW: &str = "Key not found";
+/// What is shown of an object.
+const COLUMNS: [&str; 4] = ["kind", "id", "name", "what"];
 
 /// Objects that a line of the history names.
 const NAMED: usize = 3;
@@ -72,39 +72,39 @@ pub(super) async fn run(command: Config) -> anyhow::Result<Ended> {
     Ok(Ended::Done)
 }
 
-/// Shows all objects of the group.
+/// Shows all objects of the group, which come as its file: one answer of one revision, however many there are.
 async fn all(client: &Client, output: Output, group: &str) -> anyhow::Result<()> {
-    let mut all = Map::new();
-    for (collection, below) in COLLECTIONS {
-        let objects = list(client, group, collection).await?;
-        if let Some(below) = below {
-            let mut all_below = Vec::new();
-            for object in &objects {
-                all_below.extend(list(client, group, &format!("{collection}/{}/{below}", id_of(object))).await?);
-            }
-            all.insert((*below).to_owned(), all_below.into());
-        }
-        all.insert((*collection).to_owned(), objects.into());
-    }
-    show(output, &Value::Object(all), |all| {
-        let mut table = table();
+    let file = client.get(&format!("/api/gateway_groups/{}/export", encode(group))).await?;
+    show(output, &by_collection(file), |all| {
+        let mut table = Table::new(&COLUMNS);
         for (collection, list) in all.as_object().into_iter().flatten() {
-            list.as_array().into_iter().flatten().for_each(|object| row(&mut table, collection, object));
+            list.as_array().into_iter().flatten().for_each(|object| table.row(cells(collection, object)));
         }
         table.text()
     })
 }
 
-/// The objects of a collection. A group without streams has no stream routes, whoever asks for them being told so.
-async fn list(client: &Client, group: &str, collection: &str) -> anyhow::Result<Vec<Value>> {
-    match client.get(&admin(group, collection)).await {
-        Ok(answer) => Ok(items(&answer).cloned().collect()),
-        Err(error) => match error.downcast_ref::<Refused>() {
-            Some(Refused { status: 404, message }) if message == NOTHING_BELOW => Ok(Vec::new()),
-            Some(Refused { status: 400, message }) if message == STREAMS_OFF => Ok(Vec::new()),
-            _ => Err(error),
-        },
+/// The objects of a group's file by collection, as the Admin API names them.
+fn by_collection(mut file: Value) -> Value {
+    let names = COLLECTIONS.iter().flat_map(|(collection, below)| iter::once(*collection).chain(*below));
+    let mut all: Map<String, Value> = names.map(|name| (name.to_owned(), json!([]))).collect();
+    let objects = file.get_mut("objects").and_then(Value::as_object_mut).map(mem::take);
+    for (path, body) in objects.into_iter().flatten() {
+        if let Some(collection) = collection_of(&path)
+            && let Some(list) = all.get_mut(collection).and_then(Value::as_array_mut)
+        {
+            list.push(json!({ "key": format!("/apisix{path}"), "value": body }));
+        }
     }
+    all.into()
+}
+
+/// The collection of an object with this path, `/consumers/jack/credentials/c`; `None` for the settings of the group.
+fn collection_of(path: &str) -> Option<&'static str> {
+    let mut words = path.strip_prefix('/')?.split('/');
+    let first = words.next()?;
+    let (collection, below) = COLLECTIONS.iter().find(|(name, _)| *name == first)?;
+    Some(below.filter(|below| words.nth(1) == Some(*below)).unwrap_or(*collection))
 }
 
 /// Shows the objects of one kind, or one of them.
@@ -115,8 +115,9 @@ async fn get(client: &Client, output: Output, group: &str, kind: &str, id: Optio
         if id.is_some() {
             return serde_json::to_string_pretty(answer.get("value").unwrap_or(answer)).unwrap_or_default();
         }
-        let mut table = table();
-        items(answer).for_each(|object| row(&mut table, kind, object));
+        let mut table = Table::new(&[&COLUMNS[..], &["revision"]].concat());
+        let row = |object| cells(kind, object).into_iter().chain([text(object, "modifiedIndex")]);
+        items(answer).for_each(|object| table.row(row(object)));
         table.text()
     })
 }
@@ -215,23 +216,40 @@ fn id_of(object: &Value) -> String {
     text(object, "key").splitn(4, '/').nth(3).unwrap_or_default().to_owned()
 }
 
-fn table() -> Table {
-    Table::new(&["kind", "id", "name", "what", "revision"])
-}
-
-fn row(table: &mut Table, collection: &str, object: &Value) {
+/// What stands in [`COLUMNS`].
+fn cells(collection: &str, object: &Value) -> [String; COLUMNS.len()] {
     let empty = json!({});
     let value = object.get("value").unwrap_or(&empty);
     let what = ["uri", "uris", "sni", "snis", "nodes", "plugins"].iter().map(|member| text(value, member));
     let what: String = what.into_iter().find(|what| !what.is_empty()).unwrap_or_default();
     let what =
         if what.chars().count() > 60 { format!("{}…", what.chars().take(59).collect::<String>()) } else { what };
-    table.row([collection.to_owned(), id_of(object), text(value, "name"), what, text(object, "modifiedIndex")]);
+    [collection.to_owned(), id_of(object), text(value, "name"), what]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn objects_of_a_file_are_sorted_into_their_collections() {
+        let paths = [
+            ("routes", "/routes/r"),
+            ("consumers", "/consumers/credentials"),
+            ("credentials", "/consumers/credentials/credentials/c"),
+            ("graphql_cost_decorations", "/services/s/graphql_cost_decorations/d"),
+            ("secrets", "/secrets/vault/credentials"),
+        ];
+        let mut objects: Map<String, Value> =
+            paths.iter().map(|(_, path)| ((*path).to_owned(), json!({ "id": path }))).collect();
+        objects.insert("/group_settings/group".to_owned(), json!({}));
+        let all = by_collection(json!({ "milecastle": 1, "objects": objects }));
+        for (collection, path) in paths {
+            let expected = json!([{ "key": format!("/apisix{path}"), "value": { "id": path } }]);
+            assert_eq!(all[collection], expected, "{path}");
+        }
+        assert_eq!((&all["services"], all.get("group_settings")), (&json!([]), None));
+    }
 
     #[test]
     fn a_line_of_the_history_names_the_first_objects() {

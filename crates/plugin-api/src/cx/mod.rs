@@ -13,7 +13,7 @@ mod way;
 pub use client::{ClientConn, Proxied, Scheme, TlsInfo};
 pub use request::{Body, Request};
 pub use response::{Response, ResponseSource};
-pub use upstream::{Attempt, Upstream};
+pub use upstream::{Attempt, NodeNames, PickedNode, Upstream};
 pub use vars::hex;
 pub use vars::time::timestamp;
 pub(crate) use vars::{time, tls_var};
@@ -334,7 +334,7 @@ impl RequestCx {
     /// the upstream's `pass_host` says.
     pub fn upstream_host(&self) -> Option<&HeaderValue> {
         let received = || fields::get(&self.request.headers, &HOST);
-        self.upstream.own_host.as_ref().or(self.upstream.host.as_ref()).or_else(received)
+        self.upstream.own_host().or(self.upstream.host.as_ref()).or_else(received)
     }
 
     /// Whether the matched route carries an enabled plugin of this name.

@@ -1,6 +1,7 @@
 //! What will be, and what was, sent upstream.
 
 use http::{HeaderMap, HeaderValue};
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,19 +30,41 @@ pub struct Attempt {
     pub response_bytes: u64,
 }
 
+/// What the nodes of an upstream are called. That is of all workers: a request that held it itself would have them count its
+/// holders together, at each try.
+pub trait NodeNames {
+    /// Host part of the node at a place, before resolution.
+    fn host(&self, place: usize) -> &Arc<str>;
+
+    /// Host header that `pass_host: rewrite` or `node` of the upstream puts in place of any other.
+    fn own_host(&self, place: usize) -> Option<&HeaderValue>;
+}
+
+/// The node of a try.
+pub struct PickedNode {
+    /// What the upstream's nodes are called.
+    pub names: Rc<dyn NodeNames>,
+    /// Its place among them.
+    pub place: usize,
+}
+
+impl fmt::Debug for PickedNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PickedNode").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
 /// What will be, and what was, sent upstream.
 #[derive(Debug, Default)]
 pub struct Upstream {
     /// Host header set by a plugin; it wins over `pass_host: pass`.
     pub host: Option<HeaderValue>,
-    /// Host header that `pass_host: rewrite` or `node` of the upstream puts in place of any other, at the present try.
-    pub own_host: Option<HeaderValue>,
     /// The protocols that a node is asked to change to, as `Upgrade` lists them. `None`: the request is an ordinary one.
     pub upgrade: Option<String>,
     /// Id of an upstream chosen by a plugin; it wins over the route's.
     pub upstream_id: Option<Arc<str>>,
-    /// Host part of the picked node, before resolution.
-    pub unresolved_host: Option<Arc<str>>,
+    /// The node of the present try or the last one.
+    pub node: Option<PickedNode>,
     /// Scheme spoken with the upstream.
     pub scheme: &'static str,
     /// Trailers of its answer, where somebody shows headers or trailers of answers when all is over.
@@ -51,6 +74,16 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// Host part of the picked node, before resolution.
+    pub fn unresolved_host(&self) -> Option<&Arc<str>> {
+        self.node.as_ref().map(|node| node.names.host(node.place))
+    }
+
+    /// Host header that the upstream itself names for the picked node ([`NodeNames::own_host`]).
+    pub fn own_host(&self) -> Option<&HeaderValue> {
+        self.node.as_ref().and_then(|node| node.names.own_host(node.place))
+    }
+
     /// Records a try. One try, the common case, allocates nothing here.
     pub fn push(&mut self, attempt: Attempt) {
         if self.first.is_none() {

@@ -53,7 +53,7 @@ impl StreamCx {
                 return self.tries(|attempt| attempt.header.map_or_else(|| "-".to_owned(), time::seconds));
             }
             "upstream_session_time" => return self.tries(|attempt| time::seconds(attempt.response)),
-            "upstream_unresolved_host" => Var::from(self.upstream.unresolved_host.as_deref()?),
+            "upstream_unresolved_host" => Var::from(&**self.upstream.unresolved_host()?),
             "balancer_ip" => self.upstream.last()?.addr.ip().to_string().into(),
             "balancer_port" => self.upstream.last()?.addr.port().to_string().into(),
             "hostname" => Var::from(&*self.view.as_ref()?.node().hostname),

@@ -8,7 +8,6 @@
 use super::window::{State, Verdict, Window};
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry as Place;
 use milecastle_telemetry::Paced;
 use milecastle_telemetry::metrics::{Counter, Handle};
 use std::cmp::Ordering as Order;
@@ -106,25 +105,21 @@ impl Counters {
         // The top bits; the table uses the others.
         let shard = &self.shards[(hash >> 58) as usize % SHARDS];
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        if shard.table.len() >= shard.sweep_at.max(SWEEP_FROM).min(self.max_keys_of_shard) {
-            self.sweep(&mut shard, now.monotonic);
-        }
+        let shard = &mut *shard;
         let same = |entry: &Entry| entry.instance == instance && *entry.key == *key;
-        let rehash = |entry: &Entry| self.hash(entry.instance, &entry.key);
-        match shard.table.entry(hash, same, rehash) {
-            Place::Occupied(mut place) => {
-                let entry = place.get_mut();
-                let verdict = entry.state.charge(window, now);
-                entry.spent = verdict.spent(window.limit);
-                verdict
-            }
-            Place::Vacant(place) => {
-                let mut state = State::default();
-                let verdict = state.charge(window, now);
-                place.insert(Entry { instance, key: key.into(), state, spent: verdict.spent(window.limit) });
-                verdict
-            }
+        if let Some(entry) = shard.table.find_mut(hash, same) {
+            let verdict = entry.state.charge(window, now);
+            entry.spent = verdict.spent(window.limit);
+            return verdict;
         }
+        if shard.table.len() >= shard.sweep_at.max(SWEEP_FROM).min(self.max_keys_of_shard) {
+            self.sweep(shard, now.monotonic);
+        }
+        let mut state = State::default();
+        let verdict = state.charge(window, now);
+        let entry = Entry { instance, key: key.into(), state, spent: verdict.spent(window.limit) };
+        shard.table.insert_unique(hash, entry, |entry| self.hash(entry.instance, &entry.key));
+        verdict
     }
 
     /// Lets go of what has run out, and if that leaves no room, of the counters that are the smallest loss.
@@ -254,6 +249,14 @@ mod tests {
             assert!(!counters.charge(1, &format!("spent {key}"), window, at(2)).allowed);
             assert_eq!(counters.charge(1, &format!("nearly spent {key}"), window, at(2)).remaining, 0);
         }
+    }
+
+    #[test]
+    fn a_key_that_is_counted_needs_no_room() {
+        let counters = counters(1);
+        assert!(counters.charge(1, "a", WINDOW, at(0)).allowed);
+        assert!(!counters.charge(1, "a", WINDOW, at(1)).allowed);
+        assert_eq!(counters.dropped.get(), 0);
     }
 
     #[test]

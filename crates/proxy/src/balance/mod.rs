@@ -33,9 +33,11 @@ pub(crate) use tried::Tried;
 use crate::h1::Pool;
 use crate::tls::Profile;
 use endpoint::Endpoints;
+use http::HeaderValue;
 use method::Method;
 use milecastle_matching::Lookup;
-use milecastle_snapshot::{CompiledNode, CompiledUpstream};
+use milecastle_plugin_api::{NodeNames, PickedNode};
+use milecastle_snapshot::{CompiledNode, CompiledUpstream, PassHost};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -54,10 +56,28 @@ pub(crate) struct Selection {
 /// State of one upstream on one worker.
 pub(crate) struct Balancer {
     upstream: Arc<CompiledUpstream>,
+    names: Rc<Names>,
     /// There is nothing to choose.
     single: bool,
     state: Rc<State>,
     watch: Option<Watch>,
+}
+
+/// The upstream, for requests to hold without holding what the worker has for it.
+struct Names(Arc<CompiledUpstream>);
+
+impl NodeNames for Names {
+    fn host(&self, place: usize) -> &Arc<str> {
+        &self.0.nodes[place].host
+    }
+
+    fn own_host(&self, place: usize) -> Option<&HeaderValue> {
+        match &self.0.pass_host {
+            PassHost::Node => Some(&self.0.nodes[place].host_header),
+            PassHost::Rewrite(host) => Some(host),
+            PassHost::Pass => None,
+        }
+    }
 }
 
 /// What stays as long as the nodes do.
@@ -75,7 +95,8 @@ impl Balancer {
             Rc::new(State { method, endpoints: Endpoints::new(upstream.nodes.len()) })
         });
         let single = upstream.nodes.len() == 1 && !matches!(state.method, Method::Unknown);
-        Self { upstream: upstream.clone(), single, state, watch: parts.checker.map(Watch::new) }
+        let names = Rc::new(Names(upstream.clone()));
+        Self { upstream: upstream.clone(), names, single, state, watch: parts.checker.map(Watch::new) }
     }
 
     /// The place of the next node for a request, which counts as tried from now on; `None` when there is none left.
@@ -132,6 +153,11 @@ impl Balancer {
     /// The node at a place.
     pub(crate) fn node(&self, place: usize) -> &CompiledNode {
         &self.upstream.nodes[place]
+    }
+
+    /// The same for a request to hold.
+    pub(crate) fn picked(&self, place: usize) -> PickedNode {
+        PickedNode { names: self.names.clone(), place }
     }
 
     /// Where the node at a place is reached: at `addr`, and with TLS under a name and by a profile, if it is spoken.

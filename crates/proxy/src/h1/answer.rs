@@ -58,6 +58,8 @@ pub enum Malformed {
          the protocols asked for"
     )]
     Upgrade,
+    #[error("a 101 with Transfer-Encoding, or with a Content-Length other than 0")]
+    UpgradeWithBody,
     #[error("an upgrade before the request had been sent whole")]
     EarlyUpgrade,
 }
@@ -252,6 +254,9 @@ fn head(
     if switching && !well_said() {
         return Err(Malformed::Upgrade);
     }
+    if switching && (facts.coded || facts.length.is_some_and(|length| length > 0)) {
+        return Err(Malformed::UpgradeWithBody);
+    }
     if let Some(length) = facts.length.filter(|_| facts.listed) {
         // It goes on as one number (RFC 9110 §8.6).
         headers.insert(header::CONTENT_LENGTH, length.into());
@@ -264,7 +269,7 @@ fn head(
         }
     }
     let framing = facts.framing(status, minor, asked)?;
-    if framing == Framing::None && status == StatusCode::NO_CONTENT {
+    if switching || status == StatusCode::NO_CONTENT {
         headers.remove(header::CONTENT_LENGTH);
     }
     let keep = facts.keeps(minor, framing) && !switching;

@@ -19,7 +19,7 @@ const MOST_REPEATS: u32 = 3;
 /// own. Says how long connecting took.
 pub(super) async fn attempt(
     live: &Live,
-    plan: &Plan<'_>,
+    plan: &Plan,
     endpoint: &Endpoint,
     outgoing: &mut Outgoing,
 ) -> Result<(Answered, Duration), Failure> {

@@ -14,9 +14,7 @@ use crate::transport::{ToUpstream, Transport};
 use crate::worker::Worker;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use milecastle_plugin_api::{Attempt, Body};
-use milecastle_snapshot::{
-    ClientCertificateFault, CompiledRoute, CompiledUpstream, PassHost, Snapshot, Timeouts, UpstreamRef,
-};
+use milecastle_snapshot::{ClientCertificateFault, CompiledRoute, CompiledUpstream, Snapshot, Timeouts, UpstreamRef};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,8 +31,7 @@ pub(super) enum Answer {
 }
 
 /// What stays the same over all tries.
-pub(super) struct Plan<'u> {
-    upstream: &'u CompiledUpstream,
+pub(super) struct Plan {
     balancer: Rc<Balancer>,
     pub(super) timeouts: Timeouts,
     pub(super) patience: Patience,
@@ -84,8 +81,7 @@ pub(super) async fn run(live: &mut Live, snapshot: &Snapshot, route: &CompiledRo
         // The node that was in use before is not any more.
         live.lease = plan.balancer.lease(place, addr);
         made += 1;
-        live.cx.upstream.unresolved_host = Some(node.host.clone());
-        live.cx.upstream.own_host = plan.own_host(place).cloned();
+        live.cx.upstream.node = Some(plan.balancer.picked(place));
         run_before_proxy(live).await?;
         if let Outgoing::Streaming(pump) = &mut outgoing {
             pump.note_head(&live.cx.request.headers);
@@ -215,26 +211,16 @@ pub(crate) async fn address(worker: &Worker, balancer: &Balancer, place: usize) 
     balancer.address(place, &found, worker.random())
 }
 
-impl<'u> Plan<'u> {
-    fn new(live: &Live, upstream: &'u Arc<CompiledUpstream>, route: &CompiledRoute) -> Self {
+impl Plan {
+    fn new(live: &Live, upstream: &Arc<CompiledUpstream>, route: &CompiledRoute) -> Self {
         let worker = &live.client.worker;
         let config = &worker.node.config;
         let timeouts = route.timeout.unwrap_or(upstream.timeouts);
         Self {
-            upstream,
             balancer: worker.balancer(upstream),
             timeouts,
             patience: config.patience(&timeouts),
             keep: keep(upstream, config.keepalive),
-        }
-    }
-
-    /// The Host header that the upstream itself names for the node at a place (§8.1).
-    fn own_host(&self, place: usize) -> Option<&HeaderValue> {
-        match &self.upstream.pass_host {
-            PassHost::Node => Some(&self.balancer.node(place).host_header),
-            PassHost::Rewrite(host) => Some(host),
-            PassHost::Pass => None,
         }
     }
 }
@@ -248,7 +234,7 @@ pub(super) fn host(live: &Live) -> &HeaderValue {
 /// Whether the client has chosen the server name for TLS at the present try: neither the upstream nor a plugin has.
 fn is_named_by_client(live: &Live) -> bool {
     let upstream = &live.cx.upstream;
-    upstream.own_host.is_none() && upstream.host.is_none() && name_in(host(live)).is_some()
+    upstream.own_host().is_none() && upstream.host.is_none() && name_in(host(live)).is_some()
 }
 
 /// The server name for TLS: the Host header without port, or the node's own name where TLS has none like that.
@@ -277,7 +263,7 @@ type Answered = (Box<Conn>, Head, Duration, Instant);
 /// its own.
 async fn attempt(
     live: &Live,
-    plan: &Plan<'_>,
+    plan: &Plan,
     endpoint: &Endpoint,
     outgoing: &mut Outgoing,
     began: Instant,
@@ -427,7 +413,7 @@ fn record(live: &mut Live, endpoint: &Endpoint, status: StatusCode, connect: Dur
 #[expect(clippy::too_many_arguments, reason = "all that one try has yielded")]
 fn answer(
     live: &mut Live,
-    plan: Plan<'_>,
+    plan: Plan,
     endpoint: Rc<Endpoint>,
     conn: Box<Conn>,
     head: Head,

@@ -102,7 +102,7 @@ pub(super) async fn connect<C>(
         let Some(addr) = address(session, &balancer, place).await else { continue };
         // The node that was in use before is not any more.
         session.lease = balancer.lease(place, addr);
-        session.cx.upstream.unresolved_host = Some(balancer.node(place).host.clone());
+        session.cx.upstream.node = Some(balancer.picked(place));
         let began = Instant::now();
         session.attempt_began = began;
         made += 1;

@@ -1,7 +1,7 @@
 //! The tables of `docs/spec/plugins/_variables.md` against what has a value, and the lists of `docs/compatibility.md` against what
 //! has none.
 
-use super::tests::{client_tls, setup};
+use super::tests::{client_tls, picked, setup};
 use crate::stream::{StreamCx, Transport};
 use crate::testing::Ask;
 use crate::{Consumer, Proxied, RequestCx};
@@ -84,7 +84,7 @@ fn requests() -> [RequestCx; 2] {
     let trailers = Rc::new(trailers);
     cx.response.trailers = Some(trailers.clone());
     cx.upstream.trailers = Some(trailers);
-    cx.upstream.unresolved_host = Some("node.test".into());
+    cx.upstream.node = Some(picked(None));
     cx.upstream.upgrade = Some("websocket".into());
     [cx, gateway.send(graphql).cx]
 }

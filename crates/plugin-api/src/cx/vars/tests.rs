@@ -1,10 +1,34 @@
 //! Each table sends one request and asks for variables when it is over.
 
 use crate::testing::{Ask, Setup};
-use crate::{Body, Plugin, RouteInfo, TlsInfo};
-use http::Version;
+use crate::{Body, NodeNames, PickedNode, Plugin, RouteInfo, TlsInfo};
+use http::{HeaderValue, Version};
 use milecastle_matching::{Lookup, VarName};
 use serde_json::json;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// An upstream of one node.
+struct OneNode {
+    host: Arc<str>,
+    own_host: Option<HeaderValue>,
+}
+
+impl NodeNames for OneNode {
+    fn host(&self, _: usize) -> &Arc<str> {
+        &self.host
+    }
+
+    fn own_host(&self, _: usize) -> Option<&HeaderValue> {
+        self.own_host.as_ref()
+    }
+}
+
+/// The node `node.test` of an upstream that names this Host.
+pub(super) fn picked(own_host: Option<&'static str>) -> PickedNode {
+    let names = OneNode { host: "node.test".into(), own_host: own_host.map(HeaderValue::from_static) };
+    PickedNode { names: Rc::new(names), place: 0 }
+}
 
 /// Reads the whole request body, so that the variables of bodies have a value.
 struct ReadsBody;
@@ -216,9 +240,9 @@ fn what_the_upstream_is_asked_is_what_was_sent() {
             .map(|name| cx.var(&VarName::parse(name)).map_or("-".into(), |value| value.text().into_owned()))
     };
     assert_eq!(shown(&cx), ["h", "-", "-"]);
-    cx.upstream.host = Some(http::HeaderValue::from_static("of.plugin.test"));
+    cx.upstream.host = Some(HeaderValue::from_static("of.plugin.test"));
     assert_eq!(shown(&cx), ["of.plugin.test", "-", "-"]);
-    cx.upstream.own_host = Some(http::HeaderValue::from_static("inner.test"));
+    cx.upstream.node = Some(picked(Some("inner.test")));
     cx.upstream.upgrade = Some("websocket".into());
     assert_eq!(shown(&cx), ["inner.test", "websocket", "Upgrade"]);
 }

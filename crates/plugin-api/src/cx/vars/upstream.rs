@@ -19,7 +19,7 @@ pub(super) fn var<'a>(cx: &'a RequestCx, name: &str) -> Option<Var<'a>> {
         "upstream_response_length" => return list(cx, |attempt| attempt.response_bytes),
         "balancer_ip" => upstream.last()?.addr.ip().to_string().into(),
         "balancer_port" => upstream.last()?.addr.port().to_string().into(),
-        "upstream_unresolved_host" => Var::from(upstream.unresolved_host.as_deref()?),
+        "upstream_unresolved_host" => Var::from(&**upstream.unresolved_host()?),
         "upstream_scheme" => if upstream.scheme.is_empty() { "http" } else { upstream.scheme }.into(),
         "upstream_host" => Var::Str(text(cx.upstream_host()?)),
         "upstream_uri" => match cx.request.rewritten_target() {

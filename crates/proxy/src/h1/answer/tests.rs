@@ -149,7 +149,6 @@ fn a_switch_is_said_with_the_word_to_the_connection_and_over_http_1_1() {
         "Connection: upgrade\r\n",
         "Connection: keep-alive, UPGRADE\r\n",
         "Connection: keep-alive\r\nConnection: ,Upgrade\r\n",
-        "Connection: Upgrade\r\nTransfer-Encoding: chunked\r\n",
     ] {
         assert_eq!(switch("1.1", lines), Ok(()), "{lines}");
     }
@@ -163,6 +162,27 @@ fn a_switch_is_said_with_the_word_to_the_connection_and_over_http_1_1() {
         assert_eq!(switch("1.1", lines), Err(Malformed::Upgrade), "{lines}");
     }
     assert_eq!(switch("1.0", "Connection: Upgrade\r\n"), Err(Malformed::Upgrade));
+}
+
+#[test]
+fn a_switch_has_no_body() {
+    let switch = |lines: &str| {
+        let asked = Asked { upgrade: Some("tcp"), ..AS_RECEIVED };
+        let text = format!("HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n{lines}\r\n");
+        take(&text, asked).map(|taken| taken.unwrap().0.headers)
+    };
+    for lines in ["Content-Length: 0\r\n", "Content-Length: 0, 0\r\n"] {
+        assert!(!switch(lines).unwrap().contains_key(header::CONTENT_LENGTH), "{lines}");
+    }
+    for (lines, fault) in [
+        ("Content-Length: 5\r\n", Malformed::UpgradeWithBody),
+        ("Transfer-Encoding: chunked\r\n", Malformed::UpgradeWithBody),
+        ("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", Malformed::UpgradeWithBody),
+        ("Transfer-Encoding: gzip\r\n", Malformed::Coding),
+        ("Content-Length: x\r\n", Malformed::Length),
+    ] {
+        assert_eq!(switch(lines).unwrap_err(), fault, "{lines}");
+    }
 }
 
 /// Fields as they are written out for a client that is told the length by other means, a line each, sorted.
