@@ -149,6 +149,7 @@ mod tests {
         );
         check(json!({ "endpoint_url": "http://localhost:4566" }), Ok(("http://localhost:4566/", "us-east-1")));
         check(json!({ "endpoint_url": "http://127.0.0.1:1/a/b/" }), Ok(("http://127.0.0.1:1/a/b", "us-east-1")));
+        check(json!({ "endpoint_url": "http://user:hush@a.test:1" }), Ok(("http://a.test:1/", "us-east-1")));
         let url = "`endpoint_url` must be of the form `https://host[:port][/path]`, or the same with `http`, without login, query and fragment";
         for wrong in
             ["localhost", "ftp://a", "http://", "http://a/?b", "http://a/%20", "http://a/../b", "http://a/b//c"]

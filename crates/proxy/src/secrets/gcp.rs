@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
-use milecastle_export::Target;
+use milecastle_export::{Target, without_login};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ struct Account {
     email: String,
     key: RsaKeyPair,
     project: String,
-    /// Whom the JWT is for: the URL as it is written.
+    /// Whom the JWT is for: the URL as it is written, without a login.
     audience: String,
     logins: Target,
     entries: Target,
@@ -195,7 +195,8 @@ impl Account {
     fn of(fields: &Fields<'_>, verify: bool) -> Result<Self, String> {
         let url = |name, default: &str| {
             let written = fields.optional(name)?.unwrap_or_else(|| default.to_owned());
-            Ok::<_, String>((fields.url(name, &written, verify)?, written))
+            let target = fields.url(name, &written, verify)?;
+            Ok::<_, String>((target, without_login(&written).unwrap_or(written)))
         };
         let (mut logins, audience) = url("token_uri", TOKEN_URI)?;
         if logins.path.is_empty() {
@@ -273,6 +274,18 @@ fn rsa(pem: &str) -> Option<RsaKeyPair> {
 mod tests {
     use super::*;
     use crate::secrets::tests::gcp::KEY;
+
+    #[test]
+    fn gcp_addresses_that_were_stored_with_a_login_serve_without_it() {
+        let addresses = ["token_uri", "entries_uri"].map(|name| (name, "http://user:hush@a.test:1/b"));
+        let mut body = json!({ "client_email": "a", "private_key": KEY.pkcs8, "project_id": "p" });
+        addresses.iter().for_each(|(name, address)| body[*name] = (*address).into());
+        let account = Account::of(&Fields::of(&body), true).unwrap();
+        for target in [&account.logins, &account.entries] {
+            assert_eq!(format!("{target}{}", target.path), "http://a.test:1/b");
+        }
+        assert_eq!(account.audience, "http://a.test:1/b");
+    }
 
     #[test]
     fn gcp_defaults_are_googles_addresses() {
