@@ -34,11 +34,12 @@ pub(crate) mod tests;
 mod trouble;
 mod vault;
 
+use breaker::Turn;
 use cache::{Cache, Census, News};
 use environment::EnvironmentSecrets;
 use keeper::{Answered, Errand};
 use manager::Patience;
-use managers::{Managers, Turn};
+use managers::Managers;
 use milecastle_export::Background;
 use milecastle_model::{SECRET_MANAGER, is_reference};
 use milecastle_plugin_api::Secrets;
