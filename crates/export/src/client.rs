@@ -39,15 +39,12 @@ impl Target {
     /// Reads `http://host[:port][/path]` or the same with `https`, whose certificate is verified if `verify` says so.
     ///
     /// # Errors
-    /// It is not of this form. A user or a password is not passed over: it would stand in the open, and be sent to nobody.
+    /// It is not of this form. A login before the host is none of it, and is sent to nobody ([`without_login`]).
     pub fn parse(text: &str, verify: bool) -> Result<Self, TargetError> {
         // Somebody may have put a password where none belongs: it is shown to nobody.
         let shown = || text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("…@{rest}"));
         let fault = |reason| TargetError { text: shown(), reason };
         let uri: Uri = text.parse().map_err(|_| fault("expected http://host:port/path"))?;
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err(fault("user and password before the host are sent to nobody: take them out"));
-        }
         let (tls, default) = match uri.scheme_str() {
             Some("http") => (Tls::None, 80),
             Some("https") if verify => (Tls::Verified, 443),
@@ -68,6 +65,15 @@ impl Target {
     pub fn host(&self) -> &HeaderValue {
         &self.host
     }
+}
+
+/// An address without the login before its host (`user:password@`); `None` if it has none.
+pub fn without_login(address: &str) -> Option<String> {
+    let start = address.find("://").map_or(0, |at| at + "://".len());
+    let (scheme, rest) = address.split_at(start);
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let at = authority.rfind('@')?;
+    Some(format!("{scheme}{}", rest.get(at + 1..)?))
 }
 
 impl fmt::Display for Target {

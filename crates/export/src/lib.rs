@@ -21,5 +21,5 @@ mod tests;
 
 pub use background::{Background, Connect, Connecting, Duplex, Endpoint, Plain, Resolving, Tls};
 pub use batches::{Backlog, BatchSettings, Batches, Deliver, Outcome, Undelivered};
-pub use client::{Answer, HttpClient, HttpError, Target, TargetError};
+pub use client::{Answer, HttpClient, HttpError, Target, TargetError, without_login};
 pub use socket::{Carrier, SocketClient};

@@ -1,5 +1,6 @@
 use crate::{
     Background, Backlog, BatchSettings, Batches, Deliver, HttpClient, HttpError, Outcome, Target, Undelivered,
+    without_login,
 };
 use http::HeaderMap;
 use milecastle_telemetry::metrics::{Counter, Handle, Options, Registry};
@@ -214,10 +215,20 @@ async fn a_server_without_a_final_answer_is_left() {
 }
 
 #[test]
-fn an_address_has_no_password_and_no_error_shows_one() {
-    for text in
-        ["http://user:hush@a.test:4318", "https://hush@a.test/v1", "ftp://user:hush@a.test", "http://u:hush@a b"]
-    {
+fn a_login_in_an_address_is_sent_to_nobody_and_shown_by_no_error() {
+    for (text, plain) in [
+        ("http://user:hush@a.test:4318", "http://a.test:4318"),
+        ("https://hush@a.test/v1", "https://a.test/v1"),
+        ("http://user:hush@[::1]/?@", "http://[::1]/?@"),
+    ] {
+        assert_eq!(Target::parse(text, true).unwrap(), Target::parse(plain, true).unwrap(), "{text}");
+        assert_eq!(without_login(text).as_deref(), Some(plain));
+    }
+    assert_eq!(without_login("user:hush@a.test:4318").as_deref(), Some("a.test:4318"));
+    for text in ["http://a.test/@", "http://a.test?@", "a.test:4318", ""] {
+        assert_eq!(without_login(text), None, "{text}");
+    }
+    for text in ["ftp://user:hush@a.test", "http://u:hush@a b"] {
         let error = Target::parse(text, true).unwrap_err().to_string();
         assert!(error.contains("…@a") && !error.contains("hush"), "{error}");
     }

@@ -156,6 +156,8 @@ pub struct Metadata {
     pub schema: fn() -> Value,
     /// Turns a checked object into the type that the plugin reads at run time.
     pub compile: fn(&Value) -> Result<Arc<dyn Any + Send + Sync>, ConfigError>,
+    /// What must not be written though a stored copy of it works.
+    pub unwritable: Option<fn(&Value) -> Option<ConfigError>>,
 }
 
 impl Metadata {
@@ -167,6 +169,7 @@ impl Metadata {
                 Ok(typed) => Ok(Arc::new(typed)),
                 Err(error) => Err(ConfigError::new(error.to_string())),
             },
+            unwritable: None,
         }
     }
 }

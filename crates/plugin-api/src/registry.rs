@@ -396,6 +396,11 @@ impl Registry {
         }
         Some((metadata.compile)(value).map(Some).map_err(|fault| vec![fault]))
     }
+
+    /// What must not be written of a plugin's metadata though a stored copy of it works ([`Metadata::unwritable`](crate::Metadata)).
+    pub fn unwritable_metadata(&self, name: &str, value: &Value) -> Option<ConfigError> {
+        (self.entry(name)?.def.metadata?.unwritable?)(value)
+    }
 }
 
 /// The name of `there` that may have been meant by `name`, as words at the end of a message; nothing if none is near.

@@ -545,6 +545,18 @@ fn registries_are_configured_as_operators_know_them() {
 }
 
 #[test]
+fn a_collector_of_metrics_has_no_login_in_its_address() {
+    gateway("metrics_push: {endpoint: 'http://c:4318/a@b'}");
+    let login = "metrics_push.endpoint: expected an address without a login: what the collector is to see belongs in `authorization`";
+    for endpoint in ["http://user:hush@c:4318/a", "user:hush@c:4318"] {
+        let found = faults::<GatewayFile>(&format!(
+            "control_plane: {{endpoints: ['https://c:17900']}}\nmetrics_push: {{endpoint: '{endpoint}'}}\n"
+        ));
+        assert!(found.len() == 1 && found[0].ends_with(login), "{found:?}");
+    }
+}
+
+#[test]
 fn registries_that_cannot_be_asked_are_named() {
     let check = |text: &str, expected: &[&str]| {
         let text = format!("control_plane: {{endpoints: ['https://c:17900']}}\ndiscovery: {text}\n");

@@ -117,7 +117,10 @@ impl Compiler {
             Kind::Upstream if fits => faults.extend(self.upstream(&key, body).err().unwrap_or_default()),
             Kind::StreamRoute if fits => faults.extend(stream::check(self, &key, body)),
             Kind::Ssl if fits => faults.extend(self.ssl(&key, body, Some(&patterns)).err().unwrap_or_default()),
-            Kind::PluginMetadata => faults.extend(self.metadata(&key, body).err().unwrap_or_default()),
+            Kind::PluginMetadata => match self.registry.unwritable_metadata(id, body) {
+                Some(fault) => faults.push(Fault::configuration(fault.path, fault.message)),
+                None => faults.extend(self.metadata(&key, body).err().unwrap_or_default()),
+            },
             Kind::Proto if fits => faults.extend(proto::check(body)),
             Kind::GroupSettings if fits => {
                 faults.extend(settings::registries(body).err().unwrap_or_default());

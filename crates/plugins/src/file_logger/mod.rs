@@ -45,7 +45,7 @@ impl Plugin for FileLogger {
     const PRIORITY: i32 = 399;
     const INCIDENTAL: bool = true;
     const METADATA: Option<Metadata> =
-        Some(Metadata { schema: schema_of::<MetadataConfig>, compile: compile_metadata });
+        Some(Metadata { schema: schema_of::<MetadataConfig>, compile: compile_metadata, unwritable: None });
     const EXAMPLES: &'static [Example] = &[
         Example::new("Everything that is known", include_str!("examples/default.json")),
         Example::new("A few members, failures only", include_str!("examples/failures.json")),

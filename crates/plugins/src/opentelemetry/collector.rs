@@ -8,7 +8,7 @@ use milecastle_export::otlp::proto::common::v1::KeyValue;
 use milecastle_export::otlp::proto::common::v1::any_value::Value as Scalar;
 use milecastle_export::otlp::proto::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use milecastle_export::otlp::{self, OtlpClient, OtlpSettings};
-use milecastle_export::{BatchSettings, Batches, Deliver, Outcome, Undelivered};
+use milecastle_export::{BatchSettings, Batches, Deliver, Outcome, Undelivered, without_login};
 use milecastle_plugin_api::{CompiledMetadata, ConfigError, NodeFacts};
 use serde_json::{Map, Value};
 use std::sync::{Arc, OnceLock};
@@ -43,6 +43,13 @@ struct Exporter {
 }
 
 impl Collector {
+    /// A login in the address, which would be sent to nobody.
+    pub(super) fn unwritable(value: &Value) -> Option<ConfigError> {
+        const ADDRESS: &str = "/collector/address";
+        without_login(value.pointer(ADDRESS)?.as_str()?)?;
+        Some(ConfigError::at(ADDRESS, "must not have a login: what the collector is to see belongs in request_headers"))
+    }
+
     /// Compiles the metadata.
     ///
     /// # Errors
@@ -53,6 +60,9 @@ impl Collector {
         let collector = config.collector;
         let target = otlp::collector(&collector.address, "/v1/traces", true)
             .map_err(|error| ConfigError::at("/collector/address", error.to_string()))?;
+        if without_login(&collector.address).is_some() {
+            tracing::warn!(server = %target, "the address of the collector has a login, which is sent to nobody: take it out");
+        }
         let BatchConfig { drop_on_queue_full, max_queue_size, max_export_batch_size, batch_timeout, inactive_timeout } =
             config.batch_span_processor;
         if max_export_batch_size >= max_queue_size {

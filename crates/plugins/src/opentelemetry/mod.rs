@@ -61,8 +61,11 @@ impl Plugin for OpenTelemetry {
     const NAME: &'static str = "opentelemetry";
     const PRIORITY: i32 = 12_009;
     const INCIDENTAL: bool = true;
-    const METADATA: Option<Metadata> =
-        Some(Metadata { schema: schema_of::<MetadataConfig>, compile: Collector::compile });
+    const METADATA: Option<Metadata> = Some(Metadata {
+        schema: schema_of::<MetadataConfig>,
+        compile: Collector::compile,
+        unwritable: Some(Collector::unwritable),
+    });
     const ENCRYPTED: &'static [&'static str] = &["collector.request_headers"];
     const EXAMPLES: &'static [Example] = &[
         Example::new("Every request, with its consumer and a header", include_str!("examples/always.json")),

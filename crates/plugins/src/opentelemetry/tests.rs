@@ -325,7 +325,6 @@ fn faults_are_found_on_write() {
     assert!(compile(&json!({})).is_ok());
     for (metadata, path) in [
         (json!({ "collector": { "address": "ftp://c" } }), "/collector/address"),
-        (json!({ "collector": { "address": "http://user:password@c" } }), "/collector/address"),
         (
             json!({ "batch_span_processor": { "max_queue_size": 10, "max_export_batch_size": 10 } }),
             "/batch_span_processor/max_export_batch_size",
@@ -335,4 +334,18 @@ fn faults_are_found_on_write() {
     ] {
         assert_eq!(compile(&metadata).err().map(|error| error.path), Some(path.to_owned()), "{metadata}");
     }
+}
+
+#[test]
+fn a_login_in_the_address_of_the_collector_is_refused_on_write_and_does_no_harm_where_it_is_stored() {
+    let setup = Setup::new(&[&DEF]);
+    let check = |address: &str, refused: Option<&str>| {
+        let metadata = json!({ "collector": { "address": address } });
+        let fault = setup.registry().unwritable_metadata("opentelemetry", &metadata);
+        assert_eq!(fault.map(|fault| fault.path).as_deref(), refused, "{address}");
+        assert!(matches!(setup.registry().build_metadata("opentelemetry", &metadata), Some(Ok(Some(_)))), "{address}");
+    };
+    check("http://c:1/a", None);
+    check("http://user:password@c", Some("/collector/address"));
+    check("user:password@c:1", Some("/collector/address"));
 }

@@ -38,7 +38,8 @@ impl Plugin for Prometheus {
     const NAME: &'static str = "prometheus";
     const PRIORITY: i32 = 500;
     const INCIDENTAL: bool = true;
-    const METADATA: Option<Metadata> = Some(Metadata { schema: metadata_schema, compile: compile_metadata });
+    const METADATA: Option<Metadata> =
+        Some(Metadata { schema: metadata_schema, compile: compile_metadata, unwritable: None });
     const RUN_POLICY: RunPolicy = RunPolicy::PreferRoute;
     const EXAMPLES: &'static [Example] = &[
         Example::new("Ids as labels", include_str!("examples/default.json")),

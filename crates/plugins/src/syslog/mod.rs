@@ -42,7 +42,7 @@ impl Plugin for Syslog {
     const PRIORITY: i32 = 401;
     const INCIDENTAL: bool = true;
     const METADATA: Option<Metadata> =
-        Some(Metadata { schema: schema_of::<MetadataConfig>, compile: compile_metadata });
+        Some(Metadata { schema: schema_of::<MetadataConfig>, compile: compile_metadata, unwritable: None });
     const EXAMPLES: &'static [Example] = &[
         Example::new("Who talked to what, over TCP", include_str!("examples/tcp.json")),
         Example::new("Each line at once, in a datagram", include_str!("examples/udp.json")),

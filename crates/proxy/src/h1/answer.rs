@@ -58,8 +58,6 @@ pub enum Malformed {
          the protocols asked for"
     )]
     Upgrade,
-    #[error("a 101 with Transfer-Encoding, or with a Content-Length other than 0")]
-    UpgradeWithBody,
     #[error("an upgrade before the request had been sent whole")]
     EarlyUpgrade,
 }
@@ -230,6 +228,10 @@ fn head(
     let mut named = Vec::new();
     for (place, field) in fields.iter().enumerate() {
         let (name, role) = names.parse(place, &text[field.name.range()])?;
+        if switching && matches!(role, Role::ContentLength | Role::TransferEncoding) {
+            // A 101 ends with its head whatever it says of a body (RFC 9112 §6.3).
+            continue;
+        }
         let value = field.value.range();
         let again = facts.length.is_some();
         facts.note(role, &text[value.clone()])?;
@@ -254,9 +256,6 @@ fn head(
     if switching && !well_said() {
         return Err(Malformed::Upgrade);
     }
-    if switching && (facts.coded || facts.length.is_some_and(|length| length > 0)) {
-        return Err(Malformed::UpgradeWithBody);
-    }
     if let Some(length) = facts.length.filter(|_| facts.listed) {
         // It goes on as one number (RFC 9110 §8.6).
         headers.insert(header::CONTENT_LENGTH, length.into());
@@ -269,7 +268,7 @@ fn head(
         }
     }
     let framing = facts.framing(status, minor, asked)?;
-    if switching || status == StatusCode::NO_CONTENT {
+    if status == StatusCode::NO_CONTENT {
         headers.remove(header::CONTENT_LENGTH);
     }
     let keep = facts.keeps(minor, framing) && !switching;

@@ -35,6 +35,7 @@ impl Drop for Retreat<'_> {
     fn drop(&mut self) {
         if let Some(snapshot) = &self.to {
             self.secrets.take_over(snapshot);
+            self.secrets.settle();
         }
     }
 }
@@ -82,6 +83,7 @@ impl InForce {
         self.set(&holdings);
         self.status.note(Alarm::Secrets, self.secrets.want_of_room());
         retreat.to = None;
+        self.secrets.settle();
         holdings
     }
 

@@ -20,7 +20,6 @@ const DEFAULT_REGION: &str = "us-east-1";
 
 /// Asks Secrets Manager.
 pub(super) struct Aws {
-    client: Client,
     target: Target,
     signer: Signer,
 }
@@ -36,7 +35,7 @@ enum Answer {
 }
 
 impl Aws {
-    pub(super) fn new(fields: &Fields<'_>, client: Client) -> Result<Self, String> {
+    pub(super) fn new(fields: &Fields<'_>) -> Result<Self, String> {
         let key = |name, text: String| {
             let sendable = text.bytes().all(|byte| byte.is_ascii_graphic());
             if sendable { Ok(text) } else { Err(fields.fault(name, "must be ASCII without spaces")) }
@@ -60,11 +59,11 @@ impl Aws {
             region,
             service: "secretsmanager",
         };
-        Ok(Self { client, target, signer })
+        Ok(Self { target, signer })
     }
 
     /// What stands at a path.
-    pub(super) async fn find(&self, path: &str) -> Found {
+    pub(super) async fn find(&self, client: &Client, path: &str) -> Found {
         if path.is_empty() {
             return Err(Trouble::Failed("a reference to aws ends with the name of a secret".into()));
         }
@@ -72,7 +71,7 @@ impl Aws {
         // A policy that allows some secrets alone hides that there are no others.
         let mut absent = Trouble::nothing();
         loop {
-            let answer = if may_be_name(name) { self.ask(name).await? } else { Answer::NotFound };
+            let answer = if may_be_name(name) { self.ask(client, name).await? } else { Answer::NotFound };
             match answer {
                 Answer::Secret(secret) => return part(&secret, field).map_err(|_| absent),
                 Answer::NotFound => {}
@@ -88,7 +87,7 @@ impl Aws {
         }
     }
 
-    async fn ask(&self, name: &str) -> Result<Answer, Trouble> {
+    async fn ask(&self, client: &Client, name: &str) -> Result<Answer, Trouble> {
         let body = json!({ "SecretId": name, "VersionStage": "AWSCURRENT" }).to_string();
         let mut headers = HeaderMap::from_iter([
             (HOST, self.target.host().clone()),
@@ -96,7 +95,7 @@ impl Aws {
             (OPERATION, HeaderValue::from_static("secretsmanager.GetSecretValue")),
         ]);
         self.signer.sign(&Method::POST, &self.target.path, &mut headers, body.as_bytes(), SystemTime::now());
-        let answer = self.client.ask(self.target.clone(), Method::POST, headers, body).await?;
+        let answer = client.ask(self.target.clone(), Method::POST, headers, body).await?;
         let said = answer.json();
         if answer.status == 200 {
             let said = said.ok_or_else(|| answer.malformed())?;
@@ -127,18 +126,13 @@ fn may_be_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secrets::breaker::Breaker;
-    use milecastle_export::Background;
-    use std::sync::Arc;
-    use std::time::Duration;
 
     #[test]
     fn aws_regions_and_endpoints() {
         let check = |more: Value, expected: Result<(&str, &str), &str>| {
             let mut body = json!({ "access_key_id": "AKID", "secret_access_key": "s" });
             body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            let client = Client::new(Arc::new(Background::default()), Arc::new(Breaker::new(Duration::ZERO)));
-            let aws = Aws::new(&Fields::of(&body), client);
+            let aws = Aws::new(&Fields::of(&body));
             let shown = aws.map(|aws| (format!("{}{}", aws.target, aws.target.path), aws.signer.region));
             assert_eq!(shown, expected.map(|(a, b)| (a.to_owned(), b.to_owned())).map_err(str::to_owned), "{more}");
         };
@@ -149,6 +143,7 @@ mod tests {
         );
         check(json!({ "endpoint_url": "http://localhost:4566" }), Ok(("http://localhost:4566/", "us-east-1")));
         check(json!({ "endpoint_url": "http://127.0.0.1:1/a/b/" }), Ok(("http://127.0.0.1:1/a/b", "us-east-1")));
+        check(json!({ "endpoint_url": "http://user:hush@a.test:1" }), Ok(("http://a.test:1/", "us-east-1")));
         let url = "`endpoint_url` must be of the form `https://host[:port][/path]`, or the same with `http`, without login, query and fragment";
         for wrong in
             ["localhost", "ftp://a", "http://", "http://a/?b", "http://a/%20", "http://a/../b", "http://a/b//c"]

@@ -64,6 +64,8 @@ pub(super) struct Cache {
     awaited: HashSet<Arc<str>>,
     /// Those beyond the room, each with the generation in which it lost the value that it had; 0 if it never had any.
     left_out: HashMap<Arc<str>, u64>,
+    /// Those that went out of use, or beyond the room, and may come back until that is [settled](Self::settle).
+    parked: HashMap<Arc<str>, Parked>,
     /// Grows with each change of a value.
     generation: u64,
     /// Grows with each question, and with each that is due at once. One for all places: one that is forgotten and comes back is not
@@ -77,6 +79,14 @@ struct Place {
     due: Instant,
     /// That of the last question, or of what has made its answer count no more.
     round: u64,
+    /// That of the question whose answer counted last.
+    answered: u64,
+}
+
+/// What was known of a reference, and of which answer of its place.
+struct Parked {
+    entry: Entry,
+    answered: u64,
 }
 
 #[derive(Default)]
@@ -100,6 +110,7 @@ impl Cache {
             due: BTreeSet::new(),
             awaited: HashSet::new(),
             left_out: HashMap::new(),
+            parked: HashMap::new(),
             generation: 0,
             round: 0,
         }
@@ -112,8 +123,8 @@ impl Cache {
     }
 
     /// From now on these are in use: of them the first that there is room for, whichever were known before. The others are forgotten, and
-    /// those that are new are due at once. One that has to make room loses its value, which is a change: what was built with it would
-    /// not be built so after a start.
+    /// those that are new are due at once; one that comes back before that is [settled](Self::settle) has its value. One that has to make
+    /// room loses its value, which is a change: what was built with it would not be built so after a start.
     pub(super) fn follow<'a>(&mut self, references: impl IntoIterator<Item = &'a str>, now: Instant) {
         let (mut within, mut beyond) = (HashSet::new(), HashSet::new());
         for reference in references {
@@ -123,10 +134,14 @@ impl Cache {
                 beyond.insert(reference);
             }
         }
-        let Self { places, due, awaited, left_out, generation, .. } = self;
+        let Self { places, due, awaited, left_out, parked, generation, .. } = self;
         left_out.retain(|reference, _| beyond.contains(&**reference));
         places.retain(|name, place| {
+            let answered = place.answered;
             place.entries.retain(|reference, entry| {
+                if within.contains(&**reference) {
+                    return true;
+                }
                 if beyond.contains(&**reference) {
                     if entry.value.is_some() {
                         *generation += 1;
@@ -134,7 +149,8 @@ impl Cache {
                     }
                     left_out.insert(reference.clone(), entry.changed);
                 }
-                within.contains(&**reference)
+                parked.insert(reference.clone(), Parked { entry: std::mem::take(entry), answered });
+                false
             });
             let used = !place.entries.is_empty();
             if !used {
@@ -152,11 +168,24 @@ impl Cache {
                 continue;
             }
             let name: Arc<str> = name.into();
-            let new = || Place { entries: BTreeMap::new(), due: now, round: 0 };
+            let parked = self.parked.remove(reference);
+            let answered = parked.as_ref().map_or(0, |parked| parked.answered);
+            let new = || Place { entries: BTreeMap::new(), due: now, round: 0, answered };
             let place = self.places.entry(name.clone()).or_insert_with(new);
-            place.entries.insert(reference.into(), Entry::default());
+            let parked = parked.filter(|parked| parked.answered == place.answered);
+            let mut entry = parked.map(|parked| parked.entry).unwrap_or_default();
+            if entry.value.is_some() {
+                self.generation += 1;
+                entry.changed = self.generation;
+            }
+            place.entries.insert(reference.into(), entry);
             self.ask_at_once(&name, now);
         }
+    }
+
+    /// What is in use now stays so: nothing of before comes back.
+    pub(super) fn settle(&mut self) {
+        self.parked.clear();
     }
 
     /// Whether a reference in use is one of those beyond the room.
@@ -209,6 +238,7 @@ impl Cache {
         let Some(place) = self.places.get_mut(&name).filter(|place| place.round == round) else {
             return Vec::new();
         };
+        place.answered = round;
         let again = answers.iter().map(|answer| if answer.is_ok() { self.ttl } else { self.negative_ttl }).min();
         let mut news = Vec::with_capacity(answers.len());
         for (reference, answer) in references.into_iter().zip(answers) {

@@ -1,7 +1,7 @@
 //! Attributes of secret managers.
 
 use super::environment::EnvironmentSecrets;
-use milecastle_export::Target;
+use milecastle_export::{Target, without_login};
 use milecastle_model::{ServerUrlError, check_server_url};
 use milecastle_plugin_api::{Secrets as _, is_reference};
 use serde_json::Value;
@@ -51,12 +51,21 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The URL of an attribute's text: a server, and a path without `/` at its end that may be empty.
+    /// The URL of an attribute's text: a server, and a path without `/` at its end that may be empty. A login before the host, which
+    /// cannot be written any more, is passed over.
     pub(super) fn url(&self, name: &str, text: &str, verify: bool) -> Result<Target, String> {
         let fault = |error: ServerUrlError| self.fault(name, &error.to_string());
+        let plain = without_login(text);
         // As the control plane does. The path is written as it is sent: what is signed of it needs no other form.
-        check_server_url(text).map_err(fault)?;
+        check_server_url(plain.as_deref().unwrap_or(text)).map_err(fault)?;
         let mut target = Target::parse(text, verify).map_err(|_| fault(ServerUrlError))?;
+        if plain.is_some() {
+            tracing::warn!(
+                attribute = format!("{}{name}", self.within),
+                server = %target,
+                "the address of a secret manager has a login, which is sent to nobody: take it out"
+            );
+        }
         target.path = match target.path.trim_matches('/') {
             "" => String::new(),
             path => format!("/{path}"),

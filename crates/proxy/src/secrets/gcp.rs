@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
-use milecastle_export::Target;
+use milecastle_export::{Target, without_login};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
@@ -39,7 +39,6 @@ const LONGEST_FILE: u64 = 64 << 10;
 
 /// Asks Secret Manager.
 pub(super) struct Gcp {
-    client: Client,
     source: Source,
     session: Mutex<Option<Session>>,
 }
@@ -59,7 +58,7 @@ struct Account {
     email: String,
     key: RsaKeyPair,
     project: String,
-    /// Whom the JWT is for: the URL as it is written.
+    /// Whom the JWT is for: the URL as it is written, without a login.
     audience: String,
     logins: Target,
     entries: Target,
@@ -75,7 +74,7 @@ struct Session {
 }
 
 impl Gcp {
-    pub(super) fn new(fields: &Fields<'_>, client: Client) -> Result<Self, String> {
+    pub(super) fn new(fields: &Fields<'_>) -> Result<Self, String> {
         let verify = match fields.value("ssl_verify") {
             None => true,
             Some(verify) => verify.as_bool().ok_or_else(|| fields.fault("ssl_verify", "must be a boolean"))?,
@@ -87,21 +86,21 @@ impl Gcp {
             (None, Some(path)) => Source::File { path: path.into(), verify },
             _ => return Err("exactly one of `auth_config` and `auth_file` is needed".to_owned()),
         };
-        Ok(Self { client, source, session: Mutex::default() })
+        Ok(Self { source, session: Mutex::default() })
     }
 
     /// The latest version of the secret that a path names, or a member of.
-    pub(super) async fn read(&self, path: &str) -> Found {
+    pub(super) async fn read(&self, client: &Client, path: &str) -> Found {
         let (name, _) = parts(path);
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
             return Err(Trouble::Failed("a reference to gcp names a secret of letters, digits, `-` and `_`".into()));
         }
-        let session = self.session().await?;
-        let mut answer = self.access(&session, name).await?;
+        let session = self.session(client).await?;
+        let mut answer = self.access(client, &session, name).await?;
         if answer.status == 401 {
             // The token has been taken back before its time.
             self.forget(&session).await;
-            answer = self.access(&self.session().await?, name).await?;
+            answer = self.access(client, &self.session(client).await?, name).await?;
         }
         let said = answer.json();
         let code = said.as_ref().and_then(|said| said.pointer("/error/status")?.as_str());
@@ -118,22 +117,22 @@ impl Gcp {
         }
     }
 
-    async fn access(&self, session: &Session, name: &str) -> Result<Answer, Trouble> {
+    async fn access(&self, client: &Client, session: &Session, name: &str) -> Result<Answer, Trouble> {
         let mut target = session.account.entries.clone();
         let project = encoded(&session.account.project);
         target.path = format!("{}/projects/{project}/secrets/{name}/versions/latest:access", target.path);
         let headers = HeaderMap::from_iter([(AUTHORIZATION, session.authorization.clone())]);
-        self.client.ask(target, Method::GET, headers, "").await
+        client.ask(target, Method::GET, headers, "").await
     }
 
     /// A token that holds. However many ask, one of them logs in while the others wait.
-    async fn session(&self) -> Result<Session, Trouble> {
+    async fn session(&self, client: &Client) -> Result<Session, Trouble> {
         let mut held = self.session.lock().await;
         if let Some(held) = held.as_ref().filter(|held| held.until > Instant::now()) {
             return Ok(held.clone());
         }
         let account = self.account().await?;
-        let session = self.log_in(account).await?;
+        let session = Self::log_in(client, account).await?;
         *held = Some(session.clone());
         Ok(session)
     }
@@ -158,13 +157,13 @@ impl Gcp {
         }
     }
 
-    async fn log_in(&self, account: Arc<Account>) -> Result<Session, Trouble> {
+    async fn log_in(client: &Client, account: Arc<Account>) -> Result<Session, Trouble> {
         let asked = Instant::now();
         let jwt = account.jwt(SystemTime::now())?;
         let form = format!("grant_type={}&assertion={jwt}", encoded(GRANT_TYPE));
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, kind)]);
-        let answer = self.client.ask(account.logins.clone(), Method::POST, headers, form).await?;
+        let answer = client.ask(account.logins.clone(), Method::POST, headers, form).await?;
         let said = answer.json();
         if answer.status != 200 {
             return Err(answer.refused(said.as_ref().and_then(|said| said.get("error")?.as_str())));
@@ -195,7 +194,8 @@ impl Account {
     fn of(fields: &Fields<'_>, verify: bool) -> Result<Self, String> {
         let url = |name, default: &str| {
             let written = fields.optional(name)?.unwrap_or_else(|| default.to_owned());
-            Ok::<_, String>((fields.url(name, &written, verify)?, written))
+            let target = fields.url(name, &written, verify)?;
+            Ok::<_, String>((target, without_login(&written).unwrap_or(written)))
         };
         let (mut logins, audience) = url("token_uri", TOKEN_URI)?;
         if logins.path.is_empty() {
@@ -273,6 +273,18 @@ fn rsa(pem: &str) -> Option<RsaKeyPair> {
 mod tests {
     use super::*;
     use crate::secrets::tests::gcp::KEY;
+
+    #[test]
+    fn gcp_addresses_that_were_stored_with_a_login_serve_without_it() {
+        let addresses = ["token_uri", "entries_uri"].map(|name| (name, "http://user:hush@a.test:1/b"));
+        let mut body = json!({ "client_email": "a", "private_key": KEY.pkcs8, "project_id": "p" });
+        addresses.iter().for_each(|(name, address)| body[*name] = (*address).into());
+        let account = Account::of(&Fields::of(&body), true).unwrap();
+        for target in [&account.logins, &account.entries] {
+            assert_eq!(format!("{target}{}", target.path), "http://a.test:1/b");
+        }
+        assert_eq!(account.audience, "http://a.test:1/b");
+    }
 
     #[test]
     fn gcp_defaults_are_googles_addresses() {

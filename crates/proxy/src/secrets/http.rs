@@ -1,22 +1,32 @@
 //! Questions to secret managers over HTTP/1.1, one connection each.
 
-use super::breaker::Breaker;
 use super::trouble::Trouble;
 use crate::discovery::encoded;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use milecastle_export::{Background, HttpClient, HttpError, Target};
 use serde_json::Value;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Longest name of an error that is told on.
 const LONGEST_CODE: usize = 64;
 
-/// Asks over HTTP.
+/// Asks over HTTP, all that one fetch needs.
 pub(super) struct Client {
     outlet: Arc<Background>,
-    breaker: Arc<Breaker>,
+    reach: Mutex<Reach>,
+}
+
+/// Whether anybody was there, by the last question: where several servers are asked for one secret, the last one has it.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Reach {
+    /// Nobody was asked, or the exchange broke.
+    #[default]
+    Unknown,
+    /// There was an answer, whatever it said.
+    Answered,
+    /// There was no connection. Says why.
+    NoConnection(String),
 }
 
 /// An answer.
@@ -28,9 +38,14 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    /// Asks over `outlet`, and tells `breaker` whether anybody is there.
-    pub(super) fn new(outlet: Arc<Background>, breaker: Arc<Breaker>) -> Self {
-        Self { outlet, breaker }
+    /// Asks over `outlet`.
+    pub(super) fn new(outlet: Arc<Background>) -> Self {
+        Self { outlet, reach: Mutex::default() }
+    }
+
+    /// Whether anybody was there.
+    pub(super) fn reach(&self) -> Reach {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks. A redirection is an answer like any other: it would lead where the object does not say.
@@ -41,22 +56,18 @@ impl Client {
         headers: HeaderMap,
         body: impl Into<Bytes>,
     ) -> Result<Answer, Trouble> {
-        let (server, asked) = (target.to_string(), Instant::now());
+        let server = target.to_string();
         // The next question is minutes away: no connection is kept.
         let mut client = HttpClient::new(self.outlet.clone(), target);
-        match client.send(method, headers, body.into()).await {
-            Ok(answer) => {
-                self.breaker.answered();
-                Ok(Answer { server, status: answer.status, body: answer.body })
-            }
-            Err(error) => {
-                let reason = format!("{server} cannot be asked: {error}");
-                if matches!(error, HttpError::Connect(_)) {
-                    self.breaker.failed(asked, &reason);
-                }
-                Err(Trouble::Failed(reason))
-            }
-        }
+        let answer = client.send(method, headers, body.into()).await;
+        let unasked = |error: &HttpError| format!("{server} cannot be asked: {error}");
+        *self.reach.lock().unwrap_or_else(PoisonError::into_inner) = match &answer {
+            Ok(_) => Reach::Answered,
+            Err(error @ HttpError::Connect(_)) => Reach::NoConnection(unasked(error)),
+            Err(_) => Reach::Unknown,
+        };
+        let answer = answer.map_err(|error| Trouble::Failed(unasked(&error)))?;
+        Ok(Answer { server, status: answer.status, body: answer.body })
     }
 }
 

@@ -9,7 +9,7 @@ use super::aws::Aws;
 use super::breaker::Breaker;
 use super::fields::Fields;
 use super::gcp::{self, Gcp};
-use super::http::Client;
+use super::http::{Client, Reach};
 use super::trouble::{Found, Trouble};
 use super::vault::{self, Vault};
 use milecastle_export::Background;
@@ -26,30 +26,30 @@ enum Product {
 }
 
 impl Product {
-    fn new(kind: &str, fields: &Fields<'_>, client: Client) -> Result<Self, String> {
+    fn new(kind: &str, fields: &Fields<'_>) -> Result<Self, String> {
         Ok(match kind {
-            "vault" => Self::Vault(Vault::new(fields, client)?),
-            "aws" => Self::Aws(Aws::new(fields, client)?),
-            "gcp" => Self::Gcp(Gcp::new(fields, client)?),
+            "vault" => Self::Vault(Vault::new(fields)?),
+            "aws" => Self::Aws(Aws::new(fields)?),
+            "gcp" => Self::Gcp(Gcp::new(fields)?),
             other => return Err(format!("`{other}` is no secret manager: expected `vault`, `aws` or `gcp`")),
         })
     }
 
     /// What stands at each of `paths`, which are of one [place](super::reference::place): the secret that they have in common is read
     /// once, so that its members fit together. There is no time limit; dropping the future ends it.
-    async fn fetch(&self, paths: &[String]) -> Vec<Found> {
+    async fn fetch(&self, client: &Client, paths: &[String]) -> Vec<Found> {
         let Some(first) = paths.first() else { return Vec::new() };
         match self {
             Self::Vault(vault) => {
-                let secret = vault.read(first).await;
+                let secret = vault.read(client, first).await;
                 paths.iter().map(|path| vault::pick(secret.as_ref().map_err(Clone::clone)?, path)).collect()
             }
             Self::Gcp(gcp) => {
-                let secret = gcp.read(first).await;
+                let secret = gcp.read(client, first).await;
                 paths.iter().map(|path| gcp::pick(secret.as_ref().map_err(Clone::clone)?, path)).collect()
             }
             // Each reference to it is a place of its own.
-            Self::Aws(aws) => vec![aws.find(first).await],
+            Self::Aws(aws) => vec![aws.find(client, first).await],
         }
     }
 }
@@ -68,9 +68,10 @@ pub(super) struct Patience {
 /// One secret manager: an object of the kind `secret`.
 pub(super) struct Manager {
     product: Product,
+    outlet: Arc<Background>,
     timeout: Duration,
     turns: Semaphore,
-    breaker: Arc<Breaker>,
+    breaker: Breaker,
 }
 
 impl Manager {
@@ -82,9 +83,8 @@ impl Manager {
     pub(super) fn new(id: &str, body: &Value, outlet: Arc<Background>, patience: Patience) -> Result<Self, String> {
         let kind = id.split_once('/').map_or(id, |(kind, _)| kind);
         let Patience { timeout, concurrency, rest } = patience;
-        let breaker = Arc::new(Breaker::new(rest));
-        let product = Product::new(kind, &Fields::of(body), Client::new(outlet, breaker.clone()))?;
-        Ok(Self { product, timeout, turns: Semaphore::new(concurrency), breaker })
+        let product = Product::new(kind, &Fields::of(body))?;
+        Ok(Self { product, outlet, timeout, turns: Semaphore::new(concurrency), breaker: Breaker::new(rest) })
     }
 
     /// Whether it is within reach.
@@ -103,12 +103,18 @@ impl Manager {
         if let Some(reason) = self.breaker.failure_since(came) {
             return failed(reason);
         }
-        let asked = Instant::now();
-        tokio::time::timeout(self.timeout, self.product.fetch(paths)).await.unwrap_or_else(|_| {
+        let (asked, client) = (Instant::now(), Client::new(self.outlet.clone()));
+        let Ok(fetched) = tokio::time::timeout(self.timeout, self.product.fetch(&client, paths)).await else {
             let late = format!("there is no answer within {:?}", self.timeout);
-            self.breaker.failed(asked, &late);
-            failed(late)
-        })
+            self.breaker.late(asked, paths, &late);
+            return failed(late);
+        };
+        match client.reach() {
+            Reach::Answered => self.breaker.answered(),
+            Reach::NoConnection(reason) => self.breaker.failed(asked, &reason),
+            Reach::Unknown => {}
+        }
+        fetched
     }
 }
 

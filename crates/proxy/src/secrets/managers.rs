@@ -19,15 +19,6 @@ struct Known {
     body: Bytes,
     /// `Err`: why it cannot be used.
     manager: Result<Arc<Manager>, String>,
-    /// Whether it was out of reach at the last look ([`Managers::turn`]).
-    lost: bool,
-}
-
-/// A manager has come out of reach, or within reach again.
-pub(super) enum Turn {
-    /// Why it cannot be asked.
-    Lost(String),
-    Back,
 }
 
 impl Managers {
@@ -56,7 +47,7 @@ impl Managers {
             if let Err(reason) = &manager {
                 tracing::error!(secret = &**id, reason, "secret manager cannot be used");
             }
-            self.known.insert(id.clone(), Known { body: object.body.clone(), manager, lost: false });
+            self.known.insert(id.clone(), Known { body: object.body.clone(), manager });
             changed.insert(id.clone());
         }
         changed
@@ -70,14 +61,6 @@ impl Managers {
     /// Whether a manager is known to be out of reach.
     pub(super) fn is_lost(&self, id: &str) -> bool {
         self.get(id).is_some_and(|manager| manager.as_ref().is_ok_and(|manager| manager.breaker().is_open()))
-    }
-
-    /// What has become of a manager since the last look; `None` if nothing has, or if there is none.
-    pub(super) fn turn(&mut self, id: &str) -> Option<Turn> {
-        let known = self.known.get_mut(id)?;
-        let failure = known.manager.as_ref().ok()?.breaker().failure();
-        let before = std::mem::replace(&mut known.lost, failure.is_some());
-        (before != known.lost).then(|| failure.map_or(Turn::Back, Turn::Lost))
     }
 
     fn manager(&self, object: &Object) -> Result<Arc<Manager>, String> {

@@ -11,7 +11,8 @@
 //! - A configuration waits for no manager that is known to be out of reach ([`breaker`]).
 //! - Values and tokens are in memory alone, and in no log, metric or error.
 //! - Only references in use are asked for, and no more of them are known than the settings allow: which ones, the configuration alone
-//!   decides ([`order`]), and neither what a node had before nor what it has been asked.
+//!   decides ([`order`]), and neither what a node had before nor what it has been asked. What a configuration puts out of use is kept
+//!   until it is in force ([`NodeSecrets::settle`]): if it does not come to that, nothing is lost.
 //!
 //! Deliberately absent: building again what holds a changed value, which is for whoever puts configurations in force.
 
@@ -34,11 +35,12 @@ pub(crate) mod tests;
 mod trouble;
 mod vault;
 
+use breaker::Turn;
 use cache::{Cache, Census, News};
 use environment::EnvironmentSecrets;
 use keeper::{Answered, Errand};
 use manager::Patience;
-use managers::{Managers, Turn};
+use managers::Managers;
 use milecastle_export::Background;
 use milecastle_model::{SECRET_MANAGER, is_reference};
 use milecastle_plugin_api::Secrets;
@@ -138,6 +140,12 @@ impl NodeSecrets {
             self.announce(&state);
         }
         self.poked.notify_one();
+    }
+
+    /// The configuration that was taken over last is in force: until then, values of what it has put out of use came back with the
+    /// former one.
+    pub(crate) fn settle(&self) {
+        self.state().cache.settle();
     }
 
     /// Wakes at each change of a value.

@@ -1,8 +1,9 @@
 //! What is known of references, and the managers that tell it.
 
+use super::breaker::Turn;
 use super::cache::{Cache, Question};
 use super::keeper::Errand;
-use super::managers::{Managers, Turn};
+use super::managers::Managers;
 use super::order;
 use super::reference::Reference;
 use super::trouble::Trouble;
@@ -69,7 +70,7 @@ impl State {
     /// is asked for all that it owes. Gives what there is to tell, with the manager's id.
     pub(super) fn turn(&mut self, place: &str, now: Instant) -> Option<(String, Turn)> {
         let Reference { manager: id, .. } = Reference::parse(place)?;
-        let turn = self.managers.turn(id)?;
+        let turn = self.managers.get(id)?.as_ref().ok()?.breaker().turn()?;
         let concerned = |place: &str| is_of(place, |manager| manager == id);
         match turn {
             Turn::Lost(_) => self.cache.release(concerned),

@@ -16,14 +16,13 @@ const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 
 /// Asks Vault.
 pub(super) struct Vault {
-    client: Client,
     /// With the path that all secrets are under.
     target: Target,
     headers: HeaderMap,
 }
 
 impl Vault {
-    pub(super) fn new(fields: &Fields<'_>, client: Client) -> Result<Self, String> {
+    pub(super) fn new(fields: &Fields<'_>) -> Result<Self, String> {
         let mut target = fields.url("uri", &fields.text("uri")?, true)?;
         target.path.push_str("/v1");
         let prefix = fields.text("prefix")?;
@@ -45,16 +44,16 @@ impl Vault {
         if let Some(namespace) = fields.optional("namespace")? {
             headers.insert(NAMESPACE, header("namespace", &namespace)?);
         }
-        Ok(Self { client, target, headers })
+        Ok(Self { target, headers })
     }
 
     /// The members of the secret that a path names one of.
-    pub(super) async fn read(&self, path: &str) -> Result<Value, Trouble> {
+    pub(super) async fn read(&self, client: &Client, path: &str) -> Result<Value, Trouble> {
         let (secret, _) = parts(path)?;
         let secret = encoded_path(secret).ok_or_else(malformed)?;
         let mut target = self.target.clone();
         target.path = format!("{}/{secret}", target.path);
-        let answer = self.client.ask(target, Method::GET, self.headers.clone(), "").await?;
+        let answer = client.ask(target, Method::GET, self.headers.clone(), "").await?;
         match answer.status {
             200 => {
                 let found = answer.json().ok_or_else(|| answer.malformed())?;

@@ -42,6 +42,16 @@ impl MetricsPush {
         if self.endpoint.as_deref().is_some_and(|endpoint| !known(&endpoint)) {
             checks.fault("endpoint", "expected `host:port`, or an address that begins with http:// or https://");
         }
+        let authority = |endpoint: &str| {
+            let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+            rest.split(['/', '?', '#']).next().unwrap_or_default().to_owned()
+        };
+        if self.endpoint.as_deref().is_some_and(|endpoint| authority(endpoint).contains('@')) {
+            checks.fault(
+                "endpoint",
+                "expected an address without a login: what the collector is to see belongs in `authorization`",
+            );
+        }
         checks.above_zero(&[("interval", self.interval), ("timeout", self.timeout)]);
     }
 }

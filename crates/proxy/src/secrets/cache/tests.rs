@@ -24,6 +24,12 @@ impl Bed {
 
     /// Those that come first have the room.
     fn follow(&mut self, references: &[&str]) {
+        self.try_on(references);
+        self.cache.settle();
+    }
+
+    /// The same, with nothing settled.
+    fn try_on(&mut self, references: &[&str]) {
         self.cache.follow(references.iter().copied(), self.now);
     }
 
@@ -292,6 +298,36 @@ fn which_references_have_room_does_not_depend_on_which_were_there_before() {
     assert_eq!(bed.cache.changed_since(until), (until, HashSet::new()), "once");
     bed.follow(&[A, B]);
     assert_eq!(bed.due(), [A]);
+}
+
+#[test]
+fn what_comes_back_before_anything_is_settled_has_its_value() {
+    const KEY: &str = "$secret://vault/1/a/other";
+    let mut bed = Bed::new(&[A, B]);
+    bed.answer_all("one");
+    // One goes out of use, the other one beyond the room.
+    bed.try_on(&[C, KEY, B]);
+    assert_eq!([A, B].map(|reference| bed.cache.value(reference)), [None, None]);
+    bed.answer_all("two");
+    bed.follow(&[A, B]);
+    assert_eq!([A, B].map(|reference| bed.cache.value(reference)), [Some("one".to_owned()), Some("one".to_owned())]);
+    assert_eq!(bed.due(), [A, B], "they are asked for all the same");
+    bed.follow(&[C]);
+    bed.follow(&[A, B]);
+    assert_eq!([A, B].map(|reference| bed.cache.value(reference)), [None, None]);
+}
+
+#[test]
+fn no_value_comes_back_beside_a_newer_one_of_its_place() {
+    const KEY: &str = "$secret://vault/1/a/other";
+    let mut bed = Bed::new(&[A, KEY]);
+    bed.answer_all("one");
+    bed.try_on(&[KEY]);
+    bed.later(300);
+    bed.answer_all("two");
+    bed.follow(&[A, KEY]);
+    assert_eq!((bed.value(), bed.cache.value(KEY).as_deref()), (None, Some("two")));
+    assert_eq!(bed.due(), [A, KEY]);
 }
 
 #[test]

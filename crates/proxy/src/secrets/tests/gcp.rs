@@ -1,6 +1,7 @@
 //! `docs/spec/resources.md` §13, rule 3.
 
 use super::*;
+use crate::secrets::breaker::Turn;
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
@@ -290,6 +291,23 @@ async fn resources_13_3_gcp_failures_tell_no_secret() {
         body["auth_config"][place] = account(&bad)[place].clone();
         check_failures(&mut bad, ("gcp/1", &body), "plain", &[key, "ya29", "s3cret"]).await;
     }
+}
+
+#[tokio::test]
+async fn a_login_that_is_answered_says_nothing_of_the_server_of_the_secrets() {
+    // Tokens that hold for one use: each fetch logs in.
+    let (good, silent) = (Google::start(0), Google::start(0));
+    silent.fail(Some(Fault::Silence));
+    let mut body = object(&good);
+    body["auth_config"]["entries_uri"] = account(&silent)["entries_uri"].clone();
+    let manager = Manager::new("gcp/1", &body, outlet(None), patience(Duration::from_millis(100))).unwrap();
+    for path in ["plain", "json"] {
+        failure(manager.fetch_one(path).await);
+    }
+    let lost = Turn::Lost("there is no answer within 100ms".to_owned());
+    assert_eq!(manager.breaker().turn(), Some(lost));
+    failure(manager.fetch_one("plain").await);
+    assert_eq!(manager.breaker().turn(), None, "it is out of reach as before");
 }
 
 #[tokio::test]

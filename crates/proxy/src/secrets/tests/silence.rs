@@ -76,8 +76,9 @@ async fn what_waits_for_a_manager_that_does_not_answer_fails_with_what_was_asked
     // Bounded, whoever answers.
     secrets.prepare(&snapshot).await;
     eventually("all have failed", async || secrets.figures().failed == 2 * MANY as u64).await;
-    // Less than its turns where it was not reached in time.
-    assert!(silent.asked().len() <= 2, "{}", silent.asked().len());
+    // Those under way, of which two make it certain, and one that may have its turn between the two; less where it was not reached in
+    // time.
+    assert!(silent.asked().len() <= 3, "{}", silent.asked().len());
     // What is known to be bad is not waited for a second time: nothing is asked, so nothing could end a wait.
     secrets.take_over(&snapshot);
     assert_eq!(*secrets.awaited.borrow(), 0);
@@ -115,10 +116,13 @@ async fn a_manager_that_lets_time_pass_is_waited_for_anew_when_its_object_change
     let vault = Vault::start(TOKEN);
     vault.fail(Some(Fault::Silence));
     let secrets = secrets(Time::millis(300));
-    secrets.prepare(&snapshot_of(&vault, TOKEN, 1)).await;
-    eventually("its time has passed", async || secrets.figures().failed == 2).await;
-    secrets.take_over(&snapshot_of(&vault, TOKEN, 2));
+    for count in 1..=2 {
+        secrets.take_over(&snapshot_of(&vault, TOKEN, count));
+        assert_eq!(*secrets.awaited.borrow(), 1, "one secret alone says nothing of the manager");
+        eventually("its time has passed", async || secrets.figures().failed == 2 * count as u64).await;
+    }
+    secrets.take_over(&snapshot_of(&vault, TOKEN, 3));
     assert_eq!(*secrets.awaited.borrow(), 0);
-    secrets.take_over(&snapshot_of(&vault, "another", 2));
-    assert_eq!(*secrets.awaited.borrow(), 2, "its token may be the one that it wants now");
+    secrets.take_over(&snapshot_of(&vault, "another", 3));
+    assert_eq!(*secrets.awaited.borrow(), 3, "its token may be the one that it wants now");
 }

@@ -178,7 +178,7 @@ async fn resources_13_1_vault_faults_of_the_object_are_named_without_values() {
     let url = "`uri` must be of the form `https://host[:port][/path]`, or the same with `http`, without login, query and fragment";
     check("uri", Value::Null, "`uri` is missing");
     check("uri", "vault://user:secret@a".into(), url);
-    check("uri", "http://user:secret@127.0.0.1:1".into(), url);
+    check("uri", "http://user:secret@127.0.0.1:1/?a".into(), url);
     check("uri", "http://127.0.0.1:65536".into(), url);
     check("prefix", "kv/../sys".into(), "`prefix` must be a path without empty parts, `.` and `..`");
     check("token", json!({ "a": 1 }), "`token` must be a string");
