@@ -84,8 +84,11 @@ struct Told {
 /// What is no success.
 type Refusal = Box<Told>;
 
+/// How the methods of a path are answered.
+type Methods = fn() -> MethodRouter<Arc<Api7>>;
+
 /// What there is beside the paths of the Admin API, by path.
-const BESIDE: [(&str, fn() -> MethodRouter<Arc<Api7>>); 3] =
+const BESIDE: [(&str, Methods); 3] =
     [("/api/version", || get(version)), ("/api/gateway_groups", || get(groups)), ("/api/schema/core", || get(schemas))];
 
 /// All of it, to be nested under [`BASE`].
