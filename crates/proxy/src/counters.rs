@@ -116,7 +116,7 @@ counters! {
     /// Client connections that had to wait for room because of `limits.connections`.
     connections_held,
     /// Client connections that waited for their client and were ended so that others find room, because of `limits.connections` or
-    /// because the process had no file left.
+    /// for want of files or memory.
     connections_evicted,
     /// Pipes that exist.
     pipes,
@@ -132,7 +132,7 @@ counters! {
     upstream_http2_silent,
     /// Idle connections to upstreams closed because of `upstream_pool.idle_connections`.
     idle_connections_cut,
-    /// Idle connections to upstreams closed because the process had no file left for another connection.
+    /// Idle connections to upstreams closed for want of files or memory for another connection.
     idle_connections_given_up,
     /// Tries that failed because the head of the answer was longer than `limits.upstream_header_bytes`.
     upstream_heads_too_long,

@@ -88,19 +88,18 @@ impl Pool {
         });
     }
 
-    /// Closes all that rest, and says how many there were.
-    pub(crate) fn close_idle(&self) -> usize {
-        let idle = self.count.idle.get();
-        self.slots.borrow_mut().retain(|_, slot| {
-            slot.retain(|_| false);
-            slot.is_needed()
-        });
-        idle
+    /// Closes some of those that rest, where they were used longest ago, and says how many: at least one, if there is any.
+    pub(crate) fn close_oldest(&self) -> usize {
+        let slots = self.slots.borrow();
+        let resting = slots.values().filter(|slot| !slot.idle.borrow().is_empty());
+        let oldest = used_longest_ago(resting.collect(), self.count.most, |slot| slot.used.get());
+        oldest.iter().for_each(|slot| slot.drop_oldest());
+        oldest.len()
     }
 }
 
-/// Those that make room together when a worker is at its cap `most`: the ones used longest ago. To find them all are looked at, a
-/// cost that the requests until the next time share.
+/// Those that make room together in a pool of `most`, when it is full or no file is left: the ones used longest ago. To find them
+/// all are looked at, a cost that the requests until the next time share.
 pub(crate) fn used_longest_ago<T>(mut all: Vec<T>, most: usize, used: impl FnMut(&T) -> Instant) -> Vec<T> {
     let share = (most / 16).clamp(1, 64);
     if all.len() > share {
@@ -187,19 +186,21 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (pool, now, minute) = (Pool::new(8, Arc::default()), Instant::now(), Duration::from_secs(60));
-        let slot = pool.slot(&PoolKey { addr, tls: None });
+        let other_addr = SocketAddr::from(([127, 0, 0, 2], 1));
+        let slots = [addr, other_addr].map(|addr| pool.slot(&PoolKey { addr, tls: None }));
         let mut others = Vec::new();
-        for _ in 0..2 {
+        for (slot, used) in slots.iter().zip([now + minute, now]) {
             let stream = TcpStream::connect(addr).await.unwrap();
             others.push(listener.accept().await.unwrap().0);
             let conn = Conn::new(Transport::Tcp(stream), Rc::default(), now, minute);
-            slot.put(conn, Keep { size: 8, idle_timeout: minute, requests: 8 }, now);
+            slot.put(conn, Keep { size: 8, idle_timeout: minute, requests: 8 }, used);
         }
-        assert_eq!(pool.close_idle(), 2);
-        for other in &mut others {
+        // The one used longest ago first.
+        for other in others.iter_mut().rev() {
+            assert_eq!(pool.close_oldest(), 1);
             assert_eq!(other.read(&mut [0]).await.unwrap(), 0);
         }
-        assert!(slot.take(now).is_none());
-        assert_eq!(pool.close_idle(), 0);
+        assert!(slots.iter().all(|slot| slot.take(now).is_none()));
+        assert_eq!(pool.close_oldest(), 0);
     }
 }

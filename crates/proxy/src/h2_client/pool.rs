@@ -76,14 +76,14 @@ impl Pool {
         });
     }
 
-    /// Lets go of all that have no stream, and says how many there were. They close once their tasks hear of it.
-    pub(crate) fn close_idle(&self) -> usize {
-        let idle = self.shared.idle.get();
-        self.lanes.borrow_mut().retain(|_, lanes| {
-            lanes.let_go(|conn| conn.streams.get() == 0);
-            lanes.is_needed()
-        });
-        idle
+    /// Lets go of some that have no stream, where they were used longest ago, and says how many: at least one, if there is any. They
+    /// close once their tasks hear of it.
+    pub(crate) fn close_oldest(&self) -> usize {
+        let lanes = self.lanes.borrow();
+        let resting = lanes.values().filter(|lanes| lanes.resting().is_some());
+        let oldest = used_longest_ago(resting.collect(), self.shared.most_idle, |lanes| lanes.used.get());
+        oldest.iter().for_each(|lanes| lanes.let_one_go());
+        oldest.len()
     }
 }
 
@@ -202,14 +202,18 @@ impl Lanes {
         let all = all.borrow();
         let others = all.values().filter(|lanes| !std::ptr::eq(&***lanes, self) && lanes.resting().is_some());
         let oldest = used_longest_ago(others.collect(), self.shared.most_idle, |lanes| lanes.used.get());
-        for lanes in &oldest {
-            let resting = lanes.resting();
-            lanes.let_go(|known| resting.as_ref().is_some_and(|resting| Rc::ptr_eq(known, resting)));
-        }
+        oldest.iter().for_each(|lanes| lanes.let_one_go());
         if oldest.is_empty() {
             self.let_go(|known| Rc::ptr_eq(known, conn));
         }
         self.shared.counters.idle_connections_cut.add(oldest.len().max(1) as u64);
+    }
+
+    /// Lets go of a connection without a stream.
+    fn let_one_go(&self) {
+        if let Some(resting) = self.resting() {
+            self.let_go(|known| Rc::ptr_eq(known, &resting));
+        }
     }
 
     /// A connection without a stream.

@@ -238,7 +238,7 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
         }),
         (
             "connections_evicted_total",
-            "Connections waiting for their client, of HTTP and of TCP sessions, that were closed so that others find room: because of limits.connections, or for want of files (LimitNOFILE)",
+            "Connections waiting for their client, of HTTP and of TCP sessions, that were closed so that others find room: because of limits.connections, or for want of files or memory",
             |t| t.connections_evicted,
         ),
         ("pipes_short_total", "Large answers that were copied because of limits.pipes", |t| t.pipes_short),
@@ -247,11 +247,9 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
             t.upstream_connect_failures
         }),
         ("upstream_pool_hits_total", "Requests sent on a kept upstream connection", |t| t.pool_hits),
-        (
-            "upstream_pool_given_up_total",
-            "Idle upstream connections closed because the process had no file left (LimitNOFILE)",
-            |t| t.idle_connections_given_up,
-        ),
+        ("upstream_pool_given_up_total", "Idle upstream connections closed for want of files or memory", |t| {
+            t.idle_connections_given_up
+        }),
         ("upstream_pool_stale_total", "Kept upstream connections found closed when they were used", |t| t.pool_stale),
         ("upstream_http2_no_room_total", "Requests for which no HTTP/2 connection had room in time", |t| {
             t.http2_no_room

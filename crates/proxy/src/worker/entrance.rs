@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// How long accepting pauses when it has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepting has failed, at any listener of the process: for want of files, and for another reason.
+/// Accepting has failed, at any listener of the process: for want of files or memory, and for another reason.
 static NO_FILES: Paced = Paced::new(Duration::from_secs(10));
 static FAILED: Paced = Paced::new(Duration::from_secs(10));
 
@@ -53,35 +53,32 @@ impl Entrance {
         }
     }
 
-    /// The next connection in the listener's queue. Where the system has nothing left for one, idle connections to upstreams have to
-    /// make room, and where there are none, those of the worker that wait for their clients.
+    /// The next connection in the listener's queue. Where the system has nothing left for one, idle connections to upstreams and those
+    /// of the worker that wait for their clients have to make room.
     pub(super) async fn accept_one(&self, worker: &Worker) -> (Socket, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) if is_of_the_peer(&error) => {}
                 Err(error) => {
-                    self.give_way(&error, worker);
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    let remedy = files::remedy(&error);
+                    self.tell(&error, remedy);
+                    if remedy.is_some() && worker.free_files() {
+                        tokio::task::yield_now().await;
+                    } else {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             }
         }
     }
 
-    /// Tells that accepting has failed, and has room made where there was none.
-    fn give_way(&self, error: &io::Error, worker: &Worker) {
+    /// Tells that accepting has failed, and what helps where the system had nothing left.
+    fn tell(&self, error: &io::Error, remedy: Option<&'static str>) {
         let (key, now) = (self.listen.key, Instant::now());
-        if files::are_missing(error) {
+        if let Some(remedy) = remedy {
             if let Some(times) = NO_FILES.happened(1, now) {
-                tracing::error!(
-                    %error,
-                    key,
-                    times,
-                    "connections cannot be accepted; raise the limit of open files (LimitNOFILE), or lower limits.connections"
-                );
-            }
-            if worker.close_idle() == 0 {
-                worker.make_room(now);
+                tracing::error!(%error, key, times, "connections cannot be accepted; {remedy}");
             }
         } else if let Some(times) = FAILED.happened(1, now) {
             tracing::error!(
@@ -124,10 +121,11 @@ impl Worker {
         }
     }
 
-    /// Has connections end that only wait, if some have for long enough.
-    pub(super) fn make_room(&self, now: Instant) {
+    /// Has connections end that only wait, if some have for long enough. Says how many were told for the first time.
+    pub(super) fn make_room(&self, now: Instant) -> u64 {
         let evicted = self.clients.make_room(now, self.node.config.client.connection_place);
         self.counters.connections_evicted.add(evicted);
+        evicted
     }
 
     pub(super) fn welcome_held(self: &Rc<Self>, entrance: &Entrance) {

@@ -18,8 +18,8 @@ pub struct Limits {
     /// quarter of them, at most 1,024, is for files and other sockets, and half of the rest, for a connection may need another one to an
     /// upstream. UDP sessions (`udp_sessions`, a file each) and pipes (`pipes`, two files each) have no part of their own in this: where
     /// there are many of them, raise `LimitNOFILE` by as much, or set a lower number here. A number that is higher than that is no limit
-    /// in fact; where no file is left, idle connections to upstreams are closed (`upstream_pool_given_up_total`), and where there are
-    /// none, clients' connections make room all the same.
+    /// in fact; where no file is left, idle connections to upstreams are closed (`upstream_pool_given_up_total`), and clients'
+    /// connections make room all the same.
     #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
     /// Head of a request, beyond which the answer is 431.
