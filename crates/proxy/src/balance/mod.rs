@@ -63,20 +63,33 @@ pub(crate) struct Balancer {
     watch: Option<Watch>,
 }
 
-/// The upstream, for requests to hold without holding what the worker has for it.
-struct Names(Arc<CompiledUpstream>);
+/// What the nodes are called, for requests and sessions to hold to their end without holding this version of the upstream.
+struct Names(Box<[Name]>);
+
+/// What a node is called, and the Host header that the upstream names for it.
+struct Name {
+    host: Arc<str>,
+    own_host: Option<HeaderValue>,
+}
+
+impl Names {
+    fn of(upstream: &CompiledUpstream) -> Self {
+        let own_host = |node: &CompiledNode| match &upstream.pass_host {
+            PassHost::Node => Some(node.host_header.clone()),
+            PassHost::Rewrite(host) => Some(host.clone()),
+            PassHost::Pass => None,
+        };
+        Self(upstream.nodes.iter().map(|node| Name { host: node.host.clone(), own_host: own_host(node) }).collect())
+    }
+}
 
 impl NodeNames for Names {
     fn host(&self, place: usize) -> &Arc<str> {
-        &self.0.nodes[place].host
+        &self.0[place].host
     }
 
     fn own_host(&self, place: usize) -> Option<&HeaderValue> {
-        match &self.0.pass_host {
-            PassHost::Node => Some(&self.0.nodes[place].host_header),
-            PassHost::Rewrite(host) => Some(host),
-            PassHost::Pass => None,
-        }
+        self.0[place].own_host.as_ref()
     }
 }
 
@@ -95,7 +108,7 @@ impl Balancer {
             Rc::new(State { method, endpoints: Endpoints::new(upstream.nodes.len()) })
         });
         let single = upstream.nodes.len() == 1 && !matches!(state.method, Method::Unknown);
-        let names = Rc::new(Names(upstream.clone()));
+        let names = Rc::new(Names::of(upstream));
         Self { upstream: upstream.clone(), names, single, state, watch: parts.checker.map(Watch::new) }
     }
 

@@ -77,6 +77,23 @@ fn each_node_is_tried_once_tier_by_tier() {
 }
 
 #[test]
+fn a_picked_node_holds_no_version_of_its_upstream() {
+    for (more, own_host) in [
+        (json!({}), None),
+        (json!({ "pass_host": "node" }), Some("127.0.0.1:8080")),
+        (json!({ "pass_host": "rewrite", "upstream_host": "inner.test" }), Some("inner.test")),
+    ] {
+        let upstream = upstream(&[(8080, 1, 0)], more);
+        let picked = balancer(&upstream, None).picked(0);
+        let version = Arc::downgrade(&upstream);
+        drop(upstream);
+        assert_eq!(version.strong_count(), 0);
+        assert_eq!(&**picked.names.host(0), "127.0.0.1");
+        assert_eq!(picked.names.own_host(0).map(|host| host.to_str().unwrap()), own_host);
+    }
+}
+
+#[test]
 fn weight_zero_is_not_chosen_beside_others() {
     for algorithm in algorithms() {
         assert_eq!(way(&balancer(&upstream(&[(1, 0, 0), (2, 1, 0), (3, 0, 0)], algorithm), None)), [1]);
