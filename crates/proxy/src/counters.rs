@@ -85,7 +85,7 @@ counters! {
     http2_streams_refused,
     /// HTTP/2 client connections ended because of `timeouts.http2_ping`.
     http2_silent,
-    /// Handshakes of QUIC that were answered with a Retry because of `limits.http3_handshakes`.
+    /// Handshakes of QUIC that were answered with a Retry because of `limits.http3_handshakes` or `limits.connections`.
     http3_retries,
     /// QUIC connections refused because of `limits.connections`.
     http3_refused,

@@ -132,3 +132,27 @@ async fn handshakes_without_end_keep_nobody_out() {
     assert!(grown < 64 << 20, "{grown} bytes");
     site.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_prove_no_address_take_no_place() {
+    const NUMBER: u64 = 20;
+    let settings = [
+        ("MILECASTLE__GATEWAY__WORKERS", "1"),
+        ("MILECASTLE__GATEWAY__LIMITS__CONNECTIONS", "1"),
+        ("MILECASTLE__GATEWAY__TIMEOUTS__CONNECTION_PLACE", "1ms"),
+    ];
+    let site = Site::start(&settings).await;
+    let open = async || site.metric("nginx_http_current_connections{state=\"active\"}").await;
+    eventually("nobody is there", async || open().await == 0).await;
+    let mut client = site.client();
+    assert_eq!(client.request("/", json!({}))["status"], 200, "{}", client.greeting);
+    let evicted = site.metric("connections_evicted_total").await;
+    let mut flood = python("half_open.py");
+    flood.args([site.up.https.port().to_string(), NUMBER.to_string()]);
+    assert!(flood.status().unwrap().success());
+    eventually("they are asked to prove their address", async || site.metric("http3_retries_total").await > NUMBER / 2)
+        .await;
+    assert_eq!(site.metric("connections_evicted_total").await, evicted);
+    assert_eq!(client.request("/", json!({}))["status"], 200, "who was there before goes on");
+    site.stop().await;
+}

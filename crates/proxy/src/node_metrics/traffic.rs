@@ -215,9 +215,11 @@ fn totals(registry: &Registry) -> Result<Vec<Mirrored>, MetricError> {
             "Answers given up because the client opened no HTTP/2 window for send_timeout",
             |t| t.http2_stuck_streams,
         ),
-        ("http3_retries_total", "QUIC handshakes answered with a Retry because of limits.http3_handshakes", |t| {
-            t.http3_retries
-        }),
+        (
+            "http3_retries_total",
+            "QUIC handshakes answered with a Retry because of limits.http3_handshakes or limits.connections",
+            |t| t.http3_retries,
+        ),
         ("http3_refused_total", "QUIC connections refused because of limits.connections", |t| t.http3_refused),
         ("http3_cancels_cut_total", "HTTP/3 connections ended because of limits.http3_cancels", |t| {
             t.http3_cancels_cut

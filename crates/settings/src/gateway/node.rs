@@ -79,7 +79,7 @@ pub struct Limits {
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "streams"))]
     pub http3_streams: u32,
     /// QUIC handshakes under way on this node from which on clients have to prove their address first (Retry), which costs them a
-    /// round trip; 0 asks every client to.
+    /// round trip; 0 asks every client to. They have to as well where `limits.connections` is reached.
     #[schemars(extend("x-unit" = "handshakes"))]
     pub http3_handshakes: u32,
     /// Requests in a second that the client of one HTTP/3 connection may cancel before they are answered, beyond as many as it

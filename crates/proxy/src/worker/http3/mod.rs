@@ -128,18 +128,20 @@ impl QuicEntrance {
             // It may try again at once: where the port is now another process's, it meets that one, else it takes TCP.
             return incoming.refuse();
         }
-        if worker.clients.len() >= config.connections as usize {
-            // Nobody waits in a queue of datagrams. Refused, the client takes TCP; the next one may find the room.
-            counters.http3_refused.up();
-            worker.make_room(Instant::now());
-            return incoming.refuse();
-        }
-        if !incoming.remote_address_validated() && worker.quic_handshakes.get() >= config.http3.handshakes {
+        let full = worker.clients.len() >= config.connections as usize;
+        // Where it is full as well: a datagram with a forged sender costs no client its place.
+        if !incoming.remote_address_validated() && (full || worker.quic_handshakes.get() >= config.http3.handshakes) {
             counters.http3_retries.up();
             if let Err(error) = incoming.retry() {
                 error.into_incoming().refuse();
             }
             return;
+        }
+        if full {
+            // Nobody waits in a queue of datagrams. Refused, the client takes TCP; the next one may find the room.
+            counters.http3_refused.up();
+            worker.make_room(Instant::now());
+            return incoming.refuse();
         }
         let (peer, local) = (incoming.remote_address(), incoming.local_ip());
         match incoming.accept() {
