@@ -77,7 +77,8 @@ impl BuildCx<'_> {
     /// A condition, compiled with its patterns.
     ///
     /// # Errors
-    /// It is none, or one of its patterns is none that [`Self::pattern`] takes.
+    /// It is none, or one of its patterns is none; while it is written: one of them is none that [`Self::pattern`] takes. Later that
+    /// one counts as not found.
     pub fn condition(&self, value: &Value) -> Result<Expr, ExprError> {
         Expr::compiled(value, self.writing)
     }

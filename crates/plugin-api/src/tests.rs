@@ -410,13 +410,16 @@ fn registries_share_all_but_the_choice_of_plugins() {
 }
 
 #[test]
-fn a_node_compiles_the_patterns_of_filters_as_it_builds() {
+fn a_filter_that_was_accepted_is_built_though_its_pattern_does_not_compile() {
     // Whether there is such a property only compiling tells.
     let filter = json!([["uri", "~~", r"\p{Nonsense}"]]);
     let plugins = json!({ "alpha": { "mark": "m", "_meta": { "filter": filter } } });
     let (setup, owner) = (setup(), Owner("/routes/1".into()));
-    let (_, faults) = setup.registry().build_all(plugins.as_object().unwrap(), Placement::Object, &owner, &|_| None);
-    assert_eq!(faults.iter().map(|fault| &*fault.path).collect::<Vec<_>>(), ["/alpha/_meta/filter"]);
+    let (built, faults) =
+        setup.registry().build_all(plugins.as_object().unwrap(), Placement::Object, &owner, &|_| None);
+    assert_eq!((built.len(), faults), (1, Vec::new()));
+    let refused = setup.faults(plugins);
+    assert_eq!(refused.iter().map(|fault| &*fault.path).collect::<Vec<_>>(), ["/alpha/_meta/filter"]);
 }
 
 #[test]

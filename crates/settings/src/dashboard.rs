@@ -109,7 +109,7 @@ pub struct Admin {
     #[schemars(range(min = 1), extend("x-unit" = "configurations"))]
     pub max_validations: u32,
     /// Longest time that such a configuration is judged, looked at before each of its objects: one that takes longer is refused with 400.
-    /// Writes and their dry runs end with their clients alone.
+    /// Writes and their dry runs end with their clients alone; writes of `/api` with an `Idempotency-Key` go on without them.
     pub validation_time: Time,
     /// Longest time that `?wait=` lets a write wait for the nodes.
     pub max_wait: Time,

@@ -45,6 +45,7 @@ fn expression(rule: &Value, vars: &dyn Lookup) {
         assert_eq!((&written, written.eval(vars)), (&parsed, holds));
     }
     assert_eq!(parsed.eval(vars), holds);
+    assert_eq!(Expr::compiled(rule, None).as_ref(), Ok(&parsed));
     assert_eq!(Expr::parse(rule).as_ref(), Ok(&parsed));
     if parsed.is_empty() {
         assert!(holds);

@@ -1,7 +1,8 @@
 //! The condition language of `vars`, `filter`, `match` and `*_expr` (`docs/spec/routing.md` §6).
 //!
 //! An expression is checked and compiled once; [`Expr::eval`] then parses nothing and cannot fail. A regular
-//! expression is compiled with it or when first needed; one that gives up (see [`crate::pattern`]) counts as not found.
+//! expression is compiled with it or when first needed; one that gives up (see [`crate::pattern`]) counts as not found, and so does
+//! one of what is loaded that does not compile.
 
 mod parse;
 #[cfg(test)]
@@ -119,8 +120,8 @@ impl Expr {
         parse::expression(value, Patterns::Later).map(Expr)
     }
 
-    /// Compiles an expression with its patterns, which reports what parsing alone does not find. In an object that is being written
-    /// `budget` says what these may still come to.
+    /// Compiles an expression with its patterns. In an object that is being written `budget` says what these may still come to, and
+    /// what is wrong with one is reported, also where parsing alone does not find it. Without one it takes what [`Expr::parse`] takes.
     pub fn compiled(value: &Value, budget: Option<&PatternBudget>) -> Result<Expr, ExprError> {
         parse::expression(value, Patterns::Now(budget)).map(Expr)
     }

@@ -162,7 +162,9 @@ impl Operator {
 
 fn pattern(text: &str, flags: Flags, patterns: Patterns<'_>) -> Result<Test, ExprError> {
     let pattern = match patterns {
-        Patterns::Now(budget) => Pattern::compiled(text, flags, budget),
+        Patterns::Now(budget @ Some(_)) => Pattern::compiled(text, flags, budget),
+        // It was accepted before, or by another build: that it does not compile is no reason to refuse it now.
+        Patterns::Now(None) => Pattern::with_flags(text, flags).inspect(|pattern| drop(pattern.check())),
         Patterns::Later => Pattern::with_flags(text, flags),
     };
     pattern.map(Test::Find).map_err(|error| ExprError::InvalidPattern { pattern: text.to_owned(), error })

@@ -157,10 +157,26 @@ fn patterns_of_what_is_written_are_compiled_and_bounded_together() {
 
 #[test]
 fn patterns_of_what_is_loaded_are_compiled_unless_they_are_left_for_later() {
-    // Whether there is such a property only compiling tells.
-    let loaded = json!([["arg_s", "~~", r"\p{Nonsense}"]]);
-    assert!(Expr::compiled(&loaded, None).is_err());
-    assert!(!Expr::parse(&loaded).unwrap().eval(&vars));
+    let stored = json!([["arg_s", "~~", "what-is-loaded-[0-9]+"]]);
+    let is_compiled = |expr: &Expr| match &expr.0 {
+        Node::All(items) => {
+            matches!(&items[..], [Node::Test { test: Test::Find(pattern), .. }] if pattern.is_compiled())
+        }
+        other => panic!("{other:?}"),
+    };
+    let later = Expr::parse(&stored).unwrap();
+    assert!(!is_compiled(&later));
+    assert!(is_compiled(&Expr::compiled(&stored, None).unwrap()));
+}
+
+#[test]
+fn a_pattern_of_what_is_loaded_counts_as_not_found_if_it_does_not_compile() {
+    // Whether there is such a property, and how large a pattern becomes, only compiling tells.
+    for pattern in [r"\p{Nonsense}", r"a{1000}{1000}"] {
+        let stored = json!([["arg_s", "~~", pattern]]);
+        assert!(!Expr::compiled(&stored, None).unwrap().eval(&vars), "{pattern}");
+    }
+    assert!(Expr::compiled(&json!([["arg_s", "~~", "("]]), None).is_err());
 }
 
 #[test]

@@ -197,7 +197,7 @@ impl Pattern {
     }
 
     #[cfg(test)]
-    fn is_compiled(&self) -> bool {
+    pub(crate) fn is_compiled(&self) -> bool {
         self.0.engine.get().is_some()
     }
 

@@ -2,8 +2,9 @@
 //!
 //! What it judges is whether a secret could be had, whatever that takes: a server of tokens that answers says nothing of the one that has
 //! the secrets. It opens when there is no connection, or when two secrets have run out of time: one that hangs alone is no fault of the
-//! manager. It closes with the next answer, whatever that says. While it is open no configuration waits for the manager, and one fetch
-//! at a time finds out whether it is back.
+//! manager. What counts as one is a [`place`](super::reference::place): with AWS, whose references do not tell what secret they are of,
+//! each reference. It closes with the next answer, whatever that says. While it is open no configuration waits for the manager, and one
+//! fetch at a time finds out whether it is back.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ struct Seen {
     /// When the manager last answered.
     answered: Option<Instant>,
     /// What ran out of time first since then.
-    late: Option<Vec<String>>,
+    late: Option<String>,
     /// The last failure since then; with one it is open.
     failure: Option<Failure>,
     /// How often it has opened and closed, and how often it had at the last look ([`Breaker::turn`]).
@@ -80,14 +81,14 @@ impl Breaker {
         }
     }
 
-    /// A fetch of these paths, which began then, has run out of time. The same holds; and the manager may take its time over this secret
+    /// A fetch of this place, which began then, has run out of time. The same holds; and the manager may take its time over this secret
     /// alone.
-    pub(super) fn late(&self, asked: Instant, paths: &[String], reason: &str) {
+    pub(super) fn late(&self, asked: Instant, place: &str, reason: &str) {
         let mut seen = self.seen();
         if !seen.is_silent_since(asked) {
             return;
         }
-        let alone = seen.late.get_or_insert_with(|| paths.to_vec()).iter().any(|path| paths.contains(path));
+        let alone = *seen.late.get_or_insert_with(|| place.to_owned()) == *place;
         if !alone || seen.failure.is_some() {
             seen.fail(reason);
         }
@@ -148,9 +149,9 @@ mod tests {
         Turn::Lost(reason.to_owned())
     }
 
-    /// A fetch of one path has run out of time.
-    fn late(breaker: &Breaker, path: &str) {
-        breaker.late(Instant::now(), &[path.to_owned()], "no answer");
+    /// A fetch of a place has run out of time.
+    fn late(breaker: &Breaker, place: &str) {
+        breaker.late(Instant::now(), place, "no answer");
     }
 
     /// Whether a fetch is let through, and whether it is the one that finds out.
@@ -195,7 +196,7 @@ mod tests {
         let (breaker, asked) = (Breaker::new(HOUR), Instant::now());
         breaker.answered();
         breaker.failed(asked, "no connection");
-        ["a", "b"].iter().for_each(|path| breaker.late(asked, &[(*path).to_owned()], "no answer"));
+        ["a", "b"].iter().for_each(|place| breaker.late(asked, place, "no answer"));
         assert!(!breaker.is_open());
     }
 

@@ -79,7 +79,7 @@ struct Place {
     due: Instant,
     /// That of the last question, or of what has made its answer count no more.
     round: u64,
-    /// That of the question whose answer counted last.
+    /// That of the last question whose answer counted and said something of the values.
     answered: u64,
 }
 
@@ -238,7 +238,9 @@ impl Cache {
         let Some(place) = self.places.get_mut(&name).filter(|place| place.round == round) else {
             return Vec::new();
         };
-        place.answered = round;
+        if answers.iter().any(|answer| !matches!(answer, Err(Trouble::Failed(_)))) {
+            place.answered = round;
+        }
         let again = answers.iter().map(|answer| if answer.is_ok() { self.ttl } else { self.negative_ttl }).min();
         let mut news = Vec::with_capacity(answers.len());
         for (reference, answer) in references.into_iter().zip(answers) {

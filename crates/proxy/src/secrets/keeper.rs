@@ -32,7 +32,8 @@ impl Errand {
         // Where the place can be read, so can what is in it.
         let path = |reference: &Arc<str>| Reference::parse(reference).map_or("", |of| of.path).to_owned();
         let paths: Vec<String> = question.references.iter().map(path).collect();
-        let answers = to.fetch(&paths).await.into_iter().map(|found| found.and_then(not_empty)).collect();
+        let found = to.fetch(&question.place, &paths).await;
+        let answers = found.into_iter().map(|found| found.and_then(not_empty)).collect();
         drop(probe);
         Answered { question, answers, asked: true }
     }

@@ -92,10 +92,10 @@ impl Manager {
         &self.breaker
     }
 
-    /// What stands at each of `paths`, which are of one [place](super::reference::place): what follows `$secret://<manager>/<id>/` in
+    /// What stands at each of `paths`, which are of this [`place`](super::reference::place): what follows `$secret://<manager>/<id>/` in
     /// references. Once it is its turn it takes no longer than the timeout, however many questions it needs. Where the manager has
     /// turned out to be out of reach meanwhile, those that waited for their turn are not asked any more: they have failed as well.
-    pub(super) async fn fetch(&self, paths: &[String]) -> Vec<Found> {
+    pub(super) async fn fetch(&self, place: &str, paths: &[String]) -> Vec<Found> {
         let failed = |reason| vec![Err(Trouble::Failed(reason)); paths.len()];
         let came = Instant::now();
         // It is never closed.
@@ -106,7 +106,7 @@ impl Manager {
         let (asked, client) = (Instant::now(), Client::new(self.outlet.clone()));
         let Ok(fetched) = tokio::time::timeout(self.timeout, self.product.fetch(&client, paths)).await else {
             let late = format!("there is no answer within {:?}", self.timeout);
-            self.breaker.late(asked, paths, &late);
+            self.breaker.late(asked, place, &late);
             return failed(late);
         };
         match client.reach() {

@@ -331,6 +331,18 @@ fn no_value_comes_back_beside_a_newer_one_of_its_place() {
 }
 
 #[test]
+fn a_question_that_fails_keeps_no_value_of_its_place_from_coming_back() {
+    const KEY: &str = "$secret://vault/1/a/other";
+    let mut bed = Bed::new(&[A, KEY]);
+    bed.answer_all("one");
+    bed.try_on(&[KEY]);
+    bed.later(300);
+    assert_eq!(bed.answer(Err(failed())), News::Stale("no connection".to_owned()));
+    bed.follow(&[A, KEY]);
+    assert_eq!([A, KEY].map(|reference| bed.cache.value(reference)), [Some("one".to_owned()), Some("one".to_owned())]);
+}
+
+#[test]
 fn what_is_in_use_no_more_is_forgotten() {
     let mut bed = Bed::new(&[A]);
     bed.answer(Ok("one"));

@@ -339,7 +339,7 @@ async fn resources_13_3_gcp_faults_of_the_object_are_named_without_values() {
 async fn resources_13_3_gcp_a_secret_is_read_once_for_all_of_its_members() {
     let server = Google::start(3600);
     let paths = ["json/user", "json/port", "json/nothing"].map(str::to_owned);
-    let fetched = manager("gcp/1", &object(&server)).fetch(&paths).await;
+    let fetched = manager("gcp/1", &object(&server)).fetch("$secret://gcp/1/json", &paths).await;
     assert_eq!(fetched, [found("u"), found("5432"), Err(Trouble::nothing())]);
     assert_eq!(server.asked().len(), 1 + logins(&server));
 }

@@ -54,9 +54,9 @@ fn manager(id: &str, body: &Value) -> Manager {
 }
 
 impl Manager {
-    /// What stands at one path.
+    /// What stands at one path, which is a place of its own.
     async fn fetch_one(&self, path: &str) -> Found {
-        let mut found = self.fetch(&[path.to_owned()]).await;
+        let mut found = self.fetch(path, &[path.to_owned()]).await;
         assert_eq!(found.len(), 1);
         found.remove(0)
     }

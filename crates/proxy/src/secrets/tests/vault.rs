@@ -193,7 +193,23 @@ async fn resources_13_1_vault_faults_of_the_object_are_named_without_values() {
 async fn resources_13_1_vault_a_secret_is_read_once_for_all_of_its_keys() {
     let server = Vault::start(&[("/v1/kv/a", json!({ "cert": "c", "key": "k" }))]);
     let paths = ["a/cert", "a/key", "a/none"].map(str::to_owned);
-    let fetched = manager("vault/1", &object(&server, "kv")).fetch(&paths).await;
+    let fetched = manager("vault/1", &object(&server, "kv")).fetch("$secret://vault/1/a", &paths).await;
     assert_eq!(fetched, [found("c"), found("k"), Err(Trouble::nothing())]);
     assert_eq!(server.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_secret_that_hangs_alone_does_so_whichever_of_its_keys_are_asked_for() {
+    let server = Vault::start(&[]);
+    server.fail(Some(Fault::Silence));
+    let patience = patience(Duration::from_millis(100));
+    let manager = Manager::new("vault/1", &object(&server, "kv"), outlet(None), patience).unwrap();
+    for key in ["a/cert", "a/key"] {
+        for found in manager.fetch("$secret://vault/1/a", &[key.to_owned()]).await {
+            failure(found);
+        }
+    }
+    assert_eq!(manager.breaker().turn(), None);
+    failure(manager.fetch("$secret://vault/1/b", &["b/key".to_owned()]).await.remove(0));
+    assert!(manager.breaker().is_open());
 }
