@@ -361,6 +361,7 @@ fn faults_are_found_on_write() {
     // Malformed conditions for bodies are accepted, but count with the rest: a node compiles them.
     let large = |n: usize| json!(["arg_a", "~~", format!(r"(a{n})\g<1>")]);
     let (matches, bodies) = (json!([[large(0), large(1)]]), json!([large(2), large(3)]));
-    let together = json!({ "path": "x", "match": matches, "include_resp_body": true, "include_resp_body_expr": bodies });
+    let together =
+        json!({ "path": "x", "match": matches, "include_resp_body": true, "include_resp_body_expr": bodies });
     check(together, "spread them over several objects");
 }

@@ -42,11 +42,7 @@ pub(super) enum Outcome {
 pub(super) type Groups = Vec<Value>;
 
 impl Uri {
-    pub(super) fn new(
-        uri: Option<&str>,
-        pairs: Option<&[String]>,
-        cx: &BuildCx<'_>,
-    ) -> Result<Self, Vec<ConfigError>> {
+    pub(super) fn new(uri: Option<&str>, pairs: Option<&[String]>, cx: &BuildCx<'_>) -> Result<Self, Vec<ConfigError>> {
         match (uri, pairs) {
             (Some(uri), _) => {
                 let (path, query) = cut(uri);
