@@ -374,7 +374,7 @@ async fn certificates_and_keys_come_from_a_manager_and_are_renewed_there() {
         // The one that is served ends soon.
         ("/api/alarms", "ssls/1"),
     ] {
-        eventually("the control plane is told", async || {
+        eventually(&format!("{path} tells of {word}"), async || {
             Call::get(path).header("x-api-key", ADMIN_KEY).to(api).await.unwrap().text().contains(word)
         })
         .await;

@@ -17,13 +17,15 @@ use crate::dpm::{Condition, HeldCertificate, NodeState, clip, off_thread};
 use crate::events::news::News;
 use crate::events::{alarm, kind};
 use crate::rights::Resource;
-use crate::state::{Difference, Group, Image, State};
+use crate::state::{Difference, Image, State};
 
 /// What is known of them. Looked for now and then, in what has changed since.
 #[derive(Default)]
 pub(in crate::events) struct Certificates {
     looked: Option<Instant>,
     groups: HashMap<Arc<str>, Found>,
+    /// The newest images. Nodes tell of an object sooner than it is looked for here.
+    images: HashMap<Arc<str>, Arc<Image>>,
     /// What nodes told last, by group and id: one that connects anew tells nothing for a moment.
     told: HashMap<(String, String), Vec<HeldCertificate>>,
 }
@@ -53,8 +55,10 @@ impl Certificates {
         settings: &Events,
         news: &mut News<'_>,
     ) {
+        let groups = state.groups();
+        self.images = groups.iter().map(|group| (group.id().clone(), group.image())).collect();
         if self.looked.is_none_or(|looked| looked.elapsed() >= settings.certificates.get()) {
-            self.read(state).await;
+            self.read().await;
             self.looked = Some(Instant::now());
         }
         self.hear(nodes);
@@ -62,15 +66,15 @@ impl Certificates {
     }
 
     /// Takes note of what the newest images have.
-    async fn read(&mut self, state: &State) {
-        let (groups, mut known) = (state.groups(), std::mem::take(&mut self.groups));
+    async fn read(&mut self) {
+        let (images, mut known) = (self.images.clone(), std::mem::take(&mut self.groups));
         let work = move || {
-            let follow = |group: &Arc<Group>| {
-                let mut found = known.remove(group.id()).unwrap_or_default();
-                found.follow(group.image());
-                (group.id().clone(), found)
+            let follow = |(group, image): (Arc<str>, Arc<Image>)| {
+                let mut found = known.remove(&group).unwrap_or_default();
+                found.follow(image);
+                (group, found)
             };
-            groups.iter().map(follow).collect::<HashMap<_, _>>()
+            images.into_iter().map(follow).collect::<HashMap<_, _>>()
         };
         self.groups = off_thread(work).await;
     }
@@ -118,11 +122,10 @@ impl Certificates {
         let mut first = BTreeMap::new();
         let told = self.told.iter().flat_map(|((group, _), told)| told.iter().map(move |held| (group.as_str(), held)));
         for (group, HeldCertificate { kind, id, not_after }) in told {
-            let Some(found) = self.groups.get(group).filter(|_| days_left(*not_after, now, limits).is_some()) else {
-                continue;
-            };
+            let ends_soon = || days_left(*not_after, now, limits).is_some();
+            let Some(image) = self.images.get(group).filter(|_| ends_soon()) else { continue };
             let key = Kind::from_name(kind).map(|kind| Key::new(kind, id.as_str()));
-            if let Some(key) = key.filter(|key| found.image.get(key).is_some()) {
+            if let Some(key) = key.filter(|key| image.get(key).is_some()) {
                 let first = first.entry((group, key)).or_insert(*not_after);
                 *first = (*first).min(*not_after);
             }
@@ -243,9 +246,10 @@ mod tests {
             created: 1,
             modified: 1,
         };
-        let mut found = Found::default();
-        found.follow(Arc::new(Image::new("l", 1, objects.iter().map(object))));
-        Certificates { groups: HashMap::from([("g".into(), found)]), ..Certificates::default() }
+        let (image, mut found) = (Arc::new(Image::new("l", 1, objects.iter().map(object))), Found::default());
+        found.follow(image.clone());
+        let (groups, images) = (HashMap::from([("g".into(), found)]), HashMap::from([("g".into(), image)]));
+        Certificates { groups, images, ..Certificates::default() }
     }
 
     /// What is told at `now`: these members of each event.
