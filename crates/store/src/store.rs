@@ -97,4 +97,9 @@ impl Store {
         self.0.watcher.stop();
         self.0.db.close().await;
     }
+
+    /// Whether it is being closed ([`Store::close`]): what failed then is no trouble of the database.
+    pub fn is_closed(&self) -> bool {
+        self.0.db.is_closed()
+    }
 }

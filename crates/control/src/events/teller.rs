@@ -46,13 +46,15 @@ pub(crate) async fn tell(
         };
         let leads = *epoch.borrow();
         match leads {
-            Some(epoch) => {
-                if let Err(error) = teller.look(epoch, &watch.heads(), whole).await
-                    && let Some(times) = failed.happened(1, Instant::now())
-                {
-                    tracing::warn!(%error, times, "what happened cannot be told as events, and is told later");
+            Some(epoch) => match teller.look(epoch, &watch.heads(), whole).await {
+                Ok(()) => {}
+                Err(_) if teller.store.is_closed() => return,
+                Err(error) => {
+                    if let Some(times) = failed.happened(1, Instant::now()) {
+                        tracing::warn!(%error, times, "what happened cannot be told as events, and is told later");
+                    }
                 }
-            }
+            },
             None => (teller.told, teller.certificates) = (None, Certificates::default()),
         }
         sleep(pace).await;
